@@ -1,0 +1,41 @@
+# Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
+# tools, .venvs/clients for the vendors' SDKs. PYTHON=… names the interpreter, ARGS=… adds arguments.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean runtime dev clients openssl
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
+	@.venv/bin/clustercert demo $(ARGS)
+
+test: dev clients openssl ## run every test, with real clients and the built wheel
+	@.venv/bin/python scripts/run_tests.py
+
+check: dev ## check format, lint, types and layers
+	@scripts/check
+
+format: dev ## format the code, and mend what the linter can mend
+	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
+	@scripts/lock $(ARGS)
+
+clean: ## remove environments, caches and builds; the demo's data stay
+	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find src tests scripts -type d \( -name __pycache__ -o -name .pytest_cache \) -prune -exec rm -rf {} +
+
+runtime:
+	@scripts/environment --project .venv requirements.lock requirements-build.lock
+
+dev:
+	@scripts/environment --project .venv requirements-dev.lock
+
+clients:
+	@scripts/environment .venvs/clients tests/clients/requirements.lock
+
+# Tests compare certificates with what openssl reads in them.
+openssl:
+	@command -v openssl >/dev/null || scripts/apt-install openssl \
+		|| { echo "The tests need the openssl command; install the package openssl." >&2; exit 1; }

@@ -1,0 +1,113 @@
+"""Runs every test and closes with one line that counts them all; the tests themselves live in tests/.
+
+Three parts, each run whatever became of the one before: the project's own tests under coverage, the vendors'
+clients in their environment, the built wheel in a clean one. The exit status is 0 only if nothing failed.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+CLIENTS_PYTHON = ROOT / ".venvs" / "clients" / "bin" / "python"
+
+# A run that hangs has failed. The whole is meant to take five minutes on two cores.
+LONGEST_SECONDS = 20 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many tests of a run passed, failed (errors too) and were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: "Count") -> "Count":
+        """Both runs together."""
+        return Count(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
+
+
+def heading(title: str) -> None:
+    """Say which part comes."""
+    print(f"== {title}", flush=True)
+
+
+def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> int:
+    """The exit status of a command, run at the root with `env` added; its output goes where ours goes."""
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **(env or {})}, timeout=LONGEST_SECONDS, check=False
+        ).returncode
+    except subprocess.TimeoutExpired:
+        print(f"stopped after {LONGEST_SECONDS} seconds", flush=True)
+        return 1
+
+
+def count(report: Path) -> Count:
+    """What a pytest run counted. A run that died before it wrote its report counts as one failure."""
+    if not report.exists():
+        return Count(failed=1)
+    total = Count()
+    for suite in ET.parse(report).getroot().iter("testsuite"):  # noqa: S314 - pytest of this run wrote it
+        failed = int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
+        skipped = int(suite.get("skipped", "0"))
+        total += Count(int(suite.get("tests", "0")) - failed - skipped, failed, skipped)
+    return total
+
+
+def run_own_tests(report: Path) -> list[str]:
+    """The names of what failed: the tests, the coverage gate."""
+    heading("the project's tests")
+    # An absolute path, since servers that tests start in other folders write their coverage too.
+    env = {"COVERAGE_FILE": str(ROOT / ".coverage")}
+    coverage = BIN / "coverage"
+    run([coverage, "erase"], env)
+    tests = run([coverage, "run", "-m", "pytest", "-q", "-n", "2", f"--junitxml={report}"], env)
+    heading("coverage")
+    combined = run([coverage, "combine", "--quiet"], env)
+    reported = run([coverage, "report"], env)
+    failures = ["the project's tests"] if tests else []
+    return failures + (["coverage"] if combined or reported else [])
+
+
+def run_clients(report: Path) -> list[str]:
+    """The same, for the vendors' clients."""
+    heading("real clients")
+    command: list[str | Path] = [
+        CLIENTS_PYTHON,
+        "-m",
+        "pytest",
+        "-q",
+        f"--junitxml={report}",
+        "tests/clients",
+    ]
+    return ["real clients"] if run(command, {"CLUSTERCERT_BIN": str(BIN / "clustercert")}) else []
+
+
+def check_wheel() -> list[str]:
+    """The same, for the built wheel."""
+    heading("the built wheel")
+    return ["the built wheel"] if run([sys.executable, "scripts/check_wheel.py"]) else []
+
+
+def main() -> int:
+    """Run all, say what failed, count."""
+    with tempfile.TemporaryDirectory(prefix="clustercert-tests-") as folder:
+        own, clients = Path(folder, "own.xml"), Path(folder, "clients.xml")
+        failures = run_own_tests(own) + run_clients(clients) + check_wheel()
+        total = count(own) + count(clients)
+    if failures:
+        print(f"make test: failed: {', '.join(failures)}")
+    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped", flush=True)
+    return 1 if failures or total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
