@@ -1,0 +1,29 @@
+"""What signs leaves. One file a signer, found by the entry point group `clustercert.signers`."""
+
+from typing import Protocol
+
+from cryptography import x509
+
+from clustercert.model import SigningRequest
+
+
+class Signer(Protocol):
+    """Certifies a public key for a grant. What it answers is checked by `certificate.check_leaf`."""
+
+    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+        """The chain, leaf first, without the root.
+
+        Raises SignerError, RemoteFailed or Unavailable, nothing else.
+        """
+
+
+class Unsealer(Protocol):
+    """Opens what is sealed at rest; `custody` fills it."""
+
+    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
+
+
+class SignerFactory(Protocol):
+    """What the entry point names: called once a worker."""
+
+    def __call__(self, custody: Unsealer) -> Signer: ...

@@ -1,0 +1,39 @@
+"""Signs with a client-CA key that the store keeps sealed and this process opens."""
+
+from collections import OrderedDict
+
+from cryptography import x509
+
+from clustercert.certificate import LeafBuilder, load_key_der
+from clustercert.errors import SignerError
+from clustercert.model import ClientCA, SigningRequest
+from clustercert.signers import Unsealer
+
+
+class LocalSigner:
+    """Keeps the opened keys of the CAs it used last, so that a million clusters don't fill a worker."""
+
+    MAX_OPEN_KEYS = 4096
+
+    def __init__(self, custody: Unsealer) -> None:
+        self._custody = custody
+        self._builders: OrderedDict[str, LeafBuilder] = OrderedDict()
+
+    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+        """The leaf alone: its issuer is the root. Raises SignerError where the CA's key isn't here."""
+        builder = self._builders.get(request.ca.id)
+        if builder is None:
+            builder = await self._open(request.ca)
+            self._builders[request.ca.id] = builder
+            if len(self._builders) > self.MAX_OPEN_KEYS:
+                self._builders.popitem(last=False)
+        else:
+            self._builders.move_to_end(request.ca.id)
+        return (builder.build(request),)
+
+    async def _open(self, ca: ClientCA) -> LeafBuilder:
+        if ca.sealed_key is None:
+            raise SignerError("The key of this client CA is not kept here.")
+        return LeafBuilder(
+            ca.certificate, load_key_der(await self._custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
+        )

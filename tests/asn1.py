@@ -1,0 +1,75 @@
+"""Just enough DER and PEM to write what no library lets one write: requests and certificates that are wrong."""
+
+import base64
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+SEQUENCE, INTEGER, BIT_STRING = 0x30, 0x02, 0x03
+
+
+def der(tag: int, *parts: bytes) -> bytes:
+    """One element."""
+    content = b"".join(parts)
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(octets)]) + octets + content
+
+
+def elements(content: bytes) -> list[bytes]:
+    """The elements that stand in a row, each whole."""
+    found = []
+    while content:
+        size, start = content[1], 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(content[2:start], "big")
+        found.append(content[: start + size])
+        content = content[start + size :]
+    return found
+
+
+def inside(element: bytes) -> list[bytes]:
+    """The elements inside a constructed one."""
+    start = 2 + (element[1] & 0x7F if element[1] & 0x80 else 0)
+    return elements(element[start:])
+
+
+def pem(label: str, der_bytes: bytes) -> str:
+    """A PEM block."""
+    return f"-----BEGIN {label}-----\n{base64.encodebytes(der_bytes).decode()}-----END {label}-----\n"
+
+
+def unsigned_csr(spki: bytes) -> str:
+    """A request for this key with a signature of zeros, said to be RSA with SHA-256."""
+    rsa_with_sha256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+    info = der(SEQUENCE, b"\x02\x01\x00", der(SEQUENCE), spki, der(0xA0))
+    whole = der(SEQUENCE, info, rsa_with_sha256, der(BIT_STRING, b"\x00" + bytes(256)))
+    return pem("CERTIFICATE REQUEST", whole)
+
+
+def resigned(
+    leaf: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, **changed: bytes | None
+) -> x509.Certificate:
+    """The leaf with parts of its TBSCertificate replaced (None: left out), signed anew and so valid in itself.
+
+    Parts are named as in RFC 5280 4.1; each is a whole element.
+    """
+    names = ["version", "serial", "signature", "issuer", "validity", "subject", "key", "extensions"]
+    parts: dict[str, bytes | None] = dict(zip(names, inside(leaf.tbs_certificate_bytes), strict=True))
+    algorithm = parts["signature"] or b""
+    tbs = der(SEQUENCE, *(part for part in (parts | changed).values() if part is not None))
+    signature = ca_key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    whole = der(SEQUENCE, tbs, algorithm, der(BIT_STRING, b"\x00" + signature))
+    return x509.load_der_x509_certificate(whole)
+
+
+def flipped(csr_pem: str, octet_from_end: int) -> str:
+    """The same request with one bit changed; near the end that is within the signature."""
+    changed = bytearray(x509.load_pem_x509_csr(csr_pem.encode()).public_bytes(Encoding.DER))
+    changed[-octet_from_end] ^= 1
+    return pem("CERTIFICATE REQUEST", bytes(changed))

@@ -1,0 +1,71 @@
+"""The use case with real keys, policy and certificates; the store's two parts are lists."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from clustercert.certificate import LeafBuilder
+from clustercert.errors import ClustercertError
+from clustercert.issuance import Issuance
+from clustercert.keygen import KeyGenerator
+from clustercert.model import Ask, AuditEvent, CertificateRecord, Cluster, SigningRequest
+from clustercert.signers import Signer
+from nouns import CA_KEY, NOW, POLICY, client_ca, cluster
+
+CA = client_ca()
+CLUSTER = cluster(CA)
+
+
+class HonestSigner:
+    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+        return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
+
+
+class FailingSigner:
+    def __init__(self, failure: ClustercertError) -> None:
+        self.failure = failure
+
+    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+        raise self.failure
+
+
+@dataclass
+class Clusters:
+    known: Cluster = CLUSTER
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
+        self.asked.append((project_id, cluster_id))
+        return self.known if (project_id, cluster_id) == (self.known.project_id, self.known.id) else None
+
+
+@dataclass
+class Book:
+    """A ledger in memory; with a failure it records nothing."""
+
+    failure: ClustercertError | None = None
+    entries: list[tuple[CertificateRecord, AuditEvent]] = field(default_factory=list)
+
+    async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
+        if self.failure:
+            raise self.failure
+        self.entries.append((record, event))
+
+
+def issuance(
+    signers: Mapping[str, Signer] | None = None,
+    ledger: Book | None = None,
+    clusters: Clusters | None = None,
+) -> Issuance:
+    return Issuance(
+        clusters=clusters or Clusters(),
+        policy=POLICY,
+        keys=KeyGenerator("ec-p256"),
+        signers=signers if signers is not None else {"local": HonestSigner()},
+        ledger=ledger or Book(),
+        now=lambda: NOW,
+    )
+
+
+ASK = Ask(duration=30, reason="incident 4711")

@@ -1,0 +1,151 @@
+"""What every signer owes, run against each kind there is; a new kind joins by a line in KINDS."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from importlib.metadata import entry_points
+from typing import get_args
+
+import pytest
+
+from clustercert.certificate import check_leaf, key_der, new_key
+from clustercert.errors import RemoteFailed, SealError, SignerError, Unavailable
+from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.sealing import KeyRing, new_data_key
+from clustercert.signers import Signer
+from clustercert.signers.local import LocalSigner
+from leaf import assert_client_leaf, spki
+from nouns import NOW, USER_ID, client_ca, grant
+
+
+class Ring:
+    """Custody of one process, without a database."""
+
+    def __init__(self) -> None:
+        self.ring = KeyRing([new_data_key(1)], active_id=1)
+        self.opened = 0
+
+    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
+        self.opened += 1
+        return self.ring.unseal(sealed, bound_to)
+
+
+@dataclass
+class Kind:
+    """A signer, a CA that it signs for, and the same CA with its key out of the signer's reach."""
+
+    signer: Signer
+    ca: ClientCA
+    lost: ClientCA
+
+
+def local(ca_key_type: KeyType) -> Kind:
+    ring, key = Ring(), new_key(ca_key_type)
+    ca = client_ca(key)
+    sealed = ring.ring.seal(key_der(key), f"client_ca:{ca.id}")
+    return Kind(LocalSigner(ring), replace(ca, sealed_key=sealed), replace(ca, id="e" * 32, sealed_key=None))
+
+
+KINDS: dict[str, Callable[[], Kind]] = {
+    "local, ec-p256": lambda: local("ec-p256"),
+    "local, ec-p384": lambda: local("ec-p384"),
+    "local, ed25519": lambda: local("ed25519"),
+    "local, rsa-2048": lambda: local("rsa-2048"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]()
+
+
+LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
+
+
+@pytest.mark.parametrize("key_type", LEAF_KEYS)
+async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: KeyType) -> None:
+    groups = ("clustercert:admins", "a group, with a comma")
+    request = SigningRequest(grant=grant(groups=groups), public_key=LEAF_KEYS[key_type], ca=kind.ca)
+    chain = await kind.signer.sign(request)
+    check_leaf(chain, request)
+    assert_client_leaf(
+        chain[0],
+        ca=kind.ca.certificate,
+        username=USER_ID,
+        groups=groups,
+        issued_at=NOW,
+        lifetime=timedelta(days=30),
+    )
+    assert spki(chain[0].public_key()) == spki(LEAF_KEYS[key_type])
+
+
+async def test_it_leaves_out_the_root(kind: Kind) -> None:
+    chain = await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca))
+    assert all(certificate.issuer != certificate.subject for certificate in chain)
+
+
+async def test_it_signs_for_many_at_once(kind: Kind) -> None:
+    requests = [
+        SigningRequest(grant(username=f"user-{number}"), LEAF_KEYS["ec-p256"], kind.ca)
+        for number in range(20)
+    ]
+    chains = await asyncio.gather(*(kind.signer.sign(request) for request in requests))
+    for chain, request in zip(chains, requests, strict=True):
+        check_leaf(chain, request)
+    assert len({chain[0].serial_number for chain in chains}) == len(chains)
+
+
+async def test_it_fails_in_one_of_three_ways(kind: Kind) -> None:
+    with pytest.raises((SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.lost))
+
+
+async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
+    with pytest.raises((SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.lost))
+    request = SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca)
+    check_leaf(await kind.signer.sign(request), request)
+
+
+# The local signer's own
+
+
+async def test_local_opens_a_key_once() -> None:
+    kind = local("ec-p256")
+    assert isinstance(kind.signer, LocalSigner)
+    ring = kind.signer._custody
+    assert isinstance(ring, Ring)
+    for _ in range(3):
+        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca))
+    assert ring.opened == 1
+
+
+async def test_local_keeps_the_keys_of_the_cas_used_last() -> None:
+    ring, key = Ring(), new_key("ec-p256")
+    signer = LocalSigner(ring)
+    signer.MAX_OPEN_KEYS = 2  # so that the test needs no thousands of keys
+    cas = [
+        replace(
+            client_ca(key), id=f"{n:032x}", sealed_key=ring.ring.seal(key_der(key), f"client_ca:{n:032x}")
+        )
+        for n in range(3)
+    ]
+    for ca in (cas[0], cas[1], cas[0], cas[2], cas[0]):
+        await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], ca))
+    assert ring.opened == 3
+    await signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], cas[1]))
+    assert ring.opened == 4
+
+
+async def test_local_refuses_a_key_that_was_sealed_for_another_ca() -> None:
+    """A sealed key that is moved to another row signs nothing there."""
+    kind = local("ec-p256")
+    moved = replace(kind.ca, id="a" * 32)
+    with pytest.raises((SignerError, SealError)):
+        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], moved))
+
+
+def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
+    (point,) = entry_points(group="clustercert.signers", name="local")
+    assert point.load() is LocalSigner

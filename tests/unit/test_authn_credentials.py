@@ -1,0 +1,109 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from clustercert.authn import Authenticator
+from clustercert.authn.access_keys import AccessKeyAuthenticator, SigningKey
+from clustercert.authn.credentials import Credentials
+from clustercert.authn.tokens import MAX_TOKEN, TokenAuthenticator
+from clustercert.errors import Unauthenticated
+from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
+from clustercert.signature import Credential, SignedParts, payload_hash, sign
+
+NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+ORIGIN = Origin("192.0.2.1", "0" * 32)
+KEY = SigningKey("AKEXAMPLE00000000001", "b" * 32, b"SKEXAMPLE000000000000000000000000000001")
+SIGNED_HEADERS = ((b"host", b"cce.example.test"), (b"x-sdk-date", b"20260115T103000Z"))
+SIGNATURE = sign(
+    SignedParts("GET", "/", "", SIGNED_HEADERS, payload_hash(b"")), Credential("flat", KEY.id), KEY.secret
+)
+TOKEN = ("x-auth-token", "t0ken")
+BEARER = ("authorization", "Bearer t0ken")
+SIGNED = ("authorization", SIGNATURE)
+
+
+class Directory:
+    """An identity that knows one token and one access key; each caller is named after what they brought."""
+
+    async def caller_of_token(self, token: str, origin: Origin) -> Caller:
+        if token not in {"t0ken", "t" * MAX_TOKEN}:
+            raise Unauthenticated("no such token")
+        return Caller(User("a" * 32, "of-token", Domain("d" * 32, "acme")), {}, "token", origin)
+
+    async def signing_key(self, access_key_id: str) -> SigningKey | None:
+        return KEY if access_key_id == KEY.id else None
+
+    async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
+        return Caller(User(key.user_id, "of-key", Domain("d" * 32, "acme")), {}, "access_key", origin)
+
+
+def authenticator() -> Authenticator:
+    directory = Directory()
+    return Credentials(TokenAuthenticator(directory), AccessKeyAuthenticator(directory, lambda: NOW))
+
+
+def request(*headers: tuple[str, str]) -> UnverifiedRequest:
+    sent = tuple((name.encode(), value.encode()) for name, value in headers)
+    return UnverifiedRequest("GET", "/", "", SIGNED_HEADERS + sent, b"", ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ([TOKEN], "of-token"),
+        ([BEARER], "of-token"),
+        ([("authorization", "bearer  t0ken ")], "of-token"),
+        ([TOKEN, BEARER], "of-token"),
+        ([TOKEN, TOKEN], "of-token"),
+        ([TOKEN, ("authorization", "")], "of-token"),
+        ([TOKEN, ("authorization", "Bearer ")], "of-token"),
+        ([TOKEN, ("x-auth-token", " ")], "of-token"),
+        ([TOKEN, ("x-subject-token", "other")], "of-token"),
+        ([SIGNED], "of-key"),
+        ([SIGNED, SIGNED], "of-key"),
+        ([SIGNED, ("x-auth-token", "")], "of-key"),
+    ],
+)
+async def test_one_credential_is_found_wherever_it_stands(headers: list[tuple[str, str]], name: str) -> None:
+    caller = await authenticator().authenticate(request(*headers))
+    assert (caller.user.name, caller.origin) == (name, ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ([], "no credential"),
+        ([("x-auth-token", "")], "no credential"),
+        ([("authorization", "Bearer")], "no credential"),
+        ([TOKEN, SIGNED], "two different"),
+        ([BEARER, SIGNED], "two different"),
+        ([TOKEN, ("x-auth-token", "other")], "two different"),
+        ([TOKEN, ("authorization", "Bearer other")], "two different"),
+        ([SIGNED, ("authorization", SIGNATURE.replace("host;", ""))], "two different"),
+        ([("authorization", "Basic dXNlcjpwdw==")], "unknown scheme"),
+        ([("authorization", "t0ken")], "unknown scheme"),
+        ([("authorization", "SDK-HMAC-SM3 Access=AK")], "unknown scheme"),
+        ([TOKEN, ("authorization", "Basic dXNlcjpwdw==")], "unknown scheme"),
+        ([("x-auth-token", "tökén")], "not ASCII"),
+        ([("x-auth-token", "other")], "no such token"),
+        ([("x-auth-token", "t" * (MAX_TOKEN + 1))], "longer than 4096"),
+        ([("authorization", "SDK-HMAC-SHA256 Access=AK")], "three fields"),
+        ([("authorization", SIGNATURE[:-1] + "g")], "hex digits"),
+    ],
+)
+async def test_anything_else_is_refused_in_the_same_words(
+    headers: list[tuple[str, str]], reason: str
+) -> None:
+    with pytest.raises(Unauthenticated, match=r"^Authorization failed\.$") as refused:
+        await authenticator().authenticate(request(*headers))
+    assert reason in refused.value.reason
+    assert "t0ken" not in refused.value.reason
+
+
+async def test_the_longest_token_is_still_looked_up() -> None:
+    caller = await authenticator().authenticate(request(("x-auth-token", "t" * MAX_TOKEN)))
+    assert caller.user.name == "of-token"
+
+
+def test_a_request_does_not_print_its_headers_or_body() -> None:
+    assert "t0ken" not in repr(request(TOKEN))

@@ -1,0 +1,271 @@
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtensionOID, NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clustercert.certificate import (
+    LeafBuilder,
+    certificates,
+    chain_pem,
+    fingerprint,
+    key_der,
+    key_pem,
+    key_type_of,
+    load_key_der,
+    new_client_ca,
+    new_key,
+    serial_hex,
+)
+from clustercert.errors import InvalidRequest
+from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
+from leaf import (
+    assert_client_leaf,
+    assert_signed_by,
+    assert_subject,
+    openssl,
+    openssl_subject,
+    spki,
+    usages,
+)
+from nouns import CA_KEY, CA_NOT_BEFORE, ISSUED_AT, USER_ID, client_ca, grant
+
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
+CA = client_ca()
+LEAF_KEY = new_key("ec-p256")
+
+
+def leaf_for(
+    key: PublicKey | None = None,
+    username: str = USER_ID,
+    groups: tuple[str, ...] = ("clustercert:admins",),
+    ca_key: PrivateKey = CA_KEY,
+) -> x509.Certificate:
+    ca = client_ca(ca_key)
+    request = SigningRequest(grant=grant(username, groups), public_key=key or LEAF_KEY.public_key(), ca=ca)
+    return LeafBuilder(ca.certificate, ca_key).build(request)
+
+
+@pytest.fixture(scope="module")
+def keys() -> dict[KeyType, PrivateKey]:
+    return {key_type: new_key(key_type) for key_type in KEY_TYPES}
+
+
+# Keys
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_new_key_is_of_the_type_asked_for(key_type: KeyType, keys: dict[KeyType, PrivateKey]) -> None:
+    public_key = keys[key_type].public_key()
+    assert key_type_of(public_key) == key_type
+    match key_type:
+        case "ec-p256":
+            assert isinstance(public_key, ec.EllipticCurvePublicKey)
+            assert public_key.curve.name == "secp256r1"
+        case "ec-p384":
+            assert isinstance(public_key, ec.EllipticCurvePublicKey)
+            assert public_key.curve.name == "secp384r1"
+        case "ed25519":
+            assert isinstance(public_key, ed25519.Ed25519PublicKey)
+        case _:
+            assert isinstance(public_key, rsa.RSAPublicKey)
+            assert public_key.key_size == int(key_type[4:])
+            assert public_key.public_numbers().e == 65537
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_a_key_survives_its_der(key_type: KeyType, keys: dict[KeyType, PrivateKey]) -> None:
+    key = keys[key_type]
+    assert spki(load_key_der(key_der(key)).public_key()) == spki(key.public_key())
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_openssl_reads_the_pem_of_a_key(key_type: KeyType, keys: dict[KeyType, PrivateKey]) -> None:
+    openssl("pkey", "-check", "-noout", stdin=key_pem(keys[key_type]))
+
+
+def test_a_key_of_a_kind_we_do_not_use_is_no_key_of_ours() -> None:
+    with pytest.raises(ValueError):
+        load_key_der(key_der(ed448.Ed448PrivateKey.generate()))  # type: ignore[arg-type] # the point
+
+
+# Leaves
+
+
+@pytest.mark.parametrize("ca_key_type", KEY_TYPES)
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_a_leaf_is_a_client_certificate_and_nothing_more(
+    key_type: KeyType, ca_key_type: KeyType, keys: dict[KeyType, PrivateKey]
+) -> None:
+    ca_key = keys[ca_key_type]
+    leaf = leaf_for(keys[key_type].public_key(), ca_key=ca_key)
+    assert_client_leaf(
+        leaf,
+        ca=client_ca(ca_key).certificate,
+        username=USER_ID,
+        groups=["clustercert:admins"],
+        issued_at=ISSUED_AT,
+        lifetime=timedelta(days=30),
+    )
+    assert spki(leaf.public_key()) == spki(keys[key_type].public_key())
+
+
+def test_a_leaf_has_no_subject_alternative_name() -> None:
+    with pytest.raises(x509.ExtensionNotFound):
+        leaf_for().extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+
+
+def test_a_leaf_has_its_groups_in_the_rules_order() -> None:
+    groups = ("zebra", "alpha", "clustercert:admins", "middle")
+    assert_subject(leaf_for(groups=groups), USER_ID, groups)
+
+
+def test_serials_are_new_each_time_and_positive_in_twenty_octets() -> None:
+    serials = [leaf_for().serial_number for _ in range(256)]
+    assert len(set(serials)) == len(serials)
+    assert all(0 < serial < 2**159 for serial in serials)
+    # Random bits: each of the upper ones is set somewhere and clear somewhere.
+    for bit in range(30, 158):
+        assert len({serial >> bit & 1 for serial in serials}) == 2
+
+
+def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -> None:
+    """A CA made elsewhere may number its key in another way than RFC 5280's first."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "foreign")])
+    foreign = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(CA_KEY.public_key())
+        .serial_number(1)
+        .not_valid_before(CA_NOT_BEFORE)
+        .not_valid_after(CA_NOT_BEFORE + timedelta(days=400))
+        .add_extension(x509.SubjectKeyIdentifier(b"twelve bytes"), critical=False)
+        .sign(CA_KEY, hashes.SHA256())
+    )
+    request = SigningRequest(grant=grant(), public_key=LEAF_KEY.public_key(), ca=CA)
+    leaf = LeafBuilder(foreign, CA_KEY).build(request)
+    authority = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert authority.key_identifier == b"twelve bytes"
+
+
+# Names
+
+EXACT_NAMES = [
+    "a",
+    "with space",
+    " leading and trailing ",
+    "comma, comma",
+    "plus+plus",
+    'quote"quote',
+    "back\\slash",
+    "semi;colon<angle>=equals#hash",
+    "#leading hash",
+    "O=other,CN=someone-else",
+    "a/b:c@example.com",
+    "Zoë Größe",
+    "日本語の名前",
+    "🦀🔐",
+    "e\u0301 not composed",
+    "x" * 64,
+    "ä" * 32,
+    "🔐" * 16,
+]
+
+
+@pytest.mark.parametrize("name", EXACT_NAMES)
+def test_a_name_reads_back_exactly(name: str) -> None:
+    leaf = leaf_for(username=name, groups=(name, f"{name[:60]}-2"))
+    reread = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
+    assert_subject(reread, name, [name, f"{name[:60]}-2"])
+
+
+@given(username=st.text(min_size=1, max_size=16), group=st.text(min_size=1, max_size=64))
+@settings(max_examples=60)
+def test_any_text_reads_back_exactly(username: str, group: str) -> None:
+    leaf = leaf_for(username=username, groups=(group,))
+    assert_subject(x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER)), username, [group])
+
+
+@pytest.mark.parametrize(
+    ("name", "as_openssl_says_it"),
+    [
+        ("comma, comma", r"comma\, comma"),
+        ("plus+plus", r"plus\+plus"),
+        ('quote"quote', r"quote\"quote"),
+        ("back\\slash", r"back\\slash"),
+        ("<a>;b", r"\<a\>\;b"),
+        ("#hash", r"\#hash"),
+        (" both ", r"\ both\ "),
+        ("O=other,CN=someone-else", r"O=other\,CN=someone-else"),
+        ("Zoë Größe", "Zoë Größe"),
+        ("日本語", "日本語"),
+        ("🔐", "🔐"),
+    ],
+)
+def test_openssl_reads_the_same_name(name: str, as_openssl_says_it: str) -> None:
+    leaf = leaf_for(username=name, groups=(name, "second"))
+    assert openssl_subject(leaf) == f"CN={as_openssl_says_it},O=second,O={as_openssl_says_it}"
+
+
+# The client CA
+
+
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_a_client_ca_signs_leaves_and_nothing_below_it(
+    key_type: KeyType, keys: dict[KeyType, PrivateKey]
+) -> None:
+    key = keys[key_type]
+    ca = new_client_ca("clustercert a cluster", key, CA_NOT_BEFORE, timedelta(days=3650))
+    assert ca.subject == ca.issuer
+    assert [attribute.value for attribute in ca.subject] == ["clustercert a cluster"]
+    assert ca.version is x509.Version.v3
+    assert ca.not_valid_before_utc == CA_NOT_BEFORE
+    assert ca.not_valid_after_utc == CA_NOT_BEFORE + timedelta(days=3650)
+    assert {(extension.oid, extension.critical) for extension in ca.extensions} == {
+        (ExtensionOID.BASIC_CONSTRAINTS, True),
+        (ExtensionOID.KEY_USAGE, True),
+        (ExtensionOID.SUBJECT_KEY_IDENTIFIER, False),
+        (ExtensionOID.AUTHORITY_KEY_IDENTIFIER, False),
+    }
+    constraints = ca.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (constraints.ca, constraints.path_length) == (True, 0)
+    usage = ca.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usages(usage) == {"key_cert_sign", "crl_sign"}
+    assert_signed_by(ca, ca)
+
+
+# What is told of a certificate
+
+
+def test_fingerprint_and_serial_are_what_openssl_prints() -> None:
+    for _ in range(20):
+        leaf = leaf_for()
+        pem = leaf.public_bytes(Encoding.PEM)
+        printed = openssl("x509", "-noout", "-serial", "-fingerprint", "-sha256", stdin=pem).decode().split()
+        assert f"serial={serial_hex(leaf).upper()}" in printed
+        assert fingerprint(leaf).hex() == printed[-1].split("=")[1].replace(":", "").lower()
+
+
+def test_a_chain_is_pem_leaf_first() -> None:
+    leaf = leaf_for()
+    assert x509.load_pem_x509_certificates(chain_pem((leaf, CA.certificate))) == [leaf, CA.certificate]
+    assert certificates(chain_pem((leaf, CA.certificate))) == (leaf, CA.certificate)
+
+
+@pytest.mark.parametrize("pem", [b"", b"hello", key_pem(LEAF_KEY)])
+def test_what_holds_no_certificate_is_refused_as_a_pem_of_certificates(pem: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        certificates(pem)
+
+
+def test_times_after_2049_are_generalized_times_that_openssl_reads() -> None:
+    ca = new_client_ca("far", CA_KEY, datetime(2049, 12, 31, tzinfo=UTC), timedelta(days=800))
+    printed = openssl("x509", "-noout", "-dates", stdin=ca.public_bytes(Encoding.PEM)).decode()
+    assert printed == "notBefore=Dec 31 00:00:00 2049 GMT\nnotAfter=Mar 10 00:00:00 2052 GMT\n"

@@ -1,0 +1,89 @@
+import importlib
+import pkgutil
+import re
+
+import pytest
+
+import clustercert
+import clustercert.errors
+from clustercert.errors import (
+    ClustercertError,
+    CustodyError,
+    Forbidden,
+    NotFound,
+    SealError,
+    Unauthenticated,
+    Unavailable,
+)
+
+# ARCHITECTURE section 6, the table of codes.
+PAIRS = {
+    (400, "CCE.01400001"),
+    (400, "CCE.01400006"),
+    (401, "CCE.01401001"),
+    (403, "CCE.01403001"),
+    (404, "CCE.01404001"),
+    (404, "APIGW.0101"),
+    (405, "APIGW.0201"),
+    (409, "CCE.01409001"),
+    (413, "APIGW.0201"),
+    (429, "CCE.02429001"),
+    (500, "CCE.01500001"),
+    (502, "CCE.01502001"),
+    (503, "CCE.01503001"),
+}
+# Beyond that table: a body that does not come is no status of it, and the gateway's code for a bad request fits.
+BEYOND = {(408, "APIGW.0201")}
+
+
+def tree(root: type[ClustercertError] = ClustercertError) -> list[type[ClustercertError]]:
+    """Every class below the root, wherever in the package it is defined."""
+    for module in pkgutil.walk_packages(clustercert.__path__, "clustercert."):
+        if not module.name.endswith("__main__") and ".migrations" not in module.name:
+            importlib.import_module(module.name)
+    found = [root]
+    for kind in found:
+        found += [child for child in kind.__subclasses__() if child not in found]
+    return [kind for kind in found if kind.__module__.startswith("clustercert")]
+
+
+def test_every_error_has_a_status_and_code_of_the_table() -> None:
+    wrong = {kind.__name__: (kind.status, kind.code) for kind in tree()}
+    assert {name: pair for name, pair in wrong.items() if pair not in PAIRS | BEYOND} == {}
+
+
+def test_every_pair_of_the_table_has_an_error() -> None:
+    assert {(kind.status, kind.code) for kind in tree()} >= PAIRS
+
+
+def test_the_tree_that_the_module_draws_is_the_tree() -> None:
+    drawn = re.findall(r"(?:\*|\+) (\w+) +(\d+) +(\S+)", clustercert.errors.__doc__ or "")
+    real = [kind for kind in tree() if kind.__module__ == "clustercert.errors"]
+    assert sorted(drawn) == sorted((kind.__name__, str(kind.status), kind.code) for kind in real)
+
+
+def test_the_root_says_nothing_of_our_insides() -> None:
+    assert ClustercertError().message == "Internal error."
+
+
+@pytest.mark.parametrize("reason", ["no such token", "wrong password for alice", "signature differs"])
+def test_a_failed_authentication_reads_the_same_whatever_it_was(reason: str) -> None:
+    failure = Unauthenticated(reason)
+    assert failure.message == Unauthenticated("something else").message
+    assert reason not in str(failure)
+    assert failure.reason == reason
+
+
+def test_a_secret_that_does_not_open_says_nothing_of_it() -> None:
+    assert "key 7" not in SealError("data key 7 is damaged").message
+
+
+def test_messages_are_those_that_were_given() -> None:
+    assert Forbidden("Ask for less.").message == "Ask for less."
+    assert CustodyError("No key.").message == "No key."
+    assert NotFound().message == NotFound().message
+
+
+def test_unavailable_says_when_to_try_again() -> None:
+    assert Unavailable("Not now.").retry_after >= 1
+    assert Unavailable("Not now.", retry_after=30).retry_after == 30

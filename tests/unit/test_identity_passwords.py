@@ -1,0 +1,128 @@
+import asyncio
+import threading
+from typing import Literal
+
+import pytest
+from argon2 import PasswordHasher
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.errors import InvalidRequest, Unavailable
+from clustercert.identity.passwords import DEFAULT_HASHER, Passwords
+
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+class Counting(PasswordHasher):
+    """Counts what is verified, and can be made to wait."""
+
+    def __init__(self) -> None:
+        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
+        self.verified: list[str | bytes] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002 - argon2's name
+        self.gate.wait(10)
+        self.verified.append(hash)
+        return super().verify(hash, password)
+
+
+async def test_a_hash_is_argon2id_and_matches_its_password_alone() -> None:
+    passwords = Passwords(CHEAP)
+    kept = await passwords.hashed("correct horse")
+    assert kept.startswith("$argon2id$")
+    assert await passwords.matches("correct horse", kept)
+    assert not await passwords.matches("correct horsf", kept)
+    assert await passwords.hashed("correct horse") != kept
+
+
+def test_the_default_parameters_are_the_recommended_ones() -> None:
+    assert (DEFAULT_HASHER.memory_cost, DEFAULT_HASHER.time_cost, DEFAULT_HASHER.parallelism) == (19456, 2, 1)
+
+
+@pytest.mark.parametrize("password", ["", "1234567", "x" * 1025, "é" * 513, "abcdefgh\ud800"])
+async def test_what_can_be_no_password_is_refused_where_it_is_set_and_matches_nothing(password: str) -> None:
+    passwords = Passwords(CHEAP)
+    with pytest.raises(InvalidRequest, match="at least 8 characters"):
+        await passwords.hashed(password)
+    assert not await passwords.matches(password, CHEAP.hash("some password"))
+
+
+async def test_the_bounds_themselves_are_fine() -> None:
+    passwords = Passwords(CHEAP)
+    for password in ("12345678", "x" * 1024):
+        assert await passwords.matches(password, await passwords.hashed(password))
+
+
+async def test_both_ways_to_compose_an_accent_are_one_password() -> None:
+    passwords = Passwords(CHEAP)
+    assert await passwords.matches("passwo\u0308rt", await passwords.hashed("passw\u00f6rt"))
+
+
+@given(st.text(), st.text())
+def test_no_text_at_all_upsets_the_check(password: str, other: str) -> None:
+    passwords = Passwords(CHEAP)
+    kept = CHEAP.hash(b"\0")
+    assert not asyncio.run(passwords.matches(password, None))
+    assert asyncio.run(passwords.matches(password, kept)) is (password == "\0")
+    assert not asyncio.run(passwords.matches(other, "no hash at all"))
+    passwords.close()
+
+
+async def test_an_unknown_user_costs_one_verification_as_a_known_one_does() -> None:
+    hasher = Counting()
+    passwords = Passwords(hasher)
+    kept = hasher.hash("correct horse")
+    await passwords.matches("correct horse", kept)
+    await passwords.matches("correct horse", None)
+    await passwords.matches("x" * 2000, kept)
+    assert len(hasher.verified) == 3
+
+
+async def test_more_logins_than_can_wait_are_told_to_come_again() -> None:
+    hasher = Counting()
+    passwords = Passwords(hasher, max_waiting=3)
+    hasher.gate.clear()
+    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(5)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="Too many logins") as refusal:
+        await passwords.matches("correct horse", None)
+    assert refusal.value.retry_after >= 1
+    hasher.gate.set()
+    assert await asyncio.gather(*under_way) == [False] * 5
+    assert not await passwords.matches("correct horse", None)
+
+
+async def test_a_login_that_was_given_up_makes_room() -> None:
+    hasher = Counting()
+    passwords = Passwords(hasher, max_waiting=0)
+    hasher.gate.clear()
+    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    for task in under_way:
+        task.cancel()
+    await asyncio.gather(*under_way, return_exceptions=True)
+    hasher.gate.set()
+    assert not await passwords.matches("correct horse", None)
+
+
+async def test_a_hash_of_other_parameters_is_made_anew_once() -> None:
+    old, new = Passwords(CHEAP), Passwords(PasswordHasher(time_cost=2, memory_cost=16, parallelism=1))
+    kept = await old.hashed("correct horse")
+    fresh = await new.fresher("correct horse", kept)
+    assert fresh is not None
+    assert await new.matches("correct horse", fresh)
+    assert await new.fresher("correct horse", fresh) is None
+
+
+async def test_hashing_leaves_the_event_loop_free() -> None:
+    hasher = Counting()
+    passwords = Passwords(hasher)
+    hasher.gate.clear()
+    check = asyncio.create_task(passwords.matches("correct horse", None))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not check.done()
+    hasher.gate.set()
+    await check

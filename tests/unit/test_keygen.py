@@ -1,0 +1,133 @@
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import get_args
+
+import pytest
+
+from clustercert import keygen
+from clustercert.certificate import key_type_of
+from clustercert.errors import Unavailable
+from clustercert.keygen import KeyGenerator
+from clustercert.model import KeyType
+from leaf import spki
+
+ELLIPTIC: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "ed25519")
+
+
+@asynccontextmanager
+async def generator(key_type: KeyType) -> AsyncIterator[KeyGenerator]:
+    keys = KeyGenerator(key_type)
+    try:
+        yield keys
+    finally:
+        await keys.close()
+
+
+def child_of(keys: KeyGenerator) -> "asyncio.subprocess.Process":
+    assert keys._child is not None
+    return keys._child
+
+
+@pytest.mark.parametrize("key_type", get_args(KeyType))
+async def test_keys_are_of_the_type_and_new_each_time(key_type: KeyType) -> None:
+    async with generator(key_type) as keys:
+        made = [(await keys.new_key()).public_key() for _ in range(2)]
+    assert [key_type_of(key) for key in made] == [key_type, key_type]
+    assert spki(made[0]) != spki(made[1])
+
+
+@pytest.mark.parametrize("key_type", ELLIPTIC)
+async def test_elliptic_keys_need_no_other_process(key_type: KeyType) -> None:
+    async with generator(key_type) as keys:
+        await keys.new_key()
+        assert keys._child is None
+
+
+async def test_rsa_keys_come_from_one_other_process_that_ends_with_the_generator() -> None:
+    async with generator("rsa-2048") as keys:
+        await keys.new_key()
+        first = child_of(keys)
+        await keys.new_key()
+        assert child_of(keys) is first
+        assert first.pid != os.getpid()
+        assert first.returncode is None
+    assert first.returncode == 0
+
+
+async def test_the_event_loop_runs_on_while_rsa_keys_are_made() -> None:
+    async with generator("rsa-4096") as keys:
+        await keys.new_key()
+        longest, making = 0.0, asyncio.ensure_future(keys.new_key())
+        while not making.done():
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - before)
+        assert key_type_of((await making).public_key()) == "rsa-4096"
+    # A key of this size takes a second or so; a busy machine may hold the loop up, but not for that long.
+    assert longest < 0.3
+
+
+async def test_concurrent_callers_each_get_their_own_key() -> None:
+    async with generator("rsa-2048") as keys:
+        made = await asyncio.gather(*(keys.new_key() for _ in range(6)))
+    assert len({spki(key.public_key()) for key in made}) == 6
+
+
+async def test_more_callers_than_can_be_served_are_told_so_at_once() -> None:
+    async with generator("rsa-2048") as keys:
+        waiting = [asyncio.ensure_future(keys.new_key()) for _ in range(keygen.MAX_WAITING)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await keys.new_key()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert key_type_of((await keys.new_key()).public_key()) == "rsa-2048"
+
+
+async def test_a_caller_who_gave_up_leaves_no_key_for_the_next_one() -> None:
+    """The answer to the question that was given up must not be taken for the answer to the next."""
+    async with generator("rsa-2048") as keys:
+        await keys.new_key()
+        given_up = asyncio.ensure_future(keys.new_key())
+        await asyncio.sleep(0)  # the question is on its way
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        made = [await keys.new_key() for _ in range(3)]
+    assert len({spki(key.public_key()) for key in made}) == 3
+
+
+async def test_a_process_that_was_killed_is_one_failure_and_then_another_process() -> None:
+    async with generator("rsa-2048") as keys:
+        await keys.new_key()
+        killed = child_of(keys)
+        os.kill(killed.pid, signal.SIGKILL)
+        await killed.wait()
+        try:
+            await keys.new_key()
+        except Unavailable:
+            await keys.new_key()
+        assert child_of(keys).pid != killed.pid
+
+
+async def test_a_process_that_is_killed_while_it_works_is_unavailable() -> None:
+    async with generator("rsa-4096") as keys:
+        await keys.new_key()
+        making = asyncio.ensure_future(keys.new_key())
+        await asyncio.sleep(0)  # the question is on its way
+        os.kill(child_of(keys).pid, signal.SIGKILL)
+        with pytest.raises(Unavailable):
+            await making
+
+
+async def test_closing_twice_or_without_a_process_is_nothing() -> None:
+    keys = KeyGenerator("rsa-2048")
+    await keys.close()
+    await keys.new_key()
+    await keys.close()
+    await keys.close()

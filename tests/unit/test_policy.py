@@ -1,0 +1,348 @@
+import unicodedata
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clustercert.certificate import LeafBuilder, new_key
+from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from clustercert.model import Ask, Grant, PolicyRule, SigningRequest
+from clustercert.policy import Policy, is_plain_text, parse_lifetime
+from leaf import assert_subject
+from nouns import (
+    BACKDATE,
+    CA_KEY,
+    CA_NOT_BEFORE,
+    ISSUED_AT,
+    NOW,
+    OTHER_PROJECT_ID,
+    POLICY,
+    PROJECT_ID,
+    USER_ID,
+    caller,
+    client_ca,
+    cluster,
+)
+
+CLUSTER = cluster()
+LEAF_KEY = new_key("ec-p256").public_key()
+DAY = timedelta(days=1)
+
+
+def decide(ask: Ask, *roles: str, policy: Policy = POLICY, now: datetime = NOW) -> Grant:
+    return policy.decide(caller(*(roles or ("admin",))), CLUSTER, ask, now)
+
+
+# Roles
+
+
+@pytest.mark.parametrize(
+    ("roles", "groups"),
+    [
+        (("admin",), ("clustercert:admins",)),
+        (("member",), ("clustercert:editors", "builders")),
+        (("reader",), ("clustercert:viewers",)),
+        (("reader", "admin", "member"), ("clustercert:admins",)),
+        (("member", "reader"), ("clustercert:editors", "builders")),
+        (("something", "reader"), ("clustercert:viewers",)),
+    ],
+)
+def test_the_first_rule_that_matches_a_role_wins(roles: tuple[str, ...], groups: tuple[str, ...]) -> None:
+    granted = decide(Ask(duration=-1), *roles)
+    assert granted.groups == groups
+    assert granted.username == USER_ID
+
+
+def test_a_role_without_a_rule_is_forbidden_and_told_which_roles_have_one() -> None:
+    with pytest.raises(Forbidden) as refused:
+        decide(Ask(duration=1), "auditor")
+    assert "auditor" in refused.value.message
+    assert "admin, member, reader" in refused.value.message
+
+
+def test_no_role_in_the_project_means_that_there_is_no_such_project() -> None:
+    with pytest.raises(NotFound) as missing:
+        POLICY.decide(caller(), CLUSTER, Ask(duration=1), NOW)
+    assert missing.value.message == NotFound().message
+
+
+def test_a_role_in_another_project_is_none_in_this_one() -> None:
+    elsewhere = caller(in_projects={OTHER_PROJECT_ID: ("admin",)})
+    with pytest.raises(NotFound):
+        POLICY.decide(elsewhere, CLUSTER, Ask(duration=1), NOW)
+
+
+def test_roles_of_several_projects_do_not_add_up() -> None:
+    both = caller(in_projects={PROJECT_ID: ("reader",), OTHER_PROJECT_ID: ("admin",)})
+    assert POLICY.decide(both, CLUSTER, Ask(duration=-1), NOW).groups == ("clustercert:viewers",)
+
+
+def test_without_rules_nobody_gets_anything() -> None:
+    with pytest.raises(Forbidden):
+        decide(Ask(duration=1), policy=Policy(rules=()))
+
+
+# Lifetimes
+
+
+@given(days=st.integers(1, 1825), microsecond=st.integers(0, 999_999))
+def test_validity_is_the_time_of_issue_and_the_duration_in_whole_seconds(days: int, microsecond: int) -> None:
+    now = ISSUED_AT.replace(microsecond=microsecond)
+    granted = decide(Ask(duration=days), now=now)
+    assert granted.not_after == ISSUED_AT + days * DAY
+    assert granted.not_before == ISSUED_AT - BACKDATE
+    assert granted.not_before.microsecond == granted.not_after.microsecond == 0
+
+
+def test_minus_one_is_the_longest_that_the_contract_has() -> None:
+    assert decide(Ask(duration=-1)).not_after == ISSUED_AT + timedelta(days=1825)
+
+
+def test_minus_one_is_clipped_to_the_rule() -> None:
+    assert decide(Ask(duration=-1), "member").not_after == ISSUED_AT + timedelta(days=30)
+    assert decide(Ask(duration=-1), "reader").not_after == ISSUED_AT + timedelta(hours=8)
+
+
+@pytest.mark.parametrize("ca_lifetime", [timedelta(days=100), timedelta(days=1, hours=3, seconds=7)])
+@pytest.mark.parametrize("ask", [Ask(duration=-1), Ask(duration=400, clip=True)])
+def test_minus_one_and_get_are_clipped_to_the_end_of_the_ca(ask: Ask, ca_lifetime: timedelta) -> None:
+    short = cluster(client_ca(lifetime=ca_lifetime))
+    granted = POLICY.decide(caller("admin"), short, ask, NOW)
+    assert granted.not_after == CA_NOT_BEFORE + ca_lifetime
+
+
+def test_get_is_clipped_to_the_rule() -> None:
+    assert decide(Ask(duration=30, clip=True), "reader").not_after == ISSUED_AT + timedelta(hours=8)
+    assert decide(Ask(duration=30, clip=True), "admin").not_after == ISSUED_AT + timedelta(days=30)
+
+
+def test_a_longer_wish_than_the_rule_is_forbidden_and_told_the_limit() -> None:
+    assert decide(Ask(duration=30), "member").not_after == ISSUED_AT + timedelta(days=30)
+    with pytest.raises(Forbidden, match="30 days"):
+        decide(Ask(duration=31), "member")
+    with pytest.raises(Forbidden, match="8 hours"):
+        decide(Ask(duration=1), "reader")
+
+
+def test_a_longer_wish_than_the_ca_is_forbidden_and_told_its_end() -> None:
+    short = cluster(client_ca(lifetime=timedelta(days=101)))
+    granted = POLICY.decide(caller("admin"), short, Ask(duration=100), NOW)
+    assert granted.not_after == ISSUED_AT + timedelta(days=100)
+    assert granted.not_after == short.client_ca.certificate.not_valid_after_utc
+    with pytest.raises(Forbidden, match=r"2026-06-22 15:09:26 UTC"):
+        POLICY.decide(caller("admin"), short, Ask(duration=101), NOW)
+
+
+@pytest.mark.parametrize("ask", [Ask(duration=-1), Ask(duration=1), Ask(duration=30, clip=True)])
+def test_an_expired_ca_issues_nothing(ask: Ask) -> None:
+    ended = cluster(client_ca(lifetime=timedelta(hours=12)))
+    with pytest.raises(Unavailable, match="CA"):
+        POLICY.decide(caller("admin"), ended, ask, NOW)
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        timedelta(minutes=15),
+        timedelta(minutes=15, seconds=1),
+        timedelta(hours=1),
+        DAY,
+        timedelta(days=1825),
+    ],
+)
+def test_expire_at_is_the_end_from_15_minutes_to_1825_days(ahead: timedelta) -> None:
+    assert decide(Ask(expire_at=ISSUED_AT + ahead)).not_after == ISSUED_AT + ahead
+
+
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        timedelta(minutes=14, seconds=59),
+        timedelta(0),
+        timedelta(days=-400),
+        timedelta(days=1825, seconds=1),
+        timedelta(days=1828),
+        timedelta(days=2_000_000),
+    ],
+)
+def test_expire_at_out_of_bounds_is_an_invalid_request_that_says_the_time(ahead: timedelta) -> None:
+    with pytest.raises(InvalidRequest, match="expire_at") as refused:
+        decide(Ask(expire_at=ISSUED_AT + ahead))
+    assert "2026-03-14 15:09:26" in refused.value.message
+
+
+def test_expire_at_wins_over_duration() -> None:
+    ask = Ask(duration=7, expire_at=ISSUED_AT + timedelta(hours=2))
+    assert decide(ask).not_after == ISSUED_AT + timedelta(hours=2)
+
+
+def test_expire_at_wins_over_a_duration_that_the_rule_would_forbid() -> None:
+    ask = Ask(duration=1825, expire_at=ISSUED_AT + timedelta(hours=2))
+    assert decide(ask, "reader").not_after == ISSUED_AT + timedelta(hours=2)
+
+
+def test_expire_at_beyond_the_rule_is_forbidden_and_told_the_limit() -> None:
+    end = ISSUED_AT + timedelta(hours=8)
+    assert decide(Ask(expire_at=end), "reader").not_after == end
+    with pytest.raises(Forbidden, match="8 hours"):
+        decide(Ask(expire_at=ISSUED_AT + timedelta(hours=8, seconds=1)), "reader")
+
+
+def test_an_expire_at_beyond_the_rule_is_forbidden_beside_duration_minus_one_too() -> None:
+    """expire_at wins: what is left to clip is -1, which was not asked for."""
+    with pytest.raises(Forbidden):
+        decide(Ask(duration=-1, expire_at=ISSUED_AT + timedelta(days=40)), "member")
+
+
+def test_neither_duration_nor_expire_at_is_an_invalid_request() -> None:
+    with pytest.raises(InvalidRequest):
+        decide(Ask())
+
+
+@given(
+    rule_seconds=st.integers(900, 1825 * 86400),
+    ca_seconds=st.integers(1, 3650 * 86400),
+    days=st.one_of(st.just(-1), st.integers(1, 1825)),
+)
+@settings(max_examples=60)
+def test_nothing_ever_outlives_the_rule_the_ca_or_the_wish(
+    rule_seconds: int, ca_seconds: int, days: int
+) -> None:
+    policy = Policy(rules=(PolicyRule("admin", ("g",), timedelta(seconds=rule_seconds)),))
+    ca_end = ISSUED_AT + timedelta(seconds=ca_seconds)
+    short = cluster(client_ca(lifetime=ca_end - CA_NOT_BEFORE))
+    longest = min(ISSUED_AT + timedelta(seconds=rule_seconds), ca_end)
+    wish = ISSUED_AT + timedelta(days=1825 if days == -1 else days)
+    try:
+        granted = policy.decide(caller("admin"), short, Ask(duration=days), NOW)
+    except Forbidden:
+        assert days != -1
+        assert wish > longest
+        return
+    assert granted.not_after == min(wish, longest)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["system:masters", "system:node:a", "system:", "system:kube-scheduler"])
+def test_system_names_are_refused_unless_they_are_named(name: str) -> None:
+    rule = PolicyRule("admin", ("ours", name), timedelta(days=30))
+    with pytest.raises(Forbidden, match=r"reserved by Kubernetes"):
+        decide(Ask(duration=1), policy=Policy(rules=(rule,)))
+    others = Policy(rules=(rule,), allowed_system_names=frozenset({"system:other", name + "x"}))
+    with pytest.raises(Forbidden):
+        decide(Ask(duration=1), policy=others)
+    named = Policy(rules=(rule,), allowed_system_names=frozenset({name}))
+    assert decide(Ask(duration=1), policy=named).groups == ("ours", name)
+
+
+def test_a_user_who_is_named_like_the_system_is_refused() -> None:
+    with pytest.raises(Forbidden):
+        POLICY.decide(caller("admin", user_id="system:kube-scheduler"), CLUSTER, Ask(duration=1), NOW)
+
+
+REFUSED_NAMES = {
+    "empty": "",
+    "65 characters": "x" * 65,
+    "10000 characters": "x" * 10_000,
+    "null": "a\0b",
+    "newline": "a\nb",
+    "tab": "a\tb",
+    "escape": "a\x1b[31mb",
+    "delete": "a\x7f",
+    "C1 control": "a\x85b",
+    "line separator": "a\u2028b",
+    "right-to-left override": "a\u202eb",
+    "right-to-left isolate": "a\u2067b\u2069",
+    "Arabic letter mark": "a\u061cb",
+    "lone surrogate": "a\ud800b",
+    "surrogate pair as two": "\ud83d\udd10",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_NAMES)
+def test_a_name_that_no_certificate_can_hold_is_refused_in_words(kind: str) -> None:
+    name = REFUSED_NAMES[kind]
+    with pytest.raises(Forbidden) as refused:
+        POLICY.decide(caller("admin", user_id=name), CLUSTER, Ask(duration=1), NOW)
+    assert is_plain_text(refused.value.message), "the words themselves are safe to print"
+    assert len(refused.value.message) < 300
+    refused.value.message.encode()
+    with pytest.raises(Forbidden):
+        decide(Ask(duration=1), policy=Policy(rules=(PolicyRule("admin", ("ok", name), DAY),)))
+
+
+ANY_CHARACTER = st.characters()
+NAMES = st.one_of(
+    st.text(ANY_CHARACTER, max_size=70),
+    st.text(st.sampled_from("aä€🔐,+\"'\\;<>=# /:@"), min_size=1, max_size=70),
+    st.text(st.sampled_from("aä🔐"), min_size=60, max_size=66),
+    st.sampled_from(["system:masters", "system:x,O=system:masters", "O=a", "x" * 64, "ä" * 64, "🔐" * 64]),
+)
+
+
+@given(username=NAMES, groups=st.lists(NAMES, min_size=1, max_size=4).map(tuple))
+@settings(max_examples=300)
+def test_names_are_issued_exactly_or_refused_in_words(username: str, groups: tuple[str, ...]) -> None:
+    policy = Policy(rules=(PolicyRule("admin", groups, DAY),))
+    try:
+        granted = policy.decide(caller("admin", user_id=username), CLUSTER, Ask(duration=1), NOW)
+    except Forbidden as refused:
+        refused.message.encode()
+        return
+    ca = CLUSTER.client_ca
+    leaf = LeafBuilder(ca.certificate, CA_KEY).build(SigningRequest(granted, LEAF_KEY, ca))
+    reread = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
+    assert_subject(reread, username, groups)
+    assert not any(name.startswith("system:") for name in (username, *groups))
+    assert not any(unicodedata.category(c) in {"Cc", "Cs"} for name in (username, *groups) for c in name)
+
+
+@pytest.mark.parametrize(
+    "name", ["ä" * 64, "€" * 30, "🔐" * 17], ids=["128 bytes", "90 bytes", "68 bytes in 17 characters"]
+)
+def test_a_user_name_of_64_characters_and_more_bytes_is_issued_exactly_or_refused(name: str) -> None:
+    try:
+        granted = POLICY.decide(caller("admin", user_id=name), CLUSTER, Ask(duration=1), NOW)
+    except Forbidden:
+        return
+    ca = CLUSTER.client_ca
+    leaf = LeafBuilder(ca.certificate, CA_KEY).build(SigningRequest(granted, LEAF_KEY, ca))
+    assert_subject(leaf, name, granted.groups)
+
+
+def test_the_grant_is_for_the_callers_id_and_not_their_name() -> None:
+    granted = decide(Ask(duration=1))
+    assert granted.username == caller().user.id != caller().user.name
+
+
+# Lifetimes in words
+
+
+@pytest.mark.parametrize(
+    ("text", "lifetime"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("15m", timedelta(minutes=15)),
+        ("8h", timedelta(hours=8)),
+        ("30d", timedelta(days=30)),
+        ("2w", timedelta(weeks=2)),
+        ("1h30m", timedelta(minutes=90)),
+        ("1d12h", timedelta(hours=36)),
+    ],
+)
+def test_a_lifetime_in_words_is_read(text: str, lifetime: timedelta) -> None:
+    assert parse_lifetime(text) == lifetime
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "8", "h", "8 h", "8h ago", "-8h", "1.5h", "8H", "eight hours", "8h,", "1y", "99999999999d"],
+)
+def test_what_is_no_lifetime_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_lifetime(text)
