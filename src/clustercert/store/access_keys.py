@@ -1,0 +1,144 @@
+"""Every SQL statement about access keys, permanent and temporary."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Delete, Row, Update, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.errors import NotFound, Unauthenticated
+from clustercert.model import AccessKey, AuditEvent, Caller, User
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.nouns import columns, user_columns, user_of
+from clustercert.store.roles import Roles, roles_of
+from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
+
+_domain, _user, _key = tables.domain, tables.user, tables.access_key
+
+
+@dataclass(frozen=True, slots=True)
+class LiveKey:
+    """An access key and all that decides what it is worth, read in one transaction; not judged yet."""
+
+    key: AccessKey
+    user: User
+    roles: Roles
+
+
+class AccessKeyRows:
+    """Access keys, permanent and temporary."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_user(self, user_id: str) -> tuple[AccessKey, ...]:
+        """Oldest first."""
+        query = (
+            select(*_key_columns()).where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
+        )
+        async with self._database.read() as connection:
+            return tuple(_key_of(row) for row in await connection.execute(query))
+
+    async def key(self, key_id: str) -> AccessKey | None:
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(*_key_columns()).where(_key.c.id == key_id))).first()
+            return _key_of(row) if row is not None else None
+
+    async def live(self, key_id: str) -> LiveKey | None:
+        """The key, its user and their roles everywhere."""
+        query = (
+            select(*_key_columns(), *user_columns(_domain))
+            .join(_user, _user.c.id == _key.c.user_id)
+            .join(_domain, _domain.c.id == _user.c.domain_id)
+            .where(_key.c.id == key_id)
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+            if row is None:
+                return None
+            return LiveKey(_key_of(row), user_of(row), await roles_of(connection, row.user_id))
+
+    async def add(self, key: AccessKey, event: AuditEvent) -> None:
+        """Raises NotFound where the user is gone."""
+        async with self._database.write(event) as connection:
+            user = select(_user.c.id).where(_user.c.id == key.user_id).with_for_update()
+            if (await connection.execute(user)).first() is None:
+                raise NotFound("The user does not exist any more.")
+            await connection.execute(insert(_key).values(_key_row(key)))
+
+    async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
+        """Raises Unauthenticated where the user or the caller's credential was revoked a moment ago."""
+        async with self._database.write(event) as connection:
+            usable = await user_is_usable(connection, key.user_id)
+            if not usable or not await _still_holds(connection, caller):
+                raise Unauthenticated("the credential was revoked a moment ago")
+            await connection.execute(insert(_key).values(_key_row(key)))
+
+    async def enable(self, key: AccessKey, enabled: bool, event: AuditEvent) -> None:
+        """Disabling ends the user's temporary keys: one may have been made with it. Raises NotFound."""
+        async with self._database.change(event) as connection:
+            await _change_one(connection, update(_key).where(_key.c.id == key.id).values(enabled=enabled))
+            if not enabled:
+                await end_temporary_keys(connection, key.user_id)
+
+    async def remove(self, key: AccessKey, event: AuditEvent) -> None:
+        """Ends the user's temporary keys: one may have been made with it. Raises NotFound."""
+        async with self._database.change(event) as connection:
+            await _change_one(connection, delete(_key).where(_key.c.id == key.id))
+            await end_temporary_keys(connection, key.user_id)
+
+    async def prune(self, now: datetime) -> int:
+        """Forget some expired temporary keys; how many. No cache answers with an expired one."""
+        expired = select(_key.c.id).where(_key.c.expires_at <= now).limit(PRUNED_AT_ONCE)
+        async with self._database.write() as connection:
+            return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
+
+
+async def end_temporary_keys(connection: AsyncConnection, user_id: str) -> None:
+    temporary = _key.c.security_token_hash.is_not(None)
+    await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
+
+
+async def _change_one(connection: AsyncConnection, statement: Update | Delete) -> None:
+    if (await connection.execute(statement)).rowcount == 0:
+        raise NotFound("This access key does not exist any more.")
+
+
+async def _still_holds(connection: AsyncConnection, caller: Caller) -> bool:
+    """Whether the caller's credential is still in the store."""
+    if caller.method == "token":
+        return await token_is_there(connection, bytes.fromhex(caller.credential_id))
+    query = select(_key.c.id).where(_key.c.id == caller.credential_id, _key.c.enabled).with_for_update()
+    return (await connection.execute(query)).first() is not None
+
+
+def _key_columns() -> tuple[ColumnElement[Any], ...]:
+    return columns(_key, "key", *_key.c.keys())
+
+
+def _key_of(row: Row[Any]) -> AccessKey:
+    return AccessKey(
+        id=row.key_id,
+        user_id=row.key_user_id,
+        sealed_secret=row.key_sealed_secret,
+        description=row.key_description,
+        enabled=row.key_enabled,
+        created_at=row.key_created_at,
+        security_token_hash=row.key_security_token_hash,
+        expires_at=row.key_expires_at,
+    )
+
+
+def _key_row(key: AccessKey) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "user_id": key.user_id,
+        "sealed_secret": key.sealed_secret,
+        "description": key.description,
+        "enabled": key.enabled,
+        "created_at": key.created_at,
+        "security_token_hash": key.security_token_hash,
+        "expires_at": key.expires_at,
+    }

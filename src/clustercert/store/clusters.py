@@ -1,0 +1,163 @@
+"""Every SQL statement about clusters and their client CAs."""
+
+from typing import Any
+
+from cryptography import x509
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from clustercert.certificate import certificate_der
+from clustercert.errors import Conflict
+from clustercert.model import AuditEvent, ClientCA, Cluster
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.generation import Cache
+
+_cluster, _ca = tables.cluster, tables.client_ca
+
+# Some kilobytes each, the parsed CA included.
+CACHED_CLUSTERS = 4096
+
+
+class ClusterRows:
+    """Clusters with their active client CA. One cluster is found from memory when it was found a moment ago."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._cache: Cache[str, Cluster] = Cache(database.generation, CACHED_CLUSTERS)
+
+    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
+        """The cluster, if it is this project's."""
+        cluster = await self._cache.get(cluster_id, self._load)
+        return cluster if cluster is not None and cluster.project_id == project_id else None
+
+    async def named(self, project_id: str, name: str) -> Cluster | None:
+        """The project's cluster of that name, read afresh."""
+        return await self._first(_cluster.c.project_id == project_id, _cluster.c.name == name)
+
+    async def find(self, wanted: str, project_id: str | None = None) -> tuple[Cluster, ...]:
+        """Those of that id or name, in a project or everywhere, read afresh."""
+        conditions = [or_(_cluster.c.id == wanted, _cluster.c.name == wanted)]
+        if project_id is not None:
+            conditions.append(_cluster.c.project_id == project_id)
+        async with self._database.read() as connection:
+            # No client has a use for more than a few that it has to choose from.
+            query = _with_ca().where(*conditions).order_by(_cluster.c.id != wanted).limit(16)
+            return tuple(_parsed(row) for row in await connection.execute(query))
+
+    async def in_project(self, project_id: str) -> tuple[Cluster, ...]:
+        """All clusters of a project, by name."""
+        async with self._database.read() as connection:
+            query = _with_ca().where(_cluster.c.project_id == project_id).order_by(_cluster.c.name)
+            return tuple(_parsed(row) for row in await connection.execute(query))
+
+    async def everywhere(self) -> tuple[Cluster, ...]:
+        """All clusters of all projects, by project and name."""
+        async with self._database.read() as connection:
+            query = _with_ca().order_by(_cluster.c.project_id, _cluster.c.name)
+            return tuple(_parsed(row) for row in await connection.execute(query))
+
+    async def bundle(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
+        """The client CAs that the API server must trust: the active one and those that will be, oldest first."""
+        async with self._database.read() as connection:
+            query = (
+                select(_ca.c.certificate_der)
+                .where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
+                .order_by(_ca.c.not_after)
+            )
+            return tuple(
+                x509.load_der_x509_certificate(der) for der in (await connection.execute(query)).scalars()
+            )
+
+    async def add(self, cluster: Cluster, event: AuditEvent) -> None:
+        """Store a new cluster and its client CA. Raises Conflict where the project has one of that name."""
+        try:
+            async with self._database.write(event) as connection:
+                await connection.execute(insert(_cluster).values(_cluster_row(cluster)))
+                await connection.execute(insert(_ca).values(_ca_row(cluster.client_ca)))
+        except IntegrityError as error:
+            raise _name_taken(cluster) from error
+
+    async def replace(self, cluster: Cluster, event: AuditEvent) -> None:
+        """Store a cluster's new properties; its client CA stays. Raises Conflict as `add` does."""
+        try:
+            async with self._database.change(event) as connection:
+                query = update(_cluster).where(_cluster.c.id == cluster.id)
+                await connection.execute(query.values(_cluster_row(cluster)))
+        except IntegrityError as error:
+            raise _name_taken(cluster) from error
+
+    async def remove(self, cluster_id: str, event: AuditEvent) -> None:
+        """Forget a cluster and its client CAs. The certificates issued for it stay in the ledger."""
+        async with self._database.change(event) as connection:
+            await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
+            await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
+
+    async def _load(self, cluster_id: str) -> Cluster | None:
+        return await self._first(_cluster.c.id == cluster_id)
+
+    async def _first(self, *conditions: ColumnElement[bool]) -> Cluster | None:
+        async with self._database.read() as connection:
+            row = (await connection.execute(_with_ca().where(*conditions))).first()
+            return _parsed(row) if row is not None else None
+
+
+def _with_ca() -> Select[Any]:
+    on = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
+    columns = (_ca.c.id.label("ca_id"), _ca.c.certificate_der, _ca.c.sealed_key)
+    return select(_cluster, *columns).join(_ca, on)
+
+
+def _parsed(row: Row[Any]) -> Cluster:
+    return Cluster(
+        id=row.id,
+        project_id=row.project_id,
+        name=row.name,
+        internal_url=row.internal_url,
+        external_url=row.external_url,
+        san_urls=tuple(row.san_urls),
+        server_ca_pem=row.server_ca_pem,
+        signer=row.signer,
+        version=row.version,
+        labels=row.labels,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        client_ca=ClientCA(
+            id=row.ca_id,
+            cluster_id=row.id,
+            certificate=x509.load_der_x509_certificate(row.certificate_der),
+            sealed_key=row.sealed_key,
+        ),
+    )
+
+
+def _cluster_row(cluster: Cluster) -> dict[str, object]:
+    return {
+        "id": cluster.id,
+        "project_id": cluster.project_id,
+        "name": cluster.name,
+        "internal_url": cluster.internal_url,
+        "external_url": cluster.external_url,
+        "san_urls": list(cluster.san_urls),
+        "server_ca_pem": cluster.server_ca_pem,
+        "signer": cluster.signer,
+        "version": cluster.version,
+        "labels": dict(cluster.labels),
+        "created_at": cluster.created_at,
+        "updated_at": cluster.updated_at,
+    }
+
+
+def _ca_row(ca: ClientCA) -> dict[str, object]:
+    return {
+        "id": ca.id,
+        "cluster_id": ca.cluster_id,
+        "certificate_der": certificate_der(ca.certificate),
+        "sealed_key": ca.sealed_key,
+        "state": ca.state,
+        "not_after": ca.certificate.not_valid_after_utc,
+    }
+
+
+def _name_taken(cluster: Cluster) -> Conflict:
+    return Conflict(f"The project has a cluster named {cluster.name} already. Choose another name.")

@@ -1,0 +1,108 @@
+"""What a process may remember of the store, and how it learns that it must forget.
+
+Every change that could contradict something cached raises one number in the store, in the change's own
+transaction. Each process reads that number a few times a second; when it has risen, every cache is dropped.
+While the number can't be read, nothing is answered from memory.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+
+from clustercert.errors import Unavailable
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+logger = structlog.get_logger()
+
+
+class Generation:
+    """The number, as this process last read it. Until `watch` runs, nothing counts as fresh.
+
+    Attributes:
+        value: -1 before the first reading.
+    """
+
+    # A change must hold everywhere within one second of its commit.
+    STALE_AFTER = 1.0
+    INTERVAL = 0.25
+
+    def __init__(
+        self, read: Callable[[], Awaitable[int]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self.value = -1
+
+    def fresh(self) -> bool:
+        """Whether what is cached may be answered from: the number was read less than a second ago."""
+        return self._clock() - self._asked_at < self.STALE_AFTER
+
+    async def refresh(self) -> None:
+        """Read the number once. Raises Unavailable."""
+        # The time of asking, not of the answer: the answer may be as old as that.
+        asked_at = self._clock()
+        self.value = await self._read()
+        self._asked_at = asked_at
+
+    async def watch(self) -> None:
+        """Read the number for ever; run it as a task of each worker."""
+        failing = False
+        while True:
+            try:
+                await self.refresh()
+                failing = False
+            except Unavailable as error:
+                if not failing:
+                    logger.warning("caches are off: the store does not answer", cause=repr(error.__cause__))
+                failing = True
+            await asyncio.sleep(self.INTERVAL)
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch for as long as the block runs."""
+        task = asyncio.create_task(self.watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+class Cache(Generic[K, V]):
+    """At most `size` values, the least recently used go first; all of them go when the generation moves.
+
+    Absence is never cached, so that creating a thing contradicts no cache.
+    """
+
+    def __init__(self, generation: Generation, size: int) -> None:
+        self._generation = generation
+        self._size = size
+        self._seen = generation.value
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    async def get(self, key: K, load: Callable[[K], Awaitable[V | None]]) -> V | None:
+        """The cached value, or what `load` finds. What `load` raises passes through."""
+        before = self._generation.value
+        if self._seen != before:
+            self._entries.clear()
+            self._seen = before
+        if self._generation.fresh() and (value := self._entries.get(key)) is not None:
+            self._entries.move_to_end(key)
+            return value
+        value = await load(key)
+        # A value read before the number rose must not survive it.
+        if value is not None and self._generation.value == before == self._seen:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        return value

@@ -1,0 +1,160 @@
+"""A built-in identity on a real database: cheap passwords, a clock that is set by hand."""
+
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from argon2 import PasswordHasher
+from sqlalchemy import event, select
+
+from clustercert.identity import Identity
+from clustercert.identity.access_keys import IssuedKey
+from clustercert.identity.passwords import Passwords
+from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, ProjectScope, Scope
+from clustercert.model import Domain, Origin, Project, User
+from clustercert.sealing import DataKey, KeyRing
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.nouns import Reference
+
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+ORIGIN = Origin(address="192.0.2.7", request_id="5" * 32)
+ACTOR = "cli:tester"
+PASSWORD = "correct horse"
+LIFETIME = timedelta(hours=24)
+
+
+class RingSealer:
+    """Seals with one ring of keys."""
+
+    def __init__(self) -> None:
+        self._ring = KeyRing([DataKey(1, os.urandom(32))], 1)
+
+    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+        return self._ring.seal(plaintext, bound_to)
+
+    async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
+        return self._ring.unseal(sealed, bound_to)
+
+
+@dataclass
+class Clock:
+    """The time, which stands still until a test moves it."""
+
+    time: datetime = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def forward(self, by: timedelta) -> None:
+        self.time += by
+
+
+@dataclass
+class House:
+    """An identity with a domain and a project in it, and short ways to make more.
+
+    Attributes:
+        path: of the database file.
+        others: the databases of neighbours, to be closed in the end.
+    """
+
+    path: Path
+    database: Database
+    sealer: RingSealer
+    clock: Clock
+    identity: Identity
+    others: list[Database] = field(default_factory=list)
+    domain: Domain = field(init=False)
+    project: Project = field(init=False)
+
+    async def furnish(self) -> None:
+        await self.identity.roles.bootstrap()
+        self.domain = await self.new_domain("OTC1")
+        self.project = await self.new_project("eu-de")
+
+    async def new_domain(self, name: str) -> Domain:
+        return await self.identity.directory.create_domain(name, actor=ACTOR, origin=ORIGIN)
+
+    async def new_project(self, name: str, domain: Domain | None = None) -> Project:
+        domain = domain or self.domain
+        return await self.identity.directory.create_project(name, domain, actor=ACTOR, origin=ORIGIN)
+
+    async def new_user(
+        self, name: str = "alice", *roles: str, domain: Domain | None = None, password: str | None = PASSWORD
+    ) -> User:
+        """A user with roles in the house's project."""
+        user = await self.identity.directory.create_user(
+            name, domain or self.domain, password=password, actor=ACTOR, origin=ORIGIN
+        )
+        for role in roles:
+            await self.assign(role, user, self.project)
+        return user
+
+    async def assign(self, role: str, user: User, project: Project | None) -> None:
+        await self.identity.roles.assign(role, user, project, actor=ACTOR, origin=ORIGIN)
+
+    async def new_key(self, user: User) -> IssuedKey:
+        return await self.identity.access_keys.create(user, actor=ACTOR, origin=ORIGIN)
+
+    async def login(
+        self, user: User, scope: Project | Domain | None = None, password: str = PASSWORD
+    ) -> IssuedToken:
+        wanted: Scope = None
+        if isinstance(scope, Project):
+            wanted = ProjectScope(Reference(id=scope.id))
+        elif isinstance(scope, Domain):
+            wanted = DomainScope(id=scope.id)
+        return await self.identity.tokens.issue(ByPassword(Reference(id=user.id), password), wanted)
+
+    async def events(self) -> list[dict[str, object]]:
+        """What the audit says, oldest first."""
+        async with self.database.read() as connection:
+            query = select(tables.audit_event.c.body).order_by(tables.audit_event.c.id)
+            return [json.loads(body) for body in (await connection.execute(query)).scalars()]
+
+    def neighbour(self) -> Identity:
+        """The same identity as another process has it: on its own connections and with its own caches."""
+        database = Database(str(self.database.url))
+        self.others.append(database)
+        return new_identity(database, self.sealer, self.clock)
+
+    def stored_bytes(self) -> bytes:
+        """All that is on disk."""
+        return b"".join(path.read_bytes() for path in self.path.parent.glob(self.path.name + "*"))
+
+    @contextlib.contextmanager
+    def counted_statements(self) -> Iterator[list[str]]:
+        """The statements that this process sends to the database meanwhile."""
+        seen: list[str] = []
+
+        def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+            seen.append(statement)
+
+        event.listen(self.database.engine.sync_engine, "before_cursor_execute", note)
+        try:
+            yield seen
+        finally:
+            event.remove(self.database.engine.sync_engine, "before_cursor_execute", note)
+
+
+def new_identity(database: Database, sealer: RingSealer, clock: Clock) -> Identity:
+    return Identity(
+        database, sealer, region="eu-de", token_lifetime=LIFETIME, passwords=Passwords(CHEAP), now=clock
+    )
+
+
+@contextlib.asynccontextmanager
+async def furnished_house(database: Database, path: Path) -> AsyncIterator[House]:
+    """On a database that has its schema and nothing in it."""
+    sealer, clock = RingSealer(), Clock()
+    house = House(path, database, sealer, clock, new_identity(database, sealer, clock))
+    await house.furnish()
+    yield house
+    house.identity.close()
+    for other in house.others:
+        await other.close()

@@ -1,0 +1,252 @@
+"""Custody: what stops the start, what is sealed, and that other processes' new keys are found."""
+
+import asyncio
+import json
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stores import ORIGIN, execute, rows, sqlite_url, store_secret, stored_secrets
+
+from clustercert.custody import Custody, KekFile, KekVariable, write_new_kek_file
+from clustercert.errors import CustodyError, SealError, Unavailable
+from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
+from clustercert.store.database import Database
+
+
+@pytest.fixture
+def kek_file(tmp_path: Path) -> Path:
+    path = tmp_path / "kek"
+    write_new_kek_file(path)
+    return path
+
+
+@pytest.fixture
+async def custody(database: Database, kek_file: Path) -> Custody:
+    custody = Custody(database, KekFile(kek_file))
+    await custody.initialise(actor="cli:test", origin=ORIGIN)
+    return custody
+
+
+async def refusal(database: Database, keks: KekFile | KekVariable) -> str:
+    with pytest.raises(CustodyError) as caught:
+        await Custody(database, keks).open()
+    return caught.value.message
+
+
+async def rotate_data_key(custody: Custody) -> None:
+    """Without the time that running workers would need."""
+    await replace(custody.rotation, settle=0).rotate_data_key(actor="cli:test", origin=ORIGIN)
+
+
+async def test_the_first_data_key_is_made_once(custody: Custody, database: Database, file: Path, kek_file: Path) -> None:
+    kek = KekFile(kek_file).read()[0]
+    before = rows(file, "SELECT * FROM data_key")
+    await custody.initialise()
+    assert rows(file, "SELECT * FROM data_key") == before
+    assert rows(file, "SELECT id, kek_id, active FROM data_key") == [(1, kek.id, 1)]
+    assert rows(file, "SELECT kind, actor, subject FROM audit_event") == [("keys.created", "cli:test", kek.id)]
+    [(body,)] = rows(file, "SELECT body FROM audit_event")
+    assert json.loads(str(body, "ascii"))["detail"] == {"kek_id": kek.id, "data_key_id": 1}  # type: ignore[arg-type] # a BLOB
+
+
+@pytest.mark.parametrize("source", ["file", "variable"])
+async def test_several_make_the_first_data_key_at_once(file: Path, kek_file: Path, source: str) -> None:
+    keks = KekFile(kek_file) if source == "file" else KekVariable("KEK", kek_file.read_text())
+    databases = [Database(sqlite_url(file)) for _ in range(4)]
+    custodies = [Custody(database, keks) for database in databases]
+    await asyncio.gather(*(custody.initialise() for custody in custodies))
+    assert rows(file, "SELECT id FROM data_key") == [(1,)]
+    assert rows(file, "SELECT count(*) FROM audit_event") == [(1,)]
+    sealed = await custodies[0].seal(b"secret", "client_ca:1")
+    assert [await custody.unseal(sealed, "client_ca:1") for custody in custodies] == [b"secret"] * 4
+    for database in databases:
+        await database.close()
+
+
+async def test_a_database_without_data_key_stops_the_start(database: Database, kek_file: Path) -> None:
+    assert await refusal(database, KekFile(kek_file)) == (
+        "The database has no data key to seal with. Run `clustercert db upgrade`."
+    )
+
+
+async def test_a_missing_kek_file_stops_the_start(custody: Custody, database: Database, kek_file: Path) -> None:
+    kek_file.unlink()
+    assert await refusal(database, KekFile(kek_file)) == (
+        f"Can't read the file {kek_file} of key-encryption keys: No such file or directory."
+    )
+
+
+async def test_a_wrong_kek_stops_the_start_and_both_are_named(
+    custody: Custody, database: Database, kek_file: Path
+) -> None:
+    [right], wrong = KekFile(kek_file).read(), [new_kek(), new_kek()]
+    message = await refusal(database, KekVariable("CLUSTERCERT_KEK", "".join(kek_line(kek) for kek in wrong)))
+    assert message == (
+        f"The data keys of this database are wrapped by key-encryption key {right.id}, and the environment variable "
+        f"CLUSTERCERT_KEK holds {wrong[0].id}, {wrong[1].id}. Start with the key-encryption keys that belong to this "
+        "database."
+    )
+
+
+async def test_a_damaged_data_key_stops_the_start(
+    custody: Custody, database: Database, file: Path, kek_file: Path
+) -> None:
+    [(wrapped,)] = rows(file, "SELECT wrapped FROM data_key")
+    assert isinstance(wrapped, bytes)
+    execute(file, "UPDATE data_key SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
+    assert await refusal(database, KekFile(kek_file)) == (
+        f"The database is damaged: data key 1 is damaged, or belongs elsewhere, though the file {kek_file} holds the "
+        "key that wraps it. Restore the table data_key from a backup."
+    )
+
+
+async def test_a_database_that_is_away_is_unavailable(tmp_path: Path, kek_file: Path) -> None:
+    database = Database(sqlite_url(tmp_path / "missing" / "store.db"))
+    with pytest.raises(Unavailable):
+        await Custody(database, KekFile(kek_file)).open()
+
+
+async def test_what_one_process_seals_another_one_opens_in_its_row_only(
+    custody: Custody, file: Path, kek_file: Path
+) -> None:
+    store_secret(file, "access_key:ONE", await custody.seal(b"one", "access_key:ONE"))
+    store_secret(file, "access_key:TWO", await custody.seal(b"two", "access_key:TWO"))
+    execute(file, "UPDATE access_key SET id = CASE id WHEN 'ONE' THEN 'THREE' ELSE id END")
+    database = Database(sqlite_url(file))
+    other = Custody(database, KekFile(kek_file))
+    sealed = stored_secrets(file)
+    assert await other.unseal(sealed["access_key:TWO"], "access_key:TWO") == b"two"
+    for bound_to in ("access_key:THREE", "access_key:TWO", "client_ca:ONE"):
+        with pytest.raises(SealError):
+            await other.unseal(sealed["access_key:THREE"], bound_to)
+    await database.close()
+
+
+async def test_neither_keys_nor_secrets_are_in_the_database(
+    custody: Custody, database: Database, file: Path, kek_file: Path
+) -> None:
+    store_secret(file, "client_ca:1", await custody.seal(b"a very secret key", "client_ca:1"))
+    await database.close()
+    content = b"".join(path.read_bytes() for path in file.parent.glob("store.db*"))
+    assert stored_secrets(file)["client_ca:1"] in content
+    data_key = custody._ring.data_keys[0].key
+    for secret in (b"a very secret key", KekFile(kek_file).read()[0].key, data_key, data_key.hex().encode()):
+        assert secret not in content
+
+
+async def test_opening_a_secret_needs_neither_database_nor_file(
+    custody: Custody, database: Database, file: Path, kek_file: Path
+) -> None:
+    sealed = await custody.seal(b"secret", "client_ca:1")
+    await database.close()
+    file.unlink()
+    kek_file.unlink()
+    assert await custody.unseal(sealed, "client_ca:1") == b"secret"
+
+
+async def test_secrets_under_another_process_s_new_keys_are_opened(
+    custody: Custody, file: Path, kek_file: Path
+) -> None:
+    database = Database(sqlite_url(file))
+    other = Custody(database, KekFile(kek_file))
+    old = await custody.seal(b"old", "client_ca:1")
+    await other.rotation.rotate_kek(actor="cli:test", origin=ORIGIN)
+    await rotate_data_key(other)
+    assert await other.rotation.retire(actor="cli:test", origin=ORIGIN)
+    new = await other.seal(b"new", "client_ca:2")
+    assert data_key_id_of(new) == 2
+    assert await custody.unseal(new, "client_ca:2") == b"new"
+    assert await custody.unseal(old, "client_ca:1") == b"old"
+    await database.close()
+
+
+async def test_a_new_data_key_seals_as_soon_as_it_is_noticed(
+    custody: Custody, database: Database, file: Path, kek_file: Path
+) -> None:
+    other = Database(sqlite_url(file))
+    await database.generation.refresh()
+    await custody.seal(b"", "client_ca:1")
+    await rotate_data_key(Custody(other, KekFile(kek_file)))
+    await database.generation.refresh()
+    assert data_key_id_of(await custody.seal(b"secret", "client_ca:1")) == 2
+    await other.close()
+
+
+async def test_sealing_needs_no_database_while_nothing_has_changed(
+    custody: Custody, database: Database, file: Path
+) -> None:
+    await database.generation.refresh()
+    await custody.seal(b"", "client_ca:1")
+    execute(file, "DROP TABLE data_key")
+    assert data_key_id_of(await custody.seal(b"secret", "client_ca:1")) == 1
+
+
+async def test_nothing_is_sealed_by_what_may_be_out_of_date(custody: Custody, database: Database, file: Path) -> None:
+    assert not database.generation.fresh()
+    execute(file, "DROP TABLE data_key")
+    with pytest.raises(Unavailable):
+        await custody.seal(b"secret", "client_ca:1")
+
+
+async def test_keys_that_cant_be_read_any_more_are_unavailable_and_not_explained_to_callers(
+    custody: Custody, file: Path, kek_file: Path
+) -> None:
+    kek_file.unlink()
+    with pytest.raises(Unavailable) as caught:
+        await custody.unseal(b"\x01\x00\x00\x00\x09" + bytes(40), "client_ca:1")
+    assert str(kek_file) not in caught.value.message
+    assert str(kek_file) in str(caught.value.__cause__)
+
+
+async def test_a_secret_under_a_data_key_that_nobody_has_does_not_open(custody: Custody) -> None:
+    with pytest.raises(SealError) as caught:
+        await custody.unseal(b"\x01\x00\x00\x00\x09" + bytes(40), "client_ca:1")
+    assert caught.value.reason == "the secret of client_ca:1 is sealed by data key 9, which is unknown"
+
+
+async def test_the_check_finds_keys_that_this_process_lacks(custody: Custody, file: Path, kek_file: Path) -> None:
+    kek_text = kek_file.read_text()
+    kek_file.unlink()
+    await custody.check()
+    other = Database(sqlite_url(file))
+    await rotate_data_key(Custody(other, KekVariable("KEK", kek_text)))
+    with pytest.raises(Unavailable):
+        await custody.check()
+    kek_file.touch(0o600)
+    kek_file.write_text(kek_text)
+    await custody.check()
+    kek_file.unlink()
+    await custody.check()
+    await other.close()
+
+
+class ReadTooEarly:
+    """A source whose first answer is from just before the rotation that the database has seen."""
+
+    name = "the test"
+
+    def __init__(self, *answers: tuple[Kek, ...]) -> None:
+        self._answers = list(answers)
+
+    def read(self) -> tuple[Kek, ...]:
+        return self._answers.pop(0)
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def prepend(self, kek: Kek, /) -> None:
+        raise NotImplementedError
+
+    def drop(self, kek_ids: Collection[str]) -> None:
+        raise NotImplementedError
+
+
+async def test_keys_read_in_the_middle_of_a_rotation_are_read_again(
+    custody: Custody, database: Database, kek_file: Path
+) -> None:
+    await Custody(database, ReadTooEarly((new_kek(),), KekFile(kek_file).read())).open()
+    with pytest.raises(CustodyError):
+        await Custody(database, ReadTooEarly((new_kek(),), (new_kek(),))).open()

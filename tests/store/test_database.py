@@ -1,0 +1,269 @@
+"""The door to the database: what is durable, what failures mean, what is left behind."""
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as engine_events
+from sqlalchemy import insert, select
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from stores import ORIGIN, event, rows, sqlite_url
+
+from clustercert.errors import Unavailable
+from clustercert.model import AuditEvent
+from clustercert.store import tables
+from clustercert.store.database import Database
+
+
+async def add_domain(connection: AsyncConnection, number: int = 1) -> None:
+    row = {"id": f"{number:032x}", "name": f"domain {number}", "enabled": True}
+    await connection.execute(insert(tables.domain).values(row))
+
+
+@contextlib.asynccontextmanager
+async def opened(file: Path, busy_seconds: float = 5) -> AsyncIterator[Database]:
+    database = Database(sqlite_url(file), busy_seconds)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def test_only_the_owner_can_read_a_new_database(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        async with opened(tmp_path / "new.db") as database, database.write() as connection:
+            await connection.exec_driver_sql("CREATE TABLE x (y)")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(umask)
+    assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
+
+
+async def test_an_existing_file_keeps_its_mode(file: Path) -> None:
+    file.chmod(0o640)
+    async with opened(file) as database:
+        await database.ping()
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+async def test_every_connection_is_durable_and_checks_foreign_keys(database: Database) -> None:
+    for door in (database.read, database.write):
+        async with door() as connection:
+            settings = [
+                (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys")
+            ]
+            assert settings == ["wal", 2, 1]
+
+
+async def test_rows_and_events_are_there_when_the_block_is_left(database: Database, file: Path) -> None:
+    async with database.write(event("domain.created", "one"), event("domain.created", "two")) as connection:
+        await add_domain(connection)
+        assert rows(file, "SELECT count(*) FROM domain") == [(0,)]
+    assert rows(file, "SELECT count(*) FROM domain") == [(1,)]
+    assert rows(file, "SELECT id, subject FROM audit_event") == [(1, "one"), (2, "two")]
+
+
+async def test_a_block_that_fails_leaves_nothing(database: Database, file: Path) -> None:
+    with pytest.raises(KeyError):
+        async with database.change(event()) as connection:
+            await add_domain(connection)
+            raise KeyError
+    for table in ("domain", "audit_event"):
+        assert rows(file, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert rows(file, "SELECT value FROM generation") == [(0,)]
+
+
+async def test_only_a_change_raises_the_generation(database: Database, file: Path) -> None:
+    async with database.write(event()) as connection:
+        await add_domain(connection, 1)
+    assert rows(file, "SELECT value FROM generation") == [(0,)]
+    async with database.change(event()) as connection:
+        await add_domain(connection, 2)
+    assert rows(file, "SELECT id, value FROM generation") == [(1, 1)]
+
+
+async def test_an_event_is_committed_to_with_its_salt(database: Database, file: Path) -> None:
+    happened = AuditEvent(
+        at=event().at,
+        kind="cluster.added",
+        project_id="p" * 32,
+        actor="ü",
+        subject="cluster",
+        origin=ORIGIN,
+        detail={"b": [1, None], "a": True},
+    )
+    async with database.write(happened, happened):
+        pass
+    bodies = rows(file, "SELECT body, salt, commitment FROM audit_event")
+    for body, salt, commitment in bodies:
+        assert isinstance(body, bytes)
+        assert isinstance(salt, bytes)
+        assert len(salt) == 16
+        assert commitment == hashlib.sha256(salt + body).digest()
+    assert bodies[0][0] == bodies[1][0] == (
+        b'{"actor":"\\u00fc","at":"2026-03-14T15:09:26+00:00","detail":{"a":true,"b":[1,null]},'
+        b'"kind":"cluster.added","project_id":"pppppppppppppppppppppppppppppppp",'
+        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"cluster"}'
+    )  # fmt: skip
+    assert bodies[0][1] != bodies[1][1]
+    assert json.loads(bytes(bodies[0][0]))["detail"] == {"a": True, "b": [1, None]}  # type: ignore[arg-type] # a BLOB
+
+
+async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
+    count = select(tables.domain.c.id)
+    async with database.read() as reader:
+        assert (await reader.execute(count)).all() == []
+        async with database.write() as writer:
+            await add_domain(writer)
+        assert (await reader.execute(count)).all() == []
+    async with database.read() as reader:
+        assert len((await reader.execute(count)).all()) == 1
+
+
+async def test_writers_queue(database: Database, file: Path) -> None:
+    async def write(number: int) -> None:
+        async with database.write() as connection:
+            await add_domain(connection, number)
+
+    await asyncio.gather(*(write(number) for number in range(40)))
+    assert rows(file, "SELECT count(*) FROM domain") == [(40,)]
+
+
+async def test_a_broken_constraint_is_told_to_the_caller(database: Database) -> None:
+    async with database.write() as connection:
+        await add_domain(connection)
+    with pytest.raises(IntegrityError):
+        async with database.write() as connection:
+            await add_domain(connection)
+
+
+async def test_a_wrong_statement_is_not_called_a_failure_of_the_database(database: Database) -> None:
+    with pytest.raises(ProgrammingError):
+        async with database.read() as connection:
+            await connection.exec_driver_sql("SELECT ?, ?", (1,))
+
+
+async def test_a_locked_database_is_unavailable_for_writers_only(file: Path) -> None:
+    async with opened(file, busy_seconds=0.05) as database:
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable) as caught:
+                async with database.write():
+                    pytest.fail("the lock was not respected")
+            assert "locked" in str(caught.value.__cause__)
+            await database.ping()
+            other.execute("COMMIT")
+        async with database.write() as connection:
+            await add_domain(connection)
+
+
+async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> None:
+    async with opened(file, busy_seconds=0.5) as database:
+
+        async def write(number: int) -> None:
+            async with database.write() as connection:
+                await add_domain(connection, number)
+
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writers = [asyncio.create_task(write(number)) for number in range(30)]
+            await asyncio.sleep(0.02)
+            async with asyncio.timeout(0.2):
+                await database.ping()
+            other.execute("COMMIT")
+        await asyncio.gather(*writers)
+    assert rows(file, "SELECT count(*) FROM domain") == [(30,)]
+
+
+async def test_a_writer_waits_its_patience_for_one_of_its_own_process(file: Path) -> None:
+    async with opened(file, busy_seconds=0.05) as database:
+        async with database.write():
+            with pytest.raises(Unavailable):
+                async with database.write():
+                    pytest.fail("there are two writers")
+        async with database.write():
+            pass
+
+
+async def test_a_missing_folder_is_unavailable_until_it_is_there(tmp_path: Path, file: Path) -> None:
+    folder = tmp_path / "folder"
+    async with opened(folder / "store.db") as database:
+        with pytest.raises(Unavailable):
+            await database.ping()
+        folder.mkdir()
+        file.rename(folder / "store.db")
+        await database.ping()
+
+
+async def test_something_else_than_a_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database, " * 100)
+    async with opened(tmp_path / "store.db") as database:
+        with pytest.raises(Unavailable):
+            await database.ping()
+
+
+async def test_a_full_disk_is_unavailable_and_loses_nothing(database: Database, file: Path) -> None:
+    pages = 80
+    limit = [pages]
+
+    @engine_events.listens_for(database.engine.sync_engine, "checkout")
+    def limit_size(connection: DBAPIConnection, *_others: object) -> None:
+        connection.cursor().execute(f"PRAGMA max_page_count={limit[0]}")
+
+    async def fill(number: int) -> None:
+        async with database.write(event()) as connection:
+            await add_domain(connection, number)
+            row = {"id": number, "kek_id": "0" * 16, "wrapped": bytes(20_000), "active": False, "created_at": event().at}
+            await connection.execute(insert(tables.data_key).values(row))
+
+    written = 0
+    with pytest.raises(Unavailable) as caught:
+        for number in range(pages):
+            await fill(number)
+            written += 1
+    assert "full" in str(caught.value.__cause__)
+    for table in ("domain", "data_key", "audit_event"):
+        assert rows(file, f"SELECT count(*) FROM {table}") == [(written,)]
+    limit[0] = 10 * pages
+    await fill(written)
+    assert rows(file, "SELECT count(*) FROM domain") == [(written + 1,)]
+
+
+async def test_no_free_connection_is_unavailable(file: Path) -> None:
+    async with opened(file, busy_seconds=0.05) as database, contextlib.AsyncExitStack() as stack:
+        with pytest.raises(Unavailable):
+            for _ in range(100):
+                await stack.enter_async_context(database.read())
+
+
+# A connection that is cancelled while it opens is left by aiosqlite for Python to close.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection")
+async def test_cancelled_writers_leave_no_lock_behind(file: Path) -> None:
+    async with opened(file, busy_seconds=2) as database:
+
+        async def write(number: int) -> None:
+            async with database.write(event()) as connection:
+                await add_domain(connection, number)
+
+        for number in range(60):
+            writers = [asyncio.create_task(write(10 * number + n)) for n in range(3)]
+            await asyncio.sleep(number * 0.0003)
+            for writer in writers:
+                writer.cancel()
+            await asyncio.gather(*writers, return_exceptions=True)
+        await asyncio.wait_for(write(10_000), 1)
+    gc.collect()
+    counts = "SELECT (SELECT count(*) FROM domain), (SELECT count(*) FROM audit_event)"
+    [(domains, events)] = rows(file, counts)
+    assert domains == events

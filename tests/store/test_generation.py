@@ -1,0 +1,229 @@
+"""Coherence: what a process remembers never outlives, by more than a second, a change by another one."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+from stores import child, event, execute, start
+from structlog.testing import capture_logs
+
+from clustercert.errors import Unavailable
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.generation import Cache, Generation
+
+
+class Numbers:
+    """A store's number, and a clock, both in the hands of the test."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.away = False
+        self.time = 1000.0
+
+    async def read(self) -> int:
+        if self.away:
+            raise Unavailable("away") from OSError("gone")
+        return self.value
+
+    def clock(self) -> float:
+        return self.time
+
+
+class Loads:
+    """What a cache loads, counted."""
+
+    def __init__(self, value: str | None = "value") -> None:
+        self.value = value
+        self.count = 0
+
+    async def __call__(self, key: str) -> str | None:
+        self.count += 1
+        return self.value
+
+
+@pytest.fixture
+def numbers() -> Numbers:
+    return Numbers()
+
+
+@pytest.fixture
+def generation(numbers: Numbers) -> Generation:
+    return Generation(numbers.read, numbers.clock)
+
+
+async def test_a_change_by_another_process_holds_here_within_a_second(database: Database, file: Path) -> None:
+    async with database.write() as connection:
+        await connection.execute(insert(tables.domain).values(id="1" * 32, name="old", enabled=True))
+
+    async def load(domain_id: str) -> str | None:
+        async with database.read() as connection:
+            query = select(tables.domain.c.name).where(tables.domain.c.id == domain_id)
+            return (await connection.execute(query)).scalar()
+
+    cache: Cache[str, str] = Cache(database.generation, 10)
+    with child("rename-domain", file) as process:
+        async with database.generation.watching():
+            await database.generation.refresh()
+            assert await cache.get("1" * 32, load) == "old"
+            # Behind the caches' back, to see that it is them who answer.
+            execute(file, "UPDATE domain SET name = 'unnoticed'")
+            assert await cache.get("1" * 32, load) == "old"
+            start(process)
+            async with asyncio.timeout(10):
+                while await cache.get("1" * 32, load) != "new":
+                    await asyncio.sleep(0.01)
+            noticed_at = time.monotonic()
+        assert process.stdout is not None
+        assert noticed_at - float(process.stdout.readline()) < Generation.STALE_AFTER
+
+
+async def test_nothing_is_answered_from_memory_before_the_number_is_read(generation: Generation) -> None:
+    cache, load = Cache[str, str](generation, 10), Loads()
+    assert not generation.fresh()
+    for count in (1, 2, 3):
+        assert await cache.get("key", load) == "value"
+        assert load.count == count
+    await generation.refresh()
+    for _ in range(3):
+        assert await cache.get("key", load) == "value"
+        assert load.count == 4
+
+
+async def test_nothing_is_answered_from_memory_while_the_number_cant_be_read(
+    generation: Generation, numbers: Numbers
+) -> None:
+    cache, load = Cache[str, str](generation, 10), Loads()
+    await generation.refresh()
+    await cache.get("key", load)
+    numbers.away = True
+    with pytest.raises(Unavailable):
+        await generation.refresh()
+    numbers.time += Generation.STALE_AFTER - 0.001
+    await cache.get("key", load)
+    assert load.count == 1
+    numbers.time += 0.001
+    await cache.get("key", load)
+    assert load.count == 2
+    numbers.away = False
+    await generation.refresh()
+    await cache.get("key", load)
+    assert load.count == 2, "the number has not moved, so what was known before is still right"
+
+
+async def test_the_age_of_the_number_counts_from_the_asking(numbers: Numbers) -> None:
+    async def slow_read() -> int:
+        numbers.time += 0.8
+        return 1
+
+    generation = Generation(slow_read, numbers.clock)
+    await generation.refresh()
+    assert generation.fresh()
+    numbers.time += 0.2
+    assert not generation.fresh()
+
+
+@pytest.mark.parametrize("moved_to", [1, -1], ids=["risen", "restored from a backup"])
+async def test_everything_is_forgotten_when_the_number_moves(
+    generation: Generation, numbers: Numbers, moved_to: int
+) -> None:
+    cache, load = Cache[str, str](generation, 10), Loads()
+    await generation.refresh()
+    await cache.get("key", load)
+    numbers.value = moved_to
+    await generation.refresh()
+    load.value = "new"
+    assert await cache.get("key", load) == "new"
+
+
+async def test_a_value_read_before_the_number_moved_is_not_kept(
+    generation: Generation, numbers: Numbers
+) -> None:
+    cache = Cache[str, str](generation, 10)
+    await generation.refresh()
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_load(_key: str) -> str:
+        reading.set()
+        await go_on.wait()
+        return "old"
+
+    slow = asyncio.create_task(cache.get("key", slow_load))
+    await reading.wait()
+    numbers.value += 1
+    await generation.refresh()
+    assert await cache.get("key", Loads("new")) == "new"
+    go_on.set()
+    assert await slow == "old"
+    assert await cache.get("key", Loads("newest")) == "new"
+
+
+async def test_absence_is_not_remembered(generation: Generation) -> None:
+    cache, load = Cache[str, str](generation, 10), Loads(None)
+    await generation.refresh()
+    assert await cache.get("key", load) is None
+    load.value = "created"
+    assert await cache.get("key", load) == "created"
+
+
+async def test_the_least_recently_used_goes_first(generation: Generation) -> None:
+    cache, load = Cache[str, str](generation, 2), Loads()
+    await generation.refresh()
+    for key in ("a", "b", "a", "c"):
+        await cache.get(key, load)
+    assert load.count == 3
+    await cache.get("a", load)
+    assert load.count == 3
+    await cache.get("b", load)
+    assert load.count == 4
+
+
+async def test_what_a_load_raises_passes_through_and_is_not_kept(generation: Generation) -> None:
+    cache = Cache[str, str](generation, 10)
+    await generation.refresh()
+
+    async def broken(_key: str) -> str:
+        raise Unavailable("away")
+
+    with pytest.raises(Unavailable):
+        await cache.get("key", broken)
+    assert await cache.get("key", Loads()) == "value"
+
+
+async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers: Numbers) -> None:
+    class Impatient(Generation):
+        INTERVAL = 0.001
+
+    generation = Impatient(numbers.read, numbers.clock)
+    numbers.away = True
+    with capture_logs() as logs:
+        async with generation.watching():
+            await asyncio.sleep(0.02)
+            assert generation.value == -1
+            numbers.away, numbers.value = False, 5
+            while generation.value != 5:
+                await asyncio.sleep(0.001)
+            numbers.away = True
+            await asyncio.sleep(0.02)
+    assert [log["event"] for log in logs] == ["caches are off: the store does not answer"] * 2
+    assert logs[0]["cause"] == "OSError('gone')"
+
+
+async def test_a_store_without_its_number_turns_the_caches_off(database: Database, file: Path) -> None:
+    execute(file, "DROP TABLE generation")
+    with pytest.raises(Unavailable):
+        await database.generation.refresh()
+    async with database.generation.watching():
+        await asyncio.sleep(0.05)
+        assert not database.generation.fresh()
+
+
+async def test_a_change_of_ones_own_is_seen_at_once_after_a_refresh(database: Database) -> None:
+    await database.generation.refresh()
+    before = database.generation.value
+    async with database.change(event()):
+        pass
+    await database.generation.refresh()
+    assert database.generation.value == before + 1

@@ -1,0 +1,212 @@
+"""The ledger: a certificate that a client received is in the database, with one event, whatever was killed."""
+
+import asyncio
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy import event as engine_events
+from sqlalchemy.exc import IntegrityError
+from stores import certificate_record, child, execute, rows, said, sqlite_url, start
+
+from clustercert.errors import Unavailable
+from clustercert.store.database import Database
+from clustercert.store.ledger import Ledger
+
+ONE_EACH = (
+    "SELECT lower(hex(c.fingerprint)) FROM certificate c"
+    " WHERE (SELECT count(*) FROM audit_event e WHERE e.subject = lower(hex(c.fingerprint))) = 1"
+)
+
+
+class Commits:
+    """Breaks commits of a real engine: before they happen, or after, as a lost connection does."""
+
+    def __init__(self, database: Database) -> None:
+        self.count = 0
+        self.fail: dict[int, str] = {}
+        engine_events.listen(database.engine.sync_engine, "commit", self._on_commit)
+
+    def _on_commit(self, connection: Connection) -> None:
+        self.count += 1
+        when = self.fail.get(self.count)
+        if when == "after":
+            connection.exec_driver_sql("COMMIT")
+        if when is not None:
+            raise sqlite3.OperationalError("the connection is lost")
+
+
+def stored(file: Path) -> set[object]:
+    """The fingerprints with exactly one event; fails where there are others, or events without certificate."""
+    good = {fingerprint for (fingerprint,) in rows(file, ONE_EACH)}
+    counts = rows(file, "SELECT (SELECT count(*) FROM certificate), (SELECT count(*) FROM audit_event)")
+    assert counts == [(len(good), len(good))]
+    return good
+
+
+async def test_every_field_is_kept(database: Database, file: Path) -> None:
+    record, issued = certificate_record()
+    await Ledger(database).record(record, issued)
+    columns = (
+        "id, fingerprint, serial, epoch, cluster_id, project_id, ca_id, user_id, user_name, groups, not_before,"
+        " not_after, key_type, key_origin, auth_method, source_address, request_id, reason, issued_at, revoked_at, der"
+    )
+    assert rows(file, f"SELECT {columns} FROM certificate") == [
+        (
+            1,
+            record.fingerprint,
+            record.serial,
+            0,
+            record.cluster_id,
+            record.project_id,
+            record.ca_id,
+            record.user_id,
+            "alice",
+            '["clustercert:admins", "\\u00dc,+\\"\'"]',
+            "2026-03-14 15:04:26.000000",
+            "2026-04-13 15:09:26.000000",
+            "ec-p256",
+            "generated",
+            "token",
+            "192.0.2.1",
+            "f" * 32,
+            "a reason",
+            "2026-03-14 15:09:26.000000",
+            None,
+            record.der,
+        )
+    ]
+    assert stored(file) == {record.fingerprint.hex()}
+    assert rows(file, "SELECT kind FROM audit_event") == [("certificate.issued",)]
+
+
+async def test_concurrent_records_of_one_process_are_all_there(database: Database, file: Path) -> None:
+    ledger, certificates = Ledger(database), [certificate_record() for _ in range(50)]
+    await asyncio.gather(*(ledger.record(*certificate) for certificate in certificates))
+    assert stored(file) == {record.fingerprint.hex() for record, _event in certificates}
+
+
+def test_concurrent_records_of_several_processes_are_all_there(file: Path) -> None:
+    with ExitStack() as stack:
+        processes = [stack.enter_context(child("record-some", file)) for _ in range(3)]
+        for process in processes:
+            start(process)
+        printed = {line for process in processes for line in said(process) if line}
+        assert [process.wait() for process in processes] == [0, 0, 0]
+    assert len(printed) == 75
+    assert stored(file) == printed
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_connection_lost_at_the_commit_records_once(database: Database, file: Path, when: str) -> None:
+    commits = Commits(database)
+    commits.fail = {1: when}
+    record, issued = certificate_record()
+    await Ledger(database).record(record, issued)
+    assert commits.count == (2 if when == "before" else 1)
+    assert stored(file) == {record.fingerprint.hex()}
+
+
+async def test_two_lost_connections_record_once_or_not_at_all(database: Database, file: Path) -> None:
+    ledger, commits = Ledger(database), Commits(database)
+    commits.fail = {1: "before", 2: "after", 3: "before", 4: "before"}
+    kept, lost = certificate_record(), certificate_record()
+    await ledger.record(*kept)
+    with pytest.raises(Unavailable) as caught:
+        await ledger.record(*lost)
+    assert str(caught.value.__cause__) == "the connection is lost"
+    assert commits.count == 4
+    assert stored(file) == {kept[0].fingerprint.hex()}
+
+
+async def test_a_commit_that_arrives_after_the_look_is_no_second_event(database: Database, file: Path) -> None:
+    """The server finishes the first commit when its fingerprint was just looked up: the second try meets it."""
+    record, issued = certificate_record()
+    commits = Commits(database)
+    commits.fail = {1: "before"}
+    checkins: list[str] = []
+
+    async def commit_elsewhere() -> None:
+        other = Database(sqlite_url(file))
+        await Ledger(other).record(record, issued)
+        await other.close()
+
+    @engine_events.listens_for(database.engine.sync_engine, "checkin")
+    def arrive(*_connection: object) -> None:
+        checkins.append("connection")
+        if len(checkins) == 2:
+            with ThreadPoolExecutor() as threads:
+                threads.submit(asyncio.run, commit_elsewhere()).result()
+
+    await Ledger(database).record(record, issued)
+    assert commits.count == 1, "the second try must not come to its commit"
+    assert len(checkins) == 4, "two tries, each with a look"
+    assert stored(file) == {record.fingerprint.hex()}
+
+
+async def test_recording_the_same_certificate_again_adds_nothing(database: Database, file: Path) -> None:
+    record, issued = certificate_record()
+    for _ in range(2):
+        await Ledger(database).record(record, issued)
+    assert stored(file) == {record.fingerprint.hex()}
+
+
+async def test_a_record_that_breaks_another_rule_is_a_bug_and_not_taken_for_recorded(
+    database: Database, file: Path
+) -> None:
+    execute(file, "CREATE UNIQUE INDEX one_user ON certificate (user_id)")
+    ledger = Ledger(database)
+    await ledger.record(*certificate_record())
+    with pytest.raises(IntegrityError):
+        await ledger.record(*certificate_record())
+    assert len(stored(file)) == 1
+
+
+async def test_a_busy_database_is_unavailable_after_one_patience(file: Path) -> None:
+    database = Database(sqlite_url(file), busy_seconds=0.3)
+    ledger = Ledger(database)
+    execute(file, "PRAGMA wal_checkpoint")
+    with sqlite3.connect(file, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await ledger.record(*certificate_record())
+        assert time.monotonic() - began < 0.6
+        other.execute("ROLLBACK")
+    other.close()
+    await ledger.record(*certificate_record())
+    await database.close()
+    assert len(stored(file)) == 1
+
+
+@pytest.fixture
+def moments() -> Iterator[float]:
+    """When to kill: a fresh seed each run, shown if the test fails."""
+    seed = random.SystemRandom().randrange(10**6)
+    print("seed", seed)
+    chance = random.Random(seed)
+    return iter(lambda: chance.uniform(0.0, 0.25), None)
+
+
+@pytest.mark.slow
+def test_what_was_recorded_survives_kill_9(file: Path, moments: Iterator[float]) -> None:
+    printed: set[str] = set()
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        with child("record-for-ever", file) as process:
+            start(process)
+            # SIGKILL, at any moment after the start: nothing in the process gets to tidy up.
+            threading.Timer(next(moments), process.kill).start()
+            lines = said(process)
+            assert process.wait() == -9
+        # The last line may be cut off in the middle; its certificate is there, but nobody has its whole name.
+        printed |= set(lines[:-1])
+        assert printed <= stored(file)
+    assert printed

@@ -1,0 +1,81 @@
+"""Another process at the same store: `python store_child.py WHAT FILE`, ready when it says so, started by a line."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import update
+from stores import certificate_record, event, sqlite_url
+
+from clustercert.store import migrate, tables
+from clustercert.store.database import Database
+from clustercert.store.ledger import Ledger
+
+
+@asynccontextmanager
+async def started(file: Path) -> AsyncIterator[Database]:
+    """Tell the parent that everything is loaded, and wait for its word."""
+    database = Database(sqlite_url(file))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def upgrade(file: Path) -> None:
+    async with started(file) as database:
+        await migrate.upgrade(database)
+        await migrate.check(database)
+
+
+async def rename_domain(file: Path) -> None:
+    """Change what others have cached, and say when that was durable."""
+    async with started(file) as database:
+        async with database.change(event()) as connection:
+            await connection.execute(update(tables.domain).values(name="new"))
+        print(time.monotonic(), flush=True)
+
+
+async def record_some(file: Path) -> None:
+    async with started(file) as database:
+        ledger = Ledger(database)
+        await asyncio.gather(*(_record(ledger) for _ in range(25)))
+
+
+async def record_for_ever(file: Path) -> None:
+    async with started(file) as database:
+        ledger = Ledger(database)
+
+        async def client() -> None:
+            while True:
+                await _record(ledger)
+
+        await asyncio.gather(*(client() for _ in range(4)))
+
+
+async def _record(ledger: Ledger) -> None:
+    record, issued = certificate_record()
+    await ledger.record(record, issued)
+    # Only now: what the parent reads here is what a client would have received.
+    print(record.fingerprint.hex(), flush=True)
+
+
+WORK: dict[str, Callable[[Path], Awaitable[None]]] = {
+    "upgrade": upgrade,
+    "rename-domain": rename_domain,
+    "record-some": record_some,
+    "record-for-ever": record_for_ever,
+}
+
+
+async def main(what: str, file: str) -> None:
+    await WORK[what](Path(file))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
