@@ -1,0 +1,6 @@
+"""The `clustercert` command."""
+
+from clustercert.cli.root import main
+
+if __name__ == "__main__":
+    main()

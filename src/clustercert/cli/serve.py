@@ -1,0 +1,63 @@
+"""`clustercert serve`: everything is checked here, in one process, before workers are started."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.output import note
+from clustercert.cli.session import require_database, settings
+
+if TYPE_CHECKING:
+    # The command loads what serves only when it is run.
+    from clustercert.server import Tls
+    from clustercert.settings import Settings
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on; wins over the settings.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The port; wins over the settings. 0 takes any free one."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="How many processes serve; wins over the settings.")
+    ] = None,
+) -> None:
+    """Serve until interrupted. Requests in flight are finished."""
+    import asyncio
+
+    from clustercert import server
+    from clustercert.settings import SettingsError
+
+    given = {"host": host, "port": port, "workers": workers}
+    loaded = settings(context, server={name: value for name, value in given.items() if value is not None})
+    if loaded.demo:
+        raise SettingsError(
+            f"The folder {loaded.data_dir} is a demo's, whose secrets lie beside its data: it is not served. Choose "
+            "another with --data-dir."
+        )
+    require_database(loaded)
+    asyncio.run(_check(loaded))
+    files = server.tls(loaded)
+    free = server.free_port(loaded.server.host, loaded.server.port)
+    server.run(loaded, free, files, on_start=lambda: _tell(loaded.server.host, free, files))
+
+
+async def _check(loaded: "Settings") -> None:
+    """Open everything once. Raises ClustercertError with what every worker would only say to its log."""
+    from clustercert.app import components
+
+    async with components(loaded):
+        pass
+
+
+def _tell(host: str, port: int, files: "Tls | None") -> None:
+    address = f"[{host}]" if ":" in host else host
+    note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
+    if files is not None:
+        note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
+        if files.ca is not None:
+            note(f"It is self-signed. Give its CA to clients: {files.ca}")

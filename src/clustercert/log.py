@@ -1,0 +1,66 @@
+"""Structured logs on standard output, one line an event, no secrets.
+
+JSON, unless a terminal reads. The audit events are the store's; a log is for whoever runs the service.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+# Whatever a field of such a name holds, it isn't for a log.
+_SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
+# Names that have such a word in them and tell no secret.
+_HARMLESS = frozenset({"key_type", "key_id", "kek_id", "data_key_id", "access_key_id"})
+
+REDACTED = "[redacted]"
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+def configure(
+    style: Literal["json", "console"] | None, level: str = "info", file: Path | None = None
+) -> None:
+    """Set up structlog and the standard library's logging of our dependencies for this process."""
+    stream = (
+        os.fdopen(os.open(file, _APPEND, 0o600), "a", buffering=1, encoding="utf-8") if file else sys.stdout
+    )
+    # Plain tracebacks in both: the prettier ones print local variables, and ours hold keys.
+    if style is None:
+        style = "console" if stream.isatty() else "json"
+    renderer: list[structlog.typing.Processor] = (
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+        if style == "console"
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            redact,
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries speak through logging; only what somebody must look at is let through.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Blank the value of every field whose name says that it is secret."""
+    for name in event:
+        if name not in _HARMLESS and any(word in name.lower() for word in _SECRET_WORDS):
+            event[name] = REDACTED
+    return event

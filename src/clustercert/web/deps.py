@@ -1,0 +1,172 @@
+"""What routes ask for: the services, the raw body, the caller, a strict JSON object.
+
+The order is the contract's: a body's size is judged before its sender, the sender before the body's meaning.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Annotated, NoReturn, Protocol, cast
+
+from fastapi import Depends, Request
+from starlette.requests import ClientDisconnect
+
+from clustercert.authn import Authenticator
+from clustercert.clusters import Clusters
+from clustercert.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
+from clustercert.identity import Identity
+from clustercert.issuance import Issuance
+from clustercert.model import Caller, JsonObject, Origin, UnverifiedRequest
+
+MAX_BODY = 64 * 1024
+
+
+class Readiness(Protocol):
+    """What `/readyz` asks: whether everything that issuing needs answers."""
+
+    async def problems(self) -> dict[str, str]:
+        """A sentence for each part that does not answer, by its name."""
+
+
+class Gauges(Protocol):
+    """Sets the gauges that are read from the store, before they are shown."""
+
+    async def update(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings that the edge itself acts on; meanings as in `settings`."""
+
+    public_url: str | None
+    body_timeout: float
+    insecure_external: bool
+    get_clustercert: bool
+    endpoints_as_list: bool
+    metrics_public: bool
+    metrics_token: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes call, put together by `app`."""
+
+    issuance: Issuance
+    clusters: Clusters
+    identity: Identity
+    credentials: Authenticator
+    readiness: Readiness
+    gauges: Gauges
+    options: Options
+
+
+async def services(request: Request) -> Services:
+    """The services of this worker."""
+    return cast("Services", request.app.state.services)
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+async def raw_body(request: Request, parts: ServicesDep) -> bytes:
+    """The whole body, as sent. Raises TooLarge or RequestTimeout; nothing of it is looked at."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > MAX_BODY:
+        _too_large()
+    body = bytearray()
+    try:
+        async with asyncio.timeout(parts.options.body_timeout):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    _too_large()
+    except TimeoutError as error:
+        raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
+    except ClientDisconnect as error:
+        raise RequestTimeout("The connection ended before the request's body did.") from error
+    return bytes(body)
+
+
+def _too_large() -> NoReturn:
+    raise TooLarge(f"The request's body is larger than {MAX_BODY} bytes. Send less.")
+
+
+RawBody = Annotated[bytes, Depends(raw_body)]
+
+
+async def caller(request: Request, raw: RawBody, parts: ServicesDep) -> Caller:
+    """Who sent the request. Raises Unauthenticated."""
+    scope = request.scope
+    return await parts.credentials.authenticate(
+        UnverifiedRequest(
+            method=request.method,
+            raw_path=scope["raw_path"].decode("latin-1"),
+            raw_query=scope["query_string"].decode("latin-1"),
+            headers=tuple(scope["headers"]),
+            body=raw,
+            origin=origin(request),
+        )
+    )
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def origin(request: Request) -> Origin:
+    """Where the request came from; `edge` put it there."""
+    return cast("Origin", request.scope["clustercert.origin"])
+
+
+async def identity(parts: ServicesDep) -> Identity:
+    """The built-in identity."""
+    return parts.identity
+
+
+IdentityDep = Annotated[Identity, Depends(identity)]
+
+
+def base_url(request: Request) -> str:
+    """How the client reaches the service, without a slash at the end: as configured, else as it asked."""
+    configured = cast("Services", request.app.state.services).options.public_url
+    return configured or f"{request.url.scheme}://{request.url.netloc}"
+
+
+def require_json(request: Request) -> None:
+    """Raises UnsupportedMedia unless the Content-Type is one of the two that the contract names."""
+    values = request.headers.getlist("content-type")
+    media_type, *parameters = (part.strip().lower() for part in (values[0] if values else "").split(";"))
+    charset = [parameter.replace('"', "") for parameter in parameters if parameter]
+    if len(values) != 1 or media_type != "application/json" or charset not in ([], ["charset=utf-8"]):
+        raise UnsupportedMedia(
+            "Content type not supported. Send application/json or application/json;charset=utf-8."
+        )
+
+
+def json_object(raw: bytes) -> JsonObject:
+    """The JSON object in a body. Raises InvalidRequest for anything else, saying what.
+
+    Stricter than RFC 8259 allows itself to be: UTF-8 only, no name twice, no NaN or Infinity.
+    """
+    if not raw.strip():
+        raise InvalidRequest("The body is empty. Send a JSON object.")
+    try:
+        text = raw.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise InvalidRequest("The JSON is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return cast("JsonObject", value)
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidRequest("The JSON object has a name twice. Send each name once.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} is not JSON. Send numbers only.")
