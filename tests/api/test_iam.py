@@ -1,0 +1,578 @@
+import asyncio
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import httpx
+import pytest
+
+from clustercert.app import Components, components, initialise
+from clustercert.custody import write_new_kek_file
+from clustercert.identity.directory import Directory
+from clustercert.model import Domain, Origin, Project, User
+from clustercert.signature import Credential, SignedParts, payload_hash, sign
+from inprocess import BASE_URL, Service
+from world import settings
+
+T = TypeVar("T")
+
+
+class _By(TypedDict):
+    actor: str
+    origin: Origin
+
+
+BY: _By = {"actor": "cli:test", "origin": Origin(address="local", request_id="0" * 32)}
+PASSWORD = "correct horse"
+UNAUTHORIZED = {
+    "error": {
+        "code": 401,
+        "message": "The request you have made requires authentication.",
+        "title": "Unauthorized",
+    }
+}
+
+
+@dataclass
+class Realm:
+    """A served application of its own, and an operator at its store, who is another process to it."""
+
+    service: Service
+    operator: Components
+    domain: Domain
+    project: Project
+    alice: User
+
+    @property
+    def http(self) -> httpx.Client:
+        return self.service.client
+
+    @property
+    def directory(self) -> Directory:
+        return self.operator.identity.directory
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Something that the operator does."""
+        return self.service.run(work)
+
+    def new_user(self, name: str, password: str | None = PASSWORD, domain: Domain | None = None) -> User:
+        return self.do(self.directory.create_user(name, domain or self.domain, password=password, **BY))
+
+    def new_project(self, name: str, domain: Domain | None = None) -> Project:
+        return self.do(self.directory.create_project(name, domain or self.domain, **BY))
+
+    def assign(self, role: str, user: User, project: Project | None) -> None:
+        self.do(self.operator.identity.roles.assign(role, user, project, **BY))
+
+    def new_key(self, user: User) -> tuple[str, str]:
+        """AK and SK."""
+        issued = self.do(self.operator.identity.access_keys.create(user, **BY))
+        return issued.key.id, issued.secret
+
+    def login(self, user: User | None = None, scope: object = None) -> str:
+        """A token."""
+        response = self.http.post("/v3/auth/tokens", json=login_body(user or self.alice, scope))
+        assert response.status_code == 201, response.text
+        return response.headers["x-subject-token"]
+
+    def signed(
+        self,
+        method: str,
+        path: str,
+        key: tuple[str, str],
+        *,
+        query: str = "",
+        body: bytes = b"",
+        more: dict[str, str] | None = None,
+    ) -> httpx.Response:
+        """A request signed as the vendors' Python SDK does it; `more` is sent unsigned."""
+        date = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        headers = ((b"host", BASE_URL.removeprefix("http://").encode()), (b"x-sdk-date", date.encode()))
+        parts = SignedParts(method, path, query, headers, payload_hash(body))
+        authorization = sign(parts, Credential("flat", key[0]), key[1].encode())
+        url = f"{path}?{query}" if query else path
+        return self.http.request(
+            method,
+            url,
+            content=body,
+            headers={"X-Sdk-Date": date, "Authorization": authorization, **(more or {})},
+        )
+
+    def eventually_refused(self, token: str) -> None:
+        """Within a second of what another process changed."""
+        deadline = time.monotonic() + 1.5
+        while self.http.get("/v3/auth/projects", headers={"X-Auth-Token": token}).status_code != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def login_body(user: User, scope: object = None, password: str = PASSWORD) -> dict[str, Any]:
+    identity: dict[str, object] = {
+        "methods": ["password"],
+        "password": {"user": {"id": user.id, "password": password}},
+    }
+    auth: dict[str, object] = {"identity": identity}
+    return {"auth": auth if scope is None else {**auth, "scope": scope}}
+
+
+def in_project(project: Project) -> dict[str, Any]:
+    return {"project": {"id": project.id}}
+
+
+@pytest.fixture(scope="session")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it, made once and copied by each test."""
+    folder = tmp_path_factory.mktemp("empty")
+    write_new_kek_file(folder / "kek")
+    asyncio.run(initialise(settings(folder), **BY))
+    return folder
+
+
+@pytest.fixture
+def realm(tmp_path: Path, empty_folder: Path) -> Iterator[Realm]:
+    shutil.copytree(empty_folder, tmp_path, dirs_exist_ok=True)
+    with Service(settings(tmp_path)).running() as service:
+        opened = components(settings(tmp_path))
+        operator = service.run(opened.__aenter__())
+        directory = operator.identity.directory
+        domain = service.run(directory.create_domain("OTC1", **BY))
+        project = service.run(directory.create_project("eu-de", domain, **BY))
+        alice = service.run(directory.create_user("alice", domain, password=PASSWORD, **BY))
+        service.run(operator.identity.roles.assign("admin", alice, project, **BY))
+        yield Realm(service, operator, domain, project, alice)
+        service.run(opened.__aexit__(None, None, None))
+
+
+def test_discovery_says_where_version_3_is_with_and_without_a_slash(realm: Realm) -> None:
+    for path in ("/v3", "/v3/"):
+        response = realm.http.get(path)
+        assert response.status_code == 200
+        version = response.json()["version"]
+        assert (version["id"], version["status"]) == ("v3.6", "stable")
+        assert version["links"] == [{"rel": "self", "href": f"{BASE_URL}/v3/"}]
+    root = realm.http.get("/", headers={"Accept": "application/json"})
+    assert root.status_code in (200, 300)
+    assert root.json()["versions"]["values"] == [version]
+
+
+def test_a_login_answers_as_keystone_does(realm: Realm) -> None:
+    before = datetime.now(UTC)
+    response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, in_project(realm.project)))
+    assert response.status_code == 201
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", response.headers["x-subject-token"])
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["vary"] == "X-Auth-Token"
+    token = response.json()["token"]
+    issued_at, expires_at = (
+        datetime.strptime(token[name], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        for name in ("issued_at", "expires_at")
+    )
+    assert before <= issued_at <= datetime.now(UTC)
+    assert expires_at - issued_at == timedelta(hours=24)
+    (role,) = token["roles"]
+    assert role["name"] == "admin"
+    domain = {"id": realm.domain.id, "name": "OTC1"}
+    assert token["methods"] == ["password"]
+    assert token["user"] == {
+        "id": realm.alice.id,
+        "name": "alice",
+        "domain": domain,
+        "password_expires_at": "",
+    }
+    assert token["project"] == {"id": realm.project.id, "name": "eu-de", "domain": domain}
+    assert len(token["audit_ids"]) == 1
+    assert "domain" not in token
+
+
+def test_the_catalog_has_the_bare_address_for_cce_and_v3_for_identity(realm: Realm) -> None:
+    token = realm.login(scope=in_project(realm.project))
+    shown = realm.http.get("/v3/auth/tokens", headers={"X-Auth-Token": token, "X-Subject-Token": token})
+    listed = realm.http.get("/v3/auth/catalog", headers={"X-Auth-Token": token})
+    assert shown.json()["token"]["catalog"] == listed.json()["catalog"]
+    by_type = {entry["type"]: entry["endpoints"] for entry in listed.json()["catalog"]}
+    assert {kind: endpoint["url"] for kind, (endpoint,) in by_type.items()} == {
+        "ccev2.0": BASE_URL,
+        "identity": f"{BASE_URL}/v3",
+    }
+    for (endpoint,) in by_type.values():
+        assert (endpoint["interface"], endpoint["region"], endpoint["region_id"]) == (
+            "public",
+            "eu-de",
+            "eu-de",
+        )
+    assert listed.json()["links"] == {"self": f"{BASE_URL}/v3/auth/catalog"}
+
+
+def test_nocatalog_leaves_the_catalog_out(realm: Realm) -> None:
+    body = login_body(realm.alice, in_project(realm.project))
+    for query in ("?nocatalog", "?nocatalog=", "?nocatalog=true"):
+        response = realm.http.post(f"/v3/auth/tokens{query}", json=body)
+        assert "catalog" not in response.json()["token"]
+
+
+# As recorded from openstacksdk and gophertelekomcloud, whose body ends with a line feed.
+RECORDED = [
+    """{"auth": {"identity": {"methods": ["password"], "password": {"user": {"password": "correct horse",
+    "name": "alice", "domain": {"name": "OTC1"}}}},
+    "scope": {"project": {"name": "eu-de", "domain": {"name": "OTC1"}}}}}""",
+    """{"auth":{"identity":{"methods":["password"],"password":{"user":{"domain":{"name":"OTC1"},"name":"alice",
+    "password":"correct horse"}}},"scope":{"project":{"domain":{"name":"OTC1"},"name":"eu-de"}}}}\n""",
+    """{"auth":{"identity":{"methods":["password"],"password":{"user":{"id":null,"name":"alice",
+    "domain":{"id":null,"name":"OTC1"},"password":"correct horse"}}},
+    "scope":{"project":{"id":null,"name":"eu-de"},"domain":null}}}""",
+]
+
+
+def test_the_bodies_of_real_clients_log_in(realm: Realm) -> None:
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    for body in RECORDED:
+        response = realm.http.post("/v3/auth/tokens", content=body, headers=headers)
+        assert response.status_code == 201
+        assert response.json()["token"]["project"]["id"] == realm.project.id
+
+
+def test_a_domain_and_no_scope_give_tokens_without_a_project(realm: Realm) -> None:
+    for scope in ({"domain": {"id": realm.domain.id}}, {"domain": {"name": "OTC1"}}):
+        response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, scope))
+        token = response.json()["token"]
+        assert token["domain"] == {"id": realm.domain.id, "name": "OTC1"}
+        assert token["roles"] == []
+        assert "catalog" in token
+        assert "project" not in token
+    for no_scope in (None, "unscoped"):
+        response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, no_scope))
+        assert response.status_code == 201
+        assert not {"project", "domain", "roles", "catalog"} & response.json()["token"].keys()
+
+
+def test_a_token_in_body_and_header_is_exchanged_for_another_scope_with_the_same_end(
+    realm: Realm,
+) -> None:
+    first = realm.login()
+    body = {
+        "auth": {
+            "identity": {"methods": ["token"], "token": {"id": first}},
+            "scope": in_project(realm.project),
+        }
+    }
+    response = realm.http.post("/v3/auth/tokens", json=body, headers={"X-Auth-Token": first})
+    assert response.status_code == 201
+    assert response.json()["token"]["methods"] == ["password", "token"]
+    shown = realm.http.get("/v3/auth/tokens", headers={"X-Auth-Token": first, "X-Subject-Token": first})
+    assert shown.json()["token"]["expires_at"] == response.json()["token"]["expires_at"]
+
+
+def test_every_failed_login_says_the_same(realm: Realm) -> None:
+    stranger = realm.new_project("elsewhere")
+    bodies = [
+        login_body(realm.alice, password="wrong"),
+        login_body(realm.alice, password="\ud800"),
+        login_body(User(id="0" * 32, name="", domain=realm.domain)),
+        login_body(User(id="\x00", name="", domain=realm.domain)),
+        login_body(realm.alice, in_project(stranger)),
+        login_body(realm.alice, {"project": {"name": "nowhere"}}),
+        login_body(realm.alice, {"domain": {"name": "OTC9"}}),
+        {"auth": {"identity": {"methods": ["token"], "token": {"id": "x" * 43}}}},
+        {"auth": {"identity": {"methods": ["token"], "token": {"id": ""}}}},
+    ]
+    for body in bodies:
+        response = realm.http.post("/v3/auth/tokens", content=json.dumps(body))
+        assert (response.status_code, response.json()) == (401, UNAUTHORIZED), body
+
+
+BAD_BODIES = {
+    "": "empty",
+    "[]": "object",
+    "{": "not valid JSON",
+    '{"auth": {}}': "auth.identity",
+    '{"auth": null}': "auth",
+    '{"auth": {"identity": {"methods": []}}}': 'methods must be ["password"] or ["token"]',
+    '{"auth": {"identity": {"methods": ["totp"]}}}': "methods must be",
+    '{"auth": {"identity": {"methods": ["password", "token"]}}}': "methods must be",
+    '{"auth": {"identity": {"methods": "password"}}}': "methods must be",
+    '{"auth": {"identity": []}}': "methods must be",
+    '{"auth": {"identity": {"methods": ["token"]}}}': "token",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": 7}}}}': "string",
+    '{"auth": {"identity": {"methods": ["password"]}}}': "password",
+    '{"auth": {"identity": {"methods": ["password"], "password": {"user": {"name": "a", "password": "b"}}}}}': "domain",
+    '{"auth": {"identity": {"methods": ["password"], "password": {"user": {"id": "a"}}}}}': "password",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope": {"system": {"all": true}}}}': "scope",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope": {}}}': "scope",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope": {"project": {}}}}': "name",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope":'
+    ' {"project": {"id": "x"}, "domain": {"id": "y"}}}}': "domain",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}}, "auth": {}}': "twice",
+}
+
+
+def test_a_login_that_says_nothing_is_a_clear_400_in_keystones_form(realm: Realm) -> None:
+    for body, said in BAD_BODIES.items():
+        response = realm.http.post("/v3/auth/tokens", content=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["title"]) == (400, 400, "Bad Request"), body
+        assert said in error["message"], body
+
+
+def test_a_login_over_64_kib_is_413(realm: Realm) -> None:
+    response = realm.http.post("/v3/auth/tokens", content=b'{"a": "' + b"x" * 65_536 + b'"}')
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == 413
+
+
+def test_a_token_is_shown_checked_and_revoked_by_its_user(realm: Realm) -> None:
+    own, subject = realm.login(), realm.login(scope=in_project(realm.project))
+    headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
+    shown = realm.http.get("/v3/auth/tokens", headers=headers)
+    assert shown.status_code == 200
+    assert shown.json()["token"]["project"]["id"] == realm.project.id
+    checked = realm.http.head("/v3/auth/tokens", headers=headers)
+    assert (checked.status_code, checked.content) == (200, b"")
+    for response in (shown, checked):
+        assert response.headers["x-subject-token"] == subject
+        assert response.headers["cache-control"] == "no-store"
+    revoked = realm.http.delete("/v3/auth/tokens", headers=headers)
+    assert (revoked.status_code, revoked.content) == (204, b"")
+    realm.eventually_refused(subject)
+    gone = realm.http.get("/v3/auth/tokens", headers=headers)
+    assert gone.json()["error"] == {"code": 404, "message": "Could not find token.", "title": "Not Found"}
+    again = realm.http.delete("/v3/auth/tokens", headers=headers)
+    assert again.status_code == 404
+
+
+def test_a_token_may_ask_about_itself(realm: Realm) -> None:
+    token = realm.login(scope=in_project(realm.project))
+    headers = {"X-Auth-Token": token, "X-Subject-Token": token}
+    assert (realm.http.get("/v3/auth/tokens", headers=headers)).status_code == 200
+    assert (realm.http.delete("/v3/auth/tokens", headers=headers)).status_code == 204
+    realm.eventually_refused(token)
+
+
+def test_anothers_token_does_not_exist_except_for_operators(realm: Realm) -> None:
+    subject = realm.login()
+    bob, root = realm.new_user("bob"), realm.new_user("root")
+    realm.assign("operator", root, None)
+    for user, status in ((bob, 404), (root, 200)):
+        headers = {"X-Auth-Token": realm.login(user), "X-Subject-Token": subject}
+        assert (realm.http.get("/v3/auth/tokens", headers=headers)).status_code == status
+        assert (realm.http.head("/v3/auth/tokens", headers=headers)).status_code == status
+    stranger = {"X-Auth-Token": realm.login(bob), "X-Subject-Token": subject}
+    assert (realm.http.delete("/v3/auth/tokens", headers=stranger)).status_code == 404
+    alive = realm.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject})
+    assert alive.status_code == 200
+
+
+def test_without_a_subject_token_there_is_nothing_to_show(realm: Realm) -> None:
+    token = realm.login()
+    for method in ("GET", "HEAD", "DELETE"):
+        response = realm.http.request(method, "/v3/auth/tokens", headers={"X-Auth-Token": token})
+        assert response.status_code == 400
+        twice = [("X-Auth-Token", token), ("X-Subject-Token", token), ("X-Subject-Token", token)]
+        assert (realm.http.request(method, "/v3/auth/tokens", headers=twice)).status_code == 400
+
+
+PROTECTED = [
+    ("GET", "/v3/auth/tokens"),
+    ("DELETE", "/v3/auth/tokens"),
+    ("GET", "/v3/projects"),
+    ("GET", f"/v3/projects/{'0' * 32}"),
+    ("GET", "/v3/auth/projects"),
+    ("GET", "/v3/auth/catalog"),
+    ("GET", "/v3/auth/domains"),
+    ("POST", "/v3.0/OS-CREDENTIAL/securitytokens"),
+]
+
+
+def test_without_a_good_credential_everything_else_is_401_in_the_same_words(
+    realm: Realm,
+) -> None:
+    body = {"auth": {"identity": {"methods": ["token"]}}}
+    bad: list[dict[str, str]] = [
+        {},
+        {"X-Auth-Token": "x" * 43},
+        {"X-Auth-Token": "nonsense"},
+        {"Authorization": "Bearer x"},
+    ]
+    for method, path in PROTECTED:
+        for headers in bad:
+            response = realm.http.request(
+                method, path, headers=headers, json=body if method == "POST" else None
+            )
+            assert (response.status_code, response.json()) == (401, UNAUTHORIZED), (method, path, headers)
+
+
+def test_the_callers_projects_are_listed_and_filtered_and_no_others(realm: Realm) -> None:
+    other = realm.do(realm.directory.create_domain("OTC2", **BY))
+    theirs, closed = realm.new_project("eu-nl", other), realm.new_project("closed")
+    strange = realm.new_project("strange")
+    for project in (theirs, closed):
+        realm.assign("reader", realm.alice, project)
+    realm.do(realm.directory.enable_project(closed, enabled=False, **BY))
+    headers = {"X-Auth-Token": realm.login(scope=in_project(realm.project))}
+
+    def names(query: str = "") -> list[str]:
+        response = realm.http.get(f"/v3/projects{query}", headers=headers)
+        assert response.headers["vary"] == "X-Auth-Token"
+        body = response.json()
+        assert body["links"] == {"self": f"{BASE_URL}/v3/projects", "previous": None, "next": None}
+        return [project["name"] for project in body["projects"]]
+
+    assert names() == ["closed", "eu-de", "eu-nl"]
+    assert names("?name=eu-de") == ["eu-de"]
+    assert names("?name=strange") == []
+    assert names(f"?domain_id={other.id}") == ["eu-nl"]
+    assert names("?enabled=true") == ["eu-de", "eu-nl"]
+    assert names("?enabled=False") == ["closed"]
+    assert names(f"?name=eu-de&domain_id={realm.domain.id}&enabled=true") == ["eu-de"]
+    assert (realm.http.get("/v3/projects?enabled=maybe", headers=headers)).status_code == 400
+    scopes = realm.http.get("/v3/auth/projects", headers=headers)
+    assert [project["name"] for project in scopes.json()["projects"]] == ["eu-de", "eu-nl"]
+    one = realm.http.get(f"/v3/projects/{realm.project.id}", headers=headers)
+    assert one.json()["project"] == {
+        "id": realm.project.id,
+        "name": "eu-de",
+        "domain_id": realm.domain.id,
+        "parent_id": realm.domain.id,
+        "is_domain": False,
+        "enabled": True,
+        "description": "",
+        "links": {"self": f"{BASE_URL}/v3/projects/{realm.project.id}"},
+    }
+    for missing in (strange.id, "0" * 32, "eu-de", "%00"):
+        response = realm.http.get(f"/v3/projects/{missing}", headers=headers)
+        assert response.status_code == 404
+        assert response.json()["error"]["message"] == "Could not find project."
+
+
+def test_the_callers_own_domain_is_listed(realm: Realm) -> None:
+    realm.do(realm.directory.create_domain("OTC2", **BY))
+    headers = {"X-Auth-Token": realm.login()}
+    for query, names in (("", ["OTC1"]), ("?name=OTC1", ["OTC1"]), ("?name=OTC2", [])):
+        response = realm.http.get(f"/v3/auth/domains{query}", headers=headers)
+        assert [domain["name"] for domain in response.json()["domains"]] == names
+        assert response.json()["links"]["next"] is None
+
+
+def test_a_signed_request_finds_the_project_by_its_region(realm: Realm) -> None:
+    key = realm.new_key(realm.alice)
+    response = realm.signed("GET", "/v3/projects", key, query="name=eu-de")
+    assert response.status_code == 200
+    (project,) = response.json()["projects"]
+    assert project["id"] == realm.project.id
+    assert (realm.signed("GET", "/v3/auth/catalog", key)).status_code == 200
+    assert (realm.signed("GET", "/v3/auth/domains", key)).status_code == 200
+    assert (realm.signed("GET", "/v3/projects", (key[0], "x" * 40))).json() == UNAUTHORIZED
+
+
+TEMPORARY = "/v3.0/OS-CREDENTIAL/securitytokens"
+# As OTC's documents, Huawei's documents, and Huawei's SDKs write it.
+DURATIONS: list[tuple[dict[str, object], int]] = [
+    ({}, 900),
+    ({"duration-seconds": "3600"}, 3600),
+    ({"duration_seconds": "3600"}, 3600),
+    ({"duration_seconds": 21_600}, 21_600),
+    ({"duration_seconds": None}, 900),
+]
+
+
+@pytest.mark.parametrize(("wish", "seconds"), DURATIONS)
+def test_a_temporary_key_signs_with_its_security_token_and_not_without(
+    realm: Realm, wish: dict[str, object], seconds: int
+) -> None:
+    token = realm.login(scope=in_project(realm.project))
+    body = {"auth": {"identity": {"methods": ["token"], "token": wish}}}
+    before = datetime.now(UTC)
+    response = realm.http.post(TEMPORARY, json=body, headers={"X-Auth-Token": token})
+    assert response.status_code == 201
+    assert response.headers["cache-control"] == "no-store"
+    credential = response.json()["credential"]
+    assert credential.keys() == {"access", "secret", "securitytoken", "expires_at"}
+    ends = datetime.strptime(credential["expires_at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    assert timedelta(0) <= ends - before - timedelta(seconds=seconds) < timedelta(seconds=5)
+    key = (credential["access"], credential["secret"])
+    with_token = {"X-Security-Token": credential["securitytoken"]}
+    found = realm.signed("GET", "/v3/projects", key, more=with_token)
+    assert [project["name"] for project in found.json()["projects"]] == ["eu-de"]
+    assert (realm.signed("GET", "/v3/projects", key)).json() == UNAUTHORIZED
+    wrong = {"X-Security-Token": hashlib.sha256(b"x").hexdigest()}
+    assert (realm.signed("GET", "/v3/projects", key, more=wrong)).json() == UNAUTHORIZED
+    another = realm.signed("POST", TEMPORARY, key, body=json.dumps(body).encode(), more=with_token)
+    assert another.status_code == 403
+
+
+def test_a_temporary_key_is_given_for_a_token_in_the_body_or_a_signature(realm: Realm) -> None:
+    token = realm.login()
+    in_body = {"auth": {"identity": {"methods": ["token"], "token": {"id": token, "duration_seconds": 900}}}}
+    assert (realm.http.post(TEMPORARY, json=in_body)).status_code == 201
+    body = b'{"auth":{"identity":{"methods":["token"]}}}'
+    response = realm.signed("POST", TEMPORARY, realm.new_key(realm.alice), body=body)
+    assert response.status_code == 201
+    # The header wins over the body, and is judged first.
+    refused = realm.http.post(TEMPORARY, json=in_body, headers={"X-Auth-Token": "x" * 43})
+    assert refused.json() == UNAUTHORIZED
+
+
+BAD_WISHES: list[dict[str, object]] = [
+    {"methods": ["assume_role"]},
+    {"methods": []},
+    {"methods": ["token"], "token": {"duration_seconds": 899}},
+    {"methods": ["token"], "token": {"duration_seconds": 86_401}},
+    {"methods": ["token"], "token": {"duration_seconds": -900}},
+    {"methods": ["token"], "token": {"duration_seconds": 10**40}},
+    {"methods": ["token"], "token": {"duration_seconds": "1h"}},
+    {"methods": ["token"], "token": {"duration_seconds": "٩٠٠"}},
+    {"methods": ["token"], "token": {"duration_seconds": 900.5}},
+    {"methods": ["token"], "token": {"duration_seconds": True}},
+    {"methods": ["token"], "policy": {"Version": "1.1", "Statement": []}},
+]
+
+
+def test_a_wish_for_a_temporary_key_that_cannot_be_met_is_a_400(
+    realm: Realm,
+) -> None:
+    headers = {"X-Auth-Token": realm.login()}
+    for identity in BAD_WISHES:
+        response = realm.http.post(TEMPORARY, json={"auth": {"identity": identity}}, headers=headers)
+        assert response.status_code == 400, identity
+        assert response.json()["error"]["title"] == "Bad Request"
+
+
+def test_the_operators_changes_hold_within_a_second(realm: Realm) -> None:
+    first = realm.login(scope=in_project(realm.project))
+    realm.do(realm.directory.set_password(realm.alice, PASSWORD, **BY))
+    realm.eventually_refused(first)
+    second = realm.login(scope=in_project(realm.project))
+    realm.do(realm.directory.enable_user(realm.alice, enabled=False, **BY))
+    realm.eventually_refused(second)
+
+
+def test_the_api_describes_itself(realm: Realm) -> None:
+    document = (realm.http.get("/openapi.json")).json()
+    paths = {
+        path: set(operations) for path, operations in document["paths"].items() if path.startswith("/v3")
+    }
+    assert paths == {
+        "/v3": {"get"},
+        "/v3/auth/tokens": {"post", "get", "head", "delete"},
+        "/v3/projects": {"get"},
+        "/v3/projects/{project_id}": {"get"},
+        "/v3/auth/projects": {"get"},
+        "/v3/auth/catalog": {"get"},
+        "/v3/auth/domains": {"get"},
+        "/v3.0/OS-CREDENTIAL/securitytokens": {"post"},
+    }
+    for path in paths.keys() - {"/v3"}:
+        for operation in document["paths"][path].values():
+            assert operation["summary"]
+            assert operation["description"]
+            for status in ("400", "401", "403", "404", "413", "503"):
+                schema = operation["responses"][status]["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/KeystoneError"}
+            assert "422" not in operation["responses"]
+    assert '"$defs"' not in json.dumps(document)

@@ -1,0 +1,56 @@
+"""The running service and the tools that the tests with real clients share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apiserver import ApiServer
+from service import Demo, start, stop
+
+SETTINGS_OF_CLIENTS = (
+    "OS_",
+    "HUAWEICLOUD_",
+    "KUBECONFIG",
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of their own for the clients, which read and write settings there, and no settings of ours."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(SETTINGS_OF_CLIENTS):
+            del os.environ[name]
+    os.environ["HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A demo with a second tenant; its cluster has no external address."""
+    demo = start(tmp_path_factory.mktemp("demo"), "--tenants", "1")
+    yield demo
+    stop(demo)
+
+
+@pytest.fixture(scope="session")
+def eip_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A demo whose cluster has an external address, served by two processes."""
+    demo = start(tmp_path_factory.mktemp("eip-demo"), "--with-eip", "--workers", "2")
+    yield demo
+    stop(demo)
+
+
+@pytest.fixture
+def apiserver(tmp_path: Path) -> Iterator[ApiServer]:
+    """A double of kube-apiserver that trusts nobody yet."""
+    folder = tmp_path / "apiserver"
+    folder.mkdir()
+    with ApiServer(folder) as server:
+        yield server

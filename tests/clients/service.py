@@ -1,0 +1,146 @@
+"""The service under test: `clustercert demo` as a child process, and the operator's commands beside it."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_WITHIN_S = 90
+STOPPED_WITHIN_S = 30
+MISSING_CLUSTER = "00000000-0000-4000-8000-000000000000"
+"""The id of no cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A project with a user and a cluster, as the demo reports it."""
+
+    url: str
+    region: str
+    project_id: str
+    domain_id: str
+    cluster_id: str
+    user_id: str
+    user_name: str
+    password: str
+    token: str
+    access_key: str
+    secret_key: str
+    client_ca: Path
+
+    @classmethod
+    def of(cls, report: Mapping[str, object]) -> "Tenant":
+        texts = {name: str(report[name]) for name in cls.__slots__ if name != "client_ca"}
+        return cls(**texts, client_ca=Path(str(report["client_ca"])))
+
+    @property
+    def clusters_path(self) -> str:
+        return f"/api/v3/projects/{self.project_id}/clusters"
+
+    @property
+    def clustercert_path(self) -> str:
+        return f"{self.clusters_path}/{self.cluster_id}/clustercert"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A running demo; `own` is the tenant that it is about, `others` are its further ones."""
+
+    own: Tenant
+    others: tuple[Tenant, ...]
+    kubeconfig: Path
+    data_dir: Path
+    process: subprocess.Popen[str]
+    log: Path
+
+
+def program() -> str:
+    """The command under test, from the project's own environment and never from the clients'."""
+    beside_the_tests = Path(__file__).resolve().parents[2] / ".venv" / "bin" / "clustercert"
+    return os.environ.get("CLUSTERCERT_BIN") or str(beside_the_tests)
+
+
+def start(folder: Path, *options: str) -> Demo:
+    """Start a demo on a free port; returns when it says that it is ready."""
+    data_dir, log = folder / "data", folder / "demo.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [program(), "demo", "--json", "--port", "0", "--data-dir", data_dir, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=folder,
+        )
+    report = _report(process, log)
+    tenants = report.get("tenants") or []
+    assert isinstance(tenants, list)
+    return Demo(
+        own=Tenant.of(report),
+        others=tuple(Tenant.of(tenant) for tenant in tenants),
+        kubeconfig=Path(str(report["kubeconfig"])),
+        data_dir=data_dir,
+        process=process,
+        log=log,
+    )
+
+
+def stop(demo: Demo) -> None:
+    """Interrupt it as Ctrl-C does, and hold it to a clean end; no client may have met a bug of its."""
+    demo.process.send_signal(signal.SIGINT)
+    try:
+        status = demo.process.wait(STOPPED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        demo.process.kill()
+        raise
+    log = demo.log.read_text()
+    assert status == 0, log
+    assert "Traceback" not in log, log
+    served = [json.loads(line) for line in (demo.data_dir / "server.log").read_text().splitlines()]
+    assert [line for line in served if line["level"] in {"error", "critical"}] == []
+
+
+def operator(demo: Demo, *arguments: str | Path) -> str:
+    """Run one of the operator's commands on the demo's store; returns its standard output."""
+    done = subprocess.run(
+        [program(), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **os.environ,
+            "CLUSTERCERT_DATA_DIR": str(demo.data_dir),
+            # A demo's key-encryption key lies beside what it protects, where no other setting looks for one.
+            "CLUSTERCERT_KEK_FILE": str(demo.data_dir / "kek"),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _report(process: subprocess.Popen[str], log: Path) -> Mapping[str, object]:
+    """The JSON object on standard output, whether it comes on one line or on many."""
+    assert process.stdout is not None
+    overdue = threading.Timer(READY_WITHIN_S, process.kill)
+    overdue.start()
+    text = ""
+    began = time.monotonic()
+    try:
+        for line in process.stdout:
+            text += line
+            try:
+                report = json.loads(text)
+            except ValueError:
+                continue
+            assert isinstance(report, dict), text
+            return report
+    finally:
+        overdue.cancel()
+    process.wait(STOPPED_WITHIN_S)
+    raise AssertionError(f"no demo after {time.monotonic() - began:.0f} s: {text}{log.read_text()}")

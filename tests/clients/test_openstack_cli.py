@@ -1,0 +1,86 @@
+"""The `openstack` command with the OTC extensions, as a person runs it: settings in the environment."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from issued import assert_client_leaf
+from service import MISSING_CLUSTER, Demo, Tenant
+
+
+def openstack(tenant: Tenant, *arguments: str) -> subprocess.CompletedProcess[str]:
+    settings = {
+        "OS_AUTH_URL": f"{tenant.url}/v3",
+        "OS_USERNAME": tenant.user_name,
+        "OS_PASSWORD": tenant.password,
+        "OS_USER_DOMAIN_ID": tenant.domain_id,
+        "OS_PROJECT_ID": tenant.project_id,
+        "OS_REGION_NAME": tenant.region,
+        "OS_IDENTITY_API_VERSION": "3",
+    }
+    return subprocess.run(
+        [Path(sys.executable).parent / "openstack", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, **settings},
+    )
+
+
+def told(tenant: Tenant, *arguments: str) -> Any:
+    done = openstack(tenant, *arguments, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tenant(demo: Demo) -> Tenant:
+    return demo.own
+
+
+@pytest.fixture(scope="module")
+def listed(tenant: Tenant) -> Any:
+    """The row of the tenant's own cluster in `openstack cce cluster list`."""
+    rows = told(tenant, "cce", "cluster", "list")
+    return next(row for row in rows if row["ID"] == tenant.cluster_id)
+
+
+def test_the_list_has_the_cluster(listed: Any) -> None:
+    assert listed["name"]
+    assert listed["status"] == "Available"
+
+
+def test_show_takes_the_name(tenant: Tenant, listed: Any) -> None:
+    shown = told(tenant, "cce", "cluster", "show", listed["name"])
+
+    assert (shown["ID"], shown["name"]) == (tenant.cluster_id, listed["name"])
+    assert shown["type"] == "VirtualMachine"
+
+
+def test_certificate_show_takes_the_name(tenant: Tenant, listed: Any) -> None:
+    shown = told(tenant, "cce", "cluster", "certificate", "show", listed["name"])
+
+    assert_client_leaf(shown["client_certificate"], shown["client_key"], tenant)
+    assert (shown["name"], shown["user"]) == ("internal", "user")
+    assert shown["cluster"].startswith("https://")
+
+
+@pytest.mark.parametrize("cluster", ["no-such-cluster", MISSING_CLUSTER], ids=["name", "id"])
+def test_a_missing_cluster_is_one_sentence(tenant: Tenant, cluster: str) -> None:
+    done = openstack(tenant, "cce", "cluster", "certificate", "show", cluster)
+
+    assert done.returncode == 1
+    assert f"No Cluster found for {cluster}" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_external_endpoint_is_listed(eip_demo: Demo) -> None:
+    tenant = eip_demo.own
+    row = next(row for row in told(tenant, "cce", "cluster", "list") if row["ID"] == tenant.cluster_id)
+    assert row["endpoint"].startswith("https://")

@@ -1,0 +1,208 @@
+"""The demo as a person and as a script meets it."""
+
+import base64
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from cryptography import x509
+
+from running import COMMAND, Demo, demo, start
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    with demo(tmp_path_factory.mktemp("demo") / "data", "--tenants", "2", "--workers", "2") as one:
+        yield one
+
+
+def test_it_says_one_json_object_with_all_it_made(running: Demo) -> None:
+    keys = {
+        *(
+            "url",
+            "region",
+            "project_id",
+            "domain_id",
+            "cluster_id",
+            "user_id",
+            "user_name",
+            "password",
+            "token",
+        ),
+        *("access_key", "secret_key", "kubeconfig", "client_ca"),
+    }
+    assert keys | {"pid", "tenants"} == running.said.keys()
+    assert running.said["pid"] == running.process.pid
+    assert [tenant.keys() for tenant in running.said["tenants"]] == [keys, keys]
+    everybody = [running.said, *running.said["tenants"]]
+    for key in ("project_id", "domain_id", "cluster_id", "user_id", "user_name", "access_key"):
+        assert len({tenant[key] for tenant in everybody}) == 3
+    assert {tenant["region"] for tenant in everybody} == {"eu-de"}
+
+
+def test_the_kubeconfig_is_of_the_clusters_client_ca(running: Demo) -> None:
+    for tenant in (running.said, *running.said["tenants"]):
+        kubeconfig = yaml.safe_load(Path(tenant["kubeconfig"]).read_text())
+        assert kubeconfig["current-context"] == "internal"
+        leaf = x509.load_pem_x509_certificate(
+            base64.b64decode(kubeconfig["users"][0]["user"]["client-certificate-data"], validate=True)
+        )
+        ca = x509.load_pem_x509_certificate(Path(tenant["client_ca"]).read_bytes())
+        leaf.verify_directly_issued_by(ca)
+        assert leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value == tenant["user_id"]
+
+
+def test_nobody_else_can_read_the_folder_or_a_file_in_it(running: Demo) -> None:
+    assert stat.S_IMODE(running.data_dir.stat().st_mode) == 0o700
+    readable_by_others = [
+        path.name for path in running.data_dir.iterdir() if stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    assert readable_by_others == []
+
+
+def test_no_secret_is_in_the_log_or_on_a_command_line(running: Demo) -> None:
+    secrets = [running.said[key] for key in ("password", "token", "secret_key")] + ["PRIVATE KEY"]
+    log = (running.data_dir / "server.log").read_text()
+    assert "clustercert" in log
+    command_lines = "".join(
+        path.read_bytes().decode(errors="replace")
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if os.access(path, os.R_OK)
+    )
+    for secret in secrets:
+        assert secret not in log
+        assert secret not in command_lines
+
+
+def test_serve_refuses_the_folder_of_a_demo(running: Demo) -> None:
+    refused = running.cli("serve", "--port", "0")
+    assert refused.returncode == 1
+    assert "demo" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_second_run_uses_what_the_first_one_made(tmp_path: Path) -> None:
+    with demo(tmp_path / "data") as first:
+        pass
+    with demo(tmp_path / "data", "--with-eip", "--tenants", "1") as second:
+        kubeconfig = yaml.safe_load(Path(second.said["kubeconfig"]).read_text())
+    same = (
+        "project_id",
+        "domain_id",
+        "cluster_id",
+        "user_id",
+        "user_name",
+        "password",
+        "access_key",
+        "secret_key",
+    )
+    assert {key: first.said[key] for key in same} == {key: second.said[key] for key in same}
+    assert [cluster["name"] for cluster in kubeconfig["clusters"]] == [
+        "internalCluster",
+        "externalCluster",
+        "externalClusterTLSVerify",
+    ]
+    assert kubeconfig["current-context"] == "external"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    with demo(tmp_path / "data") as running:
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert running.process.stderr is not None
+        said = running.process.stderr.read()
+    assert "Traceback" not in said
+    assert said.endswith("Stopped.\n")
+
+
+def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path) -> None:
+    process = start(tmp_path / "data")
+    with process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in said
+
+
+def test_a_taken_port_is_one_clear_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = subprocess.run(
+            [*COMMAND, "demo", "--json", "--port", str(port), "--data-dir", str(tmp_path / "data")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert f"port {port}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("obstacle", ["file", "occupied"])
+def test_an_unusable_folder_is_one_clear_sentence(tmp_path: Path, obstacle: str) -> None:
+    folder = tmp_path / "data"
+    if obstacle == "file":
+        folder.write_text("in the way")
+    else:
+        folder.mkdir()
+        (folder / "somebody's").write_text("work")
+    refused = subprocess.run(
+        [*COMMAND, "demo", "--data-dir", str(folder)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode == 1
+    assert str(folder) in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_requests_in_flight_are_finished_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    with demo(tmp_path / "data") as running:
+        host, port = running.said["url"].removeprefix("http://").split(":")
+        body = b'{"duration": 1}'
+        head = (
+            f"POST {running.clustercert_path} HTTP/1.1\r\nHost: {host}\r\nX-Auth-Token: {running.said['token']}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(head + body[:5])
+            time.sleep(0.2)
+            running.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            connection.sendall(body[5:])
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+                if b'"current-context"' in answer:
+                    break
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert running.process.wait(20) == 0
+
+
+def test_a_change_by_the_command_line_holds_in_every_worker_within_a_second(running: Demo) -> None:
+    tenant = running.said["tenants"][1]
+    path = f"/api/v3/projects/{tenant['project_id']}/clusters"
+
+    def statuses() -> set[int]:
+        with httpx.Client(base_url=running.said["url"], trust_env=False) as client:
+            return {
+                client.get(path, headers={"X-Auth-Token": tenant["token"], "Connection": "close"}).status_code
+                for _ in range(20)
+            }
+
+    assert statuses() == {200}
+    done = running.cli("user", "disable", tenant["user_id"])
+    assert done.returncode == 0, done.stderr
+    time.sleep(1)
+    assert statuses() == {401}

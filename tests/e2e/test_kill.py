@@ -1,0 +1,63 @@
+"""`kill -9` at any moment: every certificate that a client received is in the database after the restart."""
+
+import random
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from running import Demo, demo
+
+
+def _receive_until_killed(running: Demo, received: list[str]) -> None:
+    with running.client() as client:
+        while True:
+            try:
+                answer = client.post(running.clustercert_path, json={"duration": 1})
+            except httpx.TransportError:
+                return
+            assert answer.status_code == 200, answer.text
+            received.append(answer.headers["X-Clustercert-Fingerprint"])
+
+
+def test_every_received_certificate_survives_sigkill(tmp_path: Path) -> None:
+    received: list[str] = []
+    for _ in range(3):
+        with demo(tmp_path / "data", "--workers", "2") as running:
+            clients = [
+                threading.Thread(target=_receive_until_killed, args=(running, received)) for _ in range(4)
+            ]
+            for client in clients:
+                client.start()
+            time.sleep(random.uniform(0.3, 0.8))  # noqa: S311 - a moment, not a secret
+            running.kill()
+            for client in clients:
+                client.join(30)
+
+    # The demo's own certificate is issued at each start, beside these.
+    with demo(tmp_path / "data"), sqlite3.connect(tmp_path / "data" / "clustercert.db") as database:
+        recorded = [row[0].hex() for row in database.execute("SELECT fingerprint FROM certificate")]
+        events = [
+            row[0]
+            for row in database.execute("SELECT subject FROM audit_event WHERE kind = 'certificate.issued'")
+        ]
+    assert len(received) > 50
+    assert set(received) <= set(recorded)
+    assert sorted(events) == sorted(recorded)
+
+
+def test_a_killed_main_process_takes_its_workers_along(tmp_path: Path) -> None:
+    with demo(tmp_path / "data") as running:
+        running.process.kill()
+        running.process.wait(10)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            try:
+                httpx.get(f"{running.said['url']}/healthz", trust_env=False)
+            except httpx.TransportError:
+                break
+            time.sleep(0.1)
+        else:
+            raise AssertionError("a worker serves on without its main process")

@@ -1,0 +1,40 @@
+"""A worker that seals, stores and opens secrets while somebody rotates the keys: `python store_worker.py KEK FILE`.
+
+It goes on until its input ends, and says then how many secrets it stored.
+"""
+
+import asyncio
+import sys
+import uuid
+from pathlib import Path
+
+from stores import sqlite_url, store_secret, stored_secrets
+
+from clustercert.custody import Custody, KekFile
+from clustercert.store.database import Database
+
+
+async def main(kek: str, file: str) -> None:
+    database = Database(sqlite_url(Path(file)))
+    custody = Custody(database, KekFile(Path(kek)))
+    async with database.generation.watching():
+        await database.generation.refresh()
+        await custody.open()
+        print("ready", flush=True)
+        stop = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+        count = 0
+        while not stop.done():
+            count += 1
+            bound_to = f"access_key:{uuid.uuid4().hex}"
+            sealed = await custody.seal(bound_to.encode(), bound_to)
+            # A slow request: the row comes a while after the seal.
+            await asyncio.sleep(0.02)
+            store_secret(Path(file), bound_to, sealed)
+            for name, secret in stored_secrets(Path(file)).items():
+                assert await custody.unseal(secret, name) == name.encode()
+    await database.close()
+    print(count)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
