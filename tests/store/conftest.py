@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from stores import sqlite_url
 
 from clustercert.store import migrate
 from clustercert.store.database import Database
+from stores import sqlite_url
 
 
 @pytest.fixture(scope="session")

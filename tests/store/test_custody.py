@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import ORIGIN, execute, rows, sqlite_url, store_secret, stored_secrets
 
 from clustercert.custody import Custody, KekFile, KekVariable, write_new_kek_file
 from clustercert.errors import CustodyError, SealError, Unavailable
 from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.database import Database
+from stores import ORIGIN, execute, rows, sqlite_url, store_secret, stored_secrets
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection
-from stores import ORIGIN, event, rows, sqlite_url
 
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
+from stores import ORIGIN, event, rows, sqlite_url
 
 
 async def add_domain(connection: AsyncConnection, number: int = 1) -> None:

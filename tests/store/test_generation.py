@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select
-from stores import child, event, execute, start
 from structlog.testing import capture_logs
 
 from clustercert.errors import Unavailable
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache, Generation
+from stores import child, event, execute, start
 
 
 class Numbers:

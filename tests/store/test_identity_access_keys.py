@@ -113,6 +113,7 @@ async def test_a_disabled_key_is_none_at_all_and_comes_back(house: House) -> Non
     await house.database.generation.refresh()
     assert await keys.signing_key(key.id) is None
     assert [(k.id, k.enabled) for k in await keys.of_user(alice)] == [(key.id, False)]
+    assert not (await keys.find(key.id)).enabled
     await neighbour.access_keys.enable(key, enabled=True, actor=ACTOR, origin=ORIGIN)
     await caller_of_key(house.identity, key.id)
     await neighbour.access_keys.remove(key, actor=ACTOR, origin=ORIGIN)

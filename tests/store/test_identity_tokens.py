@@ -338,6 +338,8 @@ async def test_a_token_of_a_remembered_but_revoked_one_is_refused_at_once(house:
     await caller_of(house, issued.text)
     with pytest.raises(Unauthenticated):
         await house.identity.tokens.issue(ByToken(issued.text), None)
+    with pytest.raises(NotFound, match="Could not find token"):
+        await house.identity.tokens.revoke(caller, issued.text)
 
 
 async def test_only_a_hash_of_a_token_is_kept(house: House) -> None:

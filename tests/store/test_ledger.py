@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
 from sqlalchemy import event as engine_events
 from sqlalchemy.exc import IntegrityError
-from stores import certificate_record, child, execute, rows, said, sqlite_url, start
 
 from clustercert.errors import Unavailable
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
+from stores import certificate_record, child, execute, rows, said, sqlite_url, start
 
 ONE_EACH = (
     "SELECT lower(hex(c.fingerprint)) FROM certificate c"
@@ -105,7 +106,9 @@ def test_concurrent_records_of_several_processes_are_all_there(file: Path) -> No
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_connection_lost_at_the_commit_records_once(database: Database, file: Path, when: str) -> None:
+async def test_a_connection_lost_at_the_commit_records_once(
+    database: Database, file: Path, when: str
+) -> None:
     commits = Commits(database)
     commits.fail = {1: when}
     record, issued = certificate_record()
@@ -126,7 +129,9 @@ async def test_two_lost_connections_record_once_or_not_at_all(database: Database
     assert stored(file) == {kept[0].fingerprint.hex()}
 
 
-async def test_a_commit_that_arrives_after_the_look_is_no_second_event(database: Database, file: Path) -> None:
+async def test_a_commit_that_arrives_after_the_look_is_no_second_event(
+    database: Database, file: Path
+) -> None:
     """The server finishes the first commit when its fingerprint was just looked up: the second try meets it."""
     record, issued = certificate_record()
     commits = Commits(database)
@@ -210,3 +215,34 @@ def test_what_was_recorded_survives_kill_9(file: Path, moments: Iterator[float])
         printed |= set(lines[:-1])
         assert printed <= stored(file)
     assert printed
+
+
+async def test_requests_that_come_together_share_a_commit(database: Database, file: Path) -> None:
+    commits, ledger = Commits(database), Ledger(database)
+    certificates = [certificate_record() for _ in range(100)]
+    await asyncio.gather(*(ledger.record(*certificate) for certificate in certificates))
+    assert commits.count <= 2
+    assert stored(file) == {record.fingerprint.hex() for record, _event in certificates}
+
+
+async def test_a_row_that_can_not_be_written_fails_alone(database: Database, file: Path) -> None:
+    ledger = Ledger(database)
+    good, (record, issued) = [certificate_record() for _ in range(9)], certificate_record()
+    bad = (replace(record, user_name="\ud800"), issued)
+    outcomes = await asyncio.gather(
+        *(ledger.record(*certificate) for certificate in [*good[:4], bad, *good[4:]]), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [
+        *[type(None)] * 4,
+        UnicodeEncodeError,
+        *[type(None)] * 5,
+    ]
+    assert stored(file) == {record.fingerprint.hex() for record, _event in good}
+
+
+async def test_a_lost_connection_under_a_batch_records_all_of_it_once(database: Database, file: Path) -> None:
+    commits, ledger = Commits(database), Ledger(database)
+    commits.fail = {1: "after", 2: "before"}
+    certificates = [certificate_record() for _ in range(200)]
+    await asyncio.gather(*(ledger.record(*certificate) for certificate in certificates))
+    assert stored(file) == {record.fingerprint.hex() for record, _event in certificates}

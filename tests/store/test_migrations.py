@@ -9,11 +9,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert
-from stores import child, execute, rows, sqlite_url, start
 
 from clustercert.errors import SchemaError, Unavailable
 from clustercert.store import migrate, tables
 from clustercert.store.database import Database
+from stores import child, execute, rows, sqlite_url, start
 
 
 def schema(file: Path) -> dict[object, list[str]]:

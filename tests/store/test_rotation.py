@@ -11,13 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import ORIGIN, child, execute, rows, said, sqlite_url, store_secret, stored_secrets
 
-from clustercert.custody import Custody, DataKeyRotation, KekFile, KekRotation, KekVariable, write_new_kek_file
+from clustercert.custody import (
+    Custody,
+    DataKeyRotation,
+    KekFile,
+    KekRotation,
+    KekVariable,
+    write_new_kek_file,
+)
 from clustercert.errors import Conflict, CustodyError
 from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.database import Database
 from clustercert.store.keys import KeyRows, SealedRow
+from stores import ORIGIN, child, execute, rows, said, sqlite_url, store_secret, stored_secrets
 
 BY = {"actor": "cli:test", "origin": ORIGIN}
 
@@ -254,24 +261,24 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(folder: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("what", "steps"), [("kek", 20), ("data-key", 30), ("retire", 15)])
+@pytest.mark.parametrize(("what", "steps"), [("kek", 15), ("data-key", 20), ("retire", 10)])
 async def test_killed_at_any_step_everything_is_readable_and_a_second_run_finishes(
     folder: Path, what: str, steps: int
 ) -> None:
     async with opened(folder) as custody:
-        await fill(custody, folder, 2)
+        await fill(custody, folder, 1)
         if what == "retire":
             await custody.rotation.rotate_kek(**BY)
     old = keks_of(folder)
     program = Path(__file__).parents[1] / "store_killed.py"
     killed = int(subprocess.run([sys.executable, program, what, folder], capture_output=True, check=True).stdout)
-    assert killed >= steps
+    assert killed >= steps, killed
     for number in range(1, killed + 2):
         copy = Path(f"{folder}-{number}")
-        await assert_all_open(copy, 4)
+        await assert_all_open(copy, 2)
         async with opened(copy) as custody:
             await again(custody, what, copy, old, finished=number == killed + 1)
-        await assert_all_open(copy, 4)
+        await assert_all_open(copy, 2)
         assert not list(copy.glob(".*")), "nothing is left beside the file"
         shutil.rmtree(copy)
 
@@ -290,5 +297,7 @@ async def again(custody: Custody, what: str, folder: Path, old: tuple[Kek, ...],
         assert sealed_by(folder) == {report_of_data.data_key_id}
         assert report_of_data.damaged == ()
     else:
-        assert await custody.rotation.retire(**BY) == (() if keks_of(folder) == old[:1] else (old[1].id,))
+        left = keks_of(folder)
+        assert left in (old, old[:1])
+        assert await custody.rotation.retire(**BY) == tuple(kek.id for kek in left[1:])
         assert keks_of(folder) == old[:1]

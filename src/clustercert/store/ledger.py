@@ -1,57 +1,136 @@
-"""The ledger: the only writer of certificates, each with its audit event in the same transaction."""
+"""The ledger: the only writer of certificates, each with its audit event in the same transaction.
+
+Requests that arrive while a transaction is being committed share the next one, so that one flush to disk serves
+them all. A request that is alone starts its transaction at once and waits for nobody.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from sqlalchemy import insert, select
-from sqlalchemy.exc import IntegrityError
 
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.database import Database, event_row
 
 _certificate = tables.certificate
 
+# A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
+MAX_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry:
+    """A certificate on its way into the ledger.
+
+    Attributes:
+        done: set when it is durable, or when it is certain that this attempt is not.
+    """
+
+    fingerprint: bytes
+    row: dict[str, object]
+    event: dict[str, object]
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def settle(self, failure: Exception | None = None) -> None:
+        # Its request may have been given up meanwhile.
+        if not self.done.done():
+            if failure is None:
+                self.done.set_result(None)
+            else:
+                self.done.set_exception(failure)
+
 
 class Ledger:
-    """Records certificates."""
+    """Records certificates. One for each event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._waiting: list[_Entry] = []
+        self._committing: asyncio.Task[None] | None = None
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         """Return when the certificate and its event are durable, once each. Raises Unavailable.
 
-        A failure of a commit leaves open whether it happened. So after one, the fingerprint is looked up, and
-        only where it is missing the transaction is run once more. Where even that fails, Unavailable may be
-        raised for a certificate that is in the ledger all the same, but never the other way round.
+        A failure of a commit leaves open whether it happened. So after one, the fingerprint is looked up, and only
+        where it is missing the transaction is run once more. Where even that fails, Unavailable may be raised for a
+        certificate that is in the ledger all the same, but never the other way round.
         """
-        failure = await self._try(record, event)
-        if failure is not None:
-            failure = await self._try(record, event)
-        if failure is not None:
-            raise failure
+        entry = _Entry(record.fingerprint, _row(record), event_row(event))
+        self._waiting.append(entry)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_waiting())
+        await entry.done
 
-    async def _try(self, record: CertificateRecord, event: AuditEvent) -> Unavailable | None:
-        """One transaction; what went wrong if the certificate is not in the ledger after it."""
+    async def _commit_waiting(self) -> None:
+        """Batch after batch, until nobody waits."""
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                await self._commit(batch)
+        finally:
+            self._committing = None
+
+    async def _commit(self, batch: Sequence[_Entry]) -> None:
+        """Settle every entry of a batch, whatever happens."""
+        try:
+            left = await self._try(batch)
+            if left:
+                left = await self._try([entry for entry, _ in left])
+            for entry, failure in left:
+                entry.settle(failure)
+        except Unavailable as failure:
+            for entry in batch:
+                entry.settle(failure)
+        except Exception as refusal:  # noqa: BLE001 - whatever it is, a request waits for its end
+            # One row can't be written, and it fails alone.
+            if len(batch) > 1:
+                for entry in batch:
+                    await self._commit([entry])
+            else:
+                await self._settle_refused(batch[0], refusal)
+
+    async def _settle_refused(self, entry: _Entry, refusal: Exception) -> None:
+        """A row is refused too where an earlier commit of it, thought lost, has arrived meanwhile."""
+        try:
+            held = await self._held([entry])
+        except Unavailable as failure:
+            entry.settle(failure)
+        else:
+            entry.settle(None if held else refusal)
+
+    async def _try(self, batch: Sequence[_Entry]) -> list[tuple[_Entry, Unavailable]]:
+        """One transaction; the entries that are not in the ledger after it, and why. Settles the others.
+
+        Raises Unavailable where nothing was begun; lets out whatever refuses a row.
+        """
         begun = False
         try:
-            async with self._database.write(event) as connection:
+            async with self._database.write() as connection:
                 begun = True
-                await connection.execute(insert(_certificate).values(_row(record)))
+                await connection.execute(insert(_certificate), [entry.row for entry in batch])
+                await connection.execute(insert(tables.audit_event), [entry.event for entry in batch])
         except Unavailable as failure:
             # Nothing was written yet: the database is busy or away, and a second try at once helps neither.
             if not begun:
                 raise
-            return None if await self._holds(record.fingerprint) else failure
-        except IntegrityError:
-            # An earlier try's commit has arrived meanwhile.
-            if not await self._holds(record.fingerprint):
-                raise
-        return None
+            held = await self._held(batch)
+            left = [(entry, failure) for entry in batch if entry.fingerprint not in held]
+        else:
+            held, left = {entry.fingerprint for entry in batch}, []
+        for entry in batch:
+            if entry.fingerprint in held:
+                entry.settle()
+        return left
 
-    async def _holds(self, fingerprint: bytes) -> bool:
-        query = select(_certificate.c.id).where(_certificate.c.fingerprint == fingerprint)
+    async def _held(self, entries: Iterable[_Entry]) -> set[bytes]:
+        """Those of the fingerprints that are in the ledger. Raises Unavailable."""
+        fingerprints = [entry.fingerprint for entry in entries]
+        query = select(_certificate.c.fingerprint).where(_certificate.c.fingerprint.in_(fingerprints))
         async with self._database.read() as connection:
-            return (await connection.execute(query)).first() is not None
+            return set((await connection.execute(query)).scalars())
 
 
 def _row(record: CertificateRecord) -> dict[str, object]:
