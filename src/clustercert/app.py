@@ -36,9 +36,9 @@ from clustercert.store.certificates import CertificateRows
 from clustercert.store.clusters import ClusterRows
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.web import cce, iam, render, service
-from clustercert.web.deps import Options, Services, origin
-from clustercert.web.edge import Edge
+from clustercert.web import cce, clustercert, iam, service
+from clustercert.web.deps import Options, Services
+from clustercert.web.edge import Edge, failed
 
 logger = structlog.get_logger()
 
@@ -175,6 +175,7 @@ def create_app(settings: Settings) -> ASGIApp:
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.include_router(clustercert.router)
     app.include_router(cce.router)
     app.include_router(iam.router)
     app.include_router(service.router)
@@ -182,7 +183,7 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(ClustercertError, _render_failure)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_bug)
-    return Edge(app, settings.server.request_timeout)
+    return Edge(clustercert.Direct(app), settings.server.request_timeout)
 
 
 def _services(parts: Components) -> Services:
@@ -282,19 +283,7 @@ async def _end_with_parent() -> None:
 async def _render_failure(request: Request, failure: Exception) -> Response:
     if not isinstance(failure, ClustercertError):
         raise failure
-    request.scope.setdefault("clustercert.log", {}).update(_explanation(failure))
-    return render.error(failure, request.url.path, origin(request).request_id)
-
-
-def _explanation(failure: ClustercertError) -> dict[str, object]:
-    """What the log says of a failure beyond what the caller is told."""
-    said: dict[str, object] = {
-        "error": type(failure).__name__,
-        "reason": getattr(failure, "reason", failure.message),
-    }
-    if failure.__cause__ is not None:
-        said["cause"] = repr(failure.__cause__)
-    return said
+    return failed(request.scope, failure)
 
 
 async def _render_http(request: Request, failure: Exception) -> Response:
@@ -310,11 +299,12 @@ async def _render_http(request: Request, failure: Exception) -> Response:
             ours = MethodNotAllowed(f"This path does not take {request.method}. See /docs for what it takes.")
         case _:
             ours = InvalidRequest("Invalid request. See /docs for what the API takes.")
-    response = await _render_failure(request, ours)
-    response.headers.update(failure.headers or {})
+    response = failed(request.scope, ours)
+    if isinstance(ours, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(service.methods(request.app, request.url.path))
     return response
 
 
-async def _render_bug(request: Request, failure: Exception) -> Response:
-    logger.error("unexpected failure", exc_info=failure)
-    return render.error(ClustercertError(), request.url.path, origin(request).request_id)
+async def _render_bug(request: Request, _bug: Exception) -> Response:
+    """The framework raises the bug again, and `edge` logs it."""
+    return failed(request.scope, ClustercertError())

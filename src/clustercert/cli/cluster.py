@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli import project as project_commands
+from clustercert.cli.asking import agreed
 from clustercert.cli.options import YesOption
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
 from clustercert.cli.registration import Wishes, labels
-from clustercert.cli.asking import agreed
 from clustercert.cli.session import Operator, UnclearError, operate
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli import logging_in, profile
+from clustercert.cli.asking import asked, read_secret
 from clustercert.cli.options import PasswordFileOption
 from clustercert.cli.output import note
 from clustercert.cli.profile import DEFAULT_PROFILE, Profile
-from clustercert.cli.asking import asked, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ kubectl runs what `exec` in a kubeconfig says, and reads the files that it names
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,10 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from cryptography.x509.oid import NameOID
 
 from clustercert.certificate import key_pem, spki_der
+from clustercert.client.wire import an_object
 from clustercert.errors import ClustercertError
 from clustercert.model import JsonObject
 
 _CLUSTER_FIELDS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
+_CONTEXT_FIELDS = ("cluster", "user")
 _CREDENTIAL_FIELDS = {"client-certificate-data", "client-key-data"}
 
 
@@ -66,23 +69,15 @@ def vetted(answer: JsonObject, key: LocalKey | None) -> Obtained:
 
 def _vetted(answer: JsonObject, key: LocalKey | None) -> Obtained:
     clusters = [
-        {
-            "name": str(item["name"]),
-            "cluster": {
-                field: item["cluster"][field] for field in _CLUSTER_FIELDS if field in item["cluster"]
-            },
-        }
+        {"name": str(item["name"]), "cluster": _only(item["cluster"], _CLUSTER_FIELDS)}
         for item in _items(answer, "clusters")
     ]
     contexts = [
-        {
-            "name": str(item["name"]),
-            "context": {"cluster": str(item["context"]["cluster"]), "user": str(item["context"]["user"])},
-        }
+        {"name": str(item["name"]), "context": _only(item["context"], _CONTEXT_FIELDS)}
         for item in _items(answer, "contexts")
     ]
     (user,) = _items(answer, "users")
-    leaf, credential = _credential(user["user"], key)
+    leaf, credential = _credential(an_object(user["user"]), key)
     document: JsonObject = {
         "kind": "Config",
         "apiVersion": "v1",
@@ -101,16 +96,16 @@ def _vetted(answer: JsonObject, key: LocalKey | None) -> Obtained:
     )
 
 
-def _credential(said: dict[str, str], key: LocalKey | None) -> tuple[x509.Certificate, JsonObject]:
+def _credential(said: JsonObject, key: LocalKey | None) -> tuple[x509.Certificate, JsonObject]:
     """The certificate and what stands beside it in the kubeconfig."""
     if unknown := said.keys() - _CREDENTIAL_FIELDS:
         raise UnexpectedKubeconfigError(
             f"The service's kubeconfig would make kubectl do more than show a certificate, by "
             f"{', '.join(sorted(unknown))}. It is not used."
         )
-    leaf = x509.load_pem_x509_certificate(base64.b64decode(said["client-certificate-data"], validate=True))
+    leaf = x509.load_pem_x509_certificate(_decoded(said["client-certificate-data"]))
     if key is None:
-        pem = base64.b64decode(said["client-key-data"], validate=True)
+        pem = _decoded(said["client-key-data"])
         public_key = load_pem_private_key(pem, password=None).public_key()
     else:
         pem = key_pem(key.private_key)
@@ -125,12 +120,21 @@ def _credential(said: dict[str, str], key: LocalKey | None) -> tuple[x509.Certif
     }
 
 
-def _items(answer: JsonObject, field: str) -> list[dict[str, dict[str, str]]]:
-    """A list of named things; whoever reads it finds out whether that is what it is."""
+def _decoded(value: object) -> bytes:
+    return base64.b64decode(str(value), validate=True)
+
+
+def _only(value: object, fields: Sequence[str]) -> JsonObject:
+    """The fields of an object that are known, as far as it has them."""
+    said = an_object(value)
+    return {field: said[field] for field in fields if field in said}
+
+
+def _items(answer: JsonObject, field: str) -> list[JsonObject]:
     items = answer[field]
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise TypeError(f"{field} is not a list of objects")
-    return items
+    if not isinstance(items, list):
+        raise TypeError(f"{field} is not a list")
+    return [an_object(item) for item in items]
 
 
 def _values(leaf: x509.Certificate, oid: x509.ObjectIdentifier) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -80,17 +81,17 @@ def root(
 
 
 def main() -> NoReturn:
-    """Run the command of this process's arguments, and end the process."""
+    """Do what this process's arguments say, and end it."""
     sys.exit(run())
 
 
-def run() -> int:
-    """The exit code of this process's command."""
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say, or else those of this process; the exit code."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that can't show a character must not keep the rest of the answer from being shown.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     try:
-        app(prog_name="clustercert")
+        app(arguments, prog_name="clustercert")
     except SystemExit as end:
         return _flushed(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:

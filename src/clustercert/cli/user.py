@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clustercert.cli.asking import read_secret
 from clustercert.cli.options import DomainOption, InDomainOption, PasswordFileOption
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
-from clustercert.cli.asking import read_secret
 from clustercert.cli.session import Operator, operate
 
 if TYPE_CHECKING:

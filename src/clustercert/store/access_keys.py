@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Row, Update, delete, insert, select, update
+from sqlalchemy import ColumnElement, Delete, Row, Update, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound, Unauthenticated
@@ -12,7 +12,7 @@ from clustercert.model import AccessKey, AuditEvent, Caller, User
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import columns, user_columns, user_of
-from clustercert.store.roles import Roles, roles_of
+from clustercert.store.roles import Roles, roles_everywhere
 from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
 
 _domain, _user, _key = tables.domain, tables.user, tables.access_key
@@ -48,17 +48,11 @@ class AccessKeyRows:
 
     async def live(self, key_id: str) -> LiveKey | None:
         """The key, its user and their roles everywhere."""
-        query = (
-            select(*_key_columns(), *user_columns(_domain))
-            .join(_user, _user.c.id == _key.c.user_id)
-            .join(_domain, _domain.c.id == _user.c.domain_id)
-            .where(_key.c.id == key_id)
-        )
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
+            row = (await connection.execute(_LIVE, {"key_id": key_id})).first()
             if row is None:
                 return None
-            return LiveKey(_key_of(row), user_of(row), await roles_of(connection, row.user_id))
+            return LiveKey(_key_of(row), user_of(row), await roles_everywhere(connection, row.user_id))
 
     async def add(self, key: AccessKey, event: AuditEvent) -> None:
         """Raises NotFound where the user is gone."""
@@ -142,3 +136,12 @@ def _key_row(key: AccessKey) -> dict[str, object]:
         "security_token_hash": key.security_token_hash,
         "expires_at": key.expires_at,
     }
+
+
+# Made once: putting such a statement together takes longer than running it.
+_LIVE = (
+    select(*_key_columns(), *user_columns(_domain))
+    .join(_user, _user.c.id == _key.c.user_id)
+    .join(_domain, _domain.c.id == _user.c.domain_id)
+    .where(_key.c.id == bindparam("key_id"))
+)

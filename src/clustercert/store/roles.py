@@ -9,8 +9,10 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     FromClause,
+    Row,
     Select,
     Table,
+    bindparam,
     delete,
     insert,
     literal,
@@ -136,13 +138,27 @@ class RoleRows:
 
 def _with_role(user_id: str) -> Select[Any]:
     """Projects in which the user, or a group of theirs, has a role."""
-    with_role = select(_assignment.c.project_id).where(_assignment.c.actor_id.in_(_user_and_groups(user_id)))
+    with_role = select(_assignment.c.project_id).where(
+        _assignment.c.actor_id.in_(_user_and_groups(literal(user_id)))
+    )
     return projects_query().where(_project.c.id.in_(with_role))
 
 
-async def roles_of(connection: AsyncConnection, user_id: str, *projects: ColumnElement[bool]) -> Roles:
-    """What a user may do, directly and by groups, in all projects for which the conditions hold."""
-    actors = _user_and_groups(user_id)
+async def roles_everywhere(connection: AsyncConnection, user_id: str) -> Roles:
+    """What a user may do, directly and by groups, in all projects."""
+    return _sorted_out(await connection.execute(_ROLES_EVERYWHERE, {"user_id": user_id}))
+
+
+async def roles_in(connection: AsyncConnection, user_id: str, project_id: str | None) -> Roles:
+    """What a user may do, directly and by groups, in one project or, without one, in none."""
+    # Nothing equals NULL, so no project is found where there is none.
+    values = {"user_id": user_id, "project_id": project_id}
+    return _sorted_out(await connection.execute(_ROLES_IN_PROJECT, values))
+
+
+def _roles_query(*projects: ColumnElement[bool]) -> CompoundSelect[Any]:
+    """The roles of the user `user_id`: in the projects for which the conditions hold, and in the whole service."""
+    actors = _user_and_groups(bindparam("user_id", type_=tables.Hex))
     in_projects = (
         select(*role_columns(), _assignment.c.project_id)
         .join(_role, _role.c.id == _assignment.c.role_id)
@@ -155,10 +171,14 @@ async def roles_of(connection: AsyncConnection, user_id: str, *projects: ColumnE
         .join(_role, _role.c.id == _service.c.role_id)
         .where(_service.c.actor_id.in_(actors))
     )
+    # A role that is held twice, directly and by a group, is one row of the union.
+    return union(in_projects, in_service)
+
+
+def _sorted_out(rows: Iterable[Row[Any]]) -> Roles:
     by_project: dict[str, list[Role]] = {}
     service: list[Role] = []
-    # A role that is held twice, directly and by a group, is one row of the union.
-    for row in await connection.execute(union(in_projects, in_service)):
+    for row in rows:
         roles = service if row.project_id is None else by_project.setdefault(row.project_id, [])
         roles.append(role_of(row))
     return Roles({project: _by_name(roles) for project, roles in by_project.items()}, _by_name(service))
@@ -198,8 +218,8 @@ def _actor_columns(actor: Table, domain: FromClause) -> tuple[ColumnElement[Any]
     return user_columns(domain) if actor is tables.user else group_columns(domain)
 
 
-def _user_and_groups(user_id: str) -> CompoundSelect[Any]:
-    return union_all(select(literal(user_id)), select(_member.c.group_id).where(_member.c.user_id == user_id))
+def _user_and_groups(user_id: ColumnElement[str]) -> CompoundSelect[Any]:
+    return union_all(select(user_id), select(_member.c.group_id).where(_member.c.user_id == user_id))
 
 
 async def _role_id(connection: AsyncConnection, name: str) -> str:
@@ -215,3 +235,8 @@ async def _role_id(connection: AsyncConnection, name: str) -> str:
         # Another process made it in the meantime.
         return str((await connection.execute(query)).scalar_one())
     return made
+
+
+# Made once: putting such a statement together takes longer than running it.
+_ROLES_EVERYWHERE = _roles_query()
+_ROLES_IN_PROJECT = _roles_query(_assignment.c.project_id == bindparam("project_id"))

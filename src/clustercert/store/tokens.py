@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, false, insert, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound
@@ -23,7 +23,7 @@ from clustercert.store.nouns import (
     user_of,
     users_query,
 )
-from clustercert.store.roles import Roles, roles_of
+from clustercert.store.roles import Roles, roles_in
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 
@@ -149,9 +149,9 @@ async def _added(connection: AsyncConnection, token: Token) -> LiveToken | None:
     return await _live_token(connection, token.hash)
 
 
-async def _live_token(connection: AsyncConnection, token_hash: bytes) -> LiveToken | None:
+def _live_query() -> Select[Any]:
     users, projects, scope = (_domain.alias(name) for name in ("users", "projects", "scope"))
-    query = (
+    return (
         select(
             *_token_columns(),
             *user_columns(users),
@@ -163,19 +163,21 @@ async def _live_token(connection: AsyncConnection, token_hash: bytes) -> LiveTok
         .outerjoin(_project, _project.c.id == _token.c.project_id)
         .outerjoin(projects, projects.c.id == _project.c.domain_id)
         .outerjoin(scope, scope.c.id == _token.c.domain_id)
-        .where(_token.c.hash == token_hash)
+        .where(_token.c.hash == bindparam("token_hash"))
     )
-    row = (await connection.execute(query)).first()
+
+
+async def _live_token(connection: AsyncConnection, token_hash: bytes) -> LiveToken | None:
+    row = (await connection.execute(_LIVE, {"token_hash": token_hash})).first()
     if row is None:
         return None
     token = _token_of(row)
-    in_scope = _project.c.id == token.project_id if token.project_id is not None else false()
     return LiveToken(
         token=token,
         user=user_of(row),
         project=project_of(row) if token.project_id is not None else None,
         domain=domain_of(row, "scope") if token.domain_id is not None else None,
-        roles=await roles_of(connection, token.user_id, in_scope),
+        roles=await roles_in(connection, token.user_id, token.project_id),
     )
 
 
@@ -195,3 +197,7 @@ def _token_of(row: Row[Any]) -> Token:
         issued_at=row.token_issued_at,
         expires_at=row.token_expires_at,
     )
+
+
+# Made once: putting such a statement together takes longer than running it.
+_LIVE = _live_query()

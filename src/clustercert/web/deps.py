@@ -94,7 +94,7 @@ def _too_large() -> NoReturn:
 RawBody = Annotated[bytes, Depends(raw_body)]
 
 
-async def caller(request: Request, raw: RawBody, parts: ServicesDep) -> Caller:
+async def authenticated(request: Request, raw: RawBody, parts: ServicesDep) -> Caller:
     """Who sent the request. Raises Unauthenticated."""
     scope = request.scope
     return await parts.credentials.authenticate(
@@ -109,7 +109,7 @@ async def caller(request: Request, raw: RawBody, parts: ServicesDep) -> Caller:
     )
 
 
-CallerDep = Annotated[Caller, Depends(caller)]
+CallerDep = Annotated[Caller, Depends(authenticated)]
 
 
 def origin(request: Request) -> Origin:

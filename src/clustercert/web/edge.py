@@ -5,8 +5,7 @@ import os
 import time
 
 import structlog
-from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clustercert import metrics
@@ -16,8 +15,15 @@ from clustercert.web import render
 
 logger = structlog.get_logger("clustercert.request")
 
-# What a path that no route has is counted as: paths are the caller's to choose, labels are ours.
-NO_ROUTE = "none"
+# What a path that no route has, and a method that is none of HTTP's, are counted as: both are the caller's to choose,
+# and labels are not.
+OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SERVER_ERRORS = 500
+
+# Beyond this many at once a request would wait for longer than its client does; it is told so at once instead.
+MAX_IN_FLIGHT = 512
+ALIVE = "/healthz"
 
 
 class Edge:
@@ -27,76 +33,95 @@ class Edge:
         timeout: seconds until a request is given up.
     """
 
-    def __init__(self, app: ASGIApp, timeout: float) -> None:
+    def __init__(self, app: ASGIApp, timeout: float, max_in_flight: int = MAX_IN_FLIGHT) -> None:
         self._app = app
         self._timeout = timeout
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await _Exchange(scope, self._timeout).run(self._app, receive, send)
-        elif scope["type"] == "lifespan":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            self._in_flight += 1
+            try:
+                await self._exchange(scope, receive, send)
+            finally:
+                self._in_flight -= 1
 
-
-class _Exchange:
-    """One request and its answer."""
-
-    def __init__(self, scope: Scope, timeout: float) -> None:
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request and its answer."""
+        started = time.perf_counter()
         client = scope.get("client")
-        self._scope = scope
-        self._timeout = timeout
-        self._started = time.perf_counter()
-        self._status: int | None = None
-        self._origin = Origin(address=client[0] if client else "unknown", request_id=os.urandom(16).hex())
-        scope["clustercert.origin"] = self._origin
+        request_id = os.urandom(16).hex()
+        scope["clustercert.origin"] = Origin(
+            address=client[0] if client else "unknown", request_id=request_id
+        )
+        status = 0
 
-    async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         async def send_marked(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                self._status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = self._origin.request_id
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=self._origin.request_id):
-            try:
-                self._check_host()
-                async with asyncio.timeout(self._timeout):
-                    await app(self._scope, receive, send_marked)
-            except TimeoutError:
-                late = Unavailable("The request took too long and was given up. Try again in a moment.")
-                await self._answer(late, receive, send_marked)
-            except ClustercertError as failure:
-                await self._answer(failure, receive, send_marked)
-            except Exception:
-                logger.exception("unexpected failure")
-                await self._answer(ClustercertError(), receive, send_marked)
-            finally:
-                self._account()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            failure = await self._run(scope, receive, send_marked)
+            # An answer that has begun can't be replaced; the connection's end tells the client.
+            if failure is not None and not status:
+                await failed(scope, failure)(scope, receive, send_marked)
+        finally:
+            _account(scope, status, time.perf_counter() - started)
 
-    def _check_host(self) -> None:
-        # RFC 9112 3.2: a proxy and we might each believe another one.
-        if sum(name == b"host" for name, _ in self._scope["headers"]) > 1:
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> ClustercertError | None:
+        """Let the application answer; what it could not answer comes back."""
+        try:
+            self._check(scope)
+            async with asyncio.timeout(self._timeout):
+                await self._app(scope, receive, send)
+        except TimeoutError:
+            return Unavailable("The request took too long and was given up. Try again in a moment.")
+        except ClustercertError as failure:
+            return failure
+        except Exception:
+            logger.exception("unexpected failure")
+            return ClustercertError()
+        return None
+
+    def _check(self, scope: Scope) -> None:
+        # RFC 9112 3.2: with two of them, a proxy and we might each believe another one.
+        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
             raise InvalidRequest("The request has several Host headers. Send one.")
+        if self._in_flight > self._max_in_flight and scope["path"] != ALIVE:
+            raise Unavailable(
+                "More requests are under way than can be answered in time. Try again in a moment."
+            )
 
-    async def _answer(self, failure: ClustercertError, receive: Receive, send: Send) -> None:
-        # An answer that has begun can't be replaced; the connection's end tells the client.
-        if self._status is None:
-            response = render.error(failure, self._scope["path"], self._origin.request_id)
-            await response(self._scope, receive, send)
 
-    def _account(self) -> None:
-        elapsed = time.perf_counter() - self._started
-        request = Request(self._scope)
-        route = getattr(self._scope.get("route"), "path", NO_ROUTE)
-        metrics.REQUESTS.labels(route, request.method, self._status or 0).inc()
-        metrics.REQUEST_SECONDS.labels(route).observe(elapsed)
-        log = logger.error if (self._status or 500) >= 500 else logger.info  # noqa: PLR2004 - HTTP's own border
-        log(
-            "request",
-            method=request.method,
-            path=self._scope["path"],
-            status=self._status,
-            ms=round(elapsed * 1000, 1),
-            source=self._origin.address,
-            **self._scope.get("clustercert.log", {}),
-        )
+def failed(scope: Scope, failure: ClustercertError) -> Response:
+    """The answer to a failure; why, beyond what the caller is told, goes into the request's log line."""
+    said = {"error": type(failure).__name__, "reason": getattr(failure, "reason", failure.message)}
+    if failure.__cause__ is not None:
+        said["cause"] = repr(failure.__cause__)
+    scope.setdefault("clustercert.log", {}).update(said)
+    return render.error(failure, scope["path"], scope["clustercert.origin"].request_id)
+
+
+def _account(scope: Scope, status: int, elapsed: float) -> None:
+    """One count and one log line."""
+    route = scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER)
+    method = scope["method"] if scope["method"] in METHODS else OTHER
+    metrics.REQUESTS.labels(route, method, status).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(elapsed)
+    log = logger.error if status >= SERVER_ERRORS or not status else logger.info
+    log(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        ms=round(elapsed * 1000, 1),
+        source=scope["clustercert.origin"].address,
+        **scope.get("clustercert.log", {}),
+    )

@@ -17,8 +17,16 @@ from clustercert.web import iam_answers as answers
 from clustercert.web import iam_bodies as bodies
 from clustercert.web import render
 from clustercert.web.bodies import parsed
-from clustercert.web.deps import CallerDep, IdentityDep, RawBody, ServicesDep, base_url, json_object, origin
-from clustercert.web.deps import caller as caller_of
+from clustercert.web.deps import (
+    CallerDep,
+    IdentityDep,
+    RawBody,
+    ServicesDep,
+    authenticated,
+    base_url,
+    json_object,
+    origin,
+)
 
 router = APIRouter(tags=["Identity"])
 
@@ -241,7 +249,7 @@ async def create_temporary_key(
     """
     caller, asked = None, None
     if any(request.headers.get(name) for name in ("x-auth-token", "authorization")):
-        caller = await caller_of(request, raw, services)
+        caller = await authenticated(request, raw, services)
     asked = parsed(json_object(raw), bodies.TemporaryKeyRequest)
     if caller is None:
         caller = await identity.tokens.caller_of_token(asked.token() or "", origin(request))

@@ -143,7 +143,7 @@ class _InDomain(_Asked):
 
 def _method(value: object) -> str | None:
     methods = value.get("methods") if isinstance(value, dict) else None
-    return {"['password']": "password", "['token']": "token"}.get(repr(methods))
+    return str(methods[0]) if methods in (["password"], ["token"]) else None
 
 
 def _scope_kind(value: object) -> str | None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
 
 from clustercert import __version__, metrics
@@ -103,6 +104,16 @@ def add_documentation(app: FastAPI) -> None:
         )
 
     app.mount(_DOCS_ASSETS, StaticFiles(packages=[(fastapi_offline.__name__, "static")]))
+
+
+def methods(app: FastAPI, path: str) -> list[str]:
+    """What a path takes, over all its routes: the framework itself knows only the first one's. Sorted."""
+    found = {"GET"}
+    for template, operations in app.openapi()["paths"].items():
+        if compile_path(template)[0].match(path):
+            found = {method.upper() for method in operations}
+            break
+    return sorted(found)
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

@@ -1,0 +1,210 @@
+"""POST clustercert and its other forms: a kubeconfig for whoever asks. The contract, byte for byte.
+
+Source: CCE API reference, cce_02_0248; where we differ is in `docs/cce-divergences.md`.
+"""
+
+import re
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from clustercert.errors import InvalidRequest, MethodNotAllowed
+from clustercert.kubeconfig import render as kubeconfig
+from clustercert.kubeconfig import to_yaml
+from clustercert.model import Ask, Issued, JsonObject, Preview
+from clustercert.web import bodies, render
+from clustercert.web.cce import CLUSTER, ERRORS
+from clustercert.web.deps import Services, ServicesDep, authenticated, json_object, raw_body, require_json
+
+# What GET gives, which has no body to say it; a Flexible Engine user saw a month.
+GET_DAYS = 30
+
+PATH = CLUSTER + "/clustercert"
+_PATH = re.compile(r"/api/v3/projects/([^/]+)/clusters/([^/]+)/clustercert")
+_YAML = ("application/yaml", "application/x-yaml", "text/yaml")
+
+_KUBECONFIG: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": bodies.Kubeconfig,
+        "description": "The kubeconfig.",
+        "content": {"application/yaml": {"schema": {"type": "string"}}},
+        "headers": {
+            name: {"description": description, "schema": {"type": "string"}}
+            for name, description in {
+                "X-Clustercert-Serial": "The serial, lower-case hex.",
+                "X-Clustercert-Fingerprint": "SHA-256 of the certificate's DER, lower-case hex.",
+                "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
+            }.items()
+        },
+    },
+    **ERRORS,
+}
+
+_DRY_RUN = {
+    "name": "dryRun",
+    "in": "query",
+    "description": "All: answer with an IssuancePreview; sign and record nothing.",
+    "schema": {"type": "string", "enum": ["All"]},
+}
+
+router = APIRouter(tags=["CCE"])
+
+
+def _documented(shape: type[bodies.AutopilotCertRequest] | None) -> dict[str, Any]:
+    """Query and body for OpenAPI: the bytes are read here and not by the framework, after the caller is known."""
+    document: dict[str, Any] = {"parameters": [_DRY_RUN]}
+    if shape is not None:
+        content = {"application/json": {"schema": shape.model_json_schema()}}
+        document["requestBody"] = {"required": True, "content": content}
+    return document
+
+
+@router.post(
+    PATH,
+    summary="Obtain a cluster certificate as a kubeconfig",
+    responses=_KUBECONFIG,
+    openapi_extra=_documented(bodies.ClusterCertRequest),
+)
+async def create_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Issue a certificate for the caller, with the groups and at most the lifetime that the policy gives."""
+    return await answer(request, services, project_id, cluster_id, bodies.ClusterCertRequest)
+
+
+@router.post(
+    "/autopilot/v3/projects/{project_id}/clusters/{cluster_id}/clustercert",
+    summary="Obtain a cluster certificate as a kubeconfig, Autopilot form",
+    responses=_KUBECONFIG,
+    openapi_extra=_documented(bodies.AutopilotCertRequest),
+)
+async def create_autopilot_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Like the other form, without expire_at."""
+    return await answer(request, services, project_id, cluster_id, bodies.AutopilotCertRequest)
+
+
+@router.get(
+    PATH,
+    summary="Obtain a cluster certificate as a kubeconfig, deprecated form",
+    responses=_KUBECONFIG,
+    openapi_extra=_documented(None),
+    deprecated=True,
+)
+async def get_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Issue a certificate for 30 days, or for the policy's longest where that is less."""
+    return await answer(request, services, project_id, cluster_id, None)
+
+
+class Direct:
+    """Answers POST clustercert without the framework's routing and dependencies, which cost as much as issuing does.
+
+    What it answers is documented by the route of the same path, and is the same function.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and (match := _PATH.fullmatch(scope["path"]))
+        ):
+            scope["clustercert.route"] = PATH
+            request = Request(scope, receive)
+            services = self._app.state.services
+            response = await answer(request, services, match[1], match[2], bodies.ClusterCertRequest)
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+async def answer(
+    request: Request,
+    services: Services,
+    project_id: str,
+    cluster_id: str,
+    shape: type[bodies.AutopilotCertRequest] | None,
+) -> Response:
+    """Size, caller, meaning, then the use case: in this order. Without a shape it is the GET form."""
+    raw = await raw_body(request, services)
+    caller = await authenticated(request, raw, services)
+    if shape is None and not services.options.get_clustercert:
+        raise MethodNotAllowed("The GET form is switched off here. Use POST with a duration.")
+    dry = _dry_run(request)
+    ask = _ask(request, raw, shape) if shape is not None else Ask(duration=GET_DAYS, clip=True)
+    if dry:
+        preview = await services.issuance.preview(caller, project_id, cluster_id, ask)
+        return render.json_response(_preview_body(preview))
+    issued = await services.issuance.issue(caller, project_id, cluster_id, ask)
+    request.scope["clustercert.log"] = {
+        "user": issued.grant.username,
+        "cluster": issued.cluster.id,
+        "fingerprint": issued.fingerprint,
+    }
+    document = kubeconfig(issued, insecure_external=services.options.insecure_external)
+    if _wants_yaml(request):
+        return Response(to_yaml(document), headers=_credential_headers(issued), media_type="application/yaml")
+    return render.json_response(document, headers=_credential_headers(issued))
+
+
+def _dry_run(request: Request) -> bool:
+    """Whether only a preview is wanted; as for the Kubernetes API, All is the only value."""
+    if not request.scope["query_string"]:
+        return False
+    wish = request.query_params.getlist("dryRun")
+    if wish and set(wish) != {"All"}:
+        raise InvalidRequest("dryRun: the only value is All.")
+    return bool(wish)
+
+
+def _ask(request: Request, raw: bytes, shape: type[bodies.AutopilotCertRequest]) -> Ask:
+    require_json(request)
+    return bodies.parsed(json_object(raw), shape).ask()
+
+
+def _credential_headers(issued: Issued) -> dict[str, str]:
+    return {
+        **render.NO_STORE,
+        "Vary": "Accept",
+        "X-Clustercert-Serial": issued.serial,
+        "X-Clustercert-Fingerprint": issued.fingerprint,
+        "X-Clustercert-Not-After": _rfc3339(issued.grant.not_after),
+    }
+
+
+def _wants_yaml(request: Request) -> bool:
+    """Whether Accept names YAML, and JSON not before it. No client of the contract does; `*/*` means JSON."""
+    for media_range in ",".join(request.headers.getlist("accept")).split(","):
+        media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        if "q=0" in (parameter.removesuffix(".0") for parameter in parameters):
+            continue
+        if media_type in _YAML:
+            return True
+        if media_type in ("application/json", "application/*", "*/*"):
+            return False
+    return False
+
+
+def _preview_body(preview: Preview) -> JsonObject:
+    return {
+        "kind": "IssuancePreview",
+        "rule": preview.grant.rule,
+        "common_name": preview.grant.username,
+        "organizations": list(preview.grant.groups),
+        "not_before": _rfc3339(preview.grant.not_before),
+        "not_after": _rfc3339(preview.grant.not_after),
+        "issuer": preview.issuer,
+        "key_type": preview.key_type,
+    }
+
+
+def _rfc3339(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}"
