@@ -44,6 +44,13 @@ def pem(label: str, der_bytes: bytes) -> str:
     return f"-----BEGIN {label}-----\n{base64.encodebytes(der_bytes).decode()}-----END {label}-----\n"
 
 
+def csr_of_version(csr_pem: str, version: int) -> str:
+    """The same request, said to be of another version; RFC 2986 knows 0 alone."""
+    whole = bytearray(x509.load_pem_x509_csr(csr_pem.encode()).public_bytes(Encoding.DER))
+    whole[whole.index(b"\x02\x01\x00") + 2] = version
+    return pem("CERTIFICATE REQUEST", bytes(whole))
+
+
 def unsigned_csr(spki: bytes) -> str:
     """A request for this key with a signature of zeros, said to be RSA with SHA-256."""
     rsa_with_sha256 = bytes.fromhex("300d06092a864886f70d01010b0500")
@@ -53,7 +60,10 @@ def unsigned_csr(spki: bytes) -> str:
 
 
 def resigned(
-    leaf: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, **changed: bytes | None
+    leaf: x509.Certificate,
+    ca_key: ec.EllipticCurvePrivateKey,
+    digest: hashes.HashAlgorithm | None = None,
+    **changed: bytes | None,
 ) -> x509.Certificate:
     """The leaf with parts of its TBSCertificate replaced (None: left out), signed anew and so valid in itself.
 
@@ -61,9 +71,11 @@ def resigned(
     """
     names = ["version", "serial", "signature", "issuer", "validity", "subject", "key", "extensions"]
     parts: dict[str, bytes | None] = dict(zip(names, inside(leaf.tbs_certificate_bytes), strict=True))
+    parts = parts | {"unique_ids": b""} | changed
+    parts["extensions"] = parts.pop("extensions")  # behind the unique ids
     algorithm = parts["signature"] or b""
-    tbs = der(SEQUENCE, *(part for part in (parts | changed).values() if part is not None))
-    signature = ca_key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    tbs = der(SEQUENCE, *(part for part in parts.values() if part is not None))
+    signature = ca_key.sign(tbs, ec.ECDSA(digest or hashes.SHA256()))
     whole = der(SEQUENCE, tbs, algorithm, der(BIT_STRING, b"\x00" + signature))
     return x509.load_der_x509_certificate(whole)
 

@@ -7,13 +7,14 @@ Source: RFC 5280; the profile is ARCHITECTURE section 7, in `docs/security-model
 
 import functools
 import os
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -25,6 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
 from clustercert.model import Grant, KeyType, PrivateKey, PublicKey, SigningRequest
+from clustercert.tbs import ALGORITHM_DER, leaf_tbs, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
@@ -33,6 +35,7 @@ MAX_CSR_BYTES = 16 * 1024
 MAX_SERIAL_BITS = 159
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096
 MIN_RSA_EXPONENT = 65537
+P384_BITS = 384
 
 _CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
@@ -85,7 +88,7 @@ def csr_public_key(unverified_csr_pem: str) -> PublicKey:
         # Judged before the signature is computed with it: an oversized key would cost us the time.
         accepted = _accepted_key(key)
         proved = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InvalidRequest("csr: this is not a certificate request that can be read.") from error
     if not proved:
         raise InvalidRequest("csr: its signature does not match its public key; make it anew.")
@@ -232,38 +235,56 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
     # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
     if len(chain) != 1:
         raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
-    leaf = chain[0]
+    leaf, issuer = chain[0], _issuer(request.ca.certificate)
     try:
-        _check_key_and_subject(leaf, request)
-        _check_validity(leaf, request)
-        _check_extensions(leaf, request)
-        leaf.verify_directly_issued_by(request.ca.certificate)
+        if certificate_der(leaf) != _expected_der(leaf, issuer, request):
+            _check_fields(leaf, request)
+        issuer.verify(leaf)
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+    ) as error:
         raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
-
-
-def _check_key_and_subject(leaf: x509.Certificate, request: SigningRequest) -> None:
-    if spki_der(leaf.public_key()) != spki_der(request.public_key):
-        raise SignerError("The signer certified another key.")
-    if leaf.subject.public_bytes() != subject(request.grant).public_bytes():
-        raise SignerError("The signer certified another subject.")
-    if leaf.version is not x509.Version.v3 or not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
-        raise SignerError("The signer's certificate is not version 3 with a serial of at most 20 octets.")
-
-
-def _check_validity(leaf: x509.Certificate, request: SigningRequest) -> None:
-    grant = request.grant
-    validity = (leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-    if validity != (grant.not_before, grant.not_after):
-        raise SignerError("The signer certified another validity.")
-    if grant.not_after > request.ca.certificate.not_valid_after_utc:
+    if not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
+        raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
+    if request.grant.not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
 
 
-def _check_extensions(leaf: x509.Certificate, request: SigningRequest) -> None:
-    """Exactly ours, with our values and criticality: nothing missing, nothing unasked."""
+def _expected_der(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> bytes:
+    """The leaf as we encode it ourselves; only its serial and signature are the signer's to choose."""
+    grant = request.grant
+    tbs = leaf_tbs(
+        serial=max(leaf.serial_number, 0),
+        signature_algorithm=issuer.algorithm_der,
+        issuer=issuer.name_der,
+        subject=subject(grant).public_bytes(),
+        not_before=grant.not_before,
+        not_after=grant.not_after,
+        spki=spki_der(request.public_key),
+        rsa_key=isinstance(request.public_key, rsa.RSAPublicKey),
+        authority_key_identifier=issuer.key_identifier,
+    )
+    return signed(tbs, issuer.algorithm_der, leaf.signature)
+
+
+def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
+    """What of a leaf in another encoding, such as with its extensions in another order, differs. Field by field."""
+    grant = request.grant
+    if spki_der(leaf.public_key()) != spki_der(request.public_key):
+        raise SignerError("The signer certified another key.")
+    if leaf.subject.public_bytes() != subject(grant).public_bytes():
+        raise SignerError("The signer certified another subject.")
+    if leaf.version is not x509.Version.v3:
+        raise SignerError("The signer's certificate is not version 3.")
+    if (leaf.not_valid_before_utc, leaf.not_valid_after_utc) != (grant.not_before, grant.not_after):
+        raise SignerError("The signer certified another validity.")
+    # Exactly ours, with our values and criticality: nothing missing, nothing unasked.
     expected = _expected_extensions(request)
     found = {(ext.oid, ext.critical): ext.value for ext in leaf.extensions}
     if found != expected:
@@ -271,6 +292,7 @@ def _check_extensions(leaf: x509.Certificate, request: SigningRequest) -> None:
         raise SignerError(
             f"The signer's certificate has other extensions than asked for: {names or 'values'}."
         )
+    leaf.verify_directly_issued_by(request.ca.certificate)
 
 
 def _expected_extensions(
@@ -287,21 +309,62 @@ def _expected_extensions(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Issuer:
+    """What a CA contributes to each of its leaves.
+
+    Attributes:
+        name_der: its subject, DER.
+        algorithm_der: the AlgorithmIdentifier of its signatures, DER.
+    """
+
+    name_der: bytes
+    key: PublicKey
+    algorithm_der: bytes
+    key_identifier: bytes
+    not_after: datetime
+
+    def verify(self, leaf: x509.Certificate) -> None:
+        """Raises InvalidSignature unless this issuer's key signed the leaf."""
+        signature, content, digest = leaf.signature, leaf.tbs_certificate_bytes, _digest_for(self.key)
+        if isinstance(self.key, ed25519.Ed25519PublicKey) or digest is None:
+            self.key.verify(signature, content)  # type: ignore[call-arg] # no digest: Ed25519
+        elif isinstance(self.key, rsa.RSAPublicKey):
+            self.key.verify(signature, content, padding.PKCS1v15(), digest)
+        else:
+            self.key.verify(signature, content, ec.ECDSA(digest))
+
+
+@functools.lru_cache(maxsize=4096)
+def _issuer(ca: x509.Certificate) -> _Issuer:
+    key = _accepted_key(ca.public_key())
+    return _Issuer(
+        name_der=ca.subject.public_bytes(),
+        key=key,
+        algorithm_der=ALGORITHM_DER["rsa" if isinstance(key, rsa.RSAPublicKey) else key_type_of(key)],
+        key_identifier=_authority_key_identifier(ca).key_identifier or b"",
+        not_after=ca.not_valid_after_utc,
+    )
+
+
 @functools.lru_cache(maxsize=4096)
 def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """AKI from the CA's own SKI: a foreign CA may have made it in another way than we do."""
     try:
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.public_key())  # type: ignore[arg-type] # narrowed at import
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_accepted_key(ca.public_key()))
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def _digest_for(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | None:
+def _digest_for(key: PrivateKey | PublicKey) -> hashes.SHA256 | hashes.SHA384 | None:
     # RFC 8032: Ed25519 hashes by itself.
-    if isinstance(key, ed25519.Ed25519PrivateKey):
+    if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
         return None
-    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP384R1):
+    if (
+        isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey)
+        and key.curve.key_size == P384_BITS
+    ):
         return hashes.SHA384()
     return hashes.SHA256()
 

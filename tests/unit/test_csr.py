@@ -10,7 +10,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asn1 import flipped, pem, unsigned_csr
+from asn1 import csr_of_version, flipped, pem, unsigned_csr
 from clustercert.certificate import csr_public_key, key_pem, key_type_of, new_key
 from clustercert.errors import InvalidRequest
 from clustercert.model import KeyType, PrivateKey
@@ -92,6 +92,7 @@ BROKEN: dict[str, Callable[[], str]] = {
     "16 KiB in characters, more in bytes": lambda: GOOD + "ä" * 9000,
     "null character": lambda: GOOD + "\0",
     "lone surrogate": lambda: GOOD + "\ud800",
+    "another version": lambda: csr_of_version(GOOD, 1),
     "bad signature": lambda: flipped(GOOD, 3),
     "bad signature of RSA": lambda: flipped(csr_pem(new_key("rsa-2048")), 3),
     "bad signature of Ed25519": lambda: flipped(csr_pem(new_key("ed25519")), 3),

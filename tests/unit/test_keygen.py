@@ -1,7 +1,6 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import get_args
@@ -58,17 +57,16 @@ async def test_rsa_keys_come_from_one_other_process_that_ends_with_the_generator
     assert first.returncode == 0
 
 
-async def test_the_event_loop_runs_on_while_rsa_keys_are_made() -> None:
+async def test_the_event_loop_turns_on_while_rsa_keys_are_made() -> None:
     async with generator("rsa-4096") as keys:
         await keys.new_key()
-        longest, making = 0.0, asyncio.ensure_future(keys.new_key())
+        turns, making = 0, asyncio.ensure_future(keys.new_key())
         while not making.done():
-            before = time.perf_counter()
             await asyncio.sleep(0)
-            longest = max(longest, time.perf_counter() - before)
+            turns += 1
         assert key_type_of((await making).public_key()) == "rsa-4096"
-    # A key of this size takes a second or so; a busy machine may hold the loop up, but not for that long.
-    assert longest < 0.3
+    # Made in this process, the key would leave room for a turn before it and one after.
+    assert turns > 50
 
 
 async def test_concurrent_callers_each_get_their_own_key() -> None:

@@ -128,6 +128,13 @@ def malformed_extension(request: SigningRequest) -> tuple[x509.Certificate, ...]
     return (resigned(leaf_of(request), CA_KEY, extensions=whole),)  # type: ignore[arg-type] # an EC key
 
 
+def weakly_signed(request: SigningRequest) -> tuple[x509.Certificate, ...]:
+    """The right leaf, signed by the right key over SHA-1."""
+    ecdsa_with_sha1 = der(SEQUENCE, bytes.fromhex("06072a8648ce3d0401"))
+    leaf, digest = leaf_of(request), hashes.SHA1()  # noqa: S303 - the point
+    return (resigned(leaf, CA_KEY, digest, signature=ecdsa_with_sha1),)  # type: ignore[arg-type] # an EC key
+
+
 def broken_signature(request: SigningRequest) -> tuple[x509.Certificate, ...]:
     changed = bytearray(leaf_of(request).public_bytes(Encoding.DER))
     changed[-1] ^= 1
@@ -187,6 +194,9 @@ LIES: dict[str, Callable[[SigningRequest], tuple[x509.Certificate, ...]]] = {
     "a negative serial": rewritten(serial=der(INTEGER, b"\x80" + bytes(15))),
     "a serial of 21 octets": rewritten(serial=der(INTEGER, b"\x7f" + bytes(20))),
     "a serial of 160 bits": rewritten(serial=der(INTEGER, b"\0\x80" + bytes(19))),
+    "an issuer's unique id": rewritten(unique_ids=der(0x81, b"\0unasked")),
+    "a subject's unique id": rewritten(unique_ids=der(0x82, b"\0system:masters")),
+    "a signature over SHA-1": weakly_signed,
     "no extensions": with_extensions(lambda right: []),
     "a CA": instead(x509.BasicConstraints(ca=True, path_length=None), critical=True),
     "basic constraints not critical": instead(
@@ -264,7 +274,12 @@ async def test_a_leaf_that_outlives_its_ca_is_found_out() -> None:
 
 async def test_the_same_way_of_answering_passes_when_it_tells_the_truth() -> None:
     """Each way of lying above differs from these only in its lie."""
-    for truth in (with_extensions(lambda right: right), rewritten(), granting()):
+    for truth in (
+        with_extensions(lambda right: right),
+        with_extensions(lambda right: right[::-1]),
+        rewritten(),
+        granting(),
+    ):
         book = Book()
         service = issuance({"local": Answering(truth)}, book)
         await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK)

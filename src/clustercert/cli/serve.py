@@ -1,5 +1,8 @@
 """`clustercert serve`: everything is checked here, in one process, before workers are started."""
 
+import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
     # The command loads what serves only when it is run.
     from clustercert.server import Tls
     from clustercert.settings import Settings
+
+_INTERVAL = 0.05
 
 
 def serve(
@@ -43,7 +48,10 @@ def serve(
     asyncio.run(_check(loaded))
     files = server.tls(loaded)
     free = server.free_port(loaded.server.host, loaded.server.port)
-    server.run(loaded, free, files, on_start=lambda: _tell(loaded.server.host, free, files))
+    watch = threading.Thread(
+        target=_tell_when_it_listens, args=(loaded.server.host, free, files), daemon=True
+    )
+    server.run(loaded, free, files, on_start=watch.start)
 
 
 async def _check(loaded: "Settings") -> None:
@@ -54,7 +62,15 @@ async def _check(loaded: "Settings") -> None:
         pass
 
 
-def _tell(host: str, port: int, files: "Tls | None") -> None:
+def _tell_when_it_listens(host: str, port: int, files: "Tls | None") -> None:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - what the settings may say
+    while True:
+        try:
+            socket.create_connection((reachable, port), timeout=1).close()
+        except OSError:
+            time.sleep(_INTERVAL)
+        else:
+            break
     address = f"[{host}]" if ":" in host else host
     note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
     if files is not None:

@@ -99,12 +99,12 @@ def require_database(loaded: "Settings") -> None:
 
 def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) -> T:
     """Open the store, do the work in it as this machine's user, close it. Raises ClustercertError."""
+    loaded = settings(context)
+    require_database(loaded)
+    # After that: most of what can go wrong has gone wrong by now, and quickly.
     import asyncio
 
     from clustercert.app import components
-
-    loaded = settings(context)
-    require_database(loaded)
 
     async def opened() -> T:
         async with components(loaded) as parts:

@@ -25,6 +25,7 @@ from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.generation import Generation
+from clustercert.store.turn import Turn
 
 # How long a writer waits for another one, and a request for a connection.
 BUSY_SECONDS = 5
@@ -46,6 +47,7 @@ class Database:
         # SQLite has one writer at a time. Those of this process queue here, in order and without a connection
         # each; SQLite's own way, to ask again every so often, has some wait for seconds and leaves readers none.
         self._writers = asyncio.Semaphore(1 if self.url.get_backend_name() == "sqlite" else POOL_SIZE)
+        self._turn = Turn(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
         self.generation = Generation(self._read_generation)
 
     @contextlib.asynccontextmanager
@@ -83,12 +85,12 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _turn_to_write(self) -> AsyncIterator[None]:
-        async with asyncio.timeout(self._busy_seconds):
-            await self._writers.acquire()
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(self._busy_seconds):
+                await stack.enter_async_context(self._writers)
+                if self._turn is not None:
+                    await stack.enter_async_context(self._turn.taken())
             yield
-        finally:
-            self._writers.release()
 
     async def _read_generation(self) -> int:
         async with self.read() as connection:

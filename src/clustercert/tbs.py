@@ -1,0 +1,123 @@
+"""The to-be-signed part of a leaf, encoded by our own hand: what `certificate.check_leaf` compares a leaf with.
+
+A signer builds its leaf with a library, or far away. That the bytes which it signed are equal to those which this
+module makes of the same request says at once that nothing is missing, changed or unasked, and costs a fraction of
+parsing.
+
+Source: RFC 5280 section 4.1 and 4.2; X.690 (DER).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+
+# RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
+_FIRST_GENERALIZED_YEAR = 2050
+
+_VERSION_3 = bytes.fromhex("a003020102")
+# Extension := SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }, in the order of the profile.
+_BASIC_CONSTRAINTS = bytes.fromhex("300c0603551d130101ff04023000")
+_KEY_USAGE = bytes.fromhex("300e0603551d0f0101ff040403020780")
+_KEY_USAGE_RSA = bytes.fromhex("300e0603551d0f0101ff0404030205a0")
+_EXTENDED_KEY_USAGE = bytes.fromhex("30130603551d25040c300a06082b06010505070302")
+_AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
+_SUBJECT_KEY_IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
+
+_SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_LONG_FORM = 0x80
+
+
+# AlgorithmIdentifier by the kind of the CA's key. RFC 5758 3.2, RFC 8410 3, RFC 4055 5.
+ALGORITHM_DER = {
+    "ec-p256": bytes.fromhex("300a06082a8648ce3d040302"),
+    "ec-p384": bytes.fromhex("300a06082a8648ce3d040303"),
+    "ed25519": bytes.fromhex("300506032b6570"),
+    "rsa": bytes.fromhex("300d06092a864886f70d01010b0500"),
+}
+
+
+def leaf_tbs(
+    *,
+    serial: int,
+    signature_algorithm: bytes,
+    issuer: bytes,
+    subject: bytes,
+    not_before: datetime,
+    not_after: datetime,
+    spki: bytes,
+    rsa_key: bool,
+    authority_key_identifier: bytes,
+) -> bytes:
+    """TBSCertificate in DER.
+
+    `signature_algorithm`, `issuer`, `subject` and `spki` are DER; `authority_key_identifier` is the bare identifier.
+    """
+    extensions = _element(
+        _SEQUENCE,
+        _BASIC_CONSTRAINTS
+        + (_KEY_USAGE_RSA if rsa_key else _KEY_USAGE)
+        + _EXTENDED_KEY_USAGE
+        + _authority_extension(authority_key_identifier)
+        + _SUBJECT_KEY_IDENTIFIER
+        + key_identifier(spki),
+    )
+    return _element(
+        _SEQUENCE,
+        b"".join(
+            (
+                _VERSION_3,
+                _element(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+                signature_algorithm,
+                issuer,
+                _element(_SEQUENCE, _time(not_before) + _time(not_after)),
+                subject,
+                spki,
+                _element(0xA3, extensions),
+            )
+        ),
+    )
+
+
+def signed(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
+    """Certificate in DER, from its three parts."""
+    # The first octet of a BIT STRING counts its unused bits: none.
+    return _element(_SEQUENCE, tbs + algorithm + _element(_BIT_STRING, b"\0" + signature))
+
+
+def key_identifier(spki: bytes) -> bytes:
+    """SHA-1 of the key's bits, RFC 5280 4.2.1.2 method (1), from a SubjectPublicKeyInfo in DER."""
+    _, start, _ = _header(spki, 0)
+    _, algorithm, length = _header(spki, start)
+    _, bits, _ = _header(spki, algorithm + length)
+    return hashlib.sha1(spki[bits + 1 :], usedforsecurity=False).digest()
+
+
+def _authority_extension(identifier: bytes) -> bytes:
+    key_identifier_field = _element(0x80, identifier)
+    value = _element(_OCTET_STRING, _element(_SEQUENCE, key_identifier_field))
+    return _element(_SEQUENCE, _AUTHORITY_KEY_IDENTIFIER + value)
+
+
+def _time(time: datetime) -> bytes:
+    if time.year < _FIRST_GENERALIZED_YEAR:
+        return _element(_UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())
+    return _element(_GENERALIZED_TIME, f"{time:%Y%m%d%H%M%SZ}".encode())
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < _LONG_FORM:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, _LONG_FORM | len(length))) + length + content
+
+
+def _header(der: Sequence[int], at: int) -> tuple[int, int, int]:
+    """(tag, where the content starts, its length) of the element at an offset."""
+    first = der[at + 1]
+    if first < _LONG_FORM:
+        return der[at], at + 2, first
+    octets = first & ~_LONG_FORM
+    length = int.from_bytes(bytes(der[at + 2 : at + 2 + octets]), "big")
+    return der[at], at + 2 + octets, length
