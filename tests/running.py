@@ -26,7 +26,10 @@ class Demo:
 
     def client(self) -> httpx.Client:
         return httpx.Client(
-            base_url=self.said["url"], headers={"X-Auth-Token": self.said["token"]}, timeout=20, trust_env=False
+            base_url=self.said["url"],
+            headers={"X-Auth-Token": self.said["token"]},
+            timeout=20,
+            trust_env=False,
         )
 
     @property

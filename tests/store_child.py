@@ -1,24 +1,23 @@
-"""Another process at the same store: `python store_child.py WHAT FILE`, ready when it says so, started by a line."""
+"""Another process at the same store: `python store_child.py WHAT URL`, ready when it says so, started by a line."""
 
 import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from sqlalchemy import update
-from stores import certificate_record, event, sqlite_url
 
 from clustercert.store import migrate, tables
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
+from stores import certificate_record, event
 
 
 @asynccontextmanager
-async def started(file: Path) -> AsyncIterator[Database]:
+async def started(url: str) -> AsyncIterator[Database]:
     """Tell the parent that everything is loaded, and wait for its word."""
-    database = Database(sqlite_url(file))
+    database = Database(url)
     print("ready", flush=True)
     sys.stdin.readline()
     try:
@@ -27,28 +26,28 @@ async def started(file: Path) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def upgrade(file: Path) -> None:
-    async with started(file) as database:
+async def upgrade(url: str) -> None:
+    async with started(url) as database:
         await migrate.upgrade(database)
         await migrate.check(database)
 
 
-async def rename_domain(file: Path) -> None:
+async def rename_domain(url: str) -> None:
     """Change what others have cached, and say when that was durable."""
-    async with started(file) as database:
+    async with started(url) as database:
         async with database.change(event()) as connection:
             await connection.execute(update(tables.domain).values(name="new"))
         print(time.monotonic(), flush=True)
 
 
-async def record_some(file: Path) -> None:
-    async with started(file) as database:
+async def record_some(url: str) -> None:
+    async with started(url) as database:
         ledger = Ledger(database)
         await asyncio.gather(*(_record(ledger) for _ in range(25)))
 
 
-async def record_for_ever(file: Path) -> None:
-    async with started(file) as database:
+async def record_for_ever(url: str) -> None:
+    async with started(url) as database:
         ledger = Ledger(database)
 
         async def client() -> None:
@@ -65,7 +64,7 @@ async def _record(ledger: Ledger) -> None:
     print(record.fingerprint.hex(), flush=True)
 
 
-WORK: dict[str, Callable[[Path], Awaitable[None]]] = {
+WORK: dict[str, Callable[[str], Awaitable[None]]] = {
     "upgrade": upgrade,
     "rename-domain": rename_domain,
     "record-some": record_some,
@@ -73,8 +72,8 @@ WORK: dict[str, Callable[[Path], Awaitable[None]]] = {
 }
 
 
-async def main(what: str, file: str) -> None:
-    await WORK[what](Path(file))
+async def main(what: str, url: str) -> None:
+    await WORK[what](url)
 
 
 if __name__ == "__main__":

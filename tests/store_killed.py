@@ -1,8 +1,8 @@
 """Rotations that are killed, each at another step: `python store_killed.py WHAT FOLDER`.
 
 Copies the folder to FOLDER-1, FOLDER-2 …, and rotates in the first copy until the first step, in the second one until
-the second step, and so on until one comes to its end. A step is a change to a file or the beginning or end of a
-statement or transaction. Prints how many were killed.
+the second step, and so on until one comes to its end. A step is a change to a file, or just before or after a
+statement that writes, or just before a commit. Prints how many were killed.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import event as engine_events
-from stores import ORIGIN, sqlite_url
 
 from clustercert.custody import Custody, KekFile
 from clustercert.store.database import Database
+from stores import ORIGIN, sqlite_url
 
 FILE_STEPS = {"os.chmod", "os.chown", "os.remove", "os.rename"}
 KILLED = 9
@@ -35,9 +35,14 @@ async def rotate(what: str, folder: Path, kill_at: int) -> None:
         if name in FILE_STEPS or (name == "open" and str(args[0]).startswith(str(folder))):
             step()
 
+    def on_statement(_connection: object, _cursor: object, statement: str, *_args: object) -> None:
+        if statement.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE")):
+            step()
+
     database = Database(sqlite_url(folder / "store.db"))
-    for name in ("begin", "before_cursor_execute", "after_cursor_execute", "commit"):
-        engine_events.listen(database.engine.sync_engine, name, step)
+    engine_events.listen(database.engine.sync_engine, "before_cursor_execute", on_statement)
+    engine_events.listen(database.engine.sync_engine, "after_cursor_execute", on_statement)
+    engine_events.listen(database.engine.sync_engine, "commit", step)
     sys.addaudithook(on_audit)
     rotation = replace(Custody(database, KekFile(folder / "kek")).rotation, settle=0)
     work = {"kek": rotation.rotate_kek, "data-key": rotation.rotate_data_key, "retire": rotation.retire}[what]

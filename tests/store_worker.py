@@ -1,4 +1,4 @@
-"""A worker that seals, stores and opens secrets while somebody rotates the keys: `python store_worker.py KEK FILE`.
+"""A worker that seals, stores and opens secrets while somebody rotates the keys: `python store_worker.py KEK URL`.
 
 It goes on until its input ends, and says then how many secrets it stored.
 """
@@ -8,14 +8,13 @@ import sys
 import uuid
 from pathlib import Path
 
-from stores import sqlite_url, store_secret, stored_secrets
-
 from clustercert.custody import Custody, KekFile
 from clustercert.store.database import Database
+from stores import Store
 
 
-async def main(kek: str, file: str) -> None:
-    database = Database(sqlite_url(Path(file)))
+async def main(kek: str, url: str) -> None:
+    database, store = Database(url), Store(url)
     custody = Custody(database, KekFile(Path(kek)))
     async with database.generation.watching():
         await database.generation.refresh()
@@ -29,8 +28,8 @@ async def main(kek: str, file: str) -> None:
             sealed = await custody.seal(bound_to.encode(), bound_to)
             # A slow request: the row comes a while after the seal.
             await asyncio.sleep(0.02)
-            store_secret(Path(file), bound_to, sealed)
-            for name, secret in stored_secrets(Path(file)).items():
+            store.store_secret(bound_to, sealed)
+            for name, secret in store.stored_secrets().items():
                 assert await custody.unseal(secret, name) == name.encode()
     await database.close()
     print(count)

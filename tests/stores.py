@@ -1,15 +1,21 @@
-"""Records and events to store, and a plain look into the SQLite file that goes round everything of ours."""
+"""Records and events to store, and a plain look into the database that goes round everything of ours."""
 
+import itertools
+import json
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import postgres
 from clustercert.model import AuditEvent, CertificateRecord, Origin
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
@@ -31,12 +37,78 @@ def execute(file: Path, statement: str, *values: object) -> None:
         connection.execute(statement, values)
 
 
+@dataclass(frozen=True)
+class Store:
+    """A database of a test, as any program sees it."""
+
+    url: str
+
+    @property
+    def file(self) -> Path | None:
+        """Of SQLite."""
+        _, found, path = self.url.partition("sqlite+aiosqlite:///")
+        return Path(path) if found else None
+
+    def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
+        """What a query gives; `?` stands for each value."""
+        if self.file is not None:
+            return rows(self.file, query, *values)
+        return postgres.look(self.url, _numbered(query), *values)
+
+    def execute(self, statement: str, *values: object) -> None:
+        if self.file is not None:
+            execute(self.file, statement, *values)
+        else:
+            postgres.look(self.url, _numbered(statement), *values)
+
+    def copied(self, suffix: str) -> "Store":
+        """Another one like it, to which nobody may be connected. Exists until this one's test ends."""
+        if self.file is None:
+            return Store(postgres.copied(self.url, suffix))
+        return Store(sqlite_url(shutil.copy(self.file, f"{self.file}{suffix}")))
+
+    def store_secret(self, bound_to: str, sealed: bytes) -> None:
+        """Put a sealed secret into the row that it is bound to; what that row would refer to need not exist."""
+        table, row_id = bound_to.split(":")
+        if table == "access_key":
+            statement = (
+                "INSERT INTO access_key (id, user_id, sealed_secret, description, enabled, created_at)"
+                " VALUES (?, 'user', ?, '', true, '2026-03-14 15:09:26.000000')"
+            )
+            self.execute(statement, row_id, sealed)
+        else:
+            statement = (
+                "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, not_after)"
+                " VALUES (?, 'cluster', ?, ?, 'active', '2026-03-14 15:09:26.000000')"
+            )
+            self.execute(statement, row_id, b"", sealed)
+
+    def stored_secrets(self) -> dict[str, bytes]:
+        """All sealed secrets by what they are bound to."""
+        query = (
+            "SELECT 'access_key:' || id, sealed_secret FROM access_key"
+            " UNION ALL SELECT 'client_ca:' || id, sealed_key FROM client_ca WHERE sealed_key IS NOT NULL"
+        )
+        return {str(bound_to): blob(sealed) for bound_to, sealed in self.rows(query)}
+
+    def events(self) -> list[dict[str, object]]:
+        """The bodies of all audit events, oldest first."""
+        return [
+            json.loads(blob(body)) for (body,) in self.rows("SELECT body FROM audit_event ORDER BY id")
+        ]
+
+
+def _numbered(statement: str) -> str:
+    numbers = itertools.count(1)
+    return re.sub(r"\?", lambda _: f"${next(numbers)}", statement)
+
+
 @contextmanager
-def child(what: str, file: Path, program: str = "store_child.py") -> Iterator[subprocess.Popen[str]]:
+def child(what: str, store: Store, program: str = "store_child.py") -> Iterator[subprocess.Popen[str]]:
     """Another process at the same store, loaded and waiting for `start`. Killed at the end of the block."""
     path = Path(__file__).with_name(program)
     with subprocess.Popen(
-        [sys.executable, path, what, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, path, what, store.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdout is not None
@@ -58,29 +130,9 @@ def said(process: subprocess.Popen[str]) -> list[str]:
     return process.stdout.read().split("\n")
 
 
-def store_secret(file: Path, bound_to: str, sealed: bytes) -> None:
-    """Put a sealed secret into the row that it is bound to; what that row would refer to need not exist."""
-    table, row_id = bound_to.split(":")
-    if table == "access_key":
-        statement = (
-            "INSERT INTO access_key (id, user_id, sealed_secret, description, enabled, created_at)"
-            " VALUES (?, 'user', ?, '', 1, '2026-03-14 15:09:26.000000')"
-        )
-    else:
-        statement = (
-            "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, not_after)"
-            " VALUES (?, 'cluster', x'', ?, 'active', '2026-03-14 15:09:26.000000')"
-        )
-    execute(file, statement, row_id, sealed)
-
-
-def stored_secrets(file: Path) -> dict[str, bytes]:
-    """All sealed secrets by what they are bound to."""
-    query = (
-        "SELECT 'access_key:' || id, sealed_secret FROM access_key"
-        " UNION ALL SELECT 'client_ca:' || id, sealed_key FROM client_ca WHERE sealed_key NOT NULL"
-    )
-    return {str(bound_to): bytes(sealed) for bound_to, sealed in rows(file, query)}  # type: ignore[call-overload] # BLOBs
+def blob(value: object) -> bytes:
+    assert isinstance(value, bytes)
+    return value
 
 
 def event(kind: str = "thing.happened", subject: str = "thing") -> AuditEvent:

@@ -20,6 +20,7 @@ from clustercert import log, metrics
 from clustercert.authn.access_keys import AccessKeyAuthenticator
 from clustercert.authn.credentials import Credentials
 from clustercert.authn.tokens import TokenAuthenticator
+from clustercert.background import pause, running
 from clustercert.clusters import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile, KekSource, KekVariable
@@ -169,9 +170,9 @@ def create_app(settings: Settings) -> ASGIApp:
         async with contextlib.AsyncExitStack() as stack:
             parts = await stack.enter_async_context(components(settings))
             app.state.services = _services(parts)
-            await stack.enter_async_context(_running(parts.database.generation.watch()))
-            await stack.enter_async_context(_running(_prune(parts.identity)))
-            await stack.enter_async_context(_running(_end_with_parent()))
+            await stack.enter_async_context(parts.database.generation.watching())
+            await stack.enter_async_context(running(_pruning(parts.identity)))
+            await stack.enter_async_context(running(_end_with_parent))
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
@@ -215,15 +216,16 @@ def _services(parts: Components) -> Services:
 class _Readiness:
     parts: Components
 
-    async def problems(self) -> dict[str, str]:
+    async def check(self) -> None:
         try:
             await self.parts.database.ping()
-            await self.parts.custody.open()
         except Unavailable as failure:
-            return {"database": failure.message}
+            raise Unavailable("Not ready: the database does not answer.") from failure
+        try:
+            await self.parts.custody.open()
         except ClustercertError as failure:
-            return {"keys": failure.message}
-        return {}
+            # Where the keys are, and which, is for the log alone.
+            raise Unavailable("Not ready: the key-encryption keys can't be used. See the log.") from failure
 
 
 class _Gauges:
@@ -247,37 +249,29 @@ class _Gauges:
             metrics.EXPIRING.labels(name).set(count)
 
 
-@contextlib.asynccontextmanager
-async def _running(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """A background task for as long as the block runs."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        # Again and again: a cancellation that arrives inside a database call may come out as that call's failure,
-        # which the work is made to survive.
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=1)
-
-
-async def _prune(identity: Identity) -> None:
+def _pruning(identity: Identity) -> Callable[[asyncio.Event], Coroutine[object, object, None]]:
     """Drop expired tokens and temporary keys now and then. Several workers doing it do no harm."""
-    while True:
-        try:
-            await identity.prune()
-        except Unavailable as failure:
-            logger.warning("expired tokens were not dropped", cause=repr(failure.__cause__))
-        await asyncio.sleep(PRUNE_SECONDS)
+
+    async def prune(stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await identity.prune()
+            except Unavailable as failure:
+                logger.warning("expired tokens were not dropped", cause=repr(failure.__cause__))
+            await pause(stop, PRUNE_SECONDS)
+
+    return prune
 
 
-async def _end_with_parent() -> None:
+async def _end_with_parent(stop: asyncio.Event) -> None:
     """End a worker whose server was killed: left alone it would hold the port and serve on, unseen."""
     parent = os.getppid()
-    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells of it
-        await asyncio.sleep(0.5)
-    logger.error("the server's main process is gone; this worker ends too")
-    os.kill(os.getpid(), signal.SIGTERM)
+    while not stop.is_set():
+        if os.getppid() != parent:
+            logger.error("the server's main process is gone; this worker ends too")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        await pause(stop, 0.5)
 
 
 async def _render_failure(request: Request, failure: Exception) -> Response:
@@ -296,13 +290,13 @@ async def _render_http(request: Request, failure: Exception) -> Response:
                 "This API has no such path. See /docs for those that it has."
             )
         case 405:
-            ours = MethodNotAllowed(f"This path does not take {request.method}. See /docs for what it takes.")
+            allow = service.methods(request.app, request.url.path)
+            ours = MethodNotAllowed(
+                f"This path does not take this method. It takes {', '.join(allow)}.", allow=allow
+            )
         case _:
             ours = InvalidRequest("Invalid request. See /docs for what the API takes.")
-    response = failed(request.scope, ours)
-    if isinstance(ours, MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(service.methods(request.app, request.url.path))
-    return response
+    return failed(request.scope, ours)
 
 
 async def _render_bug(request: Request, _bug: Exception) -> Response:

@@ -7,6 +7,7 @@ Source: RFC 5280; the profile is ARCHITECTURE section 7, in `docs/security-model
 
 import functools
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -26,7 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
 from clustercert.model import Grant, KeyType, PrivateKey, PublicKey, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, leaf_tbs, signed
+from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
@@ -38,6 +39,9 @@ MIN_RSA_EXPONENT = 65537
 P384_BITS = 384
 
 _CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+# What reading a certificate that somebody else made may raise.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
+
 _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
 
 
@@ -88,7 +92,7 @@ def csr_public_key(unverified_csr_pem: str) -> PublicKey:
         # Judged before the signature is computed with it: an oversized key would cost us the time.
         accepted = _accepted_key(key)
         proved = csr.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except _UNREADABLE as error:
         raise InvalidRequest("csr: this is not a certificate request that can be read.") from error
     if not proved:
         raise InvalidRequest("csr: its signature does not match its public key; make it anew.")
@@ -237,18 +241,11 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
         raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
     leaf, issuer = chain[0], _issuer(request.ca.certificate)
     try:
-        if certificate_der(leaf) != _expected_der(leaf, issuer, request):
-            _check_fields(leaf, request)
+        _check_content(leaf, issuer, request)
         issuer.verify(leaf)
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.DuplicateExtension,
-        x509.InvalidVersion,
-    ) as error:
+    except _UNREADABLE as error:
         raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
     if not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
@@ -256,25 +253,38 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
         raise SignerError("The certificate would outlive its CA.")
 
 
-def _expected_der(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> bytes:
-    """The leaf as we encode it ourselves; only its serial and signature are the signer's to choose."""
-    grant = request.grant
-    tbs = leaf_tbs(
-        serial=max(leaf.serial_number, 0),
-        signature_algorithm=issuer.algorithm_der,
-        issuer=issuer.name_der,
-        subject=subject(grant).public_bytes(),
-        not_before=grant.not_before,
-        not_after=grant.not_after,
-        spki=spki_der(request.public_key),
+def _check_content(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> None:
+    """Byte for byte what we encode ourselves; only serial, signature and the order of extensions are the signer's."""
+    der, grant, spki = certificate_der(leaf), request.grant, spki_der(request.public_key)
+    extensions = leaf_extensions(
         rsa_key=isinstance(request.public_key, rsa.RSAPublicKey),
         authority_key_identifier=issuer.key_identifier,
+        spki=spki,
     )
-    return signed(tbs, issuer.algorithm_der, leaf.signature)
+
+    def expected(ordered: Iterable[bytes]) -> bytes:
+        tbs = leaf_tbs(
+            serial=max(leaf.serial_number, 0),
+            signature_algorithm=issuer.algorithm_der,
+            issuer=issuer.name_der,
+            subject=subject(grant).public_bytes(),
+            not_before=grant.not_before,
+            not_after=grant.not_after,
+            spki=spki,
+            extensions=ordered,
+        )
+        return signed(tbs, issuer.algorithm_der, leaf.signature)
+
+    if der != expected(extensions.values()):
+        _check_fields(leaf, request)
+        if der != expected(extensions[each.oid.dotted_string] for each in leaf.extensions):
+            raise SignerError(
+                "The signer's certificate is encoded otherwise than asked for, or has something more."
+            )
 
 
 def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
-    """What of a leaf in another encoding, such as with its extensions in another order, differs. Field by field."""
+    """Say which field of a leaf is not as asked, if it is one that can be named. Raises SignerError."""
     grant = request.grant
     if spki_der(leaf.public_key()) != spki_der(request.public_key):
         raise SignerError("The signer certified another key.")
@@ -284,7 +294,6 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
         raise SignerError("The signer's certificate is not version 3.")
     if (leaf.not_valid_before_utc, leaf.not_valid_after_utc) != (grant.not_before, grant.not_after):
         raise SignerError("The signer certified another validity.")
-    # Exactly ours, with our values and criticality: nothing missing, nothing unasked.
     expected = _expected_extensions(request)
     found = {(ext.oid, ext.critical): ext.value for ext in leaf.extensions}
     if found != expected:

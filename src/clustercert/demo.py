@@ -34,6 +34,7 @@ from clustercert.clusters import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.errors import ClustercertError, NotFound
 from clustercert.model import Origin
+from clustercert.private_file import write_private
 from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
 
 REGION = "eu-de"
@@ -124,7 +125,7 @@ def _folder(data_dir: Path, say: Say) -> Path:
                 raise SettingsError(
                     f"The folder {folder} has something else in it. Choose another with --data-dir."
                 )
-            _write(folder / DEMO_FILE, json.dumps({"tenants": []}))
+            write_private(folder / DEMO_FILE, json.dumps({"tenants": []}))
     except OSError as error:
         raise SettingsError(
             f"The data folder {folder} can't be used: {error.strerror}. Choose another with --data-dir."
@@ -161,13 +162,13 @@ async def _prepared(settings: Settings, options: DemoOptions, say: Say) -> tuple
         for number in range(len(known), 1 + options.tenants):
             known.append(await _new_tenant(parts, number, say))
             # Before the next step, so that a demo that is stopped half-way goes on from there.
-            _write(
+            write_private(
                 folder / DEMO_FILE, json.dumps({"tenants": [asdict(tenant) for tenant in known]}, indent=2)
             )
         for tenant in known:
             await _with_address(parts, tenant, EXTERNAL_URL if options.with_eip else None)
             bundle = await parts.clusters.rows.bundle(tenant.cluster_id)
-            _write(folder / f"client-ca-{tenant.user_name}.pem", chain_pem(bundle).decode())
+            write_private(folder / f"client-ca-{tenant.user_name}.pem", chain_pem(bundle).decode())
     return tuple(known[: 1 + options.tenants])
 
 
@@ -232,14 +233,6 @@ def _server_ca_pem() -> bytes:
     """A CA that an API server's certificate could come from; its key is forgotten at once."""
     now = datetime.now(UTC).replace(microsecond=0)
     return chain_pem((new_client_ca("kubernetes (demo)", new_key("ec-p256"), now, timedelta(days=3650)),))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
 
 
 class _Guide:
@@ -320,9 +313,9 @@ class _Obtained:
             "header": folder / f"token-{tenant.user_name}.header",
             "client_ca": ca_path,
         }
-        _write(files["kubeconfig"], answer.text)
-        _write(files["certificate"], leaf_pem.decode())
-        _write(files["header"], f"X-Auth-Token: {token}\n")
+        write_private(files["kubeconfig"], answer.text)
+        write_private(files["certificate"], leaf_pem.decode())
+        write_private(files["header"], f"X-Auth-Token: {token}\n")
         return cls(tenant, token, leaf, issuer, files)
 
     def summary(self, url: str) -> dict[str, object]:

@@ -23,6 +23,7 @@ A message is a sentence for the caller that says what to do; the cause (`raise â
 Source of the codes: CCE API reference, "Status Code" and "Error Code"; ours where they have none.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -90,10 +91,18 @@ class NoSuchRoute(NotFound):
 
 
 class MethodNotAllowed(ClustercertError):
-    """The path exists, the method does not."""
+    """The path exists, the method does not.
+
+    Attributes:
+        allow: the methods that the path takes. Source: RFC 9110, 15.5.6.
+    """
 
     status = 405
     code = "APIGW.0201"
+
+    def __init__(self, message: str, *, allow: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allow = tuple(allow)
 
 
 class RequestTimeout(ClustercertError):

@@ -65,10 +65,12 @@ class KeyGenerator:
             return await child.stdout.readexactly(size)
         except (OSError, asyncio.IncompleteReadError) as error:
             self._child = None
+            child.stdin.close()
             raise Unavailable("The process that makes RSA keys ended. Try again.") from error
         except asyncio.CancelledError:
             # The answer to this question would otherwise be taken for the answer to the next.
             self._child = None
+            child.stdin.close()
             child.kill()
             raise
 

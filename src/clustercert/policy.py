@@ -94,7 +94,9 @@ class Policy:
         if not is_plain_text(name):
             return "a user or group name has a control, bidirectional or unpaired surrogate character."
         if not 1 <= len(name.encode()) <= MAX_NAME:
-            return f"a user or group name has 1 to {MAX_NAME} bytes in UTF-8, this one has {len(name.encode())}."
+            return (
+                f"a user or group name has 1 to {MAX_NAME} bytes in UTF-8, this one has {len(name.encode())}."
+            )
         if name.startswith(SYSTEM_PREFIX) and name not in self.allowed_system_names:
             return f"{name} is reserved by Kubernetes and not allowed by the settings (policy.allow_system)."
         return None

@@ -25,6 +25,7 @@ from granian.server import Server
 
 from clustercert.app import create_app
 from clustercert.certificate import chain_pem, fingerprint, key_pem, new_server_certificate
+from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
 
 # A header block that takes longer than this is no client's.
@@ -109,9 +110,9 @@ def _self_signed(folder: Path, host: str) -> Tls:
         key = ec.generate_private_key(ec.SECP256R1())
         names = {"localhost", socket.gethostname(), "127.0.0.1", "::1", host} - {"0.0.0.0", "::"}  # noqa: S104
         leaf, ca = new_server_certificate(key, sorted(names), now, SELF_SIGNED_LIFETIME)
-        _write_private(pair.key, key_pem(key))
-        _write_private(folder / "tls-ca.pem", chain_pem((ca,)))
-        _write_private(pair.certificate, chain_pem((leaf,)))
+        write_private(pair.key, key_pem(key))
+        write_private(folder / "tls-ca.pem", chain_pem((ca,)))
+        write_private(pair.certificate, chain_pem((leaf,)))
     return Tls(pair.certificate, pair.key, pair.ca, fingerprint(leaf).hex())
 
 
@@ -119,14 +120,6 @@ def _readable(path: Path) -> x509.Certificate | None:
     with contextlib.suppress(OSError, ValueError):
         return x509.load_pem_x509_certificate(path.read_bytes())
     return None
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    temporary.replace(path)
 
 
 def free_port(host: str, port: int) -> int:

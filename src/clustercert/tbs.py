@@ -8,7 +8,7 @@ Source: RFC 5280 section 4.1 and 4.2; X.690 (DER).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 # RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
@@ -25,6 +25,7 @@ _SUBJECT_KEY_IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_EXTENSIONS = 0xA3
 _LONG_FORM = 0x80
 
 
@@ -37,6 +38,17 @@ ALGORITHM_DER = {
 }
 
 
+def leaf_extensions(*, rsa_key: bool, authority_key_identifier: bytes, spki: bytes) -> dict[str, bytes]:
+    """The extensions of a leaf in DER, by OID, in our order. The authority's is the bare identifier."""
+    return {
+        "2.5.29.19": _BASIC_CONSTRAINTS,
+        "2.5.29.15": _KEY_USAGE_RSA if rsa_key else _KEY_USAGE,
+        "2.5.29.37": _EXTENDED_KEY_USAGE,
+        "2.5.29.35": _authority_extension(authority_key_identifier),
+        "2.5.29.14": _SUBJECT_KEY_IDENTIFIER + key_identifier(spki),
+    }
+
+
 def leaf_tbs(
     *,
     serial: int,
@@ -46,22 +58,9 @@ def leaf_tbs(
     not_before: datetime,
     not_after: datetime,
     spki: bytes,
-    rsa_key: bool,
-    authority_key_identifier: bytes,
+    extensions: Iterable[bytes],
 ) -> bytes:
-    """TBSCertificate in DER.
-
-    `signature_algorithm`, `issuer`, `subject` and `spki` are DER; `authority_key_identifier` is the bare identifier.
-    """
-    extensions = _element(
-        _SEQUENCE,
-        _BASIC_CONSTRAINTS
-        + (_KEY_USAGE_RSA if rsa_key else _KEY_USAGE)
-        + _EXTENDED_KEY_USAGE
-        + _authority_extension(authority_key_identifier)
-        + _SUBJECT_KEY_IDENTIFIER
-        + key_identifier(spki),
-    )
+    """TBSCertificate in DER, of parts that are DER already."""
     return _element(
         _SEQUENCE,
         b"".join(
@@ -73,7 +72,7 @@ def leaf_tbs(
                 _element(_SEQUENCE, _time(not_before) + _time(not_after)),
                 subject,
                 spki,
-                _element(0xA3, extensions),
+                _element(_EXTENSIONS, _element(_SEQUENCE, b"".join(extensions))),
             )
         ),
     )

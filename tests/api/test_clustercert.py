@@ -195,7 +195,7 @@ def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Cli
     admin = world.people["admin"].user
     names = ["serial", "cluster_id", "project_id", "ca_id", "user_id", "user_name", "groups"]
     names += ["key_type", "key_origin", "auth_method", "source_address", "request_id", "reason", "der"]
-    query = f"select {', '.join(names)} from certificate where fingerprint = ?"  # noqa: S608 - the names above
+    query = f"select {', '.join(names)} from certificate where fingerprint = ?"
     ((*values,),) = rows(world.database, query, bytes.fromhex(fingerprint))
     row = dict(zip(names, values, strict=True))
     assert row["serial"] == response.headers["X-Clustercert-Serial"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from asn1 import flipped
+from asn1 import csr_of_version, flipped
 from clustercert.certificate import key_type_of
 from leaf import BACKDATE, assert_client_leaf, leaf_of, openssl, spki, user_of
 from stores import rows
@@ -107,6 +107,7 @@ def test_csrs_that_are_refused(client: httpx.Client, world: World, tmp_path: Pat
         good + "after",
         good + "\n" * 16385,
         flipped(good, 3),
+        csr_of_version(good, 1),
         good.replace("CERTIFICATE REQUEST", "CERTIFICATE"),
         30,
         True,

@@ -477,7 +477,7 @@ DURATIONS: list[tuple[dict[str, object], int]] = [
     ({"duration-seconds": "3600"}, 3600),
     ({"duration_seconds": "3600"}, 3600),
     ({"duration_seconds": 21_600}, 21_600),
-    ({"duration_seconds": None}, 900),
+    ({"duration_seconds": None, "id": None}, 900),
 ]
 
 
@@ -486,7 +486,7 @@ def test_a_temporary_key_signs_with_its_security_token_and_not_without(
     realm: Realm, wish: dict[str, object], seconds: int
 ) -> None:
     token = realm.login(scope=in_project(realm.project))
-    body = {"auth": {"identity": {"methods": ["token"], "token": wish}}}
+    body = {"auth": {"identity": {"methods": ["token"], "token": wish, "policy": None}}}
     before = datetime.now(UTC)
     response = realm.http.post(TEMPORARY, json=body, headers={"X-Auth-Token": token})
     assert response.status_code == 201

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from inprocess import BASE_URL, Service
+from inprocess import Service
 from leaf import leaf_of
 from world import World
 
@@ -388,4 +388,3 @@ def test_every_answer_has_a_request_id_of_its_own(client: httpx.Client, world: W
     ids = [client.get(path, headers=headers).headers["X-Request-Id"] for path in paths]
     assert len(set(ids)) == len(paths)
     assert all(len(each) == 32 and int(each, 16) >= 0 for each in ids)
-    assert BASE_URL.startswith("http://")

@@ -76,7 +76,7 @@ def verified(request: SdkRequest, secret: str = SECRET) -> bool:
 
 @pytest.mark.parametrize("seed", range(300))
 def test_the_python_sdks_signatures_verify(seed: int) -> None:
-    random = Random(seed)  # noqa: S311 - a seed, so that a failure can be seen again
+    random = Random(seed)
     request = unsigned_request(random)
     credentials = BasicCredentials(ACCESS_KEY, SECRET, "0c97ac3cb280f4d91fa7c0096739e1f8")
     if seed % 2:

@@ -31,7 +31,7 @@ def test_every_received_certificate_survives_sigkill(tmp_path: Path) -> None:
             ]
             for client in clients:
                 client.start()
-            time.sleep(random.uniform(0.3, 0.8))  # noqa: S311 - a moment, not a secret
+            time.sleep(random.uniform(0.3, 0.8))
             running.kill()
             for client in clients:
                 client.join(30)

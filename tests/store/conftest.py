@@ -1,39 +1,91 @@
-"""A migrated SQLite database of its own for each test."""
+"""A migrated database of its own for each test, of each kind that there is."""
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+import postgres
 from clustercert.store import migrate
 from clustercert.store.database import Database
-from stores import sqlite_url
+from stores import Store, sqlite_url
+
+
+def migrated(url: str) -> str:
+    """A database with its schema, and nobody connected to it."""
+
+    async def upgrade() -> None:
+        database = Database(url)
+        await migrate.upgrade(database)
+        await database.close()
+
+    asyncio.run(upgrade())
+    return url
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once, copied by each test."""
     file = tmp_path_factory.mktemp("migrated") / "store.db"
-
-    async def make() -> None:
-        database = Database(sqlite_url(file))
-        await migrate.upgrade(database)
-        await database.close()
-
-    asyncio.run(make())
+    migrated(sqlite_url(file))
     return file
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """One for all tests of this process that leave it running."""
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(server: postgres.Server) -> str:
+    """The name of a migrated database; made once, copied by each test."""
+    name = "template"
+    server.run(f"CREATE DATABASE {name} OWNER {postgres.OWNER}")
+    migrated(server.url(name))
+    return name
 
 
 @pytest.fixture
 def file(tmp_path: Path, migrated_file: Path) -> Path:
-    """An empty database with the schema."""
+    """An empty SQLite database with the schema."""
     return Path(shutil.copy(migrated_file, tmp_path / "store.db"))
 
 
 @pytest.fixture
-async def database(file: Path) -> AsyncIterator[Database]:
-    database = Database(sqlite_url(file))
+def on_postgresql(server: postgres.Server, template: str) -> Iterator[Store]:
+    """An empty PostgreSQL database with the schema."""
+    store = Store(server.create(template))
+    yield store
+    server.drop(store.url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """An empty database with the schema."""
+    if request.param == "sqlite":
+        return Store(sqlite_url(request.getfixturevalue("file")))
+    found: Store = request.getfixturevalue("on_postgresql")
+    return found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A database without a schema; of SQLite, none at all."""
+    if request.param == "sqlite":
+        yield Store(sqlite_url(tmp_path / "new.db"))
+        return
+    server: postgres.Server = request.getfixturevalue("server")
+    new = Store(server.create())
+    yield new
+    server.drop(new.url)
+
+
+@pytest.fixture
+async def database(store: Store) -> AsyncIterator[Database]:
+    database = Database(store.url)
     yield database
     await database.close()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import hashlib
-import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -21,7 +20,7 @@ from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
-from stores import ORIGIN, event, rows, sqlite_url
+from stores import ORIGIN, event, execute, rows, sqlite_url
 
 
 async def add_domain(connection: AsyncConnection, number: int = 1) -> None:
@@ -75,10 +74,13 @@ async def test_rows_and_events_are_there_when_the_block_is_left(database: Databa
 
 
 async def test_a_block_that_fails_leaves_nothing(database: Database, file: Path) -> None:
-    with pytest.raises(KeyError):
+    async def fail_half_way() -> None:
         async with database.change(event()) as connection:
             await add_domain(connection)
             raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail_half_way()
     for table in ("domain", "audit_event"):
         assert rows(file, f"SELECT count(*) FROM {table}") == [(0,)]
     assert rows(file, "SELECT value FROM generation") == [(0,)]
@@ -117,7 +119,22 @@ async def test_an_event_is_committed_to_with_its_salt(database: Database, file: 
         b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"cluster"}'
     )  # fmt: skip
     assert bodies[0][1] != bodies[1][1]
-    assert json.loads(bytes(bodies[0][0]))["detail"] == {"a": True, "b": [1, None]}  # type: ignore[arg-type] # a BLOB
+
+
+async def test_a_new_file_that_somebody_reads_is_waited_for(tmp_path: Path) -> None:
+    """As when several processes start on a new file: SQLite itself gives up at once on the switch to WAL."""
+    new = tmp_path / "new.db"
+    execute(new, "CREATE TABLE generation (value)")
+    execute(new, "INSERT INTO generation VALUES (0)")
+    async with opened(new, busy_seconds=0) as database:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM generation")
+            ping = asyncio.create_task(database.ping())
+            await asyncio.sleep(0.1)
+            assert not ping.done()
+            other.execute("COMMIT")
+            await ping
 
 
 async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
@@ -224,15 +241,24 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(database: Database, 
     async def fill(number: int) -> None:
         async with database.write(event()) as connection:
             await add_domain(connection, number)
-            row = {"id": number, "kek_id": "0" * 16, "wrapped": bytes(20_000), "active": False, "created_at": event().at}
-            await connection.execute(insert(tables.data_key).values(row))
+            columns = {
+                "kek_id": "0" * 16,
+                "wrapped": bytes(20_000),
+                "active": False,
+                "created_at": event().at,
+            }
+            await connection.execute(insert(tables.data_key).values(columns | {"id": number}))
 
-    written = 0
-    with pytest.raises(Unavailable) as caught:
+    async def fill_up() -> None:
         for number in range(pages):
             await fill(number)
-            written += 1
+
+    with pytest.raises(Unavailable) as caught:
+        await fill_up()
     assert "full" in str(caught.value.__cause__)
+    [(written,)] = rows(file, "SELECT count(*) FROM domain")
+    assert isinstance(written, int)
+    assert 0 < written < pages
     for table in ("domain", "data_key", "audit_event"):
         assert rows(file, f"SELECT count(*) FROM {table}") == [(written,)]
     limit[0] = 10 * pages
@@ -242,9 +268,13 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(database: Database, 
 
 async def test_no_free_connection_is_unavailable(file: Path) -> None:
     async with opened(file, busy_seconds=0.05) as database, contextlib.AsyncExitStack() as stack:
-        with pytest.raises(Unavailable):
+
+        async def take_all() -> None:
             for _ in range(100):
                 await stack.enter_async_context(database.read())
+
+        with pytest.raises(Unavailable):
+            await take_all()
 
 
 # A connection that is cancelled while it opens is left by aiosqlite for Python to close.

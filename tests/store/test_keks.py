@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,29 @@ def test_a_file_that_cant_be_written_is_not_left_half(tmp_path: Path) -> None:
         write_new_kek_file(tmp_path / "missing" / "kek")
     assert sentence(caught).endswith("of key-encryption keys: No such file or directory.")
     assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """Every write to a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_what_was_there(path: Path) -> None:
+    new = path.with_name("new")
+    kek = write_new_kek_file(path)
+    with no_room():
+        with pytest.raises(CustodyError, match="Can't make the file"):
+            write_new_kek_file(new)
+        with pytest.raises(CustodyError, match="Can't replace the file"):
+            KekFile(path).prepend(new_kek())
+    assert read_kek_file(path) == (kek,)
+    assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o644, 0o660])

@@ -18,7 +18,9 @@ from stores import child, execute, rows, sqlite_url, start
 
 def schema(file: Path) -> dict[object, list[str]]:
     """The statements that SQLite itself keeps, line by line, whatever their order."""
-    statements = rows(file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'")
+    statements = rows(
+        file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'"
+    )
     return {
         name: sorted(re.sub(r"\s+", " ", line).strip(" ,") for line in str(sql).split("\n"))
         for name, sql in statements
@@ -110,7 +112,9 @@ async def test_a_newer_database_is_refused_and_left_alone(database: Database, fi
 
 
 def test_an_older_database_is_refused() -> None:
-    with pytest.raises(SchemaError, match=r"has schema 0001 and this program needs 0002. Run `clustercert db"):
+    with pytest.raises(
+        SchemaError, match=r"has schema 0001 and this program needs 0002. Run `clustercert db"
+    ):
         migrate._check("0001", "0002", {"0001", "0002"})
 
 

@@ -1,7 +1,6 @@
 """Rotation: nothing is lost, whoever is at work meanwhile and whenever it is killed."""
 
 import asyncio
-import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -21,12 +21,25 @@ from clustercert.custody import (
     write_new_kek_file,
 )
 from clustercert.errors import Conflict, CustodyError
+from clustercert.model import Origin
 from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.database import Database
+from clustercert.store.generation import Generation
 from clustercert.store.keys import KeyRows, SealedRow
-from stores import ORIGIN, child, execute, rows, said, sqlite_url, store_secret, stored_secrets
+from stores import ORIGIN, child, events, execute, rows, said, sqlite_url, store_secret, stored_secrets
 
-BY = {"actor": "cli:test", "origin": ORIGIN}
+# What a process waits by default for the others.
+SETTLE = Generation.STALE_AFTER + Generation.INTERVAL
+
+
+class By(TypedDict):
+    """Who rotates."""
+
+    actor: str
+    origin: Origin
+
+
+BY: By = {"actor": "cli:test", "origin": ORIGIN}
 
 
 @pytest.fixture
@@ -80,8 +93,7 @@ def sealed_by(folder: Path) -> set[int | None]:
 
 
 def last_event(folder: Path) -> tuple[object, ...]:
-    [(body,)] = rows(folder / "store.db", "SELECT body FROM audit_event ORDER BY id DESC LIMIT 1")
-    event = json.loads(str(body, "ascii"))  # type: ignore[arg-type] # a BLOB
+    event = events(folder / "store.db")[-1]
     return event["kind"], event["actor"], event["subject"], event["detail"]
 
 
@@ -95,7 +107,12 @@ async def test_a_new_kek_wraps_everything_and_the_old_one_can_go(folder: Path) -
         assert others == [old]
         assert report == KekRotation(kek_id=new.id, added=True, rewrapped=1)
         assert wrapped_by(folder) == [new.id]
-        assert last_event(folder) == ("keys.rotated", "cli:test", new.id, {"kek_id": new.id, "data_key_ids": [1]})
+        assert last_event(folder) == (
+            "keys.rotated",
+            "cli:test",
+            new.id,
+            {"kek_id": new.id, "data_key_ids": [1]},
+        )
         assert await custody.rotation.retire(**BY) == (old.id,)
         assert keks_of(folder) == (new,)
         assert last_event(folder) == ("keys.retired", "cli:test", new.id, {"kek_ids": [old.id]})
@@ -119,7 +136,9 @@ async def test_a_variable_gets_its_new_key_from_the_operator(folder: Path) -> No
     old, new = new_kek(), new_kek()
     async with opened(folder, KekVariable("KEK", kek_line(old))) as custody:
         await fill(custody, folder)
-        with pytest.raises(CustodyError, match="Put a new key, 32 random bytes in base64, on a line in front"):
+        with pytest.raises(
+            CustodyError, match="Put a new key, 32 random bytes in base64, on a line in front"
+        ):
             await custody.rotation.rotate_kek(**BY)
         assert wrapped_by(folder) == [old.id]
     both = KekVariable("KEK", kek_line(new) + kek_line(old))
@@ -167,7 +186,9 @@ async def test_every_secret_is_sealed_anew_by_a_new_data_key(folder: Path) -> No
         assert last_event(folder) == ("keys.rotated", "cli:test", "2", {"kek_id": kek.id, "data_key_id": 2})
         assert rows(folder / "store.db", "SELECT value FROM generation") == [(2,)]
         for bound_to, secret in before.items():
-            assert await custody.unseal(secret, bound_to) == bound_to.encode(), "what was read before still opens"
+            assert await custody.unseal(secret, bound_to) == bound_to.encode(), (
+                "what was read before still opens"
+            )
     await assert_all_open(folder, 459)
 
 
@@ -192,11 +213,17 @@ async def test_a_secret_that_changed_meanwhile_is_not_put_back(folder: Path) -> 
     async with opened(folder) as custody:
         await fill(custody, folder, 1)
     database = Database(sqlite_url(folder / "store.db"))
-    old = stored_secrets(folder / "store.db")
-    read = [SealedRow(*name.split(":"), sealed) for name, sealed in old.items()]
+    old, ca_id = stored_secrets(folder / "store.db"), f"{0:032x}"
+    read = [
+        SealedRow("access_key", "AK00000", old["access_key:AK00000"]),
+        SealedRow("client_ca", ca_id, old[f"client_ca:{ca_id}"]),
+    ]
     execute(folder / "store.db", "UPDATE access_key SET sealed_secret = x'ff'")
     assert await KeyRows(database).reseal([(row, b"new") for row in read]) == 1
-    assert stored_secrets(folder / "store.db") == {"access_key:AK00000": b"\xff", f"client_ca:{0:032x}": b"new"}
+    assert stored_secrets(folder / "store.db") == {
+        "access_key:AK00000": b"\xff",
+        f"client_ca:{ca_id}": b"new",
+    }
     await database.close()
 
 
@@ -222,10 +249,16 @@ async def test_rotations_at_the_same_time_wait_for_each_other(folder: Path) -> N
     async def rotate(what: str) -> None:
         async with opened(folder) as custody:
             rotation = custody.rotation
-            work = {"kek": rotation.rotate_kek, "data key": rotation.rotate_data_key, "retire": rotation.retire}
+            work = {
+                "kek": rotation.rotate_kek,
+                "data key": rotation.rotate_data_key,
+                "retire": rotation.retire,
+            }
             await work[what](**BY)
 
-    await asyncio.gather(*(rotate(what) for what in ("kek", "data key", "retire", "kek", "data key", "retire")))
+    await asyncio.gather(
+        *(rotate(what) for what in ("kek", "data key", "retire", "kek", "data key", "retire"))
+    )
     assert rows(folder / "store.db", "SELECT id, active FROM data_key") == [(1, 0), (2, 0), (3, 1)]
     assert sealed_by(folder) == {3}
     assert set(wrapped_by(folder)) == {keks_of(folder)[0].id}
@@ -243,7 +276,7 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(folder: Path) ->
         ):
             for step in range(2):
                 await custody.rotation.rotate_kek(**BY)
-                rotation = replace(custody.rotation, settle=type(custody.rotation).__dataclass_fields__["settle"].default)
+                rotation = replace(custody.rotation, settle=SETTLE)
                 report = await rotation.rotate_data_key(**BY)
                 assert report.data_key_id == step + 2
                 assert report.damaged == ()
@@ -271,7 +304,9 @@ async def test_killed_at_any_step_everything_is_readable_and_a_second_run_finish
             await custody.rotation.rotate_kek(**BY)
     old = keks_of(folder)
     program = Path(__file__).parents[1] / "store_killed.py"
-    killed = int(subprocess.run([sys.executable, program, what, folder], capture_output=True, check=True).stdout)
+    killed = int(
+        subprocess.run([sys.executable, program, what, folder], capture_output=True, check=True).stdout
+    )
     assert killed >= steps, killed
     for number in range(1, killed + 2):
         copy = Path(f"{folder}-{number}")

@@ -6,7 +6,7 @@ import pytest
 
 from clustercert.cli import profile
 from clustercert.cli.logging_in import chosen, read_ca
-from clustercert.cli.private_file import write_private
+from clustercert.private_file import write_private
 from clustercert.cli.profile import Profile, ProfileError
 from clustercert.client import Named
 

@@ -91,11 +91,12 @@ async def test_a_caller_who_gave_up_leaves_no_key_for_the_next_one() -> None:
     """The answer to the question that was given up must not be taken for the answer to the next."""
     async with generator("rsa-2048") as keys:
         await keys.new_key()
-        given_up = asyncio.ensure_future(keys.new_key())
+        asked, given_up = child_of(keys), asyncio.ensure_future(keys.new_key())
         await asyncio.sleep(0)  # the question is on its way
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
+        await asked.wait()
         made = [await keys.new_key() for _ in range(3)]
     assert len({spki(key.public_key()) for key in made}) == 3
 
@@ -116,11 +117,12 @@ async def test_a_process_that_was_killed_is_one_failure_and_then_another_process
 async def test_a_process_that_is_killed_while_it_works_is_unavailable() -> None:
     async with generator("rsa-4096") as keys:
         await keys.new_key()
-        making = asyncio.ensure_future(keys.new_key())
+        asked, making = child_of(keys), asyncio.ensure_future(keys.new_key())
         await asyncio.sleep(0)  # the question is on its way
-        os.kill(child_of(keys).pid, signal.SIGKILL)
+        os.kill(asked.pid, signal.SIGKILL)
         with pytest.raises(Unavailable):
             await making
+        await asked.wait()
 
 
 async def test_closing_twice_or_without_a_process_is_nothing() -> None:

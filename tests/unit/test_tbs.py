@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from asn1 import inside
 from clustercert.certificate import LeafBuilder, key_type_of, new_key, subject
 from clustercert.model import Grant, KeyType, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, key_identifier, leaf_tbs, signed
+from clustercert.tbs import ALGORITHM_DER, key_identifier, leaf_extensions, leaf_tbs, signed
 from leaf import spki
 from nouns import CA_KEY, client_ca, grant
 
@@ -33,8 +33,11 @@ def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -
         not_before=request.grant.not_before,
         not_after=request.grant.not_after,
         spki=spki(request.public_key),
-        rsa_key=isinstance(request.public_key, rsa.RSAPublicKey),
-        authority_key_identifier=identifier.digest,
+        extensions=leaf_extensions(
+            rsa_key=isinstance(request.public_key, rsa.RSAPublicKey),
+            authority_key_identifier=identifier.digest,
+            spki=spki(request.public_key),
+        ).values(),
     )
 
 
@@ -91,8 +94,9 @@ def test_any_serial_is_the_shortest_positive_integer(serial: int) -> None:
         not_before=request.grant.not_before,
         not_after=request.grant.not_after,
         spki=spki(request.public_key),
-        rsa_key=False,
-        authority_key_identifier=identifier.digest,
+        extensions=leaf_extensions(
+            rsa_key=False, authority_key_identifier=identifier.digest, spki=spki(request.public_key)
+        ).values(),
     )
     element = inside(tbs)[1]
     assert int.from_bytes(element[2:], "big", signed=True) == serial

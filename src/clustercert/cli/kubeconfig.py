@@ -13,9 +13,9 @@ import typer
 from clustercert.cli import lifetime, os_environment, profile
 from clustercert.cli.login import PlainHttpOption
 from clustercert.cli.output import Output, answer, document, note
-from clustercert.cli.private_file import write_private
 from clustercert.cli.profile import DEFAULT_PROFILE, Profile
 from clustercert.errors import ClustercertError
+from clustercert.private_file import write_private
 
 if TYPE_CHECKING:
     # Only whoever gets a kubeconfig loads the HTTP client.

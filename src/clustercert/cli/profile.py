@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.private_file import make_private_folder, write_private
 from clustercert.errors import ClustercertError
+from clustercert.private_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
     # Whoever only reads a profile loads no HTTP client.

@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import structlog
 
+from clustercert.background import pause, running
 from clustercert.errors import Unavailable
 
 K = TypeVar("K")
@@ -52,10 +53,10 @@ class Generation:
         self.value = await self._read()
         self._asked_at = asked_at
 
-    async def watch(self) -> None:
-        """Read the number for ever; run it as a task of each worker."""
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Read the number again and again until told to stop; each worker does."""
         failing = False
-        while True:
+        while not stop.is_set():
             try:
                 await self.refresh()
                 failing = False
@@ -63,18 +64,11 @@ class Generation:
                 if not failing:
                     logger.warning("caches are off: the store does not answer", cause=repr(error.__cause__))
                 failing = True
-            await asyncio.sleep(self.INTERVAL)
+            await pause(stop, self.INTERVAL)
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Watch for as long as the block runs."""
-        task = asyncio.create_task(self.watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        return running(self.watch)
 
 
 class Cache(Generic[K, V]):

@@ -40,7 +40,7 @@ class Turn:
 async def _locked(path: str) -> AsyncIterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while not _lock(descriptor):
+        while not _lock(descriptor):  # noqa: ASYNC110 - another process lets go, no event of ours
             await asyncio.sleep(PAUSE)
         yield
     finally:

@@ -24,10 +24,14 @@ _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} \+0000 UTC", re.ASCII)
 class AutopilotCertRequest(BaseModel):
     """The body of POST clustercert, Autopilot form. null counts as absent; unknown fields are ignored."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", title="AutopilotCertRequest")
+    model_config = ConfigDict(
+        strict=True, extra="ignore", hide_input_in_errors=True, title="AutopilotCertRequest"
+    )
 
     duration: int | None = Field(
-        default=None, description="Whole days: 1 to 1825, or -1 for the longest that policy and CA allow."
+        default=None,
+        description="Whole days: 1 to 1825, or -1 for the longest that policy and CA allow.",
+        json_schema_extra={"minimum": LONGEST, "maximum": MAX_DAYS},
     )
     csr: str | None = Field(
         default=None,

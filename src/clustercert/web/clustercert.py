@@ -28,9 +28,9 @@ _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 
 _KUBECONFIG: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": bodies.Kubeconfig,
-        "description": "The kubeconfig.",
-        "content": {"application/yaml": {"schema": {"type": "string"}}},
+        "model": bodies.Kubeconfig | bodies.IssuancePreview,
+        "description": "The kubeconfig, or with dryRun=All the preview.",
+        "content": {"application/yaml": {"schema": {"$ref": "#/components/schemas/Kubeconfig"}}},
         "headers": {
             name: {"description": description, "schema": {"type": "string"}}
             for name, description in {
@@ -137,7 +137,7 @@ async def answer(
     raw = await raw_body(request, services)
     caller = await authenticated(request, raw, services)
     if shape is None and not services.options.get_clustercert:
-        raise MethodNotAllowed("The GET form is switched off here. Use POST with a duration.")
+        raise MethodNotAllowed("The GET form is switched off here. Use POST with a duration.", allow=["POST"])
     dry = _dry_run(request)
     ask = _ask(request, raw, shape) if shape is not None else Ask(duration=GET_DAYS, clip=True)
     if dry:

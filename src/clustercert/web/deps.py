@@ -24,8 +24,8 @@ MAX_BODY = 64 * 1024
 class Readiness(Protocol):
     """What `/readyz` asks: whether everything that issuing needs answers."""
 
-    async def problems(self) -> dict[str, str]:
-        """A sentence for each part that does not answer, by its name."""
+    async def check(self) -> None:
+        """Raises Unavailable, saying which part does not answer."""
 
 
 class Gauges(Protocol):

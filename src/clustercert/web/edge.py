@@ -104,7 +104,9 @@ def failed(scope: Scope, failure: ClustercertError) -> Response:
     """The answer to a failure; why, beyond what the caller is told, goes into the request's log line."""
     said = {"error": type(failure).__name__, "reason": getattr(failure, "reason", failure.message)}
     if failure.__cause__ is not None:
-        said["cause"] = repr(failure.__cause__)
+        # What a caller sent wrongly may be a secret in the wrong place, and stand in the cause's text.
+        caused_by_us = failure.status >= SERVER_ERRORS
+        said["cause"] = repr(failure.__cause__) if caused_by_us else type(failure.__cause__).__name__
     scope.setdefault("clustercert.log", {}).update(said)
     return render.error(failure, scope["path"], scope["clustercert.origin"].request_id)
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from clustercert.errors import ClustercertError, Unavailable
+from clustercert.errors import ClustercertError, MethodNotAllowed, Unavailable
 from clustercert.model import JsonObject
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -29,6 +29,8 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
     headers: dict[str, str] = {}
     if isinstance(failure, Unavailable):
         headers["Retry-After"] = str(failure.retry_after)
+    if isinstance(failure, MethodNotAllowed):
+        headers["Allow"] = ", ".join(failure.allow)
     # The message of a bare ClustercertError or of anything at 500 may tell of our insides.
     message = failure.message if failure.status != HTTPStatus.INTERNAL_SERVER_ERROR else "Internal error."
     if f"{path}/".startswith(KEYSTONE_PREFIXES):

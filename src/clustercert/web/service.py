@@ -13,7 +13,7 @@ from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
 
 from clustercert import __version__, metrics
-from clustercert.errors import Forbidden, Unavailable
+from clustercert.errors import Forbidden
 from clustercert.web import bodies, iam, render
 from clustercert.web.deps import ServicesDep, base_url
 
@@ -44,9 +44,7 @@ async def healthz() -> Response:
 )
 async def readyz(services: ServicesDep) -> Response:
     """Database and keys answer."""
-    problems = await services.readiness.problems()
-    if problems:
-        raise Unavailable("Not ready: " + "; ".join(f"{part}: {why}" for part, why in problems.items()))
+    await services.readiness.check()
     return render.json_response({"status": "ready"}, headers=render.NO_STORE)
 
 
@@ -156,5 +154,5 @@ def _from_loopback(request: Request) -> bool:
 
 
 def _has_token(request: Request, token: str | None) -> bool:
-    presented = request.headers.get("authorization", "").removeprefix("Bearer ")
-    return token is not None and hmac.compare_digest(presented.encode(), token.encode())
+    presented = request.headers.get("authorization", "").encode()
+    return token is not None and hmac.compare_digest(presented, f"Bearer {token}".encode())

@@ -1,0 +1,109 @@
+import json
+import re
+from typing import Any
+
+import httpx
+import schemathesis
+
+from world import World
+
+REFERENCE = re.compile(r"""(?:src|href|url|Url)\s*[=:(]\s*["']?([^"'\s)>,]+)""")
+
+
+def test_the_documentation_needs_no_other_host(client: httpx.Client) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    references = REFERENCE.findall(page.text)
+    assert len(references) >= 4
+    assert "//" not in page.text.replace("<!-- `SwaggerUIBundle` is now available on the page -->", "")
+    for reference in references:
+        assert reference.startswith("/"), reference
+        assert client.get(reference).status_code == 200, reference
+
+
+def test_the_assets_need_no_other_host(client: httpx.Client) -> None:
+    style = client.get("/docs/assets/swagger-ui.css")
+    assert style.headers["content-type"].startswith("text/css")
+    assert re.findall(r"@import|url\(['\"]?(?:https?:)?//", style.text) == []
+    script = client.get("/docs/assets/swagger-ui-bundle.js")
+    assert script.headers["content-type"].split(";")[0] in {"text/javascript", "application/javascript"}
+    assert len(script.content) > 100_000
+
+
+def test_a_browser_at_the_root_is_sent_to_a_page_and_a_client_gets_the_versions(
+    client: httpx.Client,
+) -> None:
+    browser = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert browser.is_redirect
+    assert browser.headers["location"].startswith("/")
+    for accept in ("application/json", "*/*", ""):
+        response = client.get("/", headers={"Accept": accept})
+        assert response.status_code == 300
+        (version,) = response.json()["versions"]["values"]
+        assert version["id"].startswith("v3")
+
+
+def document(client: httpx.Client) -> Any:
+    response = client.get("/openapi.json")
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def test_the_openapi_document_is_valid(client: httpx.Client) -> None:
+    schemathesis.openapi.from_dict(document(client)).validate()
+
+
+def test_the_openapi_document_has_every_call_of_the_contract(client: httpx.Client) -> None:
+    paths = document(client)["paths"]
+    clusters = "/api/v3/projects/{project_id}/clusters"
+    wanted = {
+        (clusters, "get"),
+        (f"{clusters}/{{cluster_id}}", "get"),
+        (f"{clusters}/{{cluster_id}}/openapi", "get"),
+        (f"{clusters}/{{cluster_id}}/clustercert", "get"),
+        (f"{clusters}/{{cluster_id}}/clustercert", "post"),
+        ("/autopilot/v3/projects/{project_id}/clusters/{cluster_id}/clustercert", "post"),
+        ("/v3", "get"),
+        ("/v3/auth/tokens", "post"),
+        ("/v3/auth/tokens", "get"),
+        ("/v3/auth/tokens", "head"),
+        ("/v3/projects", "get"),
+        ("/v3/auth/projects", "get"),
+        ("/v3/auth/catalog", "get"),
+        ("/v3/auth/domains", "get"),
+        ("/v3.0/OS-CREDENTIAL/securitytokens", "post"),
+        ("/healthz", "get"),
+        ("/readyz", "get"),
+        ("/metrics", "get"),
+    }
+    there = {(path, method) for path, operations in paths.items() for method in operations}
+    assert wanted - there == set()
+
+
+def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx.Client) -> None:
+    described = document(client)
+    clustercert = described["paths"]["/api/v3/projects/{project_id}/clusters/{cluster_id}/clustercert"]
+    post = clustercert["post"]
+    body = post["requestBody"]["content"]["application/json"]["schema"]
+    assert {"duration", "expire_at", "csr", "reason"} == set(body["properties"])
+    assert set(post["responses"]) >= {"200", "400", "401", "403", "404", "413", "500", "503"}
+    assert set(post["responses"]["200"]["content"]) == {"application/json", "application/yaml"}
+    assert clustercert["get"]["deprecated"] is True
+    assert "422" not in json.dumps([*described["paths"].values()]), "the framework's own form of an error"
+    named = described["components"]["securitySchemes"]
+    for requirement in post["security"]:
+        assert requirement.keys() <= named.keys()
+    names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_openapi_document_tells_nothing_of_this_installation(client: httpx.Client, world: World) -> None:
+    text = json.dumps(document(client))
+    for secret in (
+        world.project.id,
+        world.people["admin"].token,
+        str(world.folder),
+        world.clusters["eip"].id,
+    ):
+        assert secret not in text

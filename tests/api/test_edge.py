@@ -1,0 +1,103 @@
+"""The outermost layer around applications that misbehave."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from clustercert.errors import Conflict
+from clustercert.web.edge import Edge
+
+
+def client_of(app: ASGIApp, timeout: float = 5, max_in_flight: int = 100) -> httpx.AsyncClient:
+    edge = Edge(app, timeout, max_in_flight)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://edge.test")
+
+
+def is_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/json")
+    body: dict[str, Any] = response.json()
+    assert (body["errorCode"], body["request_id"]) == (code, response.headers["X-Request-Id"])
+    return body
+
+
+async def test_an_exception_that_nobody_expected_is_a_500_without_its_words() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    async with client_of(app) as client:
+        response = await client.get("/x")
+    assert is_error(response, 500, "CCE.01500001")["message"] == "Internal error."
+    assert "hunter2" not in response.text
+
+
+async def test_an_error_of_ours_is_rendered_wherever_it_comes_from() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise Conflict("There is one already.")
+
+    async with client_of(app) as client:
+        body = is_error(await client.get("/x"), 409, "CCE.01409001")
+        keystone = (await client.get("/v3/x")).json()
+    assert body["message"] == keystone["error"]["message"] == "There is one already."
+
+
+async def test_a_request_that_takes_too_long_is_given_up() -> None:
+    given_up = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+
+    async with client_of(app, timeout=0.02) as client:
+        response = await client.get("/x")
+    is_error(response, 503, "CCE.01503001")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert given_up.is_set()
+
+
+async def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:
+    said = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("too late")
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope: Scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "query_string": b""}
+    await Edge(app, 5)(scope, receive, send)
+    assert said == ["http.response.start"]
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+async def test_more_requests_than_can_be_answered_are_told_so_at_once(waiting: int) -> None:
+    """All but the check whether the process is alive: what restarts it must not take load for death."""
+    arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            arrived.release()
+            await go_on.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async with client_of(app, max_in_flight=waiting) as client:
+        slow = [asyncio.ensure_future(client.get("/slow")) for _ in range(waiting)]
+        for _ in range(waiting):
+            await arrived.acquire()
+        response = await client.get("/x")
+        is_error(response, 503, "CCE.01503001")
+        assert int(response.headers["Retry-After"]) >= 1
+        assert (await client.get("/healthz")).status_code == 200
+        go_on.set()
+        assert [(await answer).status_code for answer in slow] == [200] * waiting
+        assert (await client.get("/x")).status_code == 200

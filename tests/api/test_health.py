@@ -1,0 +1,89 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import world as worlds
+from clustercert.custody import write_new_kek_file
+from clustercert.sealing import parse_keks
+from inprocess import Service
+from stores import execute
+from world import World
+
+
+@pytest.fixture
+def breakable(tmp_path: Path) -> Iterator[tuple[Service, World]]:
+    """A service whose world nobody else needs."""
+    world = worlds.make(tmp_path)
+    with Service(world.settings()).running() as service:
+        yield service, world
+
+
+def test_a_service_that_runs_is_healthy_and_ready(client: httpx.Client) -> None:
+    healthy = client.get("/healthz")
+    assert (healthy.status_code, healthy.text) == (200, "ok\n")
+    assert healthy.headers["content-type"].startswith("text/plain")
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
+
+
+def is_not_ready(service: Service, part: str, world: World) -> None:
+    response = service.client.get("/readyz")
+    assert (response.status_code, response.json()["errorCode"]) == (503, "CCE.01503001")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert part in response.json()["errorMessage"]
+    # Anybody may ask, so the answer tells neither places nor keys.
+    assert str(world.folder) not in response.text
+    assert parse_keks((world.folder / "first").read_text())[0].id not in response.text
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_without_its_database_it_is_healthy_and_not_ready(breakable: tuple[Service, World]) -> None:
+    service, world = breakable
+    execute(world.database, "drop table generation")
+    response = service.client.get("/readyz")
+    assert (response.status_code, response.json()["errorCode"]) == (503, "CCE.01503001")
+    assert "database" in response.json()["errorMessage"]
+    assert "generation" not in response.text
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_without_its_key_encryption_key_it_is_healthy_and_not_ready(
+    breakable: tuple[Service, World],
+) -> None:
+    service, world = breakable
+    (world.folder / "kek").rename(world.folder / "first")
+    is_not_ready(service, "keys", world)
+    (world.folder / "first").rename(world.folder / "kek")
+    assert service.client.get("/readyz").status_code == 200
+
+
+def test_with_another_key_encryption_key_it_is_not_ready(breakable: tuple[Service, World]) -> None:
+    service, world = breakable
+    (world.folder / "kek").rename(world.folder / "first")
+    write_new_kek_file(world.folder / "kek")
+    is_not_ready(service, "keys", world)
+
+
+def test_a_ca_key_that_does_not_open_is_an_internal_error_that_tells_nothing(
+    breakable: tuple[Service, World],
+) -> None:
+    service, world = breakable
+    execute(world.database, "update client_ca set sealed_key = ?", b"\x01\0\0\0\x01" + bytes(60))
+    response = service.client.post(world.path(), json={"duration": 1}, headers=world.people["admin"].headers)
+    assert (response.status_code, response.json()["errorCode"]) == (500, "CCE.01500001")
+    assert response.json()["errorMessage"] == "Internal error."
+
+
+def test_a_certificate_that_cannot_be_recorded_does_not_leave(breakable: tuple[Service, World]) -> None:
+    service, world = breakable
+    refuse = "create trigger full before insert on audit_event begin select raise(abort, 'disk'); end"
+    execute(world.database, refuse)
+    for response in (
+        service.client.post(world.path(), json={"duration": 1}, headers=world.people["admin"].headers),
+        service.client.get(world.path(), headers=world.people["admin"].headers),
+    ):
+        assert response.status_code in (500, 503)
+        assert "client-certificate-data" not in response.text
+        assert "disk" not in response.text

@@ -1,0 +1,94 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# As many as the script makes.
+REQUESTS = 17
+SCRIPT = Path(__file__).parents[1] / "logged.py"
+
+
+@dataclass
+class Logged:
+    """What a process logged, and the secrets it had to do with."""
+
+    out: str
+    err: str
+    secrets: list[str]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == "request"]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
+    folder = tmp_path_factory.mktemp("logged")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, folder], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Logged(done.stdout, done.stderr, json.loads((folder / "secrets.json").read_text()))
+
+
+def test_no_secret_is_in_the_log(logged: Logged) -> None:
+    assert len(logged.secrets) > 10
+    said = logged.out + logged.err
+    assert [secret for secret in logged.secrets if secret in said] == []
+
+
+def test_nothing_in_pem_is_in_the_log(logged: Logged) -> None:
+    for mark in ("-----BEGIN", "LS0tLS1CRUdJTi", "PRIVATE KEY"):
+        assert mark not in logged.out + logged.err
+
+
+def test_each_request_is_one_line_of_json(logged: Logged) -> None:
+    assert len(logged.requests) == REQUESTS
+    for line in logged.requests:
+        assert line.keys() >= {"method", "path", "status", "ms", "source", "request_id", "timestamp", "level"}
+        assert line["source"] == "127.0.0.1"
+    assert len({line["request_id"] for line in logged.requests}) == REQUESTS
+
+
+def test_a_query_is_not_logged(logged: Logged) -> None:
+    assert not any("?" in line["path"] for line in logged.requests)
+
+
+def test_a_path_cannot_forge_a_line_or_a_colour(logged: Logged) -> None:
+    (line,) = [line for line in logged.requests if line["status"] == 404]
+    assert line["path"] == '/nope\n"forged": \x1b[31m'
+    assert "\x1b" not in logged.out
+
+
+def test_what_was_issued_is_named_by_its_fingerprint(logged: Logged) -> None:
+    issued = [line for line in logged.requests if line["status"] == 200]
+    assert len(issued) == 3
+    for line in issued:
+        assert len(line["fingerprint"]) == 64
+        assert line["user"]
+        assert line["cluster"]
+        assert line["level"] == "info"
+
+
+def test_a_refusal_says_in_the_log_why_and_at_which_level(logged: Logged) -> None:
+    refused = [line for line in logged.requests if line["status"] == 401]
+    assert len(refused) == 4
+    for line in refused:
+        assert line["error"] == "Unauthenticated"
+        assert line["reason"] != "Authorization failed."
+        assert line["level"] == "info"
+
+
+def test_a_failure_inside_is_an_error_in_the_log(logged: Logged) -> None:
+    failed = [line for line in logged.requests if line["status"] >= 500]
+    assert len(failed) == 1
+    assert failed[0]["level"] == "error"
+    assert "audit_event" in logged.out

@@ -1,0 +1,282 @@
+"""The database, its keys, the settings and the clusters, from the command line."""
+
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from clustercert.certificate import chain_pem, new_client_ca, new_key
+from operating import Done, Operator
+from stores import execute, rows
+
+
+@pytest.fixture
+def server_ca(operator: Operator, tmp_path: Path) -> Path:
+    """Some cluster's CA; another one's client CA will do."""
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    path = tmp_path / "server-ca.pem"
+    path.write_bytes(chain_pem((ca,)))
+    return path
+
+
+def add(operator: Operator, server_ca: Path, name: str = "prod", *more: str) -> dict[str, object]:
+    operator.types("project", "create", "eu-de")
+    url = "https://10.0.0.5:6443"
+    added: dict[str, object] = operator.gets_json(
+        "cluster", "add", name, "--project", "eu-de", "--internal-url", url, "--server-ca", server_ca, *more
+    )
+    return added
+
+
+def test_files_are_their_owners_alone(operator: Operator) -> None:
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in (
+            operator.folder / "kek",
+            operator.folder / "data",
+            operator.folder / "data" / "clustercert.db",
+        )
+    }
+    assert modes == {"kek": 0o600, "data": 0o700, "clustercert.db": 0o600}
+
+
+def test_a_key_file_is_never_overwritten(operator: Operator) -> None:
+    before = (operator.folder / "kek").read_bytes()
+    assert "exists" in operator.is_refused("keys", "generate", "--out", operator.folder / "kek")
+    assert (operator.folder / "kek").read_bytes() == before
+
+
+def test_upgrading_twice_changes_nothing(operator: Operator) -> None:
+    before = operator.gets_json("domain", "list"), operator.gets_json("keys", "list")
+    operator.gets("db", "upgrade")
+    assert (operator.gets_json("domain", "list"), operator.gets_json("keys", "list")) == before
+    schema = operator.gets_json("db", "current")
+    assert schema["current"] == schema["needed"]
+    operator.gets("db", "check")
+
+
+def test_a_missing_database_is_not_made_by_looking(operator: Operator, tmp_path: Path) -> None:
+    for command in (("db", "current"), ("user", "list"), ("serve",)):
+        said = operator.is_refused("--data-dir", tmp_path / "elsewhere", *command)
+        assert "clustercert db upgrade" in said
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_older_schema_says_what_to_do(operator: Operator) -> None:
+    execute(operator.folder / "data" / "clustercert.db", "DELETE FROM alembic_version")
+    assert "clustercert db upgrade" in operator.is_refused("user", "list")
+    assert operator.gets_json("db", "current")["current"] is None
+
+
+def test_a_wrong_or_missing_key_stops_every_command_with_one_sentence(operator: Operator) -> None:
+    kek = operator.folder / "kek"
+    kek.rename(operator.folder / "right")
+    assert "kek" in operator.is_refused("db", "check")
+    operator.gets("keys", "generate", "--out", kek)
+    assert "\n" not in operator.is_refused("user", "list")
+    kek.chmod(0o644)
+    assert "chmod 600" in operator.is_refused("user", "list")
+
+
+def test_keys_are_rotated_and_retired(operator: Operator) -> None:
+    operator.gets("user", "create", "alice", "--no-password")
+    operator.gets("access-key", "create", "--user", "alice")
+    (old, first) = operator.gets_json("keys", "list")
+
+    rotated = operator.gets_json("keys", "rotate")
+    assert (rotated["added"], rotated["rewrapped"]) == (True, 1)
+    resealed = operator.gets_json("keys", "rotate", "--data-key")
+    assert (resealed["id"], resealed["resealed"], resealed["damaged"]) == ("2", 1, [])
+    assert operator.gets_json("keys", "retire", "--yes") == [{"id": old["id"]}]
+
+    listed = operator.gets_json("keys", "list")
+    assert [(key["kind"], key["id"], key["active"]) for key in listed] == [
+        ("key-encryption", rotated["id"], True),
+        ("data", first["id"], False),
+        ("data", "2", True),
+    ]
+    operator.gets("db", "check")
+
+
+def test_a_secret_that_does_not_open_is_named_by_the_rotation(operator: Operator) -> None:
+    operator.gets("user", "create", "alice", "--no-password")
+    key = operator.gets_json("access-key", "create", "--user", "alice")["access_key"]
+    database = operator.folder / "data" / "clustercert.db"
+    execute(database, "UPDATE access_key SET sealed_secret = substr(sealed_secret, 1, 20)")
+
+    done = operator.types("keys", "rotate", "--data-key", "--output", "json")
+
+    assert f"access_key:{key}" in done.out
+    assert "do not open" in done.err
+
+
+def test_retiring_keys_and_removing_clusters_are_not_done_unasked(
+    operator: Operator, server_ca: Path
+) -> None:
+    add(operator, server_ca)
+    assert "--yes" in operator.is_refused("keys", "retire")
+    assert "--yes" in operator.is_refused("cluster", "remove", "prod")
+    assert operator.gets("cluster", "list", "-o", "name") == "prod\n"
+
+
+def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server_ca: Path) -> None:
+    added = add(
+        operator, server_ca, "prod", "--label", "env=prod", "--label", "team=a", "--san-url", "https://k:1"
+    )
+
+    assert operator.gets_json("cluster", "show", str(added["id"])) == added
+    assert (added["labels"], added["san_urls"]) == ({"env": "prod", "team": "a"}, ["https://k:1"])
+    changed = operator.gets_json(
+        "cluster", "update", "prod", "--project", "eu-de", "--rename", "live", "--external-url", "https://203.0.113.1:6443",
+        "--no-san-urls", "--label", "env=live", "--remove-label", "team", "--version", "v1.33",
+    )  # fmt: skip
+    expected = {
+        "name": "live",
+        "external_url": "https://203.0.113.1:6443",
+        "san_urls": [],
+        "labels": {"env": "live"},
+        "version": "v1.33",
+    }
+    assert changed == added | expected | {"updated_at": changed["updated_at"]}
+    assert operator.gets_json("cluster", "update", "live", "--no-external-url")["external_url"] is None
+    done = operator.types("cluster", "remove", "live", "--yes")
+    assert "--client-ca-file" in done.err
+    assert operator.gets_json("cluster", "list", "--project", "eu-de") == []
+
+
+def test_adding_a_cluster_says_what_comes_next(operator: Operator, server_ca: Path) -> None:
+    operator.gets("project", "create", "eu-de")
+    done: Done = operator.types(
+        "cluster",
+        "add",
+        "prod",
+        "--project",
+        "eu-de",
+        "--internal-url",
+        "https://k:6443",
+        "--server-ca",
+        server_ca,
+    )
+    assert "clustercert kubernetes ca-bundle" in done.err
+    assert "clustercert kubernetes rbac" in done.err
+
+
+def test_the_printed_bundle_is_the_clusters_client_ca(operator: Operator, server_ca: Path) -> None:
+    added = add(operator, server_ca)
+    bundle = operator.gets("kubernetes", "ca-bundle", "prod")
+    (ca,) = x509.load_pem_x509_certificates(bundle.encode())
+    ((der,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT certificate_der FROM client_ca")
+    assert ca == x509.load_der_x509_certificate(bytes(der))  # type: ignore[call-overload] # a BLOB
+    assert str(added["id"]) in ca.subject.rfc4514_string()
+
+
+def test_a_cluster_name_in_several_projects_needs_the_project(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    operator.gets("project", "create", "other")
+    options = ("--internal-url", "https://k:6443", "--server-ca", server_ca)
+    theirs = operator.gets_json("cluster", "add", "prod", "--project", "other", *options)
+    assert "--project" in operator.is_refused("cluster", "show", "prod")
+    assert operator.gets_json("cluster", "show", "prod", "--project", "other") == theirs
+    assert operator.is_refused("cluster", "show", "nope") == "There is no cluster nope."
+    assert "in the project other" in operator.is_refused("cluster", "show", "nope", "--project", "other")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--internal-url", "https://k:6443"),
+        ("--context", "c", "--internal-url", "https://k:6443"),
+        ("--internal-url", "https://k:6443", "--server-ca", "CA", "--label", "novalue"),
+    ],
+)
+def test_wrong_usage_of_add_is_said(operator: Operator, server_ca: Path, options: tuple[str, ...]) -> None:
+    operator.gets("project", "create", "eu-de")
+    given = [str(server_ca) if option == "CA" else option for option in options]
+    assert "Invalid value" in operator.misuses("cluster", "add", "prod", "--project", "eu-de", *given)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://k:6443", "https://u:p@k", "https://k/?q", "ftp://k", "https://\x1b[31m"]
+)
+def test_an_address_that_is_none_is_refused(operator: Operator, server_ca: Path, url: str) -> None:
+    operator.gets("project", "create", "eu-de")
+    said = operator.is_refused(
+        "cluster", "add", "prod", "--project", "eu-de", "--internal-url", url, "--server-ca", server_ca
+    )
+    assert "https://10.0.0.5:6443" in said
+    assert said.isprintable()
+
+
+def test_a_cluster_comes_from_a_kubeconfig(operator: Operator, server_ca: Path, tmp_path: Path) -> None:
+    operator.gets("project", "create", "eu-de")
+    kubeconfig = tmp_path / "kubeconfig"
+    document = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [
+            {
+                "name": "c",
+                "cluster": {
+                    "server": "https://k:6443/",
+                    "certificate-authority": server_ca.name,
+                    "proxy-url": "http://p",
+                },
+            }
+        ],
+        "users": [{"name": "u", "user": {"exec": {"command": "/bin/false"}}}],
+    }
+    kubeconfig.write_text(yaml.safe_dump(document))
+    command = ("cluster", "add", "prod", "--project", "eu-de", "--from-kubeconfig", kubeconfig)
+
+    assert "--follow-files" in operator.is_refused(*command)
+    done = operator.types(*command, "--follow-files", "-o", "json")
+
+    assert done.code == 0, done.err
+    assert yaml.safe_load(done.out)["internal_url"] == "https://k:6443"
+    assert "proxy-url" in done.err
+
+
+def test_the_bindings_are_those_of_the_policy(operator: Operator) -> None:
+    documents = list(yaml.safe_load_all(operator.gets("kubernetes", "rbac")))
+
+    assert [(d["subjects"][0]["name"], d["roleRef"]["name"]) for d in documents] == [
+        ("clustercert:admins", "cluster-admin"),
+        ("clustercert:editors", "edit"),
+        ("clustercert:viewers", "view"),
+    ]
+    assert {d["apiVersion"] for d in documents} == {"rbac.authorization.k8s.io/v1"}
+    assert {d["metadata"]["labels"]["app.kubernetes.io/managed-by"] for d in documents} == {"clustercert"}
+
+
+def test_groups_of_the_operators_own_are_bound_as_they_say(operator: Operator) -> None:
+    operator.configure(
+        '[[policy.rules]]\nrole = "admin"\ngroups = ["clustercert:admins", "a/b", "a-b", "auditors"]\n'
+    )
+
+    printed = operator.gets(
+        "kubernetes", "rbac", "--bind", "a/b=view", "--bind", "a-b=edit", "--bind", "clustercert:admins=admin"
+    )
+
+    documents = list(yaml.safe_load_all(printed))
+    bound = {d["subjects"][0]["name"]: d["roleRef"]["name"] for d in documents}
+    assert bound == {"clustercert:admins": "admin", "a/b": "view", "a-b": "edit"}
+    names = {d["metadata"]["name"] for d in documents}
+    assert len(names) == len(documents)
+    assert not any("/" in name for name in names)
+    assert "# The group auditors is not bound here" in printed
+    assert "--bind" in operator.misuses("kubernetes", "rbac", "--bind", "nobody=view")
+    assert "--bind" in operator.misuses("kubernetes", "rbac", "--bind", "view")
+
+
+def test_a_demo_is_not_served(operator: Operator, tmp_path: Path) -> None:
+    (tmp_path / "data" / "demo.json").write_text("{}")
+    assert "is a demo's" in operator.is_refused("serve")
+
+
+def test_wrong_settings_are_named(operator: Operator) -> None:
+    operator.configure("prot = 1\n")
+    assert "prot" in operator.types("user", "list").err
