@@ -113,6 +113,12 @@ def _accepted_key(key: object) -> PublicKey:
     raise InvalidRequest("csr: use a key of P-256, P-384, Ed25519 or RSA with 2048 to 4096 bits.")
 
 
+# Keys are instances of classes that only register with these abstract ones: asking each time takes a microsecond.
+@functools.cache
+def _is_rsa(key_class: type[PublicKey]) -> bool:
+    return issubclass(key_class, rsa.RSAPublicKey)
+
+
 def subject(grant: Grant) -> x509.Name:
     """The subject of a leaf: one O for each group, in order, then CN.
 
@@ -164,7 +170,7 @@ class LeafBuilder:
         """A signed leaf with a new random serial of 159 bits."""
         grant = request.grant
         return (
-            self._base[isinstance(request.public_key, rsa.RSAPublicKey)]
+            self._base[_is_rsa(type(request.public_key))]
             .subject_name(subject(grant))
             .public_key(request.public_key)
             .serial_number(x509.random_serial_number())
@@ -257,7 +263,7 @@ def _check_content(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRe
     """Byte for byte what we encode ourselves; only serial, signature and the order of extensions are the signer's."""
     der, grant, spki = certificate_der(leaf), request.grant, spki_der(request.public_key)
     extensions = leaf_extensions(
-        rsa_key=isinstance(request.public_key, rsa.RSAPublicKey),
+        rsa_key=_is_rsa(type(request.public_key)),
         authority_key_identifier=issuer.key_identifier,
         spki=spki,
     )
@@ -307,7 +313,7 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
 def _expected_extensions(
     request: SigningRequest,
 ) -> dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType]:
-    usage = _LEAF_USAGE[isinstance(request.public_key, rsa.RSAPublicKey)]
+    usage = _LEAF_USAGE[_is_rsa(type(request.public_key))]
     key_identifier = x509.SubjectKeyIdentifier.from_public_key(request.public_key)
     return {
         (_NOT_A_CA.oid, True): _NOT_A_CA,
@@ -350,7 +356,7 @@ def _issuer(ca: x509.Certificate) -> _Issuer:
     return _Issuer(
         name_der=ca.subject.public_bytes(),
         key=key,
-        algorithm_der=ALGORITHM_DER["rsa" if isinstance(key, rsa.RSAPublicKey) else key_type_of(key)],
+        algorithm_der=ALGORITHM_DER["rsa" if _is_rsa(type(key)) else key_type_of(key)],
         key_identifier=_authority_key_identifier(ca).key_identifier or b"",
         not_after=ca.not_valid_after_utc,
     )

@@ -3,6 +3,7 @@
 JSON, unless a terminal reads. The audit events are the store's; a log is for whoever runs the service.
 """
 
+import functools
 import logging
 import os
 import sys
@@ -49,7 +50,7 @@ def configure(
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     # Libraries speak through logging; only what somebody must look at is let through.
@@ -61,6 +62,11 @@ def configure(
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Blank the value of every field whose name says that it is secret."""
     for name in event:
-        if name not in _HARMLESS and any(word in name.lower() for word in _SECRET_WORDS):
+        if _is_secret(name):
             event[name] = REDACTED
     return event
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return name not in _HARMLESS and any(word in name.lower() for word in _SECRET_WORDS)

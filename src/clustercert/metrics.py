@@ -4,6 +4,7 @@ Workers are processes: where `PROMETHEUS_MULTIPROC_DIR` names a folder, the coun
 """
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator
 
@@ -39,6 +40,19 @@ EXPIRING = Gauge(
 LIVE = Gauge(
     "clustercert_certificates_live", "Certificates that are valid now", multiprocess_mode="mostrecent"
 )
+
+
+def request(route: str, method: str, status: int, seconds: float) -> None:
+    """Count one HTTP request."""
+    count, latency = _of_request(route, method, status)
+    count.inc()
+    latency.observe(seconds)
+
+
+# Finding a labelled series takes longer than counting in it, and there are only so many.
+@functools.lru_cache(maxsize=1024)
+def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, method, status), REQUEST_SECONDS.labels(route)
 
 
 @contextlib.contextmanager

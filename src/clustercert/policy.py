@@ -3,6 +3,7 @@
 The only place beside `web` that knows days: elsewhere a lifetime is a `timedelta`.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -110,6 +111,7 @@ def member_roles(caller: Caller, project_id: str) -> tuple[str, ...]:
     return roles
 
 
+@functools.lru_cache(maxsize=4096)
 def is_plain_text(text: str) -> bool:
     """Whether text is free of control characters, line separators, bidirectional controls and lone surrogates."""
     return not any(
