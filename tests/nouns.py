@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import new_client_ca, new_key
+from clustercert.certificate import new_client_ca
+from clustercert.keypair import new_key
 from clustercert.model import (
     Caller,
     ClientCA,

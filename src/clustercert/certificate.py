@@ -1,4 +1,4 @@
-"""X.509: keys, CSRs, the one builder of leaves and client CAs, the check of a leaf, PEM and fingerprints.
+"""X.509: the one builder of leaves and client CAs, the check of a leaf, PEM and fingerprints.
 
 Nothing here knows of callers, policies or storage.
 
@@ -13,110 +13,25 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_der_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
-from clustercert.model import Grant, KeyType, PrivateKey, PublicKey, SigningRequest
+from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, new_key, spki_der
+from clustercert.model import Grant, PrivateKey, PublicKey, SigningRequest
 from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
-MAX_CSR_BYTES = 16 * 1024
 # RFC 5280 4.1.2.2: at most 20 octets, positive.
 MAX_SERIAL_BITS = 159
-MIN_RSA_BITS, MAX_RSA_BITS = 2048, 4096
-MIN_RSA_EXPONENT = 65537
 P384_BITS = 384
 
 _CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
-# What reading a certificate that somebody else made may raise.
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion)
-
 _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
-
-
-def new_key(key_type: KeyType) -> PrivateKey:
-    """A new private key. RSA takes tens of milliseconds and holds the interpreter lock; see `keygen`."""
-    match key_type:
-        case "ec-p256":
-            return ec.generate_private_key(ec.SECP256R1())
-        case "ec-p384":
-            return ec.generate_private_key(ec.SECP384R1())
-        case "ed25519":
-            return ed25519.Ed25519PrivateKey.generate()
-        case "rsa-2048" | "rsa-3072" | "rsa-4096":
-            return rsa.generate_private_key(65537, int(key_type.removeprefix("rsa-")))
-
-
-def key_type_of(key: PublicKey) -> str:
-    """What a public key is, in the words of `KeyType`; RSA of any size as `rsa-<bits>`."""
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"rsa-{key.key_size}"
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return "ed25519"
-    return {"secp256r1": "ec-p256", "secp384r1": "ec-p384"}.get(key.curve.name, key.curve.name)
-
-
-def csr_public_key(unverified_csr_pem: str) -> PublicKey:
-    """The public key of a PKCS#10 request in PEM, after its signature proved possession of the private one.
-
-    Nothing else of it is used: subject and extensions come from the policy. Raises InvalidRequest.
-
-    Source: RFC 2986.
-    """
-    # The bound is of bytes; text that isn't ASCII is no PEM anyway.
-    if len(unverified_csr_pem) > MAX_CSR_BYTES or not unverified_csr_pem.isascii():
-        raise InvalidRequest(f"csr: send one PEM block in ASCII of at most {MAX_CSR_BYTES} bytes.")
-    text = unverified_csr_pem.strip()
-    if (
-        text.count("-----BEGIN ") != 1
-        or not text.startswith(
-            ("-----BEGIN CERTIFICATE REQUEST-----", "-----BEGIN NEW CERTIFICATE REQUEST-----")
-        )
-        or not text.endswith(("-----END CERTIFICATE REQUEST-----", "-----END NEW CERTIFICATE REQUEST-----"))
-    ):
-        raise InvalidRequest("csr: send exactly one PEM block, CERTIFICATE REQUEST, and nothing around it.")
-    try:
-        csr = x509.load_pem_x509_csr(text.encode())
-        key = csr.public_key()
-        # Judged before the signature is computed with it: an oversized key would cost us the time.
-        accepted = _accepted_key(key)
-        proved = csr.is_signature_valid
-    except _UNREADABLE as error:
-        raise InvalidRequest("csr: this is not a certificate request that can be read.") from error
-    if not proved:
-        raise InvalidRequest("csr: its signature does not match its public key; make it anew.")
-    return accepted
-
-
-def _accepted_key(key: object) -> PublicKey:
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return key
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
-        return key
-    if (
-        isinstance(key, rsa.RSAPublicKey)
-        and MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
-        and key.public_numbers().e >= MIN_RSA_EXPONENT
-    ):
-        return key
-    raise InvalidRequest("csr: use a key of P-256, P-384, Ed25519 or RSA with 2048 to 4096 bits.")
-
-
-# Keys are instances of classes that only register with these abstract ones: asking each time takes a microsecond.
-@functools.cache
-def _is_rsa(key_class: type[PublicKey]) -> bool:
-    return issubclass(key_class, rsa.RSAPublicKey)
 
 
 def subject(grant: Grant) -> x509.Name:
@@ -170,7 +85,7 @@ class LeafBuilder:
         """A signed leaf with a new random serial of 159 bits."""
         grant = request.grant
         return (
-            self._base[_is_rsa(type(request.public_key))]
+            self._base[is_rsa(type(request.public_key))]
             .subject_name(subject(grant))
             .public_key(request.public_key)
             .serial_number(x509.random_serial_number())
@@ -251,7 +166,7 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
         issuer.verify(leaf)
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
     if not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
@@ -263,7 +178,7 @@ def _check_content(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRe
     """Byte for byte what we encode ourselves; only serial, signature and the order of extensions are the signer's."""
     der, grant, spki = certificate_der(leaf), request.grant, spki_der(request.public_key)
     extensions = leaf_extensions(
-        rsa_key=_is_rsa(type(request.public_key)),
+        rsa_key=is_rsa(type(request.public_key)),
         authority_key_identifier=issuer.key_identifier,
         spki=spki,
     )
@@ -313,7 +228,7 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
 def _expected_extensions(
     request: SigningRequest,
 ) -> dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType]:
-    usage = _LEAF_USAGE[_is_rsa(type(request.public_key))]
+    usage = _LEAF_USAGE[is_rsa(type(request.public_key))]
     key_identifier = x509.SubjectKeyIdentifier.from_public_key(request.public_key)
     return {
         (_NOT_A_CA.oid, True): _NOT_A_CA,
@@ -352,11 +267,11 @@ class _Issuer:
 
 @functools.lru_cache(maxsize=4096)
 def _issuer(ca: x509.Certificate) -> _Issuer:
-    key = _accepted_key(ca.public_key())
+    key = accepted_key(ca.public_key())
     return _Issuer(
         name_der=ca.subject.public_bytes(),
         key=key,
-        algorithm_der=ALGORITHM_DER["rsa" if _is_rsa(type(key)) else key_type_of(key)],
+        algorithm_der=ALGORITHM_DER["rsa" if is_rsa(type(key)) else key_type_of(key)],
         key_identifier=_authority_key_identifier(ca).key_identifier or b"",
         not_after=ca.not_valid_after_utc,
     )
@@ -368,7 +283,7 @@ def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifi
     try:
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(_accepted_key(ca.public_key()))
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(accepted_key(ca.public_key()))
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
@@ -398,29 +313,6 @@ def serial_hex(certificate: x509.Certificate) -> str:
 def chain_pem(chain: tuple[x509.Certificate, ...]) -> bytes:
     """PEM blocks, leaf first."""
     return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
-
-
-def key_pem(key: PrivateKey) -> bytes:
-    """PKCS#8 PEM, not encrypted."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def key_der(key: PrivateKey) -> bytes:
-    """PKCS#8 DER, not encrypted: only ever sealed at once."""
-    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-
-
-def load_key_der(der: bytes) -> PrivateKey:
-    """The private key in a PKCS#8 DER. Raises ValueError for a kind that we don't use."""
-    key = load_der_private_key(der, password=None)
-    if not isinstance(key, PrivateKey):
-        raise ValueError(f"a private key of type {type(key).__name__} can't be used here")  # noqa: TRY004 - data
-    return key
-
-
-def spki_der(key: object) -> bytes:
-    """SubjectPublicKeyInfo in DER, which is equal exactly when the keys are."""
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return] # any public key has it
 
 
 def certificates(pem: bytes) -> tuple[x509.Certificate, ...]:

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from clustercert.certificate import certificates, chain_pem, key_der, new_client_ca, new_key
+from clustercert.certificate import certificates, chain_pem, new_client_ca
 from clustercert.errors import InvalidRequest, NotFound
+from clustercert.keypair import key_der, new_key
 from clustercert.model import AuditEvent, Caller, ClientCA, Cluster, KeyType, Origin
 from clustercert.policy import BACKDATE, is_plain_text, member_roles
 from clustercert.store.clusters import ClusterRows

@@ -29,10 +29,11 @@ from cryptography.x509.oid import NameOID
 
 from clustercert import server
 from clustercert.app import Components, components, initialise
-from clustercert.certificate import certificates, chain_pem, fingerprint, new_client_ca, new_key
+from clustercert.certificate import certificates, chain_pem, fingerprint, new_client_ca
 from clustercert.clusters import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.errors import ClustercertError, NotFound
+from clustercert.keypair import new_key
 from clustercert.model import Origin
 from clustercert.private_file import write_private
 from clustercert.settings import DEMO_FILE, Settings, SettingsError, load

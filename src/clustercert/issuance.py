@@ -8,9 +8,10 @@ from typing import Protocol
 from cryptography import x509
 
 from clustercert import metrics
-from clustercert.certificate import certificate_der, check_leaf, fingerprint, key_type_of, serial_hex
+from clustercert.certificate import certificate_der, check_leaf, fingerprint, serial_hex
 from clustercert.errors import NotFound, SignerError
 from clustercert.keygen import KeyGenerator
+from clustercert.keypair import key_type_of
 from clustercert.model import (
     Ask,
     AuditEvent,

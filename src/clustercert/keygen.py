@@ -9,8 +9,8 @@ import asyncio
 import sys
 from typing import Literal, get_args
 
-from clustercert.certificate import key_der, load_key_der, new_key
 from clustercert.errors import Unavailable
+from clustercert.keypair import key_der, load_key_der, new_key
 from clustercert.model import KeyType, PrivateKey
 
 RsaKeyType = Literal["rsa-2048", "rsa-3072", "rsa-4096"]

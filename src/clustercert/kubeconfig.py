@@ -18,7 +18,8 @@ import base64
 
 import yaml
 
-from clustercert.certificate import chain_pem, key_pem
+from clustercert.certificate import chain_pem
+from clustercert.keypair import key_pem
 from clustercert.model import Cluster, Issued, JsonObject
 
 USER = "user"

@@ -24,7 +24,8 @@ from granian.log import LogLevels
 from granian.server import Server
 
 from clustercert.app import create_app
-from clustercert.certificate import chain_pem, fingerprint, key_pem, new_server_certificate
+from clustercert.certificate import chain_pem, fingerprint, new_server_certificate
+from clustercert.keypair import key_pem
 from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
 

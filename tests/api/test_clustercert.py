@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from clustercert.certificate import key_type_of
+from clustercert.keypair import key_type_of
 from clustercert.model import KeyType
 from inprocess import Service
 from leaf import BACKDATE, assert_client_leaf, assert_key_matches, leaf_of, openssl

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from asn1 import csr_of_version, flipped
-from clustercert.certificate import key_type_of
+from clustercert.keypair import key_type_of
 from leaf import BACKDATE, assert_client_leaf, leaf_of, openssl, spki, user_of
 from stores import rows
 from world import World

@@ -18,7 +18,8 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from clustercert.certificate import chain_pem, new_client_ca, new_key
+from clustercert.certificate import chain_pem, new_client_ca
+from clustercert.keypair import new_key
 from operating import Operator, new_operator
 from stores import rows
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from cryptography import x509
 
-from clustercert.certificate import chain_pem, new_client_ca, new_key
+from clustercert.certificate import chain_pem, new_client_ca
+from clustercert.keypair import new_key
 from operating import Done, Operator
 from stores import execute, rows
 

@@ -9,8 +9,9 @@ from typing import get_args
 
 import pytest
 
-from clustercert.certificate import check_leaf, key_der, new_key
+from clustercert.certificate import check_leaf
 from clustercert.errors import RemoteFailed, SealError, SignerError, Unavailable
+from clustercert.keypair import key_der, new_key
 from clustercert.model import ClientCA, KeyType, SigningRequest
 from clustercert.sealing import KeyRing, new_data_key
 from clustercert.signers import Signer

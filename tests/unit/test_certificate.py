@@ -15,15 +15,11 @@ from clustercert.certificate import (
     certificates,
     chain_pem,
     fingerprint,
-    key_der,
-    key_pem,
-    key_type_of,
-    load_key_der,
     new_client_ca,
-    new_key,
     serial_hex,
 )
 from clustercert.errors import InvalidRequest
+from clustercert.keypair import key_der, key_pem, key_type_of, load_key_der, new_key
 from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
 from leaf import (
     assert_client_leaf,

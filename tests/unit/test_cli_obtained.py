@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from clustercert.certificate import chain_pem, csr_public_key, key_pem
+from clustercert.certificate import chain_pem
 from clustercert.cli.obtained import LocalKey, UnexpectedKubeconfigError, vetted
+from clustercert.keypair import csr_public_key, key_pem
 from clustercert.model import JsonObject
 
 NOT_AFTER = datetime(2026, 1, 15, 18, 30, tzinfo=UTC)

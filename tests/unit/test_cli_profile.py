@@ -6,9 +6,9 @@ import pytest
 
 from clustercert.cli import profile
 from clustercert.cli.logging_in import chosen, read_ca
-from clustercert.private_file import write_private
 from clustercert.cli.profile import Profile, ProfileError
 from clustercert.client import Named
+from clustercert.private_file import write_private
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 BY_TOKEN = Profile("https://s", "alice", "p" * 32, "eu-de", "CA", token="t0ken", expires_at=LATER)

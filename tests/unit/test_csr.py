@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asn1 import csr_of_version, flipped, pem, unsigned_csr
-from clustercert.certificate import csr_public_key, key_pem, key_type_of, new_key
 from clustercert.errors import InvalidRequest
+from clustercert.keypair import csr_public_key, key_pem, key_type_of, new_key
 from clustercert.model import KeyType, PrivateKey
 from leaf import openssl, spki
 from nouns import SERVER_CA

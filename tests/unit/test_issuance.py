@@ -5,7 +5,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import new_key
 from clustercert.errors import (
     ClustercertError,
     Forbidden,
@@ -15,6 +14,7 @@ from clustercert.errors import (
     SignerError,
     Unavailable,
 )
+from clustercert.keypair import new_key
 from clustercert.model import Ask, Caller, CertificateRecord
 from issuing import ASK, CA, CLUSTER, Book, Clusters, FailingSigner, HonestSigner, issuance
 from leaf import assert_client_leaf, spki

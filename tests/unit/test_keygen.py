@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from clustercert import keygen
-from clustercert.certificate import key_type_of
 from clustercert.errors import Unavailable
 from clustercert.keygen import KeyGenerator
+from clustercert.keypair import key_type_of
 from clustercert.model import KeyType
 from leaf import spki
 

@@ -7,7 +7,8 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from clustercert.certificate import LeafBuilder, new_key
+from clustercert.certificate import LeafBuilder
+from clustercert.keypair import new_key
 from clustercert.kubeconfig import render, to_yaml
 from clustercert.model import Cluster, Issued, JsonObject, SigningRequest
 from leaf import assert_key_matches, leaf_of, user_of

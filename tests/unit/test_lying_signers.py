@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside, resigned
-from clustercert.certificate import LeafBuilder, check_leaf, new_client_ca, new_key, subject
+from clustercert.certificate import LeafBuilder, check_leaf, new_client_ca, subject
 from clustercert.errors import SignerError
+from clustercert.keypair import new_key
 from clustercert.model import SigningRequest
 from issuing import ASK, CA, Book, issuance
 from nouns import (

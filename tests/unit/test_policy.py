@@ -7,8 +7,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import LeafBuilder, new_key
+from clustercert.certificate import LeafBuilder
 from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from clustercert.keypair import new_key
 from clustercert.model import Ask, Grant, PolicyRule, SigningRequest
 from clustercert.policy import Policy, is_plain_text, parse_lifetime
 from leaf import assert_subject

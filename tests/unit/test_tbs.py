@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asn1 import inside
-from clustercert.certificate import LeafBuilder, key_type_of, new_key, subject
+from clustercert.certificate import LeafBuilder, subject
+from clustercert.keypair import key_type_of, new_key
 from clustercert.model import Grant, KeyType, SigningRequest
 from clustercert.tbs import ALGORITHM_DER, key_identifier, leaf_extensions, leaf_tbs, signed
 from leaf import spki

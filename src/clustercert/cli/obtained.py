@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from clustercert.certificate import key_pem, spki_der
 from clustercert.client.wire import an_object
 from clustercert.errors import ClustercertError
+from clustercert.keypair import key_pem, spki_der
 from clustercert.model import JsonObject
 
 _CLUSTER_FIELDS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")

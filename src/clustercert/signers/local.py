@@ -4,8 +4,9 @@ from collections import OrderedDict
 
 from cryptography import x509
 
-from clustercert.certificate import LeafBuilder, load_key_der
+from clustercert.certificate import LeafBuilder
 from clustercert.errors import SignerError
+from clustercert.keypair import load_key_der
 from clustercert.model import ClientCA, SigningRequest
 from clustercert.signers import Unsealer
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from clustercert.certificate import MAX_CSR_BYTES, csr_public_key
 from clustercert.errors import InvalidRequest
+from clustercert.keypair import MAX_CSR_BYTES, csr_public_key
 from clustercert.model import Ask, JsonObject
 from clustercert.policy import LONGEST, MAX_DAYS, is_plain_text
 

@@ -113,7 +113,7 @@ def failed(scope: Scope, failure: ClustercertError) -> Response:
 
 def _account(scope: Scope, status: int, elapsed: float) -> None:
     """One count and one log line."""
-    route: str = scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER)
+    route = str(scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER))
     method = scope["method"] if scope["method"] in METHODS else OTHER
     metrics.request(route, method, status, elapsed)
     log = logger.error if status >= SERVER_ERRORS or not status else logger.info
