@@ -1,0 +1,129 @@
+"""TLS as it is served: the pair made at the first start, given files, and what is refused."""
+
+import hashlib
+import re
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+
+from clustercert.certificate import chain_pem, new_server_certificate
+from clustercert.keypair import key_pem, new_key
+from operating import Operator, new_operator
+from running import COMMAND
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Operator:
+    return new_operator(tmp_path)
+
+
+@contextmanager
+def served(operator: Operator, *, self_signed: bool = True) -> Iterator[tuple[int, str]]:
+    """A service on all addresses of this machine: its port, and what it said when it listened."""
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(operator.config), "serve", "--host", "0.0.0.0", "--port", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    listening = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
+    assert listening, said + process.stderr.read()
+    for _ in range(2 if self_signed else 1):
+        said += process.stderr.readline()
+    try:
+        yield int(listening[1]), said
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(45) == 0
+        process.stderr.close()
+
+
+def shown(port: int) -> bytes:
+    """The certificate that the server shows, DER."""
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+
+
+def refused(operator: Operator, **environment: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, "--config", str(operator.config), "serve", "--port", "0"],
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_off_loopback_a_pair_is_made_once_and_its_ca_is_what_clients_need(operator: Operator) -> None:
+    with served(operator) as (port, said):
+        ca = Path(re.search(r"Give its CA to clients: (.+)", said)[1])  # type: ignore[index] # a failure says so
+        assert hashlib.sha256(shown(port)).hexdigest() in said
+        for host in ("localhost", "127.0.0.1"):
+            with httpx.Client(verify=ssl.create_default_context(cafile=ca), trust_env=False) as client:
+                assert client.get(f"https://{host}:{port}/healthz").text == "ok\n"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"https://127.0.0.1:{port}/healthz", trust_env=False)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
+        first = shown(port)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in ca.parent.glob("tls-*")] == [0o600] * 3
+    with served(operator) as (port, _):
+        assert shown(port) == first
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
+def test_tls_1_2_and_1_3_are_spoken_and_nothing_older(operator: Operator) -> None:
+    with served(operator) as (port, _):
+        spoken = []
+        for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.set_ciphers("ALL:@SECLEVEL=0")
+            context.minimum_version = context.maximum_version = version
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+                try:
+                    with context.wrap_socket(plain) as connection:
+                        spoken.append(connection.version())
+                except (ssl.SSLError, ConnectionError):
+                    spoken.append(None)
+    assert spoken == [None, "TLSv1.2", "TLSv1.3"]
+
+
+def test_given_files_are_served(operator: Operator, tmp_path: Path) -> None:
+    key = new_key("ec-p256")
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
+    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
+    (tmp_path / "tls.key").write_bytes(key_pem(key))
+    with operator.config.open("a") as config:
+        config.write(f'\n[server]\ntls_certificate = "{tmp_path}/tls.pem"\ntls_key = "{tmp_path}/tls.key"\n')
+    with served(operator, self_signed=False) as (port, _):
+        assert x509.load_der_x509_certificate(shown(port)) == leaf
+
+
+def test_files_that_do_not_belong_together_are_refused(operator: Operator, tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaf, _ = new_server_certificate(new_key("ec-p256"), ["127.0.0.1"], now, timedelta(days=2))
+    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf,)))
+    (tmp_path / "tls.key").write_bytes(key_pem(new_key("ec-p256")))
+    files = {
+        "CLUSTERCERT_SERVER__TLS_CERTIFICATE": f"{tmp_path}/tls.pem",
+        "CLUSTERCERT_SERVER__TLS_KEY": f"{tmp_path}/tls.key",
+    }
+    assert "can't be used" in refused(operator, **files)
+    assert "belong together" in refused(operator, CLUSTERCERT_SERVER__TLS_KEY=f"{tmp_path}/tls.key")
