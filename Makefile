@@ -1,8 +1,8 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
-# tools, .venvs/clients for the vendors' SDKs. PYTHON=… names the interpreter, ARGS=… adds arguments.
+# tools, .venvs/clients for the vendors' SDKs, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean runtime dev clients openssl
+.PHONY: help demo test check bench format lock clean runtime dev clients openssl bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -16,6 +16,9 @@ test: dev clients openssl ## run every test, with real clients and the built whe
 check: dev ## check format, lint, types and layers
 	@scripts/check
 
+bench: bench-tools ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/performance.md)
+	@.venvs/bench/bin/python -m bench $(ARGS)
+
 format: dev ## format the code, and mend what the linter can mend
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
@@ -24,7 +27,7 @@ lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to t
 
 clean: ## remove environments, caches and builds; the demo's data stay
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
-	find src tests scripts -type d \( -name __pycache__ -o -name .pytest_cache \) -prune -exec rm -rf {} +
+	find src tests scripts bench -type d \( -name __pycache__ -o -name .pytest_cache \) -prune -exec rm -rf {} +
 
 runtime:
 	@scripts/environment --project .venv requirements.lock requirements-build.lock
@@ -39,3 +42,9 @@ clients:
 openssl:
 	@command -v openssl >/dev/null || scripts/apt-install openssl \
 		|| { echo "The tests need the openssl command; install the package openssl." >&2; exit 1; }
+
+bench-tools: openssl
+	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock
+	@scripts/environment .venvs/django-ca bench/peers/djangoca_site/requirements.lock
+	@command -v wrk >/dev/null && command -v cfssl >/dev/null || scripts/apt-install wrk golang-cfssl \
+		|| { echo "The benchmark needs wrk and cfssl; install the packages wrk and golang-cfssl." >&2; exit 1; }

@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from argon2 import PasswordHasher
 from sqlalchemy import event, select
@@ -20,6 +19,7 @@ from clustercert.sealing import DataKey, KeyRing
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import Reference
+from stores import Store
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ORIGIN = Origin(address="192.0.2.7", request_id="5" * 32)
@@ -59,11 +59,11 @@ class House:
     """An identity with a domain and a project in it, and short ways to make more.
 
     Attributes:
-        path: of the database file.
+        store: the database, as others see it.
         others: the databases of neighbours, to be closed in the end.
     """
 
-    path: Path
+    store: Store
     database: Database
     sealer: RingSealer
     clock: Clock
@@ -119,13 +119,9 @@ class House:
 
     def neighbour(self) -> Identity:
         """The same identity as another process has it: on its own connections and with its own caches."""
-        database = Database(str(self.database.url))
+        database = Database(self.store.url)
         self.others.append(database)
         return new_identity(database, self.sealer, self.clock)
-
-    def stored_bytes(self) -> bytes:
-        """All that is on disk."""
-        return b"".join(path.read_bytes() for path in self.path.parent.glob(self.path.name + "*"))
 
     @contextlib.contextmanager
     def counted_statements(self) -> Iterator[list[str]]:
@@ -149,10 +145,10 @@ def new_identity(database: Database, sealer: RingSealer, clock: Clock) -> Identi
 
 
 @contextlib.asynccontextmanager
-async def furnished_house(database: Database, path: Path) -> AsyncIterator[House]:
+async def furnished_house(database: Database, store: Store) -> AsyncIterator[House]:
     """On a database that has its schema and nothing in it."""
     sealer, clock = RingSealer(), Clock()
-    house = House(path, database, sealer, clock, new_identity(database, sealer, clock))
+    house = House(store, database, sealer, clock, new_identity(database, sealer, clock))
     await house.furnish()
     yield house
     house.identity.close()

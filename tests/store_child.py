@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import update
 
+from clustercert.errors import Unavailable
 from clustercert.store import migrate, tables
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
@@ -57,6 +58,24 @@ async def record_for_ever(url: str) -> None:
         await asyncio.gather(*(client() for _ in range(4)))
 
 
+async def record_through_failures(url: str) -> None:
+    """Until the input ends; a failure that says "try again" is tried again, by another request."""
+    async with started(url) as database:
+        ledger = Ledger(database)
+        stop = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+
+        async def client() -> None:
+            while not stop.done():
+                try:
+                    await _record(ledger)
+                except Unavailable:
+                    print("unavailable", flush=True)
+                    await asyncio.sleep(0.02)
+
+        async with database.generation.watching():
+            await asyncio.gather(*(client() for _ in range(4)))
+
+
 async def _record(ledger: Ledger) -> None:
     record, issued = certificate_record()
     await ledger.record(record, issued)
@@ -69,6 +88,7 @@ WORK: dict[str, Callable[[str], Awaitable[None]]] = {
     "rename-domain": rename_domain,
     "record-some": record_some,
     "record-for-ever": record_for_ever,
+    "record-through-failures": record_through_failures,
 }
 
 

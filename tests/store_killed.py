@@ -1,8 +1,9 @@
-"""Rotations that are killed, each at another step: `python store_killed.py WHAT FOLDER`.
+"""Rotations that are killed, each at another step: `python store_killed.py WHAT URL FOLDER`.
 
-Copies the folder to FOLDER-1, FOLDER-2 …, and rotates in the first copy until the first step, in the second one until
-the second step, and so on until one comes to its end. A step is a change to a file, or just before or after a
-statement that writes, or just before a commit. Prints how many were killed.
+Copies the database and the folder of its key to URL_1 and FOLDER_1, URL_2 and FOLDER_2 …, and rotates in the first
+copies until the first step, in the second ones until the second step, and so on until one comes to its end. A step is
+a change to a file, or just before or after a statement that writes, or just before a commit. Prints how many were
+killed.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from sqlalchemy import event as engine_events
 
 from clustercert.custody import Custody, KekFile
 from clustercert.store.database import Database
-from stores import ORIGIN, sqlite_url
+from stores import ORIGIN, Store
 
 FILE_STEPS = {"os.chmod", "os.chown", "os.remove", "os.rename"}
 KILLED = 9
 
 
-async def rotate(what: str, folder: Path, kill_at: int) -> None:
+async def rotate(what: str, store: Store, folder: Path, kill_at: int) -> None:
     steps = 0
 
     def step(*_args: object) -> None:
@@ -39,7 +40,7 @@ async def rotate(what: str, folder: Path, kill_at: int) -> None:
         if statement.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE")):
             step()
 
-    database = Database(sqlite_url(folder / "store.db"))
+    database = Database(store.url)
     engine_events.listen(database.engine.sync_engine, "before_cursor_execute", on_statement)
     engine_events.listen(database.engine.sync_engine, "after_cursor_execute", on_statement)
     engine_events.listen(database.engine.sync_engine, "commit", step)
@@ -50,13 +51,13 @@ async def rotate(what: str, folder: Path, kill_at: int) -> None:
     await database.close()
 
 
-def main(what: str, folder: str) -> None:
+def main(what: str, url: str, folder: str) -> None:
     for kill_at in range(1, 1000):
-        copy = Path(f"{folder}-{kill_at}")
+        copy, store = Path(f"{folder}_{kill_at}"), Store(url).copied(f"_{kill_at}")
         shutil.copytree(folder, copy)
         child = os.fork()
         if child == 0:
-            asyncio.run(rotate(what, copy, kill_at))
+            asyncio.run(rotate(what, store, copy, kill_at))
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status != KILLED:

@@ -28,7 +28,7 @@ async def main(kek: str, url: str) -> None:
             sealed = await custody.seal(bound_to.encode(), bound_to)
             # A slow request: the row comes a while after the seal.
             await asyncio.sleep(0.02)
-            store.store_secret(bound_to, sealed)
+            store.store_secrets({bound_to: sealed})
             for name, secret in store.stored_secrets().items():
                 assert await custody.unseal(secret, name) == name.encode()
     await database.close()

@@ -1,5 +1,6 @@
 """Records and events to store, and a plain look into the database that goes round everything of ours."""
 
+import asyncio
 import itertools
 import json
 import os
@@ -9,14 +10,18 @@ import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.engine import make_url
+
 import postgres
 from clustercert.model import AuditEvent, CertificateRecord, Origin
+from clustercert.store import migrate as migrations
+from clustercert.store.database import Database
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 ORIGIN = Origin(address="192.0.2.1", request_id="f" * 32)
@@ -61,27 +66,62 @@ class Store:
         else:
             postgres.look(self.url, _numbered(statement), *values)
 
+    def time(self, time: datetime) -> object:
+        """What `rows` gives for a time."""
+        return f"{time:%Y-%m-%d %H:%M:%S.%f}" if self.file is not None else time
+
+    def recorded(self) -> set[str]:
+        """The fingerprints of all certificates; each has exactly one event, and there are no other events."""
+        fingerprints = self.rows("SELECT fingerprint FROM certificate")
+        certificates = sorted(blob(fingerprint).hex() for (fingerprint,) in fingerprints)
+        assert certificates == sorted(
+            str(subject) for (subject,) in self.rows("SELECT subject FROM audit_event")
+        )
+        assert len(set(certificates)) == len(certificates)
+        return set(certificates)
+
     def copied(self, suffix: str) -> "Store":
-        """Another one like it, to which nobody may be connected. Exists until this one's test ends."""
+        """Another one like this, to which nobody may be connected now."""
         if self.file is None:
             return Store(postgres.copied(self.url, suffix))
-        return Store(sqlite_url(shutil.copy(self.file, f"{self.file}{suffix}")))
+        return Store(sqlite_url(Path(shutil.copy(self.file, f"{self.file}{suffix}"))))
 
-    def store_secret(self, bound_to: str, sealed: bytes) -> None:
-        """Put a sealed secret into the row that it is bound to; what that row would refer to need not exist."""
-        table, row_id = bound_to.split(":")
-        if table == "access_key":
-            statement = (
-                "INSERT INTO access_key (id, user_id, sealed_secret, description, enabled, created_at)"
-                " VALUES (?, 'user', ?, '', true, '2026-03-14 15:09:26.000000')"
-            )
-            self.execute(statement, row_id, sealed)
+    def remove(self) -> None:
+        if self.file is None:
+            postgres.drop(self.url)
         else:
-            statement = (
-                "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, not_after)"
-                " VALUES (?, 'cluster', ?, ?, 'active', '2026-03-14 15:09:26.000000')"
-            )
-            self.execute(statement, row_id, b"", sealed)
+            for path in self._files():
+                path.unlink()
+
+    def content(self) -> bytes:
+        """Every byte that is kept, or, where nobody can look at the files, every value."""
+        if self.file is not None:
+            return b"".join(path.read_bytes() for path in self._files())
+        tables = self.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        values = [
+            value for (table,) in tables for row in self.rows(f'SELECT * FROM "{table}"') for value in row
+        ]
+        return b"\n".join(value if isinstance(value, bytes) else str(value).encode() for value in values)
+
+    def store_secrets(self, sealed: Mapping[str, bytes]) -> None:
+        """Put sealed secrets into the rows that they are bound to; what those would refer to need not exist."""
+        statements = {
+            "access_key": "INSERT INTO access_key (id, sealed_secret, user_id, description, enabled, created_at)"
+            " VALUES (?, ?, 'user', '', true, '2026-03-14 15:09:26.000000')",
+            "client_ca": "INSERT INTO client_ca (id, sealed_key, cluster_id, certificate_der, state, not_after)"
+            " VALUES (?, ?, 'cluster', '', 'active', '2026-03-14 15:09:26.000000')",
+        }
+        for table, statement in statements.items():
+            rows = [
+                (bound_to.removeprefix(f"{table}:"), secret)
+                for bound_to, secret in sealed.items()
+                if bound_to.startswith(table)
+            ]
+            if self.file is None:
+                postgres.change(self.url, _numbered(statement), rows)
+            else:
+                with closing(sqlite3.connect(self.file, timeout=5)) as connection, connection:
+                    connection.executemany(statement, rows)
 
     def stored_secrets(self) -> dict[str, bytes]:
         """All sealed secrets by what they are bound to."""
@@ -93,9 +133,29 @@ class Store:
 
     def events(self) -> list[dict[str, object]]:
         """The bodies of all audit events, oldest first."""
-        return [
-            json.loads(blob(body)) for (body,) in self.rows("SELECT body FROM audit_event ORDER BY id")
-        ]
+        return [json.loads(blob(body)) for (body,) in self.rows("SELECT body FROM audit_event ORDER BY id")]
+
+    def _files(self) -> list[Path]:
+        assert self.file is not None
+        return [self.file, *self.file.parent.glob(f"{self.file.name}-*")]
+
+
+def migrate(store: Store) -> None:
+    """Give a database its schema, and leave nobody connected to it."""
+
+    async def upgrade() -> None:
+        database = Database(store.url)
+        await migrations.upgrade(database)
+        await database.close()
+
+    asyncio.run(upgrade())
+
+
+def new_template(server: postgres.Server) -> str:
+    """The name of a new database with the schema, to make others from."""
+    store = Store(server.create())
+    migrate(store)
+    return str(make_url(store.url).database)
 
 
 def _numbered(statement: str) -> str:

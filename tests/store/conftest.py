@@ -1,6 +1,5 @@
 """A migrated database of its own for each test, of each kind that there is."""
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -8,28 +7,15 @@ from pathlib import Path
 import pytest
 
 import postgres
-from clustercert.store import migrate
 from clustercert.store.database import Database
-from stores import Store, sqlite_url
-
-
-def migrated(url: str) -> str:
-    """A database with its schema, and nobody connected to it."""
-
-    async def upgrade() -> None:
-        database = Database(url)
-        await migrate.upgrade(database)
-        await database.close()
-
-    asyncio.run(upgrade())
-    return url
+from stores import Store, migrate, new_template, sqlite_url
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once, copied by each test."""
     file = tmp_path_factory.mktemp("migrated") / "store.db"
-    migrated(sqlite_url(file))
+    migrate(Store(sqlite_url(file)))
     return file
 
 
@@ -43,10 +29,7 @@ def server() -> Iterator[postgres.Server]:
 @pytest.fixture(scope="session")
 def template(server: postgres.Server) -> str:
     """The name of a migrated database; made once, copied by each test."""
-    name = "template"
-    server.run(f"CREATE DATABASE {name} OWNER {postgres.OWNER}")
-    migrated(server.url(name))
-    return name
+    return new_template(server)
 
 
 @pytest.fixture
@@ -60,7 +43,7 @@ def on_postgresql(server: postgres.Server, template: str) -> Iterator[Store]:
     """An empty PostgreSQL database with the schema."""
     store = Store(server.create(template))
     yield store
-    server.drop(store.url)
+    store.remove()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -81,7 +64,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]
     server: postgres.Server = request.getfixturevalue("server")
     new = Store(server.create())
     yield new
-    server.drop(new.url)
+    new.remove()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from clustercert.custody import Custody, KekFile, KekVariable, write_new_kek_fil
 from clustercert.errors import CustodyError, SealError, Unavailable
 from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.database import Database
-from stores import ORIGIN, events, execute, rows, sqlite_url, store_secret, stored_secrets
+from stores import ORIGIN, Store, sqlite_url
 
 
 @pytest.fixture
@@ -41,27 +41,27 @@ async def rotate_data_key(custody: Custody) -> None:
 
 
 async def test_the_first_data_key_is_made_once(
-    custody: Custody, database: Database, file: Path, kek_file: Path
+    custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
     kek = KekFile(kek_file).read()[0]
-    before = rows(file, "SELECT * FROM data_key")
+    before = store.rows("SELECT * FROM data_key")
     await custody.initialise()
-    assert rows(file, "SELECT * FROM data_key") == before
-    assert rows(file, "SELECT id, kek_id, active FROM data_key") == [(1, kek.id, 1)]
-    assert rows(file, "SELECT kind, actor, subject FROM audit_event") == [
+    assert store.rows("SELECT * FROM data_key") == before
+    assert store.rows("SELECT id, kek_id, active FROM data_key") == [(1, kek.id, 1)]
+    assert store.rows("SELECT kind, actor, subject FROM audit_event") == [
         ("keys.created", "cli:test", kek.id)
     ]
-    assert events(file)[0]["detail"] == {"kek_id": kek.id, "data_key_id": 1}
+    assert store.events()[0]["detail"] == {"kek_id": kek.id, "data_key_id": 1}
 
 
 @pytest.mark.parametrize("source", ["file", "variable"])
-async def test_several_make_the_first_data_key_at_once(file: Path, kek_file: Path, source: str) -> None:
+async def test_several_make_the_first_data_key_at_once(store: Store, kek_file: Path, source: str) -> None:
     keks = KekFile(kek_file) if source == "file" else KekVariable("KEK", kek_file.read_text())
-    databases = [Database(sqlite_url(file)) for _ in range(4)]
+    databases = [Database(store.url) for _ in range(4)]
     custodies = [Custody(database, keks) for database in databases]
     await asyncio.gather(*(custody.initialise() for custody in custodies))
-    assert rows(file, "SELECT id FROM data_key") == [(1,)]
-    assert rows(file, "SELECT count(*) FROM audit_event") == [(1,)]
+    assert store.rows("SELECT id FROM data_key") == [(1,)]
+    assert store.rows("SELECT count(*) FROM audit_event") == [(1,)]
     sealed = await custodies[0].seal(b"secret", "client_ca:1")
     assert [await custody.unseal(sealed, "client_ca:1") for custody in custodies] == [b"secret"] * 4
     for database in databases:
@@ -96,11 +96,11 @@ async def test_a_wrong_kek_stops_the_start_and_both_are_named(
 
 
 async def test_a_damaged_data_key_stops_the_start(
-    custody: Custody, database: Database, file: Path, kek_file: Path
+    custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
-    [(wrapped,)] = rows(file, "SELECT wrapped FROM data_key")
+    [(wrapped,)] = store.rows("SELECT wrapped FROM data_key")
     assert isinstance(wrapped, bytes)
-    execute(file, "UPDATE data_key SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
+    store.execute("UPDATE data_key SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
     assert await refusal(database, KekFile(kek_file)) == (
         f"The database is damaged: data key 1 is damaged, or belongs elsewhere, though the file {kek_file} holds the "
         "key that wraps it. Restore the table data_key from a backup."
@@ -114,14 +114,14 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path, kek_file: 
 
 
 async def test_what_one_process_seals_another_one_opens_in_its_row_only(
-    custody: Custody, file: Path, kek_file: Path
+    custody: Custody, store: Store, kek_file: Path
 ) -> None:
-    store_secret(file, "access_key:ONE", await custody.seal(b"one", "access_key:ONE"))
-    store_secret(file, "access_key:TWO", await custody.seal(b"two", "access_key:TWO"))
-    execute(file, "UPDATE access_key SET id = CASE id WHEN 'ONE' THEN 'THREE' ELSE id END")
-    database = Database(sqlite_url(file))
+    store.store_secrets({"access_key:ONE": await custody.seal(b"one", "access_key:ONE")})
+    store.store_secrets({"access_key:TWO": await custody.seal(b"two", "access_key:TWO")})
+    store.execute("UPDATE access_key SET id = CASE id WHEN 'ONE' THEN 'THREE' ELSE id END")
+    database = Database(store.url)
     other = Custody(database, KekFile(kek_file))
-    sealed = stored_secrets(file)
+    sealed = store.stored_secrets()
     assert await other.unseal(sealed["access_key:TWO"], "access_key:TWO") == b"two"
     for bound_to in ("access_key:THREE", "access_key:TWO", "client_ca:ONE"):
         with pytest.raises(SealError):
@@ -130,31 +130,31 @@ async def test_what_one_process_seals_another_one_opens_in_its_row_only(
 
 
 async def test_neither_keys_nor_secrets_are_in_the_database(
-    custody: Custody, database: Database, file: Path, kek_file: Path
+    custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
-    store_secret(file, "client_ca:1", await custody.seal(b"a very secret key", "client_ca:1"))
+    store.store_secrets({"client_ca:1": await custody.seal(b"a very secret key", "client_ca:1")})
     await database.close()
-    content = b"".join(path.read_bytes() for path in file.parent.glob("store.db*"))
-    assert stored_secrets(file)["client_ca:1"] in content
+    content = store.content()
+    assert store.stored_secrets()["client_ca:1"] in content
     data_key = custody._ring.data_keys[0].key
     for secret in (b"a very secret key", KekFile(kek_file).read()[0].key, data_key, data_key.hex().encode()):
         assert secret not in content
 
 
 async def test_opening_a_secret_needs_neither_database_nor_file(
-    custody: Custody, database: Database, file: Path, kek_file: Path
+    custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
     sealed = await custody.seal(b"secret", "client_ca:1")
     await database.close()
-    file.unlink()
+    store.execute("DROP TABLE data_key")
     kek_file.unlink()
     assert await custody.unseal(sealed, "client_ca:1") == b"secret"
 
 
 async def test_secrets_under_another_process_s_new_keys_are_opened(
-    custody: Custody, file: Path, kek_file: Path
+    custody: Custody, store: Store, kek_file: Path
 ) -> None:
-    database = Database(sqlite_url(file))
+    database = Database(store.url)
     other = Custody(database, KekFile(kek_file))
     old = await custody.seal(b"old", "client_ca:1")
     await other.rotation.rotate_kek(actor="cli:test", origin=ORIGIN)
@@ -168,9 +168,9 @@ async def test_secrets_under_another_process_s_new_keys_are_opened(
 
 
 async def test_a_new_data_key_seals_as_soon_as_it_is_noticed(
-    custody: Custody, database: Database, file: Path, kek_file: Path
+    custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
-    other = Database(sqlite_url(file))
+    other = Database(store.url)
     await database.generation.refresh()
     await custody.seal(b"", "client_ca:1")
     await rotate_data_key(Custody(other, KekFile(kek_file)))
@@ -180,25 +180,25 @@ async def test_a_new_data_key_seals_as_soon_as_it_is_noticed(
 
 
 async def test_sealing_needs_no_database_while_nothing_has_changed(
-    custody: Custody, database: Database, file: Path
+    custody: Custody, database: Database, store: Store
 ) -> None:
     await database.generation.refresh()
     await custody.seal(b"", "client_ca:1")
-    execute(file, "DROP TABLE data_key")
+    store.execute("DROP TABLE data_key")
     assert data_key_id_of(await custody.seal(b"secret", "client_ca:1")) == 1
 
 
 async def test_nothing_is_sealed_by_what_may_be_out_of_date(
-    custody: Custody, database: Database, file: Path
+    custody: Custody, database: Database, store: Store
 ) -> None:
     assert not database.generation.fresh()
-    execute(file, "DROP TABLE data_key")
+    store.execute("DROP TABLE data_key")
     with pytest.raises(Unavailable):
         await custody.seal(b"secret", "client_ca:1")
 
 
 async def test_keys_that_cant_be_read_any_more_are_unavailable_and_not_explained_to_callers(
-    custody: Custody, file: Path, kek_file: Path
+    custody: Custody, store: Store, kek_file: Path
 ) -> None:
     kek_file.unlink()
     with pytest.raises(Unavailable) as caught:
@@ -214,12 +214,12 @@ async def test_a_secret_under_a_data_key_that_nobody_has_does_not_open(custody: 
 
 
 async def test_the_check_finds_keys_that_this_process_lacks(
-    custody: Custody, file: Path, kek_file: Path
+    custody: Custody, store: Store, kek_file: Path
 ) -> None:
     kek_text = kek_file.read_text()
     kek_file.unlink()
     await custody.check()
-    other = Database(sqlite_url(file))
+    other = Database(store.url)
     await rotate_data_key(Custody(other, KekVariable("KEK", kek_text)))
     with pytest.raises(Unavailable):
         await custody.check()

@@ -20,7 +20,7 @@ from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
-from stores import ORIGIN, event, execute, rows, sqlite_url
+from stores import ORIGIN, Store, event, execute, rows, sqlite_url
 
 
 async def add_domain(connection: AsyncConnection, number: int = 1) -> None:
@@ -29,12 +29,18 @@ async def add_domain(connection: AsyncConnection, number: int = 1) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(file: Path, busy_seconds: float = 5) -> AsyncIterator[Database]:
-    database = Database(sqlite_url(file), busy_seconds)
+async def opened(store: Store | Path, busy_seconds: float = 5) -> AsyncIterator[Database]:
+    database = Database(store.url if isinstance(store, Store) else sqlite_url(store), busy_seconds)
     try:
         yield database
     finally:
         await database.close()
+
+
+@pytest.fixture
+async def on_sqlite(file: Path) -> AsyncIterator[Database]:
+    async with opened(file) as database:
+        yield database
 
 
 async def test_only_the_owner_can_read_a_new_database(tmp_path: Path) -> None:
@@ -45,7 +51,8 @@ async def test_only_the_owner_can_read_a_new_database(tmp_path: Path) -> None:
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     finally:
         os.umask(umask)
-    assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}
+    names = ("new.db", "new.db-wal", "new.db-shm", "new.db-turn", "new.db-next")
+    assert modes == dict.fromkeys(names, 0o600)
 
 
 async def test_an_existing_file_keeps_its_mode(file: Path) -> None:
@@ -55,8 +62,8 @@ async def test_an_existing_file_keeps_its_mode(file: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o640
 
 
-async def test_every_connection_is_durable_and_checks_foreign_keys(database: Database) -> None:
-    for door in (database.read, database.write):
+async def test_every_connection_is_durable_and_checks_foreign_keys(on_sqlite: Database) -> None:
+    for door in (on_sqlite.read, on_sqlite.write):
         async with door() as connection:
             settings = [
                 (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
@@ -65,15 +72,15 @@ async def test_every_connection_is_durable_and_checks_foreign_keys(database: Dat
             assert settings == ["wal", 2, 1]
 
 
-async def test_rows_and_events_are_there_when_the_block_is_left(database: Database, file: Path) -> None:
+async def test_rows_and_events_are_there_when_the_block_is_left(database: Database, store: Store) -> None:
     async with database.write(event("domain.created", "one"), event("domain.created", "two")) as connection:
         await add_domain(connection)
-        assert rows(file, "SELECT count(*) FROM domain") == [(0,)]
-    assert rows(file, "SELECT count(*) FROM domain") == [(1,)]
-    assert rows(file, "SELECT id, subject FROM audit_event") == [(1, "one"), (2, "two")]
+        assert store.rows("SELECT count(*) FROM domain") == [(0,)]
+    assert store.rows("SELECT count(*) FROM domain") == [(1,)]
+    assert store.rows("SELECT id, subject FROM audit_event") == [(1, "one"), (2, "two")]
 
 
-async def test_a_block_that_fails_leaves_nothing(database: Database, file: Path) -> None:
+async def test_a_block_that_fails_leaves_nothing(database: Database, store: Store) -> None:
     async def fail_half_way() -> None:
         async with database.change(event()) as connection:
             await add_domain(connection)
@@ -82,20 +89,20 @@ async def test_a_block_that_fails_leaves_nothing(database: Database, file: Path)
     with pytest.raises(KeyError):
         await fail_half_way()
     for table in ("domain", "audit_event"):
-        assert rows(file, f"SELECT count(*) FROM {table}") == [(0,)]
-    assert rows(file, "SELECT value FROM generation") == [(0,)]
+        assert store.rows(f"SELECT count(*) FROM {table}") == [(0,)]
+    assert store.rows("SELECT value FROM generation") == [(0,)]
 
 
-async def test_only_a_change_raises_the_generation(database: Database, file: Path) -> None:
+async def test_only_a_change_raises_the_generation(database: Database, store: Store) -> None:
     async with database.write(event()) as connection:
         await add_domain(connection, 1)
-    assert rows(file, "SELECT value FROM generation") == [(0,)]
+    assert store.rows("SELECT value FROM generation") == [(0,)]
     async with database.change(event()) as connection:
         await add_domain(connection, 2)
-    assert rows(file, "SELECT id, value FROM generation") == [(1, 1)]
+    assert store.rows("SELECT id, value FROM generation") == [(1, 1)]
 
 
-async def test_an_event_is_committed_to_with_its_salt(database: Database, file: Path) -> None:
+async def test_an_event_is_committed_to_with_its_salt(database: Database, store: Store) -> None:
     happened = AuditEvent(
         at=event().at,
         kind="cluster.added",
@@ -107,7 +114,7 @@ async def test_an_event_is_committed_to_with_its_salt(database: Database, file: 
     )
     async with database.write(happened, happened):
         pass
-    bodies = rows(file, "SELECT body, salt, commitment FROM audit_event")
+    bodies = store.rows("SELECT body, salt, commitment FROM audit_event")
     for body, salt, commitment in bodies:
         assert isinstance(body, bytes)
         assert isinstance(salt, bytes)
@@ -148,13 +155,13 @@ async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
         assert len((await reader.execute(count)).all()) == 1
 
 
-async def test_writers_queue(database: Database, file: Path) -> None:
+async def test_writers_queue(database: Database, store: Store) -> None:
     async def write(number: int) -> None:
         async with database.write() as connection:
             await add_domain(connection, number)
 
     await asyncio.gather(*(write(number) for number in range(40)))
-    assert rows(file, "SELECT count(*) FROM domain") == [(40,)]
+    assert store.rows("SELECT count(*) FROM domain") == [(40,)]
 
 
 async def test_a_broken_constraint_is_told_to_the_caller(database: Database) -> None:
@@ -165,9 +172,9 @@ async def test_a_broken_constraint_is_told_to_the_caller(database: Database) -> 
             await add_domain(connection)
 
 
-async def test_a_wrong_statement_is_not_called_a_failure_of_the_database(database: Database) -> None:
+async def test_a_wrong_statement_is_not_called_a_failure_of_the_database(on_sqlite: Database) -> None:
     with pytest.raises(ProgrammingError):
-        async with database.read() as connection:
+        async with on_sqlite.read() as connection:
             await connection.exec_driver_sql("SELECT ?, ?", (1,))
 
 
@@ -230,16 +237,16 @@ async def test_something_else_than_a_database_is_unavailable(tmp_path: Path) -> 
             await database.ping()
 
 
-async def test_a_full_disk_is_unavailable_and_loses_nothing(database: Database, file: Path) -> None:
+async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database, file: Path) -> None:
     pages = 80
     limit = [pages]
 
-    @engine_events.listens_for(database.engine.sync_engine, "checkout")
+    @engine_events.listens_for(on_sqlite.engine.sync_engine, "checkout")
     def limit_size(connection: DBAPIConnection, *_others: object) -> None:
         connection.cursor().execute(f"PRAGMA max_page_count={limit[0]}")
 
     async def fill(number: int) -> None:
-        async with database.write(event()) as connection:
+        async with on_sqlite.write(event()) as connection:
             await add_domain(connection, number)
             columns = {
                 "kek_id": "0" * 16,
@@ -279,8 +286,8 @@ async def test_no_free_connection_is_unavailable(file: Path) -> None:
 
 # A connection that is cancelled while it opens is left by aiosqlite for Python to close.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection")
-async def test_cancelled_writers_leave_no_lock_behind(file: Path) -> None:
-    async with opened(file, busy_seconds=2) as database:
+async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
+    async with opened(store, busy_seconds=2) as database:
 
         async def write(number: int) -> None:
             async with database.write(event()) as connection:
@@ -295,5 +302,5 @@ async def test_cancelled_writers_leave_no_lock_behind(file: Path) -> None:
         await asyncio.wait_for(write(10_000), 1)
     gc.collect()
     counts = "SELECT (SELECT count(*) FROM domain), (SELECT count(*) FROM audit_event)"
-    [(domains, events)] = rows(file, counts)
+    [(domains, events)] = store.rows(counts)
     assert domains == events

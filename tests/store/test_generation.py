@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 import pytest
 from sqlalchemy import insert, select
@@ -12,7 +11,7 @@ from clustercert.errors import Unavailable
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache, Generation
-from stores import child, event, execute, start
+from stores import Store, child, event, start
 
 
 class Numbers:
@@ -54,7 +53,9 @@ def generation(numbers: Numbers) -> Generation:
     return Generation(numbers.read, numbers.clock)
 
 
-async def test_a_change_by_another_process_holds_here_within_a_second(database: Database, file: Path) -> None:
+async def test_a_change_by_another_process_holds_here_within_a_second(
+    database: Database, store: Store
+) -> None:
     async with database.write() as connection:
         await connection.execute(insert(tables.domain).values(id="1" * 32, name="old", enabled=True))
 
@@ -64,12 +65,12 @@ async def test_a_change_by_another_process_holds_here_within_a_second(database: 
             return (await connection.execute(query)).scalar()
 
     cache: Cache[str, str] = Cache(database.generation, 10)
-    with child("rename-domain", file) as process:
+    with child("rename-domain", store) as process:
         async with database.generation.watching():
             await database.generation.refresh()
             assert await cache.get("1" * 32, load) == "old"
             # Behind the caches' back, to see that it is them who answer.
-            execute(file, "UPDATE domain SET name = 'unnoticed'")
+            store.execute("UPDATE domain SET name = 'unnoticed'")
             assert await cache.get("1" * 32, load) == "old"
             start(process)
             async with asyncio.timeout(10):
@@ -211,8 +212,8 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
     assert logs[0]["cause"] == "OSError('gone')"
 
 
-async def test_a_store_without_its_number_turns_the_caches_off(database: Database, file: Path) -> None:
-    execute(file, "DROP TABLE generation")
+async def test_a_store_without_its_number_turns_the_caches_off(database: Database, store: Store) -> None:
+    store.execute("DROP TABLE generation")
     with pytest.raises(Unavailable):
         await database.generation.refresh()
     async with database.generation.watching():

@@ -3,7 +3,6 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -14,11 +13,12 @@ from clustercert.model import Caller, User
 from clustercert.store.access_keys import AccessKeyRows
 from clustercert.store.database import Database
 from identities import ACTOR, LIFETIME, ORIGIN, House, furnished_house
+from stores import Store
 
 
 @pytest.fixture
-async def house(database: Database, file: Path) -> AsyncIterator[House]:
-    async with furnished_house(database, file) as it:
+async def house(database: Database, store: Store) -> AsyncIterator[House]:
+    async with furnished_house(database, store) as it:
         yield it
 
 
@@ -93,7 +93,7 @@ async def test_what_can_be_no_access_key_never_reaches_the_database(house: House
 async def test_a_secret_is_kept_sealed_and_opens_for_its_own_row_alone(house: House) -> None:
     alice = await house.new_user()
     first, second = await house.new_key(alice), await house.new_key(alice)
-    assert first.secret.encode() not in house.stored_bytes()
+    assert first.secret.encode() not in house.store.content()
     assert first.secret not in repr(first)
     swapped = replace(first.key, id="B" * 20, sealed_secret=second.key.sealed_secret)
     event = house.identity.access_keys._event("access_key.created", swapped, ACTOR, ORIGIN)
@@ -168,7 +168,7 @@ async def test_a_temporary_key_is_bound_to_its_token_and_ends_by_itself(house: H
     found = await house.identity.access_keys.caller_of_access_key(signing_key, ORIGIN)
     assert (found.user, found.expires_at) == (alice, issued.expires_at)
     assert found.roles_in(house.project.id) == ("member",)
-    stored = house.stored_bytes()
+    stored = house.store.content()
     for text in (issued.secret, issued.security_token):
         assert text.encode() not in stored
         assert text not in repr(issued)

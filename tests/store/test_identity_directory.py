@@ -1,6 +1,5 @@
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, insert, select
@@ -10,11 +9,12 @@ from clustercert.model import RoleAssignment
 from clustercert.store import tables
 from clustercert.store.database import Database
 from identities import ACTOR, ORIGIN, PASSWORD, House, furnished_house
+from stores import Store
 
 
 @pytest.fixture
-async def house(database: Database, file: Path) -> AsyncIterator[House]:
-    async with furnished_house(database, file) as it:
+async def house(database: Database, store: Store) -> AsyncIterator[House]:
+    async with furnished_house(database, store) as it:
         yield it
 
 

@@ -1,6 +1,5 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
@@ -15,11 +14,12 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import Reference
 from identities import ACTOR, CHEAP, LIFETIME, ORIGIN, PASSWORD, House, furnished_house
+from stores import Store
 
 
 @pytest.fixture
-async def house(database: Database, file: Path) -> AsyncIterator[House]:
-    async with furnished_house(database, file) as it:
+async def house(database: Database, store: Store) -> AsyncIterator[House]:
+    async with furnished_house(database, store) as it:
         yield it
 
 
@@ -345,7 +345,7 @@ async def test_a_token_of_a_remembered_but_revoked_one_is_refused_at_once(house:
 async def test_only_a_hash_of_a_token_is_kept(house: House) -> None:
     issued = await house.login(await house.new_user())
     assert len(issued.text) == 43
-    stored = house.stored_bytes()
+    stored = house.store.content()
     assert issued.live.token.hash in stored
     assert issued.text.encode() not in stored
     assert PASSWORD.encode() not in stored

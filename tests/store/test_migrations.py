@@ -1,19 +1,75 @@
 """The schema: what the migrations make is what the tables say, whoever runs them and however often."""
 
+import asyncio
 import re
-from contextlib import ExitStack
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import event as engine_events
-from sqlalchemy import insert
+from sqlalchemy import insert, select
+from sqlalchemy.engine import make_url
 
+import postgres
 from clustercert.errors import SchemaError, Unavailable
 from clustercert.store import migrate, tables
+from clustercert.store.certificates import CertificateRows
 from clustercert.store.database import Database
-from stores import child, execute, rows, sqlite_url, start
+from clustercert.store.ledger import Ledger
+from stores import NOW, Store, certificate_record, child, rows, sqlite_url, start
+
+NEXT = f"{int(migrate.head()) + 1:04}"
+
+NEXT_MIGRATION = f"""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{NEXT}"
+down_revision = "{migrate.head()}"
+oldest_program = "%s"
+
+def upgrade():
+    op.add_column("certificate", sa.Column("note", sa.Text(), nullable=True))
+    op.create_table("note", sa.Column("id", sa.Integer(), primary_key=True))
+"""
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Database]:
+    database = Database(store.url)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def with_the_next(folder: Path, *, oldest_program: str) -> Path:
+    """The migrations as a later program has them."""
+    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "next"))
+    (copy / "versions" / f"{NEXT}_next.py").write_text(NEXT_MIGRATION % oldest_program)
+    return copy
+
+
+def only_the_first(folder: Path) -> Path:
+    """The migrations as the first program had them."""
+    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "first"))
+    for path in copy.glob("versions/*.py"):
+        if not path.name.startswith("0001"):
+            path.unlink()
+    return copy
+
+
+def columns(store: Store) -> object:
+    """What the schema is, as the database says it."""
+    if store.file is not None:
+        return schema(store.file)
+    query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    return sorted(map(str, store.rows(query))), sorted(map(str, store.rows(indexes)))
 
 
 def schema(file: Path) -> dict[object, list[str]]:
@@ -46,35 +102,54 @@ async def test_it_is_so_to_the_letter_in_sqlite(file: Path, tmp_path: Path) -> N
     assert len(schema(file)) > 20
 
 
-def test_a_new_database_has_a_generation_and_nothing_else(file: Path) -> None:
-    assert rows(file, "SELECT id, value FROM generation") == [(1, 0)]
-    assert rows(file, "SELECT version_num FROM alembic_version") == [(migrate.head(),)]
+def test_a_new_database_has_a_generation_and_nothing_else(store: Store) -> None:
+    assert store.rows("SELECT id, value FROM generation") == [(1, 0)]
+    assert store.rows("SELECT version_num FROM alembic_version") == [(migrate.head(),)]
     for table in tables.metadata.sorted_tables:
-        if table.name != "generation":
-            assert rows(file, f'SELECT count(*) FROM "{table.name}"') == [(0,)]
+        if table.name not in ("generation", "migration"):
+            assert store.rows(f'SELECT count(*) FROM "{table.name}"') == [(0,)]
 
 
-async def test_upgrading_again_changes_nothing(database: Database, file: Path) -> None:
+async def test_upgrading_again_changes_nothing(database: Database, store: Store) -> None:
     async with database.change() as connection:
         await connection.execute(insert(tables.domain).values(id="1" * 32, name="kept", enabled=True))
-    before = schema(file)
+    before = columns(store)
     await migrate.upgrade(database)
-    assert schema(file) == before
-    assert rows(file, "SELECT name FROM domain") == [("kept",)]
-    assert rows(file, "SELECT value FROM generation") == [(1,)]
+    assert columns(store) == before
+    assert store.rows("SELECT name FROM domain") == [("kept",)]
+    assert store.rows("SELECT value FROM generation") == [(1,)]
     assert await migrate.current(database) == migrate.head()
     await migrate.check(database)
 
 
-def test_several_processes_upgrade_at_once(tmp_path: Path) -> None:
-    file = tmp_path / "new.db"
+@pytest.mark.parametrize("has", ["nothing", "the first schema"])
+async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
+    if has != "nothing":
+        async with opened(new_store) as database:
+            await migrate.upgrade(database, only_the_first(tmp_path))
+            with pytest.raises(SchemaError, match=r"has schema 0001 and this program needs"):
+                await migrate.check(database)
     with ExitStack() as stack:
-        processes = [stack.enter_context(child("upgrade", file)) for _ in range(3)]
+        processes = [stack.enter_context(child("upgrade", new_store)) for _ in range(3)]
         for process in processes:
             start(process)
         assert [process.wait(20) for process in processes] == [0, 0, 0]
-    assert rows(file, "SELECT id, value FROM generation") == [(1, 0)]
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert new_store.rows("SELECT id, value FROM generation") == [(1, 0)]
+    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0001")]
+    if new_store.file is not None:
+        assert new_store.file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_postgresql: Store) -> None:
+    impatient = Database(on_postgresql.url, busy_seconds=0.2, statement_seconds=0.2)
+    async with opened(on_postgresql) as database, database.migration() as connection:
+        await connection.execute(select(tables.migration.c.id).with_for_update())
+        upgrade = asyncio.create_task(migrate.upgrade(impatient))
+        await asyncio.sleep(0.6)
+        assert not upgrade.done()
+        await connection.rollback()
+        await upgrade
+    await impatient.close()
 
 
 async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
@@ -88,37 +163,72 @@ async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> 
 
     with pytest.raises(Unavailable):
         await migrate.upgrade(database)
-    assert rows(file, "SELECT count(*) FROM sqlite_master") == [(0,)]
+    assert rows(file, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("migration",)]
     engine_events.remove(database.engine.sync_engine, "before_cursor_execute", fail)
     await migrate.upgrade(database)
     await migrate.check(database)
     await database.close()
 
 
-async def test_a_database_without_schema_is_refused(tmp_path: Path) -> None:
-    database = Database(sqlite_url(tmp_path / "new.db"))
-    assert await migrate.current(database) is None
-    with pytest.raises(SchemaError, match=r"no schema yet. Run `clustercert db upgrade`."):
-        await migrate.check(database)
-    await database.close()
+async def test_a_role_that_may_not_make_tables_is_told_so(server: postgres.Server) -> None:
+    store = Store(server.create())
+    postgres.administer(store.url, f"ALTER DATABASE {make_url(store.url).database} OWNER TO postgres")
+    async with opened(store) as database:
+        with pytest.raises(
+            SchemaError, match=r"role may not make or change tables: permission denied .* grant it"
+        ):
+            await migrate.upgrade(database)
+    store.remove()
 
 
-async def test_a_newer_database_is_refused_and_left_alone(database: Database, file: Path) -> None:
-    execute(file, "UPDATE alembic_version SET version_num = '9999'")
-    for refused in (migrate.check, migrate.upgrade):
-        with pytest.raises(SchemaError, match=r"has schema 9999, .* a newer one made it"):
-            await refused(database)
-    assert rows(file, "SELECT version_num FROM alembic_version") == [("9999",)]
+async def test_a_database_without_schema_is_refused(new_store: Store) -> None:
+    async with opened(new_store) as database:
+        assert await migrate.current(database) is None
+        with pytest.raises(SchemaError, match=r"no schema yet. Run `clustercert db upgrade`."):
+            await migrate.check(database)
 
 
 def test_an_older_database_is_refused() -> None:
     with pytest.raises(
         SchemaError, match=r"has schema 0001 and this program needs 0002. Run `clustercert db"
     ):
-        migrate._check("0001", "0002", {"0001", "0002"})
+        migrate._check("0001", "0002", {"0001", "0002"}, "0001")
+
+
+async def test_a_newer_database_is_refused_and_left_alone(
+    database: Database, store: Store, tmp_path: Path
+) -> None:
+    await migrate.upgrade(database, with_the_next(tmp_path, oldest_program=NEXT))
+    before = columns(store)
+    for refused in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=rf"has schema {NEXT}, .* a newer one made it"):
+            await refused(database)
+    assert columns(store) == before
+    assert store.rows("SELECT version_num FROM alembic_version") == [(NEXT,)]
+
+
+async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
+    database: Database, store: Store, tmp_path: Path
+) -> None:
+    """As while replicas are replaced one by one: the older ones serve on, restart, and run `db upgrade`."""
+    ledger = Ledger(database)
+    before, during, after = (certificate_record() for _ in range(3))
+    await ledger.record(*before)
+    newer = Database(store.url)
+    await asyncio.gather(
+        migrate.upgrade(newer, with_the_next(tmp_path, oldest_program="0001")), ledger.record(*during)
+    )
+    await newer.close()
+    await ledger.record(*after)
+    async with opened(store) as restarted:
+        await migrate.upgrade(restarted)
+        await migrate.check(restarted)
+        await CertificateRows(restarted).live(NOW, [NOW])
+    assert await migrate.current(database) == NEXT
+    assert store.recorded() == {record.fingerprint.hex() for record, _ in (before, during, after)}
 
 
 def test_the_migrations_are_one_line_from_the_first_to_the_head() -> None:
-    names = sorted(path.name for path in Path(migrate.__file__).with_name("migrations").glob("versions/*.py"))
+    names = sorted(path.name for path in migrate.MIGRATIONS.glob("versions/*.py"))
     assert [name[:4] for name in names] == [f"{number:04}" for number in range(1, len(names) + 1)]
     assert migrate.head() == names[-1][:4]

@@ -1,14 +1,18 @@
-"""Every SQL statement that reads certificates; `ledger` alone writes them."""
+"""Every SQL statement that reads certificates, or forgets them; `ledger` alone adds them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
+from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.database import Database, record_events
 
 _certificate = tables.certificate
+
+# Few enough that other writers wait only for a moment.
+PRUNED_AT_ONCE = 1000
 
 
 class CertificateRows:
@@ -25,3 +29,23 @@ class CertificateRows:
         async with self._database.read() as connection:
             total, *windows = (await connection.execute(query)).one()
         return total, tuple(windows)
+
+    async def prune(self, ended_before: datetime, event: Callable[[int], AuditEvent]) -> int:
+        """Forget some of the certificates that ended before a time, the oldest first; how many, 0 at the end.
+
+        `event` makes the audit's event of a count; it is written where something was forgotten. The events of their
+        issuance stay.
+        """
+        ended = (
+            select(_certificate.c.id)
+            .where(_certificate.c.not_after < ended_before)
+            .order_by(_certificate.c.not_after)
+            .limit(PRUNED_AT_ONCE)
+        )
+        async with self._database.write() as connection:
+            count = (
+                await connection.execute(delete(_certificate).where(_certificate.c.id.in_(ended)))
+            ).rowcount
+            if count:
+                await record_events(connection, (event(count),))
+        return count

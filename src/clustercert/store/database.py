@@ -1,7 +1,8 @@
-"""The one door to the database: engine, transactions, and what a failure of either means.
+"""The one door to the database: transactions, and what a failure of one means.
 
-Reads see one snapshot. Writers of SQLite start with BEGIN IMMEDIATE, so that two of them queue instead of
-failing half-way, and a commit returns only when it is on disk (WAL, synchronous=FULL).
+Reads see one snapshot. Writers of SQLite start with BEGIN IMMEDIATE, so that two of them queue instead of failing
+half-way. Writers of PostgreSQL run in READ COMMITTED, and whoever decides by what it read locks those rows first: the
+ledger, which only inserts, then never has to begin again because of others. A commit returns when it is on disk.
 """
 
 import asyncio
@@ -10,26 +11,28 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 
-from sqlalchemy import Connection, Dialect, event, insert, select, update
-from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import insert, select, text, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
+from clustercert.store.engine import BUSY_SECONDS, POOL_SIZE, STATEMENT_SECONDS, new_engine
 from clustercert.store.generation import Generation
 from clustercert.store.turn import Turn
 
-# How long a writer waits for another one, and a request for a connection.
-BUSY_SECONDS = 5
-POOL_SIZE = 8
+# The others are for readers.
+_WRITERS = POOL_SIZE // 2
+# Classes of SQLSTATE that say what is wrong with a statement or its values: data, constraint, syntax or access. The
+# driver has one exception for most of them.
+_REFUSED = frozenset({"22", "23", "42"})
+# The database is being made or restored.
+_NO_SUCH_TABLE = "42P01"
 
 
 class Database:
@@ -39,22 +42,27 @@ class Database:
         generation: what this process knows of changes by others; see `generation`.
     """
 
-    def __init__(self, url: str, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self, url: str, busy_seconds: float = BUSY_SECONDS, statement_seconds: float = STATEMENT_SECONDS
+    ) -> None:
         self.url = make_url(url)
-        self.engine = _engine(self.url, busy_seconds)
-        self._writer = self.engine.execution_options(clustercert_writes=True)
+        self.engine = new_engine(self.url, busy_seconds, statement_seconds)
         self._busy_seconds = busy_seconds
+        sqlite = self.url.get_backend_name() == "sqlite"
+        self._reader, self._writer = _sqlite_ways(self.engine) if sqlite else _postgresql_ways(self.engine)
         # SQLite has one writer at a time. Those of this process queue here, in order and without a connection
         # each; SQLite's own way, to ask again every so often, has some wait for seconds and leaves readers none.
-        self._writers = asyncio.Semaphore(1 if self.url.get_backend_name() == "sqlite" else POOL_SIZE)
-        self._turn = Turn(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
+        self._writers = asyncio.Semaphore(1 if sqlite else _WRITERS)
+        self._turn = Turn(str(self.url.database)) if sqlite else None
+        # Opening a file takes no time, and must not be given up half-way.
+        self._connect_seconds = None if sqlite else busy_seconds
         self.generation = Generation(self._read_generation)
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a read transaction. Raises Unavailable."""
         with _failures_translated():
-            async with self.engine.connect() as connection:
+            async with self._connected(self._reader) as connection:
                 yield connection
 
     @contextlib.asynccontextmanager
@@ -65,7 +73,7 @@ class Database:
         knows what it means.
         """
         with _failures_translated():
-            async with self._turn_to_write(), self._writer.begin() as connection:
+            async with self._turn_to_write(), self._connected(self._writer) as connection, connection.begin():
                 yield connection
                 await record_events(connection, events)
 
@@ -76,9 +84,32 @@ class Database:
             yield connection
             await connection.execute(update(tables.generation).values(value=tables.generation.c.value + 1))
 
+    @contextlib.asynccontextmanager
+    async def migration(self) -> AsyncIterator[AsyncConnection]:
+        """Like `write`, but each statement may take as long as it likes."""
+        if self._turn is not None:
+            async with self.write() as connection:
+                yield connection
+            return
+        engine = new_engine(self.url, self._busy_seconds, statement_seconds=None)
+        try:
+            with _failures_translated():
+                async with _postgresql_ways(engine)[1].begin() as connection:
+                    yield connection
+        finally:
+            await engine.dispose()
+
     async def ping(self) -> None:
         """Ask the database for something trivial. Raises Unavailable."""
         await self._read_generation()
+
+    async def flushes(self) -> bool:
+        """Whether what is committed is on disk, as far as the server says. Raises Unavailable."""
+        if self._turn is not None:
+            return True
+        async with self.read() as connection:
+            query = text("SELECT setting FROM pg_settings WHERE name = 'fsync'")
+            return (await connection.execute(query)).scalar() != "off"
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -92,10 +123,28 @@ class Database:
                     await stack.enter_async_context(self._turn.taken())
             yield
 
+    @contextlib.asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(self._connect_seconds):
+                connection = await stack.enter_async_context(engine.connect())
+            yield connection
+
     async def _read_generation(self) -> int:
         async with self.read() as connection:
             value: int = (await connection.execute(select(tables.generation.c.value))).scalar_one()
             return value
+
+
+def _sqlite_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
+    """To read and to write."""
+    return engine, engine.execution_options(clustercert_writes=True)
+
+
+def _postgresql_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
+    """To read and to write."""
+    reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return reader, engine.execution_options(isolation_level="READ COMMITTED")
 
 
 async def record_events(connection: AsyncConnection, events: tuple[AuditEvent, ...]) -> None:
@@ -142,64 +191,15 @@ def event_row(event: AuditEvent) -> dict[str, object]:
 def _failures_translated() -> Iterator[None]:
     try:
         yield
-    except (IntegrityError, ProgrammingError, DataError, NotSupportedError):
-        # The database did answer: trying again would not help.
-        raise
     except (DBAPIError, PoolTimeout, sqlite3.Error, TimeoutError, OSError) as error:
+        if _refused(error):
+            raise
         raise Unavailable("The database does not answer now. Try again in a moment.") from error
 
 
-def _engine(url: URL, busy_seconds: float) -> AsyncEngine:
-    if url.get_backend_name() != "sqlite":
-        return create_async_engine(
-            url, pool_size=POOL_SIZE, max_overflow=POOL_SIZE, pool_timeout=busy_seconds, pool_pre_ping=True
-        )
-    engine = create_async_engine(
-        url,
-        pool_size=POOL_SIZE,
-        max_overflow=0,
-        pool_timeout=busy_seconds,
-        connect_args={"timeout": busy_seconds},
-    )
-    event.listen(engine.sync_engine, "do_connect", _make_private_file)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _make_private_file(
-    _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
-) -> None:
-    # SQLite itself would make the file as the umask says; what it puts beside the file has the file's mode.
-    # A file that exists must not even be opened: closing it again would drop this process's locks on it.
-    # Source: "How To Corrupt An SQLite Database File", section 2.2.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _prepare_sqlite(connection: AsyncAdapt_aiosqlite_connection, _entry: ConnectionPoolEntry) -> None:
-    # The driver's own idea of when a transaction begins is switched off; `_begin_sqlite` says it.
-    connection.isolation_level = None
-    _switch_to_wal(connection)
-    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-        connection.cursor().execute(f"PRAGMA {pragma}")
-
-
-def _switch_to_wal(connection: AsyncAdapt_aiosqlite_connection) -> None:
-    # SQLite's own patience does not cover this switch, which several processes may make at once on a new
-    # file.
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.cursor().execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            connection.run_async(lambda _driver_connection: asyncio.sleep(0.005))
-        else:
-            return
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("clustercert_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _refused(error: Exception) -> bool:
+    """Whether the database did answer, and trying again would not help."""
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if sqlstate is None:
+        return isinstance(error, (IntegrityError, ProgrammingError, DataError, NotSupportedError))
+    return sqlstate[:2] in _REFUSED and sqlstate != _NO_SUCH_TABLE

@@ -1,32 +1,51 @@
-"""The schema of a database: which one it has, which one this program needs, and the way there."""
+"""The schema of a database: which one it has, which one this program needs, and the way there.
 
-from collections.abc import Collection
+A program of revision N works on schema N and, once that is made, on newer ones whose migrations say that they leave it
+what it needs. So replicas are replaced one by one while the service runs: first the schema, then the programs.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
 from importlib.resources import files
+from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from alembic.script import Script, ScriptDirectory
+from sqlalchemy import Connection, insert, inspect, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from clustercert.errors import SchemaError
+from clustercert.store import tables
 from clustercert.store.database import Database
 
-# Any number will do that no other program locks in the same PostgreSQL database; this is "clusterc" in ASCII.
-_ADVISORY_LOCK = int.from_bytes(b"clusterc")
+MIGRATIONS = Path(str(files("clustercert.store") / "migrations"))
+
+_migration = tables.migration
+# Source: PostgreSQL, appendix A, error codes.
+_FORBIDDEN, _DUPLICATE_TABLE = "42501", "42P07"
 
 
-async def upgrade(database: Database) -> None:
+async def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
     """Bring the schema up to what this program needs, in one transaction.
 
     Several processes may do it at once: one works, the others wait and find nothing left to do.
-    Raises SchemaError where the database is newer than this program, Unavailable.
+    Raises SchemaError where the database is newer than this program can use, Unavailable.
     """
-    # SQLite's writers exclude each other anyway; PostgreSQL's wait for the lock until the other's commit.
-    async with database.write() as connection:
-        if connection.dialect.name == "postgresql":
-            await connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
-        await connection.run_sync(_upgrade)
+    try:
+        await _make_lock(database)
+        async with database.migration() as connection:
+            # A lock on a row: not every engine that speaks PostgreSQL's protocol has locks on anything else.
+            await connection.execute(select(_migration.c.id).with_for_update())
+            await connection.run_sync(_upgrade, migrations)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _FORBIDDEN:
+            raise
+        raise SchemaError(
+            f"The database's role may not make or change tables: {_words(error)}. Make it the owner of the database, "
+            "or grant it CREATE on the schema."
+        ) from error
 
 
 async def current(database: Database) -> str | None:
@@ -35,54 +54,102 @@ async def current(database: Database) -> str | None:
         return await connection.run_sync(_revision)
 
 
-def head() -> str:
+def head(migrations: Path = MIGRATIONS) -> str:
     """The revision that this program needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
-        raise SchemaError("This installation lacks its database migrations. Install it again.")
-    return revision
+    return _head(_scripts(migrations)).revision
 
 
-async def check(database: Database) -> None:
-    """Raise SchemaError, which says what to do, unless the database has the schema this program needs."""
-    _check(await current(database), head(), _known())
+async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
+    """Raise SchemaError, which says what to do, unless this program can use the schema that the database has."""
+    scripts = _scripts(migrations)
+    async with database.read() as connection:
+        has, oldest = await connection.run_sync(_revision), await connection.run_sync(_oldest_program)
+    _check(has, _head(scripts).revision, _known(scripts), oldest)
 
 
-def _check(has: str | None, needs: str, known: Collection[str]) -> None:
+def _check(has: str | None, needs: str, known: Collection[str], oldest_program: str | None = None) -> None:
     if has is None:
         raise SchemaError("The database has no schema yet. Run `clustercert db upgrade`.")
-    if has not in known:
+    if has == needs:
+        return
+    if has in known:
+        raise SchemaError(
+            f"The database has schema {has} and this program needs {needs}. Run `clustercert db upgrade`."
+        )
+    if oldest_program is None or oldest_program > needs:
         raise SchemaError(
             f"The database has schema {has}, which this program does not know: a newer one made it. "
             "Run that newer program."
         )
-    if has != needs:
-        raise SchemaError(
-            f"The database has schema {has} and this program needs {needs}. Run `clustercert db upgrade`."
-        )
 
 
-def _upgrade(connection: Connection) -> None:
-    has = _revision(connection)
-    if has is not None:
-        # Any schema that is known will do; Alembic's own words about another one would not help.
-        _check(has, has, _known())
-    config = _config()
+async def _make_lock(database: Database) -> None:
+    """Make the row that a migration locks, in transactions of its own: there is nothing to wait for before."""
+    with _made_by_another():
+        async with database.write() as connection:
+            await connection.run_sync(_migration.create, checkfirst=True)
+    with _made_by_another():
+        async with database.write() as connection:
+            if (await connection.execute(select(_migration.c.id))).first() is None:
+                await connection.execute(insert(_migration).values(id=1, oldest_program=""))
+
+
+@contextlib.contextmanager
+def _made_by_another() -> Iterator[None]:
+    """Of several that make a thing at once, all but one are told that it is there."""
+    try:
+        yield
+    except IntegrityError:
+        pass
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _DUPLICATE_TABLE:
+            raise
+
+
+def _upgrade(connection: Connection, migrations: Path) -> None:
+    scripts = _scripts(migrations)
+    head, has = _head(scripts), _revision(connection)
+    if has is not None and has not in _known(scripts):
+        # A newer program's schema is left alone, whether this one can use it or not.
+        _check(has, head.revision, (), _oldest_program(connection))
+        return
+    config = _config(migrations)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    connection.execute(update(_migration).values(oldest_program=head.module.oldest_program))
 
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _known() -> set[str]:
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+def _oldest_program(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(_migration.name):
+        return None
+    return connection.execute(select(_migration.c.oldest_program)).scalar()
 
 
-def _config() -> Config:
+def _head(scripts: ScriptDirectory) -> Script:
+    head = scripts.get_current_head()
+    if head is None:
+        raise SchemaError("This installation lacks its database migrations. Install it again.")
+    return scripts.get_revision(head)
+
+
+def _known(scripts: ScriptDirectory) -> set[str]:
+    return {script.revision for script in scripts.walk_revisions()}
+
+
+def _scripts(migrations: Path) -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config(migrations))
+
+
+def _config(migrations: Path) -> Config:
     config = Config()
     # A percent sign in the option would be an interpolation.
-    location = str(files("clustercert.store") / "migrations").replace("%", "%%")
-    config.set_main_option("script_location", location)
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     return config
+
+
+def _words(error: DBAPIError) -> str:
+    return str(error.orig).rpartition(": ")[2]

@@ -68,6 +68,25 @@ generation = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# One row. Whoever migrates locks it. `oldest_program` is the revision that the oldest program needs which can still
+# use this schema: a program can't know what the migrations after its own mean.
+migration = Table(
+    "migration",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("oldest_program", String(4), nullable=False),
+)
+
+# Who does the work that one process is to do for all. The time is the database's, in seconds since 1970, so that no
+# clocks are compared.
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", Hex, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
 # Data keys, each wrapped by a key-encryption key that is kept elsewhere. One is active and seals.
 data_key = Table(
     "data_key",
@@ -241,7 +260,8 @@ certificate = Table(
     Column("der", LargeBinary, nullable=False),
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
-    Index(None, "not_after"),
+    # Counting what is live reads this and nothing else.
+    Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,
 )
 

@@ -1,10 +1,12 @@
 """Every SQL statement about tokens and the logins that they come from."""
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound
@@ -83,25 +85,26 @@ class TokenRows:
     ) -> LiveToken | None:
         """Store a token, unless the user was disabled or their password changed since its hash was checked.
 
-        `fresh_hash` replaces the checked one.
+        `fresh_hash` replaces the checked one. Nor is one stored whose scope went away meanwhile.
         """
-        async with self._database.write() as connection:
-            if not await user_is_usable(connection, token.user_id, _user.c.password_hash == checked_hash):
-                return None
-            if fresh_hash is not None:
-                query = update(_user).where(_user.c.id == token.user_id)
-                await connection.execute(query.values(password_hash=fresh_hash))
-            return await _added(connection, token)
+        with contextlib.suppress(IntegrityError):
+            async with self._database.write() as connection:
+                if not await user_is_usable(connection, token.user_id, _user.c.password_hash == checked_hash):
+                    return None
+                if fresh_hash is not None:
+                    query = update(_user).where(_user.c.id == token.user_id)
+                    await connection.execute(query.values(password_hash=fresh_hash))
+                return await _added(connection, token)
+        return None
 
     async def add_by_token(self, token: Token, parent: bytes) -> LiveToken | None:
-        """Store a token, unless the one it was asked with was revoked or its user disabled."""
-        async with self._database.write() as connection:
-            usable = await user_is_usable(connection, token.user_id)
-            return (
-                await _added(connection, token)
-                if usable and await token_is_there(connection, parent)
-                else None
-            )
+        """Store a token, unless the one it was asked with was revoked, its user disabled, or its scope went away."""
+        with contextlib.suppress(IntegrityError):
+            async with self._database.write() as connection:
+                usable = await user_is_usable(connection, token.user_id)
+                if usable and await token_is_there(connection, parent):
+                    return await _added(connection, token)
+        return None
 
     async def live(self, token_hash: bytes) -> LiveToken | None:
         """The token, its user, its scope and the roles there."""

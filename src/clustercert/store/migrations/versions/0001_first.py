@@ -8,6 +8,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+oldest_program = "0001"
+
 TIME = sa.DateTime(timezone=True)
 ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -1,0 +1,59 @@
+"""One leader at a time: taken, kept, given up, and taken over from one that is gone."""
+
+import asyncio
+
+import pytest
+
+from clustercert.errors import Unavailable
+from clustercert.store.database import Database
+from clustercert.store.leader import Leader
+from stores import Store
+
+
+async def test_one_of_several_candidates_leads_and_goes_on_leading(store: Store) -> None:
+    databases = [Database(store.url) for _ in range(4)]
+    candidates = [Leader(database, "work") for database in databases]
+    first = await asyncio.gather(*(candidate.leads() for candidate in candidates))
+    assert sorted(first) == [False, False, False, True]
+    assert await asyncio.gather(*(candidate.leads() for candidate in candidates)) == first
+    for database in databases:
+        await database.close()
+
+
+async def test_each_work_has_its_own_leader(database: Database) -> None:
+    one, other = Leader(database, "work"), Leader(database, "other work")
+    assert await one.leads()
+    assert await other.leads()
+
+
+async def test_another_one_takes_over_at_once_from_a_leader_that_resigns(database: Database) -> None:
+    one, other = Leader(database, "work"), Leader(database, "work")
+    assert await one.leads()
+    await other.resign()
+    assert not await other.leads(), "only the leader can resign"
+    await one.resign()
+    assert await other.leads()
+    assert not await one.leads()
+
+
+async def test_another_one_takes_over_when_the_lease_has_run_out_by_the_databases_clock(
+    database: Database, store: Store
+) -> None:
+    one, other = Leader(database, "work", seconds=60), Leader(database, "work")
+    assert await one.leads()
+    [(expires_at,)] = store.rows("SELECT expires_at FROM lease")
+    store.execute("UPDATE lease SET expires_at = expires_at - 50")
+    assert not await other.leads()
+    store.execute("UPDATE lease SET expires_at = expires_at - 20")
+    assert await other.leads()
+    assert not await one.leads(), "whoever comes back late has lost it"
+    [(renewed_at,)] = store.rows("SELECT expires_at FROM lease")
+    assert isinstance(expires_at, int)
+    assert isinstance(renewed_at, int)
+    assert 0 <= renewed_at - expires_at <= 30
+
+
+async def test_without_a_database_nobody_leads(database: Database, store: Store) -> None:
+    store.execute("DROP TABLE lease")
+    with pytest.raises(Unavailable):
+        await Leader(database, "work").leads()

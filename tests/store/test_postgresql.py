@@ -1,0 +1,333 @@
+"""PostgreSQL: what a connection is told at its start, and what becomes of requests when the server goes or hangs."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+
+import postgres
+from clustercert.errors import Unavailable
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.engine import POOL_SIZE
+from clustercert.store.ledger import Ledger
+from stores import Store, certificate_record, child, event, new_template, said, start
+
+BUSY, STATEMENT = 1.0, 0.5
+# What one statement or one connection takes at most when nothing answers, and a little for a loaded machine.
+HANGS = BUSY + STATEMENT + 1.5
+
+
+@pytest.fixture(scope="module")
+def fragile() -> Iterator[postgres.Server]:
+    """A server to be killed and stopped."""
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def fragile_template(fragile: postgres.Server) -> str:
+    return new_template(fragile)
+
+
+@pytest.fixture
+def fragile_store(fragile: postgres.Server, fragile_template: str) -> Iterator[Store]:
+    store = Store(fragile.create(fragile_template))
+    yield store
+    store.remove()
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    database = Database(url, BUSY, STATEMENT)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def shown(database: Database, name: str, *, writes: bool = False) -> object:
+    async with database.write() if writes else database.read() as connection:
+        return (await connection.execute(text(f"SHOW {name}"))).scalar_one()
+
+
+async def cause_of_failure(database: Database) -> str:
+    with pytest.raises(Unavailable) as caught:
+        await database.ping()
+    assert caught.value.message == "The database does not answer now. Try again in a moment."
+    return f"{caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    ("by_default", "then"), [("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")]
+)
+async def test_a_commit_is_durable_whatever_the_server_says(
+    on_postgresql: Store, by_default: str, then: str
+) -> None:
+    name = make_url(on_postgresql.url).database
+    on_postgresql.execute(f"ALTER DATABASE {name} SET synchronous_commit = {by_default}")
+    async with opened(on_postgresql.url) as database:
+        assert await shown(database, "synchronous_commit", writes=True) == then
+
+
+async def test_transactions_have_their_bounds_and_levels_whatever_the_server_says(
+    on_postgresql: Store,
+) -> None:
+    name = make_url(on_postgresql.url).database
+    on_postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
+    async with opened(on_postgresql.url) as database:
+        assert await shown(database, "transaction_isolation") == "repeatable read"
+        assert await shown(database, "transaction_read_only") == "on"
+        assert await shown(database, "transaction_isolation", writes=True) == "read committed"
+        assert await shown(database, "transaction_read_only", writes=True) == "off"
+        assert await shown(database, "statement_timeout") == "500ms"
+        assert await shown(database, "idle_in_transaction_session_timeout") == "10s"
+        async with database.migration() as connection:
+            assert (await connection.execute(text("SHOW statement_timeout"))).scalar_one() == "0"
+
+
+async def test_a_server_that_does_not_flush_is_known(on_postgresql: Store, file: object) -> None:
+    async with opened(on_postgresql.url) as database:
+        assert not await database.flushes()
+    async with opened(f"sqlite+aiosqlite:///{file}") as database:
+        assert await database.flushes()
+
+
+async def test_what_is_wrong_with_a_statement_is_not_called_a_failure_of_the_database(
+    on_postgresql: Store,
+) -> None:
+    row = {"id": "1" * 32, "name": "a", "enabled": True}
+    wrong = {
+        "a zero byte": row | {"name": "\x00"},
+        "no character": row | {"name": "\ud800"},
+        "too long": row | {"name": "a" * 65},
+    }
+    async with opened(on_postgresql.url) as database:
+        for values in wrong.values():
+            with pytest.raises(DBAPIError):
+                async with database.write() as connection:
+                    await connection.execute(insert(tables.domain).values(values))
+        with pytest.raises(ProgrammingError):
+            async with database.read() as connection:
+                await connection.execute(text("SELECT nothing"))
+        for _ in range(2):
+            with contextlib.suppress(IntegrityError):
+                async with database.write() as connection:
+                    await connection.execute(insert(tables.domain).values(row))
+    assert on_postgresql.rows("SELECT name FROM domain") == [("a",)]
+
+
+async def test_a_slow_statement_is_given_up_and_its_connection_is_kept(on_postgresql: Store) -> None:
+    async with opened(on_postgresql.url) as database:
+        async with database.read() as connection:
+            pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        began = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            async with database.read() as connection:
+                await connection.execute(text("SELECT pg_sleep(20)"))
+        assert time.monotonic() - began < HANGS
+        assert "statement timeout" in str(caught.value.__cause__)
+        async with database.read() as connection:
+            assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() == pid
+
+
+async def test_a_row_that_another_one_holds_is_waited_for_no_longer_than_a_statement(
+    on_postgresql: Store,
+) -> None:
+    async with opened(on_postgresql.url) as database, database.change():
+        pass
+    async with opened(on_postgresql.url) as database, opened(on_postgresql.url) as other:
+        async with database.write() as connection:
+            await connection.execute(text("UPDATE generation SET value = 7"))
+            with pytest.raises(Unavailable):
+                async with other.change(event()):
+                    pass
+        async with other.change(event()):
+            pass
+    assert on_postgresql.rows("SELECT value FROM generation") == [(8,)]
+
+
+async def test_no_free_connection_is_unavailable_until_there_is_one(on_postgresql: Store) -> None:
+    async with opened(on_postgresql.url) as database:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(POOL_SIZE):
+                await stack.enter_async_context(database.read())
+            assert "Timeout" in await cause_of_failure(database)
+        await database.ping()
+
+
+async def test_writers_leave_connections_to_the_readers(on_postgresql: Store) -> None:
+    async with opened(on_postgresql.url) as database, contextlib.AsyncExitStack() as stack:
+
+        async def take_all() -> None:
+            for _ in range(POOL_SIZE):
+                await stack.enter_async_context(database.write())
+
+        with pytest.raises(Unavailable):
+            await take_all()
+        await database.ping()
+
+
+async def test_a_server_that_takes_no_more_connections_is_unavailable_until_it_does(
+    on_postgresql: Store,
+) -> None:
+    name = make_url(on_postgresql.url).database
+    postgres.administer(on_postgresql.url, f"ALTER DATABASE {name} CONNECTION LIMIT 1")
+    async with opened(on_postgresql.url) as database, opened(on_postgresql.url) as other:
+        async with database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+            assert "too many connections" in await cause_of_failure(other)
+        await database.ping()
+        postgres.administer(on_postgresql.url, f"ALTER DATABASE {name} CONNECTION LIMIT 2")
+        await other.ping()
+
+
+@pytest.mark.parametrize("wrong", ["password", "database", "port", "host"])
+async def test_what_keeps_us_out_is_said_to_the_log_alone(on_postgresql: Store, wrong: str) -> None:
+    url = make_url(on_postgresql.url)
+    changed, said = {
+        "password": (url.set(password="wrong"), "password authentication failed"),
+        "database": (url.set(database="missing"), "does not exist"),
+        "port": (url.set(port=1), "Connect call failed"),
+        "host": (url.set(host="nowhere.invalid"), "gaierror"),
+    }[wrong]
+    async with opened(changed.render_as_string(hide_password=False)) as database:
+        assert said in await cause_of_failure(database)
+
+
+async def test_of_several_hosts_the_one_that_answers_is_taken(on_postgresql: Store) -> None:
+    url = make_url(on_postgresql.url)
+    several = url.set(host=None, port=None).update_query_dict(
+        {"host": ["127.0.0.1:1", f"127.0.0.1:{url.port}"]}
+    )
+    async with opened(several.render_as_string(hide_password=False)) as database:
+        await database.ping()
+
+
+async def test_a_server_that_lost_its_place_is_left(on_postgresql: Store) -> None:
+    """It still reads. Connections to it must not stay in the pool for a name that leads to the new primary by now."""
+    name = make_url(on_postgresql.url).database
+    async with opened(on_postgresql.url) as database:
+        on_postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with pytest.raises(Unavailable) as caught:
+            async with database.change(event()):
+                pass
+        assert "read-only transaction" in str(caught.value.__cause__)
+        postgres.administer(on_postgresql.url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        async with database.change(event()):
+            pass
+
+
+async def test_a_restarted_server_is_used_again(fragile: postgres.Server, fragile_store: Store) -> None:
+    async with opened(fragile_store.url) as database:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(database.read())
+        await database.ping()
+        fragile.kill()
+        for _ in range(2):
+            await cause_of_failure(database)
+        fragile.start()
+        for _ in range(10):
+            async with database.change(event()):
+                pass
+    assert fragile_store.rows("SELECT value FROM generation") == [(10,)]
+
+
+async def test_idle_connections_go_with_the_first_that_fails(
+    fragile: postgres.Server, fragile_store: Store
+) -> None:
+    async with opened(fragile_store.url) as database:
+
+        async def pings(count: int) -> list[BaseException | None]:
+            return await asyncio.gather(*(database.ping() for _ in range(count)), return_exceptions=True)
+
+        assert await pings(POOL_SIZE) == [None] * POOL_SIZE
+        fragile.kill()
+        fragile.start()
+        # As the watch of the generation does, all the time.
+        await cause_of_failure(database)
+        assert await pings(POOL_SIZE) == [None] * POOL_SIZE
+
+
+async def test_a_hung_server_is_unavailable_within_seconds_and_used_again(
+    fragile: postgres.Server, fragile_store: Store
+) -> None:
+    async with opened(fragile_store.url) as database:
+        ledger, (record, issued) = Ledger(database), certificate_record()
+        await database.ping()
+        with fragile.hung():
+            for attempt in (database.ping, database.ping, lambda: ledger.record(record, issued)):
+                began = time.monotonic()
+                with pytest.raises(Unavailable):
+                    await attempt()
+                assert time.monotonic() - began < HANGS
+        for _ in range(3):
+            await database.ping()
+        await ledger.record(record, issued)
+    assert fragile_store.recorded() == {record.fingerprint.hex()}
+
+
+async def test_a_server_that_hangs_in_the_middle_of_a_transaction_is_given_up(
+    fragile: postgres.Server, fragile_store: Store
+) -> None:
+    async with opened(fragile_store.url) as database:
+
+        async def change_slowly() -> None:
+            async with database.change(event()) as connection:
+                await connection.execute(text("UPDATE generation SET value = 100"))
+                with fragile.hung():
+                    await connection.execute(text("UPDATE generation SET value = 200"))
+
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            await change_slowly()
+        assert time.monotonic() - began < HANGS
+        async with database.change(event()):
+            pass
+    assert fragile_store.rows("SELECT value FROM generation") == [(1,)]
+
+
+async def test_a_process_that_is_stopped_in_a_transaction_is_thrown_out(on_postgresql: Store) -> None:
+    async with opened(on_postgresql.url) as database, database.read() as connection:
+        await connection.execute(text("SET idle_in_transaction_session_timeout = 50"))
+        await asyncio.sleep(0.2)
+        with pytest.raises(DBAPIError):
+            await connection.execute(text("SELECT 1"))
+
+
+@pytest.mark.slow
+def test_what_was_recorded_survives_the_kill_of_the_server(
+    fragile: postgres.Server, fragile_store: Store
+) -> None:
+    """Killed and started again and again, under two processes that record in groups and never restart."""
+    with (
+        child("record-through-failures", fragile_store) as one,
+        child("record-through-failures", fragile_store) as two,
+        ThreadPoolExecutor() as readers,
+    ):
+        for process in (one, two):
+            start(process)
+        output = [readers.submit(said, process) for process in (one, two)]
+        for number in range(6):
+            time.sleep(0.15 + 0.05 * number)
+            fragile.kill()
+            time.sleep(0.05)
+            fragile.start()
+        time.sleep(0.3)
+        for process in (one, two):
+            assert process.stdin is not None
+            process.stdin.close()
+        lines = [line for lines in output for line in lines.result(30) if line]
+        assert [process.wait(30) for process in (one, two)] == [0, 0]
+    received = {line for line in lines if len(line) == 64}
+    assert len(received) > 50
+    assert received <= fragile_store.recorded()
+    assert "unavailable" in lines
+    assert lines[-1] in received, "they have recovered"
