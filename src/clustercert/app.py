@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,13 +30,14 @@ from clustercert.identity import Identity
 from clustercert.identity.roles import Roles
 from clustercert.issuance import Issuance
 from clustercert.keygen import KeyGenerator
-from clustercert.model import Origin
+from clustercert.model import Origin, utc_now
 from clustercert.settings import Settings, SettingsError
 from clustercert.signers import Signer, SignerFactory
 from clustercert.store import migrate
 from clustercert.store.certificates import CertificateRows
 from clustercert.store.clusters import ClusterRows
 from clustercert.store.database import Database
+from clustercert.store.leader import Leader
 from clustercert.store.ledger import Ledger
 from clustercert.web import cce, clustercert, iam, service
 from clustercert.web.deps import Options, Services
@@ -52,11 +54,6 @@ EXPIRY_WINDOWS = {
     "30d": timedelta(days=30),
 }
 PRUNE_SECONDS = 3600
-
-
-def utc_now() -> datetime:
-    """The time, aware, UTC."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +161,23 @@ def _signers(custody: Custody) -> dict[str, Signer]:
 def create_app(settings: Settings) -> ASGIApp:
     """The ASGI application of one worker; everything is opened when it starts and closed when it ends."""
     log.configure(settings.log.format, settings.log.level, settings.log.file)
+    if settings.policy.allow_system:
+        logger.warning(
+            "the policy may issue names that Kubernetes reserves; who is in system:masters can't be revoked",
+            names=sorted(settings.policy.allow_system),
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             parts = await stack.enter_async_context(components(settings))
+            if not await parts.database.flushes():
+                logger.warning(
+                    "the database server runs with fsync off: a crash of its machine loses certificates"
+                )
             app.state.services = _services(parts)
             await stack.enter_async_context(parts.database.generation.watching())
-            await stack.enter_async_context(running(_pruning(parts.identity)))
+            await stack.enter_async_context(running(_pruning(parts.database, parts.identity)))
             await stack.enter_async_context(running(_end_with_parent))
             yield
 
@@ -249,16 +255,25 @@ class _Gauges:
             metrics.EXPIRING.labels(name).set(count)
 
 
-def _pruning(identity: Identity) -> Callable[[asyncio.Event], Coroutine[object, object, None]]:
-    """Drop expired tokens and temporary keys now and then. Several workers doing it do no harm."""
+def _pruning(
+    database: Database, identity: Identity
+) -> Callable[[asyncio.Event], Coroutine[object, object, None]]:
+    """Drop expired tokens and temporary keys now and then, in one process of all that share the database."""
+    leader = Leader(database, "prune")
 
     async def prune(stop: asyncio.Event) -> None:
+        pruned_at = float("-inf")
         while not stop.is_set():
             try:
-                await identity.prune()
+                if await leader.leads() and time.monotonic() - pruned_at >= PRUNE_SECONDS:
+                    await identity.prune()
+                    pruned_at = time.monotonic()
             except Unavailable as failure:
                 logger.warning("expired tokens were not dropped", cause=repr(failure.__cause__))
-            await pause(stop, PRUNE_SECONDS)
+            # Early enough to keep the lease.
+            await pause(stop, leader.seconds / 3)
+        with contextlib.suppress(Unavailable):
+            await leader.resign()
 
     return prune
 

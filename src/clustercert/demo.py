@@ -35,8 +35,8 @@ from clustercert.custody.keks import write_new_kek_file
 from clustercert.errors import ClustercertError, NotFound
 from clustercert.keypair import new_key
 from clustercert.model import Origin
-from clustercert.private_file import write_private
-from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
+from clustercert.private_file import make_private_folder, write_private
+from clustercert.settings import DATABASE_FILE, DEMO_FILE, Settings, SettingsError, load
 
 REGION = "eu-de"
 ACTOR = "demo"
@@ -126,6 +126,7 @@ def _folder(data_dir: Path, say: Say) -> Path:
                 raise SettingsError(
                     f"The folder {folder} has something else in it. Choose another with --data-dir."
                 )
+            make_private_folder(folder)
             write_private(folder / DEMO_FILE, json.dumps({"tenants": []}))
     except OSError as error:
         raise SettingsError(
@@ -153,12 +154,12 @@ def _settings(options: DemoOptions, folder: Path) -> Settings:
 async def _prepared(settings: Settings, options: DemoOptions, say: Say) -> tuple[Tenant, ...]:
     """The store with everything in it that the demo shows; what an earlier run made is used again."""
     folder = settings.data_dir
-    if not (folder / KEK_FILE).exists():
+    if not (folder / KEK_FILE).exists() and not (folder / DATABASE_FILE).exists():
         write_new_kek_file(folder / KEK_FILE)
         say(f"Made the key-encryption key {folder / KEK_FILE}")
     await initialise(settings, actor=ACTOR, origin=_here())
     say(f"The database is {settings.store_url.removeprefix('sqlite+aiosqlite:///')}")
-    known = [Tenant(**tenant) for tenant in json.loads((folder / DEMO_FILE).read_text())["tenants"]]
+    known = _known(folder)
     async with components(settings) as parts:
         for number in range(len(known), 1 + options.tenants):
             known.append(await _new_tenant(parts, number, say))
@@ -171,6 +172,16 @@ async def _prepared(settings: Settings, options: DemoOptions, say: Say) -> tuple
             bundle = await parts.clusters.rows.bundle(tenant.cluster_id)
             write_private(folder / f"client-ca-{tenant.user_name}.pem", chain_pem(bundle).decode())
     return tuple(known[: 1 + options.tenants])
+
+
+def _known(folder: Path) -> list[Tenant]:
+    """What earlier runs made. Raises DemoError where somebody has changed it."""
+    try:
+        return [Tenant(**tenant) for tenant in json.loads((folder / DEMO_FILE).read_text())["tenants"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DemoError(
+            f"The file {folder / DEMO_FILE} is damaged. Start anew in another --data-dir."
+        ) from error
 
 
 async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
@@ -263,8 +274,7 @@ class _Guide:
             return
         if self._as_json:
             first, *others = [one.summary(self._url) for one in obtained]
-            first |= {"pid": os.getpid()} | ({"tenants": others} if others else {})
-            print(json.dumps(first), flush=True)  # noqa: T201 - the answer
+            print(json.dumps(first | {"tenants": others}), flush=True)  # noqa: T201 - the answer
         else:
             _tell(obtained[0], self._url, self._folder, self._say)
 
@@ -327,6 +337,7 @@ class _Obtained:
             "token": self.token,
             "kubeconfig": str(self.files["kubeconfig"]),
             "client_ca": str(self.files["client_ca"]),
+            "pid": os.getpid(),
         }
 
 

@@ -53,9 +53,12 @@ class KeyGenerator:
         if child is None or child.returncode is not None:
             child = self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "clustercert.keygen"),
+                # -P: whatever lies in the folder that the service was started in is not imported.
+                *("-P", "-m", "clustercert.keygen"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                # Ctrl-C on a terminal is for the server, which ends this process by closing its input.
+                start_new_session=True,
             )
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the key process has no pipes")

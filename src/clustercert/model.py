@@ -6,7 +6,7 @@ cluster ids are UUIDs in their 8-4-4-4-12 form, because real clients check both.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from cryptography import x509
@@ -27,6 +27,11 @@ AuthMethod = Literal["token", "access_key", "cli"]
 """How a caller proved who they are; `cli` is the operator at the store itself."""
 
 JsonObject = dict[str, object]
+
+
+def utc_now() -> datetime:
+    """The time, aware, UTC. Whoever needs it takes it as an argument; this is what they are given in earnest."""
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,15 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -25,15 +26,18 @@ from granian.server import Server
 
 from clustercert.app import create_app
 from clustercert.certificate import chain_pem, fingerprint, new_server_certificate
-from clustercert.keypair import key_pem
+from clustercert.keypair import key_pem, new_key
 from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
 
 # A header block that takes longer than this is no client's.
 HEADER_TIMEOUT_MS = 10_000
 MAX_HEADER_BYTES = 64 * 1024
-# How long requests in flight may take once the server is told to stop.
+# How long requests in flight may take once the server is told to stop. A worker that is told so while it still
+# starts may miss it, and has no requests.
 GRACE_SECONDS = 35
+START_GRACE_SECONDS = 5
+STARTING_SECONDS = 15
 
 # Standard output is for the answer or the request log; what the server itself has to say is neither.
 _TO_STDERR = {
@@ -54,12 +58,14 @@ class Tls:
         certificate, key: PEM files, chain leaf first.
         ca: the file to give to clients, where the pair was made here; else None.
         fingerprint: SHA-256 of the leaf's DER, lower-case hex.
+        names: what the pair made here is good for.
     """
 
     certificate: Path
     key: Path
     ca: Path | None
     fingerprint: str
+    names: tuple[str, ...] = ()
 
 
 def is_loopback(host: str) -> bool:
@@ -87,7 +93,7 @@ def tls(settings: Settings) -> Tls | None:
             " server.plain_http = true behind a proxy. A self-signed certificate is made only for a single server"
             " with its own SQLite database."
         )
-    return _self_signed(settings.data_dir, server.host)
+    return _self_signed(settings.data_dir, _own_names(server.host, server.public_url))
 
 
 def _given(certificate: Path, key: Path) -> Tls:
@@ -99,22 +105,48 @@ def _given(certificate: Path, key: Path) -> Tls:
     return Tls(certificate=certificate, key=key, ca=None, fingerprint=fingerprint(leaf).hex())
 
 
-def _self_signed(folder: Path, host: str) -> Tls:
-    """The pair in the data folder; made at the first start and again when it has expired.
+def _own_names(host: str, public_url: str | None) -> set[str]:
+    """Every name and address by which clients may know this machine."""
+    names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
+    if host not in ("0.0.0.0", "::"):  # noqa: S104 - the two that are no address of any machine
+        names.add(host)
+    if public_url is not None and (hostname := urlsplit(public_url).hostname):
+        names.add(hostname)
+    return names
+
+
+def _own_addresses() -> Iterator[str]:
+    """The addresses from which this machine would reach the rest of the world. Nothing is sent."""
+    # RFC 5737 and RFC 3849: addresses for documentation, which only the routing table is asked about.
+    for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((somewhere, 9))
+            yield str(probe.getsockname()[0])
+
+
+def _self_signed(folder: Path, names: set[str]) -> Tls:
+    """The pair in the data folder; made at the first start, and again when it has expired or lacks a name.
 
     The CA's key is thrown away once it has signed the one certificate: nobody can sign another.
     """
-    pair = Tls(folder / "tls-server.pem", folder / "tls-server.key", folder / "tls-ca.pem", "")
+    certificate, key_file, ca_file = (
+        folder / f"tls-{name}" for name in ("server.pem", "server.key", "ca.pem")
+    )
     now = datetime.now(UTC).replace(microsecond=0)
-    leaf = _readable(pair.certificate) if pair.key.exists() else None
-    if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1):
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = {"localhost", socket.gethostname(), "127.0.0.1", "::1", host} - {"0.0.0.0", "::"}  # noqa: S104
+    leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
+    if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
+        key = new_key("ec-p256")
         leaf, ca = new_server_certificate(key, sorted(names), now, SELF_SIGNED_LIFETIME)
-        write_private(pair.key, key_pem(key))
-        write_private(folder / "tls-ca.pem", chain_pem((ca,)))
-        write_private(pair.certificate, chain_pem((leaf,)))
-    return Tls(pair.certificate, pair.key, pair.ca, fingerprint(leaf).hex())
+        write_private(key_file, key_pem(key))
+        write_private(ca_file, chain_pem((ca,)))
+        write_private(certificate, chain_pem((leaf,)))
+    return Tls(certificate, key_file, ca_file, fingerprint(leaf).hex(), tuple(sorted(names)))
+
+
+def _names_in(leaf: x509.Certificate) -> set[str]:
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    addresses = names.get_values_for_type(x509.IPAddress)
+    return {*names.get_values_for_type(x509.DNSName), *map(str, addresses)}
 
 
 def _readable(path: Path) -> x509.Certificate | None:
@@ -152,7 +184,7 @@ def run(
         interface=Interfaces.ASGI,
         workers=settings.server.workers,
         loop=Loops.uvloop,
-        http=HTTPModes.auto,
+        http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
         websockets=False,
         ssl_cert=files.certificate if files else None,
@@ -162,10 +194,15 @@ def run(
         log_dictconfig=_TO_STDERR,
         respawn_failed_workers=True,
         respawn_interval=1,
-        workers_kill_timeout=GRACE_SECONDS,
+        workers_kill_timeout=START_GRACE_SECONDS,
     )
     if on_start is not None:
         server.on_startup(on_start)
+    started = threading.Timer(
+        STARTING_SECONDS, lambda: setattr(server, "workers_kill_timeout", GRACE_SECONDS)
+    )
+    started.daemon = True
+    server.on_startup(started.start)
     # A fresh interpreter for each worker: it finds the folder for its counts when it is imported, and no lock or
     # thread of this process is copied into it.
     multiprocessing.set_start_method("spawn", force=True)

@@ -28,6 +28,7 @@ from clustercert.policy import MAX_LIFETIME, Policy, parse_lifetime
 
 # A data folder with this file in it belongs to `clustercert demo`: its secrets lie beside its database.
 DEMO_FILE = "demo.json"
+DATABASE_FILE = "clustercert.db"
 
 
 class SettingsError(ClustercertError):
@@ -44,8 +45,17 @@ def _base_url(value: str) -> str:
     return value
 
 
+def _database_url(value: str) -> str:
+    if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
+        raise ValueError(
+            "write it like postgresql+asyncpg://user@host/database or sqlite+aiosqlite:////path/to/file.db"
+        )
+    return value
+
+
 Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
 class Section(BaseModel):
@@ -194,7 +204,7 @@ class Settings(BaseSettings):
 
     Attributes:
         data_dir: what the service keeps on disk; made with mode 0700.
-        database_url: an SQLAlchemy URL; an SQLite file in the data folder where it is None.
+        database_url: an SQLAlchemy URL of PostgreSQL or SQLite; an SQLite file in the data folder where it is None.
         kek_file: key-encryption keys, base64, one a line, the first one wraps; mode 0600, outside the data folder.
         kek: the same from the environment (`CLUSTERCERT_KEK`), separated by commas.
     """
@@ -204,7 +214,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("clustercert-data")
-    database_url: str | None = None
+    database_url: DatabaseUrl | None = None
     kek_file: Path | None = None
     kek: SecretStr | None = None
     server: ServerSettings = ServerSettings()
@@ -223,7 +233,7 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """The database's SQLAlchemy URL."""
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'clustercert.db'}"
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
 
     @property
     def shared_database(self) -> bool:

@@ -1,10 +1,12 @@
 """`clustercert db`: the database and its schema."""
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from clustercert.cli.output import Output, OutputOption, note, show_one
+from clustercert.cli.asking import agreed
+from clustercert.cli.options import YesOption
+from clustercert.cli.output import Output, OutputOption, note, show_one, time_text
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
     Operator,
@@ -19,7 +21,9 @@ from clustercert.errors import Conflict
 if TYPE_CHECKING:
     # The commands load what opens the database only when they are run.
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
+    from clustercert.model import AuditEvent
     from clustercert.store.database import Database
 
 T = TypeVar("T")
@@ -61,6 +65,56 @@ def check(context: typer.Context) -> None:
 
     operate(context, work)
     note("The database's schema and keys are as they should be.")
+
+
+@app.command()
+def prune(
+    context: typer.Context,
+    older_than: Annotated[
+        str, typer.Option(help="How long ago a certificate must have ended, such as 90d or 2w.")
+    ],
+    yes: YesOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Forget the certificates that ended long enough ago, while the service runs.
+
+    What the audit says of them stays. Stopped half-way, it goes on when it is run again.
+    """
+    from datetime import UTC, datetime
+
+    from clustercert.policy import parse_lifetime
+
+    try:
+        ended_before = datetime.now(UTC) - parse_lifetime(older_than)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter("write it like 90d, 12h or 2w.", param_hint="--older-than") from None
+    agreed(
+        f"Certificates that ended before {time_text(ended_before)} will be gone from the ledger. Go on?",
+        yes=yes,
+    )
+
+    async def work(operator: Operator) -> int:
+        pruned = 0
+        while count := await operator.parts.certificates.prune(ended_before, _pruned(operator, ended_before)):
+            pruned += count
+        return pruned
+
+    show_one({"pruned": operate(context, work), "ended_before": ended_before}, output, name="pruned")
+
+
+def _pruned(operator: Operator, ended_before: "datetime") -> "Callable[[int], AuditEvent]":
+    """What the audit says of a number of certificates that are forgotten together."""
+    from clustercert.model import AuditEvent, utc_now
+
+    return lambda count: AuditEvent(
+        at=utc_now(),
+        kind="certificates.pruned",
+        project_id=None,
+        actor=operator.actor,
+        subject=time_text(ended_before),
+        origin=operator.origin,
+        detail={"count": count, "ended_before": time_text(ended_before)},
+    )
 
 
 async def _ensure_domain(operator: Operator) -> bool:

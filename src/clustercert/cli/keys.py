@@ -99,8 +99,9 @@ def retire(context: typer.Context, yes: YesOption = False, output: OutputOption 
 
 
 def _rotation(operator: Operator) -> "Rotation":
-    from clustercert.app import kek_source, utc_now
+    from clustercert.app import kek_source
     from clustercert.custody.rotation import Rotation
+    from clustercert.model import utc_now
     from clustercert.store.keys import KeyRows
 
     return Rotation(KeyRows(operator.parts.database), kek_source(operator.parts.settings), utc_now)

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ from clustercert.cli import (
 from clustercert.cli.output import answer, note
 from clustercert.cli.session import Where
 from clustercert.errors import ClustercertError
+
+_ANYWHERE = ("--config", "--data-dir")
 
 app = typer.Typer(
     name="clustercert",
@@ -91,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # A terminal that can't show a character must not keep the rest of the answer from being shown.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     try:
-        app(arguments, prog_name="clustercert")
+        app(_hoisted(sys.argv[1:] if arguments is None else arguments), prog_name="clustercert")
     except SystemExit as end:
         return _flushed(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:
@@ -107,6 +110,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
             "to see where, and report it."
         )
     return _flushed(1)
+
+
+def _hoisted(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the root command's options in front, wherever they were given: people put them last.
+
+    `demo` has a --data-dir of its own.
+    """
+    if "demo" in arguments:
+        return list(arguments)
+    front: list[str] = []
+    rest: list[str] = []
+    coming = iter(arguments)
+    for argument in coming:
+        if argument == "--":
+            rest += [argument, *coming]
+        elif argument in _ANYWHERE:
+            front += [argument, *itertools.islice(coming, 1)]
+        else:
+            (front if argument.startswith(tuple(f"{option}=" for option in _ANYWHERE)) else rest).append(
+                argument
+            )
+    return [*front, *rest]
 
 
 def _tell(error: OSError) -> None:

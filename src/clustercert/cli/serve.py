@@ -76,4 +76,4 @@ def _tell_when_it_listens(host: str, port: int, files: "Tls | None") -> None:
     if files is not None:
         note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
         if files.ca is not None:
-            note(f"It is self-signed. Give its CA to clients: {files.ca}")
+            note(f"It is self-signed, for {', '.join(files.names)}. Give its CA to clients: {files.ca}")

@@ -6,13 +6,13 @@ Where key-encryption keys come from is `keks`; exchanging keys for new ones is `
 import contextlib
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 from clustercert.custody.keks import KekFile, KekSource, KekVariable, read_kek_file, write_new_kek_file
 from clustercert.custody.ring import load_ring, wrapped_anew
 from clustercert.custody.rotation import DataKeyRotation, KekRotation, Rotation
 from clustercert.errors import Conflict, CustodyError, Unavailable
-from clustercert.model import AuditEvent, Origin
+from clustercert.model import AuditEvent, Origin, utc_now
 from clustercert.sealing import KeyRing, new_data_key
 from clustercert.store.database import Database
 from clustercert.store.keys import KeyRows
@@ -30,11 +30,6 @@ __all__ = [
 ]
 
 FIRST_DATA_KEY = 1
-
-
-def utc_now() -> datetime:
-    """The time, aware, UTC."""
-    return datetime.now(UTC)
 
 
 class Custody:

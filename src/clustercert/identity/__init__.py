@@ -4,19 +4,15 @@ It stands on the store alone. What Keystone's clients say and hear is `web.iam`'
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from clustercert.identity.access_keys import AccessKeys, Sealer
 from clustercert.identity.directory import Directory
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
+from clustercert.model import utc_now
 from clustercert.store.database import Database
-
-
-def utc_now() -> datetime:
-    """The time, aware."""
-    return datetime.now(UTC)
 
 
 class Identity:

@@ -91,9 +91,12 @@ class Edge:
         return None
 
     def _check(self, scope: Scope) -> None:
-        # RFC 9112 3.2: with two of them, a proxy and we might each believe another one.
-        if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+        names = [name for name, _ in scope["headers"]]
+        # RFC 9112 3.2 and 6.1: a proxy and we might each believe another one of them.
+        if names.count(b"host") > 1:
             raise InvalidRequest("The request has several Host headers. Send one.")
+        if b"transfer-encoding" in names and b"content-length" in names:
+            raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
         if self._in_flight > self._max_in_flight and scope["path"] != ALIVE:
             raise Unavailable(
                 "More requests are under way than can be answered in time. Try again in a moment."

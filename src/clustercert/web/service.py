@@ -1,5 +1,6 @@
 """Health, metrics, documentation, and what stands at `/`."""
 
+import contextlib
 import hmac
 import ipaddress
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.routing import compile_path
 from starlette.staticfiles import StaticFiles
 
 from clustercert import __version__, metrics
-from clustercert.errors import Forbidden
+from clustercert.errors import Forbidden, Unavailable
 from clustercert.web import bodies, iam, render
 from clustercert.web.deps import ServicesDep, base_url
 
@@ -54,7 +55,6 @@ async def readyz(services: ServicesDep) -> Response:
     responses={
         200: {"description": "The counts.", "content": _TEXT},
         403: {"model": bodies.ErrorBody, "description": "Not from here, and not with this token."},
-        503: {"model": bodies.ErrorBody, "description": "The database does not answer."},
     },
     response_class=Response,
 )
@@ -63,7 +63,9 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
     options = services.options
     if not (options.metrics_public or _from_loopback(request) or _has_token(request, options.metrics_token)):
         raise Forbidden("Metrics are for loopback or the metrics token (Authorization: Bearer).")
-    await services.gauges.update()
+    # What the workers counted is worth knowing above all when the database is away.
+    with contextlib.suppress(Unavailable):
+        await services.gauges.update()
     return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
