@@ -55,13 +55,14 @@ class World:
     people: dict[str, Person]
     clusters: dict[str, Cluster]
     access_key: tuple[str, str]
+    database_url: str | None = None
 
     @property
     def database(self) -> Path:
         return self.folder / "data" / "clustercert.db"
 
     def settings(self, **changed: object) -> Settings:
-        return settings(self.folder, **changed)
+        return settings(self.folder, **({"database_url": self.database_url} | changed))
 
     def client_ca(self, cluster: str) -> x509.Certificate:
         return self.clusters[cluster].client_ca.certificate
@@ -82,16 +83,17 @@ def settings(folder: Path, **changed: object) -> Settings:
     return load(None, **(values | changed))
 
 
-def make(folder: Path) -> World:
+def make(folder: Path, database_url: str | None = None) -> World:
     """Make the world in a folder of its own."""
     write_new_kek_file(folder / "kek")
-    return asyncio.run(_made(folder))
+    return asyncio.run(_made(folder, database_url))
 
 
-async def _made(folder: Path) -> World:
+async def _made(folder: Path, database_url: str | None) -> World:
     origin = Origin(address="local", request_id=os.urandom(16).hex())
-    await initialise(settings(folder), actor=ACTOR, origin=origin)
-    async with components(settings(folder)) as parts:
+    with_database = settings(folder, database_url=database_url)
+    await initialise(with_database, actor=ACTOR, origin=origin)
+    async with components(with_database) as parts:
         directory = parts.identity.directory
         domain = await directory.create_domain("tests", actor=ACTOR, origin=origin)
         project, other = [
@@ -110,7 +112,7 @@ async def _made(folder: Path) -> World:
             "foreign": await _cluster(parts, "foreign", other, origin),
         }
         key = await parts.identity.access_keys.create(people["admin"].user, actor=ACTOR, origin=origin)
-    return World(folder, project, other, people, clusters, (key.key.id, key.secret))
+    return World(folder, project, other, people, clusters, (key.key.id, key.secret), database_url)
 
 
 async def _person(parts: Components, name: str, role: str, project: Project, origin: Origin) -> Person:

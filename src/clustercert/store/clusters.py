@@ -28,6 +28,9 @@ class ClusterRows:
 
     async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
         """The cluster, if it is this project's."""
+        # What is no text to PostgreSQL is no id either: a zero byte, half a surrogate pair.
+        if not cluster_id.isprintable():
+            return None
         cluster = await self._cache.get(cluster_id, self._load)
         return cluster if cluster is not None and cluster.project_id == project_id else None
 

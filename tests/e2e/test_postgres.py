@@ -1,0 +1,224 @@
+"""Replicas on one PostgreSQL: coherent within a second; 503 and no loss while the server is away, and no restart."""
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+import postgres
+from clustercert.app import components
+from clustercert.server import tls
+from clustercert.settings import SettingsError
+from running import COMMAND
+from stores import Store, blob
+from world import World, make
+
+SECONDS = 30
+
+
+@dataclass
+class Replica:
+    """A `serve` process of its own."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def client(self, token: str) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url, headers={"X-Auth-Token": token}, timeout=SECONDS, trust_env=False
+        )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[postgres.Server]:
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def world(server: postgres.Server, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make(tmp_path_factory.mktemp("world"), database_url=server.create())
+
+
+@pytest.fixture(scope="module")
+def replicas(world: World) -> Iterator[tuple[Replica, Replica]]:
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(_started(world)) for _ in range(2)]
+        one, two = (stack.enter_context(_listening(process)) for process in started)
+        yield one, two
+
+
+@pytest.fixture
+def store(world: World) -> Store:
+    return Store(world.settings().store_url)
+
+
+@contextlib.contextmanager
+def _started(world: World) -> Iterator["subprocess.Popen[str]"]:
+    settings = world.settings()
+    assert settings.database_url is not None
+    environment = {
+        "CLUSTERCERT_DATA_DIR": str(settings.data_dir),
+        "CLUSTERCERT_KEK_FILE": str(settings.kek_file),
+        "CLUSTERCERT_DATABASE_URL": settings.database_url,
+        "CLUSTERCERT_LOG__FILE": str(world.folder / "log"),
+    }
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0"],
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@contextlib.contextmanager
+def _listening(process: "subprocess.Popen[str]") -> Iterator[Replica]:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Listening on "):
+            yield Replica(process, line.split()[-1])
+            return
+    raise AssertionError("it ended before it listened")
+
+
+def issue(client: httpx.Client, world: World) -> httpx.Response:
+    return client.post(world.path(), json={"duration": 1})
+
+
+def assert_not_now(answer: httpx.Response) -> None:
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["errorCode"] == "CCE.01503001"
+
+
+def wait_until_issuing(client: httpx.Client, world: World) -> None:
+    deadline = time.monotonic() + SECONDS
+    while (answer := issue(client, world)).status_code != 200:
+        assert_not_now(answer)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_one_replica_revokes_another_one_refuses_within_a_second(
+    replicas: tuple[Replica, Replica], world: World
+) -> None:
+    one, two = replicas
+    admin = world.people["admin"]
+    asked = {
+        "auth": {
+            "identity": {
+                "methods": ["password"],
+                "password": {"user": {"id": admin.user.id, "password": admin.password}},
+            },
+            "scope": {"project": {"id": world.project.id}},
+        }
+    }
+    token = httpx.post(f"{one.url}/v3/auth/tokens", json=asked, trust_env=False).headers["X-Subject-Token"]
+    with one.client(token) as at_one, two.client(token) as at_two:
+        assert [issue(client, world).status_code for client in (at_one, at_two, at_one, at_two)] == [200] * 4
+        at_one.delete("/v3/auth/tokens", headers={"X-Subject-Token": token}).raise_for_status()
+        revoked_at = time.monotonic()
+        while issue(at_two, world).status_code == 200:
+            assert time.monotonic() - revoked_at < 1
+        assert issue(at_two, world).status_code == 401
+
+
+def test_one_replica_does_the_work_for_all(replicas: tuple[Replica, Replica], store: Store) -> None:
+    [(name, holder)] = store.rows("SELECT name, holder FROM lease")
+    assert name == "prune"
+    assert len(str(holder)) == 32
+
+
+def test_a_killed_server_costs_503_and_no_certificate(
+    replicas: tuple[Replica, Replica], world: World, server: postgres.Server, store: Store
+) -> None:
+    stop, received, refused = threading.Event(), list[str](), list[httpx.Response]()
+
+    def use(replica: Replica) -> None:
+        with replica.client(world.people["admin"].token) as client:
+            while not stop.is_set():
+                answer = issue(client, world)
+                if answer.status_code == 200:
+                    received.append(answer.headers["X-Clustercert-Fingerprint"])
+                else:
+                    refused.append(answer)
+                    time.sleep(0.02)
+
+    users = [threading.Thread(target=use, args=(replica,)) for replica in replicas for _ in range(4)]
+    for user in users:
+        user.start()
+    for _ in range(3):
+        time.sleep(0.6)
+        server.kill()
+        time.sleep(0.4)
+        server.start()
+    time.sleep(1)
+    stop.set()
+    for user in users:
+        user.join(SECONDS)
+    for answer in refused:
+        assert_not_now(answer)
+    assert refused
+    for replica in replicas:
+        with replica.client(world.people["admin"].token) as client:
+            wait_until_issuing(client, world)
+    issued = "SELECT subject FROM audit_event WHERE kind = 'certificate.issued'"
+    subjects = [str(subject) for (subject,) in store.rows(issued)]
+    fingerprints = [blob(found).hex() for (found,) in store.rows("SELECT fingerprint FROM certificate")]
+    assert len(received) > 20
+    assert set(received) <= set(fingerprints)
+    assert sorted(subjects) == sorted(fingerprints)
+
+
+def test_a_hung_server_costs_503_within_seconds(
+    replicas: tuple[Replica, Replica], world: World, server: postgres.Server
+) -> None:
+    with replicas[0].client(world.people["admin"].token) as client:
+        wait_until_issuing(client, world)
+        with server.hung():
+            for _ in range(2):
+                began = time.monotonic()
+                assert_not_now(issue(client, world))
+                assert time.monotonic() - began < 15
+            assert client.get("/healthz").status_code == 200
+        wait_until_issuing(client, world)
+
+
+def test_a_server_that_takes_no_connections_costs_503(
+    replicas: tuple[Replica, Replica], world: World, store: Store
+) -> None:
+    name = store.url.rpartition("/")[2]
+    with replicas[0].client(world.people["admin"].token) as client:
+        postgres.administer(store.url, f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+        throw_out = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = $2"
+        )
+        postgres.look(store.url, throw_out, name, postgres.OWNER)
+        assert_not_now(issue(client, world))
+        postgres.administer(store.url, f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+        wait_until_issuing(client, world)
+
+
+def test_a_shared_database_has_no_self_signed_certificate(world: World) -> None:
+    with pytest.raises(SettingsError, match=r"needs TLS.* only for a single server"):
+        tls(world.settings(server={"host": "0.0.0.0"}))
+
+
+async def test_the_databases_password_is_in_no_log(world: World, server: postgres.Server) -> None:
+    async with components(world.settings()) as parts:
+        assert server.password not in repr(parts.database.url)
+    assert server.password not in (world.folder / "log").read_text()
