@@ -1,0 +1,184 @@
+"""`make bench`: measure, keep the figures in measured.json, write them into the documentation.
+
+make bench                               everything but the largest store and the soak
+make bench ARGS="compare growth --full"  parts of it; --full adds 10^7 certificates and 10^6 clusters
+make bench ARGS="soak --seconds 600"
+make bench ARGS=report                   only write what was measured into docs/
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import compare, flame, floor, growth, loads, postgres, report, scaling, soak, steps, traffic, world
+from bench.peers import cfssl, djangoca
+from bench.postgres import Postgres
+
+WORK = report.ROOT / "build" / "bench"
+PICTURES = report.ROOT / "docs" / "performance"
+
+# Seconds of one measurement, unless the command line says otherwise.
+SECONDS = {"floor": 2.0, "steps": 6.0, "compare": 5.0, "loads": 4.0, "growth": 4.0, "soak": 600.0}
+USUAL = ("floor", "steps", "compare", "loads", "growth")
+STEPS_REQUESTS = 6000
+CONNECTIONS = 64
+ROUNDS = 3
+
+
+class Bench:
+    """The parts, each of which keeps what it measured."""
+
+    def __init__(self, options: argparse.Namespace, server: Postgres | None) -> None:
+        self._options = options
+        self._postgres = server
+
+    def floor(self, seconds: float) -> None:
+        """The least that any issuer needs."""
+        report.save("floor", floor.measure(seconds))
+
+    def steps(self, seconds: float) -> None:
+        """Where a request's time goes: the table and the flame graph."""
+        store = world.prepare(WORK / "steps")
+        raw = WORK / "stacks.txt"
+        with world.served(store) as served:
+            peer = served.taking(traffic.with_token(served.who))
+            peer.load(16, 1)
+            whole = peer.load(CONNECTIONS, seconds)
+            sampling = flame.start_sampling(served.pid, seconds, raw)
+            peer.load(CONNECTIONS, seconds + 1)
+            sampling.wait()
+        who = served.who
+        inside = steps.measure(store.config, who.project_id, who.cluster_id, who.token, STEPS_REQUESTS)
+        report.save("steps", asdict(inside) | {"served": whole.cpu_us, "rate": whole.rate})
+        PICTURES.mkdir(exist_ok=True)
+        title = "POST clustercert, 64 connections, SQLite: where the Python of two workers is"
+        (PICTURES / "flame.svg").write_text(flame.draw(flame.read(raw.read_text()), title))
+
+    def compare(self, seconds: float) -> None:
+        """Ourselves and the peers."""
+        with_djangoca = djangoca.ENVIRONMENT.exists()
+        measured = compare.measure(
+            WORK / "compare", seconds, self._options.rounds, self._postgres, with_djangoca=with_djangoca
+        )
+        report.save("compare", measured)
+
+    def loads(self, seconds: float) -> None:
+        """Every way to call the service."""
+        report.save("loads", loads.measure(WORK / "loads", seconds, self._postgres))
+
+    def growth(self, seconds: float) -> None:
+        """The store as it grows."""
+        from bench import plot  # noqa: PLC0415 - a second, for a library that no other part needs
+
+        sizes = (*growth.SIZES, growth.LARGEST) if self._options.full else growth.SIZES
+        rows = growth.measure(WORK / "growth", sizes, seconds, None)
+        # Gigabytes, and the next ones come.
+        shutil.rmtree(WORK / "growth")
+        if self._postgres:
+            rows += growth.measure(WORK / "growth", sizes, seconds, self._postgres)
+        report.save("growth", rows)
+        PICTURES.mkdir(exist_ok=True)
+        plot.growth(rows, PICTURES / "growth.png")
+
+    def soak(self, seconds: float) -> None:
+        """The same load for a long time."""
+        report.save("soak", soak.measure(WORK / "soak", seconds))
+
+
+def write_documents() -> None:
+    """Put the figures where they are read."""
+    measured = report.load()
+    text = report.DOCUMENT.read_text(encoding="utf-8")
+    report.DOCUMENT.write_text(report.filled(text, report.performance(measured)), encoding="utf-8")
+    scaling.main(["--write"])
+
+
+def machine() -> dict[str, str]:
+    """Where, when and with what."""
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in _lines(Path("/proc/cpuinfo"))
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    versions = {
+        "measured": datetime.now(UTC).date().isoformat(),
+        "processor": f"{cpu}, {os.cpu_count()} cores, shared by servers and load generator",
+        "system": f"Linux {platform.release().split('-')[0]}",
+        "Python": platform.python_version(),
+        "PostgreSQL": _said([str(postgres.programs() / "postgres"), "--version"]).split()[-1],
+        "cfssl": cfssl.version(),
+        "load generator": " ".join(_said(["wrk", "-v"]).split()[:2]),
+    }
+    return versions | ({"django-ca": djangoca.version()} if djangoca.ENVIRONMENT.exists() else {})
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def _said(command: list[str]) -> str:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ended.stdout + ended.stderr
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure; see docs/performance.md.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join((*SECONDS, 'report'))}")
+    parser.add_argument("--seconds", type=float, help="of each single measurement")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the comparison with the peers")
+    parser.add_argument(
+        "--full", action="store_true", help="growth up to 10^7 certificates and 10^6 clusters"
+    )
+    parser.add_argument("--no-postgres", action="store_true", help="SQLite alone")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - {*SECONDS, "report"}:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    return options
+
+
+@contextlib.contextmanager
+def _server(options: argparse.Namespace) -> Iterator[Postgres | None]:
+    if options.no_postgres:
+        yield None
+        return
+    # Not below the checkout, whose folders the unprivileged user may not enter; on a disk, which /tmp may not be.
+    with (
+        tempfile.TemporaryDirectory(prefix="clustercert-bench-", dir="/var/tmp") as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        Path(folder).chmod(0o711)
+        yield stack.enter_context(postgres.running(Path(folder, "postgres")))
+
+
+def main() -> int:
+    """Run the parts that were asked for."""
+    options = _options()
+    parts = [part for part in options.parts or USUAL if part != "report"]
+    if parts:
+        WORK.mkdir(parents=True, exist_ok=True)
+        with _server(options) as server:
+            bench = Bench(options, server)
+            for part in parts:
+                print(f"== {part}", flush=True)
+                run: Callable[[float], None] = getattr(bench, part)
+                run(options.seconds or SECONDS[part])
+        report.save("machine", machine())
+    write_documents()
+    print(f"written into {report.DOCUMENT.relative_to(report.ROOT)} and docs/scaling.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

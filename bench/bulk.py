@@ -1,0 +1,240 @@
+"""Fills a store: clusters and certificates, by copying one of each that the service made itself.
+
+Goes round the service, and so must be told nothing of its columns beyond those that have to differ from row to row.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Table, insert, select
+
+from bench.postgres import Postgres
+from bench.world import ACTOR, World, origin
+from clustercert.app import Components, components
+from clustercert.certificate import certificate_der, new_client_ca
+from clustercert.keypair import key_der, new_key
+from clustercert.model import Project
+from clustercert.store import tables
+
+IN_A_PROJECT = 1000
+# Clusters that the bench's user may have certificates of: more than a worker keeps in memory. Their keys open; those
+# of the others, copied, would not.
+REACHABLE = 12 * IN_A_PROJECT
+AT_ONCE = 500_000
+# Certificates of a day, kept for so long, as `clustercert db prune` would leave them.
+DAYS_KEPT = 90
+
+
+def cluster_id(number: int) -> str:
+    """The id of a cluster that was made here."""
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """A cluster that the bench's user may have certificates of."""
+
+    project_id: str
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """Fills one store.
+
+    Attributes:
+        database: its name in the PostgreSQL server.
+    """
+
+    world: World
+    postgres: Postgres | None
+    database: str
+
+    async def add_reachable(self, first: int, last: int) -> list[Reachable]:
+        """Clusters by number, the last one excluded, that the user reaches, up to the number of those."""
+        reachable: list[Reachable] = []
+        async with components(self.world.settings) as parts:
+            async with parts.database.read() as connection:
+                query = select(tables.cluster).where(tables.cluster.c.id == self.world.cluster_id)
+                template = dict((await connection.execute(query)).mappings().one())
+            last = min(last, REACHABLE)
+            for start in range(first, last, IN_A_PROJECT):
+                numbers = range(start, min(start + IN_A_PROJECT, last))
+                project = await _project(parts, self.world, start)
+                await _add(parts, template, project, numbers)
+                reachable += [Reachable(project.id, cluster_id(number)) for number in numbers]
+        return reachable
+
+    def add_others(self, first: int, last: int) -> None:
+        """The clusters of those numbers that the user does not reach, in projects of others."""
+        first = max(first, REACHABLE)
+        if first >= last:
+            return
+        own = self.world
+        projects = (first // IN_A_PROJECT, (last - 1) // IN_A_PROJECT + 1)
+        self._run(
+            [
+                self._copies(tables.project, f"id = '{own.project_id}'", *projects, of=1),
+                self._copies(tables.cluster, f"id = '{own.cluster_id}'", first, last, of=1),
+                self._copies(tables.client_ca, f"cluster_id = '{own.cluster_id}'", first, last, of=1),
+            ]
+        )
+
+    def add_certificates(self, rows: int, clusters: int) -> None:
+        """So many certificates, each with its audit event, spread over so many clusters."""
+        issued = "kind = 'certificate.issued'"
+        statements = [
+            self._copies(table, which, first, min(first + AT_ONCE, rows), of=rows, clusters=clusters)
+            for first in range(0, rows, AT_ONCE)
+            for table, which in ((tables.certificate, "1 = 1"), (tables.audit_event, issued))
+        ]
+        if self.postgres is None:
+            self._run(statements)
+            return
+        # The index of fingerprints, whose order is random, is made again at the end.
+        name = "uq_certificate_fingerprint"
+        self._run([f"ALTER TABLE certificate DROP CONSTRAINT {name}", *statements])
+        again = f"ALTER TABLE certificate ADD CONSTRAINT {name} UNIQUE (fingerprint)"
+        self._run([f"SET maintenance_work_mem = '1GB'; {again}"])
+
+    def settle(self) -> None:
+        """What a database does by itself some minutes after so many rows."""
+        if self.postgres is None:
+            self._run(["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"])
+        else:
+            self._run(["VACUUM ANALYZE", "CHECKPOINT"])
+
+    def _copies(self, table: Table, which: str, first: int, last: int, *, of: int, clusters: int = 0) -> str:
+        """The statement that copies the first row of a kind, once for each number."""
+        dialect = "postgres" if self.postgres else "sqlite"
+        changed = {**_COMMON_COLUMNS[dialect], **_COLUMNS[dialect].get(table.name, {})}
+        # A number of the row's own is the database's to give.
+        columns = [
+            column.name for column in table.columns if table.name in _COLUMNS[dialect] or column.name != "id"
+        ]
+        quoted = ", ".join(f'"{name}"' for name in columns)
+        values = ", ".join(changed.get(name, f'"{name}"') for name in columns)
+        statement = (
+            f"INSERT INTO {table.name} ({quoted}) SELECT {values} FROM"  # noqa: S608 - all of it is ours
+            f" (SELECT * FROM {table.name} WHERE {which} ORDER BY id LIMIT 1) AS template, {_NUMBERS[dialect]}"
+        )
+        numbers = {"first": first, "last": last, "rows": of, "clusters": clusters, "days": DAYS_KEPT}
+        for name, number in numbers.items():
+            statement = statement.replace(f":{name}", str(number))
+        return statement
+
+    def _run(self, statements: list[str]) -> None:
+        """In a hurry: what a power failure takes now would be made again."""
+        if self.postgres is not None:
+            for statement in statements:
+                asynchronous = (
+                    "" if statement.startswith(("VACUUM", "CHECK")) else "SET synchronous_commit = off; "
+                )
+                self.postgres.sql(self.database, asynchronous + statement)
+            return
+        file = self.world.settings.store_url.removeprefix("sqlite+aiosqlite:///")
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA cache_size = -2000000")
+            for statement in statements:
+                connection.execute(statement)
+
+
+async def _project(parts: Components, world: World, number: int) -> Project:
+    directory = parts.identity.directory
+    user = await directory.find_user(world.user_id)
+    name = f"project-of-{number}"
+    project = await directory.create_project(name, user.domain, actor=ACTOR, origin=origin())
+    await parts.identity.roles.assign("admin", user, project, actor=ACTOR, origin=origin())
+    return project
+
+
+async def _add(parts: Components, template: dict[str, object], project: Project, numbers: range) -> None:
+    """Rows of clusters and of their CAs. The CAs of one project share a key, sealed for each row."""
+    key = new_key("ec-p256")
+    now = datetime.now(UTC).replace(microsecond=0)
+    authority = new_client_ca("kubernetes", key, now, timedelta(days=3650))
+    clusters, authorities = [], []
+    for number in numbers:
+        own = {"id": cluster_id(number), "project_id": project.id, "name": f"cluster-{number}"}
+        clusters.append({**template, **own})
+        ca_id = f"{number:032x}"
+        sealed = await parts.custody.seal(key_der(key), f"client_ca:{ca_id}")
+        authorities.append(
+            {
+                "id": ca_id,
+                "cluster_id": own["id"],
+                "certificate_der": certificate_der(authority),
+                "sealed_key": sealed,
+                "state": "active",
+                "not_after": authority.not_valid_after_utc,
+            }
+        )
+    async with parts.database.write() as connection:
+        await connection.execute(insert(tables.cluster), clusters)
+        await connection.execute(insert(tables.client_ca), authorities)
+
+
+# What differs from row to row, in each dialect; `n` is the row's number, counted over `:rows`. Times go back over the
+# days that certificates are kept, oldest first.
+_SECONDS_AGO = "(:rows - n) * :days * 86400.0 / :rows"
+_TIMES = ("not_before", "not_after", "issued_at", "at")
+_COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "sqlite": {
+        "fingerprint": "randomblob(32)",
+        "serial": "lower(hex(randomblob(20)))",
+        "request_id": "lower(hex(randomblob(16)))",
+        "cluster_id": "printf('%08x-0000-4000-8000-000000000000', n % :clusters)",
+        "user_id": "printf('%032x', n % 10007)",
+        "subject": "lower(hex(randomblob(32)))",
+        "salt": "randomblob(16)",
+        "commitment": "randomblob(32)",
+        **{
+            time: f"strftime('%Y-%m-%d %H:%M:%S.000000', {time}, '-' || ({_SECONDS_AGO}) || ' seconds')"
+            for time in _TIMES
+        },
+    },
+    "postgres": {
+        "fingerprint": "sha256(uuid_send(gen_random_uuid()))",
+        "serial": "left(encode(sha256(uuid_send(gen_random_uuid())), 'hex'), 40)",
+        "request_id": "replace(gen_random_uuid()::text, '-', '')",
+        "cluster_id": "lpad(to_hex(n % :clusters), 8, '0') || '-0000-4000-8000-000000000000'",
+        "user_id": "lpad(to_hex(n % 10007), 32, '0')",
+        "subject": "encode(sha256(uuid_send(gen_random_uuid())), 'hex')",
+        "salt": "uuid_send(gen_random_uuid())",
+        "commitment": "sha256(uuid_send(gen_random_uuid()))",
+        **{time: f"{time} - make_interval(secs => {_SECONDS_AGO})" for time in _TIMES},
+    },
+}
+
+
+def _named(hex32: str, uuid: str, project: str) -> Mapping[str, Mapping[str, str]]:
+    """What differs in tables whose rows we name; the clusters' times stay."""
+    times = {time: time for time in _TIMES}
+    return {
+        "project": {"id": hex32, "name": "'project-' || n"},
+        "cluster": {"id": uuid, "project_id": project, "name": "'cluster-' || n"},
+        "client_ca": {"id": hex32, "cluster_id": uuid, **times},
+    }
+
+
+_COLUMNS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "sqlite": _named(
+        hex32="printf('%032x', n)",
+        uuid="printf('%08x-0000-4000-8000-000000000000', n)",
+        project=f"printf('%032x', n / {IN_A_PROJECT})",
+    ),
+    "postgres": _named(
+        hex32="lpad(to_hex(n), 32, '0')",
+        uuid="lpad(to_hex(n), 8, '0') || '-0000-4000-8000-000000000000'",
+        project=f"lpad(to_hex(n / {IN_A_PROJECT}), 32, '0')",
+    ),
+}
+_NUMBERS = {
+    "sqlite": "(WITH RECURSIVE numbers(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < :last)"
+    " SELECT n FROM numbers) AS numbers",
+    "postgres": "generate_series(:first, :last - 1) AS numbers(n)",
+}

@@ -1,0 +1,108 @@
+"""Ourselves and the peers in one run, by turns, so that whatever else the machine does hits all alike."""
+
+import contextlib
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench import traffic, world, wrk
+from bench.peers import Peer, cfssl, djangoca
+from bench.postgres import Postgres
+from bench.traffic import Who
+from bench.world import Served
+
+CONNECTIONS = (1, 16, 64)
+WARM_UP_SECONDS = 1
+
+OURS: dict[str, Callable[[Who], list[bytes]]] = {
+    "token": traffic.with_token,
+    "AK/SK": traffic.signed,
+    "CSR": traffic.with_csr,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One row of the comparison."""
+
+    name: str
+    peer: Peer
+
+
+def measure(
+    folder: Path, seconds: float, rounds: int, postgres: Postgres | None, *, with_djangoca: bool
+) -> dict[str, object]:
+    """All are started, then measured by turns, round after round."""
+    with contextlib.ExitStack() as stack:
+        subjects: list[Subject] = []
+        sqlite = stack.enter_context(world.served(world.prepare(folder / "sqlite")))
+        subjects += _ours("SQLite", sqlite)
+        if postgres:
+            url = postgres.create("compare")
+            store = world.prepare(folder / "postgres", database_url=url, database=postgres.pid)
+            subjects += _ours("PostgreSQL", stack.enter_context(world.served(store)))
+        for name, durable in (("cfssl, bare", False), ("cfssl, SQLite WAL and FULL", True)):
+            running = cfssl.running(folder / ("cfssl-durable" if durable else "cfssl"), durable=durable)
+            subjects.append(Subject(name, stack.enter_context(running)))
+        if postgres and with_djangoca:
+            peer = stack.enter_context(djangoca.running(folder / "djangoca", postgres))
+            subjects.append(Subject("django-ca, PostgreSQL", peer))
+        for subject in subjects:
+            subject.peer.load(16, WARM_UP_SECONDS)
+        loads = [
+            (subject.name, subject.peer.load(connections, seconds))
+            for connections in CONNECTIONS
+            for _ in range(rounds)
+            for subject in subjects
+        ]
+        rows = _medians(loads)
+        return {"rounds": rounds, "seconds": seconds, "rows": rows, "half": _half(subjects, rows, seconds)}
+
+
+def _ours(database: str, served: Served) -> list[Subject]:
+    return [
+        Subject(f"clustercert, {database}, {mode}", served.taking(requests(served.who)))
+        for mode, requests in OURS.items()
+    ]
+
+
+def _medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
+    """A row for each subject and number of connections: the median of each figure, all errors, all rates."""
+    grouped: dict[tuple[str, int], list[wrk.Load]] = {}
+    for name, load in loads:
+        grouped.setdefault((name, load.connections), []).append(load)
+    return [
+        {
+            "subject": name,
+            "connections": connections,
+            **{
+                figure: statistics.median(asdict(load)[figure] for load in group)
+                for figure in ("rate", "p50_ms", "p99_ms", "max_ms", "cpu_us", "database_cpu_us")
+            },
+            "rates": [load.rate for load in group],
+            "errors": sum(load.errors for load in group),
+        }
+        for (name, connections), group in grouped.items()
+    ]
+
+
+def _half(
+    subjects: Sequence[Subject], rows: Sequence[dict[str, object]], seconds: float
+) -> list[dict[str, object]]:
+    """Ours with a token, at half of the rate that 64 connections reached: arrivals as from many clients."""
+    connections = CONNECTIONS[-1]
+    measured = []
+    for subject in subjects:
+        if not (subject.name.startswith("clustercert") and subject.name.endswith("token")):
+            continue
+        full = next(
+            float(str(row["rate"]))
+            for row in rows
+            if (row["subject"], row["connections"]) == (subject.name, connections)
+        )
+        cycle_ms = connections / (full / 2) * 1000
+        latency_ms = subject.peer.load(connections, 2, cycle_ms).p50_ms
+        load = subject.peer.load(connections, seconds, max(1.0, cycle_ms - latency_ms))
+        measured.append({"subject": subject.name, "full_rate": full, **asdict(load)})
+    return measured

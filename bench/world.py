@@ -1,0 +1,184 @@
+"""A store with one of everything, and the service served from it, as an operator would with `serve`."""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+
+from bench import processes
+from bench.peers import Peer
+from bench.traffic import Who
+from clustercert.app import Components, components, initialise
+from clustercert.certificate import chain_pem, new_client_ca
+from clustercert.clusters import Registration
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.keypair import new_key
+from clustercert.model import KeyType, Origin
+from clustercert.settings import Settings, load
+
+ACTOR = "bench"
+INTERNAL_URL = "https://192.168.0.10:5443"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A prepared store.
+
+    Attributes:
+        config: the TOML file to serve it with.
+        database: process id of the database server, or None for SQLite.
+    """
+
+    folder: Path
+    config: Path
+    settings: Settings
+    project_id: str
+    cluster_id: str
+    user_id: str
+    password: str
+    access_key: str
+    secret_key: str
+    database: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The service, serving.
+
+    Attributes:
+        roots: the processes whose time is the service's: its own and its database's.
+        start_seconds: from the start of the process to the first 200 of /readyz.
+    """
+
+    url: str
+    who: Who
+    pid: int
+    roots: tuple[int, ...]
+    start_seconds: float
+
+    def taking(self, requests: Sequence[bytes]) -> Peer:
+        """As a server under load."""
+        return Peer(self.url, requests, self.roots)
+
+
+def origin() -> Origin:
+    """Here."""
+    return Origin(address="local", request_id=os.urandom(16).hex())
+
+
+def prepare(
+    folder: Path,
+    *,
+    database_url: str | None = None,
+    database: int | None = None,
+    key_type: KeyType = "ec-p256",
+) -> World:
+    """A new store in a folder; what was there before is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_new_kek_file(folder / "kek")
+    config = folder / "clustercert.toml"
+    config.write_text(_toml(folder, database_url, key_type))
+    settings = load(config)
+    return asyncio.run(_filled(settings, folder, config, database))
+
+
+def _toml(folder: Path, database_url: str | None, key_type: KeyType) -> str:
+    # A TOML string is a JSON string.
+    lines = [
+        f"data_dir = {json.dumps(str(folder / 'data'))}",
+        f"kek_file = {json.dumps(str(folder / 'kek'))}",
+        *([f"database_url = {json.dumps(database_url)}"] if database_url else []),
+        "[issuing]",
+        f"key_type = {json.dumps(key_type)}",
+        "[log]",
+        f"file = {json.dumps(str(folder / 'service.log'))}",
+        'format = "json"',
+    ]
+    return "\n".join([*lines, ""])
+
+
+async def _filled(settings: Settings, folder: Path, config: Path, database: int | None) -> World:
+    await initialise(settings, actor=ACTOR, origin=origin())
+    async with components(settings) as parts:
+        directory = parts.identity.directory
+        domain = await directory.create_domain("bench", actor=ACTOR, origin=origin())
+        project = await directory.create_project("eu-de", domain, actor=ACTOR, origin=origin())
+        user = await directory.create_user("bench", domain, actor=ACTOR, origin=origin())
+        password = secrets.token_urlsafe(18)
+        await directory.set_password(user, password, actor=ACTOR, origin=origin())
+        await parts.identity.roles.assign("admin", user, project, actor=ACTOR, origin=origin())
+        key = await parts.identity.access_keys.create(user, actor=ACTOR, origin=origin())
+        return World(
+            folder=folder,
+            config=config,
+            settings=settings,
+            project_id=project.id,
+            cluster_id=await _new_cluster(parts, project.id),
+            user_id=user.id,
+            password=password,
+            access_key=key.key.id,
+            secret_key=key.secret,
+            database=database,
+        )
+
+
+async def _new_cluster(parts: Components, project_id: str) -> str:
+    now = datetime.now(UTC).replace(microsecond=0)
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), now, timedelta(days=3650))
+    registration = Registration(name="bench", internal_url=INTERNAL_URL, server_ca_pem=chain_pem((ca,)))
+    return (await parts.clusters.add(project_id, registration, actor=ACTOR, origin=origin())).id
+
+
+@contextlib.contextmanager
+def served(world: World, workers: int = 2) -> Iterator[Served]:
+    """Serve a store until the end of the block."""
+    port = processes.free_port()
+    host = f"127.0.0.1:{port}"
+    url = f"http://{host}"
+    command = [sys.executable, "-m", "clustercert", "--config", str(world.config)]
+    command += ["serve", "--port", str(port), "--workers", str(workers)]
+    started = time.monotonic()
+    with (
+        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
+        processes.running(command, world.folder / "serve.log", lambda: _ready(client)) as pid,
+    ):
+        start_seconds = time.monotonic() - started
+        yield Served(
+            url=url,
+            who=Who(
+                host=host,
+                project_id=world.project_id,
+                cluster_id=world.cluster_id,
+                token=_token(client, world),
+                access_key=world.access_key,
+                secret_key=world.secret_key,
+            ),
+            pid=pid,
+            roots=(pid,) if world.database is None else (pid, world.database),
+            start_seconds=start_seconds,
+        )
+
+
+def _ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _token(client: httpx.Client, world: World) -> str:
+    password = {"user": {"id": world.user_id, "password": world.password}}
+    identity = {"methods": ["password"], "password": password}
+    body = {"auth": {"identity": identity, "scope": {"project": {"id": world.project_id}}}}
+    return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
