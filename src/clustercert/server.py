@@ -29,6 +29,7 @@ from clustercert.certificate import chain_pem, fingerprint, new_server_certifica
 from clustercert.keypair import key_pem, new_key
 from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
+from clustercert.web.edge import MAX_IN_FLIGHT
 
 # A header block that takes longer than this is no client's.
 HEADER_TIMEOUT_MS = 10_000
@@ -46,6 +47,9 @@ _TO_STDERR = {
         for name in ("console", "access")
     }
 }
+
+# Connections that the kernel keeps for us until a worker takes them.
+BACKLOG = 2048
 
 SELF_SIGNED_LIFETIME = timedelta(days=825)
 
@@ -187,6 +191,9 @@ def run(
         http=HTTPModes.http1,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
         websockets=False,
+        backlog=BACKLOG,
+        # More than are answered: who is over `edge`'s bound is told so, instead of waiting in the dark.
+        backpressure=2 * MAX_IN_FLIGHT,
         ssl_cert=files.certificate if files else None,
         ssl_key=files.key if files else None,
         ssl_protocol_min=SSLProtocols.tls12,
