@@ -284,8 +284,6 @@ async def test_no_free_connection_is_unavailable(file: Path) -> None:
             await take_all()
 
 
-# A connection that is cancelled while it opens is left by aiosqlite for Python to close.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection")
 async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
     async with opened(store, busy_seconds=2) as database:
 
