@@ -5,7 +5,6 @@ loopback, and then is its own first client over HTTP. Everything lies in one fol
 it protects: a demo's, not production's.
 """
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -105,7 +104,7 @@ def run(options: DemoOptions) -> None:
     folder = _folder(options.data_dir, say)
     settings = _settings(options, folder)
     port = server.free_port(settings.server.host, options.port)
-    tenants = asyncio.run(_prepared(settings, options, say))
+    tenants = server.run_interruptible(_prepared(settings, options, say))
     url = f"http://{settings.server.host}:{port}"
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
     guide = _Guide(url, folder, tenants, as_json=options.as_json, say=say)

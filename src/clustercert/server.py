@@ -3,19 +3,22 @@
 What is served is `app`'s business.
 """
 
+import asyncio
 import contextlib
 import functools
 import multiprocessing
 import os
+import signal
 import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -30,6 +33,8 @@ from clustercert.keypair import key_pem, new_key
 from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
 from clustercert.web.edge import MAX_IN_FLIGHT
+
+T = TypeVar("T")
 
 # A header block that takes longer than this is no client's.
 HEADER_TIMEOUT_MS = 10_000
@@ -172,6 +177,33 @@ def free_port(host: str, port: int) -> int:
                 f"Can't listen on {host}, port {port}: {reason}. Choose another with --port, or stop what has it."
             ) from error
         return int(probe.getsockname()[1])
+
+
+def run_interruptible(work: Coroutine[object, object, T]) -> T:
+    """`asyncio.run`, but Ctrl-C ends in KeyboardInterrupt even where the work swallowed it.
+
+    A cancellation that arrives inside a database call may come out as that call's failure, which is then tried again.
+    """
+    interrupted = False
+
+    async def watched() -> T:
+        task = asyncio.ensure_future(work)
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        return await task
+
+    try:
+        result = asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    if interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 def run(

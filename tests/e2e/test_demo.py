@@ -1,6 +1,7 @@
 """The demo as a person and as a script meets it."""
 
 import base64
+import contextlib
 import os
 import signal
 import socket
@@ -124,13 +125,18 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
     assert said.endswith("Stopped.\n")
 
 
-def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path) -> None:
-    process = start(tmp_path / "data")
-    with process:
-        assert process.stderr is not None
-        process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2])
+def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path, moment: float) -> None:
+    with start(tmp_path / "data") as process:
+        try:
+            assert process.stderr is not None
+            process.stderr.readline()
+            time.sleep(moment)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=30)[1]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode in (0, 130)
     assert "Traceback" not in said
 

@@ -32,8 +32,6 @@ def serve(
     ] = None,
 ) -> None:
     """Serve until interrupted. Requests in flight are finished."""
-    import asyncio
-
     from clustercert import server
     from clustercert.settings import SettingsError
 
@@ -45,7 +43,7 @@ def serve(
             "another with --data-dir."
         )
     require_database(loaded)
-    asyncio.run(_check(loaded))
+    server.run_interruptible(_check(loaded))
     files = server.tls(loaded)
     free = server.free_port(loaded.server.host, loaded.server.port)
     watch = threading.Thread(
