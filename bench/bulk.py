@@ -13,7 +13,7 @@ from sqlalchemy import Table, insert, select
 
 from bench.postgres import Postgres
 from bench.world import ACTOR, World, origin
-from clustercert.app import Components, components
+from clustercert.app.wiring import Components, components
 from clustercert.certificate import certificate_der, new_client_ca
 from clustercert.keypair import key_der, new_key
 from clustercert.model import Project

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Scope
 from bench.meter import Meter
 from bench.traffic import BODY
 from clustercert import issuance
-from clustercert.app import create_app
+from clustercert.app.asgi import create_app
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.settings import load
 from clustercert.web import clustercert, edge

@@ -18,7 +18,7 @@ import httpx
 from bench import processes
 from bench.peers import Peer
 from bench.traffic import Who
-from clustercert.app import Components, components, initialise
+from clustercert.app.wiring import Components, components, initialise
 from clustercert.certificate import chain_pem, new_client_ca
 from clustercert.clusters import Registration
 from clustercert.custody.keks import write_new_kek_file

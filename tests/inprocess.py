@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 from starlette.types import ASGIApp, Message, Scope
 
-from clustercert.app import create_app
+from clustercert.app.asgi import create_app
 from clustercert.settings import Settings
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from clustercert.app import Components, components, initialise
+from clustercert.app.wiring import Components, components, initialise
 from clustercert.clusters import Registration
 from clustercert.custody import write_new_kek_file
 from clustercert.identity.tokens import ByPassword, ProjectScope

@@ -27,7 +27,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from clustercert import server
-from clustercert.app import Components, components, initialise
+from clustercert.app.wiring import Components, components, initialise
 from clustercert.certificate import certificates, chain_pem, fingerprint, new_client_ca
 from clustercert.clusters import Registration
 from clustercert.custody.keks import write_new_kek_file

@@ -167,6 +167,26 @@ class ClientCA:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """How a cluster's credentials are guarded; what isn't said is the default.
+
+    Attributes:
+        mode: what its webhook answers for an X.509 credential id that the ledger doesn't know: no opinion, or denied.
+        exemptions: patterns of user and group names that `known-only` spares; an asterisk at the end stands for
+            anything.
+        listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator knows of.
+        credential_role: the ClusterRole that each certificate's own group is bound to, or None for no such groups.
+        admission: keep the revoked credential ids in the cluster, for its ValidatingAdmissionPolicy.
+    """
+
+    mode: Literal["default", "known-only"] = "default"
+    exemptions: tuple[str, ...] = ("system:*",)
+    listed_masters: tuple[str, ...] = ()
+    credential_role: str | None = None
+    admission: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """A registered Kubernetes cluster.
 
@@ -179,6 +199,7 @@ class Cluster:
         signer: the entry-point name of what signs for it.
         version: the Kubernetes version, such as `v1.32`.
         client_ca: the active client CA.
+        options: how its credentials are guarded.
     """
 
     id: str
@@ -194,6 +215,7 @@ class Cluster:
     created_at: datetime
     updated_at: datetime
     client_ca: ClientCA
+    options: ClusterOptions = ClusterOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +304,6 @@ class CertificateRecord:
 
     Attributes:
         fingerprint: 32 bytes, SHA-256 of `der`; unique.
-        epoch: the revocation epoch of (user, cluster), read in the transaction that records the row.
     """
 
     fingerprint: bytes
@@ -303,7 +324,41 @@ class CertificateRecord:
     reason: str | None
     issued_at: datetime
     der: bytes
-    epoch: int = 0
+
+
+RevocationReason = Literal[
+    "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
+]
+"""Why a certificate is revoked. Source: RFC 5280, 5.3.1; those that can be said of a client certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """What is not to be honoured any more: one certificate, or all of a user or a cluster up to an epoch.
+
+    Attributes:
+        id: as it was stored; 0 before.
+        epoch: the generation that the revocation made; what was recorded in an older one is revoked.
+        fingerprint: of the one certificate, 32 bytes; None where it is about a user or a cluster.
+        user_id: whose; empty for everybody's.
+        cluster_id: where; empty for all clusters.
+        by: the actor's id, or `holder` where the certificate's key itself asked.
+        note: free text of whoever revoked, or None.
+        proved: whether the holder proved to have the key; such a revocation can't be undone.
+    """
+
+    id: int
+    epoch: int
+    fingerprint: bytes | None
+    user_id: str
+    cluster_id: str
+    at: datetime
+    by: str
+    reason: RevocationReason
+    note: str | None = None
+    proved: bool = False
+    undone_at: datetime | None = None
+    undone_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

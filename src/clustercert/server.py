@@ -27,7 +27,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
 
-from clustercert.app import create_app
+from clustercert.app.asgi import create_app
 from clustercert.certificate import chain_pem, fingerprint, new_server_certificate
 from clustercert.keypair import key_pem, new_key
 from clustercert.private_file import write_private

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeVar
 import httpx
 import pytest
 
-from clustercert.app import Components, components, initialise
+from clustercert.app.wiring import Components, components, initialise
 from clustercert.custody import write_new_kek_file
 from clustercert.identity.directory import Directory
 from clustercert.model import Domain, Origin, Project, User

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import postgres
-from clustercert.app import components
+from clustercert.app.wiring import components
 from clustercert.server import tls
 from clustercert.settings import SettingsError
 from running import COMMAND

@@ -73,12 +73,14 @@ def columns(store: Store) -> object:
 
 
 def schema(file: Path) -> dict[object, list[str]]:
-    """The statements that SQLite itself keeps, line by line, whatever their order."""
+    """The statements that SQLite itself keeps, part by part, whatever their order and where a column was added."""
     statements = rows(
         file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'"
     )
     return {
-        name: sorted(re.sub(r"\s+", " ", line).strip(" ,") for line in str(sql).split("\n"))
+        name: sorted(
+            filter(None, (re.sub(r"\s+", " ", part).strip(" ()") for part in re.split("[\n,]", str(sql))))
+        )
         for name, sql in statements
     }
 

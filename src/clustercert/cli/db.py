@@ -39,7 +39,7 @@ def upgrade(context: typer.Context) -> None:
     """
     import asyncio
 
-    from clustercert.app import initialise
+    from clustercert.app.wiring import initialise
 
     asyncio.run(initialise(settings(context), actor=actor(), origin=origin()))
     if operate(context, _ensure_domain):

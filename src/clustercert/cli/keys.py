@@ -99,7 +99,7 @@ def retire(context: typer.Context, yes: YesOption = False, output: OutputOption 
 
 
 def _rotation(operator: Operator) -> "Rotation":
-    from clustercert.app import kek_source
+    from clustercert.app.wiring import kek_source
     from clustercert.custody.rotation import Rotation
     from clustercert.model import utc_now
     from clustercert.store.keys import KeyRows

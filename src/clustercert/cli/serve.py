@@ -54,7 +54,7 @@ def serve(
 
 async def _check(loaded: "Settings") -> None:
     """Open everything once. Raises ClustercertError with what every worker would only say to its log."""
-    from clustercert.app import components
+    from clustercert.app.wiring import components
 
     async with components(loaded):
         pass

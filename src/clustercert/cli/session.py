@@ -14,7 +14,7 @@ from clustercert.errors import ClustercertError
 
 if TYPE_CHECKING:
     # Only the commands that work on the store load what opens it.
-    from clustercert.app import Components
+    from clustercert.app.wiring import Components
     from clustercert.model import Domain, Origin
     from clustercert.settings import Settings
 
@@ -104,7 +104,7 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
     # After that: most of what can go wrong has gone wrong by now, and quickly.
     import asyncio
 
-    from clustercert.app import components
+    from clustercert.app.wiring import components
 
     async def opened() -> T:
         async with components(loaded) as parts:

@@ -1,5 +1,6 @@
 """Every SQL statement about clusters and their client CAs."""
 
+from dataclasses import asdict
 from typing import Any
 
 from cryptography import x509
@@ -8,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.certificate import certificate_der
 from clustercert.errors import Conflict
-from clustercert.model import AuditEvent, ClientCA, Cluster
+from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache
@@ -131,7 +132,16 @@ def _parsed(row: Row[Any]) -> Cluster:
             certificate=x509.load_der_x509_certificate(row.certificate_der),
             sealed_key=row.sealed_key,
         ),
+        options=_options(row.options),
     )
+
+
+def _options(said: dict[str, Any] | None) -> ClusterOptions:
+    """JSON has lists, where the options have tuples; an older program says nothing."""
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in (said or {}).items()
+    }
+    return ClusterOptions(**known)
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
@@ -146,6 +156,7 @@ def _cluster_row(cluster: Cluster) -> dict[str, object]:
         "signer": cluster.signer,
         "version": cluster.version,
         "labels": dict(cluster.labels),
+        "options": asdict(cluster.options),
         "created_at": cluster.created_at,
         "updated_at": cluster.updated_at,
     }

@@ -85,6 +85,17 @@ class Database:
             await connection.execute(update(tables.generation).values(value=tables.generation.c.value + 1))
 
     @contextlib.asynccontextmanager
+    async def epoch(self, *events: AuditEvent) -> AsyncIterator[tuple[AsyncConnection, int]]:
+        """Like `change`, with the generation that this transaction makes, for rows that have to say it.
+
+        Whoever raises the number holds its row until the commit, so generations are committed in their order.
+        """
+        raised = update(tables.generation).values(value=tables.generation.c.value + 1)
+        async with self.write(*events) as connection:
+            value = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()
+            yield connection, value
+
+    @contextlib.asynccontextmanager
     async def migration(self) -> AsyncIterator[AsyncConnection]:
         """Like `write`, but each statement may take as long as it likes."""
         if self._turn is not None:

@@ -16,6 +16,9 @@ from clustercert.store import tables
 from clustercert.store.database import Database, event_row
 
 _certificate = tables.certificate
+# The epoch is read by the statement that records: what a revocation's transaction hasn't seen is either older than
+# its epoch, and revoked, or was recorded after it.
+_insert = insert(_certificate).values(epoch=select(tables.generation.c.value).scalar_subquery())
 
 # A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
 MAX_BATCH = 128
@@ -110,7 +113,7 @@ class Ledger:
         try:
             async with self._database.write() as connection:
                 begun = True
-                await connection.execute(insert(_certificate), [entry.row for entry in batch])
+                await connection.execute(_insert, [entry.row for entry in batch])
                 await connection.execute(insert(tables.audit_event), [entry.event for entry in batch])
         except Unavailable as failure:
             # Nothing was written yet: the database is busy or away, and a second try at once helps neither.
@@ -137,7 +140,6 @@ def _row(record: CertificateRecord) -> dict[str, object]:
     return {
         "fingerprint": record.fingerprint,
         "serial": record.serial,
-        "epoch": record.epoch,
         "cluster_id": record.cluster_id,
         "project_id": record.project_id,
         "ca_id": record.ca_id,

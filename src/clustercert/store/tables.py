@@ -214,6 +214,7 @@ cluster = Table(
     Column("signer", String(64), nullable=False),
     Column("version", String(64), nullable=False),
     Column("labels", JSON, nullable=False),
+    Column("options", JSON(none_as_null=True), nullable=True),
     Column("created_at", Utc, nullable=False),
     Column("updated_at", Utc, nullable=False),
     UniqueConstraint("project_id", "name"),
@@ -231,7 +232,8 @@ client_ca = Table(
     Index(None, "cluster_id"),
 )
 
-# No foreign keys: what was issued outlives the cluster, the user and the project.
+# No foreign keys: what was issued outlives the cluster, the user and the project. `epoch` is the generation in the
+# transaction that recorded the row; revoked_* are about this one certificate, `revocation` is about many.
 certificate = Table(
     "certificate",
     metadata,
@@ -257,12 +259,63 @@ certificate = Table(
     Column("revoked_at", Utc, nullable=True),
     Column("revoked_by", Text, nullable=True),
     Column("revoked_why", Text, nullable=True),
+    Column("first_seen_at", Utc, nullable=True),
+    Column("last_seen_at", Utc, nullable=True),
     Column("der", LargeBinary, nullable=False),
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
+    Index(None, "serial"),
     # Counting what is live reads this and nothing else.
     Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,
+)
+
+# What is revoked: one certificate (fingerprint), or whatever of a user (or, where it is empty, of everybody) in a
+# cluster (or, where it is empty, in all of them) was recorded in an older epoch. `epoch` is the generation that the
+# revocation itself made, and `changed` the one of its last change: revoking or undoing it.
+revocation = Table(
+    "revocation",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=True),
+    Column("user_id", Text, nullable=False),
+    Column("cluster_id", Uuid, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("note", Text, nullable=True),
+    Column("proved", Boolean, nullable=False),
+    Column("undone_at", Utc, nullable=True),
+    Column("undone_by", Text, nullable=True),
+    Index(None, "user_id", "cluster_id", "epoch"),
+    Index(None, "fingerprint"),
+    Index(None, "changed"),
+    sqlite_autoincrement=True,
+)
+
+# Who may ask and tell for a cluster: its API server's webhooks. Two at once, so that one can be exchanged.
+webhook_token = Table(
+    "webhook_token",
+    metadata,
+    Column("id", Hex, primary_key=True),
+    Column("cluster_id", ForeignKey("cluster.id"), nullable=False),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Utc, nullable=False),
+    Index(None, "cluster_id"),
+)
+
+# Client certificates that an API server saw and the ledger doesn't know.
+unknown_credential = Table(
+    "unknown_credential",
+    metadata,
+    Column("cluster_id", Uuid, primary_key=True),
+    Column("fingerprint", LargeBinary(32), primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("first_seen_at", Utc, nullable=False),
+    Column("last_seen_at", Utc, nullable=False),
 )
 
 # body is the canonical JSON of the event, commitment SHA-256 over salt and body.

@@ -1,0 +1,67 @@
+"""Revocations, first and last use, what a kube-apiserver's webhook needs, a cluster's options."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+# The older program records certificates with epoch 0: issued before any revocation, so a revoked user's stay
+# revoked until that program is gone. It fails closed.
+oldest_program = "0001"
+
+TIME = sa.DateTime(timezone=True)
+ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "revocation",
+        sa.Column("id", ROW_ID, autoincrement=True, nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("changed", sa.BigInteger(), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(32), nullable=True),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("cluster_id", sa.String(36), nullable=False),
+        sa.Column("at", TIME, nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("reason", sa.String(32), nullable=False),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("proved", sa.Boolean(), nullable=False),
+        sa.Column("undone_at", TIME, nullable=True),
+        sa.Column("undone_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_revocation"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "ix_revocation_user_id_cluster_id_epoch", "revocation", ["user_id", "cluster_id", "epoch"]
+    )
+    op.create_index("ix_revocation_fingerprint", "revocation", ["fingerprint"])
+    op.create_index("ix_revocation_changed", "revocation", ["changed"])
+    op.create_table(
+        "webhook_token",
+        sa.Column("id", sa.String(32), nullable=False),
+        sa.Column("cluster_id", sa.String(36), nullable=False),
+        sa.Column("hash", sa.LargeBinary(32), nullable=False),
+        sa.Column("created_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_webhook_token"),
+        sa.UniqueConstraint("hash", name="uq_webhook_token_hash"),
+        sa.ForeignKeyConstraint(["cluster_id"], ["cluster.id"], name="fk_webhook_token_cluster_id_cluster"),
+    )
+    op.create_index("ix_webhook_token_cluster_id", "webhook_token", ["cluster_id"])
+    op.create_table(
+        "unknown_credential",
+        sa.Column("cluster_id", sa.String(36), nullable=False),
+        sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+        sa.Column("username", sa.Text(), nullable=False),
+        sa.Column("groups", sa.JSON(), nullable=False),
+        sa.Column("first_seen_at", TIME, nullable=False),
+        sa.Column("last_seen_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("cluster_id", "fingerprint", name="pk_unknown_credential"),
+    )
+    op.add_column("cluster", sa.Column("options", sa.JSON(), nullable=True))
+    op.add_column("certificate", sa.Column("first_seen_at", TIME, nullable=True))
+    op.add_column("certificate", sa.Column("last_seen_at", TIME, nullable=True))
+    op.create_index("ix_certificate_serial", "certificate", ["serial"])
