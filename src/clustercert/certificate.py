@@ -43,6 +43,11 @@ def subject(grant: Grant) -> x509.Name:
 
 
 @functools.lru_cache(maxsize=4096)
+def _subject_der(username: str, groups: tuple[str, ...]) -> bytes:
+    return _subject(username, groups).public_bytes()
+
+
+@functools.lru_cache(maxsize=4096)
 def _subject(username: str, groups: tuple[str, ...]) -> x509.Name:
     organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, username)])
@@ -66,34 +71,27 @@ _LEAF_USAGE = {False: _key_usage(), True: _key_usage(rsa_key=True)}
 
 
 class LeafBuilder:
-    """Builds and signs leaves for one CA; what is the same for all of them is prepared once."""
+    """Builds and signs leaves for one CA."""
 
     def __init__(self, ca: x509.Certificate, ca_key: PrivateKey) -> None:
         self._ca_key = ca_key
-        self._digest = _digest_for(ca_key)
-        self._base = {
-            rsa_key: x509.CertificateBuilder()
-            .issuer_name(ca.subject)
-            .add_extension(_NOT_A_CA, critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(_CLIENT_AUTH, critical=False)
-            .add_extension(_authority_key_identifier(ca), critical=False)
-            for rsa_key, usage in _LEAF_USAGE.items()
-        }
+        self._issuer = _issuer(ca)
 
     def build(self, request: SigningRequest) -> x509.Certificate:
-        """A signed leaf with a new random serial of 159 bits."""
-        grant = request.grant
-        return (
-            self._base[is_rsa(type(request.public_key))]
-            .subject_name(subject(grant))
-            .public_key(request.public_key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(grant.not_before)
-            .not_valid_after(grant.not_after)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.public_key), critical=False)
-            .sign(self._ca_key, self._digest)
-        )
+        """A signed leaf, with a new random serial of 159 bits where the request has none."""
+        serial = request.serial if request.serial is not None else new_serial()
+        tbs = _expected_tbs(request, self._issuer, serial)
+        der = signed(tbs, self._issuer.algorithm_der, _sign(self._ca_key, tbs))
+        return x509.load_der_x509_certificate(der)
+
+
+def _sign(key: PrivateKey, content: bytes) -> bytes:
+    digest = digest_for(key)
+    if isinstance(key, ed25519.Ed25519PrivateKey) or digest is None:
+        return key.sign(content)  # type: ignore[call-arg] # no digest: Ed25519
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(content, padding.PKCS1v15(), digest)
+    return key.sign(content, ec.ECDSA(digest))
 
 
 def new_client_ca(
@@ -116,7 +114,7 @@ def new_client_ca(
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
         )
-        .sign(ca_key, _digest_for(ca_key))
+        .sign(ca_key, digest_for(ca_key))
     )
 
 
@@ -138,9 +136,9 @@ def new_server_certificate(
         .add_extension(_LEAF_USAGE[False], critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(_authority_key_identifier(ca), critical=False)
+        .add_extension(authority_key_identifier(ca), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(ca_key, _digest_for(ca_key))
+        .sign(ca_key, digest_for(ca_key))
     )
     return leaf, ca
 
@@ -162,46 +160,53 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
         raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
     leaf, issuer = chain[0], _issuer(request.ca.certificate)
     try:
-        _check_content(leaf, issuer, request)
-        issuer.verify(leaf)
+        issuer.verify(leaf.signature, _checked_tbs(leaf, issuer, request))
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
     except UNREADABLE as error:
         raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
+    if request.serial not in (None, leaf.serial_number):
+        raise SignerError("The signer gave the certificate another serial.")
     if not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
     if request.grant.not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
 
 
-def _check_content(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> None:
-    """Byte for byte what we encode ourselves; only serial, signature and the order of extensions are the signer's."""
-    der, grant, spki = certificate_der(leaf), request.grant, spki_der(request.public_key)
+def _checked_tbs(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> bytes:
+    """What the signer signed: byte for byte what we encode, but for the serial and the order of the extensions."""
+    der, signature, serial = certificate_der(leaf), leaf.signature, max(leaf.serial_number, 0)
+    tbs = _expected_tbs(request, issuer, serial)
+    if der != signed(tbs, issuer.algorithm_der, signature):
+        _check_fields(leaf, request)
+        tbs = _expected_tbs(request, issuer, serial, [each.oid.dotted_string for each in leaf.extensions])
+        if der != signed(tbs, issuer.algorithm_der, signature):
+            raise SignerError(
+                "The signer's certificate is encoded otherwise than asked for, or has something more."
+            )
+    return tbs
+
+
+def _expected_tbs(
+    request: SigningRequest, issuer: "_Issuer", serial: int, order: Iterable[str] | None = None
+) -> bytes:
+    """What is to be signed, its extensions in our order or, by OID, in another."""
+    grant, spki = request.grant, spki_der(request.public_key)
     extensions = leaf_extensions(
         rsa_key=is_rsa(type(request.public_key)),
         authority_key_identifier=issuer.key_identifier,
         spki=spki,
     )
-
-    def expected(ordered: Iterable[bytes]) -> bytes:
-        tbs = leaf_tbs(
-            serial=max(leaf.serial_number, 0),
-            signature_algorithm=issuer.algorithm_der,
-            issuer=issuer.name_der,
-            subject=subject(grant).public_bytes(),
-            not_before=grant.not_before,
-            not_after=grant.not_after,
-            spki=spki,
-            extensions=ordered,
-        )
-        return signed(tbs, issuer.algorithm_der, leaf.signature)
-
-    if der != expected(extensions.values()):
-        _check_fields(leaf, request)
-        if der != expected(extensions[each.oid.dotted_string] for each in leaf.extensions):
-            raise SignerError(
-                "The signer's certificate is encoded otherwise than asked for, or has something more."
-            )
+    return leaf_tbs(
+        serial=serial,
+        signature_algorithm=issuer.algorithm_der,
+        issuer=issuer.name_der,
+        subject=_subject_der(grant.username, grant.groups),
+        not_before=grant.not_before,
+        not_after=grant.not_after,
+        spki=spki,
+        extensions=extensions.values() if order is None else [extensions[oid] for oid in order],
+    )
 
 
 def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
@@ -234,7 +239,7 @@ def _expected_extensions(
         (_NOT_A_CA.oid, True): _NOT_A_CA,
         (usage.oid, True): usage,
         (_CLIENT_AUTH.oid, False): _CLIENT_AUTH,
-        (x509.AuthorityKeyIdentifier.oid, False): _authority_key_identifier(request.ca.certificate),
+        (x509.AuthorityKeyIdentifier.oid, False): authority_key_identifier(request.ca.certificate),
         (x509.SubjectKeyIdentifier.oid, False): key_identifier,
     }
 
@@ -254,9 +259,9 @@ class _Issuer:
     key_identifier: bytes
     not_after: datetime
 
-    def verify(self, leaf: x509.Certificate) -> None:
-        """Raises InvalidSignature unless this issuer's key signed the leaf."""
-        signature, content, digest = leaf.signature, leaf.tbs_certificate_bytes, _digest_for(self.key)
+    def verify(self, signature: bytes, content: bytes) -> None:
+        """Raises InvalidSignature unless this issuer's key signed the content."""
+        digest = digest_for(self.key)
         if isinstance(self.key, ed25519.Ed25519PublicKey) or digest is None:
             self.key.verify(signature, content)  # type: ignore[call-arg] # no digest: Ed25519
         elif isinstance(self.key, rsa.RSAPublicKey):
@@ -272,13 +277,13 @@ def _issuer(ca: x509.Certificate) -> _Issuer:
         name_der=ca.subject.public_bytes(),
         key=key,
         algorithm_der=ALGORITHM_DER["rsa" if is_rsa(type(key)) else key_type_of(key)],
-        key_identifier=_authority_key_identifier(ca).key_identifier or b"",
+        key_identifier=authority_key_identifier(ca).key_identifier or b"",
         not_after=ca.not_valid_after_utc,
     )
 
 
 @functools.lru_cache(maxsize=4096)
-def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+def authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     """AKI from the CA's own SKI: a foreign CA may have made it in another way than we do."""
     try:
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -287,7 +292,7 @@ def _authority_key_identifier(ca: x509.Certificate) -> x509.AuthorityKeyIdentifi
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
-def _digest_for(key: PrivateKey | PublicKey) -> hashes.SHA256 | hashes.SHA384 | None:
+def digest_for(key: PrivateKey | PublicKey) -> hashes.SHA256 | hashes.SHA384 | None:
     # RFC 8032: Ed25519 hashes by itself.
     if isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
         return None
@@ -304,9 +309,19 @@ def fingerprint(certificate: x509.Certificate) -> bytes:
     return certificate.fingerprint(hashes.SHA256())
 
 
+def new_serial() -> int:
+    """A random serial of 159 bits."""
+    return x509.random_serial_number()
+
+
 def serial_hex(certificate: x509.Certificate) -> str:
     """The serial in lower-case hex, an even number of digits as OpenSSL prints it."""
-    digits = f"{certificate.serial_number:x}"
+    return serial_text(certificate.serial_number)
+
+
+def serial_text(serial: int) -> str:
+    """A serial in lower-case hex, an even number of digits, at most 40."""
+    digits = f"{serial:x}"
     return digits if len(digits) % 2 == 0 else f"0{digits}"
 
 

@@ -6,8 +6,10 @@ What is certified for a key is `certificate`'s business.
 import functools
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -94,6 +96,25 @@ def accepted_key(key: object) -> PublicKey:
     ):
         return key
     raise InvalidRequest("csr: use a key of P-256, P-384, Ed25519 or RSA with 2048 to 4096 bits.")
+
+
+def signed_by(key: object, unverified_signature: bytes, statement: bytes) -> bool:
+    """Whether a key signed a statement: ECDSA or RSA (PKCS#1 v1.5) over its SHA-256, or Ed25519.
+
+    `openssl pkeyutl -sign -rawin` makes such a signature with each of them.
+    """
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(unverified_signature, statement)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(unverified_signature, statement, ec.ECDSA(SHA256()))
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(unverified_signature, statement, PKCS1v15(), SHA256())
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 # Keys are instances of classes that only register with these abstract ones: asking each time takes a microsecond.

@@ -15,6 +15,7 @@ Source: CCE API reference, cce_02_0248, tables 4 to 10.
 """
 
 import base64
+import functools
 
 import yaml
 
@@ -52,7 +53,7 @@ def to_yaml(document: JsonObject) -> str:
 
 def _entries(cluster: Cluster, *, insecure_external: bool) -> list[tuple[str, str, JsonObject]]:
     """(context, cluster, address) in CCE's order."""
-    ca_b64 = _b64(cluster.server_ca_pem)
+    ca_b64 = _ca_b64(cluster.server_ca_pem)
 
     def verified(url: str) -> JsonObject:
         return {"server": url, "certificate-authority-data": ca_b64}
@@ -71,3 +72,7 @@ def _entries(cluster: Cluster, *, insecure_external: bool) -> list[tuple[str, st
 
 def _b64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
+
+
+# A cluster's CA is the same in each of its kubeconfigs.
+_ca_b64 = functools.lru_cache(maxsize=4096)(_b64)

@@ -26,8 +26,8 @@ from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 from granian.server import Server
+from starlette.types import ASGIApp
 
-from clustercert.app.asgi import create_app
 from clustercert.certificate import chain_pem, fingerprint, new_server_certificate
 from clustercert.keypair import key_pem, new_key
 from clustercert.private_file import write_private
@@ -146,6 +146,8 @@ def _self_signed(folder: Path, names: set[str]) -> Tls:
     if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
         key = new_key("ec-p256")
         leaf, ca = new_server_certificate(key, sorted(names), now, SELF_SIGNED_LIFETIME)
+        # Where the database lies elsewhere, nobody has needed it before.
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(key_file, key_pem(key))
         write_private(ca_file, chain_pem((ca,)))
         write_private(certificate, chain_pem((leaf,)))
@@ -246,7 +248,15 @@ def run(
     # thread of this process is copied into it.
     multiprocessing.set_start_method("spawn", force=True)
     with _counting_together():
-        server.serve(target_loader=functools.partial(create_app, settings), wrap_loader=False)
+        server.serve(target_loader=functools.partial(_application, settings), wrap_loader=False)
+
+
+def _application(settings: Settings) -> ASGIApp:
+    """A worker's application."""
+    # Only the workers need it: the main process starts them half a second earlier without.
+    from clustercert.app.asgi import create_app  # noqa: PLC0415
+
+    return create_app(settings)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ parsing.
 Source: RFC 5280 section 4.1 and 4.2; X.690 (DER).
 """
 
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -92,12 +93,15 @@ def key_identifier(spki: bytes) -> bytes:
     return hashlib.sha1(spki[bits + 1 :], usedforsecurity=False).digest()
 
 
+@functools.lru_cache(maxsize=4096)
 def _authority_extension(identifier: bytes) -> bytes:
     key_identifier_field = _element(0x80, identifier)
     value = _element(_OCTET_STRING, _element(_SEQUENCE, key_identifier_field))
     return _element(_SEQUENCE, _AUTHORITY_KEY_IDENTIFIER + value)
 
 
+# All certificates of a second share their times, and most of them the policy's lifetimes.
+@functools.lru_cache(maxsize=1024)
 def _time(time: datetime) -> bytes:
     if time.year < _FIRST_GENERALIZED_YEAR:
         return _element(_UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())

@@ -18,6 +18,7 @@ from cryptography import x509
 
 from clustercert.certificate import chain_pem, new_server_certificate
 from clustercert.keypair import key_pem, new_key
+from clustercert.settings import DATABASE_FILE
 from operating import Operator, new_operator
 from running import COMMAND
 
@@ -53,6 +54,18 @@ def served(operator: Operator, *, self_signed: bool = True) -> Iterator[tuple[in
 def shown(port: int) -> bytes:
     """The certificate that the server shows, DER."""
     return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+
+
+def test_the_pairs_folder_is_made_where_the_database_lies_elsewhere(
+    operator: Operator, tmp_path: Path
+) -> None:
+    elsewhere = (tmp_path / "data" / DATABASE_FILE).rename(tmp_path / "elsewhere.db")
+    (tmp_path / "data").rename(tmp_path / "former")
+    settings = operator.config.read_text()
+    operator.config.write_text(f"database_url = 'sqlite+aiosqlite:///{elsewhere}'\n{settings}")
+    with served(operator) as (port, _):
+        assert shown(port)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
 def refused(operator: Operator, **environment: str) -> str:

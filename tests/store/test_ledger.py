@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from clustercert.errors import Unavailable
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
-from stores import NOW, Store, certificate_record, child, execute, said, sqlite_url, start
+from stores import NOW, Store, certificate_record, child, event, execute, said, sqlite_url, start
 
 
 class Commits:
@@ -29,7 +29,8 @@ class Commits:
         self.count = 0
         self.fail: dict[int, str] = {}
         self._store = store
-        engine_events.listen(database.engine.sync_engine, "commit", self._on_commit)
+        engine = database.inserting_engine or database.engine.sync_engine
+        engine_events.listen(engine, "commit", self._on_commit)
 
     def _on_commit(self, connection: Connection) -> None:
         self.count += 1
@@ -137,13 +138,14 @@ async def test_a_commit_that_arrives_after_the_look_is_no_second_event(
         await Ledger(other).record(record, issued)
         await other.close()
 
-    @engine_events.listens_for(database.engine.sync_engine, "checkin")
     def arrive(*_connection: object) -> None:
         checkins.append("connection")
         if len(checkins) == 2:
             with ThreadPoolExecutor() as threads:
                 threads.submit(asyncio.run, commit_elsewhere()).result()
 
+    for engine in filter(None, (database.inserting_engine, database.engine.sync_engine)):
+        engine_events.listen(engine, "checkin", arrive)
     await Ledger(database).record(record, issued)
     assert commits.count == 1, "the second try must not come to its commit"
     assert len(checkins) == 4, "two tries, each with a look"
@@ -241,3 +243,36 @@ async def test_a_lost_connection_under_a_batch_records_all_of_it_once(
     certificates = [certificate_record() for _ in range(200)]
     await asyncio.gather(*(ledger.record(*certificate) for certificate in certificates))
     assert store.recorded() == {record.fingerprint.hex() for record, _event in certificates}
+
+
+# Events that come with no certificate
+
+
+async def test_a_refusal_shares_a_transaction_with_certificates(database: Database, store: Store) -> None:
+    ledger, certificates = Ledger(database), [certificate_record() for _ in range(5)]
+    await asyncio.gather(
+        *(ledger.record(*certificate) for certificate in certificates),
+        *(ledger.note(event("certificate.refused", f"cluster {number}")) for number in range(5)),
+    )
+    kinds = [kind for (kind,) in store.rows("SELECT kind FROM audit_event ORDER BY kind")]
+    assert kinds == ["certificate.issued"] * 5 + ["certificate.refused"] * 5
+    assert store.rows("SELECT count(*) FROM certificate") == [(5,)]
+
+
+@pytest.mark.parametrize(("when", "written"), [("before", 1), ("after", 2)])
+async def test_a_refusal_is_never_lost_with_a_connection(
+    database: Database, store: Store, when: str, written: int
+) -> None:
+    """Where nobody can know whether it was written, it is written again."""
+    commits = Commits(database, store)
+    commits.fail = {1: when}
+    await Ledger(database).note(event("certificate.refused"))
+    assert store.rows("SELECT kind FROM audit_event") == [("certificate.refused",)] * written
+
+
+async def test_a_refusal_that_cannot_be_written_is_unavailable(database: Database, store: Store) -> None:
+    commits = Commits(database, store)
+    commits.fail = {1: "before", 2: "before"}
+    with pytest.raises(Unavailable):
+        await Ledger(database).note(event("certificate.refused"))
+    assert store.rows("SELECT * FROM audit_event") == []

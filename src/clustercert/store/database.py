@@ -7,13 +7,10 @@ ledger, which only inserts, then never has to begin again because of others. A c
 
 import asyncio
 import contextlib
-import hashlib
-import json
-import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,9 +19,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.engine import BUSY_SECONDS, POOL_SIZE, STATEMENT_SECONDS, new_engine
+from clustercert.store.engine import (
+    BUSY_SECONDS,
+    POOL_SIZE,
+    STATEMENT_SECONDS,
+    new_engine,
+    new_inserting_engine,
+)
+from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
 from clustercert.store.turn import Turn
+from clustercert.store.writer import NotBegun, Prepared, Writer
 
 # The others are for readers.
 _WRITERS = POOL_SIZE // 2
@@ -35,11 +40,19 @@ _REFUSED = frozenset({"22", "23", "42"})
 _NO_SUCH_TABLE = "42P01"
 
 
+NOT_NOW = "The database does not answer now. Try again in a moment."
+
+
+class NothingBegun(Unavailable):
+    """The database is busy or away, and nothing of a transaction was begun."""
+
+
 class Database:
     """Connections to one database.
 
     Attributes:
         generation: what this process knows of changes by others; see `generation`.
+        inserting_engine: of the thread that inserts into an SQLite file.
     """
 
     def __init__(
@@ -54,6 +67,11 @@ class Database:
         # each; SQLite's own way, to ask again every so often, has some wait for seconds and leaves readers none.
         self._writers = asyncio.Semaphore(1 if sqlite else _WRITERS)
         self._turn = Turn(str(self.url.database)) if sqlite else None
+        self.inserting_engine = new_inserting_engine(self.url, busy_seconds) if sqlite else None
+        self._writer_thread = (
+            Writer(self.inserting_engine, self._turn) if self.inserting_engine and self._turn else None
+        )
+        self._prepared: dict[Insert, Prepared] = {}
         # Opening a file takes no time, and must not be given up half-way.
         self._connect_seconds = None if sqlite else busy_seconds
         self.generation = Generation(self._read_generation)
@@ -77,6 +95,41 @@ class Database:
                 yield connection
                 await record_events(connection, events)
 
+    async def insert(self, *inserts: tuple[Insert, Sequence[Mapping[str, object]]]) -> None:
+        """Insert rows, which nobody can have cached, in one transaction; return when they are durable.
+
+        The statements are kept for the next time, so they must be few. Raises NothingBegun or another Unavailable;
+        lets through what refuses a row.
+        """
+        inserts = tuple((statement, rows) for statement, rows in inserts if rows)
+        if self._writer_thread is not None:
+            await self._insert_by_thread(self._writer_thread, inserts)
+            return
+        begun = False
+        try:
+            async with self.write() as connection:
+                begun = True
+                for statement, rows in inserts:
+                    await connection.execute(statement, rows)
+        except Unavailable as failure:
+            if begun:
+                raise
+            raise NothingBegun(failure.message) from failure.__cause__
+
+    async def _insert_by_thread(
+        self, thread: Writer, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]
+    ) -> None:
+        prepared: list[tuple[str, list[tuple[object, ...]]]] = []
+        for statement, rows in inserts:
+            if (known := self._prepared.get(statement)) is None:
+                known = self._prepared[statement] = Prepared(statement, list(rows[0]))
+            prepared.append((known.text, [known.values(row) for row in rows]))
+        try:
+            with _failures_translated():
+                await thread.insert(prepared, self._busy_seconds)
+        except NotBegun as failure:
+            raise NothingBegun(NOT_NOW) from failure.__cause__
+
     @contextlib.asynccontextmanager
     async def change(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
         """Like `write`, for what somebody may have cached: every worker forgets within a second."""
@@ -90,10 +143,8 @@ class Database:
 
         Whoever raises the number holds its row until the commit, so generations are committed in their order.
         """
-        raised = update(tables.generation).values(value=tables.generation.c.value + 1)
         async with self.write(*events) as connection:
-            value = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()
-            yield connection, value
+            yield connection, await raise_generation(connection)
 
     @contextlib.asynccontextmanager
     async def migration(self) -> AsyncIterator[AsyncConnection]:
@@ -123,6 +174,8 @@ class Database:
             return (await connection.execute(query)).scalar() != "off"
 
     async def close(self) -> None:
+        if self._writer_thread is not None:
+            await self._writer_thread.close()
         await self.engine.dispose()
 
     @contextlib.asynccontextmanager
@@ -147,6 +200,17 @@ class Database:
             return value
 
 
+async def raise_generation(connection: AsyncConnection) -> int:
+    """Raise the generation in the caller's transaction; the number that it makes.
+
+    Its row stays locked until the commit: whoever changes other rows that are changed elsewhere does so first, as
+    those who use `change` do.
+    """
+    raised = update(tables.generation).values(value=tables.generation.c.value + 1)
+    value: int = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()
+    return value
+
+
 def _sqlite_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
     """To read and to write."""
     return engine, engine.execution_options(clustercert_writes=True)
@@ -158,46 +222,6 @@ def _postgresql_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
     return reader, engine.execution_options(isolation_level="READ COMMITTED")
 
 
-async def record_events(connection: AsyncConnection, events: tuple[AuditEvent, ...]) -> None:
-    """Write audit events into the caller's transaction."""
-    if events:
-        await connection.execute(insert(tables.audit_event), [event_row(event) for event in events])
-
-
-def event_row(event: AuditEvent) -> dict[str, object]:
-    """The row of an event: its canonical JSON, a salt, and the commitment to both.
-
-    The salt keeps a commitment from being guessed back into its event; deleting both leaves the log's proofs
-    whole.
-    """
-    body = json.dumps(
-        {
-            "at": event.at.isoformat(),
-            "kind": event.kind,
-            "project_id": event.project_id,
-            "actor": event.actor,
-            "subject": event.subject,
-            "source": event.origin.address,
-            "request_id": event.origin.request_id,
-            "detail": dict(event.detail),
-        },
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
-    ).encode()
-    salt = os.urandom(16)
-    return {
-        "at": event.at,
-        "kind": event.kind,
-        "project_id": event.project_id,
-        "actor": event.actor,
-        "subject": event.subject,
-        "body": body,
-        "salt": salt,
-        "commitment": hashlib.sha256(salt + body).digest(),
-    }
-
-
 @contextlib.contextmanager
 def _failures_translated() -> Iterator[None]:
     try:
@@ -205,7 +229,7 @@ def _failures_translated() -> Iterator[None]:
     except (DBAPIError, PoolTimeout, sqlite3.Error, TimeoutError, OSError) as error:
         if _refused(error):
             raise
-        raise Unavailable("The database does not answer now. Try again in a moment.") from error
+        raise Unavailable(NOT_NOW) from error
 
 
 def _refused(error: Exception) -> bool:

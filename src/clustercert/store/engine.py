@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from sqlalchemy import Connection, Dialect, event
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 # How long a writer waits for another one, and a request for a connection.
 BUSY_SECONDS = 5.0
@@ -125,6 +125,27 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def new_inserting_engine(url: URL, busy_seconds: float) -> Engine:
+    """The one connection of the thread that inserts into an SQLite file. See `writer`."""
+    engine = create_engine(
+        url.set(drivername="sqlite"),
+        poolclass=StaticPool,
+        hide_parameters=True,
+        connect_args={"timeout": busy_seconds, "check_same_thread": False},
+    ).execution_options(clustercert_writes=True)
+    event.listen(engine, "do_connect", _make_private_file)
+    event.listen(engine, "connect", _prepare_inserting)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_inserting(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    # The file is in WAL mode since its first migration.
+    connection.isolation_level = None
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _make_private_file(

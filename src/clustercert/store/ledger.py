@@ -1,4 +1,4 @@
-"""The ledger: the only writer of certificates, each with its audit event in the same transaction.
+"""The ledger: the only writer of certificates, each with its audit event in the same transaction, and of refusals.
 
 Requests that arrive while a transaction is being committed share the next one, so that one flush to disk serves
 them all. A request that is alone starts its transaction at once and waits for nobody.
@@ -13,12 +13,15 @@ from sqlalchemy import insert, select
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
-from clustercert.store.database import Database, event_row
+from clustercert.store.database import Database, NothingBegun
+from clustercert.store.events import event_row
 
 _certificate = tables.certificate
 # The epoch is read by the statement that records: what a revocation's transaction hasn't seen is either older than
 # its epoch, and revoked, or was recorded after it.
-_insert = insert(_certificate).values(epoch=select(tables.generation.c.value).scalar_subquery())
+_insert_certificate = insert(_certificate).values(epoch=select(tables.generation.c.value).scalar_subquery())
+
+_insert_event = insert(tables.audit_event)
 
 # A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
 MAX_BATCH = 128
@@ -26,14 +29,15 @@ MAX_BATCH = 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    """A certificate on its way into the ledger.
+    """An event on its way into the ledger, with the certificate that it is about, if it is about one.
 
     Attributes:
+        fingerprint, row: the certificate's; both None where the event stands alone.
         done: set when it is durable, or when it is certain that this attempt is not.
     """
 
-    fingerprint: bytes
-    row: dict[str, object]
+    fingerprint: bytes | None
+    row: dict[str, object] | None
     event: dict[str, object]
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -47,7 +51,7 @@ class _Entry:
 
 
 class Ledger:
-    """Records certificates. One for each event loop."""
+    """Records certificates and refusals. One for each event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -61,7 +65,17 @@ class Ledger:
         where it is missing the transaction is run once more. Where even that fails, Unavailable may be raised for a
         certificate that is in the ledger all the same, but never the other way round.
         """
-        entry = _Entry(record.fingerprint, _row(record), event_row(event))
+        await self._settled(_Entry(record.fingerprint, _row(record), event_row(event)))
+
+    async def note(self, event: AuditEvent) -> None:
+        """Return when an event that comes with no certificate is durable. Raises Unavailable.
+
+        Where a failure leaves open whether the commit happened, the event is written again: it may stand there
+        twice, with the same request id, but never not at all.
+        """
+        await self._settled(_Entry(None, None, event_row(event)))
+
+    async def _settled(self, entry: _Entry) -> None:
         self._waiting.append(entry)
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_waiting())
@@ -109,28 +123,28 @@ class Ledger:
 
         Raises Unavailable where nothing was begun; lets out whatever refuses a row.
         """
-        begun = False
         try:
-            async with self._database.write() as connection:
-                begun = True
-                await connection.execute(_insert, [entry.row for entry in batch])
-                await connection.execute(insert(tables.audit_event), [entry.event for entry in batch])
+            await self._database.insert(
+                (_insert_certificate, [entry.row for entry in batch if entry.row is not None]),
+                (_insert_event, [entry.event for entry in batch]),
+            )
+        except NothingBegun:
+            # The database is busy or away, and a second try at once helps neither.
+            raise
         except Unavailable as failure:
-            # Nothing was written yet: the database is busy or away, and a second try at once helps neither.
-            if not begun:
-                raise
             held = await self._held(batch)
             left = [(entry, failure) for entry in batch if entry.fingerprint not in held]
         else:
-            held, left = {entry.fingerprint for entry in batch}, []
+            left = []
+        waiting = {entry for entry, _ in left}
         for entry in batch:
-            if entry.fingerprint in held:
+            if entry not in waiting:
                 entry.settle()
         return left
 
     async def _held(self, entries: Iterable[_Entry]) -> set[bytes]:
         """Those of the fingerprints that are in the ledger. Raises Unavailable."""
-        fingerprints = [entry.fingerprint for entry in entries]
+        fingerprints = [entry.fingerprint for entry in entries if entry.fingerprint is not None]
         query = select(_certificate.c.fingerprint).where(_certificate.c.fingerprint.in_(fingerprints))
         async with self._database.read() as connection:
             return set((await connection.execute(query)).scalars())
@@ -155,5 +169,6 @@ def _row(record: CertificateRecord) -> dict[str, object]:
         "request_id": record.request_id,
         "reason": record.reason,
         "issued_at": record.issued_at,
+        "rule": record.rule,
         "der": record.der,
     }

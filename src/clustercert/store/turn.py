@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
-
-# A commit takes milliseconds; asking costs a microsecond.
-PAUSE = 0.0003
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 
 
 class Turn:
@@ -27,29 +26,71 @@ class Turn:
         self._turn = f"{database_path}-turn"
         self._next = f"{database_path}-next"
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the turn while the block runs, in a thread that may wait as long as others hold it. Raises OSError."""
+        turn = self._wait()
+        try:
+            yield
+        finally:
+            os.close(turn)
+
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Hold the turn while the block runs. Waits as long as others hold it, so bound it. Raises OSError."""
-        async with contextlib.AsyncExitStack() as stack:
-            async with _locked(self._next):
-                await stack.enter_async_context(_locked(self._turn))
+        turn = self._take()
+        if turn is None:
+            turn = await self._waited_for()
+        try:
             yield
+        finally:
+            os.close(turn)
+
+    def _take(self) -> int | None:
+        """The locked file, if it can be had at once."""
+        next_one, turn = _opened(self._next), _opened(self._turn)
+        try:
+            fcntl.flock(next_one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(turn)
+            return None
+        else:
+            return turn
+        finally:
+            os.close(next_one)
+
+    def _wait(self) -> int:
+        """The locked file, when its time has come."""
+        next_one = _opened(self._next)
+        try:
+            fcntl.flock(next_one, fcntl.LOCK_EX)
+            turn = _opened(self._turn)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        finally:
+            os.close(next_one)
+        return turn
+
+    async def _waited_for(self) -> int:
+        """`_wait`, in a thread that is left behind where its caller gives up; it lets go what it gets then."""
+        found: Future[int] = Future()
+
+        def wait() -> None:
+            try:
+                turn = self._wait()
+            except OSError as failure:
+                if found.set_running_or_notify_cancel():
+                    found.set_exception(failure)
+                return
+            if found.set_running_or_notify_cancel():
+                found.set_result(turn)
+            else:
+                os.close(turn)
+
+        # As a daemon, since a process must be able to end while another one keeps the turn.
+        threading.Thread(target=wait, name="turn-to-write", daemon=True).start()
+        return await asyncio.wrap_future(found)
 
 
-@contextlib.asynccontextmanager
-async def _locked(path: str) -> AsyncIterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        while not _lock(descriptor):  # noqa: ASYNC110 - another process lets go, no event of ours
-            await asyncio.sleep(PAUSE)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _opened(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,115 @@
+"""The thread that inserts into an SQLite file for whoever inserts much: one change of threads for a whole transaction.
+
+The engine's own way has one for each statement, and converts each value of each row by a function of its type; what
+does that here is chosen once for each statement.
+"""
+
+import asyncio
+import contextlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Engine, Insert
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy.exc import DBAPIError
+
+from clustercert.store.tables import Utc
+from clustercert.store.turn import Turn
+
+_DIALECT = sqlite_dialect(paramstyle="qmark")
+# A thread that can't end, because another process holds the turn, is left to end with this one.
+_CLOSING_SECONDS = 5.0
+
+
+class Prepared:
+    """An INSERT into an SQLite file as text, and what makes its values of a row."""
+
+    def __init__(self, statement: Insert, columns: Sequence[str]) -> None:
+        compiled = statement.compile(dialect=_DIALECT, column_keys=list(columns))
+        types = {column.name: column.type for column in statement.table.c}
+        self.text = compiled.string
+        self._values = [(name, _conversion(types[name])) for name in compiled.positiontup or ()]
+
+    def values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What stands for the question marks, in their order."""
+        return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._values])
+
+
+def _conversion(kind: object) -> Callable[[Any], object] | None:
+    if isinstance(kind, Utc):
+        return _time
+    return json.dumps if isinstance(kind, JSON) else None
+
+
+def _time(time: datetime | None) -> str | None:
+    """As SQLAlchemy writes a DateTime. Times are in UTC already."""
+    return None if time is None else time.replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+class NotBegun(Exception):
+    """Nothing of a transaction was begun, nor will be; the cause says why."""
+
+
+Inserts = Sequence[tuple[str, list[tuple[Any, ...]]]]
+
+
+class Writer:
+    """One thread and one connection, made when they are needed first."""
+
+    def __init__(self, engine: Engine, turn: Turn) -> None:
+        self._engine = engine
+        self._turn = turn
+        self._jobs: queue.SimpleQueue[tuple[Inserts, Future[None]] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def insert(self, inserts: Inserts, begin_seconds: float) -> None:
+        """Return when all is durable, in one transaction: statements with the values of their rows.
+
+        Raises NotBegun, or what the database raises.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
+            self._thread.start()
+        job: Future[None] = Future()
+        self._jobs.put((inserts, job))
+        done = asyncio.wrap_future(job)
+        await asyncio.wait((done,), timeout=begin_seconds)
+        # What runs already can't be called off; a commit ends when the disk has it.
+        if job.cancel():
+            raise NotBegun from TimeoutError("the turn to write did not come")
+        await done
+
+    async def close(self) -> None:
+        """End the thread, unless another process keeps it waiting."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join, _CLOSING_SECONDS)
+
+    def _work(self) -> None:
+        while (task := self._jobs.get()) is not None:
+            inserts, job = task
+            try:
+                with self._turn.held():
+                    if job.set_running_or_notify_cancel():
+                        self._transact(inserts)
+                        job.set_result(None)
+            except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
+                if not job.cancelled():
+                    job.set_exception(failure)
+        self._engine.dispose()
+
+    def _transact(self, inserts: Inserts) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = stack.enter_context(self._engine.connect())
+                stack.enter_context(connection.begin())
+            except DBAPIError as failure:
+                raise NotBegun from failure
+            for statement, rows in inserts:
+                connection.exec_driver_sql(statement, rows)
