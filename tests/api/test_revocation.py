@@ -1,0 +1,533 @@
+"""Revoking over HTTP: who may, what is revoked then, and what the holder of a key can do alone."""
+
+import asyncio
+import base64
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import world as worlds
+from clustercert.app.wiring import Components, components
+from clustercert.certificate import chain_pem, fingerprint, serial_hex
+from clustercert.keypair import key_pem, new_key, signed_by
+from clustercert.model import KeyType, Origin, PrivateKey
+from clustercert.revocation import holder_statement
+from inprocess import Service
+from leaf import leaf_of
+from rights import csr
+from stores import Store, sqlite_url
+from world import ACTOR, World
+
+OWN = "/clustercert/v1"
+ORIGIN = Origin(address="local", request_id="c" * 32)
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service in which tests revoke what they issued themselves."""
+
+    world: World
+    client: httpx.Client
+
+    def own(self, tail: str, cluster: str = "plain") -> str:
+        known = self.world.clusters[cluster]
+        return f"{OWN}/projects/{known.project_id}/clusters/{known.id}{tail}"
+
+    def user(self, who: str) -> str:
+        return self.world.people[who].user.id
+
+    def issue(self, who: str, cluster: str = "plain", key: PrivateKey | None = None) -> x509.Certificate:
+        body: dict[str, object] = {"duration": 30}
+        if key is not None:
+            body["csr"] = csr(key)
+        answer = self.client.post(self.world.path(cluster), json=body, headers=self.world.people[who].headers)
+        assert answer.status_code == 200, answer.text
+        return leaf_of(answer.json())
+
+    def post(self, who: str, path: str, body: object = None) -> httpx.Response:
+        headers = self.world.people[who].headers
+        return self.client.post(path, json=body, headers=headers)
+
+    def clustercertrevoke(self, who: str, whose: str, cluster: str = "plain") -> httpx.Response:
+        path = self.world.path(cluster, "/clustercertrevoke")
+        return self.post(who, path, {"userId": self.user(whose)})
+
+    def state(self, certificate: x509.Certificate) -> str:
+        """What the inventory says."""
+        path = f"{OWN}/certificates/{fingerprint(certificate).hex()}"
+        answer = self.client.get(path, headers=self.world.people["operator"].headers)
+        return str(answer.json()["state"])
+
+    def states(self, *certificates: x509.Certificate) -> list[str]:
+        return [self.state(certificate) for certificate in certificates]
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        return [said for said in Store(sqlite_url(self.world.database)).events() if said["kind"] in kinds]
+
+    def operate(self, work: Callable[[Components], Any]) -> None:
+        """At the store itself, as the command line does."""
+
+        async def done() -> None:
+            async with components(self.world.settings()) as parts:
+                await work(parts)
+
+        asyncio.run(done())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    world = worlds.make(tmp_path_factory.mktemp("revocation"))
+    with Service(world.settings()).running() as service:
+        yield Place(world, service.client)
+
+
+# --- clustercertrevoke, the contract -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["reader", "member", "admin"])
+def test_everybody_revokes_their_own_and_the_next_one_is_good(place: Place, who: str) -> None:
+    other = "admin" if who == "member" else "member"
+    own, elsewhere, others = place.issue(who), place.issue(who, "eip"), place.issue(other)
+    answer = place.clustercertrevoke(who, who)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == "0"
+    assert place.states(own, elsewhere, others) == ["revoked", "live", "live"]
+    assert place.state(place.issue(who)) == "live"
+    assert place.state(own) == "revoked"
+
+
+@pytest.mark.parametrize("by", ["admin", "operator"])
+def test_administrators_revoke_others(place: Place, by: str) -> None:
+    theirs, own = place.issue("reader"), place.issue("admin")
+    assert place.clustercertrevoke(by, "reader").status_code == 200
+    assert place.states(theirs, own) == ["revoked", "live"]
+    said = place.events("user.revoked")[-1]
+    assert (said["actor"], said["subject"]) == (place.user(by), place.user("reader"))
+    assert said["project_id"] == place.world.project.id
+    assert said["detail"]["cluster_id"] == place.world.clusters["plain"].id
+
+
+@pytest.mark.parametrize("by", ["member", "reader"])
+def test_others_revoke_nobody_elses(place: Place, by: str) -> None:
+    theirs = place.issue("admin")
+    answer = place.clustercertrevoke(by, "admin")
+    assert (answer.status_code, answer.json()["errorCode"]) == (403, "CCE.01403001")
+    assert place.state(theirs) == "live"
+
+
+def test_another_projects_cluster_does_not_exist(place: Place) -> None:
+    theirs = place.issue("stranger", "foreign")
+    foreign, home = place.world.clusters["foreign"], place.world.project.id
+    body = {"userId": place.user("stranger")}
+    mixed = f"/api/v3/projects/{home}/clusters/{foreign.id}/clustercertrevoke"
+    answers = [
+        place.post("admin", place.world.path("foreign", "/clustercertrevoke"), body),
+        place.post("admin", mixed, body),
+        place.post("stranger", place.world.path("plain", "/clustercertrevoke"), body),
+        place.post("operator", mixed, body),
+    ]
+    assert [answer.status_code for answer in answers] == [404] * 4
+    assert len({answer.json()["errorMessage"] for answer in answers}) == 1
+    assert place.state(theirs) == "live"
+
+
+@pytest.mark.parametrize("field", ["userId", "agencyId"])
+def test_a_deleted_users_raw_id_is_enough(place: Place, field: str) -> None:
+    """An agency's id is the id of whoever asked in its name."""
+    path = place.world.path("plain", "/clustercertrevoke")
+    assert place.post("admin", path, {field: "0123456789abcdef0123456789abcdef"}).status_code == 200
+    assert place.post("reader", path, {field: "0123456789abcdef0123456789abcdef"}).status_code == 403
+    assert place.post("reader", path, {field: place.user("reader")}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"userId": None},
+        {"userId": "a", "agencyId": "b"},
+        {"userId": 5},
+        {"userId": ["a"]},
+        {"userId": ""},
+        {"userId": "a" * 65},
+        {"userId": "a\u0000b"},
+        {"userId": "a\u202eb"},
+        {"user_id": "a"},
+        [],
+        "userId",
+    ],
+)
+def test_a_body_that_names_not_exactly_one_is_refused(place: Place, body: object) -> None:
+    answer = place.post("admin", place.world.path("plain", "/clustercertrevoke"), body)
+    assert (answer.status_code, answer.json()["errorCode"]) == (400, "CCE.01400001")
+
+
+def test_the_body_is_judged_as_that_of_clustercert_is(place: Place) -> None:
+    path, headers = place.world.path("plain", "/clustercertrevoke"), place.world.people["admin"].headers
+    body = b'{"userId": "0123", "new": 1}'
+    said = [
+        place.client.post(path, content=content, headers=headers | more)
+        for content, more in (
+            (body, {}),
+            (body, {"Content-Type": "text/plain"}),
+            (b"", JSON),
+            (b'{"userId": "0123", "userId": "0123"}', JSON),
+            (b" " * 70_000, JSON),
+            (body, JSON),
+        )
+    ]
+    assert [answer.status_code for answer in said] == [400, 400, 400, 400, 413, 200]
+    assert said[0].json()["errorCode"] == "CCE.01400006"
+    assert place.client.post(path, content=body).status_code == 401
+
+
+# --- ours ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place) -> None:
+    by_fingerprint, by_serial, kept = (place.issue("member") for _ in range(3))
+    name = fingerprint(by_fingerprint).hex()
+    path = place.own(f"/certificates/{name}/revoke")
+    answer = place.post("member", path, {"reason": "superseded", "note": "lost my laptop"})
+    assert answer.status_code == 200
+    said = answer.json()
+    assert {**said, "id": 0, "at": ""} == {
+        "id": 0,
+        "fingerprint": name,
+        "user_id": place.user("member"),
+        "cluster_id": place.world.clusters["plain"].id,
+        "reason": "superseded",
+        "note": "lost my laptop",
+        "at": "",
+        "by": place.user("member"),
+        "proved": False,
+        "undone_at": None,
+        "undone_by": None,
+        "can_be_undone": True,
+    }
+    assert place.post("admin", path, {"reason": "unspecified"}).json() == said
+    for written in (serial_hex(by_serial), serial_hex(by_serial).upper()):
+        assert place.post("member", place.own(f"/certificates/{written}/revoke")).status_code == 200
+    assert place.states(by_fingerprint, by_serial, kept) == ["revoked", "revoked", "live"]
+    [event] = [each for each in place.events("certificate.revoked") if each["subject"] == name]
+    assert event["detail"] == {
+        "serial": serial_hex(by_fingerprint),
+        "user_id": place.user("member"),
+        "cluster_id": place.world.clusters["plain"].id,
+        "reason": "superseded",
+        "note": "lost my laptop",
+        "proved": False,
+    }
+
+
+def test_a_certificate_is_its_owners_and_the_administrators(place: Place) -> None:
+    certificate = place.issue("member")
+    path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+    missing = place.own(f"/certificates/{'0' * 64}/revoke")
+    answers = [place.post("reader", path), place.post("reader", missing)]
+    assert [answer.status_code for answer in answers] == [404, 404]
+    assert answers[0].json()["errorMessage"] == answers[1].json()["errorMessage"]
+    assert place.post("stranger", path).status_code == 404
+    other_cluster = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke", "eip")
+    assert place.post("admin", other_cluster).status_code == 404
+    assert place.state(certificate) == "live"
+    assert place.post("operator", path).status_code == 200
+    assert place.state(certificate) == "revoked"
+
+
+@pytest.mark.parametrize("wanted", ["x", "0" * 41, "0" * 63, "0" * 65, "g" * 64, "%20", "0%00", "é"])
+def test_what_is_no_fingerprint_or_serial_is_not_found(place: Place, wanted: str) -> None:
+    assert place.post("admin", place.own(f"/certificates/{wanted}/revoke")).status_code == 404
+
+
+def test_a_whole_cluster(place: Place) -> None:
+    there = [place.issue(who, "sans") for who in ("reader", "admin")]
+    elsewhere = place.issue("reader")
+    for who, status in (("member", 403), ("reader", 403), ("stranger", 404)):
+        assert place.post(who, place.own("/revoke", "sans")).status_code == status
+    assert place.states(*there) == ["live", "live"]
+    answer = place.post("admin", place.own("/revoke", "sans"), {"reason": "affiliationChanged"})
+    assert (answer.json()["user_id"], answer.json()["fingerprint"]) == (None, None)
+    assert place.states(*there, elsewhere) == ["revoked", "revoked", "live"]
+    assert place.state(place.issue("reader", "sans")) == "live"
+    assert place.events("cluster.revoked")[-1]["subject"] == place.world.clusters["sans"].id
+
+
+def test_a_user_everywhere_is_for_operators(place: Place) -> None:
+    theirs, others = [place.issue("reader", cluster) for cluster in ("plain", "eip")], place.issue("admin")
+    path = f"{OWN}/users/{place.user('reader')}/revoke"
+    for who in ("admin", "member", "reader", "stranger"):
+        assert place.post(who, path).status_code == 403
+    answer = place.post("operator", path, {"note": "left us"})
+    assert (answer.status_code, answer.json()["cluster_id"]) == (200, None)
+    assert place.states(*theirs, others) == ["revoked", "revoked", "live"]
+    listed = place.client.get(
+        f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
+    ).json()
+    assert listed == {"revocations": [answer.json()], "next": None}
+    said = place.events("user.revoked")[-1]
+    assert (said["project_id"], said["detail"]["note"]) == (None, "left us")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"reason": "certificateHold"},
+        {"reason": "KeyCompromise"},
+        {"reason": 1},
+        {"note": "x" * 513},
+        {"note": "a\nb"},
+        {"note": 5},
+        [],
+    ],
+)
+def test_reasons_and_notes_have_their_bounds(place: Place, body: object) -> None:
+    certificate = place.issue("member")
+    path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+    assert place.post("member", path, body).status_code == 400
+    assert place.state(certificate) == "live"
+
+
+def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: Place) -> None:
+    made = [
+        place.post("admin", place.own("/revoke", "eip"), {"note": f"number {number}"}).json()["id"]
+        for number in range(3)
+    ]
+    path = place.own("/revocations", "eip")
+
+    def listed(who: str, **query: str) -> httpx.Response:
+        return place.client.get(path, params=query, headers=place.world.people[who].headers)
+
+    first = listed("admin", limit="2").json()
+    assert [each["id"] for each in first["revocations"]] == made[:0:-1]
+    second = listed("operator", limit="2", cursor=first["next"]).json()
+    assert second["revocations"][0]["id"] == made[0]
+    for who, status in (("member", 403), ("reader", 403), ("stranger", 404)):
+        assert listed(who).status_code == status
+    for query in ({"limit": "0"}, {"limit": "501"}, {"limit": "x"}, {"cursor": "-1"}, {"cursor": "9" * 19}):
+        assert listed("admin", **query).status_code == 400
+
+
+# --- undoing -------------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_undoes(place: Place) -> None:
+    certificate = place.issue("member")
+    path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+    made = place.post("admin", path).json()
+    undo = f"{OWN}/revocations/{made['id']}/undo"
+    for who in ("admin", "member", "stranger"):
+        assert place.post(who, undo).status_code == 403
+    answer = place.post("operator", undo)
+    assert answer.status_code == 200
+    said = answer.json()
+    assert {**said, "undone_at": None} == {
+        **made,
+        "undone_by": place.user("operator"),
+        "can_be_undone": False,
+    }
+    assert place.state(certificate) == "live"
+    again = place.post("operator", undo)
+    assert (again.status_code, again.json()["errorCode"]) == (409, "CCE.01409001")
+    assert place.events("revocation.undone")[-1]["detail"]["revoked_by"] == place.user("admin")
+    assert place.post("admin", path).json()["id"] > made["id"]
+    assert place.state(certificate) == "revoked"
+
+
+def test_what_a_compromised_key_revoked_stays_revoked(place: Place) -> None:
+    certificate = place.issue("member")
+    path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+    weak = place.post("member", path).json()
+    strong = place.post("member", path, {"reason": "keyCompromise"}).json()
+    assert (weak["can_be_undone"], strong["can_be_undone"]) == (True, False)
+    assert weak["id"] != strong["id"]
+    assert place.post("operator", f"{OWN}/revocations/{strong['id']}/undo").status_code == 409
+    assert place.post("operator", f"{OWN}/revocations/{weak['id']}/undo").status_code == 200
+    assert place.state(certificate) == "revoked"
+
+
+@pytest.mark.parametrize("wanted", ["0", "x", "-1", "9" * 18, "9" * 30, "1.0", "%20"])
+def test_there_is_no_such_revocation(place: Place, wanted: str) -> None:
+    assert place.post("operator", f"{OWN}/revocations/{wanted}/undo").status_code == 404
+
+
+def test_after_the_window_nothing_is_undone(place: Place) -> None:
+    with Service(place.world.settings(revocation={"undo_window": "0s"})).running() as service:
+        strict = Place(place.world, service.client)
+        certificate = strict.issue("member")
+        made = strict.post("member", strict.own(f"/certificates/{fingerprint(certificate).hex()}/revoke"))
+        answer = strict.post("operator", f"{OWN}/revocations/{made.json()['id']}/undo")
+    assert answer.status_code == 409
+    assert "revocation.undo_window" in answer.json()["errorMessage"]
+    assert place.state(certificate) == "revoked"
+
+
+# --- a user who goes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["disabled", "removed"])
+def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> None:
+    world = worlds.make(tmp_path)
+    with Service(world.settings()).running() as service:
+        place = Place(world, service.client)
+        theirs, others = [place.issue("member", name) for name in ("plain", "eip")], place.issue("admin")
+        leaver = world.people["member"].user
+
+        async def go(parts: Components) -> None:
+            directory = parts.identity.directory
+            if what == "disabled":
+                await directory.enable_user(leaver, enabled=False, actor=ACTOR, origin=ORIGIN)
+            else:
+                await directory.remove_user(leaver, actor=ACTOR, origin=ORIGIN)
+
+        place.operate(go)
+        assert place.states(*theirs, others) == ["revoked", "revoked", "live"]
+        path = f"{OWN}/users/{leaver.id}/revocations"
+        [listed] = place.client.get(path, headers=world.people["operator"].headers).json()["revocations"]
+        assert (listed["by"], listed["reason"], listed["note"]) == (
+            ACTOR,
+            "cessationOfOperation",
+            f"user.{what}",
+        )
+        undo = place.post("operator", f"{OWN}/revocations/{listed['id']}/undo")
+        assert (undo.status_code, listed["can_be_undone"]) == (409, False)
+        assert [said["kind"] for said in place.events("user.disabled", "user.removed", "user.revoked")] == [
+            f"user.{what}",
+            "user.revoked",
+        ]
+
+
+# --- the holder of the key -----------------------------------------------------------------------------------------
+
+
+def documented_commands() -> str:
+    """What the documentation says makes a signature, without sending it."""
+    document = (Path(__file__).parents[2] / "docs" / "security-model.md").read_text(encoding="utf-8")
+    block = document.split("### By the key alone")[1].split("```sh\n")[1].split("```")[0]
+    return block.split("curl")[0]
+
+
+def signature(key: PrivateKey, statement: bytes, folder: Path) -> str:
+    """Of any statement, with the same openssl command."""
+    (folder / "client.key").write_bytes(key_pem(key))
+    (folder / "statement").write_bytes(statement)
+    [command] = [line for line in documented_commands().splitlines() if "pkeyutl" in line]
+    return ran(command, folder)
+
+
+def ran(commands: str, folder: Path) -> str:
+    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True, timeout=20)
+    return (folder / "signature").read_text()
+
+
+def revoke_with_key(place: Place, name: str, body: object) -> httpx.Response:
+    return place.client.post(f"{OWN}/certificates/{name}/revoke-with-key", json=body)
+
+
+@pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048", "ed25519"])
+def test_the_key_alone_revokes_its_certificate(place: Place, tmp_path: Path, key_type: KeyType) -> None:
+    key = new_key(key_type)
+    certificate, other = place.issue("member", key=key), place.issue("member")
+    name = fingerprint(certificate).hex()
+    (tmp_path / "client.key").write_bytes(key_pem(key))
+    (tmp_path / "client.crt").write_bytes(chain_pem((certificate,)))
+    signed = ran(documented_commands(), tmp_path)
+    assert (tmp_path / "statement").read_bytes() == holder_statement("clustercert", name)
+    answer = revoke_with_key(place, name, {"signature": signed, "reason": "keyCompromise"})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["by"], said["proved"], said["fingerprint"]) == ("holder", True, name)
+    assert place.states(certificate, other) == ["revoked", "live"]
+    again = revoke_with_key(place, name, {"signature": signed, "reason": "keyCompromise"})
+    assert again.json() == said
+    assert place.post("operator", f"{OWN}/revocations/{said['id']}/undo").status_code == 409
+    [event] = [each for each in place.events("certificate.revoked") if each["subject"] == name]
+    assert (event["actor"], event["detail"]["proved"]) == ("holder", True)
+
+
+def test_the_holders_word_outlasts_an_operators_undo(place: Place, tmp_path: Path) -> None:
+    key = new_key("ec-p256")
+    name = fingerprint(place.issue("member", key=key)).hex()
+    first = place.post("admin", place.own(f"/certificates/{name}/revoke")).json()
+    signed = signature(key, holder_statement("clustercert", name), tmp_path)
+    assert revoke_with_key(place, name, {"signature": signed}).json()["id"] > first["id"]
+    assert place.post("operator", f"{OWN}/revocations/{first['id']}/undo").status_code == 200
+    path = f"{OWN}/certificates/{name}"
+    shown = place.client.get(path, headers=place.world.people["operator"].headers).json()
+    assert (shown["state"], shown["revoked_by"]) == ("revoked", "holder")
+
+
+def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place, tmp_path: Path) -> None:
+    key = new_key("ec-p256")
+    certificate, others = place.issue("member", key=key), place.issue("member", key=new_key("ec-p256"))
+    name, other_name = fingerprint(certificate).hex(), fingerprint(others).hex()
+    right = holder_statement("clustercert", name)
+    attempts = [
+        (name, signature(new_key("ec-p256"), right, tmp_path)),
+        (name, signature(key, holder_statement("another", name), tmp_path)),
+        (name, signature(key, holder_statement("clustercert", other_name), tmp_path)),
+        (name, signature(key, right.strip(), tmp_path)),
+        (name, signature(key, right.replace(b"v1", b"v2"), tmp_path)),
+        (name, base64.b64encode(b"no signature").decode()),
+        (name, ""),
+        (other_name, signature(key, right, tmp_path)),
+        ("0" * 64, signature(key, holder_statement("clustercert", "0" * 64), tmp_path)),
+        (serial_hex(certificate), signature(key, right, tmp_path)),
+        ("x", signature(key, right, tmp_path)),
+    ]
+    answers = [revoke_with_key(place, wanted, {"signature": signed}) for wanted, signed in attempts]
+    unknown = place.client.get(f"{OWN}/certificates", headers={"X-Auth-Token": "A" * 43})
+    assert [answer.status_code for answer in answers] == [401] * len(attempts)
+    same = [answer.json() | {"request_id": ""} == unknown.json() | {"request_id": ""} for answer in answers]
+    assert all(same)
+    assert place.states(certificate, others) == ["live", "live"]
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"signature": None}, {"signature": 5}, {"signature": "?"}, {"signature": "A" * 1028}, []]
+)
+def test_what_is_no_signature_is_a_bad_request(place: Place, body: object) -> None:
+    assert revoke_with_key(place, "0" * 64, body).status_code == 400
+
+
+def test_the_services_name_is_a_setting(place: Place, tmp_path: Path) -> None:
+    key = new_key("ed25519")
+    with Service(place.world.settings(service_name="certs.example.com")).running() as service:
+        other = Place(place.world, service.client)
+        name = fingerprint(other.issue("member", key=key)).hex()
+        statuses = [
+            revoke_with_key(
+                other, name, {"signature": signature(key, holder_statement(said, name), tmp_path)}
+            ).status_code
+            for said in ("clustercert", "certs.example.com")
+        ]
+    assert statuses == [401, 200]
+
+
+SIGNING = Ed25519PrivateKey.generate()
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+@given(flip=st.integers(0, 64 * 8 - 1), position=st.integers(0, 10_000))
+def test_no_changed_bit_of_a_signature_or_statement_proves(flip: int, position: int) -> None:
+    statement = holder_statement("clustercert", "ab" * 32)
+    signed = SIGNING.sign(statement)
+    assert signed_by(SIGNING.public_key(), signed, statement)
+    changed = bytearray(signed)
+    changed[flip // 8] ^= 1 << (flip % 8)
+    assert not signed_by(SIGNING.public_key(), bytes(changed), statement)
+    other = bytearray(statement)
+    other[position % len(other)] ^= 1 << (flip % 8)
+    assert not signed_by(SIGNING.public_key(), signed, bytes(other))
