@@ -7,7 +7,8 @@ from sqlalchemy import delete, func, select
 
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.database import Database, record_events
+from clustercert.store.database import Database
+from clustercert.store.events import record_events
 
 _certificate = tables.certificate
 
@@ -22,7 +23,11 @@ class CertificateRows:
         self._database = database
 
     async def live(self, now: datetime, horizons: Sequence[datetime]) -> tuple[int, tuple[int, ...]]:
-        """How many certificates are valid now, and how many of these end at or before each horizon."""
+        """How many certificates are valid now, and how many of these end at or before each horizon.
+
+        What was revoked one by one doesn't count. What falls under a revocation of a user or a cluster still does: to
+        know, each certificate would have to be looked at.
+        """
         ends_after_now = _certificate.c.not_after > now
         counts = [func.count().filter(_certificate.c.not_after <= horizon) for horizon in horizons]
         query = select(func.count(), *counts).where(ends_after_now, _certificate.c.revoked_at.is_(None))

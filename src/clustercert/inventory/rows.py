@@ -1,0 +1,125 @@
+"""What the inventory says, as plain rows: the same names for the web's JSON and CSV and for the command line."""
+
+from datetime import datetime
+
+from cryptography import x509
+
+from clustercert.certificate import chain_pem
+from clustercert.inventory.access import Credential, GroupAccess, Holder, Report, Way
+from clustercert.model import JsonObject
+from clustercert.store.access import Unknown
+from clustercert.store.inventory import Listed
+
+# In their order, as CSV has them.
+COLUMNS = (
+    "fingerprint",
+    "serial",
+    "state",
+    "cluster_id",
+    "project_id",
+    "client_ca_id",
+    "user_id",
+    "user_name",
+    "groups",
+    "rule",
+    "not_before",
+    "not_after",
+    "key_type",
+    "key_origin",
+    "auth_method",
+    "source_address",
+    "request_id",
+    "reason",
+    "issued_at",
+    "revoked_at",
+    "revoked_by",
+    "revoked_why",
+    "first_seen_at",
+    "last_seen_at",
+)
+
+
+def certificate_row(listed: Listed, now: datetime) -> JsonObject:
+    """A certificate; times are RFC 3339 text, what isn't known is None."""
+    said = {
+        "fingerprint": listed.fingerprint.hex(),
+        "state": listed.state(now),
+        "client_ca_id": listed.ca_id,
+        "groups": list(listed.groups),
+    }
+    return {name: said[name] if name in said else _plain(getattr(listed, name)) for name in COLUMNS}
+
+
+def whole_certificate_row(listed: Listed, now: datetime) -> JsonObject:
+    """The same with the certificate itself, PEM."""
+    pem = chain_pem((x509.load_der_x509_certificate(listed.der),)).decode()
+    return {**certificate_row(listed, now), "pem": pem}
+
+
+def report_row(report: Report) -> JsonObject:
+    """Who can still get into a cluster."""
+    return {
+        "cluster_id": report.cluster.id,
+        "cluster_name": report.cluster.name,
+        "at": _plain(report.at),
+        "complete": report.complete,
+        "users": [_holder(each) for each in report.holders],
+        "groups": [_group(each) for each in report.groups],
+        "unknown_credentials": [_unknown(each) for each in report.unknown],
+        "ways_to_stop": [_way(each) for each in report.ways],
+        "what_remains": list(report.remains),
+    }
+
+
+def _holder(holder: Holder) -> JsonObject:
+    return {
+        "user_id": holder.user_id,
+        "user_name": holder.user_name,
+        "groups": list(holder.groups),
+        "first_seen_at": _plain(holder.first_seen_at),
+        "last_seen_at": _plain(holder.last_seen_at),
+        "credentials": [_credential(each) for each in holder.credentials],
+    }
+
+
+def _credential(credential: Credential) -> JsonObject:
+    listed = credential.certificate
+    return {
+        "fingerprint": listed.fingerprint.hex(),
+        "serial": listed.serial,
+        "state": credential.state,
+        "gets_in": credential.gets_in,
+        "groups": list(credential.groups),
+        "cluster_role": credential.cluster_role,
+        "not_after": _plain(listed.not_after),
+        "first_seen_at": _plain(listed.first_seen_at),
+        "last_seen_at": _plain(listed.last_seen_at),
+        "stopped_by": list(credential.stopped_by),
+    }
+
+
+def _group(group: GroupAccess) -> JsonObject:
+    return {
+        "name": group.name,
+        "users": group.users,
+        "credentials": group.credentials,
+        "last_seen_at": _plain(group.last_seen_at),
+    }
+
+
+def _unknown(unknown: Unknown) -> JsonObject:
+    return {
+        "fingerprint": unknown.fingerprint.hex(),
+        "username": unknown.username,
+        "groups": list(unknown.groups),
+        "first_seen_at": _plain(unknown.first_seen_at),
+        "last_seen_at": _plain(unknown.last_seen_at),
+    }
+
+
+def _way(way: Way) -> JsonObject:
+    return {"name": way.name, "set_up": way.set_up, "within": way.within, "does_not_stop": way.limits}
+
+
+def _plain(value: object) -> object:
+    return f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value

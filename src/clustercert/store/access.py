@@ -1,0 +1,65 @@
+"""Every SQL statement about who gets into a cluster now, and what could keep them out."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.inventory import Listed, explained, listed_query
+
+_certificate, _token, _unknown = tables.certificate, tables.webhook_token, tables.unknown_credential
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A client certificate that the cluster's API server saw, and that the ledger doesn't know.
+
+    Attributes:
+        fingerprint: 32 bytes.
+    """
+
+    fingerprint: bytes
+    username: str
+    groups: tuple[str, ...]
+    first_seen_at: datetime
+    last_seen_at: datetime
+
+
+class AccessRows:
+    """What is known of a cluster's credentials."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def unexpired(
+        self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None
+    ) -> tuple[Listed, ...]:
+        """What has not ended yet, revoked or not, the longest-lived first."""
+        query = (
+            listed_query()
+            .where(_certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now)
+            .order_by(_certificate.c.not_after.desc())
+            .limit(limit)
+        )
+        if user_id is not None:
+            query = query.where(_certificate.c.user_id == user_id)
+        async with self._database.read() as connection:
+            return await explained(connection, (await connection.execute(query)).all())
+
+    async def unknown(self, cluster_id: str, *, limit: int) -> tuple[Unknown, ...]:
+        """The strangers, in the order of their fingerprints."""
+        query = select(_unknown).where(_unknown.c.cluster_id == cluster_id)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.order_by(_unknown.c.fingerprint).limit(limit))
+            return tuple(
+                Unknown(row.fingerprint, row.username, tuple(row.groups), row.first_seen_at, row.last_seen_at)
+                for row in rows
+            )
+
+    async def webhook_tokens(self, cluster_id: str) -> int:
+        """How many tokens the cluster's webhooks have: without one, its API server can't ask."""
+        query = select(func.count()).select_from(_token).where(_token.c.cluster_id == cluster_id)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).scalar_one()

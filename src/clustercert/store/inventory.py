@@ -1,0 +1,280 @@
+"""Every SQL statement that looks at issued certificates for people: lists, one certificate, what still holds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    func,
+    literal,
+    not_,
+    select,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.model import Revocation
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.revocations import is_revoked, revocation_of
+
+T = TypeVar("T")
+
+_certificate, _revocation = tables.certificate, tables.revocation
+
+State = Literal["live", "revoked", "expired"]
+"""`revoked` wins over `expired`: what was revoked says so for as long as it is kept."""
+
+# Rows of an index that a page looks at, whatever it finds there: what it costs at most does not depend on the
+# ledger's size.
+EXAMINED = 2000
+
+# Above what any row has.
+NO_ID = 2**63 - 1
+
+# As many ids as stand in one statement.
+AT_ONCE = 500
+
+FINGERPRINT_DIGITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A certificate of the ledger, and what became of it. Field meanings as in `CertificateRecord`.
+
+    Attributes:
+        id: rises with each certificate, and is the order of lists.
+        rule: of the policy, by which it was issued; None where an older program did not say.
+        revoked_at, revoked_by, revoked_why: of the revocation of this one certificate, or else of one that it falls
+            under with others; all None where nothing revokes it.
+        first_seen_at, last_seen_at: when an API server was seen to be asked with it, or None.
+        der: empty in lists.
+    """
+
+    id: int
+    fingerprint: bytes
+    serial: str
+    cluster_id: str
+    project_id: str
+    ca_id: str
+    user_id: str
+    user_name: str
+    groups: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    key_type: str
+    key_origin: str
+    auth_method: str
+    source_address: str
+    request_id: str
+    reason: str | None
+    issued_at: datetime
+    rule: str | None
+    revoked_at: datetime | None
+    revoked_by: str | None
+    revoked_why: str | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    der: bytes = b""
+
+    def state(self, now: datetime) -> State:
+        """What it is at a time."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "live" if self.not_after > now else "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which certificates; what is None doesn't matter. `…_before` excludes its time, `…_after` includes it.
+
+    Attributes:
+        never_seen: only those that no API server was seen to be asked with.
+    """
+
+    project_id: str | None = None
+    cluster_id: str | None = None
+    user_id: str | None = None
+    state: State | None = None
+    expires_before: datetime | None = None
+    expires_after: datetime | None = None
+    key_origin: str | None = None
+    seen_before: datetime | None = None
+    seen_after: datetime | None = None
+    never_seen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a list, the newest first.
+
+    Attributes:
+        next: the `before` of the page after this one, or None at the end. A page may be short, or even empty, and have
+            one after it all the same.
+    """
+
+    items: tuple[Listed, ...]
+    next: int | None
+
+
+class InventoryRows:
+    """What the ledger holds of issued certificates."""
+
+    def __init__(self, database: Database, examined: int = EXAMINED) -> None:
+        self._database = database
+        self._examined = examined
+
+    async def page(self, wanted: Wanted, now: datetime, *, limit: int, before: int | None = None) -> Page:
+        """A page of those that are wanted, of ids under `before`. Looks at so many rows at most as were said."""
+        walked = [*_walked(wanted), _certificate.c.id < (before if before is not None else NO_ID)]
+        examined = (
+            select(_certificate.c.id).where(*walked).order_by(_certificate.c.id.desc()).limit(self._examined)
+        )
+        ids = examined.subquery().c.id
+        async with self._database.read() as connection:
+            lowest, count = (await connection.execute(select(func.min(ids), func.count(ids)))).one()
+            if not count:
+                return Page((), None)
+            query = (
+                listed_query()
+                .where(*walked, _certificate.c.id >= lowest, *_filters(wanted, now))
+                .order_by(_certificate.c.id.desc())
+                .limit(limit + 1)
+            )
+            found = await explained(connection, (await connection.execute(query)).all())
+        if len(found) > limit:
+            return Page(found[:limit], found[limit - 1].id)
+        return Page(found, lowest if count == self._examined else None)
+
+    async def find(
+        self, wanted: str, *, cluster_id: str | None = None, abbreviated: bool = False
+    ) -> tuple[Listed, ...]:
+        """Up to two certificates of that fingerprint or serial, in lower-case hex.
+
+        `abbreviated` lets the beginning of a fingerprint do.
+        """
+        whole = len(wanted) == FINGERPRINT_DIGITS
+        ways = [_fingerprint_begins(wanted) if whole else _certificate.c.serial == wanted]
+        if abbreviated and not whole:
+            ways.append(_fingerprint_begins(wanted))
+        async with self._database.read() as connection:
+            for named in ways:
+                query = listed_query(_certificate.c.der).where(named).limit(2)
+                if cluster_id is not None:
+                    query = query.where(_certificate.c.cluster_id == cluster_id)
+                if found := (await connection.execute(query)).all():
+                    return await explained(connection, found)
+        return ()
+
+
+def listed_query(*more: Column[Any]) -> Select[Any]:
+    """Certificates as `Listed` has them, and which revocation of many they fall under."""
+    columns = (_certificate.c[each.name] for each in fields(Listed) if each.name != "der")
+    return select(*columns, *more, covering().label("covering"))
+
+
+def _walked(wanted: Wanted) -> list[ColumnElement[bool]]:
+    """The condition whose index is walked: the first one has the fewest rows, as a rule."""
+    for column, value in (
+        (_certificate.c.user_id, wanted.user_id),
+        (_certificate.c.cluster_id, wanted.cluster_id),
+        (_certificate.c.project_id, wanted.project_id),
+    ):
+        if value is not None:
+            return [column == value]
+    return []
+
+
+def _filters(wanted: Wanted, now: datetime) -> list[ColumnElement[bool]]:
+    """What is asked of the rows that the walk comes by."""
+    column = _certificate.c
+    not_after = _off_index(column.not_after)
+    filters = [
+        column[name] == value
+        for name in ("project_id", "cluster_id", "user_id", "key_origin")
+        if (value := getattr(wanted, name)) is not None
+    ]
+    if wanted.expires_before is not None:
+        filters.append(not_after < wanted.expires_before)
+    if wanted.expires_after is not None:
+        filters.append(not_after >= wanted.expires_after)
+    if wanted.seen_before is not None:
+        filters.append(column.last_seen_at < wanted.seen_before)
+    if wanted.seen_after is not None:
+        filters.append(column.last_seen_at >= wanted.seen_after)
+    if wanted.never_seen:
+        filters.append(column.last_seen_at.is_(None))
+    match wanted.state:
+        case "live":
+            filters += [not_after > now, not_(is_revoked())]
+        case "revoked":
+            filters.append(is_revoked())
+        case "expired":
+            filters += [not_after <= now, not_(is_revoked())]
+    return filters
+
+
+def _off_index(column: Column[T]) -> ColumnElement[T]:
+    """The column in a form that no index has: following that of the end of validity would need a sort by id."""
+    return func.coalesce(column, column)
+
+
+def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
+    first, last = (bytes.fromhex(digits.ljust(FINGERPRINT_DIGITS, fill)) for fill in "0f")
+    return _certificate.c.fingerprint.between(first, last)
+
+
+def covering() -> ColumnElement[int | None]:
+    """The id of a revocation of many that a row of `certificate` falls under: three probes, as in `is_revoked`."""
+    user_id, cluster_id = _certificate.c.user_id, _certificate.c.cluster_id
+    nobody = literal("")
+    return func.coalesce(_first(user_id, cluster_id), _first(user_id, nobody), _first(nobody, cluster_id))
+
+
+def _first(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> ScalarSelect[int]:
+    """Of a user's or a cluster's standing revocations, the first one after the certificate."""
+    standing = and_(
+        _revocation.c.user_id == user_id,
+        _revocation.c.cluster_id == cluster_id,
+        _revocation.c.fingerprint.is_(None),
+        _revocation.c.epoch > _certificate.c.epoch,
+        _revocation.c.undone_at.is_(None),
+    )
+    # In the whole order of the index, though the fingerprint is none: PostgreSQL would sort them otherwise.
+    order = (_revocation.c.fingerprint, _revocation.c.epoch)
+    query = select(_revocation.c.id).where(standing).order_by(*order).limit(1)
+    return query.correlate(_certificate).scalar_subquery()
+
+
+async def explained(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> tuple[Listed, ...]:
+    """The rows as nouns; those that fall under a revocation of many say what it says."""
+    revocations = await revocations_of(connection, {row.covering for row in rows} - {None})
+    return tuple(_explain(_parsed(row), revocations.get(row.covering)) for row in rows)
+
+
+async def revocations_of(connection: AsyncConnection, ids: Iterable[int]) -> dict[int, Revocation]:
+    """Revocations by id."""
+    wanted, found = sorted(ids), {}
+    for start in range(0, len(wanted), AT_ONCE):
+        query = select(_revocation).where(_revocation.c.id.in_(wanted[start : start + AT_ONCE]))
+        for row in await connection.execute(query):
+            revocation = revocation_of(row._mapping)  # noqa: SLF001 - the documented name of a row's mapping
+            found[revocation.id] = revocation
+    return found
+
+
+def _parsed(row: Row[Any]) -> Listed:
+    values = {name: value for name, value in row._mapping.items() if name != "covering"}  # noqa: SLF001
+    return Listed(**values | {"groups": tuple(row.groups)})
+
+
+def _explain(listed: Listed, revocation: Revocation | None) -> Listed:
+    if listed.revoked_at is not None or revocation is None:
+        return listed
+    return replace(listed, revoked_at=revocation.at, revoked_by=revocation.by, revoked_why=revocation.reason)

@@ -1,0 +1,234 @@
+"""The shapes of the inventory, and the filters that its lists take."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import QueryParams
+
+from clustercert.errors import InvalidRequest
+from clustercert.inventory import State, Wanted
+from clustercert.model import KeyOrigin
+from clustercert.policy import is_plain_text
+
+C = TypeVar("C", bound=str)
+
+FORMATS = ("json", "csv")
+MAX_ID_TEXT = 255
+
+_STATES: tuple[State, ...] = get_args(State)
+_ORIGINS: tuple[KeyOrigin, ...] = get_args(KeyOrigin)
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
+_TIMES = {
+    "expires_before": "Only what ends before this time, RFC 3339.",
+    "expires_after": "Only what ends at or after this time, RFC 3339.",
+    "seen_before": "Only what an API server was last asked with before this time, RFC 3339.",
+    "seen_after": "Only what an API server was asked with at or after this time, RFC 3339.",
+}
+
+
+class CertificateBody(BaseModel):
+    """A certificate that was issued. Times as in RFC 3339; what isn't known, or isn't so, is null."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fingerprint: str = Field(
+        description="SHA-256 of the DER, lower-case hex: what kube-apiserver calls X509SHA256."
+    )
+    serial: str = Field(description="Lower-case hex.")
+    state: State = Field(description="revoked wins over expired.")
+    cluster_id: str
+    project_id: str
+    client_ca_id: str
+    user_id: str
+    user_name: str
+    groups: list[str] = Field(description="Kubernetes groups, as they stand in the certificate.")
+    rule: str | None = Field(description="The rule of the policy by which it was issued.")
+    not_before: str
+    not_after: str
+    key_type: str
+    key_origin: KeyOrigin
+    auth_method: str
+    source_address: str
+    request_id: str
+    reason: str | None
+    issued_at: str
+    revoked_at: str | None
+    revoked_by: str | None
+    revoked_why: str | None
+    first_seen_at: str | None
+    last_seen_at: str | None = Field(
+        description="When an API server was last seen to be asked with it, to the minute."
+    )
+
+
+class WholeCertificateBody(CertificateBody):
+    """The same with the certificate itself."""
+
+    pem: str
+
+
+class CertificateListBody(BaseModel):
+    """Some certificates, the newest first."""
+
+    certificates: list[CertificateBody]
+    next: str | None = Field(
+        description="The cursor of the next page; null at the end. A page looks at 2000 certificates at most, so with"
+        " filters it may be short, or empty, and have a next one all the same."
+    )
+
+
+class CredentialBody(BaseModel):
+    """A certificate that has not ended."""
+
+    fingerprint: str
+    serial: str
+    state: Literal["live", "revoked"]
+    gets_in: bool = Field(
+        description="Whether it opens the cluster, as far as this service can know: also a revoked one, where nothing"
+        " is set up that would keep it out."
+    )
+    groups: list[str] = Field(description="Those of the certificate, and system:authenticated.")
+    cluster_role: str | None = Field(
+        description="What the certificate's own group is bound to, where it has one."
+    )
+    not_after: str
+    first_seen_at: str | None
+    last_seen_at: str | None
+    stopped_by: list[str] = Field(description="Names of ways_to_stop, the quickest first.")
+
+
+class HolderBody(BaseModel):
+    """A user and their credentials, the longest-lived first."""
+
+    user_id: str
+    user_name: str
+    groups: list[str]
+    first_seen_at: str | None
+    last_seen_at: str | None
+    credentials: list[CredentialBody]
+
+
+class GroupBody(BaseModel):
+    """A Kubernetes group, and how many get in with it."""
+
+    name: str
+    users: int
+    credentials: int
+    last_seen_at: str | None
+
+
+class UnknownBody(BaseModel):
+    """A client certificate that the API server saw and that this service didn't issue."""
+
+    fingerprint: str
+    username: str
+    groups: list[str]
+    first_seen_at: str
+    last_seen_at: str
+
+
+class WayBody(BaseModel):
+    """A way to keep a credential out, and how fast it is."""
+
+    name: str
+    set_up: bool = Field(
+        description="Whether this service was told to use it; `clustercert kubernetes verify` proves that it works."
+    )
+    within: str
+    does_not_stop: str
+
+
+class AccessBody(BaseModel):
+    """Who can still get into a cluster."""
+
+    cluster_id: str
+    cluster_name: str
+    at: str
+    complete: bool = Field(
+        description="False where the cluster has more than were gone through: the 2,000 longest-lived ones."
+    )
+    users: list[HolderBody]
+    groups: list[GroupBody]
+    unknown_credentials: list[UnknownBody]
+    ways_to_stop: list[WayBody]
+    what_remains: list[str] = Field(description="What goes on after a credential is stopped.")
+
+
+def documented(*ids: str) -> list[dict[str, Any]]:
+    """The query parameters of a list, for OpenAPI; `ids` are those of `cluster` and `user` that it takes."""
+    texts = {"cluster": "Only of this cluster, by its id.", "user": "Only of this user, by their id."}
+    return [
+        *(parameter(name, texts[name], maxLength=MAX_ID_TEXT) for name in ids),
+        parameter("state", "Only those in this state. revoked wins over expired.", enum=list(_STATES)),
+        *(parameter(name, text, format="date-time") for name, text in _TIMES.items()),
+        parameter("key_origin", "Only those whose key was made so.", enum=list(_ORIGINS)),
+        parameter("never_seen", "Only those that no API server was seen to be asked with.", enum=["true"]),
+        parameter("format", "The form of the answer; without it, Accept decides.", enum=list(FORMATS)),
+    ]
+
+
+def parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
+    """A query parameter, for OpenAPI."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
+
+
+def wanted(query: QueryParams, *ids: str) -> Wanted:
+    """What a list is asked for. Raises InvalidRequest naming the parameter; also for one that doesn't exist.
+
+    A filter that is misspelled must not give more than was meant.
+    """
+    taken = {*ids, *_TIMES, "state", "key_origin", "never_seen", "format", "limit", "cursor"}
+    names = [name for name, _ in query.multi_items()]
+    for name in names:
+        if name not in taken:
+            raise InvalidRequest(
+                f"There is no such query parameter here. There are {', '.join(sorted(taken))}."
+            )
+        if names.count(name) > 1:
+            raise InvalidRequest(f"{name}: send it once.")
+    times = {name: rfc3339_time(name, query[name]) for name in _TIMES if name in query}
+    return Wanted(
+        cluster_id=id_text("cluster", query.get("cluster")),
+        user_id=id_text("user", query.get("user")),
+        state=one_of("state", query.get("state"), _STATES),
+        key_origin=one_of("key_origin", query.get("key_origin"), _ORIGINS),
+        never_seen=one_of("never_seen", query.get("never_seen"), ("true",)) is not None,
+        expires_before=times.get("expires_before"),
+        expires_after=times.get("expires_after"),
+        seen_before=times.get("seen_before"),
+        seen_after=times.get("seen_after"),
+    )
+
+
+def answer_format(text: str) -> str:
+    """Raises InvalidRequest."""
+    return one_of("format", text, FORMATS) or "json"
+
+
+def id_text(name: str, text: str | None) -> str | None:
+    """An id as it may stand in the store, or None where none is sent. Raises InvalidRequest."""
+    if text is not None and not (1 <= len(text) <= MAX_ID_TEXT and is_plain_text(text)):
+        raise InvalidRequest(f"{name}: must have 1 to {MAX_ID_TEXT} printable characters.")
+    return text
+
+
+def one_of(name: str, text: str | None, choices: tuple[C, ...]) -> C | None:
+    """One of the choices, or None where none is sent. Raises InvalidRequest."""
+    if text is None:
+        return None
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise InvalidRequest(f"{name}: must be {' or '.join(choices)}.")
+
+
+def rfc3339_time(name: str, text: str) -> datetime:
+    """Raises InvalidRequest."""
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError("another form")
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest(f"{name}: write it like 2027-01-01T16:00:00Z.") from error

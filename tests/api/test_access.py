@@ -1,0 +1,239 @@
+"""Who can still get into a cluster: holders, groups, strangers, what stops them, and what goes on all the same."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import httpx
+import pytest
+from cryptography import x509
+
+import world as worlds
+from clustercert.certificate import fingerprint
+from clustercert.inventory.access import AccessReports
+from clustercert.model import ClusterOptions, utc_now
+from clustercert.store.access import AccessRows
+from clustercert.store.database import Database
+from inprocess import Service
+from leaf import leaf_of
+from stores import execute
+from world import World
+
+MASTERS = '["system:masters"]'
+STRANGER = bytes.fromhex("ab" * 32)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service; member and admin have certificates of `plain`, and the member's first one is revoked."""
+
+    world: World
+    client: httpx.Client
+    revoked: x509.Certificate
+    live: x509.Certificate
+    admins: x509.Certificate
+
+    def get(self, who: str, cluster: str = "plain", **query: str) -> httpx.Response:
+        known = self.world.clusters[cluster]
+        path = f"/clustercert/v1/projects/{self.world.project.id}/clusters/{known.id}/access"
+        return self.client.get(path, params=query, headers=self.world.people[who].headers)
+
+    def report(self, **query: str) -> dict[str, object]:
+        response = self.get("admin", **query)
+        assert response.status_code == 200, response.text
+        body: dict[str, object] = response.json()
+        return body
+
+    def execute(self, statement: str, *values: object) -> None:
+        execute(self.world.database, statement, *values)
+
+    def name(self, certificate: x509.Certificate) -> str:
+        return fingerprint(certificate).hex()
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    world = worlds.make(tmp_path_factory.mktemp("access"))
+    with Service(world.settings()).running() as service:
+
+        def issue(who: str, cluster: str, days: int) -> x509.Certificate:
+            headers = world.people[who].headers
+            response = service.client.post(world.path(cluster), json={"duration": days}, headers=headers)
+            assert response.status_code == 200, response.text
+            return leaf_of(response.json())
+
+        revoked = issue("member", "plain", 3)
+        path = (
+            f"/clustercert/v1/projects/{world.project.id}/clusters/{world.clusters['plain'].id}/certificates"
+        )
+        response = service.client.post(
+            f"{path}/{fingerprint(revoked).hex()}/revoke", headers=world.people["member"].headers
+        )
+        assert response.status_code == 200, response.text
+        issue("member", "eip", 30)
+        yield Place(world, service.client, revoked, issue("member", "plain", 2), issue("admin", "plain", 9))
+
+
+def credentials(report: dict[str, object]) -> dict[str, tuple[str, bool, list[str]]]:
+    """State, whether it gets in, and what stops it, by fingerprint."""
+    users = report["users"]
+    assert isinstance(users, list)
+    return {
+        each["fingerprint"]: (each["state"], each["gets_in"], each["stopped_by"])
+        for user in users
+        for each in user["credentials"]
+    }
+
+
+def groups(report: dict[str, object]) -> list[tuple[str, int, int]]:
+    found = report["groups"]
+    assert isinstance(found, list)
+    return [(each["name"], each["users"], each["credentials"]) for each in found]
+
+
+def give_token(place: Place) -> None:
+    place.execute(
+        "INSERT INTO webhook_token (id, cluster_id, hash, created_at) VALUES (?, ?, ?, '2026-01-01 00:00:00.000000')",
+        "0" * 32,
+        place.world.clusters["plain"].id,
+        b"h" * 32,
+    )
+
+
+def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Place) -> None:
+    report = place.report()
+    slow = ["ca", "expiry"]
+    assert credentials(report) == {
+        place.name(place.admins): ("live", True, slow),
+        place.name(place.revoked): ("revoked", True, slow),
+        place.name(place.live): ("live", True, slow),
+    }
+    users = report["users"]
+    assert isinstance(users, list)
+    assert [(user["user_name"], len(user["credentials"])) for user in users] == [("admin", 1), ("member", 2)]
+    # The longest-lived first.
+    assert users[1]["credentials"][0]["fingerprint"] == place.name(place.revoked)
+    assert users[1]["groups"] == ["clustercert:editors", "system:authenticated"]
+    assert groups(report) == [
+        ("clustercert:admins", 1, 1),
+        ("clustercert:editors", 1, 2),
+        ("system:authenticated", 2, 3),
+    ]
+    assert report["complete"] is True
+    ways = report["ways_to_stop"]
+    assert isinstance(ways, list)
+    assert {way["name"]: way["set_up"] for way in ways} == {
+        "webhook": False,
+        "binding": False,
+        "admission": False,
+        "ca": True,
+        "expiry": True,
+    }
+    remains = json.dumps(report["what_remains"])
+    for word in ("watch", "service-account token", "impersonate", "Another certificate"):
+        assert word in remains
+
+
+def test_a_webhook_keeps_revoked_ones_out_but_not_masters(place: Place) -> None:
+    give_token(place)
+    quick = ["webhook", "ca", "expiry"]
+    assert credentials(place.report()) == {
+        place.name(place.admins): ("live", True, quick),
+        place.name(place.revoked): ("revoked", False, quick),
+        place.name(place.live): ("live", True, quick),
+    }
+    assert groups(place.report())[1] == ("clustercert:editors", 1, 1)
+    place.execute("UPDATE certificate SET groups = ? WHERE revoked_at IS NOT NULL", MASTERS)
+    report = place.report(group="system:masters")
+    assert credentials(report) == {place.name(place.revoked): ("revoked", True, ["ca", "expiry"])}
+    assert groups(report) == [("system:authenticated", 1, 1), ("system:masters", 1, 1)]
+
+
+def test_the_report_is_narrowed_to_a_user_or_a_group(place: Place) -> None:
+    admin = place.world.people["admin"].user.id
+    assert list(credentials(place.report(user=admin))) == [place.name(place.admins)]
+    assert list(credentials(place.report(group="clustercert:admins"))) == [place.name(place.admins)]
+    assert len(credentials(place.report(group="system:authenticated"))) == 3
+    assert credentials(place.report(user=admin, group="clustercert:editors")) == {}
+    assert credentials(place.report(user="nobody")) == {}
+
+
+def test_sights_and_strangers_are_told(place: Place) -> None:
+    first, last = "2026-01-02 03:04:05.000000", "2026-02-03 04:05:06.000000"
+    place.execute(
+        "UPDATE certificate SET first_seen_at = ?, last_seen_at = ? WHERE revoked_at IS NULL", first, last
+    )
+    place.execute(
+        "INSERT INTO unknown_credential (cluster_id, fingerprint, username, groups, first_seen_at, last_seen_at)"
+        " VALUES (?, ?, 'root', ?, ?, ?)",
+        place.world.clusters["plain"].id,
+        STRANGER,
+        MASTERS,
+        first,
+        last,
+    )
+    report = place.report()
+    users = report["users"]
+    assert isinstance(users, list)
+    seen = ("2026-01-02T03:04:05Z", "2026-02-03T04:05:06Z")
+    assert [(user["first_seen_at"], user["last_seen_at"]) for user in users] == [seen, seen]
+    assert [each["last_seen_at"] for each in users[1]["credentials"]] == [None, seen[1]]
+    stranger = {
+        "fingerprint": "ab" * 32,
+        "username": "root",
+        "groups": ["system:masters"],
+        "first_seen_at": seen[0],
+        "last_seen_at": seen[1],
+    }
+    assert report["unknown_credentials"] == [stranger]
+    assert place.report(group="system:masters")["unknown_credentials"] == [stranger]
+    assert place.report(group="clustercert:admins")["unknown_credentials"] == []
+    assert place.report(user="root")["unknown_credentials"] == []
+
+
+def test_only_admins_and_operators_are_told(place: Place) -> None:
+    statuses = {
+        who: place.get(who).status_code for who in ("admin", "operator", "member", "reader", "stranger")
+    }
+    assert statuses == {"admin": 200, "operator": 200, "member": 403, "reader": 403, "stranger": 404}
+    assert place.get("admin", cluster="foreign").status_code == 404
+    assert place.get("admin", group="").status_code == 400
+    assert place.get("admin", user="x" * 256).status_code == 400
+
+
+async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
+    registered = place.world.clusters["plain"]
+    place.execute("UPDATE certificate SET groups = '[\"clustercert:credential:01\"]' WHERE id <> ?", 4)
+    database = Database(f"sqlite+aiosqlite:///{place.world.database}")
+    reports = AccessReports(AccessRows(database), utc_now)
+    slow, member = ("ca", "expiry"), {"member": "edit"}
+    # The admin's has the policy's own groups, and so no binding that could be taken away.
+    for options, bound, unbound, gets_in, role in (
+        (ClusterOptions(admission=True), ("admission", *slow), ("admission", *slow), True, None),
+        (ClusterOptions(credential_roles=member), ("binding", *slow), slow, False, "edit"),
+        (ClusterOptions(credential_roles={}), ("binding", *slow), slow, False, None),
+        (ClusterOptions(), slow, slow, True, None),
+    ):
+        report = await reports.report(replace(registered, options=options), user_id=None, group=None)
+        found = {
+            each.certificate.fingerprint.hex(): each
+            for holder in report.holders
+            for each in holder.credentials
+        }
+        live, revoked, admins = (
+            found[place.name(each)] for each in (place.live, place.revoked, place.admins)
+        )
+        assert (live.stopped_by, live.gets_in, live.cluster_role) == (bound, True, role)
+        # Admission leaves reading open.
+        assert (revoked.stopped_by, revoked.gets_in, revoked.cluster_role) == (bound, gets_in, role)
+        assert (admins.stopped_by, admins.gets_in, admins.cluster_role) == (unbound, True, None)
+    some = await reports.report(registered, user_id=None, group=None, most=2)
+    assert not some.complete
+    assert [holder.user_name for holder in some.holders] == ["admin", "member"]
+    assert sum(len(holder.credentials) for holder in some.holders) == 2
+    later = await AccessReports(AccessRows(database), lambda: utc_now() + timedelta(days=5)).report(
+        registered, user_id=None, group=None
+    )
+    assert [holder.user_name for holder in later.holders] == ["admin"]
+    await database.close()

@@ -1,0 +1,195 @@
+"""The revocation list of a client CA over HTTP: public, current at once, kept while nothing changes."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import world as worlds
+from clustercert.app.wiring import components
+from clustercert.certificate import fingerprint
+from clustercert.inventory.crls import LIFETIME, Crls
+from clustercert.model import utc_now
+from clustercert.policy import BACKDATE
+from clustercert.store.crls import CrlRows
+from inprocess import Service
+from leaf import leaf_of, openssl
+from stores import execute
+from world import World
+
+# Revocations reach every worker within a second.
+REACHED = 1.5
+
+
+@dataclass(frozen=True)
+class Place:
+    world: World
+    client: httpx.Client
+
+    def path(self, cluster: str = "plain", ca_id: str | None = None) -> str:
+        known = self.world.clusters[cluster]
+        return f"/clustercert/v1/clusters/{known.id}/client-cas/{ca_id or known.client_ca.id}/crl"
+
+    def crl(self, cluster: str = "plain") -> x509.CertificateRevocationList:
+        response = self.client.get(self.path(cluster))
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "application/pkix-crl"
+        return x509.load_der_x509_crl(response.content)
+
+    def issue(self, who: str, cluster: str = "plain") -> x509.Certificate:
+        headers = self.world.people[who].headers
+        response = self.client.post(self.world.path(cluster), json={"duration": 2}, headers=headers)
+        return leaf_of(response.json())
+
+    def revoke(self, certificate: x509.Certificate, **body: str) -> None:
+        path = self.world.path("plain", f"/certificates/{fingerprint(certificate).hex()}/revoke")
+        response = self.client.post(
+            path.replace("/api/v3", "/clustercert/v1"), json=body, headers=self.world.people["admin"].headers
+        )
+        assert response.status_code == 200, response.text
+
+    def revoke_user(self, who: str, cluster: str = "plain") -> None:
+        response = self.client.post(
+            self.world.path(cluster, "/clustercertrevoke"),
+            json={"userId": self.world.people[who].user.id},
+            headers=self.world.people["admin"].headers,
+        )
+        assert response.status_code == 200, response.text
+
+    def soon(self, serials: set[int]) -> x509.CertificateRevocationList:
+        """The list, once it has these and no others."""
+        until = time.monotonic() + REACHED
+        while True:
+            crl = self.crl()
+            if {revoked.serial_number for revoked in crl} == serials:
+                return crl
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    world = worlds.make(tmp_path)
+    with Service(world.settings()).running() as service:
+        yield Place(world, service.client)
+
+
+def number(crl: x509.CertificateRevocationList) -> int:
+    return crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+
+def test_a_list_has_single_and_mass_revocations_until_they_end(place: Place, tmp_path: Path) -> None:
+    ca = place.world.client_ca("plain")
+    one, members, admins = place.issue("admin"), place.issue("member"), place.issue("admin")
+    place.issue("member", "eip")
+    empty = place.crl()
+    assert list(empty) == []
+    assert empty.is_signature_valid(ca.public_key())  # type: ignore[arg-type] # an EC key
+
+    place.revoke(one, reason="keyCompromise")
+    place.revoke_user("member")
+    place.revoke_user("member", "eip")
+    crl = place.soon({one.serial_number, members.serial_number})
+    assert crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type] # an EC key
+    assert number(crl) > number(empty)
+    revoked = crl.get_revoked_certificate_by_serial_number(one.serial_number)
+    assert revoked is not None
+    reason = revoked.extensions.get_extension_for_class(x509.CRLReason).value
+    assert reason == x509.CRLReason(x509.ReasonFlags.key_compromise)
+    assert abs(revoked.revocation_date_utc - utc_now()) < timedelta(minutes=1)
+
+    # Good again at once: what is issued after all was revoked.
+    newer = place.issue("member")
+    (tmp_path / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
+    (tmp_path / "crl.pem").write_bytes(
+        place.client.get(place.path(), headers={"Accept": "application/x-pem-file"}).content
+    )
+    check = ("verify", "-crl_check", "-CAfile", tmp_path / "ca.pem", "-CRLfile", tmp_path / "crl.pem")
+    for certificate, good in ((one, False), (members, False), (admins, True), (newer, True)):
+        (tmp_path / "leaf.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+        if good:
+            assert b"OK" in openssl(*check, tmp_path / "leaf.pem")
+        else:
+            with pytest.raises(AssertionError, match="certificate revoked"):
+                openssl(*check, tmp_path / "leaf.pem")
+
+    # What has ended is no longer worth listing, once another revocation has the list made anew.
+    execute(
+        place.world.database,
+        "UPDATE certificate SET not_after = '2020-01-01 00:00:00.000000' WHERE fingerprint = ?",
+        fingerprint(one),
+    )
+    place.revoke(admins)
+    place.soon({members.serial_number, admins.serial_number})
+
+
+def test_what_is_undone_leaves_the_list(place: Place) -> None:
+    one, operator = place.issue("admin"), place.world.people["operator"].headers
+    place.revoke(one)
+    place.soon({one.serial_number})
+    response = place.client.post("/clustercert/v1/revocations/1/undo", headers=operator)
+    assert response.status_code == 200, response.text
+    place.soon(set())
+
+
+def test_forms_and_what_does_not_exist(place: Place) -> None:
+    response = place.client.get(place.path())
+    assert response.headers["cache-control"] == "public, max-age=10"
+    pem = place.client.get(place.path(), headers={"Accept": "application/x-pem-file"})
+    assert pem.headers["content-type"].startswith("application/x-pem-file")
+    assert x509.load_pem_x509_crl(pem.content).public_bytes(Encoding.DER) == response.content
+    others = place.world.clusters["eip"].client_ca.id
+    for path in (
+        place.path(ca_id=others),
+        place.path(ca_id="0" * 32),
+        place.path(ca_id="%00"),
+        place.path(ca_id="x"),
+    ):
+        assert place.client.get(path).status_code == 404
+    execute(place.world.database, "UPDATE client_ca SET sealed_key = NULL WHERE id = ?", others)
+    assert place.client.get(place.path("eip")).status_code == 404
+
+
+@dataclass
+class Clock:
+    time: datetime = field(default_factory=utc_now)
+
+    def __call__(self) -> datetime:
+        return self.time
+
+
+async def test_a_list_is_kept_until_a_revocation_changes_or_half_its_time_is_over(place: Place) -> None:
+    one, cluster = place.issue("admin"), place.world.clusters["plain"]
+    async with components(place.world.settings()) as parts:
+        clock = Clock()
+        generation = parts.database.generation
+        crls = Crls(CrlRows(parts.database), parts.custody, clock)
+        await generation.refresh()
+        first = await crls.crl(cluster.id, cluster.client_ca.id)
+        assert await crls.crl(cluster.id, cluster.client_ca.id) is first
+        # Another change than of a revocation.
+        async with parts.database.change():
+            pass
+        await generation.refresh()
+        assert await crls.crl(cluster.id, cluster.client_ca.id) is first
+
+        clock.time += LIFETIME / 2 - timedelta(seconds=2)
+        assert await crls.crl(cluster.id, cluster.client_ca.id) is first
+        clock.time += timedelta(seconds=2)
+        second = await crls.crl(cluster.id, cluster.client_ca.id)
+        assert second.number > first.number
+        parsed = x509.load_der_x509_crl(second.der)
+        assert parsed.last_update_utc == clock.time.replace(microsecond=0) - BACKDATE
+        assert parsed.next_update_utc == clock.time.replace(microsecond=0) + LIFETIME
+
+        place.revoke(one)
+        await generation.refresh()
+        third = await crls.crl(cluster.id, cluster.client_ca.id)
+        assert third.number > second.number
+        assert [revoked.serial_number for revoked in x509.load_der_x509_crl(third.der)] == [one.serial_number]

@@ -1,0 +1,278 @@
+"""The inventory over HTTP: who sees what, filters, pages, CSV."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import world as worlds
+from clustercert.certificate import fingerprint, serial_hex
+from clustercert.inventory.rows import COLUMNS
+from clustercert.keypair import new_key
+from inprocess import Service
+from leaf import leaf_of
+from world import World
+
+OWN = "/clustercert/v1"
+FORMULA = '=HYPERLINK("http://203.0.113.1/","a, b")'
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service with a few certificates, the oldest first: whose, of which cluster, and the certificate."""
+
+    world: World
+    client: httpx.Client
+    issued: list[tuple[str, str, x509.Certificate]]
+
+    def project(self, tail: str = "") -> str:
+        return f"{OWN}/projects/{self.world.project.id}{tail}"
+
+    def cluster(self, name: str = "plain", tail: str = "") -> str:
+        known = self.world.clusters[name]
+        return f"{OWN}/projects/{known.project_id}/clusters/{known.id}{tail}"
+
+    def get(self, who: str, path: str, **query: str) -> httpx.Response:
+        return self.client.get(path, params=query, headers=self.world.people[who].headers)
+
+    def listed(self, who: str, path: str, **query: str) -> list[str]:
+        """The fingerprints of a list that is answered in one page, the newest first."""
+        response = self.get(who, path, **query)
+        assert response.status_code == 200, response.text
+        body = response.json()
+        assert body["next"] is None
+        return [each["fingerprint"] for each in body["certificates"]]
+
+    def expected(self, *, who: str | None = None, clusters: tuple[str, ...] = ("plain", "eip")) -> list[str]:
+        return [
+            fingerprint(certificate).hex()
+            for owner, cluster, certificate in reversed(self.issued)
+            if who in (None, owner) and cluster in clusters
+        ]
+
+
+def csr() -> str:
+    name = x509.Name([])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name)
+    key = new_key("ed25519")
+    return request.sign(key, None).public_bytes(Encoding.PEM).decode()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    world = worlds.make(tmp_path_factory.mktemp("inventory"))
+    with Service(world.settings()).running() as service:
+        place = Place(world, service.client, [])
+        asks: list[tuple[str, str, dict[str, object]]] = [
+            ("admin", "plain", {"duration": 30}),
+            ("member", "plain", {"duration": 30, "reason": FORMULA}),
+            ("member", "eip", {"duration": 1, "csr": csr()}),
+            ("stranger", "foreign", {"duration": 30}),
+            ("member", "plain", {"duration": 2}),
+        ]
+        for who, cluster, body in asks:
+            response = service.client.post(world.path(cluster), json=body, headers=world.people[who].headers)
+            assert response.status_code == 200, response.text
+            place.issued.append((who, cluster, leaf_of(response.json())))
+        yield place
+
+
+def test_admins_see_the_projects_and_others_their_own(place: Place) -> None:
+    certificates = place.project("/certificates")
+    assert place.listed("admin", certificates) == place.expected()
+    assert place.listed("operator", certificates) == place.expected()
+    assert place.listed("member", certificates) == place.expected(who="member")
+    assert place.listed("reader", certificates) == []
+    assert place.get("stranger", certificates).status_code == 404
+    assert place.client.get(certificates).status_code == 401
+
+
+def test_a_clusters_are_those_of_the_cluster(place: Place) -> None:
+    certificates = place.cluster("plain", "/certificates")
+    assert place.listed("admin", certificates) == place.expected(clusters=("plain",))
+    assert place.listed("operator", certificates) == place.expected(clusters=("plain",))
+    assert place.listed("member", certificates) == place.expected(who="member", clusters=("plain",))
+    foreign = place.world.clusters["foreign"]
+    assert place.get("stranger", certificates).status_code == 404
+    for who in ("admin", "operator"):
+        assert place.get(who, place.project(f"/clusters/{foreign.id}/certificates")).status_code == 404
+
+
+def test_everywhere_is_for_operators(place: Place) -> None:
+    everything = place.expected(clusters=("plain", "eip", "foreign"))
+    assert place.listed("operator", f"{OWN}/certificates") == everything
+    for who in ("admin", "member", "stranger"):
+        assert place.get(who, f"{OWN}/certificates").status_code == 403
+        assert place.get(who, f"{OWN}/certificates/{everything[0]}").status_code == 403
+
+
+def test_nobody_but_admins_asks_for_others(place: Place) -> None:
+    certificates, people = place.project("/certificates"), place.world.people
+    own, others = people["member"].user.id, people["admin"].user.id
+    assert place.listed("member", certificates, user=own) == place.expected(who="member")
+    assert place.get("member", certificates, user=others).status_code == 403
+    assert place.listed("admin", certificates, user=own) == place.expected(who="member")
+
+
+def test_a_certificate_is_shown_whole(place: Place) -> None:
+    who, cluster, certificate = place.issued[1]
+    name, serial = fingerprint(certificate).hex(), serial_hex(certificate)
+    colons = ":".join(name[at : at + 2] for at in range(0, len(name), 2)).upper()
+    for reader in ("member", "admin", "operator"):
+        for written in (name, colons, serial, serial.upper()):
+            body = place.get(reader, place.cluster(cluster, f"/certificates/{written}")).json()
+            assert x509.load_pem_x509_certificate(body["pem"].encode()) == certificate
+    assert body | {"pem": "", "source_address": "", "request_id": "", "client_ca_id": ""} == {
+        "fingerprint": name,
+        "serial": serial,
+        "state": "live",
+        "cluster_id": place.world.clusters["plain"].id,
+        "project_id": place.world.project.id,
+        "client_ca_id": "",
+        "user_id": place.world.people[who].user.id,
+        "user_name": "member",
+        "groups": ["clustercert:editors"],
+        "rule": "member",
+        "not_before": f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+        "key_type": "ec-p256",
+        "key_origin": "generated",
+        "auth_method": "token",
+        "source_address": "",
+        "request_id": "",
+        "reason": FORMULA,
+        "issued_at": body["issued_at"],
+        "revoked_at": None,
+        "revoked_by": None,
+        "revoked_why": None,
+        "first_seen_at": None,
+        "last_seen_at": None,
+        "pem": "",
+    }
+    assert body["client_ca_id"] == place.world.clusters["plain"].client_ca.id
+    assert place.get("operator", f"{OWN}/certificates/{serial}").json() == body
+
+
+@pytest.mark.parametrize("name", ["0" * 64, "ab", "", "x" * 64, "a" * 63, "%00", "ü"])
+def test_what_names_no_certificate_is_not_found(place: Place, name: str) -> None:
+    for path in (place.cluster("plain", f"/certificates/{name or '0'}"), f"{OWN}/certificates/{name or '0'}"):
+        assert place.get("operator", path).status_code == 404
+
+
+def test_anothers_certificate_does_not_exist(place: Place) -> None:
+    name = fingerprint(place.issued[0][2]).hex()
+    assert place.get("member", place.cluster("plain", f"/certificates/{name}")).status_code == 404
+    assert place.get("stranger", place.cluster("plain", f"/certificates/{name}")).status_code == 404
+    assert place.get("admin", place.cluster("eip", f"/certificates/{name}")).status_code == 404
+    assert place.get("admin", place.cluster("plain", f"/certificates/{name}")).status_code == 200
+
+
+def test_lists_are_narrowed_and_come_in_pages(place: Place) -> None:
+    certificates, expected = place.project("/certificates"), place.expected()
+    ends = sorted(each.not_valid_after_utc for _, cluster, each in place.issued if cluster != "foreign")
+    middle = f"{ends[2]:%Y-%m-%dT%H:%M:%SZ}"
+    before = set(place.listed("admin", certificates, expires_before=middle))
+    after = set(place.listed("admin", certificates, expires_after=middle))
+    assert (len(before), len(after), before | after) == (2, 2, set(expected))
+    assert place.listed("admin", certificates, key_origin="csr") == [fingerprint(place.issued[2][2]).hex()]
+    assert place.listed("admin", certificates, cluster=place.world.clusters["plain"].id) == place.expected(
+        clusters=("plain",)
+    )
+    assert place.listed("admin", certificates, never_seen="true") == expected
+    assert place.listed("admin", certificates, seen_after="2020-01-01T00:00:00+02:00") == []
+    assert place.listed("admin", certificates, state="expired") == []
+
+    found, query = [], {"limit": "1"}
+    while True:
+        response = place.get("admin", certificates, **query)
+        body = response.json()
+        found += [each["fingerprint"] for each in body["certificates"]]
+        assert response.headers.get("x-clustercert-next") == body["next"]
+        if body["next"] is None:
+            break
+        query["cursor"] = body["next"]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("state=dead", "state"),
+        ("key_origin=made", "key_origin"),
+        ("expires_before=tomorrow", "expires_before"),
+        ("expires_after=2026-01-01T00:00:00", "expires_after"),
+        ("seen_after=0001-01-01T00:00:00%2B14:00", "seen_after"),
+        ("seen_before=2026-02-30T00:00:00Z", "seen_before"),
+        ("never_seen=false", "never_seen"),
+        ("limit=0", "limit"),
+        ("limit=501", "limit"),
+        ("limit=%C2%B2", "limit"),
+        ("cursor=x", "cursor"),
+        ("cursor=-1", "cursor"),
+        ("cursor=9223372036854775808", "cursor"),
+        ("format=xml", "format"),
+        ("expire_before=2026-01-01T00:00:00Z", "no such query parameter"),
+        ("state=live&state=revoked", "once"),
+        ("user=" + "x" * 256, "user"),
+        ("user=%00", "user"),
+        ("cluster=", "cluster"),
+    ],
+)
+def test_a_query_that_says_nothing_clear_is_refused(place: Place, query: str, said: str) -> None:
+    response = place.client.get(
+        f"{place.project('/certificates')}?{query}", headers=place.world.people["admin"].headers
+    )
+    assert response.status_code == 400
+    assert said in response.json()["message"]
+
+
+def test_csv_has_the_same_and_no_formula(place: Place) -> None:
+    certificates, headers = place.project("/certificates"), place.world.people["admin"].headers
+    body = place.get("admin", certificates).json()["certificates"]
+    by_query = place.client.get(certificates, params={"format": "csv"}, headers=headers)
+    by_accept = place.client.get(certificates, headers={**headers, "Accept": "text/csv;q=0.9, */*;q=0.1"})
+    assert by_query.headers["content-type"] == "text/csv; charset=utf-8"
+    assert by_accept.text == by_query.text
+    assert by_query.text.startswith(",".join(COLUMNS) + "\r\n")
+    rows = list(csv.DictReader(io.StringIO(by_query.text, newline="")))
+    assert [row["fingerprint"] for row in rows] == [each["fingerprint"] for each in body]
+    assert [row["groups"] for row in rows] == ['["clustercert:editors"]'] * 3 + ['["clustercert:admins"]']
+    assert [row["reason"] for row in rows] == ["", "", f"'{FORMULA}", ""]
+    asked = place.client.get(
+        certificates, params={"format": "json"}, headers={**headers, "Accept": "text/csv"}
+    )
+    assert asked.json()["certificates"] == body
+    page = place.get("admin", certificates, limit="1", format="csv")
+    assert len(page.text.splitlines()) == 2
+    assert page.headers["x-clustercert-next"]
+
+
+def test_what_is_revoked_says_so_at_once(place: Place) -> None:
+    """Last, since it changes the place: one by itself, then all of a user in a cluster."""
+    world, admin = place.world, place.world.people["admin"].headers
+    certificates = place.project("/certificates")
+    _, _, one = place.issued[0]
+    name = fingerprint(one).hex()
+    revoked = place.client.post(
+        place.cluster("plain", f"/certificates/{name}/revoke"), json={"reason": "superseded"}, headers=admin
+    )
+    assert revoked.status_code == 200, revoked.text
+    assert place.listed("admin", certificates, state="revoked") == [name]
+    response = place.client.post(
+        world.path("plain", "/clustercertrevoke"),
+        json={"userId": world.people["member"].user.id},
+        headers=admin,
+    )
+    assert response.status_code == 200
+    gone = place.expected(clusters=("plain",))
+    assert place.listed("admin", certificates, state="revoked") == gone
+    assert place.listed("admin", certificates, state="live") == place.expected(clusters=("eip",))
+    shown = {each["fingerprint"]: each for each in place.get("admin", certificates).json()["certificates"]}
+    assert [shown[each]["revoked_why"] for each in gone] == ["unspecified", "unspecified", "superseded"]
+    assert {shown[each]["revoked_by"] for each in gone} == {world.people["admin"].user.id}
+    assert all(shown[each]["revoked_at"] for each in gone)

@@ -1,0 +1,361 @@
+"""Lists of certificates: the same as a plain look over all of them, at a cost that their number doesn't change."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.model import CertificateRecord
+from clustercert.store.access import AccessRows
+from clustercert.store.crls import CrlRows
+from clustercert.store.database import Database
+from clustercert.store.inventory import EXAMINED, InventoryRows, Listed, Wanted
+from clustercert.store.ledger import Ledger
+from clustercert.store.revocations import Revocations
+from nouns import client_ca
+from stores import NOW, Store, blob, certificate_record, event, revocation
+
+HOUR = timedelta(hours=1)
+USERS = ("alice", "bob", "carol")
+CLUSTERS = ("cluster-1", "cluster-2", "cluster-3")
+PROJECTS = {"cluster-1": "project-1", "cluster-2": "project-1", "cluster-3": "project-2"}
+
+
+async def issue(database: Database, chance: random.Random) -> CertificateRecord:
+    record, issued = certificate_record()
+    cluster = chance.choice(CLUSTERS)
+    record = replace(
+        record,
+        cluster_id=cluster,
+        project_id=PROJECTS[cluster],
+        user_id=chance.choice(USERS),
+        key_origin=chance.choice(["generated", "csr"]),
+        not_after=NOW + chance.randint(-3, 3) * HOUR,
+    )
+    await Ledger(database).record(record, issued)
+    return record
+
+
+@pytest.fixture
+async def ledger(database: Database, store: Store) -> list[CertificateRecord]:
+    """Certificates of all kinds, the oldest first; some were seen, some revoked in each of the ways."""
+    chance = random.Random(7)
+    records = [await issue(database, chance) for _ in range(30)]
+    revoking = Revocations(database)
+    await revoking.revoke(
+        revocation(user_id="alice", cluster_id="cluster-1", reason="keyCompromise"), event()
+    )
+    await revoking.revoke(revocation(cluster_id="cluster-3", reason="superseded"), event())
+    records += [await issue(database, chance) for _ in range(30)]
+    await revoking.revoke(revocation(user_id="bob", reason="affiliationChanged"), event())
+    undone = await revoking.revoke(revocation(user_id="carol"), event())
+    await revoking.undo(undone.id, by="cli:test", at=NOW, event=event())
+    one = records[40]
+    whose = {"user_id": one.user_id, "cluster_id": one.cluster_id}
+    await revoking.revoke(
+        revocation(fingerprint=one.fingerprint, reason="cessationOfOperation", **whose), event()
+    )
+    records += [await issue(database, chance) for _ in range(10)]
+    for number, record in enumerate(records):
+        if number % 3 == 0:
+            store.execute(
+                "UPDATE certificate SET first_seen_at = not_before, last_seen_at = not_after WHERE fingerprint = ?",
+                record.fingerprint,
+            )
+    return records
+
+
+async def everything(database: Database) -> list[Listed]:
+    page = await InventoryRows(database).page(Wanted(), NOW, limit=1000)
+    assert page.next is None
+    return list(page.items)
+
+
+async def paged(rows: InventoryRows, wanted: Wanted, limit: int) -> list[Listed]:
+    """All pages of a list, one after another."""
+    found: list[Listed] = []
+    before: int | None = None
+    for _ in range(200):
+        page = await rows.page(wanted, NOW, limit=limit, before=before)
+        assert len(page.items) <= limit
+        found += page.items
+        if page.next is None:
+            return found
+        assert before is None or page.next < before
+        before = page.next
+    raise AssertionError("the list has no end")
+
+
+async def test_a_list_has_what_was_recorded_newest_first(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    listed = await everything(database)
+    assert [each.fingerprint for each in listed] == [record.fingerprint for record in reversed(ledger)]
+    newest, record = listed[0], ledger[-1]
+    for name in CertificateRecord.__dataclass_fields__:
+        if name != "der":
+            assert getattr(newest, name) == getattr(record, name), name
+    assert newest.der == b""
+
+
+async def test_what_a_certificate_falls_under_is_said_of_it(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    listed = {each.fingerprint: each for each in await everything(database)}
+    for number, record in enumerate(ledger):
+        found = listed[record.fingerprint]
+        why = None
+        if number == 40:
+            why = "cessationOfOperation"
+        elif number < 30 and (record.user_id, record.cluster_id) == ("alice", "cluster-1"):
+            why = "keyCompromise"
+        elif number < 60 and record.user_id == "bob":
+            why = "affiliationChanged"
+        elif number < 30 and record.cluster_id == "cluster-3":
+            why = "superseded"
+        assert found.revoked_why == why
+        assert (found.revoked_at, found.revoked_by) == ((NOW, "cli:test") if why else (None, None))
+        expected = "revoked" if why else ("live" if record.not_after > NOW else "expired")
+        assert found.state(NOW) == expected
+
+
+FILTERS: dict[str, tuple[Wanted, Callable[[Listed], bool]]] = {
+    "nothing": (Wanted(), lambda _: True),
+    "user": (Wanted(user_id="alice"), lambda it: it.user_id == "alice"),
+    "cluster": (Wanted(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+    "project": (Wanted(project_id="project-2"), lambda it: it.project_id == "project-2"),
+    "user in a cluster": (
+        Wanted(user_id="bob", cluster_id="cluster-1"),
+        lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
+    ),
+    "a cluster of another project": (
+        Wanted(project_id="project-1", cluster_id="cluster-3"),
+        lambda _: False,
+    ),
+    "live": (Wanted(state="live"), lambda it: it.state(NOW) == "live"),
+    "revoked": (Wanted(state="revoked"), lambda it: it.state(NOW) == "revoked"),
+    "expired": (Wanted(state="expired"), lambda it: it.state(NOW) == "expired"),
+    "ends before": (Wanted(expires_before=NOW + HOUR), lambda it: it.not_after < NOW + HOUR),
+    "ends after": (Wanted(expires_after=NOW + HOUR), lambda it: it.not_after >= NOW + HOUR),
+    "key": (Wanted(key_origin="csr"), lambda it: it.key_origin == "csr"),
+    "never seen": (Wanted(never_seen=True), lambda it: it.last_seen_at is None),
+    "seen before": (
+        Wanted(seen_before=NOW),
+        lambda it: it.last_seen_at is not None and it.last_seen_at < NOW,
+    ),
+    "seen after": (
+        Wanted(seen_after=NOW),
+        lambda it: it.last_seen_at is not None and it.last_seen_at >= NOW,
+    ),
+    "several": (
+        Wanted(project_id="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR),
+        lambda it: (
+            (it.project_id, it.state(NOW), it.key_origin) == ("project-1", "live", "generated")
+            and it.not_after < NOW + 3 * HOUR
+        ),
+    ),
+}
+
+
+async def test_each_filter_gives_what_it_says_whatever_the_pages_are(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    listed = await everything(database)
+    assert len(listed) == len(ledger)
+    for name, (wanted, fits) in FILTERS.items():
+        expected = [each for each in listed if fits(each)]
+        assert expected or name == "a cluster of another project"
+        for examined, limit in ((EXAMINED, 500), (9, 4), (len(listed), 20)):
+            found = await paged(InventoryRows(database, examined), wanted, limit)
+            assert found == expected, (name, examined, limit)
+
+
+async def test_a_page_that_looked_at_enough_ends_there_though_it_found_nothing(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    page = await InventoryRows(database, examined=4).page(Wanted(expires_after=NOW + 90 * HOUR), NOW, limit=9)
+    assert (page.items, page.next) == ((), len(ledger) - 3)
+
+
+async def test_one_is_found_by_fingerprint_serial_and_beginning(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    rows, record = InventoryRows(database), ledger[40]
+    name = record.fingerprint.hex()
+    for wanted in (name, record.serial):
+        (found,) = await rows.find(wanted)
+        assert (found.fingerprint, found.der) == (record.fingerprint, record.der)
+        assert found.revoked_at == NOW
+        assert await rows.find(wanted, cluster_id=record.cluster_id) == (found,)
+        assert await rows.find(wanted, cluster_id="another") == ()
+    for digits in (8, 9, 63):
+        (found,) = await rows.find(name[:digits], abbreviated=True)
+        assert found.fingerprint == record.fingerprint
+        assert await rows.find(name[:digits]) == ()
+    assert await rows.find("0" * 64) == ()
+
+
+async def test_a_beginning_that_several_have_gives_two(database: Database, store: Store) -> None:
+    for last in range(3):
+        record, issued = certificate_record()
+        fingerprint = bytes.fromhex("abcdef01") + bytes(27) + bytes([last])
+        await Ledger(database).record(replace(record, fingerprint=fingerprint), issued)
+    assert len(await InventoryRows(database).find("abcdef01", abbreviated=True)) == 2
+
+
+async def test_what_has_not_ended_in_a_cluster_comes_longest_lived_first(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    rows = AccessRows(database)
+    found = await rows.unexpired("cluster-1", NOW, limit=100)
+    expected = {
+        each.fingerprint
+        for each in await everything(database)
+        if each.cluster_id == "cluster-1" and each.not_after > NOW
+    }
+    assert {each.fingerprint for each in found} == expected
+    assert [each.not_after for each in found] == sorted((each.not_after for each in found), reverse=True)
+    assert {each.state(NOW) for each in found} == {"live", "revoked"}
+    own = await rows.unexpired("cluster-1", NOW, limit=100, user_id="bob")
+    assert own == tuple(each for each in found if each.user_id == "bob")
+    assert await rows.unexpired("cluster-1", NOW, limit=2) == found[:2]
+
+
+async def test_a_revocation_list_has_what_is_revoked_and_has_not_ended(
+    database: Database, ledger: list[CertificateRecord], store: Store
+) -> None:
+    store.execute("UPDATE certificate SET ca_id = 'one' WHERE cluster_id = 'cluster-1'")
+    store.execute("UPDATE certificate SET ca_id = 'two' WHERE id = 1 OR id = 3")
+    ca = replace(client_ca(), id="one", cluster_id="cluster-1")
+    rows, moment = CrlRows(database), NOW - 9 * HOUR
+    revoked = await rows.revoked(ca, moment, limit=100)
+    expected = {
+        (each.serial, NOW, each.revoked_why)
+        for each in await everything(database)
+        if (each.cluster_id, each.ca_id) == ("cluster-1", "one")
+        and each.state(moment) == "revoked"
+        and each.not_after > moment
+    }
+    assert {(entry.serial, entry.revoked_at, entry.reason) for entry in revoked.entries} == expected
+    assert len({why for _, _, why in expected}) > 1
+    assert len((await rows.revoked(ca, moment, limit=2)).entries) == 2
+    # Five revocations and an undoing.
+    assert (revoked.generation, revoked.changed) == (6, 6)
+    async with database.change():
+        pass
+    later = await rows.revoked(ca, moment, limit=100)
+    assert (later.generation, later.changed) == (7, await rows.last_change())
+    assert await rows.authority("cluster-1", "one") is None
+
+
+COPIES = 20_000
+
+
+async def fill(database: Database, store: Store) -> None:
+    """Many certificates of 10 users in 10 clusters of 5 projects, most of them ended; and as many revocations."""
+    columns = (
+        "epoch, groups, user_name, not_before, ca_id, key_type, key_origin, auth_method, source_address,"
+        " request_id, issued_at, der"
+    )
+    later = "datetime(not_after, '-' || ({n} % 3000) || ' hours') || '.000000'"
+    if store.file is None:
+        later = "not_after - make_interval(hours => ({n} % 3000)::int)"
+        fingerprint, number = "decode(lpad(to_hex({n}), 64, '0'), 'hex')", "n.i"
+        numbers = f"generate_series(2, {COPIES}) AS n(i)"
+    else:
+        fingerprint, number = "CAST(printf('%032d', {n}) AS blob)", "n.i"
+        numbers = (
+            "(WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n"
+            f" WHERE i < {COPIES}) SELECT i FROM n) AS n"
+        )
+    store.execute(
+        f"INSERT INTO certificate (fingerprint, serial, cluster_id, user_id, project_id, not_after, {columns})"
+        f" SELECT {fingerprint}, 'serial-' || {{n}}, 'cluster-' || ({{n}} % 10), 'user-' || ({{n}} % 10),"
+        " 'project-' || ({n} % 5),"
+        f" {later}, {columns} FROM certificate, {numbers} ORDER BY {{n}}".replace("{n}", number)
+    )
+    store.execute(
+        'INSERT INTO revocation (epoch, changed, user_id, cluster_id, at, "by", reason, proved)'
+        " SELECT {n}, {n}, 'user-' || ({n} % 5000), '', not_before, 'cli:test', 'unspecified', false".replace(
+            "{n}", number
+        )
+        + f" FROM certificate, {numbers} WHERE certificate.id = 1"
+    )
+    store.execute("ANALYZE")
+
+
+class Plans:
+    """How the database goes about each query that is sent to it while the block runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.sent: list[tuple[str, Any]] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        engine = self._database.engine.sync_engine
+        sqlalchemy_event.listen(engine, "before_cursor_execute", self._note)
+        yield
+        sqlalchemy_event.remove(engine, "before_cursor_execute", self._note)
+
+    def _note(self, _connection: object, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        if "FROM certificate" in statement:
+            self.sent.append((statement, values))
+
+    async def all(self) -> list[str]:
+        async with self._database.read() as connection:
+            return [await self._plan(connection, *sent) for sent in self.sent]
+
+    async def _plan(self, connection: AsyncConnection, statement: str, values: Any) -> str:
+        if self._database.url.get_backend_name() == "sqlite":
+            rows = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+            return "\n".join(row.detail for row in rows)
+        rows = await connection.exec_driver_sql(f"EXPLAIN {statement}", values)
+        return "\n".join(str(row[0]) for row in rows)
+
+
+async def test_no_list_sorts_or_reads_the_whole_ledger(database: Database, store: Store) -> None:
+    record, issued = certificate_record()
+    await Ledger(database).record(replace(record, not_after=NOW + 100 * HOUR, der=b"der"), issued)
+    await fill(database, store)
+    filters = {
+        "state": "live",
+        "expires_before": NOW + 50 * HOUR,
+        "expires_after": NOW - 50 * HOUR,
+        "key_origin": "csr",
+        "never_seen": True,
+    }
+    walks: list[dict[str, str]] = [
+        {},
+        {"user_id": "user-7"},
+        {"cluster_id": "cluster-7"},
+        {"project_id": "project-2"},
+        {"project_id": "project-2", "cluster_id": "cluster-7", "user_id": "user-7"},
+    ]
+    rows, access = InventoryRows(database, examined=100), AccessRows(database)
+    plans = Plans(database)
+    with plans.noted():
+        for walk in walks:
+            for more in ({}, {"state": "revoked"}, filters):
+                for before in (None, COPIES // 2):
+                    await rows.page(Wanted(**walk, **more), NOW, limit=20, before=before)  # type: ignore[arg-type] # names and values fit
+        await rows.find("ab" * 32)
+        await rows.find("abcdef01", abbreviated=True)
+        await access.unexpired("cluster-7", NOW, limit=20)
+    found = await plans.all()
+    assert len(found) == 2 * len(walks) * 6 + 4
+    for plan, (statement, _) in zip(found, plans.sent, strict=True):
+        for word in ("SCAN certificate", "TEMP B-TREE", "Seq Scan on certificate"):
+            assert word not in plan, f"{statement}\n{plan}"
+        # Where PostgreSQL expects a row or two it may sort them: those of the page, which are bounded by id.
+        assert "Sort" not in plan or "(id >= " in plan, f"{statement}\n{plan}"
+    # What they look at is bounded, whatever they find.
+    page = await rows.page(Wanted(expires_after=NOW + 5000 * HOUR), NOW, limit=100)
+    assert page.next == COPIES - 100 + 1
+    assert blob(store.rows("SELECT fingerprint FROM certificate WHERE id = 1")[0][0]) == record.fingerprint
