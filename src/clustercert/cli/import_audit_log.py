@@ -1,0 +1,89 @@
+"""`clustercert kubernetes import-audit-log`: learn from a kube-apiserver's audit log which credentials were used."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli import cluster as cluster_commands
+from clustercert.cli.cluster import ClusterArgument, InProjectOption
+from clustercert.cli.output import Output, OutputOption, Row, note, show_one
+from clustercert.cli.session import Operator, operate
+from clustercert.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    # The commands load the nouns only when they are run.
+    from clustercert.webhook.audit_events import Observed
+
+# Longer than any event: kube-apiserver cuts its own at a hundred kilobytes where it is told to.
+MAX_LINE = 16 * 1024 * 1024
+AT_ONCE = 5000
+
+
+def import_audit_log(
+    context: typer.Context,
+    name: ClusterArgument,
+    file: Annotated[
+        typer.FileBinaryRead,
+        typer.Argument(metavar="FILE", help="The log, a JSON event a line; - for stdin."),
+    ],
+    project: InProjectOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read a kube-apiserver's audit log: when each certificate was used, and which ones the ledger doesn't know.
+
+    Members of system:masters are seen nowhere else: an API server asks nobody about them. Reading a log twice changes
+    nothing.
+    """
+
+    async def work(operator: Operator) -> Row:
+        cluster = await cluster_commands.find(operator, name, project)
+        webhook = operator.parts.webhook
+        gate = await webhook.tokens.gate(cluster.id)
+        lines = _Lines(file)
+        while events := list(islice(lines.events(), AT_ONCE)):
+            await webhook.observation.observe(gate, events, operator.origin)
+            await webhook.sightings.flush()
+        return {
+            "cluster": cluster.name,
+            "lines": lines.read,
+            "uses": lines.uses,
+            "skipped": lines.skipped,
+        }
+
+    row = operate(context, work)
+    show_one(row, output, name="cluster")
+    if row["skipped"]:
+        note(f"{row['skipped']} lines are no audit events and were skipped.")
+
+
+class _Lines:
+    """The events of a log.
+
+    Attributes:
+        read: lines so far, the empty ones aside.
+        uses: those that tell of a client certificate.
+        skipped: those that are no audit events.
+    """
+
+    def __init__(self, file: typer.FileBinaryRead) -> None:
+        self._file = file
+        self.read = self.uses = self.skipped = 0
+
+    def events(self) -> "Iterator[Observed]":
+        from clustercert.webhook.audit_events import parse_line
+
+        while line := self._file.readline(MAX_LINE):
+            if not line.strip():
+                continue
+            self.read += 1
+            try:
+                event = parse_line(line)
+            except InvalidRequest:
+                self.skipped += 1
+            else:
+                if event is not None:
+                    self.uses += 1
+                    yield event

@@ -1,0 +1,215 @@
+"""Every SQL statement that writes down which credentials were seen in use."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, bindparam, case, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.model import AuditEvent
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.events import record_events
+
+_certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_credential
+
+# The times of use are exact to this, and one credential costs at most one write in it, however many workers see it.
+EXACTNESS = timedelta(minutes=1)
+# Few enough that other writers wait only for a moment.
+WRITTEN_AT_ONCE = 500
+# Of each cluster. Whoever's CA is in the bundle can make any number of certificates, and no more rows than this.
+MAX_UNKNOWN = 10_000
+
+MASTERS = "system:masters"
+"""Kubernetes's group whose members no authorizer is asked about. Source: kubernetes.io, "Using RBAC Authorization"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """That a certificate was used, between two times.
+
+    Attributes:
+        id: of its row.
+    """
+
+    id: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownUse:
+    """That a client certificate was used which the ledger doesn't have for this cluster.
+
+    Attributes:
+        fingerprint: 32 bytes.
+        groups: as the API server has them, those included that everybody has.
+    """
+
+    cluster_id: str
+    fingerprint: bytes
+    username: str
+    groups: tuple[str, ...]
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """How many ids were written down for the first time: at all, and as members of `system:masters`."""
+
+    unknown: int = 0
+    masters: int = 0
+
+
+class SightingRows:
+    """When certificates were used."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        """Widen the certificates' times of use.
+
+        In the order of their rows, so that no two workers wait for each other.
+        """
+        rows = [
+            {"row": use.id, "first": use.first, "last": use.last, "before": use.last - EXACTNESS}
+            for use in sorted(uses, key=lambda use: use.id)
+        ]
+        for start in range(0, len(rows), WRITTEN_AT_ONCE):
+            async with self._database.write() as connection:
+                await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
+
+    async def first_use(self, use: Use, event: AuditEvent) -> bool:
+        """The same for one certificate, with an event where it was never seen before; whether it was so."""
+        never = _certificate.c.first_seen_at.is_(None)
+        query = update(_certificate).where(_certificate.c.id == use.id, never)
+        async with self._database.write() as connection:
+            changed = await connection.execute(query.values(first_seen_at=use.first, last_seen_at=use.last))
+            if changed.rowcount:
+                await record_events(connection, (event,))
+        return bool(changed.rowcount)
+
+    async def add_unknown(
+        self, uses: Sequence[UnknownUse], event: Callable[[str, UnknownUse], AuditEvent]
+    ) -> Alerts:
+        """Write down what one cluster's API server saw, with an event of each id that is new, or new in the masters.
+
+        What is beyond the bound of a cluster is not written, and neither is what a removed cluster saw. `event` makes
+        an event of its kind and the use.
+        """
+        cluster_id = uses[0].cluster_id
+        async with self._database.write() as connection:
+            # Another worker that saw the same waits here.
+            locked = select(_cluster.c.id).where(_cluster.c.id == cluster_id).with_for_update()
+            if (await connection.execute(locked)).first() is None:
+                return Alerts()
+            held = await _held(connection, cluster_id, [use.fingerprint for use in uses])
+            room = MAX_UNKNOWN - await _count(connection, cluster_id)
+            new = [use for use in uses if use.fingerprint not in held][: max(0, room)]
+            known = [use for use in uses if use.fingerprint in held]
+            # An id may have been seen with less: whoever may impersonate can say any id.
+            masters = [use for use in (*new, *known) if MASTERS in use.groups]
+            masters = [use for use in masters if MASTERS not in held.get(use.fingerprint, ())]
+            if new:
+                await connection.execute(insert(_unknown), [_row(use) for use in new])
+            if known:
+                await connection.execute(_SEEN_AGAIN, [_again(use) for use in known])
+            if masters:
+                await connection.execute(_RENAMED, [_renamed(use) for use in masters])
+            events = [event("credential.unknown", use) for use in new]
+            await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
+        return Alerts(len(new), len(masters))
+
+
+async def _held(
+    connection: AsyncConnection, cluster_id: str, fingerprints: Sequence[bytes]
+) -> dict[bytes, Sequence[str]]:
+    """The groups of those that are written down already."""
+    query = select(_unknown.c.fingerprint, _unknown.c.groups)
+    these = (_unknown.c.cluster_id == cluster_id, _unknown.c.fingerprint.in_(fingerprints))
+    return {row.fingerprint: row.groups for row in await connection.execute(query.where(*these))}
+
+
+async def _count(connection: AsyncConnection, cluster_id: str) -> int:
+    query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
+    count: int = (await connection.execute(query)).scalar_one()
+    return count
+
+
+def _row(use: UnknownUse) -> dict[str, object]:
+    return {
+        "cluster_id": use.cluster_id,
+        "fingerprint": use.fingerprint,
+        "username": use.username,
+        "groups": list(use.groups),
+        "first_seen_at": use.first,
+        "last_seen_at": use.last,
+    }
+
+
+def _again(use: UnknownUse) -> dict[str, object]:
+    return {
+        "cluster": use.cluster_id,
+        "print": use.fingerprint,
+        "first": use.first,
+        "last": use.last,
+        "before": use.last - EXACTNESS,
+    }
+
+
+def _renamed(use: UnknownUse) -> dict[str, object]:
+    return {
+        "cluster": use.cluster_id,
+        "print": use.fingerprint,
+        "name": use.username,
+        "all_groups": list(use.groups),
+    }
+
+
+def _time(name: str) -> ColumnElement[datetime]:
+    return bindparam(name, type_=tables.Utc())
+
+
+def _widened(
+    first: ColumnElement[datetime], last: ColumnElement[datetime]
+) -> dict[str, ColumnElement[datetime]]:
+    """The new times of use; neither database has the other one's function for the lesser of two."""
+    return {
+        "first_seen_at": case((or_(first.is_(None), first > _time("first")), _time("first")), else_=first),
+        "last_seen_at": case((or_(last.is_(None), last < _time("last")), _time("last")), else_=last),
+    }
+
+
+def _worth_it(first: ColumnElement[datetime], last: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Whether the times say something new, to within their exactness."""
+    return or_(last.is_(None), last < _time("before"), first > _time("first"))
+
+
+_SEEN = (
+    update(_certificate)
+    .where(
+        _certificate.c.id == bindparam("row"),
+        _worth_it(_certificate.c.first_seen_at, _certificate.c.last_seen_at),
+    )
+    .values(_widened(_certificate.c.first_seen_at, _certificate.c.last_seen_at))
+)
+_SEEN_AGAIN = (
+    update(_unknown)
+    .where(
+        _unknown.c.cluster_id == bindparam("cluster"),
+        _unknown.c.fingerprint == bindparam("print"),
+        _worth_it(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
+    )
+    .values(_widened(_unknown.c.first_seen_at, _unknown.c.last_seen_at))
+)
+_RENAMED = (
+    update(_unknown)
+    .where(
+        _unknown.c.cluster_id == bindparam("cluster"),
+        _unknown.c.fingerprint == bindparam("print"),
+    )
+    .values(username=bindparam("name"), groups=bindparam("all_groups"))
+)

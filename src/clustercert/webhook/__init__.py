@@ -1,0 +1,38 @@
+"""What a cluster's API server asks and tells: whether a credential is to be honoured, and which were used.
+
+`review` and `audit_events` are Kubernetes's documents, `authorize` and `observing` the use cases, `tokens` says which
+API server it is, `sightings` keeps what was seen.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+from clustercert.store.credentials import Credentials, Feed
+from clustercert.store.database import Database
+from clustercert.store.sightings import SightingRows
+from clustercert.store.webhook_tokens import WebhookTokenRows
+from clustercert.webhook.authorize import Authorization
+from clustercert.webhook.observing import Observation
+from clustercert.webhook.sightings import Sightings
+from clustercert.webhook.tokens import WebhookTokens
+
+__all__ = ["Webhook"]
+
+
+class Webhook:
+    """The parts, put together. One for each event loop."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self.feed = Feed(database)
+        credentials = Credentials(database, self.feed)
+        self.tokens = WebhookTokens(WebhookTokenRows(database), self.feed, now)
+        self.sightings = Sightings(SightingRows(database), now)
+        self.authorization = Authorization(credentials, self.sightings, now)
+        self.observation = Observation(credentials, self.sightings, now)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Follow the revocations and write down what is seen, until told to stop."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.feed.watch(stop))
+            group.create_task(self.sightings.watch(stop))

@@ -1,0 +1,356 @@
+"""What a kube-apiserver asks and tells, over HTTP: the whole application, its own world, real certificates."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+import stores
+import world as worlds
+from clustercert.app.wiring import Components, components
+from clustercert.model import Cluster, ClusterOptions, Origin
+from clustercert.web.webhook import MAX_AUDIT_EVENTS, MAX_REVIEW
+from inprocess import Service
+from kubernetes_bytes import audit_event, credential_id, event_list, review
+from stores import event
+from world import ACTOR, World
+
+ORIGIN = Origin(address="local", request_id="e" * 32)
+# A change reaches every worker within it.
+SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """A cluster's API server, as far as the service meets it."""
+
+    service: Service
+    world: World
+    cluster: Cluster
+    token: str
+
+    @property
+    def path(self) -> str:
+        return f"/clustercert/v1/kubernetes/clusters/{self.cluster.id}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+
+    def post(self, raw: bytes, tail: str = "/authorize?timeout=3s", **headers: str) -> httpx.Response:
+        return self.service.client.post(self.path + tail, content=raw, headers=self.headers | headers)
+
+    def status(self, *credential_ids: str, **said: object) -> dict[str, object]:
+        """The status that is answered."""
+        answer = self.post(review(*credential_ids, **said))  # type: ignore[arg-type] # as a test says it
+        assert answer.status_code == 200, answer.text
+        document = answer.json()
+        assert document.keys() == {"apiVersion", "kind", "status"}
+        assert (document["apiVersion"], document["kind"]) == (
+            "authorization.k8s.io/v1",
+            "SubjectAccessReview",
+        )
+        status: dict[str, object] = document["status"]
+        assert status["allowed"] is False
+        return status
+
+    def issue(self, person: str = "admin") -> bytes:
+        """The fingerprint of a new certificate."""
+        path = f"/api/v3/projects/{self.cluster.project_id}/clusters/{self.cluster.id}/clustercert"
+        headers = self.world.people[person].headers
+        answer = self.service.client.post(path, json={"duration": 1}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return bytes.fromhex(answer.headers["X-Clustercert-Fingerprint"])
+
+    def revoke_all_of(self, person: str) -> None:
+        path = f"/api/v3/projects/{self.cluster.project_id}/clusters/{self.cluster.id}/clustercertrevoke"
+        user = self.world.people[person].user
+        answer = self.service.client.post(
+            path, json={"userId": user.id}, headers=self.world.people["admin"].headers
+        )
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return worlds.make(tmp_path_factory.mktemp("webhook"))
+
+
+@pytest.fixture(scope="module")
+def running(own: World) -> Iterator[Service]:
+    with Service(own.settings()).running() as service:
+        yield service
+
+
+def operated(own: World, work: Callable[[Components], Awaitable[None]]) -> None:
+    """Done by the operator, in another process as it were."""
+
+    async def opened() -> None:
+        async with components(own.settings()) as parts:
+            await work(parts)
+
+    asyncio.run(opened())
+
+
+def api_server(own: World, running: Service, name: str) -> ApiServer:
+    texts: list[str] = []
+
+    async def create(parts: Components) -> None:
+        issued = await parts.webhook.tokens.create(own.clusters[name], actor=ACTOR, origin=ORIGIN)
+        texts.append(issued.text)
+
+    operated(own, create)
+    return ApiServer(running, own, own.clusters[name], texts[0])
+
+
+@pytest.fixture(scope="module")
+def default(own: World, running: Service) -> ApiServer:
+    return api_server(own, running, "plain")
+
+
+@pytest.fixture(scope="module")
+def foreign(own: World, running: Service) -> ApiServer:
+    return api_server(own, running, "foreign")
+
+
+@pytest.fixture(scope="module")
+def known_only(own: World, running: Service) -> ApiServer:
+    guarded = replace(own.clusters["eip"], options=ClusterOptions(mode="known-only"))
+
+    async def guard(parts: Components) -> None:
+        await parts.clusters.rows.replace(guarded, event("cluster.updated"))
+
+    operated(own, guard)
+    return api_server(own, running, "eip")
+
+
+def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.02)
+
+
+NO_OPINION: dict[str, object] = {"allowed": False}
+
+
+def test_a_good_certificate_is_no_business_of_the_webhook(default: ApiServer) -> None:
+    fingerprint = default.issue()
+    for release in ("1.32", "1.36"):
+        assert default.status(credential_id(fingerprint), release=release) == NO_OPINION
+
+
+def test_a_revoked_one_is_denied_within_a_second_and_a_later_one_is_not(default: ApiServer) -> None:
+    fingerprint, others = default.issue("member"), default.issue("reader")
+    assert default.status(credential_id(fingerprint)) == NO_OPINION
+    default.revoke_all_of("member")
+    eventually(lambda: default.status(credential_id(fingerprint)) != NO_OPINION)
+    status = default.status(credential_id(fingerprint))
+    assert status == {
+        "allowed": False,
+        "denied": True,
+        "reason": "This certificate was revoked. Get one with `clustercert kubeconfig get`.",
+    }
+    assert default.status(credential_id(others)) == NO_OPINION
+    assert default.status(credential_id(default.issue("member"))) == NO_OPINION
+    # One that is denied denies, in whatever order.
+    both = (credential_id(others), credential_id(fingerprint))
+    assert default.status(*both) == default.status(*reversed(both)) == status
+
+
+def test_one_of_another_cluster_is_denied(default: ApiServer, foreign: ApiServer) -> None:
+    fingerprint = foreign.issue("stranger")
+    assert foreign.status(credential_id(fingerprint)) == NO_OPINION
+    status = default.status(credential_id(fingerprint))
+    assert status["denied"] is True
+    assert "another cluster" in str(status["reason"])
+    assert foreign.cluster.id not in str(status)
+    assert foreign.cluster.name not in str(status)
+
+
+def test_what_the_ledger_doesnt_know_is_no_business_by_default(default: ApiServer) -> None:
+    for credential in (credential_id(os.urandom(32)), "X509SHA256=AB", "JTI=7f3d1a52", ""):
+        assert default.status(credential) == NO_OPINION
+    assert default.status() == NO_OPINION
+
+
+def test_known_only_denies_what_the_ledger_doesnt_know(known_only: ApiServer) -> None:
+    assert known_only.status(credential_id(known_only.issue())) == NO_OPINION
+    for credential in (credential_id(os.urandom(32)), "X509SHA256=AB", f"X509SHA256={'A' * 64}"):
+        status = known_only.status(credential)
+        assert status["denied"] is True
+        assert "only certificates" in str(status["reason"])
+        # Everybody is in system:authenticated; the helper adds it.
+        assert known_only.status(credential, groups=["system:unauthenticated"])["denied"] is True
+        assert known_only.status(credential, user="system:node:n1") == NO_OPINION
+        assert known_only.status(credential, groups=["system:nodes"]) == NO_OPINION
+    assert known_only.status("JTI=7f3d1a52") == NO_OPINION
+    assert known_only.status() == NO_OPINION
+
+
+def test_a_known_one_must_be_good_whoever_it_says_it_is(known_only: ApiServer, foreign: ApiServer) -> None:
+    elsewhere = credential_id(foreign.issue("stranger"))
+    assert known_only.status(elsewhere, user="system:node:n1")["denied"] is True
+
+
+@pytest.mark.parametrize("tail", ["/authorize", "/audit-events"])
+def test_without_the_clusters_token_everything_is_401_in_the_same_words(
+    default: ApiServer, foreign: ApiServer, tail: str
+) -> None:
+    raw = review() if tail == "/authorize" else event_list()
+    client, path = default.service.client, default.path + tail
+    unknown = path.replace(default.cluster.id, "00000000-0000-4000-8000-000000000000")
+    answers = [
+        client.post(path, content=raw),
+        client.post(path, content=raw, headers={"Authorization": f"Bearer {foreign.token}"}),
+        client.post(path, content=raw, headers={"Authorization": f"Basic {default.token}"}),
+        client.post(path, content=raw, headers=[(b"Authorization", "Bearer ccw_ä".encode())]),
+        client.post(path, content=raw, headers=default.world.people["admin"].headers),
+        client.post(path, content=raw, headers=default.world.people["operator"].headers),
+        client.post(path, content=raw, headers=[("Authorization", f"Bearer {default.token}")] * 2),
+        client.post(unknown, content=raw, headers=default.headers),
+        client.post(path.replace(default.cluster.id, "nonsense"), content=raw, headers=default.headers),
+        client.post(path.replace(default.cluster.id, "%00"), content=raw, headers=default.headers),
+    ]
+    assert {answer.status_code for answer in answers} == {401}
+    assert {answer.json()["error_msg"] for answer in answers} == {"Authorization failed."}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"not json",
+        review().replace(b"authorization.k8s.io/v1", b"authorization.k8s.io/v1beta1"),
+        review().replace(b'"SubjectAccessReview"', b'"TokenReview"'),
+    ],
+)
+def test_any_other_document_is_a_400(default: ApiServer, raw: bytes) -> None:
+    answer = default.post(raw)
+    assert answer.status_code == 400
+    assert answer.json()["errorCode"] == "CCE.01400001"
+
+
+@pytest.mark.parametrize("length", [MAX_REVIEW + 1, 4 * MAX_REVIEW])
+def test_a_request_too_large_to_be_judged_is_denied_and_no_error(default: ApiServer, length: int) -> None:
+    """An error would leave it to the failurePolicy, and whoever is revoked could make one at will."""
+    answer = default.post(review(path="x" * length))
+    assert answer.status_code == 200
+    assert answer.json()["status"]["denied"] is True
+    assert "too large" in answer.json()["status"]["reason"]
+
+
+def test_a_request_just_not_too_large_is_judged(default: ApiServer) -> None:
+    padding = MAX_REVIEW - len(review(path=""))
+    assert default.post(review(path="x" * padding)).json()["status"] == NO_OPINION
+
+
+def test_a_review_that_arrives_in_pieces_is_read_whole(default: ApiServer) -> None:
+    raw = review(credential_id(default.issue()))
+    headers = [(b"authorization", f"Bearer {default.token}".encode()), (b"host", b"localhost")]
+    pieces = [raw[:10], b"", raw[10:]]
+    answer = default.service.send_raw("POST", f"{default.path}/authorize", headers, pieces)
+    assert answer.json()["status"] == NO_OPINION
+
+
+def test_a_review_that_ends_early_is_a_408(default: ApiServer) -> None:
+    headers = [(b"authorization", f"Bearer {default.token}".encode()), (b"host", b"localhost")]
+    assert default.service.send_raw("POST", f"{default.path}/authorize", headers, []).status_code == 408
+
+
+def test_while_the_database_is_away_memory_answers_for_two_seconds_and_then_it_is_a_503(own: World) -> None:
+    with Service(own.settings()).running() as service:
+        server = api_server(own, service, "sans")
+        fingerprint, database = server.issue(), own.database
+        assert server.status(credential_id(fingerprint)) == NO_OPINION
+        stores.execute(database, "ALTER TABLE generation RENAME TO generation_elsewhere")
+        stores.execute(database, "ALTER TABLE certificate RENAME TO certificate_elsewhere")
+        try:
+            gone_at = time.monotonic()
+            assert server.status(credential_id(fingerprint)) == NO_OPINION
+            eventually(lambda: server.post(review(credential_id(fingerprint))).status_code == 503, 4)
+            assert time.monotonic() - gone_at > 1.5
+            answer = server.post(review(credential_id(fingerprint)))
+            assert answer.json()["errorCode"] == "CCE.01503001"
+            # A kube-apiserver would wait for so long instead of doing what its failurePolicy says.
+            assert "Retry-After" not in answer.headers
+            told = server.post(event_list(audit_event(credential_id(fingerprint))), "/audit-events")
+            assert told.status_code == 503
+            assert "Retry-After" not in told.headers
+        finally:
+            stores.execute(database, "ALTER TABLE generation_elsewhere RENAME TO generation")
+            stores.execute(database, "ALTER TABLE certificate_elsewhere RENAME TO certificate")
+        eventually(lambda: server.post(review(credential_id(fingerprint))).status_code == 200)
+
+
+def test_use_is_recorded_when_the_service_ends_at_the_latest(own: World) -> None:
+    with Service(own.settings()).running() as service:
+        server = api_server(own, service, "sans")
+        used, told, unused = server.issue(), server.issue(), server.issue()
+        server.status(credential_id(used))
+        log = event_list(
+            audit_event(credential_id(told), at="2026-03-01T10:00:00Z"),
+            audit_event(credential_id(told), at="2026-03-02T10:00:00.000001Z"),
+            audit_event(credential_id(told), at="2999-01-01T00:00:00Z"),
+        )
+        answer = server.post(log, "/audit-events?timeout=30s")
+        assert answer.status_code == 200
+        assert answer.json() == {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}
+    query = "SELECT first_seen_at, last_seen_at FROM certificate WHERE fingerprint = ?"
+    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    (of_used,) = stores.rows(own.database, query, used)
+    assert [str(at)[:10] for at in of_used] == [today, today]
+    (of_told,) = stores.rows(own.database, query, told)
+    # Whose clock is ahead is believed only up to now.
+    assert (of_told[0], str(of_told[1])[:10]) == ("2026-03-01 10:00:00.000000", today)
+    assert stores.rows(own.database, query, unused) == [(None, None)]
+
+
+def test_alerts_come_from_audit_events_too(own: World) -> None:
+    fingerprint = os.urandom(32)
+    with Service(own.settings()).running() as service:
+        server = api_server(own, service, "foreign")
+        seen = audit_event(credential_id(fingerprint), user="kubernetes-admin", groups=["system:masters"])
+        assert server.post(event_list(seen), "/audit-events").status_code == 200
+    events = [
+        json.loads(stores.blob(body)) for (body,) in stores.rows(own.database, "SELECT body FROM audit_event")
+    ]
+    kinds = [said["kind"] for said in events if said["subject"] == fingerprint.hex()]
+    assert kinds == ["credential.unknown", "credential.masters"]
+
+
+def test_more_audit_events_than_are_read_are_refused(default: ApiServer) -> None:
+    answer = default.post(b" " * (MAX_AUDIT_EVENTS + 1), "/audit-events")
+    assert answer.status_code == 413
+    assert default.post(event_list(*[{}] * 3), "/audit-events").status_code == 400
+
+
+def test_answers_are_counted_by_what_they_say(default: ApiServer, foreign: ApiServer) -> None:
+    def count(outcome: str) -> float:
+        name = f'clustercert_webhook_decisions_total{{outcome="{outcome}"}} '
+        lines = default.service.client.get("/metrics").text.splitlines()
+        return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
+
+    before = count("no_opinion"), count("other_cluster")
+    default.status()
+    default.status(credential_id(foreign.issue("stranger")))
+    assert (count("no_opinion"), count("other_cluster")) == (before[0] + 1, before[1] + 1)
+
+
+def test_an_answer_of_no_opinion_makes_no_log_line(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "logged_webhook.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["denied"] for line in lines if line["event"] == "request"] == ["unknown", "unknown"]

@@ -1,0 +1,125 @@
+"""The tokens of API servers and their audit logs, from the command line."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustercert.certificate import chain_pem, new_client_ca
+from clustercert.keypair import new_key
+from kubernetes_bytes import audit_event, credential_id
+from operating import Operator
+from stores import blob, execute, rows
+
+FINGERPRINT = os.urandom(32)
+
+
+@pytest.fixture
+def cluster(operator: Operator, tmp_path: Path) -> dict[str, Any]:
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    (tmp_path / "server-ca.pem").write_bytes(chain_pem((ca,)))
+    operator.gets("project", "create", "eu-de")
+    there = ("--project", "eu-de", "--internal-url", "https://10.0.0.5:6443")
+    added: dict[str, Any] = operator.gets_json(
+        "cluster", "add", "prod", *there, "--server-ca", tmp_path / "server-ca.pem"
+    )
+    return added
+
+
+def database(operator: Operator) -> Path:
+    return operator.folder / "data" / "clustercert.db"
+
+
+def test_a_token_is_made_listed_exchanged_and_removed(operator: Operator, cluster: dict[str, Any]) -> None:
+    first = operator.gets_json("kubernetes", "token", "create", "prod")
+    assert first["token"].startswith("ccw_")
+    assert first["cluster_id"] == cluster["id"]
+    second = operator.gets_json("kubernetes", "token", "create", cluster["id"])
+    assert first["token"] != second["token"]
+    assert "has 2 webhook tokens already" in operator.is_refused("kubernetes", "token", "create", "prod")
+    listed = operator.gets_json("kubernetes", "token", "list", "prod")
+    assert [token["id"] for token in listed] == [first["id"], second["id"]]
+    assert "ccw_" not in json.dumps(listed)
+    done = operator.types("kubernetes", "token", "remove", "prod", first["id"], "--yes")
+    assert (done.code, "within a second" in done.err) == (0, True)
+    assert "no such webhook token" in operator.is_refused(
+        "kubernetes", "token", "remove", "prod", first["id"], "--yes"
+    )
+    assert operator.gets("kubernetes", "token", "list", "prod", "-o", "name") == f"{second['id']}\n"
+
+
+def test_a_token_whose_text_would_not_be_seen_is_not_made(
+    operator: Operator, cluster: dict[str, Any]
+) -> None:
+    assert "unseen" in operator.misuses("kubernetes", "token", "create", "prod", "--output", "name")
+    assert operator.gets_json("kubernetes", "token", "list", "prod") == []
+
+
+def test_removing_a_token_is_asked_first(operator: Operator, cluster: dict[str, Any]) -> None:
+    made = operator.gets_json("kubernetes", "token", "create", "prod")
+    assert operator.types("kubernetes", "token", "remove", "prod", made["id"]).code != 0
+    assert len(operator.gets_json("kubernetes", "token", "list", "prod")) == 1
+
+
+def test_a_cluster_with_tokens_can_be_removed(operator: Operator, cluster: dict[str, Any]) -> None:
+    operator.gets("kubernetes", "token", "create", "prod")
+    operator.gets("cluster", "remove", "prod", "--yes")
+    assert rows(database(operator), "SELECT * FROM webhook_token") == []
+
+
+def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, Any], tmp_path: Path) -> None:
+    file = database(operator)
+    columns = [str(name) for _, name, *_ in rows(file, "PRAGMA table_info(certificate)")]
+    values = dict.fromkeys(columns, "x") | {
+        "fingerprint": FINGERPRINT,
+        "epoch": 0,
+        "cluster_id": cluster["id"],
+        "groups": "[]",
+        "first_seen_at": None,
+        "last_seen_at": None,
+        "revoked_at": None,
+        **dict.fromkeys(("not_before", "not_after", "issued_at"), "2026-03-01 00:00:00.000000"),
+    }
+    del values["id"]
+    names = ", ".join(f'"{name}"' for name in values)
+    execute(
+        file,
+        f"INSERT INTO certificate ({names}) VALUES ({', '.join('?' * len(values))})",
+        *values.values(),
+    )
+    unknown = bytes(range(32))
+    lines = [
+        json.dumps(audit_event()),
+        json.dumps(audit_event(credential_id(FINGERPRINT), at="2026-03-02T00:00:00.000001Z")),
+        "",
+        json.dumps(audit_event(credential_id(FINGERPRINT), at="2026-03-05T00:00:00.000000Z")),
+        json.dumps(audit_event(credential_id(unknown), groups=["system:masters"])),
+        '{"kind":"Event","apiVersion":"audit.k8s.io/v1","us',
+    ]
+    log = tmp_path / "audit.log"
+    log.write_text("\n".join(lines))
+    for _ in range(2):
+        done = operator.types("kubernetes", "import-audit-log", "prod", log, "--output", "json")
+        assert json.loads(done.out) == {"cluster": "prod", "lines": 5, "uses": 3, "skipped": 1}
+        assert "1 lines are no audit events" in done.err
+    query = "SELECT first_seen_at, last_seen_at FROM certificate"
+    assert rows(file, query) == [("2026-03-02 00:00:00.000001", "2026-03-05 00:00:00.000000")]
+    events = [json.loads(blob(body)) for (body,) in rows(file, "SELECT body FROM audit_event ORDER BY id")]
+    alerts = [said["kind"] for said in events if said["subject"] == unknown.hex()]
+    assert alerts == ["credential.unknown", "credential.masters"]
+
+
+def test_a_log_of_another_kind_is_skipped(
+    operator: Operator, cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "other.log").write_bytes(b"not json\n\xff\n[]\n")
+    said = operator.gets_json("kubernetes", "import-audit-log", "prod", tmp_path / "other.log")
+    assert said == {"cluster": "prod", "lines": 3, "uses": 0, "skipped": 3}
+    assert operator.types("kubernetes", "import-audit-log", "prod", tmp_path / "missing.log").code == 2
+    (tmp_path / "empty.log").write_bytes(b"")
+    done = operator.types("kubernetes", "import-audit-log", "prod", tmp_path / "empty.log", "-o", "json")
+    assert json.loads(done.out) == {"cluster": "prod", "lines": 0, "uses": 0, "skipped": 0}
+    assert done.err == ""

@@ -1,0 +1,224 @@
+"""SubjectAccessReviews and audit events as real API servers write them, and whatever else may come."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.errors import InvalidRequest
+from clustercert.model import ClusterOptions
+from clustercert.webhook import audit_events, review
+from clustercert.webhook.exemptions import exempt
+from clustercert.webhook.review import Identity
+from kubernetes_bytes import audit_event, credential_id, event_list
+from kubernetes_bytes import review as review_bytes
+
+# Recorded: kube-apiserver 1.32.13, POST /authorize?timeout=3s. The fingerprint is made up.
+RECORDED = (
+    b'{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","metadata":{"creationTimestamp":null},'
+    b'"spec":{"resourceAttributes":{"verb":"list","version":"v1","resource":"namespaces"},"user":"bob",'
+    b'"groups":["issuer:cluster-admins","issuer:devs","system:authenticated"],'
+    b'"extra":{"authentication.kubernetes.io/credential-id":["X509SHA256='
+    b'3315a7d0f7e9e3b19e6b2f0f9ad7bd0c4f3f8d1f6c0b7a5e4d3c2b1a09f88088"]}},"status":{"allowed":false}}'
+)
+FINGERPRINT = bytes(range(32))
+
+
+def test_the_recorded_bytes_are_understood() -> None:
+    who = review.parse(RECORDED)
+    assert who.username == "bob"
+    assert who.groups == ("issuer:cluster-admins", "issuer:devs", "system:authenticated")
+    assert [each.hex() for each in who.fingerprints] == [
+        "3315a7d0f7e9e3b19e6b2f0f9ad7bd0c4f3f8d1f6c0b7a5e4d3c2b1a09f88088"
+    ]
+    assert not who.malformed
+
+
+@pytest.mark.parametrize("release", ["1.32", "1.36"])
+def test_both_releases_forms_are_understood(release: str) -> None:
+    raw = review_bytes(credential_id(FINGERPRINT), release=release, uid="u-1", unheard_of={"of": 1})
+    assert review.parse(raw).fingerprints == (FINGERPRINT,)
+
+
+def test_what_says_nothing_of_a_certificate_has_no_fingerprint() -> None:
+    assert review.parse(review_bytes()).fingerprints == ()
+    assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")) == Identity(
+        "bob", ("clustercert:admins", "system:authenticated"), (), malformed=False
+    )
+    bare = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {}}
+    assert review.parse(json.dumps(bare).encode()) == Identity("", (), ())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "X509SHA256=",
+        "X509SHA256=" + "A" * 64,
+        "X509SHA256=" + "a" * 63,
+        "X509SHA256=" + "a" * 65,
+        "X509SHA256=" + "a" * 64 + "\n",
+        "X509SHA256=" + "٣" * 64,
+    ],
+)
+def test_an_x509_id_that_is_no_fingerprint_is_malformed(value: str) -> None:
+    who = review.parse(review_bytes(credential_id(FINGERPRINT), value))
+    assert who.malformed
+    assert who.fingerprints == (FINGERPRINT,)
+
+
+def test_the_same_id_twice_is_looked_at_once() -> None:
+    who = review.parse(review_bytes(*[credential_id(FINGERPRINT)] * 2))
+    assert who.fingerprints == (FINGERPRINT,)
+    assert not who.malformed
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 100_000,
+        b"{",
+        RECORDED.replace(b"authorization.k8s.io/v1", b"authorization.k8s.io/v1beta1"),
+        RECORDED.replace(b'"SubjectAccessReview"', b'"SelfSubjectAccessReview"'),
+        RECORDED.replace(b'"spec":{', b'"spec":[],"other":{'),
+        RECORDED.replace(b'"user":"bob"', b'"user":1'),
+        RECORDED.replace(b'"groups":[', b'"groups":[3,'),
+        RECORDED.replace(b'"groups":[', b'"groups":"g","others":['),
+        RECORDED.replace(b'"extra":{', b'"extra":[],"others":{'),
+        RECORDED.replace(b'["X509', b'[["X509"],"'),
+        review_bytes(*[f"X509SHA256={n:064x}" for n in range(17)]),
+    ],
+)
+def test_anything_else_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        review.parse(raw)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["user", "groups", "extra", "uid"]), json_values, max_size=4),
+    st.lists(st.text(max_size=80), max_size=4),
+)
+def test_any_spec_is_an_identity_or_refused(spec: dict[str, object], ids: list[str]) -> None:
+    document = json.loads(review_bytes(*ids))
+    document["spec"] |= spec
+    try:
+        who = review.parse(json.dumps(document).encode())
+    except InvalidRequest:
+        return
+    assert all(len(each) == 32 for each in who.fingerprints)
+    # Nothing is made up: each fingerprint stands in the document as it is.
+    assert all(credential_id(each) in json.dumps(document) for each in who.fingerprints)
+
+
+def test_an_answer_is_never_allowed_and_denied() -> None:
+    assert json.loads(review.NO_OPINION) == {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "status": {"allowed": False},
+    }
+    assert json.loads(review.denied("because"))["status"] == {
+        "allowed": False,
+        "denied": True,
+        "reason": "because",
+    }
+
+
+@pytest.mark.parametrize(
+    ("username", "groups", "spared"),
+    [
+        ("system:node:n1", (), True),
+        ("kubelet", ("system:nodes",), True),
+        ("admin", ("system:masters",), True),
+        ("bob", ("devs",), False),
+        # On every request there is: sparing them would spare everybody.
+        ("bob", ("system:authenticated",), False),
+        ("bob", ("system:unauthenticated", "system:authenticated"), False),
+        ("my-system:node", (), False),
+        ("", (), False),
+    ],
+)
+def test_by_default_what_is_kubernetes_own_is_spared(
+    username: str, groups: tuple[str, ...], spared: bool
+) -> None:
+    assert exempt(Identity(username, groups, ()), ClusterOptions()) is spared
+
+
+def test_an_asterisk_stands_for_anything_only_at_the_end() -> None:
+    options = ClusterOptions(exemptions=("ci-*", "*bot", "exact", "system:authenticated"))
+
+    def spared(username: str, *groups: str) -> bool:
+        return exempt(Identity(username, groups, ()), options)
+
+    assert spared("ci-1")
+    assert spared("ci-")
+    assert spared("bob", "exact")
+    assert spared("*bot")
+    assert not spared("robot")
+    assert not spared("exactly")
+    assert not spared("ci")
+    assert not spared("system:node:n")
+    assert not spared("bob", "system:authenticated")
+    assert exempt(Identity("anybody", (), ()), ClusterOptions(exemptions=("*",)))
+    assert not exempt(Identity("system:node", (), ()), ClusterOptions(exemptions=()))
+
+
+def test_audit_events_tell_of_certificates_alone() -> None:
+    raw = event_list(audit_event(), audit_event("JTI=x"), audit_event(credential_id(FINGERPRINT)))
+    (observed,) = audit_events.parse_list(raw)
+    assert observed.who.fingerprints == (FINGERPRINT,)
+    assert observed.at == datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
+    assert audit_events.parse_list(event_list()) == []
+    assert audit_events.parse_list(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":null}') == []
+
+
+def test_the_certificate_is_the_real_users_and_not_the_impersonated_ones() -> None:
+    event = audit_event(credential_id(FINGERPRINT), user="alice")
+    event["impersonatedUser"] = audit_event(credential_id(bytes(32)), user="root")["user"]
+    (observed,) = audit_events.parse_list(event_list(event))
+    assert (observed.who.username, observed.who.fingerprints) == ("alice", (FINGERPRINT,))
+
+
+def test_a_line_of_an_audit_log_is_one_event() -> None:
+    observed = audit_events.parse_line(json.dumps(audit_event(credential_id(FINGERPRINT))).encode())
+    assert observed is not None
+    assert observed.who.fingerprints == (FINGERPRINT,)
+    assert audit_events.parse_line(json.dumps(audit_event()).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"no json",
+        b"3",
+        event_list().replace(b"audit.k8s.io/v1", b"audit.k8s.io/v1beta1"),
+        event_list().replace(b"EventList", b"Event"),
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":{}}',
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[3]}',
+        event_list(*[{}] * 10_001),
+        event_list({"user": 3}),
+        event_list(audit_event(at="yesterday")),
+        event_list(audit_event(at="2026-03-14T15:09:26")),
+        event_list(audit_event(at="0001-01-01T00:00:00Z")),
+        event_list(audit_event(at=3)),  # type: ignore[arg-type] # as somebody may write it
+    ],
+)
+def test_any_other_list_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        audit_events.parse_list(raw)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", event_list(), b'{"kind":"Event"}', b"{\n"])
+def test_any_other_line_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        audit_events.parse_line(raw)
