@@ -1,14 +1,11 @@
 """`clustercert kubernetes`: what a cluster has to be given before issued certificates work there."""
 
-import hashlib
-import re
-from collections.abc import Sequence
-from typing import Annotated
-
 import typer
 
 from clustercert.cli import cluster as cluster_commands
+from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verify, webhook_token
 from clustercert.cli.cluster import ClusterArgument, InProjectOption
+from clustercert.cli.kubernetes_setup import BindOption
 from clustercert.cli.output import answer, printable
 from clustercert.cli.session import Operator, operate, settings
 
@@ -17,15 +14,10 @@ app = typer.Typer(
     help="What to give a cluster so that issued certificates work.",
     no_args_is_help=True,
 )
-
-# What the default policy's groups are for.
-DEFAULT_BINDINGS = {
-    "clustercert:admins": "cluster-admin",
-    "clustercert:editors": "edit",
-    "clustercert:viewers": "view",
-}
-# Kubernetes lets a binding's name be any path segment.
-_NOT_IN_A_NAME = re.compile("[/%]")
+app.command("setup")(kubernetes_setup.setup)
+app.command("verify")(kubernetes_verify.verify)
+app.command("import-audit-log")(import_audit_log.import_audit_log)
+app.add_typer(webhook_token.app)
 
 
 @app.command("ca-bundle")
@@ -42,62 +34,19 @@ def ca_bundle(context: typer.Context, name: ClusterArgument, project: InProjectO
 
 
 @app.command()
-def rbac(
-    context: typer.Context,
-    bind: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GROUP=CLUSTERROLE",
-            help="Bind a group of the policy to this cluster role; wins over the defaults. Any number of times.",
-        ),
-    ] = None,
-) -> None:
+def rbac(context: typer.Context, bind: BindOption = None) -> None:
     """Print the ClusterRoleBindings for the groups of the policy, for `kubectl apply -f -`.
 
     Administrators get cluster-admin, editors edit, viewers view.
     """
-    import yaml
+    from clustercert.manifests import to_yaml
+    from clustercert.manifests.access import bindings
 
-    bindings = DEFAULT_BINDINGS | _bindings(bind)
-    groups = dict.fromkeys(group for rule in settings(context).policy.rules for group in rule.groups)
-    if unknown := _bindings(bind).keys() - groups.keys():
-        raise typer.BadParameter(
-            f"no rule of the policy gives {', '.join(sorted(unknown))}.", param_hint="--bind"
-        )
+    groups = kubernetes_setup.policy_groups(settings(context))
+    bound = kubernetes_setup.bound_roles(groups, bind)
     for group in groups:
-        if group not in bindings:
+        if group not in bound:
             answer(
                 f"# The group {printable(group)} is not bound here: bind it by hand, or add --bind GROUP=CLUSTERROLE.\n"
             )
-    documents = [_binding(group, bindings[group]) for group in groups if group in bindings]
-    answer(yaml.safe_dump_all(documents, sort_keys=False))
-
-
-def _bindings(options: Sequence[str] | None) -> dict[str, str]:
-    # The last one, since a group's name may have an equals sign and a cluster role's has none.
-    pairs = [option.rpartition("=") for option in options or ()]
-    if not all(group and role for group, _, role in pairs):
-        raise typer.BadParameter("write it as GROUP=CLUSTERROLE.", param_hint="--bind")
-    return {group: role for group, _, role in pairs}
-
-
-def _name(group: str, role: str) -> str:
-    """A name of its own for each group and role."""
-    name = _NOT_IN_A_NAME.sub("-", group)
-    if name != group:
-        name += f"-{hashlib.sha256(group.encode()).hexdigest()[:8]}"
-    # The role is in it, because Kubernetes refuses to change the role of a binding that exists.
-    return f"{name}:{role}"
-
-
-def _binding(group: str, role: str) -> dict[str, object]:
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {
-            "name": _name(group, role),
-            "labels": {"app.kubernetes.io/managed-by": "clustercert"},
-        },
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
-    }
+    answer(to_yaml(bindings(bound)))

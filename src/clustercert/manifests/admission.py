@@ -1,0 +1,91 @@
+"""Revocation where the API server's flags can't be touched: an admission policy that reads the revoked ids.
+
+Admission sees writes only. A ConfigMap carries the fingerprints of what is revoked and not yet expired.
+"""
+
+from clustercert.manifests import CREDENTIAL_ID, MANAGED_BY, X509_ID
+from clustercert.manifests.cel import has_x509, string
+from clustercert.model import JsonObject
+
+NAMESPACE = "clustercert"
+CONFIG_MAP = "clustercert-revoked"
+POLICY = "clustercert-revoked"
+
+# etcd takes 1.5 MiB a request by default. A fingerprint is 64 characters, stands in the data and once more in the
+# object's managed fields, and costs about 140 bytes with what stands round it.
+MAX_REVOKED = 8000
+
+
+def admission() -> list[JsonObject]:
+    """The namespace, the empty ConfigMap, the policy and its binding."""
+    return [*storage(), _policy(), _binding()]
+
+
+def storage() -> list[JsonObject]:
+    """The namespace of what the service keeps in a cluster, and the ConfigMap of the revoked ids, still empty.
+
+    Applied once more, it leaves the ids alone: it says nothing of `data`.
+    """
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": MANAGED_BY}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": CONFIG_MAP, "namespace": NAMESPACE, "labels": MANAGED_BY},
+        },
+    ]
+
+
+def _policy() -> JsonObject:
+    extra, key = "request.userInfo.extra", string(CREDENTIAL_ID)
+    revoked = (
+        f"{extra}[{key}].exists(c, c.startsWith({string(X509_ID)})"
+        f" && c.substring({len(X509_ID)}) in params.data)"
+    )
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": POLICY, "labels": MANAGED_BY},
+        "spec": {
+            "failurePolicy": "Fail",
+            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": ["*"],
+                        "apiVersions": ["*"],
+                        "operations": ["CREATE", "UPDATE", "DELETE", "CONNECT"],
+                        # With the subresources: exec, the tokens of service accounts, evictions.
+                        "resources": ["*/*"],
+                        "scope": "*",
+                    }
+                ]
+            },
+            "matchConditions": [{"name": "with-a-client-certificate", "expression": has_x509(extra)}],
+            "validations": [
+                {
+                    "expression": f"!has(params.data) || !{revoked}",
+                    "reason": "Forbidden",
+                    "message": "This client certificate is revoked. Get a new one from clustercert.",
+                }
+            ],
+        },
+    }
+
+
+def _binding() -> JsonObject:
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": POLICY, "labels": MANAGED_BY},
+        "spec": {
+            "policyName": POLICY,
+            "paramRef": {
+                "name": CONFIG_MAP,
+                "namespace": NAMESPACE,
+                # Deny would refuse every write there is, the one that makes the ConfigMap again too.
+                "parameterNotFoundAction": "Allow",
+            },
+            "validationActions": ["Deny"],
+        },
+    }

@@ -1,0 +1,132 @@
+"""How kube-apiserver asks this service: the AuthorizationConfiguration, and the kubeconfigs of its webhooks.
+
+The times were measured on kube-apiserver 1.32.13 and 1.36.2.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from clustercert.manifests import MASTERS, to_yaml
+from clustercert.manifests.cel import has_x509, in_groups, matches
+from clustercert.model import JsonObject
+
+FailurePolicy = Literal["NoOpinion", "Deny"]
+Mode = Literal["default", "known-only"]
+
+# Whatever we give to a certificate of our own beside the policy's groups: a credential's own group, the service's.
+_OUR_PREFIX = "clustercert:"
+
+_KEPT = """\
+clustercert answers "denied" or "no opinion", and never "allowed": RBAC goes on deciding what anybody may do.
+
+unauthorizedTTL  how long the API server keeps either answer, and so how long a revoked certificate may still work, on
+                 top of the second in which a revocation reaches every worker of clustercert. Measured: with 2s, a
+                 certificate in use was refused 1.2 seconds after its revocation; a longer time saves calls. Lifting a
+                 denial takes as long. "0s" would mean the default of 30s.
+authorizedTTL    how long it keeps "allowed", which clustercert never says. It is short here for the case that another
+                 program is asked in its place.
+                 From Kubernetes 1.34 on, `cacheUnauthorizedRequests: false` keeps nothing (measured on 1.36: refused
+                 0.06 seconds later); 1.32 refuses a file with that field, and keeps the one that it has.
+failurePolicy    what happens while clustercert doesn't answer."""
+
+_FAILURE = {
+    "NoOpinion": """\
+                 NoOpinion: RBAC decides alone, so that nobody is locked out, and what is revoked works again for as
+                 long as clustercert is away or is kept from answering.""",
+    "Deny": """\
+                 Deny: whoever the conditions below select gets HTTP 500 while clustercert is away. Where clustercert
+                 runs in this very cluster, nobody who is selected can repair it: see README.md.""",
+}
+
+_WHEN = {
+    "default": """\
+matchConditions  who costs a call: callers with a client certificate (from 1.32 on the API server tells which) who are
+                 in a group of the policy, or in one whose name begins with clustercert:. All others cost none: nodes,
+                 service accounts, anonymous health checks.""",
+    "known-only": """\
+matchConditions  who costs a call: callers with a client certificate, except those whose user or group matches the
+                 cluster's exemptions and who are in no group of the policy. Service accounts and anonymous health
+                 checks cost none.""",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """When and how an API server asks.
+
+    Attributes:
+        mode: whether foreign certificates are asked about too.
+        groups: the Kubernetes groups that the policy gives.
+        exemptions: patterns of the users and groups that `known-only` spares.
+        authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them, such as 2s or 1m30s.
+        kubeconfig: the path of the webhook's kubeconfig on the control plane.
+    """
+
+    mode: Mode
+    groups: tuple[str, ...]
+    exemptions: tuple[str, ...]
+    failure_policy: FailurePolicy
+    authorized_ttl: str
+    unauthorized_ttl: str
+    timeout: str
+    kubeconfig: str
+
+
+def authorization_comment(asking: Asking) -> str:
+    """What the file's reader should know before they change a number in it."""
+    return f"{_KEPT}\n{_FAILURE[asking.failure_policy]}\n{_WHEN[asking.mode]}"
+
+
+def authorization_configuration(asking: Asking) -> JsonObject:
+    """The file of --authorization-config: this service first, then what kubeadm has by default."""
+    webhook = {
+        "authorizedTTL": asking.authorized_ttl,
+        "unauthorizedTTL": asking.unauthorized_ttl,
+        "timeout": asking.timeout,
+        "subjectAccessReviewVersion": "v1",
+        "matchConditionSubjectAccessReviewVersion": "v1",
+        "failurePolicy": asking.failure_policy,
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": asking.kubeconfig},
+        "matchConditions": [{"expression": each} for each in match_conditions(asking)],
+    }
+    return {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AuthorizationConfiguration",
+        "authorizers": [
+            {"type": "Webhook", "name": "clustercert", "webhook": webhook},
+            {"type": "Node", "name": "node"},
+            {"type": "RBAC", "name": "rbac"},
+        ],
+    }
+
+
+def match_conditions(asking: Asking) -> Sequence[str]:
+    """CEL over `request`, a SubjectAccessReview's spec; a call is made where all of them hold."""
+    # A member of system:masters passes before any webhook is asked.
+    others = [group for group in asking.groups if group != MASTERS and not group.startswith(_OUR_PREFIX)]
+    ours = in_groups(others, [_OUR_PREFIX])
+    if asking.mode == "default":
+        return (has_x509("request.extra"), ours)
+    # What is ours is asked about even where an exemption matches it, or it couldn't be revoked.
+    return (has_x509("request.extra"), f"{ours} || !{matches(asking.exemptions)}")
+
+
+def webhook_kubeconfig(url: str, ca_pem: bytes | None, token: str) -> str:
+    """Where a webhook is and how to authenticate to it, YAML. It holds the token: for files of mode 0600.
+
+    Attributes:
+        ca_pem: of the CA that signed the service's certificate; None leaves it to the CAs of the control plane's
+            operating system.
+    """
+    authority = {"certificate-authority-data": base64.b64encode(ca_pem).decode()} if ca_pem else {}
+    document: JsonObject = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "clustercert", "cluster": {"server": url, **authority}}],
+        "users": [{"name": "kube-apiserver", "user": {"token": token}}],
+        "contexts": [{"name": "webhook", "context": {"cluster": "clustercert", "user": "kube-apiserver"}}],
+        "current-context": "webhook",
+    }
+    return to_yaml([document])

@@ -1,0 +1,66 @@
+"""Conditions in the Common Expression Language, as kube-apiserver evaluates them.
+
+Source: https://github.com/google/cel-spec/blob/master/doc/langdef.md; Kubernetes, "Common Expression Language".
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from clustercert.manifests import CREDENTIAL_ID, GROUPS_OF_EVERYBODY, X509_ID
+
+_ANYTHING = "*"
+
+
+def string(text: str) -> str:
+    """A string literal. JSON's escapes are CEL's too, surrogate pairs aside, so what is not ASCII stands as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def strings(texts: Iterable[str]) -> str:
+    """A list of string literals."""
+    return "[" + ", ".join(string(text) for text in texts) + "]"
+
+
+def has_x509(extra: str) -> str:
+    """Whether the extra fields, an expression, say that a client certificate was shown.
+
+    A key that isn't there is an error in CEL, and an error is a denial where the failure policy is Deny; so it is
+    asked for before it is read.
+    """
+    key = string(CREDENTIAL_ID)
+    return f"has({extra}) && {key} in {extra} && {extra}[{key}].exists(c, c.startsWith({string(X509_ID)}))"
+
+
+def in_groups(names: Sequence[str], prefixes: Sequence[str] = ()) -> str:
+    """Whether somebody is in one of the groups, or in one whose name begins so."""
+    return _some_group(
+        "g", [*_names("g", names), *(f"g.startsWith({string(prefix)})" for prefix in prefixes)]
+    )
+
+
+def matches(patterns: Iterable[str]) -> str:
+    """Whether the user's name, or one of the groups that not everybody is in, matches a pattern.
+
+    A pattern ends in an asterisk, which stands for anything, or is a name.
+    """
+    sorted_out = list(patterns)
+    names = [pattern for pattern in sorted_out if not pattern.endswith(_ANYTHING)]
+    prefixes = [pattern.removesuffix(_ANYTHING) for pattern in sorted_out if pattern.endswith(_ANYTHING)]
+    if not sorted_out:
+        return "false"
+    user = _either("request.user", names, prefixes)
+    group = _either("g", names, prefixes)
+    return f"({user} || request.groups.exists(g, !(g in {strings(GROUPS_OF_EVERYBODY)}) && ({group})))"
+
+
+def _either(subject: str, names: Sequence[str], prefixes: Sequence[str]) -> str:
+    tests = [*_names(subject, names), *(f"{subject}.startsWith({string(prefix)})" for prefix in prefixes)]
+    return " || ".join(tests)
+
+
+def _names(subject: str, names: Sequence[str]) -> list[str]:
+    return [f"{subject} in {strings(names)}"] if names else []
+
+
+def _some_group(variable: str, tests: Sequence[str]) -> str:
+    return f"request.groups.exists({variable}, {' || '.join(tests)})" if tests else "false"

@@ -1,0 +1,88 @@
+"""What docs/kubernetes.md names exists: commands, their options, the API server's flags, the files, our metrics."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from prometheus_client import REGISTRY
+
+import clustercert.metrics  # noqa: F401 - it registers the metrics
+from clustercert.cli.root import app
+from clustercert.manifests.folder import NAMES
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+# Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.
+OF_KUBERNETES = {
+    "--as",
+    "--audit-policy-file",
+    "--audit-webhook-batch-max-wait",
+    "--audit-webhook-config-file",
+    "--authorization-config",
+    "--authorization-mode",
+    "--authorization-webhook-",
+    "--client-ca-file",
+    "--config",
+    "--min-request-timeout",
+    "--raw",
+}
+ROOT: Any = typer.main.get_command(app)
+
+
+def commands_named() -> Iterator[str]:
+    """Every command line in the document that is ours, one in a block or between backticks."""
+    text = DOCUMENT.replace("\n", " ")
+    yield from re.findall(r"`(clustercert [a-z][^`]*)`", text)
+    yield from re.findall(r"^\$ (clustercert [^#\n&]*)", DOCUMENT, re.MULTILINE)
+
+
+def subcommands(command: Any) -> dict[str, Any]:
+    """Typer's commands have no public types; a group is what has commands."""
+    return getattr(command, "commands", {})
+
+
+def resolved(line: str) -> tuple[Any, list[str]]:
+    """The command of a line, and the words behind it."""
+    command, words = ROOT, line.split()[1:]
+    while below := subcommands(command):
+        assert words, line
+        assert words[0] in below, f"{line}: there is no command {words[0]}"
+        command, words = below[words[0]], words[1:]
+    return command, words
+
+
+def options_of(command: Any) -> set[str]:
+    names = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+    # Those of the root command may stand anywhere.
+    return names | {"--config", "--data-dir"}
+
+
+@pytest.mark.parametrize("line", sorted({line.strip() for line in commands_named()}))
+def test_every_command_exists_and_takes_its_options(line: str) -> None:
+    command, words = resolved(line)
+    said = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert said <= options_of(command)
+
+
+def test_every_option_and_flag_in_the_document_is_somebodys() -> None:
+    ours = {option for command in walk(ROOT) for option in options_of(command)}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", DOCUMENT)) <= ours | OF_KUBERNETES
+
+
+def walk(command: Any) -> Iterator[Any]:
+    yield command
+    for each in subcommands(command).values():
+        yield from walk(each)
+
+
+def test_every_file_of_a_set_up_is_explained() -> None:
+    assert [name for name in NAMES if f"`{name}`" not in DOCUMENT] == []
+
+
+def test_every_metric_of_ours_exists() -> None:
+    there = {metric.name for metric in REGISTRY.collect()}
+    named = {name.removesuffix("_total") for name in re.findall(r"clustercert_[a-z_]+", DOCUMENT)}
+    assert named
+    assert named <= there
