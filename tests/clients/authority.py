@@ -1,5 +1,7 @@
 """A small CA of the tests' own: for the double's server, and for client certificates that nobody issued."""
 
+import base64
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -78,6 +80,22 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return key_pem + leaf.public_bytes(serialization.Encoding.PEM)
+
+
+def kubeconfig_document(url: str, server_ca_pem: bytes, identity_pem: bytes) -> bytes:
+    """A kubeconfig, JSON, for a key and certificate in one PEM."""
+    identity_b64 = base64.b64encode(identity_pem).decode()
+    cluster = {"server": url, "certificate-authority-data": base64.b64encode(server_ca_pem).decode()}
+    user = {"client-certificate-data": identity_b64, "client-key-data": identity_b64}
+    document = {
+        "kind": "Config",
+        "apiVersion": "v1",
+        "clusters": [{"name": "cluster", "cluster": cluster}],
+        "users": [{"name": "user", "user": user}],
+        "contexts": [{"name": "context", "context": {"cluster": "cluster", "user": "user"}}],
+        "current-context": "context",
+    }
+    return json.dumps(document).encode()
 
 
 def _dated(

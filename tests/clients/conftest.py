@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from apiserver import ApiServer
-from service import Demo, start, stop
+pytest.register_assert_rewrite("issued", "registered", "scenarios", "story")
+
+from apiserver import ApiServer  # noqa: E402 - what is imported before is not rewritten
+from service import Demo, start, stop  # noqa: E402
 
 SETTINGS_OF_CLIENTS = (
     "OS_",

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 READY_WITHIN_S = 90
 STOPPED_WITHIN_S = 30
@@ -90,6 +93,12 @@ def start(folder: Path, *options: str) -> Demo:
     )
 
 
+def restarted(demo: Demo) -> Demo:
+    """The same demo once more after `stop`: its data, its address."""
+    port = str(urlsplit(demo.own.url).port)
+    return start(demo.data_dir.parent, "--port", port)
+
+
 def stop(demo: Demo) -> None:
     """Interrupt it as Ctrl-C does, and hold it to a clean end; no client may have met a bug of its."""
     demo.process.send_signal(signal.SIGINT)
@@ -98,6 +107,8 @@ def stop(demo: Demo) -> None:
     except subprocess.TimeoutExpired:
         demo.process.kill()
         raise
+    if demo.process.stdout is not None:
+        demo.process.stdout.close()
     log = demo.log.read_text()
     assert status == 0, log
     assert "Traceback" not in log, log
@@ -113,15 +124,56 @@ def operator(demo: Demo, *arguments: str | Path) -> str:
         text=True,
         timeout=60,
         check=False,
-        env={
-            **os.environ,
-            "CLUSTERCERT_DATA_DIR": str(demo.data_dir),
-            # A demo's key-encryption key lies beside what it protects, where no other setting looks for one.
-            "CLUSTERCERT_KEK_FILE": str(demo.data_dir / "kek"),
-        },
+        env=operators_environment(demo),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def operators_environment(demo: Demo) -> dict[str, str]:
+    """Ours, with what the command line needs to find the demo's store."""
+    return {
+        **os.environ,
+        "CLUSTERCERT_DATA_DIR": str(demo.data_dir),
+        # A demo's key-encryption key lies beside what it protects, where no other setting looks for one.
+        "CLUSTERCERT_KEK_FILE": str(demo.data_dir / "kek"),
+    }
+
+
+@contextmanager
+def replica_with_tls(demo: Demo, data_dir: Path) -> Iterator[str]:
+    """The address of a second service on the demo's database, with a data folder of its own.
+
+    It makes itself a TLS pair there, whose CA is `tls-ca.pem`.
+    """
+    data_dir.mkdir(mode=0o700)
+    database = demo.data_dir / "clustercert.db"
+    process = subprocess.Popen(
+        [program(), "serve", "--host", "0.0.0.0", "--port", "0"],
+        env={
+            **operators_environment(demo),
+            "CLUSTERCERT_DATA_DIR": str(data_dir),
+            "CLUSTERCERT_DATABASE_URL": f"sqlite+aiosqlite:///{database}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    listening = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
+    # Else it might wait for somebody to read its log.
+    rest = threading.Thread(target=process.stderr.read, daemon=True)
+    rest.start()
+    try:
+        assert listening, said
+        yield f"https://127.0.0.1:{listening[1]}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(STOPPED_WITHIN_S)
+        rest.join(STOPPED_WITHIN_S)
+        process.stderr.close()
+    assert status == 0
 
 
 def _report(process: subprocess.Popen[str], log: Path) -> Mapping[str, object]:

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from huaweicloudsdkcce.v3 import (
     CceClient,
+    CertRevokeConfigRequestBody,
     ClusterCertDuration,
     CreateAutopilotKubernetesClusterCertRequest,
     ListClustersRequest,
+    RevokeKubernetesClusterCertRequest,
     ShowClusterEndpointsRequest,
     ShowClusterRequest,
 )
@@ -142,14 +148,61 @@ def test_endpoints_are_shown_with_an_external_address_and_without(demo: Demo, ei
     assert outside.public_endpoint.startswith("https://")
 
 
+def revoke(cce: CceClient, cluster_id: str, body: CertRevokeConfigRequestBody | None) -> Any:
+    return cce.revoke_kubernetes_cluster_cert(RevokeKubernetesClusterCertRequest(cluster_id, body))
+
+
+def state(tenant: Tenant, leaf: x509.Certificate) -> str:
+    """What the service's own inventory says of a certificate."""
+    cluster = f"/clustercert/v1/projects/{tenant.project_id}/clusters/{tenant.cluster_id}"
+    url = f"{tenant.url}{cluster}/certificates/{leaf.fingerprint(SHA256()).hex()}"
+    answer = httpx.get(url, headers={"X-Auth-Token": tenant.token}, trust_env=False)
+    return str(answer.json()["state"])
+
+
+@pytest.mark.parametrize("field", ["user_id", "agency_id"])
+def test_a_user_is_revoked_and_what_is_issued_next_is_good(
+    cce: CceClient, tenant: Tenant, field: str
+) -> None:
+    old = leaf_of(issue(cce, tenant.cluster_id, ClusterCertDuration(duration=1)), tenant)
+
+    answer = revoke(cce, tenant.cluster_id, CertRevokeConfigRequestBody(**{field: tenant.user_id}))
+
+    new = leaf_of(issue(cce, tenant.cluster_id, ClusterCertDuration(duration=1)), tenant)
+    assert (answer.status_code, answer.to_dict()) == (200, {})
+    assert (state(tenant, old), state(tenant, new)) == ("revoked", "live")
+
+
+def test_an_administrator_revokes_a_user_who_is_no_more(cce: CceClient, tenant: Tenant) -> None:
+    own = leaf_of(issue(cce, tenant.cluster_id, ClusterCertDuration(duration=1)), tenant)
+    gone = CertRevokeConfigRequestBody(user_id="0123456789abcdef0123456789abcdef")
+    answer = revoke(cce, tenant.cluster_id, gone)
+    assert answer.status_code == 200
+    assert state(tenant, own) == "live"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [None, CertRevokeConfigRequestBody(), CertRevokeConfigRequestBody(user_id="a", agency_id="b")],
+    ids=["no body", "{}", "both"],
+)
+def test_a_revocation_that_names_not_exactly_one_is_refused(
+    cce: CceClient, tenant: Tenant, body: CertRevokeConfigRequestBody | None
+) -> None:
+    with pytest.raises(ClientRequestException) as caught:
+        revoke(cce, tenant.cluster_id, body)
+    assert (caught.value.status_code, caught.value.error_code) == (400, "CCE.01400001")
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda cce, cluster_id: issue(cce, cluster_id, ClusterCertDuration(duration=1)),
+        lambda cce, cluster_id: revoke(cce, cluster_id, CertRevokeConfigRequestBody(user_id="a")),
         lambda cce, cluster_id: cce.show_cluster(ShowClusterRequest(cluster_id)),
         lambda cce, cluster_id: cce.show_cluster_endpoints(ShowClusterEndpointsRequest(cluster_id)),
     ],
-    ids=["clustercert", "show", "openapi"],
+    ids=["clustercert", "clustercertrevoke", "show", "openapi"],
 )
 def test_a_missing_cluster_and_another_tenants_read_the_same(
     demo: Demo, cce: CceClient, call: Callable[[CceClient, str], object]

@@ -1,0 +1,78 @@
+"""Whom kube-apiserver takes a client certificate for, and whether it believes it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import crypto
+
+AUTHENTICATED = "system:authenticated"
+MASTERS = "system:masters"
+CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+
+_FOR_CLIENTS = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user as the authorizers see it; `credential_id` is None for somebody without a certificate."""
+
+    username: str
+    groups: tuple[str, ...]
+    credential_id: str | None
+
+    @classmethod
+    def of(cls, leaf: x509.Certificate) -> "Identity":
+        """CN and O of the subject; anonymous where there is no CN, as kube-apiserver has it."""
+        names = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        groups = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
+        if not names:
+            return ANONYMOUS
+        fingerprint = hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest()
+        return cls(names[-1], (*groups, AUTHENTICATED), f"X509SHA256={fingerprint}")
+
+    @property
+    def extra(self) -> Mapping[str, Sequence[str]]:
+        return {} if self.credential_id is None else {CREDENTIAL_ID: [self.credential_id]}
+
+    @property
+    def user_info(self) -> Mapping[str, object]:
+        info: dict[str, object] = {"username": self.username, "groups": list(self.groups)}
+        return {**info, "extra": self.extra} if self.extra else info
+
+
+ANONYMOUS = Identity("system:anonymous", ("system:unauthenticated",), None)
+
+
+class ClientBundle:
+    """The CAs of `--client-ca-file`; each of them is an anchor, a root or not."""
+
+    def __init__(self, pem: bytes) -> None:
+        """Raises ValueError where the PEM holds no certificate or a broken one."""
+        self._anchors = x509.load_pem_x509_certificates(pem)
+
+    def believes(self, chain: Sequence[x509.Certificate], now: datetime) -> bool:
+        """Whether the chain, leaf first, leads to an anchor, is valid at this moment and meant for clients."""
+        leaf, *intermediates = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+        store = crypto.X509Store()
+        for anchor in self._anchors:
+            store.add_cert(crypto.X509.from_cryptography(anchor))
+        store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        store.set_time(now)
+        try:
+            crypto.X509StoreContext(store, leaf, intermediates).verify_certificate()
+        except crypto.X509StoreContextError:
+            return False
+        return _is_for_clients(chain[0])
+
+
+def _is_for_clients(leaf: x509.Certificate) -> bool:
+    try:
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return True
+    return not _FOR_CLIENTS.isdisjoint(usage)

@@ -1,0 +1,69 @@
+"""A cluster of a running service's own tenant that stands for an API server of the tests."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from service import Demo, Tenant, operator
+
+
+class Addressed(Protocol):
+    """An API server: where it is, and the PEM file of the CA of its own certificate."""
+
+    url: str
+    server_ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The tenant with that cluster in the place of the demo's."""
+
+    tenant: Tenant
+    ca_bundle_pem: bytes
+
+    def issue(self, accept: str = "application/json") -> httpx.Response:
+        """POST clustercert; a cluster that the operator registered a moment ago may take one more second."""
+        until = time.monotonic() + 10
+        while True:
+            answer = self.post(self.tenant.clustercert_path, {"duration": 1}, accept)
+            if answer.status_code != 404 or time.monotonic() > until:
+                assert answer.status_code == 200, answer.text
+                return answer
+            time.sleep(0.1)
+
+    def kubeconfig(self) -> dict[str, Any]:
+        document: dict[str, Any] = self.issue().json()
+        return document
+
+    def post(self, path: str, body: object, accept: str = "application/json") -> httpx.Response:
+        """As the tenant's user; the caller judges the answer."""
+        return httpx.post(
+            self.tenant.url + path,
+            json=body,
+            headers={"X-Auth-Token": self.tenant.token, "Accept": accept},
+            timeout=30,
+        )
+
+    def get(self, path: str) -> Any:
+        """As the tenant's user; whatever the answer's JSON holds."""
+        answer = httpx.get(self.tenant.url + path, headers={"X-Auth-Token": self.tenant.token}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+def register(demo: Demo, name: str, apiserver: Addressed, *more: str) -> Registered:
+    """Add the cluster, as the operator does; its API server doesn't trust the client CA yet."""
+    tenant = demo.own
+    added = operator(
+        demo, "cluster", "add", name, "--project", tenant.project_id, "--internal-url", apiserver.url,
+        "--server-ca", apiserver.server_ca, *more, "--output", "json",
+    )  # fmt: skip
+    cluster_id = json.loads(added)["id"]
+    bundle_pem = operator(demo, "kubernetes", "ca-bundle", cluster_id).encode()
+    client_ca = apiserver.server_ca.with_name(f"{name}-client-ca.pem")
+    client_ca.write_bytes(bundle_pem)
+    return Registered(replace(tenant, cluster_id=cluster_id, client_ca=client_ca), bundle_pem)

@@ -1,0 +1,99 @@
+"""A webhook that answers what a test says, and keeps what it was asked."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+TOKEN = "ccw_of-the-tests"
+
+Answer = tuple[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request."""
+
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def review(**status: object) -> Answer:
+    """A SubjectAccessReview with this status, as our service answers it."""
+    document = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status}
+    return 200, json.dumps(document).encode()
+
+
+class ScriptedWebhook:
+    """Listens on loopback from `with` to the end of the block.
+
+    Attributes:
+        answer: replace it; takes the parsed body.
+        asked: the requests so far.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Callable[[Mapping[str, Any]], Answer] = lambda _document: review(allowed=False)
+        self.asked: list[Asked] = []
+        self._http = _Listener(self)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/authorize"
+
+    def kubeconfig(self, folder: Path) -> Path:
+        """Where it is and the token for it, in a file."""
+        path = folder / "webhook.kubeconfig"
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "service", "cluster": {"server": self.url}}],
+            "users": [{"name": "apiserver", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "webhook", "context": {"cluster": "service", "user": "apiserver"}}],
+            "current-context": "webhook",
+        }
+        path.write_text(json.dumps(document))
+        return path
+
+    def stop(self) -> None:
+        """Refuse connections from now on."""
+        self._http.shutdown()
+        self._http.server_close()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, webhook: ScriptedWebhook) -> None:
+        self.webhook = webhook
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    # One connection a request, so that `stop` is felt at once.
+    protocol_version = "HTTP/1.0"
+
+    def do_POST(self) -> None:
+        webhook = cast("_Listener", self.server).webhook
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        webhook.asked.append(Asked(self.path, dict(self.headers.items()), body))
+        status, answer = webhook.answer(json.loads(body))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's own parameter name
+        """Quiet: `asked` is the log."""

@@ -1,0 +1,161 @@
+"""A running service, an API server, and the operator between them, who has the command line and kubectl alone."""
+
+import base64
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from kubectl import kubectl, written
+from registered import Registered, register
+from service import Demo, operator
+
+FORBIDDEN = "Error from server (Forbidden)"
+
+
+class Cluster(Protocol):
+    """An API server that the tests hold, with the files of its control plane.
+
+    Attributes:
+        url, server_ca: its address, and the PEM file of its serving CA.
+        folder: where it keeps its files.
+    """
+
+    url: str
+    server_ca: Path
+    folder: Path
+
+    def trust(self, client_cas_pem: bytes) -> None:
+        """Replace the file of `--client-ca-file` by the cluster's own CA and these."""
+
+    def authorize_with(self, configuration: Path) -> None:
+        """Make this the file of `--authorization-config`."""
+
+    def send_audit_events(self, folder: Path) -> None:
+        """Send audit events as the files of `kubernetes setup` say."""
+
+    def serve(self) -> None:
+        """Answer from now on; until then the files of the control plane are made ready."""
+
+    def admin_kubeconfig(self) -> Path:
+        """A member of system:masters, by the cluster's own CA."""
+
+    def kubeconfig(self, username: str, groups: Sequence[str], name: str | None = None) -> Path:
+        """Somebody by the cluster's own CA, of whom the service never hears."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An issued kubeconfig in a file, and the fingerprint of its certificate."""
+
+    kubeconfig: Path
+    fingerprint: str
+
+    def kubectl(self, *arguments: str) -> tuple[int, str]:
+        """Exit status, and what it said on both streams."""
+        done = kubectl(self.kubeconfig, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def lists_namespaces(self) -> bool:
+        """Whether it may. Anything but a yes or a plain no fails the test."""
+        status, said = self.kubectl("get", "namespaces", "-o", "name")
+        assert status == 0 or FORBIDDEN in said, said
+        return status == 0
+
+
+class Story:
+    """One cluster, registered at one service.
+
+    Attributes:
+        setup_folder: what `kubernetes setup` writes, and the control plane reads.
+        service: the options that say where the API server finds the service.
+    """
+
+    def __init__(self, demo: Demo, cluster: Cluster, folder: Path, name: str, *options: str) -> None:
+        self.demo = demo
+        self.cluster = cluster
+        self.name = name
+        self._folder = folder
+        self._issued = 0
+        self.registered: Registered = register(demo, name, cluster, *options)
+        self.setup_folder = folder / "control-plane"
+        self.service: tuple[str | Path, ...] = ("--webhook-url", demo.own.url)
+
+    @property
+    def id(self) -> str:
+        return self.registered.tenant.cluster_id
+
+    def set_up(self, *options: str) -> None:
+        """`kubernetes setup`, into the very folder that the control plane reads."""
+        operator(
+            self.demo, "kubernetes", "setup", self.id, "--out", self.setup_folder,
+            "--control-plane-dir", self.setup_folder, *self.service, "--force", *options,
+        )  # fmt: skip
+
+    def join(self, *, webhook: bool) -> None:
+        """Do what the README.md in that folder says."""
+        self.set_up()
+        self.trust()
+        if webhook:
+            self.cluster.authorize_with(self.setup_folder / "authorization-config.yaml")
+            self.cluster.send_audit_events(self.setup_folder)
+        self.cluster.serve()
+        for name in ("rbac.yaml", "admission.yaml", "service-access.yaml"):
+            if (self.setup_folder / name).exists():
+                self.as_admin("apply", "-f", self.setup_folder / name)
+
+    def trust(self) -> None:
+        self.cluster.trust(self.registered.ca_bundle_pem)
+
+    def as_admin(self, *arguments: str | Path, stdin: str | None = None) -> str:
+        """kubectl as a member of system:masters, or the test fails."""
+        done = kubectl(self.cluster.admin_kubeconfig(), *arguments, stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def guard(self, mode: str) -> None:
+        """Switch the cluster to a mode and the control plane with it; files are renamed over, as they should be."""
+        operator(self.demo, "cluster", "update", self.id, "--webhook-mode", mode)
+        self.set_up("--mode", mode)
+        self.cluster.authorize_with(self.setup_folder / "authorization-config.yaml")
+
+    def issue(self) -> Holder:
+        """A new certificate of the tenant's user."""
+        answer = self.registered.issue()
+        self._issued += 1
+        path = written(self._folder, answer.json(), f"issued-{self._issued}.json")
+        return Holder(path, answer.headers["X-Clustercert-Fingerprint"])
+
+    def foreign(self, username: str, groups: Sequence[str]) -> Holder:
+        """Somebody whom the cluster knows and the service doesn't."""
+        path = self.cluster.kubeconfig(username, groups, f"{username.replace(':', '-')}-{time.time_ns()}")
+        document = json.loads(path.read_text())
+        leaf = x509.load_pem_x509_certificate(
+            base64.b64decode(document["users"][0]["user"]["client-certificate-data"])
+        )
+        return Holder(path, hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest())
+
+    def revoke(self, holder: Holder) -> None:
+        """That one certificate, as its owner."""
+        tenant = self.registered.tenant
+        answer = self.registered.post(
+            f"/clustercert/v1/projects/{tenant.project_id}/clusters/{tenant.cluster_id}"
+            f"/certificates/{holder.fingerprint}/revoke",
+            {"reason": "superseded"},
+        )
+        assert answer.status_code == 200, answer.text
+
+    def events(self, kind: str) -> Sequence[str]:
+        """The bodies of the cluster's audit events of a kind, from the demo's store."""
+        with closing(sqlite3.connect(self.demo.data_dir / "clustercert.db")) as store:
+            rows = store.execute("SELECT body FROM audit_event WHERE kind = ?", (kind,)).fetchall()
+        bodies = [body if isinstance(body, str) else bytes(body).decode() for (body,) in rows]
+        return [body for body in bodies if self.id in body]

@@ -1,0 +1,100 @@
+"""The README's lines about revocation, run as they stand there, against the double of kube-apiserver."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import kubectl
+import service
+from apiserver import ApiServer
+from registered import register
+from service import Demo, operator, operators_environment
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PASSWORD = "correct horse battery staple"
+MOST_LINES = 10
+CONTROL_PLANE = "/etc/kubernetes/clustercert"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command, and the lines that it is said to print; an ellipsis in them stands for anything."""
+
+    command: str
+    printed: Sequence[str]
+
+
+def steps(heading: str) -> Sequence[Step]:
+    """The first console block under a heading."""
+    section = README.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    block = section.split("```console\n", 1)[1].split("```", 1)[0]
+    commands = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    return [Step(lines[0], lines[1:]) for lines in (command.splitlines() for command in commands)]
+
+
+def run(step: Step, folder: Path, env: Mapping[str, str]) -> None:
+    """Run it, and hold its output to what the README says it prints; where that is nothing, it need only work."""
+    done = subprocess.run(
+        ["sh", "-c", step.command],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    fails = any(line.startswith("Error") for line in step.printed)
+    assert (done.returncode != 0) == fails, f"{step.command}\n{said}"
+    if step.printed:
+        pattern = "\n".join(".*".join(map(re.escape, line.split("…"))) for line in step.printed)
+        assert re.fullmatch(pattern, said.rstrip()), f"{step.command}\n{said}"
+
+
+@pytest.fixture
+def env(demo: Demo, tmp_path: Path) -> dict[str, str]:
+    """The operator's shell, in which alice is logged in too."""
+    programs = (Path(service.program()).parent, kubectl.program().parent)
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    domain = ("--domain", "demo")
+    operator(demo, "user", "create", "alice", "--password-file", password, *domain)
+    operator(demo, "role", "assign", "member", "--user", "alice", "--project", demo.own.project_id, *domain)
+    env = {
+        **operators_environment(demo),
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "settings"),
+        "CLUSTERCERT_SERVER__PUBLIC_URL": demo.own.url,
+    }
+    login = f"clustercert login {demo.own.url} --user alice --domain demo --password-file {password}"
+    run(Step(login, ()), tmp_path, env)
+    return env
+
+
+def test_the_readmes_lines_on_revocation_do_what_they_say(
+    demo: Demo, apiserver: ApiServer, env: dict[str, str], tmp_path: Path
+) -> None:
+    prod = register(demo, "prod", apiserver)
+    prod.issue()  # by now the service knows the cluster
+    env["KUBECONFIG"] = str(apiserver.admin_kubeconfig())
+    setup, *others = steps("Revoke")
+    assert len(others) < MOST_LINES
+
+    run(setup, tmp_path, env)
+    # What the folder's README.md asks for, with its files where they lie here.
+    files = tmp_path / "control-plane"
+    configuration = files / "authorization-config.yaml"
+    configuration.write_text(configuration.read_text().replace(CONTROL_PLANE, str(files)))
+    apiserver.trust(prod.ca_bundle_pem)
+    apiserver.authorize_with(configuration)
+
+    for step in others:
+        run(step, tmp_path, env)
+
+    assert sum("Forbidden" in line for step in others for line in step.printed) == 1

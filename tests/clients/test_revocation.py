@@ -1,0 +1,72 @@
+"""Revocation from end to end: the service, its command line, a real kubectl, and the double of kube-apiserver."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import scenarios
+from apiserver import ApiServer
+from service import Demo, replica_with_tls, start, stop
+from story import Story
+
+Scenario = Callable[[Story], None]
+
+
+@pytest.fixture(scope="module")
+def story(eip_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """With the webhook; the service has two workers."""
+    folder = tmp_path_factory.mktemp("webhook")
+    with ApiServer(folder) as apiserver:
+        one = Story(eip_demo, apiserver, folder, "with-a-webhook")
+        one.join(webhook=True)
+        yield one
+        assert apiserver.complaints == []
+
+
+@pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)
+def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
+    scenario(story)
+
+
+def test_a_newer_release_asks_another_replica_over_tls(eip_demo: Demo, tmp_path: Path) -> None:
+    """The revocation comes in at the one, and the other answers."""
+    replica = tmp_path / "replica"
+    with ApiServer(tmp_path, "1.36") as apiserver, replica_with_tls(eip_demo, replica) as url:
+        one = Story(eip_demo, apiserver, tmp_path, "newer")
+        one.service = ("--webhook-url", url, "--webhook-ca", replica / "tls-ca.pem")
+        one.join(webhook=True)
+
+        scenarios.one_revoked_certificate_is_refused_within_the_ttl(one)
+
+        assert apiserver.webhook_calls > 0
+
+
+@pytest.mark.parametrize(
+    ("option", "scenario"),
+    [
+        (("--admission",), scenarios.the_admission_policy_stops_writes_and_no_reads),
+        (("--credential-role", "admin=cluster-admin"), scenarios.a_credentials_own_binding_ends_with_it),
+    ],
+    ids=["admission", "credential-role"],
+)
+def test_where_the_flags_cannot_be_touched(
+    eip_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+) -> None:
+    with ApiServer(tmp_path) as apiserver:
+        one = Story(eip_demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        one.join(webhook=False)
+
+        scenario(one)
+
+
+def test_without_the_service_the_failure_policy_decides(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "apiserver"
+    folder.mkdir()
+    with ApiServer(folder) as apiserver:
+        one = Story(start(tmp_path), apiserver, folder, "lonely")
+        one.join(webhook=True)
+
+        scenarios.without_the_service_the_failure_policy_decides(one)
+
+        stop(one.demo)

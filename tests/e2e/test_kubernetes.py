@@ -1,0 +1,82 @@
+"""Revocation at a real kube-apiserver: the scenarios that tests/clients tells of the double, once more.
+
+They run where KUBEBUILDER_ASSETS names an envtest folder with kube-apiserver, etcd and kubectl.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import scenarios
+from kube_apiserver import ASSETS, KubeApiServer, assets
+from service import Demo, start, stop
+from story import Story
+
+Scenario = Callable[[Story], None]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        assets() is None, reason=f"{ASSETS} names no folder with kube-apiserver, etcd and kubectl"
+    ),
+]
+
+
+def new_apiserver(folder: Path) -> KubeApiServer:
+    programs = assets()
+    assert programs is not None
+    return KubeApiServer(programs, folder)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The service, with two workers."""
+    one = start(tmp_path_factory.mktemp("demo"), "--workers", "2")
+    yield one
+    stop(one)
+
+
+@pytest.fixture(scope="module")
+def story(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """With the webhook."""
+    folder = tmp_path_factory.mktemp("webhook")
+    with new_apiserver(folder) as apiserver:
+        one = Story(demo, apiserver, folder, "with-a-webhook")
+        one.join(webhook=True)
+        yield one
+
+
+@pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)
+def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
+    scenario(story)
+
+
+@pytest.mark.parametrize(
+    ("option", "scenario"),
+    [
+        (("--admission",), scenarios.the_admission_policy_stops_writes_and_no_reads),
+        (("--credential-role", "admin=cluster-admin"), scenarios.a_credentials_own_binding_ends_with_it),
+    ],
+    ids=["admission", "credential-role"],
+)
+def test_where_the_flags_cannot_be_touched(
+    demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+) -> None:
+    with new_apiserver(tmp_path) as apiserver:
+        one = Story(demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        one.join(webhook=False)
+
+        scenario(one)
+
+
+def test_without_the_service_the_failure_policy_decides(tmp_path: Path) -> None:
+    folder = tmp_path / "apiserver"
+    folder.mkdir()
+    with new_apiserver(folder) as apiserver:
+        one = Story(start(tmp_path), apiserver, folder, "lonely")
+        one.join(webhook=True)
+
+        scenarios.without_the_service_the_failure_policy_decides(one)
+
+        stop(one.demo)
