@@ -19,7 +19,22 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import compare, flame, floor, growth, loads, postgres, report, scaling, soak, steps, traffic, world
+from bench import (
+    audit_log,
+    compare,
+    flame,
+    floor,
+    growth,
+    loads,
+    postgres,
+    report,
+    scaling,
+    soak,
+    steps,
+    traffic,
+    webhook,
+    world,
+)
 from bench.peers import cfssl, djangoca
 from bench.postgres import Postgres
 
@@ -27,8 +42,17 @@ WORK = report.ROOT / "build" / "bench"
 PICTURES = report.ROOT / "docs" / "performance"
 
 # Seconds of one measurement, unless the command line says otherwise.
-SECONDS = {"floor": 2.0, "steps": 6.0, "compare": 5.0, "loads": 4.0, "growth": 4.0, "soak": 600.0}
-USUAL = ("floor", "steps", "compare", "loads", "growth")
+SECONDS = {
+    "floor": 2.0,
+    "steps": 6.0,
+    "compare": 5.0,
+    "loads": 4.0,
+    "growth": 4.0,
+    "webhook": 10.0,
+    "audit_log": 0.0,
+    "soak": 600.0,
+}
+USUAL = ("floor", "steps", "compare", "loads", "growth", "webhook", "audit_log")
 STEPS_REQUESTS = 6000
 CONNECTIONS = 64
 ROUNDS = 3
@@ -88,6 +112,26 @@ class Bench:
         report.save("growth", rows)
         PICTURES.mkdir(exist_ok=True)
         plot.growth(rows, PICTURES / "growth.png")
+
+    def webhook(self, seconds: float) -> None:
+        """Reviews at a steady rate, as the store grows."""
+        sizes = (*webhook.SIZES, webhook.LARGEST) if self._options.full else webhook.SIZES
+        rows = webhook.measure(WORK / "webhook", sizes, seconds, None)
+        # Gigabytes, and the next ones come.
+        shutil.rmtree(WORK / "webhook")
+        if self._postgres:
+            rows += webhook.measure(WORK / "webhook", sizes, seconds, self._postgres)
+        report.save("webhook", rows)
+
+    def audit_log(self, _seconds: float) -> None:
+        """Sealing and proofs, as the log grows."""
+        sizes = (*audit_log.SIZES, *audit_log.LARGEST) if self._options.full else audit_log.SIZES
+        rows = audit_log.measure(WORK / "audit_log", sizes, None)
+        # Gigabytes, and the next ones come.
+        shutil.rmtree(WORK / "audit_log")
+        if self._postgres:
+            rows += audit_log.measure(WORK / "audit_log", sizes, self._postgres)
+        report.save("audit_log", rows)
 
     def soak(self, seconds: float) -> None:
         """The same load for a long time."""

@@ -3,6 +3,7 @@
 Goes round the service, and so must be told nothing of its columns beyond those that have to differ from row to row.
 """
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Mapping
@@ -100,12 +101,30 @@ class Filler:
         again = f"ALTER TABLE certificate ADD CONSTRAINT {name} UNIQUE (fingerprint)"
         self._run([f"SET maintenance_work_mem = '1GB'; {again}"])
 
+    def add_revocations(self, rows: int, clusters: int) -> None:
+        """So many, every other one of a single certificate; nothing in the store is revoked by them."""
+        dialect = "postgres" if self.postgres else "sqlite"
+        columns = _COMMON_COLUMNS[dialect]
+        statement = (
+            'INSERT INTO revocation (epoch, changed, fingerprint, user_id, cluster_id, at, "by", reason, proved)'  # noqa: S608 - all of it is ours
+            f" SELECT 0, 0, CASE WHEN n % 2 = 0 THEN {columns['fingerprint']} END, {columns['user_id']},"
+            f" {columns['cluster_id']}, CURRENT_TIMESTAMP, 'bench', 'unspecified', false FROM {_NUMBERS[dialect]}"
+        )
+        for name, number in {"first": 0, "last": rows, "clusters": clusters}.items():
+            statement = statement.replace(f":{name}", str(number))
+        self._run([statement])
+
     def settle(self) -> None:
-        """What a database does by itself some minutes after so many rows."""
+        """What the service and its database do by themselves some minutes after so many rows."""
+        asyncio.run(self._seal())
         if self.postgres is None:
             self._run(["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"])
         else:
             self._run(["VACUUM ANALYZE", "CHECKPOINT"])
+
+    async def _seal(self) -> None:
+        async with components(self.world.settings) as parts:
+            await parts.log_sealer.seal_all()
 
     def _copies(self, table: Table, which: str, first: int, last: int, *, of: int, clusters: int = 0) -> str:
         """The statement that copies the first row of a kind, once for each number."""
@@ -192,6 +211,7 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "subject": "lower(hex(randomblob(32)))",
         "salt": "randomblob(16)",
         "commitment": "randomblob(32)",
+        "leaf_index": "NULL",
         **{
             time: f"strftime('%Y-%m-%d %H:%M:%S.000000', {time}, '-' || ({_SECONDS_AGO}) || ' seconds')"
             for time in _TIMES
@@ -206,6 +226,7 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "subject": "encode(sha256(uuid_send(gen_random_uuid())), 'hex')",
         "salt": "uuid_send(gen_random_uuid())",
         "commitment": "sha256(uuid_send(gen_random_uuid()))",
+        "leaf_index": "NULL",
         **{time: f"{time} - make_interval(secs => {_SECONDS_AGO})" for time in _TIMES},
     },
 }

@@ -23,6 +23,7 @@ SIZES = ((1_000, 10), (100_000, 10_000))
 LARGEST = (10_000_000, 1_000_000)
 
 QUERIES = 300
+REVOCATIONS = 100
 PAGE = 50
 CONNECTIONS = 64
 
@@ -40,6 +41,7 @@ class Size:
         list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP.
         page_p99_ms: the newest 50 certificates of a cluster, in the store.
         find_p99_ms: one certificate by its fingerprint, in the store.
+        revoke_p99_ms: POST clustercertrevoke, all that a user has on the cluster.
         metrics_ms: the first GET /metrics, which counts live certificates.
         bytes_each: disk for each certificate, audit event and all indexes included.
         wal_bytes_each: what each certificate adds to the log that replicas are fed from; 0 for SQLite.
@@ -57,6 +59,7 @@ class Size:
     show_p99_ms: float
     page_p99_ms: float
     find_p99_ms: float
+    revoke_p99_ms: float
     metrics_ms: float
     bytes_each: float
     wal_bytes_each: float
@@ -138,6 +141,7 @@ def _measure(
             show_p99_ms=showing.p99_ms,
             page_p99_ms=page,
             find_p99_ms=find,
+            revoke_p99_ms=_revoke_p99(served, store.user_id),
             metrics_ms=metrics_ms,
             bytes_each=bytes_each,
             wal_bytes_each=wal_bytes / (issue.rate * issue.seconds),
@@ -156,6 +160,17 @@ def _time(served: Served, method: str, path: str) -> float:
         started = time.perf_counter()
         client.request(method, path, json=body).raise_for_status()
         return (time.perf_counter() - started) * 1000
+
+
+def _revoke_p99(served: Served, user_id: str) -> float:
+    times = []
+    headers = {"X-Auth-Token": served.who.token}
+    with httpx.Client(base_url=served.url, headers=headers, timeout=120, trust_env=False) as client:
+        for _ in range(REVOCATIONS):
+            started = time.perf_counter()
+            client.post(f"{served.who.path()}revoke", json={"userId": user_id}).raise_for_status()
+            times.append((time.perf_counter() - started) * 1000)
+    return statistics.quantiles(times, n=100)[98]
 
 
 async def _queries(store: World, clusters: int) -> tuple[float, float]:

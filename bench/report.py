@@ -60,6 +60,8 @@ def performance(measured: Measured) -> dict[str, str]:
         "loads": _loads,
         "steps": _steps,
         "growth": _growth,
+        "webhook": _webhook,
+        "audit_log": _audit_log,
         "soak": _soak,
     }
     made = {part: make(measured) for part, make in makers.items() if part in measured}
@@ -158,6 +160,7 @@ def _growth(measured: Measured) -> str:
             "show p99 ms",
             "page p99 ms",
             "find p99 ms",
+            "revoke p99 ms",
             "/metrics ms",
         ),
         *("bytes each", "WAL bytes each"),
@@ -173,11 +176,39 @@ def _growth(measured: Measured) -> str:
             "spread_rate",
             "spread_cpu_us",
         ),
-        *("list_p99_ms", "show_p99_ms", "page_p99_ms", "find_p99_ms", "metrics_ms"),
+        *("list_p99_ms", "show_p99_ms", "page_p99_ms", "find_p99_ms", "revoke_p99_ms", "metrics_ms"),
         *("bytes_each", "wal_bytes_each"),
     )
     rows: list[tuple[object, ...]] = [tuple(row[figure] for figure in figures) for row in measured["growth"]]
     return markdown(heads, rows)
+
+
+def _webhook(measured: Measured) -> str:
+    heads = ("database", "certificates", "revocations", "start ms", "reviews of", "a second")
+    rows: list[tuple[object, ...]] = [
+        (
+            *(size["database"], size["certificates"], size["revocations"], size["start_ms"], shown),
+            *(run[figure] for figure in ("rate", "p50_ms", "p99_ms", "max_ms", "cpu_us", "errors")),
+            size["revoked_ms"],
+        )
+        for size in measured["webhook"]
+        for shown, run in (("known credentials", size["known"]), ("new ones each", size["first"]))
+    ]
+    more = ("p50 ms", "p99 ms", "max ms", "CPU µs", "errors", "revoked after ms")
+    return markdown((*heads, *more), rows)
+
+
+def _audit_log(measured: Measured) -> str:
+    heads = ("database", "events", "sealed a second", "written beside", "in the log after ms", "proof p50 ms")
+    more = ("proof p99 ms", "consistency p99 ms", "page p99 ms", "bytes each")
+    figures = (
+        *("database", "events", "sealed_rate", "steady_rate", "lag_ms", "proof_p50_ms"),
+        *("proof_p99_ms", "consistency_p99_ms", "page_p99_ms", "bytes_each"),
+    )
+    rows: list[tuple[object, ...]] = [
+        tuple(size[figure] for figure in figures) for size in measured["audit_log"]
+    ]
+    return markdown((*heads, *more), rows)
 
 
 def _soak(measured: Measured) -> str:

@@ -1,6 +1,7 @@
 """The use case with real keys, policy and certificates; the store's two parts are lists."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -9,7 +10,7 @@ from clustercert.certificate import LeafBuilder
 from clustercert.errors import ClustercertError
 from clustercert.issuance import Issuance
 from clustercert.keygen import KeyGenerator
-from clustercert.model import Ask, AuditEvent, CertificateRecord, Cluster, SigningRequest
+from clustercert.model import Ask, AuditEvent, CertificateRecord, Cluster, Grant, SigningRequest
 from clustercert.signers import Signer
 from nouns import CA_KEY, NOW, POLICY, client_ca, cluster
 
@@ -46,11 +47,28 @@ class Book:
 
     failure: ClustercertError | None = None
     entries: list[tuple[CertificateRecord, AuditEvent]] = field(default_factory=list)
+    notes: list[AuditEvent] = field(default_factory=list)
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         if self.failure:
             raise self.failure
         self.entries.append((record, event))
+
+    async def note(self, event: AuditEvent) -> None:
+        if self.failure:
+            raise self.failure
+        self.notes.append(event)
+
+
+class NoGroups:
+    """For clusters whose certificates have the policy's groups."""
+
+    def granted(self, cluster: Cluster, grant: Grant, serial: str) -> Grant:
+        return grant
+
+    @contextlib.asynccontextmanager
+    async def bound(self, cluster: Cluster, record: CertificateRecord) -> AsyncIterator[None]:
+        yield
 
 
 def issuance(
@@ -64,6 +82,7 @@ def issuance(
         keys=KeyGenerator("ec-p256"),
         signers=signers if signers is not None else {"local": HonestSigner()},
         ledger=ledger or Book(),
+        credential_groups=NoGroups(),
         now=lambda: NOW,
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from sqlalchemy.engine import make_url
 
 import postgres
-from clustercert.model import AuditEvent, CertificateRecord, Origin
+from clustercert.model import AuditEvent, CertificateRecord, Origin, Revocation, RevocationReason
 from clustercert.store import migrate as migrations
 from clustercert.store.database import Database
 
@@ -197,6 +197,26 @@ def blob(value: object) -> bytes:
 
 def event(kind: str = "thing.happened", subject: str = "thing") -> AuditEvent:
     return AuditEvent(at=NOW, kind=kind, project_id=None, actor="cli:test", subject=subject, origin=ORIGIN)
+
+
+def revocation(
+    *,
+    fingerprint: bytes | None = None,
+    user_id: str = "",
+    cluster_id: str = "",
+    reason: RevocationReason = "superseded",
+) -> Revocation:
+    return Revocation(
+        id=0,
+        epoch=0,
+        fingerprint=fingerprint,
+        user_id=user_id,
+        cluster_id=cluster_id,
+        at=NOW,
+        by="cli:test",
+        reason=reason,
+        note="a note",
+    )
 
 
 def certificate_record() -> tuple[CertificateRecord, AuditEvent]:

@@ -12,7 +12,7 @@ from clustercert.app.wiring import Components, components, initialise
 from clustercert.clusters import Registration
 from clustercert.custody import write_new_kek_file
 from clustercert.identity.tokens import ByPassword, ProjectScope
-from clustercert.model import Cluster, Origin, Project, User
+from clustercert.model import Cluster, Domain, Origin, Project, User
 from clustercert.settings import Settings, load
 from clustercert.store.nouns import Reference
 from nouns import server_ca_pem
@@ -44,7 +44,8 @@ class World:
     """What there is.
 
     Attributes:
-        people: by their role in the first project, and a `stranger` of the other one.
+        people: by their role in the first project, a `stranger` of the other one, and an `operator` of the service,
+            who has no role in any project.
         clusters: `plain`, `eip` and `sans` in the first project, `foreign` in the other.
         access_key: the admin's AK and SK.
     """
@@ -101,7 +102,8 @@ async def _made(folder: Path, database_url: str | None) -> World:
             for name in (REGION, "eu-nl")
         ]
         people = {name: await _person(parts, name, role, project, origin) for name, role in ROLES.items()} | {
-            "stranger": await _person(parts, "stranger", "admin", other, origin)
+            "stranger": await _person(parts, "stranger", "admin", other, origin),
+            "operator": await _operator(parts, project.domain, origin),
         }
         clusters = {
             "plain": await _cluster(parts, "plain", project, origin),
@@ -123,6 +125,16 @@ async def _person(parts: Components, name: str, role: str, project: Project, ori
     await identity.roles.assign(role, user, project, actor=ACTOR, origin=origin)
     proof = ByPassword(Reference(id=user.id), password)
     issued = await identity.tokens.issue(proof, ProjectScope(Reference(id=project.id)))
+    return Person(user, password, issued.text)
+
+
+async def _operator(parts: Components, domain: Domain, origin: Origin) -> Person:
+    identity, password = parts.identity, secrets.token_urlsafe(12)
+    user = await identity.directory.create_user(
+        "operator", domain, password=password, actor=ACTOR, origin=origin
+    )
+    await identity.roles.assign("operator", user, None, actor=ACTOR, origin=origin)
+    issued = await identity.tokens.issue(ByPassword(Reference(id=user.id), password), None)
     return Person(user, password, issued.text)
 
 

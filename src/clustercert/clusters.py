@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from clustercert.certificate import certificates, chain_pem, new_client_ca
 from clustercert.errors import InvalidRequest, NotFound
 from clustercert.keypair import key_der, new_key
-from clustercert.model import AuditEvent, Caller, ClientCA, Cluster, KeyType, Origin
+from clustercert.model import AuditEvent, Caller, ClientCA, Cluster, ClusterOptions, KeyType, Origin
 from clustercert.policy import BACKDATE, is_plain_text, member_roles
 from clustercert.store.clusters import ClusterRows
 
@@ -21,11 +21,18 @@ MAX_SAN_URLS = 16
 MAX_CA_BYTES = 64 * 1024
 MAX_URL = 512
 MAX_VERSION = 64
+MAX_EXEMPTIONS = 64
+MAX_LISTED_MASTERS = 64
+MAX_CREDENTIAL_ROLES = 64
 
 # CCE API reference, "Creating a Cluster": a lower-case letter first, 4 to 128 lower-case letters, digits, hyphens.
 # Ours is wider, since clusters that exist already have names already.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+# Kubernetes: a role's name is any path segment.
+_CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
+_PATTERN = re.compile(r"[^*]{1,252}\*?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
 
@@ -47,6 +54,7 @@ class Registration:
     version: str = "v1.32"
     labels: Mapping[str, str] = field(default_factory=dict)
     signer: str = "local"
+    options: ClusterOptions = field(default_factory=ClusterOptions)
 
     @classmethod
     def of(cls, cluster: Cluster) -> "Registration":
@@ -135,6 +143,7 @@ class Clusters:
                 "signer": cluster.signer,
                 "version": cluster.version,
                 "labels": dict(cluster.labels),
+                "options": asdict(cluster.options),
                 "client_ca_id": cluster.client_ca.id,
             },
         )
@@ -162,6 +171,38 @@ def _check(wanted: Registration) -> None:
     for key, value in wanted.labels.items():
         if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
             raise InvalidRequest(f"{key!r}={value!r} is no Kubernetes label.")
+    _check_options(wanted.options)
+
+
+def _check_options(options: ClusterOptions) -> None:
+    """Raises InvalidRequest."""
+    if options.mode not in ("default", "known-only"):
+        raise InvalidRequest("The webhook's mode is default or known-only.")
+    if len(options.exemptions) > MAX_EXEMPTIONS:
+        raise InvalidRequest(f"A cluster has at most {MAX_EXEMPTIONS} exemptions.")
+    for pattern in options.exemptions:
+        if not _PATTERN.fullmatch(pattern) or not is_plain_text(pattern):
+            raise InvalidRequest(
+                f"{pattern!r} is no exemption; write a user or group, with an asterisk at most at the end,"
+                " as in system:*."
+            )
+    if len(options.listed_masters) > MAX_LISTED_MASTERS:
+        raise InvalidRequest(f"A cluster lists at most {MAX_LISTED_MASTERS} certificates of system:masters.")
+    for listed in options.listed_masters:
+        if not _FINGERPRINT.fullmatch(listed):
+            raise InvalidRequest(
+                f"{listed!r} is no fingerprint; write the SHA-256 of the certificate's DER in 64 lower-case hex digits."
+            )
+    _check_roles(options.credential_roles or {})
+
+
+def _check_roles(roles: Mapping[str, str]) -> None:
+    """Raises InvalidRequest."""
+    if len(roles) > MAX_CREDENTIAL_ROLES:
+        raise InvalidRequest(f"A cluster has at most {MAX_CREDENTIAL_ROLES} ClusterRoles for credentials.")
+    for rule, role in roles.items():
+        if not _CLUSTER_ROLE.fullmatch(role) or not is_plain_text(role) or not is_plain_text(rule):
+            raise InvalidRequest(f"{rule!r}={role!r} names no ClusterRole.")
 
 
 def _check_url(url: str) -> None:

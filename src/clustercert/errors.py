@@ -16,6 +16,7 @@
     + SealError               500  CCE.01500001
     + CustodyError            500  CCE.01500001
     + SchemaError             500  CCE.01500001
+    + LogDamaged              500  CCE.01500001
     + RemoteFailed            502  CCE.01502001
     + Unavailable             503  CCE.01503001   (carries Retry-After)
 
@@ -23,15 +24,23 @@ A message is a sentence for the caller that says what to do; the cause (`raise â
 Source of the codes: CCE API reference, "Status Code" and "Error Code"; ours where they have none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
 class ClustercertError(Exception):
-    """The root; on its own it is a bug, and its message never reaches a caller."""
+    """The root; on its own it is a bug, and its message never reaches a caller.
+
+    Attributes:
+        trace: how the policy came to a refusal, for the audit; empty where it was not asked.
+        recorded: whether the audit has an event of it already.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "CCE.01500001"
+    trace: Mapping[str, object] = MappingProxyType({})
+    recorded: bool = False
 
     @property
     def message(self) -> str:
@@ -57,14 +66,16 @@ class Unauthenticated(ClustercertError):
 
     Attributes:
         reason: why, for the log.
+        known: the id of the user or access key that there is and that was named, for the audit; empty where none was.
     """
 
     status = 401
     code = "CCE.01401001"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, known: str = "") -> None:
         super().__init__("Authorization failed.")
         self.reason = reason
+        self.known = known
 
 
 class Forbidden(ClustercertError):
@@ -159,6 +170,10 @@ class SchemaError(ClustercertError):
     """The database has another schema: a sentence for the operator, at the start and in the CLI."""
 
 
+class LogDamaged(ClustercertError):
+    """The audit log is not what its key signed: a sentence for the operator, in the log and in the CLI."""
+
+
 class RemoteFailed(ClustercertError):
     """A remote signer or identity service failed."""
 
@@ -170,12 +185,12 @@ class Unavailable(ClustercertError):
     """Not now: database, keys or overload.
 
     Attributes:
-        retry_after: whole seconds for the Retry-After header.
+        retry_after: whole seconds for the Retry-After header, or None for no such header.
     """
 
     status = 503
     code = "CCE.01503001"
 
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+    def __init__(self, message: str, *, retry_after: int | None = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after

@@ -1,6 +1,7 @@
 """THE use case: authenticate happened at the edge; here one certificate is decided, signed, checked and recorded."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -8,8 +9,22 @@ from typing import Protocol
 from cryptography import x509
 
 from clustercert import metrics
-from clustercert.certificate import certificate_der, check_leaf, fingerprint, serial_hex
-from clustercert.errors import NotFound, SignerError
+from clustercert.certificate import (
+    certificate_der,
+    check_leaf,
+    fingerprint,
+    new_serial,
+    serial_hex,
+    serial_text,
+)
+from clustercert.errors import (
+    ClustercertError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RemoteFailed,
+    SignerError,
+)
 from clustercert.keygen import KeyGenerator
 from clustercert.keypair import key_type_of
 from clustercert.model import (
@@ -21,10 +36,16 @@ from clustercert.model import (
     Grant,
     Issued,
     Preview,
+    PublicKey,
     SigningRequest,
 )
-from clustercert.policy import Policy, member_roles
+from clustercert.policy import Policy, is_plain_text, member_roles
 from clustercert.signers import Signer
+
+# An id that somebody made up has no bound of its own.
+MAX_NAMED = 64
+# In a preview, for the serial that isn't chosen yet.
+SERIAL_TO_COME = "<serial>"
 
 
 class ClusterLookup(Protocol):
@@ -38,6 +59,22 @@ class Recorder(Protocol):
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         """Return when both are durable. Raises Unavailable."""
+
+    async def note(self, event: AuditEvent) -> None:
+        """Return when the event is durable. Raises Unavailable."""
+
+
+class CredentialGroups(Protocol):
+    """Groups of one certificate each, in clusters whose options ask for them; `enforcement` fills it."""
+
+    def granted(self, cluster: Cluster, grant: Grant, serial: str) -> Grant:
+        """The grant with the group of that serial in the place of its own. Raises Forbidden."""
+
+    def bound(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
+        """Bind the certificate's group, if it has one, before the block, and unbind it where the block fails.
+
+        Raises RemoteFailed or Unavailable.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,41 +91,69 @@ class Issuance:
     keys: KeyGenerator
     signers: Mapping[str, Signer]
     ledger: Recorder
+    credential_groups: CredentialGroups
     now: Callable[[], datetime]
 
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Issued:
         """A certificate that is durable in the ledger.
 
-        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable.
+        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable; a refusal is durable
+        in the ledger as well by then.
         """
         with metrics.issuance():
-            cluster = await self._cluster(caller, project_id, cluster_id)
-            now = self.now()
-            grant = self.policy.decide(caller, cluster, ask, now)
-            private_key = None if ask.public_key else await self.keys.new_key()
-            public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
-            request = SigningRequest(grant=grant, public_key=public_key, ca=cluster.client_ca)
-            chain = await self._signer(cluster).sign(request)
-            check_leaf(chain, request)
-            record, event = _trace(caller, ask, request, cluster, chain[0], now)
+            try:
+                return await self._issue(caller, project_id, cluster_id, ask)
+            except ClustercertError as failure:
+                await self.record_refusal(caller, project_id, cluster_id, failure)
+                raise
+
+    async def _issue(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Issued:
+        cluster = await self._cluster(caller, project_id, cluster_id)
+        now = self.now()
+        grant = self.policy.decide(caller, cluster, ask, now)
+        private_key = None if ask.public_key else await self.keys.new_key()
+        public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
+        request = self._request(cluster, grant, public_key)
+        chain = await self._signer(cluster).sign(request)
+        check_leaf(chain, request)
+        record, event = _trace(caller, ask, request, cluster, chain[0], now)
+        async with self.credential_groups.bound(cluster, record):
             await self.ledger.record(record, event)
-            return Issued(
-                grant=grant,
-                cluster=cluster,
-                chain=chain,
-                private_key=private_key,
-                serial=record.serial,
-                fingerprint=record.fingerprint.hex(),
-            )
+        return Issued(
+            grant=request.grant,
+            cluster=cluster,
+            chain=chain,
+            private_key=private_key,
+            serial=record.serial,
+            fingerprint=record.fingerprint.hex(),
+        )
+
+    async def record_refusal(
+        self, caller: Caller, project_id: str, cluster_id: str, failure: ClustercertError
+    ) -> None:
+        """Record that the caller gets no certificate, if that is what the failure means. Raises Unavailable.
+
+        The ids are as they came; they need not name anything.
+        """
+        if event := refusal(caller, project_id, cluster_id, failure, self.now()):
+            await self.ledger.note(event)
+            failure.recorded = True
 
     async def preview(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Preview:
         """What `issue` would issue; signs and records nothing. Raises what `issue` raises before the signature."""
         cluster = await self._cluster(caller, project_id, cluster_id)
+        grant = self.policy.decide(caller, cluster, ask, self.now())
         return Preview(
-            grant=self.policy.decide(caller, cluster, ask, self.now()),
+            grant=self.credential_groups.granted(cluster, grant, SERIAL_TO_COME),
             issuer=cluster.client_ca.certificate.subject.rfc4514_string(),
             key_type=key_type_of(ask.public_key) if ask.public_key else self.keys.key_type,
         )
+
+    def _request(self, cluster: Cluster, grant: Grant, public_key: PublicKey) -> SigningRequest:
+        serial = new_serial() if cluster.options.credential_roles else None
+        if serial is not None:
+            grant = self.credential_groups.granted(cluster, grant, serial_text(serial))
+        return SigningRequest(grant=grant, public_key=public_key, ca=cluster.client_ca, serial=serial)
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         member_roles(caller, project_id)
@@ -127,6 +192,7 @@ def _trace(
         reason=ask.reason,
         issued_at=now,
         der=certificate_der(leaf),
+        rule=grant.rule,
     )
     event = AuditEvent(
         at=now,
@@ -144,6 +210,7 @@ def _trace(
             "not_before": grant.not_before.isoformat(),
             "not_after": grant.not_after.isoformat(),
             "rule": grant.rule,
+            "trace": dict(grant.trace),
             "key_type": record.key_type,
             "key_origin": record.key_origin,
             "auth_method": record.auth_method,
@@ -151,3 +218,39 @@ def _trace(
         },
     )
     return record, event
+
+
+def refusal(
+    caller: Caller, project_id: str, cluster_id: str, failure: ClustercertError, now: datetime
+) -> AuditEvent | None:
+    """What the audit says of a certificate that a caller didn't get; None where nobody refused it.
+
+    A project that the caller has no role in isn't told of it: its id is the caller's word.
+    """
+    if isinstance(failure, SignerError | RemoteFailed):
+        kind = "certificate.failed"
+    elif isinstance(failure, InvalidRequest | Forbidden | NotFound) or failure.trace:
+        kind = "certificate.refused"
+    else:
+        return None
+    return AuditEvent(
+        at=now,
+        kind=kind,
+        project_id=project_id if caller.roles_in(project_id) else None,
+        actor=caller.user.id,
+        subject=_bounded(cluster_id),
+        origin=caller.origin,
+        detail={
+            "project_id": _bounded(project_id),
+            "error": type(failure).__name__,
+            "message": failure.message,
+            "trace": dict(failure.trace),
+            "auth_method": caller.method,
+        },
+    )
+
+
+def _bounded(unverified_id: str) -> str:
+    """An id from a path, such that it can stand anywhere; one that is none of ours is escaped and cut."""
+    plain = unverified_id if is_plain_text(unverified_id) else ascii(unverified_id)
+    return plain if len(plain) <= MAX_NAMED else f"{plain[:MAX_NAMED]}…"

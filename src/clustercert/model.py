@@ -23,8 +23,8 @@ KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-
 KeyOrigin = Literal["generated", "csr"]
 """Who made a certificate's private key: this service, or the caller who sent a CSR."""
 
-AuthMethod = Literal["token", "access_key", "cli"]
-"""How a caller proved who they are; `cli` is the operator at the store itself."""
+AuthMethod = Literal["token", "access_key", "cli", "service"]
+"""How a caller proved who they are; `cli` is the operator at the store itself, `service` this program on its own."""
 
 JsonObject = dict[str, object]
 
@@ -175,14 +175,16 @@ class ClusterOptions:
         exemptions: patterns of user and group names that `known-only` spares; an asterisk at the end stands for
             anything.
         listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator knows of.
-        credential_role: the ClusterRole that each certificate's own group is bound to, or None for no such groups.
+        credential_roles: by the policy's rule, the ClusterRole that each certificate's own group is bound to. None
+            where certificates never had such groups; empty where new ones don't, while what is bound is still
+            looked after.
         admission: keep the revoked credential ids in the cluster, for its ValidatingAdmissionPolicy.
     """
 
     mode: Literal["default", "known-only"] = "default"
     exemptions: tuple[str, ...] = ("system:*",)
     listed_masters: tuple[str, ...] = ()
-    credential_role: str | None = None
+    credential_roles: Mapping[str, str] | None = None
     admission: bool = False
 
 
@@ -247,6 +249,7 @@ class Grant:
         groups: O, one per Kubernetes group, in the rule's order.
         not_before: back-dated, whole seconds.
         not_after: whole seconds.
+        trace: how the policy came to it, JSON values; two grants of the same are equal, however they came about.
     """
 
     rule: str
@@ -254,15 +257,22 @@ class Grant:
     groups: tuple[str, ...]
     not_before: datetime
     not_after: datetime
+    trace: Mapping[str, object] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """What a signer is asked to certify, and what its answer is checked against."""
+    """What a signer is asked to certify, and what its answer is checked against.
+
+    Attributes:
+        serial: where something in the grant depends on it, positive and of at most 159 bits; None leaves it to the
+            signer.
+    """
 
     grant: Grant
     public_key: PublicKey
     ca: ClientCA
+    serial: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +314,7 @@ class CertificateRecord:
 
     Attributes:
         fingerprint: 32 bytes, SHA-256 of `der`; unique.
+        rule: of the policy, that gave the grant; None where an older program recorded it.
     """
 
     fingerprint: bytes
@@ -324,6 +335,7 @@ class CertificateRecord:
     reason: str | None
     issued_at: datetime
     der: bytes
+    rule: str | None = None
 
 
 RevocationReason = Literal[
@@ -345,6 +357,7 @@ class Revocation:
         by: the actor's id, or `holder` where the certificate's key itself asked.
         note: free text of whoever revoked, or None.
         proved: whether the holder proved to have the key; such a revocation can't be undone.
+        project_id: the project of the certificate or cluster; None where it is about a user in all clusters.
     """
 
     id: int
@@ -359,6 +372,7 @@ class Revocation:
     proved: bool = False
     undone_at: datetime | None = None
     undone_by: str | None = None
+    project_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from clustercert.certificate import MAX_NAME
-from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unavailable
-from clustercert.model import Ask, Caller, Cluster, Grant, PolicyRule
+from clustercert.errors import ClustercertError, Forbidden, InvalidRequest, NotFound, Unavailable
+from clustercert.model import Ask, Caller, Cluster, Grant, JsonObject, PolicyRule
 
 # CCE API reference, cce_02_0248: 1 to 1825 days, -1 means the longest.
 MAX_DAYS = 1825
@@ -25,6 +25,10 @@ MIN_LIFETIME = timedelta(minutes=15)
 BACKDATE = timedelta(minutes=5)
 # kube-apiserver acts on these names itself; a member of system:masters passes every authorizer.
 SYSTEM_PREFIX = "system:"
+
+# The two roles that decide about more than one's own certificates: in a project, and in the whole service.
+ADMIN = "admin"
+OPERATOR = "operator"
 
 # Unicode Standard Annex 9: the marks, embeddings, overrides and isolates that reorder what a reader sees.
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -45,21 +49,36 @@ class Policy:
     allowed_system_names: frozenset[str] = frozenset()
 
     def decide(self, caller: Caller, cluster: Cluster, ask: Ask, now: datetime) -> Grant:
-        """What the caller gets.
+        """What the caller gets, and how that came about (`Grant.trace`, or the refusal's).
 
         Raises InvalidRequest, Forbidden naming the limit, or Unavailable where the client CA is past its end.
         """
-        rule = self._rule(member_roles(caller, cluster.project_id))
+        trace: JsonObject = {}
+        try:
+            return self._decide(caller, cluster, ask, now, trace)
+        except ClustercertError as refusal:
+            refusal.trace = trace
+            raise
+
+    def _decide(self, caller: Caller, cluster: Cluster, ask: Ask, now: datetime, trace: JsonObject) -> Grant:
+        """As `decide`; what is found on the way goes into the trace, so that a refusal has it as well."""
+        roles = member_roles(caller, cluster.project_id)
+        trace["roles"] = list(roles)
+        rule = self._rule(roles, trace)
         self._check_names(caller.user.id, rule.groups)
         issued_at = now.replace(microsecond=0)
         ca_not_after = cluster.client_ca.certificate.not_valid_after_utc
         longest = min(issued_at + rule.max_lifetime, ca_not_after)
+        trace["allowed_until"] = longest.isoformat()
+        trace["allowed_by"] = "rule" if longest < ca_not_after else "ca"
         if longest <= issued_at:
             raise Unavailable(
                 "The cluster's client CA has expired. Ask the operator to rotate it.", retry_after=3600
             )
         wished = _wished_end(ask, issued_at)
         clips = ask.clip or (ask.expire_at is None and ask.duration == LONGEST)
+        trace["wished_until"] = wished.isoformat()
+        trace["clipped"] = wished > longest and clips
         if wished > longest and not clips:
             limit = (
                 f"the rule for role {rule.role} allows at most {_words(rule.max_lifetime)}"
@@ -73,12 +92,18 @@ class Policy:
             groups=rule.groups,
             not_before=issued_at - BACKDATE,
             not_after=min(wished, longest),
+            trace=trace,
         )
 
-    def _rule(self, roles: tuple[str, ...]) -> PolicyRule:
+    def _rule(self, roles: tuple[str, ...], trace: JsonObject) -> PolicyRule:
+        passed_over: list[str] = []
+        trace["passed_over"] = passed_over
         for rule in self.rules:
             if rule.role in roles:
+                trace["rule"] = rule.role
+                trace["groups"] = list(rule.groups)
                 return rule
+            passed_over.append(rule.role)
         wanted = ", ".join(rule.role for rule in self.rules) or "none at all"
         raise Forbidden(
             f"No rule gives your role in this project ({', '.join(roles)}) access to its clusters."
@@ -109,6 +134,22 @@ def member_roles(caller: Caller, project_id: str) -> tuple[str, ...]:
     if not roles:
         raise NotFound
     return roles
+
+
+def operates(caller: Caller) -> bool:
+    """Whether the caller is an operator of the service, which reaches every project."""
+    return OPERATOR in caller.service_roles
+
+
+def administers(caller: Caller, project_id: str) -> bool:
+    """Whether the caller may decide about other people's certificates in a project: its admins, and operators."""
+    return ADMIN in caller.roles_in(project_id) or operates(caller)
+
+
+def require_reach(caller: Caller, project_id: str) -> None:
+    """Raises NotFound unless the caller is an operator or has a role in the project."""
+    if not operates(caller):
+        member_roles(caller, project_id)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -22,7 +22,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
+from clustercert.audit.addresses import Address, parsed_address
 from clustercert.errors import ClustercertError
+from clustercert.manifests.access import CREDENTIAL_PREFIX, SERVICE
 from clustercert.model import KeyType, PolicyRule
 from clustercert.policy import MAX_LIFETIME, Policy, parse_lifetime
 
@@ -54,6 +56,7 @@ def _database_url(value: str) -> str:
 
 
 Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
+AuditAddress = Annotated[Address, BeforeValidator(parsed_address)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -168,6 +171,11 @@ class PolicySettings(Section):
             for group in rule.groups:
                 if problem := policy.name_problem(group):
                     raise ValueError(f"rule for role {rule.role}: {problem}")
+                # It would be another's credential, or this service itself.
+                if group == SERVICE or group.startswith(CREDENTIAL_PREFIX):
+                    raise ValueError(
+                        f"rule for role {rule.role}: {group} is a name that this service uses itself."
+                    )
         return self
 
     def policy(self) -> Policy:
@@ -177,6 +185,34 @@ class PolicySettings(Section):
             for rule in self.rules
         )
         return Policy(rules=rules, allowed_system_names=self.allow_system)
+
+
+class RevocationSettings(Section):
+    """`[revocation]`: taking certificates back.
+
+    Attributes:
+        undo_window: for how long an operator can undo a revocation; never that of a compromised key or its holder.
+    """
+
+    undo_window: Lifetime = Field(default=timedelta(hours=1), ge=timedelta(0), le=timedelta(days=30))
+
+
+class AuditSettings(Section):
+    """`[audit]`: what is done with the audit log beside keeping it.
+
+    Attributes:
+        publish: where checkpoints are handed on to: file:/path, https://…, syslog:/dev/log, syslog://host:port.
+        publish_every: how often, if the log has grown.
+        retention: for how long events are kept; their commitments stay in the log. For ever where it is None.
+        check_certificates: look over the stored certificates in the background.
+        check_every: how long the next round waits behind the end of the last one.
+    """
+
+    publish: tuple[AuditAddress, ...] = Field(default=(), max_length=16)
+    publish_every: Lifetime = Field(default=timedelta(minutes=1), ge=timedelta(seconds=1))
+    retention: Lifetime | None = Field(default=None, ge=timedelta(days=1))
+    check_certificates: bool = True
+    check_every: Lifetime = Field(default=timedelta(hours=24), ge=timedelta(minutes=1))
 
 
 class MetricsSettings(Section):
@@ -207,6 +243,8 @@ class Settings(BaseSettings):
         database_url: an SQLAlchemy URL of PostgreSQL or SQLite; an SQLite file in the data folder where it is None.
         kek_file: key-encryption keys, base64, one a line, the first one wraps; mode 0600, outside the data folder.
         kek: the same from the environment (`CLUSTERCERT_KEK`), separated by commas.
+        service_name: what the service is called where something is signed for it; a holder's revocation names it.
+            Give each service its own.
     """
 
     model_config = SettingsConfigDict(
@@ -217,11 +255,16 @@ class Settings(BaseSettings):
     database_url: DatabaseUrl | None = None
     kek_file: Path | None = None
     kek: SecretStr | None = None
+    service_name: str = Field(
+        default="clustercert", pattern=r"^[A-Za-z0-9]([A-Za-z0-9./-]{0,126}[A-Za-z0-9])?$"
+    )
     server: ServerSettings = ServerSettings()
     api: ApiSettings = ApiSettings()
     identity: IdentitySettings = IdentitySettings()
     issuing: IssuingSettings = IssuingSettings()
     policy: PolicySettings = PolicySettings()
+    revocation: RevocationSettings = RevocationSettings()
+    audit: AuditSettings = AuditSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 

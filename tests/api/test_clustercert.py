@@ -261,6 +261,17 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
     not_after = datetime.fromisoformat(preview.pop("not_after"))
     assert not_after - not_before == timedelta(days=7) + BACKDATE
     assert abs(datetime.now(UTC) - BACKDATE - not_before) < timedelta(seconds=5)
+    trace = preview.pop("trace")
+    assert datetime.fromisoformat(trace.pop("wished_until")) == not_after
+    assert datetime.fromisoformat(trace.pop("allowed_until")) == not_before + BACKDATE + timedelta(days=1825)
+    assert trace == {
+        "roles": ["admin"],
+        "passed_over": [],
+        "rule": "admin",
+        "groups": ["clustercert:admins"],
+        "allowed_by": "rule",
+        "clipped": False,
+    }
     assert preview == {
         "kind": "IssuancePreview",
         "rule": "admin",

@@ -1,10 +1,36 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from apiserver import ApiServer
+from kubernetes_site import Site, served
 from operating import Operator, new_operator
 
 
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return new_operator(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, str]]:
+    operator = new_operator(tmp_path_factory.mktemp("service"))
+    operator.gets("project", "create", "eu-de")
+    with served(operator) as url:
+        yield operator, url
+
+
+@pytest.fixture
+def site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Site]:
+    operator, url = made
+    with ApiServer(tmp_path) as cluster:
+        operator.gets(
+            *("cluster", "add", "prod", "--project", "eu-de"),
+            *("--internal-url", cluster.url, "--server-ca", cluster.server_ca),
+        )
+        try:
+            cluster.trust(operator.gets("kubernetes", "ca-bundle", "prod").encode())
+            yield Site(operator, cluster, url)
+        finally:
+            operator.gets("cluster", "remove", "prod", "--yes")

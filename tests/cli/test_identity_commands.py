@@ -88,7 +88,7 @@ def test_users_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     assert operator.gets_json("user", "show", "alice")["enabled"] is True
     operator.gets("user", "delete", "alice")
 
-    assert "stay valid until they end" in disabled.err
+    assert "are revoked" in disabled.err
     assert operator.gets_json("user", "list") == []
     assert operator.is_refused("user", "show", "alice") == "There is no user alice."
 

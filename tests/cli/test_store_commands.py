@@ -90,7 +90,7 @@ def test_keys_are_rotated_and_retired(operator: Operator) -> None:
     rotated = operator.gets_json("keys", "rotate")
     assert (rotated["added"], rotated["rewrapped"]) == (True, 1)
     resealed = operator.gets_json("keys", "rotate", "--data-key")
-    assert (resealed["id"], resealed["resealed"], resealed["damaged"]) == ("2", 1, [])
+    assert (resealed["id"], resealed["resealed"], resealed["damaged"]) == ("2", 2, [])
     assert operator.gets_json("keys", "retire", "--yes") == [{"id": old["id"]}]
 
     listed = operator.gets_json("keys", "list")

@@ -86,6 +86,13 @@ async def test_it_leaves_out_the_root(kind: Kind) -> None:
     assert all(certificate.issuer != certificate.subject for certificate in chain)
 
 
+async def test_it_takes_the_serial_that_was_chosen(kind: Kind) -> None:
+    request = SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca, serial=2**158 + 1)
+    chain = await kind.signer.sign(request)
+    check_leaf(chain, request)
+    assert chain[0].serial_number == 2**158 + 1
+
+
 async def test_it_signs_for_many_at_once(kind: Kind) -> None:
     requests = [
         SigningRequest(grant(username=f"user-{number}"), LEAF_KEYS["ec-p256"], kind.ca)

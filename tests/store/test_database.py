@@ -238,7 +238,7 @@ async def test_something_else_than_a_database_is_unavailable(tmp_path: Path) -> 
 
 
 async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database, file: Path) -> None:
-    pages = 80
+    pages = 160
     limit = [pages]
 
     @engine_events.listens_for(on_sqlite.engine.sync_engine, "checkout")

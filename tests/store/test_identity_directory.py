@@ -122,6 +122,7 @@ async def test_changes_are_audited_without_passwords(house: House) -> None:
         "group.member_removed",
         "user.password_changed",
         "user.disabled",
+        "user.revoked",
         "project.disabled",
         "domain.disabled",
         "user.enabled",
@@ -129,11 +130,12 @@ async def test_changes_are_audited_without_passwords(house: House) -> None:
         "domain.enabled",
         "group.removed",
         "user.removed",
+        "user.revoked",
         "project.removed",
     ]
     assert {event["actor"] for event in events} == {ACTOR}
     assert {event["source"] for event in events} == {ORIGIN.address}
-    assert [event["subject"] for event in events if str(event["kind"]).startswith("user")] == [alice.id] * 5
+    assert [event["subject"] for event in events if str(event["kind"]).startswith("user")] == [alice.id] * 7
     assert events[0]["detail"] == {"name": "alice", "password": True, "domain_id": house.domain.id}
     assert events[-1]["project_id"] == house.project.id
     assert PASSWORD not in str(events)

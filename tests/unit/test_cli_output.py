@@ -49,6 +49,22 @@ def test_programs_get_everything(output: Output, parse: object, capsys: pytest.C
     assert parse(capsys.readouterr().out) == [expected]
 
 
+def test_a_spreadsheet_gets_everything_and_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = ROW | {"name": "=1+1", "labels": {"b": "\x1b[2J"}}
+    show_list([ROW, hostile], Output.CSV, columns=("name",))
+    header = "id,name,enabled,groups,labels,at,nothing"
+    groups = '"[""a"", ""b""]"'
+    assert capsys.readouterr().out.split("\r\n") == [
+        header,
+        f'1,alice,true,{groups},"{{""env"": ""prod""}}",{TIME},',
+        f'1,\'=1+1,true,{groups},"{{""b"": ""\\u001b[2J""}}",{TIME},',
+        "",
+    ]
+    show_one({"a": "@x", "b": "\x1b\n"}, Output.CSV)
+    show_list([], Output.CSV, columns=("name", "id"))
+    assert capsys.readouterr().out == 'a,b\r\n\'@x,"\\x1b\\n"\r\nname,id\r\n'
+
+
 def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_list([ROW, ROW], Output.NAME, columns=())
     show_one(ROW, Output.NAME, name="id")

@@ -93,6 +93,7 @@ async def test_certificate_and_audit_event_are_recorded_before_anything_leaves()
         reason="incident 4711",
         issued_at=NOW,
         der=leaf.public_bytes(Encoding.DER),
+        rule="member",
     )
     assert (event.kind, event.at, event.project_id) == ("certificate.issued", NOW, PROJECT_ID)
     assert (event.actor, event.subject, event.origin) == (USER_ID, issued.fingerprint, caller().origin)
@@ -151,6 +152,57 @@ async def test_what_is_refused_is_neither_signed_nor_recorded(
     with pytest.raises(refusal):
         await service.preview(who, project_id, cluster_id, ask)
     assert book.entries == []
+
+
+async def test_a_refusal_is_noted_before_it_is_told_and_a_dry_runs_is_not() -> None:
+    book = Book()
+    service = issuance(ledger=book)
+    for _ in range(2):
+        with pytest.raises(Forbidden) as raised:
+            await service.issue(caller("reader"), PROJECT_ID, CLUSTER_ID, ASK)
+        with pytest.raises(Forbidden):
+            await service.preview(caller("reader"), PROJECT_ID, CLUSTER_ID, ASK)
+    first, second = book.notes
+    assert first == second
+    assert (first.kind, first.project_id, first.actor) == ("certificate.refused", PROJECT_ID, USER_ID)
+    assert (first.subject, first.origin, first.at) == (CLUSTER_ID, caller().origin, NOW)
+    assert first.detail["message"] == raised.value.message
+    assert first.detail["trace"] == {
+        "roles": ["reader"],
+        "passed_over": ["admin", "member"],
+        "rule": "reader",
+        "groups": ["clustercert:viewers"],
+        "allowed_until": (ISSUED_AT + timedelta(hours=8)).isoformat(),
+        "allowed_by": "rule",
+        "wished_until": (ISSUED_AT + timedelta(days=30)).isoformat(),
+        "clipped": False,
+    }
+
+
+@pytest.mark.parametrize("failure", [SignerError("No key."), RemoteFailed("Down.")])
+async def test_a_signer_that_fails_is_noted(failure: ClustercertError) -> None:
+    book = Book()
+    with pytest.raises(type(failure)):
+        await issuance({"local": FailingSigner(failure)}, book).issue(
+            caller("admin"), PROJECT_ID, CLUSTER_ID, ASK
+        )
+    [note] = book.notes
+    assert (note.kind, note.detail["error"]) == ("certificate.failed", type(failure).__name__)
+
+
+async def test_what_is_nobodys_decision_is_not_noted() -> None:
+    book = Book()
+    with pytest.raises(Unavailable):
+        await issuance({"local": FailingSigner(Unavailable("Later."))}, book).issue(
+            caller("admin"), PROJECT_ID, CLUSTER_ID, ASK
+        )
+    assert book.notes == []
+
+
+async def test_a_refusal_that_cannot_be_noted_is_not_told() -> None:
+    book = Book(failure=Unavailable("The database does not answer."))
+    with pytest.raises(Unavailable):
+        await issuance(ledger=book).issue(caller("reader"), PROJECT_ID, CLUSTER_ID, ASK)
 
 
 async def test_a_caller_without_a_role_is_not_even_looked_up() -> None:

@@ -285,3 +285,10 @@ async def test_the_same_way_of_answering_passes_when_it_tells_the_truth() -> Non
         service = issuance({"local": Answering(truth)}, book)
         await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK)
         assert len(book.entries) == 1
+
+
+async def test_another_serial_than_the_one_that_was_chosen_is_found_out() -> None:
+    request = SigningRequest(grant(), new_key("ec-p256").public_key(), CA, serial=4711)
+    check_leaf((leaf_of(request),), request)
+    with pytest.raises(SignerError, match="another serial"):
+        check_leaf((leaf_of(replace(request, serial=None)),), request)

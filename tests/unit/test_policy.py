@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from clustercert.certificate import LeafBuilder
 from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from clustercert.issuance import refusal
 from clustercert.keypair import new_key
 from clustercert.model import Ask, Grant, PolicyRule, SigningRequest
 from clustercert.policy import Policy, is_plain_text, parse_lifetime
@@ -17,6 +18,7 @@ from nouns import (
     BACKDATE,
     CA_KEY,
     CA_NOT_BEFORE,
+    CLUSTER_ID,
     ISSUED_AT,
     NOW,
     OTHER_PROJECT_ID,
@@ -347,3 +349,25 @@ def test_a_lifetime_in_words_is_read(text: str, lifetime: timedelta) -> None:
 def test_what_is_no_lifetime_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_lifetime(text)
+
+
+# How a decision came about
+
+
+def test_a_trace_says_what_bounded_and_what_clipped() -> None:
+    longest = POLICY.decide(caller("member"), cluster(), Ask(duration=-1), NOW).trace
+    assert longest["clipped"] is True
+    assert (longest["rule"], longest["passed_over"], longest["allowed_by"]) == ("member", ["admin"], "rule")
+    short_ca = client_ca(lifetime=timedelta(days=3))
+    by_ca = POLICY.decide(caller("admin"), cluster(short_ca), Ask(duration=30, clip=True), NOW).trace
+    assert by_ca["allowed_by"] == "ca"
+    assert by_ca["allowed_until"] == short_ca.certificate.not_valid_after_utc.isoformat()
+    assert by_ca["clipped"] is True
+
+
+def test_an_expired_cas_refusal_has_a_trace_too() -> None:
+    ended = cluster(client_ca(lifetime=timedelta(hours=1)))
+    with pytest.raises(Unavailable) as raised:
+        POLICY.decide(caller("admin"), ended, Ask(duration=1), NOW)
+    assert raised.value.trace["allowed_by"] == "ca"
+    assert refusal(caller("admin"), PROJECT_ID, CLUSTER_ID, raised.value, NOW) is not None

@@ -13,7 +13,9 @@ from starlette.types import ASGIApp
 
 from clustercert import log, metrics
 from clustercert.app import periodic
-from clustercert.app.wiring import Components, components
+from clustercert.app.auditing import auditing, policy_recorded
+from clustercert.app.wiring import Components, components, reconciler
+from clustercert.audit.authentications import FailedAuthentications
 from clustercert.authn.access_keys import AccessKeyAuthenticator
 from clustercert.authn.credentials import Credentials
 from clustercert.authn.tokens import TokenAuthenticator
@@ -22,8 +24,20 @@ from clustercert.errors import ClustercertError, InvalidRequest, MethodNotAllowe
 from clustercert.model import utc_now
 from clustercert.settings import Settings
 from clustercert.store.certificates import CertificateRows
-from clustercert.web import cce, clustercert, iam, service
+from clustercert.web import (
+    audit,
+    cce,
+    clustercert,
+    crl,
+    iam,
+    inventory,
+    refusals,
+    revocation,
+    service,
+    webhook,
+)
 from clustercert.web.deps import Options, Services
+from clustercert.web.direct import Direct
 from clustercert.web.edge import Edge, failed
 
 logger = structlog.get_logger()
@@ -47,6 +61,8 @@ def create_app(settings: Settings) -> ASGIApp:
             names=sorted(settings.policy.allow_system),
         )
 
+    not_let_in = FailedAuthentications(utc_now)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
@@ -57,20 +73,36 @@ def create_app(settings: Settings) -> ASGIApp:
                 )
             app.state.services = _services(parts)
             await stack.enter_async_context(parts.database.generation.watching())
+            # The first to start and the last to end, so that what the others do last is sealed too.
+            await stack.enter_async_context(running(periodic.sealing(parts.database, parts.log_sealer)))
             await stack.enter_async_context(running(periodic.pruning(parts.database, parts.identity)))
+            await policy_recorded(parts)
+            await stack.enter_async_context(running(auditing(parts)))
+            await stack.enter_async_context(running(not_let_in.flushing(parts.database)))
+            await stack.enter_async_context(running(reconciler(parts).run))
+            await stack.enter_async_context(running(parts.webhook.watch))
             await stack.enter_async_context(running(periodic.end_with_parent))
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(clustercert.router)
     app.include_router(cce.router)
+    app.include_router(revocation.router)
+    app.include_router(inventory.router)
+    app.include_router(crl.router)
+    app.include_router(webhook.router)
+    app.include_router(audit.router)
     app.include_router(iam.router)
     app.include_router(service.router)
     service.add_documentation(app)
     app.add_exception_handler(ClustercertError, _render_failure)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_bug)
-    return Edge(clustercert.Direct(app), settings.server.request_timeout)
+    return Edge(
+        Direct(app, clustercert.DIRECT, webhook.DIRECT),
+        settings.server.request_timeout,
+        not_let_in=not_let_in.count,
+    )
 
 
 def _services(parts: Components) -> Services:
@@ -80,6 +112,11 @@ def _services(parts: Components) -> Services:
         issuance=parts.issuance,
         clusters=parts.clusters,
         identity=parts.identity,
+        revoking=parts.revoking,
+        audit_log=parts.audit_log,
+        inventory=parts.inventory,
+        crls=parts.crls,
+        webhook=parts.webhook,
         credentials=Credentials(
             TokenAuthenticator(parts.identity.tokens),
             AccessKeyAuthenticator(parts.identity.access_keys, utc_now),
@@ -138,6 +175,11 @@ class _Gauges:
 async def _render_failure(request: Request, failure: Exception) -> Response:
     if not isinstance(failure, ClustercertError):
         raise failure
+    try:
+        await refusals.record(request, request.app.state.services, failure)
+    except Unavailable as unavailable:
+        # What can't be recorded isn't told either.
+        return failed(request.scope, unavailable)
     return failed(request.scope, failure)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
+from clustercert import metrics
+from clustercert.audit.sealer import LogSealer
 from clustercert.background import pause
-from clustercert.errors import Unavailable
+from clustercert.errors import ClustercertError, LogDamaged, Unavailable
 from clustercert.identity import Identity
 from clustercert.store.database import Database
 from clustercert.store.leader import Leader
@@ -18,6 +20,10 @@ from clustercert.store.leader import Leader
 logger = structlog.get_logger()
 
 PRUNE_SECONDS = 3600
+SEAL_SECONDS = 1
+THIN_SECONDS = 3600
+# How long nothing is sealed, at most, after a process that did it was killed.
+SEALING_LEASE_SECONDS = 10
 
 
 def pruning(
@@ -41,6 +47,49 @@ def pruning(
             await leader.resign()
 
     return prune
+
+
+def sealing(
+    database: Database, sealer: LogSealer
+) -> Callable[[asyncio.Event], Coroutine[object, object, None]]:
+    """Give every event its place in the audit log within a second or two, in one process of all.
+
+    Two that do it at once do no harm; the lease keeps the others from asking the database for nothing.
+    """
+    leader = Leader(database, "seal", SEALING_LEASE_SECONDS)
+
+    async def seal(stop: asyncio.Event) -> None:
+        leads, asked_at, thinned_at = False, float("-inf"), float("-inf")
+        while not stop.is_set():
+            try:
+                if time.monotonic() - asked_at >= leader.seconds / 3:
+                    asked_at = time.monotonic()
+                    leads = await leader.leads()
+                if leads:
+                    await sealer.seal_all()
+                if leads and time.monotonic() - thinned_at >= THIN_SECONDS:
+                    await sealer.thin()
+                    thinned_at = time.monotonic()
+            except Exception as failure:  # noqa: BLE001 - whatever it is, what happens next has to be sealed too
+                _not_sealed(failure)
+            await pause(stop, SEAL_SECONDS)
+        # What the last requests did is not left for whoever starts next.
+        with contextlib.suppress(ClustercertError):
+            if leads:
+                await sealer.seal_all()
+            await leader.resign()
+
+    return seal
+
+
+def _not_sealed(failure: Exception) -> None:
+    metrics.SEALING_FAILURES.inc()
+    if isinstance(failure, Unavailable):
+        logger.warning("events were not sealed into the audit log", cause=repr(failure.__cause__))
+    elif isinstance(failure, LogDamaged):
+        logger.error("events can't be sealed into the audit log", problem=failure.message)
+    else:
+        logger.error("events were not sealed into the audit log", exc_info=failure)
 
 
 async def end_with_parent(stop: asyncio.Event) -> None:

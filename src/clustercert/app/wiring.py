@@ -1,26 +1,44 @@
 """Settings -> store, custody, signers, use cases: what the web and the command line both work with."""
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import cast
 
+from clustercert.audit.log import AuditLog
+from clustercert.audit.sealer import LogSealer
 from clustercert.clusters import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile, KekSource, KekVariable
+from clustercert.enforcement.access import Access
+from clustercert.enforcement.bindings import Bindings
+from clustercert.enforcement.reconcile import LEASE_SECONDS, Reconciler
+from clustercert.enforcement.sync import Sync
 from clustercert.identity import Identity
 from clustercert.identity.roles import Roles
+from clustercert.inventory import AccessReports, Crls, Inventory
 from clustercert.issuance import Issuance
 from clustercert.keygen import KeyGenerator
 from clustercert.model import Origin, utc_now
+from clustercert.revocation import Revoking
 from clustercert.settings import Settings, SettingsError
 from clustercert.signers import Signer, SignerFactory
 from clustercert.store import migrate
+from clustercert.store.access import AccessRows
+from clustercert.store.audit import AuditRows
 from clustercert.store.certificates import CertificateRows
 from clustercert.store.clusters import ClusterRows
+from clustercert.store.crls import CrlRows
 from clustercert.store.database import Database
+from clustercert.store.enforcement import EnforcementRows
+from clustercert.store.event_pages import EventPages
+from clustercert.store.inventory import InventoryRows
+from clustercert.store.leader import Leader
 from clustercert.store.ledger import Ledger
+from clustercert.store.revocations import Revocations
+from clustercert.webhook import Webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +52,13 @@ class Components:
     clusters: Clusters
     issuance: Issuance
     certificates: CertificateRows
+    revoking: Revoking
+    inventory: Inventory
+    crls: Crls
+    webhook: Webhook
+    access: Access
+    audit_log: AuditLog
+    log_sealer: LogSealer
 
 
 @contextlib.asynccontextmanager
@@ -56,6 +81,9 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
         )
         stack.callback(identity.close)
         clusters = ClusterRows(database)
+        signers, ledger = _signers(custody), Ledger(database)
+        access = Access(signers, ledger, EnforcementRows(database), utc_now)
+        stack.push_async_callback(access.close)
         yield Components(
             settings=settings,
             database=database,
@@ -66,16 +94,51 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
                 clusters=clusters,
                 policy=settings.policy.policy(),
                 keys=keys,
-                signers=_signers(custody),
-                ledger=Ledger(database),
+                signers=signers,
+                ledger=ledger,
+                credential_groups=Bindings(access),
                 now=utc_now,
             ),
             certificates=CertificateRows(database),
+            webhook=Webhook(database, utc_now),
+            inventory=Inventory(
+                rows=InventoryRows(database),
+                clusters=clusters,
+                access=AccessReports(AccessRows(database), utc_now),
+                now=utc_now,
+            ),
+            crls=Crls(CrlRows(database), custody, utc_now),
+            revoking=Revoking(
+                rows=Revocations(database),
+                clusters=clusters,
+                service_name=settings.service_name,
+                undo_window=settings.revocation.undo_window,
+                now=utc_now,
+            ),
+            access=access,
+            audit_log=AuditLog(AuditRows(database), EventPages(database)),
+            log_sealer=_log_sealer(settings, database, custody),
         )
 
 
+def reconciler(parts: Components) -> Reconciler:
+    """What keeps API servers up to date, in one process of all that serve."""
+    rows = EnforcementRows(parts.database)
+    generation = parts.database.generation
+    return Reconciler(
+        feed=rows,
+        clusters=parts.clusters.rows,
+        leader=Leader(parts.database, "enforce", LEASE_SECONDS),
+        sync=Sync(rows, parts.access, utc_now).cluster,
+        generation=lambda: generation.value,
+        now=utc_now,
+    )
+
+
 async def initialise(settings: Settings, *, actor: str, origin: Origin) -> None:
-    """Make the data folder, the schema, the first data key and the built-in roles; what is there already stays.
+    """Make the data folder, the schema, the first data key, the audit log and the built-in roles.
+
+    What is there already stays.
 
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
     """
@@ -85,10 +148,18 @@ async def initialise(settings: Settings, *, actor: str, origin: Origin) -> None:
     database = Database(settings.store_url)
     try:
         await migrate.upgrade(database)
-        await Custody(database, keks, utc_now).initialise(actor=actor, origin=origin)
+        custody = Custody(database, keks, utc_now)
+        await custody.initialise(actor=actor, origin=origin)
+        await _log_sealer(settings, database, custody).begin(actor=actor, origin=origin)
         await Roles(database, utc_now).bootstrap()
     finally:
         await database.close()
+
+
+def _log_sealer(settings: Settings, database: Database, custody: Custody) -> LogSealer:
+    # For a log that is begun now: whatever else is called like this service, its log is not.
+    name = f"{settings.service_name}/{secrets.token_hex(8)}"
+    return LogSealer(AuditRows(database), custody, utc_now, name)
 
 
 def kek_source(settings: Settings) -> KekSource:

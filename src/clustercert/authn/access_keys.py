@@ -83,9 +83,11 @@ class AccessKeyAuthenticator:
         if key is None:
             raise Unauthenticated("the access key is unknown or disabled")
         if not genuine:
-            raise Unauthenticated(f"the signature with access key {key.id} does not match the request")
+            raise Unauthenticated(
+                f"the signature with access key {key.id} does not match the request", known=key.id
+            )
         if key.expires_at is not None and self.now() >= key.expires_at:
-            raise Unauthenticated(f"the temporary access key {key.id} has expired")
+            raise Unauthenticated(f"the temporary access key {key.id} has expired", known=key.id)
         _check_security_token(key, {token for token in headers.get(b"x-security-token", ()) if token})
         return await self.identity.caller_of_access_key(key, request.origin)
 
@@ -126,9 +128,15 @@ def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
     # Both Go client families add it after signing, so it may be unsigned and only its value counts.
     if key.security_token_hash is None:
         if presented:
-            raise Unauthenticated(f"the permanent access key {key.id} came with a security token")
+            raise Unauthenticated(
+                f"the permanent access key {key.id} came with a security token", known=key.id
+            )
         return
     if len(presented) != 1:
-        raise Unauthenticated(f"the temporary access key {key.id} did not come with one security token")
+        raise Unauthenticated(
+            f"the temporary access key {key.id} did not come with one security token", known=key.id
+        )
     if not hmac.compare_digest(hashlib.sha256(presented.pop()).digest(), key.security_token_hash):
-        raise Unauthenticated(f"the temporary access key {key.id} came with another's security token")
+        raise Unauthenticated(
+            f"the temporary access key {key.id} came with another's security token", known=key.id
+        )

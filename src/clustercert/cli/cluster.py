@@ -9,10 +9,21 @@ import typer
 
 from clustercert.cli import project as project_commands
 from clustercert.cli.asking import agreed
+from clustercert.cli.guarding import (
+    AdmissionOption,
+    CredentialRoleOption,
+    ExemptOption,
+    Guarding,
+    ListedMasterOption,
+    ModeOption,
+    NoCredentialRolesOption,
+    RemoveExemptOption,
+    RemoveListedMasterOption,
+)
 from clustercert.cli.options import YesOption
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
 from clustercert.cli.registration import Wishes, labels
-from clustercert.cli.session import Operator, UnclearError, operate
+from clustercert.cli.session import Operator, UnclearError, operate, settings
 
 if TYPE_CHECKING:
     # The commands load the nouns only when they are run.
@@ -73,6 +84,11 @@ def add(
     san_url: SanUrlOption = None,
     version: VersionOption = None,
     label: LabelOption = None,
+    webhook_mode: ModeOption = None,
+    exempt: ExemptOption = None,
+    listed_master: ListedMasterOption = None,
+    credential_role: CredentialRoleOption = None,
+    admission: AdmissionOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Register a cluster.
@@ -81,6 +97,8 @@ def add(
     """
     wishes = Wishes(internal_url, server_ca, from_kubeconfig, kube_context, follow_files)
     internal, ca_pem = wishes.address_and_ca()
+    guarding = Guarding(webhook_mode, exempt, listed_master, credential_role, admission)
+    _check_rules(context, guarding)
 
     async def work(operator: Operator) -> Row:
         from clustercert.clusters import Registration
@@ -93,6 +111,7 @@ def add(
             san_urls=tuple(san_url or ()),
             labels=labels(label),
         )
+        wanted = replace(wanted, options=guarding.on_top_of(wanted.options))
         if version is not None:
             wanted = replace(wanted, version=version)
         owner = await project_commands.find(operator, project)
@@ -104,9 +123,11 @@ def add(
     row = operate(context, work)
     show_one(row, output)
     note(
-        f"Next: append the output of `clustercert kubernetes ca-bundle {row['id']}` to the file that the API server's "
+        f"Next: `clustercert kubernetes setup {row['id']} --out DIR` writes what its control plane needs. At least, "
+        f"append the output of `clustercert kubernetes ca-bundle {row['id']}` to the file that the API server's "
         "--client-ca-file names, and apply that of `clustercert kubernetes rbac` to the cluster."
     )
+    _note_next_step(guarding, row)
 
 
 @app.command("list")
@@ -164,6 +185,14 @@ def update(
     version: VersionOption = None,
     label: LabelOption = None,
     remove_label: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Drop a label.")] = None,
+    webhook_mode: ModeOption = None,
+    exempt: ExemptOption = None,
+    remove_exempt: RemoveExemptOption = None,
+    listed_master: ListedMasterOption = None,
+    remove_listed_master: RemoveListedMasterOption = None,
+    credential_role: CredentialRoleOption = None,
+    no_credential_roles: NoCredentialRolesOption = False,
+    admission: AdmissionOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change what is said of a cluster. What isn't named stays; its id and its client CA stay in any case."""
@@ -184,6 +213,17 @@ def update(
     if no_san_urls:
         changes["san_urls"] = ()
     added, removed = labels(label), frozenset(remove_label or ())
+    guarding = Guarding(
+        webhook_mode,
+        exempt,
+        listed_master,
+        credential_role,
+        admission,
+        remove_exempt,
+        remove_listed_master,
+        no_credential_roles,
+    )
+    _check_rules(context, guarding)
 
     async def work(operator: Operator) -> Row:
         from clustercert.clusters import Registration
@@ -191,12 +231,15 @@ def update(
         cluster = await find(operator, name, project)
         kept = {key: value for key, value in cluster.labels.items() if key not in removed}
         wanted = replace(Registration.of(cluster), **changes, labels={**kept, **added})  # type: ignore[arg-type] # each is its field's
+        wanted = replace(wanted, options=guarding.on_top_of(wanted.options))
         changed = await operator.parts.clusters.update(
             cluster, wanted, actor=operator.actor, origin=operator.origin
         )
         return await _shown(operator, changed)
 
-    show_one(operate(context, work), output)
+    row = operate(context, work)
+    show_one(row, output)
+    _note_next_step(guarding, row)
 
 
 @app.command()
@@ -216,6 +259,8 @@ def remove(
         f"Removed the cluster {removed.name}. Its API server goes on accepting what was issued until the client CA is "
         "taken out of its --client-ca-file."
     )
+    if removed.options.credential_roles is not None:
+        note("Its ClusterRoleBindings named clustercert:credential:… stay there as well: delete them.")
 
 
 async def find(operator: Operator, wanted: str, project: str | None = None) -> "Cluster":
@@ -231,6 +276,22 @@ async def find(operator: Operator, wanted: str, project: str | None = None) -> "
             f"Several projects have a cluster named {wanted}. Say which with --project, or use its id."
         )
     return found[0]
+
+
+def _note_next_step(guarding: Guarding, row: Row) -> None:
+    if step := guarding.next_step(str(row["id"])):
+        note(step)
+
+
+def _check_rules(context: typer.Context, guarding: Guarding) -> None:
+    """Raises typer.BadParameter for a rule that the policy hasn't."""
+    if not (said := guarding.roles()):
+        return
+    if unknown := said.keys() - {rule.role for rule in settings(context).policy.rules}:
+        raise typer.BadParameter(
+            f"the policy has no rule for the role {', '.join(sorted(unknown))}.",
+            param_hint="--credential-role",
+        )
 
 
 async def _shown(operator: Operator, cluster: "Cluster") -> Row:
@@ -253,6 +314,11 @@ def _row(cluster: "Cluster", project_names: dict[str, str]) -> Row:
         "san_urls": cluster.san_urls,
         "labels": cluster.labels,
         "signer": cluster.signer,
+        "webhook_mode": cluster.options.mode,
+        "exemptions": cluster.options.exemptions,
+        "listed_masters": cluster.options.listed_masters,
+        "credential_roles": cluster.options.credential_roles,
+        "admission": cluster.options.admission,
         "server_ca_sha256": _fingerprints(cluster.server_ca_pem),
         "client_ca_id": client_ca.id,
         "client_ca_sha256": fingerprint(client_ca.certificate).hex(),

@@ -1,4 +1,4 @@
-"""How answers look: tables for people, JSON and YAML for programs, names for shells. What they say is the commands'.
+"""How answers look: tables for people, JSON, YAML and CSV for programs, names for shells; not what they say.
 
 Answers go to standard output and nothing else does; notes and errors go to standard error. What came from elsewhere
 is data: never markup, and its control characters are shown, not sent to the terminal.
@@ -27,6 +27,7 @@ class Output(StrEnum):
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
+    CSV = "csv"
     NAME = "name"
 
 
@@ -34,7 +35,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="The form o
 
 
 def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], name: str = "name") -> None:
-    """Answer with a list. A table has the given columns, JSON and YAML have everything, `name` has one column."""
+    """Answer with a list. A table has the given columns, `name` has one, the other forms have everything."""
     match output:
         case Output.TABLE if rows:
             _print_table(
@@ -45,6 +46,8 @@ def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], na
             note("There is nothing to list.")
         case Output.NAME:
             answer("".join(f"{_cell(row[name])}\n" for row in rows))
+        case Output.CSV:
+            answer(_csv(rows, list(rows[0]) if rows else columns))
         case _:
             answer(document([_plain(row) for row in rows], output))
 
@@ -56,6 +59,8 @@ def show_one(row: Row, output: Output, *, name: str = "name") -> None:
             _print_table(["FIELD", "VALUE"], [(field, _cell(value)) for field, value in row.items()])
         case Output.NAME:
             answer(f"{_cell(row[name])}\n")
+        case Output.CSV:
+            answer(_csv([row], list(row)))
         case _:
             answer(document(_plain(row), output))
 
@@ -76,6 +81,14 @@ def document(value: object, output: Output) -> str:
     return yaml.safe_dump(
         value, sort_keys=False, allow_unicode=False, default_flow_style=False, width=1_000_000
     )
+
+
+def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """With a header, lists and objects as JSON; nothing in it is a formula to a spreadsheet."""
+    from clustercert.spreadsheet import csv_text
+
+    text = csv_text([_plain(row) for row in rows], columns)
+    return "\r\n".join(_escaped(line) for line in text.split("\r\n"))
 
 
 def answer(text: str) -> None:

@@ -15,6 +15,8 @@ import typer
 from clustercert import __version__
 from clustercert.cli import (
     access_key,
+    audit,
+    certificate,
     cluster,
     db,
     demo,
@@ -45,7 +47,8 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
-for group_of_commands in (db, keys, domain, project, user, group, role, access_key, cluster, kubernetes):
+_groups = (db, keys, domain, project, user, group, role, access_key, cluster, certificate, kubernetes, audit)
+for group_of_commands in _groups:
     app.add_typer(group_of_commands.app)
 app.command("login")(login.login)
 app.command("logout")(login.logout)

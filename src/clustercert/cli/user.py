@@ -18,7 +18,7 @@ app = typer.Typer(name="user", help="Users of the built-in identity.", no_args_i
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Their name or id.")]
 
-_CERTIFICATES_LIVE_ON = "Certificates that they hold stay valid until they end."
+_CERTIFICATES_REVOKED = "Certificates that they hold are revoked."
 
 
 @app.command()
@@ -89,14 +89,14 @@ def enable(context: typer.Context, name: UserArgument, domain: DomainOption = No
 
 @app.command()
 def disable(context: typer.Context, name: UserArgument, domain: DomainOption = None) -> None:
-    """Keep a user out: their tokens end for good, their access keys rest."""
+    """Keep a user out: their tokens end and their certificates are revoked for good, their access keys rest."""
     _enable(context, name, domain, enabled=False)
-    note(_CERTIFICATES_LIVE_ON)
+    note(_CERTIFICATES_REVOKED)
 
 
 @app.command()
 def delete(context: typer.Context, name: UserArgument, domain: DomainOption = None) -> None:
-    """Delete a user with their tokens, access keys, roles and memberships."""
+    """Delete a user with their tokens, access keys, roles and memberships; their certificates are revoked."""
 
     async def work(operator: Operator) -> "User":
         user = await find(operator, name, domain)
@@ -105,7 +105,7 @@ def delete(context: typer.Context, name: UserArgument, domain: DomainOption = No
         )
         return user
 
-    note(f"Deleted the user {operate(context, work).name}. {_CERTIFICATES_LIVE_ON}")
+    note(f"Deleted the user {operate(context, work).name}. {_CERTIFICATES_REVOKED}")
 
 
 @app.command("set-password")

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -108,13 +109,19 @@ class Directory:
         await self._rows.set_password(user.id, password_hash, event)
 
     async def enable_user(self, user: User, *, enabled: bool, actor: str, origin: Origin) -> None:
-        """Disabling ends the user's tokens and temporary keys for good, and rests the permanent ones."""
+        """Disabling ends the user's tokens and temporary keys for good, and rests the permanent ones.
+
+        It revokes what certificates they have, and what a worker that doesn't know yet issues meanwhile. Enabling
+        the user again lets new certificates be good, and none of the old ones.
+        """
         event = self._event(_kind("user", enabled), user, actor, origin)
-        await self._rows.enable_user(user.id, enabled, event)
+        more = () if enabled else (self._revoked(event),)
+        await self._rows.enable_user(user.id, enabled, event, *more)
 
     async def remove_user(self, user: User, *, actor: str, origin: Origin) -> None:
-        """With tokens, access keys, roles and memberships. Raises NotFound."""
-        await self._rows.remove_user(user.id, self._event("user.removed", user, actor, origin))
+        """With tokens, access keys, roles and memberships; their certificates are revoked. Raises NotFound."""
+        event = self._event("user.removed", user, actor, origin)
+        await self._rows.remove_user(user.id, event, self._revoked(event))
 
     async def groups(self, domain: Domain | None = None) -> tuple[Group, ...]:
         """By domain and name."""
@@ -151,6 +158,17 @@ class Directory:
             "group.member_removed", group, actor, origin, user_id=user.id, user_name=user.name
         )
         await self._rows.remove_member(group.id, user.id, event)
+
+    def _revoked(self, event: AuditEvent) -> AuditEvent:
+        """What the audit says of a user's certificates, beside what it says of the user."""
+        detail: JsonObject = {
+            "user_id": event.subject,
+            "cluster_id": None,
+            "reason": "cessationOfOperation",
+            "note": event.kind,
+            "proved": False,
+        }
+        return replace(event, kind="user.revoked", detail=detail)
 
     def _event(
         self, kind: str, noun: Domain | Project | User | Group, actor: str, origin: Origin, **more: object

@@ -7,14 +7,13 @@ from types import MappingProxyType
 from clustercert.errors import NotFound
 from clustercert.identity.names import checked_name, is_id
 from clustercert.model import AuditEvent, Group, Origin, Project, Role, RoleAssignment, User
+from clustercert.policy import ADMIN, OPERATOR
 from clustercert.store.database import Database
 from clustercert.store.nouns import Reference
 from clustercert.store.roles import RoleRows
 from clustercert.store.roles import Roles as LiveRoles
 
-# Runs the service itself, in no project or in all of them.
-OPERATOR = "operator"
-BUILT_IN = ("admin", "member", OPERATOR, "reader")
+BUILT_IN = (ADMIN, "member", OPERATOR, "reader")
 
 
 class Roles:

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from clustercert.errors import NotFound, Unauthenticated
 from clustercert.identity.names import is_id, searchable
 from clustercert.identity.passwords import Passwords
-from clustercert.identity.roles import OPERATOR, role_names, service_role_names
+from clustercert.identity.roles import role_names, service_role_names
 from clustercert.model import AuditEvent, Caller, Domain, Origin, Project, Token, User
+from clustercert.policy import operates
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache
 from clustercert.store.nouns import Reference
@@ -122,7 +123,7 @@ class Tokens:
             known = await self._known(token)
         except Unauthenticated as error:
             raise NotFound(_NO_TOKEN) from error
-        if known.live.user.id != caller.user.id and OPERATOR not in caller.service_roles:
+        if known.live.user.id != caller.user.id and not operates(caller):
             raise NotFound(_NO_TOKEN)
         return known.live
 
@@ -152,7 +153,8 @@ class Tokens:
         matches = await self._passwords.matches(proof.password, kept)
         if login is None or kept is None or not matches:
             raise Unauthenticated(
-                "the user is unknown, disabled or without a password, or the password is wrong"
+                "the user is unknown, disabled or without a password, or the password is wrong",
+                known=login.user.id if login is not None else "",
             )
         now = self._now()
         token = await self._token(login.user, scope, token_hash, ("password",), now, now + self._lifetime)

@@ -1,5 +1,6 @@
 """Every SQL statement about clusters and their client CAs."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -61,6 +62,23 @@ class ClusterRows:
             query = _with_ca().order_by(_cluster.c.project_id, _cluster.c.name)
             return tuple(_parsed(row) for row in await connection.execute(query))
 
+    async def guarded(self, after: str, limit: int) -> tuple[Cluster, ...]:
+        """Those, by id and from behind one, whose options have this service work on their API servers."""
+        options = _cluster.c.options
+        asked_for = or_(
+            options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
+        )
+        query = _with_ca().where(_cluster.c.id > after, asked_for).order_by(_cluster.c.id).limit(limit)
+        async with self._database.read() as connection:
+            return tuple(_parsed(row) for row in await connection.execute(query))
+
+    async def some(self, ids: Collection[str]) -> tuple[Cluster, ...]:
+        """Those of the ids that there are, of whatever project, read afresh."""
+        async with self._database.read() as connection:
+            return tuple(
+                _parsed(row) for row in await connection.execute(_with_ca().where(_cluster.c.id.in_(ids)))
+            )
+
     async def bundle(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
         """The client CAs that the API server must trust: the active one and those that will be, oldest first."""
         async with self._database.read() as connection:
@@ -94,6 +112,9 @@ class ClusterRows:
     async def remove(self, cluster_id: str, event: AuditEvent) -> None:
         """Forget a cluster and its client CAs. The certificates issued for it stay in the ledger."""
         async with self._database.change(event) as connection:
+            token, unknown = tables.webhook_token, tables.unknown_credential
+            await connection.execute(delete(token).where(token.c.cluster_id == cluster_id))
+            await connection.execute(delete(unknown).where(unknown.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
 
@@ -132,11 +153,11 @@ def _parsed(row: Row[Any]) -> Cluster:
             certificate=x509.load_der_x509_certificate(row.certificate_der),
             sealed_key=row.sealed_key,
         ),
-        options=_options(row.options),
+        options=options_of(row.options),
     )
 
 
-def _options(said: dict[str, Any] | None) -> ClusterOptions:
+def options_of(said: dict[str, Any] | None) -> ClusterOptions:
     """JSON has lists, where the options have tuples; an older program says nothing."""
     known: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in (said or {}).items()

@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Conflict, NotFound
-from clustercert.model import AuditEvent, Domain, Group, Project, User
+from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.store import tables
 from clustercert.store.access_keys import end_temporary_keys
-from clustercert.store.database import Database
+from clustercert.store.database import Database, raise_generation
 from clustercert.store.nouns import (
     changed_meanwhile,
     domain_of,
@@ -26,6 +26,7 @@ from clustercert.store.nouns import (
     user_of,
     users_query,
 )
+from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member = tables.group_member
@@ -128,12 +129,18 @@ class DirectoryRows:
             query = update(_project).where(_project.c.id == project_id)
             await _change_one(connection, query.values(enabled=enabled))
 
-    async def enable_user(self, user_id: str, enabled: bool, event: AuditEvent) -> None:
-        """Disabling ends the user's tokens and temporary keys for good. Raises NotFound."""
-        async with self._database.change(event) as connection:
+    async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
+        """Disabling ends the user's tokens and temporary keys for good, and revokes their certificates.
+
+        The first event says who does it, and when. Raises NotFound.
+        """
+        async with self._database.write(*events) as connection:
             await _change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
-            if not enabled:
+            if enabled:
+                await end_disabled(connection, user_id, await raise_generation(connection))
+            else:
                 await _end_logins(connection, user_id)
+                await _revoke(connection, user_id, events[0])
 
     async def set_password(self, user_id: str, password_hash: str, event: AuditEvent) -> None:
         """Ends the user's tokens and temporary keys. Raises NotFound."""
@@ -142,9 +149,12 @@ class DirectoryRows:
             await _change_one(connection, query.values(password_hash=password_hash))
             await _end_logins(connection, user_id)
 
-    async def remove_user(self, user_id: str, event: AuditEvent) -> None:
-        """With tokens, keys, roles and memberships. Raises NotFound."""
-        async with self._database.change(event) as connection:
+    async def remove_user(self, user_id: str, *events: AuditEvent) -> None:
+        """With tokens, keys, roles and memberships; their certificates are revoked.
+
+        The first event says who does it, and when. Raises NotFound.
+        """
+        async with self._database.write(*events) as connection:
             # The row is locked first, so that no token appears between its tokens' end and its own.
             await _change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
             await _end_logins(connection, user_id)
@@ -152,6 +162,7 @@ class DirectoryRows:
             await connection.execute(delete(_member).where(_member.c.user_id == user_id))
             await _drop_roles(connection, user_id)
             await connection.execute(delete(_user).where(_user.c.id == user_id))
+            await _revoke(connection, user_id, events[0])
 
     async def remove_project(self, project_id: str, event: AuditEvent) -> None:
         """With its role assignments and tokens. Raises NotFound, or Conflict while it has clusters."""
@@ -213,6 +224,21 @@ async def _change_one(
 async def _end_logins(connection: AsyncConnection, user_id: str) -> None:
     await connection.execute(delete(tables.token).where(tables.token.c.user_id == user_id))
     await end_temporary_keys(connection, user_id)
+
+
+async def _revoke(connection: AsyncConnection, user_id: str, event: AuditEvent) -> None:
+    wanted = Revocation(
+        id=0,
+        epoch=NO_END,
+        fingerprint=None,
+        user_id=user_id,
+        cluster_id="",
+        at=event.at,
+        by=event.actor,
+        reason="cessationOfOperation",
+        note=event.kind,
+    )
+    await revoke_disabled(connection, wanted, await raise_generation(connection))
 
 
 async def _drop_roles(connection: AsyncConnection, actor_id: str) -> None:

@@ -18,6 +18,7 @@ _data_key = tables.data_key
 
 # What a sealed secret is bound to begins with the name of its table; see `SealedRow.bound_to`.
 _SEALED = {
+    "audit_log": (tables.audit_log, tables.audit_log.c.sealed_key),
     "access_key": (tables.access_key, tables.access_key.c.sealed_secret),
     "client_ca": (tables.client_ca, tables.client_ca.c.sealed_key),
 }

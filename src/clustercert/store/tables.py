@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 
@@ -261,18 +262,24 @@ certificate = Table(
     Column("revoked_why", Text, nullable=True),
     Column("first_seen_at", Utc, nullable=True),
     Column("last_seen_at", Utc, nullable=True),
+    Column("rule", Text, nullable=True),
     Column("der", LargeBinary, nullable=False),
+    # What an inventory walks, the newest first.
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
+    Index(None, "project_id", "id"),
+    # What still holds in a cluster, whatever else the ledger keeps of it.
+    Index(None, "cluster_id", "not_after"),
     Index(None, "serial"),
     # Counting what is live reads this and nothing else.
     Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,
 )
 
-# What is revoked: one certificate (fingerprint), or whatever of a user (or, where it is empty, of everybody) in a
-# cluster (or, where it is empty, in all of them) was recorded in an older epoch. `epoch` is the generation that the
-# revocation itself made, and `changed` the one of its last change: revoking or undoing it.
+# What is revoked: one certificate (fingerprint; user and cluster only say whose), or whatever of a user (or, where it
+# is empty, of everybody) in a cluster (or, where it is empty, in all of them) was recorded in an older epoch. `epoch`
+# is the generation that the revocation itself made (`revocations.NO_END` while it has no end), and `changed` the one
+# of its last change: revoking, undoing or ending it.
 revocation = Table(
     "revocation",
     metadata,
@@ -282,6 +289,7 @@ revocation = Table(
     Column("fingerprint", LargeBinary(32), nullable=True),
     Column("user_id", Text, nullable=False),
     Column("cluster_id", Uuid, nullable=False),
+    Column("project_id", Hex, nullable=True),
     Column("at", Utc, nullable=False),
     Column("by", Text, nullable=False),
     Column("reason", String(32), nullable=False),
@@ -289,7 +297,10 @@ revocation = Table(
     Column("proved", Boolean, nullable=False),
     Column("undone_at", Utc, nullable=True),
     Column("undone_by", Text, nullable=True),
-    Index(None, "user_id", "cluster_id", "epoch"),
+    # Whether a certificate is revoked: the rows of single ones, however many, are not in the way.
+    Index(None, "user_id", "cluster_id", "fingerprint", "epoch"),
+    # For lists. None begins with cluster_id: a planner that knows of no empty ones would take it for the above.
+    Index(None, "project_id", "id"),
     Index(None, "fingerprint"),
     Index(None, "changed"),
     sqlite_autoincrement=True,
@@ -318,7 +329,8 @@ unknown_credential = Table(
     Column("last_seen_at", Utc, nullable=False),
 )
 
-# body is the canonical JSON of the event, commitment SHA-256 over salt and body.
+# body is the canonical JSON of the event, commitment SHA-256 over salt and body. leaf_index is the event's place in the
+# log, and NULL until it has one. Ids are not in the order of commits everywhere, places are.
 audit_event = Table(
     "audit_event",
     metadata,
@@ -331,6 +343,68 @@ audit_event = Table(
     Column("body", LargeBinary, nullable=False),
     Column("salt", LargeBinary(16), nullable=False),
     Column("commitment", LargeBinary(32), nullable=False),
-    Index(None, "project_id", "id"),
+    Column("leaf_index", BigInteger, nullable=True),
+    # Recording an event touches neither of these.
+    Index(
+        None,
+        "leaf_index",
+        unique=True,
+        sqlite_where=text("leaf_index IS NOT NULL"),
+        postgresql_where=text("leaf_index IS NOT NULL"),
+    ),
+    Index(
+        None,
+        "project_id",
+        "leaf_index",
+        sqlite_where=text("leaf_index IS NOT NULL"),
+        postgresql_where=text("leaf_index IS NOT NULL"),
+    ),
+    # What has no place yet, however much has one.
+    Index(
+        "ix_audit_event_unsealed",
+        "id",
+        sqlite_where=text("leaf_index IS NULL"),
+        postgresql_where=text("leaf_index IS NULL"),
+    ),
     sqlite_autoincrement=True,
+)
+
+# One row: the log that all events are put into. Whoever seals locks it.
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("origin", Text, nullable=False),
+    Column("public_key", LargeBinary(32), nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Utc, nullable=False),
+)
+
+# The log's tree. hashes: up to 256 of 32 bytes each; of level -1, the leaves themselves: commitments.
+audit_tile = Table(
+    "audit_tile",
+    metadata,
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary(8192), nullable=False),
+)
+
+# The log's signed heads; of older ones only some are kept. note is what is published.
+audit_checkpoint = Table(
+    "audit_checkpoint",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Utc, nullable=False),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("note", Text, nullable=False),
+    Index(None, "at"),
+)
+
+# How far some work has come that goes on for as long as the service is there, and what it found last.
+progress = Table(
+    "progress",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
 )

@@ -164,7 +164,10 @@ class Kubeconfig(_Answer):
 
 
 class IssuancePreview(_Answer):
-    """The answer to `?dryRun=All`: what would be issued. Times as in RFC 3339, names as in RFC 4514."""
+    """The answer to `?dryRun=All`: what would be issued, and how the policy came to it.
+
+    Times as in RFC 3339, names as in RFC 4514.
+    """
 
     kind: Literal["IssuancePreview"]
     rule: str
@@ -174,6 +177,7 @@ class IssuancePreview(_Answer):
     not_after: str
     issuer: str
     key_type: str
+    trace: dict[str, object]
 
 
 class ClusterBody(_Answer):

@@ -3,27 +3,25 @@
 Source: CCE API reference, cce_02_0248; where we differ is in `docs/cce-divergences.md`.
 """
 
-import re
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from clustercert.errors import InvalidRequest, MethodNotAllowed
+from clustercert.errors import ClustercertError, InvalidRequest, MethodNotAllowed
 from clustercert.kubeconfig import render as kubeconfig
 from clustercert.kubeconfig import to_yaml
 from clustercert.model import Ask, Issued, JsonObject, Preview
 from clustercert.web import bodies, render
 from clustercert.web.cce import CLUSTER, ERRORS
 from clustercert.web.deps import Services, ServicesDep, authenticated, json_object, raw_body, require_json
+from clustercert.web.direct import DirectRoute
 
 # What GET gives, which has no body to say it; a Flexible Engine user saw a month.
 GET_DAYS = 30
 
 PATH = CLUSTER + "/clustercert"
-_PATH = re.compile(r"/api/v3/projects/([^/]+)/clusters/([^/]+)/clustercert")
 _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 
 _KUBECONFIG: dict[int | str, dict[str, Any]] = {
@@ -102,30 +100,6 @@ async def get_clustercert(
     return await answer(request, services, project_id, cluster_id, None)
 
 
-class Direct:
-    """Answers POST clustercert without the framework's routing and dependencies, which cost as much as issuing does.
-
-    What it answers is documented by the route of the same path, and is the same function.
-    """
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and (match := _PATH.fullmatch(scope["path"]))
-        ):
-            scope["clustercert.route"] = PATH
-            request = Request(scope, receive)
-            services = self._app.state.services
-            response = await answer(request, services, match[1], match[2], bodies.ClusterCertRequest)
-            await response(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-
 async def answer(
     request: Request,
     services: Services,
@@ -139,7 +113,12 @@ async def answer(
     if shape is None and not services.options.get_clustercert:
         raise MethodNotAllowed("The GET form is switched off here. Use POST with a duration.", allow=["POST"])
     dry = _dry_run(request)
-    ask = _ask(request, raw, shape) if shape is not None else Ask(duration=GET_DAYS, clip=True)
+    try:
+        ask = _ask(request, raw, shape) if shape is not None else Ask(duration=GET_DAYS, clip=True)
+    except ClustercertError as failure:
+        if not dry:
+            await services.issuance.record_refusal(caller, project_id, cluster_id, failure)
+        raise
     if dry:
         preview = await services.issuance.preview(caller, project_id, cluster_id, ask)
         return render.json_response(_preview_body(preview))
@@ -153,6 +132,13 @@ async def answer(
     if _wants_yaml(request):
         return Response(to_yaml(document), headers=_credential_headers(issued), media_type="application/yaml")
     return render.json_response(document, headers=_credential_headers(issued))
+
+
+async def _create(request: Request, services: Services, project_id: str, cluster_id: str) -> Response:
+    return await answer(request, services, project_id, cluster_id, bodies.ClusterCertRequest)
+
+
+DIRECT = DirectRoute(PATH, _create)
 
 
 def _dry_run(request: Request) -> bool:
@@ -203,6 +189,7 @@ def _preview_body(preview: Preview) -> JsonObject:
         "not_after": _rfc3339(preview.grant.not_after),
         "issuer": preview.issuer,
         "key_type": preview.key_type,
+        "trace": dict(preview.grant.trace),
     }
 
 

@@ -11,12 +11,16 @@ from typing import Annotated, NoReturn, Protocol, cast
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from clustercert.audit.log import AuditLog
 from clustercert.authn import Authenticator
 from clustercert.clusters import Clusters
 from clustercert.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
 from clustercert.identity import Identity
+from clustercert.inventory import Crls, Inventory
 from clustercert.issuance import Issuance
 from clustercert.model import Caller, JsonObject, Origin, UnverifiedRequest
+from clustercert.revocation import Revoking
+from clustercert.webhook import Webhook
 
 MAX_BODY = 64 * 1024
 
@@ -54,6 +58,11 @@ class Services:
     issuance: Issuance
     clusters: Clusters
     identity: Identity
+    revoking: Revoking
+    audit_log: AuditLog
+    inventory: Inventory
+    crls: Crls
+    webhook: Webhook
     credentials: Authenticator
     readiness: Readiness
     gauges: Gauges
@@ -97,7 +106,7 @@ RawBody = Annotated[bytes, Depends(raw_body)]
 async def authenticated(request: Request, raw: RawBody, parts: ServicesDep) -> Caller:
     """Who sent the request. Raises Unauthenticated."""
     scope = request.scope
-    return await parts.credentials.authenticate(
+    caller = await parts.credentials.authenticate(
         UnverifiedRequest(
             method=request.method,
             raw_path=scope["raw_path"].decode("latin-1"),
@@ -107,6 +116,8 @@ async def authenticated(request: Request, raw: RawBody, parts: ServicesDep) -> C
             origin=origin(request),
         )
     )
+    scope["clustercert.caller"] = caller
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(authenticated)]

@@ -3,13 +3,14 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clustercert import metrics
-from clustercert.errors import ClustercertError, InvalidRequest, Unavailable
+from clustercert.errors import ClustercertError, InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model import Origin
 from clustercert.web import render
 
@@ -19,7 +20,7 @@ logger = structlog.get_logger("clustercert.request")
 # and labels are not.
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-SERVER_ERRORS = 500
+UNAUTHORIZED, SERVER_ERRORS = 401, 500
 
 # Beyond this many at once a request would wait for longer than its client does; it is told so at once instead.
 MAX_IN_FLIGHT = 512
@@ -31,11 +32,20 @@ class Edge:
 
     Attributes:
         timeout: seconds until a request is given up.
+        not_let_in: is told of every request that proved nothing: the address, and the id of the known user or access
+            key that it named, or nothing.
     """
 
-    def __init__(self, app: ASGIApp, timeout: float, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        timeout: float,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        not_let_in: Callable[[str, str], None] = lambda _address, _known: None,
+    ) -> None:
         self._app = app
         self._timeout = timeout
+        self._not_let_in = not_let_in
         self._max_in_flight = max_in_flight
         self._in_flight = 0
 
@@ -74,6 +84,8 @@ class Edge:
                 await failed(scope, failure)(scope, receive, send_marked)
         finally:
             _account(scope, status, time.perf_counter() - started)
+            if status == UNAUTHORIZED:
+                self._not_let_in(scope["clustercert.origin"].address, scope.get("clustercert.known", ""))
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> ClustercertError | None:
         """Let the application answer; what it could not answer comes back."""
@@ -110,6 +122,8 @@ def failed(scope: Scope, failure: ClustercertError) -> Response:
         # What a caller sent wrongly may be a secret in the wrong place, and stand in the cause's text.
         caused_by_us = failure.status >= SERVER_ERRORS
         said["cause"] = repr(failure.__cause__) if caused_by_us else type(failure.__cause__).__name__
+    if isinstance(failure, Unauthenticated):
+        scope["clustercert.known"] = failure.known
     scope.setdefault("clustercert.log", {}).update(said)
     return render.error(failure, scope["path"], scope["clustercert.origin"].request_id)
 
@@ -119,7 +133,9 @@ def _account(scope: Scope, status: int, elapsed: float) -> None:
     route = str(scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER))
     method = scope["method"] if scope["method"] in METHODS else OTHER
     metrics.request(route, method, status, elapsed)
-    log = logger.error if status >= SERVER_ERRORS or not status else logger.info
+    log = logger.debug if scope.get("clustercert.quiet") else logger.info
+    if status >= SERVER_ERRORS or not status:
+        log = logger.error
     log(
         "request",
         method=scope["method"],

@@ -27,7 +27,7 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
     One body for all clients: each reads another of these fields. Source: CONTRACT section 6.
     """
     headers: dict[str, str] = {}
-    if isinstance(failure, Unavailable):
+    if isinstance(failure, Unavailable) and failure.retry_after is not None:
         headers["Retry-After"] = str(failure.retry_after)
     if isinstance(failure, MethodNotAllowed):
         headers["Allow"] = ", ".join(failure.allow)

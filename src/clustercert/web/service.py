@@ -141,7 +141,7 @@ def _schema(app: FastAPI) -> dict[str, Any]:
             # FastAPI's own answer to parameters of a wrong type: ours are texts, which the routes judge themselves.
             operation["responses"].pop("422", None)
             if "401" in operation["responses"] and not path.endswith("/auth/tokens"):
-                operation["security"] = [{"token": []}, {"bearer": []}, {"signature": []}]
+                operation.setdefault("security", [{"token": []}, {"bearer": []}, {"signature": []}])
     return schema
 
 

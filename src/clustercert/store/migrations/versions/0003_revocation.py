@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.LargeBinary(32), nullable=True),
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("cluster_id", sa.String(36), nullable=False),
+        sa.Column("project_id", sa.String(32), nullable=True),
         sa.Column("at", TIME, nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("reason", sa.String(32), nullable=False),
@@ -36,8 +37,11 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(
-        "ix_revocation_user_id_cluster_id_epoch", "revocation", ["user_id", "cluster_id", "epoch"]
+        "ix_revocation_user_id_cluster_id_fingerprint_epoch",
+        "revocation",
+        ["user_id", "cluster_id", "fingerprint", "epoch"],
     )
+    op.create_index("ix_revocation_project_id_id", "revocation", ["project_id", "id"])
     op.create_index("ix_revocation_fingerprint", "revocation", ["fingerprint"])
     op.create_index("ix_revocation_changed", "revocation", ["changed"])
     op.create_table(
@@ -64,4 +68,7 @@ def upgrade() -> None:
     op.add_column("cluster", sa.Column("options", sa.JSON(), nullable=True))
     op.add_column("certificate", sa.Column("first_seen_at", TIME, nullable=True))
     op.add_column("certificate", sa.Column("last_seen_at", TIME, nullable=True))
+    op.add_column("certificate", sa.Column("rule", sa.Text(), nullable=True))
     op.create_index("ix_certificate_serial", "certificate", ["serial"])
+    op.create_index("ix_certificate_project_id_id", "certificate", ["project_id", "id"])
+    op.create_index("ix_certificate_cluster_id_not_after", "certificate", ["cluster_id", "not_after"])

@@ -1,0 +1,205 @@
+"""The audit log as it grows: how fast events are sealed, and how long a proof takes, while others write."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import insert
+
+from bench import world
+from bench.postgres import Postgres
+from bench.world import World
+from clustercert.app.wiring import Components, components
+from clustercert.merkle import leaf_hash
+from clustercert.merkle.tiles import all_tiles
+from clustercert.merkle.tree import verify_consistency, verify_inclusion
+from clustercert.model import AuditEvent
+from clustercert.store import tables
+from clustercert.store.events import event_row
+
+# Events in the log.
+SIZES = (10_000, 100_000)
+LARGEST = (1_000_000,)
+
+AT_ONCE = 10_000
+PROOFS = 300
+# What the largest installation records; a log has to keep up with it for as long as it goes on.
+STEADY_RATE = 5_000
+STEADY_SECONDS = 10
+TICKS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What was measured at a size; times in milliseconds.
+
+    Attributes:
+        sealed_rate: events a second that a sealer takes in when many wait.
+        steady_rate: events a second that were written while a sealer worked beside, each second.
+        lag_ms: the longest time from an event's commit to its place in the log then, 99 of 100.
+        proof_p50_ms, proof_p99_ms: an inclusion proof of a random event, with its event and the newest head; verified.
+        consistency_p99_ms: a consistency proof from a random size, verified against the log's own older heads.
+        page_p99_ms: a page of 100 events from a random place on.
+        bytes_each: what the tiles add to the store for each event.
+    """
+
+    database: str
+    events: int
+    sealed_rate: float
+    steady_rate: float
+    lag_ms: float
+    proof_p50_ms: float
+    proof_p99_ms: float
+    consistency_p99_ms: float
+    page_p99_ms: float
+    bytes_each: float
+
+
+def measure(folder: Path, sizes: Sequence[int], postgres: Postgres | None) -> list[dict[str, object]]:
+    """One log through all sizes."""
+    url = postgres.create("audit_log") if postgres else None
+    store = world.prepare(folder, database_url=url, database=postgres.pid if postgres else None)
+    return asyncio.run(_measure(store, sizes, "PostgreSQL" if postgres else "SQLite"))
+
+
+async def _measure(store: World, sizes: Sequence[int], database: str) -> list[dict[str, object]]:
+    measured = []
+    async with components(store.settings) as parts:
+        for size in sizes:
+            rate = await _filled(parts, size)
+            written, lag = await _steady(parts)
+            proofs = [await _proof_ms(parts) for _ in range(PROOFS)]
+            consistent = [await _consistency_ms(parts) for _ in range(PROOFS)]
+            pages = [await _page_ms(parts) for _ in range(PROOFS)]
+            measured.append(
+                asdict(
+                    Size(
+                        database=database,
+                        events=(await parts.audit_log.log()).size,
+                        sealed_rate=rate,
+                        steady_rate=written,
+                        lag_ms=lag,
+                        proof_p50_ms=statistics.median(proofs),
+                        proof_p99_ms=_p99(proofs),
+                        consistency_p99_ms=_p99(consistent),
+                        page_p99_ms=_p99(pages),
+                        bytes_each=await _tile_bytes(parts),
+                    )
+                )
+            )
+            print(measured[-1], flush=True)
+    return measured
+
+
+async def _filled(parts: Components, size: int) -> float:
+    """Bring the log to a size or beyond; events a second of sealing, the writing not counted."""
+    missing = max(AT_ONCE, size - (await parts.audit_log.log()).size)
+    sealed, seconds = 0, 0.0
+    while missing > 0:
+        await _write(parts, min(missing, AT_ONCE))
+        started = time.perf_counter()
+        count = await parts.log_sealer.seal_all()
+        seconds += time.perf_counter() - started
+        sealed, missing = sealed + count, missing - count
+    return sealed / seconds
+
+
+async def _steady(parts: Components) -> tuple[float, float]:
+    """Events are written at the steady rate, and sealed each second as the service does it."""
+    lags = list[float]()
+    committed = list[tuple[float, int]]()
+    done = asyncio.Event()
+
+    async def write() -> None:
+        started = time.perf_counter()
+        for tick in range(STEADY_SECONDS * TICKS):
+            await asyncio.sleep(max(0.0, started + tick / TICKS - time.perf_counter()))
+            await _write(parts, STEADY_RATE // TICKS)
+            committed.append((time.perf_counter(), STEADY_RATE // TICKS))
+        done.set()
+
+    async def seal() -> None:
+        while not done.is_set() or committed:
+            waiting = list(committed)
+            await parts.log_sealer.seal_all()
+            now = time.perf_counter()
+            lags.extend((now - at) * 1000 for at, _ in waiting)
+            del committed[: len(waiting)]
+            await asyncio.sleep(1)
+
+    started = time.perf_counter()
+    writing = asyncio.create_task(write())
+    sealing = asyncio.create_task(seal())
+    await writing
+    seconds = time.perf_counter() - started
+    await sealing
+    return STEADY_RATE * STEADY_SECONDS / seconds, _p99(lags)
+
+
+async def _write(parts: Components, count: int) -> None:
+    """Events of the usual length."""
+    now, here = datetime.now(UTC), world.origin()
+    detail = {
+        "serial": "00" * 20,
+        "rule": "admin",
+        "groups": ["clustercert:admins"],
+        "not_after": now.isoformat(),
+    }
+    rows = [
+        event_row(
+            AuditEvent(
+                at=now,
+                kind="certificate.issued",
+                project_id="0" * 32,
+                actor="bench",
+                subject=f"{number:064x}",
+                origin=here,
+                detail=detail,
+            )
+        )
+        for number in range(count)
+    ]
+    async with parts.database.write() as connection:
+        await connection.execute(insert(tables.audit_event), rows)
+
+
+async def _proof_ms(parts: Components) -> float:
+    place = random.randrange((await parts.audit_log.log()).size)
+    started = time.perf_counter()
+    [event] = await parts.audit_log.pages.run(place, 1)
+    proof = await parts.audit_log.inclusion(event)
+    elapsed = (time.perf_counter() - started) * 1000
+    head = proof.checkpoint
+    verify_inclusion(leaf_hash(event.commitment), place, head.size, proof.hashes, head.root)
+    return elapsed
+
+
+async def _consistency_ms(parts: Components) -> float:
+    newest = await parts.audit_log.checkpoint()
+    [older] = await parts.audit_log.rows.checkpoints(random.randrange(newest.size), 1)
+    started = time.perf_counter()
+    hashes = await parts.audit_log.consistency(older.size, newest.size)
+    elapsed = (time.perf_counter() - started) * 1000
+    verify_consistency(older.size, older.root, newest.size, newest.root, hashes)
+    return elapsed
+
+
+async def _page_ms(parts: Components) -> float:
+    place = random.randrange((await parts.audit_log.log()).size)
+    started = time.perf_counter()
+    await parts.audit_log.pages.run(place, 100)
+    return (time.perf_counter() - started) * 1000
+
+
+async def _tile_bytes(parts: Components) -> float:
+    size = (await parts.audit_log.log()).size
+    return sum(path.width * 32 for path in all_tiles(size)) / size
+
+
+def _p99(values: Sequence[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]

@@ -1,0 +1,160 @@
+"""Every SQL statement that reads events back: one, a run of them in the log's order, or pages of what is looked for.
+
+Only what has its place in the log is listed: places are in the order of commits, so whoever goes on behind the last
+one that they saw misses nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql import ColumnCollection
+
+from clustercert.store import tables
+from clustercert.store.audit import StoredEvent
+from clustercert.store.database import Database
+
+_event, _checkpoint = tables.audit_event, tables.audit_checkpoint
+_COLUMNS = [_event.c[field.name] for field in fields(StoredEvent)]
+
+# A page looks at no more events than this, however few of them it finds: it costs the same whatever is asked for.
+SCANNED = 10_000
+# An event is sealed within seconds of its time; clocks may differ by this much.
+SLACK = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events are looked for; None is all of them.
+
+    Attributes:
+        kind: a kind, or with an asterisk at its end all that begin so.
+        since, until: bounds of the event's time, both inclusive.
+    """
+
+    project_id: str | None = None
+    kind: str | None = None
+    actor: str | None = None
+    subject: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Some of what is looked for, in order.
+
+    Attributes:
+        cursor: go on behind this leaf index; None where there is nothing more. A page may be short, even empty, and
+            not be the last.
+    """
+
+    events: tuple[StoredEvent, ...]
+    cursor: int | None
+
+
+class EventPages:
+    """The events of the log, to be read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def event(self, event_id: int, project_id: str | None = None) -> StoredEvent | None:
+        """One event, sealed or not; with a project, only if it is that one's."""
+        query = select(*_COLUMNS).where(_event.c.id == event_id)
+        if project_id is not None:
+            query = query.where(_event.c.project_id == project_id)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        return None if row is None else StoredEvent(**row)
+
+    async def run(self, start: int, limit: int) -> list[StoredEvent]:
+        """At most `limit` events from a leaf index on, in the log's order. What was deleted is missing."""
+        query = (
+            select(*_COLUMNS).where(_event.c.leaf_index >= start).order_by(_event.c.leaf_index).limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def page(
+        self, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
+    ) -> EventPage:
+        """At most `limit` events, behind the cursor in the order that is asked for."""
+        async with self._database.read() as connection:
+            scope = await _scope(connection, wanted, cursor, newest_first=newest_first)
+            found = await _found(connection, scope, wanted, limit, newest_first=newest_first)
+            if len(found) == limit:
+                return EventPage(found, found[-1].leaf_index)
+            looked_at = scope.with_only_columns(_event.c.leaf_index).offset(SCANNED - 1).limit(1)
+            return EventPage(found, (await connection.execute(looked_at)).scalar())
+
+
+async def _scope(
+    connection: AsyncConnection, wanted: EventFilter, cursor: int | None, *, newest_first: bool
+) -> Select[tuple[object, ...]]:
+    """The events to look at, in order, as an index has them."""
+    place = _event.c.leaf_index
+    query = select(*_COLUMNS).where(place.is_not(None))
+    if wanted.project_id is not None:
+        query = query.where(_event.c.project_id == wanted.project_id)
+    if cursor is not None:
+        query = query.where(place < cursor if newest_first else place > cursor)
+    if (start := await _sealed_by(connection, wanted.since)) is not None:
+        query = query.where(place >= start)
+    if (end := await _sealed_after(connection, wanted.until)) is not None:
+        query = query.where(place < end)
+    return query.order_by(place.desc() if newest_first else place)
+
+
+async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
+    """How large the log was before a time: what happened after it has a place behind that."""
+    if time is None:
+        return None
+    older = select(_checkpoint.c.size).where(_checkpoint.c.at <= time - SLACK)
+    return (await connection.execute(older.order_by(_checkpoint.c.at.desc()).limit(1))).scalar()
+
+
+async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
+    """How large the log was after a time: what happened before it has a place within that."""
+    if time is None:
+        return None
+    newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= time + SLACK)
+    return (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
+
+
+async def _found(
+    connection: AsyncConnection,
+    scope: Select[tuple[object, ...]],
+    wanted: EventFilter,
+    limit: int,
+    *,
+    newest_first: bool,
+) -> tuple[StoredEvent, ...]:
+    looked_at = scope.limit(SCANNED).subquery("looked_at")
+    place = looked_at.c.leaf_index
+    query = (
+        select(looked_at)
+        .where(true(), *_conditions(wanted, looked_at.c))
+        .order_by(place.desc() if newest_first else place)
+        .limit(limit)
+    )
+    return tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
+
+
+def _conditions(wanted: EventFilter, column: ColumnCollection[str, Any]) -> Iterator[ColumnElement[bool]]:
+    """Those that follow no index."""
+    if wanted.kind is not None and wanted.kind.endswith("*"):
+        yield column.kind.startswith(wanted.kind[:-1], autoescape=True)
+    elif wanted.kind is not None:
+        yield column.kind == wanted.kind
+    if wanted.actor is not None:
+        yield column.actor == wanted.actor
+    if wanted.subject is not None:
+        yield column.subject == wanted.subject
+    if wanted.since is not None:
+        yield column.at >= wanted.since
+    if wanted.until is not None:
+        yield column.at <= wanted.until

@@ -1,0 +1,140 @@
+"""Every SQL statement that reads the whole audit log to check or copy it, a piece at a time; and that deletes events.
+
+What seals the log, and looks up single events and proofs, is elsewhere.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.merkle import VerifierKey
+from clustercert.model import AuditEvent
+from clustercert.store import tables
+from clustercert.store.audit import StoredEvent
+from clustercert.store.database import Database
+from clustercert.store.events import record_events
+
+_event, _tile, _checkpoint, _log = (
+    tables.audit_event,
+    tables.audit_tile,
+    tables.audit_checkpoint,
+    tables.audit_log,
+)
+
+# What an event that says which events were deleted is called. Such events are never deleted themselves.
+DELETED = "events.deleted"
+# Few enough that other writers wait only for a moment.
+DELETED_AT_ONCE = 1000
+MAX_STRAY = 100
+_BYTES = ("body", "salt", "commitment")
+
+
+@dataclass(frozen=True, slots=True)
+class LogHead:
+    """Where a log ends.
+
+    Attributes:
+        note: its newest checkpoint, signed; None where it has none.
+        stray: events at places that the log doesn't have, at most some of them.
+        unsealed: how many events have no place yet.
+    """
+
+    note: str | None
+    stray: tuple[StoredEvent, ...] = ()
+    unsealed: int = 0
+
+
+class EvidenceRows:
+    """The log as it is kept."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def verifier(self) -> VerifierKey | None:
+        """The key that the store says the log is signed with; None where there is no log yet."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(_log.c.origin, _log.c.public_key))).first()
+            return VerifierKey(row.origin, row.public_key) if row is not None else None
+
+    async def head(self) -> LogHead:
+        """Where the log ends, all in one moment."""
+        newest = select(_checkpoint.c.note, _checkpoint.c.size).order_by(_checkpoint.c.size.desc()).limit(1)
+        async with self._database.read() as connection:
+            found = (await connection.execute(newest)).first()
+            size = found.size if found is not None else 0
+            outside = _events(or_(_event.c.leaf_index >= size, _event.c.leaf_index < 0)).limit(MAX_STRAY)
+            stray = tuple(await _stored(connection, outside))
+            unsealed = select(func.count()).where(_event.c.leaf_index.is_(None))
+            count = (await connection.execute(unsealed)).scalar_one()
+        return LogHead(found.note if found is not None else None, stray, count)
+
+    async def tiles(self, level: int, first: int, last: int) -> dict[int, bytes]:
+        """The hashes in the tiles of a level from `first` up to `last`, by index, as wide as they are now."""
+        query = select(_tile.c.index, _tile.c.hashes).where(
+            _tile.c.level == level, _tile.c.index >= first, _tile.c.index < last
+        )
+        async with self._database.read() as connection:
+            return {index: _bytes(hashes) for index, hashes in await connection.execute(query)}
+
+    async def events(self, first: int, last: int) -> list[StoredEvent]:
+        """The events at the places from `first` up to `last`, in their order."""
+        query = _events(_event.c.leaf_index >= first, _event.c.leaf_index < last)
+        async with self._database.read() as connection:
+            return await _stored(connection, query)
+
+    async def checkpoints(self, first: int, last: int) -> list[str]:
+        """The notes of the kept checkpoints of sizes from `first` up to `last`, by size."""
+        sizes = _checkpoint.c.size >= first, _checkpoint.c.size < last
+        query = select(_checkpoint.c.note).where(*sizes).order_by(_checkpoint.c.size)
+        async with self._database.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
+    async def markers(self, first: int) -> list[StoredEvent]:
+        """The events that say what was deleted, at places from `first` on or without one."""
+        later = or_(_event.c.leaf_index >= first, _event.c.leaf_index.is_(None))
+        async with self._database.read() as connection:
+            return await _stored(connection, _events(_event.c.kind == DELETED, later))
+
+    async def delete(
+        self,
+        marker: Callable[[Sequence[int]], AuditEvent],
+        *,
+        before: datetime | None = None,
+        only: int | None = None,
+    ) -> list[int]:
+        """Delete some of the events of before a time, or the one of an id; their places, none at the end.
+
+        Only what has a place in the log is deleted, so that the log keeps its commitment. `marker` makes the event
+        that says so, of the places; it is written in the same transaction.
+        """
+        which = [_event.c.leaf_index.is_not(None), _event.c.kind != DELETED]
+        if only is not None:
+            which.append(_event.c.id == only)
+        # The oldest ones, and of those what is old enough: however many are not, they are not walked through.
+        columns = _event.c.id, _event.c.leaf_index, _event.c.at
+        oldest = select(*columns).where(*which).order_by(_event.c.id).limit(DELETED_AT_ONCE)
+        async with self._database.write() as connection:
+            rows = (await connection.execute(oldest.with_for_update())).all()
+            old = [row for row in rows if before is None or row.at < before]
+            places = sorted(row.leaf_index for row in old)
+            if places:
+                await connection.execute(delete(_event).where(_event.c.id.in_([row.id for row in old])))
+                await record_events(connection, (marker(places),))
+        return places
+
+
+def _events(*conditions: ColumnElement[bool]) -> Select[tuple[object, ...]]:
+    return select(_event).where(*conditions).order_by(_event.c.leaf_index)
+
+
+async def _stored(connection: AsyncConnection, query: Select[tuple[object, ...]]) -> list[StoredEvent]:
+    rows = (await connection.execute(query)).mappings()
+    return [StoredEvent(**{**row, **{name: _bytes(row[name]) for name in _BYTES}}) for row in rows]
+
+
+def _bytes(value: object) -> bytes:
+    """What stands in a column of bytes: SQLite takes text as well, from whoever writes it there."""
+    return value if isinstance(value, bytes) else str(value).encode()

@@ -1,0 +1,178 @@
+"""The tables of rights in the documentation, and a request for each of their cells."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from clustercert.certificate import fingerprint
+from clustercert.model import PrivateKey
+from clustercert.revocation import holder_statement
+from kubernetes_bytes import audit_event, credential_id, event_list, review
+from leaf import leaf_of
+from stores import rows
+from world import World
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "security-model.md"
+PEOPLE = ("anonymous", "reader", "member", "admin", "operator", "stranger")
+API_SERVERS = ("anonymous", "person", "own token", "another's token")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One request and the status that the documentation promises.
+
+    Attributes:
+        about: whose thing it is about: `own`, `another's`, or empty where that makes no difference.
+        who: the column.
+    """
+
+    operation: str
+    about: str
+    who: str
+    status: int
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.operation, self.about, self.who)))
+
+
+def cells(heading: str, columns: tuple[str, ...]) -> list[Cell]:
+    """Those of the table under a heading; its first two columns say what is asked for and about whose thing."""
+    section = DOCUMENT.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1].split("\n##")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    found = []
+    for operation, about, *statuses in lines:
+        assert len(statuses) == len(columns), operation
+        found += [
+            Cell(operation.strip("` "), about.strip(" -"), who, int(status))
+            for who, status in zip(columns, statuses, strict=True)
+        ]
+    return found
+
+
+@dataclass
+class Place:
+    """A service to ask.
+
+    Attributes:
+        tokens: webhook tokens of the clusters `plain` and `eip`, by column.
+        key: of certificates that are revoked with it.
+    """
+
+    world: World
+    client: httpx.Client
+    tokens: dict[str, str] = field(default_factory=dict)
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+
+    def ask(self, cell: Cell) -> httpx.Response:
+        method, template = cell.operation.split(" ")
+        whose = self._whose(cell)
+        path = re.sub(r"\{(\w+)\}", lambda match: self._placed(match[1], template, whose), template)
+        query = {"from": "0", "to": "1"} if path.endswith("/log/consistency") else {}
+        headers = self._credential(cell.who)
+        if "/auth/tokens" in path and method != "POST":
+            headers |= {"X-Subject-Token": self.login(whose)}
+        body = self._body(method, path, whose)
+        content = json.dumps(body).encode() if body is not None else b""
+        return self.client.request(
+            method,
+            path,
+            params=query,
+            content=content,
+            headers=headers | {"Content-Type": "application/json"},
+        )
+
+    def login(self, who: str) -> str:
+        """A new token of somebody's."""
+        return self.client.post("/v3/auth/tokens", json=self._proof(who)).headers["x-subject-token"]
+
+    def _whose(self, cell: Cell) -> str:
+        if cell.about == "own" and cell.who != "anonymous":
+            return cell.who
+        return "reader" if cell.who == "member" else "member"
+
+    def _credential(self, who: str) -> dict[str, str]:
+        if who in self.tokens:
+            return {"Authorization": f"Bearer {self.tokens[who]}"}
+        if who == "person":
+            return self.world.people["admin"].headers
+        return self.world.people[who].headers if who in self.world.people else {}
+
+    def _placed(self, name: str, template: str, whose: str) -> str:
+        world = self.world
+        if name == "certificate":
+            return self.issued(whose)
+        if name == "fingerprint":
+            return self.issued("member", self.key)
+        if name == "revocation_id":
+            path = f"/clustercert/v1/users/{world.people['reader'].user.id}/revoke"
+            return str(self.client.post(path, headers=world.people["operator"].headers).json()["id"])
+        return {
+            "project_id": world.project.id,
+            "cluster_id": world.clusters["plain"].id,
+            "user_id": world.people[whose].user.id,
+            "ca_id": world.clusters["plain"].client_ca.id,
+            "event_id": self.sealed_event(),
+            "tile_path": "entries/000.p/1",
+        }[name]
+
+    def issued(self, who: str, key: PrivateKey | None = None) -> str:
+        """The fingerprint of a new certificate of somebody's. Who has no role in the project asks for a colleague."""
+        has_role = who in ("reader", "member", "admin")
+        headers = self.world.people[who if has_role else "admin"].headers
+        body: dict[str, object] = {"duration": 1}
+        if key is not None:
+            body["csr"] = csr(key)
+        answer = self.client.post(self.world.path("plain"), json=body, headers=headers)
+        return fingerprint(leaf_of(answer.json())).hex()
+
+    def sealed_event(self) -> str:
+        """The id of an event of the project that has its place in the log."""
+        query = "SELECT id FROM audit_event WHERE project_id = ? AND leaf_index IS NOT NULL LIMIT 1"
+        deadline = time.monotonic() + 20
+        while not (found := rows(self.world.database, query, self.world.project.id)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return str(found[0][0])
+
+    def _proof(self, who: str) -> dict[str, object]:
+        person = self.world.people[who]
+        user = {"id": person.user.id, "password": person.password}
+        return {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
+
+    def _body(self, method: str, path: str, whose: str) -> object:
+        if method != "POST":
+            return None
+        last = path.rsplit("/", 1)[-1]
+        if last == "revoke-with-key":
+            statement = holder_statement("clustercert", path.split("/")[-2])
+            return {"signature": base64.b64encode(self.key.sign(statement)).decode()}
+        return {
+            "clustercert": {"duration": 1},
+            "clustercertrevoke": {"userId": self.world.people[whose].user.id},
+            "tokens": self._proof(whose),
+            "securitytokens": {"auth": {"identity": {"methods": ["token"], "token": {}}}},
+            "authorize": json.loads(review(credential_id(bytes(32)))),
+            "audit-events": json.loads(event_list(audit_event(credential_id(bytes(32))))),
+        }.get(last)
+
+
+def csr(key: PrivateKey) -> str:
+    """A certificate request, PEM."""
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    digest = None if isinstance(key, Ed25519PrivateKey) else SHA256()
+    return request.sign(key, digest).public_bytes(Encoding.PEM).decode()
+
+
+def operations(document: dict[str, dict[str, Iterable[str]]]) -> set[str]:
+    """Those of an OpenAPI document."""
+    return {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}

@@ -1,0 +1,241 @@
+"""Reading the log: proofs that verify, also after events are gone, and pages that cost the same however long it is."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as engine_events
+from sqlalchemy import insert
+
+import sealing
+from clustercert.custody import write_new_kek_file
+from clustercert.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
+from clustercert.merkle import TileId, TilePath, leaf_hash
+from clustercert.merkle.tiles import ENTRIES, split
+from clustercert.merkle.tree import verify_consistency, verify_inclusion
+from clustercert.store import tables
+from clustercert.store.event_pages import SCANNED, EventFilter, EventPage
+from clustercert.store.events import event_row
+from sealing import Log, commitments
+from stores import NOW, Store, event
+
+PROJECT = "0c97ac3cb280f4d91fa7c0096739e1f8"
+
+
+@pytest.fixture
+async def log(store: Store, tmp_path: Path) -> AsyncIterator[Log]:
+    write_new_kek_file(tmp_path / "kek")
+    async with sealing.opened(store, tmp_path / "kek") as it:
+        await it.sealer.seal_all()
+        yield it
+
+
+async def grow(log: Log, *steps: int) -> list[int]:
+    """Seal so many events each; the log's sizes."""
+    sizes = []
+    for step in steps:
+        await log.happen(step)
+        await log.sealer.seal_all()
+        sizes.append((await log.log.log()).size)
+    return sizes
+
+
+async def everything(
+    log: Log, wanted: EventFilter, limit: int = 1000, *, newest_first: bool = False
+) -> list[int]:
+    """The places of all that is found, page by page."""
+    places, cursor, more = list[int](), None, True
+    while more:
+        page: EventPage = await log.log.events(wanted, cursor=cursor, newest_first=newest_first, limit=limit)
+        places += [each.leaf_index for each in page.events if each.leaf_index is not None]
+        cursor, more = page.cursor, page.cursor is not None
+    return places
+
+
+async def test_proofs_of_a_log_of_many_tiles_verify(log: Log, store: Store) -> None:
+    sizes = await grow(log, 3, 250, 2, 300, 1500)
+    leaves = commitments(store)
+    roots = {size: sealing.root(leaves[:size]) for size in sizes}
+    for size in sizes:
+        for place in {0, 1, size // 2, 255 % size, 256 % size, 512 % size, size - 1}:
+            [found] = await log.log.pages.run(place, 1)
+            proof = await log.log.inclusion(found, size)
+            assert (proof.checkpoint.size, proof.checkpoint.root) == (size, roots[size])
+            verify_inclusion(leaf_hash(leaves[place]), place, size, proof.hashes, roots[size])
+    for old in sizes:
+        for new in sizes:
+            if old <= new:
+                verify_consistency(old, roots[old], new, roots[new], await log.log.consistency(old, new))
+    for old in (0, 1, 7, 256, 257, 1000):
+        verify_consistency(
+            old,
+            sealing.root(leaves[:old]),
+            sizes[-1],
+            roots[sizes[-1]],
+            await log.log.consistency(old, sizes[-1]),
+        )
+
+
+async def test_a_proof_reads_few_tiles_and_no_events(log: Log) -> None:
+    await grow(log, 1500)
+    [found] = await log.log.pages.run(700, 1)
+    statements = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
+        if statement.startswith("SELECT"):
+            statements.append(statement)
+
+    engine_events.listen(log.database.engine.sync_engine, "before_cursor_execute", note)
+    await log.log.inclusion(found)
+    assert len(statements) == 2
+    assert not any("audit_event" in statement for statement in statements)
+
+
+async def test_proofs_stay_when_events_are_gone(log: Log, store: Store) -> None:
+    [size] = await grow(log, 300)
+    leaves = commitments(store)
+    root = sealing.root(leaves)
+    before = await log.log.pages.run(0, 10_000)
+    store.execute("DELETE FROM audit_event WHERE leaf_index >= 100 AND leaf_index < 200")
+    for each in before:
+        assert each.leaf_index is not None
+        proof = await log.log.inclusion(each)
+        verify_inclusion(leaf_hash(each.commitment), each.leaf_index, size, proof.hashes, root)
+    assert [each.leaf_index for each in await log.log.pages.run(98, 4)] == [98, 99, 200, 201]
+    entries = await log.log.tile(TilePath(TileId(ENTRIES, 0)))
+    assert split(entries) == leaves[:256], "the commitments of what is gone are still there"
+    [larger] = await grow(log, 5)
+    newest = await log.log.checkpoint()
+    verify_consistency(size, root, larger, newest.root, await log.log.consistency(size, larger))
+
+
+async def test_what_is_not_sealed_is_not_proved_and_not_listed(log: Log) -> None:
+    [size] = await grow(log, 1)
+    await log.happen(1)
+    unsealed = await log.log.pages.event(size + 1)
+    assert unsealed is not None
+    assert unsealed.leaf_index is None
+    with pytest.raises(Unavailable, match="not sealed yet"):
+        await log.log.inclusion(unsealed)
+    assert await everything(log, EventFilter()) == list(range(size))
+
+
+async def test_impossible_proofs_are_refused(log: Log) -> None:
+    first, second = await grow(log, 3, 2)
+    [last] = await log.log.pages.run(second - 1, 1)
+    with pytest.raises(InvalidRequest, match="larger log"):
+        await log.log.inclusion(last, first)
+    with pytest.raises(NotFound, match="of this size"):
+        await log.log.inclusion(last, second - 1)
+    with pytest.raises(NotFound, match="not that large"):
+        await log.log.consistency(1, second + 1)
+    with pytest.raises(InvalidRequest):
+        await log.log.consistency(2, 1)
+    with pytest.raises(NotFound):
+        await log.log.tile(TilePath(TileId(0, 0), second + 1))
+
+
+async def test_a_missing_tile_is_damage(log: Log, store: Store) -> None:
+    await grow(log, 3)
+    [first] = await log.log.pages.run(0, 1)
+    store.execute("DELETE FROM audit_tile WHERE level = 0")
+    with pytest.raises(LogDamaged):
+        await log.log.inclusion(first)
+    with pytest.raises(NotFound):
+        await log.log.tile(TilePath(TileId(0, 0), 1))
+
+
+async def test_before_the_log_is_begun_everybody_is_told_to_wait(store: Store, tmp_path: Path) -> None:
+    write_new_kek_file(tmp_path / "kek")
+    async with sealing.opened(store, tmp_path / "kek") as log:
+        for ask in (log.log.log, log.log.verifier_key, log.log.checkpoint):
+            with pytest.raises(Unavailable):
+                await ask()
+        assert await everything(log, EventFilter()) == []
+
+
+async def test_events_are_found_by_what_they_say(log: Log) -> None:
+    others = {
+        "project": replace(event(), project_id=PROJECT),
+        "kind": event("thing.changed"),
+        "like": event("thing_changed"),
+        "actor": replace(event(), actor="somebody"),
+        "subject": event(subject="other"),
+        "early": replace(event(), at=NOW - timedelta(days=1)),
+        "late": replace(event(), at=NOW + timedelta(days=1)),
+    }
+    names = list(others)
+    async with log.database.write(*others.values()):
+        pass
+    await log.sealer.seal_all()
+    for wanted, found in (
+        (EventFilter(project_id=PROJECT), ["project"]),
+        (EventFilter(kind="thing.changed"), ["kind"]),
+        (EventFilter(kind="thing.c*"), ["kind"]),
+        (EventFilter(kind="thing_*"), ["like"]),
+        (EventFilter(actor="somebody"), ["actor"]),
+        (EventFilter(subject="other"), ["subject"]),
+        (EventFilter(project_id=PROJECT, actor="somebody"), []),
+    ):
+        # Two events are from the log's beginning.
+        assert [names[place - 2] for place in await everything(log, wanted)] == found, wanted
+
+
+async def test_times_are_exact_though_the_log_is_looked_through_by_its_checkpoints(
+    store: Store, tmp_path: Path
+) -> None:
+    """An event may be sealed later than it happened, and clocks may differ by minutes."""
+    write_new_kek_file(tmp_path / "kek")
+    times = []
+    for minute in range(0, 90, 3):
+        now = NOW + timedelta(minutes=minute)
+        async with sealing.opened(store, tmp_path / "kek", now) as log:
+            for offset in (-100, 0, 100):
+                times.append(at := now + timedelta(seconds=offset))
+                async with log.database.write(replace(event("timed"), at=at)):
+                    pass
+            await log.sealer.seal_all()
+    async with sealing.opened(store, tmp_path / "kek") as log:
+        for since, until in ((None, 30), (30, None), (20, 41), (33, 33), (200, None), (None, -20)):
+            start = NOW + timedelta(minutes=since) if since is not None else None
+            end = NOW + timedelta(minutes=until) if until is not None else None
+            wanted = EventFilter(kind="timed", since=start, until=end)
+            expected = [
+                place
+                for place, at in enumerate(times)
+                if (start is None or at >= start) and (end is None or at <= end)
+            ]
+            found = await everything(log, wanted, limit=7)
+            # Two events are from the log's beginning; they were sealed between the first of the others.
+            timed = await everything(log, EventFilter(kind="timed"))
+            assert [timed.index(place) for place in found] == expected
+            assert await everything(log, wanted, limit=7, newest_first=True) == found[::-1]
+
+
+async def test_a_page_looks_at_a_bounded_number_of_events(log: Log) -> None:
+    rows = [event_row(event("dull")) for _ in range(SCANNED + 500)]
+    async with log.database.write() as connection:
+        await connection.execute(insert(tables.audit_event), [event_row(event("rare"))])
+        await connection.execute(insert(tables.audit_event), rows)
+        await connection.execute(insert(tables.audit_event), [event_row(event("rare"))])
+    await log.sealer.seal_all()
+    first = await log.log.events(EventFilter(kind="rare"), cursor=None, newest_first=False, limit=10)
+    assert [each.leaf_index for each in first.events] == [2]
+    assert first.cursor == SCANNED - 1
+    second = await log.log.events(EventFilter(kind="rare"), cursor=first.cursor, newest_first=False, limit=10)
+    assert [each.leaf_index for each in second.events] == [SCANNED + 503]
+    assert second.cursor is None
+    nothing = await log.log.events(EventFilter(kind="none"), cursor=None, newest_first=True, limit=10)
+    assert (nothing.events, nothing.cursor) == ((), 504)
+    assert await everything(log, EventFilter(kind="rare"), newest_first=True) == [SCANNED + 503, 2]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("limit", [1, 2, 5, 7])
+async def test_pages_of_any_length_make_up_the_whole(log: Log, limit: int, newest_first: bool) -> None:
+    [size] = await grow(log, 5)
+    expected = list(range(size))
+    found = await everything(log, EventFilter(), limit, newest_first=newest_first)
+    assert found == (expected[::-1] if newest_first else expected)

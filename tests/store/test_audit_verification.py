@@ -1,0 +1,369 @@
+"""`audit verify`: whatever is done to the log behind our back is found, and named."""
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from clustercert.audit.evidence import Report, Trusted
+from clustercert.audit.export import ExportedLog
+from clustercert.audit.verification import verify
+from clustercert.errors import LogDamaged
+from clustercert.merkle import Checkpoint, NoteError, VerifierKey, leaf_hash, signed
+from clustercert.store.database import Database
+from clustercert.store.evidence import EvidenceRows
+from sealed import Log, briefly, new_log
+from stores import NOW, Store, blob, event, execute, sqlite_url
+
+# More than two pieces' worth would take longer, and one has every kind of tile below level 2.
+SIZE = 700
+LATER = NOW + timedelta(days=1)
+
+
+@pytest.fixture
+async def log(database: Database) -> Log:
+    log = await new_log(database)
+    # The event of the log's beginning is the first.
+    await log.grow(SIZE - 1)
+    return log
+
+
+def event_id(store: Store, place: int) -> int:
+    [(found,)] = store.rows("SELECT id FROM audit_event WHERE leaf_index = ?", place)
+    return int(str(found))
+
+
+async def test_an_untouched_log_has_nothing_wrong(log: Log) -> None:
+    earlier = await log.head()
+    await log.grow(40)
+    report = await log.verified(earlier, Trusted("nothing", 0, hashlib.sha256().digest()))
+    assert (report.findings, report.found) == ([], 0)
+    assert (report.size, report.events, report.deleted, report.unsealed) == (SIZE + 40, SIZE + 40, 0, 0)
+    assert report.trusted == 3
+    assert report.root == (await log.head()).root.hex()
+
+
+@pytest.mark.parametrize("count", [0, 1, 255, 256])
+async def test_logs_of_all_shapes_are_good(database: Database, count: int) -> None:
+    log = await new_log(database)
+    await log.grow(count)
+    report = await log.verified(await log.head())
+    assert (report.size, report.findings) == (count + 1, [])
+
+
+async def test_events_without_a_place_are_counted_and_no_finding(log: Log, database: Database) -> None:
+
+    async with database.write(event(), event()):
+        pass
+    report = await log.verified()
+    assert (report.unsealed, report.findings) == (2, [])
+
+
+async def test_changed_events_are_named(log: Log, store: Store) -> None:
+    changed = {0: "body", 255: "salt", 256: "body", SIZE - 1: "salt"}
+    for place, column in changed.items():
+        store.execute(f"UPDATE audit_event SET {column} = ? WHERE leaf_index = ?", b"0" * 16, place)
+    report = await log.verified()
+    assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in changed]
+    assert all(f"place {finding.place} " in finding.sentence for finding in report.findings)
+
+
+async def test_a_column_that_says_otherwise_than_its_event_is_named(log: Log, store: Store) -> None:
+    changed = {3: "kind", 4: "actor", 5: "subject", 6: "project_id"}
+    for place, column in changed.items():
+        store.execute(f"UPDATE audit_event SET {column} = 'another' WHERE leaf_index = ?", place)
+    store.execute("UPDATE audit_event SET at = ? WHERE leaf_index = 7", store.time(LATER))
+    report = await log.verified()
+    assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in range(3, 8)]
+    for finding, column in zip(report.findings, [*changed.values(), "at"], strict=True):
+        assert finding.sentence.endswith(f": {column}.")
+
+
+async def test_removed_events_are_named_by_their_places(log: Log, store: Store) -> None:
+    store.execute("DELETE FROM audit_event WHERE leaf_index IN (0, 255, 256, 257, 699)")
+    report = await log.verified()
+    assert briefly(report.findings) == [
+        ("removed", 0, None),
+        ("removed", 255, None),
+        ("removed", 699, None),
+    ]
+    assert "255 to 257" in report.findings[1].sentence
+    assert report.events == SIZE - 5
+
+
+async def test_an_inserted_event_is_named(log: Log, store: Store) -> None:
+    store.execute(
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment, leaf_index)"
+        " SELECT 9000, at, kind, actor, subject, body, salt, commitment, ? FROM audit_event WHERE leaf_index = 5",
+        SIZE,
+    )
+    report = await log.verified()
+    assert briefly(report.findings) == [("inserted", SIZE, 9000)]
+
+
+async def test_an_event_in_anothers_place_is_inserted_for_a_removed_one(log: Log, store: Store) -> None:
+    store.execute("DELETE FROM audit_event WHERE leaf_index = 7")
+    body, salt = b'{"kind":"made.up"}', b"s" * 16
+    store.execute(
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment, leaf_index)"
+        " SELECT 9000, at, kind, actor, subject, ?, ?, ?, 7 FROM audit_event WHERE leaf_index = 5",
+        body,
+        salt,
+        hashlib.sha256(salt + body).digest(),
+    )
+    report = await log.verified()
+    assert briefly(report.findings) == [("changed", 7, 9000)]
+
+
+async def test_events_that_changed_places_are_named_with_where_they_belong(log: Log, store: Store) -> None:
+    ids = event_id(store, 3), event_id(store, 600)
+    for old, new in ((3, -1), (600, 3), (-1, 600)):
+        store.execute("UPDATE audit_event SET leaf_index = ? WHERE leaf_index = ?", new, old)
+    report = await log.verified()
+    assert briefly(report.findings) == [("reordered", 3, ids[1]), ("reordered", 600, ids[0])]
+    assert "belongs at place 600" in report.findings[0].sentence
+
+
+def rewritten(store: Store, place: int, *levels: int) -> None:
+    """Change an event as somebody does who can write to the database: its row, its leaf, and some of the tree."""
+    body = b'{"kind":"made.up"}'
+    [(salt,)] = store.rows("SELECT salt FROM audit_event WHERE leaf_index = ?", place)
+    data = hashlib.sha256(blob(salt) + body).digest()
+    store.execute("UPDATE audit_event SET body = ?, commitment = ? WHERE leaf_index = ?", body, data, place)
+    for level in levels:
+        value = data if level < 0 else leaf_hash(data)
+        [(hashes,)] = store.rows(
+            'SELECT hashes FROM audit_tile WHERE level = ? AND "index" = ?', level, place // 256
+        )
+        at = place % 256 * 32
+        changed = blob(hashes)[:at] + value + blob(hashes)[at + 32 :]
+        store.execute(
+            'UPDATE audit_tile SET hashes = ? WHERE level = ? AND "index" = ?', changed, level, place // 256
+        )
+
+
+async def test_an_event_changed_with_its_leaf_is_named_by_the_tree(log: Log, store: Store) -> None:
+    rewritten(store, 100, -1)
+    report = await log.verified()
+    assert ("tree", 100) in {(finding.problem, finding.place) for finding in report.findings}
+    assert "checkpoint" in {finding.problem for finding in report.findings}
+
+
+async def test_an_event_changed_with_all_of_the_tree_below_is_found_by_its_tile(
+    log: Log, store: Store
+) -> None:
+    rewritten(store, 100, -1, 0)
+    report = await log.verified()
+    tree = [finding for finding in report.findings if finding.problem == "tree"]
+    assert [finding.place for finding in tree] == [0]
+    assert "places 0 to 255" in tree[0].sentence
+    assert "checkpoint" in {finding.problem for finding in report.findings}
+
+
+async def test_a_log_rewritten_with_its_key_is_found_by_a_kept_checkpoint_alone(
+    database: Database, store: Store
+) -> None:
+    """Somebody who has the key as well can make another good log; not one that a kept head is of."""
+    log = await new_log(database)
+    await log.grow(20)
+    kept = await log.head()
+    store.execute("UPDATE audit_event SET subject = 'another', leaf_index = NULL WHERE leaf_index > 0")
+    store.execute("UPDATE audit_event SET leaf_index = NULL")
+    store.execute("DELETE FROM audit_event WHERE id = 5")
+    store.execute("DELETE FROM audit_tile")
+    store.execute("DELETE FROM audit_checkpoint")
+    store.execute("UPDATE audit_log SET size = 0")
+    store.execute("UPDATE audit_event SET subject = 'thing ' || (id - 2) WHERE id > 1")
+    await log.sealer.seal_all()
+    forged = await log.verified()
+    assert forged.findings == []
+    report = await log.verified(kept)
+    assert {finding.problem for finding in report.findings} == {"checkpoint"}
+    assert "cut off: the kept one has 21 leaves" in report.findings[0].sentence
+    await log.grow(5)
+    report = await log.verified(kept)
+    assert "The first 21 leaves are not those of the kept one" in report.findings[0].sentence
+
+
+async def test_missing_tiles_are_named(log: Log, store: Store) -> None:
+    for level, index in ((-1, 1), (0, 2), (1, 0)):
+        store.execute('DELETE FROM audit_tile WHERE level = ? AND "index" = ?', level, index)
+    report = await log.verified()
+    assert [finding.sentence for finding in report.findings] == [
+        "The entry bundle 1 is missing or cut off.",
+        "The tile of level 0 2 is missing or cut off.",
+        "The tile 0 of level 1 is missing or cut off.",
+    ]
+
+
+async def test_values_of_other_types_are_findings_too(file: Path) -> None:
+    """SQLite takes text for bytes, and anything for a time."""
+    database = Database(sqlite_url(file))
+    log = await new_log(database)
+    await log.grow(600)
+    execute(file, "UPDATE audit_event SET body = 'text' WHERE leaf_index = 3")
+    execute(file, "UPDATE audit_event SET at = 'never' WHERE leaf_index = 400")
+    execute(file, "UPDATE audit_tile SET hashes = 'text' WHERE level = 1")
+    report = await log.verified()
+    found = {(finding.problem, finding.place) for finding in report.findings}
+    assert found >= {("changed", 3), ("changed", 400), ("tree", None)}
+    assert report.events == 601 - 2
+    execute(file, "UPDATE audit_checkpoint SET note = x'00'")
+    with pytest.raises(NoteError):
+        await log.verified()
+    await database.close()
+
+
+async def test_a_kept_checkpoint_of_the_store_that_was_changed_is_named(log: Log, store: Store) -> None:
+    await log.grow(3)
+    store.execute("UPDATE audit_checkpoint SET note = 'nothing' WHERE size = ?", SIZE)
+    report = await log.verified()
+    assert [finding.problem for finding in report.findings] == ["checkpoint"]
+
+
+async def test_anothers_checkpoint_says_nothing(log: Log) -> None:
+    other = VerifierKey("audit.test", bytes(32))
+    with pytest.raises(NoteError):
+        await verify(log.rows, other)
+
+
+async def test_a_log_without_a_checkpoint_says_nothing(database: Database) -> None:
+    with pytest.raises(NoteError, match="nothing of it is sealed"):
+        await verify(EvidenceRows(database), VerifierKey("audit.test", bytes(32)))
+
+
+# Exported
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Path:
+    """An export of a log that had grown meanwhile."""
+    into = tmp_path_factory.mktemp("exported")
+    asyncio.run(_export(Path(shutil.copy(migrated_file, into / "store.db")), into / "log"))
+    return into / "log"
+
+
+async def _export(file: Path, folder: Path) -> None:
+    database = Database(sqlite_url(file))
+    log = await new_log(database)
+    await log.grow(SIZE - 71)
+    first = await log.exporter.export(folder)
+    assert (first.size, first.events) == (SIZE - 70, SIZE - 70)
+    again = await log.exporter.export(folder)
+    assert (again.size, again.tiles, again.events) == (SIZE - 70, 0, 0)
+    await log.grow(70)
+    grown = await log.exporter.export(folder)
+    assert (grown.size, grown.events) == (SIZE, SIZE)
+    assert (folder / "verifier-key").read_text() == f"{await log.key()}\n"
+    await database.close()
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
+
+
+async def check(folder: Path) -> Report:
+    """With nothing but the key."""
+    key = VerifierKey.parsed((folder / "verifier-key").read_text())
+    return await verify(ExportedLog(folder), key)
+
+
+async def test_an_export_is_good_by_itself(folder: Path) -> None:
+    report = await check(folder)
+    assert (report.size, report.events, report.findings) == (SIZE, SIZE, [])
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
+        "checkpoint",
+        "events/000000000000000.jsonl",
+        "tile/0/000",
+        "tile/0/001",
+        "tile/0/002.p/188",
+        "tile/1/000.p/2",
+        "tile/entries/000",
+        "tile/entries/001",
+        "tile/entries/002.p/188",
+        "verifier-key",
+    ]
+
+
+Lines = list[bytes]
+
+CHANGES: dict[str, tuple[Callable[[Lines], Lines], list[tuple[str, int]]]] = {
+    "changed": (
+        lambda lines: [line.replace(b"thing 8", b"thing 9") for line in lines[:20]] + lines[20:],
+        [("changed", 9)],
+    ),
+    "removed": (lambda lines: lines[:30] + lines[32:], [("removed", 30)]),
+    "last removed": (lambda lines: lines[:-1], [("removed", SIZE - 1)]),
+    "twice": (lambda lines: [*lines[:5], lines[4], *lines[5:]], [("inserted", 4)]),
+    "lines exchanged": (lambda lines: [lines[1], lines[0], *lines[2:]], [("inserted", 0), ("removed", 0)]),
+    "inserted": (lambda lines: [*lines, lines[4].replace(b'"place":4', b'"place":700')], [("inserted", 700)]),
+    "no json": (lambda lines: [*lines[:5], b"{]\n", *lines[6:]], [("changed", 0), ("removed", 5)]),
+    "places exchanged": (
+        lambda lines: [
+            *lines[:4],
+            lines[5].replace(b'"place":5', b'"place":4'),
+            lines[4].replace(b'"place":4', b'"place":5'),
+            *lines[6:],
+        ],
+        [("reordered", 4), ("reordered", 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_what_is_done_to_an_exports_events_is_named(copied: Path, name: str) -> None:
+    change, expected = CHANGES[name]
+    file = copied / "events" / "000000000000000.jsonl"
+    file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
+    report = await check(copied)
+    assert [(finding.problem, finding.place) for finding in report.findings] == expected
+
+
+@pytest.mark.parametrize("path", ["tile/0/001", "tile/1/000.p/2", "tile/entries/001", "checkpoint"])
+@pytest.mark.parametrize("how", ["flipped", "cut off", "gone"])
+async def test_what_is_done_to_an_exports_tree_is_found(copied: Path, path: str, how: str) -> None:
+    file = copied / path
+    content = bytearray(file.read_bytes())
+    content[40] ^= 1
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content if how == "flipped" else content[:-1])
+    try:
+        report = await check(copied)
+    except NoteError:
+        assert path == "checkpoint"
+    else:
+        assert {finding.problem for finding in report.findings} & {"tree", "checkpoint"}
+
+
+async def test_a_store_that_does_not_go_on_from_its_export_leaves_the_export_alone(
+    file: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Another log under the same name, with a key of its own, and the same one with another tree."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    database = Database(sqlite_url(file))
+    other = await new_log(database)
+    await other.grow(SIZE)
+    with pytest.raises(LogDamaged, match="it is evidence"):
+        await other.exporter.export(folder)
+    mine = tmp_path / "mine"
+    await other.exporter.export(mine)
+    kept = await other.head()
+    rewritten(Store(sqlite_url(file)), 650, -1, 0)
+    # What has its tree changed is not sealed any further, and its own next head could not be that of the old tree.
+    with pytest.raises(LogDamaged):
+        await other.grow(1)
+    execute(file, "UPDATE audit_checkpoint SET size = size - 1, root = ?", bytes(32))
+    note = signed(Checkpoint("audit.test", SIZE, bytes(32)).text(), "audit.test", await other.private_key())
+    execute(file, "UPDATE audit_checkpoint SET note = ?", note)
+    with pytest.raises(LogDamaged, match="it is evidence"):
+        await other.exporter.export(mine)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert (await check(mine)).root == kept.root.hex()
+    await database.close()

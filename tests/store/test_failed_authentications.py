@@ -1,0 +1,126 @@
+"""Failed authentications: counted by source, recorded once a minute, however many there are."""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.audit.authentications import MAX_KNOWN, FailedAuthentications
+from clustercert.background import running
+from clustercert.errors import Unavailable
+from clustercert.store.database import Database
+from stores import NOW, Store
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def __call__(self) -> datetime:
+        self.time += timedelta(seconds=1)
+        return self.time
+
+
+def sources(store: Store) -> list[list[dict[str, Any]]]:
+    """Of each event."""
+    found = []
+    for event in store.events():
+        assert (event["kind"], event["project_id"]) == ("authentication.failed", None)
+        detail: Any = event["detail"]
+        assert detail["count"] == sum(source["count"] for source in detail["sources"])
+        found.append(detail["sources"])
+    return found
+
+
+async def test_many_are_one_event_with_count_first_and_last(database: Database, store: Store) -> None:
+    failures = FailedAuthentications(Clock())
+    for source, known in [
+        ("192.0.2.1", ""),
+        ("192.0.2.9", "AK"),
+        ("192.0.2.1", "user"),
+        ("192.0.2.1", "user"),
+    ]:
+        failures.count(source, known)
+    await failures.flush(database)
+    await failures.flush(database)
+    second = timedelta(seconds=1)
+    assert sources(store) == [
+        [
+            {
+                "source": "192.0.2.1",
+                "count": 3,
+                "first": (NOW + second).isoformat(),
+                "last": (NOW + 4 * second).isoformat(),
+                "known": ["user"],
+            },
+            {
+                "source": "192.0.2.9",
+                "count": 1,
+                "first": (NOW + 2 * second).isoformat(),
+                "last": (NOW + 2 * second).isoformat(),
+                "known": ["AK"],
+            },
+        ]
+    ]
+
+
+async def test_a_network_of_sources_costs_no_more_than_a_few(database: Database, store: Store) -> None:
+    failures = FailedAuthentications(Clock(), max_sources=3)
+    for number in range(1000):
+        failures.count(f"2001:db8::{number:x}", f"user {number}")
+    await failures.flush(database)
+    [event] = sources(store)
+    assert [(one["source"], one["count"]) for one in event] == [
+        ("other", 997),
+        ("2001:db8::0", 1),
+        ("2001:db8::1", 1),
+        ("2001:db8::2", 1),
+    ]
+    assert len(event[0]["known"]) == MAX_KNOWN
+
+
+async def test_what_could_not_be_recorded_is_recorded_later(database: Database, store: Store) -> None:
+    failures = FailedAuthentications(Clock())
+    away = Database("postgresql+asyncpg://nobody@127.0.0.1:9/nothing", busy_seconds=1)
+    failures.count("192.0.2.1")
+    with pytest.raises(Unavailable):
+        await failures.flush(away)
+    await away.close()
+    failures.count("192.0.2.1", "AK")
+    await failures.flush(database)
+    [[source]] = sources(store)
+    assert (source["count"], source["known"]) == (2, ["AK"])
+    assert source["first"] == (NOW + timedelta(seconds=1)).isoformat()
+
+
+async def test_the_end_of_a_worker_records_what_was_counted(database: Database, store: Store) -> None:
+    failures = FailedAuthentications(Clock(), seconds=3600)
+    async with running(failures.flushing(database)):
+        await asyncio.sleep(0)
+        failures.count("192.0.2.1")
+    assert [[one["count"] for one in event] for event in sources(store)] == [[1]]
+
+
+async def test_it_is_recorded_while_the_worker_serves(database: Database, store: Store) -> None:
+    failures = FailedAuthentications(Clock(), seconds=0.01)
+    failures.count("192.0.2.1")
+    async with running(failures.flushing(database)), asyncio.timeout(20):
+        while not store.events():
+            await asyncio.sleep(0.01)
+        assert len(store.events()) == 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["", "a", "b"]))), st.integers(1, 5))
+def test_nothing_is_lost_however_few_sources_are_told_apart(
+    requests: list[tuple[int, str]], max_sources: int
+) -> None:
+    failures = FailedAuthentications(lambda: NOW, max_sources=max_sources)
+    for number, known in requests:
+        failures.count(str(number), known)
+    detail: Any = failures._event(failures._counts).detail
+    assert detail["count"] == len(requests)
+    assert len(detail["sources"]) <= max_sources + 1
+    assert {one for source in detail["sources"] for one in source["known"]} == {k for _, k in requests if k}

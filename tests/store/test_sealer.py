@@ -1,0 +1,316 @@
+"""The sealer: every event gets one place, in commit order, whoever else seals and whenever it is killed."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import insert
+from sqlalchemy.engine import make_url
+
+import sealing
+from clustercert.audit.sealer import BOUND_TO, MAX_BATCH, LogSealer
+from clustercert.custody import write_new_kek_file
+from clustercert.errors import LogDamaged, SealError, Unavailable
+from clustercert.merkle import VerifierKey, opened
+from clustercert.store import tables
+from clustercert.store.audit import THINNED_AT_ONCE
+from clustercert.store.events import event_row
+from clustercert.store.ledger import Ledger
+from sealing import NAME, Log, check, commitments
+from stores import NOW, ORIGIN, Store, blob, certificate_record, event
+
+
+@pytest.fixture
+def kek(tmp_path: Path) -> Path:
+    path = tmp_path / "kek"
+    write_new_kek_file(path)
+    return path
+
+
+@pytest.fixture
+async def log(store: Store, kek: Path) -> AsyncIterator[Log]:
+    async with sealing.opened(store, kek) as it:
+        yield it
+
+
+async def test_the_log_is_begun_once_with_a_key_that_is_kept_sealed(log: Log, store: Store) -> None:
+    begun = await log.sealer.begin(actor="cli:test", origin=ORIGIN)
+    assert (begun.origin, begun.size) == (NAME, 0)
+    assert await log.sealer.begin() == begun == await log.rows.log()
+    verifier = VerifierKey(begun.origin, begun.public_key)
+    assert await log.log.verifier_key() == verifier
+    happened = store.events()[-1]
+    assert (happened["kind"], happened["actor"], happened["subject"]) == (
+        "audit_log.begun",
+        "cli:test",
+        begun.origin,
+    )
+    assert happened["detail"] == {"verifier_key": str(verifier)}
+    secret = await log.custody.unseal(begun.sealed_key, BOUND_TO)
+    assert Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == begun.public_key
+    assert secret not in store.content()
+
+
+async def test_several_begin_it_at_once(store: Store, kek: Path) -> None:
+    async with (
+        sealing.opened(store, kek, name="one") as one,
+        sealing.opened(store, kek, name="other") as other,
+    ):
+        first, second = await asyncio.gather(one.sealer.begin(), other.sealer.begin())
+        assert first == second
+        assert store.rows("SELECT origin FROM audit_log") == [(first.origin,)]
+        assert [each["kind"] for each in store.events()] == ["keys.created", "audit_log.begun"]
+
+
+async def test_what_happened_gets_its_place_in_order_and_the_head_is_signed(log: Log, store: Store) -> None:
+    await log.happen(3)
+    # The log's own beginning and the first key are events too.
+    assert await log.sealer.seal_all() == 5
+    assert check(store) == 5
+    assert store.rows(
+        "SELECT leaf_index, subject FROM audit_event WHERE kind = 'thing.happened' ORDER BY id"
+    ) == [
+        (1, "thing 0"),
+        (2, "thing 1"),
+        (3, "thing 2"),
+    ]
+    newest = await log.log.checkpoint()
+    head = opened(newest.note, await log.log.verifier_key())
+    assert (head.size, head.root) == (5, sealing.root(commitments(store)))
+    assert (newest.size, newest.root, newest.at) == (5, head.root, NOW)
+
+
+async def test_where_nothing_happened_nothing_is_written(log: Log, store: Store) -> None:
+    await log.sealer.seal_all()
+    before = store.rows("SELECT size, at, note FROM audit_checkpoint")
+    assert await log.sealer.seal_all() == 0
+    async with sealing.opened(store, log.custody._keks.path, NOW + timedelta(days=1)) as later:  # type: ignore[attr-defined] # a file's
+        assert await later.sealer.seal_all() == 0
+    assert store.rows("SELECT size, at, note FROM audit_checkpoint") == before
+
+
+async def test_the_log_grows_in_any_steps(log: Log, store: Store) -> None:
+    await log.sealer.begin()
+    await log.happen(1)
+    # Two from the beginning, to a full tile, one more, several tiles at once, and more than one batch.
+    for count, size in ((1, 4), (252, 256), (1, 257), (767, 1024), (MAX_BATCH + 1, 2049)):
+        await log.happen(count)
+        await log.sealer.seal_all()
+        assert len(commitments(store)) == size
+    assert check(store) == 2049
+
+
+async def test_a_batch_is_bounded(log: Log, store: Store) -> None:
+    await log.sealer.begin()
+    await log.happen(MAX_BATCH + 10)
+    assert await log.sealer.seal() == MAX_BATCH
+    assert await log.sealer.seal() == 12
+    assert await log.sealer.seal() == 0
+    assert check(store) == MAX_BATCH + 12
+    assert store.rows("SELECT size FROM audit_checkpoint ORDER BY size") == [(MAX_BATCH,), (MAX_BATCH + 12,)]
+
+
+async def test_an_event_that_is_committed_late_is_not_passed_over(on_postgresql: Store, kek: Path) -> None:
+    """SQLite has one writer at a time, so there ids are in the order of commits."""
+    async with sealing.opened(on_postgresql, kek) as log:
+        await log.sealer.begin()
+        async with log.database.write() as connection:
+            await connection.execute(insert(tables.audit_event), event_row(event("slow.one")))
+            await log.happen(1, "quick.one")
+            assert await log.sealer.seal_all() == 3
+        assert await log.sealer.seal_all() == 1
+    assert check(on_postgresql) == 4
+    [(quick_id, quick_place)] = on_postgresql.rows(
+        "SELECT id, leaf_index FROM audit_event WHERE kind = 'quick.one'"
+    )
+    [(slow_id, slow_place)] = on_postgresql.rows(
+        "SELECT id, leaf_index FROM audit_event WHERE kind = 'slow.one'"
+    )
+    assert isinstance(quick_id, int)
+    assert isinstance(slow_id, int)
+    assert slow_id < quick_id
+    assert (quick_place, slow_place) == (2, 3)
+
+
+async def test_several_sealers_at_once_make_one_log(store: Store, kek: Path) -> None:
+    async with (
+        sealing.opened(store, kek) as one,
+        sealing.opened(store, kek) as other,
+        sealing.opened(store, kek) as third,
+    ):
+        done = asyncio.Event()
+
+        async def happen() -> None:
+            for _ in range(30):
+                await third.happen(7)
+            done.set()
+
+        async def seal(log: Log) -> int:
+            count = 0
+            while not done.is_set():
+                count += await log.sealer.seal_all()
+                await asyncio.sleep(0)
+            return count
+
+        counts = await asyncio.gather(happen(), seal(one), seal(other), seal(third))
+        left = await one.sealer.seal_all()
+    assert sum(count for count in counts if count) + left == 212
+    assert check(store) == 212
+
+
+async def test_a_second_sealer_waits_for_the_first_and_goes_on_behind_it(store: Store, kek: Path) -> None:
+    async with sealing.opened(store, kek) as one, sealing.opened(store, kek) as other:
+        await one.happen(2)
+        await one.sealer.seal_all()
+        await one.happen(2)
+        async with one.rows.sealing():
+            waiting = asyncio.create_task(other.sealer.seal())
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+        assert await waiting == 2
+    assert check(store) == 6
+
+
+async def test_issuing_does_not_wait_for_the_sealer(on_postgresql: Store, kek: Path) -> None:
+    async with sealing.opened(on_postgresql, kek) as log:
+        await log.sealer.begin()
+        await log.happen(5)
+        async with log.rows.sealing() as begun:
+            await begun.take(MAX_BATCH)
+            async with asyncio.timeout(2):
+                await Ledger(log.database).record(*certificate_record())
+    assert on_postgresql.rows("SELECT count(*) FROM certificate") == [(1,)]
+
+
+@pytest.mark.slow
+async def test_killed_at_any_step_the_log_is_whole_and_goes_on(store: Store, kek: Path) -> None:
+    async with sealing.opened(store, kek) as log:
+        await log.happen(250)
+        await log.sealer.seal_all()
+        await log.happen(300)
+    program = Path(__file__).parents[1] / "sealer_killed.py"
+    killed = int(
+        subprocess.run([sys.executable, program, store.url, kek], capture_output=True, check=True).stdout
+    )
+    assert killed >= 11, killed
+    sizes = []
+    for number in range(1, killed + 2):
+        url = make_url(store.url)
+        url = url.set(database=f"{url.database}_{number}")
+        copy = Store(url.render_as_string(hide_password=False))
+        sizes.append(check(copy))
+        async with sealing.opened(copy, kek) as log:
+            await log.sealer.seal_all()
+        assert check(copy) == 552
+        copy.remove()
+    assert set(sizes) == {252, 552}, "all of a batch or nothing"
+    assert sizes == sorted(sizes)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Store], object], str]] = {
+    "a hash at the edge": (
+        "UPDATE audit_tile SET hashes = ? WHERE level = 0",
+        lambda store: bytes(32) + tile(store, 0)[32:],
+        "another tree",
+    ),
+    "a tile cut off": (
+        "UPDATE audit_tile SET hashes = ? WHERE level = 0",
+        lambda _: b"",
+        "a tile is missing",
+    ),
+    "a tile gone": ("DELETE FROM audit_tile WHERE level = ?", lambda _: 0, "a tile is missing"),
+    "a smaller size": ("UPDATE audit_log SET size = ?", lambda _: 4, "another tree"),
+    "the head gone": ("DELETE FROM audit_checkpoint WHERE size > ?", lambda _: 0, "checkpoint is missing"),
+    "another note": ("UPDATE audit_checkpoint SET note = ?", lambda _: "", "no signed note"),
+    "a forged note": (
+        "UPDATE audit_checkpoint SET note = ?",
+        lambda store: str(store.rows("SELECT note FROM audit_checkpoint")[0][0]).replace("\n5\n", "\n6\n"),
+        "signature is wrong",
+    ),
+}
+
+
+def tile(store: Store, level: int) -> bytes:
+    [(hashes,)] = store.rows("SELECT hashes FROM audit_tile WHERE level = ?", level)
+    return blob(hashes)
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+async def test_nothing_is_signed_on_top_of_what_was_not_signed(log: Log, store: Store, what: str) -> None:
+    await log.happen(3)
+    await log.sealer.seal_all()
+    await log.happen(1)
+    statement, value, problem = DAMAGE[what]
+    store.execute(statement, value(store))
+    with pytest.raises(LogDamaged, match=problem):
+        await log.sealer.seal_all()
+    assert store.rows("SELECT count(*) FROM audit_event WHERE leaf_index IS NULL") == [(1,)]
+    assert store.rows("SELECT count(*) FROM audit_checkpoint WHERE size > 5") == [(0,)]
+
+
+async def test_the_key_survives_a_new_data_key_and_opens_for_nothing_else(log: Log, store: Store) -> None:
+    await log.sealer.seal_all()
+    report = await replace(log.custody.rotation, settle=0).rotate_data_key(actor="cli:test", origin=ORIGIN)
+    assert (report.resealed, report.damaged) == (1, ())
+    await log.happen(1)
+    again = LogSealer(log.rows, log.custody, lambda: NOW, NAME)
+    assert await again.seal_all() == 2
+    assert check(store) == 4
+    store.execute("UPDATE audit_log SET sealed_key = ?", await log.custody.seal(bytes(32), "audit_log:other"))
+    await log.happen(1)
+    with pytest.raises(SealError):
+        await LogSealer(log.rows, log.custody, lambda: NOW, NAME).seal_all()
+
+
+async def test_a_public_key_that_is_not_the_keys_is_damage(log: Log, store: Store) -> None:
+    await log.sealer.seal_all()
+    store.execute("UPDATE audit_log SET public_key = ?", bytes(32))
+    await log.happen(1)
+    with pytest.raises(LogDamaged, match="public key"):
+        await LogSealer(log.rows, log.custody, lambda: NOW, NAME).seal_all()
+
+
+async def test_without_a_database_nothing_is_sealed(log: Log, store: Store) -> None:
+    store.execute("DROP TABLE audit_event")
+    with pytest.raises(Unavailable):
+        await log.sealer.seal_all()
+
+
+async def test_an_hour_of_more_checkpoints_than_a_page_is_thinned_in_one_go(log: Log, store: Store) -> None:
+    await log.sealer.seal_all()
+    hour = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(days=3)
+    count = THINNED_AT_ONCE + 500
+    rows = [
+        {"size": -number, "at": hour - timedelta(seconds=number / 10), "root": b"", "note": ""}
+        for number in range(1, count + 1)
+    ]
+    async with log.database.write() as connection:
+        await connection.execute(insert(tables.audit_checkpoint), rows)
+    log.sealer._thinned_to = -count - 1
+    await log.sealer.thin()
+    # The last of the one hour, and the newest one, which is not old.
+    assert store.rows("SELECT size FROM audit_checkpoint ORDER BY size") == [(-1,), (2,)]
+
+
+async def test_old_checkpoints_are_thinned_to_one_an_hour(store: Store, kek: Path) -> None:
+    start = NOW.replace(minute=0, second=0)
+    minutes = [0, 20, 59, 60, 61, 200, 24 * 60 - 1, 24 * 60, 25 * 60]
+    for minute in minutes:
+        async with sealing.opened(store, kek, start + timedelta(minutes=minute)) as log:
+            await log.happen(1)
+            await log.sealer.seal_all()
+    # The newest one is a day and an hour old, less a minute: that of the second day's first hour stays whole.
+    async with sealing.opened(store, kek, start + timedelta(minutes=25 * 60, days=1)) as log:
+        await log.sealer.thin()
+        await log.sealer.thin()
+        kept = [each.at for each in await log.rows.checkpoints(0, 100)]
+    assert kept == [
+        start + timedelta(minutes=minute) for minute in (59, 61, 200, 24 * 60 - 1, 24 * 60, 25 * 60)
+    ]
+    assert check(store) == len(minutes) + 2
