@@ -200,18 +200,22 @@ async def _add(parts: Components, template: dict[str, object], project: Project,
 # What differs from row to row, in each dialect; `n` is the row's number, counted over `:rows`. Times go back over the
 # days that certificates are kept, oldest first.
 _SECONDS_AGO = "(:rows - n) * :days * 86400.0 / :rows"
+# Serials begin with the time.
+_FIRST_SERIAL = 0x60000000
+# Events have places in the log, but none that is in its tree: sealing so many is `audit_log`'s to measure.
+_NO_PLACE = "-2 * :rows - n"
 _TIMES = ("not_before", "not_after", "issued_at", "at")
 _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "sqlite": {
         "fingerprint": "randomblob(32)",
-        "serial": "lower(hex(randomblob(20)))",
+        "serial": f"printf('%08x', {_FIRST_SERIAL} + n) || lower(hex(randomblob(16)))",
         "request_id": "lower(hex(randomblob(16)))",
         "cluster_id": "printf('%08x-0000-4000-8000-000000000000', n % :clusters)",
         "user_id": "printf('%032x', n % 10007)",
         "subject": "lower(hex(randomblob(32)))",
         "salt": "randomblob(16)",
         "commitment": "randomblob(32)",
-        "leaf_index": "NULL",
+        "leaf_index": _NO_PLACE,
         **{
             time: f"strftime('%Y-%m-%d %H:%M:%S.000000', {time}, '-' || ({_SECONDS_AGO}) || ' seconds')"
             for time in _TIMES
@@ -219,14 +223,14 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
     },
     "postgres": {
         "fingerprint": "sha256(uuid_send(gen_random_uuid()))",
-        "serial": "left(encode(sha256(uuid_send(gen_random_uuid())), 'hex'), 40)",
+        "serial": f"to_hex({_FIRST_SERIAL} + n) || replace(gen_random_uuid()::text, '-', '')",
         "request_id": "replace(gen_random_uuid()::text, '-', '')",
         "cluster_id": "lpad(to_hex(n % :clusters), 8, '0') || '-0000-4000-8000-000000000000'",
         "user_id": "lpad(to_hex(n % 10007), 32, '0')",
         "subject": "encode(sha256(uuid_send(gen_random_uuid())), 'hex')",
         "salt": "uuid_send(gen_random_uuid())",
         "commitment": "sha256(uuid_send(gen_random_uuid()))",
-        "leaf_index": "NULL",
+        "leaf_index": _NO_PLACE,
         **{time: f"{time} - make_interval(secs => {_SECONDS_AGO})" for time in _TIMES},
     },
 }

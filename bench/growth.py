@@ -39,6 +39,7 @@ class Size:
         spread_rate: the same with requests over as many clusters as a user of 12 projects reaches.
         spread_cpu_us: processor time of the service alone for each of those.
         list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP.
+        inventory_p99_ms: GET of the newest 50 live certificates of a cluster, over HTTP.
         page_p99_ms: the newest 50 certificates of a cluster, in the store.
         find_p99_ms: one certificate by its fingerprint, in the store.
         revoke_p99_ms: POST clustercertrevoke, all that a user has on the cluster.
@@ -57,6 +58,7 @@ class Size:
     spread_cpu_us: float
     list_p99_ms: float
     show_p99_ms: float
+    inventory_p99_ms: float
     page_p99_ms: float
     find_p99_ms: float
     revoke_p99_ms: float
@@ -122,12 +124,17 @@ def _measure(
         first_project = paths[0].rpartition("/clusters/")[0] + "/clusters"
         random.shuffle(paths)
         shows = [path.removesuffix("/clustercert") for path in paths]
+        inventories = [
+            f"{path.replace('/api/v3/', '/clustercert/v1/')}/certificates?limit={PAGE}&state=live"
+            for path in shows
+        ]
         wal = _wal_position(postgres)
         issue = load(traffic.with_token(who), CONNECTIONS)
         wal_bytes = _wal_position(postgres) - wal
         spread = load(traffic.signed(who, paths), CONNECTIONS)
         listing = load(traffic.signed_gets(who, [first_project]), 1)
         showing = load(traffic.signed_gets(who, shows), 1)
+        inventory = load(traffic.signed_gets(who, inventories), 1)
         return Size(
             database="PostgreSQL" if postgres else "SQLite",
             certificates=size[0],
@@ -139,13 +146,14 @@ def _measure(
             spread_cpu_us=spread.cpu_us - spread.database_cpu_us,
             list_p99_ms=listing.p99_ms,
             show_p99_ms=showing.p99_ms,
+            inventory_p99_ms=inventory.p99_ms,
             page_p99_ms=page,
             find_p99_ms=find,
             revoke_p99_ms=_revoke_p99(served, store.user_id),
             metrics_ms=metrics_ms,
             bytes_each=bytes_each,
             wal_bytes_each=wal_bytes / (issue.rate * issue.seconds),
-            errors=issue.errors + spread.errors + listing.errors + showing.errors,
+            errors=issue.errors + spread.errors + listing.errors + showing.errors + inventory.errors,
         )
 
 

@@ -158,6 +158,7 @@ def _growth(measured: Measured) -> str:
             "CPU µs then",
             "list p99 ms",
             "show p99 ms",
+            "inventory p99 ms",
             "page p99 ms",
             "find p99 ms",
             "revoke p99 ms",
@@ -176,7 +177,15 @@ def _growth(measured: Measured) -> str:
             "spread_rate",
             "spread_cpu_us",
         ),
-        *("list_p99_ms", "show_p99_ms", "page_p99_ms", "find_p99_ms", "revoke_p99_ms", "metrics_ms"),
+        *(
+            "list_p99_ms",
+            "show_p99_ms",
+            "inventory_p99_ms",
+            "page_p99_ms",
+            "find_p99_ms",
+            "revoke_p99_ms",
+            "metrics_ms",
+        ),
         *("bytes_each", "wal_bytes_each"),
     )
     rows: list[tuple[object, ...]] = [tuple(row[figure] for figure in figures) for row in measured["growth"]]

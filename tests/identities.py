@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from argon2 import PasswordHasher
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 
 from clustercert.identity import Identity
 from clustercert.identity.access_keys import IssuedKey
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, ProjectScope, Scope
-from clustercert.model import Domain, Origin, Project, User
+from clustercert.model import Caller, Domain, Origin, Project, User
 from clustercert.sealing import DataKey, KeyRing
 from clustercert.store import tables
 from clustercert.store.database import Database
@@ -154,3 +154,14 @@ async def furnished_house(database: Database, store: Store) -> AsyncIterator[Hou
     house.identity.close()
     for other in house.others:
         await other.close()
+
+
+async def caller_of(house: House, token: str) -> Caller:
+    return await house.identity.tokens.caller_of_token(token, ORIGIN)
+
+
+async def count(house: House, table: str) -> int:
+    async with house.database.read() as connection:
+        return (
+            await connection.execute(select(func.count()).select_from(tables.metadata.tables[table]))
+        ).scalar_one()

@@ -1,14 +1,21 @@
 """One world and one running application for all tests of the API; settings of their own get an application more."""
 
+import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
 
 import world as worlds
+from clustercert.app.wiring import components, initialise
+from clustercert.custody import write_new_kek_file
 from inprocess import Service
-from world import World
+from realm import BY, PASSWORD, Realm
+from revoking import Place
+from world import World, settings
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +43,34 @@ def service_with(world: World) -> Iterator[Callable[..., Service]]:
             return stack.enter_context(Service(world.settings(**changed), address).running())
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    world = worlds.make(tmp_path_factory.mktemp("revocation"))
+    with Service(world.settings()).running() as service:
+        yield Place(world, service.client)
+
+
+@pytest.fixture(scope="session")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it, made once and copied by each test."""
+    folder = tmp_path_factory.mktemp("empty")
+    write_new_kek_file(folder / "kek")
+    asyncio.run(initialise(settings(folder), **BY))
+    return folder
+
+
+@pytest.fixture
+def realm(tmp_path: Path, empty_folder: Path) -> Iterator[Realm]:
+    shutil.copytree(empty_folder, tmp_path, dirs_exist_ok=True)
+    with Service(settings(tmp_path)).running() as service:
+        opened = components(settings(tmp_path))
+        operator = service.run(opened.__aenter__())
+        directory = operator.identity.directory
+        domain = service.run(directory.create_domain("OTC1", **BY))
+        project = service.run(directory.create_project("eu-de", domain, **BY))
+        alice = service.run(directory.create_user("alice", domain, password=PASSWORD, **BY))
+        service.run(operator.identity.roles.assign("admin", alice, project, **BY))
+        yield Realm(service, operator, domain, project, alice)
+        service.run(opened.__aexit__(None, None, None))

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,17 +10,14 @@ import httpx
 import pytest
 
 import world as worlds
-from clustercert.merkle import Checkpoint, Frontier, TileId, TilePath, VerifierKey, leaf_hash, opened
+from auditing import EVERYWHERE, LOG, got, head, issue, of_project, sealed
+from clustercert.merkle import Frontier, TileId, TilePath, VerifierKey, leaf_hash, opened
 from clustercert.merkle.tiles import ENTRIES, all_tiles, decoded_bundle
 from clustercert.merkle.tree import verify_consistency, verify_inclusion
 from inprocess import Service
 from sealing import root
-from stores import execute, rows
+from stores import rows
 from world import World
-
-LOG = "/clustercert/v1/audit/log"
-EVERYWHERE = "/clustercert/v1/events"
-LONGEST_SECONDS = 20
 
 
 @pytest.fixture(scope="module")
@@ -34,48 +30,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def client(world: World) -> Iterator[httpx.Client]:
     with Service(world.settings()).running() as service:
         yield service.client
-
-
-def of_project(world: World) -> str:
-    return f"/clustercert/v1/projects/{world.project.id}/events"
-
-
-def issue(client: httpx.Client, world: World, who: str = "admin") -> str:
-    """The fingerprint of a new certificate."""
-    response = client.post(world.path(), headers=world.people[who].headers, json={"duration": 1})
-    assert response.status_code == 200, response.text
-    return str(response.headers["x-clustercert-fingerprint"])
-
-
-def got(client: httpx.Client, world: World, path: str, who: str = "operator", **query: str) -> Any:
-    response = client.get(path, headers=world.people[who].headers, params=query)
-    assert response.status_code == 200, response.text
-    assert response.headers["cache-control"] == "no-store"
-    return response.json()
-
-
-def sealed(
-    client: httpx.Client, world: World, subject: str, who: str = "operator", **query: str
-) -> dict[str, Any]:
-    """The event about this, as soon as it has its place in the log."""
-    path = EVERYWHERE if who == "operator" else of_project(world)
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while time.monotonic() < deadline:
-        if events := got(client, world, path, who, subject=subject, **query)["events"]:
-            assert isinstance(events[0], dict)
-            return events[0]
-        time.sleep(0.1)
-    raise AssertionError("the event was not sealed")
-
-
-def head(client: httpx.Client) -> Checkpoint:
-    """The newest checkpoint, verified."""
-    key = VerifierKey.parsed(client.get(f"{LOG}/key").text)
-    response = client.get(f"{LOG}/checkpoint")
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "text/plain; charset=utf-8"
-    assert response.headers["cache-control"] == "public, max-age=1"
-    return opened(response.text, key)
 
 
 def walked(client: httpx.Client, world: World, path: str, who: str, **query: str) -> Iterator[dict[str, Any]]:
@@ -359,43 +313,3 @@ def test_no_such_event_is_not_found(client: httpx.Client, world: World, event_id
     for tail in ("", "/proof"):
         response = client.get(f"{EVERYWHERE}/{event_id}{tail}", headers=world.people["operator"].headers)
         assert response.status_code == 404
-
-
-def test_a_log_that_was_changed_is_not_signed_on_and_says_so(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    changed = worlds.make(tmp_path_factory.mktemp("changed"))
-    with Service(changed.settings()).running() as service:
-        sealed(service.client, changed, issue(service.client, changed))
-        size = head(service.client).size
-    execute(changed.database, "UPDATE audit_tile SET hashes = zeroblob(length(hashes)) WHERE level = 0")
-    with Service(changed.settings(metrics={"public": True})).running() as service:
-        before = failures(service.client)
-        issue(service.client, changed)
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while failures(service.client) == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert head(service.client).size == size
-    assert rows(changed.database, "SELECT count(*) FROM audit_event WHERE leaf_index IS NULL") != [(0,)]
-
-
-def failures(client: httpx.Client) -> str:
-    """The line of the metric."""
-    lines = client.get("/metrics").text.split("\n")
-    return next(line for line in lines if line.startswith("clustercert_audit_sealing_failures_total"))
-
-
-def test_what_happens_last_is_sealed_before_the_service_ends(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    ending = worlds.make(tmp_path_factory.mktemp("ending"))
-    with Service(ending.settings()).running() as service:
-        issue(service.client, ending)
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while service.client.get(f"{LOG}/checkpoint").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        fingerprint = issue(service.client, ending)
-    [(place,)] = rows(ending.database, "SELECT leaf_index FROM audit_event WHERE subject = ?", fingerprint)
-    assert place is not None

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clustercert.errors import Conflict
 from clustercert.web.edge import Edge
+from nouns import CLUSTER_ID
 
 
 def client_of(app: ASGIApp, timeout: float = 5, max_in_flight: int = 100) -> httpx.AsyncClient:
@@ -101,3 +102,28 @@ async def test_more_requests_than_can_be_answered_are_told_so_at_once(waiting: i
         go_on.set()
         assert [(await answer).status_code for answer in slow] == [200] * waiting
         assert (await client.get("/x")).status_code == 200
+
+
+async def test_who_fills_a_worker_with_slow_requests_keeps_no_api_server_from_its_answer() -> None:
+    """It would get an error, and may let in what is revoked then; its own requests have their bound too."""
+    arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].endswith("/slow"):
+            arrived.release()
+            await go_on.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async with client_of(app, max_in_flight=2) as client:
+        slow = [asyncio.ensure_future(client.get("/slow")) for _ in range(2)]
+        for _ in slow:
+            await arrived.acquire()
+        is_error(await client.get("/x"), 503, "CCE.01503001")
+        authorize = f"/clustercert/v1/kubernetes/clusters/{CLUSTER_ID}/authorize"
+        assert (await client.get(authorize)).status_code == 200
+        slow += [asyncio.ensure_future(client.get("/clustercert/v1/kubernetes/slow")) for _ in range(2)]
+        for _ in range(2):
+            await arrived.acquire()
+        is_error(await client.get(authorize), 503, "CCE.01503001")
+        go_on.set()
+        assert [(await answer).status_code for answer in slow] == [200] * 4

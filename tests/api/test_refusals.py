@@ -297,7 +297,7 @@ def test_an_unknown_path_is_a_404_of_the_gateway(client: httpx.Client, path: str
         is_error(response, 404, "APIGW.0101")
 
 
-@pytest.mark.parametrize("tail", ["/clustercert/", "/", "/openapi/", "/clustercertrevoke", "//clustercert"])
+@pytest.mark.parametrize("tail", ["/clustercert/", "/", "/openapi/", "/clustercertrevoke/", "//clustercert"])
 def test_a_known_path_with_something_more_is_unknown(client: httpx.Client, world: World, tail: str) -> None:
     response = client.post(world.path(tail=tail), json={"userId": "x"}, headers=world.people["admin"].headers)
     is_error(response, 404, "APIGW.0101")

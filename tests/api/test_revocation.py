@@ -1,94 +1,20 @@
-"""Revoking over HTTP: who may, what is revoked then, and what the holder of a key can do alone."""
+"""Revoking over HTTP: who may, and what is revoked then."""
 
-import asyncio
-import base64
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import world as worlds
-from clustercert.app.wiring import Components, components
-from clustercert.certificate import chain_pem, fingerprint, serial_hex
-from clustercert.keypair import key_pem, new_key, signed_by
-from clustercert.model import KeyType, Origin, PrivateKey
-from clustercert.revocation import holder_statement
+from clustercert.app.wiring import Components
+from clustercert.certificate import fingerprint, serial_hex
+from clustercert.model import Origin
 from inprocess import Service
-from leaf import leaf_of
-from rights import csr
-from stores import Store, sqlite_url
-from world import ACTOR, World
+from revoking import OWN, Place
+from world import ACTOR
 
-OWN = "/clustercert/v1"
 ORIGIN = Origin(address="local", request_id="c" * 32)
 JSON = {"Content-Type": "application/json"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """A service in which tests revoke what they issued themselves."""
-
-    world: World
-    client: httpx.Client
-
-    def own(self, tail: str, cluster: str = "plain") -> str:
-        known = self.world.clusters[cluster]
-        return f"{OWN}/projects/{known.project_id}/clusters/{known.id}{tail}"
-
-    def user(self, who: str) -> str:
-        return self.world.people[who].user.id
-
-    def issue(self, who: str, cluster: str = "plain", key: PrivateKey | None = None) -> x509.Certificate:
-        body: dict[str, object] = {"duration": 30}
-        if key is not None:
-            body["csr"] = csr(key)
-        answer = self.client.post(self.world.path(cluster), json=body, headers=self.world.people[who].headers)
-        assert answer.status_code == 200, answer.text
-        return leaf_of(answer.json())
-
-    def post(self, who: str, path: str, body: object = None) -> httpx.Response:
-        headers = self.world.people[who].headers
-        return self.client.post(path, json=body, headers=headers)
-
-    def clustercertrevoke(self, who: str, whose: str, cluster: str = "plain") -> httpx.Response:
-        path = self.world.path(cluster, "/clustercertrevoke")
-        return self.post(who, path, {"userId": self.user(whose)})
-
-    def state(self, certificate: x509.Certificate) -> str:
-        """What the inventory says."""
-        path = f"{OWN}/certificates/{fingerprint(certificate).hex()}"
-        answer = self.client.get(path, headers=self.world.people["operator"].headers)
-        return str(answer.json()["state"])
-
-    def states(self, *certificates: x509.Certificate) -> list[str]:
-        return [self.state(certificate) for certificate in certificates]
-
-    def events(self, *kinds: str) -> list[dict[str, Any]]:
-        return [said for said in Store(sqlite_url(self.world.database)).events() if said["kind"] in kinds]
-
-    def operate(self, work: Callable[[Components], Any]) -> None:
-        """At the store itself, as the command line does."""
-
-        async def done() -> None:
-            async with components(self.world.settings()) as parts:
-                await work(parts)
-
-        asyncio.run(done())
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    world = worlds.make(tmp_path_factory.mktemp("revocation"))
-    with Service(world.settings()).running() as service:
-        yield Place(world, service.client)
 
 
 # --- clustercertrevoke, the contract -------------------------------------------------------------------------------
@@ -405,129 +331,3 @@ def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> 
             f"user.{what}",
             "user.revoked",
         ]
-
-
-# --- the holder of the key -----------------------------------------------------------------------------------------
-
-
-def documented_commands() -> str:
-    """What the documentation says makes a signature, without sending it."""
-    document = (Path(__file__).parents[2] / "docs" / "security-model.md").read_text(encoding="utf-8")
-    block = document.split("### By the key alone")[1].split("```sh\n")[1].split("```")[0]
-    return block.split("curl")[0]
-
-
-def signature(key: PrivateKey, statement: bytes, folder: Path) -> str:
-    """Of any statement, with the same openssl command."""
-    (folder / "client.key").write_bytes(key_pem(key))
-    (folder / "statement").write_bytes(statement)
-    [command] = [line for line in documented_commands().splitlines() if "pkeyutl" in line]
-    return ran(command, folder)
-
-
-def ran(commands: str, folder: Path) -> str:
-    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True, timeout=20)
-    return (folder / "signature").read_text()
-
-
-def revoke_with_key(place: Place, name: str, body: object) -> httpx.Response:
-    return place.client.post(f"{OWN}/certificates/{name}/revoke-with-key", json=body)
-
-
-@pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048", "ed25519"])
-def test_the_key_alone_revokes_its_certificate(place: Place, tmp_path: Path, key_type: KeyType) -> None:
-    key = new_key(key_type)
-    certificate, other = place.issue("member", key=key), place.issue("member")
-    name = fingerprint(certificate).hex()
-    (tmp_path / "client.key").write_bytes(key_pem(key))
-    (tmp_path / "client.crt").write_bytes(chain_pem((certificate,)))
-    signed = ran(documented_commands(), tmp_path)
-    assert (tmp_path / "statement").read_bytes() == holder_statement("clustercert", name)
-    answer = revoke_with_key(place, name, {"signature": signed, "reason": "keyCompromise"})
-    assert answer.status_code == 200, answer.text
-    said = answer.json()
-    assert (said["by"], said["proved"], said["fingerprint"]) == ("holder", True, name)
-    assert place.states(certificate, other) == ["revoked", "live"]
-    again = revoke_with_key(place, name, {"signature": signed, "reason": "keyCompromise"})
-    assert again.json() == said
-    assert place.post("operator", f"{OWN}/revocations/{said['id']}/undo").status_code == 409
-    [event] = [each for each in place.events("certificate.revoked") if each["subject"] == name]
-    assert (event["actor"], event["detail"]["proved"]) == ("holder", True)
-
-
-def test_the_holders_word_outlasts_an_operators_undo(place: Place, tmp_path: Path) -> None:
-    key = new_key("ec-p256")
-    name = fingerprint(place.issue("member", key=key)).hex()
-    first = place.post("admin", place.own(f"/certificates/{name}/revoke")).json()
-    signed = signature(key, holder_statement("clustercert", name), tmp_path)
-    assert revoke_with_key(place, name, {"signature": signed}).json()["id"] > first["id"]
-    assert place.post("operator", f"{OWN}/revocations/{first['id']}/undo").status_code == 200
-    path = f"{OWN}/certificates/{name}"
-    shown = place.client.get(path, headers=place.world.people["operator"].headers).json()
-    assert (shown["state"], shown["revoked_by"]) == ("revoked", "holder")
-
-
-def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place, tmp_path: Path) -> None:
-    key = new_key("ec-p256")
-    certificate, others = place.issue("member", key=key), place.issue("member", key=new_key("ec-p256"))
-    name, other_name = fingerprint(certificate).hex(), fingerprint(others).hex()
-    right = holder_statement("clustercert", name)
-    attempts = [
-        (name, signature(new_key("ec-p256"), right, tmp_path)),
-        (name, signature(key, holder_statement("another", name), tmp_path)),
-        (name, signature(key, holder_statement("clustercert", other_name), tmp_path)),
-        (name, signature(key, right.strip(), tmp_path)),
-        (name, signature(key, right.replace(b"v1", b"v2"), tmp_path)),
-        (name, base64.b64encode(b"no signature").decode()),
-        (name, ""),
-        (other_name, signature(key, right, tmp_path)),
-        ("0" * 64, signature(key, holder_statement("clustercert", "0" * 64), tmp_path)),
-        (serial_hex(certificate), signature(key, right, tmp_path)),
-        ("x", signature(key, right, tmp_path)),
-    ]
-    answers = [revoke_with_key(place, wanted, {"signature": signed}) for wanted, signed in attempts]
-    unknown = place.client.get(f"{OWN}/certificates", headers={"X-Auth-Token": "A" * 43})
-    assert [answer.status_code for answer in answers] == [401] * len(attempts)
-    same = [answer.json() | {"request_id": ""} == unknown.json() | {"request_id": ""} for answer in answers]
-    assert all(same)
-    assert place.states(certificate, others) == ["live", "live"]
-
-
-@pytest.mark.parametrize(
-    "body", [{}, {"signature": None}, {"signature": 5}, {"signature": "?"}, {"signature": "A" * 1028}, []]
-)
-def test_what_is_no_signature_is_a_bad_request(place: Place, body: object) -> None:
-    assert revoke_with_key(place, "0" * 64, body).status_code == 400
-
-
-def test_the_services_name_is_a_setting(place: Place, tmp_path: Path) -> None:
-    key = new_key("ed25519")
-    with Service(place.world.settings(service_name="certs.example.com")).running() as service:
-        other = Place(place.world, service.client)
-        name = fingerprint(other.issue("member", key=key)).hex()
-        statuses = [
-            revoke_with_key(
-                other, name, {"signature": signature(key, holder_statement(said, name), tmp_path)}
-            ).status_code
-            for said in ("clustercert", "certs.example.com")
-        ]
-    assert statuses == [401, 200]
-
-
-SIGNING = Ed25519PrivateKey.generate()
-
-
-@settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
-@given(flip=st.integers(0, 64 * 8 - 1), position=st.integers(0, 10_000))
-def test_no_changed_bit_of_a_signature_or_statement_proves(flip: int, position: int) -> None:
-    statement = holder_statement("clustercert", "ab" * 32)
-    signed = SIGNING.sign(statement)
-    assert signed_by(SIGNING.public_key(), signed, statement)
-    changed = bytearray(signed)
-    changed[flip // 8] ^= 1 << (flip % 8)
-    assert not signed_by(SIGNING.public_key(), bytes(changed), statement)
-    other = bytearray(statement)
-    other[position % len(other)] ^= 1 << (flip % 8)
-    assert not signed_by(SIGNING.public_key(), signed, bytes(other))

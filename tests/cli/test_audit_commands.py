@@ -1,5 +1,6 @@
 """`clustercert audit`: what an operator sees of the log, and what is said of one that was tampered with."""
 
+import csv
 import json
 import shutil
 import signal
@@ -81,6 +82,9 @@ def test_an_export_is_checked_with_nothing_but_the_key(operator: Operator, file:
     checkpoint.write_text("nothing")
     assert "can't be trusted" in operator.is_refused(*verify, "--key", key)
     assert "--key: the verifier key" in operator.is_refused(*verify, "--key", "nonsense")
+    assert "is no exported log" in operator.is_refused(
+        "audit", "verify", "--export", operator.folder / "none"
+    )
 
 
 def test_events_are_shown_the_last_ones_last(operator: Operator, file: Path) -> None:
@@ -90,6 +94,9 @@ def test_events_are_shown_the_last_ones_last(operator: Operator, file: Path) -> 
     assert found[0]["kind"] == "keys.created"
     assert [one["place"] for one in found] == list(range(len(found)))
     assert found[-1]["detail"] == {"name": "third"}
+    table = list(csv.DictReader(operator.gets("audit", "tail", "-o", "csv").splitlines()))
+    assert [one["id"] for one in table] == [str(one["id"]) for one in found]
+    assert json.loads(table[-1]["detail"]) == {"name": "third"}
     created = operator.gets("audit", "tail", "--kind", "domain.*", "-o", "name").split()
     assert len(created) == 4
     shown = operator.gets_json("audit", "show", created[-1])

@@ -268,7 +268,7 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
     )
     assert names.split() == [shell.name(2)]
     done = shell.operator.types("certificate", "revoke", shell.name(3))
-    assert "set up to refuse it (webhook) within seconds" in done.err
+    assert "set up to refuse it (webhook) within seconds, if its API server has the files" in done.err
 
 
 def test_the_revocation_list_is_printed_and_holds(shell: Shell, tmp_path: Path) -> None:

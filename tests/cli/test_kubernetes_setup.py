@@ -167,3 +167,11 @@ def test_the_self_made_ca_of_the_service_is_in_the_kubeconfig(site: Site) -> Non
         made.unlink()
     cluster = yaml.safe_load(files(site)["webhook.kubeconfig"])["clusters"][0]["cluster"]
     assert base64.b64decode(cluster["certificate-authority-data"]) == site.cluster.server_ca.read_bytes()
+
+
+def test_a_folder_that_cant_be_written_leaves_no_token_behind(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    site.operator.is_refused(*set_up(site)[:4], tmp_path / "file" / "folder", *set_up(site)[5:])
+
+    assert site.operator.gets_json("kubernetes", "token", "list", "prod") == []

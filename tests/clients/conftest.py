@@ -4,11 +4,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from apiserver import ApiServer
+from authority import Authority
+from direct import client_of
+from scripted import ScriptedWebhook
 
 pytest.register_assert_rewrite("issued", "registered", "scenarios", "story")
 
-from apiserver import ApiServer  # noqa: E402 - what is imported before is not rewritten
 from service import Demo, start, stop  # noqa: E402
 
 SETTINGS_OF_CLIENTS = (
@@ -56,3 +61,24 @@ def apiserver(tmp_path: Path) -> Iterator[ApiServer]:
     folder.mkdir()
     with ApiServer(folder) as server:
         yield server
+
+
+@pytest.fixture
+def webhook() -> Iterator[ScriptedWebhook]:
+    with ScriptedWebhook() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority("clients-of-the-double")
+
+
+@pytest.fixture
+def as_bob(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx.Client]:
+    """A cluster administrator by RBAC."""
+    apiserver.trust(authority.certificate_pem)
+    apiserver.bind("issuer:cluster-admins", "cluster-admin")
+    identity_pem = authority.client_identity_pem("bob", ["issuer:cluster-admins", "issuer:devs"])
+    with client_of(apiserver, tmp_path, identity_pem) as client:
+        yield client

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -19,67 +17,13 @@ from apiserver.files import replace_file
 from apiserver.webhook import Release
 from authority import Authority
 from direct import client_of
-from scripted import TOKEN, Answer, ScriptedWebhook, review
+from guarded import CREDENTIAL_ID, OURS, configuration, namespaces
+from scripted import TOKEN, ScriptedWebhook, review
 
-CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
 IS_X509 = (
     f"has(request.extra) && '{CREDENTIAL_ID}' in request.extra && "
     f"request.extra['{CREDENTIAL_ID}'].exists(c, c.startsWith('X509SHA256='))"
 )
-UNGUARDED = f"request.extra['{CREDENTIAL_ID}'].exists(c, c.startsWith('X509SHA256='))"
-OURS = "request.groups.exists(g, g.startsWith('issuer:'))"
-
-
-@pytest.fixture
-def webhook() -> Iterator[ScriptedWebhook]:
-    with ScriptedWebhook() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority("clients-of-the-double")
-
-
-def configuration(folder: Path, webhook: ScriptedWebhook, *conditions: str, **changes: object) -> Path:
-    """An AuthorizationConfiguration as in the notes of the measurements, with changes to the webhook's fields."""
-    fields: dict[str, Any] = {
-        "authorizedTTL": "5s",
-        "unauthorizedTTL": "2s",
-        "timeout": "3s",
-        "subjectAccessReviewVersion": "v1",
-        "matchConditionSubjectAccessReviewVersion": "v1",
-        "failurePolicy": "NoOpinion",
-        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": str(webhook.kubeconfig(folder))},
-        "matchConditions": [{"expression": each} for each in conditions],
-        **changes,
-    }
-    path = folder / "authorization.yaml"
-    document = {
-        "apiVersion": "apiserver.config.k8s.io/v1",
-        "kind": "AuthorizationConfiguration",
-        "authorizers": [
-            {"type": "Webhook", "name": "clustercert", "webhook": fields},
-            {"type": "Node", "name": "node"},
-            {"type": "RBAC", "name": "rbac"},
-        ],
-    }
-    replace_file(path, yaml.safe_dump(document).encode())
-    return path
-
-
-@pytest.fixture
-def as_bob(apiserver: ApiServer, authority: Authority, tmp_path: Path) -> Iterator[httpx.Client]:
-    """A cluster administrator by RBAC."""
-    apiserver.trust(authority.certificate_pem)
-    apiserver.bind("issuer:cluster-admins", "cluster-admin")
-    identity_pem = authority.client_identity_pem("bob", ["issuer:cluster-admins", "issuer:devs"])
-    with client_of(apiserver, tmp_path, identity_pem) as client:
-        yield client
-
-
-def namespaces(client: httpx.Client) -> httpx.Response:
-    return client.get("/api/v1/namespaces")
 
 
 @pytest.mark.parametrize(
@@ -280,62 +224,6 @@ def test_system_masters_pass_unasked_whatever_the_webhook_says(
     assert (while_up, while_down, webhook.asked) == (200, 200, [])
 
 
-def garbage(webhook: ScriptedWebhook) -> None:
-    webhook.answer = lambda _review: (200, b"<html>")
-
-
-def hanging(webhook: ScriptedWebhook) -> None:
-    def slowly(_review: object) -> Answer:
-        time.sleep(0.6)
-        return review(allowed=False)
-
-    webhook.answer = slowly
-
-
-def unavailable(webhook: ScriptedWebhook) -> None:
-    webhook.answer = lambda _review: (503, b"{}")
-
-
-def another_kind(webhook: ScriptedWebhook) -> None:
-    webhook.answer = lambda _review: (
-        200,
-        b'{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{}}',
-    )
-
-
-@pytest.mark.parametrize("fail", [ScriptedWebhook.stop, garbage, hanging, unavailable, another_kind])
-@pytest.mark.parametrize(("policy", "status"), [("NoOpinion", 200), ("Deny", 500)])
-def test_the_failure_policy_decides_where_there_is_no_answer(
-    apiserver: ApiServer,
-    as_bob: httpx.Client,
-    tmp_path: Path,
-    webhook: ScriptedWebhook,
-    fail: Callable[[ScriptedWebhook], None],
-    policy: str,
-    status: int,
-) -> None:
-    apiserver.authorize_with(configuration(tmp_path, webhook, failurePolicy=policy, timeout="300ms"))
-    fail(webhook)
-
-    answer = namespaces(as_bob)
-
-    assert answer.status_code == status
-    assert len(webhook.asked) <= 1, "nothing but a 500 is asked again"
-
-
-def test_an_internal_error_of_the_webhook_is_asked_again_four_times(
-    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, webhook: ScriptedWebhook
-) -> None:
-    apiserver.authorize_with(configuration(tmp_path, webhook))
-    webhook.answer = lambda _review: (500, b"{}")
-
-    began = time.monotonic()
-    status = namespaces(as_bob).status_code
-
-    assert (status, len(webhook.asked)) == (200, 5)
-    assert 4 < time.monotonic() - began < 8
-
-
 def test_match_conditions_spare_whom_they_do_not_select(
     apiserver: ApiServer, as_bob: httpx.Client, authority: Authority, tmp_path: Path, webhook: ScriptedWebhook
 ) -> None:
@@ -349,20 +237,6 @@ def test_match_conditions_spare_whom_they_do_not_select(
 
     assert statuses == [200, 200, 403]
     assert len(webhook.asked) == 1
-
-
-def test_a_condition_that_fails_counts_as_no_answer(
-    apiserver: ApiServer, tmp_path: Path, webhook: ScriptedWebhook
-) -> None:
-    """Which is why each condition asks for the key before it reads it."""
-    statuses = []
-    for policy in ("NoOpinion", "Deny"):
-        apiserver.authorize_with(configuration(tmp_path, webhook, UNGUARDED, failurePolicy=policy))
-        with client_of(apiserver, tmp_path, None) as anonymous:
-            statuses.append(anonymous.get("/readyz").status_code)
-
-    assert statuses == [200, 500]
-    assert webhook.asked == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 import postgres
+from clustercert.store.credentials import Credentials, Feed
 from clustercert.store.database import Database
+from clustercert.store.revocations import Revocations
+from identities import House, furnished_house
+from remembered import Clock
 from stores import Store, migrate, new_template, sqlite_url
 
 
@@ -72,3 +76,29 @@ async def database(store: Store) -> AsyncIterator[Database]:
     database = Database(store.url)
     yield database
     await database.close()
+
+
+@pytest.fixture
+async def feed(database: Database) -> Feed:
+    feed = Feed(database, Clock())
+    await feed.refresh()
+    return feed
+
+
+@pytest.fixture
+async def known(database: Database, feed: Feed) -> Credentials:
+    return Credentials(database, feed)
+
+
+@pytest.fixture
+async def elsewhere(store: Store) -> AsyncIterator[Revocations]:
+    """Another process, which revokes."""
+    database = Database(store.url)
+    yield Revocations(database)
+    await database.close()
+
+
+@pytest.fixture
+async def house(database: Database, store: Store) -> AsyncIterator[House]:
+    async with furnished_house(database, store) as it:
+        yield it

@@ -35,10 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Pat
     return into / "log"
 
 
-async def _export(file: Path, folder: Path) -> None:
+async def _export(file: Path, folder: Path, events: int = 300) -> None:
     database = Database(sqlite_url(file))
     log = await new_log(database)
-    await log.grow(300)
+    await log.grow(events)
     await log.exporter.export(folder)
     await database.close()
 
@@ -66,3 +66,13 @@ def test_the_two_lines_are_the_same_and_of_a_changed_log_are_not(
     (changed / "tile/entries/000").write_bytes(bundle)
     first, second = run(name, changed).stdout.splitlines()
     assert first != second
+
+
+@pytest.mark.parametrize("name", ["event", "leaf"])
+def test_so_are_those_of_a_log_that_fills_no_tile(migrated_file: Path, tmp_path: Path, name: str) -> None:
+    asyncio.run(_export(Path(shutil.copy(migrated_file, tmp_path / "store.db")), tmp_path / "log", events=20))
+
+    first, second = run(name, tmp_path / "log").stdout.splitlines()
+
+    assert first == second
+    assert re.fullmatch(r"[0-9a-f]{64}", first)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,7 @@ from clustercert.audit.addresses import parsed_address
 from clustercert.audit.checking import CertificateChecker
 from clustercert.audit.evidence import deleted_places
 from clustercert.audit.loading import NAME, record_policy
-from clustercert.audit.publishing import Publisher, SyslogTarget, UrlTarget, target
+from clustercert.audit.publishing import Publisher, PublishError, SyslogTarget, UrlTarget, target
 from clustercert.audit.retention import Retention
 from clustercert.audit.verification import kept_heads
 from clustercert.certificate import LeafBuilder, certificate_der, fingerprint, new_client_ca, serial_hex
@@ -188,6 +189,18 @@ async def test_a_file_that_cannot_be_written_is_tried_again(log: Log, tmp_path: 
     assert await publisher.publish() == 1
 
 
+async def test_a_file_that_took_a_part_only_has_not_got_it(log: Log, tmp_path: Path) -> None:
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    head = await log.reader.checkpoint()
+    # As on a disk with room for a hundred bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, bounds[1]))
+    try:
+        with pytest.raises(PublishError):
+            await target(parsed_address(f"file:{tmp_path / 'x'}"), lambda: NOW).publish(head.note)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+
+
 @pytest.mark.parametrize("kind", [socket.AF_UNIX, socket.AF_INET])
 async def test_syslog_gets_the_checkpoint_in_one_line(log: Log, tmp_path: Path, kind: int) -> None:
     with socket.socket(kind, socket.SOCK_DGRAM) as server:
@@ -341,6 +354,17 @@ async def test_a_column_that_was_changed_is_reported(database: Database, store: 
     assert event["detail"]["problems"] == list(mismatch.problems)  # type: ignore[index] # an object
     if name in {"fingerprint", "serial", "key type"}:
         assert mismatch.problems == (f"The certificate says otherwise than its row: {column}.",)
+
+
+async def test_what_is_changed_after_a_small_ledger_was_looked_over_is_reported(
+    database: Database, store: Store
+) -> None:
+    await record_all(database, real_record())
+    checker = CertificateChecker(database, POLICY, lambda: NOW)
+    assert (await checker.step()).mismatches == ()
+    store.execute("UPDATE certificate SET user_id = 'mallory'")
+    await checker.step()
+    assert store.events()[-1]["kind"] == "certificate.mismatch"
 
 
 async def test_a_certificate_of_another_ca_is_reported(database: Database, store: Store) -> None:

@@ -5,9 +5,10 @@ import time
 
 import pytest
 from sqlalchemy import insert, select
-from structlog.testing import capture_logs
 
+from capturing import captured_logs
 from clustercert.errors import Unavailable
+from clustercert.store import generation as generation_module
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache, Generation
@@ -199,7 +200,7 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
 
     generation = Impatient(numbers.read, numbers.clock)
     numbers.away = True
-    with capture_logs() as logs:
+    with captured_logs(generation_module) as logs:
         async with generation.watching():
             await asyncio.sleep(0.02)
             assert generation.value == -1
@@ -228,3 +229,15 @@ async def test_a_change_of_ones_own_is_seen_at_once_after_a_refresh(database: Da
         pass
     await database.generation.refresh()
     assert database.generation.value == before + 1
+
+
+async def test_a_store_that_is_being_restored_ends_no_watch(database: Database, store: Store) -> None:
+    [(value,)] = store.rows("SELECT value FROM generation")
+    store.execute("DELETE FROM generation")
+    with captured_logs(generation_module) as logs:
+        async with asyncio.timeout(10), database.generation.watching():
+            while not logs:
+                await asyncio.sleep(0.01)
+            store.execute("INSERT INTO generation (id, value) VALUES (1, ?)", value)
+            while not database.generation.fresh():
+                await asyncio.sleep(0.01)

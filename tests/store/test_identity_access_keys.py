@@ -1,6 +1,5 @@
 import hashlib
 import re
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,15 +10,7 @@ from clustercert.identity import Identity
 from clustercert.identity.access_keys import TemporaryKey
 from clustercert.model import Caller, User
 from clustercert.store.access_keys import AccessKeyRows
-from clustercert.store.database import Database
-from identities import ACTOR, LIFETIME, ORIGIN, House, furnished_house
-from stores import Store
-
-
-@pytest.fixture
-async def house(database: Database, store: Store) -> AsyncIterator[House]:
-    async with furnished_house(database, store) as it:
-        yield it
+from identities import ACTOR, LIFETIME, ORIGIN, House
 
 
 async def caller_of_key(identity: Identity, key_id: str) -> Caller:

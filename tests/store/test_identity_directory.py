@@ -1,5 +1,4 @@
 import uuid
-from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import func, insert, select
@@ -7,15 +6,7 @@ from sqlalchemy import func, insert, select
 from clustercert.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model import RoleAssignment
 from clustercert.store import tables
-from clustercert.store.database import Database
-from identities import ACTOR, ORIGIN, PASSWORD, House, furnished_house
-from stores import Store
-
-
-@pytest.fixture
-async def house(database: Database, store: Store) -> AsyncIterator[House]:
-    async with furnished_house(database, store) as it:
-        yield it
+from identities import ACTOR, ORIGIN, PASSWORD, House
 
 
 async def rows(house: House, *names: str) -> dict[str, int]:

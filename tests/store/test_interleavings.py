@@ -22,17 +22,11 @@ from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
 from clustercert.store.roles import RoleRows
 from clustercert.store.tokens import TokenRows
-from identities import ORIGIN, House, furnished_house
+from identities import ORIGIN, House
 from stores import NOW, Store, event
 
 # Long enough for the second one to come to where it waits.
 A_MOMENT = 0.1
-
-
-@pytest.fixture
-async def house(database: Database, store: Store) -> AsyncIterator[House]:
-    async with furnished_house(database, store) as it:
-        yield it
 
 
 class Paused(Database):

@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 import sealing
+from capturing import captured_logs
 from clustercert.app import periodic
 from clustercert.background import running
 from clustercert.custody import write_new_kek_file
@@ -65,7 +65,7 @@ async def test_a_failure_is_said_and_sealing_goes_on_after_it(logs: tuple[Log, L
     one, _ = logs
     await one.sealer.seal_all()
     [(size,)] = store.rows("SELECT size FROM audit_log")
-    with capture_logs() as said:
+    with captured_logs(periodic) as said:
         async with running(periodic.sealing(one.database, one.sealer)):
             store.execute("UPDATE audit_log SET size = 1")
             await one.happen(1)
@@ -82,7 +82,7 @@ async def test_a_database_that_is_away_ends_nothing(logs: tuple[Log, Log], store
     one, _ = logs
     await one.happen(1)
     store.execute("ALTER TABLE audit_tile RENAME TO audit_tile_away")
-    with capture_logs() as said:
+    with captured_logs(periodic) as said:
         async with running(periodic.sealing(one.database, one.sealer)):
             await until(lambda: any("were not sealed" in line["event"] for line in said))
             store.execute("ALTER TABLE audit_tile_away RENAME TO audit_tile")

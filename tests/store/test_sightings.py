@@ -1,10 +1,13 @@
 """First and last use, ids unknown to the ledger, and the alerts that both may be: on both databases."""
 
+import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from clustercert.errors import Unavailable
 from clustercert.metrics import MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
@@ -310,3 +313,21 @@ async def test_what_could_not_be_written_waits(
     await sightings.flush()
     assert {alert["kind"] for alert in alerts(store)} == {"credential.unknown", "credential.masters"}
     assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
+
+
+class Failing(SightingRows):
+    """Fails in a way that nobody thought of."""
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        raise ValueError(uses)
+
+
+async def test_no_failure_ends_the_writing_of_what_is_seen(database: Database, known: Credentials) -> None:
+    sightings, stop = Sightings(Failing(database), lambda: NOW), asyncio.Event()
+    sightings.note(await seen(known, (await recorded(database)).fingerprint))
+    with capture_logs() as logs:
+        writing = asyncio.create_task(sightings.watch(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        await writing
+    assert [(log["log_level"], log["exc_info"]) for log in logs] == [("error", True)]

@@ -210,6 +210,7 @@ def test_a_line_of_an_audit_log_is_one_event() -> None:
         event_list(audit_event(at="yesterday")),
         event_list(audit_event(at="2026-03-14T15:09:26")),
         event_list(audit_event(at="0001-01-01T00:00:00Z")),
+        event_list(audit_event(at="9999-12-31T23:59:59-10:00")),
         event_list(audit_event(at=3)),  # type: ignore[arg-type] # as somebody may write it
     ],
 )

@@ -66,7 +66,8 @@ class CertificateChecker:
         position = int(await self._progress.value() or 0)
         checked, reached = await self.after(position, limit)
         events = [self._event(mismatch) for mismatch in checked.mismatches]
-        await self._progress.change(str(reached if checked.count == limit else 0), *events)
+        # A small ledger is gone through in one step, which ends where it began.
+        await self._progress.change(str(reached if checked.count == limit else 0), *events, anyway=True)
         _account(checked)
         return checked
 

@@ -54,11 +54,10 @@ class FileTarget:
     def _append(self, note: bytes) -> None:
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(descriptor, note)
+            with os.fdopen(descriptor, "ab") as file:
+                file.write(note)
+                file.flush()
                 os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
         except OSError as error:
             raise PublishError(f"{error.strerror or error}") from error
 

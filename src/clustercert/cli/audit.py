@@ -7,6 +7,7 @@ import typer
 
 from clustercert.cli.asking import agreed
 from clustercert.cli.audit_answers import (
+    EVENT_FIELDS,
     check_proof,
     event_row,
     mismatch_row,
@@ -18,7 +19,7 @@ from clustercert.cli.audit_answers import (
 )
 from clustercert.cli.options import YesOption
 from clustercert.cli.output import Output, OutputOption, Row, answer, note, show_list, show_one, time_text
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.session import Operator, UnclearError, operate
 from clustercert.errors import LogDamaged
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 _PAGE, _WAIT_SECONDS = 1000, 1.0
 _MAX_WHY = 200
 
+EventArgument = Annotated[int, typer.Argument(metavar="ID", help="The event's id, as `tail` shows it.")]
 KeyOption = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="The log's verifier key that you keep, or a file with it."),
@@ -170,6 +172,8 @@ def tail(
             found += page.events
         newest = await log.events(EventFilter(), cursor=None, newest_first=True, limit=1)
         last = newest.events[0].leaf_index if newest.events else None
+        if output is Output.CSV:
+            answer(",".join(EVENT_FIELDS) + "\r\n")
         print_events(found[::-1], output)
         while follow:
             await asyncio.sleep(_WAIT_SECONDS)
@@ -181,7 +185,7 @@ def tail(
 
 
 @app.command()
-def show(context: typer.Context, event_id: int, output: OutputOption = Output.TABLE) -> None:
+def show(context: typer.Context, event_id: EventArgument, output: OutputOption = Output.TABLE) -> None:
     """Show an event with its salt, its place in the log, and the proof that it stands there."""
     from clustercert.errors import NotFound
 
@@ -236,7 +240,7 @@ def prune(
 @app.command()
 def erase(
     context: typer.Context,
-    event_id: int,
+    event_id: EventArgument,
     why: Annotated[str, typer.Option(help="The reason, which the log keeps.")],
     yes: YesOption = False,
     output: OutputOption = Output.TABLE,
@@ -294,6 +298,8 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "Repor
     from clustercert.audit.export import VERIFIER_KEY, ExportedLog
     from clustercert.audit.verification import verify as verified
 
+    if not folder.is_dir() or (key is None and not (folder / VERIFIER_KEY).is_file()):
+        raise UnclearError(f"{folder} is no exported log: see `clustercert audit export`.")
     if key is None:
         note(
             f"The key is the one in {folder}: whoever made the folder chose it. Keep a copy and give it with --key."

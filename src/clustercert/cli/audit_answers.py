@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.output import Output, Row, answer, document, note, printable, show_one, time_text
+from clustercert.cli.output import Output, Row, answer, csv, document, note, printable, show_one, time_text
 from clustercert.cli.session import UnclearError
 from clustercert.errors import LogDamaged
 
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
     from clustercert.audit.evidence import Report, Trusted
     from clustercert.merkle import VerifierKey
     from clustercert.store.audit import StoredEvent
+
+
+EVENT_FIELDS = (
+    "id",
+    "place",
+    "at",
+    "kind",
+    "project_id",
+    "actor",
+    "subject",
+    "source",
+    "request_id",
+    "detail",
+)
+"""What `event_row` tells of each event."""
 
 
 def verifier_key(given: str | None, own: "VerifierKey | None", whose: str) -> "VerifierKey":
@@ -90,7 +105,7 @@ def show_report(report: "Report", output: Output) -> None:
 
 
 def print_events(events: "Sequence[StoredEvent]", output: Output) -> None:
-    """Events as they come: a line each, or in YAML a document each."""
+    """Events as they come: a line each, in CSV without the header, or in YAML a document each."""
     for event in events:
         row = event_row(event)
         match output:
@@ -98,6 +113,8 @@ def print_events(events: "Sequence[StoredEvent]", output: Output) -> None:
                 answer(json.dumps(row | {"at": time_text(event.at)}, ensure_ascii=True) + "\n")
             case Output.YAML:
                 answer("---\n" + document(row | {"at": time_text(event.at)}, output))
+            case Output.CSV:
+                answer(csv([row], EVENT_FIELDS).partition("\r\n")[2])
             case Output.NAME:
                 answer(f"{event.id}\n")
             case _:

@@ -44,9 +44,7 @@ class KeyOrigin(StrEnum):
 
 
 def _time_option(help_text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(
-        metavar="TIME", help=f"{help_text} RFC 3339, or such as 7d."
-    )
+    option: typer.models.OptionInfo = typer.Option(metavar="TIME", help=f"{help_text} Else RFC 3339.")
     return option
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clustercert.manifests.folder import Setup
     from clustercert.model import Cluster
     from clustercert.settings import Settings
+    from clustercert.webhook.tokens import IssuedWebhookToken
 
 CONTROL_PLANE_FOLDER = PurePosixPath("/etc/kubernetes/clustercert")
 SELF_MADE_CA = "tls-ca.pem"
@@ -103,7 +104,8 @@ def setup(
     group: Annotated[
         list[str] | None,
         typer.Option(
-            help="Ask about this group too: one that certificates still have and the policy hasn't."
+            metavar="GROUP",
+            help="Ask about this group too: one that certificates still have and the policy hasn't.",
         ),
     ] = None,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Send audit events too.")] = True,
@@ -147,16 +149,13 @@ def setup(
             kubeconfig=str(PurePosixPath(control_plane_dir) / folder.WEBHOOK),
         )
 
-    async def work(operator: Operator) -> "Setup":
-        from clustercert.certificate import chain_pem
-
-        cluster = await cluster_commands.find(operator, name, project)
+    def setup_of(cluster: "Cluster", client_cas_pem: bytes, token: str) -> "Setup":
         return folder.Setup(
             cluster=cluster,
-            client_cas_pem=chain_pem(await operator.parts.clusters.rows.bundle(cluster.id)),
+            client_cas_pem=client_cas_pem,
             service_url=url,
             service_ca_pem=ca_pem,
-            token=await _token(operator, cluster, target),
+            token=token,
             folder=control_plane_dir.rstrip("/") or "/",
             asking=asking(cluster),
             bound=bound,
@@ -164,8 +163,25 @@ def setup(
             audit=audit,
         )
 
-    written = folder.files(operate(context, work))
-    target.write(written)
+    async def work(operator: Operator) -> Mapping[str, str]:
+        from clustercert.certificate import chain_pem
+
+        cluster = await cluster_commands.find(operator, name, project)
+        client_cas_pem = chain_pem(await operator.parts.clusters.rows.bundle(cluster.id))
+        kept = await _kept_token(operator, cluster, target)
+        if kept is not None:
+            return target.write(folder.files(setup_of(cluster, client_cas_pem, kept)))
+        made = await _new_token(operator, cluster)
+        try:
+            return target.write(folder.files(setup_of(cluster, client_cas_pem, made.text)))
+        except OSError:
+            # Nobody has it, and it would count as one of the two that a cluster may have.
+            await operator.parts.webhook.tokens.remove(
+                cluster, made.token.id, actor=operator.actor, origin=operator.origin
+            )
+            raise
+
+    written = operate(context, work)
     answer("".join(f"{out / each}\n" for each in written))
     note(f"Next: do what {out / folder.README} says, then run `clustercert kubernetes verify {name}`.")
 
@@ -221,8 +237,8 @@ class _Target:
         except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
             return None
 
-    def write(self, files: Mapping[str, str]) -> None:
-        """Write the files, and take away those of an earlier time that are none of them. Raises OSError."""
+    def write(self, files: Mapping[str, str]) -> Mapping[str, str]:
+        """Write the files, take away what else is there of an earlier time, and return them. Raises OSError."""
         from clustercert.private_file import make_private_folder, write_private
 
         make_private_folder(self.folder)
@@ -231,6 +247,7 @@ class _Target:
         for name in _names():
             if name not in files:
                 (self.folder / name).unlink(missing_ok=True)
+        return files
 
 
 def _names() -> tuple[str, ...]:
@@ -239,22 +256,26 @@ def _names() -> tuple[str, ...]:
     return NAMES
 
 
-async def _token(operator: Operator, cluster: "Cluster", target: _Target) -> str:
-    """The token in the folder, if it still is the cluster's, or a new one. Raises SetupError."""
+async def _kept_token(operator: Operator, cluster: "Cluster", target: _Target) -> str | None:
+    """The token in the folder, if it still is the cluster's."""
+    kept = target.token()
+    return (
+        kept if kept is not None and await operator.parts.webhook.tokens.belongs(cluster.id, kept) else None
+    )
+
+
+async def _new_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhookToken":
+    """Raises SetupError."""
     from clustercert.errors import Conflict
 
     tokens = operator.parts.webhook.tokens
-    kept = target.token()
-    if kept is not None and await tokens.belongs(cluster.id, kept):
-        return kept
     try:
-        made = await tokens.create(cluster, actor=operator.actor, origin=operator.origin)
+        return await tokens.create(cluster, actor=operator.actor, origin=operator.origin)
     except Conflict as error:
         raise SetupError(
             f"{error.message} See `clustercert kubernetes token list {cluster.name}`, or write over the folder of an "
             "earlier time with --force, which keeps its token."
         ) from error
-    return made.text
 
 
 def _service(loaded: "Settings", url: str | None, ca_file: Path | None) -> tuple[str, bytes | None]:

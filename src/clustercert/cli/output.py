@@ -47,7 +47,7 @@ def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], na
         case Output.NAME:
             answer("".join(f"{_cell(row[name])}\n" for row in rows))
         case Output.CSV:
-            answer(_csv(rows, list(rows[0]) if rows else columns))
+            answer(csv(rows, list(rows[0]) if rows else columns))
         case _:
             answer(document([_plain(row) for row in rows], output))
 
@@ -60,7 +60,7 @@ def show_one(row: Row, output: Output, *, name: str = "name") -> None:
         case Output.NAME:
             answer(f"{_cell(row[name])}\n")
         case Output.CSV:
-            answer(_csv([row], list(row)))
+            answer(csv([row], list(row)))
         case _:
             answer(document(_plain(row), output))
 
@@ -83,7 +83,7 @@ def document(value: object, output: Output) -> str:
     )
 
 
-def _csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """With a header, lists and objects as JSON; nothing in it is a formula to a spreadsheet."""
     from clustercert.spreadsheet import csv_text
 

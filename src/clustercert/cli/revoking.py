@@ -181,7 +181,10 @@ async def _hint(operator: Operator, made: "Revocation", cluster: "Cluster | None
             f" ends. See `clustercert kubernetes setup`.{undoing}"
         )
     names = " and ".join(way.name for way in quick)
-    return f"Revoked. The cluster {cluster.name} is set up to refuse it ({names}) within seconds.{undoing}"
+    return (
+        f"Revoked. The cluster {cluster.name} is set up to refuse it ({names}) within seconds, if its API server has"
+        f" the files: `clustercert kubernetes verify` proves it.{undoing}"
+    )
 
 
 def _row(operator: Operator, revocation: "Revocation") -> Row:

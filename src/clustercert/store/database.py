@@ -119,11 +119,11 @@ class Database:
     async def _insert_by_thread(
         self, thread: Writer, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]
     ) -> None:
-        prepared: list[tuple[str, list[tuple[object, ...]]]] = []
+        prepared: list[tuple[str, tuple[object, ...]]] = []
         for statement, rows in inserts:
             if (known := self._prepared.get(statement)) is None:
                 known = self._prepared[statement] = Prepared(statement, list(rows[0]))
-            prepared.append((known.text, [known.values(row) for row in rows]))
+            prepared.append(known.of(rows))
         try:
             with _failures_translated():
                 await thread.insert(prepared, self._busy_seconds)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
-from clustercert.store.revocations import is_revoked
+from clustercert.store.revocations import is_revoked, stands_after
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
@@ -151,9 +151,7 @@ def _revoked_at() -> Any:
         .where(
             _revocation.c.user_id.in_((_certificate.c.user_id, "")),
             _revocation.c.cluster_id.in_((_certificate.c.cluster_id, "")),
-            _revocation.c.fingerprint.is_(None),
-            _revocation.c.epoch > _certificate.c.epoch,
-            _revocation.c.undone_at.is_(None),
+            stands_after(),
         )
         .correlate(_certificate)
         .scalar_subquery()

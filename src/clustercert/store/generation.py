@@ -15,7 +15,6 @@ from typing import Generic, TypeVar
 import structlog
 
 from clustercert.background import pause, running
-from clustercert.errors import Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -60,9 +59,11 @@ class Generation:
             try:
                 await self.refresh()
                 failing = False
-            except Unavailable as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it may pass: a backup is being restored
                 if not failing:
-                    logger.warning("caches are off: the store does not answer", cause=repr(error.__cause__))
+                    logger.warning(
+                        "caches are off: the store does not answer", cause=repr(error.__cause__ or error)
+                    )
                 failing = True
             await pause(stop, self.INTERVAL)
 

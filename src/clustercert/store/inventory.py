@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clustercert.model import Revocation
 from clustercert.store import tables
 from clustercert.store.database import Database
-from clustercert.store.revocations import is_revoked, revocation_of
+from clustercert.store.revocations import is_revoked, revocation_of, stands_after
 
 T = TypeVar("T")
 
@@ -242,9 +242,7 @@ def _first(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> Scala
     standing = and_(
         _revocation.c.user_id == user_id,
         _revocation.c.cluster_id == cluster_id,
-        _revocation.c.fingerprint.is_(None),
-        _revocation.c.epoch > _certificate.c.epoch,
-        _revocation.c.undone_at.is_(None),
+        stands_after(),
     )
     # In the whole order of the index, though the fingerprint is none: PostgreSQL would sort them otherwise.
     order = (_revocation.c.fingerprint, _revocation.c.epoch)

@@ -25,24 +25,24 @@ class Progress:
             value: str | None = (await connection.execute(query)).scalar()
             return value
 
-    async def change(self, value: str, *events: AuditEvent) -> bool:
+    async def change(self, value: str, *events: AuditEvent, anyway: bool = False) -> bool:
         """Set it, with events that say so; whether it was another one. Raises Unavailable.
 
-        Of several that set the same at once, one is told so, and the others write nothing.
+        Of several that set the same at once, one is told so, and the others write nothing; `anyway` writes the events
+        all the same.
         """
         here = _progress.c.name == self._name
         try:
             async with self._database.write() as connection:
                 query = select(_progress.c.value).where(here).with_for_update()
                 found = (await connection.execute(query)).scalar()
-                if found == value:
-                    return False
                 if found is None:
                     await connection.execute(insert(_progress).values(name=self._name, value=value))
-                else:
+                elif found != value:
                     await connection.execute(update(_progress).where(here).values(value=value))
-                await record_events(connection, events)
+                if found != value or anyway:
+                    await record_events(connection, events)
         except IntegrityError:
             # Another process was the first to set anything at all; which one is the last doesn't matter.
             return False
-        return True
+        return found != value

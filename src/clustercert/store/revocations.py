@@ -63,12 +63,19 @@ def _covered(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> Col
     standing = and_(
         _revocation.c.user_id == user_id,
         _revocation.c.cluster_id == cluster_id,
+        stands_after(),
+    )
+    return select(literal(1)).select_from(_revocation).where(standing).correlate(_certificate).exists()
+
+
+def stands_after() -> ColumnElement[bool]:
+    """Whether a row of `revocation` is one of many that stands, and came after a row of `certificate`."""
+    return and_(
         # Those of one certificate stand in the same index; their number must not matter here.
         _revocation.c.fingerprint.is_(None),
         _revocation.c.epoch > _certificate.c.epoch,
         _revocation.c.undone_at.is_(None),
     )
-    return select(literal(1)).select_from(_revocation).where(standing).correlate(_certificate).exists()
 
 
 class Revocations:

@@ -48,49 +48,56 @@ class Turn:
 
     def _take(self) -> int | None:
         """The locked file, if it can be had at once."""
-        next_one, turn = _opened(self._next), _opened(self._turn)
         try:
-            fcntl.flock(next_one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            next_one = _locked(self._next, fcntl.LOCK_NB)
+            try:
+                return _locked(self._turn, fcntl.LOCK_NB)
+            finally:
+                os.close(next_one)
         except BlockingIOError:
-            os.close(turn)
             return None
-        else:
-            return turn
-        finally:
-            os.close(next_one)
 
     def _wait(self) -> int:
         """The locked file, when its time has come."""
-        next_one = _opened(self._next)
+        next_one = _locked(self._next)
         try:
-            fcntl.flock(next_one, fcntl.LOCK_EX)
-            turn = _opened(self._turn)
-            fcntl.flock(turn, fcntl.LOCK_EX)
+            return _locked(self._turn)
         finally:
             os.close(next_one)
-        return turn
 
     async def _waited_for(self) -> int:
-        """`_wait`, in a thread that is left behind where its caller gives up; it lets go what it gets then."""
+        """`_wait`, in a thread that is left behind where its caller gives up; what it gets then is let go."""
         found: Future[int] = Future()
+        # Not to be called off: what comes of it is in `found`, and nowhere else.
+        found.set_running_or_notify_cancel()
 
         def wait() -> None:
             try:
-                turn = self._wait()
+                found.set_result(self._wait())
             except OSError as failure:
-                if found.set_running_or_notify_cancel():
-                    found.set_exception(failure)
-                return
-            if found.set_running_or_notify_cancel():
-                found.set_result(turn)
-            else:
-                os.close(turn)
+                found.set_exception(failure)
 
         # As a daemon, since a process must be able to end while another one keeps the turn.
         threading.Thread(target=wait, name="turn-to-write", daemon=True).start()
-        return await asyncio.wrap_future(found)
+        try:
+            return await asyncio.wrap_future(found)
+        except asyncio.CancelledError:
+            # It may have come at this very moment, or come later.
+            found.add_done_callback(_let_go)
+            raise
 
 
-def _opened(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _let_go(found: Future[int]) -> None:
+    if found.exception() is None:
+        os.close(found.result())
+
+
+def _locked(path: str, flags: int = 0) -> int:
+    """The file, open and locked. Raises OSError, and leaves nothing open then."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from datetime import datetime
 from typing import Any
 
@@ -32,12 +32,22 @@ class Prepared:
     def __init__(self, statement: Insert, columns: Sequence[str]) -> None:
         compiled = statement.compile(dialect=_DIALECT, column_keys=list(columns))
         types = {column.name: column.type for column in statement.table.c}
-        self.text = compiled.string
+        self._head, _, self._row = compiled.string.partition(" VALUES ")
         self._values = [(name, _conversion(types[name])) for name in compiled.positiontup or ()]
 
-    def values(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
-        """What stands for the question marks, in their order."""
-        return tuple([row[name] if convert is None else convert(row[name]) for name, convert in self._values])
+    def of(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[Any, ...]]:
+        """One statement for all rows, and what stands for its question marks.
+
+        For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
+        """
+        text = f"{self._head} VALUES {', '.join([self._row] * len(rows))}"
+        return text, tuple(
+            [
+                row[name] if convert is None else convert(row[name])
+                for row in rows
+                for name, convert in self._values
+            ]
+        )
 
 
 def _conversion(kind: object) -> Callable[[Any], object] | None:
@@ -55,7 +65,7 @@ class NotBegun(Exception):
     """Nothing of a transaction was begun, nor will be; the cause says why."""
 
 
-Inserts = Sequence[tuple[str, list[tuple[Any, ...]]]]
+Inserts = Sequence[tuple[str, tuple[Any, ...]]]
 
 
 class Writer:
@@ -68,7 +78,7 @@ class Writer:
         self._thread: threading.Thread | None = None
 
     async def insert(self, inserts: Inserts, begin_seconds: float) -> None:
-        """Return when all is durable, in one transaction: statements with the values of their rows.
+        """Return when all is durable, in one transaction: statements with their values.
 
         Raises NotBegun, or what the database raises.
         """
@@ -100,7 +110,8 @@ class Writer:
                         self._transact(inserts)
                         job.set_result(None)
             except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
-                if not job.cancelled():
+                # It may be called off at this very moment.
+                with contextlib.suppress(InvalidStateError):
                     job.set_exception(failure)
         self._engine.dispose()
 
@@ -111,5 +122,5 @@ class Writer:
                 stack.enter_context(connection.begin())
             except DBAPIError as failure:
                 raise NotBegun from failure
-            for statement, rows in inserts:
-                connection.exec_driver_sql(statement, rows)
+            for statement, values in inserts:
+                connection.exec_driver_sql(statement, values)

@@ -13,8 +13,8 @@ from clustercert.merkle import leaf_hash
 from clustercert.model import JsonObject
 from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import EventFilter
-from clustercert.web.inventory_bodies import id_text, one_of, parameter, rfc3339_time
 from clustercert.web.paging import is_row_number
+from clustercert.web.query import MAX_TEXT, id_text, one_of, parameter, require_known, rfc3339_time
 
 # What the canonical form of an event says, in the order in which it is shown.
 FIELDS = ("at", "kind", "project_id", "actor", "subject", "source", "request_id", "detail")
@@ -85,26 +85,15 @@ class ConsistencyBody(BaseModel):
 def documented() -> list[dict[str, Any]]:
     """The query parameters of a list, for OpenAPI."""
     return [
-        *(parameter(name, text, maxLength=255) for name, text in _TEXTS.items()),
+        *(parameter(name, text, maxLength=MAX_TEXT) for name, text in _TEXTS.items()),
         *(parameter(name, text, format="date-time") for name, text in _TIMES.items()),
         parameter("order", "Which come first; newest, unless it is said.", enum=list(ORDERS)),
     ]
 
 
 def wanted(query: QueryParams, project_id: str | None) -> tuple[EventFilter, bool]:
-    """What a list is asked for, and whether the newest come first. Raises InvalidRequest naming the parameter.
-
-    A filter that is misspelled must not give more than was meant.
-    """
-    taken = {*_TEXTS, *_TIMES, "order", "limit", "cursor"}
-    names = [name for name, _ in query.multi_items()]
-    for name in names:
-        if name not in taken:
-            raise InvalidRequest(
-                f"There is no such query parameter here. There are {', '.join(sorted(taken))}."
-            )
-        if names.count(name) > 1:
-            raise InvalidRequest(f"{name}: send it once.")
+    """What a list is asked for, and whether the newest come first. Raises InvalidRequest naming the parameter."""
+    require_known(query, {*_TEXTS, *_TIMES, "order", "limit", "cursor"})
     times = {name: rfc3339_time(name, query[name]) for name in _TIMES if name in query}
     found = EventFilter(
         project_id=project_id,

@@ -25,6 +25,9 @@ UNAUTHORIZED, SERVER_ERRORS = 401, 500
 # Beyond this many at once a request would wait for longer than its client does; it is told so at once instead.
 MAX_IN_FLIGHT = 512
 ALIVE = "/healthz"
+# API servers have as much room again: one that gets an error may let in what is revoked, and so nobody is to bring that
+# about by sending bodies slowly. Whoever shows no token of a cluster is refused here before their body is read.
+API_SERVERS = "/clustercert/v1/kubernetes/"
 
 
 class Edge:
@@ -109,7 +112,8 @@ class Edge:
             raise InvalidRequest("The request has several Host headers. Send one.")
         if b"transfer-encoding" in names and b"content-length" in names:
             raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
-        if self._in_flight > self._max_in_flight and scope["path"] != ALIVE:
+        room = self._max_in_flight * (2 if scope["path"].startswith(API_SERVERS) else 1)
+        if self._in_flight > room and scope["path"] != ALIVE:
             raise Unavailable(
                 "More requests are under way than can be answered in time. Try again in a moment."
             )

@@ -16,6 +16,7 @@ from clustercert.web.bodies import ErrorBody
 from clustercert.web.cce import ERRORS
 from clustercert.web.deps import CallerDep, Services, ServicesDep
 from clustercert.web.paging import Cursor, Limit, page_before, page_limit
+from clustercert.web.query import id_text
 
 OWN = "/clustercert/v1"
 IN_PROJECT = OWN + "/projects/{project_id}"
@@ -156,8 +157,8 @@ async def show_access(
         caller,
         project_id,
         cluster_id,
-        user_id=bodies.id_text("user", user),
-        group=bodies.id_text("group", group),
+        user_id=id_text("user", user),
+        group=id_text("group", group),
     )
     return render.json_response(report_row(report), headers=render.NO_STORE)
 

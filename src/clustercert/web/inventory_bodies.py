@@ -1,25 +1,18 @@
 """The shapes of the inventory, and the filters that its lists take."""
 
-import re
-from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import QueryParams
 
-from clustercert.errors import InvalidRequest
 from clustercert.inventory import State, Wanted
 from clustercert.model import KeyOrigin
-from clustercert.policy import is_plain_text
-
-C = TypeVar("C", bound=str)
+from clustercert.web.query import MAX_TEXT, id_text, one_of, parameter, require_known, rfc3339_time
 
 FORMATS = ("json", "csv")
-MAX_ID_TEXT = 255
 
 _STATES: tuple[State, ...] = get_args(State)
 _ORIGINS: tuple[KeyOrigin, ...] = get_args(KeyOrigin)
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 _TIMES = {
     "expires_before": "Only what ends before this time, RFC 3339.",
     "expires_after": "Only what ends at or after this time, RFC 3339.",
@@ -160,7 +153,7 @@ def documented(*ids: str) -> list[dict[str, Any]]:
     """The query parameters of a list, for OpenAPI; `ids` are those of `cluster` and `user` that it takes."""
     texts = {"cluster": "Only of this cluster, by its id.", "user": "Only of this user, by their id."}
     return [
-        *(parameter(name, texts[name], maxLength=MAX_ID_TEXT) for name in ids),
+        *(parameter(name, texts[name], maxLength=MAX_TEXT) for name in ids),
         parameter("state", "Only those in this state. revoked wins over expired.", enum=list(_STATES)),
         *(parameter(name, text, format="date-time") for name, text in _TIMES.items()),
         parameter("key_origin", "Only those whose key was made so.", enum=list(_ORIGINS)),
@@ -169,25 +162,9 @@ def documented(*ids: str) -> list[dict[str, Any]]:
     ]
 
 
-def parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
-    """A query parameter, for OpenAPI."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
-
-
 def wanted(query: QueryParams, *ids: str) -> Wanted:
-    """What a list is asked for. Raises InvalidRequest naming the parameter; also for one that doesn't exist.
-
-    A filter that is misspelled must not give more than was meant.
-    """
-    taken = {*ids, *_TIMES, "state", "key_origin", "never_seen", "format", "limit", "cursor"}
-    names = [name for name, _ in query.multi_items()]
-    for name in names:
-        if name not in taken:
-            raise InvalidRequest(
-                f"There is no such query parameter here. There are {', '.join(sorted(taken))}."
-            )
-        if names.count(name) > 1:
-            raise InvalidRequest(f"{name}: send it once.")
+    """What a list is asked for. Raises InvalidRequest naming the parameter; also for one that doesn't exist."""
+    require_known(query, {*ids, *_TIMES, "state", "key_origin", "never_seen", "format", "limit", "cursor"})
     times = {name: rfc3339_time(name, query[name]) for name in _TIMES if name in query}
     return Wanted(
         cluster_id=id_text("cluster", query.get("cluster")),
@@ -205,30 +182,3 @@ def wanted(query: QueryParams, *ids: str) -> Wanted:
 def answer_format(text: str) -> str:
     """Raises InvalidRequest."""
     return one_of("format", text, FORMATS) or "json"
-
-
-def id_text(name: str, text: str | None) -> str | None:
-    """An id as it may stand in the store, or None where none is sent. Raises InvalidRequest."""
-    if text is not None and not (1 <= len(text) <= MAX_ID_TEXT and is_plain_text(text)):
-        raise InvalidRequest(f"{name}: must have 1 to {MAX_ID_TEXT} printable characters.")
-    return text
-
-
-def one_of(name: str, text: str | None, choices: tuple[C, ...]) -> C | None:
-    """One of the choices, or None where none is sent. Raises InvalidRequest."""
-    if text is None:
-        return None
-    for choice in choices:
-        if choice == text:
-            return choice
-    raise InvalidRequest(f"{name}: must be {' or '.join(choices)}.")
-
-
-def rfc3339_time(name: str, text: str) -> datetime:
-    """Raises InvalidRequest."""
-    try:
-        if not _TIME.fullmatch(text):
-            raise ValueError("another form")
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidRequest(f"{name}: write it like 2027-01-01T16:00:00Z.") from error

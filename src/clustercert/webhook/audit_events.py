@@ -4,14 +4,13 @@ An API server's audit log is the one place where `system:masters` shows: its mem
 Source: kubernetes.io, "Auditing"; staging/src/k8s.io/apiserver/pkg/apis/audit/v1/types.go.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from clustercert.errors import InvalidRequest
-from clustercert.webhook.review import Identity, identity
+from clustercert.webhook.review import Identity, identity, json_object
 
 API_VERSION = "audit.k8s.io/v1"
 # An API server sends 400 at once, unless it is told otherwise.
@@ -29,7 +28,7 @@ class Observed:
 
 def parse_list(raw: bytes) -> list[Observed]:
     """The events of an EventList that tell of client certificates. Raises InvalidRequest."""
-    document = _object(raw)
+    document = json_object(raw)
     if document.get("apiVersion") != API_VERSION or document.get("kind") != "EventList":
         raise InvalidRequest(f"Send an EventList of {API_VERSION}.")
     items = document.get("items")
@@ -42,20 +41,10 @@ def parse_list(raw: bytes) -> list[Observed]:
 
 def parse_line(raw: bytes) -> Observed | None:
     """The event of one line of an audit log; None where it tells of no client certificate. Raises InvalidRequest."""
-    document = _object(raw)
+    document = json_object(raw)
     if document.get("apiVersion") != API_VERSION or document.get("kind") != "Event":
         raise InvalidRequest(f"An audit log has an Event of {API_VERSION} in each line.")
     return next(iter(_with_certificates([_observed(document)])), None)
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("The body must be a JSON object.")
-    return document
 
 
 def _observed(event: Any) -> Observed:
@@ -71,12 +60,14 @@ def _observed(event: Any) -> Observed:
 
 def _time(text: Any) -> datetime:
     try:
-        time = datetime.fromisoformat(text)
-    except (TypeError, ValueError) as error:
+        given = datetime.fromisoformat(text)
+        # Near the end of the calendar a time may have none in UTC.
+        time = given.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest("requestReceivedTimestamp: must be a time as RFC 3339 has it.") from error
-    if time.tzinfo is None or time < KUBERNETES_BEGAN:
+    if given.tzinfo is None or time < KUBERNETES_BEGAN:
         raise InvalidRequest("requestReceivedTimestamp: must have a zone, and be no time before Kubernetes.")
-    return time.astimezone(UTC)
+    return time
 
 
 def _with_certificates(events: Iterable[Observed]) -> Iterable[Observed]:

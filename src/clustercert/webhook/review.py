@@ -40,13 +40,7 @@ class Identity:
 
 def parse(raw: bytes) -> Identity:
     """Who is asked about; for what, is not looked at. Raises InvalidRequest."""
-    # Whoever sends this has a token: an API server, whose encoder writes each name once.
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
-    if not isinstance(document, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+    document = json_object(raw)
     if document.get("apiVersion") != API_VERSION or document.get("kind") != KIND:
         raise InvalidRequest(
             f"Send a {KIND} of {API_VERSION}: set subjectAccessReviewVersion: v1 in the AuthorizationConfiguration."
@@ -55,6 +49,20 @@ def parse(raw: bytes) -> Identity:
     if not isinstance(spec, dict):
         raise InvalidRequest("spec: must be an object.")
     return identity(spec.get("user"), spec.get("groups"), spec.get("extra"))
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a body. Raises InvalidRequest.
+
+    Whoever sends it has a token: an API server, whose encoder writes each name once, which is not looked for here.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return document
 
 
 def identity(username: object, groups: object, extra: object) -> Identity:

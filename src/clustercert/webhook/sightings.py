@@ -146,6 +146,11 @@ class Sightings:
                 await self.flush()
             except Unavailable as failure:
                 logger.warning("the use of credentials was not recorded", cause=repr(failure.__cause__))
+            except Exception:
+                # Nobody would notice its end until the process ends.
+                logger.exception(
+                    "the use of credentials was not recorded, for a reason that nobody thought of"
+                )
 
     def _turn(self) -> None:
         if time.monotonic() - self._turned_at >= EXACTNESS / timedelta(seconds=1):

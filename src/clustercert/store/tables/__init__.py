@@ -1,0 +1,55 @@
+"""The tables, as SQLAlchemy Core sees them. Migrations make them; `tests/store` holds the two together.
+
+Only types and clauses that SQLite and every PostgreSQL-compatible engine have alike.
+"""
+
+from clustercert.store.tables.audit import audit_checkpoint, audit_event, audit_log, audit_tile
+from clustercert.store.tables.clusters import client_ca, cluster, unknown_credential, webhook_token
+from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, metadata
+from clustercert.store.tables.identity import (
+    access_key,
+    domain,
+    group,
+    group_member,
+    project,
+    role,
+    role_assignment,
+    service_role,
+    token,
+    user,
+)
+from clustercert.store.tables.ledger import certificate, revocation
+from clustercert.store.tables.service import data_key, generation, lease, migration, progress
+
+__all__ = [
+    "Hex",
+    "RowId",
+    "Utc",
+    "Uuid",
+    "access_key",
+    "audit_checkpoint",
+    "audit_event",
+    "audit_log",
+    "audit_tile",
+    "certificate",
+    "client_ca",
+    "cluster",
+    "data_key",
+    "domain",
+    "generation",
+    "group",
+    "group_member",
+    "lease",
+    "metadata",
+    "migration",
+    "progress",
+    "project",
+    "revocation",
+    "role",
+    "role_assignment",
+    "service_role",
+    "token",
+    "unknown_credential",
+    "user",
+    "webhook_token",
+]

@@ -1,0 +1,51 @@
+"""What becomes of a log that somebody changed, and of what happens last."""
+
+import time
+
+import httpx
+import pytest
+
+import world as worlds
+from auditing import LOG, LONGEST_SECONDS, head, issue, sealed
+from inprocess import Service
+from stores import execute, rows
+
+
+def test_a_log_that_was_changed_is_not_signed_on_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    changed = worlds.make(tmp_path_factory.mktemp("changed"))
+    with Service(changed.settings()).running() as service:
+        sealed(service.client, changed, issue(service.client, changed))
+        size = head(service.client).size
+    execute(changed.database, "UPDATE audit_tile SET hashes = zeroblob(length(hashes)) WHERE level = 0")
+    with Service(changed.settings(metrics={"public": True})).running() as service:
+        before = failures(service.client)
+        issue(service.client, changed)
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while failures(service.client) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert head(service.client).size == size
+    assert rows(changed.database, "SELECT count(*) FROM audit_event WHERE leaf_index IS NULL") != [(0,)]
+
+
+def failures(client: httpx.Client) -> str:
+    """The line of the metric."""
+    lines = client.get("/metrics").text.split("\n")
+    return next(line for line in lines if line.startswith("clustercert_audit_sealing_failures_total"))
+
+
+def test_what_happens_last_is_sealed_before_the_service_ends(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    ending = worlds.make(tmp_path_factory.mktemp("ending"))
+    with Service(ending.settings()).running() as service:
+        issue(service.client, ending)
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while service.client.get(f"{LOG}/checkpoint").status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        fingerprint = issue(service.client, ending)
+    [(place,)] = rows(ending.database, "SELECT leaf_index FROM audit_event WHERE subject = ?", fingerprint)
+    assert place is not None

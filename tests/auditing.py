@@ -1,0 +1,55 @@
+"""A log over HTTP: what happens, what is sealed, and what is said of it."""
+
+import time
+from typing import Any
+
+import httpx
+
+from clustercert.merkle import Checkpoint, VerifierKey, opened
+from world import World
+
+LOG = "/clustercert/v1/audit/log"
+EVERYWHERE = "/clustercert/v1/events"
+LONGEST_SECONDS = 20
+
+
+def of_project(world: World) -> str:
+    return f"/clustercert/v1/projects/{world.project.id}/events"
+
+
+def issue(client: httpx.Client, world: World, who: str = "admin") -> str:
+    """The fingerprint of a new certificate."""
+    response = client.post(world.path(), headers=world.people[who].headers, json={"duration": 1})
+    assert response.status_code == 200, response.text
+    return str(response.headers["x-clustercert-fingerprint"])
+
+
+def got(client: httpx.Client, world: World, path: str, who: str = "operator", **query: str) -> Any:
+    response = client.get(path, headers=world.people[who].headers, params=query)
+    assert response.status_code == 200, response.text
+    assert response.headers["cache-control"] == "no-store"
+    return response.json()
+
+
+def sealed(
+    client: httpx.Client, world: World, subject: str, who: str = "operator", **query: str
+) -> dict[str, Any]:
+    """The event about this, as soon as it has its place in the log."""
+    path = EVERYWHERE if who == "operator" else of_project(world)
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < deadline:
+        if events := got(client, world, path, who, subject=subject, **query)["events"]:
+            assert isinstance(events[0], dict)
+            return events[0]
+        time.sleep(0.1)
+    raise AssertionError("the event was not sealed")
+
+
+def head(client: httpx.Client) -> Checkpoint:
+    """The newest checkpoint, verified."""
+    key = VerifierKey.parsed(client.get(f"{LOG}/key").text)
+    response = client.get(f"{LOG}/checkpoint")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert response.headers["cache-control"] == "public, max-age=1"
+    return opened(response.text, key)

@@ -1,0 +1,213 @@
+"""That no revocation is missed, whoever revokes, and that none is believed too long: on both databases."""
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import replace
+
+import pytest
+
+from clustercert.errors import Unavailable
+from clustercert.model import CertificateRecord, Revocation
+from clustercert.store.credentials import Bounds, Credentials, Feed
+from clustercert.store.database import Database
+from clustercert.store.revocations import Revocations, add_revocation
+from remembered import WHATS, Clock, Statements, is_revoked, recorded, revocation
+from stores import NOW, Store, event
+
+
+async def test_more_revocations_than_are_followed_make_it_forget_everything(
+    database: Database, store: Store, feed: Feed, known: Credentials, elsewhere: Revocations
+) -> None:
+    record, other = await recorded(database), await recorded(database)
+    assert not await is_revoked(known, record)
+    assert not await is_revoked(known, other)
+    await elsewhere.revoke(revocation(record, "certificate"), event())
+    generation = store.rows("SELECT value FROM generation")[0][0]
+    # Older in the feed's order than the one that counts, and more than are read at once.
+    numbers = "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5001) SELECT i FROM n) AS n"
+    no, when = ("0", "'2026-03-14 15:09:26.000000'") if store.file else ("false", "now()")
+    store.execute(
+        'INSERT INTO revocation (epoch, changed, user_id, cluster_id, at, "by", reason, proved)'
+        f" SELECT {generation}, {generation}, 'somebody else', '', {when}, 'cli:test', 'unspecified', {no}"
+        f" FROM {numbers}"
+    )
+    store.execute(f"UPDATE revocation SET changed = {generation} + 1 WHERE fingerprint IS NOT NULL")
+    store.execute("UPDATE generation SET value = value + 1")
+    await feed.refresh()
+    statements = Statements(database)
+    assert await is_revoked(known, record)
+    assert not await is_revoked(known, other)
+    assert statements.reading("certificate") == 2
+    assert not await is_revoked(known, other)
+    assert statements.reading("certificate") == 2, "and goes on from there"
+
+
+async def test_many_small_revocations_make_it_forget_everything_too(
+    database: Database, elsewhere: Revocations
+) -> None:
+    feed = Feed(database, Clock(), most=3)
+    await feed.refresh()
+    known = Credentials(database, feed)
+    record = await recorded(database)
+    assert not await is_revoked(known, record)
+    await elsewhere.revoke(revocation(record, "certificate"), event())
+    await feed.refresh()
+    for number in range(4):
+        await elsewhere.revoke(replace(revocation(record, "user"), user_id=f"user {number}"), event())
+        await feed.refresh()
+    assert len(feed._touched) <= 3
+    assert await is_revoked(known, record)
+
+
+async def test_a_restored_backup_makes_it_forget_everything(
+    database: Database, store: Store, feed: Feed, known: Credentials, elsewhere: Revocations
+) -> None:
+    record = await recorded(database)
+    await elsewhere.revoke(revocation(record, "certificate"), event())
+    await feed.refresh()
+    assert await is_revoked(known, record)
+    store.execute("UPDATE generation SET value = 0")
+    store.execute("DELETE FROM revocation")
+    store.execute("UPDATE certificate SET revoked_at = NULL")
+    await feed.refresh()
+    assert not await is_revoked(known, record)
+
+
+async def test_cut_off_it_answers_from_memory_for_two_seconds_and_then_not_at_all(
+    database: Database, store: Store, known: Credentials, feed: Feed
+) -> None:
+    clock = feed._clock
+    assert isinstance(clock, Clock)
+    record = await recorded(database)
+    assert not await is_revoked(known, record)
+    # The database answers no more, in a way that both kinds have.
+    store.execute("ALTER TABLE certificate RENAME TO elsewhere")
+    store.execute("ALTER TABLE generation RENAME TO generation_elsewhere")
+    with pytest.raises(Unavailable):
+        await feed.refresh()
+    clock.time += Feed.STALE_AFTER - 0.001
+    assert not await is_revoked(known, record)
+    clock.time += 0.001
+    with pytest.raises(Unavailable):
+        await known.find(record.fingerprint)
+    with pytest.raises(Unavailable):
+        await known.find(os.urandom(32))
+    store.execute("ALTER TABLE elsewhere RENAME TO certificate")
+    statements = Statements(database)
+    assert not await is_revoked(known, record)
+    assert statements.reading("certificate") == 1, "the database itself answers while the feed does not"
+    store.execute("ALTER TABLE generation_elsewhere RENAME TO generation")
+    await feed.refresh()
+    assert not await is_revoked(known, record)
+    assert statements.reading("certificate") == 1
+
+
+async def test_what_was_revoked_while_it_was_cut_off_is_known_at_once_afterwards(
+    database: Database, known: Credentials, feed: Feed, elsewhere: Revocations
+) -> None:
+    clock = feed._clock
+    assert isinstance(clock, Clock)
+    record = await recorded(database)
+    assert not await is_revoked(known, record)
+    clock.time += 60
+    await elsewhere.revoke(revocation(record, "user"), event())
+    await feed.refresh()
+    assert await is_revoked(known, record)
+
+
+async def test_a_revocation_reaches_a_watching_worker_within_a_second(
+    database: Database, elsewhere: Revocations
+) -> None:
+    feed = Feed(database)
+    known = Credentials(database, feed)
+    record = await recorded(database)
+    async with feed.watching():
+        assert not await is_revoked(known, record)
+        await elsewhere.revoke(revocation(record, "certificate"), event())
+        revoked_at = time.monotonic()
+        async with asyncio.timeout(5):
+            while not await is_revoked(known, record):
+                await asyncio.sleep(0.005)
+        assert time.monotonic() - revoked_at < 1.0
+
+
+async def test_no_revocation_slips_past_a_feed_that_reads_all_the_time(
+    database: Database, store: Store, feed: Feed, known: Credentials
+) -> None:
+    """Two processes revoke, a third one follows: were generations committed out of their order, some would be lost."""
+    records = [await recorded(database) for _ in range(40)]
+    for record in records:
+        assert not await is_revoked(known, record)
+    others = [Database(store.url) for _ in range(2)]
+    done = False
+
+    async def follow() -> None:
+        while not done:
+            await feed.refresh()
+
+    async def revoke(by: Database, share: list[CertificateRecord]) -> None:
+        for record in share:
+            await Revocations(by).revoke(revocation(record, "certificate"), event())
+
+    following = asyncio.create_task(follow())
+    await asyncio.gather(revoke(others[0], records[::2]), revoke(others[1], records[1::2]))
+    done = True
+    await following
+    await feed.refresh()
+    statements = Statements(database)
+    assert all([await is_revoked(known, record) for record in records])
+    assert statements.reading("certificate") == len(records)
+    for other in others:
+        await other.close()
+
+
+async def test_who_raises_the_generation_is_waited_for_so_that_none_is_overtaken(
+    database: Database, store: Store, feed: Feed, known: Credentials, elsewhere: Revocations
+) -> None:
+    slow, fast = await recorded(database), await recorded(database)
+    assert not await is_revoked(known, slow)
+    assert not await is_revoked(known, fast)
+    other = Database(store.url)
+    before = feed.value
+    async with other.epoch(event()) as (connection, epoch):
+        await add_revocation(connection, revocation(slow, "user in cluster"), epoch=epoch, changed=epoch)
+        second = asyncio.create_task(elsewhere.revoke(revocation(fast, "user in cluster"), event()))
+        await asyncio.sleep(0.1)
+        assert not second.done()
+        await feed.refresh()
+        assert feed.value == before
+    await second
+    await feed.refresh()
+    assert await is_revoked(known, slow)
+    assert await is_revoked(known, fast)
+    await other.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_happens_the_memory_says_what_the_ledger_says(
+    database: Database, elsewhere: Revocations, seed: int
+) -> None:
+    chance = random.Random(seed)
+    feed = Feed(database, Clock(), most=8)
+    await feed.refresh()
+    known = Credentials(database, feed, Bounds(known=12))
+    records: list[CertificateRecord] = []
+    made: list[Revocation] = []
+    for _ in range(60):
+        match chance.randrange(5):
+            case 0 | 1:
+                named = {"user_id": chance.choice("ab"), "cluster_id": chance.choice("xyz")}
+                records.append(await recorded(database, **named))
+            case 2 | 3 if records:
+                chosen = revocation(chance.choice(records), chance.choice(WHATS))
+                made.append(await elsewhere.revoke(chosen, event()))
+            case _ if made:
+                undone = made.pop(chance.randrange(len(made)))
+                await elsewhere.undo(undone.id, by="cli:test", at=NOW, event=event())
+        if chance.random() < 0.5:
+            await feed.refresh()
+            for record in chance.sample(records, min(4, len(records))):
+                (truth,) = await elsewhere.find(record.fingerprint.hex())
+                assert await is_revoked(known, record) == truth.revoked

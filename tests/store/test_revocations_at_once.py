@@ -1,0 +1,263 @@
+"""What is revoked, on each database, whoever comes at the same moment and wherever one is killed."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as engine_events
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clustercert.model import AuditEvent
+from clustercert.store import tables
+from clustercert.store.database import Database
+from clustercert.store.directory import DirectoryRows
+from clustercert.store.revocations import Revocations, is_revoked
+from recorded import cluster_id, issue, new_user, revoked, undo, user_id
+from stores import Store, event, revocation
+
+# Long enough for the second one to come to where it waits.
+A_MOMENT = 0.1
+
+
+# --- at the same moment --------------------------------------------------------------------------------------------
+
+
+class Paused(Database):
+    """One whose next transaction stays open, everything done, until it is told to go on."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.inside, self.go_on = asyncio.Event(), asyncio.Event()
+
+    def let_go(self) -> None:
+        self.go_on.set()
+
+    @asynccontextmanager
+    async def write(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
+        async with super().write(*events) as connection:
+            yield connection
+            self.inside.set()
+            await self.go_on.wait()
+
+
+class PausedInserts(Database):
+    """One whose next mass insert into an SQLite file stays open, everything done, until it is told to go on."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.inside, self._proceed = asyncio.Event(), threading.Event()
+        self._loop = asyncio.get_running_loop()
+        engine_events.listen(self.inserting_engine, "commit", self._wait)
+
+    def let_go(self) -> None:
+        self._proceed.set()
+
+    def _wait(self, _connection: object) -> None:
+        """Runs in the thread that inserts."""
+        self._loop.call_soon_threadsafe(self.inside.set)
+        assert self._proceed.wait(10)
+
+
+async def test_what_is_being_recorded_when_a_revocation_comes_is_revoked(
+    database: Database, store: Store
+) -> None:
+    """It may be answered after the revocation, but it was asked for before."""
+    alice, here = user_id(), cluster_id()
+    other = PausedInserts(store.url) if store.file is not None else Paused(store.url)
+    issuing = asyncio.create_task(issue(other, alice, here))
+    await other.inside.wait()
+    revoking = asyncio.create_task(
+        Revocations(database).revoke(revocation(user_id=alice, cluster_id=here), event())
+    )
+    await asyncio.sleep(A_MOMENT)
+    # SQLite has one writer at a time; PostgreSQL revokes what it can't see yet.
+    assert revoking.done() == (store.file is None)
+    other.let_go()
+    record = await issuing
+    await revoking
+    assert await revoked(database, record)
+    assert not await revoked(database, await issue(database, alice, here))
+    await other.close()
+
+
+async def test_what_is_recorded_while_a_revocation_is_under_way_is_on_one_side_of_it(
+    database: Database, store: Store
+) -> None:
+    alice, here = user_id(), cluster_id()
+    other = Paused(store.url)
+    revoking = asyncio.create_task(
+        Revocations(other).revoke(revocation(user_id=alice, cluster_id=here), event())
+    )
+    await other.inside.wait()
+    issuing = asyncio.create_task(issue(database, alice, here))
+    await asyncio.sleep(A_MOMENT)
+    was_first = issuing.done()
+    assert was_first == (store.file is None)
+    other.go_on.set()
+    await revoking
+    # PostgreSQL lets nobody wait: what was recorded before the revocation's commit is revoked by it.
+    assert await revoked(database, await issuing) == was_first
+    await other.close()
+
+
+async def test_revocations_wait_for_one_another_and_each_makes_its_own_epoch(
+    database: Database, store: Store
+) -> None:
+    other = Database(store.url)
+    made = await asyncio.gather(
+        *(
+            Revocations(each).revoke(revocation(user_id=user_id()), event())
+            for each in (database, other)
+            for _ in range(10)
+        )
+    )
+    assert sorted(each.epoch for each in made) == list(range(1, 21))
+    assert store.rows("SELECT count(*) FROM revocation WHERE epoch = changed") == [(20,)]
+    await other.close()
+
+
+async def test_a_certificate_that_two_revoke_at_once_stays_revoked_when_one_of_them_is_undone(
+    database: Database, store: Store
+) -> None:
+    record = await issue(database, user_id(), cluster_id())
+    wanted = revocation(fingerprint=record.fingerprint, user_id=record.user_id, cluster_id=record.cluster_id)
+    other = Paused(store.url)
+    first = asyncio.create_task(Revocations(other).revoke(wanted, event()))
+    await other.inside.wait()
+    second = asyncio.create_task(Revocations(database).revoke(replace(wanted, by="cli:second"), event()))
+    await asyncio.sleep(A_MOMENT)
+    assert not second.done()
+    other.go_on.set()
+    await undo(database, await first)
+    await second
+    assert await revoked(database, record)
+    assert store.rows("SELECT revoked_by FROM certificate") == [("cli:second",)]
+    await other.close()
+
+
+async def test_a_user_is_disabled_and_their_password_set_at_once_without_a_deadlock(
+    database: Database, store: Store
+) -> None:
+    alice = await new_user(database)
+    other = Paused(store.url)
+    disabling = asyncio.create_task(DirectoryRows(other).enable_user(alice, False, event(), event()))
+    await other.inside.wait()
+    changing = asyncio.create_task(DirectoryRows(database).set_password(alice, "hash", event()))
+    revoking = asyncio.create_task(Revocations(database).revoke(revocation(user_id=alice), event()))
+    await asyncio.sleep(A_MOMENT)
+    assert not changing.done()
+    assert not revoking.done()
+    other.go_on.set()
+    await asyncio.gather(disabling, changing, revoking)
+    assert store.rows("SELECT value FROM generation") == [(3,)]
+    await other.close()
+
+
+async def test_issuing_and_revoking_at_full_speed_agree_on_what_was_before(
+    database: Database, store: Store
+) -> None:
+    """Answered before the revocation was asked for: revoked. Asked for after it was answered: good."""
+    other = Database(store.url)
+    alice, here = user_id(), cluster_id()
+    ticks = iter(range(1_000_000))
+    asked: dict[bytes, tuple[int, int]] = {}
+    revocations: list[tuple[int, int]] = []
+    stop = asyncio.Event()
+
+    async def issue_once(by: Database) -> None:
+        begun = next(ticks)
+        record = await issue(by, alice, here)
+        asked[record.fingerprint] = (begun, next(ticks))
+
+    async def issue_on(by: Database) -> None:
+        while not stop.is_set():
+            await issue_once(by)
+        await issue_once(by)
+
+    async def revoke_some() -> None:
+        for _ in range(8):
+            await asyncio.sleep(0.01)
+            begun = next(ticks)
+            await Revocations(other).revoke(revocation(user_id=alice, cluster_id=here), event())
+            revocations.append((begun, next(ticks)))
+        stop.set()
+
+    await asyncio.gather(*(issue_on(each) for each in (database, other) for _ in range(3)), revoke_some())
+    query = select(tables.certificate.c.fingerprint, is_revoked())
+    async with database.read() as connection:
+        found = {fingerprint: bool(gone) for fingerprint, gone in await connection.execute(query)}
+    last_asked, last_answered = revocations[-1]
+    before = [found[each] for each, (_, answered) in asked.items() if answered < last_asked]
+    after = [found[each] for each, (begun, _) in asked.items() if begun > last_answered]
+    assert (set(before), set(after)) == ({True}, {False})
+    await other.close()
+
+
+# --- in the middle -------------------------------------------------------------------------------------------------
+
+
+def trace(store: Store) -> tuple[object, ...]:
+    """Everything that a revocation leaves."""
+    return (
+        store.rows("SELECT user_id, fingerprint FROM revocation"),
+        store.rows("SELECT value FROM generation"),
+        store.rows("SELECT revoked_by, revoked_why FROM certificate"),
+        store.rows('SELECT enabled FROM "user"'),
+        [said["kind"] for said in store.events()][1:],
+    )
+
+
+async def test_a_revocation_that_is_given_up_in_the_middle_leaves_nothing(
+    database: Database, store: Store
+) -> None:
+    record = await issue(database, user_id(), cluster_id())
+    before = trace(store)
+    other = Paused(store.url)
+    wanted = revocation(fingerprint=record.fingerprint)
+    revoking = asyncio.create_task(Revocations(other).revoke(wanted, event("certificate.revoked")))
+    await other.inside.wait()
+    revoking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await revoking
+    assert trace(store) == before
+    await other.close()
+
+
+@pytest.mark.parametrize("what", ["certificate", "disabled"])
+async def test_a_revocation_that_is_killed_anywhere_is_all_there_or_not_at_all(
+    store: Store, what: str
+) -> None:
+    database = Database(store.url)
+    alice = await new_user(database)
+    record = await issue(database, alice, cluster_id())
+    await database.close()
+    nothing = trace(store)
+    program = Path(__file__).parents[1] / "revoking_killed.py"
+    arguments = [what, store.url, record.fingerprint.hex(), alice]
+    # The process forks, and a server's connections must not be shared.
+    ended = await asyncio.to_thread(
+        partial(
+            subprocess.run, [sys.executable, program, *arguments], capture_output=True, text=True, timeout=60
+        )
+    )
+    assert ended.returncode == 0, ended.stderr
+    killed = int(ended.stdout)
+    assert killed >= 5
+    traces = [trace(copy_of(store, number)) for number in range(1, killed + 2)]
+    everything = traces[-1]
+    assert everything != nothing
+    assert traces[:-1] == [nothing] * killed
+    assert everything[-1] == [{"certificate": "certificate.revoked", "disabled": "user.disabled"}[what]]
+    assert everything[1] == [(1,)]
+
+
+def copy_of(store: Store, number: int) -> Store:
+    return Store(f"{store.url}_{number}")
