@@ -1,25 +1,64 @@
 """Our own encoding of a leaf against the library's: byte for byte the same."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asn1 import inside
 from clustercert.certificate import LeafBuilder, subject
 from clustercert.keypair import key_type_of, new_key
-from clustercert.model import Grant, KeyType, SigningRequest
+from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
 from clustercert.tbs import ALGORITHM_DER, key_identifier, leaf_extensions, leaf_tbs, signed
-from leaf import spki
+from leaf import assert_signed_by, spki
 from nouns import CA_KEY, client_ca, grant
 
 KEYS = {key_type: new_key(key_type) for key_type in get_args(KeyType)}
 CA = client_ca()
+
+
+def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certificate:
+    """The leaf of the profile as the library's builder makes it: nothing of ours has a part in it."""
+    ca = request.ca.certificate
+    identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in request.grant.groups]
+    names.append(x509.NameAttribute(NameOID.COMMON_NAME, request.grant.username))
+    unset = ("content_commitment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
+    usage = dict.fromkeys((*unset, "encipher_only", "decipher_only"), False)
+    rsa_key = isinstance(request.public_key, rsa.RSAPublicKey)
+    digest = hashes.SHA384() if key_type_of(ca_key.public_key()) == "ec-p384" else hashes.SHA256()
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name(names))
+        .issuer_name(ca.subject)
+        .public_key(request.public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(request.grant.not_before)
+        .not_valid_after(request.grant.not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(digital_signature=True, key_encipherment=rsa_key, **usage), critical=True
+        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(request.public_key), critical=False)
+        .sign(ca_key, None if isinstance(ca_key, ed25519.Ed25519PrivateKey) else digest)
+    )
+
+
+def by_us(leaf: x509.Certificate, request: SigningRequest, ca_key: PrivateKey) -> x509.Certificate:
+    """Our leaf of the same request, with the same serial."""
+    return LeafBuilder(request.ca.certificate, ca_key).build(replace(request, serial=leaf.serial_number))
 
 
 def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -> bytes:
@@ -47,11 +86,15 @@ def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -
 def test_the_library_makes_the_same_leaf(key_type: KeyType, ca_key_type: KeyType) -> None:
     ca_key = KEYS[ca_key_type]
     request = SigningRequest(grant(), KEYS[key_type].public_key(), client_ca(ca_key))
-    leaf = LeafBuilder(request.ca.certificate, ca_key).build(request)
+    leaf = by_the_library(request, ca_key)
     algorithm = ALGORITHM_DER["rsa" if ca_key_type.startswith("rsa") else ca_key_type]
     assert encoded(leaf, request, algorithm) == leaf.tbs_certificate_bytes
     whole = signed(leaf.tbs_certificate_bytes, algorithm, leaf.signature)
     assert whole == leaf.public_bytes(Encoding.DER)
+    ours = by_us(leaf, request, ca_key)
+    assert ours.tbs_certificate_bytes == leaf.tbs_certificate_bytes
+    assert ours.signature_algorithm_oid == leaf.signature_algorithm_oid
+    assert_signed_by(ours, request.ca.certificate)
 
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -73,8 +116,9 @@ def test_the_library_makes_the_same_leaf_for_any_grant(
 ) -> None:
     wanted = Grant("admin", username, groups, not_before, not_before + lifetime)
     request = SigningRequest(wanted, KEYS["ec-p256"].public_key(), CA)
-    leaf = LeafBuilder(CA.certificate, CA_KEY).build(request)
+    leaf = by_the_library(request, CA_KEY)
     assert encoded(leaf, request, ALGORITHM_DER["ec-p256"]) == leaf.tbs_certificate_bytes
+    assert by_us(leaf, request, CA_KEY).tbs_certificate_bytes == leaf.tbs_certificate_bytes
 
 
 @given(
