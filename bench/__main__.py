@@ -209,6 +209,8 @@ def _server(options: argparse.Namespace) -> Iterator[Postgres | None]:
 def main() -> int:
     """Run the parts that were asked for."""
     options = _options()
+    # An installed program is compiled; this one is at its first start, unless the environment forbids it.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     parts = [part for part in options.parts or USUAL if part != "report"]
     if parts:
         WORK.mkdir(parents=True, exist_ok=True)

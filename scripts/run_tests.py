@@ -99,6 +99,8 @@ def check_wheel() -> list[str]:
 
 def main() -> int:
     """Run all, say what failed, count."""
+    # Tests start the program hundreds of times: it is compiled once, and not each time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="clustercert-tests-") as folder:
         own, clients = Path(folder, "own.xml"), Path(folder, "clients.xml")
         failures = run_own_tests(own) + run_clients(clients) + check_wheel()

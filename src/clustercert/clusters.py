@@ -162,7 +162,7 @@ def _check(wanted: Registration) -> None:
     if len(wanted.san_urls) > MAX_SAN_URLS:
         raise InvalidRequest(f"A cluster has at most {MAX_SAN_URLS} further addresses.")
     for url in (wanted.internal_url, *filter(None, [wanted.external_url]), *wanted.san_urls):
-        _check_url(url)
+        check_url(url)
     if len(wanted.server_ca_pem) > MAX_CA_BYTES or b"PRIVATE KEY" in wanted.server_ca_pem:
         raise InvalidRequest("The server CA is a PEM file of certificates only, at most 64 KiB.")
     certificates(wanted.server_ca_pem)
@@ -205,7 +205,8 @@ def _check_roles(roles: Mapping[str, str]) -> None:
             raise InvalidRequest(f"{rule!r}={role!r} names no ClusterRole.")
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str) -> None:
+    """Raises InvalidRequest where this is no address of an API server."""
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import pytest
@@ -92,13 +92,23 @@ def groups(report: dict[str, object]) -> list[tuple[str, int, int]]:
     return [(each["name"], each["users"], each["credentials"]) for each in found]
 
 
-def give_token(place: Place) -> None:
+def give_token(place: Place, asked: datetime | None, number: int = 0) -> None:
     place.execute(
-        "INSERT INTO webhook_token (id, cluster_id, hash, created_at) VALUES (?, ?, ?, '2026-01-01 00:00:00.000000')",
-        "0" * 32,
+        "INSERT INTO webhook_token (id, cluster_id, hash, created_at, last_asked_at)"
+        " VALUES (?, ?, ?, '2026-01-01 00:00:00.000000', ?)",
+        f"{number:032}",
         place.world.clusters["plain"].id,
-        b"h" * 32,
+        bytes([number]) * 32,
+        f"{asked:%Y-%m-%d %H:%M:%S.%f}" if asked else None,
     )
+
+
+def webhook(place: Place) -> tuple[bool, str | None]:
+    """Whether it is set up, and what is lacking."""
+    ways = place.report()["ways_to_stop"]
+    assert isinstance(ways, list)
+    (found,) = (way for way in ways if way["name"] == "webhook")
+    return found["set_up"], found["lacking"]
 
 
 def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Place) -> None:
@@ -136,7 +146,7 @@ def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Plac
 
 
 def test_a_webhook_keeps_revoked_ones_out_but_not_masters(place: Place) -> None:
-    give_token(place)
+    give_token(place, utc_now())
     quick = ["webhook", "ca", "expiry"]
     assert credentials(place.report()) == {
         place.name(place.admins): ("live", True, quick),
@@ -148,6 +158,26 @@ def test_a_webhook_keeps_revoked_ones_out_but_not_masters(place: Place) -> None:
     report = place.report(group="system:masters")
     assert credentials(report) == {place.name(place.revoked): ("revoked", True, ["ca", "expiry"])}
     assert groups(report) == [("system:authenticated", 1, 1), ("system:masters", 1, 1)]
+
+
+def test_a_token_alone_keeps_nobody_out(place: Place) -> None:
+    assert webhook(place) == (False, None)
+    give_token(place, None)
+    set_up, lacking = webhook(place)
+    assert not set_up
+    assert lacking is not None
+    assert "the API server has never asked" in lacking
+    assert credentials(place.report())[place.name(place.revoked)] == ("revoked", True, ["ca", "expiry"])
+    long_ago = utc_now() - timedelta(days=1, minutes=1)
+    give_token(place, long_ago, 1)
+    set_up, lacking = webhook(place)
+    assert not set_up
+    assert lacking is not None
+    assert f"has not asked since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
+    place.execute(
+        "UPDATE webhook_token SET last_asked_at = ? WHERE id = ?", f"{utc_now():%F %T}.0", f"{1:032}"
+    )
+    assert webhook(place) == (True, None)
 
 
 def test_the_report_is_narrowed_to_a_user_or_a_group(place: Place) -> None:

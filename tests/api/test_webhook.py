@@ -302,6 +302,8 @@ def test_use_is_recorded_when_the_service_ends_at_the_latest(own: World) -> None
             audit_event(credential_id(told), at="2026-03-02T10:00:00.000001Z"),
             audit_event(credential_id(told), at="2999-01-01T00:00:00Z"),
         )
+        tells = api_server(own, service, "eip")
+        assert tells.post(event_list(), "/audit-events").status_code == 200
         answer = server.post(log, "/audit-events?timeout=30s")
         assert answer.status_code == 200
         assert answer.json() == {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}
@@ -313,6 +315,10 @@ def test_use_is_recorded_when_the_service_ends_at_the_latest(own: World) -> None
     # Whose clock is ahead is believed only up to now.
     assert (of_told[0], str(of_told[1])[:10]) == ("2026-03-01 10:00:00.000000", today)
     assert stores.rows(own.database, query, unused) == [(None, None)]
+    query = "SELECT last_asked_at FROM webhook_token WHERE cluster_id = ? ORDER BY created_at DESC LIMIT 1"
+    assert [str(at)[:10] for (at,) in stores.rows(own.database, query, server.cluster.id)] == [today]
+    # Whoever only tells, doesn't ask.
+    assert stores.rows(own.database, query, tells.cluster.id) == [(None,)]
 
 
 def test_alerts_come_from_audit_events_too(own: World) -> None:

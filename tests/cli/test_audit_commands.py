@@ -81,10 +81,25 @@ def test_an_export_is_checked_with_nothing_but_the_key(operator: Operator, file:
     assert "REMOVED: The event at place 2 is gone" in done.err
     checkpoint.write_text("nothing")
     assert "can't be trusted" in operator.is_refused(*verify, "--key", key)
-    assert "--key: the verifier key" in operator.is_refused(*verify, "--key", "nonsense")
+    assert "--key: the verifier key" in operator.is_refused(*verify, "--key", "non+sense")
+    assert "--key: there is no file lost.key" in operator.is_refused(*verify, "--key", "lost.key")
     assert "is no exported log" in operator.is_refused(
         "audit", "verify", "--export", operator.folder / "none"
     )
+
+
+def test_nothing_is_exported_among_other_files(operator: Operator, file: Path) -> None:
+    folder = operator.folder / "home"
+    folder.mkdir()
+    operator.gets("audit", "export", "--out", folder)
+    # A run that was stopped goes on.
+    (folder / ".checkpoint.new").touch()
+    operator.gets("audit", "export", "--out", folder)
+    (folder / "letters").touch()
+    before = sorted(folder.rglob("*"))
+    assert "Name a new or empty folder" in operator.is_refused("audit", "export", "--out", folder)
+    assert "Name a new or empty folder" in operator.is_refused("audit", "export", "--out", folder / "letters")
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_events_are_shown_the_last_ones_last(operator: Operator, file: Path) -> None:

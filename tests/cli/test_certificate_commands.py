@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import world as worlds
 from clustercert.certificate import fingerprint, serial_hex
+from clustercert.model import utc_now
 from inprocess import Service
 from leaf import leaf_of, openssl
 from operating import Operator
@@ -242,11 +243,25 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
     ):
         assert words in said
 
+    assert (
+        max(
+            len(line)
+            for line in lines[lines.index("What stops a certificate once it is revoked, and how fast:") :]
+        )
+        <= 100
+    )
+
     shell.execute(
         "INSERT INTO webhook_token (id, cluster_id, hash, created_at)"
         " VALUES ('t', ?, x'00', '2026-01-01 00:00:00.000000')",
         shell.world.clusters["plain"].id,
     )
+    said = " ".join(shell.operator.gets("certificate", "access", "--cluster", "plain").split())
+    assert "webhook (not set up): A token exists, but the API server has never asked." in said
+    assert (
+        "the API server has never asked" in shell.operator.types("certificate", "revoke", shell.name(2)).err
+    )
+    shell.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
     shell.execute(
         "INSERT INTO unknown_credential VALUES (?, x'abcd', 'mallory', '[\"system:masters\"]',"
         " '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')",

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from clustercert.certificate import chain_pem, new_client_ca
 from clustercert.keypair import new_key
 from operating import Operator, new_operator
-from stores import rows
+from stores import execute, rows
 
 COMMAND = (sys.executable, "-m", "clustercert")
 PASSWORD = "correct horse"
@@ -176,6 +176,15 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: World) -> None
         == 0
     )
     assert "clustercert login" in world.user("kubeconfig", "get", "prod").stderr
+
+
+def test_whoever_is_not_known_any_more_is_told_to_log_in_again(world: World) -> None:
+    world.log_in()
+    execute(world.folder / "data" / "clustercert.db", "DELETE FROM token")
+    done = world.user("kubeconfig", "get", world.cluster_id)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Run `clustercert login` again." in done.stderr
+    assert world.user("logout").returncode == 0
 
 
 def test_a_login_by_access_key_signs_each_request(world: World) -> None:

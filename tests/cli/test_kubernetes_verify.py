@@ -54,6 +54,14 @@ def test_a_cluster_that_does_not_ask_goes_on_accepting_and_the_proof_says_so(sit
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
+def test_an_address_that_is_none_is_misuse_and_nothing_is_issued(site: Site) -> None:
+    before = len(site.certificates())
+    for address in ("foo", "http://10.0.0.5:6443", "https://"):
+        said = site.operator.misuses("kubernetes", "verify", "prod", "--address", address)
+        assert "is no address of an API server" in said
+    assert len(site.certificates()) == before
+
+
 def without_webhook(folder: Path) -> Path:
     document = yaml.safe_load((folder / "authorization-config.yaml").read_text())
     document["authorizers"] = [each for each in document["authorizers"] if each["type"] != "Webhook"]

@@ -43,6 +43,11 @@ def test_a_token_is_made_listed_exchanged_and_removed(operator: Operator, cluste
     listed = operator.gets_json("kubernetes", "token", "list", "prod")
     assert [token["id"] for token in listed] == [first["id"], second["id"]]
     assert "ccw_" not in json.dumps(listed)
+    assert [token["last_asked_at"] for token in listed] == [None, None]
+    execute(database(operator), "UPDATE webhook_token SET last_asked_at = ?", "2026-03-01 00:00:00.000000")
+    lines = operator.gets("kubernetes", "token", "list", "prod").splitlines()
+    assert lines[0].split() == ["ID", "CREATED-AT", "LAST-ASKED-AT"]
+    assert lines[1].split()[2] == "2026-03-01T00:00:00Z"
     done = operator.types("kubernetes", "token", "remove", "prod", first["id"], "--yes")
     assert (done.code, "within a second" in done.err) == (0, True)
     assert "no such webhook token" in operator.is_refused(

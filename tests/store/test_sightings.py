@@ -18,9 +18,10 @@ from clustercert.store.credentials import Credentials, Feed
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
 from clustercert.store.sightings import Alerts, SightingRows, UnknownUse, Use
-from clustercert.store.webhook_tokens import Gate
+from clustercert.store.webhook_tokens import Gate, WebhookTokenRows
 from clustercert.webhook.review import Identity
 from clustercert.webhook.sightings import UNKNOWN_WAITING, WAITING, Sighting, Sightings
+from clustercert.webhook.tokens import WebhookTokens, hash_of
 from nouns import CLUSTER_ID, PROJECT_ID
 from stores import NOW, Store, blob, certificate_record, event
 from webhooks import registered
@@ -297,6 +298,40 @@ async def test_what_a_removed_cluster_saw_is_nobodys(
     await ClusterRows(database).remove(CLUSTER_ID, event("cluster.removed"))
     await sightings.flush()
     assert store.rows("SELECT * FROM unknown_credential") == []
+
+
+async def test_when_an_api_server_asked_is_written_once_a_minute(
+    database: Database, store: Store, there: Cluster
+) -> None:
+    clock = [NOW]
+    tokens = WebhookTokens(WebhookTokenRows(database), Feed(database), lambda: NOW)
+    here, elsewhere = (Sightings(SightingRows(database), lambda: clock[0]) for _ in range(2))
+    first, second = [(await tokens.create(there, actor="cli:test", origin=ORIGIN)) for _ in range(2)]
+
+    async def asked_at(by: Sightings) -> dict[str, object]:
+        by.note_asking(hash_of(first.text))
+        await by.flush()
+        return {token.id: token.last_asked_at for token in await tokens.of_cluster(there.id)}
+
+    generation = store.rows("SELECT value FROM generation")
+    assert await asked_at(here) == {first.token.id: NOW, second.token.id: None}
+    for seconds, expected in ((59, 0), (121, 121)):
+        clock[0] = NOW + seconds * SECOND
+        for by in (elsewhere, here):
+            assert await asked_at(by) == {first.token.id: NOW + expected * SECOND, second.token.id: None}
+    assert store.rows("SELECT value FROM generation") == generation
+    # Who asks while the database is away is written down later.
+    clock[0] = NOW + timedelta(hours=1)
+    store.execute("ALTER TABLE webhook_token RENAME TO elsewhere")
+    with pytest.raises(Unavailable):
+        await asked_at(here)
+    store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
+    await here.flush()
+    assert clock[0] in {token.last_asked_at for token in await tokens.of_cluster(there.id)}
+    # A removed token's is nobody's.
+    await tokens.remove(there, first.token.id, actor="cli:test", origin=ORIGIN)
+    clock[0] += timedelta(hours=1)
+    assert await asked_at(here) == {second.token.id: None}
 
 
 async def test_what_could_not_be_written_waits(

@@ -190,6 +190,41 @@ async def test_only_so_many_stay_open(scene: Scene) -> None:
     assert all(api._http.is_closed for api in opened)
 
 
+async def test_what_is_forgotten_while_another_is_closed_stays_open_for_whoever_took_it(scene: Scene) -> None:
+    closed: list[bool] = []
+
+    async def look(api: KubeApi) -> None:
+        closed.append(api._http.is_closed)
+
+    def known(number: int) -> Cluster:
+        return replace(scene.known, id=f"{number:036x}")
+
+    for number in range(MAX_OPEN):
+        await scene.access.call(known(number), look)
+    inside, go_on = asyncio.Event(), asyncio.Event()
+    oldest = next(iter(scene.access._ways.values())).api
+
+    class Slow:
+        """The oldest connection, whose end takes its time."""
+
+        async def close(self) -> None:
+            inside.set()
+            await go_on.wait()
+            await oldest.close()
+
+    next(iter(scene.access._ways.values())).api = Slow()  # type: ignore[assignment] # what is closed of it
+    closed.clear()
+    waiting = asyncio.create_task(scene.access.call(known(MAX_OPEN), look))
+    await inside.wait()
+    for number in range(MAX_OPEN + 1, 2 * MAX_OPEN + 1):
+        await scene.access.call(known(number), look)
+    go_on.set()
+    await waiting
+    assert closed == [False] * (MAX_OPEN + 1)
+    assert not any(way.users for way in scene.access._ways.values())
+    await scene.access.close()
+
+
 async def test_an_expired_ca_and_a_missing_signer_are_said_to_be(scene: Scene) -> None:
     scene.now = NOW + timedelta(days=4000)
     with pytest.raises(Unavailable):

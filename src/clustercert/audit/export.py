@@ -46,6 +46,14 @@ class Exported:
     events: int
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder has anything in it that no export writes."""
+    # The last one lies in every file system's own root.
+    ours = {CHECKPOINT, VERIFIER_KEY, "tile", "events", "lost+found"}
+    beside = {_beside(Path(name)).name for name in ours}
+    return any(path.name not in ours | beside for path in folder.iterdir())
+
+
 class Exporter:
     """Copies a log into a folder; one that has an older export is brought up to date."""
 
@@ -238,10 +246,15 @@ def _drop_narrower(folder: Path, path: TilePath) -> None:
             other.unlink()
 
 
+def _beside(path: Path) -> Path:
+    """Where a file is written before it takes its place."""
+    return path.with_name(f".{path.name}.new")
+
+
 def _write(path: Path, content: bytes) -> None:
     """Make or replace a file whole: whoever reads it meanwhile sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
+    beside = _beside(path)
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -8,7 +8,7 @@ import typer
 from clustercert.cli import cluster as cluster_commands
 from clustercert.cli.cluster import InProjectOption
 from clustercert.cli.named import user_id_of
-from clustercert.cli.output import Output, OutputOption, Row, answer, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, Row, answer, note, paragraph, show_list, show_one
 from clustercert.cli.session import Operator, operate
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _explain(report: "JsonObject") -> None:
     answer("\nWhat stops a certificate once it is revoked, and how fast:\n\n")
     for way in cast("list[dict[str, str]]", report["ways_to_stop"]):
         set_up = "" if way["set_up"] else " (not set up)"
-        answer(f"  {way['name']}{set_up}: {way['within']} Does not stop: {way['does_not_stop']}\n")
+        lacking = f" {way['lacking']}" if way["lacking"] else ""
+        paragraph(f"{way['name']}{set_up}:{lacking} {way['within']} Does not stop: {way['does_not_stop']}")
     answer("\nWhat goes on all the same:\n\n")
     for sentence in cast("list[str]", report["what_remains"]):
-        answer(f"  - {sentence}\n")
+        paragraph(f"- {sentence}")

@@ -98,6 +98,8 @@ def export(
     from clustercert.audit.export import Exporter
     from clustercert.store.evidence import EvidenceRows
 
+    _check_room(out)
+
     async def work(operator: Operator) -> Row:
         parts = operator.parts
         await parts.log_sealer.seal_all()
@@ -307,6 +309,16 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "Repor
     verifier = verifier_key(key or str(folder / VERIFIER_KEY), None, str(folder))
     with notes_explained():
         return asyncio.run(verified(ExportedLog(folder), verifier, trusted_heads(files, verifier)))
+
+
+def _check_room(folder: Path) -> None:
+    """Raise UnclearError where other files lie than those of an export, finished or not."""
+    from clustercert.audit.export import is_foreign
+
+    if folder.exists() and (not folder.is_dir() or is_foreign(folder)):
+        raise UnclearError(
+            f"{folder} has something else in it than an exported log. Name a new or empty folder."
+        )
 
 
 async def _sealed(operator: Operator) -> None:

@@ -49,6 +49,8 @@ def verifier_key(given: str | None, own: "VerifierKey | None", whose: str) -> "V
             " with --key."
         )
         return own
+    if not Path(given).exists() and "+" not in given:
+        raise UnclearError(f"--key: there is no file {given}, and a verifier key looks like NAME+HASH+KEY.")
     text = _read(Path(given)) if Path(given).exists() else given
     try:
         return VerifierKey.parsed(text)

@@ -122,7 +122,7 @@ def get(
     key = LocalKey() if local_key else None
     asking = _Asking(wish, key.csr_pem() if key else None, reason)
     whose = _whose(profile_name, plain_http=plain_http)
-    with whose.client() as client:
+    with whose.explained(), whose.client() as client:
         obtained = vetted(asking.kubeconfig(client, whose.project_id, cluster), key)
     if context is not None:
         if context not in obtained.contexts:

@@ -10,6 +10,7 @@ from clustercert.cli.cluster import ClusterArgument, InProjectOption
 from clustercert.cli.kubernetes_setup import BindOption, bound_roles, policy_groups
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list
 from clustercert.cli.session import Operator, operate, settings
+from clustercert.errors import InvalidRequest
 
 if TYPE_CHECKING:
     # The command loads what makes the proof only when it is run.
@@ -77,6 +78,8 @@ def verify(
     wanted_rule = _rule(loaded, rule)
     bound = bound_roles(policy_groups(loaded), bind)
     said = tuple(_right(each, namespace) for each in can or ())
+    if address is not None:
+        _check_address(address)
 
     async def work(operator: Operator) -> "list[Check]":
         from clustercert.cli.cluster_proof import Proof, Wanted
@@ -117,6 +120,16 @@ def _rule(loaded: "Settings", role: str | None) -> "RuleSettings":
     raise typer.BadParameter(
         f"the policy has rules for {', '.join(each.role for each in rules)}.", param_hint="--rule"
     )
+
+
+def _check_address(address: str) -> None:
+    """Before anything is issued that would have to be revoked. Raises typer.BadParameter."""
+    from clustercert.clusters import check_url
+
+    try:
+        check_url(address)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.message, param_hint="--address") from error
 
 
 def _rights(cluster_roles: list[str]) -> "tuple[Right, ...]":

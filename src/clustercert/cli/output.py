@@ -6,7 +6,9 @@ is data: never markup, and its control characters are shown, not sent to the ter
 
 import json
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +20,7 @@ Row = Mapping[str, object]
 
 _GAP = "   "
 _NOTHING = "-"
+_PAGE_WIDTH, _LEAST_WIDTH = 100, 40
 _PERHAPS_NOT_PRINTABLE = re.compile(r"[^\n -~]")
 
 
@@ -94,6 +97,20 @@ def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
 def answer(text: str) -> None:
     """Write to standard output."""
     sys.stdout.write(text)
+
+
+def paragraph(text: str) -> None:
+    """Write a text to standard output, indented, in lines that fit the terminal, or a page where there is none."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAGE_WIDTH
+    lines = textwrap.wrap(
+        printable(text),
+        max(width, _LEAST_WIDTH),
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    answer("".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:

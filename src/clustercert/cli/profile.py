@@ -3,9 +3,10 @@
 A profile has a token or an access key, never a password.
 """
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,6 +62,20 @@ class Profile:
                 "again."
             )
         return Client(self.url, TokenAuth(self.token or ""), ca_pem=self.ca_pem)
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say what to do where the service doesn't know this user any more. Raises ProfileError."""
+        from clustercert.client.wire import Refused
+
+        try:
+            yield
+        except Refused as error:
+            if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - the refusal of who one is
+                raise
+            raise ProfileError(
+                f"{error.message} The login at {self.url} has ended. Run `clustercert login` again."
+            ) from error
 
 
 def load(name: str, environment: Mapping[str, str]) -> Profile:

@@ -176,9 +176,10 @@ async def _hint(operator: Operator, made: "Revocation", cluster: "Cluster | None
     ways = await operator.parts.inventory.access.ways(cluster)
     quick = [way for way in ways if way.set_up and way.name not in ("ca", "expiry")]
     if not quick:
+        lacking = next((way.lacking for way in ways if way.lacking), "See `clustercert kubernetes setup`.")
         return (
             f"Revoked, but nothing is set up in the cluster {cluster.name} that would refuse it: it gets in until it"
-            f" ends. See `clustercert kubernetes setup`.{undoing}"
+            f" ends. {lacking}{undoing}"
         )
     names = " and ".join(way.name for way in quick)
     return (

@@ -54,14 +54,17 @@ def list_tokens(
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List a cluster's tokens by their ids; the tokens themselves are not kept."""
+    """List a cluster's tokens by their ids, and when the API server last asked with each.
+
+    The tokens themselves are not kept. What the audit webhook tells counts as no question.
+    """
 
     async def work(operator: Operator) -> list[Row]:
         cluster = await cluster_commands.find(operator, name, project)
         tokens = await operator.parts.webhook.tokens.of_cluster(cluster.id)
         return [{"id": token.id, **_more(token)} for token in tokens]
 
-    show_list(operate(context, work), output, columns=("id", "created_at"), name="id")
+    show_list(operate(context, work), output, columns=("id", "created_at", "last_asked_at"), name="id")
 
 
 @app.command()
@@ -86,4 +89,8 @@ def remove(
 
 
 def _more(token: "WebhookToken") -> Row:
-    return {"cluster_id": token.cluster_id, "created_at": token.created_at}
+    return {
+        "cluster_id": token.cluster_id,
+        "created_at": token.created_at,
+        "last_asked_at": token.last_asked_at,
+    }

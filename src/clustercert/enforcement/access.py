@@ -99,15 +99,13 @@ class Access:
 
         Raises what `work` raises, SignerError, RemoteFailed or Unavailable.
         """
-        way = await self._way(cluster)
-        try:
-            async with _used(way):
+        async with self._opened(cluster) as way:
+            try:
                 return await work(way.api)
-        except Refused as refused:
-            if refused.http_status not in _NOT_WELCOME or not await self._is_to_be_renewed(way):
-                raise
-        way = await self._way(cluster, instead_of=way)
-        async with _used(way):
+            except Refused as refused:
+                if refused.http_status not in _NOT_WELCOME or not await self._is_to_be_renewed(way):
+                    raise
+        async with self._opened(cluster, instead_of=way) as way:
             return await work(way.api)
 
     async def close(self) -> None:
@@ -116,7 +114,9 @@ class Access:
             _, way = self._ways.popitem()
             await way.retire()
 
-    async def _way(self, cluster: Cluster, instead_of: _Way | None = None) -> _Way:
+    @contextlib.asynccontextmanager
+    async def _opened(self, cluster: Cluster, instead_of: _Way | None = None) -> AsyncIterator[_Way]:
+        """A way that nobody closes before the block is left."""
         # One certificate for all that ask at once.
         lock = self._making.setdefault(cluster.id, asyncio.Lock())
         async with lock:
@@ -127,11 +127,18 @@ class Access:
                     await old.retire()
                 self._ways[cluster.id] = way = fresh
             self._ways.move_to_end(cluster.id)
-        if len(self._ways) > MAX_OPEN:
-            forgotten, oldest = self._ways.popitem(last=False)
-            self._making.pop(forgotten, None)
-            await oldest.retire()
-        return way
+            # Before anything is awaited: others make ways at the same time, and may forget this one for theirs.
+            way.users += 1
+        try:
+            if len(self._ways) > MAX_OPEN:
+                forgotten, oldest = self._ways.popitem(last=False)
+                self._making.pop(forgotten, None)
+                await oldest.retire()
+            yield way
+        finally:
+            way.users -= 1
+            if way.retired and not way.users:
+                await way.api.close()
 
     async def _is_to_be_renewed(self, way: _Way) -> bool:
         """Whether another certificate may be welcome: whoever revokes everything of a cluster revokes this one too."""
@@ -177,17 +184,6 @@ class Access:
         identity = ClientIdentity(chain_pem(chain), key_pem(key))
         api = KubeApi(cluster.internal_url, cluster.server_ca_pem, identity)
         return _Way(cluster, api, record.fingerprint, made_at=now, not_after=grant.not_after)
-
-
-@contextlib.asynccontextmanager
-async def _used(way: _Way) -> AsyncIterator[None]:
-    way.users += 1
-    try:
-        yield
-    finally:
-        way.users -= 1
-        if way.retired and not way.users:
-            await way.api.close()
 
 
 def _grant(cluster: Cluster, now: datetime) -> Grant:

@@ -3,9 +3,9 @@
 Source of the speeds and of what remains: measurements of kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Literal
 
@@ -19,6 +19,10 @@ from clustercert.store.inventory import Listed, State
 MAX_CREDENTIALS = 2000
 MAX_UNKNOWN = 1000
 
+# An API server asks only while somebody shows one of our certificates, and keeps an answer for some seconds: a silent
+# night says nothing.
+ASKED_WITHIN = timedelta(days=1)
+
 # kube-apiserver puts everybody who authenticated into it.
 AUTHENTICATED = "system:authenticated"
 
@@ -30,16 +34,18 @@ class Way:
     """A way to keep a credential out.
 
     Attributes:
-        set_up: whether this service has been told to use it in the cluster; that the API server does its part, only
-            `clustercert kubernetes verify` shows.
+        set_up: whether this service has been told to use it in the cluster, and for the webhook, whether the API
+            server asked lately; that it does as it is told, only `clustercert kubernetes verify` shows.
         within: how soon it takes effect, a sentence.
         limits: what it doesn't stop, a sentence.
+        lacking: what was begun and isn't done, a sentence; None where nothing is known to lack.
     """
 
     name: WayName
     set_up: bool
     within: str
     limits: str
+    lacking: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +151,7 @@ class AccessReports:
 
     async def ways(self, cluster: Cluster) -> tuple[Way, ...]:
         """What can keep a credential out of a cluster, set up there or not, the quickest first."""
-        return _ways(cluster, webhook=await self.rows.webhook_tokens(cluster.id) > 0)
+        return _ways(cluster, await self.rows.asked(cluster.id), self.now())
 
 
 def _credential(listed: Listed, now: datetime, set_up: set[WayName], roles: Mapping[str, str]) -> Credential:
@@ -203,12 +209,15 @@ def _times(times: Iterable[datetime | None]) -> Iterable[datetime]:
     return (time for time in times if time is not None)
 
 
-def _ways(cluster: Cluster, *, webhook: bool) -> tuple[Way, ...]:
+def _ways(cluster: Cluster, asked: Sequence[datetime | None], now: datetime) -> tuple[Way, ...]:
     options = cluster.options
+    last = max(_times(asked), default=None)
+    asks = last is not None and now - last <= ASKED_WITHIN
     return (
         Way(
             "webhook",
-            set_up=webhook,
+            set_up=asks,
+            lacking=_silence(last) if asked and not asks else None,
             within="Within 1 second plus the webhook's unauthorizedTTL, so 3 seconds as `clustercert kubernetes setup`"
             " writes it.",
             limits="Members of system:masters: the API server never asks the webhook about them. While the webhook"
@@ -242,6 +251,14 @@ def _ways(cluster: Cluster, *, webhook: bool) -> tuple[Way, ...]:
             within="At the certificate's not_after; the API server looks at each request.",
             limits="Nothing sooner.",
         ),
+    )
+
+
+def _silence(last: datetime | None) -> str:
+    since = "never asked" if last is None else f"not asked since {last:%Y-%m-%dT%H:%M:%SZ}"
+    return (
+        f"A token exists, but the API server has {since}. Give it the files of `clustercert kubernetes setup`, and"
+        " prove it with `clustercert kubernetes verify`."
     )
 
 

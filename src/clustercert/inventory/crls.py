@@ -15,6 +15,9 @@ from clustercert.policy import BACKDATE
 from clustercert.store.crls import CrlRows, Revoked
 
 LIFETIME = timedelta(days=1)
+# Anybody may ask, and making a long list takes seconds: what is this young is given out whatever was revoked since, as
+# caches do with it anyway.
+LEAST_AGE = timedelta(seconds=10)
 # Some ten megabytes. Who has that many revoked at once takes the CA out of use instead.
 MAX_ENTRIES = 200_000
 KEPT = 64
@@ -34,11 +37,13 @@ class Crl:
 
     Attributes:
         number: its CRL number.
+        made_at: when its content was read.
         refresh_at: from then on a new one is made, whatever has changed.
     """
 
     der: bytes
     number: int
+    made_at: datetime
     refresh_at: datetime
 
 
@@ -52,7 +57,10 @@ class _Kept:
 
 
 class Crls:
-    """Makes the lists, and gives each out until a revocation changes or half of its lifetime is over."""
+    """Makes the lists, and gives each out until a revocation changes or half of its lifetime is over.
+
+    A revocation shows within LEAST_AGE and the second that it takes to reach every process.
+    """
 
     def __init__(self, rows: CrlRows, custody: Unsealer, now: Callable[[], datetime]) -> None:
         self._rows = rows
@@ -82,9 +90,13 @@ class Crls:
 
     async def _good(self, key: tuple[str, str]) -> Crl | None:
         """The kept list, if nothing has changed since."""
-        kept = self._kept.get(key)
-        if kept is None or self._now() >= kept.crl.refresh_at:
+        kept, now = self._kept.get(key), self._now()
+        # A clock that was set back must not make a list last.
+        if kept is None or not kept.crl.made_at <= now < kept.crl.refresh_at:
             return None
+        if now < kept.crl.made_at + LEAST_AGE:
+            self._kept.move_to_end(key)
+            return kept.crl
         generation = self._rows.generation
         seen = generation.value
         if not (generation.fresh() and kept.generation == seen):
@@ -117,7 +129,7 @@ class Crls:
             this_update=now - BACKDATE,
             next_update=now + LIFETIME,
         )
-        return Crl(der, number, refresh_at=now + LIFETIME / 2), revoked.changed
+        return Crl(der, number, made_at=now, refresh_at=now + LIFETIME / 2), revoked.changed
 
 
 def _number(revoked: Revoked, now: datetime) -> int:

@@ -118,7 +118,13 @@ def _unknown(unknown: Unknown) -> JsonObject:
 
 
 def _way(way: Way) -> JsonObject:
-    return {"name": way.name, "set_up": way.set_up, "within": way.within, "does_not_stop": way.limits}
+    return {
+        "name": way.name,
+        "set_up": way.set_up,
+        "lacking": way.lacking,
+        "within": way.within,
+        "does_not_stop": way.limits,
+    }
 
 
 def _plain(value: object) -> object:

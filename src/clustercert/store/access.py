@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from clustercert.store import tables
 from clustercert.store.database import Database
@@ -58,8 +58,8 @@ class AccessRows:
                 for row in rows
             )
 
-    async def webhook_tokens(self, cluster_id: str) -> int:
-        """How many tokens the cluster's webhooks have: without one, its API server can't ask."""
-        query = select(func.count()).select_from(_token).where(_token.c.cluster_id == cluster_id)
+    async def asked(self, cluster_id: str) -> tuple[datetime | None, ...]:
+        """For each token of the cluster's webhooks, when its API server last asked with it; None is never."""
+        query = select(_token.c.last_asked_at).where(_token.c.cluster_id == cluster_id)
         async with self._database.read() as connection:
-            return (await connection.execute(query)).scalar_one()
+            return tuple((await connection.execute(query)).scalars())

@@ -1,6 +1,6 @@
-"""Every SQL statement that writes down which credentials were seen in use."""
+"""Every SQL statement that writes down which credentials were seen in use, and which API servers asked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from clustercert.store.database import Database
 from clustercert.store.events import record_events
 
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_credential
+_token = tables.webhook_token
 
 # The times of use are exact to this, and one credential costs at most one write in it, however many workers see it.
 EXACTNESS = timedelta(minutes=1)
@@ -81,6 +82,15 @@ class SightingRows:
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             async with self._database.write() as connection:
                 await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
+
+    async def add_asked(self, times: Mapping[bytes, datetime]) -> None:
+        """When API servers asked, by the hashes of their tokens; in the order of these, as above."""
+        rows = [
+            {"token_hash": token, "at": at, "before": at - EXACTNESS} for token, at in sorted(times.items())
+        ]
+        if rows:
+            async with self._database.write() as connection:
+                await connection.execute(_ASKED, rows)
 
     async def first_use(self, use: Use, event: AuditEvent) -> bool:
         """The same for one certificate, with an event where it was never seen before; whether it was so."""
@@ -195,6 +205,14 @@ _SEEN = (
         _worth_it(_certificate.c.first_seen_at, _certificate.c.last_seen_at),
     )
     .values(_widened(_certificate.c.first_seen_at, _certificate.c.last_seen_at))
+)
+_ASKED = (
+    update(_token)
+    .where(
+        _token.c.hash == bindparam("token_hash"),
+        or_(_token.c.last_asked_at.is_(None), _token.c.last_asked_at < _time("before")),
+    )
+    .values(last_asked_at=_time("at"))
 )
 _SEEN_AGAIN = (
     update(_unknown)

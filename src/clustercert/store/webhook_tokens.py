@@ -24,12 +24,15 @@ class WebhookToken:
     Attributes:
         id: 32 hex digits; what it is called where it must not be seen.
         hash: SHA-256 of the token text, 32 bytes.
+        last_asked_at: when an API server last asked with it whether to honour a credential, to the minute; None where
+            none ever did.
     """
 
     id: str
     cluster_id: str
     hash: bytes
     created_at: datetime
+    last_asked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class WebhookTokenRows:
         query = select(_token).where(_token.c.cluster_id == cluster_id)
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(_token.c.created_at, _token.c.id))
-            return tuple(WebhookToken(row.id, row.cluster_id, row.hash, row.created_at) for row in rows)
+            return tuple(WebhookToken(**row._mapping) for row in rows)  # noqa: SLF001
 
     async def add(self, token: WebhookToken, event: AuditEvent) -> None:
         """Raises NotFound where the cluster is gone, or Conflict where it has as many as it may."""

@@ -127,7 +127,11 @@ class WayBody(BaseModel):
 
     name: str
     set_up: bool = Field(
-        description="Whether this service was told to use it; `clustercert kubernetes verify` proves that it works."
+        description="Whether this service was told to use it, and for the webhook, whether the API server asked within"
+        " a day; `clustercert kubernetes verify` proves that it works."
+    )
+    lacking: str | None = Field(
+        description="What was begun and isn't done; null where nothing is known to lack."
     )
     within: str
     does_not_stop: str

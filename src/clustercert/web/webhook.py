@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from clustercert.errors import RequestTimeout, TooLarge, Unauthenticated, Unavailable
 from clustercert.model import JsonObject
-from clustercert.store.webhook_tokens import Gate
 from clustercert.web import bodies, render, webhook_bodies
 from clustercert.web.deps import Services, ServicesDep, origin
 from clustercert.web.direct import DirectRoute
 from clustercert.webhook import audit_events, review
 from clustercert.webhook.authorize import TOO_LARGE, Decision, counted
+from clustercert.webhook.tokens import hash_of
 
 CLUSTER = "/clustercert/v1/kubernetes/clusters/{cluster_id}"
 AUTHORIZE = f"{CLUSTER}/authorize"
@@ -120,7 +120,7 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
 async def take_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
     """A kube-apiserver's audit webhook; what is kept are the times of use, and what should be looked at."""
     try:
-        gate = await _admitted(request, services, cluster_id)
+        gate = await services.webhook.tokens.admit(cluster_id, _token(request))
         raw = await _body(request, services, keep=MAX_AUDIT_EVENTS, read=MAX_AUDIT_EVENTS)
         observed = audit_events.parse_list(raw or b"")
         await services.webhook.observation.observe(gate, observed, origin(request))
@@ -133,7 +133,9 @@ async def take_audit_events(request: Request, services: ServicesDep, cluster_id:
 async def answer_review(request: Request, services: Services, cluster_id: str) -> Response:
     """Token, size, meaning, then the use case: in this order."""
     try:
-        gate = await _admitted(request, services, cluster_id)
+        token = _token(request)
+        gate = await services.webhook.tokens.admit(cluster_id, token)
+        services.webhook.sightings.note_asking(hash_of(token))
         raw = await _body(request, services, keep=MAX_REVIEW, read=MAX_READ)
         if raw is None:
             return _answered(request, TOO_LARGE)
@@ -157,13 +159,13 @@ def _answered(request: Request, decision: Decision) -> Response:
     return Response(review.denied(decision.reason), media_type="application/json")
 
 
-async def _admitted(request: Request, services: Services, cluster_id: str) -> Gate:
-    """The cluster whose token the request has. Raises Unauthenticated."""
+def _token(request: Request) -> str:
+    """What the request shows. Raises Unauthenticated."""
     values = [value for name, value in request.scope["headers"] if name == b"authorization"]
     scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
     if scheme.lower() != b"bearer":
         raise Unauthenticated("there is no bearer token")
-    return await services.webhook.tokens.admit(cluster_id, token.decode("latin-1"))
+    return token.decode("latin-1")
 
 
 async def _body(request: Request, services: Services, *, keep: int, read: int) -> bytes | None:

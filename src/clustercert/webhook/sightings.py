@@ -70,6 +70,8 @@ class Sightings:
         self._uses: dict[int, Use] = {}
         self._masters: dict[int, Sighting] = {}
         self._unknown: dict[tuple[str, bytes], _Alert] = {}
+        # By the hashes of tokens, which are as few as these are.
+        self._asked: dict[bytes, datetime] = {}
         # When each was last written, in two parts, of which the older one is dropped every minute.
         self._written: dict[object, datetime] = {}
         self._written_before: dict[object, datetime] = {}
@@ -84,6 +86,12 @@ class Sightings:
             self._note_use(known.id, seen, master=master)
         elif master or not (listed or exempt(seen.who, options)):
             self._note_unknown(seen)
+
+    def note_asking(self, token_hash: bytes) -> None:
+        """Remember that an API server asks now whether to honour a credential, with a good token."""
+        now = self._now()
+        if not self._is_written(token_hash, now, now):
+            self._asked[token_hash] = now
 
     def _note_use(self, row: int, seen: Sighting, *, master: bool) -> None:
         first, last = seen.first, seen.last
@@ -123,17 +131,21 @@ class Sightings:
         masters, self._masters = self._masters, {}
         unknown, self._unknown = self._unknown, {}
         uses, self._uses = self._uses, {}
+        asked, self._asked = self._asked, {}
         try:
             # First: they are told by a certificate's never having been seen.
             await self._write_masters(masters)
             await self._write_unknown(unknown)
             await self._rows.add(list(uses.values()))
+            await self._rows.add_asked(asked)
         except Unavailable:
             # Written twice is written once.
             self._masters, self._unknown = masters | self._masters, unknown | self._unknown
+            self._asked = asked | self._asked
             for use in uses.values():
                 self._keep(use)
             raise
+        self._written.update(asked.items())
         self._written.update((use.id, use.last) for use in uses.values())
         for key, alert in unknown.items():
             self._written[(*key, MASTERS in alert.use.groups)] = alert.use.last

@@ -43,10 +43,12 @@ class WebhookTokens:
         """The cluster whose token this is. Raises Unauthenticated, in the same words whatever is wrong."""
         gate = None
         if _CLUSTER_ID.fullmatch(cluster_id):
+            # One that doesn't exist costs an indexed read each time. To remember it would spare nothing: whoever wants
+            # to be a burden makes up another id for each request.
             gate = await self._cache.get(cluster_id, self._rows.gate)
         if gate is None:
             raise Unauthenticated("there is no such cluster")
-        presented = _hash(token)
+        presented = hash_of(token)
         if not sum(hmac.compare_digest(presented, kept) for kept in gate.hashes):
             raise Unauthenticated("the webhook token is none of the cluster's")
         return gate
@@ -66,14 +68,14 @@ class WebhookTokens:
         """A new token. Raises NotFound, or Conflict where the cluster has as many as it may."""
         text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
         token = WebhookToken(
-            id=uuid.uuid4().hex, cluster_id=cluster.id, hash=_hash(text), created_at=self._now()
+            id=uuid.uuid4().hex, cluster_id=cluster.id, hash=hash_of(text), created_at=self._now()
         )
         await self._rows.add(token, self._event("webhook_token.created", cluster, token.id, actor, origin))
         return IssuedWebhookToken(text, token)
 
     async def belongs(self, cluster_id: str, token: str) -> bool:
         """Whether a token is one of the cluster's, read afresh."""
-        return _hash(token) in {each.hash for each in await self._rows.of_cluster(cluster_id)}
+        return hash_of(token) in {each.hash for each in await self._rows.of_cluster(cluster_id)}
 
     async def remove(self, cluster: Cluster, token_id: str, *, actor: str, origin: Origin) -> None:
         """End a token: whoever shows it is refused within a second. Raises NotFound."""
@@ -92,5 +94,6 @@ class WebhookTokens:
         )
 
 
-def _hash(token: str) -> bytes:
+def hash_of(token: str) -> bytes:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

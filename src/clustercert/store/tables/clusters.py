@@ -43,6 +43,7 @@ webhook_token = Table(
     Column("cluster_id", ForeignKey("cluster.id"), nullable=False),
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Utc, nullable=False),
+    Column("last_asked_at", Utc, nullable=True),
     Index(None, "cluster_id"),
 )
 

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("cluster_id", sa.String(36), nullable=False),
         sa.Column("hash", sa.LargeBinary(32), nullable=False),
         sa.Column("created_at", TIME, nullable=False),
+        sa.Column("last_asked_at", TIME, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_webhook_token"),
         sa.UniqueConstraint("hash", name="uq_webhook_token_hash"),
         sa.ForeignKeyConstraint(["cluster_id"], ["cluster.id"], name="fk_webhook_token_cluster_id_cluster"),
