@@ -17,8 +17,8 @@ _token = tables.webhook_token
 
 # The times of use are exact to this, and one credential costs at most one write in it, however many workers see it.
 EXACTNESS = timedelta(minutes=1)
-# Few enough that other writers wait only for a moment.
-WRITTEN_AT_ONCE = 500
+# Few enough that other writers, and the reviews of this worker, wait only for a moment.
+WRITTEN_AT_ONCE = 100
 # Of each cluster. Whoever's CA is in the bundle can make any number of certificates, and no more rows than this.
 MAX_UNKNOWN = 10_000
 
