@@ -7,8 +7,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from structlog.testing import capture_logs
 
+from capturing import captured_logs
 from clustercert.errors import Unavailable
 from clustercert.metrics import MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
 from clustercert.model import AuditEvent, CertificateRecord, Cluster, ClusterOptions, Origin
@@ -19,6 +19,7 @@ from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
 from clustercert.store.sightings import Alerts, SightingRows, UnknownUse, Use
 from clustercert.store.webhook_tokens import Gate, WebhookTokenRows
+from clustercert.webhook import sightings as webhook_sightings
 from clustercert.webhook.review import Identity
 from clustercert.webhook.sightings import UNKNOWN_WAITING, WAITING, Sighting, Sightings
 from clustercert.webhook.tokens import WebhookTokens, hash_of
@@ -360,7 +361,7 @@ class Failing(SightingRows):
 async def test_no_failure_ends_the_writing_of_what_is_seen(database: Database, known: Credentials) -> None:
     sightings, stop = Sightings(Failing(database), lambda: NOW), asyncio.Event()
     sightings.note(await seen(known, (await recorded(database)).fingerprint))
-    with capture_logs() as logs:
+    with captured_logs(webhook_sightings) as logs:
         writing = asyncio.create_task(sightings.watch(stop))
         await asyncio.sleep(0)
         stop.set()
