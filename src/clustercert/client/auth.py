@@ -7,8 +7,6 @@ import httpx
 
 from clustercert.signature import TIMESTAMP_FORMAT, Credential, SignedParts, payload_hash, sign
 
-_SIGNED = ("content-type", "host", "x-sdk-date")
-
 
 class TokenAuth(httpx.Auth):
     """Sends a token."""
