@@ -6,13 +6,15 @@ Source: RFC 5280; the profile is ARCHITECTURE section 7, in `docs/security-model
 """
 
 import functools
+import hashlib
 import os
-import secrets
+import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
+from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -79,23 +81,25 @@ class LeafBuilder:
 
     def __init__(self, ca: x509.Certificate, ca_key: PrivateKey) -> None:
         self._ca_key = ca_key
+        self._scheme = _scheme(ca_key)
         self._issuer = _issuer(ca)
 
     def build(self, request: SigningRequest) -> x509.Certificate:
         """A signed leaf, with a new serial where the request has none."""
         serial = request.serial if request.serial is not None else new_serial()
         tbs = _expected_tbs(request, self._issuer, serial)
-        der = signed(tbs, self._issuer.algorithm_der, _sign(self._ca_key, tbs))
-        return x509.load_der_x509_certificate(der)
+        signature = self._ca_key.sign(tbs, *self._scheme)
+        return x509.load_der_x509_certificate(signed(tbs, self._issuer.algorithm_der, signature))
 
 
-def _sign(key: PrivateKey, content: bytes) -> bytes:
+def _scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
+    """What a key's `sign` and `verify` take beside the content: padding and digest, as far as its kind has them."""
     digest = digest_for(key)
-    if isinstance(key, ed25519.Ed25519PrivateKey) or digest is None:
-        return key.sign(content)  # type: ignore[call-arg] # no digest: Ed25519
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(content, padding.PKCS1v15(), digest)
-    return key.sign(content, ec.ECDSA(digest))
+    if digest is None:
+        return ()
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        return padding.PKCS1v15(), digest
+    return (ec.ECDSA(digest),)
 
 
 def new_client_ca(
@@ -154,8 +158,8 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> None:
-    """Compare what a signer answered with what it was asked for, whoever the signer is.
+def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> bytes:
+    """Compare what a signer answered with what it was asked for, whoever the signer is; the leaf in DER.
 
     Raises SignerError naming the first thing that differs.
     """
@@ -163,23 +167,25 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
     if len(chain) != 1:
         raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
     leaf, issuer = chain[0], _issuer(request.ca.certificate)
+    der, serial = certificate_der(leaf), leaf.serial_number
     try:
-        issuer.verify(leaf.signature, _checked_tbs(leaf, issuer, request))
+        issuer.verify(leaf.signature, _checked_tbs(leaf, der, issuer, request))
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
     except UNREADABLE as error:
         raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
-    if request.serial not in (None, leaf.serial_number):
+    if request.serial not in (None, serial):
         raise SignerError("The signer gave the certificate another serial.")
-    if not 0 < leaf.serial_number < 1 << MAX_SERIAL_BITS:
+    if not 0 < serial < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
     if request.grant.not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
+    return der
 
 
-def _checked_tbs(leaf: x509.Certificate, issuer: "_Issuer", request: SigningRequest) -> bytes:
+def _checked_tbs(leaf: x509.Certificate, der: bytes, issuer: "_Issuer", request: SigningRequest) -> bytes:
     """What the signer signed: byte for byte what we encode, but for the serial and the order of the extensions."""
-    der, signature, serial = certificate_der(leaf), leaf.signature, max(leaf.serial_number, 0)
+    signature, serial = leaf.signature, max(leaf.serial_number, 0)
     tbs = _expected_tbs(request, issuer, serial)
     if der != signed(tbs, issuer.algorithm_der, signature):
         _check_fields(leaf, request)
@@ -195,12 +201,7 @@ def _expected_tbs(
     request: SigningRequest, issuer: "_Issuer", serial: int, order: Iterable[str] | None = None
 ) -> bytes:
     """What is to be signed, its extensions in our order or, by OID, in another."""
-    grant, spki = request.grant, spki_der(request.public_key)
-    extensions = leaf_extensions(
-        rsa_key=is_rsa(type(request.public_key)),
-        authority_key_identifier=issuer.key_identifier,
-        spki=spki,
-    )
+    grant, spki = request.grant, request.spki
     return leaf_tbs(
         serial=serial,
         signature_algorithm=issuer.algorithm_der,
@@ -209,14 +210,19 @@ def _expected_tbs(
         not_before=grant.not_before,
         not_after=grant.not_after,
         spki=spki,
-        extensions=extensions.values() if order is None else [extensions[oid] for oid in order],
+        extensions=leaf_extensions(
+            rsa_key=is_rsa(type(request.public_key)),
+            authority_key_identifier=issuer.key_identifier,
+            spki=spki,
+            order=order,
+        ),
     )
 
 
 def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
     """Say which field of a leaf is not as asked, if it is one that can be named. Raises SignerError."""
     grant = request.grant
-    if spki_der(leaf.public_key()) != spki_der(request.public_key):
+    if spki_der(leaf.public_key()) != request.spki:
         raise SignerError("The signer certified another key.")
     if leaf.subject.public_bytes() != subject(grant).public_bytes():
         raise SignerError("The signer certified another subject.")
@@ -254,24 +260,20 @@ class _Issuer:
 
     Attributes:
         name_der: its subject, DER.
+        scheme: of its signatures, as `_scheme` has it.
         algorithm_der: the AlgorithmIdentifier of its signatures, DER.
     """
 
     name_der: bytes
     key: PublicKey
+    scheme: tuple[Any, ...]
     algorithm_der: bytes
     key_identifier: bytes
     not_after: datetime
 
     def verify(self, signature: bytes, content: bytes) -> None:
         """Raises InvalidSignature unless this issuer's key signed the content."""
-        digest = digest_for(self.key)
-        if isinstance(self.key, ed25519.Ed25519PublicKey) or digest is None:
-            self.key.verify(signature, content)  # type: ignore[call-arg] # no digest: Ed25519
-        elif isinstance(self.key, rsa.RSAPublicKey):
-            self.key.verify(signature, content, padding.PKCS1v15(), digest)
-        else:
-            self.key.verify(signature, content, ec.ECDSA(digest))
+        self.key.verify(signature, content, *self.scheme)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -280,6 +282,7 @@ def _issuer(ca: x509.Certificate) -> _Issuer:
     return _Issuer(
         name_der=ca.subject.public_bytes(),
         key=key,
+        scheme=_scheme(key),
         algorithm_der=ALGORITHM_DER["rsa" if is_rsa(type(key)) else key_type_of(key)],
         key_identifier=authority_key_identifier(ca).key_identifier or b"",
         not_after=ca.not_valid_after_utc,
@@ -310,7 +313,12 @@ def digest_for(key: PrivateKey | PublicKey) -> hashes.SHA256 | hashes.SHA384 | N
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the DER, 32 bytes; kube-apiserver's credential id is `X509SHA256=` and its lower-case hex."""
-    return certificate.fingerprint(hashes.SHA256())
+    return der_fingerprint(certificate_der(certificate))
+
+
+def der_fingerprint(der: bytes) -> bytes:
+    """`fingerprint` of a certificate in DER."""
+    return hashlib.sha256(der).digest()
 
 
 def new_serial() -> int:
@@ -318,7 +326,8 @@ def new_serial() -> int:
 
     An index of serials that begin at random is written all over; one of these grows at its end.
     """
-    return (int(time.time()) & _LATER_SERIALS) << _RANDOM_SERIAL_BITS | secrets.randbits(_RANDOM_SERIAL_BITS)
+    later = int(time.time()) & _LATER_SERIALS
+    return later << _RANDOM_SERIAL_BITS | int.from_bytes(os.urandom(_RANDOM_SERIAL_BITS // 8), "big")
 
 
 def serial_hex(certificate: x509.Certificate) -> str:
@@ -334,7 +343,12 @@ def serial_text(serial: int) -> str:
 
 def chain_pem(chain: tuple[x509.Certificate, ...]) -> bytes:
     """PEM blocks, leaf first."""
-    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain)
+    return b"".join(der_pem(certificate_der(certificate)) for certificate in chain)
+
+
+def der_pem(der: bytes) -> bytes:
+    """A certificate's DER as a PEM block. Source: RFC 7468 section 2, 64 characters a line."""
+    return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
 def certificates(pem: bytes) -> tuple[x509.Certificate, ...]:

@@ -1,5 +1,6 @@
 """THE use case: authenticate happened at the edge; here one certificate is decided, signed, checked and recorded."""
 
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -9,14 +10,7 @@ from typing import Protocol
 from cryptography import x509
 
 from clustercert import metrics
-from clustercert.certificate import (
-    certificate_der,
-    check_leaf,
-    fingerprint,
-    new_serial,
-    serial_hex,
-    serial_text,
-)
+from clustercert.certificate import check_leaf, der_fingerprint, new_serial, serial_hex, serial_text
 from clustercert.errors import (
     ClustercertError,
     Forbidden,
@@ -100,12 +94,16 @@ class Issuance:
         Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable; a refusal is durable
         in the ledger as well by then.
         """
-        with metrics.issuance():
-            try:
-                return await self._issue(caller, project_id, cluster_id, ask)
-            except ClustercertError as failure:
+        started = time.perf_counter()
+        try:
+            issued = await self._issue(caller, project_id, cluster_id, ask)
+        except Exception as failure:
+            metrics.issuance(started, type(failure).__name__)
+            if isinstance(failure, ClustercertError):
                 await self.record_refusal(caller, project_id, cluster_id, failure)
-                raise
+            raise
+        metrics.issuance(started)
+        return issued
 
     async def _issue(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Issued:
         cluster = await self._cluster(caller, project_id, cluster_id)
@@ -115,14 +113,14 @@ class Issuance:
         public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
         request = self._request(cluster, grant, public_key)
         chain = await self._signer(cluster).sign(request)
-        check_leaf(chain, request)
-        record, event = _trace(caller, ask, request, cluster, chain[0], now)
+        leaf_der = check_leaf(chain, request)
+        record, event = _trace(caller, ask, request, cluster, chain[0], leaf_der, now)
         async with self.credential_groups.bound(cluster, record):
             await self.ledger.record(record, event)
         return Issued(
             grant=request.grant,
             cluster=cluster,
-            chain=chain,
+            leaf_der=leaf_der,
             private_key=private_key,
             serial=record.serial,
             fingerprint=record.fingerprint.hex(),
@@ -169,12 +167,18 @@ class Issuance:
 
 
 def _trace(
-    caller: Caller, ask: Ask, request: SigningRequest, cluster: Cluster, leaf: x509.Certificate, now: datetime
+    caller: Caller,
+    ask: Ask,
+    request: SigningRequest,
+    cluster: Cluster,
+    leaf: x509.Certificate,
+    leaf_der: bytes,
+    now: datetime,
 ) -> tuple[CertificateRecord, AuditEvent]:
     """What the ledger keeps of a leaf, and what the audit says of it."""
     grant: Grant = request.grant
     record = CertificateRecord(
-        fingerprint=fingerprint(leaf),
+        fingerprint=der_fingerprint(leaf_der),
         serial=serial_hex(leaf),
         cluster_id=cluster.id,
         project_id=cluster.project_id,
@@ -191,7 +195,7 @@ def _trace(
         request_id=caller.origin.request_id,
         reason=ask.reason,
         issued_at=now,
-        der=certificate_der(leaf),
+        der=leaf_der,
         rule=grant.rule,
     )
     event = AuditEvent(
@@ -252,5 +256,7 @@ def refusal(
 
 def _bounded(unverified_id: str) -> str:
     """An id from a path, such that it can stand anywhere; one that is none of ours is escaped and cut."""
-    plain = unverified_id if is_plain_text(unverified_id) else ascii(unverified_id)
+    # Cut first: that function remembers what it was asked, and a path may be as long as a header block.
+    start = unverified_id[: MAX_NAMED + 1]
+    plain = start if is_plain_text(start) else ascii(start)
     return plain if len(plain) <= MAX_NAMED else f"{plain[:MAX_NAMED]}…"

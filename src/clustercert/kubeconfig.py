@@ -16,22 +16,80 @@ Source: CCE API reference, cce_02_0248, tables 4 to 10.
 
 import base64
 import functools
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import yaml
 
-from clustercert.certificate import chain_pem
+from clustercert.certificate import der_pem
 from clustercert.keypair import key_pem
 from clustercert.model import Cluster, Issued, JsonObject
 
 USER = "user"
 
 
+class _Addresses(NamedTuple):
+    """What of a cluster is in its kubeconfigs; meanings as in `Cluster`."""
+
+    internal_url: str
+    external_url: str | None
+    san_urls: tuple[str, ...]
+    server_ca_pem: bytes
+    insecure_external: bool
+
+
 def render(issued: Issued, *, insecure_external: bool) -> JsonObject:
     """The kubeconfig, its fields in CCE's order; certificates and keys are base64 of PEM."""
-    credential: JsonObject = {"client-certificate-data": _b64(chain_pem(issued.chain))}
+    return _document(_addresses(issued.cluster, insecure_external=insecure_external), _credential(issued))
+
+
+def to_json(issued: Issued, *, insecure_external: bool) -> bytes:
+    """The same document as JSON in ASCII."""
+    credential = _credential(issued)
+    pieces = _around(_addresses(issued.cluster, insecure_external=insecure_external), tuple(credential))
+    return "".join(
+        [text for pair in zip(pieces, (*credential.values(), ""), strict=True) for text in pair]
+    ).encode("ascii")
+
+
+def to_yaml(document: JsonObject) -> str:
+    """The same document as the YAML file that kubectl reads."""
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1_000_000)
+
+
+# Of the text nothing but the credential differs between the kubeconfigs of a cluster.
+@functools.lru_cache(maxsize=512)
+def _around(addresses: _Addresses, names: Iterable[str]) -> tuple[str, ...]:
+    """The text of the JSON before, between and behind the values of a credential's fields, which need no escapes."""
+    # A control character can't stand in any other value of the document.
+    marks = {name: f"\0{name}" for name in names}
+    pieces, rest = [], json.dumps(_document(addresses, marks))
+    for mark in marks.values():
+        piece, _, rest = rest.partition(json.dumps(mark)[1:-1])
+        pieces.append(piece)
+    return (*pieces, rest)
+
+
+def _addresses(cluster: Cluster, *, insecure_external: bool) -> _Addresses:
+    return _Addresses(
+        cluster.internal_url,
+        cluster.external_url,
+        cluster.san_urls,
+        cluster.server_ca_pem,
+        insecure_external,
+    )
+
+
+def _credential(issued: Issued) -> dict[str, str]:
+    credential = {"client-certificate-data": _b64(der_pem(issued.leaf_der))}
     if issued.private_key is not None:
         credential["client-key-data"] = _b64(key_pem(issued.private_key))
-    entries = _entries(issued.cluster, insecure_external=insecure_external)
+    return credential
+
+
+def _document(addresses: _Addresses, credential: dict[str, str]) -> JsonObject:
+    entries = _entries(addresses)
     return {
         "kind": "Config",
         "apiVersion": "v1",
@@ -42,37 +100,28 @@ def render(issued: Issued, *, insecure_external: bool) -> JsonObject:
             {"name": context, "context": {"cluster": cluster, "user": USER}}
             for context, cluster, _ in entries
         ],
-        "current-context": "external" if issued.cluster.external_url else "internal",
+        "current-context": "external" if addresses.external_url else "internal",
     }
 
 
-def to_yaml(document: JsonObject) -> str:
-    """The same document as the YAML file that kubectl reads."""
-    return yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1_000_000)
-
-
-def _entries(cluster: Cluster, *, insecure_external: bool) -> list[tuple[str, str, JsonObject]]:
+def _entries(addresses: _Addresses) -> list[tuple[str, str, JsonObject]]:
     """(context, cluster, address) in CCE's order."""
-    ca_b64 = _ca_b64(cluster.server_ca_pem)
+    ca_b64 = _b64(addresses.server_ca_pem)
 
     def verified(url: str) -> JsonObject:
         return {"server": url, "certificate-authority-data": ca_b64}
 
-    entries = [("internal", "internalCluster", verified(cluster.internal_url))]
-    if external := cluster.external_url:
+    entries = [("internal", "internalCluster", verified(addresses.internal_url))]
+    if external := addresses.external_url:
         # kubectl refuses a CA beside the skip.
         unverified: JsonObject = {"server": external, "insecure-skip-tls-verify": True}
-        address = unverified if insecure_external else verified(external)
+        address = unverified if addresses.insecure_external else verified(external)
         entries.append(("external", "externalCluster", address))
         entries.append(("externalTLSVerify", "externalClusterTLSVerify", verified(external)))
-    for number, url in enumerate(cluster.san_urls):
+    for number, url in enumerate(addresses.san_urls):
         entries.append((f"customSAN-{number}", f"customSAN-{number}", verified(url)))
     return entries
 
 
 def _b64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
-
-
-# A cluster's CA is the same in each of its kubeconfigs.
-_ca_b64 = functools.lru_cache(maxsize=4096)(_b64)

@@ -8,10 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
+
+from clustercert import ascii_json
 
 # Whatever a field of such a name holds, it isn't for a log.
 _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
@@ -19,6 +22,10 @@ _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "
 _HARMLESS = frozenset({"key_type", "key_id", "kek_id", "data_key_id", "access_key_id"})
 
 REDACTED = "[redacted]"
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""The request that is being answered; each of its lines says it. Empty outside of one."""
+
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 
 
@@ -26,37 +33,48 @@ def configure(
     style: Literal["json", "console"] | None, level: str = "info", file: Path | None = None
 ) -> None:
     """Set up structlog and the standard library's logging of our dependencies for this process."""
-    stream = (
-        os.fdopen(os.open(file, _APPEND, 0o600), "a", buffering=1, encoding="utf-8") if file else sys.stdout
-    )
-    # Plain tracebacks in both: the prettier ones print local variables, and ours hold keys.
+    stream = os.fdopen(os.open(file, _APPEND, 0o600), "ab") if file else sys.stdout.buffer
     if style is None:
         style = "console" if stream.isatty() else "json"
-    renderer: list[structlog.typing.Processor] = (
-        [
+    # Plain tracebacks in both: the prettier ones print local variables, and ours hold keys.
+    renderer: list[structlog.typing.Processor]
+    if style == "console":
+        renderer = [
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
+            _as_bytes,  # type: ignore[list-item] # comes behind a renderer, which makes text
         ]
-        if style == "console"
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    else:
+        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ascii_json.dumps)]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            _with_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             redact,
             *renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     # Libraries speak through logging; only what somebody must look at is let through.
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
+
+
+def _with_request_id(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if request := request_id.get():
+        event.setdefault("request_id", request)
+    return event
+
+
+def _as_bytes(_logger: object, _method: str, line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace")
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -9,7 +9,7 @@ Source: RFC 5280 section 4.1 and 4.2; X.690 (DER).
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 # RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
@@ -23,10 +23,13 @@ _KEY_USAGE_RSA = bytes.fromhex("300e0603551d0f0101ff0404030205a0")
 _EXTENDED_KEY_USAGE = bytes.fromhex("30130603551d25040c300a06082b06010505070302")
 _AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
 _SUBJECT_KEY_IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
+# What stands before the point in the SubjectPublicKeyInfo of each P-256 key. RFC 5480 2.
+_P256_HEAD = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _EXTENSIONS = 0xA3
+_SUBJECT_OID = "2.5.29.14"
 _LONG_FORM = 0x80
 
 
@@ -39,14 +42,30 @@ ALGORITHM_DER = {
 }
 
 
-def leaf_extensions(*, rsa_key: bool, authority_key_identifier: bytes, spki: bytes) -> dict[str, bytes]:
-    """The extensions of a leaf in DER, by OID, in our order. The authority's is the bare identifier."""
+def leaf_extensions(
+    *, rsa_key: bool, authority_key_identifier: bytes, spki: bytes, order: Iterable[str] | None = None
+) -> bytes:
+    """The extensions of a leaf in DER, one after the other: in our order, or by their OIDs in another.
+
+    The authority's identifier is the bare one.
+    """
+    fixed = _fixed_extensions(rsa_key, authority_key_identifier)
+    identifier = key_identifier(spki)
+    if order is None:
+        return b"".join(fixed.values()) + identifier
+    by_oid = {**fixed, _SUBJECT_OID: fixed[_SUBJECT_OID] + identifier}
+    return b"".join([by_oid[oid] for oid in order])
+
+
+@functools.lru_cache(maxsize=4096)
+def _fixed_extensions(rsa_key: bool, authority_key_identifier: bytes) -> Mapping[str, bytes]:
+    """By OID, in our order; the last one, the subject's identifier, without the identifier, which ends it."""
     return {
         "2.5.29.19": _BASIC_CONSTRAINTS,
         "2.5.29.15": _KEY_USAGE_RSA if rsa_key else _KEY_USAGE,
         "2.5.29.37": _EXTENDED_KEY_USAGE,
         "2.5.29.35": _authority_extension(authority_key_identifier),
-        "2.5.29.14": _SUBJECT_KEY_IDENTIFIER + key_identifier(spki),
+        _SUBJECT_OID: _SUBJECT_KEY_IDENTIFIER,
     }
 
 
@@ -59,7 +78,7 @@ def leaf_tbs(
     not_before: datetime,
     not_after: datetime,
     spki: bytes,
-    extensions: Iterable[bytes],
+    extensions: bytes,
 ) -> bytes:
     """TBSCertificate in DER, of parts that are DER already."""
     return _element(
@@ -70,10 +89,10 @@ def leaf_tbs(
                 _element(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
                 signature_algorithm,
                 issuer,
-                _element(_SEQUENCE, _time(not_before) + _time(not_after)),
+                _validity(not_before, not_after),
                 subject,
                 spki,
-                _element(_EXTENSIONS, _element(_SEQUENCE, b"".join(extensions))),
+                _element(_EXTENSIONS, _element(_SEQUENCE, extensions)),
             )
         ),
     )
@@ -87,13 +106,14 @@ def signed(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
 
 def key_identifier(spki: bytes) -> bytes:
     """SHA-1 of the key's bits, RFC 5280 4.2.1.2 method (1), from a SubjectPublicKeyInfo in DER."""
+    if spki.startswith(_P256_HEAD):
+        return hashlib.sha1(spki[len(_P256_HEAD) :], usedforsecurity=False).digest()
     _, start, _ = _header(spki, 0)
     _, algorithm, length = _header(spki, start)
     _, bits, _ = _header(spki, algorithm + length)
     return hashlib.sha1(spki[bits + 1 :], usedforsecurity=False).digest()
 
 
-@functools.lru_cache(maxsize=4096)
 def _authority_extension(identifier: bytes) -> bytes:
     key_identifier_field = _element(0x80, identifier)
     value = _element(_OCTET_STRING, _element(_SEQUENCE, key_identifier_field))
@@ -102,6 +122,10 @@ def _authority_extension(identifier: bytes) -> bytes:
 
 # All certificates of a second share their times, and most of them the policy's lifetimes.
 @functools.lru_cache(maxsize=1024)
+def _validity(not_before: datetime, not_after: datetime) -> bytes:
+    return _element(_SEQUENCE, _time(not_before) + _time(not_after))
+
+
 def _time(time: datetime) -> bytes:
     if time.year < _FIRST_GENERALIZED_YEAR:
         return _element(_UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())

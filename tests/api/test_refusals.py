@@ -107,8 +107,11 @@ def test_size_is_judged_before_the_sender(client: httpx.Client, world: World, wh
     assert "65536" in body["message"]
 
 
-def test_a_body_that_is_said_to_be_too_large_is_refused_unread(service: Service, world: World) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999999")]
+@pytest.mark.parametrize("length", [b"99999999999", b"9" * 5000], ids=["11 digits", "5,000 digits"])
+def test_a_body_that_is_said_to_be_too_large_is_refused_unread(
+    service: Service, world: World, length: bytes
+) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     is_error(service.send_raw("POST", world.path(), headers, []), 413, "APIGW.0201")
 
 

@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -35,7 +36,7 @@ from nouns import (
 
 async def test_what_is_issued_is_the_grant_signed_by_the_clusters_ca() -> None:
     issued = await issuance().issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK)
-    (leaf,) = issued.chain
+    leaf = x509.load_der_x509_certificate(issued.leaf_der)
     assert_client_leaf(
         leaf,
         ca=CA.certificate,
@@ -56,13 +57,13 @@ async def test_a_csrs_key_is_certified_and_no_key_is_made() -> None:
     ask = replace(ASK, public_key=key.public_key())
     issued = await issuance().issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ask)
     assert issued.private_key is None
-    assert spki(issued.chain[0].public_key()) == spki(key.public_key())
+    assert spki(x509.load_der_x509_certificate(issued.leaf_der).public_key()) == spki(key.public_key())
 
 
 async def test_each_issue_has_its_own_key_and_serial() -> None:
     one = issuance()
     issued = [await one.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK) for _ in range(3)]
-    assert len({spki(each.chain[0].public_key()) for each in issued}) == 3
+    assert len({spki(x509.load_der_x509_certificate(each.leaf_der).public_key()) for each in issued}) == 3
     assert len({each.serial for each in issued}) == 3
 
 
@@ -73,7 +74,7 @@ async def test_certificate_and_audit_event_are_recorded_before_anything_leaves()
     book = Book()
     issued = await issuance(ledger=book).issue(caller("member"), PROJECT_ID, CLUSTER_ID, ASK)
     ((record, event),) = book.entries
-    leaf = issued.chain[0]
+    leaf = x509.load_der_x509_certificate(issued.leaf_der)
     assert record == CertificateRecord(
         fingerprint=leaf.fingerprint(hashes.SHA256()),
         serial=issued.serial,

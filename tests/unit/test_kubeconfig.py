@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import LeafBuilder
+from clustercert.certificate import LeafBuilder, certificate_der
 from clustercert.keypair import new_key
-from clustercert.kubeconfig import render, to_yaml
+from clustercert.kubeconfig import render, to_json, to_yaml
 from clustercert.model import Cluster, Issued, JsonObject, SigningRequest
 from leaf import assert_key_matches, leaf_of, user_of
 from nouns import CA_KEY, client_ca, cluster, grant, server_ca_pem
@@ -30,7 +31,7 @@ def issued(at: Cluster, *, from_csr: bool = False) -> Issued:
     return Issued(
         grant=grant(),
         cluster=at,
-        chain=(leaf,),
+        leaf_der=certificate_der(leaf),
         private_key=None if from_csr else key,
         serial="00",
         fingerprint="00" * 32,
@@ -72,7 +73,7 @@ def test_custom_sans_without_an_eip_follow_the_internal_cluster() -> None:
 def test_the_certificate_and_key_are_base64_of_pem_and_belong_together() -> None:
     one = issued(INTERNAL_ONLY)
     document = render(one, insecure_external=True)
-    assert leaf_of(document) == one.chain[0]
+    assert leaf_of(document).public_bytes(Encoding.DER) == one.leaf_der
     assert_key_matches(document)
     for value in user_of(document).values():
         assert value.startswith("LS0tLS1CRUdJTi")
@@ -117,3 +118,15 @@ def test_the_yaml_says_the_same_in_the_same_order(at: Cluster) -> None:
     assert json.dumps(yaml.safe_load(text)) == json.dumps(document)
     assert text.startswith("kind: Config\n")
     assert "\ncurrent-context: " in text
+
+
+@pytest.mark.parametrize("insecure_external", [True, False])
+@pytest.mark.parametrize("from_csr", [True, False])
+@pytest.mark.parametrize("at", [INTERNAL_ONLY, WITH_EIP, WITH_SANS], ids=["internal", "EIP", "SANs"])
+def test_the_json_is_the_document_and_each_time_with_its_own_credential(
+    at: Cluster, from_csr: bool, insecure_external: bool
+) -> None:
+    for _ in range(2):
+        one = issued(at, from_csr=from_csr)
+        document = render(one, insecure_external=insecure_external)
+        assert to_json(one, insecure_external=insecure_external) == json.dumps(document).encode()

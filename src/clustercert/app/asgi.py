@@ -1,6 +1,7 @@
 """The ASGI application of one worker: routes, what runs beside them, and how failures are answered."""
 
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -82,6 +83,9 @@ def create_app(settings: Settings) -> ASGIApp:
             await stack.enter_async_context(running(reconciler(parts).run))
             await stack.enter_async_context(running(parts.webhook.watch))
             await stack.enter_async_context(running(periodic.end_with_parent))
+            # What is here now stays: the collector, which stops everybody, needn't look through it again and again.
+            gc.collect()
+            gc.freeze()
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
-from clustercert.certificate import chain_pem
+from clustercert.certificate import der_pem
 from clustercert.cli.cluster_probe import Denied, Failed, Probe, Right
 from clustercert.errors import ClustercertError
 from clustercert.keypair import key_pem
@@ -230,7 +230,7 @@ async def _tried(name: str, step: Callable[[], Awaitable[Passed]]) -> Check:
 def _identity(issued: Issued) -> ClientIdentity:
     if issued.private_key is None:
         raise RuntimeError("a certificate was issued without its key")
-    return ClientIdentity(chain_pem(issued.chain), key_pem(issued.private_key))
+    return ClientIdentity(der_pem(issued.leaf_der), key_pem(issued.private_key))
 
 
 _BY: dict[Means, str] = {

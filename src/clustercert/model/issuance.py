@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.keys import KeyOrigin, PrivateKey, PublicKey
@@ -67,12 +67,18 @@ class SigningRequest:
     Attributes:
         serial: where something in the grant depends on it, positive and of at most 159 bits; None leaves it to the
             signer.
+        spki: the public key as SubjectPublicKeyInfo, DER.
     """
 
     grant: Grant
     public_key: PublicKey
     ca: ClientCA
     serial: int | None = None
+    spki: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        spki = self.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        object.__setattr__(self, "spki", spki)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ class Issued:
     """A certificate that is durable in the ledger and may leave the service.
 
     Attributes:
-        chain: leaf first, without the root.
+        leaf_der: the certificate, DER; its issuer is the root, and nothing stands between them.
         private_key: None where the caller sent a CSR.
         serial: lower-case hex.
         fingerprint: SHA-256 of the leaf's DER, lower-case hex; what kube-apiserver calls `X509SHA256`.
@@ -88,7 +94,7 @@ class Issued:
 
     grant: Grant
     cluster: Cluster
-    chain: tuple[x509.Certificate, ...]
+    leaf_der: bytes
     private_key: PrivateKey | None
     serial: str
     fingerprint: str

@@ -1,12 +1,12 @@
 """Audit events on their way into the store: their canonical form, and the commitment that a log holds of them."""
 
 import hashlib
-import json
 import os
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from clustercert import ascii_json
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 
@@ -41,7 +41,7 @@ def event_row(event: AuditEvent) -> dict[str, object]:
 
 def canonical(event: AuditEvent) -> bytes:
     """An event as JSON in ASCII: names sorted, no spaces, so that one event has one form."""
-    return json.dumps(
+    return ascii_json.dumps(
         {
             "at": event.at.isoformat(),
             "kind": event.kind,
@@ -52,10 +52,8 @@ def canonical(event: AuditEvent) -> bytes:
             "request_id": event.origin.request_id,
             "detail": dict(event.detail),
         },
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
-    ).encode()
+        sort_names=True,
+    )
 
 
 def commitment(salt: bytes, body: bytes) -> bytes:

@@ -6,7 +6,7 @@ does that here is chosen once for each statement.
 
 import asyncio
 import contextlib
-import json
+import functools
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from sqlalchemy import JSON, Engine, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
+from clustercert import ascii_json
 from clustercert.store.tables import Utc
 from clustercert.store.turn import Turn
 
@@ -53,9 +54,15 @@ class Prepared:
 def _conversion(kind: object) -> Callable[[Any], object] | None:
     if isinstance(kind, Utc):
         return _time
-    return json.dumps if isinstance(kind, JSON) else None
+    return _json if isinstance(kind, JSON) else None
 
 
+def _json(value: object) -> str:
+    return ascii_json.dumps(value).decode("ascii")
+
+
+# Those of a certificate and its event are the same, and those of all certificates of a second alike.
+@functools.lru_cache(maxsize=1024)
 def _time(time: datetime | None) -> str | None:
     """As SQLAlchemy writes a DateTime. Times are in UTC already."""
     return None if time is None else time.replace(tzinfo=None).isoformat(" ", "microseconds")

@@ -3,6 +3,8 @@
 Source: CCE API reference, cce_02_0248; where we differ is in `docs/cce-divergences.md`.
 """
 
+import functools
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +13,7 @@ from starlette.responses import Response
 
 from clustercert.errors import ClustercertError, InvalidRequest, MethodNotAllowed
 from clustercert.kubeconfig import render as kubeconfig
-from clustercert.kubeconfig import to_yaml
+from clustercert.kubeconfig import to_json, to_yaml
 from clustercert.model import Ask, Issued, JsonObject, Preview
 from clustercert.web import bodies, render
 from clustercert.web.cce import CLUSTER, ERRORS
@@ -128,10 +130,12 @@ async def answer(
         "cluster": issued.cluster.id,
         "fingerprint": issued.fingerprint,
     }
-    document = kubeconfig(issued, insecure_external=services.options.insecure_external)
+    insecure_external = services.options.insecure_external
     if _wants_yaml(request):
-        return Response(to_yaml(document), headers=_credential_headers(issued), media_type="application/yaml")
-    return render.json_response(document, headers=_credential_headers(issued))
+        body, media_type = to_yaml(kubeconfig(issued, insecure_external=insecure_external)).encode(), b"yaml"
+    else:
+        body, media_type = to_json(issued, insecure_external=insecure_external), b"json"
+    return render.Rendered(body, _headers(issued, media_type))
 
 
 async def _create(request: Request, services: Services, project_id: str, cluster_id: str) -> Response:
@@ -156,19 +160,21 @@ def _ask(request: Request, raw: bytes, shape: type[bodies.AutopilotCertRequest])
     return bodies.parsed(json_object(raw), shape).ask()
 
 
-def _credential_headers(issued: Issued) -> dict[str, str]:
-    return {
-        **render.NO_STORE,
-        "Vary": "Accept",
-        "X-Clustercert-Serial": issued.serial,
-        "X-Clustercert-Fingerprint": issued.fingerprint,
-        "X-Clustercert-Not-After": _rfc3339(issued.grant.not_after),
-    }
+def _headers(issued: Issued, media_type: bytes) -> Iterable[tuple[bytes, bytes]]:
+    return (
+        (b"cache-control", b"no-store"),
+        (b"vary", b"Accept"),
+        (b"x-clustercert-serial", issued.serial.encode()),
+        (b"x-clustercert-fingerprint", issued.fingerprint.encode()),
+        (b"x-clustercert-not-after", _rfc3339(issued.grant.not_after).encode()),
+        (b"content-type", b"application/" + media_type),
+    )
 
 
 def _wants_yaml(request: Request) -> bool:
     """Whether Accept names YAML, and JSON not before it. No client of the contract does; `*/*` means JSON."""
-    for media_range in ",".join(request.headers.getlist("accept")).split(","):
+    accepted = [value for name, value in request.scope["headers"] if name == b"accept"]
+    for media_range in b",".join(accepted).decode("latin-1").split(","):
         media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
         if "q=0" in (parameter.removesuffix(".0") for parameter in parameters):
             continue
@@ -193,5 +199,7 @@ def _preview_body(preview: Preview) -> JsonObject:
     }
 
 
+# All certificates of a second share their ends, and most of them the policy's lifetimes.
+@functools.lru_cache(maxsize=1024)
 def _rfc3339(time: datetime) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"

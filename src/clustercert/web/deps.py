@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Annotated, NoReturn, Protocol, cast
 
 from fastapi import Depends, Request
-from starlette.requests import ClientDisconnect
 
 from clustercert.audit.log import AuditLog
 from clustercert.authn import Authenticator
@@ -23,6 +22,8 @@ from clustercert.revocation import Revoking
 from clustercert.webhook import Webhook
 
 MAX_BODY = 64 * 1024
+# Of a Content-Length: Python refuses to read numbers of thousands.
+MAX_DIGITS = 18
 
 
 class Readiness(Protocol):
@@ -79,25 +80,43 @@ ServicesDep = Annotated[Services, Depends(services)]
 
 async def raw_body(request: Request, parts: ServicesDep) -> bytes:
     """The whole body, as sent. Raises TooLarge or RequestTimeout; nothing of it is looked at."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > MAX_BODY:
-        _too_large()
-    body = bytearray()
+    body = await received(request, parts.options.body_timeout, keep=MAX_BODY, read=MAX_BODY)
+    if body is None:
+        raise _too_large(MAX_BODY)
+    return body
+
+
+async def received(request: Request, seconds: float, *, keep: int, read: int) -> bytes | None:
+    """The whole body, as sent; None where it has more bytes than are kept.
+
+    Raises TooLarge where it has more than are read, and RequestTimeout.
+    """
+    for name, declared in request.scope["headers"]:
+        if name != b"content-length" or not declared.isdigit():
+            continue
+        if len(declared) > MAX_DIGITS or int(declared) > read:
+            raise _too_large(read)
+    body, length, more = bytearray(), 0, True
     try:
-        async with asyncio.timeout(parts.options.body_timeout):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    _too_large()
+        async with asyncio.timeout(seconds):
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestTimeout("The connection ended before the request's body did.")
+                chunk = message.get("body", b"")
+                length += len(chunk)
+                if length > read:
+                    raise _too_large(read)
+                if length <= keep:
+                    body += chunk
+                more = message.get("more_body", False)
     except TimeoutError as error:
         raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
-    except ClientDisconnect as error:
-        raise RequestTimeout("The connection ended before the request's body did.") from error
-    return bytes(body)
+    return bytes(body) if length <= keep else None
 
 
-def _too_large() -> NoReturn:
-    raise TooLarge(f"The request's body is larger than {MAX_BODY} bytes. Send less.")
+def _too_large(read: int) -> TooLarge:
+    return TooLarge(f"The request's body is larger than {read} bytes. Send less.")
 
 
 RawBody = Annotated[bytes, Depends(raw_body)]
@@ -144,10 +163,12 @@ def base_url(request: Request) -> str:
 
 def require_json(request: Request) -> None:
     """Raises UnsupportedMedia unless the Content-Type is one of the two that the contract names."""
-    values = request.headers.getlist("content-type")
-    media_type, *parameters = (part.strip().lower() for part in (values[0] if values else "").split(";"))
-    charset = [parameter.replace('"', "") for parameter in parameters if parameter]
-    if len(values) != 1 or media_type != "application/json" or charset not in ([], ["charset=utf-8"]):
+    values = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    if values == [b"application/json"]:
+        return
+    media_type, *parameters = (part.strip().lower() for part in b"".join(values[:1]).split(b";"))
+    charset = [parameter.replace(b'"', b"") for parameter in parameters if parameter]
+    if len(values) != 1 or media_type != b"application/json" or charset not in ([], [b"charset=utf-8"]):
         raise UnsupportedMedia(
             "Content type not supported. Send application/json or application/json;charset=utf-8."
         )
@@ -161,8 +182,7 @@ def json_object(raw: bytes) -> JsonObject:
     if not raw.strip():
         raise InvalidRequest("The body is empty. Send a JSON object.")
     try:
-        text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        value = _STRICT.decode(raw.decode("utf-8"))
     except RecursionError as error:
         raise InvalidRequest("The JSON is nested too deeply.") from error
     except ValueError as error:
@@ -181,3 +201,6 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise InvalidRequest(f"{name} is not JSON. Send numbers only.")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)

@@ -9,7 +9,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from clustercert import metrics
+from clustercert import log, metrics
 from clustercert.errors import ClustercertError, InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model import Origin
 from clustercert.web import render
@@ -67,6 +67,7 @@ class Edge:
         started = time.perf_counter()
         client = scope.get("client")
         request_id = os.urandom(16).hex()
+        log.request_id.set(request_id)
         scope["clustercert.origin"] = Origin(
             address=client[0] if client else "unknown", request_id=request_id
         )
@@ -79,7 +80,6 @@ class Edge:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             failure = await self._run(scope, receive, send_marked)
             # An answer that has begun can't be replaced; the connection's end tells the client.
@@ -112,11 +112,14 @@ class Edge:
             raise InvalidRequest("The request has several Host headers. Send one.")
         if b"transfer-encoding" in names and b"content-length" in names:
             raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
-        room = self._max_in_flight * (2 if scope["path"].startswith(API_SERVERS) else 1)
-        if self._in_flight > room and scope["path"] != ALIVE:
+        if self._in_flight > self._max_in_flight and not self._has_room(scope["path"]):
             raise Unavailable(
                 "More requests are under way than can be answered in time. Try again in a moment."
             )
+
+    def _has_room(self, path: str) -> bool:
+        """Whether a request beyond the bound is let in all the same."""
+        return path == ALIVE or (path.startswith(API_SERVERS) and self._in_flight <= 2 * self._max_in_flight)
 
 
 def failed(scope: Scope, failure: ClustercertError) -> Response:
@@ -137,10 +140,10 @@ def _account(scope: Scope, status: int, elapsed: float) -> None:
     route = str(scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER))
     method = scope["method"] if scope["method"] in METHODS else OTHER
     metrics.request(route, method, status, elapsed)
-    log = logger.debug if scope.get("clustercert.quiet") else logger.info
+    say = logger.debug if scope.get("clustercert.quiet") else logger.info
     if status >= SERVER_ERRORS or not status:
-        log = logger.error
-    log(
+        say = logger.error
+    say(
         "request",
         method=scope["method"],
         path=scope["path"],

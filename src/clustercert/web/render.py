@@ -1,7 +1,7 @@
 """Answers: errors in the form of the API that was asked, credentials that no cache keeps."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from starlette.responses import Response
@@ -10,6 +10,7 @@ from clustercert.errors import ClustercertError, MethodNotAllowed, Unavailable
 from clustercert.model import JsonObject
 
 NO_STORE = {"Cache-Control": "no-store"}
+JSON = ((b"content-type", b"application/json"),)
 # Keystone's subset answers in Keystone's form: its clients read nothing else.
 KEYSTONE_PREFIXES = ("/v3/", "/v3.0/")
 
@@ -19,6 +20,16 @@ def json_response(body: JsonObject, status: int = 200, headers: Mapping[str, str
     return Response(
         json.dumps(body, ensure_ascii=True).encode(), status, headers, media_type="application/json"
     )
+
+
+class Rendered(Response):
+    """An answer of which all is bytes already: the framework's own encodes each header anew."""
+
+    def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], status: int = 200) -> None:
+        self.status_code = status
+        self.body = body
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
+        self.background = None
 
 
 def error(failure: ClustercertError, path: str, request_id: str) -> Response:

@@ -5,17 +5,15 @@ API server's failurePolicy, which may well be to let in: so nothing that a clien
 answered with an error.
 """
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from clustercert.errors import RequestTimeout, TooLarge, Unauthenticated, Unavailable
+from clustercert.errors import Unauthenticated, Unavailable
 from clustercert.model import JsonObject
 from clustercert.web import bodies, render, webhook_bodies
-from clustercert.web.deps import Services, ServicesDep, origin
+from clustercert.web.deps import Services, ServicesDep, origin, received
 from clustercert.web.direct import DirectRoute
 from clustercert.webhook import audit_events, review
 from clustercert.webhook.authorize import TOO_LARGE, Decision, counted
@@ -121,7 +119,8 @@ async def take_audit_events(request: Request, services: ServicesDep, cluster_id:
     """A kube-apiserver's audit webhook; what is kept are the times of use, and what should be looked at."""
     try:
         gate = await services.webhook.tokens.admit(cluster_id, _token(request))
-        raw = await _body(request, services, keep=MAX_AUDIT_EVENTS, read=MAX_AUDIT_EVENTS)
+        seconds = services.options.body_timeout
+        raw = await received(request, seconds, keep=MAX_AUDIT_EVENTS, read=MAX_AUDIT_EVENTS)
         observed = audit_events.parse_list(raw or b"")
         await services.webhook.observation.observe(gate, observed, origin(request))
     except Unavailable as failure:
@@ -136,7 +135,7 @@ async def answer_review(request: Request, services: Services, cluster_id: str) -
         token = _token(request)
         gate = await services.webhook.tokens.admit(cluster_id, token)
         services.webhook.sightings.note_asking(hash_of(token))
-        raw = await _body(request, services, keep=MAX_REVIEW, read=MAX_READ)
+        raw = await received(request, services.options.body_timeout, keep=MAX_REVIEW, read=MAX_READ)
         if raw is None:
             return _answered(request, TOO_LARGE)
         who = review.parse(raw)
@@ -154,9 +153,9 @@ def _answered(request: Request, decision: Decision) -> Response:
     if decision.reason is None:
         # Thousands a second say nothing.
         request.scope["clustercert.quiet"] = True
-        return Response(review.NO_OPINION, media_type="application/json")
+        return render.Rendered(review.NO_OPINION, render.JSON)
     request.scope["clustercert.log"] = {"denied": decision.outcome}
-    return Response(review.denied(decision.reason), media_type="application/json")
+    return render.Rendered(review.denied(decision.reason), render.JSON)
 
 
 def _token(request: Request) -> str:
@@ -166,24 +165,6 @@ def _token(request: Request) -> str:
     if scheme.lower() != b"bearer":
         raise Unauthenticated("there is no bearer token")
     return token.decode("latin-1")
-
-
-async def _body(request: Request, services: Services, *, keep: int, read: int) -> bytes | None:
-    """The whole body; None where it is longer than what is kept. Raises TooLarge beyond what is read."""
-    body, length = bytearray(), 0
-    try:
-        async with asyncio.timeout(services.options.body_timeout):
-            async for chunk in request.stream():
-                length += len(chunk)
-                if length > read:
-                    raise TooLarge(f"The request's body is larger than {read} bytes. Send less.")
-                if length <= keep:
-                    body += chunk
-    except TimeoutError as error:
-        raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
-    except ClientDisconnect as error:
-        raise RequestTimeout("The connection ended before the request's body did.") from error
-    return bytes(body) if length <= keep else None
 
 
 def _at_once(failure: Unavailable) -> Unavailable:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from clustercert.errors import InvalidRequest
 
 API_VERSION = "authorization.k8s.io/v1"
@@ -57,8 +59,8 @@ def json_object(raw: bytes) -> dict[str, Any]:
     Whoever sends it has a token: an API server, whose encoder writes each name once, which is not looked for here.
     """
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        document = orjson.loads(raw)
+    except ValueError as error:
         raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
     if not isinstance(document, dict):
         raise InvalidRequest("The body must be a JSON object.")
