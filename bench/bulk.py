@@ -117,10 +117,12 @@ class Filler:
     def settle(self) -> None:
         """What the service and its database do by themselves some minutes after so many rows."""
         asyncio.run(self._seal())
-        if self.postgres is None:
-            self._run(["ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)"])
-        else:
-            self._run(["VACUUM ANALYZE", "CHECKPOINT"])
+        self._run(["ANALYZE" if self.postgres is None else "VACUUM ANALYZE"])
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write what changed to its place, as the database does from time to time by itself."""
+        self._run(["PRAGMA wal_checkpoint(TRUNCATE)" if self.postgres is None else "CHECKPOINT"])
 
     async def _seal(self) -> None:
         async with components(self.world.settings) as parts:
@@ -130,6 +132,8 @@ class Filler:
         """The statement that copies the first row of a kind, once for each number."""
         dialect = "postgres" if self.postgres else "sqlite"
         changed = {**_COMMON_COLUMNS[dialect], **_COLUMNS[dialect].get(table.name, {})}
+        if table is tables.certificate:
+            changed |= _in_clusters(dialect)
         # A number of the row's own is the database's to give.
         columns = [
             column.name for column in table.columns if table.name in _COLUMNS[dialect] or column.name != "id"
@@ -234,6 +238,15 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
         **{time: f"{time} - make_interval(secs => {_SECONDS_AGO})" for time in _TIMES},
     },
 }
+
+
+# Every cluster is there before its certificates.
+_ITS_PROJECT = "(SELECT project_id FROM cluster WHERE cluster.id = {cluster_id})"
+
+
+def _in_clusters(dialect: str) -> Mapping[str, str]:
+    """What differs in certificates: each is one of its cluster's project."""
+    return {"project_id": _ITS_PROJECT.format(cluster_id=_COMMON_COLUMNS[dialect]["cluster_id"])}
 
 
 def _named(hex32: str, uuid: str, project: str) -> Mapping[str, Mapping[str, str]]:

@@ -46,8 +46,7 @@ def measure(
             running = cfssl.running(folder / ("cfssl-durable" if durable else "cfssl"), durable=durable)
             subjects.append(Subject(name, stack.enter_context(running)))
         if postgres and with_djangoca:
-            peer = stack.enter_context(djangoca.running(folder / "djangoca", postgres))
-            subjects.append(Subject("django-ca, PostgreSQL", peer))
+            subjects += _djangoca(folder, postgres, stack)
         for subject in subjects:
             subject.peer.load(16, WARM_UP_SECONDS)
         loads = [
@@ -57,13 +56,26 @@ def measure(
             for subject in subjects
         ]
         rows = _medians(loads)
-        return {"rounds": rounds, "seconds": seconds, "rows": rows, "half": _half(subjects, rows, seconds)}
+        half = _half(subjects, rows, seconds, rounds)
+        return {"rounds": rounds, "seconds": seconds, "rows": rows, "half": half}
 
 
 def _ours(database: str, served: Served) -> list[Subject]:
     return [
         Subject(f"clustercert, {database}, {mode}", served.taking(requests(served.who)))
         for mode, requests in OURS.items()
+    ]
+
+
+def _djangoca(folder: Path, postgres: Postgres, stack: contextlib.ExitStack) -> list[Subject]:
+    cheap = stack.enter_context(djangoca.running(folder / "djangoca", postgres))
+    shipped = djangoca.running(folder / "djangoca-shipped", postgres, cheap_passwords=False)
+    return [
+        Subject("django-ca, PostgreSQL, the order alone", cheap),
+        Subject("django-ca, PostgreSQL, the whole order", djangoca.whole_order(cheap)),
+        Subject(
+            "django-ca, PostgreSQL, the order alone, its own password hash", stack.enter_context(shipped)
+        ),
     ]
 
 
@@ -88,21 +100,15 @@ def _medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
 
 
 def _half(
-    subjects: Sequence[Subject], rows: Sequence[dict[str, object]], seconds: float
+    subjects: Sequence[Subject], rows: Sequence[dict[str, object]], seconds: float, rounds: int
 ) -> list[dict[str, object]]:
     """Ours with a token, at half of the rate that 64 connections reached: arrivals as from many clients."""
     connections = CONNECTIONS[-1]
-    measured = []
-    for subject in subjects:
-        if not (subject.name.startswith("clustercert") and subject.name.endswith("token")):
-            continue
-        full = next(
-            float(str(row["rate"]))
-            for row in rows
-            if (row["subject"], row["connections"]) == (subject.name, connections)
-        )
-        cycle_ms = connections / (full / 2) * 1000
-        latency_ms = subject.peer.load(connections, 2, cycle_ms).p50_ms
-        load = subject.peer.load(connections, seconds, max(1.0, cycle_ms - latency_ms))
-        measured.append({"subject": subject.name, "full_rate": full, **asdict(load)})
-    return measured
+    full = {str(row["subject"]): float(str(row["rate"])) for row in rows if row["connections"] == connections}
+    ours = [each for each in subjects if each.name.startswith("clustercert") and each.name.endswith("token")]
+    loads = [
+        (subject.name, subject.peer.load_at(full[subject.name] / 2, connections, seconds))
+        for _ in range(rounds)
+        for subject in ours
+    ]
+    return [{**row, "full_rate": full[str(row["subject"])]} for row in _medians(loads)]

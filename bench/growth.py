@@ -12,7 +12,8 @@ import httpx
 from sqlalchemy import func, select
 
 from bench import bulk, traffic, world, wrk
-from bench.bulk import Reachable
+from bench.bulk import Filler, Reachable
+from bench.peers import Peer
 from bench.postgres import Postgres
 from bench.world import Served, World
 from clustercert.store import tables
@@ -23,9 +24,13 @@ SIZES = ((1_000, 10), (100_000, 10_000))
 LARGEST = (10_000_000, 1_000_000)
 
 QUERIES = 300
-REVOCATIONS = 100
+WARM_UP_QUERIES = 20
 PAGE = 50
 CONNECTIONS = 64
+STARTS = 5
+# So many times as long as one measurement the service issues before its rate counts as steady: usually 72 seconds.
+UNTIL_STEADY = 18
+WARM_UP_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +38,11 @@ class Size:
     """What was measured at a size; times in milliseconds.
 
     Attributes:
-        start_ms: from the start of the process to the first 200 of /readyz, 2 workers.
+        start_ms: from the start of the process to the first 200 of /readyz, 2 workers; the median of some, after one
+            that does not count.
         first_ms: the first POST after that.
-        rate: certificates a second, one cluster, 64 connections.
+        rate: certificates a second, one cluster, 64 connections, right after a checkpoint of the database.
+        steady_rate: the same after a minute of it.
         spread_rate: the same with requests over as many clusters as a user of 12 projects reaches.
         spread_cpu_us: processor time of the service alone for each of those.
         list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP.
@@ -45,7 +52,8 @@ class Size:
         revoke_p99_ms: POST clustercertrevoke, all that a user has on the cluster.
         metrics_ms: the first GET /metrics, which counts live certificates.
         bytes_each: disk for each certificate, audit event and all indexes included.
-        wal_bytes_each: what each certificate adds to the log that replicas are fed from; 0 for SQLite.
+        wal_bytes_each, steady_wal_bytes_each: what each certificate adds to the log that replicas are fed from, while
+            `rate` and `steady_rate` are measured; 0 for SQLite.
     """
 
     database: str
@@ -54,6 +62,7 @@ class Size:
     start_ms: float
     first_ms: float
     rate: float
+    steady_rate: float
     spread_rate: float
     spread_cpu_us: float
     list_p99_ms: float
@@ -65,6 +74,7 @@ class Size:
     metrics_ms: float
     bytes_each: float
     wal_bytes_each: float
+    steady_wal_bytes_each: float
     errors: int
 
 
@@ -78,7 +88,7 @@ def measure(
     _issue_one(store)
     reachable: list[Reachable] = []
     done, measured = (0, 0), []
-    filler = bulk.Filler(store, postgres, name)
+    filler = Filler(store, postgres, name)
     for certificates, clusters in sizes:
         reachable += asyncio.run(filler.add_reachable(done[1], clusters))
         filler.add_others(done[1], clusters)
@@ -87,7 +97,7 @@ def measure(
         filler.settle()
         each = (_bytes(store, postgres, name) - before) / (certificates - done[0])
         done = (certificates, clusters)
-        measured.append(asdict(_measure(store, reachable, done, each, seconds, postgres)))
+        measured.append(asdict(_measure(store, filler, reachable, done, each, seconds)))
     return measured
 
 
@@ -95,6 +105,14 @@ def _issue_one(store: World) -> None:
     """What the copies are made of."""
     with world.served(store, workers=1) as served:
         served.taking(traffic.with_token(served.who)).load(1, 1)
+
+
+def _check_filled(served: Served, inventory: str) -> None:
+    """A page of nothing is fast, and says nothing."""
+    headers = {"X-Auth-Token": served.who.token}
+    answer = httpx.get(served.url + inventory, headers=headers, timeout=60, trust_env=False)
+    if not answer.raise_for_status().json()["certificates"]:
+        raise RuntimeError("the page of the inventory is empty")
 
 
 def _bytes(store: World, postgres: Postgres | None, name: str) -> int:
@@ -105,21 +123,19 @@ def _bytes(store: World, postgres: Postgres | None, name: str) -> int:
 
 def _measure(
     store: World,
+    filler: Filler,
     reachable: Sequence[Reachable],
     size: tuple[int, int],
     bytes_each: float,
     seconds: float,
-    postgres: Postgres | None,
 ) -> Size:
+    postgres = filler.postgres
     page, find = asyncio.run(_queries(store, size[1]))
+    start_ms = _start_ms(store)
     with world.served(store) as served:
         first_ms = _time(served, "POST", served.who.path())
         metrics_ms = _time(served, "GET", "/metrics")
         who = served.who
-
-        def load(requests: Sequence[bytes], connections: int) -> wrk.Load:
-            return served.taking(requests).load(connections, seconds)
-
         paths = [who.path(each.cluster_id, each.project_id) for each in reachable]
         first_project = paths[0].rpartition("/clusters/")[0] + "/clusters"
         random.shuffle(paths)
@@ -128,20 +144,26 @@ def _measure(
             f"{path.replace('/api/v3/', '/clustercert/v1/')}/certificates?limit={PAGE}&state=live"
             for path in shows
         ]
-        wal = _wal_position(postgres)
-        issue = load(traffic.with_token(who), CONNECTIONS)
-        wal_bytes = _wal_position(postgres) - wal
-        spread = load(traffic.signed(who, paths), CONNECTIONS)
-        listing = load(traffic.signed_gets(who, [first_project]), 1)
-        showing = load(traffic.signed_gets(who, shows), 1)
-        inventory = load(traffic.signed_gets(who, inventories), 1)
+        _check_filled(served, inventories[0])
+        issuing = served.taking(traffic.with_token(who))
+        issuing.load(CONNECTIONS, WARM_UP_SECONDS)
+        filler.checkpoint()
+        issue, wal_bytes = _issued(issuing, seconds, postgres)
+        issuing.load(CONNECTIONS, UNTIL_STEADY * seconds)
+        steady, steady_wal_bytes = _issued(issuing, seconds, postgres)
+        spread = served.taking(traffic.signed(who, paths)).load(CONNECTIONS, seconds)
+        listing = _one_by_one(served, [first_project], seconds)
+        showing = _one_by_one(served, shows, seconds)
+        inventory = _one_by_one(served, inventories, seconds)
+        loads = (issue, steady, spread, listing, showing, inventory)
         return Size(
             database="PostgreSQL" if postgres else "SQLite",
             certificates=size[0],
             clusters=size[1],
-            start_ms=served.start_seconds * 1000,
+            start_ms=start_ms,
             first_ms=first_ms,
             rate=issue.rate,
+            steady_rate=steady.rate,
             spread_rate=spread.rate,
             spread_cpu_us=spread.cpu_us - spread.database_cpu_us,
             list_p99_ms=listing.p99_ms,
@@ -149,16 +171,42 @@ def _measure(
             inventory_p99_ms=inventory.p99_ms,
             page_p99_ms=page,
             find_p99_ms=find,
-            revoke_p99_ms=_revoke_p99(served, store.user_id),
+            revoke_p99_ms=asyncio.run(_revoke_p99(served, store.user_id)),
             metrics_ms=metrics_ms,
             bytes_each=bytes_each,
-            wal_bytes_each=wal_bytes / (issue.rate * issue.seconds),
-            errors=issue.errors + spread.errors + listing.errors + showing.errors + inventory.errors,
+            wal_bytes_each=wal_bytes,
+            steady_wal_bytes_each=steady_wal_bytes,
+            errors=sum(load.errors for load in loads),
         )
+
+
+def _start_ms(store: World) -> float:
+    seconds = []
+    for _ in range(1 + STARTS):
+        with world.served(store) as served:
+            seconds.append(served.start_seconds)
+    return statistics.median(seconds[1:]) * 1000
+
+
+def _issued(peer: Peer, seconds: float, postgres: Postgres | None) -> tuple[wrk.Load, float]:
+    """A load, and the bytes of write-ahead log that each certificate took."""
+    before = _wal_position(postgres)
+    load = peer.load(CONNECTIONS, seconds)
+    return load, (_wal_position(postgres) - before) / max(1.0, load.rate * load.seconds)
 
 
 def _wal_position(postgres: Postgres | None) -> int:
     return int(postgres.sql("postgres", "SELECT pg_current_wal_lsn() - '0/0'")) if postgres else 0
+
+
+def _one_by_one(served: Served, paths: Sequence[str], seconds: float) -> wrk.Load:
+    """GETs over one connection: as many as a 99th percentile takes, however long they do."""
+    peer = served.taking(traffic.signed_gets(served.who, paths))
+    warm = peer.load(1, WARM_UP_SECONDS)
+    load = peer.load(1, max(seconds, 1.5 * QUERIES / max(1.0, warm.rate)))
+    if warm.rate * warm.seconds < WARM_UP_QUERIES or load.rate * load.seconds < QUERIES:
+        raise RuntimeError(f"{load.rate:.1f} a second are too few for a 99th percentile: {paths[0]}")
+    return load
 
 
 def _time(served: Served, method: str, path: str) -> float:
@@ -170,15 +218,17 @@ def _time(served: Served, method: str, path: str) -> float:
         return (time.perf_counter() - started) * 1000
 
 
-def _revoke_p99(served: Served, user_id: str) -> float:
-    times = []
+async def _revoke_p99(served: Served, user_id: str) -> float:
     headers = {"X-Auth-Token": served.who.token}
-    with httpx.Client(base_url=served.url, headers=headers, timeout=120, trust_env=False) as client:
-        for _ in range(REVOCATIONS):
-            started = time.perf_counter()
-            client.post(f"{served.who.path()}revoke", json={"userId": user_id}).raise_for_status()
-            times.append((time.perf_counter() - started) * 1000)
-    return statistics.quantiles(times, n=100)[98]
+    async with httpx.AsyncClient(
+        base_url=served.url, headers=headers, timeout=120, trust_env=False
+    ) as client:
+
+        async def revoke() -> None:
+            answer = await client.post(f"{served.who.path()}revoke", json={"userId": user_id})
+            answer.raise_for_status()
+
+        return await _p99(revoke)
 
 
 async def _queries(store: World, clusters: int) -> tuple[float, float]:
@@ -217,7 +267,8 @@ async def _some_fingerprints(database: Database) -> list[bytes]:
 
 
 async def _p99(query: Callable[[], Awaitable[None]]) -> float:
-    await query()
+    for _ in range(WARM_UP_QUERIES):
+        await query()
     times = []
     for _ in range(QUERIES):
         started = time.perf_counter()

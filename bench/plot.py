@@ -11,7 +11,10 @@ import matplotlib.pyplot as plt  # after the choice of a backend that needs no s
 
 _COLOURS = {"SQLite": "#2e86ab", "PostgreSQL": "#e4572e"}
 _PANELS = (
-    ("Issued a second, 64 connections", {"rate": "one cluster", "spread_rate": "over many clusters"}),
+    (
+        "Issued a second, 64 connections",
+        {"steady_rate": "one cluster, steady", "spread_rate": "over many clusters"},
+    ),
     (
         "p99, ms",
         {"show_p99_ms": "show a cluster", "page_p99_ms": "page of certificates", "find_p99_ms": "find one"},

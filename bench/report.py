@@ -1,7 +1,7 @@
 """What was measured, as the tables of the documentation: written between their marks, or compared with them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ def markdown(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Figures with three digits that mean something."""
+    """Figures with three digits that mean something; a mark where nothing was measured."""
     if isinstance(value, float):
         decimals = sum(abs(value) < limit for limit in (100, 10))
         return f"{value:,.{decimals}f}"
+    if value is None:
+        return targets.UNKNOWN
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -150,61 +152,56 @@ def _steps(measured: Measured) -> str:
     return markdown(("step", "CPU µs", "of all"), [*rows, ("all", whole, "100 %")])
 
 
+# The growth table in two, which say what is written and what is read: head and figure of each column.
+_WRITTEN = {
+    "start ms": "start_ms",
+    "first POST ms": "first_ms",
+    "issued a second, at first": "rate",
+    "issued a second, steady": "steady_rate",
+    "over many clusters": "spread_rate",
+    "CPU µs then": "spread_cpu_us",
+    "revoke p99 ms": "revoke_p99_ms",
+    "bytes each": "bytes_each",
+    "WAL bytes each, at first": "wal_bytes_each",
+    "WAL bytes each, steady": "steady_wal_bytes_each",
+}
+_READ = {
+    "list p99 ms": "list_p99_ms",
+    "show p99 ms": "show_p99_ms",
+    "inventory p99 ms": "inventory_p99_ms",
+    "page p99 ms": "page_p99_ms",
+    "find p99 ms": "find_p99_ms",
+    "/metrics ms": "metrics_ms",
+    "errors": "errors",
+}
+
+
 def _growth(measured: Measured) -> str:
-    heads = (
-        *("database", "certificates", "clusters", "start ms", "first POST ms", "issued a second"),
-        *(
-            "over many clusters",
-            "CPU µs then",
-            "list p99 ms",
-            "show p99 ms",
-            "inventory p99 ms",
-            "page p99 ms",
-            "find p99 ms",
-            "revoke p99 ms",
-            "/metrics ms",
-        ),
-        *("bytes each", "WAL bytes each"),
-    )
-    figures = (
-        *(
-            "database",
-            "certificates",
-            "clusters",
-            "start_ms",
-            "first_ms",
-            "rate",
-            "spread_rate",
-            "spread_cpu_us",
-        ),
-        *(
-            "list_p99_ms",
-            "show_p99_ms",
-            "inventory_p99_ms",
-            "page_p99_ms",
-            "find_p99_ms",
-            "revoke_p99_ms",
-            "metrics_ms",
-        ),
-        *("bytes_each", "wal_bytes_each"),
-    )
-    rows: list[tuple[object, ...]] = [tuple(row[figure] for figure in figures) for row in measured["growth"]]
-    return markdown(heads, rows)
+    return "\n\n".join(_of_sizes(measured["growth"], columns) for columns in (_WRITTEN, _READ))
+
+
+def _of_sizes(sizes: Sequence[Measured], columns: Mapping[str, str]) -> str:
+    named = {"database": "database", "certificates": "certificates", "clusters": "clusters", **columns}
+    return markdown(tuple(named), [tuple(size[figure] for figure in named.values()) for size in sizes])
 
 
 def _webhook(measured: Measured) -> str:
-    heads = ("database", "certificates", "revocations", "start ms", "reviews of", "a second")
+    asked = {
+        "nothing, `/healthz`": "nothing",
+        "reviews of known credentials": "known",
+        "reviews of new ones each": "first",
+    }
     rows: list[tuple[object, ...]] = [
         (
-            *(size["database"], size["certificates"], size["revocations"], size["start_ms"], shown),
-            *(run[figure] for figure in ("rate", "p50_ms", "p99_ms", "max_ms", "cpu_us", "errors")),
+            *(size["database"], size["certificates"], size["revocations"], what),
+            *(size[load][figure] for figure in ("rate", "p50_ms", "p99_ms", "max_ms", "cpu_us", "errors")),
             size["revoked_ms"],
         )
         for size in measured["webhook"]
-        for shown, run in (("known credentials", size["known"]), ("new ones each", size["first"]))
+        for what, load in asked.items()
     ]
-    more = ("p50 ms", "p99 ms", "max ms", "CPU µs", "errors", "revoked after ms")
-    return markdown((*heads, *more), rows)
+    heads = ("database", "certificates", "revocations", "asked for", "a second", "p50 ms", "p99 ms", "max ms")
+    return markdown((*heads, "CPU µs", "errors", "revoked after ms"), rows)
 
 
 def _audit_log(measured: Measured) -> str:

@@ -1,24 +1,23 @@
 """The authorization webhook at a steady rate, with many certificates and revocations in the store.
 
-Reviews are sent when they are due, whether those before are answered or not, and each one's time counts from when it
-was due: a server that stops for a moment is charged for all who came meanwhile.
+Reviews arrive over many connections with pauses, as from clients who don't know of each other, and each one's time
+counts from its sending. A connection is busy for about a hundredth of the time, so that what is due is hardly ever kept
+from being sent by an answer that is late: a server that stops for a moment is charged for all who come meanwhile.
 """
 
 import asyncio
 import random
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import httpx
-import uvloop
 from sqlalchemy import func, select
 
-from bench import bulk, processes, traffic, world
+from bench import bulk, traffic, world, wrk
 from bench.bulk import Reachable
+from bench.peers import CALIBRATING_SECONDS, Peer
 from bench.postgres import Postgres
 from bench.world import ACTOR, Served, World, origin
 from clustercert.app.wiring import components
@@ -26,11 +25,16 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 
 RATE = 2000
-CONNECTIONS = 64
+CONNECTIONS = 256
 # Credentials that a cluster's people and machines use at one time.
 IN_USE = 2000
+# Reviews without pauses, until every worker has seen those.
+WARM_UP_SECONDS = 5
+# Arrivals are by chance; if more come than are due, they still have credentials that nobody has shown.
+TO_SPARE = 1.2
 REVOCATIONS_TIMED = 20
-SIZES = ((1_000, 1_000), (100_000, 100_000))
+# The smallest has enough for that at the usual length.
+SIZES = ((40_000, 1_000), (100_000, 100_000))
 LARGEST = (10_000_000, 1_000_000)
 
 
@@ -47,40 +51,23 @@ class ApiServer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What came of one run; times from when a review was due.
-
-    Attributes:
-        rate: answers a second.
-        cpu_us: processor time of the service and its database for each.
-        errors: answers of another status than 200, and broken connections.
-    """
-
-    rate: float
-    p50_ms: float
-    p99_ms: float
-    max_ms: float
-    cpu_us: float
-    errors: int
-
-
-@dataclass(frozen=True, slots=True)
 class Size:
     """What was measured at a size.
 
     Attributes:
-        start_ms: from the start of the process to the first 200 of /readyz, 2 workers.
+        nothing: GET of a path that does nothing, at the same rate over as many connections: what the generator, the
+            server's edge and the sharing of the cores take of the others' times.
         known: reviews of credentials that were seen before.
-        first: each of another credential, at the same rate: a reading of the store each.
+        first: each of another credential: a reading of the store each.
         revoked_ms: from the answer to a revocation to the first review that is denied, the longest of some.
     """
 
     database: str
     certificates: int
     revocations: int
-    start_ms: float
-    known: Answers
-    first: Answers
+    nothing: wrk.Load
+    known: wrk.Load
+    first: wrk.Load
     revoked_ms: float
 
 
@@ -121,36 +108,30 @@ async def _api_server(store: World, cluster: Reachable) -> ApiServer:
 def _measure(
     store: World, server: ApiServer, own: ApiServer, size: tuple[int, int], seconds: float, database: str
 ) -> Size:
-    count = min(size[0], IN_USE + int(RATE * seconds))
-    fingerprints = asyncio.run(_fingerprints(store, server.cluster_id, count))
-    in_use, others = fingerprints[: min(IN_USE, count // 2)], fingerprints[min(IN_USE, count // 2) :]
+    tried = int(RATE * TO_SPARE * CALIBRATING_SECONDS)
+    needed = IN_USE + tried + int(RATE * TO_SPARE * seconds)
+    if needed > size[0]:
+        raise ValueError(f"{size[0]} certificates are too few for {seconds} seconds: {needed} are needed")
+    fingerprints = asyncio.run(_fingerprints(store, server.cluster_id, needed))
+    in_use, others = fingerprints[:IN_USE], fingerprints[IN_USE:]
     with world.served(store) as served:
 
-        def run(shown: Sequence[bytes], seconds: float) -> Answers:
-            requests = [_review(served, server, each) for each in shown]
-            before = [processes.cpu_seconds(root) for root in served.roots]
-            times, errors = uvloop.run(_send(served, requests, seconds))
-            used = sum(map(processes.cpu_seconds, served.roots)) - sum(before)
-            ordered = statistics.quantiles(times, n=100)
-            return Answers(
-                rate=len(times) / seconds,
-                p50_ms=ordered[49],
-                p99_ms=ordered[98],
-                max_ms=max(times),
-                cpu_us=used / len(times) * 1e6,
-                errors=errors,
-            )
+        def reviews(shown: Sequence[bytes]) -> Peer:
+            return served.taking([_review(served, server, each) for each in shown])
 
-        run(in_use, max(1.0, 2 * len(in_use) / RATE))
-        known = run(random.choices(in_use, k=int(RATE * seconds)), seconds)
-        first = run(others, len(others) / RATE)
+        reviews(in_use).load(CONNECTIONS, WARM_UP_SECONDS)
+        nothing = served.taking([traffic.http("GET", "/healthz", served.who.host, {})])
+        nothing_load = nothing.load_at(RATE, CONNECTIONS, seconds)
+        known_load = reviews(in_use).load_at(RATE, CONNECTIONS, seconds)
+        # Whom the trying has shown is known by then.
+        pause_ms = reviews(others[:tried]).pause_ms(RATE, CONNECTIONS)
         return Size(
             database=database,
             certificates=size[0],
             revocations=size[1],
-            start_ms=served.start_seconds * 1000,
-            known=known,
-            first=first,
+            nothing=nothing_load,
+            known=known_load,
+            first=reviews(others[tried:]).load(CONNECTIONS, seconds, pause_ms),
             revoked_ms=_revoked(served, own, store.user_id),
         )
 
@@ -191,83 +172,6 @@ def _review(served: Served, server: ApiServer, fingerprint: bytes) -> bytes:
         "Accept": "application/json, */*",
     }
     return traffic.http("POST", path, served.who.host, headers, body)
-
-
-class _Connection(asyncio.Protocol):
-    """A kept connection with one request at a time."""
-
-    def __init__(self) -> None:
-        self._received = b""
-        self._answered: asyncio.Future[bool] | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is none by its class.
-        self._transport = cast("asyncio.Transport", transport)
-
-    async def ask(self, request: bytes) -> bool:
-        """Whether the answer is one."""
-        if self._transport is None or self._transport.is_closing():
-            return False
-        self._answered = asyncio.get_running_loop().create_future()
-        self._transport.write(request)
-        return await self._answered
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = next(
-            int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
-        )
-        if len(body) >= length:
-            self._received = b""
-            self._settle(good=head.startswith(b"HTTP/1.1 200"))
-
-    def connection_lost(self, _cause: Exception | None) -> None:
-        self._settle(good=False)
-
-    def _settle(self, *, good: bool) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(good)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-
-async def _send(served: Served, requests: Sequence[bytes], seconds: float) -> tuple[list[float], int]:
-    """Milliseconds of each answer from when it was due, and how many were no answers."""
-    loop = asyncio.get_running_loop()
-    host, port = served.who.host.split(":")
-    connections = [
-        (await loop.create_connection(_Connection, host, int(port)))[1] for _ in range(CONNECTIONS)
-    ]
-    idle: asyncio.Queue[_Connection] = asyncio.Queue()
-    for connection in connections:
-        idle.put_nowait(connection)
-    times: list[float] = []
-    errors = 0
-
-    async def ask(connection: _Connection, request: bytes, due: float) -> None:
-        nonlocal errors
-        good = await connection.ask(request)
-        errors += not good
-        times.append((loop.time() - due) * 1000)
-        idle.put_nowait(connection)
-
-    began = loop.time()
-    async with asyncio.TaskGroup() as group:
-        for number in range(int(RATE * seconds)):
-            due = began + number / RATE
-            if (early := due - loop.time()) > 0:
-                await asyncio.sleep(early)
-            connection = await idle.get()
-            group.create_task(ask(connection, requests[number % len(requests)], due))
-    for connection in connections:
-        connection.close()
-    return times, errors
 
 
 def _revoked(served: Served, server: ApiServer, user_id: str) -> float:

@@ -15,9 +15,13 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 class Load:
     """What came of a run.
 
+    An answer's time counts from the sending of its request. wrk corrects these for requests that a connection did not
+    send because it waited: to an answer that took more than twice the mean time between two of a connection, it adds
+    those that would have come meanwhile (stats_correct in wrk 4.1's src/stats.c). With pauses there are hardly any.
+
     Attributes:
         rate: good answers a second.
-        p50_ms, p99_ms, max_ms: of all answers.
+        mean_ms, p50_ms, p99_ms, max_ms: of all answers.
         cpu_us: processor time of the server and of its database for each answer, in microseconds.
         database_cpu_us: what of it the database's server used, if there is one.
         errors: answers of 400 and above, broken and refused connections, time-outs.
@@ -26,6 +30,7 @@ class Load:
     connections: int
     seconds: float
     rate: float
+    mean_ms: float
     p50_ms: float
     p99_ms: float
     max_ms: float
@@ -41,17 +46,22 @@ def run(
     connections: int,
     seconds: float,
     roots: Sequence[int],
-    pause_ms: float | None = None,
+    pause_ms: float = 0,
+    conversation: Path | None = None,
 ) -> Load:
     """Send the requests in turn over so many connections.
 
-    `roots` are the processes whose time is counted, the server's first, then its database's.
+    `roots` are the processes whose time is counted, the server's first, then its database's. `pause_ms` is the mean of
+    the pauses before each request of a connection. `conversation` is a script that goes on from each answer; an answer
+    is then the last of a conversation, and its time that of all of it.
     """
     with tempfile.NamedTemporaryFile(prefix="clustercert-bench-") as file:
         file.writelines(b"%d\n%b" % (len(request), request) for request in requests)
         file.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
-        command += ["-s", str(_SCRIPT), url, "--", file.name, *([str(pause_ms)] if pause_ms else [])]
+        threads = connections if conversation else 1
+        command = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        command += ["--timeout", "10s", "-s", str(_SCRIPT), url, "--", file.name, str(pause_ms)]
+        command += [str(conversation)] if conversation else []
         before = [processes.cpu_seconds(root) for root in roots]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         used = [processes.cpu_seconds(root) - start for root, start in zip(roots, before, strict=True)]
@@ -63,11 +73,12 @@ def run(
 
 def _load(numbers: Sequence[int], connections: int, cpu_seconds: Sequence[float]) -> Load:
     """From wrk's numbers, which are microseconds and counts."""
-    answers, duration, p50, p99, longest, refused, broken = numbers
+    answers, duration, mean, p50, p99, longest, refused, broken = numbers
     return Load(
         connections=connections,
         seconds=duration / 1e6,
         rate=(answers - refused) / duration * 1e6,
+        mean_ms=mean / 1e3,
         p50_ms=p50 / 1e3,
         p99_ms=p99 / 1e3,
         max_ms=longest / 1e3,

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from bench import processes
@@ -17,7 +18,7 @@ from bench.traffic import JSON, csr_pem, http
 SITE = Path(__file__).parent / "djangoca_site"
 # Made by `make bench` from the lock file beside the site: its dependencies are not ours.
 ENVIRONMENT = Path(__file__).parents[2] / ".venvs" / "django-ca"
-DATABASE = "django_ca"
+WHOLE_ORDER = Path(__file__).with_suffix(".lua")
 
 
 def version() -> str:
@@ -31,20 +32,24 @@ def version() -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, postgres: Postgres, workers: int = 2) -> Iterator[Peer]:
+def running(
+    folder: Path, postgres: Postgres, workers: int = 2, *, cheap_passwords: bool = True
+) -> Iterator[Peer]:
     """Serve its sign call, which takes a CSR and answers with an order, until the end of the block.
 
-    To see the certificate a client must ask twice more, which is not counted.
+    Without `cheap_passwords` each request costs a check of Django's own password hash.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    postgres.create(DATABASE)
+    database = f"django_ca_{'cheap' if cheap_passwords else 'shipped'}"
+    postgres.create(database)
     env = {
         "DJANGO_SETTINGS_MODULE": "settings",
         "PYTHONPATH": str(SITE),
         "BENCH_POSTGRES_PORT": str(postgres.port),
-        "BENCH_POSTGRES_DATABASE": DATABASE,
+        "BENCH_POSTGRES_DATABASE": database,
         "BENCH_FOLDER": str(folder),
+        **({"BENCH_CHEAP_PASSWORDS": "1"} if cheap_passwords else {}),
     }
     python = str(ENVIRONMENT / "bin" / "python")
     serial = subprocess.run(
@@ -64,6 +69,11 @@ def running(folder: Path, postgres: Postgres, workers: int = 2) -> Iterator[Peer
             requests=list(_requests(f"127.0.0.1:{port}", serial)),
             roots=[pid, postgres.pid],
         )
+
+
+def whole_order(ordering: Peer) -> Peer:
+    """The same server, asked after each order until the certificate is in the client's hands."""
+    return replace(ordering, conversation=WHOLE_ORDER)
 
 
 def _requests(host: str, serial: str) -> Iterator[bytes]:
