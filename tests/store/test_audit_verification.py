@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -223,6 +224,73 @@ async def test_a_kept_checkpoint_of_the_store_that_was_changed_is_named(log: Log
     store.execute("UPDATE audit_checkpoint SET note = 'nothing' WHERE size = ?", SIZE)
     report = await log.verified()
     assert [finding.problem for finding in report.findings] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "change", ["root = X", "note = (SELECT note FROM audit_checkpoint WHERE size = 703)"]
+)
+async def test_a_kept_checkpoint_that_is_not_what_its_row_says_is_named(
+    log: Log, store: Store, change: str
+) -> None:
+    await log.grow(3)
+    change = change.replace("X", "(SELECT root FROM audit_checkpoint WHERE size = 703)")
+    store.execute(f"UPDATE audit_checkpoint SET {change} WHERE size = {SIZE}")
+    [finding] = (await log.verified()).findings
+    assert finding.problem == "checkpoint"
+    assert f"where it keeps the one of size {SIZE}" in finding.sentence
+
+
+async def test_an_old_checkpoint_in_the_newest_ones_place_hides_nothing(log: Log, store: Store) -> None:
+    await log.grow(3)
+    store.execute("UPDATE audit_checkpoint SET size = 100000 WHERE size = ?", SIZE)
+    report = await log.verified()
+    assert report.size == SIZE
+    assert {finding.problem for finding in report.findings} == {"checkpoint"}
+    assert "By the row of the newest checkpoint the log has 100000 leaves" in report.findings[0].sentence
+
+
+async def test_a_size_of_the_log_that_no_checkpoint_is_signed_for_is_named(log: Log, store: Store) -> None:
+    store.execute("UPDATE audit_log SET size = 600")
+    [finding] = (await log.verified()).findings
+    assert "By the row of the log the log has 600 leaves" in finding.sentence
+
+
+async def test_a_log_cut_off_above_its_tree_is_told_by_the_tree(log: Log, store: Store) -> None:
+    await log.grow(3)
+    store.execute("DELETE FROM audit_event WHERE leaf_index >= ?", SIZE)
+    store.execute("DELETE FROM audit_checkpoint WHERE size > ?", SIZE)
+    store.execute("UPDATE audit_log SET size = ?", SIZE)
+    [finding] = (await log.verified()).findings
+    assert finding.problem == "checkpoint"
+    assert "By the tree the log has 703 leaves" in finding.sentence
+
+
+async def test_a_deletion_excuses_no_event_behind_it(log: Log, database: Database, store: Store) -> None:
+    everything = replace(event("events.deleted"), detail={"places": [[SIZE - 2, 10**9]]})
+    async with database.write(everything):
+        pass
+    await log.grow(3)
+    store.execute("DELETE FROM audit_event WHERE leaf_index = ?", SIZE + 2)
+    assert briefly((await log.verified()).findings) == [("removed", SIZE + 2, None)]
+
+
+async def test_text_that_is_none_is_named_and_no_failure_of_the_database(file: Path) -> None:
+    """SQLite keeps any bytes as text."""
+    database = Database(sqlite_url(file))
+    log = await new_log(database)
+    await log.grow(600)
+    await log.grow(1)
+    execute(file, "UPDATE audit_event SET body = CAST(x'ff' AS TEXT) WHERE leaf_index = 3")
+    execute(file, "UPDATE audit_event SET actor = CAST(x'ff' AS TEXT) WHERE leaf_index = 400")
+    execute(file, "UPDATE audit_checkpoint SET note = CAST(x'ff' AS TEXT) WHERE size = 601")
+    report = await log.verified()
+    found = {(finding.problem, finding.place) for finding in report.findings}
+    assert found >= {("changed", 3), ("changed", 400), ("checkpoint", None)}
+    assert report.events == 602 - 2
+    execute(file, "UPDATE audit_checkpoint SET note = CAST(x'ff' AS TEXT)")
+    with pytest.raises(NoteError, match="can't even be read"):
+        await log.verified()
+    await database.close()
 
 
 async def test_anothers_checkpoint_says_nothing(log: Log) -> None:

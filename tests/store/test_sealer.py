@@ -224,6 +224,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Store], object], str]] = {
         lambda _: b"",
         "a tile is missing",
     ),
+    "a tile too long": (
+        "UPDATE audit_tile SET hashes = ? WHERE level = 0",
+        lambda store: tile(store, 0) + bytes(32),
+        "longer than the log",
+    ),
     "a tile gone": ("DELETE FROM audit_tile WHERE level = ?", lambda _: 0, "a tile is missing"),
     "a smaller size": ("UPDATE audit_log SET size = ?", lambda _: 4, "another tree"),
     "the head gone": ("DELETE FROM audit_checkpoint WHERE size > ?", lambda _: 0, "checkpoint is missing"),

@@ -34,7 +34,7 @@ class Address:
         """For the log: without what may be a password."""
         if self.kind == "url":
             parts = urlsplit(self.url)
-            return f"{parts.scheme}://{parts.hostname}{parts.path}"
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         return {"file": f"file:{self.path}", "socket": f"syslog:{self.path}"}.get(
             self.kind, f"syslog://{self.host}:{self.port}"
         )

@@ -1,6 +1,7 @@
 """Looks over what is in the ledger, slowly and for ever: each certificate against its row, its CA and the bounds.
 
-A mismatch is somebody's hand in the database, a signer that lied, or a bug: an event, a count and a line in the log.
+A mismatch is somebody's hand in the database, a signer that lied, or a bug: an event, a count and a line in the log,
+once, and once more where it is another one or was gone meanwhile.
 """
 
 import os
@@ -19,11 +20,13 @@ from clustercert.model import AuditEvent, CertificateRecord, ClientCA, Grant, Or
 from clustercert.policy import BACKDATE, MAX_LIFETIME, Policy
 from clustercert.store.certificate_checks import CertificateChecks, StoredCertificate
 from clustercert.store.database import Database
-from clustercert.store.progress import Progress
+from clustercert.store.progress import Findings, Progress
 
 logger = structlog.get_logger()
 
 NAME = "certificates"
+MISMATCH = "mismatch"
+LAST_ID = 2**63 - 1
 # A parse and a signature each: a hundredth of a second or two, which nobody notices.
 AT_ONCE = 100
 
@@ -58,6 +61,7 @@ class CertificateChecker:
     def __init__(self, database: Database, policy: Policy, now: Callable[[], datetime]) -> None:
         self._rows = CertificateChecks(database)
         self._progress = Progress(database, NAME)
+        self._known = Findings(database, MISMATCH)
         self._policy = policy
         self._now = now
 
@@ -65,10 +69,14 @@ class CertificateChecker:
         """Look at the next ones, from the beginning again behind the last. Raises Unavailable."""
         position = int(await self._progress.value() or 0)
         checked, reached = await self.after(position, limit)
-        events = [self._event(mismatch) for mismatch in checked.mismatches]
         # A small ledger is gone through in one step, which ends where it began.
-        await self._progress.change(str(reached if checked.count == limit else 0), *events, anyway=True)
-        _account(checked)
+        at_the_end = checked.count < limit
+        for mismatch in checked.mismatches:
+            await self._record(mismatch)
+        wrong = [mismatch.certificate.id for mismatch in checked.mismatches]
+        await self._known.forget(position, LAST_ID if at_the_end else reached, but=wrong)
+        await self._progress.change("0" if at_the_end else str(reached))
+        metrics.CHECKED.inc(checked.count)
         return checked
 
     async def after(self, row_id: int, limit: int = AT_ONCE) -> tuple[Checked, int]:
@@ -77,6 +85,18 @@ class CertificateChecker:
         found = [(row, problems(row, self._policy, self._now())) for row in rows]
         mismatches = tuple(Mismatch(row, sentences) for row, sentences in found if sentences)
         return Checked(len(rows), mismatches), rows[-1].id if rows else row_id
+
+    async def _record(self, mismatch: Mismatch) -> None:
+        """Say what is wrong, unless it was said."""
+        what = "\n".join(mismatch.problems)
+        if not await self._known.found(mismatch.certificate.id, what, self._event(mismatch)):
+            return
+        metrics.MISMATCHES.inc()
+        logger.error(
+            "a stored certificate is not what it should be",
+            fingerprint=mismatch.certificate.record.fingerprint.hex(),
+            problems=mismatch.problems,
+        )
 
     def _event(self, mismatch: Mismatch) -> AuditEvent:
         record = mismatch.certificate.record
@@ -92,17 +112,6 @@ class CertificateChecker:
                 "serial": record.serial,
                 "problems": list(mismatch.problems),
             },
-        )
-
-
-def _account(checked: Checked) -> None:
-    metrics.CHECKED.inc(checked.count)
-    for mismatch in checked.mismatches:
-        metrics.MISMATCHES.inc()
-        logger.error(
-            "a stored certificate is not what it should be",
-            fingerprint=mismatch.certificate.record.fingerprint.hex(),
-            problems=mismatch.problems,
         )
 
 

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, Protocol
 
 from clustercert.model import JsonObject
-from clustercert.store.audit import StoredEvent
+from clustercert.store.audit import StoredCheckpoint, StoredEvent
 from clustercert.store.evidence import DELETED, LogHead
 
 __all__ = ["DELETED", "Evidence", "Finding", "LogHead", "Report", "StoredEvent", "Trusted", "deleted_places"]
@@ -29,8 +30,8 @@ class Evidence(Protocol):
     async def events(self, first: int, last: int) -> list[StoredEvent]:
         """The events at the places from `first` up to `last`, in the order in which they stand there."""
 
-    async def checkpoints(self, first: int, last: int) -> list[str]:
-        """Notes of checkpoints of sizes from `first` up to `last`."""
+    async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
+        """Kept checkpoints of sizes from `first` up to `last`."""
 
     async def markers(self, first: int) -> list[StoredEvent]:
         """The events that say what was deleted, behind a place."""
@@ -99,15 +100,18 @@ class Report:
             self.findings.append(Finding(problem, place, event_id, sentence))
 
 
-def deleted_places(body: bytes) -> list[tuple[int, int]]:
-    """The places that an event says were deleted, as ranges whose ends belong to them."""
+def deleted_places(body: bytes, below: int) -> list[tuple[int, int]]:
+    """The places that an event says were deleted, as ranges whose ends belong to them.
+
+    `below` is the event's own place: what it says of later ones, when nothing was there yet, excuses nothing.
+    """
     said = parsed(body)
     detail = said.get("detail")
     if said.get("kind") != DELETED or not isinstance(detail, dict):
         return []
     places = detail.get("places")
     pairs = places if isinstance(places, list) else []
-    return [(pair[0], pair[1]) for pair in pairs if _is_range(pair)]
+    return [(pair[0], pair[1]) for pair in pairs if _is_range(pair) and pair[1] < below]
 
 
 def parsed(body: bytes) -> JsonObject:
@@ -117,6 +121,30 @@ def parsed(body: bytes) -> JsonObject:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def wrong_columns(event: StoredEvent, made: bytes) -> list[str]:
+    """Which columns don't say what the body says, which fits its leaf."""
+    said = parsed(event.body)
+    columns = {
+        "kind": event.kind,
+        "project_id": event.project_id,
+        "actor": event.actor,
+        "subject": event.subject,
+    }
+    wrong = [name for name, value in columns.items() if said.get(name) != value]
+    if _time(said.get("at")) != event.at:
+        wrong.append("at")
+    if event.commitment != made:
+        wrong.append("commitment")
+    return wrong
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
 
 
 def _is_range(pair: object) -> bool:

@@ -144,7 +144,7 @@ class ExportedLog:
         with path.open("rb") as lines:
             return [_read(text) for text in lines]
 
-    async def checkpoints(self, first: int, last: int) -> list[str]:
+    async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
         """None beside the newest one."""
         del first, last
         return []

@@ -1,6 +1,7 @@
 """Checkpoints are handed on to where the database's masters can't reach, so that somebody keeps them."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -8,15 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import httpx
 import structlog
 
 from clustercert import metrics
 from clustercert.audit.addresses import Address
 from clustercert.audit.log import AuditLog
 from clustercert.store.audit import StoredCheckpoint
+
+if TYPE_CHECKING:
+    # Loaded where a log is published by POST: most are not.
+    import httpx
 
 logger = structlog.get_logger()
 
@@ -54,12 +58,25 @@ class FileTarget:
     def _append(self, note: bytes) -> None:
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            with os.fdopen(descriptor, "ab") as file:
-                file.write(note)
-                file.flush()
+            with os.fdopen(descriptor, "ab", buffering=0):
+                _append_whole(descriptor, note)
                 os.fsync(descriptor)
         except OSError as error:
             raise PublishError(f"{error.strerror or error}") from error
+
+
+def _append_whole(descriptor: int, note: bytes) -> None:
+    """Append all of it or, as far as the file lets itself be cut, nothing: behind a part no other note is read.
+
+    Raises OSError.
+    """
+    before = os.fstat(descriptor).st_size
+    written = os.write(descriptor, note)
+    if written == len(note):
+        return
+    if os.fstat(descriptor).st_size == before + written:
+        os.ftruncate(descriptor, before)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +85,12 @@ class UrlTarget:
 
     name: str
     url: str
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: "httpx.AsyncBaseTransport | None" = None
     pause: float = 1
 
     async def publish(self, note: str) -> None:
+        import httpx  # noqa: PLC0415
+
         async with httpx.AsyncClient(timeout=SECONDS, transport=self.transport) as client:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
@@ -83,7 +102,9 @@ class UrlTarget:
                 else:
                     return
 
-    async def _post(self, client: httpx.AsyncClient, note: str) -> None:
+    async def _post(self, client: "httpx.AsyncClient", note: str) -> None:
+        import httpx  # noqa: PLC0415
+
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         try:
             answer = await client.post(self.url, content=note.encode(), headers=headers)

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from clustercert import metrics
 from clustercert.errors import LogDamaged
 from clustercert.merkle import Checkpoint, NoteError, TileId, VerifierKey, opened, signed
-from clustercert.merkle.tiles import edge, grown, node_in, tile_of
-from clustercert.merkle.tree import root_of
+from clustercert.merkle.tiles import edge, grown, node_in, tile_of, width_in
+from clustercert.merkle.tree import HASH_BYTES, root_of
 from clustercert.model import AuditEvent, Origin
 from clustercert.store.audit import LOG, AuditRows, Sealing, StoredCheckpoint, StoredLog
 
@@ -152,6 +152,8 @@ async def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: Verifie
         raise _damaged("a tile is missing") from error
     if (head.size, head.root) != (sealing.size, root):
         raise _damaged(f"its newest checkpoint, of {head.size} events, is of another tree")
+    if any(len(hashes) > width_in(tile, sealing.size) * HASH_BYTES for tile, hashes in tiles.items()):
+        raise _damaged("a tile at its end is longer than the log")
 
 
 def _root(size: int, tiles: dict[TileId, bytes]) -> bytes:

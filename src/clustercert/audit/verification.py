@@ -5,7 +5,6 @@ A piece at a time: what is kept in memory doesn't grow with the log, but with wh
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 from clustercert.audit.evidence import (
     MAX_FINDINGS,
@@ -14,7 +13,7 @@ from clustercert.audit.evidence import (
     StoredEvent,
     Trusted,
     deleted_places,
-    parsed,
+    wrong_columns,
 )
 from clustercert.audit.ranges import Range, count, without
 from clustercert.audit.regrown import RegrownTile, RegrownTree
@@ -53,6 +52,13 @@ async def verify(evidence: Evidence, key: VerifierKey, trusted: Sequence[Trusted
         raise NoteError("the log has no checkpoint: nothing of it is sealed")
     newest = opened(str(head.note), key)
     report = Report(size=newest.size, root=newest.root.hex(), unsealed=head.unsealed)
+    for what, size in head.sizes.items():
+        if size != newest.size:
+            report.add(
+                "checkpoint",
+                f"By {what} the log has {size} leaves, and its newest checkpoint is signed for {newest.size}: it was "
+                "cut off, or one of the two was changed.",
+            )
     for stray in head.stray:
         report.add(
             "inserted",
@@ -150,6 +156,13 @@ class _Walk:
         middle = (first + last) // 2
         return [*await self._read_events(first, middle), *await self._read_events(middle, last)]
 
+    async def _read_markers(self) -> list[StoredEvent]:
+        """What can't be read excuses nothing."""
+        try:
+            return await self._evidence.markers(self._size)
+        except UNREADABLE:
+            return []
+
     def _report_leaves(self, start: int, made: list[bytes], kept: list[bytes]) -> None:
         for place, (one, other) in enumerate(zip(made, kept, strict=True), start):
             if one != other:
@@ -162,14 +175,27 @@ class _Walk:
     async def _own_heads(self, first: int, last: int) -> list[Trusted]:
         """The checkpoints that are kept beside the log itself, of sizes in a piece."""
         heads: list[Trusted] = []
-        for note in await self._evidence.checkpoints(first + 1, last + 1):
+        try:
+            kept = await self._evidence.checkpoints(first + 1, last + 1)
+        except UNREADABLE:
+            self._report.add(
+                "checkpoint", f"A kept checkpoint of a size from {first + 1} to {last} can't even be read."
+            )
+            return heads
+        for row in kept:
             try:
-                found = opened(str(note), self._key)
+                found = opened(str(row.note), self._key)
             except NoteError as error:
                 self._report.add("checkpoint", f"A kept checkpoint is no good: {error}.")
+                continue
+            if (found.size, found.root) == (row.size, row.root):
+                heads.append(Trusted(f"the kept checkpoint of size {found.size}", found.size, found.root))
             else:
-                if first < found.size <= last:
-                    heads.append(Trusted(f"the kept checkpoint of size {found.size}", found.size, found.root))
+                self._report.add(
+                    "checkpoint",
+                    f"The store says otherwise than the kept checkpoint itself, where it keeps the one of size "
+                    f"{row.size}: that one is of size {found.size}, and its root {found.root.hex()}.",
+                )
         return heads
 
     async def _grow(self, hashes: list[bytes], heads: Sequence[Trusted]) -> None:
@@ -248,14 +274,14 @@ class _Walk:
                 self._report.found += 1
             return
         self._report.events += 1
-        if wrong := _wrong_columns(event, made):
+        if wrong := wrong_columns(event, made):
             self._report.add(
                 "changed",
                 f"The store says otherwise than event {event.id} itself, at place {place}: {', '.join(wrong)}.",
                 place=place,
                 event_id=event.id,
             )
-        self._deleted += deleted_places(event.body)
+        self._deleted += deleted_places(event.body, place)
 
     def _add_missing(self, first: int, last: int) -> None:
         if first > last:
@@ -268,8 +294,8 @@ class _Walk:
         """Tell what was deleted, and said so, from what is gone."""
         if not self._missing:
             return
-        for marker in await self._evidence.markers(self._size):
-            self._deleted += deleted_places(marker.body)
+        for marker in await self._read_markers():
+            self._deleted += deleted_places(marker.body, self._size)
         gone = without(self._missing, self._deleted)
         self._report.deleted = count(self._missing) - count(gone)
         for first, last in gone:
@@ -309,27 +335,3 @@ class _Walk:
 
 def _size_of(head: Trusted) -> int:
     return head.size
-
-
-def _wrong_columns(event: StoredEvent, made: bytes) -> list[str]:
-    """Which columns don't say what the body says, which fits its leaf."""
-    said = parsed(event.body)
-    columns = {
-        "kind": event.kind,
-        "project_id": event.project_id,
-        "actor": event.actor,
-        "subject": event.subject,
-    }
-    wrong = [name for name, value in columns.items() if said.get(name) != value]
-    if _time(said.get("at")) != event.at:
-        wrong.append("at")
-    if event.commitment != made:
-        wrong.append("commitment")
-    return wrong
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(value))
-    except ValueError:
-        return None

@@ -3,17 +3,21 @@
 What seals the log, and looks up single events and proofs, is elsewhere.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Select, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from clustercert.errors import Unavailable
 from clustercert.merkle import VerifierKey
+from clustercert.merkle.tiles import ENTRIES, WIDTH
+from clustercert.merkle.tree import HASH_BYTES
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.audit import StoredEvent
+from clustercert.store.audit import StoredCheckpoint, StoredEvent
 from clustercert.store.database import Database
 from clustercert.store.events import record_events
 
@@ -40,15 +44,17 @@ class LogHead:
         note: its newest checkpoint, signed; None where it has none.
         stray: events at places that the log doesn't have, at most some of them.
         unsealed: how many events have no place yet.
+        sizes: how many leaves the log has as it is kept beside the note, by what says so.
     """
 
     note: str | None
     stray: tuple[StoredEvent, ...] = ()
     unsealed: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 class EvidenceRows:
-    """The log as it is kept."""
+    """The log as it is kept. What checks it gets a ValueError or TypeError for a value that is none of its column's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -62,41 +68,59 @@ class EvidenceRows:
     async def head(self) -> LogHead:
         """Where the log ends, all in one moment."""
         newest = select(_checkpoint.c.note, _checkpoint.c.size).order_by(_checkpoint.c.size.desc()).limit(1)
-        async with self._database.read() as connection:
+        async with self._reading() as connection:
             found = (await connection.execute(newest)).first()
             size = found.size if found is not None else 0
+            sizes = {
+                "the row of the newest checkpoint": size,
+                "the row of the log": (await connection.execute(select(_log.c.size))).scalar() or 0,
+            }
+            # Of what the tree lacks, the walk over it tells.
+            if (leaves := await _leaves(connection, size)) > size:
+                sizes["the tree"] = leaves
             outside = _events(or_(_event.c.leaf_index >= size, _event.c.leaf_index < 0)).limit(MAX_STRAY)
             stray = tuple(await _stored(connection, outside))
             unsealed = select(func.count()).where(_event.c.leaf_index.is_(None))
             count = (await connection.execute(unsealed)).scalar_one()
-        return LogHead(found.note if found is not None else None, stray, count)
+        return LogHead(found.note if found is not None else None, stray, count, sizes)
 
     async def tiles(self, level: int, first: int, last: int) -> dict[int, bytes]:
         """The hashes in the tiles of a level from `first` up to `last`, by index, as wide as they are now."""
         query = select(_tile.c.index, _tile.c.hashes).where(
             _tile.c.level == level, _tile.c.index >= first, _tile.c.index < last
         )
-        async with self._database.read() as connection:
+        async with self._reading() as connection:
             return {index: _bytes(hashes) for index, hashes in await connection.execute(query)}
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
         """The events at the places from `first` up to `last`, in their order."""
         query = _events(_event.c.leaf_index >= first, _event.c.leaf_index < last)
-        async with self._database.read() as connection:
+        async with self._reading() as connection:
             return await _stored(connection, query)
 
-    async def checkpoints(self, first: int, last: int) -> list[str]:
-        """The notes of the kept checkpoints of sizes from `first` up to `last`, by size."""
+    async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
+        """The kept checkpoints of sizes from `first` up to `last`, by size."""
         sizes = _checkpoint.c.size >= first, _checkpoint.c.size < last
-        query = select(_checkpoint.c.note).where(*sizes).order_by(_checkpoint.c.size)
-        async with self._database.read() as connection:
-            return list((await connection.execute(query)).scalars())
+        query = select(_checkpoint).where(*sizes).order_by(_checkpoint.c.size)
+        async with self._reading() as connection:
+            return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
 
     async def markers(self, first: int) -> list[StoredEvent]:
         """The events that say what was deleted, at places from `first` on or without one."""
         later = or_(_event.c.leaf_index >= first, _event.c.leaf_index.is_(None))
-        async with self._database.read() as connection:
+        async with self._reading() as connection:
             return await _stored(connection, _events(_event.c.kind == DELETED, later))
+
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to read by. Text that is no text, which SQLite keeps too, is no failure of the database."""
+        try:
+            async with self._database.read() as connection:
+                yield connection
+        except Unavailable as failure:
+            if "Could not decode to UTF-8" in str(failure.__cause__):
+                raise ValueError("a column has something else in it than text") from failure
+            raise
 
     async def delete(
         self,
@@ -124,6 +148,15 @@ class EvidenceRows:
                 await connection.execute(delete(_event).where(_event.c.id.in_([row.id for row in old])))
                 await record_events(connection, (marker(places),))
         return places
+
+
+async def _leaves(connection: AsyncConnection, size: int) -> int:
+    """How many leaves the tree has; 0 where it doesn't reach the last tile of this size."""
+    query = select(_tile.c.index, func.length(_tile.c.hashes)).where(
+        _tile.c.level == ENTRIES, _tile.c.index >= size // WIDTH
+    )
+    last = (await connection.execute(query.order_by(_tile.c.index.desc()).limit(1))).first()
+    return last[0] * WIDTH + last[1] // HASH_BYTES if last is not None else 0
 
 
 def _events(*conditions: ColumnElement[bool]) -> Select[tuple[object, ...]]:

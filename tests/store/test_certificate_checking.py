@@ -1,0 +1,206 @@
+"""The ledger is looked over: what is not as it was issued is found, and is news once."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from clustercert.audit.checking import CertificateChecker
+from clustercert.certificate import LeafBuilder, certificate_der, fingerprint, new_client_ca, serial_hex
+from clustercert.keypair import new_key
+from clustercert.model import CertificateRecord, SigningRequest
+from clustercert.store.database import Database
+from clustercert.store.ledger import Ledger
+from clustercert.store.progress import Progress
+from nouns import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_ca, grant
+from stores import NOW as EARLIER
+from stores import Store, blob, certificate_record
+
+
+def real_record(number: int = 1) -> CertificateRecord:
+    """A certificate as it was issued."""
+    request = SigningRequest(grant=grant(), public_key=new_key("ec-p256").public_key(), ca=client_ca())
+    leaf = LeafBuilder(request.ca.certificate, CA_KEY).build(request)
+    made, _ = certificate_record()
+    return replace(
+        made,
+        fingerprint=fingerprint(leaf),
+        serial=serial_hex(leaf),
+        cluster_id=request.ca.cluster_id,
+        ca_id=request.ca.id,
+        user_id=USER_ID,
+        groups=request.grant.groups,
+        not_before=request.grant.not_before,
+        not_after=request.grant.not_after,
+        issued_at=NOW,
+        request_id=f"{number:032x}",
+        der=certificate_der(leaf),
+    )
+
+
+async def with_ca(store: Store, der: bytes) -> None:
+    """The rows that a CA's row refers to, and it."""
+    for statement in (
+        "INSERT INTO domain (id, name, enabled) VALUES ('d', 'd', true)",
+        "INSERT INTO project (id, domain_id, name, description, enabled) VALUES ('p', 'd', 'p', '', true)",
+    ):
+        store.execute(statement)
+    ca = client_ca()
+    now = store.time(NOW)
+    store.execute(
+        "INSERT INTO cluster (id, project_id, name, internal_url, san_urls, server_ca_pem, signer, version, labels,"
+        " created_at, updated_at) VALUES (?, 'p', 'c', '', '[]', ?, 'local', '', '{}', ?, ?)",
+        ca.cluster_id,
+        b"",
+        now,
+        now,
+    )
+    store.execute(
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, state, not_after) VALUES (?, ?, ?, 'active', ?)",
+        ca.id,
+        ca.cluster_id,
+        der,
+        now,
+    )
+
+
+async def record_all(database: Database, *records: CertificateRecord) -> None:
+    ledger, (_, event) = Ledger(database), certificate_record()
+    for record in records:
+        await ledger.record(record, replace(event, subject=record.fingerprint.hex()))
+
+
+async def test_what_was_issued_is_as_it_should_be(database: Database, store: Store) -> None:
+    await record_all(database, *(real_record(number) for number in range(5)))
+    checker = CertificateChecker(database, POLICY, lambda: NOW)
+    await with_ca(store, certificate_der(client_ca().certificate))
+    done = [await checker.step(2) for _ in range(4)]
+    assert [one.count for one in done] == [2, 2, 1, 2]
+    assert [one.mismatches for one in done] == [(), (), (), ()]
+    assert store.rows("SELECT count(*) FROM audit_event WHERE kind = 'certificate.mismatch'") == [(0,)]
+    # Another process goes on where this one was.
+    assert await Progress(database, "certificates").value() == "2"
+
+
+CHANGES = {
+    "fingerprint": ("fingerprint", b"f" * 32),
+    "serial": ("serial", "01"),
+    "user": ("user_id", "mallory"),
+    "groups": ("groups", '["system:masters"]'),
+    "begin": ("not_before", EARLIER),
+    "end": ("not_after", EARLIER + timedelta(days=3650)),
+    "issued at": ("issued_at", EARLIER - timedelta(days=1)),
+    "key type": ("key_type", "rsa-2048"),
+    "der": ("der", b"nothing"),
+    "another's der": ("der", real_record().der),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+async def test_a_column_that_was_changed_is_reported(database: Database, store: Store, name: str) -> None:
+    column, value = CHANGES[name]
+    await record_all(database, real_record())
+    stored = store.time(value) if isinstance(value, datetime) else value
+    store.execute(f"UPDATE certificate SET {column} = ?", stored)
+    checker = CertificateChecker(database, POLICY, lambda: NOW)
+    checked = await checker.step()
+    [mismatch] = checked.mismatches
+    event = store.events()[-1]
+    assert event["kind"] == "certificate.mismatch"
+    [(of,)] = store.rows("SELECT fingerprint FROM certificate")
+    assert event["subject"] == blob(of).hex()
+    assert event["detail"]["problems"] == list(mismatch.problems)  # type: ignore[index] # an object
+    if name in {"fingerprint", "serial", "key type"}:
+        assert mismatch.problems == (f"The certificate says otherwise than its row: {column}.",)
+
+
+async def test_what_is_changed_after_a_small_ledger_was_looked_over_is_reported(
+    database: Database, store: Store
+) -> None:
+    await record_all(database, real_record())
+    checker = CertificateChecker(database, POLICY, lambda: NOW)
+    assert (await checker.step()).mismatches == ()
+    store.execute("UPDATE certificate SET user_id = 'mallory'")
+    await checker.step()
+    assert store.events()[-1]["kind"] == "certificate.mismatch"
+
+
+def mismatches(store: Store) -> int:
+    return len([said for said in store.events() if said["kind"] == "certificate.mismatch"])
+
+
+async def test_a_mismatch_is_recorded_once_until_it_is_gone_or_another(
+    database: Database, store: Store
+) -> None:
+    await record_all(database, *(real_record(number) for number in range(3)))
+    right = store.rows("SELECT serial FROM certificate WHERE id = 2")[0][0]
+    recorded = []
+    for serial in ("01", "01", "02", right, "02", "02"):
+        store.execute("UPDATE certificate SET serial = ? WHERE id = 2", serial)
+        # Each round in another process.
+        checker = CertificateChecker(database, POLICY, lambda: NOW)
+        found = [len((await checker.step(2)).mismatches) for _ in range(2)]
+        assert found == [0 if serial == right else 1, 0]
+        recorded.append(mismatches(store))
+    # What is wrong with it is the same whichever serial it says.
+    assert recorded == [1, 1, 1, 1, 2, 2]
+    store.execute("UPDATE certificate SET user_id = 'mallory' WHERE id = 2")
+    await CertificateChecker(database, POLICY, lambda: NOW).step()
+    assert mismatches(store) == 3
+
+
+async def test_of_a_certificate_that_was_pruned_nothing_is_kept(database: Database, store: Store) -> None:
+    await record_all(database, *(real_record(number) for number in range(3)))
+    store.execute("UPDATE certificate SET serial = '01'")
+    checker = CertificateChecker(database, POLICY, lambda: NOW)
+    await checker.step()
+    kept = "SELECT count(*) FROM progress WHERE name LIKE 'mismatch %'"
+    assert store.rows(kept) == [(3,)]
+    store.execute("DELETE FROM certificate WHERE id <> 2")
+    await checker.step()
+    assert store.rows(kept) == [(1,)]
+    assert mismatches(store) == 3
+
+
+async def test_replicas_that_find_a_mismatch_at_once_record_it_once(database: Database, store: Store) -> None:
+    await record_all(database, *(real_record(number) for number in range(5)))
+    store.execute("UPDATE certificate SET serial = '01'")
+    others = [Database(store.url) for _ in range(3)]
+    checkers = [CertificateChecker(one, POLICY, lambda: NOW) for one in (database, *others)]
+    checked = await asyncio.gather(*(checker.step() for checker in checkers))
+    assert [len(one.mismatches) for one in checked] == [5] * 4
+    assert mismatches(store) == 5
+    for one in others:
+        await one.close()
+
+
+async def test_a_certificate_of_another_ca_is_reported(database: Database, store: Store) -> None:
+    other = new_client_ca("clustercert test", new_key("ec-p256"), CA_NOT_BEFORE, timedelta(days=3650))
+    await record_all(database, real_record())
+    await with_ca(store, certificate_der(other))
+    [mismatch] = (await CertificateChecker(database, POLICY, lambda: NOW).step()).mismatches
+    assert mismatch.problems
+    assert "says otherwise than its row" not in mismatch.problems[0]
+
+
+async def test_a_name_that_is_not_allowed_any_more_is_reported_while_it_gets_in(
+    database: Database, store: Store
+) -> None:
+    masters = grant(groups=("system:masters",))
+    request = SigningRequest(grant=masters, public_key=new_key("ec-p256").public_key(), ca=client_ca())
+    leaf = LeafBuilder(request.ca.certificate, CA_KEY).build(request)
+    record = replace(
+        real_record(),
+        fingerprint=fingerprint(leaf),
+        serial=serial_hex(leaf),
+        groups=masters.groups,
+        der=certificate_der(leaf),
+    )
+    await record_all(database, record)
+    allowed = replace(POLICY, allowed_system_names=frozenset({"system:masters"}))
+    assert (await CertificateChecker(database, allowed, lambda: NOW).step()).mismatches == ()
+    [mismatch] = (await CertificateChecker(database, POLICY, lambda: NOW).step()).mismatches
+    assert mismatch.problems[0].startswith("Not allowed now: system:masters")
+    ended = masters.not_after + timedelta(seconds=1)
+    assert (await CertificateChecker(database, POLICY, lambda: ended).step()).mismatches == ()
