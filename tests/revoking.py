@@ -13,7 +13,7 @@ from clustercert.certificate import fingerprint
 from clustercert.model import PrivateKey
 from leaf import leaf_of
 from rights import csr
-from stores import Store, sqlite_url
+from stores import Store
 from world import World
 
 OWN = "/clustercert/v1"
@@ -59,7 +59,7 @@ class Place:
         return [self.state(certificate) for certificate in certificates]
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
-        return [said for said in Store(sqlite_url(self.world.database)).events() if said["kind"] in kinds]
+        return [said for said in Store(self.world.settings().store_url).events() if said["kind"] in kinds]
 
     def operate(self, work: Callable[[Components], Any]) -> None:
         """At the store itself, as the command line does."""

@@ -150,6 +150,9 @@ def require_reach(caller: Caller, project_id: str) -> None:
     """Raises NotFound unless the caller is an operator or has a role in the project."""
     if not operates(caller):
         member_roles(caller, project_id)
+    elif not project_id.isprintable():
+        # What is no text to PostgreSQL is no id either.
+        raise NotFound
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import postgres
 import world as worlds
 from clustercert.app.wiring import components, initialise
 from clustercert.custody import write_new_kek_file
@@ -45,9 +46,18 @@ def service_with(world: World) -> Iterator[Callable[..., Service]]:
         yield start
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    world = worlds.make(tmp_path_factory.mktemp("revocation"))
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    with postgres.server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """On each kind of database that there is."""
+    on_postgresql = request.param == "postgresql"
+    database_url = request.getfixturevalue("server").create() if on_postgresql else None
+    world = worlds.make(tmp_path_factory.mktemp("revocation"), database_url)
     with Service(world.settings()).running() as service:
         yield Place(world, service.client)
 

@@ -282,6 +282,18 @@ def test_events_are_found_by_kind_actor_and_time(client: httpx.Client, world: Wo
     assert since == [each for each in everything if each["at"] >= event["at"]]
 
 
+@pytest.mark.parametrize("name", ["since", "until"])
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0001-01-01T00:05:00Z", "9999-12-31T23:54:59Z"]
+)
+def test_a_time_at_the_end_of_the_calendar_is_a_time(
+    client: httpx.Client, world: World, name: str, time: str
+) -> None:
+    response = client.get(EVERYWHERE, headers=world.people["operator"].headers, params={name: time})
+    assert response.status_code == 200
+    assert bool(response.json()["events"]) == (time.startswith("0001") == (name == "since"))
+
+
 @pytest.mark.parametrize(
     "query",
     [

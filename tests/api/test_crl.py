@@ -17,7 +17,7 @@ from clustercert.app.wiring import components
 from clustercert.certificate import fingerprint
 from clustercert.inventory.crls import LEAST_AGE, LIFETIME, Crls
 from clustercert.model import utc_now
-from clustercert.policy import BACKDATE
+from clustercert.policy import BACKDATE, is_plain_text
 from clustercert.store.crls import CrlRows
 from inprocess import Service
 from leaf import leaf_of, openssl
@@ -175,6 +175,10 @@ def test_forms_and_what_does_not_exist(place: Place) -> None:
         place.path(ca_id="x"),
     ):
         assert place.client.get(path).status_code == 404
+    kept = is_plain_text.cache_info().currsize
+    for n in range(3):
+        assert place.client.get(place.path(ca_id=f"{n}" * 3000)).status_code == 404
+    assert is_plain_text.cache_info().currsize == kept, "what anybody may ask for is not remembered"
     execute(place.world.database, "UPDATE client_ca SET sealed_key = NULL WHERE id = ?", others)
     assert place.client.get(place.path("eip")).status_code == 404
 

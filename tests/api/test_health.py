@@ -28,6 +28,21 @@ def test_a_service_that_runs_is_healthy_and_ready(client: httpx.Client) -> None:
     assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json", "/docs"])
+def test_a_head_is_answered_as_a_get(client: httpx.Client, path: str) -> None:
+    asked, got = client.head(path), client.get(path)
+    assert asked.status_code == 200
+    for name in ("content-type", "content-length", "cache-control"):
+        assert asked.headers.get(name) == got.headers.get(name)
+    assert client.put(path).headers["Allow"] == "GET, HEAD"
+
+
+def test_where_a_head_is_not_taken_the_405_does_not_name_it(client: httpx.Client, world: World) -> None:
+    for path, takes in ((world.path(), "GET, POST"), ("/", "GET"), ("/metrics", "GET")):
+        answer = client.head(path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, takes)
+
+
 def is_not_ready(service: Service, part: str, world: World) -> None:
     response = service.client.get("/readyz")
     assert (response.status_code, response.json()["errorCode"]) == (503, "CCE.01503001")
@@ -37,6 +52,8 @@ def is_not_ready(service: Service, part: str, world: World) -> None:
     assert str(world.folder) not in response.text
     assert parse_keks((world.folder / "first").read_text())[0].id not in response.text
     assert service.client.get("/healthz").status_code == 200
+    assert service.client.head("/readyz").status_code == 503
+    assert service.client.head("/healthz").status_code == 200
 
 
 def test_without_its_database_it_is_healthy_and_not_ready(breakable: tuple[Service, World]) -> None:

@@ -234,6 +234,7 @@ def test_a_query_that_says_nothing_clear_is_refused(place: Place, query: str, sa
 def test_csv_has_the_same_and_no_formula(place: Place) -> None:
     certificates, headers = place.project("/certificates"), place.world.people["admin"].headers
     body = place.get("admin", certificates).json()["certificates"]
+    assert {tuple(each) for each in body} == {COLUMNS}
     by_query = place.client.get(certificates, params={"format": "csv"}, headers=headers)
     by_accept = place.client.get(certificates, headers={**headers, "Accept": "text/csv;q=0.9, */*;q=0.1"})
     assert by_query.headers["content-type"] == "text/csv; charset=utf-8"

@@ -94,7 +94,9 @@ OPERATIONS = [
     "POST /v3.0/OS-CREDENTIAL/securitytokens",
     "GET /",
     "GET /healthz",
+    "HEAD /healthz",
     "GET /readyz",
+    "HEAD /readyz",
     "GET /metrics",
 ]
 # Those that ask for a second token, which no generator finds.

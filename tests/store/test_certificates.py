@@ -8,7 +8,8 @@ from clustercert.store import certificates
 from clustercert.store.certificates import CertificateRows
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
-from stores import NOW, Store, certificate_record, event
+from clustercert.store.revocations import Revocations
+from stores import NOW, Store, blob, certificate_record, event, revocation
 
 
 async def issue(database: Database, *ends: datetime) -> None:
@@ -46,6 +47,31 @@ async def test_those_that_ended_before_a_time_are_forgotten_oldest_first_and_cou
     assert len([found for found in store.events() if found["kind"] == "certificate.issued"]) == 3
 
 
+async def test_what_revoked_a_forgotten_certificate_alone_goes_with_it(
+    database: Database, store: Store
+) -> None:
+    await issue(database, NOW - timedelta(seconds=1), NOW + timedelta(seconds=1))
+    revocations = Revocations(database)
+    first, second = [
+        blob(found) for (found,) in store.rows("SELECT fingerprint FROM certificate ORDER BY id")
+    ]
+    user, cluster = store.rows("SELECT user_id, cluster_id FROM certificate WHERE id = 1")[0]
+    wanted = [
+        revocation(fingerprint=first, user_id=str(user), cluster_id=str(cluster)),
+        revocation(fingerprint=second, user_id=str(user)),
+        revocation(user_id=str(user)),
+        revocation(cluster_id=str(cluster)),
+    ]
+    made = [await revocations.revoke(one, event()) for one in (*wanted, wanted[0])]
+    undone = made[-1].id
+    await revocations.undo(undone, by="cli:test", at=NOW, event=event())
+    assert await CertificateRows(database).prune(NOW, pruned) == 1
+    left = store.rows("SELECT id FROM revocation ORDER BY id")
+    assert left == [(one.id,) for one in made[1:4]]
+    [still] = await revocations.find(second.hex())
+    assert still.revoked
+
+
 async def test_many_are_forgotten_in_small_transactions(database: Database, store: Store) -> None:
     await issue(database, NOW)
     columns = (
@@ -54,7 +80,7 @@ async def test_many_are_forgotten_in_small_transactions(database: Database, stor
     )
     doubled = certificates.PRUNED_AT_ONCE + 500
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {doubled})"
-    name = "CAST(i AS text)" if store.file is not None else "CAST(CAST(i AS text) AS bytea)"
+    name = f"CAST(CAST(i AS text) AS {'blob' if store.file is not None else 'bytea'})"
     store.execute(
         f"{numbers} INSERT INTO certificate (fingerprint, {columns}) SELECT {name}, {columns} FROM certificate, n"
         if store.file is not None

@@ -75,6 +75,28 @@ async def test_a_restored_backup_makes_it_forget_everything(
     assert not await is_revoked(known, record)
 
 
+async def test_a_restored_backup_that_has_grown_again_makes_it_forget_everything(
+    database: Database, store: Store, feed: Feed, known: Credentials, elsewhere: Revocations
+) -> None:
+    """Others were connected again before this worker was, and made more generations than the backup lacked."""
+    clock = feed._clock
+    assert isinstance(clock, Clock)
+    record, other = await recorded(database), await recorded(database)
+    for _ in range(2):
+        await elsewhere.revoke(revocation(other, "certificate"), event())
+    await feed.refresh()
+    assert not await is_revoked(known, record)
+    store.execute("UPDATE generation SET value = 0")
+    store.execute("DELETE FROM revocation")
+    await elsewhere.revoke(revocation(record, "certificate"), event())
+    for _ in range(2):
+        await elsewhere.revoke(revocation(other, "certificate"), event())
+    clock.time += Feed.STALE_AFTER
+    await feed.refresh()
+    assert feed.value == 3
+    assert await is_revoked(known, record)
+
+
 async def test_cut_off_it_answers_from_memory_for_two_seconds_and_then_not_at_all(
     database: Database, store: Store, known: Credentials, feed: Feed
 ) -> None:
@@ -101,7 +123,9 @@ async def test_cut_off_it_answers_from_memory_for_two_seconds_and_then_not_at_al
     store.execute("ALTER TABLE generation_elsewhere RENAME TO generation")
     await feed.refresh()
     assert not await is_revoked(known, record)
-    assert statements.reading("certificate") == 1
+    assert statements.reading("certificate") == 2, "what was read while nobody followed is read again"
+    assert not await is_revoked(known, record)
+    assert statements.reading("certificate") == 2
 
 
 async def test_what_was_revoked_while_it_was_cut_off_is_known_at_once_afterwards(

@@ -186,3 +186,16 @@ async def test_both_statements_read_indexes_alone(
         plan = "\n".join(str(row[-1]) for row in rows)
     assert "INDEX" in plan.upper()
     assert not re.search("SCAN (certificate|revocation)|Seq Scan|TEMP B-TREE|Sort", plan), plan
+
+
+async def test_what_is_revoked_between_the_first_sight_and_the_feeds_first_reading_is_seen_so(
+    database: Database, elsewhere: Revocations
+) -> None:
+    """A worker answers before its feed has begun, and the number that this begins with tells nothing of before."""
+    feed = Feed(database, Clock())
+    known = Credentials(database, feed)
+    record = await recorded(database)
+    assert not await is_revoked(known, record)
+    await elsewhere.revoke(revocation(record, "certificate"), event())
+    await feed.refresh()
+    assert await is_revoked(known, record)

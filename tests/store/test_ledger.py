@@ -199,8 +199,10 @@ def moments() -> Iterator[float]:
 @pytest.mark.slow
 def test_what_was_recorded_survives_kill_9(store: Store, moments: Iterator[float]) -> None:
     printed: set[str] = set()
-    until = time.monotonic() + 2.5
-    while time.monotonic() < until:
+    begun = time.monotonic()
+    # On a busy machine the first ones may be killed before they have recorded anything.
+    while (lasted := time.monotonic() - begun) < 2.5 or not printed:
+        assert lasted < 60
         with child("record-for-ever", store) as process:
             start(process)
             # SIGKILL, at any moment after the start: nothing in the process gets to tidy up.
@@ -210,7 +212,6 @@ def test_what_was_recorded_survives_kill_9(store: Store, moments: Iterator[float
         # The last line may be cut off in the middle; its certificate is there, but nobody has its whole name.
         printed |= set(lines[:-1])
         assert printed <= store.recorded()
-    assert printed
 
 
 async def test_requests_that_come_together_share_a_commit(database: Database, store: Store) -> None:

@@ -5,22 +5,29 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert, select
 from sqlalchemy.engine import make_url
 
 import postgres
 from clustercert.errors import SchemaError, Unavailable
+from clustercert.model import CertificateRecord
 from clustercert.store import migrate, tables
 from clustercert.store.certificates import CertificateRows
+from clustercert.store.credentials import Credentials, Feed
 from clustercert.store.database import Database
+from clustercert.store.directory import DirectoryRows
 from clustercert.store.ledger import Ledger
-from stores import NOW, Store, certificate_record, child, rows, sqlite_url, start
+from clustercert.store.revocations import NO_END, Revocations
+from stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
 
 NEXT = f"{int(migrate.head()) + 1:04}"
 
@@ -61,6 +68,11 @@ def only_the_first(folder: Path) -> Path:
         if not path.name.startswith("0001"):
             path.unlink()
     return copy
+
+
+def _ledger_row(record: CertificateRecord) -> dict[str, object]:
+    """As the first program records a certificate, which knows no rule."""
+    return {name: value for name, value in asdict(record).items() if name != "rule"}
 
 
 def columns(store: Store) -> object:
@@ -122,6 +134,41 @@ async def test_upgrading_again_changes_nothing(database: Database, store: Store)
     assert store.rows("SELECT value FROM generation") == [(1,)]
     assert await migrate.current(database) == migrate.head()
     await migrate.check(database)
+
+
+async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certificate_afterwards(
+    new_store: Store, tmp_path: Path
+) -> None:
+    people = {"alice": "1" * 32, "disabled": "2" * 32, "removed": "3" * 32}
+    async with opened(new_store) as database:
+        await migrate.upgrade(database, only_the_first(tmp_path))
+    new_store.execute("INSERT INTO domain (id, name, enabled) VALUES (?, 'acme', true)", "d" * 32)
+    for name in ("alice", "disabled"):
+        new_store.execute(
+            'INSERT INTO "user" (id, domain_id, name, enabled, created_at) VALUES (?, ?, ?, ?,'
+            " '2026-03-14 15:09:26.000000')",
+            *(people[name], "d" * 32, name, name == "alice"),
+        )
+    issued = {name: replace(certificate_record()[0], user_id=user_id) for name, user_id in people.items()}
+    async with opened(new_store) as database:
+        async with database.write() as connection:
+            recorded = [_ledger_row(record) for record in issued.values()]
+            await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
+        await migrate.upgrade(database)
+        known = Credentials(database, Feed(database))
+        found = {name: await known.find(record.fingerprint) for name, record in issued.items()}
+        revoked = {name for name, credential in found.items() if credential and credential.revoked}
+        assert revoked == {"disabled", "removed"}
+        await DirectoryRows(database).enable_user(people["disabled"], True, event("user.enabled"))
+        again, its_event = certificate_record()
+        again = replace(again, user_id=people["disabled"])
+        await Ledger(database).record(again, its_event)
+        good = await known.find(again.fingerprint)
+        assert good is not None
+        assert not good.revoked
+        (revocation,) = await Revocations(database).of_user(people["removed"], limit=9)
+        assert (revocation.epoch, revocation.by) == (NO_END, "clustercert")
+        assert revocation.at.tzinfo is not None
 
 
 @pytest.mark.parametrize("has", ["nothing", "the first schema"])
@@ -233,4 +280,13 @@ async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
 def test_the_migrations_are_one_line_from_the_first_to_the_head() -> None:
     names = sorted(path.name for path in migrate.MIGRATIONS.glob("versions/*.py"))
     assert [name[:4] for name in names] == [f"{number:04}" for number in range(1, len(names) + 1)]
-    assert migrate.head() == names[-1][:4]
+    config = Config()
+    config.set_main_option("script_location", str(migrate.MIGRATIONS).replace("%", "%%"))
+    walked = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert walked == [name[:4] for name in reversed(names)]
+    assert migrate.head() == walked[0]
+
+
+def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="lacks its database migrations"):
+        migrate.head(tmp_path)

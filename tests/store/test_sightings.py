@@ -256,10 +256,47 @@ async def test_whoever_makes_certificates_fills_no_table(
         return event(kind, use.fingerprint.hex())
 
     assert await rows.add_unknown(uses(0, 6000), told) == Alerts(6000, 0)
-    assert await rows.add_unknown(uses(5000, 12_000), told) == Alerts(4000, 0)
-    assert await rows.add_unknown(uses(20_000, 20_001), told) == Alerts(0, 0)
+    assert await rows.add_unknown(uses(5000, 12_000), told) == Alerts(4000, 0, left_out=2000)
+    assert await rows.add_unknown(uses(20_000, 20_001), told) == Alerts(0, 0, left_out=1)
     assert store.rows("SELECT count(*) FROM unknown_credential") == [(module.MAX_UNKNOWN,)]
     assert len(alerts(store)) == 10_000
+
+
+@pytest.fixture
+def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNKNOWN", 2)
+    monkeypatch.setattr(module, "MORE_MASTERS", 1)
+
+
+@pytest.mark.usefixtures("room_for_two")
+async def test_nobody_hides_system_masters_behind_thousands_of_others(
+    store: Store, known: Credentials, sightings: Sightings
+) -> None:
+    for groups in ([], [], [], ["system:masters"], ["system:masters"]):
+        sightings.note(await seen(known, os.urandom(32), NOW, *groups))
+        with captured_logs(webhook_sightings) as logs:
+            await sightings.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown"] * 3 + ["credential.masters"]
+    [said] = logs
+    assert "no room" in said["event"], "what is left out is said"
+
+
+@pytest.mark.usefixtures("room_for_two")
+async def test_what_was_not_seen_for_a_month_makes_room(
+    store: Store, known: Credentials, there: Cluster, database: Database
+) -> None:
+    now = NOW
+    sightings = Sightings(SightingRows(database), lambda: now)
+    often, once, third, fourth = (os.urandom(32) for _ in range(4))
+    for fingerprint, days in ((often, 0), (once, 0), (often, 20), (third, 29), (third, 31), (fourth, 31)):
+        sightings.note(await seen(known, fingerprint, NOW + timedelta(days=days)))
+        await sightings.flush()
+    assert [alert["subject"] for alert in alerts(store)] == [each.hex() for each in (often, once, third)]
+    assert {blob(kept) for (kept,) in store.rows("SELECT fingerprint FROM unknown_credential")} == {
+        often,
+        third,
+    }
 
 
 async def test_the_names_in_somebody_elses_certificate_are_only_text(
@@ -275,6 +312,21 @@ async def test_the_names_in_somebody_elses_certificate_are_only_text(
     detail = alert["detail"]
     assert isinstance(detail, dict)
     assert len(detail["groups"]) == 32
+
+
+async def test_what_waits_is_as_short_as_what_is_written(
+    database: Database, known: Credentials, sightings: Sightings
+) -> None:
+    """A review may have a hundred thousand groups, and thousands of alerts wait while the database is away."""
+    groups = [str(n) for n in range(1000)]
+    record = await recorded(database)
+    for fingerprint in (os.urandom(32), record.fingerprint):
+        sightings.note(await seen(known, fingerprint, NOW, *groups, "system:masters", username="x" * 1000))
+    (alert,), (master,) = sightings._unknown.values(), sightings._masters.values()
+    for sighting in (alert.sighting, master):
+        assert (len(sighting.who.username), len(sighting.who.groups)) == (256, 32)
+        assert sighting.who.groups[0] == "system:masters"
+    assert alert.use.groups == alert.sighting.who.groups
 
 
 async def test_what_waits_is_bounded(database: Database, known: Credentials, sightings: Sightings) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.authn.access_keys import AccessKeyAuthenticator, SigningKey
+from clustercert.authn.access_keys import MAX_ADDRESS, AccessKeyAuthenticator, SigningKey
 from clustercert.errors import Unauthenticated
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
 from clustercert.signature import TIMESTAMP_FORMAT, Credential, Scheme, SignedParts, payload_hash, sign
@@ -107,6 +107,13 @@ async def test_an_unknown_access_key_is_refused() -> None:
 @pytest.mark.parametrize("scheme", ["flat", "scoped", "derived"])
 async def test_another_secret_is_refused(scheme: Scheme) -> None:
     assert "does not match" in await refusal(signed_request(scheme=scheme, secret=b"guess"))
+
+
+@pytest.mark.parametrize("scheme", ["flat", "scoped", "derived"])
+async def test_an_address_that_takes_long_to_put_into_form_is_refused_before_that(scheme: Scheme) -> None:
+    longest = "&".join("a" * 3 for _ in range((MAX_ADDRESS - len(PATH)) // 4))
+    assert (await authenticate(signed_request(scheme=scheme, query=longest))).user == ALICE
+    assert "longer than" in await refusal(signed_request(scheme=scheme, query=longest + "&a&a"))
 
 
 async def test_the_dummy_secret_of_unknown_keys_opens_nothing() -> None:

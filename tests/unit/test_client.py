@@ -120,6 +120,22 @@ def test_projects_and_clusters_are_listed() -> None:
         assert client.clusters(PROJECT) == ()
 
 
+@pytest.mark.parametrize(
+    ("public", "contexts"),
+    [
+        ("https://203.0.113.5:6443", ("internal", "external", "externalTLSVerify")),
+        ("", ("internal",)),
+        (None, ("internal",)),
+    ],
+)
+def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, contexts: tuple[str, ...]) -> None:
+    body = {"metadata": {}, "status": {"privateEndpoint": "https://10.0.0.5:6443", "publicEndpoint": public}}
+    service = Service(httpx.Response(200, json=body))
+    with service.client() as client:
+        assert client.contexts(PROJECT, CLUSTER) == contexts
+    assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
+
+
 def test_a_kubeconfig_is_asked_for_in_the_contracts_words() -> None:
     service = Service(httpx.Response(200, json={"kind": "Config"}))
     with service.client(TokenAuth("t0ken")) as client:

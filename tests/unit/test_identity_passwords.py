@@ -1,5 +1,7 @@
 import asyncio
 import threading
+import unicodedata
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.errors import InvalidRequest, Unavailable
+from clustercert.identity import passwords as passwords_module
 from clustercert.identity.passwords import DEFAULT_HASHER, Passwords
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -47,6 +50,30 @@ async def test_what_can_be_no_password_is_refused_where_it_is_set_and_matches_no
     with pytest.raises(InvalidRequest, match="at least 8 characters"):
         await passwords.hashed(password)
     assert not await passwords.matches(password, CHEAP.hash("some password"))
+
+
+async def test_what_is_too_long_is_not_even_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That takes seconds for 30,000 accents in a row, and nobody else is answered meanwhile."""
+    composed: list[int] = []
+
+    def compose(form: Literal["NFC"], text: str) -> str:
+        composed.append(len(text))
+        return unicodedata.normalize(form, text)
+
+    monkeypatch.setattr(passwords_module, "unicodedata", SimpleNamespace(normalize=compose))
+    passwords = Passwords(CHEAP)
+    kept = await passwords.hashed("correct horse")
+    for length in (2_000, 30_000):
+        assert not await passwords.matches("a" + "\u0360" * length + "\u0334" * length, kept)
+    assert composed == [len("correct horse")]
+
+
+async def test_the_longest_password_is_one_in_every_form() -> None:
+    passwords = Passwords(CHEAP)
+    longest = "\u01d5" * 512
+    decomposed = unicodedata.normalize("NFD", longest)
+    assert (len(longest.encode()), len(decomposed)) == (1024, 1536)
+    assert await passwords.matches(decomposed, await passwords.hashed(longest))
 
 
 async def test_the_bounds_themselves_are_fine() -> None:

@@ -23,6 +23,10 @@ from clustercert.signature import (
 # real clients send two equal requests in one second, whose signatures are equal too.
 MAX_SKEW = timedelta(minutes=15)
 
+# Several times what any client sends. To put a long one into its canonical form takes as long as issuing does, many
+# times over, and is done before anybody has proved anything.
+MAX_ADDRESS = 4096
+
 # As long as a real SK, and nobody's: so that an unknown access key costs what a known one does.
 _NOBODYS_SECRET = bytes(40)
 
@@ -110,6 +114,8 @@ def _by_name(request: UnverifiedRequest) -> dict[bytes, list[bytes]]:
 def _signed_parts(
     unverified: UnverifiedSignature, request: UnverifiedRequest, received: dict[bytes, list[bytes]]
 ) -> SignedParts:
+    if len(request.raw_path) + len(request.raw_query) > MAX_ADDRESS:
+        raise BadSignature("path and query are longer than those of any request that is signed")
     # All of it is taken from what was received, whatever the request says of itself.
     body_hash = payload_hash(request.body)
     if any(claimed != body_hash.encode() for claimed in received.get(b"x-sdk-content-sha256", ())):

@@ -16,6 +16,9 @@ T = TypeVar("T")
 
 MIN_CHARACTERS = 8
 MAX_BYTES = 1024
+# Of those bytes, before accents are composed: none makes more than three code points of two bytes. Composing takes
+# time with the square of how many there are in a row, while nobody else is answered.
+_MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 
 # OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane. Two at once stay small in a worker.
 DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -79,6 +82,8 @@ class Passwords:
 
 def _bytes(password: str) -> bytes | None:
     """What is hashed, or None for what can't be a password: nothing, too much, or no text at all."""
+    if len(password) > _MAX_CODE_POINTS:
+        return None
     try:
         # RFC 8265, OpaqueString: keyboards differ in how they compose an accent.
         raw = unicodedata.normalize("NFC", password).encode()

@@ -10,7 +10,7 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.events import record_events
 
-_certificate = tables.certificate
+_certificate, _revocation = tables.certificate, tables.revocation
 
 # Few enough that other writers wait only for a moment.
 PRUNED_AT_ONCE = 1000
@@ -38,19 +38,26 @@ class CertificateRows:
     async def prune(self, ended_before: datetime, event: Callable[[int], AuditEvent]) -> int:
         """Forget some of the certificates that ended before a time, the oldest first; how many, 0 at the end.
 
+        The revocations of these single certificates go with them.
+
         `event` makes the audit's event of a count; it is written where something was forgotten. The events of their
         issuance stay.
         """
         ended = (
-            select(_certificate.c.id)
+            select(_certificate.c.fingerprint)
             .where(_certificate.c.not_after < ended_before)
             .order_by(_certificate.c.not_after)
             .limit(PRUNED_AT_ONCE)
         )
         async with self._database.write() as connection:
+            fingerprints = (await connection.execute(ended)).scalars().all()
             count = (
-                await connection.execute(delete(_certificate).where(_certificate.c.id.in_(ended)))
+                await connection.execute(
+                    delete(_certificate).where(_certificate.c.fingerprint.in_(fingerprints))
+                )
             ).rowcount
+            # Of one certificate each, and so of none any more. Those of many stay: they may cover others.
+            await connection.execute(delete(_revocation).where(_revocation.c.fingerprint.in_(fingerprints)))
             if count:
                 await record_events(connection, (event(count),))
         return count

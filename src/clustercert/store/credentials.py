@@ -116,22 +116,24 @@ class Feed(Generation):
 
     async def _read_changes(self) -> int:
         """The number, once what changed since it was last read is marked: both are read in one snapshot."""
+        # What was read while nobody followed may have been revoked meanwhile, also before a number that was seen long
+        # ago: a backup may have been restored, and have grown again. So at the start, when nothing was followed yet.
+        followed = self.fresh()
         async with self._database.read() as connection:
             value: int = (await connection.execute(_GENERATION)).scalar_one()
+            followed = followed and value >= self.value
             changed = []
-            if self.value != -1 and value > self.value:
+            if followed and value > self.value:
                 changed = list(
                     await connection.execute(_CHANGED, {"seen": self.value, "most": self._most + 1})
                 )
-        # At the start nothing is in memory; a number that fell is that of a backup which was restored.
-        restored = value < self.value
-        if changed or restored:
+        if changed or not followed:
             self.tick += 1
             for row in changed:
                 key = row.fingerprint if row.fingerprint is not None else (row.user_id, row.cluster_id)
                 self._touched[key] = self.tick
         # The last condition: there may be more than were read.
-        if restored or max(len(self._touched), len(changed)) > self._most:
+        if not followed or max(len(self._touched), len(changed)) > self._most:
             self._touched.clear()
             self._forgotten_at = self.tick
         return value

@@ -9,14 +9,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
-from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
-from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+
+if TYPE_CHECKING:
+    # The engine loads the driver of the one database that there is.
+    from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+    from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 
 # How long a writer waits for another one, and a request for a connection.
 BUSY_SECONDS = 5.0
@@ -69,7 +72,7 @@ def _postgresql(url: URL, busy_seconds: float, statement_seconds: float | None) 
     )
     wanted = _DURABLE if statement_seconds is None else _DURABLE | _bounds(statement_seconds)
 
-    def prepare(connection: AsyncAdapt_asyncpg_connection, _entry: ConnectionPoolEntry) -> None:
+    def prepare(connection: "AsyncAdapt_asyncpg_connection", _entry: ConnectionPoolEntry) -> None:
         connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, wanted))
 
     event.listen(engine.sync_engine, "connect", prepare)
@@ -160,7 +163,7 @@ def _make_private_file(
         os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _prepare_sqlite(connection: AsyncAdapt_aiosqlite_connection, _entry: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(connection: "AsyncAdapt_aiosqlite_connection", _entry: ConnectionPoolEntry) -> None:
     # The driver's own idea of when a transaction begins is switched off; `_begin_sqlite` says it.
     connection.isolation_level = None
     _switch_to_wal(connection)
@@ -168,7 +171,7 @@ def _prepare_sqlite(connection: AsyncAdapt_aiosqlite_connection, _entry: Connect
         connection.cursor().execute(f"PRAGMA {pragma}")
 
 
-def _switch_to_wal(connection: AsyncAdapt_aiosqlite_connection) -> None:
+def _switch_to_wal(connection: "AsyncAdapt_aiosqlite_connection") -> None:
     # SQLite's own patience does not cover this switch, which several processes may make at once on a new
     # file.
     deadline = time.monotonic() + BUSY_SECONDS

@@ -6,7 +6,7 @@ one that they saw misses nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, select, true
@@ -24,6 +24,8 @@ _COLUMNS = [_event.c[field.name] for field in fields(StoredEvent)]
 SCANNED = 10_000
 # An event is sealed within seconds of its time; clocks may differ by this much.
 SLACK = timedelta(minutes=5)
+# Bounds of the calendar: a time that is asked for may be as near to one as it likes.
+_EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ async def _scope(
 
 async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
     """How large the log was before a time: what happened after it has a place behind that."""
-    if time is None:
+    if time is None or time - _EARLIEST < SLACK:
         return None
     older = select(_checkpoint.c.size).where(_checkpoint.c.at <= time - SLACK)
     return (await connection.execute(older.order_by(_checkpoint.c.at.desc()).limit(1))).scalar()
@@ -119,7 +121,7 @@ async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int 
 
 async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
     """How large the log was after a time: what happened before it has a place within that."""
-    if time is None:
+    if time is None or _LATEST - time < SLACK:
         return None
     newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= time + SLACK)
     return (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()

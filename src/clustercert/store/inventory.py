@@ -1,17 +1,20 @@
 """Every SQL statement that looks at issued certificates for people: lists, one certificate, what still holds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Integer,
     Row,
     ScalarSelect,
     Select,
     and_,
+    bindparam,
     func,
     literal,
     not_,
@@ -35,8 +38,8 @@ State = Literal["live", "revoked", "expired"]
 # ledger's size.
 EXAMINED = 2000
 
-# Above what any row has.
-NO_ID = 2**63 - 1
+# What rows are numbered from, and a number above that of any.
+FIRST_ID, NO_ID = 1, 2**63 - 1
 
 # As many ids as stand in one statement.
 AT_ONCE = 500
@@ -90,6 +93,9 @@ class Listed:
         return "live" if self.not_after > now else "expired"
 
 
+_GROUPS = [each.name for each in fields(Listed)].index("groups")
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which certificates; what is None doesn't matter. `…_before` excludes its time, `…_after` includes it.
@@ -132,25 +138,19 @@ class InventoryRows:
 
     async def page(self, wanted: Wanted, now: datetime, *, limit: int, before: int | None = None) -> Page:
         """A page of those that are wanted, of ids under `before`. Looks at so many rows at most as were said."""
-        walked = [*_walked(wanted), _certificate.c.id < (before if before is not None else NO_ID)]
-        examined = (
-            select(_certificate.c.id).where(*walked).order_by(_certificate.c.id.desc()).limit(self._examined)
-        )
-        ids = examined.subquery().c.id
+        all_of_it = {name: getattr(wanted, name) for name in _CONDITIONS}
+        asked = {name: value for name, value in all_of_it.items() if value not in (None, False)}
+        end_of_walk, matching = _statements(frozenset(asked), wanted.state)
+        values = {**asked, "now": now, "before": before if before is not None else NO_ID}
         async with self._database.read() as connection:
-            lowest, count = (await connection.execute(select(func.min(ids), func.count(ids)))).one()
-            if not count:
-                return Page((), None)
-            query = (
-                listed_query()
-                .where(*walked, _certificate.c.id >= lowest, *_filters(wanted, now))
-                .order_by(_certificate.c.id.desc())
-                .limit(limit + 1)
-            )
-            found = await explained(connection, (await connection.execute(query)).all())
+            # The id of the last row that may be looked at; None where there are fewer.
+            values["skipped"] = self._examined - 1
+            lowest = (await connection.execute(end_of_walk, values)).scalar()
+            values |= {"lowest": lowest or FIRST_ID, "limit": limit + 1}
+            found = await explained(connection, (await connection.execute(matching, values)).all())
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
-        return Page(found, lowest if count == self._examined else None)
+        return Page(found, lowest)
 
     async def find(
         self, wanted: str, *, cluster_id: str | None = None, abbreviated: bool = False
@@ -165,7 +165,7 @@ class InventoryRows:
             ways.append(_fingerprint_begins(wanted))
         async with self._database.read() as connection:
             for named in ways:
-                query = listed_query(_certificate.c.der).where(named).limit(2)
+                query = _whole().where(named).limit(2)
                 if cluster_id is not None:
                     query = query.where(_certificate.c.cluster_id == cluster_id)
                 if found := (await connection.execute(query)).all():
@@ -179,50 +179,57 @@ def listed_query(*more: Column[Any]) -> Select[Any]:
     return select(*columns, *more, covering().label("covering"))
 
 
-def _walked(wanted: Wanted) -> list[ColumnElement[bool]]:
-    """The condition whose index is walked: the first one has the fewest rows, as a rule."""
-    for column, value in (
-        (_certificate.c.user_id, wanted.user_id),
-        (_certificate.c.cluster_id, wanted.cluster_id),
-        (_certificate.c.project_id, wanted.project_id),
-    ):
-        if value is not None:
-            return [column == value]
-    return []
-
-
-def _filters(wanted: Wanted, now: datetime) -> list[ColumnElement[bool]]:
-    """What is asked of the rows that the walk comes by."""
-    column = _certificate.c
-    not_after = _off_index(column.not_after)
-    filters = [
-        column[name] == value
-        for name in ("project_id", "cluster_id", "user_id", "key_origin")
-        if (value := getattr(wanted, name)) is not None
-    ]
-    if wanted.expires_before is not None:
-        filters.append(not_after < wanted.expires_before)
-    if wanted.expires_after is not None:
-        filters.append(not_after >= wanted.expires_after)
-    if wanted.seen_before is not None:
-        filters.append(column.last_seen_at < wanted.seen_before)
-    if wanted.seen_after is not None:
-        filters.append(column.last_seen_at >= wanted.seen_after)
-    if wanted.never_seen:
-        filters.append(column.last_seen_at.is_(None))
-    match wanted.state:
-        case "live":
-            filters += [not_after > now, not_(is_revoked())]
-        case "revoked":
-            filters.append(is_revoked())
-        case "expired":
-            filters += [not_after <= now, not_(is_revoked())]
-    return filters
+@cache
+def _whole() -> Select[Any]:
+    return listed_query(_certificate.c.der)
 
 
 def _off_index(column: Column[T]) -> ColumnElement[T]:
     """The column in a form that no index has: following that of the end of validity would need a sort by id."""
     return func.coalesce(column, column)
+
+
+_not_after = _off_index(_certificate.c.not_after)
+
+# What is asked of rows, by the field of `Wanted` that asks for it and that gives the value.
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "project_id": _certificate.c.project_id == bindparam("project_id"),
+    "cluster_id": _certificate.c.cluster_id == bindparam("cluster_id"),
+    "user_id": _certificate.c.user_id == bindparam("user_id"),
+    "expires_before": _not_after < bindparam("expires_before"),
+    "expires_after": _not_after >= bindparam("expires_after"),
+    "key_origin": _certificate.c.key_origin == bindparam("key_origin"),
+    "seen_before": _certificate.c.last_seen_at < bindparam("seen_before"),
+    "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
+    "never_seen": _certificate.c.last_seen_at.is_(None),
+}
+_STATES: Mapping[State | None, tuple[ColumnElement[bool], ...]] = {
+    None: (),
+    "live": (_not_after > bindparam("now"), not_(is_revoked())),
+    "revoked": (is_revoked(),),
+    "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
+}
+# The first of these that is asked for is the one whose index is walked: it has the fewest rows, as a rule.
+_WALKED = ("user_id", "cluster_id", "project_id")
+
+
+@lru_cache(maxsize=128)
+def _statements(asked: frozenset[str], state: State | None) -> tuple[Select[int], Select[Any]]:
+    """Where the walk of a list with these conditions ends, and what it finds.
+
+    Kept, since putting them together costs more than running them.
+    """
+    newest_first = _certificate.c.id.desc()
+    walked = [_CONDITIONS[name] for name in _WALKED if name in asked][:1]
+    walked.append(_certificate.c.id < bindparam("before"))
+    end = select(_certificate.c.id).where(*walked).order_by(newest_first).limit(1)
+    filters = [condition for name, condition in _CONDITIONS.items() if name in asked]
+    walked.append(_certificate.c.id >= bindparam("lowest"))
+    matching = listed_query().where(*walked, *filters, *_STATES[state]).order_by(newest_first)
+    return (
+        end.offset(bindparam("skipped", type_=Integer)),
+        matching.limit(bindparam("limit", type_=Integer)),
+    )
 
 
 def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
@@ -268,8 +275,10 @@ async def revocations_of(connection: AsyncConnection, ids: Iterable[int]) -> dic
 
 
 def _parsed(row: Row[Any]) -> Listed:
-    values = {name: value for name, value in row._mapping.items() if name != "covering"}  # noqa: SLF001
-    return Listed(**values | {"groups": tuple(row.groups)})
+    # The columns stand in the order of the fields, and what it falls under is the last.
+    values: list[Any] = list(row[:-1])
+    values[_GROUPS] = tuple(values[_GROUPS])
+    return Listed(*values)
 
 
 def _explain(listed: Listed, revocation: Revocation | None) -> Listed:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import AuditEvent
@@ -21,6 +21,10 @@ EXACTNESS = timedelta(minutes=1)
 WRITTEN_AT_ONCE = 100
 # Of each cluster. Whoever's CA is in the bundle can make any number of certificates, and no more rows than this.
 MAX_UNKNOWN = 10_000
+# So many more, of members of `system:masters` alone: nobody is to hide those behind others.
+MORE_MASTERS = 1_000
+# Where there is no room, what was not seen for so long makes some. Seen again, it is told again.
+FORGOTTEN_AFTER = timedelta(days=30)
 
 MASTERS = "system:masters"
 """Kubernetes's group whose members no authorizer is asked about. Source: kubernetes.io, "Using RBAC Authorization"."""
@@ -58,10 +62,15 @@ class UnknownUse:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """How many ids were written down for the first time: at all, and as members of `system:masters`."""
+    """How many ids were written down for the first time: at all, and as members of `system:masters`.
+
+    Attributes:
+        left_out: for how many there was no room.
+    """
 
     unknown: int = 0
     masters: int = 0
+    left_out: int = 0
 
 
 class SightingRows:
@@ -107,7 +116,7 @@ class SightingRows:
     ) -> Alerts:
         """Write down what one cluster's API server saw, with an event of each id that is new, or new in the masters.
 
-        What is beyond the bound of a cluster is not written, and neither is what a removed cluster saw. `event` makes
+        What is beyond the bounds of a cluster is not written, and neither is what a removed cluster saw. `event` makes
         an event of its kind and the use.
         """
         cluster_id = uses[0].cluster_id
@@ -117,8 +126,8 @@ class SightingRows:
             if (await connection.execute(locked)).first() is None:
                 return Alerts()
             held = await _held(connection, cluster_id, [use.fingerprint for use in uses])
-            room = MAX_UNKNOWN - await _count(connection, cluster_id)
-            new = [use for use in uses if use.fingerprint not in held][: max(0, room)]
+            unheard = [use for use in uses if use.fingerprint not in held]
+            new = _fitting(unheard, await _room(connection, cluster_id, unheard))
             known = [use for use in uses if use.fingerprint in held]
             # An id may have been seen with less: whoever may impersonate can say any id.
             masters = [use for use in (*new, *known) if MASTERS in use.groups]
@@ -131,7 +140,23 @@ class SightingRows:
                 await connection.execute(_RENAMED, [_renamed(use) for use in masters])
             events = [event("credential.unknown", use) for use in new]
             await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
-        return Alerts(len(new), len(masters))
+        return Alerts(len(new), len(masters), left_out=len(unheard) - len(new))
+
+
+async def _room(connection: AsyncConnection, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
+    """How many more may be written, once what is long gone has made room for those that are new."""
+    room = MAX_UNKNOWN - await _count(connection, cluster_id)
+    if not uses or room >= len(uses):
+        return room
+    long_ago = max(use.last for use in uses) - FORGOTTEN_AFTER
+    gone = delete(_unknown).where(_unknown.c.cluster_id == cluster_id, _unknown.c.last_seen_at < long_ago)
+    return room + (await connection.execute(gone)).rowcount
+
+
+def _fitting(uses: Sequence[UnknownUse], room: int) -> list[UnknownUse]:
+    masters = [use for use in uses if MASTERS in use.groups][: max(0, room + MORE_MASTERS)]
+    others = [use for use in uses if MASTERS not in use.groups]
+    return masters + others[: max(0, room - len(masters))]
 
 
 async def _held(

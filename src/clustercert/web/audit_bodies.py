@@ -14,7 +14,15 @@ from clustercert.model import JsonObject
 from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import EventFilter
 from clustercert.web.paging import is_row_number
-from clustercert.web.query import MAX_TEXT, id_text, one_of, parameter, require_known, rfc3339_time
+from clustercert.web.query import (
+    choice_parameter,
+    id_parameters,
+    id_text,
+    one_of,
+    require_known,
+    sent_times,
+    time_parameters,
+)
 
 # What the canonical form of an event says, in the order in which it is shown.
 FIELDS = ("at", "kind", "project_id", "actor", "subject", "source", "request_id", "detail")
@@ -85,16 +93,16 @@ class ConsistencyBody(BaseModel):
 def documented() -> list[dict[str, Any]]:
     """The query parameters of a list, for OpenAPI."""
     return [
-        *(parameter(name, text, maxLength=MAX_TEXT) for name, text in _TEXTS.items()),
-        *(parameter(name, text, format="date-time") for name, text in _TIMES.items()),
-        parameter("order", "Which come first; newest, unless it is said.", enum=list(ORDERS)),
+        *id_parameters(_TEXTS),
+        *time_parameters(_TIMES),
+        choice_parameter("order", "Which come first; newest, unless it is said.", ORDERS),
     ]
 
 
 def wanted(query: QueryParams, project_id: str | None) -> tuple[EventFilter, bool]:
     """What a list is asked for, and whether the newest come first. Raises InvalidRequest naming the parameter."""
     require_known(query, {*_TEXTS, *_TIMES, "order", "limit", "cursor"})
-    times = {name: rfc3339_time(name, query[name]) for name in _TIMES if name in query}
+    times = sent_times(query, _TIMES)
     found = EventFilter(
         project_id=project_id,
         kind=id_text("kind", query.get("kind")),

@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from clustercert.crl import crl_pem
 from clustercert.errors import NotFound
-from clustercert.policy import is_plain_text
 from clustercert.web.cce import ERRORS
 from clustercert.web.deps import ServicesDep
 
@@ -39,7 +38,8 @@ async def show_crl(request: Request, cluster_id: str, ca_id: str, services: Serv
 
     kube-apiserver reads no such list: this is for other verifiers of the same certificates.
     """
-    if not is_plain_text(cluster_id) or not is_plain_text(ca_id):
+    # What is no text to PostgreSQL is no id either.
+    if not (cluster_id.isprintable() and ca_id.isprintable()):
         raise NotFound("There is no such client CA. Check the cluster's id and the CA's.")
     crl = await services.crls.crl(cluster_id, ca_id)
     if PEM in ",".join(request.headers.getlist("accept")).lower():

@@ -7,12 +7,21 @@ from starlette.datastructures import QueryParams
 
 from clustercert.inventory import State, Wanted
 from clustercert.model import KeyOrigin
-from clustercert.web.query import MAX_TEXT, id_text, one_of, parameter, require_known, rfc3339_time
+from clustercert.web.query import (
+    choice_parameter,
+    id_parameters,
+    id_text,
+    one_of,
+    require_known,
+    sent_times,
+    time_parameters,
+)
 
 FORMATS = ("json", "csv")
 
 _STATES: tuple[State, ...] = get_args(State)
 _ORIGINS: tuple[KeyOrigin, ...] = get_args(KeyOrigin)
+_IDS = {"cluster": "Only of this cluster, by its id.", "user": "Only of this user, by their id."}
 _TIMES = {
     "expires_before": "Only what ends before this time, RFC 3339.",
     "expires_after": "Only what ends at or after this time, RFC 3339.",
@@ -155,21 +164,20 @@ class AccessBody(BaseModel):
 
 def documented(*ids: str) -> list[dict[str, Any]]:
     """The query parameters of a list, for OpenAPI; `ids` are those of `cluster` and `user` that it takes."""
-    texts = {"cluster": "Only of this cluster, by its id.", "user": "Only of this user, by their id."}
     return [
-        *(parameter(name, texts[name], maxLength=MAX_TEXT) for name in ids),
-        parameter("state", "Only those in this state. revoked wins over expired.", enum=list(_STATES)),
-        *(parameter(name, text, format="date-time") for name, text in _TIMES.items()),
-        parameter("key_origin", "Only those whose key was made so.", enum=list(_ORIGINS)),
-        parameter("never_seen", "Only those that no API server was seen to be asked with.", enum=["true"]),
-        parameter("format", "The form of the answer; without it, Accept decides.", enum=list(FORMATS)),
+        *id_parameters({name: _IDS[name] for name in ids}),
+        choice_parameter("state", "Only those in this state. revoked wins over expired.", _STATES),
+        *time_parameters(_TIMES),
+        choice_parameter("key_origin", "Only those whose key was made so.", _ORIGINS),
+        choice_parameter("never_seen", "Only those that no API server was seen to be asked with.", ["true"]),
+        choice_parameter("format", "The form of the answer; without it, Accept decides.", FORMATS),
     ]
 
 
 def wanted(query: QueryParams, *ids: str) -> Wanted:
     """What a list is asked for. Raises InvalidRequest naming the parameter; also for one that doesn't exist."""
     require_known(query, {*ids, *_TIMES, "state", "key_origin", "never_seen", "format", "limit", "cursor"})
-    times = {name: rfc3339_time(name, query[name]) for name in _TIMES if name in query}
+    times = sent_times(query, _TIMES)
     return Wanted(
         cluster_id=id_text("cluster", query.get("cluster")),
         user_id=id_text("user", query.get("user")),

@@ -1,7 +1,7 @@
 """The query parameters of lists: what they are in OpenAPI, and how they are read."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -17,9 +17,23 @@ MAX_TEXT = 255
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 
 
-def parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
-    """A query parameter, for OpenAPI."""
-    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
+def id_parameters(texts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For OpenAPI, the parameters that `id_text` reads, by name, and what each says."""
+    return [_parameter(name, text, maxLength=MAX_TEXT) for name, text in texts.items()]
+
+
+def time_parameters(texts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For OpenAPI, the parameters that `sent_times` reads, by name, and what each says."""
+    return [_parameter(name, text, format="date-time") for name, text in texts.items()]
+
+
+def choice_parameter(name: str, text: str, choices: Collection[str]) -> dict[str, Any]:
+    """For OpenAPI, a parameter that `one_of` reads."""
+    return _parameter(name, text, enum=list(choices))
+
+
+def _parameter(name: str, text: str, **schema: object) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": text, "schema": {"type": "string", **schema}}
 
 
 def require_known(query: QueryParams, taken: Collection[str]) -> None:
@@ -54,8 +68,12 @@ def one_of(name: str, text: str | None, choices: tuple[C, ...]) -> C | None:
     raise InvalidRequest(f"{name}: must be {' or '.join(choices)}.")
 
 
-def rfc3339_time(name: str, text: str) -> datetime:
-    """Raises InvalidRequest."""
+def sent_times(query: QueryParams, names: Collection[str]) -> dict[str, datetime]:
+    """The times that are sent, by name. Raises InvalidRequest."""
+    return {name: _rfc3339_time(name, query[name]) for name in names if name in query}
+
+
+def _rfc3339_time(name: str, text: str) -> datetime:
     try:
         if not _TIME.fullmatch(text):
             raise ValueError("another form")

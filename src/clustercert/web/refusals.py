@@ -4,7 +4,6 @@ from fastapi import Request
 
 from clustercert.errors import ClustercertError, Forbidden
 from clustercert.model import AuditEvent, Caller, utc_now
-from clustercert.policy import is_plain_text
 from clustercert.web.deps import Services
 
 # A path names what was wanted; one of ours is shorter.
@@ -21,7 +20,7 @@ async def record(request: Request, services: Services, failure: ClustercertError
         return
     project_id = str(request.path_params.get("project_id", ""))
     path = request.url.path
-    plain = path if is_plain_text(path) else ascii(path)
+    plain = path if path.isprintable() else ascii(path)
     await services.issuance.ledger.note(
         AuditEvent(
             at=utc_now(),

@@ -20,6 +20,8 @@ from clustercert.web.deps import ServicesDep, base_url
 
 TITLE = "clustercert"
 _DOCS_ASSETS = "/docs/assets"
+# What the paths take that the OpenAPI document leaves out: itself, and the pages that show it.
+_UNDOCUMENTED = ["GET", "HEAD"]
 
 router = APIRouter(tags=["Operations"])
 
@@ -27,22 +29,27 @@ _NOT_NOW: dict[int | str, dict[str, Any]] = {503: {"model": bodies.ErrorBody, "d
 _TEXT: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
 
 
-@router.get(
-    "/healthz",
-    summary="Whether the process answers",
-    responses={200: {"description": "It does.", "content": _TEXT}},
-    response_class=Response,
-)
+_ALIVE: dict[str, Any] = {
+    "summary": "Whether the process answers",
+    "responses": {200: {"description": "It does.", "content": _TEXT}},
+    "response_class": Response,
+}
+_READY: dict[str, Any] = {
+    "summary": "Whether certificates can be issued",
+    "responses": {200: {"description": "They can."}, **_NOT_NOW},
+}
+
+
+# Load balancers ask with HEAD, of which the HTTP server leaves out the body.
+@router.head("/healthz", **_ALIVE)
+@router.get("/healthz", **_ALIVE)
 async def healthz() -> Response:
     """Alive, whatever else is broken: what restarts a process must not depend on the database."""
     return Response("ok\n", media_type="text/plain")
 
 
-@router.get(
-    "/readyz",
-    summary="Whether certificates can be issued",
-    responses={200: {"description": "They can."}, **_NOT_NOW},
-)
+@router.head("/readyz", **_READY)
+@router.get("/readyz", **_READY)
 async def readyz(services: ServicesDep) -> Response:
     """Database and keys answer."""
     await services.readiness.check()
@@ -89,11 +96,11 @@ def add_documentation(app: FastAPI) -> None:
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to extend the document
 
-    @app.get("/openapi.json", include_in_schema=False)
+    @app.api_route("/openapi.json", methods=_UNDOCUMENTED, include_in_schema=False)
     async def document() -> Response:
         return render.json_response(app.openapi())
 
-    @app.get("/docs", include_in_schema=False)
+    @app.api_route("/docs", methods=_UNDOCUMENTED, include_in_schema=False)
     async def docs() -> Response:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
@@ -108,7 +115,7 @@ def add_documentation(app: FastAPI) -> None:
 
 def methods(app: FastAPI, path: str) -> list[str]:
     """What a path takes, over all its routes: the framework itself knows only the first one's. Sorted."""
-    found = {"GET"}
+    found = set(_UNDOCUMENTED)
     for template, operations in app.openapi()["paths"].items():
         if compile_path(template)[0].match(path):
             found = {method.upper() for method in operations}

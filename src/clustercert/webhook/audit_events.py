@@ -15,6 +15,9 @@ from clustercert.webhook.review import Identity, identity, json_object
 API_VERSION = "audit.k8s.io/v1"
 # An API server sends 400 at once, unless it is told otherwise.
 MAX_EVENTS = 10_000
+# Objects and arrays in a list, at most. Events of level Metadata have about ten each; millions of empty ones, which fit
+# into as many bytes, would keep every other API server waiting until it gives up.
+MAX_PARTS = 400_000
 KUBERNETES_BEGAN = datetime(2014, 6, 6, tzinfo=UTC)
 
 
@@ -28,6 +31,10 @@ class Observed:
 
 def parse_list(raw: bytes) -> list[Observed]:
     """The events of an EventList that tell of client certificates. Raises InvalidRequest."""
+    if raw.count(b"{") + raw.count(b"[") > MAX_PARTS:
+        raise InvalidRequest(
+            f"The list has more than {MAX_PARTS} objects and arrays. Send fewer events at once, or of level Metadata."
+        )
     document = json_object(raw)
     if document.get("apiVersion") != API_VERSION or document.get("kind") != "EventList":
         raise InvalidRequest(f"Send an EventList of {API_VERSION}.")

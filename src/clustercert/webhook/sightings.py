@@ -98,7 +98,7 @@ class Sightings:
         if self._is_written(row, first, last):
             return
         if master:
-            self._masters.setdefault(row, seen)
+            self._masters.setdefault(row, replace(seen, who=_shown_identity(seen.who)))
         self._keep(Use(row, first, last))
 
     def _keep(self, use: Use) -> None:
@@ -112,6 +112,8 @@ class Sightings:
         key = (seen.gate.cluster_id, seen.fingerprint)
         if self._is_written((*key, MASTERS in seen.who.groups), seen.first, seen.last):
             return
+        # Thousands wait, and what an API server says of each may be as long as a review.
+        seen = replace(seen, who=_shown_identity(seen.who))
         alert = self._unknown.get(key)
         if alert is not None:
             first, last = min(seen.first, alert.use.first), max(seen.last, alert.use.last)
@@ -188,6 +190,12 @@ class Sightings:
                 alerts = await self._rows.add_unknown(uses[start : start + WRITTEN_AT_ONCE], event)
                 metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
                 metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
+                if alerts.left_out:
+                    logger.warning(
+                        "unknown credentials were seen that there is no room for: they raise no alert",
+                        cluster=uses[start].cluster_id,
+                        left_out=alerts.left_out,
+                    )
 
     def _event(self, kind: str, seen: Sighting) -> AuditEvent:
         return AuditEvent(
@@ -199,8 +207,8 @@ class Sightings:
             origin=seen.origin,
             detail={
                 "cluster_id": seen.gate.cluster_id,
-                "username": _shown(seen.who.username),
-                "groups": list(_shown_groups(seen.who)),
+                "username": seen.who.username,
+                "groups": list(seen.who.groups),
                 "first_seen_at": seen.first.isoformat(),
                 # Whose it is there, is not for the administrators of this one.
                 "known_for_another_cluster": seen.known is not None
@@ -213,11 +221,16 @@ def _use(seen: Sighting) -> UnknownUse:
     return UnknownUse(
         cluster_id=seen.gate.cluster_id,
         fingerprint=seen.fingerprint,
-        username=_shown(seen.who.username),
-        groups=_shown_groups(seen.who),
+        username=seen.who.username,
+        groups=seen.who.groups,
         first=seen.first,
         last=seen.last,
     )
+
+
+def _shown_identity(who: Identity) -> Identity:
+    """As much of it as is kept."""
+    return Identity(_shown(who.username), _shown_groups(who), ())
 
 
 def _shown_groups(who: Identity) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Revocations, first and last use, what a kube-apiserver's webhook needs, a cluster's options."""
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -44,6 +46,7 @@ def upgrade() -> None:
     op.create_index("ix_revocation_project_id_id", "revocation", ["project_id", "id"])
     op.create_index("ix_revocation_fingerprint", "revocation", ["fingerprint"])
     op.create_index("ix_revocation_changed", "revocation", ["changed"])
+    _revoke_who_is_gone()
     op.create_table(
         "webhook_token",
         sa.Column("id", sa.String(32), nullable=False),
@@ -73,3 +76,26 @@ def upgrade() -> None:
     op.create_index("ix_certificate_serial", "certificate", ["serial"])
     op.create_index("ix_certificate_project_id_id", "certificate", ["project_id", "id"])
     op.create_index("ix_certificate_cluster_id_not_after", "certificate", ["cluster_id", "not_after"])
+
+
+def _revoke_who_is_gone() -> None:
+    """From here on whoever disables or removes a user revokes too; for those who were before, nobody did."""
+    user = sa.table("user", sa.column("id"), sa.column("enabled", sa.Boolean()))
+    issued_to = sa.table("certificate", sa.column("user_id")).c.user_id
+    disabled = sa.select(user.c.id).where(user.c.enabled.is_(sa.false()))
+    removed = sa.select(issued_to).where(issued_to.not_in(sa.select(user.c.id))).distinct()
+    gone = sa.union(disabled, removed).subquery()
+    # Without an end; and no memory is to be told, since no program that has one runs on an older schema.
+    revocation = {
+        "user_id": gone.c.id,
+        "epoch": sa.literal(2**63 - 1, sa.BigInteger()),
+        "changed": sa.literal(0, sa.BigInteger()),
+        "cluster_id": sa.literal(""),
+        "at": sa.literal(datetime.now(UTC), TIME),
+        "by": sa.literal("clustercert"),
+        "reason": sa.literal("cessationOfOperation"),
+        "note": sa.literal("user.disabled"),
+        "proved": sa.false(),
+    }
+    table = sa.table("revocation", *(sa.column(name) for name in revocation))
+    op.execute(table.insert().from_select(list(revocation), sa.select(*revocation.values())))

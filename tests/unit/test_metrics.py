@@ -1,0 +1,39 @@
+"""What is counted and what the documentation says is counted are the same."""
+
+import re
+from pathlib import Path
+
+from prometheus_client import Counter
+from prometheus_client.metrics import MetricWrapperBase
+
+from clustercert import metrics
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+ROW = re.compile(r"^\| \**`(\w+)(?:\{([\w,]+)\})?`\** \| (\w+) \|", re.MULTILINE)
+
+
+def test_every_metric_is_documented_with_its_kind_and_labels_and_no_other_is() -> None:
+    section = OPERATIONS.read_text(encoding="utf-8").split("### Metrics\n")[1].split("\n## ")[0]
+    documented = {
+        name: (kind, labels.split(",") if labels else []) for name, labels, kind in ROW.findall(section)
+    }
+    assert documented == {
+        f"{one._name}_total" if isinstance(one, Counter) else one._name: (one._type, list(one._labelnames))
+        for one in vars(metrics).values()
+        if isinstance(one, MetricWrapperBase)
+    }
+
+
+def test_no_documentation_names_a_metric_that_there_is_not() -> None:
+    registered = {
+        f"{one._name}{suffix}"
+        for one in vars(metrics).values()
+        if isinstance(one, MetricWrapperBase)
+        for suffix in (("_total",) if isinstance(one, Counter) else ("",))
+    }
+    named = {
+        name
+        for page in OPERATIONS.parent.glob("*.md")
+        for name in re.findall(r"`(clustercert_\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert named <= registered
