@@ -55,7 +55,7 @@ def check_contents(wheel: Path) -> None:
     expected = {
         str(path.relative_to(package.parent))
         for path in package.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
+        if "__pycache__" not in path.parts and path.is_file()
     }
     packed = set(zipfile.ZipFile(wheel).namelist())
     if missing := sorted(expected - packed):

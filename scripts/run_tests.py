@@ -1,7 +1,8 @@
 """Runs every test and closes with one line that counts them all; the tests themselves live in tests/.
 
-Three parts, each run whatever became of the one before: the project's own tests under coverage, the vendors'
-clients in their environment, the built wheel in a clean one. The exit status is 0 only if nothing failed.
+Three parts, each run whatever becomes of the others: the project's own tests under coverage, and beside them the
+vendors' clients in their environment and then the built wheel in a clean one, since tests wait for servers as much
+as they compute. What is run beside is shown at the end. The exit status is 0 only if nothing failed.
 """
 
 import os
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,19 +37,27 @@ class Count:
         return Count(self.passed + other.passed, self.failed + other.failed, self.skipped + other.skipped)
 
 
-def heading(title: str) -> None:
+def heading(title: str, output: TextIO | None = None) -> None:
     """Say which part comes."""
-    print(f"== {title}", flush=True)
+    print(f"== {title}", file=output, flush=True)
 
 
-def run(command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> int:
-    """The exit status of a command, run at the root with `env` added; its output goes where ours goes."""
+def run(
+    command: Sequence[str | Path], env: Mapping[str, str] | None = None, output: TextIO | None = None
+) -> int:
+    """The exit status of a command, run at the root with `env` added; it writes to `output`, or where we do."""
     try:
         return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **(env or {})}, timeout=LONGEST_SECONDS, check=False
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(env or {})},
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            timeout=LONGEST_SECONDS,
+            check=False,
         ).returncode
     except subprocess.TimeoutExpired:
-        print(f"stopped after {LONGEST_SECONDS} seconds", flush=True)
+        print(f"stopped after {LONGEST_SECONDS} seconds", file=output, flush=True)
         return 1
 
 
@@ -77,9 +88,9 @@ def run_own_tests(report: Path) -> list[str]:
     return failures + (["coverage"] if combined or reported else [])
 
 
-def run_clients(report: Path) -> list[str]:
+def run_clients(report: Path, output: TextIO) -> list[str]:
     """The same, for the vendors' clients."""
-    heading("real clients")
+    heading("real clients", output)
     command: list[str | Path] = [
         CLIENTS_PYTHON,
         "-m",
@@ -88,13 +99,20 @@ def run_clients(report: Path) -> list[str]:
         f"--junitxml={report}",
         "tests/clients",
     ]
-    return ["real clients"] if run(command, {"CLUSTERCERT_BIN": str(BIN / "clustercert")}) else []
+    env = {"CLUSTERCERT_BIN": str(BIN / "clustercert")}
+    return ["real clients"] if run(command, env, output) else []
 
 
-def check_wheel() -> list[str]:
+def check_wheel(output: TextIO) -> list[str]:
     """The same, for the built wheel."""
-    heading("the built wheel")
-    return ["the built wheel"] if run([sys.executable, "scripts/check_wheel.py"]) else []
+    heading("the built wheel", output)
+    return ["the built wheel"] if run([sys.executable, "scripts/check_wheel.py"], output=output) else []
+
+
+def run_beside(report: Path, said: Path) -> list[str]:
+    """The same, for what needs no coverage; its output goes into the file `said`."""
+    with said.open("w", encoding="utf-8") as output:
+        return run_clients(report, output) + check_wheel(output)
 
 
 def main() -> int:
@@ -102,8 +120,11 @@ def main() -> int:
     # Tests start the program hundreds of times: it is compiled once, and not each time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="clustercert-tests-") as folder:
-        own, clients = Path(folder, "own.xml"), Path(folder, "clients.xml")
-        failures = run_own_tests(own) + run_clients(clients) + check_wheel()
+        own, clients, said = Path(folder, "own.xml"), Path(folder, "clients.xml"), Path(folder, "said")
+        with ThreadPoolExecutor(1) as thread:
+            beside = thread.submit(run_beside, clients, said)
+            failures = run_own_tests(own) + beside.result()
+        print(said.read_text(encoding="utf-8"), end="", flush=True)
         total = count(own) + count(clients)
     if failures:
         print(f"make test: failed: {', '.join(failures)}")

@@ -1,7 +1,7 @@
 """A real PostgreSQL server, and databases in it that tests look at and change round everything of ours.
 
 The server's programs come from a wheel, or from the system's packages where there is no wheel for the platform. Its
-files lie in a folder of their own, and nothing of it outlives the process that started it.
+files lie in folders of their own, and nothing of it outlives the process that started it.
 """
 
 import asyncio
@@ -32,6 +32,11 @@ NOBODY = 65534
 OWNER = "clustercert"
 LONGEST_SECONDS = 30
 
+# A database is some 300 files, which a disk's file system takes ten times as long to make and to delete. A server
+# of one process's tests has less than this.
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there is made by mkdtemp
+ROOM = 1 << 30
+
 # What a crash of the machine would lose is no test's concern; what a crash of a program loses, is.
 SETTINGS = {
     "fsync": "off",
@@ -51,13 +56,16 @@ SETTINGS = {
 
 @dataclass
 class Server:
-    """A server with a data folder of its own.
+    """A server with folders of its own.
 
     Attributes:
+        folder: for its log and its socket.
+        data: for its databases.
         password: of the role that the databases belong to, and of the superuser.
     """
 
     folder: Path
+    data: Path
     programs: Path
     port: int
     password: str
@@ -76,7 +84,7 @@ class Server:
             "unix_socket_directories": str(self.folder),
         }
         command: list[str | Path] = [
-            *(self.programs / "postgres", "-D", self.folder / "data"),
+            *(self.programs / "postgres", "-D", self.data),
             *(f"--{name}={value}" for name, value in options.items()),
         ]
         with (self.folder / "log").open("ab") as log:
@@ -149,9 +157,9 @@ class Server:
 @contextlib.contextmanager
 def server() -> Iterator[Server]:
     """A new server that runs while the block runs."""
-    folder = Path(tempfile.mkdtemp(prefix="clustercert-postgres-"))
+    folder, data = _new_folder(), _new_folder(_memory())
     try:
-        made = Server(folder, _programs(folder), _free_port(), secrets.token_hex(8))
+        made = Server(folder, data, _programs(folder), _free_port(), secrets.token_hex(8))
         _make_files(made)
         made.start()
         try:
@@ -161,6 +169,7 @@ def server() -> Iterator[Server]:
             if made.process is not None:
                 made.stop()
     finally:
+        shutil.rmtree(data, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -214,15 +223,28 @@ async def _connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
+def _new_folder(where: Path | None = None) -> Path:
+    return Path(tempfile.mkdtemp(prefix="clustercert-postgres-", dir=where))
+
+
+def _memory() -> Path | None:
+    """A file system in memory with room for a server's data; none in most containers."""
+    try:
+        roomy = shutil.disk_usage(MEMORY).free > ROOM
+    except OSError:
+        return None
+    return MEMORY if roomy and os.access(MEMORY, os.W_OK) else None
+
+
 def _make_files(made: Server) -> None:
     password = made.folder / "password"
     password.write_text(made.password)
     if os.geteuid() == 0:
-        for path in (made.folder, password):
+        for path in (made.folder, made.data, password):
             os.chown(path, NOBODY, NOBODY)
     subprocess.run(
         [
-            *(made.programs / "initdb", "-D", made.folder / "data"),
+            *(made.programs / "initdb", "-D", made.data),
             *("--username=postgres", f"--pwfile={password}", "--auth=scram-sha-256"),
             *("--encoding=UTF8", "--locale=C", "--no-sync"),
         ],

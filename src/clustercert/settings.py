@@ -52,6 +52,8 @@ def _database_url(value: str) -> str:
         raise ValueError(
             "write it like postgresql+asyncpg://user@host/database or sqlite+aiosqlite:////path/to/file.db"
         )
+    if "sslmode=" in value:
+        raise ValueError("the driver calls sslmode ssl: write ?ssl=require or ?ssl=verify-full")
     return value
 
 

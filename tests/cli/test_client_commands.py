@@ -275,9 +275,28 @@ def test_what_is_not_there_is_said(world: World) -> None:
     assert "no cluster nope" in world.user("kubeconfig", "get", "nope").stderr
     missing = world.user("kubeconfig", "get", "00000000-0000-4000-8000-000000000000")
     assert "CCE.01404001" in missing.stderr
-    assert "no context x" in world.user("kubeconfig", "get", "prod", "--context", "x").stderr
     assert "no folder" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").stderr
     assert world.user("kubeconfig", "get", "prod", "--out", "-").stdout.startswith("kind: Config")
+
+
+def test_nothing_is_issued_for_a_context_that_is_not_there(world: World) -> None:
+    world.log_in()
+    count = "SELECT count(*) FROM certificate"
+    before = world.database(count)
+    done = world.user("kubeconfig", "get", "prod", "--context", "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no context nope. They have: internal, external, externalTLSVerify" in done.stderr
+    assert world.database(count) == before
+
+
+def test_what_was_issued_is_handed_over_though_a_further_address_is_not_there(world: World) -> None:
+    world.log_in()
+    done = world.user("kubeconfig", "get", "prod", "--context", "customSAN-7")
+    assert done.returncode == 1
+    assert "no context customSAN-7: its current one is external" in done.stderr
+    kubeconfig = yaml.safe_load(done.stdout)
+    assert kubeconfig["current-context"] == "external"
+    assert lifetime(kubeconfig) > timedelta(hours=7)
 
 
 def test_a_wrong_password_says_what_to_check(world: World) -> None:

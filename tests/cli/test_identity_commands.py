@@ -210,3 +210,11 @@ def test_a_name_that_would_move_the_cursor_is_refused_without_doing_so(operator:
     assert said.isprintable()
     said = operator.is_refused("user", "show", name)
     assert said.replace("\n", "").isprintable()
+
+
+def test_a_role_that_the_policy_does_not_know_is_given_and_said_to_give_nothing(operator: Operator) -> None:
+    operator.gets("project", "create", "eu-de")
+    operator.gets("user", "create", "bob", "--no-password")
+    to_bob = ("--user", "bob", "--project", "eu-de")
+    assert "gives no certificates" in operator.types("role", "assign", "amdin", *to_bob).err
+    assert "gives no certificates" not in operator.types("role", "assign", "admin", *to_bob).err

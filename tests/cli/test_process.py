@@ -1,9 +1,11 @@
 """The command as a process: what it loads, what it prints where, how it ends."""
 
+import base64
 import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -15,6 +17,7 @@ import pytest
 from clustercert import __version__
 from operating import Operator
 
+KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
 # What a command that does not open the store has no use for. (typer itself brings pydantic.)
 SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "granian", "pydantic_settings"}
@@ -144,6 +147,35 @@ def test_a_closed_pipe_ends_it_quietly(operator: Operator) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
+def test_a_closed_standard_output_is_no_crash(operator: Operator) -> None:
+    operator.gets("user", "create", "alice", "--no-password")
+    command = [*COMMAND, "--config", str(operator.config), "user", "list"]
+
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_why_a_database_does_not_answer_is_said_without_its_password(tmp_path: Path) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"postgresql+asyncpg://u:hidden@127.0.0.1:{nobody_listens.getsockname()[1]}/d"
+        done = run("--data-dir", tmp_path, "user", "list", CLUSTERCERT_DATABASE_URL=url, CLUSTERCERT_KEK=KEK)
+
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert "Connect call failed" in done.stderr
+    assert "hidden" not in done.stderr
+
+
 def test_a_full_disk_is_said(operator: Operator) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

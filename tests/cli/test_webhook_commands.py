@@ -117,14 +117,31 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     assert alerts == ["credential.unknown", "credential.masters"]
 
 
-def test_a_log_of_another_kind_is_skipped(
+def test_a_file_that_is_no_audit_log_is_refused(
     operator: Operator, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "other.log").write_bytes(b"not json\n\xff\n[]\n")
-    said = operator.gets_json("kubernetes", "import-audit-log", "prod", tmp_path / "other.log")
-    assert said == {"cluster": "prod", "lines": 3, "uses": 0, "skipped": 3}
+    other = tmp_path / "other.log"
+    other.write_bytes(b'not json\n\xff\n[]\n\n{"kind": "Pod"}\n')
+    said = operator.is_refused("kubernetes", "import-audit-log", cluster["name"], other)
+    assert said.startswith("None of the 4 lines is an event of audit.k8s.io/v1. Name the file ")
     assert operator.types("kubernetes", "import-audit-log", "prod", tmp_path / "missing.log").code == 2
-    (tmp_path / "empty.log").write_bytes(b"")
-    done = operator.types("kubernetes", "import-audit-log", "prod", tmp_path / "empty.log", "-o", "json")
+
+
+def test_a_log_in_which_nobody_shows_a_certificate_is_read(
+    operator: Operator, cluster: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "audit.log").write_text(f"{json.dumps(audit_event())}\nnot json\n")
+    said = operator.gets_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
+    assert said == {"cluster": "prod", "lines": 2, "uses": 0, "skipped": 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n"])
+def test_an_empty_log_is_said_to_be_empty(
+    operator: Operator, cluster: dict[str, Any], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "empty.log").write_bytes(content)
+    done = operator.types(
+        "kubernetes", "import-audit-log", cluster["name"], tmp_path / "empty.log", "-o", "json"
+    )
     assert json.loads(done.out) == {"cluster": "prod", "lines": 0, "uses": 0, "skipped": 0}
-    assert done.err == ""
+    assert (done.code, done.err) == (0, "The log is empty.\n")

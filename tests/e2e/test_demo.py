@@ -83,6 +83,15 @@ def test_no_secret_is_in_the_log_or_on_a_command_line(running: Demo) -> None:
         assert secret not in command_lines
 
 
+def test_a_head_has_no_body_on_the_wire(running: Demo) -> None:
+    host, port = running.said["url"].removeprefix("http://").split(":")
+    head = f"HEAD /readyz HTTP/1.1\r\nHost: {host}\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(head + b"\r\n" + head + b"Connection: close\r\n\r\n")
+        answers = b"".join(iter(lambda: connection.recv(4096), b"")).split(b"\r\n\r\n")
+    assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200", b"HTTP/1.1 200", b""]
+
+
 def test_serve_refuses_the_folder_of_a_demo(running: Demo) -> None:
     refused = running.cli("serve", "--port", "0")
     assert refused.returncode == 1

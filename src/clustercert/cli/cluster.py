@@ -257,7 +257,7 @@ def remove(
     removed = operate(context, work)
     note(
         f"Removed the cluster {removed.name}. Its API server goes on accepting what was issued until the client CA is "
-        "taken out of its --client-ca-file."
+        "taken out of its --client-ca-file; also what was revoked, unless its webhook's failurePolicy is Deny."
     )
     if removed.options.credential_roles is not None:
         note("Its ClusterRoleBindings named clustercert:credential:… stay there as well: delete them.")

@@ -35,8 +35,9 @@ def import_audit_log(
     """Read a kube-apiserver's audit log: when each certificate was used, and which ones the ledger doesn't know.
 
     Members of system:masters are seen nowhere else: an API server asks nobody about them. Reading a log twice changes
-    nothing.
+    nothing. A file in which nothing is an audit event is refused; an empty one is not.
     """
+    from clustercert.webhook.audit_events import API_VERSION
 
     async def work(operator: Operator) -> Row:
         cluster = await cluster_commands.find(operator, name, project)
@@ -46,6 +47,11 @@ def import_audit_log(
         while events := list(islice(lines.events(), AT_ONCE)):
             await webhook.observation.observe(gate, events, operator.origin)
             await webhook.sightings.flush()
+        if lines.read and lines.read == lines.skipped:
+            raise InvalidRequest(
+                f"None of the {lines.read} lines is an event of {API_VERSION}. Name the file that the API server's"
+                " --audit-log-path names, in the format json."
+            )
         return {
             "cluster": cluster.name,
             "lines": lines.read,
@@ -55,6 +61,9 @@ def import_audit_log(
 
     row = operate(context, work)
     show_one(row, output, name="cluster")
+    if not row["lines"]:
+        # As it is right after it was rotated.
+        note("The log is empty.")
     if row["skipped"]:
         note(f"{row['skipped']} lines are no audit events and were skipped.")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 app = typer.Typer(name="kubeconfig", help="Kubeconfigs from a running service.", no_args_is_help=True)
 
 _STANDARD_OUTPUT = Path("-")
+# One for each further address of a cluster, which the API tells of in kubeconfigs alone.
+_SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -120,20 +122,23 @@ def get(
     wish = lifetime.wished(duration, expires_in, expire_at, datetime.now(UTC))
     file = _File.of(out, force=force)
     key = LocalKey() if local_key else None
-    asking = _Asking(wish, key.csr_pem() if key else None, reason)
+    asking = _Asking(wish, key.csr_pem() if key else None, reason, context)
     whose = _whose(profile_name, plain_http=plain_http)
     with whose.explained(), whose.client() as client:
         obtained = vetted(asking.kubeconfig(client, whose.project_id, cluster), key)
-    if context is not None:
-        if context not in obtained.contexts:
-            names = ", ".join(obtained.contexts)
-            raise KubeconfigError(f"The kubeconfig has no context {context}. It has: {names}.")
+    if context in obtained.contexts:
         obtained.document["current-context"] = context
     file.write(document(obtained.document, Output(output.value)))
     note(
         f"For {whose.user} ({obtained.username}) with the groups {', '.join(obtained.groups) or 'none'}, valid until "
         f"{obtained.not_after:%Y-%m-%d %H:%M:%S} UTC"
     )
+    if context is not None and context not in obtained.contexts:
+        # What was issued is not thrown away for it.
+        raise KubeconfigError(
+            f"The kubeconfig was issued and is good, but has no context {context}: its current one is "
+            f"{obtained.document['current-context']}. It has: {', '.join(obtained.contexts)}."
+        )
 
 
 def _whose(profile_name: str | None, *, plain_http: bool) -> Profile:
@@ -149,6 +154,7 @@ class _Asking:
     wish: lifetime.Lifetime
     csr_pem: str | None
     reason: str | None
+    context: str | None
 
     def kubeconfig(self, client: "Client", project_id: str, cluster: str) -> "JsonObject":
         """The service's answer. Raises ClientError or KubeconfigError."""
@@ -156,6 +162,8 @@ class _Asking:
         from clustercert.client.wire import Refused
 
         cluster_id = cluster if _UUID.fullmatch(cluster) else _found(client, project_id, cluster)
+        if self.context is not None and not _SAN_CONTEXT.fullmatch(self.context):
+            _check_context(self.context, client.contexts(project_id, cluster_id))
         wish = Wish(self.wish.duration, self.wish.expire_at, self.csr_pem, self.reason)
         try:
             return client.kubeconfig(project_id, cluster_id, wish)
@@ -173,3 +181,12 @@ def _found(client: "Client", project_id: str, name: str) -> str:
     if not found:
         raise KubeconfigError(f"There is no cluster {name} in your project.")
     return found[0]
+
+
+def _check_context(wanted: str, contexts: tuple[str, ...]) -> None:
+    """Before a certificate is issued in vain."""
+    if wanted not in contexts:
+        raise KubeconfigError(
+            f"The kubeconfigs of this cluster have no context {wanted}. They have: {', '.join(contexts)}; and"
+            " customSAN-0 and so on, where the cluster has further addresses."
+        )

@@ -77,7 +77,10 @@ def assign(
         await operator.parts.identity.roles.assign(
             role, assignee, where, actor=operator.actor, origin=operator.origin
         )
-        return f"{assignee.name} has the role {role} in {_words(where)}."
+        said = f"{assignee.name} has the role {role} in {_words(where)}."
+        if where is not None and role not in {rule.role for rule in operator.parts.issuance.policy.rules}:
+            said += " No rule of the policy names it, so it gives no certificates."
+        return said
 
     note(operate(context, work))
 

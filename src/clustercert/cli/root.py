@@ -33,7 +33,7 @@ from clustercert.cli import (
 )
 from clustercert.cli.output import answer, note
 from clustercert.cli.session import Where
-from clustercert.errors import ClustercertError
+from clustercert.errors import ClustercertError, Unavailable
 
 _ANYWHERE = ("--config", "--data-dir")
 
@@ -93,6 +93,9 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say, or else those of this process; the exit code."""
+    # Where the shell closed them, what is written there goes nowhere: not into a file that is given their number.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the same
     for stream in (sys.stdout, sys.stderr):
         # A terminal that can't show a character must not keep the rest of the answer from being shown.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
@@ -146,8 +149,11 @@ def _tell(error: OSError) -> None:
 def _sentence(error: ClustercertError) -> str:
     """What the operator is told: also what a remote caller would not be."""
     reason = getattr(error, "reason", None)
-    driver_error = getattr(error.__cause__, "orig", None)
-    more = reason or driver_error
+    cause = error.__cause__
+    driver_error = getattr(cause, "orig", None)
+    # The driver leaves it as it is where there is no connection at all.
+    unreached = cause if isinstance(error, Unavailable) and isinstance(cause, OSError) else None
+    more = reason or driver_error or unreached
     return f"{error.message} ({more})" if more else error.message
 
 

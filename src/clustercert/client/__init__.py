@@ -150,6 +150,13 @@ class Client:
             found = [an_object(an_object(item)["metadata"]) for item in _list(answer.body["items"] or [])]
             return tuple(Named(str(item["uid"]), str(item["name"])) for item in found)
 
+    def contexts(self, project_id: str, cluster_id: str) -> tuple[str, ...]:
+        """The contexts of a cluster's kubeconfigs, but for any `customSAN-N`: only a kubeconfig tells of those."""
+        answer = self._wire.exchange("GET", f"{_cluster(project_id, cluster_id)}/openapi")
+        with expected_form(answer.url):
+            public = an_object(answer.body["status"]).get("publicEndpoint")
+        return ("internal", "external", "externalTLSVerify") if public else ("internal",)
+
     def kubeconfig(self, project_id: str, cluster_id: str, wish: Wish) -> JsonObject:
         """A new certificate for the caller, as the service answers it: not looked into yet."""
         return self._wire.exchange("POST", _clustercert(project_id, cluster_id), body=wish.body()).body
@@ -171,8 +178,12 @@ def _clusters(project_id: str) -> str:
     return f"/api/v3/projects/{quote(project_id, safe='')}/clusters"
 
 
+def _cluster(project_id: str, cluster_id: str) -> str:
+    return f"{_clusters(project_id)}/{quote(cluster_id, safe='')}"
+
+
 def _clustercert(project_id: str, cluster_id: str) -> str:
-    return f"{_clusters(project_id)}/{quote(cluster_id, safe='')}/clustercert"
+    return f"{_cluster(project_id, cluster_id)}/clustercert"
 
 
 def _scope(login: Login) -> JsonObject:

@@ -7,8 +7,7 @@ last are kept, since an emergency is what happens now, and it is said loudly how
 
 import re
 from collections.abc import Mapping
-
-import httpx
+from http import HTTPStatus
 
 from clustercert.errors import RemoteFailed
 from clustercert.kubeapi import KubeApi, Refused
@@ -30,7 +29,7 @@ async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
     try:
         there = await api.get(_PATH)
     except Refused as refused:
-        if refused.http_status != httpx.codes.NOT_FOUND:
+        if refused.http_status != HTTPStatus.NOT_FOUND:
             raise
         await api.create(_LIST_PATH, _new(revoked))
         return True

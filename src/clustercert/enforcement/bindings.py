@@ -8,8 +8,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from http import HTTPStatus
 
-import httpx
 import structlog
 
 from clustercert import metrics
@@ -140,7 +140,7 @@ async def bind(api: KubeApi, binding: Binding) -> None:
     try:
         await api.create(BINDINGS_PATH, document)
     except Refused as refused:
-        if refused.http_status != httpx.codes.CONFLICT:
+        if refused.http_status != HTTPStatus.CONFLICT:
             raise
         there = await api.get(f"{BINDINGS_PATH}/{segment(binding.name)}")
         if _essence(there) != _essence(document):

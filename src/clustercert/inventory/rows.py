@@ -41,13 +41,32 @@ COLUMNS = (
 
 def certificate_row(listed: Listed, now: datetime) -> JsonObject:
     """A certificate; times are RFC 3339 text, what isn't known is None."""
-    said = {
+    return {
         "fingerprint": listed.fingerprint.hex(),
+        "serial": listed.serial,
         "state": listed.state(now),
+        "cluster_id": listed.cluster_id,
+        "project_id": listed.project_id,
         "client_ca_id": listed.ca_id,
+        "user_id": listed.user_id,
+        "user_name": listed.user_name,
         "groups": list(listed.groups),
+        "rule": listed.rule,
+        "not_before": _time(listed.not_before),
+        "not_after": _time(listed.not_after),
+        "key_type": listed.key_type,
+        "key_origin": listed.key_origin,
+        "auth_method": listed.auth_method,
+        "source_address": listed.source_address,
+        "request_id": listed.request_id,
+        "reason": listed.reason,
+        "issued_at": _time(listed.issued_at),
+        "revoked_at": _time(listed.revoked_at),
+        "revoked_by": listed.revoked_by,
+        "revoked_why": listed.revoked_why,
+        "first_seen_at": _time(listed.first_seen_at),
+        "last_seen_at": _time(listed.last_seen_at),
     }
-    return {name: said[name] if name in said else _plain(getattr(listed, name)) for name in COLUMNS}
 
 
 def whole_certificate_row(listed: Listed, now: datetime) -> JsonObject:
@@ -61,7 +80,7 @@ def report_row(report: Report) -> JsonObject:
     return {
         "cluster_id": report.cluster.id,
         "cluster_name": report.cluster.name,
-        "at": _plain(report.at),
+        "at": _time(report.at),
         "complete": report.complete,
         "users": [_holder(each) for each in report.holders],
         "groups": [_group(each) for each in report.groups],
@@ -76,8 +95,8 @@ def _holder(holder: Holder) -> JsonObject:
         "user_id": holder.user_id,
         "user_name": holder.user_name,
         "groups": list(holder.groups),
-        "first_seen_at": _plain(holder.first_seen_at),
-        "last_seen_at": _plain(holder.last_seen_at),
+        "first_seen_at": _time(holder.first_seen_at),
+        "last_seen_at": _time(holder.last_seen_at),
         "credentials": [_credential(each) for each in holder.credentials],
     }
 
@@ -91,9 +110,9 @@ def _credential(credential: Credential) -> JsonObject:
         "gets_in": credential.gets_in,
         "groups": list(credential.groups),
         "cluster_role": credential.cluster_role,
-        "not_after": _plain(listed.not_after),
-        "first_seen_at": _plain(listed.first_seen_at),
-        "last_seen_at": _plain(listed.last_seen_at),
+        "not_after": _time(listed.not_after),
+        "first_seen_at": _time(listed.first_seen_at),
+        "last_seen_at": _time(listed.last_seen_at),
         "stopped_by": list(credential.stopped_by),
     }
 
@@ -103,7 +122,7 @@ def _group(group: GroupAccess) -> JsonObject:
         "name": group.name,
         "users": group.users,
         "credentials": group.credentials,
-        "last_seen_at": _plain(group.last_seen_at),
+        "last_seen_at": _time(group.last_seen_at),
     }
 
 
@@ -112,8 +131,8 @@ def _unknown(unknown: Unknown) -> JsonObject:
         "fingerprint": unknown.fingerprint.hex(),
         "username": unknown.username,
         "groups": list(unknown.groups),
-        "first_seen_at": _plain(unknown.first_seen_at),
-        "last_seen_at": _plain(unknown.last_seen_at),
+        "first_seen_at": _time(unknown.first_seen_at),
+        "last_seen_at": _time(unknown.last_seen_at),
     }
 
 
@@ -127,5 +146,6 @@ def _way(way: Way) -> JsonObject:
     }
 
 
-def _plain(value: object) -> object:
-    return f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value
+def _time(time: datetime | None) -> str | None:
+    # Of all ways to write a time the fastest; a page has hundreds. The store's times are UTC.
+    return f"{time.isoformat(timespec='seconds').removesuffix('+00:00')}Z" if time is not None else None
