@@ -1,4 +1,4 @@
-"""JSON in ASCII without spaces: what the log writes, what an audit event is, what stands in JSON columns.
+"""JSON in ASCII without spaces: what the log writes, and what an audit event is.
 
 A line of it does nothing to the terminal that shows it, whatever stands in its strings.
 """

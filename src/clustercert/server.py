@@ -194,6 +194,7 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
     interrupted = False
 
     async def watched() -> T:
+        nonlocal interrupted
         task = asyncio.ensure_future(work)
 
         def interrupt() -> None:
@@ -202,7 +203,11 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
             task.cancel()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
-        return await task
+        result = await task
+        # Before the handler is there, asyncio's own cancels this task, which hands that on to the work.
+        this = asyncio.current_task()
+        interrupted = interrupted or (this is not None and this.cancelling() > 0)
+        return result
 
     try:
         result = asyncio.run(watched())

@@ -7,6 +7,7 @@ does that here is chosen once for each statement.
 import asyncio
 import contextlib
 import functools
+import json
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,6 @@ from sqlalchemy import JSON, Engine, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
-from clustercert import ascii_json
 from clustercert.store.tables import Utc
 from clustercert.store.turn import Turn
 
@@ -54,11 +54,7 @@ class Prepared:
 def _conversion(kind: object) -> Callable[[Any], object] | None:
     if isinstance(kind, Utc):
         return _time
-    return _json if isinstance(kind, JSON) else None
-
-
-def _json(value: object) -> str:
-    return ascii_json.dumps(value).decode("ascii")
+    return json.dumps if isinstance(kind, JSON) else None
 
 
 # Those of a certificate and its event are the same, and those of all certificates of a second alike.
