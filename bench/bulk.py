@@ -4,6 +4,7 @@ Goes round the service, and so must be told nothing of its columns beyond those 
 """
 
 import asyncio
+import os
 import contextlib
 import sqlite3
 from collections.abc import Mapping
@@ -119,6 +120,8 @@ class Filler:
         asyncio.run(self._seal())
         self._run(["ANALYZE" if self.postgres is None else "VACUUM ANALYZE"])
         self.checkpoint()
+        # Or the kernel goes on writing gigabytes while something is measured.
+        os.sync()
 
     def checkpoint(self) -> None:
         """Write what changed to its place, as the database does from time to time by itself."""
