@@ -4,8 +4,8 @@ Goes round the service, and so must be told nothing of its columns beyond those 
 """
 
 import asyncio
-import os
 import contextlib
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
