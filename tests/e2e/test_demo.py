@@ -16,7 +16,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from running import COMMAND, Demo, demo, start
+from running import COMMAND, Demo, demo, start, uncovered
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
 
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.2])
 def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path, moment: float) -> None:
-    with start(tmp_path / "data") as process:
+    with start(tmp_path / "data", env=uncovered()) as process:
         try:
             assert process.stderr is not None
             process.stderr.readline()
