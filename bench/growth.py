@@ -47,7 +47,7 @@ class Size:
         spread_rate: the same with requests over as many clusters as a user of 12 projects reaches.
         spread_cpu_us: processor time of the service alone for each of those.
         list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP.
-        inventory_p99_ms: GET of the newest 50 live certificates of a cluster, over HTTP.
+        inventory_p99_ms: GET of the newest 50 certificates of a project, over HTTP.
         page_p99_ms: the newest 50 certificates of a cluster, in the store.
         find_p99_ms: one certificate by its fingerprint, in the store.
         revoke_p99_ms: POST clustercertrevoke, all that a user has on the cluster.
@@ -113,10 +113,11 @@ def _check_filled(served: Served, inventory: str) -> None:
     host, port = served.who.host.split(":")
     answer = b""
     with socket.create_connection((host, int(port)), timeout=60) as connection:
-        connection.sendall(*traffic.signed_gets(served.who, [inventory]))
-        while b'"fingerprint"' not in answer:
+        (request,) = traffic.signed_gets(served.who, [inventory])
+        connection.sendall(request)
+        while answer.count(b'"fingerprint"') < PAGE:
             if not (more := connection.recv(65536)):
-                raise RuntimeError(f"the page of the inventory is empty: {answer[:200]!r}")
+                raise RuntimeError(f"a page of the inventory is not full: {answer[:200]!r}")
             answer += more
 
 
@@ -145,10 +146,8 @@ def _measure(
         first_project = paths[0].rpartition("/clusters/")[0] + "/clusters"
         random.shuffle(paths)
         shows = [path.removesuffix("/clustercert") for path in paths]
-        inventories = [
-            f"{path.replace('/api/v3/', '/clustercert/v1/')}/certificates?limit={PAGE}&state=live"
-            for path in shows
-        ]
+        projects = dict.fromkeys(each.project_id for each in reachable)
+        inventories = [f"/clustercert/v1/projects/{each}/certificates?limit={PAGE}" for each in projects]
         _check_filled(served, inventories[0])
         issuing = served.taking(traffic.with_token(who))
         issuing.load(CONNECTIONS, WARM_UP_SECONDS)
