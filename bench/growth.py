@@ -1,6 +1,7 @@
 """How the service does as its store grows: the same measurements at each size of one store."""
 
 import asyncio
+import math
 import random
 import socket
 import statistics
@@ -207,7 +208,7 @@ def _one_by_one(served: Served, paths: Sequence[str], seconds: float) -> wrk.Loa
     """GETs over one connection: as many as a 99th percentile takes, however long they do."""
     peer = served.taking(traffic.signed_gets(served.who, paths))
     warm = peer.load(1, WARM_UP_SECONDS)
-    load = peer.load(1, max(seconds, 1.5 * QUERIES / max(1.0, warm.rate)))
+    load = peer.load(1, math.ceil(max(seconds, 2 * QUERIES / max(1.0, warm.rate))))
     if warm.rate * warm.seconds < WARM_UP_QUERIES or load.rate * load.seconds < QUERIES:
         raise RuntimeError(f"{load.rate:.1f} a second are too few for a 99th percentile: {paths[0]}")
     return load
