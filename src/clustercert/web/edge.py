@@ -1,6 +1,5 @@
 """The outermost layer: request id, one log line and one count a request, bounds, and the last word on errors."""
 
-import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from clustercert import log, metrics
 from clustercert.errors import ClustercertError, InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model import Origin
 from clustercert.web import render
+from clustercert.web.deadlines import Deadlines
 
 logger = structlog.get_logger("clustercert.request")
 
@@ -51,6 +51,7 @@ class Edge:
         self._not_let_in = not_let_in
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,6 +72,7 @@ class Edge:
         scope["clustercert.origin"] = Origin(
             address=client[0] if client else "unknown", request_id=request_id
         )
+        scope["clustercert.deadlines"] = self._deadlines
         status = 0
 
         async def send_marked(message: Message) -> None:
@@ -94,7 +96,7 @@ class Edge:
         """Let the application answer; what it could not answer comes back."""
         try:
             self._check(scope)
-            async with asyncio.timeout(self._timeout):
+            with self._deadlines.within(self._timeout):
                 await self._app(scope, receive, send)
         except TimeoutError:
             return Unavailable("The request took too long and was given up. Try again in a moment.")
