@@ -3,14 +3,18 @@
 JSON, unless a terminal reads. The audit events are the store's; a log is for whoever runs the service.
 """
 
+import asyncio
+import atexit
 import functools
 import logging
 import os
 import sys
+import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import structlog
 
@@ -47,16 +51,11 @@ def configure(
         ]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ascii_json.dumps)]
+    lines = _Lines(stream)
     structlog.configure(
-        processors=[
-            _with_request_id,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            redact,
-            *renderer,
-        ],
+        processors=[_completed, redact, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.BytesLoggerFactory(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     # Libraries speak through logging; only what somebody must look at is let through.
@@ -65,11 +64,54 @@ def configure(
     )
 
 
-def _with_request_id(
-    _logger: object, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+class _Lines:
+    """Writes lines to a stream: those of one turn of the event loop together, errors at once.
+
+    Each write is a system call, and under load many requests end in one turn.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._waiting: list[bytes] = []
+        atexit.register(self._write)
+
+    def info(self, line: bytes) -> None:
+        """Write a line, by the end of this turn at the latest."""
+        with self._lock:
+            self._waiting.append(line)
+            first = len(self._waiting) == 1
+        if first:
+            try:
+                asyncio.get_running_loop().call_soon(self._write)
+            except RuntimeError:
+                # A thread or a command, which has no turns.
+                self._write()
+
+    debug = info
+
+    def error(self, line: bytes) -> None:
+        """Write a line, and all that wait, at once."""
+        with self._lock:
+            self._waiting.append(line)
+        self._write()
+
+    warning = critical = error
+
+    def _write(self) -> None:
+        with self._lock:
+            if self._waiting:
+                waiting, self._waiting = self._waiting, []
+                self._stream.write(b"\n".join(waiting) + b"\n")
+                self._stream.flush()
+
+
+def _completed(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A line with what each has: the request, the level and the time."""
     if request := request_id.get():
         event.setdefault("request_id", request)
+    event["level"] = method
+    event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat('T', 'microseconds')}Z"
     return event
 
 
