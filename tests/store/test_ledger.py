@@ -236,6 +236,43 @@ async def test_a_row_that_can_not_be_written_fails_alone(database: Database, sto
     assert store.recorded() == {record.fingerprint.hex() for record, _event in good}
 
 
+async def test_those_whose_turn_comes_a_moment_later_share_the_transaction_of_the_first(
+    database: Database, store: Store
+) -> None:
+    """Requests come to the ledger one after the other, as their worker gets to them."""
+    ledger, commits = Ledger(database), Commits(database, store)
+    await ledger.record(*certificate_record())
+
+    async def worked_on(turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await ledger.record(*certificate_record())
+
+    await asyncio.gather(*(worked_on(turns) for turns in range(40)))
+    assert len(store.recorded()) == 41
+    assert commits.count == 2
+
+
+async def test_who_waits_is_not_kept_from_the_disk_by_those_who_come_and_come(
+    database: Database, store: Store
+) -> None:
+    ledger, done = Ledger(database), asyncio.Event()
+
+    async def first() -> None:
+        await ledger.record(*certificate_record())
+        done.set()
+
+    waiting, tasks = asyncio.create_task(first()), []
+    for _ in range(100_000):
+        if done.is_set():
+            break
+        tasks.append(asyncio.create_task(ledger.record(*certificate_record())))
+        await asyncio.sleep(0)
+    assert done.is_set()
+    await asyncio.gather(waiting, *tasks)
+    assert len(store.recorded()) == len(tasks) + 1
+
+
 async def test_a_lost_connection_under_a_batch_records_all_of_it_once(
     database: Database, store: Store
 ) -> None:

@@ -1,7 +1,7 @@
 """The ledger: the only writer of certificates, each with its audit event in the same transaction, and of refusals.
 
-Requests that arrive while a transaction is being committed share the next one, so that one flush to disk serves
-them all. A request that is alone starts its transaction at once and waits for nobody.
+Requests that arrive while a transaction is being committed share the next one, and so do those that this process is
+working on anyway, so that one flush to disk serves them all. A request that is alone waits for nobody.
 """
 
 import asyncio
@@ -25,6 +25,9 @@ _insert_event = insert(tables.audit_event)
 
 # A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
 MAX_BATCH = 128
+# A worker that is busy goes on working for at most so long before it commits what is ready: of what a commit costs,
+# most is the same for one as for thirty.
+GATHER_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,10 +88,24 @@ class Ledger:
         """Batch after batch, until nobody waits."""
         try:
             while self._waiting:
+                await self._gathered()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 await self._commit(batch)
         finally:
             self._committing = None
+
+    async def _gathered(self) -> None:
+        """Return once nobody comes along who is being worked on, or it has been long enough.
+
+        Two turns of the loop in which nobody came tell that this process has nothing better to do than to commit.
+        """
+        loop = asyncio.get_running_loop()
+        until, known = loop.time() + GATHER_SECONDS, 0
+        while known < len(self._waiting) < MAX_BATCH and loop.time() < until:
+            known = len(self._waiting)
+            # Requests are read in one turn and worked on in the next.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     async def _commit(self, batch: Sequence[_Entry]) -> None:
         """Settle every entry of a batch, whatever happens."""
@@ -159,7 +176,7 @@ def _row(record: CertificateRecord) -> dict[str, object]:
         "ca_id": record.ca_id,
         "user_id": record.user_id,
         "user_name": record.user_name,
-        "groups": list(record.groups),
+        "groups": record.groups,
         "not_before": record.not_before,
         "not_after": record.not_after,
         "key_type": record.key_type,

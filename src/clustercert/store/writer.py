@@ -54,7 +54,15 @@ class Prepared:
 def _conversion(kind: object) -> Callable[[Any], object] | None:
     if isinstance(kind, Utc):
         return _time
-    return json.dumps if isinstance(kind, JSON) else None
+    return _json if isinstance(kind, JSON) else None
+
+
+def _json(value: object) -> str:
+    return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
+
+
+# The groups that a policy gives are few.
+_known_json = functools.lru_cache(maxsize=1024)(json.dumps)
 
 
 # Those of a certificate and its event are the same, and those of all certificates of a second alike.
