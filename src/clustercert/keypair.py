@@ -44,11 +44,26 @@ def new_key(key_type: KeyType) -> PrivateKey:
 
 def key_type_of(key: PublicKey) -> str:
     """What a public key is, in the words of `KeyType`; RSA of any size as `rsa-<bits>`."""
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"rsa-{key.key_size}"
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return "ed25519"
-    return {"secp256r1": "ec-p256", "secp384r1": "ec-p384"}.get(key.curve.name, key.curve.name)
+    kind = _kind(type(key))
+    if kind == "rsa":
+        return f"rsa-{key.key_size}"  # type: ignore[union-attr] # RSA keys have it
+    if kind == "ec":
+        curve: str = key.curve.name  # type: ignore[union-attr] # elliptic ones have it
+        return {"secp256r1": "ec-p256", "secp384r1": "ec-p384"}.get(curve, curve)
+    return kind
+
+
+# Keys are instances of classes that only register with these abstract ones: asking each time takes a microsecond.
+@functools.cache
+def _kind(key_class: type[PublicKey]) -> str:
+    if issubclass(key_class, rsa.RSAPublicKey):
+        return "rsa"
+    return "ed25519" if issubclass(key_class, ed25519.Ed25519PublicKey) else "ec"
+
+
+def is_rsa(key_class: type[PublicKey]) -> bool:
+    """Whether keys of this class are RSA keys."""
+    return _kind(key_class) == "rsa"
 
 
 def csr_public_key(unverified_csr_pem: str) -> PublicKey:
@@ -115,13 +130,6 @@ def signed_by(key: object, unverified_signature: bytes, statement: bytes) -> boo
     except InvalidSignature:
         return False
     return True
-
-
-# Keys are instances of classes that only register with these abstract ones: asking each time takes a microsecond.
-@functools.cache
-def is_rsa(key_class: type[PublicKey]) -> bool:
-    """Whether keys of this class are RSA keys."""
-    return issubclass(key_class, rsa.RSAPublicKey)
 
 
 def key_pem(key: PrivateKey) -> bytes:

@@ -14,9 +14,9 @@
 Source: CCE API reference, cce_02_0248, tables 4 to 10.
 """
 
-import base64
 import functools
 import json
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -41,16 +41,18 @@ class _Addresses(NamedTuple):
 
 def render(issued: Issued, *, insecure_external: bool) -> JsonObject:
     """The kubeconfig, its fields in CCE's order; certificates and keys are base64 of PEM."""
-    return _document(_addresses(issued.cluster, insecure_external=insecure_external), _credential(issued))
+    credential = {name: value.decode("ascii") for name, value in _credential(issued).items()}
+    return _document(_addresses(issued.cluster, insecure_external=insecure_external), credential)
 
 
 def to_json(issued: Issued, *, insecure_external: bool) -> bytes:
     """The same document as JSON in ASCII."""
     credential = _credential(issued)
     pieces = _around(_addresses(issued.cluster, insecure_external=insecure_external), tuple(credential))
-    return "".join(
-        [text for pair in zip(pieces, (*credential.values(), ""), strict=True) for text in pair]
-    ).encode("ascii")
+    filled = [pieces[0]]
+    for value, piece in zip(credential.values(), pieces[1:], strict=True):
+        filled += (value, piece)
+    return b"".join(filled)
 
 
 def to_yaml(document: JsonObject) -> str:
@@ -60,7 +62,7 @@ def to_yaml(document: JsonObject) -> str:
 
 # Of the text nothing but the credential differs between the kubeconfigs of a cluster.
 @functools.lru_cache(maxsize=512)
-def _around(addresses: _Addresses, names: Iterable[str]) -> tuple[str, ...]:
+def _around(addresses: _Addresses, names: Iterable[str]) -> tuple[bytes, ...]:
     """The text of the JSON before, between and behind the values of a credential's fields, which need no escapes."""
     # A control character can't stand in any other value of the document.
     marks = {name: f"\0{name}" for name in names}
@@ -68,7 +70,7 @@ def _around(addresses: _Addresses, names: Iterable[str]) -> tuple[str, ...]:
     for mark in marks.values():
         piece, _, rest = rest.partition(json.dumps(mark)[1:-1])
         pieces.append(piece)
-    return (*pieces, rest)
+    return tuple(piece.encode("ascii") for piece in (*pieces, rest))
 
 
 def _addresses(cluster: Cluster, *, insecure_external: bool) -> _Addresses:
@@ -81,10 +83,11 @@ def _addresses(cluster: Cluster, *, insecure_external: bool) -> _Addresses:
     )
 
 
-def _credential(issued: Issued) -> dict[str, str]:
-    credential = {"client-certificate-data": _b64(der_pem(issued.leaf_der))}
+def _credential(issued: Issued) -> dict[str, bytes]:
+    """The fields of the user: base64 of PEM."""
+    credential = {"client-certificate-data": b64encode(der_pem(issued.leaf_der))}
     if issued.private_key is not None:
-        credential["client-key-data"] = _b64(key_pem(issued.private_key))
+        credential["client-key-data"] = b64encode(key_pem(issued.private_key))
     return credential
 
 
@@ -106,7 +109,7 @@ def _document(addresses: _Addresses, credential: dict[str, str]) -> JsonObject:
 
 def _entries(addresses: _Addresses) -> list[tuple[str, str, JsonObject]]:
     """(context, cluster, address) in CCE's order."""
-    ca_b64 = _b64(addresses.server_ca_pem)
+    ca_b64 = b64encode(addresses.server_ca_pem).decode("ascii")
 
     def verified(url: str) -> JsonObject:
         return {"server": url, "certificate-authority-data": ca_b64}
@@ -121,7 +124,3 @@ def _entries(addresses: _Addresses) -> list[tuple[str, str, JsonObject]]:
     for number, url in enumerate(addresses.san_urls):
         entries.append((f"customSAN-{number}", f"customSAN-{number}", verified(url)))
     return entries
-
-
-def _b64(pem: bytes) -> str:
-    return base64.b64encode(pem).decode()

@@ -30,6 +30,8 @@ _SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _EXTENSIONS = 0xA3
 _SUBJECT_OID = "2.5.29.14"
+# SHA-1.
+KEY_IDENTIFIER_BYTES = 20
 _LONG_FORM = 0x80
 
 
@@ -45,19 +47,30 @@ ALGORITHM_DER = {
 def leaf_extensions(
     *, rsa_key: bool, authority_key_identifier: bytes, spki: bytes, order: Iterable[str] | None = None
 ) -> bytes:
-    """The extensions of a leaf in DER, one after the other: in our order, or by their OIDs in another.
+    """The field `extensions` of a leaf in DER: its extensions in our order, or by their OIDs in another.
 
     The authority's identifier is the bare one.
     """
-    fixed = _fixed_extensions(rsa_key, authority_key_identifier)
     identifier = key_identifier(spki)
     if order is None:
-        return b"".join(fixed.values()) + identifier
+        return _before_identifier(rsa_key, authority_key_identifier) + identifier
+    fixed = _fixed_extensions(rsa_key, authority_key_identifier)
     by_oid = {**fixed, _SUBJECT_OID: fixed[_SUBJECT_OID] + identifier}
-    return b"".join([by_oid[oid] for oid in order])
+    return _field(b"".join([by_oid[oid] for oid in order]))
 
 
+# The subject's identifier is the last extension, as long in each leaf, and all that differs between those of a CA.
 @functools.lru_cache(maxsize=4096)
+def _before_identifier(rsa_key: bool, authority_key_identifier: bytes) -> bytes:
+    """The field `extensions` in our order, without the subject's identifier at its end."""
+    fixed = b"".join(_fixed_extensions(rsa_key, authority_key_identifier).values())
+    return _field(fixed + bytes(KEY_IDENTIFIER_BYTES))[:-KEY_IDENTIFIER_BYTES]
+
+
+def _field(extensions: bytes) -> bytes:
+    return _element(_EXTENSIONS, _element(_SEQUENCE, extensions))
+
+
 def _fixed_extensions(rsa_key: bool, authority_key_identifier: bytes) -> Mapping[str, bytes]:
     """By OID, in our order; the last one, the subject's identifier, without the identifier, which ends it."""
     return {
@@ -80,22 +93,28 @@ def leaf_tbs(
     spki: bytes,
     extensions: bytes,
 ) -> bytes:
-    """TBSCertificate in DER, of parts that are DER already."""
+    """TBSCertificate in DER, of parts that are DER already; the extensions are those of `leaf_extensions`."""
+    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
     return _element(
         _SEQUENCE,
         b"".join(
             (
                 _VERSION_3,
-                _element(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
-                signature_algorithm,
-                issuer,
-                _validity(not_before, not_after),
-                subject,
+                _element(_INTEGER, number),
+                _identity(signature_algorithm, issuer, not_before, not_after, subject),
                 spki,
-                _element(_EXTENSIONS, _element(_SEQUENCE, extensions)),
+                extensions,
             )
         ),
     )
+
+
+# All certificates that one caller is given on a cluster in a second have this in common.
+@functools.lru_cache(maxsize=1024)
+def _identity(
+    signature_algorithm: bytes, issuer: bytes, not_before: datetime, not_after: datetime, subject: bytes
+) -> bytes:
+    return b"".join((signature_algorithm, issuer, _validity(not_before, not_after), subject))
 
 
 def signed(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
