@@ -27,11 +27,11 @@ class Steps:
             os._exit(KILLED)
 
     def count(self, database: Database, *, after: bool = False) -> None:
-        engine = database.engine.sync_engine
-        engine_events.listen(engine, "before_cursor_execute", self._statement)
-        if after:
-            engine_events.listen(engine, "after_cursor_execute", self._statement)
-        engine_events.listen(engine, "commit", self.one)
+        for engine in filter(None, (database.engine.sync_engine, database.inserting_engine)):
+            engine_events.listen(engine, "before_cursor_execute", self._statement)
+            if after:
+                engine_events.listen(engine, "after_cursor_execute", self._statement)
+            engine_events.listen(engine, "commit", self.one)
 
     def _statement(self, _connection: object, _cursor: object, statement: str, *_args: object) -> None:
         if statement.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE")):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 from sqlalchemy.engine import make_url
 
 import sealing
@@ -19,7 +19,7 @@ from clustercert.custody import write_new_kek_file
 from clustercert.errors import LogDamaged, SealError, Unavailable
 from clustercert.merkle import VerifierKey, opened
 from clustercert.store import tables
-from clustercert.store.audit import THINNED_AT_ONCE
+from clustercert.store.audit import THINNED_AT_ONCE, Sealing
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
 from sealing import NAME, Log, check, commitments
@@ -169,7 +169,8 @@ async def test_a_second_sealer_waits_for_the_first_and_goes_on_behind_it(store: 
         await one.happen(2)
         await one.sealer.seal_all()
         await one.happen(2)
-        async with one.rows.sealing():
+        async with one.database.write() as connection:
+            await connection.execute(select(tables.audit_log).with_for_update())
             waiting = asyncio.create_task(other.sealer.seal())
             await asyncio.sleep(0.1)
             assert not waiting.done()
@@ -181,8 +182,9 @@ async def test_issuing_does_not_wait_for_the_sealer(on_postgresql: Store, kek: P
     async with sealing.opened(on_postgresql, kek) as log:
         await log.sealer.begin()
         await log.happen(5)
-        async with log.rows.sealing() as begun:
-            await begun.take(MAX_BATCH)
+        async with log.database.write() as connection:
+            await connection.execute(select(tables.audit_log).with_for_update())
+            await connection.run_sync(lambda sync: Sealing(sync, 0).take(MAX_BATCH))
             async with asyncio.timeout(2):
                 await Ledger(log.database).record(*certificate_record())
     assert on_postgresql.rows("SELECT count(*) FROM certificate") == [(1,)]

@@ -98,18 +98,23 @@ class LogSealer:
         if not await self._rows.unsealed():
             return 0
         signer = self._signer = self._signer or await self._open()
-        async with self._rows.sealing() as sealing:
-            present = edge(sealing.size)
-            tiles = await sealing.tiles(present)
-            await _check(sealing, tiles, signer.verifier)
-            leaves = await sealing.take(MAX_BATCH)
-            if leaves:
-                changed = grown(sealing.size, tiles, leaves)
-                head = self._head(sealing.size + len(leaves), tiles | changed, signer)
-                await sealing.write(changed, present, head)
-        if leaves:
+        head, count = await self._rows.seal(lambda sealing: self._put(sealing, signer))
+        if head is not None:
             metrics.SEALED.set(head.size)
-        return len(leaves)
+        return count
+
+    def _put(self, sealing: Sealing, signer: _Signer) -> tuple[StoredCheckpoint | None, int]:
+        """The new head, and how many events are new below it; no head where there are none."""
+        present = edge(sealing.size)
+        tiles = sealing.tiles(present)
+        _check(sealing, tiles, signer.verifier)
+        leaves = sealing.take(MAX_BATCH)
+        if not leaves:
+            return None, 0
+        changed = grown(sealing.size, tiles, leaves)
+        head = self._head(sealing.size + len(leaves), tiles | changed, signer)
+        sealing.write(changed, present, head)
+        return head, len(leaves)
 
     async def thin(self) -> None:
         """Of the checkpoints that are a day old, keep one an hour. Raises Unavailable."""
@@ -136,9 +141,9 @@ class LogSealer:
         return _Signer(verifier, key)
 
 
-async def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) -> None:
+def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) -> None:
     """Raise LogDamaged unless the log ends as it was signed: nothing is to be signed on top of anything else."""
-    newest = await sealing.checkpoint()
+    newest = sealing.checkpoint()
     if newest is None:
         if sealing.size:
             raise _damaged("its newest checkpoint is missing")

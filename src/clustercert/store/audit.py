@@ -4,18 +4,20 @@ Events are written by whatever they are about; see `events`. A place (leaf index
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import TypeVar
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.merkle import TileId
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
+
+T = TypeVar("T")
 
 _log, _event, _tile = tables.audit_log, tables.audit_event, tables.audit_tile
 _checkpoint = tables.audit_checkpoint
@@ -82,17 +84,17 @@ class StoredEvent:
 
 
 class Sealing:
-    """One transaction that puts events into the log. Whoever has it, has it alone.
+    """One transaction that puts events into the log; see `AuditRows.seal`. Whoever has it, has it alone.
 
     Attributes:
         size: the log's, before.
     """
 
-    def __init__(self, connection: AsyncConnection, size: int) -> None:
+    def __init__(self, connection: Connection, size: int) -> None:
         self._connection = connection
         self.size = size
 
-    async def take(self, limit: int) -> list[bytes]:
+    def take(self, limit: int) -> list[bytes]:
         """Give at most `limit` events their places behind the last one; their commitments in this order.
 
         The order is that of the ids, of what is committed by now: what is committed later gets a later place, even
@@ -111,18 +113,18 @@ class Sealing:
             .values(leaf_index=self.size + waiting.c.place)
             .returning(_event.c.leaf_index, _event.c.commitment)
         )
-        rows = sorted(await self._connection.execute(placed))
+        rows = sorted((place, commitment) for place, commitment in self._connection.execute(placed))
         return [commitment for _, commitment in rows]
 
-    async def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
+    def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
         """Those of the tiles that there are."""
-        return await _tiles(self._connection, ids)
+        return _tiles(self._connection, ids)
 
-    async def checkpoint(self) -> StoredCheckpoint | None:
+    def checkpoint(self) -> StoredCheckpoint | None:
         """The newest one."""
-        return await _newest(self._connection, _newest_checkpoint())
+        return _newest(self._connection, _newest_checkpoint())
 
-    async def write(
+    def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
     ) -> None:
         """Write the tiles that changed, of which some are `present` already, and the new head."""
@@ -134,11 +136,11 @@ class Sealing:
         old = [value for tile, value in zip(tiles, values, strict=True) if tile in there]
         new = [value for tile, value in zip(tiles, values, strict=True) if tile not in there]
         if old:
-            await self._connection.execute(_REPLACE_TILE, old)
+            self._connection.execute(_REPLACE_TILE, old)
         if new:
-            await self._connection.execute(_ADD_TILE, new)
-        await self._connection.execute(insert(_checkpoint).values(asdict(checkpoint)))
-        await self._connection.execute(update(_log).values(size=checkpoint.size))
+            self._connection.execute(_ADD_TILE, new)
+        self._connection.execute(insert(_checkpoint).values(asdict(checkpoint)))
+        self._connection.execute(update(_log).values(size=checkpoint.size))
 
 
 _HOLDS: dict[str, object] = {"hashes": bindparam("holds")}
@@ -176,12 +178,17 @@ class AuditRows:
         async with self._database.read() as connection:
             return (await connection.execute(query)).first() is not None
 
-    @contextlib.asynccontextmanager
-    async def sealing(self) -> AsyncIterator[Sealing]:
-        """A transaction that puts events into the log, which has to have been begun; others wait for its end."""
-        async with self._database.write() as connection:
-            size = (await connection.execute(select(_log.c.size).with_for_update())).scalar_one()
-            yield Sealing(connection, size)
+    async def seal(self, put: Callable[[Sealing], T]) -> T:
+        """What `put` returns, in a transaction that puts events into the log. Others who do that wait for its end.
+
+        The log has to have been begun. Raises Unavailable, or what `put` raises, and nothing of it has happened then.
+        """
+
+        def work(connection: Connection) -> T:
+            size = connection.execute(select(_log.c.size).with_for_update()).scalar_one()
+            return put(Sealing(connection, size))
+
+        return await self._database.transact(work)
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
         """The newest checkpoint, or the one of a certain size, where it is kept."""
@@ -189,7 +196,7 @@ class AuditRows:
             _newest_checkpoint() if size is None else select(_checkpoint).where(_checkpoint.c.size == size)
         )
         async with self._database.read() as connection:
-            return await _newest(connection, query)
+            return await connection.run_sync(_newest, query)
 
     async def checkpoints(self, after: int, limit: int) -> list[StoredCheckpoint]:
         """At most `limit` checkpoints of more than a size, the smallest first."""
@@ -227,21 +234,21 @@ class AuditRows:
     async def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
         """Those of the tiles that there are, as wide as they are now."""
         async with self._database.read() as connection:
-            return await _tiles(connection, ids)
+            return await connection.run_sync(_tiles, ids)
 
 
-async def _tiles(connection: AsyncConnection, ids: Iterable[TileId]) -> dict[TileId, bytes]:
+def _tiles(connection: Connection, ids: Iterable[TileId]) -> dict[TileId, bytes]:
     wanted = [(tile.level, tile.index) for tile in ids]
     if not wanted:
         return {}
     query = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(wanted))
-    return {TileId(level, index): hashes for level, index, hashes in (await connection.execute(query))}
+    return {TileId(level, index): hashes for level, index, hashes in connection.execute(query)}
 
 
 def _newest_checkpoint() -> Select[tuple[object, ...]]:
     return select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
 
 
-async def _newest(connection: AsyncConnection, query: Select[tuple[object, ...]]) -> StoredCheckpoint | None:
-    row = (await connection.execute(query)).mappings().first()
+def _newest(connection: Connection, query: Select[tuple[object, ...]]) -> StoredCheckpoint | None:
+    row = connection.execute(query).mappings().first()
     return None if row is None else StoredCheckpoint(**row)

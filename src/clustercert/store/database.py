@@ -8,9 +8,10 @@ ledger, which only inserts, then never has to begin again because of others. A c
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from sqlalchemy import Insert, select, text, update
+from sqlalchemy import Connection, Insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -30,6 +31,8 @@ from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
 from clustercert.store.turn import Turn
 from clustercert.store.writer import NotBegun, Prepared, Writer
+
+T = TypeVar("T")
 
 # The others are for readers.
 _WRITERS = POOL_SIZE // 2
@@ -52,7 +55,7 @@ class Database:
 
     Attributes:
         generation: what this process knows of changes by others; see `generation`.
-        inserting_engine: of the thread that inserts into an SQLite file.
+        inserting_engine: of the thread that writes into an SQLite file.
     """
 
     def __init__(
@@ -124,9 +127,28 @@ class Database:
             if (known := self._prepared.get(statement)) is None:
                 known = self._prepared[statement] = Prepared(statement, list(rows[0]))
             prepared.append(known.of(rows))
+
+        def work(connection: Connection) -> None:
+            for statement, values in prepared:
+                connection.exec_driver_sql(statement, values)
+
+        await self._by_thread(thread, work)
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns, once all that it did in one write transaction is durable.
+
+        For several statements that depend on each other. Into an SQLite file they are written by a thread, so that its
+        other writers don't wait for this process's event loop as well. Raises Unavailable, or what `work` raises.
+        """
+        if self._writer_thread is not None:
+            return await self._by_thread(self._writer_thread, work)
+        async with self.write() as connection:
+            return await connection.run_sync(work)
+
+    async def _by_thread(self, thread: Writer, work: Callable[[Connection], T]) -> T:
         try:
             with _failures_translated():
-                await thread.insert(prepared, self._busy_seconds)
+                return await thread.transact(work, self._busy_seconds)
         except NotBegun as failure:
             raise NothingBegun(NOT_NOW) from failure.__cause__
 

@@ -1,7 +1,8 @@
-"""The thread that inserts into an SQLite file for whoever inserts much: one change of threads for a whole transaction.
+"""The thread that writes into an SQLite file for whoever writes much: one change of threads for a whole transaction.
 
-The engine's own way has one for each statement, and converts each value of each row by a function of its type; what
-does that here is chosen once for each statement.
+The engine's own way has one for each statement, between which the file's other writers wait for a loop that may be
+busy with requests; and it converts each value of each row by a function of its type. What does that here is chosen once
+for each statement.
 """
 
 import asyncio
@@ -13,14 +14,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import JSON, Engine, Insert
+from sqlalchemy import JSON, Connection, Engine, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
 from clustercert.store.tables import Utc
 from clustercert.store.turn import Turn
+
+T = TypeVar("T")
 
 _DIALECT = sqlite_dialect(paramstyle="qmark")
 # A thread that can't end, because another process holds the turn, is left to end with this one.
@@ -76,34 +79,33 @@ class NotBegun(Exception):
     """Nothing of a transaction was begun, nor will be; the cause says why."""
 
 
-Inserts = Sequence[tuple[str, tuple[Any, ...]]]
-
-
 class Writer:
     """One thread and one connection, made when they are needed first."""
 
     def __init__(self, engine: Engine, turn: Turn) -> None:
         self._engine = engine
         self._turn = turn
-        self._jobs: queue.SimpleQueue[tuple[Inserts, Future[None]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
 
-    async def insert(self, inserts: Inserts, begin_seconds: float) -> None:
-        """Return when all is durable, in one transaction: statements with their values.
+    async def transact(self, work: Callable[[Connection], T], begin_seconds: float) -> T:
+        """What `work` returns, once all that it did is durable: it runs in the thread, in one transaction.
 
-        Raises NotBegun, or what the database raises.
+        Raises NotBegun, or what the work or the database raises.
         """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="sqlite-writer", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
             self._thread.start()
-        job: Future[None] = Future()
-        self._jobs.put((inserts, job))
+        job: Future[T] = Future()
+        self._jobs.put((work, job))
         done = asyncio.wrap_future(job)
         await asyncio.wait((done,), timeout=begin_seconds)
         # What runs already can't be called off; a commit ends when the disk has it.
         if job.cancel():
             raise NotBegun from TimeoutError("the turn to write did not come")
-        await done
+        return await done
 
     async def close(self) -> None:
         """End the thread, unless another process keeps it waiting."""
@@ -112,26 +114,24 @@ class Writer:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join, _CLOSING_SECONDS)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while (task := self._jobs.get()) is not None:
-            inserts, job = task
+            work, job = task
             try:
                 with self._turn.held():
                     if job.set_running_or_notify_cancel():
-                        self._transact(inserts)
-                        job.set_result(None)
+                        job.set_result(self._transacted(work))
             except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
                 # It may be called off at this very moment.
                 with contextlib.suppress(InvalidStateError):
                     job.set_exception(failure)
         self._engine.dispose()
 
-    def _transact(self, inserts: Inserts) -> None:
+    def _transacted(self, work: Callable[[Connection], T]) -> T:
         with contextlib.ExitStack() as stack:
             try:
                 connection = stack.enter_context(self._engine.connect())
                 stack.enter_context(connection.begin())
             except DBAPIError as failure:
                 raise NotBegun from failure
-            for statement, values in inserts:
-                connection.exec_driver_sql(statement, values)
+            return work(connection)
