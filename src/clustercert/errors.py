@@ -12,6 +12,7 @@
     + Conflict                409  CCE.01409001
     + TooLarge                413  APIGW.0201
     + LimitReached            429  CCE.02429001
+    + HeaderTooLarge          431  APIGW.0201
     + SignerError             500  CCE.01500001
     + SealError               500  CCE.01500001
     + CustodyError            500  CCE.01500001
@@ -142,6 +143,13 @@ class LimitReached(ClustercertError):
 
     status = 429
     code = "CCE.02429001"
+
+
+class HeaderTooLarge(ClustercertError):
+    """The request's target and header fields are over their bounds."""
+
+    status = 431
+    code = "APIGW.0201"
 
 
 class SignerError(ClustercertError):

@@ -20,7 +20,7 @@ from operating import Operator
 KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
 # What a command that does not open the store has no use for. (typer itself brings pydantic.)
-SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "granian", "pydantic_settings"}
+SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn", "pydantic_settings"}
 HEAVY = SERVER | {"httpx", "cryptography", "asyncio", "rich"}
 
 

@@ -32,8 +32,9 @@ PAIRS = {
     (502, "CCE.01502001"),
     (503, "CCE.01503001"),
 }
-# Beyond that table: a body that does not come is no status of it, and the gateway's code for a bad request fits.
-BEYOND = {(408, "APIGW.0201")}
+# Beyond that table: a request that does not come and one whose header is too large are no statuses of it, and the
+# gateway's code for a bad request fits.
+BEYOND = {(408, "APIGW.0201"), (431, "APIGW.0201")}
 
 
 def tree(root: type[ClustercertError] = ClustercertError) -> list[type[ClustercertError]]:

@@ -57,7 +57,8 @@ def run(options: DemoOptions) -> None:
     url = f"http://{settings.server.host}:{port}"
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
     guide = Guide(url, folder, tenants, as_json=options.as_json, say=say)
-    server.run(settings, port, None, on_start=threading.Thread(target=guide.show, daemon=True).start)
+    show = threading.Thread(target=guide.show, daemon=True)
+    server.run(settings, port, None, on_start=show.start, on_stop=guide.stop)
     if guide.failure is not None:
         raise guide.failure
     say("Stopped.")

@@ -38,6 +38,7 @@ class Guide:
         self._tenants = tenants
         self._as_json = as_json
         self._say = say
+        self._stopped = False
         self.failure: ClustercertError | None = None
 
     def show(self) -> None:
@@ -47,6 +48,8 @@ class Guide:
                 self._wait(client)
                 obtained = [_Obtained.over(client, tenant, self._folder) for tenant in self._tenants]
         except (httpx.HTTPError, OSError, ValueError, ClustercertError) as error:
+            if self._stopped:
+                return
             self.failure = DemoError(
                 f"The demo could not get its kubeconfig: {error}. See {self._folder / SERVER_LOG}."
             )
@@ -57,6 +60,10 @@ class Guide:
             print(json.dumps(first | {"tenants": others}), flush=True)  # noqa: T201 - the answer
         else:
             _tell(obtained[0], self._url, self._folder, self._say)
+
+    def stop(self) -> None:
+        """The server ends: that it doesn't answer any more is no failure from now on."""
+        self._stopped = True
 
     def _wait(self, client: httpx.Client) -> None:
         deadline = time.monotonic() + START_SECONDS
