@@ -17,6 +17,7 @@ from clustercert.server import ports
 from clustercert.server.connection import Bounds
 from clustercert.server.tls_files import Tls
 from clustercert.server.worker import serve
+from clustercert.web.edge import API_SERVERS
 
 TIMEOUT = 20
 LARGE_BYTES = 32 * 1024 * 1024
@@ -29,9 +30,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await lifespan(receive, send)
         return
     counts["requests"] += 1
-    await {"/busy": busy, "/unread": unread, "/large": large, "/counts": counted, "/slow": slow}.get(
-        scope["path"], echo
-    )(scope, receive, send)
+    await ANSWERS.get(scope["path"], echo)(scope, receive, send)
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
@@ -95,8 +94,25 @@ async def large(scope: Scope, receive: Receive, send: Send) -> None:
         counts["large"] = sent
 
 
+async def page(scope: Scope, receive: Receive, send: Send) -> None:
+    length = (b"content-length", str(LARGE_BYTES).encode())
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": bytes(LARGE_BYTES)})
+
+
 async def counted(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, 200, counts)
+
+
+ANSWERS: dict[str, Answer] = {
+    "/busy": busy,
+    f"{API_SERVERS}busy": busy,
+    "/unread": unread,
+    "/large": large,
+    "/page": page,
+    "/counts": counted,
+    "/slow": slow,
+}
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,17 @@ def worker() -> Iterator[Served]:
         yield one
 
 
+@pytest.fixture
+def files(tmp_path: Path) -> Tls:
+    key = new_key("ec-p256")
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
+    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
+    (tmp_path / "tls.key").write_bytes(key_pem(key))
+    (tmp_path / "ca.pem").write_bytes(chain_pem((ca,)))
+    return Tls(tmp_path / "tls.pem", tmp_path / "tls.key", tmp_path / "ca.pem", "")
+
+
 def parsed(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     """Status, header fields and what follows."""
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -333,6 +344,37 @@ def test_a_slow_reader_is_waited_for_and_not_written_ahead_of(worker: Served) ->
     assert len(body) == LARGE_BYTES
 
 
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+def test_a_last_answer_is_not_cut_off_where_its_reader_is_slow(files: Tls, *, secured: bool) -> None:
+    context = ssl.create_default_context(cafile=files.ca)
+    with served(replace(BOUNDS, idle_seconds=20), files=files if secured else None) as worker:
+        connection = worker.connect()
+        if secured:
+            connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+        with connection:
+            connection.sendall(b"GET /page HTTP/1.1\r\n" + CLOSE)
+            time.sleep(4 * BOUNDS.linger_seconds)
+            assert len(everything(connection).partition(b"\r\n\r\n")[2]) == LARGE_BYTES
+
+
+def test_who_reads_nothing_of_an_answer_is_hung_up_on_in_the_end(worker: Served) -> None:
+    with worker.connect() as connection:
+        connection.sendall(b"GET /page HTTP/1.1\r\n" + CLOSE)
+        time.sleep(2 * BOUNDS.idle_seconds + 1)
+        with contextlib.suppress(ConnectionError):
+            assert len(everything(connection)) < LARGE_BYTES
+
+
+def test_an_api_server_is_heard_at_once(worker: Served) -> None:
+    ask = b"POST /clustercert/v1/kubernetes/busy HTTP/1.1\r\n" + HOST + b"\r\n"
+    with worker.connect() as connection:
+        started = time.monotonic()
+        for _ in range(5):
+            connection.sendall(ask)
+            assert answered(connection).startswith(b"HTTP/1.1 503")
+        assert time.monotonic() - started < BOUNDS.rest_seconds
+
+
 def test_who_is_told_to_come_back_later_is_not_heard_until_then(worker: Served) -> None:
     ask = b"GET /busy HTTP/1.1\r\n" + HOST + b"\r\n"
     with worker.connect() as connection:
@@ -378,17 +420,6 @@ def test_a_request_in_flight_is_finished_and_idle_connections_are_closed() -> No
         assert (status, headers["connection"]) == (200, "close")
         with pytest.raises(ConnectionRefusedError):
             worker.connect()
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Tls:
-    key = new_key("ec-p256")
-    now = datetime.now(UTC).replace(microsecond=0)
-    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
-    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
-    (tmp_path / "tls.key").write_bytes(key_pem(key))
-    (tmp_path / "ca.pem").write_bytes(chain_pem((ca,)))
-    return Tls(tmp_path / "tls.pem", tmp_path / "tls.key", tmp_path / "ca.pem", "")
 
 
 def test_http_1_1_is_agreed_upon_over_tls_and_strangers_leave_no_trace(

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from clustercert import metrics
 from clustercert.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
 from clustercert.web import render
-from clustercert.web.edge import MAX_IN_FLIGHT, OTHER
+from clustercert.web.edge import API_SERVERS, MAX_IN_FLIGHT, OTHER
 
 UNAVAILABLE = 503
 
@@ -35,8 +35,8 @@ class Bounds:
         idle_seconds: between two requests. More than the 60 s after which load balancers by default drop what they
             have open, so that they never send a request into a connection that ends just then.
         crowded_seconds: the same where there are as many connections as there may be.
-        linger_seconds: for what was written last to be taken by its reader.
-        rest_seconds: for how long, at most, nothing is read from who was told to try again later.
+        linger_seconds: for the client to close a connection on which nothing follows.
+        rest_seconds: for how long, at most, nothing is read from who was told to try again later (503).
         connections: more than are answered: who is over `edge`'s bound is told so, instead of waiting in the dark.
     """
 
@@ -68,7 +68,7 @@ class Phase(Enum):
     REST = auto()  # the end of a request that is answered already
     IDLE = auto()  # the next request, or none
     RESTING = auto()  # the end of the pause that it was told to make
-    CLOSING = auto()  # the reader of what was written last
+    CLOSING = auto()  # the client to read what was written last, and to close
 
 
 class Connection(HttpToolsProtocol):
@@ -212,10 +212,12 @@ class Connection(HttpToolsProtocol):
 
         def noting(message: ASGISendEvent) -> Awaitable[None]:
             if message["type"] == "http.response.start" and message["status"] == UNAVAILABLE:
-                self._rest_seconds = min(self._bounds.rest_seconds, _retry_after(message["headers"]))
+                self._rest_seconds = min(self._bounds.rest_seconds, _retry_after(message.get("headers", ())))
             return send(message)
 
-        return self._application(scope, receive, noting)
+        # An API server that waits for its answer may let in what is revoked: it is always heard.
+        api_server = scope["type"] == "http" and scope["path"].startswith(API_SERVERS)
+        return self._application(scope, receive, send if api_server else noting)
 
     def on_response_complete(self) -> None:
         """Go on to the next request.
@@ -296,15 +298,15 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _allowed(self, *, crowded: bool) -> float:
-        """Seconds for the phase that the connection is in."""
+        """Seconds for the phase that the connection is in; who still reads an answer is given the longer time."""
+        unread = self.transport.get_write_buffer_size() > 0
         match self._phase:
             case Phase.HEAD | Phase.REST:
                 return self._bounds.head_seconds
             case Phase.IDLE:
-                taken = not self.transport.get_write_buffer_size()
-                return self._bounds.crowded_seconds if crowded and taken else self._bounds.idle_seconds
+                return self._bounds.crowded_seconds if crowded and not unread else self._bounds.idle_seconds
             case Phase.CLOSING:
-                return self._bounds.linger_seconds
+                return self._bounds.idle_seconds if unread else self._bounds.linger_seconds
             case _:
                 return float("inf")
 

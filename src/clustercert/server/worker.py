@@ -113,7 +113,7 @@ class Worker(uvicorn.Server):
             backlog=BACKLOG,
             ssl=self._context,
             ssl_handshake_timeout=self._bounds.head_seconds if tls else None,
-            ssl_shutdown_timeout=self._bounds.linger_seconds if tls else None,
+            ssl_shutdown_timeout=self._bounds.idle_seconds if tls else None,
         )
         self.servers = [server]
 
