@@ -315,6 +315,16 @@ def test_a_request_answered_before_its_end_does_not_hold_its_connection_for_ever
         assert time.monotonic() - started < 3
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_answer_reaches_who_still_sends_a_body_that_nobody_reads(worker: Served, version: str) -> None:
+    started = time.monotonic()
+    for size in (10, 200_000, 3_000_000):
+        head = f"POST /unread HTTP/{version}\r\nContent-Length: {size}\r\n".encode() + CLOSE
+        status, headers, body = parsed(worker.asked(head + bytes(size)))
+        assert (status, headers["connection"], body) == (401, "close", b"{}")
+    assert time.monotonic() - started < 3
+
+
 def test_the_connection_goes_on_behind_a_body_that_nobody_read(worker: Served) -> None:
     with worker.connect() as connection:
         connection.sendall(b"POST /unread HTTP/1.1\r\nContent-Length: 10\r\n" + HOST + b"\r\nb")

@@ -91,6 +91,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._framing_bytes = 0
         self._refusal: ClustercertError | None = None
         self._rest_seconds = 0.0
+        self._closes = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Stop accepting where this was the last that may be."""
@@ -205,19 +206,32 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._in_message = False
         if self._phase is Phase.REST:
-            self._enter(Phase.IDLE)
+            self._wait_for_the_next()
 
     def _answer(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> Awaitable[None]:
-        """The application's answer; one of "not now" is noted."""
+        """The application's answer; what it means for the connection is noted."""
+        # An API server that waits for its answer may let in what is revoked: it is always heard.
+        is_api_server = scope["type"] == "http" and scope["path"].startswith(API_SERVERS)
 
         def noting(message: ASGISendEvent) -> Awaitable[None]:
-            if message["type"] == "http.response.start" and message["status"] == UNAVAILABLE:
-                self._rest_seconds = min(self._bounds.rest_seconds, _retry_after(message.get("headers", ())))
+            if message["type"] == "http.response.start":
+                if message["status"] == UNAVAILABLE and not is_api_server:
+                    self._rest_seconds = min(
+                        self._bounds.rest_seconds, _retry_after(message.get("headers", ()))
+                    )
+            elif self._in_message and message["type"] == "http.response.body":
+                self._close_gently(last=not message.get("more_body", False))
             return send(message)
 
-        # An API server that waits for its answer may let in what is revoked: it is always heard.
-        api_server = scope["type"] == "http" and scope["path"].startswith(API_SERVERS)
-        return self._application(scope, receive, send if api_server else noting)
+        return self._application(scope, receive, noting)
+
+    def _close_gently(self, *, last: bool) -> None:
+        """Before the end of an answer: not close at once where there is something unread.
+
+        The system would throw away what was written. RFC 9112 9.6.
+        """
+        if last and not self._in_head and not self.pipeline and not self.cycle.keep_alive:
+            self.cycle.keep_alive = self._closes = True
 
     def on_response_complete(self) -> None:
         """Go on to the next request.
@@ -245,8 +259,21 @@ class Connection(HttpToolsProtocol):
             self._tell(self._refusal)
         elif self._in_message:
             self._enter(Phase.HEAD if self._in_head else Phase.REST)
+            if self._closes:
+                self._say_no_more()
+        else:
+            self._wait_for_the_next()
+
+    def _wait_for_the_next(self) -> None:
+        if self._closes:
+            self.transport.close()
         else:
             self._enter(Phase.IDLE)
+
+    def _say_no_more(self) -> None:
+        """Close our side of the connection, as far as TLS knows such a thing."""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     def _refuse(self, failure: ClustercertError) -> None:
         """Answer no more requests on this connection than have come whole; then tell why, and close it."""
@@ -280,9 +307,7 @@ class Connection(HttpToolsProtocol):
         head += b"".join(b"%b: %b\r\n" % field for field in fields)
         self.transport.write(head + b"\r\n" + bytes(response.body))
         self._enter(Phase.CLOSING)
-        # Closed at once, with something unread, the system would throw away what was written. RFC 9112 9.6.
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
+        self._say_no_more()
 
     def look(self, now: float, *, crowded: bool) -> None:
         """Close the connection if its time is up. `now` is the loop's; `crowded`: others wait for its place."""
