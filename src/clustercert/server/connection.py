@@ -1,8 +1,9 @@
 """A client's connection: uvicorn's HTTP/1.1 over httptools, with the bounds that it lacks and refusals in our form."""
 
 import asyncio
+import functools
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -10,12 +11,21 @@ from typing import Any
 
 import httptools
 from uvicorn import Config
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import (
+    ASGI3Application,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPResponseBodyEvent,
+    HTTPResponseStartEvent,
+    Scope,
+)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from clustercert import metrics
 from clustercert.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
+from clustercert.server.answers import retry_after, whole
 from clustercert.web import render
 from clustercert.web.edge import API_SERVERS, MAX_IN_FLIGHT, OTHER
 
@@ -84,8 +94,6 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state)
         self._bounds = bounds
-        self._application: ASGI3Application = self.app
-        self.app = self._answer
         self._phase, self._since = Phase.HEAD, 0.0
         self._in_message = self._in_head = False
         self._head_bytes = self._framing_bytes = 0
@@ -208,22 +216,65 @@ class Connection(HttpToolsProtocol):
         if self._phase is Phase.REST:
             self._wait_for_the_next()
 
-    def _answer(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> Awaitable[None]:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Have the application answer a request."""
+        super()._start_asgi_task(cycle, functools.partial(self._answer, cycle, app))
+
+    async def _answer(
+        self,
+        cycle: RequestResponseCycle,
+        app: ASGI3Application,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        send: ASGISendCallable,
+    ) -> None:
         """The application's answer; what it means for the connection is noted."""
         # An API server that waits for its answer may let in what is revoked: it is always heard.
         is_api_server = scope["type"] == "http" and scope["path"].startswith(API_SERVERS)
+        start: HTTPResponseStartEvent | None = None
 
-        def noting(message: ASGISendEvent) -> Awaitable[None]:
+        async def noting(message: ASGISendEvent) -> None:
+            nonlocal start
             if message["type"] == "http.response.start":
                 if message["status"] == UNAVAILABLE and not is_api_server:
                     self._rest_seconds = min(
-                        self._bounds.rest_seconds, _retry_after(message.get("headers", ()))
+                        self._bounds.rest_seconds, retry_after(message.get("headers", ()))
                     )
-            elif self._in_message and message["type"] == "http.response.body":
+                start = message
+                return
+            if start is not None:
+                begun, start = start, None
+                if message["type"] == "http.response.body" and self._wrote_whole(cycle, begun, message):
+                    return
+                await send(begun)
+            if self._in_message and message["type"] == "http.response.body":
                 self._close_gently(last=not message.get("more_body", False))
-            return send(message)
+            await send(message)
 
-        return self._application(scope, receive, noting)
+        await app(scope, receive, noting)
+        if start is not None:
+            # There is no body, and uvicorn says what it thinks of that.
+            await send(start)
+
+    def _wrote_whole(
+        self, cycle: RequestResponseCycle, start: HTTPResponseStartEvent, end: HTTPResponseBodyEvent
+    ) -> bool:
+        """Whether the answer could be written with one system call, which uvicorn's way has for its head alone."""
+        if cycle.scope["method"] == "HEAD" or cycle.disconnected or self.flow.write_paused:
+            return False
+        answer = whole(start, end, self.server_state.default_headers, keep_alive=cycle.keep_alive)
+        if answer is None:
+            return False
+        if self._in_message:
+            self._close_gently(last=True)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        self.transport.write(answer)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def _close_gently(self, *, last: bool) -> None:
         """Before the end of an answer: not close at once where there is something unread.
@@ -347,11 +398,3 @@ def _origin_form(target: bytes) -> bytes:
     authority_end = min((rest.find(mark) for mark in b"/?#" if mark in rest), default=len(rest))
     path = rest[authority_end:]
     return path if path.startswith(b"/") else b"/" + path
-
-
-def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """Seconds that an answer names, 0 for none."""
-    return max(
-        (int(value) for name, value in headers if name.lower() == b"retry-after" and value.isdigit()),
-        default=0,
-    )
