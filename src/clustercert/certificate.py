@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
 from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, new_key, spki_der
-from clustercert.model import Grant, PrivateKey, PublicKey, SigningRequest
+from clustercert.model import ClientCA, Grant, PrivateKey, PublicKey, SigningRequest
 from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
@@ -166,7 +166,7 @@ def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> 
     # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
     if len(chain) != 1:
         raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
-    leaf, issuer = chain[0], _issuer(request.ca.certificate)
+    leaf, issuer = chain[0], _issuer_of(request.ca)
     der, serial = certificate_der(leaf), leaf.serial_number
     try:
         issuer.verify(leaf.signature, _checked_tbs(leaf, der, issuer, request))
@@ -276,7 +276,21 @@ class _Issuer:
         self.key.verify(signature, content, *self.scheme)
 
 
-@functools.lru_cache(maxsize=4096)
+# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once.
+_issuers: dict[str, tuple[x509.Certificate, _Issuer]] = {}
+_MAX_ISSUERS = 4096
+
+
+def _issuer_of(ca: ClientCA) -> _Issuer:
+    certificate, issuer = _issuers.get(ca.id, (None, None))
+    if issuer is None or certificate is not ca.certificate:
+        if len(_issuers) >= _MAX_ISSUERS:
+            _issuers.clear()
+        issuer = _issuer(ca.certificate)
+        _issuers[ca.id] = ca.certificate, issuer
+    return issuer
+
+
 def _issuer(ca: x509.Certificate) -> _Issuer:
     key = accepted_key(ca.public_key())
     return _Issuer(

@@ -67,9 +67,9 @@ class Policy:
         rule = self._rule(roles, trace)
         self._check_names(caller.user.id, rule.groups)
         issued_at = now.replace(microsecond=0)
-        ca_not_after = cluster.client_ca.certificate.not_valid_after_utc
+        ca_not_after = cluster.client_ca.not_after
         longest = min(issued_at + rule.max_lifetime, ca_not_after)
-        trace["allowed_until"] = longest.isoformat()
+        trace["allowed_until"] = _text(longest)
         trace["allowed_by"] = "rule" if longest < ca_not_after else "ca"
         if longest <= issued_at:
             raise Unavailable(
@@ -77,7 +77,7 @@ class Policy:
             )
         wished = _wished_end(ask, issued_at)
         clips = ask.clip or (ask.expire_at is None and ask.duration == LONGEST)
-        trace["wished_until"] = wished.isoformat()
+        trace["wished_until"] = _text(wished)
         trace["clipped"] = wished > longest and clips
         if wished > longest and not clips:
             limit = (
@@ -162,6 +162,12 @@ def is_plain_text(text: str) -> bool:
         character in _BIDIRECTIONAL or unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
         for character in text
     )
+
+
+# Those of a second are few, however many ask.
+@functools.lru_cache(maxsize=1024)
+def _text(time: datetime) -> str:
+    return time.isoformat()
 
 
 def _wished_end(ask: Ask, issued_at: datetime) -> datetime:

@@ -4,6 +4,7 @@ A mismatch is somebody's hand in the database, a signer that lied, or a bug: an 
 once, and once more where it is another one or was gone meanwhile.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -159,12 +160,16 @@ def _beyond_the_bounds(
     return found
 
 
+# A page's certificates are of few CAs.
+_loaded = functools.lru_cache(maxsize=64)(x509.load_der_x509_certificate)
+
+
 def _unlike_its_ca(leaf: x509.Certificate, record: CertificateRecord, ca_der: bytes) -> list[str]:
     """Byte for byte what would be asked for again, but for serial and signature; which has to be the CA's."""
     ca = ClientCA(
         id=record.ca_id,
         cluster_id=record.cluster_id,
-        certificate=x509.load_der_x509_certificate(ca_der),
+        certificate=_loaded(ca_der),
         sealed_key=None,
     )
     request = SigningRequest(grant=_grant(record), public_key=accepted_key(leaf.public_key()), ca=ca)

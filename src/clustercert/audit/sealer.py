@@ -4,8 +4,9 @@ Each call is one transaction that holds the log's row: a second sealer waits for
 after a crash in the middle nothing of it has happened.
 """
 
+import functools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -161,9 +162,16 @@ def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) 
         raise _damaged("a tile at its end is longer than the log")
 
 
-def _root(size: int, tiles: dict[TileId, bytes]) -> bytes:
-    """The root of a tree, from the tiles at its edge."""
-    return root_of(size, lambda node: node_in(tiles[tile_of(node)], node))
+def _root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
+    """The root of a tree, from the tiles at its edge. Raises KeyError where one is missing."""
+    return _root_of(size, tuple((tile, tiles[tile]) for tile in edge(size)))
+
+
+# What was signed is what is found the next time, unless somebody changed it.
+@functools.lru_cache(maxsize=2)
+def _root_of(size: int, tiles: tuple[tuple[TileId, bytes], ...]) -> bytes:
+    by_id = dict(tiles)
+    return root_of(size, lambda node: node_in(by_id[tile_of(node)], node))
 
 
 def _damaged(how: str) -> LogDamaged:

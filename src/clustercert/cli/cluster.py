@@ -322,7 +322,7 @@ def _row(cluster: "Cluster", project_names: dict[str, str]) -> Row:
         "server_ca_sha256": _fingerprints(cluster.server_ca_pem),
         "client_ca_id": client_ca.id,
         "client_ca_sha256": fingerprint(client_ca.certificate).hex(),
-        "client_ca_not_after": client_ca.certificate.not_valid_after_utc,
+        "client_ca_not_after": client_ca.not_after,
         "created_at": cluster.created_at,
         "updated_at": cluster.updated_at,
     }

@@ -188,7 +188,7 @@ class Access:
 
 def _grant(cluster: Cluster, now: datetime) -> Grant:
     issued_at = now.replace(microsecond=0)
-    ca_not_after = cluster.client_ca.certificate.not_valid_after_utc
+    ca_not_after = cluster.client_ca.not_after
     if ca_not_after <= issued_at:
         raise Unavailable(
             "The cluster's client CA has expired. Ask the operator to rotate it.", retry_after=3600

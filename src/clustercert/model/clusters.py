@@ -1,7 +1,7 @@
 """Registered clusters and the CAs that sign for them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -17,6 +17,7 @@ class ClientCA:
         certificate: the CA certificate.
         sealed_key: the PKCS#8 DER private key, sealed (see `sealing`); None where a signer holds it elsewhere.
         state: `next` is in the bundle and does not sign yet, `active` signs, `retired` is out of use.
+        not_after: the certificate's.
     """
 
     id: str
@@ -24,6 +25,10 @@ class ClientCA:
     certificate: x509.Certificate
     sealed_key: bytes | None
     state: Literal["next", "active", "retired"] = "active"
+    not_after: datetime = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "not_after", self.certificate.not_valid_after_utc)
 
 
 @dataclass(frozen=True, slots=True)

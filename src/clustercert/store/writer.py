@@ -34,6 +34,8 @@ class Prepared:
     """An INSERT into an SQLite file as text, and what makes its values of a row."""
 
     def __init__(self, statement: Insert, columns: Sequence[str]) -> None:
+        # What is refused ends the whole transaction, so that SQLite needn't remember how to undo the statement alone.
+        statement = statement.prefix_with("OR ROLLBACK")
         compiled = statement.compile(dialect=_DIALECT, column_keys=list(columns))
         types = {column.name: column.type for column in statement.table.c}
         self._head, _, self._row = compiled.string.partition(" VALUES ")
