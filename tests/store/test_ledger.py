@@ -240,7 +240,7 @@ async def test_those_whose_turn_comes_a_moment_later_share_the_transaction_of_th
     database: Database, store: Store
 ) -> None:
     """Requests come to the ledger one after the other, as their worker gets to them."""
-    ledger, commits = Ledger(database), Commits(database, store)
+    ledger, commits = Ledger(database, gather_seconds=60), Commits(database, store)
     await ledger.record(*certificate_record())
 
     async def worked_on(turns: int) -> None:

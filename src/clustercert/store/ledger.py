@@ -56,8 +56,9 @@ class _Entry:
 class Ledger:
     """Records certificates and refusals. One for each event loop."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, gather_seconds: float = GATHER_SECONDS) -> None:
         self._database = database
+        self._gather_seconds = gather_seconds
         self._waiting: list[_Entry] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -100,7 +101,7 @@ class Ledger:
         Two turns of the loop in which nobody came tell that this process has nothing better to do than to commit.
         """
         loop = asyncio.get_running_loop()
-        until, known = loop.time() + GATHER_SECONDS, 0
+        until, known = loop.time() + self._gather_seconds, 0
         while known < len(self._waiting) < MAX_BATCH and loop.time() < until:
             known = len(self._waiting)
             # Requests are read in one turn and worked on in the next.
