@@ -448,4 +448,9 @@ def test_http_1_1_is_agreed_upon_over_tls_and_strangers_leave_no_trace(
             assert json.loads(parsed(answered(connection))[2])["scheme"] == "https"
             connection.sendall(b"nonsense\r\n\r\n")
             assert_refused(answered(connection), 400)
-    assert capfd.readouterr().err == ""
+    assert [line for line in capfd.readouterr().err.splitlines() if not _of_coverage(line)] == []
+
+
+def _of_coverage(line: str) -> bool:
+    """Whether a line is a warning of what measures the tests, in a process that they start."""
+    return "CoverageWarning" in line or line.strip().startswith("self.warn(")

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
+from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.engine import (
     BUSY_SECONDS,
     POOL_SIZE,
@@ -72,7 +73,9 @@ class Database:
         self._turn = Turn(str(self.url.database)) if sqlite else None
         self.inserting_engine = new_inserting_engine(self.url, busy_seconds) if sqlite else None
         self._writer_thread = (
-            Writer(self.inserting_engine, self._turn) if self.inserting_engine and self._turn else None
+            Writer(self.inserting_engine, self._turn, Checkpointer(str(self.url.database)))
+            if self.inserting_engine and self._turn
+            else None
         )
         self._prepared: dict[Insert, Prepared] = {}
         # Opening a file takes no time, and must not be given up half-way.

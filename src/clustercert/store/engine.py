@@ -115,9 +115,8 @@ def _give_up_what_hangs(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-# Where the log is written back into the file, page by page: the more there are, the more often one page is among them
-# that many transactions changed. 16 MB.
-_WAL_PAGES = 4000
+# Where a commit writes the log back into the file, as far as `checkpointer` hasn't. 32 MB.
+_WAL_PAGES = 8000
 # What undoes a statement of many rows is kept in memory: as a file, it would be made and removed again for each of
 # them, which took a third of the time of a commit.
 _PRAGMAS = (

@@ -20,6 +20,7 @@ from sqlalchemy import JSON, Connection, Engine, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
+from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.tables import Utc
 from clustercert.store.turn import Turn
 
@@ -84,13 +85,16 @@ class NotBegun(Exception):
 class Writer:
     """One thread and one connection, made when they are needed first."""
 
-    def __init__(self, engine: Engine, turn: Turn) -> None:
+    def __init__(self, engine: Engine, turn: Turn, checkpointer: Checkpointer) -> None:
         self._engine = engine
         self._turn = turn
+        self._checkpointer = checkpointer
         self._jobs: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = (
             queue.SimpleQueue()
         )
         self._thread: threading.Thread | None = None
+        # By its connection, in all its life.
+        self._rows_changed = 0
 
     async def transact(self, work: Callable[[Connection], T], begin_seconds: float) -> T:
         """What `work` returns, once all that it did is durable: it runs in the thread, in one transaction.
@@ -123,10 +127,12 @@ class Writer:
                 with self._turn.held():
                     if job.set_running_or_notify_cancel():
                         job.set_result(self._transacted(work))
+                self._checkpointer.changed(self._rows_changed)
             except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
                 # It may be called off at this very moment.
                 with contextlib.suppress(InvalidStateError):
                     job.set_exception(failure)
+        self._checkpointer.close()
         self._engine.dispose()
 
     def _transacted(self, work: Callable[[Connection], T]) -> T:
@@ -136,4 +142,7 @@ class Writer:
                 stack.enter_context(connection.begin())
             except DBAPIError as failure:
                 raise NotBegun from failure
-            return work(connection)
+            result = work(connection)
+            driver_connection = connection.connection.driver_connection
+            self._rows_changed = driver_connection.total_changes if driver_connection is not None else 0
+            return result
