@@ -29,6 +29,26 @@ def tree(root: int) -> list[int]:
     return found
 
 
+# A server that is left with requests whose clients are gone works on them all the same, on the cores of the next one.
+QUIET = 0.1
+QUIET_SECONDS = 0.25
+LONGEST_SECONDS = 60
+
+
+def wait_until_quiet(roots: Sequence[int]) -> None:
+    """Return once the processes and all below them hardly use a core any more."""
+    end = time.monotonic() + LONGEST_SECONDS
+    while time.monotonic() < end:
+        before = sum(map(cpu_seconds, roots))
+        time.sleep(QUIET_SECONDS)
+        if sum(map(cpu_seconds, roots)) - before < QUIET * QUIET_SECONDS:
+            return
+    print(
+        f"the processes {roots} are still busy with nothing to do; what is measured next may suffer",
+        flush=True,
+    )
+
+
 def cpu_seconds(root: int) -> float:
     """What a process and its descendants have used so far, user and system, dead descendants included."""
     ticks = 0

@@ -65,6 +65,7 @@ def run(
         before = [processes.cpu_seconds(root) for root in roots]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         used = [processes.cpu_seconds(root) - start for root, start in zip(roots, before, strict=True)]
+    processes.wait_until_quiet(roots)
     lines = [line.split()[1:] for line in ended.stdout.splitlines() if line.startswith("measured ")]
     if len(lines) != 1:
         raise RuntimeError(f"wrk failed: {ended.stderr or ended.stdout}")

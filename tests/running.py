@@ -74,9 +74,23 @@ def start(data_dir: Path, *options: str, env: dict[str, str] | None = None) -> "
     )
 
 
+def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """What a process says after Ctrl-C, on standard output and standard error.
+
+    A person presses it again where nothing happens: what its handler raises is lost where it comes in a callback of the
+    interpreter's own, such as a weak reference's while a module is imported.
+    """
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=20)
+    process.send_signal(signal.SIGINT)
+    return process.communicate(timeout=20)
+
+
 @contextlib.contextmanager
-def demo(data_dir: Path, *options: str) -> Iterator[Demo]:
-    process = start(data_dir, *options)
+def demo(data_dir: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Demo]:
+    process = start(data_dir, *options, env=env)
     assert process.stdout is not None
     assert process.stderr is not None
     line = process.stdout.readline()

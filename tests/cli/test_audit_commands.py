@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from operating import Operator
+from running import interrupted, uncovered
 from stores import execute, rows
 
 
@@ -171,7 +171,8 @@ def test_stored_certificates_are_checked(operator: Operator, file: Path) -> None
 def test_the_tail_is_followed_until_it_is_interrupted(operator: Operator, file: Path) -> None:
     command = [sys.executable, "-m", "clustercert", "--config", str(operator.config)]
     tail = [*command, "audit", "tail", "--follow", "-n", "1", "--kind", "domain.*", "-o", "json"]
-    with subprocess.Popen(tail, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(tail, env=uncovered(), text=True, **pipes) as process:
         try:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["detail"] == {"name": "third"}
@@ -179,8 +180,7 @@ def test_the_tail_is_followed_until_it_is_interrupted(operator: Operator, file: 
                 operator.gets("domain", "create", name)
                 operator.gets("audit", "checkpoint")
                 assert json.loads(process.stdout.readline())["detail"] == {"name": name}
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = interrupted(process)
         finally:
             process.kill()
     assert (process.returncode, out) == (130, "")

@@ -1,7 +1,6 @@
 """`clustercert kubernetes verify`, against a running service and a double of kube-apiserver."""
 
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from apiserver import ApiServer
 from apiserver.files import replace_file
 from clustercert.model import JsonObject
 from kubernetes_site import Site
-from running import COMMAND
+from running import COMMAND, interrupted, uncovered
 
 
 def test_a_cluster_that_is_set_up_proves_itself(site: Site) -> None:
@@ -185,11 +184,11 @@ def test_an_interrupted_proof_leaves_nothing_that_is_good(site: Site) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env=uncovered(),
     ) as process:
         # It revokes the first, and waits for an end that doesn't come.
         wait_until(lambda: any(revoked_at for _, revoked_at in site.certificates()[before:]))
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=30)
+        said, _ = interrupted(process)
     assert process.returncode != 0
     assert "Traceback" not in said
     assert [revoked_at is not None for _, revoked_at in site.certificates()[before:]] == [True, True]

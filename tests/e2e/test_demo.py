@@ -16,7 +16,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from running import COMMAND, Demo, demo, start, uncovered
+from running import COMMAND, Demo, demo, interrupted, start, uncovered
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +141,7 @@ def test_ctrl_c_before_it_is_ready_ends_it_too(tmp_path: Path, moment: float) ->
             assert process.stderr is not None
             process.stderr.readline()
             time.sleep(moment)
-            process.send_signal(signal.SIGINT)
-            said = process.communicate(timeout=30)[1]
+            said = interrupted(process)[1]
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

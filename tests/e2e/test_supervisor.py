@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from running import Demo, demo
+from running import Demo, demo, uncovered
 
 START_SECONDS = 15
 
@@ -85,7 +85,7 @@ def test_a_signal_to_all_of_them_and_again_ends_them_without_a_traceback(
     tmp_path: Path, number: signal.Signals, moment: float
 ) -> None:
     """As a terminal and a supervisor of services do it."""
-    with demo(tmp_path / "data", "--workers", "2") as running:
+    with demo(tmp_path / "data", "--workers", "2", env=uncovered()) as running:
         told = threading.Event()
         os.kill(min(workers(running)), signal.SIGKILL)
         # Meanwhile another one starts.
