@@ -171,8 +171,9 @@ def test_stored_certificates_are_checked(operator: Operator, file: Path) -> None
 def test_the_tail_is_followed_until_it_is_interrupted(operator: Operator, file: Path) -> None:
     command = [sys.executable, "-m", "clustercert", "--config", str(operator.config)]
     tail = [*command, "audit", "tail", "--follow", "-n", "1", "--kind", "domain.*", "-o", "json"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(tail, env=uncovered(), text=True, **pipes) as process:
+    with subprocess.Popen(
+        tail, env=uncovered(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["detail"] == {"name": "third"}
