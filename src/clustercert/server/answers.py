@@ -30,10 +30,16 @@ def whole(
     fields += defaults
     if not keep_alive:
         fields.append((b"connection", b"close"))
-    lines = [b"%b: %b\r\n" % field for field in fields]
-    head = b"".join((STATUS_LINE[start["status"]], *lines, b"\r\n"))
+    before = head(start["status"], fields)
     ends = len(fields) + 2
-    return head + body if head.count(b"\n") == head.count(b"\r") == ends and b"\0" not in head else None
+    return (
+        before + body if before.count(b"\n") == before.count(b"\r") == ends and b"\0" not in before else None
+    )
+
+
+def head(status: int, fields: Fields) -> bytes:
+    """The status line and the fields as they are, with the empty line behind them."""
+    return b"".join((STATUS_LINE[status], *[b"%b: %b\r\n" % field for field in fields], b"\r\n"))
 
 
 def retry_after(headers: Fields) -> float:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -25,7 +24,7 @@ from uvicorn.server import ServerState
 
 from clustercert import metrics
 from clustercert.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
-from clustercert.server.answers import retry_after, whole
+from clustercert.server.answers import head, retry_after, whole
 from clustercert.web import render
 from clustercert.web.edge import API_SERVERS, MAX_IN_FLIGHT, OTHER
 
@@ -354,9 +353,7 @@ class Connection(HttpToolsProtocol):
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
         ]
-        head = f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}\r\n".encode()
-        head += b"".join(b"%b: %b\r\n" % field for field in fields)
-        self.transport.write(head + b"\r\n" + bytes(response.body))
+        self.transport.write(head(failure.status, fields) + bytes(response.body))
         self._enter(Phase.CLOSING)
         self._say_no_more()
 

@@ -183,10 +183,10 @@ def _headers(issued: Issued, media_type: bytes) -> Iterable[tuple[bytes, bytes]]
 
 def _wants_yaml(request: Request) -> bool:
     """Whether Accept names YAML, and JSON not before it. No client of the contract does; `*/*` means JSON."""
-    accepted = [value for name, value in request.scope["headers"] if name == b"accept"]
-    if accepted in ([], [b"*/*"], [b"application/json"]):
+    accepted = b",".join([value for name, value in request.scope["headers"] if name == b"accept"])
+    if b"yaml" not in accepted.lower():
         return False
-    for media_range in b",".join(accepted).decode("latin-1").split(","):
+    for media_range in accepted.decode("latin-1").split(","):
         media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
         if "q=0" in (parameter.removesuffix(".0") for parameter in parameters):
             continue
