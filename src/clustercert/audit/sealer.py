@@ -21,8 +21,8 @@ from clustercert.merkle.tree import HASH_BYTES, root_of
 from clustercert.model import AuditEvent, Origin
 from clustercert.store.audit import LOG, AuditRows, Sealing, StoredCheckpoint, StoredLog
 
-# A transaction this long keeps an SQLite file's other writers waiting for a few hundredths of a second.
-MAX_BATCH = 1024
+# A transaction this long keeps an SQLite file's other writers waiting for some milliseconds.
+MAX_BATCH = 128
 # Whoever keeps checkpoints fetches them more often than this; of older ones, one an hour is enough to find a time.
 THIN_AFTER = timedelta(days=1)
 # What the log's key is sealed for.
@@ -86,9 +86,13 @@ class LogSealer:
     async def seal_all(self) -> int:
         """Give every event that is waiting now its place; how many. Raises as `seal` does."""
         sealed = 0
-        while (count := await self.seal()) == MAX_BATCH:
+        # Where nothing happens, nobody is kept from writing.
+        more = await self._rows.unsealed()
+        while more:
+            count = await self.seal()
             sealed += count
-        return sealed + count
+            more = count == MAX_BATCH
+        return sealed
 
     async def seal(self) -> int:
         """Give at most `MAX_BATCH` events their places and sign the new head; how many.
@@ -96,8 +100,6 @@ class LogSealer:
         Raises LogDamaged where the log is not what was signed last, SealError where its key doesn't open,
         Unavailable.
         """
-        if not await self._rows.unsealed():
-            return 0
         signer = self._signer = self._signer or await self._open()
         head, count = await self._rows.seal(lambda sealing: self._put(sealing, signer))
         if head is not None:

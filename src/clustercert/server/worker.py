@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 
 import uvicorn
@@ -16,6 +17,9 @@ from clustercert.server.tls_files import Tls
 
 # Connections that the kernel keeps for us until they are taken.
 BACKLOG = 2048
+# How long the loop may keep the interpreter from a thread that has a database's lock and wants to go on. With Python's
+# own 5 ms, for each step of a transaction, all others would wait as long who want to write.
+SWITCH_SECONDS = 0.0005
 # How often connections are looked over for those whose time is up.
 LOOK_SECONDS = 0.5
 
@@ -29,6 +33,7 @@ def serve(
     bounds: Bounds | None = None,
 ) -> None:
     """Serve on a bound socket until SIGTERM; requests in flight are finished, if they are within the grace."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         app,
         interface="asgi3",

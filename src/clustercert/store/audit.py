@@ -9,7 +9,19 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.merkle import TileId
@@ -100,21 +112,8 @@ class Sealing:
         The order is that of the ids, of what is committed by now: what is committed later gets a later place, even
         where its id is smaller.
         """
-        waiting = (
-            select(_event.c.id, (func.row_number().over(order_by=_event.c.id) - 1).label("place"))
-            .where(_event.c.leaf_index.is_(None))
-            .order_by(_event.c.id)
-            .limit(limit)
-            .subquery("waiting")
-        )
-        placed = (
-            update(_event)
-            .where(_event.c.id == waiting.c.id)
-            .values(leaf_index=self.size + waiting.c.place)
-            .returning(_event.c.leaf_index, _event.c.commitment)
-        )
-        rows = sorted((place, commitment) for place, commitment in self._connection.execute(placed))
-        return [commitment for _, commitment in rows]
+        placed = self._connection.execute(_TAKE, {"at_most": limit, "first": self.size})
+        return [commitment for _, commitment in sorted((place, commitment) for place, commitment in placed)]
 
     def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
         """Those of the tiles that there are."""
@@ -122,7 +121,7 @@ class Sealing:
 
     def checkpoint(self) -> StoredCheckpoint | None:
         """The newest one."""
-        return _newest(self._connection, _newest_checkpoint())
+        return _newest(self._connection, _NEWEST)
 
     def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
@@ -139,10 +138,29 @@ class Sealing:
             self._connection.execute(_REPLACE_TILE, old)
         if new:
             self._connection.execute(_ADD_TILE, new)
-        self._connection.execute(insert(_checkpoint).values(asdict(checkpoint)))
-        self._connection.execute(update(_log).values(size=checkpoint.size))
+        self._connection.execute(_ADD_CHECKPOINT, asdict(checkpoint))
+        self._connection.execute(_GROW, {"grown_to": checkpoint.size})
 
 
+# What each sealing says, made once: to make it takes longer than to run it.
+_waiting = (
+    select(_event.c.id, (func.row_number().over(order_by=_event.c.id) - 1).label("place"))
+    .where(_event.c.leaf_index.is_(None))
+    .order_by(_event.c.id)
+    .limit(bindparam("at_most", type_=Integer))
+    .subquery("waiting")
+)
+_TAKE = (
+    update(_event)
+    .where(_event.c.id == _waiting.c.id)
+    .values(leaf_index=bindparam("first", type_=BigInteger) + _waiting.c.place)
+    .returning(_event.c.leaf_index, _event.c.commitment)
+)
+_SIZE = select(_log.c.size).with_for_update()
+_NEWEST = select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
+_TILES = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(bindparam("wanted", expanding=True)))
+_ADD_CHECKPOINT = insert(_checkpoint)
+_GROW = update(_log).values(size=bindparam("grown_to"))
 _HOLDS: dict[str, object] = {"hashes": bindparam("holds")}
 _REPLACE_TILE = (
     update(_tile)
@@ -185,16 +203,14 @@ class AuditRows:
         """
 
         def work(connection: Connection) -> T:
-            size = connection.execute(select(_log.c.size).with_for_update()).scalar_one()
+            size = connection.execute(_SIZE).scalar_one()
             return put(Sealing(connection, size))
 
         return await self._database.transact(work)
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
         """The newest checkpoint, or the one of a certain size, where it is kept."""
-        query = (
-            _newest_checkpoint() if size is None else select(_checkpoint).where(_checkpoint.c.size == size)
-        )
+        query = _NEWEST if size is None else select(_checkpoint).where(_checkpoint.c.size == size)
         async with self._database.read() as connection:
             return await connection.run_sync(_newest, query)
 
@@ -241,12 +257,8 @@ def _tiles(connection: Connection, ids: Iterable[TileId]) -> dict[TileId, bytes]
     wanted = [(tile.level, tile.index) for tile in ids]
     if not wanted:
         return {}
-    query = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(wanted))
-    return {TileId(level, index): hashes for level, index, hashes in connection.execute(query)}
-
-
-def _newest_checkpoint() -> Select[tuple[object, ...]]:
-    return select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
+    found = connection.execute(_TILES, {"wanted": wanted})
+    return {TileId(level, index): hashes for level, index, hashes in found}
 
 
 def _newest(connection: Connection, query: Select[tuple[object, ...]]) -> StoredCheckpoint | None:
