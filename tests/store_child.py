@@ -1,10 +1,15 @@
-"""Another process at the same store: `python store_child.py WHAT URL`, ready when it says so, started by a line."""
+"""Another process at the same store: `python store_child.py WHAT URL`, ready when it says so, started by a line.
+
+What it inserts goes through the scribe at `CLUSTERCERT_TEST_SCRIBE`, where the environment names one.
+"""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sqlalchemy import update
 
@@ -18,7 +23,8 @@ from stores import certificate_record, event
 @asynccontextmanager
 async def started(url: str) -> AsyncIterator[Database]:
     """Tell the parent that everything is loaded, and wait for its word."""
-    database = Database(url)
+    scribe = os.environ.get("CLUSTERCERT_TEST_SCRIBE")
+    database = Database(url, scribe=Path(scribe) if scribe else None)
     print("ready", flush=True)
     sys.stdin.readline()
     try:

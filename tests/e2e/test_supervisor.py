@@ -1,5 +1,7 @@
-"""Workers that die, and the main process that starts others."""
+"""Workers and scribes that die, and the main process that starts others."""
 
+import contextlib
+import json
 import os
 import signal
 import threading
@@ -16,19 +18,45 @@ from running import Demo, demo, uncovered
 START_SECONDS = 15
 
 
-def workers(running: Demo) -> set[int]:
-    """The process ids of the workers: children that serve, and not multiprocessing's own helper."""
+def children(running: Demo) -> set[int]:
+    """The process ids of the children that do something, and not of multiprocessing's own helper."""
     pid = running.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+def scribes(running: Demo) -> set[int]:
+    """Those that listen where the scribe does."""
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    listening = {
+        f"socket:[{line[6]}]" for line in unix if line[-1].endswith("/scribe") and line[3] != "00000000"
+    }
+    return {child for child in children(running) if not listening.isdisjoint(_open_in(child))}
+
+
+def _open_in(process: int) -> set[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return {str(file.readlink()) for file in Path(f"/proc/{process}/fd").iterdir()}
+    return set()
+
+
+def workers(running: Demo) -> set[int]:
+    """The others."""
+    return children(running) - scribes(running)
 
 
 def says(running: Demo) -> Iterator[str]:
-    """What the main process says of its workers, as it says it."""
+    """What the main process says of its children, as it says it."""
     assert running.process.stderr is not None
     for line in running.process.stderr:
-        if line.startswith("Worker "):
+        if line.startswith(("Worker ", "The scribe ")):
             yield line
+
+
+def fingerprints(running: Demo) -> list[str]:
+    """Of all certificates, sorted."""
+    answer = running.cli("certificate", "list", "--limit", "100000", "--output", "json")
+    return sorted(certificate["fingerprint"] for certificate in json.loads(answer.stdout))
 
 
 def asked(running: Demo, timeout: float = START_SECONDS) -> int:
@@ -77,6 +105,28 @@ def test_one_that_can_not_start_is_tried_again_with_pauses_and_keeps_no_client_w
     assert "SIGKILL" in dead[0]
     assert all("ended with code 3" in line for line in dead[1:])
     assert all(later - earlier >= 1 for earlier, later in pairwise(times))
+
+
+def test_a_scribe_that_died_is_followed_and_certificates_are_issued_meanwhile(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running, running.client() as client:
+        (before,) = scribes(running)
+        held, issued = fingerprints(running), []
+
+        def issue() -> None:
+            answer = client.post(running.clustercert_path, json={"duration": 1}).raise_for_status()
+            issued.append(answer.headers["X-Clustercert-Fingerprint"])
+
+        issue()
+        os.kill(before, signal.SIGKILL)
+        issue()
+        assert next(says(running)).startswith("The scribe was ended by SIGKILL; another one is started")
+        deadline = time.monotonic() + START_SECONDS
+        while not (after := scribes(running)):
+            assert time.monotonic() < deadline
+            issue()
+        assert after != {before}
+        issue()
+        assert fingerprints(running) == sorted(held + issued)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

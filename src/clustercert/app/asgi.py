@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import structlog
 from fastapi import FastAPI, Request
@@ -53,8 +54,11 @@ EXPIRY_WINDOWS = {
 }
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The ASGI application of one worker; everything is opened when it starts and closed when it ends."""
+def create_app(settings: Settings, scribe: Path | None = None) -> ASGIApp:
+    """The ASGI application of one worker; everything is opened when it starts and closed when it ends.
+
+    `scribe` as in `wiring.components`.
+    """
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     if settings.policy.allow_system:
         logger.warning(
@@ -67,7 +71,7 @@ def create_app(settings: Settings) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            parts = await stack.enter_async_context(components(settings))
+            parts = await stack.enter_async_context(components(settings, scribe))
             if not await parts.database.flushes():
                 logger.warning(
                     "the database server runs with fsync off: a crash of its machine loses certificates"

@@ -1,4 +1,7 @@
-"""The main process: starts the workers, starts another one where one died, and ends them. It serves nothing itself."""
+"""The main process: starts the workers, starts another one where one died, and ends them. It serves nothing itself.
+
+With them it keeps the scribe, which writes into an SQLite file for all of them: it is started first and ends last.
+"""
 
 import contextlib
 import functools
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from clustercert.server import ports
 from clustercert.server.tls_files import Tls
@@ -36,7 +40,10 @@ GIVEN_BACK_FROM_BYTES = 1024 * 1024
 # A worker's connections alone are as many as the files that a login session may usually open.
 OPEN_FILES = 65536
 
-Spawn = Callable[[socket.socket], BaseProcess]
+# Source: unix(7), sun_path; 104 bytes on some systems.
+LONGEST_SOCKET_PATH = 100
+
+Spawn = Callable[[], BaseProcess]
 
 
 def run(
@@ -54,45 +61,57 @@ def run(
     # Both are read when a process starts; what the operator says of the first one wins.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(GIVEN_BACK_FROM_BYTES))
     _raise_open_files()
-    with _counting_together(), _told_to_stop() as told:
+    with _folder_of_the_workers() as folder, _told_to_stop() as told:
         bound = ports.sockets(settings.server.host, port, settings.server.workers)
-        spawn = functools.partial(_spawned, settings, files)
-        supervise(spawn, bound, told, on_start=on_start, on_stop=on_stop)
+        scribe = _path_of_scribe(settings, folder)
+        workers = [
+            Place(f"Worker {number}", functools.partial(_spawned, _work, settings, files, scribe, own), own)
+            for number, own in enumerate(bound, 1)
+        ]
+        helpers = (
+            [Place("The scribe", functools.partial(_spawned, _write, settings, scribe))] if scribe else []
+        )
+        supervise(workers, helpers, told, on_start=on_start, on_stop=on_stop)
 
 
 def supervise(
-    spawn: Spawn,
-    bound: Sequence[socket.socket],
+    workers: Sequence["Place"],
+    helpers: Sequence["Place"],
     told: int,
     *,
     on_start: Callable[[], None],
     on_stop: Callable[[], None],
 ) -> None:
-    """Keep a worker alive for each socket until something can be read from `told`, then end them and close both."""
-    workers = [_Worker(number, spawn, own) for number, own in enumerate(bound, 1)]
+    """Keep a process alive in each place until something can be read from `told`, then end them.
+
+    Helpers are started before the workers, and end when these have ended.
+    """
+    places = [*helpers, *workers]
     try:
-        for worker in workers:
-            worker.start()
+        for place in places:
+            place.start()
         on_start()
-        while told not in connection.wait([told, *_sentinels(workers)], timeout=_next_start(workers)):
-            for worker in workers:
-                worker.watch()
+        while told not in connection.wait([told, *_sentinels(places)], timeout=_next_start(places)):
+            for place in places:
+                place.watch()
         on_stop()
     finally:
-        for worker in workers:
-            worker.end()
-        for worker in workers:
-            worker.wait_for_its_end()
+        for some in (workers, helpers):
+            for place in some:
+                place.end()
+            for place in some:
+                place.wait_for_its_end()
 
 
-class _Worker:
-    """A worker's place: its socket for as long as the server runs, and a process, one after the other.
+class Place:
+    """A process's place: a process, one after the other, and the socket that they answer on, if they are workers.
 
     The socket outlives the process: connections that the kernel took for it wait for the next one.
     """
 
-    def __init__(self, number: int, spawn: Spawn, own: socket.socket) -> None:
-        self._number = number
+    def __init__(self, name: str, spawn: Spawn, own: socket.socket | None = None) -> None:
+        """`name` begins a sentence for the operator."""
+        self._name = name
         self._spawn = spawn
         self._socket = own
         self._started = 0.0
@@ -103,7 +122,7 @@ class _Worker:
     def start(self) -> None:
         """Start a process."""
         self._started, self.starts_at = time.monotonic(), None
-        self.process = self._spawn(self._socket)
+        self.process = self._spawn()
         with _without_interrupts():
             self.process.start()
 
@@ -114,27 +133,27 @@ class _Worker:
             self.start()
         elif self.process is not None and self.process.exitcode is not None:
             _say(
-                f"Worker {self._number} {_how_it_ended(self.process.exitcode)}; "
+                f"{self._name} {_how_it_ended(self.process.exitcode)}; "
                 f"another one is started in {RESPAWN_SECONDS} s."
             )
             self._died_young = self._died_young + 1 if now - self._started < YOUNG_SECONDS else 0
-            if self._died_young > 1:
-                self._send_clients_to_the_others()
+            if self._died_young > 1 and self._socket is not None:
+                self._send_clients_to_the_others(self._socket)
             self.process.close()
             self.process, self.starts_at = None, now + RESPAWN_SECONDS
 
-    def _send_clients_to_the_others(self) -> None:
+    def _send_clients_to_the_others(self, own: socket.socket) -> None:
         """Stop listening until there is a worker that can answer: it lets the socket listen again."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            own.shutdown(socket.SHUT_RDWR)
 
     def end(self) -> None:
         """Tell the process to end; what it does not take from its socket any more is refused."""
-        self._grace = (
-            GRACE_SECONDS + AFTERWARDS_SECONDS if ports.listens(self._socket) else START_GRACE_SECONDS
-        )
+        serves = self._socket is None or ports.listens(self._socket)
+        self._grace = GRACE_SECONDS + AFTERWARDS_SECONDS if serves else START_GRACE_SECONDS
         self._told = time.monotonic()
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         if self.process is not None:
             self.process.terminate()
 
@@ -144,18 +163,18 @@ class _Worker:
             return
         self.process.join(max(0, self._told + self._grace - time.monotonic()))
         if self.process.exitcode is None:
-            _say(f"Worker {self._number} did not end within {self._grace} s and is killed.")
+            _say(f"{self._name} did not end within {self._grace} s and is killed.")
             self.process.kill()
             self.process.join()
 
 
-def _sentinels(workers: Sequence[_Worker]) -> list[int]:
-    return [worker.process.sentinel for worker in workers if worker.process is not None]
+def _sentinels(places: Sequence[Place]) -> list[int]:
+    return [place.process.sentinel for place in places if place.process is not None]
 
 
-def _next_start(workers: Sequence[_Worker]) -> float | None:
+def _next_start(places: Sequence[Place]) -> float | None:
     """Seconds until a process is to be started, or None."""
-    due = [worker.starts_at for worker in workers if worker.starts_at is not None]
+    due = [place.starts_at for place in places if place.starts_at is not None]
     return max(0, min(due) - time.monotonic()) if due else None
 
 
@@ -173,24 +192,36 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201 - the main process has no log
 
 
-def _spawned(settings: Settings, files: Tls | None, own: socket.socket) -> BaseProcess:
-    """A worker's process, not started.
+def _spawned(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that does this, not started.
 
     A fresh interpreter: it finds the folder for its counts when it is imported, and no lock or thread of this process
     is copied into it.
     """
-    return multiprocessing.get_context("spawn").Process(
-        target=_work, args=(settings, files, own), name="worker", daemon=True
-    )
+    return multiprocessing.get_context("spawn").Process(target=target, args=arguments, daemon=True)
 
 
-def _work(settings: Settings, files: Tls | None, own: socket.socket) -> None:
+def _work(settings: Settings, files: Tls | None, scribe: Path | None, own: socket.socket) -> None:
     """What a worker's process does."""
     # Only the workers need it: the main process starts them half a second earlier without.
     from clustercert.app.asgi import create_app  # noqa: PLC0415
     from clustercert.server.worker import serve  # noqa: PLC0415
 
-    serve(create_app(settings), own, files, grace_seconds=GRACE_SECONDS)
+    serve(create_app(settings, scribe), own, files, grace_seconds=GRACE_SECONDS)
+
+
+def _path_of_scribe(settings: Settings, folder: Path) -> Path | None:
+    """Where the workers reach the scribe; None where they do without one."""
+    path = folder / "scribe"
+    short = len(os.fsencode(path)) < LONGEST_SOCKET_PATH
+    return path if short and not settings.shared_database else None
+
+
+def _write(settings: Settings, path: Path) -> None:
+    """What the scribe's process does."""
+    from clustercert.store import scribe  # noqa: PLC0415 - as above
+
+    scribe.serve(settings.store_url, path)
 
 
 @contextlib.contextmanager
@@ -234,11 +265,11 @@ def _raise_open_files() -> None:
 
 
 @contextlib.contextmanager
-def _counting_together() -> Iterator[None]:
-    """A folder in which the workers' counts add up; gone with the server."""
-    with tempfile.TemporaryDirectory(prefix="clustercert-metrics-") as folder:
+def _folder_of_the_workers() -> Iterator[Path]:
+    """A folder that only this user can open, in which the workers' counts add up; gone with the server."""
+    with tempfile.TemporaryDirectory(prefix="clustercert-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
-            yield
+            yield Path(folder)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]

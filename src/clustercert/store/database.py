@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Insert, select, text, update
@@ -30,8 +31,9 @@ from clustercert.store.engine import (
 )
 from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
+from clustercert.store.scribe.link import Scribe
 from clustercert.store.turn import Turn
-from clustercert.store.writer import NotBegun, Prepared, Writer
+from clustercert.store.writer import NotBegun, Prepared, Statement, Writer
 
 T = TypeVar("T")
 
@@ -60,8 +62,13 @@ class Database:
     """
 
     def __init__(
-        self, url: str, busy_seconds: float = BUSY_SECONDS, statement_seconds: float = STATEMENT_SECONDS
+        self,
+        url: str,
+        busy_seconds: float = BUSY_SECONDS,
+        statement_seconds: float = STATEMENT_SECONDS,
+        scribe: Path | None = None,
     ) -> None:
+        """`scribe` is the Unix socket of the process that inserts into an SQLite file, if there is one."""
         self.url = make_url(url)
         self.engine = new_engine(self.url, busy_seconds, statement_seconds)
         self._busy_seconds = busy_seconds
@@ -77,6 +84,7 @@ class Database:
             if self.inserting_engine and self._turn
             else None
         )
+        self._scribe = Scribe(scribe) if scribe is not None else None
         self._prepared: dict[Insert, Prepared] = {}
         # Opening a file takes no time, and must not be given up half-way.
         self._connect_seconds = None if sqlite else busy_seconds
@@ -109,7 +117,7 @@ class Database:
         """
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
         if self._writer_thread is not None:
-            await self._insert_by_thread(self._writer_thread, inserts)
+            await self._insert_into_file(self._writer_thread, inserts)
             return
         begun = False
         try:
@@ -122,20 +130,24 @@ class Database:
                 raise
             raise NothingBegun(failure.message) from failure.__cause__
 
-    async def _insert_by_thread(
+    async def _insert_into_file(
         self, thread: Writer, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]
     ) -> None:
-        prepared: list[tuple[str, tuple[object, ...]]] = []
-        for statement, rows in inserts:
-            if (known := self._prepared.get(statement)) is None:
-                known = self._prepared[statement] = Prepared(statement, list(rows[0]))
-            prepared.append(known.of(rows))
+        statements: list[Statement] = []
+        for insert, rows in inserts:
+            if (known := self._prepared.get(insert)) is None:
+                known = self._prepared[insert] = Prepared(insert, list(rows[0]))
+            statements.append(known.of(rows))
 
         def work(connection: Connection) -> None:
-            for statement, values in prepared:
-                connection.exec_driver_sql(statement, values)
+            for statement in statements:
+                connection.exec_driver_sql(*statement)
 
-        await self._by_thread(thread, work)
+        if self._scribe is not None and await self._scribe.reached():
+            with _failures_of_beginning_translated(), _failures_translated():
+                await self._scribe.insert(statements, self._busy_seconds)
+        else:
+            await self._by_thread(thread, work)
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns, once all that it did in one write transaction is durable.
@@ -149,11 +161,8 @@ class Database:
             return await connection.run_sync(work)
 
     async def _by_thread(self, thread: Writer, work: Callable[[Connection], T]) -> T:
-        try:
-            with _failures_translated():
-                return await thread.transact(work, self._busy_seconds)
-        except NotBegun as failure:
-            raise NothingBegun(NOT_NOW) from failure.__cause__
+        with _failures_of_beginning_translated(), _failures_translated():
+            return await thread.transact(work, self._busy_seconds)
 
     @contextlib.asynccontextmanager
     async def change(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
@@ -199,6 +208,8 @@ class Database:
             return (await connection.execute(query)).scalar() != "off"
 
     async def close(self) -> None:
+        if self._scribe is not None:
+            self._scribe.close()
         if self._writer_thread is not None:
             await self._writer_thread.close()
         await self.engine.dispose()
@@ -257,9 +268,24 @@ def _failures_translated() -> Iterator[None]:
         raise Unavailable(NOT_NOW) from error
 
 
+@contextlib.contextmanager
+def _failures_of_beginning_translated() -> Iterator[None]:
+    try:
+        yield
+    except NotBegun as failure:
+        raise NothingBegun(NOT_NOW) from failure.__cause__
+
+
+# As the engine raises them, and as the scribe's driver does.
+_REFUSALS = (
+    *(IntegrityError, ProgrammingError, DataError, NotSupportedError),
+    *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError),
+)
+
+
 def _refused(error: Exception) -> bool:
     """Whether the database did answer, and trying again would not help."""
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     if sqlstate is None:
-        return isinstance(error, (IntegrityError, ProgrammingError, DataError, NotSupportedError))
+        return isinstance(error, _REFUSALS)
     return sqlstate[:2] in _REFUSED and sqlstate != _NO_SUCH_TABLE

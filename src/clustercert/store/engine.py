@@ -136,7 +136,7 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
         hide_parameters=True,
         connect_args={"timeout": busy_seconds},
     )
-    event.listen(engine.sync_engine, "do_connect", _make_private_file)
+    event.listen(engine.sync_engine, "do_connect", _before_connect)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
@@ -145,34 +145,44 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
 def new_inserting_engine(url: URL, busy_seconds: float) -> Engine:
     """The one connection of the thread that inserts into an SQLite file. See `writer`."""
     engine = create_engine(
-        url.set(drivername="sqlite"),
+        "sqlite://",
+        creator=lambda: inserting_connection(str(url.database), busy_seconds),
         poolclass=StaticPool,
         hide_parameters=True,
-        # A statement for each number of rows, of certificates and of events.
-        connect_args={"timeout": busy_seconds, "check_same_thread": False, "cached_statements": 512},
     ).execution_options(clustercert_writes=True)
-    event.listen(engine, "do_connect", _make_private_file)
-    event.listen(engine, "connect", _prepare_inserting)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_inserting(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    # The file is in WAL mode since its first migration.
-    connection.isolation_level = None
-    # 16 MB hold the inner pages of the largest index of 10^7 certificates.
+def inserting_connection(path: str, busy_seconds: float) -> sqlite3.Connection:
+    """A connection for mass inserts into an SQLite file, used by one thread at a time; it begins nothing by itself.
+
+    Raises OSError or sqlite3.Error.
+    """
+    _make_private_file(path)
+    # A statement for each number of rows, of certificates and of events.
+    connection = sqlite3.connect(
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    # The file is in WAL mode since its first migration. 16 MB hold the inner pages of the largest index of 10^7
+    # certificates.
     for pragma in (*_PRAGMAS, "cache_size=-16000"):
         connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
-def _make_private_file(
-    _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
-) -> None:
+def _make_private_file(path: str) -> None:
     # SQLite itself would make the file as the umask says; what it puts beside the file has the file's mode.
     # A file that exists must not even be opened: closing it again would drop this process's locks on it.
     # Source: "How To Corrupt An SQLite Database File", section 2.2.
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _before_connect(
+    _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
+) -> None:
+    _make_private_file(args[0])
 
 
 def _prepare_sqlite(connection: "AsyncAdapt_aiosqlite_connection", _entry: ConnectionPoolEntry) -> None:

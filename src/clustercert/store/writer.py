@@ -31,6 +31,10 @@ _DIALECT = sqlite_dialect(paramstyle="qmark")
 _CLOSING_SECONDS = 5.0
 
 
+# Text and what stands for its question marks, in order.
+Statement = tuple[str, tuple[Any, ...]]
+
+
 class Prepared:
     """An INSERT into an SQLite file as text, and what makes its values of a row."""
 
@@ -42,8 +46,8 @@ class Prepared:
         self._head, _, self._row = compiled.string.partition(" VALUES ")
         self._values = [(name, _conversion(types[name])) for name in compiled.positiontup or ()]
 
-    def of(self, rows: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[Any, ...]]:
-        """One statement for all rows, and what stands for its question marks.
+    def of(self, rows: Sequence[Mapping[str, Any]]) -> Statement:
+        """One statement for all rows.
 
         For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
         """
