@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address
 from typing import Any
 
 from cryptography import x509
@@ -24,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
-from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, new_key, spki_der
+from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, spki_der
 from clustercert.model import ClientCA, Grant, PrivateKey, PublicKey, SigningRequest
 from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
 
@@ -59,7 +58,8 @@ def _subject(username: str, groups: tuple[str, ...]) -> x509.Name:
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, username)])
 
 
-def _key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
+def key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
+    """Of a leaf, also of a server, or of a CA."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
@@ -73,7 +73,7 @@ def _key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
     )
 
 
-_LEAF_USAGE = {False: _key_usage(), True: _key_usage(rsa_key=True)}
+_LEAF_USAGE = {False: key_usage(), True: key_usage(rsa_key=True)}
 
 
 class LeafBuilder:
@@ -117,45 +117,13 @@ def new_client_ca(
         .not_valid_before(not_before)
         .not_valid_after(not_before + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
         )
         .sign(ca_key, digest_for(ca_key))
     )
-
-
-def new_server_certificate(
-    key: PrivateKey, names: list[str], not_before: datetime, lifetime: timedelta
-) -> tuple[x509.Certificate, x509.Certificate]:
-    """(leaf, CA) for this service's own TLS: host names and IP addresses, and a CA whose key is forgotten at once."""
-    ca_key = new_key("ec-p256")
-    ca = new_client_ca(f"clustercert TLS {os.urandom(4).hex()}", ca_key, not_before, lifetime)
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clustercert")]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_before + lifetime)
-        .add_extension(_NOT_A_CA, critical=True)
-        .add_extension(_LEAF_USAGE[False], critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(authority_key_identifier(ca), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(ca_key, digest_for(ca_key))
-    )
-    return leaf, ca
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> bytes:

@@ -12,9 +12,10 @@ from pkilint import loader, report
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-from clustercert.certificate import LeafBuilder, new_server_certificate
+from clustercert.certificate import LeafBuilder
 from clustercert.keypair import csr_public_key, new_key
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey, SigningRequest
+from clustercert.server.tls_files import new_server_certificate
 from leaf import openssl
 from nouns import CA_NOT_BEFORE, NOW, client_ca, grant
 
