@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
-from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, spki_der
+from clustercert.keypair import accepted_key, is_rsa, key_type_of, spki_der
 from clustercert.model import ClientCA, Grant, PrivateKey, PublicKey, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
+from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, serial_and_signature, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
@@ -84,12 +84,12 @@ class LeafBuilder:
         self._scheme = _scheme(ca_key)
         self._issuer = _issuer(ca)
 
-    def build(self, request: SigningRequest) -> x509.Certificate:
-        """A signed leaf, with a new serial where the request has none."""
+    def build(self, request: SigningRequest) -> bytes:
+        """A signed leaf in DER, with a new serial where the request has none."""
         serial = request.serial if request.serial is not None else new_serial()
         tbs = _expected_tbs(request, self._issuer, serial)
         signature = self._ca_key.sign(tbs, *self._scheme)
-        return x509.load_der_x509_certificate(signed(tbs, self._issuer.algorithm_der, signature))
+        return signed(tbs, self._issuer.algorithm_der, signature)
 
 
 def _scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
@@ -126,43 +126,87 @@ def new_client_ca(
     )
 
 
-def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> bytes:
-    """Compare what a signer answered with what it was asked for, whoever the signer is; the leaf in DER.
+class CheckedLeaf(NamedTuple):
+    """A leaf that is what was asked for.
 
-    Raises SignerError naming the first thing that differs.
+    Attributes:
+        der: all of it.
+        serial: positive, of at most 159 bits.
     """
-    # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
-    if len(chain) != 1:
-        raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
-    leaf, issuer = chain[0], _issuer_of(request.ca)
-    der, serial = certificate_der(leaf), leaf.serial_number
+
+    der: bytes
+    serial: int
+
+
+def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf:
+    """Compare what a signer answered with what it was asked for, whoever the signer is and whatever it answers.
+
+    The chain is DER. Raises SignerError naming the first thing that differs; no answer raises anything else.
+    """
+    der, issuer = _only(chain), _issuer_of(request.ca)
     try:
-        issuer.verify(leaf.signature, _checked_tbs(leaf, der, issuer, request))
+        serial, signature, tbs = _read(der, issuer, request)
+        issuer.verify(signature, tbs)
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
-    except UNREADABLE as error:
-        raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
     if request.serial not in (None, serial):
         raise SignerError("The signer gave the certificate another serial.")
     if not 0 < serial < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
     if request.grant.not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
-    return der
+    return CheckedLeaf(der, serial)
 
 
-def _checked_tbs(leaf: x509.Certificate, der: bytes, issuer: "_Issuer", request: SigningRequest) -> bytes:
-    """What the signer signed: byte for byte what we encode, but for the serial and the order of the extensions."""
-    signature, serial = leaf.signature, max(leaf.serial_number, 0)
-    tbs = _expected_tbs(request, issuer, serial)
-    if der != signed(tbs, issuer.algorithm_der, signature):
+def _only(chain: tuple[bytes, ...]) -> bytes:
+    """The only certificate of a chain. Raises SignerError."""
+    # A signer is somebody else's program, whose types nobody checked; bytes that can change are none to check.
+    if type(chain) is not tuple:
+        raise SignerError(f"The signer answered with {type(chain).__name__} instead of a tuple.")
+    # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
+    if len(chain) != 1:
+        raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
+    if type(chain[0]) is not bytes:
+        raise SignerError(f"The signer answered with {type(chain[0]).__name__} instead of DER in bytes.")
+    return chain[0]
+
+
+def _read(der: bytes, issuer: "_Issuer", request: SigningRequest) -> tuple[int, bytes, bytes]:
+    """(serial, signature, what the signer signed) of a leaf that is byte for byte what we encode of the request.
+
+    The signer chooses the serial, the signature and the order of the extensions. Raises SignerError, or
+    InvalidSignature where that was looked at already.
+    """
+    try:
+        serial, signature = serial_and_signature(der)
+    except ValueError:
+        pass  # the library may have a word for what these bytes are
+    else:
+        tbs = _expected_tbs(request, issuer, serial)
+        if der == signed(tbs, issuer.algorithm_der, signature):
+            return serial, signature, tbs
+    return _read_by_the_library(der, issuer, request)
+
+
+def _read_by_the_library(der: bytes, issuer: "_Issuer", request: SigningRequest) -> tuple[int, bytes, bytes]:
+    """As `_read`, of bytes that are not those we encode: if it isn't the order of the extensions, say what differs."""
+    try:
+        leaf = x509.load_der_x509_certificate(der)
         _check_fields(leaf, request)
-        tbs = _expected_tbs(request, issuer, serial, [each.oid.dotted_string for each in leaf.extensions])
-        if der != signed(tbs, issuer.algorithm_der, signature):
-            raise SignerError(
-                "The signer's certificate is encoded otherwise than asked for, or has something more."
-            )
-    return tbs
+        order = [each.oid.dotted_string for each in leaf.extensions]
+        serial, signature = leaf.serial_number, leaf.signature
+    except (SignerError, InvalidSignature):
+        raise
+    # What the library raises is no closed set (KeyError, say, for a TLS feature that it doesn't know), and each of it
+    # means that this isn't what was asked for.
+    except Exception as error:
+        raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
+    tbs = _expected_tbs(request, issuer, max(serial, 0), order)
+    if der != signed(tbs, issuer.algorithm_der, signature):
+        raise SignerError(
+            "The signer's certificate is encoded otherwise than asked for, or has something more."
+        )
+    return serial, signature, tbs
 
 
 def _expected_tbs(

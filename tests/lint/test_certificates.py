@@ -45,7 +45,7 @@ def lint(subject: x509.Certificate) -> str:
 
 def leaf(key: PublicKey, ca: ClientCA, ca_key: PrivateKey) -> x509.Certificate:
     request = SigningRequest(grant=grant(groups=GROUPS), public_key=key, ca=ca)
-    return LeafBuilder(ca.certificate, ca_key).build(request)
+    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
 
 
 def verify(folder: Path, subject: x509.Certificate, root: x509.Certificate, *options: str) -> None:

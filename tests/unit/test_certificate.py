@@ -46,7 +46,7 @@ def leaf_for(
 ) -> x509.Certificate:
     ca = client_ca(ca_key)
     request = SigningRequest(grant=grant(username, groups), public_key=key or LEAF_KEY.public_key(), ca=ca)
-    return LeafBuilder(ca.certificate, ca_key).build(request)
+    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -
         .sign(CA_KEY, hashes.SHA256())
     )
     request = SigningRequest(grant=grant(), public_key=LEAF_KEY.public_key(), ca=CA)
-    leaf = LeafBuilder(foreign, CA_KEY).build(request)
+    leaf = x509.load_der_x509_certificate(LeafBuilder(foreign, CA_KEY).build(request))
     authority = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert authority.key_identifier == b"twelve bytes"
 
