@@ -10,6 +10,7 @@ import hashlib
 import os
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -288,18 +289,20 @@ class _Issuer:
         self.key.verify(signature, content, *self.scheme)
 
 
-# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once.
-_issuers: dict[str, tuple[x509.Certificate, _Issuer]] = {}
-_MAX_ISSUERS = 4096
+# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once. The one
+# that was used last is the last.
+_issuers: OrderedDict[str, tuple[x509.Certificate, _Issuer]] = OrderedDict()
+MAX_ISSUERS = 4096
 
 
 def _issuer_of(ca: ClientCA) -> _Issuer:
     certificate, issuer = _issuers.get(ca.id, (None, None))
     if issuer is None or certificate is not ca.certificate:
-        if len(_issuers) >= _MAX_ISSUERS:
-            _issuers.clear()
         issuer = _issuer(ca.certificate)
         _issuers[ca.id] = ca.certificate, issuer
+        if len(_issuers) > MAX_ISSUERS:
+            _issuers.popitem(last=False)
+    _issuers.move_to_end(ca.id)
     return issuer
 
 
