@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from cryptography import x509
-
 from clustercert.certificate import LeafBuilder
 from clustercert.errors import ClustercertError
 from clustercert.issuance import Issuance
@@ -19,7 +17,7 @@ CLUSTER = cluster(CA)
 
 
 class HonestSigner:
-    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
 
 
@@ -27,7 +25,7 @@ class FailingSigner:
     def __init__(self, failure: ClustercertError) -> None:
         self.failure = failure
 
-    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         raise self.failure
 
 

@@ -10,11 +10,11 @@ import hashlib
 import os
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -24,9 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
-from clustercert.keypair import UNREADABLE, accepted_key, is_rsa, key_type_of, new_key, spki_der
+from clustercert.keypair import accepted_key, is_rsa, key_type_of, spki_der
 from clustercert.model import ClientCA, Grant, PrivateKey, PublicKey, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, signed
+from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, serial_and_signature, signed
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
@@ -59,7 +59,8 @@ def _subject(username: str, groups: tuple[str, ...]) -> x509.Name:
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, username)])
 
 
-def _key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
+def key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
+    """Of a leaf, also of a server, or of a CA."""
     return x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
@@ -73,7 +74,7 @@ def _key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
     )
 
 
-_LEAF_USAGE = {False: _key_usage(), True: _key_usage(rsa_key=True)}
+_LEAF_USAGE = {False: key_usage(), True: key_usage(rsa_key=True)}
 
 
 class LeafBuilder:
@@ -84,12 +85,12 @@ class LeafBuilder:
         self._scheme = _scheme(ca_key)
         self._issuer = _issuer(ca)
 
-    def build(self, request: SigningRequest) -> x509.Certificate:
-        """A signed leaf, with a new serial where the request has none."""
+    def build(self, request: SigningRequest) -> bytes:
+        """A signed leaf in DER, with a new serial where the request has none."""
         serial = request.serial if request.serial is not None else new_serial()
         tbs = _expected_tbs(request, self._issuer, serial)
         signature = self._ca_key.sign(tbs, *self._scheme)
-        return x509.load_der_x509_certificate(signed(tbs, self._issuer.algorithm_der, signature))
+        return signed(tbs, self._issuer.algorithm_der, signature)
 
 
 def _scheme(key: PrivateKey | PublicKey) -> tuple[Any, ...]:
@@ -117,7 +118,7 @@ def new_client_ca(
         .not_valid_before(not_before)
         .not_valid_after(not_before + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(identifier, critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
@@ -126,75 +127,87 @@ def new_client_ca(
     )
 
 
-def new_server_certificate(
-    key: PrivateKey, names: list[str], not_before: datetime, lifetime: timedelta
-) -> tuple[x509.Certificate, x509.Certificate]:
-    """(leaf, CA) for this service's own TLS: host names and IP addresses, and a CA whose key is forgotten at once."""
-    ca_key = new_key("ec-p256")
-    ca = new_client_ca(f"clustercert TLS {os.urandom(4).hex()}", ca_key, not_before, lifetime)
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clustercert")]))
-        .issuer_name(ca.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_before + lifetime)
-        .add_extension(_NOT_A_CA, critical=True)
-        .add_extension(_LEAF_USAGE[False], critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(authority_key_identifier(ca), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(ca_key, digest_for(ca_key))
-    )
-    return leaf, ca
+class CheckedLeaf(NamedTuple):
+    """A leaf that is what was asked for.
 
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-def check_leaf(chain: tuple[x509.Certificate, ...], request: SigningRequest) -> bytes:
-    """Compare what a signer answered with what it was asked for, whoever the signer is; the leaf in DER.
-
-    Raises SignerError naming the first thing that differs.
+    Attributes:
+        der: all of it.
+        serial: positive, of at most 159 bits.
     """
-    # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
-    if len(chain) != 1:
-        raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
-    leaf, issuer = chain[0], _issuer_of(request.ca)
-    der, serial = certificate_der(leaf), leaf.serial_number
+
+    der: bytes
+    serial: int
+
+
+def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf:
+    """Compare what a signer answered with what it was asked for, whoever the signer is and whatever it answers.
+
+    The chain is DER. Raises SignerError naming the first thing that differs; no answer raises anything else.
+    """
+    der, issuer = _only(chain), _issuer_of(request.ca)
     try:
-        issuer.verify(leaf.signature, _checked_tbs(leaf, der, issuer, request))
+        serial, signature, tbs = _read(der, issuer, request)
+        issuer.verify(signature, tbs)
     except InvalidSignature as error:
         raise SignerError("The certificate does not verify against the cluster's client CA.") from error
-    except UNREADABLE as error:
-        raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
     if request.serial not in (None, serial):
         raise SignerError("The signer gave the certificate another serial.")
     if not 0 < serial < 1 << MAX_SERIAL_BITS:
         raise SignerError("The serial of the signer's certificate is not positive and of at most 20 octets.")
     if request.grant.not_after > issuer.not_after:
         raise SignerError("The certificate would outlive its CA.")
-    return der
+    return CheckedLeaf(der, serial)
 
 
-def _checked_tbs(leaf: x509.Certificate, der: bytes, issuer: "_Issuer", request: SigningRequest) -> bytes:
-    """What the signer signed: byte for byte what we encode, but for the serial and the order of the extensions."""
-    signature, serial = leaf.signature, max(leaf.serial_number, 0)
-    tbs = _expected_tbs(request, issuer, serial)
-    if der != signed(tbs, issuer.algorithm_der, signature):
+def _only(chain: tuple[bytes, ...]) -> bytes:
+    """The only certificate of a chain. Raises SignerError."""
+    # A signer is somebody else's program, whose types nobody checked; bytes that can change are none to check.
+    if type(chain) is not tuple:
+        raise SignerError(f"The signer answered with {type(chain).__name__} instead of a tuple.")
+    # The leaf's issuer is what the API server trusts, so nothing belongs between or behind them.
+    if len(chain) != 1:
+        raise SignerError(f"The signer answered with {len(chain)} certificates instead of one.")
+    if type(chain[0]) is not bytes:
+        raise SignerError(f"The signer answered with {type(chain[0]).__name__} instead of DER in bytes.")
+    return chain[0]
+
+
+def _read(der: bytes, issuer: "_Issuer", request: SigningRequest) -> tuple[int, bytes, bytes]:
+    """(serial, signature, what the signer signed) of a leaf that is byte for byte what we encode of the request.
+
+    The signer chooses the serial, the signature and the order of the extensions. Raises SignerError, or
+    InvalidSignature where that was looked at already.
+    """
+    try:
+        serial, signature = serial_and_signature(der)
+    except ValueError:
+        pass  # the library may have a word for what these bytes are
+    else:
+        tbs = _expected_tbs(request, issuer, serial)
+        if der == signed(tbs, issuer.algorithm_der, signature):
+            return serial, signature, tbs
+    return _read_by_the_library(der, issuer, request)
+
+
+def _read_by_the_library(der: bytes, issuer: "_Issuer", request: SigningRequest) -> tuple[int, bytes, bytes]:
+    """As `_read`, of bytes that are not those we encode: if it isn't the order of the extensions, say what differs."""
+    try:
+        leaf = x509.load_der_x509_certificate(der)
         _check_fields(leaf, request)
-        tbs = _expected_tbs(request, issuer, serial, [each.oid.dotted_string for each in leaf.extensions])
-        if der != signed(tbs, issuer.algorithm_der, signature):
-            raise SignerError(
-                "The signer's certificate is encoded otherwise than asked for, or has something more."
-            )
-    return tbs
+        order = [each.oid.dotted_string for each in leaf.extensions]
+        serial, signature = leaf.serial_number, leaf.signature
+    except (SignerError, InvalidSignature):
+        raise
+    # What the library raises is no closed set (KeyError, say, for a TLS feature that it doesn't know), and each of it
+    # means that this isn't what was asked for.
+    except Exception as error:
+        raise SignerError("The signer's certificate can't be read, or names another issuer.") from error
+    tbs = _expected_tbs(request, issuer, max(serial, 0), order)
+    if der != signed(tbs, issuer.algorithm_der, signature):
+        raise SignerError(
+            "The signer's certificate is encoded otherwise than asked for, or has something more."
+        )
+    return serial, signature, tbs
 
 
 def _expected_tbs(
@@ -276,18 +289,20 @@ class _Issuer:
         self.key.verify(signature, content, *self.scheme)
 
 
-# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once.
-_issuers: dict[str, tuple[x509.Certificate, _Issuer]] = {}
-_MAX_ISSUERS = 4096
+# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once. The one
+# that was used last is the last.
+_issuers: OrderedDict[str, tuple[x509.Certificate, _Issuer]] = OrderedDict()
+MAX_ISSUERS = 4096
 
 
 def _issuer_of(ca: ClientCA) -> _Issuer:
     certificate, issuer = _issuers.get(ca.id, (None, None))
     if issuer is None or certificate is not ca.certificate:
-        if len(_issuers) >= _MAX_ISSUERS:
-            _issuers.clear()
         issuer = _issuer(ca.certificate)
         _issuers[ca.id] = ca.certificate, issuer
+        if len(_issuers) > MAX_ISSUERS:
+            _issuers.popitem(last=False)
+    _issuers.move_to_end(ca.id)
     return issuer
 
 

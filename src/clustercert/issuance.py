@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from cryptography import x509
-
 from clustercert import metrics
-from clustercert.certificate import check_leaf, der_fingerprint, new_serial, serial_hex, serial_text
+from clustercert.certificate import CheckedLeaf, check_leaf, der_fingerprint, new_serial, serial_text
 from clustercert.errors import (
     ClustercertError,
     Forbidden,
@@ -113,14 +111,14 @@ class Issuance:
         public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
         request = self._request(cluster, grant, public_key)
         chain = await self._signer(cluster).sign(request)
-        leaf_der = check_leaf(chain, request)
-        record, event = _trace(caller, ask, request, cluster, chain[0], leaf_der, now)
+        leaf = check_leaf(chain, request)
+        record, event = _trace(caller, ask, request, cluster, leaf, now)
         async with self.credential_groups.bound(cluster, record):
             await self.ledger.record(record, event)
         return Issued(
             grant=request.grant,
             cluster=cluster,
-            leaf_der=leaf_der,
+            leaf_der=leaf.der,
             private_key=private_key,
             serial=record.serial,
             fingerprint=record.fingerprint.hex(),
@@ -171,15 +169,14 @@ def _trace(
     ask: Ask,
     request: SigningRequest,
     cluster: Cluster,
-    leaf: x509.Certificate,
-    leaf_der: bytes,
+    leaf: CheckedLeaf,
     now: datetime,
 ) -> tuple[CertificateRecord, AuditEvent]:
     """What the ledger keeps of a leaf, and what the audit says of it."""
     grant: Grant = request.grant
     record = CertificateRecord(
-        fingerprint=der_fingerprint(leaf_der),
-        serial=serial_hex(leaf),
+        fingerprint=der_fingerprint(leaf.der),
+        serial=serial_text(leaf.serial),
         cluster_id=cluster.id,
         project_id=cluster.project_id,
         ca_id=request.ca.id,
@@ -195,7 +192,7 @@ def _trace(
         request_id=caller.origin.request_id,
         reason=ask.reason,
         issued_at=now,
-        der=leaf_der,
+        der=leaf.der,
         rule=grant.rule,
     )
     event = AuditEvent(

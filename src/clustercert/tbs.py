@@ -1,4 +1,4 @@
-"""The to-be-signed part of a leaf, encoded by our own hand: what `certificate.check_leaf` compares a leaf with.
+"""The DER of a leaf, encoded and read by our own hand: what `certificate.check_leaf` compares a leaf with.
 
 A signer builds its leaf with a library, or far away. That the bytes which it signed are equal to those which this
 module makes of the same request says at once that nothing is missing, changed or unasked, and costs a fraction of
@@ -121,6 +121,27 @@ def signed(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
     """Certificate in DER, from its three parts."""
     # The first octet of a BIT STRING counts its unused bits: none.
     return _element(_SEQUENCE, tbs + algorithm + _element(_BIT_STRING, b"\0" + signature))
+
+
+def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
+    """What only its signer knows of a leaf: the serial, and the signature's octets. Raises ValueError where none are.
+
+    No more is looked at than it takes to find them, so the answer means something for bytes alone that are equal to
+    `signed` of it: that has each tag, shortest lengths and integers, and nothing behind its end. A negative serial is
+    read as a positive one, which is encoded otherwise.
+    """
+    try:
+        _, outer, _ = _header(unverified_der, 0)
+        _, version, size = _header(unverified_der, outer)
+        _, number, digits = _header(unverified_der, version + len(_VERSION_3))
+        _, parameters, more = _header(unverified_der, version + size)
+        _, bits, _ = _header(unverified_der, parameters + more)
+    # An offset that is too large for any sequence is one, too.
+    except IndexError as error:
+        raise ValueError("these bytes end before a certificate does") from error
+    serial = int.from_bytes(unverified_der[number : number + digits], "big")
+    # Behind the octet that counts the unused bits.
+    return serial, unverified_der[bits + 1 :]
 
 
 def key_identifier(spki: bytes) -> bytes:

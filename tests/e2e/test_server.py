@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from clustercert.certificate import chain_pem, new_server_certificate
+from clustercert.certificate import chain_pem
 from clustercert.keypair import key_pem, new_key
 from clustercert.server.connection import Bounds
-from clustercert.server.tls_files import Tls
+from clustercert.server.tls_files import Tls, new_server_certificate
 from served import LARGE_BYTES, Served, everything, served
 
 BOUNDS = Bounds(head_seconds=0.6, idle_seconds=1.5, linger_seconds=0.5, rest_seconds=0.5, connections=8)

@@ -16,8 +16,9 @@ import httpx
 import pytest
 from cryptography import x509
 
-from clustercert.certificate import chain_pem, new_server_certificate
+from clustercert.certificate import chain_pem
 from clustercert.keypair import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
 from clustercert.settings import DATABASE_FILE
 from operating import Operator, new_operator
 from running import COMMAND

@@ -12,9 +12,10 @@ from pkilint import loader, report
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-from clustercert.certificate import LeafBuilder, new_server_certificate
+from clustercert.certificate import LeafBuilder
 from clustercert.keypair import csr_public_key, new_key
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey, SigningRequest
+from clustercert.server.tls_files import new_server_certificate
 from leaf import openssl
 from nouns import CA_NOT_BEFORE, NOW, client_ca, grant
 
@@ -44,7 +45,7 @@ def lint(subject: x509.Certificate) -> str:
 
 def leaf(key: PublicKey, ca: ClientCA, ca_key: PrivateKey) -> x509.Certificate:
     request = SigningRequest(grant=grant(groups=GROUPS), public_key=key, ca=ca)
-    return LeafBuilder(ca.certificate, ca_key).build(request)
+    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
 
 
 def verify(folder: Path, subject: x509.Certificate, root: x509.Certificate, *options: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from clustercert.audit.checking import CertificateChecker
 from clustercert.certificate import LeafBuilder, certificate_der, fingerprint, new_client_ca, serial_hex
@@ -21,7 +22,7 @@ from stores import Store, blob, certificate_record
 def real_record(number: int = 1) -> CertificateRecord:
     """A certificate as it was issued."""
     request = SigningRequest(grant=grant(), public_key=new_key("ec-p256").public_key(), ca=client_ca())
-    leaf = LeafBuilder(request.ca.certificate, CA_KEY).build(request)
+    leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, CA_KEY).build(request))
     made, _ = certificate_record()
     return replace(
         made,
@@ -189,7 +190,7 @@ async def test_a_name_that_is_not_allowed_any_more_is_reported_while_it_gets_in(
 ) -> None:
     masters = grant(groups=("system:masters",))
     request = SigningRequest(grant=masters, public_key=new_key("ec-p256").public_key(), ca=client_ca())
-    leaf = LeafBuilder(request.ca.certificate, CA_KEY).build(request)
+    leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, CA_KEY).build(request))
     record = replace(
         real_record(),
         fingerprint=fingerprint(leaf),

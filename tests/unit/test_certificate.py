@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -12,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clustercert.certificate import (
+    MAX_ISSUERS,
     LeafBuilder,
+    _issuer_of,
+    _issuers,
     certificates,
     chain_pem,
     fingerprint,
@@ -46,7 +50,7 @@ def leaf_for(
 ) -> x509.Certificate:
     ca = client_ca(ca_key)
     request = SigningRequest(grant=grant(username, groups), public_key=key or LEAF_KEY.public_key(), ca=ca)
-    return LeafBuilder(ca.certificate, ca_key).build(request)
+    return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +157,17 @@ def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -
         .sign(CA_KEY, hashes.SHA256())
     )
     request = SigningRequest(grant=grant(), public_key=LEAF_KEY.public_key(), ca=CA)
-    leaf = LeafBuilder(foreign, CA_KEY).build(request)
+    leaf = x509.load_der_x509_certificate(LeafBuilder(foreign, CA_KEY).build(request))
     authority = leaf.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
     assert authority.key_identifier == b"twelve bytes"
+
+
+def test_the_ca_that_was_used_last_is_kept_when_another_one_is_too_many() -> None:
+    kept = _issuer_of(CA)
+    for number in range(MAX_ISSUERS):
+        _issuer_of(replace(CA, id=f"{number:032x}"))
+        assert _issuer_of(CA) is kept
+    assert len(_issuers) == MAX_ISSUERS
 
 
 # Names

@@ -10,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from clustercert.certificate import chain_pem, new_client_ca, new_server_certificate
+from clustercert.certificate import chain_pem, new_client_ca
 from clustercert.client import Client, Login, Named, Wish
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.wire import MAX_ANSWER_BYTES, ClientError, Refused, service_url
 from clustercert.keypair import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
 from clustercert.signature import SignedParts, parse_authorization, payload_hash, verify
 
 URL = "https://clustercert.test:8443"

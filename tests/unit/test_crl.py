@@ -46,7 +46,9 @@ def test_openssl_verifies_a_list_of_each_kind_of_ca(kind: KeyType, tmp_path: Pat
 def test_a_leaf_fails_the_check_once_it_is_listed(tmp_path: Path) -> None:
     key = new_key("ec-p256")
     leaves = [
-        LeafBuilder(CA.certificate, CA_KEY).build(SigningRequest(grant(), key.public_key(), CA))
+        x509.load_der_x509_certificate(
+            LeafBuilder(CA.certificate, CA_KEY).build(SigningRequest(grant(), key.public_key(), CA))
+        )
         for _ in range(2)
     ]
     crl = new_crl(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import LeafBuilder, certificate_der
+from clustercert.certificate import LeafBuilder
 from clustercert.keypair import new_key
 from clustercert.kubeconfig import render, to_json, to_yaml
 from clustercert.model import Cluster, Issued, JsonObject, SigningRequest
@@ -31,7 +31,7 @@ def issued(at: Cluster, *, from_csr: bool = False) -> Issued:
     return Issued(
         grant=grant(),
         cluster=at,
-        leaf_der=certificate_der(leaf),
+        leaf_der=leaf,
         private_key=None if from_csr else key,
         serial="00",
         fingerprint="00" * 32,

@@ -8,13 +8,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside, resigned
-from clustercert.certificate import LeafBuilder, check_leaf, new_client_ca, subject
+from clustercert.certificate import LeafBuilder, certificate_der, check_leaf, new_client_ca, subject
 from clustercert.errors import SignerError
 from clustercert.keypair import new_key
-from clustercert.model import SigningRequest
+from clustercert.model import PrivateKey, SigningRequest
 from issuing import ASK, CA, Book, issuance
 from nouns import (
     BACKDATE,
@@ -35,16 +35,20 @@ OTHER_CA = client_ca(OTHER_KEY)
 
 @dataclass
 class Answering:
-    """A signer that answers whatever it is told to make of the request."""
+    """A signer that answers the DER of whatever it is told to make of the request."""
 
     answer: Callable[[SigningRequest], tuple[x509.Certificate, ...]]
 
-    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
-        return self.answer(request)
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        return tuple(certificate_der(certificate) for certificate in self.answer(request))
 
 
 def leaf_of(request: SigningRequest) -> x509.Certificate:
-    return LeafBuilder(CA.certificate, CA_KEY).build(request)
+    return signed_by(CA.certificate, CA_KEY, request)
+
+
+def signed_by(ca: x509.Certificate, ca_key: PrivateKey, request: SigningRequest) -> x509.Certificate:
+    return x509.load_der_x509_certificate(LeafBuilder(ca, ca_key).build(request))
 
 
 def builder_of(request: SigningRequest) -> x509.CertificateBuilder:
@@ -223,17 +227,18 @@ LIES: dict[str, Callable[[SigningRequest], tuple[x509.Certificate, ...]]] = {
         x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("2.5.29.32.0"), None)]),
         critical=False,
     ),
+    "a TLS feature without a name": beside(
+        x509.UnrecognizedExtension(ExtensionOID.TLS_FEATURE, bytes.fromhex("3003020163")), critical=False
+    ),
+    "an alternative name of a kind that nobody reads": beside(
+        x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes.fromhex("3002a300")),
+        critical=False,
+    ),
     "every extension twice": extensions_twice,
     "an extension nobody can read": malformed_extension,
-    "a signature by another CA": lambda request: (
-        LeafBuilder(OTHER_CA.certificate, OTHER_KEY).build(request),
-    ),
-    "a signature by a CA of the same name": lambda request: (
-        LeafBuilder(lookalike_ca(), OTHER_KEY).build(request),
-    ),
-    "a right leaf that another key signed": lambda request: (
-        LeafBuilder(CA.certificate, OTHER_KEY).build(request),
-    ),
+    "a signature by another CA": lambda request: (signed_by(OTHER_CA.certificate, OTHER_KEY, request),),
+    "a signature by a CA of the same name": lambda request: (signed_by(lookalike_ca(), OTHER_KEY, request),),
+    "a right leaf that another key signed": lambda request: (signed_by(CA.certificate, OTHER_KEY, request),),
     "another issuer's name": rewritten(
         issuer=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "someone")]).public_bytes()
     ),
@@ -289,6 +294,6 @@ async def test_the_same_way_of_answering_passes_when_it_tells_the_truth() -> Non
 
 async def test_another_serial_than_the_one_that_was_chosen_is_found_out() -> None:
     request = SigningRequest(grant(), new_key("ec-p256").public_key(), CA, serial=4711)
-    check_leaf((leaf_of(request),), request)
+    assert check_leaf((certificate_der(leaf_of(request)),), request).serial == 4711
     with pytest.raises(SignerError, match="another serial"):
-        check_leaf((leaf_of(replace(request, serial=None)),), request)
+        check_leaf((certificate_der(leaf_of(replace(request, serial=None))),), request)

@@ -58,7 +58,8 @@ def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certific
 
 def by_us(leaf: x509.Certificate, request: SigningRequest, ca_key: PrivateKey) -> x509.Certificate:
     """Our leaf of the same request, with the same serial."""
-    return LeafBuilder(request.ca.certificate, ca_key).build(replace(request, serial=leaf.serial_number))
+    numbered = replace(request, serial=leaf.serial_number)
+    return x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, ca_key).build(numbered))
 
 
 def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -> bytes:

@@ -174,7 +174,7 @@ def _unlike_its_ca(leaf: x509.Certificate, record: CertificateRecord, ca_der: by
     )
     request = SigningRequest(grant=_grant(record), public_key=accepted_key(leaf.public_key()), ca=ca)
     try:
-        check_leaf((leaf,), request)
+        check_leaf((record.der,), request)
     except SignerError as error:
         return [error.message]
     return []

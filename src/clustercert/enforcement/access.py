@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
-from clustercert.certificate import check_leaf, der_fingerprint, der_pem, serial_hex
+from clustercert.certificate import check_leaf, der_fingerprint, der_pem, serial_text
 from clustercert.errors import SignerError, Unavailable
 from clustercert.keypair import key_pem, key_type_of, new_key
 from clustercert.kubeapi import ClientIdentity, KubeApi, Refused
@@ -159,10 +159,10 @@ class Access:
         grant = _grant(cluster, now)
         request = SigningRequest(grant=grant, public_key=key.public_key(), ca=cluster.client_ca)
         chain = await signer.sign(request)
-        leaf_der = check_leaf(chain, request)
+        leaf = check_leaf(chain, request)
         record = CertificateRecord(
-            fingerprint=der_fingerprint(leaf_der),
-            serial=serial_hex(chain[0]),
+            fingerprint=der_fingerprint(leaf.der),
+            serial=serial_text(leaf.serial),
             cluster_id=cluster.id,
             project_id=cluster.project_id,
             ca_id=cluster.client_ca.id,
@@ -178,10 +178,10 @@ class Access:
             request_id=uuid.uuid4().hex,
             reason="enforcing revocations",
             issued_at=now,
-            der=leaf_der,
+            der=leaf.der,
         )
         await self.ledger.record(record, _event(record))
-        identity = ClientIdentity(der_pem(leaf_der), key_pem(key))
+        identity = ClientIdentity(der_pem(leaf.der), key_pem(key))
         api = KubeApi(cluster.internal_url, cluster.server_ca_pem, identity)
         return _Way(cluster, api, record.fingerprint, made_at=now, not_after=grant.not_after)
 

@@ -1,6 +1,7 @@
 """The TLS files that are served: those given, or a pair made here."""
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -11,9 +12,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from clustercert.certificate import chain_pem, fingerprint, new_server_certificate
+from clustercert.certificate import (
+    authority_key_identifier,
+    chain_pem,
+    digest_for,
+    fingerprint,
+    key_usage,
+    new_client_ca,
+)
 from clustercert.keypair import key_pem, new_key
+from clustercert.model import PrivateKey
 from clustercert.private_file import write_private
 from clustercert.settings import Settings, SettingsError
 
@@ -113,6 +123,38 @@ def _self_signed(folder: Path, names: set[str]) -> Tls:
         write_private(ca_file, chain_pem((ca,)))
         write_private(certificate, chain_pem((leaf,)))
     return Tls(certificate, key_file, ca_file, fingerprint(leaf).hex(), tuple(sorted(names)))
+
+
+def new_server_certificate(
+    key: PrivateKey, names: list[str], not_before: datetime, lifetime: timedelta
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """(leaf, CA) for this service's own TLS: host names and IP addresses, and a CA whose key is forgotten at once."""
+    ca_key = new_key("ec-p256")
+    ca = new_client_ca(f"clustercert TLS {os.urandom(4).hex()}", ca_key, not_before, lifetime)
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "clustercert")]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_before + lifetime)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(key_usage(), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(authority_key_identifier(ca), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(ca_key, digest_for(ca_key))
+    )
+    return leaf, ca
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _names_in(leaf: x509.Certificate) -> set[str]:

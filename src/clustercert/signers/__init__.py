@@ -2,16 +2,14 @@
 
 from typing import Protocol
 
-from cryptography import x509
-
 from clustercert.model import SigningRequest
 
 
 class Signer(Protocol):
     """Certifies a public key for a grant. What it answers is checked by `certificate.check_leaf`."""
 
-    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
-        """The chain, leaf first, without the root.
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        """The chain in DER, leaf first, without the root.
 
         Raises SignerError, RemoteFailed or Unavailable, nothing else.
         """

@@ -2,8 +2,6 @@
 
 from collections import OrderedDict
 
-from cryptography import x509
-
 from clustercert.certificate import LeafBuilder
 from clustercert.errors import SignerError
 from clustercert.keypair import load_key_der
@@ -20,8 +18,8 @@ class LocalSigner:
         self._custody = custody
         self._builders: OrderedDict[str, LeafBuilder] = OrderedDict()
 
-    async def sign(self, request: SigningRequest) -> tuple[x509.Certificate, ...]:
-        """The leaf alone: its issuer is the root. Raises SignerError where the CA's key isn't here."""
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        """The leaf alone, in DER: its issuer is the root. Raises SignerError where the CA's key isn't here."""
         builder = self._builders.get(request.ca.id)
         if builder is None:
             builder = await self._open(request.ca)
