@@ -15,7 +15,8 @@ KILLED = 9
 class Steps:
     """Counts what a process does to its database, and ends the process at one of them, without a word.
 
-    A step is just before, or with `after` also just after, a statement that writes, or just before a commit.
+    A step is just before, or with `after` also just after, a statement that writes, or just before a commit. What
+    PostgreSQL runs outside of a transaction has no commit: just before it nothing is there, just after it everything.
     """
 
     def __init__(self, kill_at: int) -> None:
@@ -34,7 +35,7 @@ class Steps:
             engine_events.listen(engine, "commit", self.one)
 
     def _statement(self, _connection: object, _cursor: object, statement: str, *_args: object) -> None:
-        if statement.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE")):
+        if statement.startswith(("BEGIN IMMEDIATE", "INSERT", "UPDATE", "DELETE", "WITH")):
             self.one()
 
 

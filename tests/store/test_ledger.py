@@ -23,28 +23,61 @@ from stores import NOW, Store, certificate_record, child, event, execute, said, 
 
 
 class Commits:
-    """Breaks commits of a real engine: before they happen, or after, as a lost connection does."""
+    """Breaks commits of a real engine: before they happen, or after, as a lost connection does.
+
+    On PostgreSQL, the commit is the end of the one statement that inserts. What is broken before it, the server never
+    gets; what is broken after it, is durable when the driver finds that the connection is gone.
+
+    Attributes:
+        count: of those that happened or were broken. What the database refuses comes to none.
+        fail: which are broken, from 1, and when.
+    """
 
     def __init__(self, database: Database, store: Store) -> None:
         self.count = 0
         self.fail: dict[int, str] = {}
         self._store = store
-        engine = database.inserting_engine or database.engine.sync_engine
-        engine_events.listen(engine, "commit", self._on_commit)
+        if database.inserting_engine is not None:
+            engine_events.listen(database.inserting_engine, "commit", self._on_commit)
+        else:
+            engine = database.engine.sync_engine
+            engine_events.listen(engine, "before_cursor_execute", self._before_statement)
+            engine_events.listen(engine, "after_cursor_execute", self._after_statement)
 
     def _on_commit(self, connection: Connection) -> None:
         self.count += 1
         when = self.fail.get(self.count)
         if when == "after":
             connection.exec_driver_sql("COMMIT")
-        if when is None:
-            return
-        if self._store.file is not None:
+        if when is not None:
             raise sqlite3.OperationalError("the connection is lost")
+
+    def _before_statement(
+        self, connection: Connection, _cursor: object, statement: str, *_others: object
+    ) -> None:
+        if _inserts(statement) and self.fail.get(self.count + 1) == "before":
+            self.count += 1
+            # The driver finds it out by the statement.
+            self._terminate(connection)
+
+    def _after_statement(
+        self, connection: Connection, _cursor: object, statement: str, *_others: object
+    ) -> None:
+        if _inserts(statement):
+            self.count += 1
+            if self.fail.get(self.count) == "after":
+                self._terminate(connection)
+                connection.exec_driver_sql("SELECT 1")
+
+    def _terminate(self, connection: Connection) -> None:
+        """Return when the connection is gone, which the driver will only find out."""
         driver_connection = connection.connection.driver_connection
         assert driver_connection is not None
-        # It returns when the connection is gone, which the driver will only find out.
         self._store.rows("SELECT pg_terminate_backend(?, 5000)", driver_connection.get_server_pid())
+
+
+def _inserts(statement: str) -> bool:
+    return "INSERT INTO audit_event" in statement
 
 
 async def test_every_field_is_kept(database: Database, store: Store) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event as engine_events
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import AuditEvent
+from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
@@ -36,9 +36,6 @@ class Paused(Database):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.inside, self.go_on = asyncio.Event(), asyncio.Event()
-
-    def let_go(self) -> None:
-        self.go_on.set()
 
     @asynccontextmanager
     async def write(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
@@ -66,26 +63,71 @@ class PausedInserts(Database):
         assert self._proceed.wait(10)
 
 
+@asynccontextmanager
+async def paused_by_the_thread(
+    store: Store, user: str, cluster: str
+) -> AsyncIterator[asyncio.Task[CertificateRecord]]:
+    other = PausedInserts(store.url)
+    issuing = asyncio.create_task(issue(other, user, cluster))
+    await other.inside.wait()
+    try:
+        yield issuing
+    finally:
+        other.let_go()
+        await issuing
+        await other.close()
+
+
+# What a statement sees is settled at its start, and this runs at its end.
+FUNCTION = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'
+"""
+TRIGGER = "CREATE TRIGGER waits AFTER INSERT ON certificate FOR EACH STATEMENT EXECUTE FUNCTION wait()"
+WAITING = """
+    SELECT 1 FROM pg_locks JOIN pg_database ON pg_locks.database = pg_database.oid
+    WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
+
+
+@asynccontextmanager
+async def paused_by_the_server(
+    store: Store, user: str, cluster: str
+) -> AsyncIterator[asyncio.Task[CertificateRecord]]:
+    """The statement that inserts is a transaction by itself, so that only the server can keep it from its end."""
+    for statement in (FUNCTION, TRIGGER):
+        store.execute(statement)
+    other, holder = Database(store.url), Database(store.url)
+    async with holder.read() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
+        issuing = asyncio.create_task(issue(other, user, cluster))
+        while not store.rows(WAITING):
+            assert not issuing.done()
+            await asyncio.sleep(0.01)
+        yield issuing
+    await issuing
+    await other.close()
+    await holder.close()
+
+
 async def test_what_is_being_recorded_when_a_revocation_comes_is_revoked(
     database: Database, store: Store
 ) -> None:
     """It may be answered after the revocation, but it was asked for before."""
     alice, here = user_id(), cluster_id()
-    other = PausedInserts(store.url) if store.file is not None else Paused(store.url)
-    issuing = asyncio.create_task(issue(other, alice, here))
-    await other.inside.wait()
-    revoking = asyncio.create_task(
-        Revocations(database).revoke(revocation(user_id=alice, cluster_id=here), event())
-    )
-    await asyncio.sleep(A_MOMENT)
-    # SQLite has one writer at a time; PostgreSQL revokes what it can't see yet.
-    assert revoking.done() == (store.file is None)
-    other.let_go()
+    paused = paused_by_the_thread if store.file is not None else paused_by_the_server
+    async with paused(store, alice, here) as issuing:
+        revoking = asyncio.create_task(
+            Revocations(database).revoke(revocation(user_id=alice, cluster_id=here), event())
+        )
+        await asyncio.sleep(A_MOMENT)
+        # SQLite has one writer at a time; PostgreSQL revokes what it can't see yet.
+        assert revoking.done() == (store.file is None)
+        assert not issuing.done()
     record = await issuing
     await revoking
     assert await revoked(database, record)
     assert not await revoked(database, await issue(database, alice, here))
-    await other.close()
 
 
 async def test_what_is_recorded_while_a_revocation_is_under_way_is_on_one_side_of_it(

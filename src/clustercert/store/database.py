@@ -2,7 +2,8 @@
 
 Reads see one snapshot. Writers of SQLite start with BEGIN IMMEDIATE, so that two of them queue instead of failing
 half-way. Writers of PostgreSQL run in READ COMMITTED, and whoever decides by what it read locks those rows first: the
-ledger, which only inserts, then never has to begin again because of others. A commit returns when it is on disk.
+ledger, which only inserts, then never has to begin again because of others, and does so by one statement that is a
+transaction by itself. A commit returns when it is on disk.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
+from clustercert.store.at_once import AtOnce
 from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.engine import (
     BUSY_SECONDS,
@@ -86,6 +88,9 @@ class Database:
         )
         self._scribe = Scribe(scribe) if scribe is not None else None
         self._prepared: dict[Insert, Prepared] = {}
+        # Of PostgreSQL: without BEGIN and COMMIT, each statement is a transaction.
+        self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._at_once: dict[tuple[Insert, ...], AtOnce] = {}
         # Opening a file takes no time, and must not be given up half-way.
         self._connect_seconds = None if sqlite else busy_seconds
         self.generation = Generation(self._read_generation)
@@ -116,15 +121,26 @@ class Database:
         lets through what refuses a row.
         """
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
+        if not inserts:
+            return
         if self._writer_thread is not None:
             await self._insert_into_file(self._writer_thread, inserts)
-            return
+        else:
+            await self._insert_at_once(inserts)
+
+    async def _insert_at_once(self, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]) -> None:
+        """By one statement, outside of a transaction: in one round trip."""
+        statements = tuple(statement for statement, _ in inserts)
+        if (known := self._at_once.get(statements)) is None:
+            columns = [(statement, list(rows[0])) for statement, rows in inserts]
+            known = self._at_once[statements] = AtOnce(columns, self.engine.dialect)
+        values = known.of([rows for _, rows in inserts])
         begun = False
         try:
-            async with self.write() as connection:
-                begun = True
-                for statement, rows in inserts:
-                    await connection.execute(statement, rows)
+            with _failures_translated():
+                async with self._turn_to_write(), self._connected(self._by_statement) as connection:
+                    begun = True
+                    await connection.exec_driver_sql(known.text, values)
         except Unavailable as failure:
             if begun:
                 raise

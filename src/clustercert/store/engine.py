@@ -70,7 +70,7 @@ def _postgresql(url: URL, busy_seconds: float, statement_seconds: float | None) 
             "command_timeout": statement_seconds and statement_seconds + _GRACE_SECONDS,
         },
     )
-    wanted = _DURABLE if statement_seconds is None else _DURABLE | _bounds(statement_seconds)
+    wanted = _ALWAYS if statement_seconds is None else _ALWAYS | _bounds(statement_seconds)
 
     def prepare(connection: "AsyncAdapt_asyncpg_connection", _entry: ConnectionPoolEntry) -> None:
         connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, wanted))
@@ -81,8 +81,8 @@ def _postgresql(url: URL, busy_seconds: float, statement_seconds: float | None) 
 
 
 # A commit has to be on disk when it returns, whatever the server, the database or the role says; one setting is
-# stricter still, and stays.
-_DURABLE = {"synchronous_commit": "on"}
+# stricter still, and stays. A statement that runs outside of a transaction can't say its level itself.
+_ALWAYS = {"synchronous_commit": "on", "default_transaction_isolation": "read committed"}
 _STRICTER = {"synchronous_commit": "remote_apply"}
 # What a compatible engine doesn't know is not set.
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
@@ -92,7 +92,7 @@ async def _prepare_postgresql(connection: _Driver, wanted: Mapping[str, str]) ->
     settings = dict(await connection.fetch(_SETTINGS, [*wanted]))
     for name, value in wanted.items():
         if name in settings and settings[name] not in (value, _STRICTER.get(name)):
-            await connection.execute(f"SET {name} = {value}")
+            await connection.execute(f"SET {name} = '{value}'")
 
 
 def _bounds(statement_seconds: float) -> dict[str, str]:

@@ -8,7 +8,6 @@ for each statement.
 import asyncio
 import contextlib
 import functools
-import json
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
 from clustercert.store.checkpointer import Checkpointer
-from clustercert.store.tables import Utc
+from clustercert.store.tables import Utc, as_json
 from clustercert.store.turn import Turn
 
 T = TypeVar("T")
@@ -64,15 +63,7 @@ class Prepared:
 def _conversion(kind: object) -> Callable[[Any], object] | None:
     if isinstance(kind, Utc):
         return _time
-    return _json if isinstance(kind, JSON) else None
-
-
-def _json(value: object) -> str:
-    return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
-
-
-# The groups that a policy gives are few.
-_known_json = functools.lru_cache(maxsize=1024)(json.dumps)
+    return as_json if isinstance(kind, JSON) else None
 
 
 # Those of a certificate and its event are the same, and those of all certificates of a second alike.

@@ -5,7 +5,7 @@ Only types and clauses that SQLite and every PostgreSQL-compatible engine have a
 
 from clustercert.store.tables.audit import audit_checkpoint, audit_event, audit_log, audit_tile
 from clustercert.store.tables.clusters import client_ca, cluster, unknown_credential, webhook_token
-from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, metadata
+from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, as_json, metadata
 from clustercert.store.tables.identity import (
     access_key,
     domain,
@@ -27,6 +27,7 @@ __all__ = [
     "Utc",
     "Uuid",
     "access_key",
+    "as_json",
     "audit_checkpoint",
     "audit_event",
     "audit_log",

@@ -1,5 +1,7 @@
 """The kinds of columns, and the metadata that all tables are in."""
 
+import functools
+import json
 from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String, TypeDecorator
@@ -23,6 +25,15 @@ class Utc(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+def as_json(value: object) -> str:
+    """A JSON value as text, for what is written without the engine's way through its types."""
+    return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
+
+
+# The groups that a policy gives are few.
+_known_json = functools.lru_cache(maxsize=1024)(json.dumps)
 
 
 metadata = MetaData(
