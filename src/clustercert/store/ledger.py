@@ -1,6 +1,6 @@
 """The ledger: the only writer of certificates, each with its audit event in the same transaction, and of refusals.
 
-Requests that arrive while a transaction is being committed share the next one, and so do those that this process is
+Requests that arrive while transactions are being committed share the next one, and so do those that this process is
 working on anyway, so that one flush to disk serves them all. A request that is alone waits for nobody.
 """
 
@@ -25,6 +25,8 @@ _insert_event = insert(tables.audit_event)
 
 # A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
 MAX_BATCH = 128
+# While one batch is being committed, the next one is made ready and sent behind it. Of more, each would be smaller.
+BATCHES = 2
 # A worker that is busy goes on working for at most so long before it commits what is ready: of what a commit costs,
 # most is the same for one as for thirty.
 GATHER_SECONDS = 0.01
@@ -60,7 +62,9 @@ class Ledger:
         self._database = database
         self._gather_seconds = gather_seconds
         self._waiting: list[_Entry] = []
-        self._committing: asyncio.Task[None] | None = None
+        self._gathering: asyncio.Task[None] | None = None
+        self._committing: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(BATCHES)
 
     async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
         """Return when the certificate and its event are durable, once each. Raises Unavailable.
@@ -81,19 +85,26 @@ class Ledger:
 
     async def _settled(self, entry: _Entry) -> None:
         self._waiting.append(entry)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_waiting())
+        if self._gathering is None:
+            self._gathering = asyncio.create_task(self._commit_waiting())
         await entry.done
 
     async def _commit_waiting(self) -> None:
         """Batch after batch, until nobody waits."""
         try:
             while self._waiting:
+                await self._places.acquire()
                 await self._gathered()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                await self._commit(batch)
+                commit = asyncio.create_task(self._commit(batch))
+                self._committing.add(commit)
+                commit.add_done_callback(self._committed)
         finally:
-            self._committing = None
+            self._gathering = None
+
+    def _committed(self, commit: asyncio.Task[None]) -> None:
+        self._committing.discard(commit)
+        self._places.release()
 
     async def _gathered(self) -> None:
         """Return once nobody comes along who is being worked on, or it has been long enough.
