@@ -21,9 +21,12 @@ DATA = "data"
 SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "16GB",
+    "min_wal_size": "4GB",
     "checkpoint_timeout": "30min",
     "max_connections": "200",
 }
+# As much log as `min_wal_size` keeps, 16 MB each.
+LOG_FILES = 256
 # The first of them that the server was built with.
 COMPRESSIONS = ("lz4", "pglz")
 
@@ -93,7 +96,19 @@ def running(folder: Path) -> Iterator[Postgres]:
         cwd=Path("/"),
         stop=signal.SIGINT,
     ) as pid:
-        yield Postgres(pid=pid, port=port, programs=bin_folder)
+        server = Postgres(pid=pid, port=port, programs=bin_folder)
+        _make_log(server)
+        yield server
+
+
+def _make_log(server: Postgres) -> None:
+    """Have the files of the log that a server has which has run for a while, and uses again and again.
+
+    A new one would make each when it is needed first, some every second, while all commits wait.
+    """
+    one = "SELECT pg_logical_emit_message(false, '', ''); SELECT pg_switch_wal();"
+    server.sql("postgres", one * LOG_FILES)
+    server.sql("postgres", "CHECKPOINT")
 
 
 def _make_cluster(initdb: Path, folder: Path, user: str | None) -> None:
