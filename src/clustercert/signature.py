@@ -10,8 +10,10 @@ Each header goes on with `, SignedHeaders=a;b, Signature=hex`. Flat is what the 
 provider of Huawei Cloud send, derived where they are asked to; scoped is what those of OTC send.
 """
 
+import functools
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,6 +42,12 @@ _LABEL = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 # RFC 9110 section 5.6.2, `token`, in lower case.
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~")
 _HEX = frozenset("0123456789abcdef")
+# What stands for itself in a canonical path. RFC 3986 2.3.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~/]*")
+_SIGNATURE_FIELD = "Signature="
+_SIGNATURE_DIGITS = hashlib.sha256().digest_size * 2
+# Characters of an Authorization header that is worth remembering.
+_USUAL_AUTHORIZATION = 512
 _TIMESTAMP_LENGTH = len("20260115T103000Z")
 
 
@@ -147,7 +155,19 @@ def parse_authorization(text: str) -> UnverifiedSignature:
     """
     if len(text) > MAX_AUTHORIZATION:
         raise BadSignature("the Authorization header is too long")
-    algorithm, _, rest = text.partition(" ")
+    # The same client's headers differ in their signatures alone.
+    before, field, after = text.partition(_SIGNATURE_FIELD)
+    signature, behind = after[:_SIGNATURE_DIGITS], after[_SIGNATURE_DIGITS:]
+    declare = _known_declaration if len(text) <= _USUAL_AUTHORIZATION else _declaration
+    credential, names = declare(f"{before}{field}{behind}")
+    if len(signature) != _SIGNATURE_DIGITS or not _HEX.issuperset(signature):
+        raise BadSignature("the signature is not of 64 lower-case hex digits")
+    return UnverifiedSignature(credential, names, signature)
+
+
+def _declaration(unsigned: str) -> tuple[Credential, tuple[str, ...]]:
+    """What an Authorization header says, its signature cut out. Raises BadSignature."""
+    algorithm, _, rest = unsigned.partition(" ")
     pairs = [field.strip(" ").partition("=") for field in rest.split(",", 3)]
     fields = {name: value for name, _, value in pairs}
     if len(pairs) != len(fields) or fields.keys() not in _FIELDS:
@@ -157,10 +177,13 @@ def parse_authorization(text: str) -> UnverifiedSignature:
         raise BadSignature("SignedHeaders has too many names, or one twice")
     if not all(name and _NAME.issuperset(name) for name in names):
         raise BadSignature("SignedHeaders is not a list of lower-case header names")
-    signature = fields["Signature"]
-    if len(signature) != hashlib.sha256().digest_size * 2 or not _HEX.issuperset(signature):
+    if fields["Signature"]:
         raise BadSignature("the signature is not of 64 lower-case hex digits")
-    return UnverifiedSignature(_credential(algorithm, fields), names, signature)
+    return _credential(algorithm, fields), names
+
+
+# What is refused isn't kept.
+_known_declaration = functools.lru_cache(maxsize=1024)(_declaration)
 
 
 def _credential(algorithm: str, fields: dict[str, str]) -> Credential:
@@ -202,22 +225,27 @@ def verify(unverified: UnverifiedSignature, parts: SignedParts, secret: bytes) -
         BadSignature: X-Sdk-Date is not among the signed headers.
     """
     credential = unverified.credential
-    key = _signing_key(credential, secret)
-    return any(
-        hmac.compare_digest(unverified.signature, _signature(canonical, parts.timestamp, credential, key))
-        for canonical in canonical_requests(parts, credential.scheme)
-    )
+    key, timestamp = _signing_key(credential, secret), parts.timestamp
+    for canonical in canonical_requests(parts, credential.scheme):
+        if hmac.compare_digest(unverified.signature, _signature(canonical, timestamp, credential, key)):
+            return True
+    return False
 
 
 def canonical_requests(parts: SignedParts, scheme: Scheme) -> Iterator[bytes]:
     """Yield the canonical request: one, or each of two where the scheme's clients don't agree."""
-    path = quote_from_bytes(unquote_to_bytes(parts.raw_path), safe="/")
+    path = parts.raw_path
+    if not _PLAIN_PATH.fullmatch(path):
+        path = quote_from_bytes(unquote_to_bytes(path), safe="/")
     if not path.endswith("/"):
         path += "/"
     # The Go SDK of OTC collapses the white space inside a value; all trim it.
-    values = [b" ".join(v.split()) if scheme == "scoped" else v.strip() for _, v in parts.headers]
-    names = [name for name, _ in parts.headers]
-    lines = b"".join(b"%b:%b\n" % pair for pair in zip(names, values, strict=True))
+    headers = [
+        (name, b" ".join(value.split()) if scheme == "scoped" else value.strip())
+        for name, value in parts.headers
+    ]
+    lines = b"".join([b"%b:%b\n" % header for header in headers])
+    names = [name for name, _ in headers]
     start = f"{parts.method}\n{path}\n".encode()
     queries = _scoped_queries(parts) if scheme == "scoped" else _flat_queries(parts)
     for query, payload in queries:

@@ -118,15 +118,16 @@ def _signed_parts(
         raise BadSignature("path and query are longer than those of any request that is signed")
     # All of it is taken from what was received, whatever the request says of itself.
     body_hash = payload_hash(request.body)
-    if any(claimed != body_hash.encode() for claimed in received.get(b"x-sdk-content-sha256", ())):
+    claims = received.get(b"x-sdk-content-sha256", ())
+    if claims and set(claims) != {body_hash.encode()}:
         # UNSIGNED-PAYLOAD among them: a signature that leaves the body open would be a bearer token.
         raise BadSignature("X-Sdk-Content-Sha256 is not the hash of the received body")
     signed: list[tuple[bytes, bytes]] = []
-    for name in unverified.signed_headers:
-        values = received.get(name.encode(), [])
+    for name in map(str.encode, unverified.signed_headers):
+        values = received.get(name, ())
         if len(values) != 1:
-            raise BadSignature(f"the signed header {name} is not in the request exactly once")
-        signed.append((name.encode(), values[0]))
+            raise BadSignature(f"the signed header {name.decode()} is not in the request exactly once")
+        signed.append((name, values[0]))
     return SignedParts(request.method, request.raw_path, request.raw_query, tuple(signed), body_hash)
 
 

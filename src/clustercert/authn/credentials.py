@@ -9,6 +9,7 @@ from clustercert.errors import Unauthenticated
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.signature import ALGORITHMS
 
+_CARRIERS = frozenset({b"x-auth-token", b"authorization"})
 _SIGNATURES = frozenset(ALGORITHMS.values())
 
 
@@ -38,28 +39,30 @@ class Credentials:
 
 def _only_credential(request: UnverifiedRequest) -> _Found:
     # Two that say the same are one. Of two that differ, whichever we chose might not be the one meant.
-    found: set[_Found] = set()
+    found: _Found | None = None
     for name, value in request.headers:
-        # An empty value is no credential: the vendor SDKs send an empty Authorization beside a token.
-        if name == b"x-auth-token" and (text := _text(value)):
-            found.add(_Found("token", text))
-        elif name == b"authorization" and (text := _text(value)):
-            found.update(_in_authorization(text))
-    if not found:
+        one = _credential_in(name, value)
+        if found is not None and one not in (None, found):
+            raise Unauthenticated("the request carries two different credentials")
+        found = found or one
+    if found is None:
         raise Unauthenticated("the request carries no credential")
-    if len(found) > 1:
-        raise Unauthenticated("the request carries two different credentials")
-    return found.pop()
+    return found
 
 
-def _in_authorization(text: str) -> tuple[_Found, ...]:
+def _credential_in(name: bytes, value: bytes) -> _Found | None:
+    if name not in _CARRIERS or not (text := _text(value)):
+        # An empty value is no credential: the vendor SDKs send an empty Authorization beside a token.
+        return None
+    if name == b"x-auth-token":
+        return _Found("token", text)
     scheme, _, rest = text.partition(" ")
     if scheme in _SIGNATURES:
-        return (_Found("signature", text),)
+        return _Found("signature", text)
     if scheme.lower() != "bearer":
         raise Unauthenticated("the Authorization header is of an unknown scheme")
     token = rest.strip(" ")
-    return (_Found("token", token),) if token else ()
+    return _Found("token", token) if token else None
 
 
 def _text(value: bytes) -> str:
