@@ -10,6 +10,7 @@ import pytest
 import sealing
 from capturing import captured_logs
 from clustercert.app import periodic
+from clustercert.audit.sealer import MAX_BATCH
 from clustercert.background import running
 from clustercert.custody import write_new_kek_file
 from sealing import Log, check
@@ -30,6 +31,25 @@ def kek(tmp_path: Path) -> Path:
 async def logs(store: Store, kek: Path) -> AsyncIterator[tuple[Log, Log]]:
     async with sealing.opened(store, kek) as one, sealing.opened(store, kek) as other:
         yield one, other
+
+
+@pytest.mark.parametrize("a_second", [0, 1, 50, 127, 200, 2000, 5000, 9000])
+def test_batches_are_spread_over_the_time_and_large_enough(a_second: int) -> None:
+    """Of a steady stream, after an idle time: what waits stays what a second or two brings, then little."""
+    took, now, seconds, waiting = 0.003, 0.0, periodic.SEAL_SECONDS, 0.0
+    seen: list[tuple[float, float, int]] = []
+    while now < 30:
+        now += seconds + took
+        waiting += a_second * (seconds + took)
+        sealed = int(min(waiting, MAX_BATCH))
+        seen.append((now, waiting, sealed))
+        waiting -= sealed
+        seconds = periodic.until_next_seal(seconds, sealed)
+    assert max(waited for _, waited, _ in seen) <= max(1.7 * a_second, MAX_BATCH)
+    settled = [(waited, sealed) for at, waited, sealed in seen if at > 15]
+    assert max(waited for waited, _ in settled) <= max(2 * MAX_BATCH, 1.1 * min(a_second, MAX_BATCH))
+    # At most one seal of a second's events, or batches that are half full on average.
+    assert sum(sealed for _, sealed in settled) / len(settled) >= min(MAX_BATCH / 2.5, a_second)
 
 
 async def until(is_so: Callable[[], bool]) -> None:

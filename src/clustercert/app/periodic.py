@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 import structlog
 
 from clustercert import metrics
-from clustercert.audit.sealer import LogSealer
+from clustercert.audit.sealer import MAX_BATCH, LogSealer
 from clustercert.background import pause
 from clustercert.errors import ClustercertError, LogDamaged, Unavailable
 from clustercert.identity import Identity
@@ -20,7 +20,9 @@ from clustercert.store.leader import Leader
 logger = structlog.get_logger()
 
 PRUNE_SECONDS = 3600
-SEAL_SECONDS = 1
+# Between two batches of events that are sealed, at most and at least.
+SEAL_SECONDS = 1.0
+SHORTEST_SEAL_SECONDS = 0.005
 THIN_SECONDS = 3600
 # How long nothing is sealed, at most, after a process that did it was killed.
 SEALING_LEASE_SECONDS = 10
@@ -49,6 +51,17 @@ def pruning(
     return prune
 
 
+def until_next_seal(seconds: float, sealed: int) -> float:
+    """How long to pause before the next batch, given the pause before the last one and how many events it had.
+
+    So that batches are spread over the time, and not much smaller than they may be, for each has a cost of its own: to
+    seal all of a second at once is to have whoever writes then wait for all of it.
+    """
+    if sealed == MAX_BATCH:
+        return max(SHORTEST_SEAL_SECONDS, seconds / 4)
+    return min(SEAL_SECONDS, seconds * 1.25) if sealed < MAX_BATCH / 2 else seconds
+
+
 def sealing(
     database: Database, sealer: LogSealer
 ) -> Callable[[asyncio.Event], Coroutine[object, object, None]]:
@@ -59,20 +72,20 @@ def sealing(
     leader = Leader(database, "seal", SEALING_LEASE_SECONDS)
 
     async def seal(stop: asyncio.Event) -> None:
-        leads, asked_at, thinned_at = False, float("-inf"), float("-inf")
+        leads, asked_at, thinned_at, seconds = False, float("-inf"), float("-inf"), SEAL_SECONDS
         while not stop.is_set():
             try:
                 if time.monotonic() - asked_at >= leader.seconds / 3:
                     asked_at = time.monotonic()
                     leads = await leader.leads()
-                if leads:
-                    await sealer.seal_all()
+                seconds = until_next_seal(seconds, await sealer.seal_some()) if leads else SEAL_SECONDS
                 if leads and time.monotonic() - thinned_at >= THIN_SECONDS:
                     await sealer.thin()
                     thinned_at = time.monotonic()
             except Exception as failure:  # noqa: BLE001 - whatever it is, what happens next has to be sealed too
                 _not_sealed(failure)
-            await pause(stop, SEAL_SECONDS)
+                seconds = SEAL_SECONDS
+            await pause(stop, seconds)
         # What the last requests did is not left for whoever starts next.
         with contextlib.suppress(ClustercertError):
             if leads:

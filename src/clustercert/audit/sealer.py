@@ -85,14 +85,15 @@ class LogSealer:
 
     async def seal_all(self) -> int:
         """Give every event that is waiting now its place; how many. Raises as `seal` does."""
-        sealed = 0
-        # Where nothing happens, nobody is kept from writing.
-        more = await self._rows.unsealed()
-        while more:
+        sealed = count = await self.seal_some()
+        while count == MAX_BATCH:
             count = await self.seal()
             sealed += count
-            more = count == MAX_BATCH
         return sealed
+
+    async def seal_some(self) -> int:
+        """Like `seal`, but where no event waits, nobody is kept from writing."""
+        return await self.seal() if await self._rows.unsealed() else 0
 
     async def seal(self) -> int:
         """Give at most `MAX_BATCH` events their places and sign the new head; how many.
