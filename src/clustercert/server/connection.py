@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 from clustercert import metrics
 from clustercert.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
 from clustercert.server.answers import head, retry_after, whole
+from clustercert.server.outbox import Held, Outbox
 from clustercert.web import render
 from clustercert.web.edge import API_SERVERS, MAX_IN_FLIGHT, OTHER
 
@@ -62,11 +63,17 @@ class Bounds:
 
 
 class Connections(ServerState):
-    """A worker's connections; `on_full` is called at each that reaches or exceeds their bound."""
+    """A worker's connections.
+
+    Attributes:
+        on_full: called at each that reaches or exceeds their bound.
+        outbox: what they have to write.
+    """
 
     def __init__(self, *, on_full: Callable[[], None]) -> None:
         super().__init__()
         self.on_full = on_full
+        self.outbox = Outbox()
 
 
 class Phase(Enum):
@@ -102,7 +109,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Stop accepting where this was the last that may be."""
-        super().connection_made(transport)
+        super().connection_made(Held(transport, self.server_state.outbox))
         self._enter(Phase.HEAD)
         if len(self.connections) >= self._bounds.connections:
             self.server_state.on_full()
