@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import pytest
 from apiserver import ApiServer
 from kubernetes_site import Site, served
 from operating import Operator, new_operator
+
+# A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
