@@ -63,12 +63,7 @@ class Bounds:
 
 
 class Connections(ServerState):
-    """A worker's connections.
-
-    Attributes:
-        on_full: called at each that reaches or exceeds their bound.
-        outbox: what they have to write.
-    """
+    """A worker's connections; `on_full` is called at each that reaches or exceeds their bound."""
 
     def __init__(self, *, on_full: Callable[[], None]) -> None:
         super().__init__()

@@ -5,7 +5,6 @@ answers of one turn of the loop are written right behind each other. Nothing wai
 """
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any
 
 # Answers: enough for most of what there is to save, few enough that the first of them does not wait long.
@@ -52,10 +51,6 @@ class Held(asyncio.Transport):
             self.flush()
         elif len(self._data) == 1:
             self._outbox.add(self)
-
-    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write soon, in order."""
-        self.write(b"".join(list_of_data))
 
     def flush(self) -> None:
         """Write now. What nobody is there to read any more is dropped."""
