@@ -14,7 +14,7 @@ import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
@@ -127,6 +127,8 @@ def payload_hash(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
+# Those of a second are few, however many ask. What is refused isn't kept.
+@functools.lru_cache(maxsize=1024)
 def parse_timestamp(text: str) -> datetime:
     """Read an X-Sdk-Date.
 
@@ -247,7 +249,11 @@ def canonical_requests(parts: SignedParts, scheme: Scheme) -> Iterator[bytes]:
     lines = b"".join([b"%b:%b\n" % header for header in headers])
     names = [name for name, _ in headers]
     start = f"{parts.method}\n{path}\n".encode()
-    queries = _scoped_queries(parts) if scheme == "scoped" else _flat_queries(parts)
+    queries: Iterable[tuple[str, str]]
+    if not parts.raw_query:
+        queries = (("", parts.payload_hash),)
+    else:
+        queries = _scoped_queries(parts) if scheme == "scoped" else _flat_queries(parts)
     for query, payload in queries:
         yield b"%b%b\n%b\n%b\n%b" % (start, query.encode(), lines, b";".join(names), payload.encode())
 
