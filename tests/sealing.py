@@ -38,9 +38,11 @@ class Log:
 
 
 @asynccontextmanager
-async def opened(store: Store, kek: Path, now: datetime = NOW, name: str = NAME) -> AsyncIterator[Log]:
+async def opened(
+    store: Store, kek: Path, now: datetime = NOW, name: str = NAME, scribe: Path | None = None
+) -> AsyncIterator[Log]:
     """A process at the log; the clock stands still."""
-    database = Database(store.url)
+    database = Database(store.url, scribe=scribe)
     custody = Custody(database, KekFile(kek))
     await custody.initialise()
     rows = AuditRows(database)

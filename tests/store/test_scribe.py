@@ -1,4 +1,4 @@
-"""The process that inserts into an SQLite file for all workers: what it answered is there once, whoever was killed."""
+"""The process that writes into an SQLite file for all workers: what it answered is there once, whoever was killed."""
 
 import asyncio
 import itertools
@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sealing
+from clustercert.custody import write_new_kek_file
 from clustercert.errors import Unavailable
 from clustercert.store import scribe
 from clustercert.store.database import Database
@@ -170,6 +172,30 @@ async def test_a_job_that_is_refused_fails_alone_whoever_shares_its_transaction(
     }
     for one in workers:
         await one.close()
+
+
+async def test_events_get_their_places_through_it_beside_certificates_whoever_was_faster(
+    kept: Store, running: Scribe, tmp_path: Path
+) -> None:
+    write_new_kek_file(kek := tmp_path / "kek")
+    async with (
+        sealing.opened(kept, kek, scribe=running.path) as one,
+        sealing.opened(kept, kek, scribe=running.path) as other,
+    ):
+        await one.sealer.begin()
+        ledger = Ledger(one.database)
+        for _ in range(20):
+            # Of two who put the same events into the log one is refused, and nothing else in its transaction.
+            await asyncio.gather(
+                *(ledger.record(*certificate_record()) for _ in range(8)),
+                one.sealer.seal(),
+                other.sealer.seal(),
+            )
+        await one.sealer.seal_all()
+        assert not wrote_by_itself(one.database)
+        assert not wrote_by_itself(other.database)
+    assert sealing.check(kept) == 2 + 20 * 8
+    assert kept.rows("SELECT count(DISTINCT fingerprint) FROM certificate") == [(20 * 8,)]
 
 
 async def test_what_comes_while_it_is_busy_shares_a_transaction(kept: Store, running: Scribe) -> None:

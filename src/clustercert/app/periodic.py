@@ -78,7 +78,7 @@ def sealing(
                 if time.monotonic() - asked_at >= leader.seconds / 3:
                     asked_at = time.monotonic()
                     leads = await leader.leads()
-                seconds = until_next_seal(seconds, await sealer.seal_some()) if leads else SEAL_SECONDS
+                seconds = until_next_seal(seconds, await sealer.seal()) if leads else SEAL_SECONDS
                 if leads and time.monotonic() - thinned_at >= THIN_SECONDS:
                     await sealer.thin()
                     thinned_at = time.monotonic()

@@ -66,7 +66,7 @@ class Components:
 async def components(settings: Settings, scribe: Path | None = None) -> AsyncIterator[Components]:
     """Open the store and put everything together. Raises SchemaError, CustodyError, Unavailable.
 
-    `scribe` is the Unix socket of the process that inserts into an SQLite file for all workers, if there is one.
+    `scribe` is the Unix socket of the process that writes into an SQLite file for all workers, if there is one.
     """
     async with contextlib.AsyncExitStack() as stack:
         database = Database(settings.store_url, scribe=scribe)

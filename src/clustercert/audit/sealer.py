@@ -85,15 +85,11 @@ class LogSealer:
 
     async def seal_all(self) -> int:
         """Give every event that is waiting now its place; how many. Raises as `seal` does."""
-        sealed = count = await self.seal_some()
+        sealed = count = await self.seal()
         while count == MAX_BATCH:
             count = await self.seal()
             sealed += count
         return sealed
-
-    async def seal_some(self) -> int:
-        """Like `seal`, but where no event waits, nobody is kept from writing."""
-        return await self.seal() if await self._rows.unsealed() else 0
 
     async def seal(self) -> int:
         """Give at most `MAX_BATCH` events their places and sign the new head; how many.
@@ -109,12 +105,12 @@ class LogSealer:
 
     def _put(self, sealing: Sealing, signer: _Signer) -> tuple[StoredCheckpoint | None, int]:
         """The new head, and how many events are new below it; no head where there are none."""
-        present = edge(sealing.size)
-        tiles = sealing.tiles(present)
-        _check(sealing, tiles, signer.verifier)
         leaves = sealing.take(MAX_BATCH)
         if not leaves:
             return None, 0
+        present = edge(sealing.size)
+        tiles = sealing.tiles(present)
+        _check(sealing, tiles, signer.verifier)
         changed = grown(sealing.size, tiles, leaves)
         head = self._head(sealing.size + len(leaves), tiles | changed, signer)
         sealing.write(changed, present, head)

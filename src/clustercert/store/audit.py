@@ -4,6 +4,8 @@ Events are written by whatever they are about; see `events`. A place (leaf index
 """
 
 import contextlib
+import json
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,10 +17,11 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    case,
     delete,
-    func,
     insert,
     select,
+    text,
     tuple_,
     update,
 )
@@ -27,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from clustercert.merkle import TileId
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.database import Change, Database
 
 T = TypeVar("T")
 
@@ -96,24 +99,30 @@ class StoredEvent:
 
 
 class Sealing:
-    """One transaction that puts events into the log; see `AuditRows.seal`. Whoever has it, has it alone.
+    """What puts events into the log: how it is and what waits, in one snapshot; then the changes to make of that.
+
+    See `AuditRows.seal`.
 
     Attributes:
         size: the log's, before.
+        changes: in this order, in one transaction, they grow the log, or fail where it is of another size by then.
     """
 
-    def __init__(self, connection: Connection, size: int) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.size = size
+        self.size: int = connection.execute(_SIZE).scalar_one()
+        self.changes: list[Change] = []
+        self._taken: list[int] = []
 
     def take(self, limit: int) -> list[bytes]:
-        """Give at most `limit` events their places behind the last one; their commitments in this order.
+        """The first events, at most `limit`, that have no place yet: their commitments in the order of their places.
 
         The order is that of the ids, of what is committed by now: what is committed later gets a later place, even
         where its id is smaller.
         """
-        placed = self._connection.execute(_TAKE, {"at_most": limit, "first": self.size})
-        return [commitment for _, commitment in sorted((place, commitment) for place, commitment in placed)]
+        waiting = self._connection.execute(_WAITING, {"at_most": limit}).all()
+        self._taken = [number for number, _ in waiting]
+        return [commitment for _, commitment in waiting]
 
     def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
         """Those of the tiles that there are."""
@@ -126,41 +135,51 @@ class Sealing:
     def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
     ) -> None:
-        """Write the tiles that changed, of which some are `present` already, and the new head."""
+        """Place what was taken, with the tiles that change, of which some are `present` already, and the new head."""
         there = set(present)
-        values = [
-            {"at_level": tile.level, "at_index": tile.index, "holds": hashes}
-            for tile, hashes in tiles.items()
+        place = _PLACE[self._connection.dialect.name]
+        self.changes = [
+            # The first one: another process that seals waits at this row, and then finds another size.
+            (_GROW, {"size_before": self.size, "size_after": checkpoint.size}),
+            (place, {"first": self.size, "ids": json.dumps(self._taken)}),
+            *[
+                (
+                    _REPLACE_TILE if tile in there else _ADD_TILE,
+                    {"at_level": tile.level, "at_index": tile.index, "holds": hashes},
+                )
+                for tile, hashes in tiles.items()
+            ],
+            (_ADD_CHECKPOINT, asdict(checkpoint)),
         ]
-        old = [value for tile, value in zip(tiles, values, strict=True) if tile in there]
-        new = [value for tile, value in zip(tiles, values, strict=True) if tile not in there]
-        if old:
-            self._connection.execute(_REPLACE_TILE, old)
-        if new:
-            self._connection.execute(_ADD_TILE, new)
-        self._connection.execute(_ADD_CHECKPOINT, asdict(checkpoint))
-        self._connection.execute(_GROW, {"grown_to": checkpoint.size})
 
 
 # What each sealing says, made once: to make it takes longer than to run it.
-_waiting = (
-    select(_event.c.id, (func.row_number().over(order_by=_event.c.id) - 1).label("place"))
+_WAITING = (
+    select(_event.c.id, _event.c.commitment)
     .where(_event.c.leaf_index.is_(None))
     .order_by(_event.c.id)
     .limit(bindparam("at_most", type_=Integer))
-    .subquery("waiting")
 )
-_TAKE = (
-    update(_event)
-    .where(_event.c.id == _waiting.c.id)
-    .values(leaf_index=bindparam("first", type_=BigInteger) + _waiting.c.place)
-    .returning(_event.c.leaf_index, _event.c.commitment)
+# The events by their ids, an array in JSON, so that it is one statement however many they are.
+_PLACE = {
+    "sqlite": text(
+        "UPDATE audit_event SET leaf_index = :first + given.key FROM json_each(:ids) AS given"
+        " WHERE audit_event.id = given.value"
+    ),
+    "postgresql": text(
+        "UPDATE audit_event SET leaf_index = CAST(:first AS bigint) + given.place - 1"
+        " FROM json_array_elements_text(CAST(CAST(:ids AS text) AS json)) WITH ORDINALITY AS given (event_id, place)"
+        " WHERE audit_event.id = CAST(given.event_id AS bigint)"
+    ),
+}
+_SIZE = select(_log.c.size)
+# A size can't be NULL: where it isn't the one that was read, the whole transaction is refused.
+_GROW = update(_log).values(
+    size=case((_log.c.size == bindparam("size_before"), bindparam("size_after", type_=BigInteger)))
 )
-_SIZE = select(_log.c.size).with_for_update()
 _NEWEST = select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
 _TILES = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(bindparam("wanted", expanding=True)))
 _ADD_CHECKPOINT = insert(_checkpoint)
-_GROW = update(_log).values(size=bindparam("grown_to"))
 _HOLDS: dict[str, object] = {"hashes": bindparam("holds")}
 _REPLACE_TILE = (
     update(_tile)
@@ -188,25 +207,32 @@ class AuditRows:
             async with self._database.write(event) as connection:
                 await connection.execute(insert(_log).values(id=LOG, **asdict(log)))
 
-    async def unsealed(self) -> bool:
-        """Whether any event waits for its place."""
-        # In the order of the index, so that no planner reads the table from its beginning instead.
-        waiting = select(_event.c.id).where(_event.c.leaf_index.is_(None))
-        query = waiting.order_by(_event.c.id).limit(1)
-        async with self._database.read() as connection:
-            return (await connection.execute(query)).first() is not None
-
     async def seal(self, put: Callable[[Sealing], T]) -> T:
-        """What `put` returns, in a transaction that puts events into the log. Others who do that wait for its end.
+        """What `put` returns, once what it would have changed is durable. It is called again where others were faster.
 
-        The log has to have been begun. Raises Unavailable, or what `put` raises, and nothing of it has happened then.
+        Nobody is kept from writing while it reads and thinks. The log has to have been begun. Raises Unavailable, or
+        what `put` raises, and nothing of it has happened then.
         """
 
-        def work(connection: Connection) -> T:
-            size = connection.execute(_SIZE).scalar_one()
-            return put(Sealing(connection, size))
+        def sealing(connection: Connection) -> tuple[Sealing, T]:
+            begun = Sealing(connection)
+            return begun, put(begun)
 
-        return await self._database.transact(work)
+        while True:
+            async with self._database.read() as connection:
+                begun, result = await connection.run_sync(sealing)
+            try:
+                await self._database.apply(begun.changes)
+            except (IntegrityError, sqlite3.IntegrityError):
+                if await self._size() == begun.size:
+                    raise
+            else:
+                return result
+
+    async def _size(self) -> int:
+        async with self._database.read() as connection:
+            size: int = (await connection.execute(_SIZE)).scalar_one()
+            return size
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
         """The newest checkpoint, or the one of a certain size, where it is kept."""

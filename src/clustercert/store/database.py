@@ -9,11 +9,11 @@ transaction by itself. A commit returns when it is on disk.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Insert, select, text, update
+from sqlalchemy import Executable, Insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,9 +35,10 @@ from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
 from clustercert.store.scribe.link import Scribe
 from clustercert.store.turn import Turn
-from clustercert.store.writer import NotBegun, Prepared, Statement, Writer
+from clustercert.store.writer import NotBegun, Prepared, PreparedChange, Statement, Writer
 
-T = TypeVar("T")
+Change = tuple[Executable, Mapping[str, Any]]
+"""A statement that changes rows, and its parameters."""
 
 # The others are for readers.
 _WRITERS = POOL_SIZE // 2
@@ -70,7 +71,7 @@ class Database:
         statement_seconds: float = STATEMENT_SECONDS,
         scribe: Path | None = None,
     ) -> None:
-        """`scribe` is the Unix socket of the process that inserts into an SQLite file, if there is one."""
+        """`scribe` is the Unix socket of the process that writes into an SQLite file, if there is one."""
         self.url = make_url(url)
         self.engine = new_engine(self.url, busy_seconds, statement_seconds)
         self._busy_seconds = busy_seconds
@@ -88,6 +89,7 @@ class Database:
         )
         self._scribe = Scribe(scribe) if scribe is not None else None
         self._prepared: dict[Insert, Prepared] = {}
+        self._prepared_changes: dict[Executable, PreparedChange] = {}
         # Of PostgreSQL: without BEGIN and COMMIT, each statement is a transaction.
         self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._at_once: dict[tuple[Insert, ...], AtOnce] = {}
@@ -154,31 +156,35 @@ class Database:
             if (known := self._prepared.get(insert)) is None:
                 known = self._prepared[insert] = Prepared(insert, list(rows[0]))
             statements.append(known.of(rows))
+        await self._write_into_file(thread, statements)
 
-        def work(connection: Connection) -> None:
-            for statement in statements:
-                connection.exec_driver_sql(*statement)
-
-        if self._scribe is not None and await self._scribe.reached():
-            with _failures_of_beginning_translated(), _failures_translated():
-                await self._scribe.insert(statements, self._busy_seconds)
-        else:
-            await self._by_thread(thread, work)
-
-    async def transact(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns, once all that it did in one write transaction is durable.
-
-        For several statements that depend on each other. Into an SQLite file they are written by a thread, so that its
-        other writers don't wait for this process's event loop as well. Raises Unavailable, or what `work` raises.
-        """
-        if self._writer_thread is not None:
-            return await self._by_thread(self._writer_thread, work)
-        async with self.write() as connection:
-            return await connection.run_sync(work)
-
-    async def _by_thread(self, thread: Writer, work: Callable[[Connection], T]) -> T:
+    async def _write_into_file(self, thread: Writer, statements: Sequence[Statement]) -> None:
         with _failures_of_beginning_translated(), _failures_translated():
-            return await thread.transact(work, self._busy_seconds)
+            if self._scribe is not None and await self._scribe.reached():
+                await self._scribe.write(statements, self._busy_seconds)
+            else:
+                await thread.write(statements, self._busy_seconds)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes that nobody can have cached, in this order in one transaction; return when they are durable.
+
+        Into an SQLite file they go by the way that inserts go. The statements are kept for the next time, so they must
+        be few. Raises Unavailable; lets through what refuses a row.
+        """
+        if not changes:
+            return
+        if self._writer_thread is not None:
+            statements = [self._prepared_change(change).of(values) for change, values in changes]
+            await self._write_into_file(self._writer_thread, statements)
+        else:
+            async with self.write() as connection:
+                for change, values in changes:
+                    await connection.execute(change, values)
+
+    def _prepared_change(self, change: Executable) -> PreparedChange:
+        if (known := self._prepared_changes.get(change)) is None:
+            known = self._prepared_changes[change] = PreparedChange(change)
+        return known
 
     @contextlib.asynccontextmanager
     async def change(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:

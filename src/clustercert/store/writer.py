@@ -13,9 +13,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import JSON, Connection, Engine, Insert
+from sqlalchemy import JSON, Engine, Executable, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
@@ -23,7 +23,8 @@ from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.tables import Utc, as_json
 from clustercert.store.turn import Turn
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 _DIALECT = sqlite_dialect(paramstyle="qmark")
 # A thread that can't end, because another process holds the turn, is left to end with this one.
@@ -60,6 +61,24 @@ class Prepared:
         )
 
 
+class PreparedChange:
+    """A statement that changes rows in an SQLite file as text, and what makes its values of its parameters."""
+
+    def __init__(self, statement: Executable) -> None:
+        compiled = cast("SQLCompiler", statement.compile(dialect=_DIALECT))  # type: ignore[attr-defined]
+        self._text = compiled.string
+        self._values = [(name, _conversion(compiled.binds[name].type)) for name in compiled.positiontup or ()]
+
+    def of(self, parameters: Mapping[str, Any]) -> Statement:
+        """The statement with these parameters."""
+        return self._text, tuple(
+            [
+                parameters[name] if convert is None else convert(parameters[name])
+                for name, convert in self._values
+            ]
+        )
+
+
 def _conversion(kind: object) -> Callable[[Any], object] | None:
     if isinstance(kind, Utc):
         return _time
@@ -84,29 +103,27 @@ class Writer:
         self._engine = engine
         self._turn = turn
         self._checkpointer = checkpointer
-        self._jobs: queue.SimpleQueue[tuple[Callable[[Connection], Any], Future[Any]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._jobs: queue.SimpleQueue[tuple[Sequence[Statement], Future[None]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # By its connection, in all its life.
         self._rows_changed = 0
 
-    async def transact(self, work: Callable[[Connection], T], begin_seconds: float) -> T:
-        """What `work` returns, once all that it did is durable: it runs in the thread, in one transaction.
+    async def write(self, statements: Sequence[Statement], begin_seconds: float) -> None:
+        """Run statements in the thread, in one transaction; return once what they did is durable.
 
-        Raises NotBegun, or what the work or the database raises.
+        Raises NotBegun, or what the database raises.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
             self._thread.start()
-        job: Future[T] = Future()
-        self._jobs.put((work, job))
+        job: Future[None] = Future()
+        self._jobs.put((statements, job))
         done = asyncio.wrap_future(job)
         await asyncio.wait((done,), timeout=begin_seconds)
         # What runs already can't be called off; a commit ends when the disk has it.
         if job.cancel():
             raise NotBegun from TimeoutError("the turn to write did not come")
-        return await done
+        await done
 
     async def close(self) -> None:
         """End the thread, unless another process keeps it waiting."""
@@ -117,11 +134,12 @@ class Writer:
 
     def _run(self) -> None:
         while (task := self._jobs.get()) is not None:
-            work, job = task
+            statements, job = task
             try:
                 with self._turn.held():
                     if job.set_running_or_notify_cancel():
-                        job.set_result(self._transacted(work))
+                        self._transact(statements)
+                        job.set_result(None)
                 self._checkpointer.changed(self._rows_changed)
             except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
                 # It may be called off at this very moment.
@@ -130,14 +148,14 @@ class Writer:
         self._checkpointer.close()
         self._engine.dispose()
 
-    def _transacted(self, work: Callable[[Connection], T]) -> T:
+    def _transact(self, statements: Sequence[Statement]) -> None:
         with contextlib.ExitStack() as stack:
             try:
                 connection = stack.enter_context(self._engine.connect())
                 stack.enter_context(connection.begin())
             except DBAPIError as failure:
                 raise NotBegun from failure
-            result = work(connection)
+            for statement in statements:
+                connection.exec_driver_sql(*statement)
             driver_connection = connection.connection.driver_connection
             self._rows_changed = driver_connection.total_changes if driver_connection is not None else 0
-            return result

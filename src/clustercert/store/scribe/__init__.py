@@ -1,4 +1,4 @@
-"""The scribe: the one process that inserts into an SQLite file for all workers of a server.
+"""The scribe: the one process that writes certificates and events into an SQLite file for all workers of a server.
 
 In a worker's own thread each step of a transaction waits for an interpreter that is busy with requests, while the
 others who want to write wait for the transaction; and each worker has transactions of its own. What reaches the scribe

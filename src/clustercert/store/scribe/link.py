@@ -34,7 +34,7 @@ class Scribe:
                 await self._connect()
         return self._link is not None
 
-    async def insert(self, statements: Sequence[Statement], begin_seconds: float) -> None:
+    async def write(self, statements: Sequence[Statement], begin_seconds: float) -> None:
         """Return once all is durable, in one transaction, which others may share.
 
         Raises NotBegun, also for a scribe that doesn't answer; what the driver raised; OSError where the scribe went
