@@ -133,6 +133,8 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=busy_seconds,
+        # The one that was used last has its statements prepared and what they read in memory.
+        pool_use_lifo=True,
         hide_parameters=True,
         connect_args={"timeout": busy_seconds},
     )
