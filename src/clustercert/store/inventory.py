@@ -19,6 +19,7 @@ from sqlalchemy import (
     literal,
     not_,
     select,
+    tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -140,7 +141,9 @@ class InventoryRows:
         """A page of those that are wanted, of ids under `before`. Looks at so many rows at most as were said."""
         all_of_it = {name: getattr(wanted, name) for name in _CONDITIONS}
         asked = {name: value for name, value in all_of_it.items() if value not in (None, False)}
-        end_of_walk, matching = _statements(frozenset(asked), wanted.state)
+        end_of_walk, matching = _statements(
+            frozenset(asked), wanted.state, by_rows=self._database.url.get_backend_name() != "sqlite"
+        )
         values = {**asked, "now": now, "before": before if before is not None else NO_ID}
         async with self._database.read() as connection:
             # The id of the last row that may be looked at; None where there are fewer.
@@ -214,22 +217,48 @@ _WALKED = ("user_id", "cluster_id", "project_id")
 
 
 @lru_cache(maxsize=128)
-def _statements(asked: frozenset[str], state: State | None) -> tuple[Select[int], Select[Any]]:
+def _statements(
+    asked: frozenset[str], state: State | None, *, by_rows: bool
+) -> tuple[Select[int], Select[Any]]:
     """Where the walk of a list with these conditions ends, and what it finds.
 
-    Kept, since putting them together costs more than running them.
+    Kept, since putting them together costs more than running them. `by_rows` as `_walk` has it.
     """
-    newest_first = _certificate.c.id.desc()
-    walked = [_CONDITIONS[name] for name in _WALKED if name in asked][:1]
-    walked.append(_certificate.c.id < bindparam("before"))
-    end = select(_certificate.c.id).where(*walked).order_by(newest_first).limit(1)
-    filters = [condition for name, condition in _CONDITIONS.items() if name in asked]
-    walked.append(_certificate.c.id >= bindparam("lowest"))
-    matching = listed_query().where(*walked, *filters, *_STATES[state]).order_by(newest_first)
+    walked = next((name for name in _WALKED if name in asked), None)
+    start, end, newest_first = _walk(walked, by_rows=by_rows)
+    # The bounds of a walk by rows have its own condition in them, and by itself it would let the planner stray.
+    filters = [
+        _CONDITIONS[name] for name in _CONDITIONS if name in asked and not (by_rows and name == walked)
+    ]
+    last = select(_certificate.c.id).where(start).order_by(*newest_first).limit(1)
+    matching = listed_query().where(start, end, *filters, *_STATES[state]).order_by(*newest_first)
     return (
-        end.offset(bindparam("skipped", type_=Integer)),
+        last.offset(bindparam("skipped", type_=Integer)),
         matching.limit(bindparam("limit", type_=Integer)),
     )
+
+
+def _walk(
+    walked: str | None, *, by_rows: bool
+) -> tuple[ColumnElement[bool], ColumnElement[bool], tuple[ColumnElement[Any], ...]]:
+    """What is walked, of the certificates or of an index of theirs, how far, and in which order.
+
+    `by_rows` compares rows of two columns, in whose order nothing but that index is. Given an equality and a range of
+    ids, PostgreSQL takes a range for small whose ends it doesn't know, and walks all certificates in it instead. SQLite
+    has no such doubts, but walks a range of rows from its end.
+    """
+    number = _certificate.c.id
+    before, lowest = (bindparam(name, type_=number.type) for name in ("before", "lowest"))
+    if walked is None:
+        return number < before, number >= lowest, (number.desc(),)
+    if not by_rows:
+        condition = _CONDITIONS[walked]
+        return and_(condition, number < before), number >= lowest, (number.desc(),)
+    column = _certificate.c[walked]
+    value = bindparam(walked, type_=column.type)
+    row = tuple_(column, number)
+    start = and_(row < tuple_(value, before), row >= tuple_(value, literal(FIRST_ID, number.type)))
+    return start, row >= tuple_(value, lowest), (column.desc(), number.desc())
 
 
 def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
