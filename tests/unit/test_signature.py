@@ -384,3 +384,14 @@ def test_a_timestamp_is_read_as_utc() -> None:
 def test_a_timestamp_of_any_other_form_is_refused(timestamp: str) -> None:
     with pytest.raises(BadSignature, match="X-Sdk-Date"):
         parse_timestamp(timestamp)
+
+
+@given(st.binary(max_size=200))
+@example(b"k" * 64)
+@example(b"k" * 65)
+def test_it_is_the_librarys_hmac_whatever_the_length_of_the_secret(secret: bytes) -> None:
+    signed = parts(headers=(("x-sdk-date", DATE),))
+    (canonical,) = canonical_requests(signed, "flat")
+    to_sign = f"SDK-HMAC-SHA256\n{DATE}\n{sha256(canonical).hexdigest()}".encode()
+    authorization = sign(signed, CREDENTIALS["flat"], secret)
+    assert authorization.endswith(f"Signature={digest(secret, to_sign, 'sha256').hex()}")
