@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from clustercert import metrics
+from clustercert.background import in_step
 from clustercert.certificate import CheckedLeaf, check_leaf, der_fingerprint, new_serial, serial_text
 from clustercert.errors import (
     ClustercertError,
@@ -107,10 +108,13 @@ class Issuance:
         cluster = await self._cluster(caller, project_id, cluster_id)
         now = self.now()
         grant = self.policy.decide(caller, cluster, ask, now)
+        await in_step()
         private_key = None if ask.public_key else await self.keys.new_key()
         public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
         request = self._request(cluster, grant, public_key)
+        await in_step()
         chain = await self._signer(cluster).sign(request)
+        await in_step()
         leaf = check_leaf(chain, request)
         record, event = _trace(caller, ask, request, cluster, leaf, now)
         async with self.credential_groups.bound(cluster, record):

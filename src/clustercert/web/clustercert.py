@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from clustercert.background import in_step
 from clustercert.errors import ClustercertError, InvalidRequest, MethodNotAllowed
 from clustercert.kubeconfig import render as kubeconfig
 from clustercert.kubeconfig import to_json, to_yaml
@@ -113,6 +114,7 @@ async def answer(
 ) -> Response:
     """Size, caller, meaning, then the use case: in this order. Without a shape it is the GET form."""
     raw = await raw_body(request, services)
+    await in_step()
     caller = await authenticated(request, raw, services)
     if shape is None and not services.options.get_clustercert:
         raise MethodNotAllowed("The GET form is switched off here. Use POST with a duration.", allow=["POST"])
@@ -137,6 +139,7 @@ async def answer(
         body, media_type = to_yaml(kubeconfig(issued, insecure_external=insecure_external)).encode(), b"yaml"
     else:
         body, media_type = to_json(issued, insecure_external=insecure_external), b"json"
+    await in_step()
     return render.Rendered(body, _headers(issued, media_type))
 
 
