@@ -9,11 +9,11 @@ transaction by itself. A commit returns when it is on disk.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, Insert, select, text, update
+from sqlalchemy import Insert, TextClause, UpdateBase, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,9 +35,9 @@ from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
 from clustercert.store.scribe.link import Scribe
 from clustercert.store.turn import Turn
-from clustercert.store.writer import NotBegun, Prepared, PreparedChange, Statement, Writer
+from clustercert.store.writer import NotBegun, Prepared, Statement, Writer
 
-Change = tuple[Executable, Mapping[str, Any]]
+Change = tuple[UpdateBase | TextClause, Mapping[str, Any]]
 """A statement that changes rows, and its parameters."""
 
 # The others are for readers.
@@ -88,8 +88,7 @@ class Database:
             else None
         )
         self._scribe = Scribe(scribe) if scribe is not None else None
-        self._prepared: dict[Insert, Prepared] = {}
-        self._prepared_changes: dict[Executable, PreparedChange] = {}
+        self._prepared: dict[UpdateBase | TextClause, Prepared] = {}
         # Of PostgreSQL: without BEGIN and COMMIT, each statement is a transaction.
         self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._at_once: dict[tuple[Insert, ...], AtOnce] = {}
@@ -126,7 +125,7 @@ class Database:
         if not inserts:
             return
         if self._writer_thread is not None:
-            await self._insert_into_file(self._writer_thread, inserts)
+            await self._write_into_file(self._writer_thread, inserts)
         else:
             await self._insert_at_once(inserts)
 
@@ -148,17 +147,16 @@ class Database:
                 raise
             raise NothingBegun(failure.message) from failure.__cause__
 
-    async def _insert_into_file(
-        self, thread: Writer, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]
+    async def _write_into_file(
+        self,
+        thread: Writer,
+        changes: Iterable[tuple[UpdateBase | TextClause, Sequence[Mapping[str, object]]]],
     ) -> None:
         statements: list[Statement] = []
-        for insert, rows in inserts:
-            if (known := self._prepared.get(insert)) is None:
-                known = self._prepared[insert] = Prepared(insert, list(rows[0]))
+        for change, rows in changes:
+            if (known := self._prepared.get(change)) is None:
+                known = self._prepared[change] = Prepared(change, list(rows[0]))
             statements.append(known.of(rows))
-        await self._write_into_file(thread, statements)
-
-    async def _write_into_file(self, thread: Writer, statements: Sequence[Statement]) -> None:
         with _failures_of_beginning_translated(), _failures_translated():
             if self._scribe is not None and await self._scribe.reached():
                 await self._scribe.write(statements, self._busy_seconds)
@@ -174,17 +172,13 @@ class Database:
         if not changes:
             return
         if self._writer_thread is not None:
-            statements = [self._prepared_change(change).of(values) for change, values in changes]
-            await self._write_into_file(self._writer_thread, statements)
+            await self._write_into_file(
+                self._writer_thread, [(change, [values]) for change, values in changes]
+            )
         else:
             async with self.write() as connection:
                 for change, values in changes:
                     await connection.execute(change, values)
-
-    def _prepared_change(self, change: Executable) -> PreparedChange:
-        if (known := self._prepared_changes.get(change)) is None:
-            known = self._prepared_changes[change] = PreparedChange(change)
-        return known
 
     @contextlib.asynccontextmanager
     async def change(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:

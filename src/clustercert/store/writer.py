@@ -13,18 +13,15 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from sqlalchemy import JSON, Engine, Executable, Insert
+from sqlalchemy import JSON, Engine, Insert, TextClause, UpdateBase
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 
 from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.tables import Utc, as_json
 from clustercert.store.turn import Turn
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql.compiler import SQLCompiler
 
 _DIALECT = sqlite_dialect(paramstyle="qmark")
 # A thread that can't end, because another process holds the turn, is left to end with this one.
@@ -36,44 +33,27 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 class Prepared:
-    """An INSERT into an SQLite file as text, and what makes its values of a row."""
+    """A statement on an SQLite file as text, and what makes its values of its parameters."""
 
-    def __init__(self, statement: Insert, columns: Sequence[str]) -> None:
-        # What is refused ends the whole transaction, so that SQLite needn't remember how to undo the statement alone.
-        statement = statement.prefix_with("OR ROLLBACK")
-        compiled = statement.compile(dialect=_DIALECT, column_keys=list(columns))
-        types = {column.name: column.type for column in statement.table.c}
-        self._head, _, self._row = compiled.string.partition(" VALUES ")
-        self._values = [(name, _conversion(types[name])) for name in compiled.positiontup or ()]
+    def __init__(self, statement: UpdateBase | TextClause, names: Sequence[str]) -> None:
+        """`names` are those of its parameters; of an INSERT without values of its own, those of its columns."""
+        if isinstance(statement, Insert):
+            # What is refused ends the whole transaction, so that SQLite needn't remember how to undo this alone.
+            statement = statement.prefix_with("OR ROLLBACK")
+        compiled = statement.compile(dialect=_DIALECT, column_keys=list(names))
+        self._text, _, self._row = compiled.string.partition(" VALUES ")
+        self._values = [(name, _conversion(compiled.binds[name].type)) for name in compiled.positiontup or ()]
 
     def of(self, rows: Sequence[Mapping[str, Any]]) -> Statement:
-        """One statement for all rows.
+        """One statement for all rows, of which there is one alone where it isn't an INSERT.
 
         For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
         """
-        text = f"{self._head} VALUES {', '.join([self._row] * len(rows))}"
+        text = f"{self._text} VALUES {', '.join([self._row] * len(rows))}" if self._row else self._text
         return text, tuple(
             [
                 row[name] if convert is None else convert(row[name])
                 for row in rows
-                for name, convert in self._values
-            ]
-        )
-
-
-class PreparedChange:
-    """A statement that changes rows in an SQLite file as text, and what makes its values of its parameters."""
-
-    def __init__(self, statement: Executable) -> None:
-        compiled = cast("SQLCompiler", statement.compile(dialect=_DIALECT))  # type: ignore[attr-defined]
-        self._text = compiled.string
-        self._values = [(name, _conversion(compiled.binds[name].type)) for name in compiled.positiontup or ()]
-
-    def of(self, parameters: Mapping[str, Any]) -> Statement:
-        """The statement with these parameters."""
-        return self._text, tuple(
-            [
-                parameters[name] if convert is None else convert(parameters[name])
                 for name, convert in self._values
             ]
         )
