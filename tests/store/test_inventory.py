@@ -376,7 +376,7 @@ async def test_no_list_sorts_or_reads_the_whole_ledger(database: Database, store
         for word in ("SCAN certificate", "TEMP B-TREE", "Seq Scan on certificate"):
             assert word not in plan, f"{statement}\n{plan}"
         # Where PostgreSQL expects a row or two it may sort them: those of the page, which are bounded by id.
-        assert "Sort" not in plan or re.search(r"\(id >= |, id\) >= ROW\(.*'\d{3,}'::bigint", plan), (
+        assert "Sort" not in plan or re.search(r"\(id >= |, id\) >= ROW\([^)]*'\d{3,}'::bigint", plan), (
             f"{statement}\n{plan}"
         )
     # What they look at is bounded, whatever they find.

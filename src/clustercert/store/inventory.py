@@ -226,10 +226,8 @@ def _statements(
     """
     walked = next((name for name in _WALKED if name in asked), None)
     start, end, newest_first = _walk(walked, by_rows=by_rows)
-    # The bounds of a walk by rows have its own condition in them, and by itself it would let the planner stray.
-    filters = [
-        _CONDITIONS[name] for name in _CONDITIONS if name in asked and not (by_rows and name == walked)
-    ]
+    # What is walked says its own condition, which by itself would let PostgreSQL's planner stray from it.
+    filters = [condition for name, condition in _CONDITIONS.items() if name in asked and name != walked]
     last = select(_certificate.c.id).where(start).order_by(*newest_first).limit(1)
     matching = listed_query().where(start, end, *filters, *_STATES[state]).order_by(*newest_first)
     return (
