@@ -144,8 +144,6 @@ def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
     return serial, unverified_der[bits + 1 :]
 
 
-# Asked for twice of each leaf: to sign it, and to compare what was signed.
-@functools.lru_cache(maxsize=64)
 def key_identifier(spki: bytes) -> bytes:
     """SHA-1 of the key's bits, RFC 5280 4.2.1.2 method (1), from a SubjectPublicKeyInfo in DER."""
     if spki.startswith(_P256_HEAD):
