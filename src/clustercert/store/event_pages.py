@@ -9,16 +9,20 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy import ColumnElement, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnCollection
 
 from clustercert.store import tables
 from clustercert.store.audit import StoredEvent
 from clustercert.store.database import Database
+from clustercert.store.walk import BEHIND_ALL, FIRST, Walk, by_rows, walk
 
 _event, _checkpoint = tables.audit_event, tables.audit_checkpoint
 _COLUMNS = [_event.c[field.name] for field in fields(StoredEvent)]
+
+# As the indexes say it: PostgreSQL doesn't see that it follows from a comparison of rows.
+_HAS_PLACE = _event.c.leaf_index.is_not(None)
 
 # A page looks at no more events than this, however few of them it finds: it costs the same whatever is asked for.
 SCANNED = 10_000
@@ -86,29 +90,42 @@ class EventPages:
     ) -> EventPage:
         """At most `limit` events, behind the cursor in the order that is asked for."""
         async with self._database.read() as connection:
-            scope = await _scope(connection, wanted, cursor, newest_first=newest_first)
+            first, behind = await _places(connection, wanted, cursor, newest_first=newest_first)
+            scope = _scope(wanted.project_id, first, behind, by_rows=by_rows(self._database))
             found = await _found(connection, scope, wanted, limit, newest_first=newest_first)
             if len(found) == limit:
                 return EventPage(found, found[-1].leaf_index)
-            looked_at = scope.with_only_columns(_event.c.leaf_index).offset(SCANNED - 1).limit(1)
+            looked_at = (
+                select(_event.c.leaf_index)
+                .where(_HAS_PLACE, scope.condition)
+                .order_by(*scope.order(_event, newest_first=newest_first))
+                .offset(SCANNED - 1)
+                .limit(1)
+            )
             return EventPage(found, (await connection.execute(looked_at)).scalar())
 
 
-async def _scope(
+async def _places(
     connection: AsyncConnection, wanted: EventFilter, cursor: int | None, *, newest_first: bool
-) -> Select[tuple[object, ...]]:
-    """The events to look at, in order, as an index has them."""
-    place = _event.c.leaf_index
-    query = select(*_COLUMNS).where(place.is_not(None))
-    if wanted.project_id is not None:
-        query = query.where(_event.c.project_id == wanted.project_id)
-    if cursor is not None:
-        query = query.where(place < cursor if newest_first else place > cursor)
-    if (start := await _sealed_by(connection, wanted.since)) is not None:
-        query = query.where(place >= start)
-    if (end := await _sealed_after(connection, wanted.until)) is not None:
-        query = query.where(place < end)
-    return query.order_by(place.desc() if newest_first else place)
+) -> tuple[int, int]:
+    """Where in the log to look: from the first place to before the second."""
+    first, behind = FIRST, BEHIND_ALL
+    if (size := await _sealed_by(connection, wanted.since)) is not None:
+        first = size
+    if (size := await _sealed_after(connection, wanted.until)) is not None:
+        behind = size
+    if cursor is not None and newest_first:
+        behind = min(behind, cursor)
+    elif cursor is not None:
+        first = max(first, cursor + 1)
+    return first, behind
+
+
+def _scope(project_id: str | None, first: int, behind: int, *, by_rows: bool) -> Walk:
+    """The events to look at, as an index has them."""
+    place, project = _event.c.leaf_index, _event.c.project_id
+    owned = None if project_id is None else (project, literal(project_id, project.type))
+    return walk(place, literal(first, place.type), literal(behind, place.type), owned, by_rows=by_rows)
 
 
 async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
@@ -128,19 +145,19 @@ async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> i
 
 
 async def _found(
-    connection: AsyncConnection,
-    scope: Select[tuple[object, ...]],
-    wanted: EventFilter,
-    limit: int,
-    *,
-    newest_first: bool,
+    connection: AsyncConnection, scope: Walk, wanted: EventFilter, limit: int, *, newest_first: bool
 ) -> tuple[StoredEvent, ...]:
-    looked_at = scope.limit(SCANNED).subquery("looked_at")
-    place = looked_at.c.leaf_index
+    looked_at = (
+        select(*_COLUMNS)
+        .where(_HAS_PLACE, scope.condition)
+        .order_by(*scope.order(_event, newest_first=newest_first))
+        .limit(SCANNED)
+        .subquery("looked_at")
+    )
     query = (
         select(looked_at)
         .where(true(), *_conditions(wanted, looked_at.c))
-        .order_by(place.desc() if newest_first else place)
+        .order_by(*scope.order(looked_at, newest_first=newest_first))
         .limit(limit)
     )
     return tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())

@@ -19,7 +19,6 @@ from sqlalchemy import (
     literal,
     not_,
     select,
-    tuple_,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -27,6 +26,7 @@ from clustercert.model import Revocation
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.revocations import is_revoked, revocation_of, stands_after
+from clustercert.store.walk import BEHIND_ALL, FIRST, by_rows, walk
 
 T = TypeVar("T")
 
@@ -38,9 +38,6 @@ State = Literal["live", "revoked", "expired"]
 # Rows of an index that a page looks at, whatever it finds there: what it costs at most does not depend on the
 # ledger's size.
 EXAMINED = 2000
-
-# What rows are numbered from, and a number above that of any.
-FIRST_ID, NO_ID = 1, 2**63 - 1
 
 # As many ids as stand in one statement.
 AT_ONCE = 500
@@ -138,18 +135,21 @@ class InventoryRows:
         self._examined = examined
 
     async def page(self, wanted: Wanted, now: datetime, *, limit: int, before: int | None = None) -> Page:
-        """A page of those that are wanted, of ids under `before`. Looks at so many rows at most as were said."""
+        """A page of those that are wanted, of ids under `before`.
+
+        Looks at so many rows at most as were said, or at as many as the page has.
+        """
         all_of_it = {name: getattr(wanted, name) for name in _CONDITIONS}
         asked = {name: value for name, value in all_of_it.items() if value not in (None, False)}
-        end_of_walk, matching = _statements(
-            frozenset(asked), wanted.state, by_rows=self._database.url.get_backend_name() != "sqlite"
-        )
-        values = {**asked, "now": now, "before": before if before is not None else NO_ID}
+        end_of_walk, matching = _statements(frozenset(asked), wanted.state, by_rows=by_rows(self._database))
+        values = {**asked, "now": now, "before": BEHIND_ALL if before is None else before, "lowest": FIRST}
+        # The id of the last row that may be looked at; None where there are fewer, or where all are wanted.
+        lowest = None
         async with self._database.read() as connection:
-            # The id of the last row that may be looked at; None where there are fewer.
-            values["skipped"] = self._examined - 1
-            lowest = (await connection.execute(end_of_walk, values)).scalar()
-            values |= {"lowest": lowest or FIRST_ID, "limit": limit + 1}
+            if end_of_walk is not None:
+                skipped = {"skipped": self._examined - 1}
+                lowest = (await connection.execute(end_of_walk, values | skipped)).scalar()
+            values |= {"lowest": lowest or FIRST, "limit": limit + 1}
             found = await explained(connection, (await connection.execute(matching, values)).all())
         if len(found) > limit:
             return Page(found[:limit], found[limit - 1].id)
@@ -219,44 +219,29 @@ _WALKED = ("user_id", "cluster_id", "project_id")
 @lru_cache(maxsize=128)
 def _statements(
     asked: frozenset[str], state: State | None, *, by_rows: bool
-) -> tuple[Select[int], Select[Any]]:
+) -> tuple[Select[int] | None, Select[Any]]:
     """Where the walk of a list with these conditions ends, and what it finds.
 
-    Kept, since putting them together costs more than running them. `by_rows` as `_walk` has it.
-    """
-    walked = next((name for name in _WALKED if name in asked), None)
-    start, end, newest_first = _walk(walked, by_rows=by_rows)
-    # What is walked says its own condition, which by itself would let PostgreSQL's planner stray from it.
-    filters = [condition for name, condition in _CONDITIONS.items() if name in asked and name != walked]
-    last = select(_certificate.c.id).where(start).order_by(*newest_first).limit(1)
-    matching = listed_query().where(start, end, *filters, *_STATES[state]).order_by(*newest_first)
-    return (
-        last.offset(bindparam("skipped", type_=Integer)),
-        matching.limit(bindparam("limit", type_=Integer)),
-    )
-
-
-def _walk(
-    walked: str | None, *, by_rows: bool
-) -> tuple[ColumnElement[bool], ColumnElement[bool], tuple[ColumnElement[Any], ...]]:
-    """What is walked, of the certificates or of an index of theirs, how far, and in which order.
-
-    `by_rows` compares rows of two columns, in whose order nothing but that index is. Given an equality and a range of
-    ids, PostgreSQL takes a range for small whose ends it doesn't know, and walks all certificates in it instead. SQLite
-    has no such doubts, but walks a range of rows from its end.
+    Where every row of the walk is wanted, the page's last one ends it, and there is nothing to ask. Kept, since putting
+    them together costs more than running them. `by_rows` as `walk` has it.
     """
     number = _certificate.c.id
     before, lowest = (bindparam(name, type_=number.type) for name in ("before", "lowest"))
-    if walked is None:
-        return number < before, number >= lowest, (number.desc(),)
-    if not by_rows:
-        condition = _CONDITIONS[walked]
-        return and_(condition, number < before), number >= lowest, (number.desc(),)
-    column = _certificate.c[walked]
-    value = bindparam(walked, type_=column.type)
-    row = tuple_(column, number)
-    start = and_(row < tuple_(value, before), row >= tuple_(value, literal(FIRST_ID, number.type)))
-    return start, row >= tuple_(value, lowest), (column.desc(), number.desc())
+    walked = next((name for name in _WALKED if name in asked), None)
+    # What is walked says its own condition, which by itself would let PostgreSQL's planner stray from it.
+    filters = [condition for name, condition in _CONDITIONS.items() if name in asked and name != walked]
+    filters += _STATES[state]
+    owned = None
+    if walked is not None:
+        owned = _certificate.c[walked], bindparam(walked, type_=_certificate.c[walked].type)
+    rows = walk(number, lowest, before, owned, by_rows=by_rows)
+    newest_first = rows.order(_certificate, newest_first=True)
+    matching = listed_query().where(rows.condition, *filters).order_by(*newest_first)
+    matching = matching.limit(bindparam("limit", type_=Integer))
+    if not filters:
+        return None, matching
+    last = select(number).where(rows.condition).order_by(*newest_first).limit(1)
+    return last.offset(bindparam("skipped", type_=Integer)), matching
 
 
 def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
