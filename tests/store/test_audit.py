@@ -10,6 +10,7 @@ from sqlalchemy import event as engine_events
 from sqlalchemy import insert
 
 import sealing
+from clustercert.audit.sealer import MAX_BATCH
 from clustercert.custody import write_new_kek_file
 from clustercert.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
 from clustercert.merkle import TileId, TilePath, leaf_hash
@@ -216,6 +217,34 @@ async def test_times_are_exact_though_the_log_is_looked_through_by_its_checkpoin
             assert await everything(log, wanted, limit=7, newest_first=True) == found[::-1]
 
 
+async def test_what_waited_for_an_hour_to_be_sealed_is_found_by_its_time(
+    store: Store, tmp_path: Path
+) -> None:
+    """More than is sealed at a time: the first checkpoint after it has only the beginning of it."""
+    write_new_kek_file(tmp_path / "kek")
+    late = NOW + timedelta(hours=1)
+    async with sealing.opened(store, tmp_path / "kek") as log:
+        await log.sealer.seal_all()
+        for _ in range(10):
+            await log.happen(MAX_BATCH, "waited")
+        async with log.database.write(*(replace(event("later"), at=late) for _ in range(MAX_BATCH))):
+            pass
+    sealed, step = MAX_BATCH, 0
+    while sealed == MAX_BATCH:
+        step += 1
+        async with sealing.opened(store, tmp_path / "kek", late + step * timedelta(seconds=1)) as log:
+            sealed = await log.sealer.seal()
+    async with sealing.opened(store, tmp_path / "kek") as log:
+        for kind, until, count in (
+            ("waited", NOW + timedelta(minutes=10), 10 * MAX_BATCH),
+            ("later", NOW + timedelta(minutes=10), 0),
+            ("later", late, MAX_BATCH),
+        ):
+            for newest_first in (True, False):
+                wanted = EventFilter(kind=kind, until=until)
+                assert len(await everything(log, wanted, newest_first=newest_first)) == count
+
+
 async def test_a_page_looks_at_a_bounded_number_of_events(log: Log) -> None:
     rows = [event_row(event("dull")) for _ in range(SCANNED + 500)]
     async with log.database.write() as connection:
@@ -229,6 +258,8 @@ async def test_a_page_looks_at_a_bounded_number_of_events(log: Log) -> None:
     second = await log.log.events(EventFilter(kind="rare"), cursor=first.cursor, newest_first=False, limit=10)
     assert [each.leaf_index for each in second.events] == [SCANNED + 503]
     assert second.cursor is None
+    behind_all = await log.log.events(EventFilter(), cursor=2**63 - 1, newest_first=False, limit=10)
+    assert (behind_all.events, behind_all.cursor) == ((), None)
     nothing = await log.log.events(EventFilter(kind="none"), cursor=None, newest_first=True, limit=10)
     assert (nothing.events, nothing.cursor) == ((), 504)
     assert await everything(log, EventFilter(kind="rare"), newest_first=True) == [SCANNED + 503, 2]

@@ -16,7 +16,7 @@ from sqlalchemy.sql import ColumnCollection
 from clustercert.store import tables
 from clustercert.store.audit import StoredEvent
 from clustercert.store.database import Database
-from clustercert.store.walk import BEHIND_ALL, FIRST, Walk, by_rows, walk
+from clustercert.store.walk import BEHIND_ALL, FIRST, Walk, compares_rows, walk
 
 _event, _checkpoint = tables.audit_event, tables.audit_checkpoint
 _COLUMNS = [_event.c[field.name] for field in fields(StoredEvent)]
@@ -91,7 +91,7 @@ class EventPages:
         """At most `limit` events, behind the cursor in the order that is asked for."""
         async with self._database.read() as connection:
             first, behind = await _places(connection, wanted, cursor, newest_first=newest_first)
-            scope = _scope(wanted.project_id, first, behind, by_rows=by_rows(self._database))
+            scope = _scope(wanted.project_id, first, behind, by_rows=compares_rows(self._database))
             found = await _found(connection, scope, wanted, limit, newest_first=newest_first)
             if len(found) == limit:
                 return EventPage(found, found[-1].leaf_index)
@@ -117,7 +117,7 @@ async def _places(
     if cursor is not None and newest_first:
         behind = min(behind, cursor)
     elif cursor is not None:
-        first = max(first, cursor + 1)
+        first = max(first, min(cursor + 1, BEHIND_ALL))
     return first, behind
 
 
@@ -137,11 +137,23 @@ async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int 
 
 
 async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """How large the log was after a time: what happened before it has a place within that."""
+    """A size of the log within which everything has its place that happened before a time."""
     if time is None or _LATEST - time < SLACK:
         return None
-    newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= time + SLACK)
-    return (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
+    late = time + SLACK
+    newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= late)
+    size: int | None = (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
+    # What has its place behind it happened after it, unless more had waited than is sealed at a time.
+    step = 1
+    while size is not None and (at := await _at(connection, size)) is not None and at <= late:
+        size, step = size + step, 2 * step
+    return size
+
+
+async def _at(connection: AsyncConnection, place: int) -> datetime | None:
+    """When the first event at or behind a place happened."""
+    query = select(_event.c.at).where(_event.c.leaf_index >= place).order_by(_event.c.leaf_index).limit(1)
+    return (await connection.execute(query)).scalar()
 
 
 async def _found(

@@ -26,7 +26,7 @@ from clustercert.model import Revocation
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.revocations import is_revoked, revocation_of, stands_after
-from clustercert.store.walk import BEHIND_ALL, FIRST, by_rows, walk
+from clustercert.store.walk import BEHIND_ALL, FIRST, compares_rows, walk
 
 T = TypeVar("T")
 
@@ -141,7 +141,9 @@ class InventoryRows:
         """
         all_of_it = {name: getattr(wanted, name) for name in _CONDITIONS}
         asked = {name: value for name, value in all_of_it.items() if value not in (None, False)}
-        end_of_walk, matching = _statements(frozenset(asked), wanted.state, by_rows=by_rows(self._database))
+        end_of_walk, matching = _statements(
+            frozenset(asked), wanted.state, by_rows=compares_rows(self._database)
+        )
         values = {**asked, "now": now, "before": BEHIND_ALL if before is None else before, "lowest": FIRST}
         # The id of the last row that may be looked at; None where there are fewer, or where all are wanted.
         lowest = None

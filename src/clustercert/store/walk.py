@@ -27,7 +27,7 @@ class Walk(NamedTuple):
         return [column.desc() if newest_first else column.asc() for column in columns]
 
 
-def by_rows(database: Database) -> bool:
+def compares_rows(database: Database) -> bool:
     """Whether walks in a database compare rows; see `walk`."""
     return database.url.get_backend_name() != "sqlite"
 
