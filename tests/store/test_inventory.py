@@ -8,14 +8,15 @@ from datetime import timedelta
 
 import pytest
 
-from clustercert.model import CertificateRecord
+from clustercert.inventory import AccessReports, Inventory
+from clustercert.model import CertificateRecord, Cluster
 from clustercert.store.access import AccessRows
 from clustercert.store.crls import CrlRows
 from clustercert.store.database import Database
 from clustercert.store.inventory import EXAMINED, InventoryRows, Listed, Wanted
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import Revocations
-from nouns import client_ca
+from nouns import caller, client_ca, cluster
 from plans import Plans
 from stores import NOW, Store, blob, certificate_record, event, revocation
 
@@ -179,6 +180,41 @@ async def test_a_page_that_looked_at_enough_ends_there_though_it_found_nothing(
 ) -> None:
     page = await InventoryRows(database, examined=4).page(Wanted(expires_after=NOW + 90 * HOUR), NOW, limit=9)
     assert (page.items, page.next) == ((), len(ledger) - 3)
+
+
+class Registered:
+    """The clusters of `PROJECTS`."""
+
+    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
+        here = PROJECTS.get(cluster_id) == project_id
+        return replace(cluster(), id=cluster_id, project_id=project_id) if here else None
+
+
+async def test_where_a_projects_pages_end_says_nothing_of_others(
+    database: Database, ledger: list[CertificateRecord]
+) -> None:
+    """Whatever an admin asks for: a page that looked at enough ends at a certificate of the project's."""
+    rows = InventoryRows(database, examined=2)
+    inventory = Inventory(rows, Registered(), AccessReports(AccessRows(database), lambda: NOW), lambda: NOW)
+    admin = caller(in_projects={"project-1": ("admin",)})
+    own = {each.id: each for each in await everything(database) if each.project_id == "project-1"}
+    for wanted, fits in (
+        (Wanted(cluster_id="cluster-3"), lambda _: False),
+        (Wanted(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+        (Wanted(user_id="alice"), lambda it: it.user_id == "alice"),
+        (Wanted(user_id="nobody"), lambda _: False),
+        (
+            Wanted(user_id="bob", cluster_id="cluster-1"),
+            lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
+        ),
+    ):
+        found, before, more = list[Listed](), None, True
+        while more:
+            page = await inventory.of_project(admin, "project-1", wanted, limit=3, before=before)
+            found += page.items
+            before, more = page.next, page.next is not None
+            assert not more or before in own
+        assert found == [each for each in own.values() if fits(each)]
 
 
 async def test_one_is_found_by_fingerprint_serial_and_beginning(

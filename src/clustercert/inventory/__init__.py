@@ -10,7 +10,7 @@ from clustercert.inventory.access import AccessReports, Report
 from clustercert.inventory.crls import Crls
 from clustercert.model import Caller, Cluster
 from clustercert.policy import administers, operates, require_reach
-from clustercert.store.inventory import InventoryRows, Listed, Page, State, Wanted
+from clustercert.store.inventory import Along, InventoryRows, Listed, Page, State, Wanted
 
 __all__ = ["AccessReports", "Crls", "Inventory", "Listed", "Page", "Report", "State", "Wanted", "only"]
 
@@ -42,7 +42,12 @@ class Inventory:
         Raises NotFound where the caller has no role there, Forbidden where they ask for somebody else's.
         """
         wanted = replace(wanted, project_id=project_id, user_id=_whose(caller, project_id, wanted.user_id))
-        return await self.rows.page(wanted, self.now(), limit=limit, before=before)
+        along: Along = "project_id"
+        if wanted.user_id == caller.user.id:
+            along = "user_id"
+        elif wanted.cluster_id and await self.clusters.cluster(project_id, wanted.cluster_id):
+            along = "cluster_id"
+        return await self.rows.page(wanted, self.now(), limit=limit, before=before, along=along)
 
     async def of_cluster(
         self,
@@ -58,7 +63,8 @@ class Inventory:
         user_id = _whose(caller, project_id, wanted.user_id)
         cluster = await self._cluster(project_id, cluster_id)
         wanted = replace(wanted, project_id=project_id, cluster_id=cluster.id, user_id=user_id)
-        return await self.rows.page(wanted, self.now(), limit=limit, before=before)
+        along: Along = "user_id" if user_id == caller.user.id else "cluster_id"
+        return await self.rows.page(wanted, self.now(), limit=limit, before=before, along=along)
 
     async def everywhere(self, caller: Caller, wanted: Wanted, *, limit: int, before: int | None) -> Page:
         """Of all projects. Raises Forbidden unless the caller is an operator."""

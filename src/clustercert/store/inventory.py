@@ -35,6 +35,9 @@ _certificate, _revocation = tables.certificate, tables.revocation
 State = Literal["live", "revoked", "expired"]
 """`revoked` wins over `expired`: what was revoked says so for as long as it is kept."""
 
+Along = Literal["user_id", "cluster_id", "project_id"]
+"""Whose certificates are walked along, looking for those that are wanted: an index has them together."""
+
 # Rows of an index that a page looks at, whatever it finds there: what it costs at most does not depend on the
 # ledger's size.
 EXAMINED = 2000
@@ -134,15 +137,26 @@ class InventoryRows:
         self._database = database
         self._examined = examined
 
-    async def page(self, wanted: Wanted, now: datetime, *, limit: int, before: int | None = None) -> Page:
+    async def page(
+        self,
+        wanted: Wanted,
+        now: datetime,
+        *,
+        limit: int,
+        before: int | None = None,
+        along: Along | None = None,
+    ) -> Page:
         """A page of those that are wanted, of ids under `before`.
 
-        Looks at so many rows at most as were said, or at as many as the page has.
+        Looks at so many rows at most as were said, or at as many as the page has, all of them of who is wanted `along`.
+        A page's end tells that there are some: without `along` they are of the project, if one is wanted, or else of
+        the user, or the cluster.
         """
         all_of_it = {name: getattr(wanted, name) for name in _CONDITIONS}
         asked = {name: value for name, value in all_of_it.items() if value not in (None, False)}
+        walked = along or next((name for name in _WALKED if name in asked), None)
         end_of_walk, matching = _statements(
-            frozenset(asked), wanted.state, by_rows=compares_rows(self._database)
+            frozenset(asked), wanted.state, walked, by_rows=compares_rows(self._database)
         )
         values = {**asked, "now": now, "before": BEHIND_ALL if before is None else before, "lowest": FIRST}
         # The id of the last row that may be looked at; None where there are fewer, or where all are wanted.
@@ -214,13 +228,14 @@ _STATES: Mapping[State | None, tuple[ColumnElement[bool], ...]] = {
     "revoked": (is_revoked(),),
     "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
 }
-# The first of these that is asked for is the one whose index is walked: it has the fewest rows, as a rule.
-_WALKED = ("user_id", "cluster_id", "project_id")
+# The first of these that is asked for is walked, unless somebody says: others' rows are a project's, and behind that
+# a user has the fewest, as a rule.
+_WALKED: tuple[Along, ...] = ("project_id", "user_id", "cluster_id")
 
 
 @lru_cache(maxsize=128)
 def _statements(
-    asked: frozenset[str], state: State | None, *, by_rows: bool
+    asked: frozenset[str], state: State | None, walked: Along | None, *, by_rows: bool
 ) -> tuple[Select[int] | None, Select[Any]]:
     """Where the walk of a list with these conditions ends, and what it finds.
 
@@ -229,7 +244,6 @@ def _statements(
     """
     number = _certificate.c.id
     before, lowest = (bindparam(name, type_=number.type) for name in ("before", "lowest"))
-    walked = next((name for name in _WALKED if name in asked), None)
     # What is walked says its own condition, which by itself would let PostgreSQL's planner stray from it.
     filters = [condition for name, condition in _CONDITIONS.items() if name in asked and name != walked]
     filters += _STATES[state]
