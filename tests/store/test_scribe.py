@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -296,13 +296,32 @@ async def test_one_that_stands_still_is_not_waited_for_and_does_not_begin_what_w
     ledger = Ledger(worker)
     await ledger.note(event("before"))
     running.send(signal.SIGSTOP)
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        await ledger.record(*certificate_record())
+    began, certificates = time.monotonic(), [certificate_record() for _ in range(3)]
+    await asyncio.gather(*(ledger.record(*each) for each in certificates))
     assert time.monotonic() - began < 2
+    assert wrote_by_itself(worker)
     running.send(signal.SIGCONT)
     await ledger.note(event("after"))
-    assert kept.rows("SELECT kind FROM audit_event ORDER BY id") == [("before",), ("after",)]
+    subjects = [subject for (subject,) in kept.rows("SELECT subject FROM audit_event ORDER BY id")]
+    assert subjects[1:-1] == [record.fingerprint.hex() for record, _ in certificates]
+    assert kept.rows("SELECT count(*) FROM certificate") == [(len(certificates),)]
+    await worker.close()
+
+
+async def test_what_one_that_stood_still_commits_late_is_recorded_once(kept: Store, running: Scribe) -> None:
+    """It had begun in time, and was kept from going on by who else writes into the file."""
+    worker = Database(kept.url, busy_seconds=1.0, scribe=running.path)
+    ledger, first, late = Ledger(worker), certificate_record(), certificate_record()
+    await ledger.record(*first)
+    assert kept.file is not None
+    with closing(sqlite3.connect(kept.file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        recording = asyncio.create_task(ledger.record(*late))
+        await asyncio.sleep(2.3)
+        other.execute("ROLLBACK")
+    await recording
+    await asyncio.sleep(A_MOMENT)
+    assert kept.recorded() == {first[0].fingerprint.hex(), late[0].fingerprint.hex()}
     await worker.close()
 
 

@@ -37,8 +37,7 @@ class Scribe:
     async def write(self, statements: Sequence[Statement], begin_seconds: float) -> None:
         """Return once all is durable, in one transaction, which others may share.
 
-        Raises NotBegun, also for a scribe that doesn't answer; what the driver raised; OSError where the scribe went
-        away and nobody knows.
+        Raises NotBegun; what the driver raised; OSError where the scribe went away or stands still, and nobody knows.
         """
         if self._link is None:
             raise NotBegun
@@ -86,11 +85,16 @@ class _Link(asyncio.Protocol):
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append(answer)
         self._transport.write(job_frame(job))
-        timer = loop.call_later(begin_seconds + _GRACE_SECONDS, _settle, answer, Answer(Outcome.NOT_BEGUN))
+        timer = loop.call_later(begin_seconds + _GRACE_SECONDS, self._hang_up)
         try:
             return await answer
         finally:
             timer.cancel()
+
+    def _hang_up(self) -> None:
+        """On a scribe that stands still: it may be in the midst of any of what it was given."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment] # of a stream, it can be written to
