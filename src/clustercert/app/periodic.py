@@ -87,9 +87,12 @@ def sealing(
                 seconds = SEAL_SECONDS
             await pause(stop, seconds)
         # What the last requests did is not left for whoever starts next.
-        with contextlib.suppress(ClustercertError):
+        try:
             if leads:
                 await sealer.seal_all()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, another one may lead now
+            _not_sealed(failure)
+        with contextlib.suppress(ClustercertError):
             await leader.resign()
 
     return seal

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from clustercert.audit.evidence import Report
+    from clustercert.store.audit import StoredEvent
 
 app = typer.Typer(
     name="audit", help="The audit log: read it, verify it, keep copies of it.", no_args_is_help=True
@@ -167,13 +168,15 @@ def tail(
     async def work(operator: Operator) -> None:
         log = operator.parts.audit_log
         await _sealed(operator)
-        page = await log.events(wanted, cursor=None, newest_first=True, limit=lines)
-        found = list(page.events)
-        while page.cursor is not None and len(found) < lines:
-            page = await log.events(wanted, cursor=page.cursor, newest_first=True, limit=lines - len(found))
+        # What is sealed from here on is for those who follow.
+        size = (await log.log()).size
+        found: list[StoredEvent] = []
+        cursor = size or None
+        while cursor is not None and len(found) < lines:
+            page = await log.events(wanted, cursor=cursor, newest_first=True, limit=lines - len(found))
             found += page.events
-        newest = await log.events(EventFilter(), cursor=None, newest_first=True, limit=1)
-        last = newest.events[0].leaf_index if newest.events else None
+            cursor = page.cursor
+        last = size - 1 if size else None
         if output is Output.CSV:
             answer(",".join(EVENT_FIELDS) + "\r\n")
         print_events(found[::-1], output)
