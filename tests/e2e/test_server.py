@@ -367,9 +367,10 @@ def test_a_last_answer_is_not_cut_off_where_its_reader_is_slow(files: Tls, *, se
             assert len(everything(connection).partition(b"\r\n\r\n")[2]) == LARGE_BYTES
 
 
-def test_who_reads_nothing_of_an_answer_is_hung_up_on_in_the_end(worker: Served) -> None:
+@pytest.mark.parametrize("path", [b"/page", b"/large"], ids=["at once", "in pieces"])
+def test_who_reads_nothing_of_an_answer_is_hung_up_on_in_the_end(worker: Served, path: bytes) -> None:
     with worker.connect() as connection:
-        connection.sendall(b"GET /page HTTP/1.1\r\n" + CLOSE)
+        connection.sendall(b"GET " + path + b" HTTP/1.1\r\n" + CLOSE)
         time.sleep(2 * BOUNDS.idle_seconds + 1)
         with contextlib.suppress(ConnectionError):
             assert len(everything(connection)) < LARGE_BYTES
