@@ -133,6 +133,17 @@ async def test_a_client_that_is_gone_hurts_no_other(connections: Connections) ->
     assert other.arrived() == b"all the same"
 
 
+async def test_what_comes_behind_the_end_is_dropped_and_hurts_no_other(connections: Connections) -> None:
+    one, other = await connections.open(), await connections.open()
+    one.held.write(b"refused")
+    one.held.write_eof()
+    one.held.write(b"continue")
+    other.held.write(b"all the same")
+    await asyncio.sleep(0)
+    assert other.arrived() == b"all the same"
+    assert await one.until_end() == b"refused"
+
+
 async def test_much_is_handed_on_at_once_so_that_its_writer_is_made_to_wait(connections: Connections) -> None:
     one = await connections.open()
     sent = b""

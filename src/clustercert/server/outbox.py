@@ -42,9 +42,12 @@ class Held(asyncio.Transport):
         self._outbox = outbox
         self._data: list[bytes] = []
         self._size = 0
+        self._ended = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write soon, in order."""
+        """Write soon, in order. Behind the end there is nobody to read it: it is dropped."""
+        if self._ended:
+            return
         self._data.append(bytes(data))
         self._size += len(data)
         if self._size > LONGEST:
@@ -60,6 +63,7 @@ class Held(asyncio.Transport):
 
     def write_eof(self) -> None:
         self.flush()
+        self._ended = True
         self._transport.write_eof()
 
     def can_write_eof(self) -> bool:
