@@ -5,6 +5,7 @@ JSON, unless a terminal reads. The audit events are the store's; a log is for wh
 
 import asyncio
 import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -44,6 +45,7 @@ def configure(
     renderer: list[structlog.typing.Processor]
     if style == "console":
         renderer = [
+            _without_controls,
             structlog.dev.ConsoleRenderer(
                 colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
@@ -99,11 +101,13 @@ class _Lines:
     warning = critical = error
 
     def _write(self) -> None:
+        """Write what waits. It is lost where the disk is full or the reader gone: who logs has other work to do."""
         with self._lock:
-            if self._waiting:
-                waiting, self._waiting = self._waiting, []
-                self._stream.write(b"\n".join(waiting) + b"\n")
-                self._stream.flush()
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                with contextlib.suppress(OSError):
+                    self._stream.write(b"\n".join(waiting) + b"\n")
+                    self._stream.flush()
 
 
 def _completed(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -112,6 +116,16 @@ def _completed(_logger: object, method: str, event: MutableMapping[str, Any]) ->
         event.setdefault("request_id", request)
     event["level"] = method
     event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat('T', 'microseconds')}Z"
+    return event
+
+
+def _without_controls(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Texts, of which others may choose some, such as a path, without what a terminal would obey."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
     return event
 
 

@@ -92,3 +92,35 @@ def test_a_failure_inside_is_an_error_in_the_log(logged: Logged) -> None:
     assert len(failed) == 1
     assert failed[0]["level"] == "error"
     assert "audit_event" in logged.out
+
+
+def test_what_cannot_be_logged_is_lost_and_hurts_nobody() -> None:
+    """A full disk: what logs, as the work that is done periodically does, goes on."""
+    script = (
+        "import pathlib, structlog\n"
+        "from clustercert import log\n"
+        "log.configure('json', file=pathlib.Path('/dev/full'))\n"
+        "for _ in range(3):\n"
+        "    structlog.get_logger().warning('w' * 9000)\n"
+        "    structlog.get_logger().info('i')\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
+
+
+def test_nobody_steers_the_terminal_of_who_reads(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    script = (
+        "import pathlib, sys, structlog\n"
+        "from clustercert import log\n"
+        "log.configure('console', file=pathlib.Path(sys.argv[1]))\n"
+        "structlog.get_logger().info('request', path='/\\x1b[2J\\x1b]0;x\\x07', other='\\u00fc')\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(file)], timeout=60, check=True)
+    said = file.read_text(encoding="utf-8")
+    assert said.rstrip("\n").isprintable()
+    assert "[2J" in said
+    assert "\u00fc" in said
