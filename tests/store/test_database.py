@@ -302,3 +302,20 @@ async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
     counts = "SELECT (SELECT count(*) FROM domain), (SELECT count(*) FROM audit_event)"
     [(domains, events)] = store.rows(counts)
     assert domains == events
+
+
+async def test_what_a_driver_raises_about_a_new_connection_is_unavailable(database: Database) -> None:
+    """A server that goes away between the login and what is asked first."""
+
+    class DriverError(Exception):
+        pass
+
+    def fail(*_: object) -> None:
+        raise DriverError("the connection was closed in the middle of operation")
+
+    engine = database.engine.sync_engine
+    engine_events.listen(engine, "connect", fail)
+    with pytest.raises(Unavailable):
+        await database.ping()
+    engine_events.remove(engine, "connect", fail)
+    await database.ping()

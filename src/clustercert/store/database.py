@@ -15,7 +15,14 @@ from typing import Any
 
 from sqlalchemy import Insert, TextClause, UpdateBase, select, text, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -243,7 +250,13 @@ class Database:
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(self._connect_seconds):
-                connection = await stack.enter_async_context(engine.connect())
+                try:
+                    connection = await stack.enter_async_context(engine.connect())
+                except (SQLAlchemyError, OSError):
+                    raise
+                except Exception as failure:
+                    # What is asked of a new connection fails as the driver has it, which nobody else knows.
+                    raise ConnectionError("a new connection to the database failed") from failure
             yield connection
 
     async def _read_generation(self) -> int:
