@@ -36,6 +36,17 @@ async def test_another_one_takes_over_at_once_from_a_leader_that_resigns(databas
     assert not await one.leads()
 
 
+async def test_another_one_takes_over_where_the_databases_clock_was_put_back(
+    database: Database, store: Store
+) -> None:
+    one, other = Leader(database, "work"), Leader(database, "work")
+    assert await one.leads()
+    assert not await other.leads()
+    store.execute("UPDATE lease SET expires_at = expires_at + 86400")
+    assert await other.leads()
+    assert not await one.leads()
+
+
 async def test_another_one_takes_over_when_the_lease_has_run_out_by_the_databases_clock(
     database: Database, store: Store
 ) -> None:
