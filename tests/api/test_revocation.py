@@ -141,7 +141,7 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place
         "undone_by": None,
         "can_be_undone": True,
     }
-    assert place.post("admin", path, {"reason": "unspecified"}).json() == said
+    assert place.post("member", path, {"reason": "unspecified"}).json() == said
     for written in (serial_hex(by_serial), serial_hex(by_serial).upper()):
         assert place.post("member", place.own(f"/certificates/{written}/revoke")).status_code == 200
     assert place.states(by_fingerprint, by_serial, kept) == ["revoked", "revoked", "live"]
@@ -154,6 +154,18 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place
         "note": "lost my laptop",
         "proved": False,
     }
+
+
+def test_what_two_revoke_is_good_again_when_neither_stands(place: Place) -> None:
+    """The owner learns nothing of why an administrator did, whose error it may have been."""
+    certificate = place.issue("member")
+    path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
+    theirs = place.post("admin", path, {"note": "suspected insider"}).json()
+    own = place.post("member", path).json()
+    assert (own["by"], own["note"]) == (place.user("member"), None)
+    for made, state in ((theirs, "revoked"), (own, "live")):
+        assert place.post("operator", f"{OWN}/revocations/{made['id']}/undo").status_code == 200
+        assert place.state(certificate) == state
 
 
 def test_a_certificate_is_its_owners_and_the_administrators(place: Place) -> None:

@@ -143,10 +143,13 @@ class Revoking:
     async def one(
         self, found: Revocable, grounds: Grounds, *, actor: str, origin: Origin, proved: bool = False
     ) -> Revocation:
-        """Revoke one certificate; where that stands already and is as strong, this is it. Raises InvalidRequest."""
+        """Revoke one certificate; where the actor's own stands already and is as strong, this is it.
+
+        Another's says nothing to this one, and may be undone for reasons of its own. Raises InvalidRequest.
+        """
         grounds.checked()
         for standing in await self.rows.of_certificate(found.fingerprint):
-            if as_strong(standing, grounds, proved=proved):
+            if standing.by == actor and as_strong(standing, grounds, proved=proved):
                 return standing
         wanted = replace(
             self._wanted(grounds, actor, user_id=found.user_id, cluster_id=found.cluster_id),
