@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from clustercert.model import User
@@ -203,6 +204,21 @@ def test_a_token_is_shown_checked_and_revoked_by_its_user(realm: Realm) -> None:
     assert again.status_code == 404
 
 
+def test_a_token_of_a_disabled_project_is_revoked_before_the_project_comes_back(realm: Realm) -> None:
+    project = realm.new_project("leaky")
+    realm.assign("reader", realm.alice, project)
+    own, subject = realm.login(), realm.login(scope=in_project(project))
+    realm.do(realm.directory.enable_project(project, enabled=False, **BY))
+    realm.eventually_refused(subject)
+    headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
+    assert realm.http.get("/v3/auth/tokens", headers=headers).status_code == 404
+    assert realm.http.delete("/v3/auth/tokens", headers=headers).status_code == 204
+    realm.do(realm.directory.enable_project(project, enabled=True, **BY))
+    time.sleep(1)
+    realm.eventually_refused(subject)
+    realm.do(realm.directory.remove_project(project, **BY))
+
+
 def test_a_token_may_ask_about_itself(realm: Realm) -> None:
     token = realm.login(scope=in_project(realm.project))
     headers = {"X-Auth-Token": token, "X-Subject-Token": token}
@@ -283,6 +299,10 @@ def test_the_callers_projects_are_listed_and_filtered_and_no_others(realm: Realm
     assert names() == ["closed", "eu-de", "eu-nl"]
     assert names("?name=eu-de") == ["eu-de"]
     assert names("?name=strange") == []
+    spelled = realm.new_project("Mu\u0308nchen")
+    realm.assign("reader", realm.alice, spelled)
+    assert names("?name=Mu%CC%88nchen") == names("?name=M%C3%BCnchen") == [spelled.name] == ["M\u00fcnchen"]
+    realm.do(realm.directory.remove_project(spelled, **BY))
     assert names(f"?domain_id={other.id}") == ["eu-nl"]
     assert names("?enabled=true") == ["eu-de", "eu-nl"]
     assert names("?enabled=False") == ["closed"]

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from clustercert.errors import InvalidRequest
 from clustercert.identity import Identity
+from clustercert.identity.names import searchable
 from clustercert.model import JsonObject, Project
 from clustercert.store.tokens import LiveToken
 from clustercert.web import iam_answers as answers
@@ -168,10 +169,11 @@ async def list_projects(
 ) -> Response:
     """Those in which the caller's user has a role, whatever the scope of the token."""
     wanted = _yes_or_no("enabled", enabled)
+    called = searchable(name) if name is not None else None
     found = [
         project
         for project in await identity.roles.projects_of(caller.user)
-        if name in (None, project.name)
+        if (name is None or project.name == called)
         and domain_id in (None, project.domain.id)
         and wanted in (None, project.enabled)
     ]
@@ -229,7 +231,8 @@ async def list_domains(
 ) -> Response:
     """The one that the caller's user is in."""
     base, domain = base_url(request), caller.user.domain
-    items = [answers.domain(domain, base)] if name in (None, domain.name) else []
+    is_wanted = name is None or searchable(name) == domain.name
+    items = [answers.domain(domain, base)] if is_wanted else []
     return render.json_response(answers.listed("domains", items, f"{base}/v3/auth/domains"), headers=_VARY)
 
 
