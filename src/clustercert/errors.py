@@ -35,7 +35,7 @@ class ClustercertError(Exception):
 
     Attributes:
         trace: how the policy came to a refusal, for the audit; empty where it was not asked.
-        recorded: whether the audit has an event of it already.
+        recorded: whether the audit has an event of it already, or is to have none.
     """
 
     status: ClassVar[int] = 500

@@ -101,8 +101,14 @@ def test_an_id_that_somebody_made_up_is_bounded_and_plain(
     assert 1 <= len(subject) <= 65
 
 
-def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx.Client, world: World) -> None:
-    response = ask(client, world, f"{world.path()}?dryRun=All", "auditor")
+@pytest.mark.parametrize("form", ["POST", "GET", "Autopilot"])
+def test_a_dry_run_that_is_refused_leaves_nothing(client: httpx.Client, world: World, form: str) -> None:
+    path = f"{world.path()}?dryRun=All"
+    if form == "GET":
+        response = client.get(path, headers=world.people["auditor"].headers)
+    else:
+        path = path.replace("/api/v3/", "/autopilot/v3/") if form == "Autopilot" else path
+        response = ask(client, world, path, "auditor")
     assert response.status_code == 403
     bodies = rows(world.database, "SELECT body FROM audit_event ORDER BY id DESC LIMIT 20")
     assert not any(response.headers["X-Request-Id"].encode() in blob(body) for (body,) in bodies)

@@ -126,7 +126,12 @@ async def answer(
             await services.issuance.record_refusal(caller, project_id, cluster_id, failure)
         raise
     if dry:
-        preview = await services.issuance.preview(caller, project_id, cluster_id, ask)
+        try:
+            preview = await services.issuance.preview(caller, project_id, cluster_id, ask)
+        except ClustercertError as failure:
+            # To ask what would be is nothing for the audit.
+            failure.recorded = True
+            raise
         return render.json_response(_preview_body(preview))
     issued = await services.issuance.issue(caller, project_id, cluster_id, ask)
     request.scope["clustercert.log"] = {
