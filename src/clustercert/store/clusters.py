@@ -26,15 +26,15 @@ class ClusterRows:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._cache: Cache[str, Cluster] = Cache(database.generation, CACHED_CLUSTERS)
+        self._cache: Cache[tuple[str, str], Cluster] = Cache(database.generation, CACHED_CLUSTERS)
 
     async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
         """The cluster, if it is this project's."""
         # What is no text to PostgreSQL is no id either: a zero byte, half a surrogate pair.
         if not cluster_id.isprintable():
             return None
-        cluster = await self._cache.get(cluster_id, self._load)
-        return cluster if cluster is not None and cluster.project_id == project_id else None
+        # Another project's is looked for and not found, as one that isn't there: it takes as long.
+        return await self._cache.get((project_id, cluster_id), self._load)
 
     async def named(self, project_id: str, name: str) -> Cluster | None:
         """The project's cluster of that name, read afresh."""
@@ -118,8 +118,9 @@ class ClusterRows:
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
 
-    async def _load(self, cluster_id: str) -> Cluster | None:
-        return await self._first(_cluster.c.id == cluster_id)
+    async def _load(self, key: tuple[str, str]) -> Cluster | None:
+        project_id, cluster_id = key
+        return await self._first(_cluster.c.id == cluster_id, _cluster.c.project_id == project_id)
 
     async def _first(self, *conditions: ColumnElement[bool]) -> Cluster | None:
         async with self._database.read() as connection:
