@@ -210,6 +210,19 @@ def test_the_environment_is_below_the_options_and_above_the_file(operator: Opera
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_called_demo_is_no_demo(operator: Operator, tmp_path: Path) -> None:
+    config = ("--config", operator.config)
+    shown = run("cluster", "show", "demo", *config, "--data-dir", tmp_path / "data")
+    assert "no such option" not in shown.stderr.lower()
+    assert "demo" in shown.stderr
+
+
+def test_an_event_beyond_all_numbers_is_wrong_usage(operator: Operator) -> None:
+    done = run("--config", operator.config, "audit", "show", "9" * 20)
+    assert done.returncode == 2
+    assert "unforeseen" not in done.stderr
+
+
 def test_a_password_is_typed_twice_and_not_shown(operator: Operator) -> None:
     answers = {"Password:": "correct horse\n", "Repeat for confirmation:": "correct horse\n"}
     arguments = ["--config", str(operator.config), "user", "create", "alice"]

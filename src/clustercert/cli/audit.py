@@ -37,7 +37,9 @@ app = typer.Typer(
 _PAGE, _WAIT_SECONDS = 1000, 1.0
 _MAX_WHY = 200
 
-EventArgument = Annotated[int, typer.Argument(metavar="ID", help="The event's id, as `tail` shows it.")]
+EventArgument = Annotated[
+    int, typer.Argument(metavar="ID", max=2**63 - 1, help="The event's id, as `tail` shows it.")
+]
 KeyOption = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="The log's verifier key that you keep, or a file with it."),

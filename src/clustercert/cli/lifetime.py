@@ -74,11 +74,11 @@ def _after(lifetime: timedelta, now: datetime) -> datetime:
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
+        if time.tzinfo is None:
+            raise ValueError("no offset")
+        return time.astimezone(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
         raise typer.BadParameter(
             "write it with its offset, like 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00.",
             param_hint="--expire-at",
-        )
-    return time.astimezone(UTC).replace(microsecond=0)
+        ) from None

@@ -123,8 +123,6 @@ def _hoisted(arguments: Sequence[str]) -> list[str]:
 
     `demo` has a --data-dir of its own.
     """
-    if "demo" in arguments:
-        return list(arguments)
     front: list[str] = []
     rest: list[str] = []
     coming = iter(arguments)
@@ -137,7 +135,8 @@ def _hoisted(arguments: Sequence[str]) -> list[str]:
             (front if argument.startswith(tuple(f"{option}=" for option in _ANYWHERE)) else rest).append(
                 argument
             )
-    return [*front, *rest]
+    command = next((argument for argument in rest if not argument.startswith("-")), None)
+    return list(arguments) if command == "demo" else [*front, *rest]
 
 
 def _tell(error: OSError) -> None:
