@@ -46,9 +46,11 @@ def sealed(
 
 
 def head(client: httpx.Client) -> Checkpoint:
-    """The newest checkpoint, verified."""
+    """The newest checkpoint, verified; of a log that has just begun, the first one."""
     key = VerifierKey.parsed(client.get(f"{LOG}/key").text)
-    response = client.get(f"{LOG}/checkpoint")
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while (response := client.get(f"{LOG}/checkpoint")).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["cache-control"] == "public, max-age=1"

@@ -94,7 +94,7 @@ async def revoke_certificate(
     raw: RawBody,
     services: ServicesDep,
 ) -> Response:
-    """By fingerprint or serial; one's own, or as an administrator of the project anybody's. Twice is once."""
+    """By fingerprint or serial; one's own, or as the project's administrator anybody's. Twice by the same is once."""
     made = await services.revoking.certificate(
         caller, project_id, cluster_id, certificate, _grounds(request, raw)
     )
