@@ -119,6 +119,8 @@ class Feed(Generation):
         # What was read while nobody followed may have been revoked meanwhile, also before a number that was seen long
         # ago: a backup may have been restored, and have grown again. So at the start, when nothing was followed yet.
         followed = self.fresh()
+        if followed and await self._database.read_generation() == self.value:
+            return self.value
         async with self._database.read() as connection:
             value: int = (await connection.execute(_GENERATION)).scalar_one()
             followed = followed and value >= self.value

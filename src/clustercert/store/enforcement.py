@@ -53,9 +53,7 @@ class EnforcementRows:
 
     async def newest(self) -> int:
         """The generation as of now."""
-        async with self._database.read() as connection:
-            value: int = (await connection.execute(select(tables.generation.c.value))).scalar_one()
-            return value
+        return await self._database.read_generation()
 
     async def touched(self, since: int, now: datetime) -> Touched:
         """Where something was revoked, or a revocation undone, after a generation."""
