@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, literal, select, true
+from sqlalchemy import Column, ColumnElement, Select, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql import ColumnCollection
 
@@ -95,14 +95,10 @@ class EventPages:
             found = await _found(connection, scope, wanted, limit, newest_first=newest_first)
             if len(found) == limit:
                 return EventPage(found, found[-1].leaf_index)
-            looked_at = (
-                select(_event.c.leaf_index)
-                .where(_HAS_PLACE, scope.condition)
-                .order_by(*scope.order(_event, newest_first=newest_first))
-                .offset(SCANNED - 1)
-                .limit(1)
+            last = (
+                _in_order(scope, _event.c.leaf_index, newest_first=newest_first).offset(SCANNED - 1).limit(1)
             )
-            return EventPage(found, (await connection.execute(looked_at)).scalar())
+            return EventPage(found, (await connection.execute(last)).scalar())
 
 
 async def _places(
@@ -126,6 +122,11 @@ def _scope(project_id: str | None, first: int, behind: int, *, by_rows: bool) ->
     place, project = _event.c.leaf_index, _event.c.project_id
     owned = None if project_id is None else (project, literal(project_id, project.type))
     return walk(place, literal(first, place.type), literal(behind, place.type), owned, by_rows=by_rows)
+
+
+def _in_order(scope: Walk, *columns: Column[Any], newest_first: bool) -> Select[Any]:
+    order = scope.order(_event, newest_first=newest_first)
+    return select(*columns).where(_HAS_PLACE, scope.condition).order_by(*order)
 
 
 async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
@@ -159,13 +160,7 @@ async def _at(connection: AsyncConnection, place: int) -> datetime | None:
 async def _found(
     connection: AsyncConnection, scope: Walk, wanted: EventFilter, limit: int, *, newest_first: bool
 ) -> tuple[StoredEvent, ...]:
-    looked_at = (
-        select(*_COLUMNS)
-        .where(_HAS_PLACE, scope.condition)
-        .order_by(*scope.order(_event, newest_first=newest_first))
-        .limit(SCANNED)
-        .subquery("looked_at")
-    )
+    looked_at = _in_order(scope, *_COLUMNS, newest_first=newest_first).limit(SCANNED).subquery("looked_at")
     query = (
         select(looked_at)
         .where(true(), *_conditions(wanted, looked_at.c))
