@@ -42,6 +42,11 @@ def searchable(text: str) -> str | None:
     return unicodedata.normalize("NFC", text)
 
 
+def is_called(kept: str, wanted: str | None) -> bool:
+    """Whether a kept name is the wanted one, however that is spelled; None wants any."""
+    return wanted is None or searchable(wanted) == kept
+
+
 def is_id(text: str) -> bool:
     """Whether text has the form of an id: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None

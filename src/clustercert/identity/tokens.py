@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from clustercert.errors import NotFound, Unauthenticated
-from clustercert.identity.names import is_id, searchable
+from clustercert.identity.names import is_called, is_id, searchable
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import role_names, service_role_names
 from clustercert.model import AuditEvent, Caller, Domain, Origin, Project, Token, User
@@ -123,7 +123,7 @@ class Tokens:
             known = await self._known(token)
         except Unauthenticated as error:
             raise NotFound(_NO_TOKEN) from error
-        if known.live.user.id != caller.user.id and not operates(caller):
+        if not _may_know(caller, known.live):
             raise NotFound(_NO_TOKEN)
         return known.live
 
@@ -133,9 +133,7 @@ class Tokens:
         One that is worth nothing now is ended all the same: its project may be enabled again.
         """
         live = await self._rows.live(_hash(token)) if _has_our_form(token) else None
-        if live is None or self._now() >= live.token.expires_at:
-            raise NotFound(_NO_TOKEN)
-        if live.user.id != caller.user.id and not operates(caller):
+        if live is None or self._now() >= live.token.expires_at or not _may_know(caller, live):
             raise NotFound(_NO_TOKEN)
         event = AuditEvent(
             at=self._now(),
@@ -236,6 +234,10 @@ class Tokens:
         )
 
 
+def _may_know(caller: Caller, live: LiveToken) -> bool:
+    return live.user.id == caller.user.id or operates(caller)
+
+
 def _has_our_form(token: str) -> bool:
     return len(token) == TOKEN_CHARACTERS and token.isascii()
 
@@ -254,8 +256,7 @@ def _problem(live: LiveToken) -> str | None:
 
 
 def _own_domain(user: User, scope: DomainScope) -> Domain:
-    name = searchable(scope.name) if scope.name is not None else user.domain.name
-    if scope.id not in (None, user.domain.id) or name != user.domain.name:
+    if scope.id not in (None, user.domain.id) or not is_called(user.domain.name, scope.name):
         raise Unauthenticated("the domain is not the user's own")
     return user.domain
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from clustercert.errors import InvalidRequest
 from clustercert.identity import Identity
-from clustercert.identity.names import searchable
+from clustercert.identity.names import is_called
 from clustercert.model import JsonObject, Project
 from clustercert.store.tokens import LiveToken
 from clustercert.web import iam_answers as answers
@@ -169,11 +169,10 @@ async def list_projects(
 ) -> Response:
     """Those in which the caller's user has a role, whatever the scope of the token."""
     wanted = _yes_or_no("enabled", enabled)
-    called = searchable(name) if name is not None else None
     found = [
         project
         for project in await identity.roles.projects_of(caller.user)
-        if (name is None or project.name == called)
+        if is_called(project.name, name)
         and domain_id in (None, project.domain.id)
         and wanted in (None, project.enabled)
     ]
@@ -231,8 +230,7 @@ async def list_domains(
 ) -> Response:
     """The one that the caller's user is in."""
     base, domain = base_url(request), caller.user.domain
-    is_wanted = name is None or searchable(name) == domain.name
-    items = [answers.domain(domain, base)] if is_wanted else []
+    items = [answers.domain(domain, base)] if is_called(domain.name, name) else []
     return render.json_response(answers.listed("domains", items, f"{base}/v3/auth/domains"), headers=_VARY)
 
 
