@@ -42,9 +42,8 @@ class Bounds:
         pipelined: requests that wait on a connection for the answer to the one before.
         head_seconds: from the opening or a request's first byte to the end of its header block. The rest of a request
             whose answer did not wait for it has as long again.
-        idle_seconds: between two requests, and for who reads nothing of an answer. More than the 60 s after which load
-            balancers by default drop what they have open, so that they never send a request into a connection that ends
-            just then.
+        idle_seconds: between two requests, more than the 60 s after which load balancers by default drop what they have
+            open and so never send into a connection that ends just then; and for who reads nothing of an answer.
         crowded_seconds: the same where there are as many connections as there may be.
         linger_seconds: for the client to close a connection on which nothing follows.
         rest_seconds: for how long, at most, nothing is read from who was told to try again later (503).
