@@ -216,6 +216,7 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "sqlite": {
         "fingerprint": "randomblob(32)",
         "serial": f"printf('%08x', {_FIRST_SERIAL} + n) || lower(hex(randomblob(16)))",
+        "credential_number": f"printf('%08x', {_FIRST_SERIAL} + n) || lower(hex(randomblob(16)))",
         "request_id": "lower(hex(randomblob(16)))",
         "cluster_id": "printf('%08x-0000-4000-8000-000000000000', n % :clusters)",
         "user_id": "printf('%032x', n % 10007)",
@@ -231,6 +232,7 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "postgres": {
         "fingerprint": "sha256(uuid_send(gen_random_uuid()))",
         "serial": f"to_hex({_FIRST_SERIAL} + n) || replace(gen_random_uuid()::text, '-', '')",
+        "credential_number": f"to_hex({_FIRST_SERIAL} + n) || replace(gen_random_uuid()::text, '-', '')",
         "request_id": "replace(gen_random_uuid()::text, '-', '')",
         "cluster_id": "lpad(to_hex(n % :clusters), 8, '0') || '-0000-4000-8000-000000000000'",
         "user_id": "lpad(to_hex(n % 10007), 32, '0')",

@@ -51,6 +51,15 @@ class ApiServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A certificate, as an API server tells of it."""
+
+    fingerprint: bytes
+    credential_number: str
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """What was measured at a size.
 
@@ -112,11 +121,11 @@ def _measure(
     needed = IN_USE + tried + int(RATE * TO_SPARE * seconds)
     if needed > size[0]:
         raise ValueError(f"{size[0]} certificates are too few for {seconds} seconds: {needed} are needed")
-    fingerprints = asyncio.run(_fingerprints(store, server.cluster_id, needed))
-    in_use, others = fingerprints[:IN_USE], fingerprints[IN_USE:]
+    certificates = asyncio.run(_certificates(store, server.cluster_id, needed))
+    in_use, others = certificates[:IN_USE], certificates[IN_USE:]
     with world.served(store) as served:
 
-        def reviews(shown: Sequence[bytes]) -> Peer:
+        def reviews(shown: Sequence[Shown]) -> Peer:
             return served.taking([_review(served, server, each) for each in shown])
 
         reviews(in_use).load(CONNECTIONS, WARM_UP_SECONDS)
@@ -136,21 +145,20 @@ def _measure(
         )
 
 
-async def _fingerprints(store: World, cluster_id: str, count: int) -> list[bytes]:
+async def _certificates(store: World, cluster_id: str, count: int) -> list[Shown]:
     """From all over the table, each once, in no order."""
     certificate = tables.certificate
     database = Database(store.settings.store_url)
-    found: dict[bytes, None] = {}
+    found: dict[Shown, None] = {}
+    columns = (certificate.c.fingerprint, certificate.c.credential_number, certificate.c.user_id)
     here = certificate.c.cluster_id == cluster_id
     try:
         async with database.read() as connection:
             last = (await connection.execute(select(func.max(certificate.c.id)))).scalar_one()
             while len(found) < 0.95 * count:
-                some = select(certificate.c.fingerprint).where(
-                    here, certificate.c.id >= random.randint(1, last)
-                )
+                some = select(*columns).where(here, certificate.c.id >= random.randint(1, last))
                 rows = await connection.execute(some.order_by(certificate.c.id).limit(1 + count // 50))
-                found.update(dict.fromkeys(rows.scalars()))
+                found.update(dict.fromkeys(Shown(*row) for row in rows))
     finally:
         await database.close()
     shuffled = list(found)[:count]
@@ -158,13 +166,13 @@ async def _fingerprints(store: World, cluster_id: str, count: int) -> list[bytes
     return shuffled
 
 
-def _review(served: Served, server: ApiServer, fingerprint: bytes) -> bytes:
+def _review(served: Served, server: ApiServer, shown: Shown) -> bytes:
     body = (
         b'{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","metadata":{"creationTimestamp":null},'
         b'"spec":{"resourceAttributes":{"namespace":"default","verb":"list","version":"v1","resource":"pods"},'
-        b'"user":"7116d09f88fa41908676fdd4b039e95b","groups":["clustercert:admins","system:authenticated"],"extra":'
+        b'"user":"%s","groups":["clustercert:admins","clustercert:credential:%s","system:authenticated"],"extra":'
         b'{"authentication.kubernetes.io/credential-id":["X509SHA256=%s"]}},"status":{"allowed":false}}'
-    ) % fingerprint.hex().encode()
+    ) % (shown.user_id.encode(), shown.credential_number.encode(), shown.fingerprint.hex().encode())
     path = f"{server.path}?timeout=3s"
     headers = traffic.JSON | {
         "Authorization": f"Bearer {server.token}",
@@ -177,17 +185,22 @@ def _review(served: Served, server: ApiServer, fingerprint: bytes) -> bytes:
 def _revoked(served: Served, server: ApiServer, user_id: str) -> float:
     """Milliseconds until a revocation is felt, the longest of some."""
     path = served.who.path()
-    shown = traffic.JSON | {"Authorization": f"Bearer {server.token}"}
+    headers = traffic.JSON | {"Authorization": f"Bearer {server.token}"}
     longest = 0.0
     with httpx.Client(base_url=served.url, timeout=30, trust_env=False) as client:
         for _ in range(REVOCATIONS_TIMED):
             caller = {"X-Auth-Token": served.who.token}
             issued = client.post(path, json={"duration": 1}, headers=caller).raise_for_status()
-            fingerprint = bytes.fromhex(issued.headers["X-Clustercert-Fingerprint"])
-            body = _review(served, server, fingerprint).partition(b"\r\n\r\n")[2]
+            shown = Shown(
+                fingerprint=bytes.fromhex(issued.headers["X-Clustercert-Fingerprint"]),
+                # The serial, since the signer takes ours.
+                credential_number=issued.headers["X-Clustercert-Serial"],
+                user_id=user_id,
+            )
+            body = _review(served, server, shown).partition(b"\r\n\r\n")[2]
 
             def denied(body: bytes = body) -> bool:
-                answer = client.post(server.path, content=body, headers=shown).raise_for_status()
+                answer = client.post(server.path, content=body, headers=headers).raise_for_status()
                 return bool(answer.json()["status"].get("denied"))
 
             # Both workers have it in memory by then, whichever takes the connection.

@@ -17,11 +17,15 @@ CLUSTER = cluster(CA)
 
 
 class HonestSigner:
+    takes_serial = True
+
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
 
 
 class FailingSigner:
+    takes_serial = True
+
     def __init__(self, failure: ClustercertError) -> None:
         self.failure = failure
 
@@ -58,10 +62,10 @@ class Book:
         self.notes.append(event)
 
 
-class NoGroups:
+class NoBindings:
     """For clusters whose certificates have the policy's groups."""
 
-    def granted(self, cluster: Cluster, grant: Grant, serial: str) -> Grant:
+    def granted(self, cluster: Cluster, grant: Grant) -> Grant:
         return grant
 
     @contextlib.asynccontextmanager
@@ -80,7 +84,7 @@ def issuance(
         keys=KeyGenerator("ec-p256"),
         signers=signers if signers is not None else {"local": HonestSigner()},
         ledger=ledger or Book(),
-        credential_groups=NoGroups(),
+        bindings=NoBindings(),
         now=lambda: NOW,
     )
 

@@ -74,6 +74,6 @@ WHATS = ("certificate", "user in cluster", "user", "cluster")
 
 
 async def is_revoked(known: Credentials, record: CertificateRecord) -> bool:
-    found = await known.find(record.fingerprint)
+    found = await known.by_fingerprint(record.fingerprint)
     assert found is not None
     return found.revoked

@@ -25,8 +25,24 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.errors import InvalidRequest, SignerError
 from clustercert.keypair import accepted_key, is_rsa, key_type_of, spki_der
-from clustercert.model import ClientCA, Grant, PrivateKey, PublicKey, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, leaf_extensions, leaf_tbs, serial_and_signature, signed
+from clustercert.model import (
+    ClientCA,
+    Grant,
+    PrivateKey,
+    PublicKey,
+    SigningRequest,
+    credential_group,
+    credential_number,
+)
+from clustercert.tbs import (
+    ALGORITHM_DER,
+    SubjectTemplate,
+    content,
+    leaf_extensions,
+    leaf_tbs,
+    serial_and_signature,
+    signed,
+)
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name, here in bytes of UTF-8, as many verifiers count them.
 MAX_NAME = 64
@@ -41,23 +57,33 @@ _CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 _NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
 
 
-def subject(grant: Grant) -> x509.Name:
-    """The subject of a leaf: one O for each group, in order, then CN.
+def subject(grant: Grant, credential_number: str | None = None) -> x509.Name:
+    """The subject of a leaf: one O for each group, in order, one for the credential group if there is one, then CN.
 
     kube-apiserver takes the username from CN and the groups from O.
     """
-    return _subject(grant.username, grant.groups)
+    if credential_number is None:
+        return _subject(grant.username, grant.groups)
+    return _subject(grant.username, (*grant.groups, credential_group(credential_number)))
 
 
-@functools.lru_cache(maxsize=4096)
-def _subject_der(username: str, groups: tuple[str, ...]) -> bytes:
-    return _subject(username, groups).public_bytes()
-
-
-@functools.lru_cache(maxsize=4096)
 def _subject(username: str, groups: tuple[str, ...]) -> x509.Name:
     organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, username)])
+
+
+# Stands in for the number of each certificate, and is as long.
+_ANY_NUMBER = credential_number(0)
+
+
+@functools.lru_cache(maxsize=4096)
+def _subject_template(username: str, groups: tuple[str, ...], *, numbered: bool) -> SubjectTemplate:
+    if not numbered:
+        return SubjectTemplate(_subject(username, groups).public_bytes())
+    whole = _subject(username, (*groups, credential_group(_ANY_NUMBER))).public_bytes()
+    # The credential group is the last O, so its number ends where the CN begins.
+    common_name = content(_subject(username, ()).public_bytes())
+    return SubjectTemplate(whole[: -len(common_name) - len(_ANY_NUMBER)], common_name)
 
 
 def key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
@@ -220,7 +246,10 @@ def _expected_tbs(
         serial=serial,
         signature_algorithm=issuer.algorithm_der,
         issuer=issuer.name_der,
-        subject=_subject_der(grant.username, grant.groups),
+        subject=_subject_template(
+            grant.username, grant.groups, numbered=request.credential_number is not None
+        ),
+        credential_number=request.credential_number,
         not_before=grant.not_before,
         not_after=grant.not_after,
         spki=spki,
@@ -238,7 +267,7 @@ def _check_fields(leaf: x509.Certificate, request: SigningRequest) -> None:
     grant = request.grant
     if spki_der(leaf.public_key()) != request.spki:
         raise SignerError("The signer certified another key.")
-    if leaf.subject.public_bytes() != subject(grant).public_bytes():
+    if leaf.subject.public_bytes() != subject(grant, request.credential_number).public_bytes():
         raise SignerError("The signer certified another subject.")
     if leaf.version is not x509.Version.v3:
         raise SignerError("The signer's certificate is not version 3.")
@@ -359,6 +388,20 @@ def new_serial() -> int:
     """
     later = int(time.time() * _SERIALS_A_SECOND) & _LATER_SERIALS
     return later << _RANDOM_SERIAL_BITS | int.from_bytes(os.urandom(_RANDOM_SERIAL_BITS // 8), "big")
+
+
+def new_signing_request(
+    grant: Grant, public_key: PublicKey, ca: ClientCA, *, takes_serial: bool
+) -> SigningRequest:
+    """What a signer is asked to certify, with a new credential number: the serial, where the signer takes ours."""
+    serial = new_serial()
+    return SigningRequest(
+        grant=grant,
+        public_key=public_key,
+        ca=ca,
+        credential_number=credential_number(serial),
+        serial=serial if takes_serial else None,
+    )
 
 
 def serial_hex(certificate: x509.Certificate) -> str:

@@ -9,7 +9,13 @@ from typing import Protocol
 
 from clustercert import metrics
 from clustercert.background import in_step
-from clustercert.certificate import CheckedLeaf, check_leaf, der_fingerprint, new_serial, serial_text
+from clustercert.certificate import (
+    CheckedLeaf,
+    check_leaf,
+    der_fingerprint,
+    new_signing_request,
+    serial_text,
+)
 from clustercert.errors import (
     ClustercertError,
     Forbidden,
@@ -29,16 +35,16 @@ from clustercert.model import (
     Grant,
     Issued,
     Preview,
-    PublicKey,
     SigningRequest,
+    credential_group,
 )
 from clustercert.policy import Policy, is_plain_text, member_roles
 from clustercert.signers import Signer
 
 # An id that somebody made up has no bound of its own.
 MAX_NAMED = 64
-# In a preview, for the serial that isn't chosen yet.
-SERIAL_TO_COME = "<serial>"
+# In a preview, for the credential number that is not chosen yet.
+NUMBER_TO_COME = "<number>"
 
 
 class ClusterLookup(Protocol):
@@ -57,14 +63,14 @@ class Recorder(Protocol):
         """Return when the event is durable. Raises Unavailable."""
 
 
-class CredentialGroups(Protocol):
-    """Groups of one certificate each, in clusters whose options ask for them; `enforcement` fills it."""
+class CredentialBindings(Protocol):
+    """A binding for each certificate, in clusters whose options ask for that; `enforcement` fills it."""
 
-    def granted(self, cluster: Cluster, grant: Grant, serial: str) -> Grant:
-        """The grant with the group of that serial in the place of its own. Raises Forbidden."""
+    def granted(self, cluster: Cluster, grant: Grant) -> Grant:
+        """The grant without groups of its own where the credential group takes their place. Raises Forbidden."""
 
     def bound(self, cluster: Cluster, record: CertificateRecord) -> AbstractAsyncContextManager[None]:
-        """Bind the certificate's group, if it has one, before the block, and unbind it where the block fails.
+        """Bind the certificate's credential group before the block, and unbind it where the block fails.
 
         Raises RemoteFailed or Unavailable.
         """
@@ -84,7 +90,7 @@ class Issuance:
     keys: KeyGenerator
     signers: Mapping[str, Signer]
     ledger: Recorder
-    credential_groups: CredentialGroups
+    bindings: CredentialBindings
     now: Callable[[], datetime]
 
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Issued:
@@ -107,17 +113,18 @@ class Issuance:
     async def _issue(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Issued:
         cluster = await self._cluster(caller, project_id, cluster_id)
         now = self.now()
-        grant = self.policy.decide(caller, cluster, ask, now)
+        grant = self.bindings.granted(cluster, self.policy.decide(caller, cluster, ask, now))
         await in_step()
         private_key = None if ask.public_key else await self.keys.new_key()
         public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
-        request = self._request(cluster, grant, public_key)
+        signer = self._signer(cluster)
+        request = new_signing_request(grant, public_key, cluster.client_ca, takes_serial=signer.takes_serial)
         await in_step()
-        chain = await self._signer(cluster).sign(request)
+        chain = await signer.sign(request)
         await in_step()
         leaf = check_leaf(chain, request)
         record, event = _trace(caller, ask, request, cluster, leaf, now)
-        async with self.credential_groups.bound(cluster, record):
+        async with self.bindings.bound(cluster, record):
             await self.ledger.record(record, event)
         return Issued(
             grant=request.grant,
@@ -125,6 +132,7 @@ class Issuance:
             leaf_der=leaf.der,
             private_key=private_key,
             serial=record.serial,
+            credential_number=record.credential_number or "",
             fingerprint=record.fingerprint.hex(),
         )
 
@@ -142,18 +150,13 @@ class Issuance:
     async def preview(self, caller: Caller, project_id: str, cluster_id: str, ask: Ask) -> Preview:
         """What `issue` would issue; signs and records nothing. Raises what `issue` raises before the signature."""
         cluster = await self._cluster(caller, project_id, cluster_id)
-        grant = self.policy.decide(caller, cluster, ask, self.now())
+        grant = self.bindings.granted(cluster, self.policy.decide(caller, cluster, ask, self.now()))
         return Preview(
-            grant=self.credential_groups.granted(cluster, grant, SERIAL_TO_COME),
+            grant=grant,
+            organizations=(*grant.groups, credential_group(NUMBER_TO_COME)),
             issuer=cluster.client_ca.certificate.subject.rfc4514_string(),
             key_type=key_type_of(ask.public_key) if ask.public_key else self.keys.key_type,
         )
-
-    def _request(self, cluster: Cluster, grant: Grant, public_key: PublicKey) -> SigningRequest:
-        serial = new_serial() if cluster.options.credential_roles else None
-        if serial is not None:
-            grant = self.credential_groups.granted(cluster, grant, serial_text(serial))
-        return SigningRequest(grant=grant, public_key=public_key, ca=cluster.client_ca, serial=serial)
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         member_roles(caller, project_id)
@@ -198,6 +201,7 @@ def _trace(
         issued_at=now,
         der=leaf.der,
         rule=grant.rule,
+        credential_number=request.credential_number,
     )
     event = AuditEvent(
         at=now,
@@ -210,8 +214,9 @@ def _trace(
             "cluster_id": cluster.id,
             "ca_id": record.ca_id,
             "serial": record.serial,
+            "credential_number": record.credential_number,
             "common_name": grant.username,
-            "organizations": list(grant.groups),
+            "organizations": list(record.organizations),
             "not_before": grant.not_before.isoformat(),
             "not_after": grant.not_after.isoformat(),
             "rule": grant.rule,

@@ -75,11 +75,16 @@ FEED_SECONDS = Histogram(
 )
 UNKNOWN_CREDENTIALS = Counter(
     "clustercert_unknown_credentials",
-    "X.509 credential ids that an API server saw and the ledger doesn't know, each once for its cluster",
+    "Users with client certificates that an API server saw and the ledger doesn't know, each user name and set of"
+    " groups once for its cluster",
+)
+ALTERED_CREDENTIALS = Counter(
+    "clustercert_altered_credentials",
+    "Certificates of which an API server saw an altered copy, each at most once an hour",
 )
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
-    "X.509 credential ids in system:masters that the operator hasn't listed, each once for its cluster",
+    "Users with client certificates in system:masters that the operator hasn't listed, each once for its cluster",
 )
 
 ENFORCEMENTS = Counter(

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from clustercert.certificate import MAX_NAME
 from clustercert.errors import ClustercertError, Forbidden, InvalidRequest, NotFound, Unavailable
-from clustercert.model import Ask, Caller, Cluster, Grant, JsonObject, PolicyRule
+from clustercert.model import CREDENTIAL_PREFIX, Ask, Caller, Cluster, Grant, JsonObject, PolicyRule
 
 # CCE API reference, cce_02_0248: 1 to 1825 days, -1 means the longest.
 MAX_DAYS = 1825
@@ -47,6 +47,11 @@ class Policy:
 
     rules: tuple[PolicyRule, ...]
     allowed_system_names: frozenset[str] = frozenset()
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The Kubernetes groups that the rules give."""
+        return frozenset(group for rule in self.rules for group in rule.groups)
 
     def decide(self, caller: Caller, cluster: Cluster, ask: Ask, now: datetime) -> Grant:
         """What the caller gets, and how that came about (`Grant.trace`, or the refusal's).
@@ -122,6 +127,10 @@ class Policy:
         if not 1 <= len(name.encode()) <= MAX_NAME:
             return (
                 f"a user or group name has 1 to {MAX_NAME} bytes in UTF-8, this one has {len(name.encode())}."
+            )
+        if name.startswith(CREDENTIAL_PREFIX):
+            return (
+                f"{name} begins with {CREDENTIAL_PREFIX}, which only clustercert's own credential groups do."
             )
         if name.startswith(SYSTEM_PREFIX) and name not in self.allowed_system_names:
             return f"{name} is reserved by Kubernetes and not allowed by the settings (policy.allow_system)."

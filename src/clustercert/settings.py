@@ -24,7 +24,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 
 from clustercert.audit.addresses import Address, parsed_address
 from clustercert.errors import ClustercertError
-from clustercert.manifests.access import CREDENTIAL_PREFIX, SERVICE
+from clustercert.manifests.access import SERVICE
 from clustercert.model import KeyType, PolicyRule
 from clustercert.policy import MAX_LIFETIME, Policy, parse_lifetime
 
@@ -173,8 +173,8 @@ class PolicySettings(Section):
             for group in rule.groups:
                 if problem := policy.name_problem(group):
                     raise ValueError(f"rule for role {rule.role}: {problem}")
-                # It would be another's credential, or this service itself.
-                if group == SERVICE or group.startswith(CREDENTIAL_PREFIX):
+                # Its members would be this service itself.
+                if group == SERVICE:
                     raise ValueError(
                         f"rule for role {rule.role}: {group} is a name that this service uses itself."
                     )

@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 # RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
 _FIRST_GENERALIZED_YEAR = 2050
@@ -82,26 +83,43 @@ def _fixed_extensions(rsa_key: bool, authority_key_identifier: bytes) -> Mapping
     }
 
 
+class SubjectTemplate(NamedTuple):
+    """A subject in DER, split where the credential number stands in it.
+
+    Attributes:
+        before: what precedes the number; all of the subject where there is no number.
+        after: what follows the number.
+    """
+
+    before: bytes
+    after: bytes = b""
+
+
 def leaf_tbs(
     *,
     serial: int,
     signature_algorithm: bytes,
     issuer: bytes,
-    subject: bytes,
+    subject: SubjectTemplate,
+    credential_number: str | None,
     not_before: datetime,
     not_after: datetime,
     spki: bytes,
     extensions: bytes,
 ) -> bytes:
-    """TBSCertificate in DER, of parts that are DER already; the extensions are those of `leaf_extensions`."""
-    number = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    """TBSCertificate in DER, of parts that are DER already; the extensions are those of `leaf_extensions`.
+
+    The credential number is spliced into the subject; its length is the same in every certificate.
+    """
     return _element(
         _SEQUENCE,
         b"".join(
             (
                 _VERSION_3,
-                _element(_INTEGER, number),
-                _identity(signature_algorithm, issuer, not_before, not_after, subject),
+                _element(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+                _identity(signature_algorithm, issuer, not_before, not_after, subject.before),
+                (credential_number or "").encode("ascii"),
+                subject.after,
                 spki,
                 extensions,
             )
@@ -114,6 +132,7 @@ def leaf_tbs(
 def _identity(
     signature_algorithm: bytes, issuer: bytes, not_before: datetime, not_after: datetime, subject: bytes
 ) -> bytes:
+    """From the signature algorithm to the credential number."""
     return b"".join((signature_algorithm, issuer, _validity(not_before, not_after), subject))
 
 
@@ -142,6 +161,12 @@ def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
     serial = int.from_bytes(unverified_der[number : number + digits], "big")
     # Behind the octet that counts the unused bits.
     return serial, unverified_der[bits + 1 :]
+
+
+def content(element: bytes) -> bytes:
+    """What an element in DER holds, without its tag and length."""
+    _, start, length = _header(element, 0)
+    return element[start : start + length]
 
 
 def key_identifier(spki: bytes) -> bytes:

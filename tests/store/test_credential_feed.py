@@ -113,9 +113,9 @@ async def test_cut_off_it_answers_from_memory_for_two_seconds_and_then_not_at_al
     assert not await is_revoked(known, record)
     clock.time += 0.001
     with pytest.raises(Unavailable):
-        await known.find(record.fingerprint)
+        await known.by_fingerprint(record.fingerprint)
     with pytest.raises(Unavailable):
-        await known.find(os.urandom(32))
+        await known.by_fingerprint(os.urandom(32))
     store.execute("ALTER TABLE elsewhere RENAME TO certificate")
     statements = Statements(database)
     assert not await is_revoked(known, record)

@@ -22,7 +22,7 @@ async def test_a_certificate_is_read_once(database: Database, known: Credentials
     record = await recorded(database)
     statements = Statements(database)
     for _ in range(3):
-        found = await known.find(record.fingerprint)
+        found = await known.by_fingerprint(record.fingerprint)
         assert found is not None
         assert (found.cluster_id, found.user_id) == (record.cluster_id, record.user_id)
         assert not found.revoked
@@ -43,7 +43,7 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     assert await is_revoked(known, record)
     assert not await is_revoked(known, other)
     assert statements.reading("certificate") == 1, "what isn't touched isn't read again"
-    found = await known.find(record.fingerprint)
+    found = await known.by_fingerprint(record.fingerprint)
     assert found is not None
     assert found.revoked_at == (NOW if what == "certificate" else None)
     await elsewhere.undo(made.id, by="cli:test", at=NOW, event=event())
@@ -85,7 +85,7 @@ async def test_a_certificate_that_is_revoked_while_it_is_read_is_read_again(
             return found
 
     known = Slow(database, feed)
-    asking = asyncio.create_task(known.find(record.fingerprint))
+    asking = asyncio.create_task(known.by_fingerprint(record.fingerprint))
     await read.wait()
     await elsewhere.revoke(revocation(record, "cluster"), event())
     await feed.refresh()
@@ -101,7 +101,7 @@ async def test_the_unknown_is_asked_for_again_after_a_second(
     fingerprint = os.urandom(32)
     statements = Statements(database)
     for _ in range(3):
-        assert await known.find(fingerprint) is None
+        assert await known.by_fingerprint(fingerprint) is None
     assert statements.reading("certificate") == 1
     forgetful = Credentials(database, feed, Bounds(unknown_seconds=0.01))
     assert await forgetful.find(fingerprint) is None
@@ -113,7 +113,7 @@ async def test_the_unknown_is_asked_for_again_after_a_second(
 async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: Feed) -> None:
     known = Credentials(database, feed, Bounds(unknown=4))
     for _ in range(10):
-        await known.find(os.urandom(32))
+        await known.by_fingerprint(os.urandom(32))
     assert len(known._unknown_until) <= 4
 
 
@@ -121,11 +121,11 @@ async def test_the_least_recently_used_goes_first(database: Database, feed: Feed
     known = Credentials(database, feed, Bounds(known=2))
     a, b, c = [await recorded(database, cluster_id="a cluster") for _ in range(3)]
     for record in (a, b, a, c):
-        await known.find(record.fingerprint)
+        await known.by_fingerprint(record.fingerprint)
     statements = Statements(database)
-    await known.find(a.fingerprint)
+    await known.by_fingerprint(a.fingerprint)
     assert statements.reading("certificate") == 0
-    await known.find(b.fingerprint)
+    await known.by_fingerprint(b.fingerprint)
     assert statements.reading("certificate") == 1
     assert len(known._texts) <= 2
 
@@ -133,7 +133,7 @@ async def test_the_least_recently_used_goes_first(database: Database, feed: Feed
 async def test_those_who_ask_at_once_share_one_reading(database: Database, known: Credentials) -> None:
     record = await recorded(database)
     statements = Statements(database)
-    found = await asyncio.gather(*(known.find(record.fingerprint) for _ in range(20)))
+    found = await asyncio.gather(*(known.by_fingerprint(record.fingerprint) for _ in range(20)))
     assert {each.fingerprint for each in found if each} == {record.fingerprint}
     assert statements.reading("certificate") == 1
 
@@ -141,7 +141,7 @@ async def test_those_who_ask_at_once_share_one_reading(database: Database, known
 async def test_those_who_ask_meanwhile_share_the_next_reading(database: Database, known: Credentials) -> None:
     records = [await recorded(database) for _ in range(70)]
     statements = Statements(database)
-    found = await asyncio.gather(*(known.find(record.fingerprint) for record in records))
+    found = await asyncio.gather(*(known.by_fingerprint(record.fingerprint) for record in records))
     assert [each.fingerprint for each in found if each] == [record.fingerprint for record in records]
     assert statements.reading("certificate") == 2
 

@@ -156,14 +156,14 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
             await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
         await migrate.upgrade(database)
         known = Credentials(database, Feed(database))
-        found = {name: await known.find(record.fingerprint) for name, record in issued.items()}
+        found = {name: await known.by_fingerprint(record.fingerprint) for name, record in issued.items()}
         revoked = {name for name, credential in found.items() if credential and credential.revoked}
         assert revoked == {"disabled", "removed"}
         await DirectoryRows(database).enable_user(people["disabled"], True, event("user.enabled"))
         again, its_event = certificate_record()
         again = replace(again, user_id=people["disabled"])
         await Ledger(database).record(again, its_event)
-        good = await known.find(again.fingerprint)
+        good = await known.by_fingerprint(again.fingerprint)
         assert good is not None
         assert not good.revoked
         (revocation,) = await Revocations(database).of_user(people["removed"], limit=9)

@@ -63,7 +63,7 @@ async def seen(
     gate: Gate = GATE,
 ) -> Sighting:
     who = Identity(username, (*groups, "system:authenticated"), (fingerprint,))
-    return Sighting(gate, who, fingerprint, await known.find(fingerprint), at, at, ORIGIN)
+    return Sighting(gate, who, fingerprint, await known.by_fingerprint(fingerprint), at, at, ORIGIN)
 
 
 def times(store: Store, record: CertificateRecord) -> tuple[object, ...]:

@@ -58,6 +58,7 @@ class Components:
     crls: Crls
     webhook: Webhook
     access: Access
+    enforcement: EnforcementRows
     audit_log: AuditLog
     log_sealer: LogSealer
 
@@ -86,7 +87,8 @@ async def components(settings: Settings, scribe: Path | None = None) -> AsyncIte
         stack.callback(identity.close)
         clusters = ClusterRows(database)
         signers, ledger = _signers(custody), Ledger(database)
-        access = Access(signers, ledger, EnforcementRows(database), utc_now)
+        enforcement = EnforcementRows(database)
+        access = Access(signers, ledger, enforcement, utc_now)
         stack.push_async_callback(access.close)
         yield Components(
             settings=settings,
@@ -100,11 +102,11 @@ async def components(settings: Settings, scribe: Path | None = None) -> AsyncIte
                 keys=keys,
                 signers=signers,
                 ledger=ledger,
-                credential_groups=Bindings(access),
+                bindings=Bindings(access),
                 now=utc_now,
             ),
             certificates=CertificateRows(database),
-            webhook=Webhook(database, utc_now),
+            webhook=Webhook(database, utc_now, settings.policy.policy().groups),
             inventory=Inventory(
                 rows=InventoryRows(database),
                 clusters=clusters,
@@ -120,6 +122,7 @@ async def components(settings: Settings, scribe: Path | None = None) -> AsyncIte
                 now=utc_now,
             ),
             access=access,
+            enforcement=enforcement,
             audit_log=AuditLog(AuditRows(database), EventPages(database)),
             log_sealer=_log_sealer(settings, database, custody),
         )
@@ -127,7 +130,7 @@ async def components(settings: Settings, scribe: Path | None = None) -> AsyncIte
 
 def reconciler(parts: Components) -> Reconciler:
     """What keeps API servers up to date, in one process of all that serve."""
-    rows = EnforcementRows(parts.database)
+    rows = parts.enforcement
     generation = parts.database.generation
     return Reconciler(
         feed=rows,

@@ -17,7 +17,16 @@ from clustercert import metrics
 from clustercert.certificate import check_leaf, fingerprint, serial_hex, subject
 from clustercert.errors import ClustercertError, SignerError
 from clustercert.keypair import UNREADABLE, accepted_key, key_type_of
-from clustercert.model import AuditEvent, CertificateRecord, ClientCA, Grant, Origin, SigningRequest
+from clustercert.model import (
+    AuditEvent,
+    CertificateRecord,
+    ClientCA,
+    Grant,
+    Origin,
+    SigningRequest,
+    credential_group,
+    number_of,
+)
 from clustercert.policy import BACKDATE, MAX_LIFETIME, Policy
 from clustercert.store.certificate_checks import CertificateChecks, StoredCertificate
 from clustercert.store.database import Database
@@ -136,7 +145,10 @@ def _unlike_its_row(leaf: x509.Certificate, record: CertificateRecord) -> list[s
     columns = {
         "fingerprint": (fingerprint(leaf), record.fingerprint),
         "serial": (serial_hex(leaf), record.serial),
-        "user and groups": (leaf.subject.public_bytes(), subject(_grant(record)).public_bytes()),
+        "user and groups": (
+            leaf.subject.public_bytes(),
+            subject(_grant(record), record.credential_number).public_bytes(),
+        ),
         "not_before": (leaf.not_valid_before_utc, record.not_before),
         "not_after": (leaf.not_valid_after_utc, record.not_after),
         "key_type": (key_type_of(key), record.key_type),
@@ -155,9 +167,15 @@ def _beyond_the_bounds(
         found.append("The certificate begins at another time than it was issued at.")
     # What has ended may have been issued under another policy, and nobody gets in with it.
     if leaf.not_valid_after_utc > now:
-        names = (record.user_id, *record.groups)
+        names = [record.user_id, *_policy_groups(record)]
         found += [f"Not allowed now: {problem}" for name in names if (problem := policy.name_problem(name))]
     return found
+
+
+def _policy_groups(record: CertificateRecord) -> list[str]:
+    """Its groups without its credential group."""
+    number = number_of(record.credential_number, record.serial, record.groups)
+    return [group for group in record.groups if number is None or group != credential_group(number)]
 
 
 # A page's certificates are of few CAs.
@@ -172,7 +190,12 @@ def _unlike_its_ca(leaf: x509.Certificate, record: CertificateRecord, ca_der: by
         certificate=_loaded(ca_der),
         sealed_key=None,
     )
-    request = SigningRequest(grant=_grant(record), public_key=accepted_key(leaf.public_key()), ca=ca)
+    request = SigningRequest(
+        grant=_grant(record),
+        public_key=accepted_key(leaf.public_key()),
+        ca=ca,
+        credential_number=record.credential_number,
+    )
     try:
         check_leaf((record.der,), request)
     except SignerError as error:

@@ -52,7 +52,7 @@ CertificateArgument = Annotated[
     str,
     typer.Argument(
         metavar="CERTIFICATE",
-        help=f"Its fingerprint, the first {LEAST_DIGITS} digits or more of it, or its serial.",
+        help=f"Its fingerprint, the first {LEAST_DIGITS} digits or more of it, its credential number or serial.",
     ),
 ]
 

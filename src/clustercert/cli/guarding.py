@@ -114,6 +114,7 @@ class Guarding:
             roles = {**(roles or {}), **said}
         elif self.no_credential_roles and roles is not None:
             roles = {}
+        admission = self.admission if self.admission is not None else options.admission
         return ClusterOptions(
             mode=self.mode.value if self.mode is not None else options.mode,
             exemptions=_changed(options.exemptions, self.exempt, self.remove_exempt),
@@ -123,7 +124,9 @@ class Guarding:
                 self.remove_listed_master,
             ),
             credential_roles=roles,
-            admission=self.admission if self.admission is not None else options.admission,
+            admission=admission,
+            # Whoever sets it up again may apply an older policy.
+            admission_by_number=options.admission_by_number and admission,
         )
 
 

@@ -17,6 +17,8 @@ from clustercert.errors import ClustercertError
 
 if TYPE_CHECKING:
     # The command loads the nouns only when it is run.
+    from datetime import datetime
+
     from clustercert.manifests.authorization import Asking
     from clustercert.manifests.folder import Setup
     from clustercert.model import Cluster
@@ -135,12 +137,13 @@ def setup(
     if not PurePosixPath(control_plane_dir).is_absolute() or not control_plane_dir.isprintable():
         raise typer.BadParameter("say an absolute path.", param_hint="--control-plane-dir")
 
-    def asking(cluster: "Cluster") -> "Asking":
+    def asking(cluster: "Cluster", unnumbered_until: "datetime | None") -> "Asking":
         from clustercert.manifests.authorization import Asking
 
         return Asking(
             mode=(mode or Mode(cluster.options.mode)).value,
             groups=(*groups, *(group or ())),
+            unnumbered_until=unnumbered_until,
             exemptions=cluster.options.exemptions,
             failure_policy=failure_policy.value,
             authorized_ttl=authorized_ttl,
@@ -149,7 +152,9 @@ def setup(
             kubeconfig=str(PurePosixPath(control_plane_dir) / folder.WEBHOOK),
         )
 
-    def setup_of(cluster: "Cluster", client_cas_pem: bytes, token: str) -> "Setup":
+    def setup_of(
+        cluster: "Cluster", client_cas_pem: bytes, unnumbered_until: "datetime | None", token: str
+    ) -> "Setup":
         return folder.Setup(
             cluster=cluster,
             client_cas_pem=client_cas_pem,
@@ -157,7 +162,7 @@ def setup(
             service_ca_pem=ca_pem,
             token=token,
             folder=control_plane_dir.rstrip("/") or "/",
-            asking=asking(cluster),
+            asking=asking(cluster, unnumbered_until),
             bound=bound,
             unbound=tuple(each for each in groups if each not in bound),
             audit=audit,
@@ -165,15 +170,17 @@ def setup(
 
     async def work(operator: Operator) -> Mapping[str, str]:
         from clustercert.certificate import chain_pem
+        from clustercert.model import utc_now
 
         cluster = await cluster_commands.find(operator, name, project)
         client_cas_pem = chain_pem(await operator.parts.clusters.rows.bundle(cluster.id))
+        unnumbered_until = await operator.parts.enforcement.last_unnumbered(cluster.id, utc_now())
         kept = await _kept_token(operator, cluster, target)
         if kept is not None:
-            return target.write(folder.files(setup_of(cluster, client_cas_pem, kept)))
+            return target.write(folder.files(setup_of(cluster, client_cas_pem, unnumbered_until, kept)))
         made = await _new_token(operator, cluster)
         try:
-            return target.write(folder.files(setup_of(cluster, client_cas_pem, made.text)))
+            return target.write(folder.files(setup_of(cluster, client_cas_pem, unnumbered_until, made.text)))
         except OSError:
             # Nobody has it, and it would count as one of the two that a cluster may have.
             await operator.parts.webhook.tokens.remove(

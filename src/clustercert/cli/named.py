@@ -18,13 +18,14 @@ _CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 async def certificate_of(operator: "Operator", name: str) -> "Listed":
-    """The certificate of that fingerprint, beginning of one, or serial. Raises NotFound or Conflict."""
+    """The certificate of a fingerprint (or its beginning), credential number or serial. Raises NotFound, Conflict."""
     from clustercert.inventory import only
 
     digits = name.replace(":", "").lower()
     if not _HEX_DIGITS.fullmatch(digits) or len(digits) < LEAST_DIGITS:
         raise NotFound(
-            f"{name} names no certificate: give its fingerprint, {LEAST_DIGITS} digits of it or more, or its serial."
+            f"{name} names no certificate: give its fingerprint, {LEAST_DIGITS} digits of it or more, its credential"
+            " number, or its serial."
         )
     return only(await operator.parts.inventory.rows.find(digits, abbreviated=True))
 

@@ -44,7 +44,8 @@ def revoke(
     certificate: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CERTIFICATE]", help="One, by fingerprint, 8 digits of it or more, or serial."
+            metavar="[CERTIFICATE]",
+            help="One, by fingerprint, 8 digits of it or more, credential number or serial.",
         ),
     ] = None,
     user: UserOption = None,

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
-from clustercert.certificate import check_leaf, der_fingerprint, der_pem, serial_text
+from clustercert.certificate import check_leaf, der_fingerprint, der_pem, new_signing_request, serial_text
 from clustercert.errors import SignerError, Unavailable
 from clustercert.keypair import key_pem, key_type_of, new_key
 from clustercert.kubeapi import ClientIdentity, KubeApi, Refused
 from clustercert.manifests.access import SERVICE
-from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant, Origin, SigningRequest
+from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant, Origin
 from clustercert.policy import BACKDATE
 from clustercert.signers import Signer
 
@@ -157,7 +157,9 @@ class Access:
             raise SignerError(f"The signer {cluster.signer} of this cluster is not installed.")
         key = new_key("ec-p256")
         grant = _grant(cluster, now)
-        request = SigningRequest(grant=grant, public_key=key.public_key(), ca=cluster.client_ca)
+        request = new_signing_request(
+            grant, key.public_key(), cluster.client_ca, takes_serial=signer.takes_serial
+        )
         chain = await signer.sign(request)
         leaf = check_leaf(chain, request)
         record = CertificateRecord(
@@ -179,6 +181,7 @@ class Access:
             reason="enforcing revocations",
             issued_at=now,
             der=leaf.der,
+            credential_number=request.credential_number,
         )
         await self.ledger.record(record, _event(record))
         identity = ClientIdentity(der_pem(leaf.der), key_pem(key))
@@ -214,8 +217,9 @@ def _event(record: CertificateRecord) -> AuditEvent:
             "cluster_id": record.cluster_id,
             "ca_id": record.ca_id,
             "serial": record.serial,
+            "credential_number": record.credential_number,
             "common_name": record.user_id,
-            "organizations": list(record.groups),
+            "organizations": list(record.organizations),
             "not_before": record.not_before.isoformat(),
             "not_after": record.not_after.isoformat(),
             "auth_method": record.auth_method,

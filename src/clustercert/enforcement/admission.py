@@ -1,6 +1,8 @@
-"""The revoked ids in a ConfigMap, where a ValidatingAdmissionPolicy looks for the certificate of who wants to write.
+"""What is revoked in a ConfigMap, where a ValidatingAdmissionPolicy looks for the certificate of who wants to write.
 
-An object of the API server has its bound, etcd's 1.5 MiB. Each id costs about 160 bytes of it, its second mention in
+Its keys are credential numbers, and fingerprints of certificates without a credential group.
+
+An object of the API server has its bound, etcd's 1.5 MiB. Each key costs about 160 bytes of it, its second mention in
 `managedFields` included, so that MAX_REVOKED of them leave room. Where more are revoked and not expired, those revoked
 last are kept, since an emergency is what happens now, and it is said loudly how many are left out.
 """
@@ -17,11 +19,11 @@ from clustercert.model import JsonObject
 
 _LIST_PATH = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 _PATH = f"{_LIST_PATH}/{CONFIG_MAP}"
-_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_OUR_KEY = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
-    """Make the ConfigMap hold these: fingerprints (lower-case hex) and when each ends; whether it had to change.
+    """Make the ConfigMap hold these: keys (lower-case hex) and when each certificate ends; whether it had to change.
 
     Keys of other kinds are somebody else's and stay. Raises RemoteFailed, Unavailable, or Refused with status 409 where
     somebody else was faster.
@@ -36,7 +38,7 @@ async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
     found = there.get("data") or {}
     if not isinstance(found, dict):
         raise RemoteFailed("The cluster's API server answered otherwise than Kubernetes does.")
-    wanted = {key: value for key, value in found.items() if not _FINGERPRINT.fullmatch(key)} | dict(revoked)
+    wanted = {key: value for key, value in found.items() if not _OUR_KEY.fullmatch(key)} | dict(revoked)
     if wanted == found:
         return False
     await api.replace(_PATH, {**there, "data": wanted})

@@ -1,4 +1,4 @@
-"""Per-credential RBAC: a certificate's only group is its own, and a ClusterRoleBinding of that group is all it may do.
+"""Per-credential RBAC: a certificate's only group is its credential group, and a binding of that is all it may do.
 
 Deleting the binding ends what the certificate can do, whatever the API server's flags; so the policy's own groups,
 which other certificates have too, are not in it.
@@ -17,8 +17,14 @@ from clustercert.enforcement.access import Access
 from clustercert.errors import ClustercertError, Forbidden, RemoteFailed
 from clustercert.kubeapi import KubeApi, Refused, segment
 from clustercert.manifests import MANAGED_BY
-from clustercert.manifests.access import CREDENTIAL_PREFIX
-from clustercert.model import CertificateRecord, Cluster, Grant, JsonObject
+from clustercert.model import (
+    CREDENTIAL_PREFIX,
+    CertificateRecord,
+    Cluster,
+    Grant,
+    JsonObject,
+    credential_group,
+)
 
 logger = structlog.get_logger()
 
@@ -33,11 +39,6 @@ _PAGE = "500"
 _MAX_PAGES = 400
 
 
-def credential_group(serial: str) -> str:
-    """The group, and the binding's name, of the certificate with a serial (lower-case hex): 63 bytes, of 64 allowed."""
-    return f"{CREDENTIAL_PREFIX}{serial}"
-
-
 @dataclass(frozen=True, slots=True)
 class Binding:
     """What binds one certificate's group to a ClusterRole.
@@ -46,14 +47,15 @@ class Binding:
         fingerprint: of the certificate, lower-case hex; empty where somebody took it away.
     """
 
-    serial: str
+    credential_number: str
     role: str
     fingerprint: str
     not_after: datetime
 
     @property
     def name(self) -> str:
-        return credential_group(self.serial)
+        """Of the binding, and of the group that it binds."""
+        return credential_group(self.credential_number)
 
     def document(self) -> JsonObject:
         """The ClusterRoleBinding."""
@@ -84,8 +86,8 @@ class Bindings:
 
     access: Access
 
-    def granted(self, cluster: Cluster, grant: Grant, serial: str) -> Grant:
-        """The grant with the group of that serial in the place of its own; as it was where the cluster has no such.
+    def granted(self, cluster: Cluster, grant: Grant) -> Grant:
+        """The grant without groups, so that the credential group stands alone; as it was where the cluster has no such.
 
         Raises Forbidden where the cluster has no ClusterRole for the grant's rule.
         """
@@ -99,19 +101,20 @@ class Bindings:
             )
             refusal.trace = grant.trace
             raise refusal
-        return replace(grant, groups=(credential_group(serial),))
+        return replace(grant, groups=())
 
     def bound(
         self, cluster: Cluster, record: CertificateRecord
     ) -> contextlib.AbstractAsyncContextManager[None]:
-        """Bind the certificate's group, if it has one, before the block, and unbind it where the block fails.
+        """Bind the certificate's credential group, where it stands alone, before the block; unbind it if that fails.
 
         A crash in between leaves a binding that `reconcile` removes. Raises RemoteFailed or Unavailable.
         """
         role = (cluster.options.credential_roles or {}).get(record.rule or "")
-        if role is None or record.groups != (credential_group(record.serial),):
+        number = record.credential_number
+        if role is None or number is None or record.groups:
             return contextlib.nullcontext()
-        return self._bound(cluster, Binding(record.serial, role, record.fingerprint.hex(), record.not_after))
+        return self._bound(cluster, Binding(number, role, record.fingerprint.hex(), record.not_after))
 
     @contextlib.asynccontextmanager
     async def _bound(self, cluster: Cluster, binding: Binding) -> AsyncIterator[None]:

@@ -15,12 +15,12 @@ import structlog
 
 from clustercert import metrics
 from clustercert.enforcement.admission import publish
-from clustercert.enforcement.bindings import Binding, bind, bound_names, credential_group, time_text, unbind
+from clustercert.enforcement.bindings import Binding, bind, bound_names, time_text, unbind
 from clustercert.kubeapi import KubeApi
 from clustercert.manifests.access import SERVICE
 from clustercert.manifests.admission import MAX_REVOKED
-from clustercert.model import AuditEvent, Cluster, Origin
-from clustercert.store.enforcement import Credential, EnforcementRows
+from clustercert.model import AuditEvent, Cluster, Origin, credential_group
+from clustercert.store.enforcement import EnforcementRows, Revoked
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Sync:
         access: opens a cluster's API server.
         now: the time, aware, UTC.
         clock: seconds that only go forward.
-        room: how many ids a cluster's ConfigMap takes.
+        room: how many keys a cluster's ConfigMap takes.
     """
 
     rows: EnforcementRows
@@ -83,11 +83,11 @@ class Sync:
         page = await self.rows.live(cluster.id, self.now(), None)
         while page:
             for credential in page:
-                name = credential_group(credential.serial)
-                if credential.groups != (name,) or found.pop(name, None) is not None:
+                number, role = credential.credential_number, roles.get(credential.rule or "")
+                if number is None or credential.groups:
                     continue
-                if role := roles.get(credential.rule or ""):
-                    missing.append(_binding(credential, role))
+                if found.pop(credential_group(number), None) is None and role:
+                    missing.append(Binding(number, role, credential.fingerprint.hex(), credential.not_after))
             page = await self.rows.live(cluster.id, self.now(), page[-1])
         return missing
 
@@ -116,9 +116,15 @@ class Sync:
     async def _admission(self, cluster: Cluster) -> None:
         now = self.now()
         revoked = await self.rows.revoked(cluster.id, now, self.room + 1)
-        kept = dict(list(revoked.items())[: self.room])
-        left_out = await self.rows.count_revoked(cluster.id, now) - len(kept) if kept != revoked else 0
-        data = {fingerprint.hex(): time_text(not_after) for fingerprint, not_after in kept.items()}
+        data: dict[str, str] = {}
+        kept = 0
+        for each in revoked:
+            keys = _keys(each, by_number=cluster.options.admission_by_number)
+            if len(data) + len(keys) > self.room:
+                break
+            data |= dict.fromkeys(keys, time_text(each.not_after))
+            kept += 1
+        left_out = await self.rows.count_revoked(cluster.id, now) - kept if kept < len(revoked) else 0
         await self.access.call(cluster, lambda api: publish(api, data))
         await self._say_left_out(cluster, left_out)
 
@@ -141,8 +147,12 @@ class Sync:
             await self.rows.note(_overflow(cluster, count, self.room, self.now()))
 
 
-def _binding(credential: Credential, role: str) -> Binding:
-    return Binding(credential.serial, role, credential.fingerprint.hex(), credential.not_after)
+def _keys(revoked: Revoked, *, by_number: bool) -> list[str]:
+    """By what the cluster's policy finds a revoked certificate: its number, its hash, or both."""
+    fingerprint, number = revoked.fingerprint.hex(), revoked.credential_number
+    if number is None:
+        return [fingerprint]
+    return [number] if by_number else [number, fingerprint]
 
 
 def _fingerprint(text: str) -> bytes | None:

@@ -72,7 +72,7 @@ class Inventory:
         return await self.rows.page(wanted, self.now(), limit=limit, before=before)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> Listed:
-        """One certificate of a cluster, by fingerprint or serial (lower-case hex).
+        """One certificate of a cluster, by fingerprint, credential number or serial (lower-case hex).
 
         Raises NotFound where there is none that the caller may see, Conflict where a serial names several.
         """
@@ -108,7 +108,7 @@ class Inventory:
 def only(found: tuple[Listed, ...]) -> Listed:
     """The one that was found. Raises NotFound or Conflict."""
     if not found:
-        raise NotFound("There is no such certificate. Check its fingerprint or serial.")
+        raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     if len(found) > 1:
         raise Conflict("Several certificates are meant by this. Name the one by its whole fingerprint.")
     return found[0]

@@ -10,7 +10,6 @@ from itertools import groupby
 from typing import Literal
 
 from clustercert.manifests import MASTERS
-from clustercert.manifests.access import CREDENTIAL_PREFIX
 from clustercert.model import Cluster
 from clustercert.store.access import AccessRows, Unknown
 from clustercert.store.inventory import Listed, State
@@ -53,8 +52,9 @@ class Credential:
     """A certificate that has not ended.
 
     Attributes:
-        groups: what the API server counts the holder into: those of the certificate, and system:authenticated.
-        cluster_role: what the certificate's own group is bound to as things are now; None where it has no such group.
+        groups: what the API server counts the holder into: those of the certificate, the credential group aside, and
+            system:authenticated.
+        cluster_role: what the credential group is bound to as things are now; None where it does not stand alone.
         gets_in: whether it opens the cluster, as far as this service can know: also a revoked one, where nothing is
             set up that would keep it out.
         stopped_by: the ways that stop it, the quickest first.
@@ -157,7 +157,7 @@ class AccessReports:
 def _credential(listed: Listed, now: datetime, set_up: set[WayName], roles: Mapping[str, str]) -> Credential:
     state = listed.state(now)
     groups = (*listed.groups, AUTHENTICATED)
-    own_group = any(group.startswith(CREDENTIAL_PREFIX) for group in groups)
+    own_group = listed.bound_alone
     stopped_by: list[WayName] = ["ca", "expiry"]
     # The API server lets this group pass before it asks any authorizer, and its members can remove the rest.
     if MASTERS not in groups:

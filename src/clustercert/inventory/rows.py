@@ -14,6 +14,7 @@ from clustercert.store.inventory import Listed
 COLUMNS = (
     "fingerprint",
     "serial",
+    "credential_number",
     "state",
     "cluster_id",
     "project_id",
@@ -36,6 +37,7 @@ COLUMNS = (
     "revoked_why",
     "first_seen_at",
     "last_seen_at",
+    "altered_at",
 )
 
 
@@ -44,6 +46,7 @@ def certificate_row(listed: Listed, now: datetime) -> JsonObject:
     return {
         "fingerprint": listed.fingerprint.hex(),
         "serial": listed.serial,
+        "credential_number": listed.credential_number,
         "state": listed.state(now),
         "cluster_id": listed.cluster_id,
         "project_id": listed.project_id,
@@ -66,6 +69,7 @@ def certificate_row(listed: Listed, now: datetime) -> JsonObject:
         "revoked_why": listed.revoked_why,
         "first_seen_at": _time(listed.first_seen_at),
         "last_seen_at": _time(listed.last_seen_at),
+        "altered_at": _time(listed.altered_at),
     }
 
 
@@ -106,6 +110,7 @@ def _credential(credential: Credential) -> JsonObject:
     return {
         "fingerprint": listed.fingerprint.hex(),
         "serial": listed.serial,
+        "credential_number": listed.credential_number,
         "state": credential.state,
         "gets_in": credential.gets_in,
         "groups": list(credential.groups),
@@ -128,7 +133,8 @@ def _group(group: GroupAccess) -> JsonObject:
 
 def _unknown(unknown: Unknown) -> JsonObject:
     return {
-        "fingerprint": unknown.fingerprint.hex(),
+        "fingerprint": unknown.fingerprints[-1] if unknown.fingerprints else None,
+        "hashes": unknown.hashes,
         "username": unknown.username,
         "groups": list(unknown.groups),
         "first_seen_at": _time(unknown.first_seen_at),

@@ -20,6 +20,9 @@ X509_ID = "X509SHA256="
 GROUPS_OF_EVERYBODY = ("system:authenticated", "system:unauthenticated")
 MASTERS = "system:masters"
 
+OUR_PREFIX = "clustercert:"
+"""How the names begin that the service gives to itself, and the groups that it gives beside those of the policy."""
+
 
 def to_yaml(documents: Iterable[JsonObject]) -> str:
     """The documents as one YAML stream, their fields in the order given."""

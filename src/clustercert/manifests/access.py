@@ -7,13 +7,10 @@ from collections.abc import Iterable, Mapping
 from clustercert.manifests import MANAGED_BY
 from clustercert.manifests.admission import CONFIG_MAP, NAMESPACE
 from clustercert.manifests.cel import string, strings
-from clustercert.model import JsonObject
+from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 
 SERVICE = "clustercert:service"
 """The user, and the group, that this service is in the clusters that it keeps something in."""
-
-CREDENTIAL_PREFIX = "clustercert:credential:"
-"""A credential's own group, and the name of that group's binding: this and the serial."""
 
 # What the default policy's groups are for.
 DEFAULT_BINDINGS = {

@@ -1,11 +1,12 @@
-"""Revocation where the API server's flags can't be touched: an admission policy that reads the revoked ids.
+"""Revocation where the API server's flags can't be touched: an admission policy that reads what is revoked.
 
-Admission sees writes only. A ConfigMap carries the fingerprints of what is revoked and not yet expired.
+Admission sees writes only. A ConfigMap carries the credential numbers of what is revoked and not yet expired, and the
+fingerprints of certificates without a credential group.
 """
 
 from clustercert.manifests import CREDENTIAL_ID, MANAGED_BY, X509_ID
-from clustercert.manifests.cel import has_x509, string
-from clustercert.model import JsonObject
+from clustercert.manifests.cel import has_credential_group, has_x509, string
+from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 
 NAMESPACE = "clustercert"
 CONFIG_MAP = "clustercert-revoked"
@@ -38,7 +39,13 @@ def storage() -> list[JsonObject]:
 
 def _policy() -> JsonObject:
     extra, key = "request.userInfo.extra", string(CREDENTIAL_ID)
-    revoked = (
+    groups = "request.userInfo.groups"
+    numbered = f"has({groups}) && {has_credential_group(groups)}"
+    revoked_number = (
+        f"{groups}.exists(g, g.startsWith({string(CREDENTIAL_PREFIX)})"
+        f" && g.substring({len(CREDENTIAL_PREFIX)}) in params.data)"
+    )
+    revoked_hash = (
         f"{extra}[{key}].exists(c, c.startsWith({string(X509_ID)})"
         f" && c.substring({len(X509_ID)}) in params.data)"
     )
@@ -61,13 +68,22 @@ def _policy() -> JsonObject:
                     }
                 ]
             },
-            "matchConditions": [{"name": "with-a-client-certificate", "expression": has_x509(extra)}],
+            "matchConditions": [
+                {
+                    "name": "with-a-client-certificate",
+                    "expression": f"({numbered}) || ({has_x509(extra)})",
+                }
+            ],
             "validations": [
                 {
-                    "expression": f"!has(params.data) || !{revoked}",
+                    "expression": f"!has(params.data) || !({condition})",
                     "reason": "Forbidden",
                     "message": "This client certificate is revoked. Get a new one from clustercert.",
                 }
+                for condition in (
+                    f"{numbered} && {revoked_number}",
+                    f"{has_x509(extra)} && {revoked_hash}",
+                )
             ],
         },
     }

@@ -6,17 +6,15 @@ The times were measured on kube-apiserver 1.32.13 and 1.36.2.
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
-from clustercert.manifests import MASTERS, to_yaml
-from clustercert.manifests.cel import has_x509, in_groups, matches
+from clustercert.manifests import MASTERS, OUR_PREFIX, to_yaml
+from clustercert.manifests.cel import exempt, has_credential_group, has_x509, in_groups
 from clustercert.model import JsonObject
 
 FailurePolicy = Literal["NoOpinion", "Deny"]
 Mode = Literal["default", "known-only"]
-
-# Whatever we give to a certificate of our own beside the policy's groups: a credential's own group, the service's.
-_OUR_PREFIX = "clustercert:"
 
 _KEPT = """\
 clustercert answers "denied" or "no opinion", and never "allowed": RBAC goes on deciding what anybody may do.
@@ -42,14 +40,18 @@ _FAILURE = {
 
 _WHEN = {
     "default": """\
-matchConditions  who costs a call: callers with a client certificate (from 1.32 on the API server tells which) who are
-                 in a group of the policy, or in one whose name begins with clustercert:. All others cost none: nodes,
-                 service accounts, anonymous health checks.""",
+matchConditions  who costs a call: callers with a certificate of clustercert, which has a group whose name begins with
+                 clustercert:credential:. All others cost none: nodes, service accounts, anonymous health checks.""",
     "known-only": """\
-matchConditions  who costs a call: callers with a client certificate, except those whose user or group matches the
-                 cluster's exemptions and who are in no group of the policy. Service accounts and anonymous health
-                 checks cost none.""",
+matchConditions  who costs a call: callers with a client certificate (from 1.32 on the API server tells which), except
+                 those whose every group, or whose name where they have none, matches the cluster's exemptions. Service
+                 accounts and anonymous health checks cost none.""",
 }
+
+_OLDER = """\
+                 Certificates that were issued without that group are alive until {until}. For them, callers with a
+                 client certificate who are in a group of the policy cost a call too. Write the files again after that
+                 time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Asking:
     Attributes:
         mode: whether foreign certificates are asked about too.
         groups: the Kubernetes groups that the policy gives.
+        unnumbered_until: when the cluster's last certificate without a credential group ends; None where all have one.
         exemptions: patterns of the users and groups that `known-only` spares.
         authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them, such as 2s or 1m30s.
         kubeconfig: the path of the webhook's kubeconfig on the control plane.
@@ -66,6 +69,7 @@ class Asking:
 
     mode: Mode
     groups: tuple[str, ...]
+    unnumbered_until: datetime | None
     exemptions: tuple[str, ...]
     failure_policy: FailurePolicy
     authorized_ttl: str
@@ -76,7 +80,10 @@ class Asking:
 
 def authorization_comment(asking: Asking) -> str:
     """What the file's reader should know before they change a number in it."""
-    return f"{_KEPT}\n{_FAILURE[asking.failure_policy]}\n{_WHEN[asking.mode]}"
+    lines = [_KEPT, _FAILURE[asking.failure_policy], _WHEN[asking.mode]]
+    if asking.mode == "default" and asking.unnumbered_until is not None:
+        lines.append(_OLDER.format(until=f"{asking.unnumbered_until:%Y-%m-%d %H:%M} UTC"))
+    return "\n".join(lines)
 
 
 def authorization_configuration(asking: Asking) -> JsonObject:
@@ -105,12 +112,15 @@ def authorization_configuration(asking: Asking) -> JsonObject:
 def match_conditions(asking: Asking) -> Sequence[str]:
     """CEL over `request`, a SubjectAccessReview's spec; a call is made where all of them hold."""
     # A member of system:masters passes before any webhook is asked.
-    others = [group for group in asking.groups if group != MASTERS and not group.startswith(_OUR_PREFIX)]
-    ours = in_groups(others, [_OUR_PREFIX])
-    if asking.mode == "default":
-        return (has_x509("request.extra"), ours)
-    # What is ours is asked about even where an exemption matches it, or it couldn't be revoked.
-    return (has_x509("request.extra"), f"{ours} || !{matches(asking.exemptions)}")
+    others = [group for group in asking.groups if group != MASTERS and not group.startswith(OUR_PREFIX)]
+    numbered = has_credential_group("request.groups")
+    shown = has_x509("request.extra")
+    if asking.mode == "known-only":
+        ours = [group for group in asking.groups if not group.startswith(OUR_PREFIX)]
+        return (f"{numbered} || ({shown} && !{exempt(asking.exemptions, ours)})",)
+    if asking.unnumbered_until is None:
+        return (numbered,)
+    return (f"{numbered} || ({shown} && {in_groups(others, [OUR_PREFIX])})",)
 
 
 def webhook_kubeconfig(url: str, ca_pem: bytes | None, token: str) -> str:

@@ -6,7 +6,8 @@ Source: https://github.com/google/cel-spec/blob/master/doc/langdef.md; Kubernete
 import json
 from collections.abc import Iterable, Sequence
 
-from clustercert.manifests import CREDENTIAL_ID, GROUPS_OF_EVERYBODY, X509_ID
+from clustercert.manifests import CREDENTIAL_ID, GROUPS_OF_EVERYBODY, OUR_PREFIX, X509_ID
+from clustercert.model import CREDENTIAL_PREFIX
 
 _ANYTHING = "*"
 
@@ -38,19 +39,31 @@ def in_groups(names: Sequence[str], prefixes: Sequence[str] = ()) -> str:
     )
 
 
-def matches(patterns: Iterable[str]) -> str:
-    """Whether the user's name, or one of the groups that not everybody is in, matches a pattern.
+def has_credential_group(groups: str) -> str:
+    """Whether the groups, an expression, say that a certificate with a credential group was shown."""
+    return f"{groups}.exists(g, g.startsWith({string(CREDENTIAL_PREFIX)}))"
 
-    A pattern ends in an asterisk, which stands for anything, or is a name.
+
+def exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
+    """Whether each group that not everybody is in matches a pattern, or the user's name where there is no such group.
+
+    A pattern ends in an asterisk, which stands for anything, or is a name. Names and groups of ours are never exempt.
+    `webhook.exemptions` has the same rule.
     """
     sorted_out = list(patterns)
     names = [pattern for pattern in sorted_out if not pattern.endswith(_ANYTHING)]
     prefixes = [pattern.removesuffix(_ANYTHING) for pattern in sorted_out if pattern.endswith(_ANYTHING)]
     if not sorted_out:
         return "false"
+    of_everybody = f"g in {strings(GROUPS_OF_EVERYBODY)}"
     user = _either("request.user", names, prefixes)
+    ours = _either("request.user", policy_groups, [OUR_PREFIX])
     group = _either("g", names, prefixes)
-    return f"({user} || request.groups.exists(g, !(g in {strings(GROUPS_OF_EVERYBODY)}) && ({group})))"
+    return (
+        f"(!({ours}) && !{in_groups(policy_groups, [OUR_PREFIX])}"
+        f" && request.groups.all(g, {of_everybody} || {group})"
+        f" && (request.groups.exists(g, !({of_everybody})) || {user}))"
+    )
 
 
 def _either(subject: str, names: Sequence[str], prefixes: Sequence[str]) -> str:

@@ -7,6 +7,14 @@ cluster ids are UUIDs in their 8-4-4-4-12 form, because real clients check both.
 from datetime import UTC, datetime
 
 from clustercert.model.clusters import ClientCA, Cluster, ClusterOptions
+from clustercert.model.credentials import (
+    CREDENTIAL_PREFIX,
+    credential_group,
+    credential_groups,
+    credential_number,
+    is_credential_number,
+    number_of,
+)
 from clustercert.model.events import AuditEvent
 from clustercert.model.identity import (
     AccessKey,
@@ -33,6 +41,7 @@ from clustercert.model.requests import AuthMethod, Origin, UnverifiedRequest
 from clustercert.model.revocation import Revocation, RevocationReason
 
 __all__ = [
+    "CREDENTIAL_PREFIX",
     "AccessKey",
     "Ask",
     "AuditEvent",
@@ -63,6 +72,11 @@ __all__ = [
     "Token",
     "UnverifiedRequest",
     "User",
+    "credential_group",
+    "credential_groups",
+    "credential_number",
+    "is_credential_number",
+    "number_of",
     "utc_now",
 ]
 

@@ -43,7 +43,9 @@ class ClusterOptions:
         credential_roles: by the policy's rule, the ClusterRole that each certificate's own group is bound to. None
             where certificates never had such groups; empty where new ones don't, while what is bound is still
             looked after.
-        admission: keep the revoked credential ids in the cluster, for its ValidatingAdmissionPolicy.
+        admission: keep what is revoked in the cluster, for its ValidatingAdmissionPolicy.
+        admission_by_number: `kubernetes verify` has seen that the policy in the cluster reads credential numbers; until
+            then, hashes are kept beside them.
     """
 
     mode: Literal["default", "known-only"] = "default"
@@ -51,6 +53,7 @@ class ClusterOptions:
     listed_masters: tuple[str, ...] = ()
     credential_roles: Mapping[str, str] | None = None
     admission: bool = False
+    admission_by_number: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from clustercert.model.clusters import ClientCA, Cluster
+from clustercert.model.credentials import credential_group
 from clustercert.model.keys import KeyOrigin, PrivateKey, PublicKey
 from clustercert.model.requests import AuthMethod
 
@@ -46,7 +47,7 @@ class Grant:
     Attributes:
         rule: the name of the rule that decided.
         username: CN, the caller's user id.
-        groups: O, one per Kubernetes group, in the rule's order.
+        groups: the Kubernetes groups, in the rule's order; each is an O of the certificate.
         not_before: back-dated, whole seconds.
         not_after: whole seconds.
         trace: how the policy came to it, JSON values; two grants of the same are equal, however they came about.
@@ -65,7 +66,9 @@ class SigningRequest:
     """What a signer is asked to certify, and what its answer is checked against.
 
     Attributes:
-        serial: where something in the grant depends on it, positive and of at most 159 bits; None leaves it to the
+        credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
+            None for certificates that were issued without one, which are only checked again.
+        serial: what the certificate's serial has to be, positive and of at most 159 bits; None leaves it to the
             signer.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
@@ -73,6 +76,7 @@ class SigningRequest:
     grant: Grant
     public_key: PublicKey
     ca: ClientCA
+    credential_number: str | None = None
     serial: int | None = None
     spki: bytes = field(init=False, repr=False, compare=False)
 
@@ -89,6 +93,7 @@ class Issued:
         leaf_der: the certificate, DER; its issuer is the root, and nothing stands between them.
         private_key: None where the caller sent a CSR.
         serial: lower-case hex.
+        credential_number: 40 lower-case hex digits; the certificate is in the credential group of this number.
         fingerprint: SHA-256 of the leaf's DER, lower-case hex; what kube-apiserver calls `X509SHA256`.
     """
 
@@ -97,6 +102,7 @@ class Issued:
     leaf_der: bytes
     private_key: PrivateKey | None
     serial: str
+    credential_number: str
     fingerprint: str
 
 
@@ -105,11 +111,13 @@ class Preview:
     """What would be issued, had it been asked for without `dryRun`.
 
     Attributes:
+        organizations: every O of the certificate, in its order; the credential group has no number yet.
         issuer: the CA's subject, an RFC 4514 string.
         key_type: of the key that would be made or that the CSR brought.
     """
 
     grant: Grant
+    organizations: tuple[str, ...]
     issuer: str
     key_type: str
 
@@ -120,7 +128,10 @@ class CertificateRecord:
 
     Attributes:
         fingerprint: 32 bytes, SHA-256 of `der`; unique.
+        groups: the Kubernetes groups without the credential group.
         rule: of the policy, that gave the grant; None where an older program recorded it.
+        credential_number: names the certificate in its credential group, unique; None where an older program recorded
+            it, see `credentials.number_of`.
     """
 
     fingerprint: bytes
@@ -142,3 +153,11 @@ class CertificateRecord:
     issued_at: datetime
     der: bytes
     rule: str | None = None
+    credential_number: str | None = None
+
+    @property
+    def organizations(self) -> tuple[str, ...]:
+        """Every O of the certificate, in its order."""
+        if self.credential_number is None:
+            return self.groups
+        return (*self.groups, credential_group(self.credential_number))

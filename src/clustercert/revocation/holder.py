@@ -12,9 +12,12 @@ HOLDER = "holder"
 _NOBODYS_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
 
-def holder_statement(service_name: str, fingerprint: str) -> bytes:
-    """What a certificate's holder signs to revoke it: three lines, each with its end."""
-    return f"clustercert revoke v1\n{service_name}\n{fingerprint}\n".encode()
+def holder_statement(service_name: str, name: str) -> bytes:
+    """What a certificate's holder signs to revoke it: three lines, each with its end.
+
+    `name` is the certificate's fingerprint or credential number, lower-case hex.
+    """
+    return f"clustercert revoke v1\n{service_name}\n{name}\n".encode()
 
 
 def proves(der: bytes | None, unverified_signature: bytes, statement: bytes) -> bool:

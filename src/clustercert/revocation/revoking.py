@@ -7,7 +7,15 @@ from typing import Protocol
 
 from clustercert import metrics
 from clustercert.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
-from clustercert.model import AuditEvent, Caller, Cluster, JsonObject, Origin, Revocation
+from clustercert.model import (
+    AuditEvent,
+    Caller,
+    Cluster,
+    JsonObject,
+    Origin,
+    Revocation,
+    is_credential_number,
+)
 from clustercert.policy import administers, operates, require_reach
 from clustercert.revocation.grounds import (
     Grounds,
@@ -85,7 +93,7 @@ class Revoking:
     async def certificate(
         self, caller: Caller, project_id: str, cluster_id: str, wanted: str, grounds: Grounds
     ) -> Revocation:
-        """One certificate by fingerprint or serial, by its owner or an administrator.
+        """One certificate by fingerprint, credential number or serial, by its owner or an administrator.
 
         Raises NotFound, also where it is another's, or InvalidRequest.
         """
@@ -96,14 +104,16 @@ class Revoking:
         return await self.one(found, grounds, actor=caller.user.id, origin=caller.origin)
 
     async def proved(
-        self, fingerprint: str, unverified_signature: bytes, grounds: Grounds, origin: Origin
+        self, name: str, unverified_signature: bytes, grounds: Grounds, origin: Origin
     ) -> Revocation:
         """One certificate, by whoever signs the holder's statement with its key: that is all they need.
 
+        `name` is its fingerprint or credential number, lower-case hex. The number names altered copies too.
         Raises Unauthenticated, for an unknown certificate as for a wrong signature, or InvalidRequest.
         """
-        found = await self.rows.find(fingerprint) if is_fingerprint(fingerprint) else ()
-        statement = holder_statement(self.service_name, fingerprint)
+        known = is_fingerprint(name) or is_credential_number(name)
+        found = await self.rows.find(name) if known else ()
+        statement = holder_statement(self.service_name, name)
         if not proves(found[0].der if found else None, unverified_signature, statement):
             raise Unauthenticated("the signature does not prove possession of a known certificate's key")
         return await self.one(found[0], grounds, actor=HOLDER, origin=origin, proved=True)
@@ -128,7 +138,7 @@ class Revoking:
         return _page(await self.rows.of_user(checked_id(user_id), limit=limit + 1, before=before), limit)
 
     async def find(self, wanted: str, *, cluster_id: str | None = None) -> Revocable:
-        """The certificate of a fingerprint or serial, however it is written.
+        """The certificate of a fingerprint, credential number or serial, however it is written.
 
         Raises NotFound, or Conflict where two have the serial.
         """
@@ -301,4 +311,6 @@ def _require_operator(caller: Caller) -> None:
 
 
 def _no_such_certificate() -> NotFound:
-    return NotFound("There is no such certificate. Check its fingerprint or serial, and the cluster.")
+    return NotFound(
+        "There is no such certificate. Check its fingerprint, credential number or serial, and the cluster."
+    )

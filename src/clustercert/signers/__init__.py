@@ -6,7 +6,15 @@ from clustercert.model import SigningRequest
 
 
 class Signer(Protocol):
-    """Certifies a public key for a grant. What it answers is checked by `certificate.check_leaf`."""
+    """Certifies a public key for a grant. What it answers is checked by `certificate.check_leaf`.
+
+    Attributes:
+        takes_serial: whether the certificate gets the serial that the request names. Where not, the signer chooses the
+            serial, and the credential number in the subject alone is ours.
+    """
+
+    @property
+    def takes_serial(self) -> bool: ...
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         """The chain in DER, leaf first, without the root.

@@ -13,6 +13,7 @@ class LocalSigner:
     """Keeps the opened keys of the CAs it used last, so that a million clusters don't fill a worker."""
 
     MAX_OPEN_KEYS = 4096
+    takes_serial = True
 
     def __init__(self, custody: Unsealer) -> None:
         self._custody = custody

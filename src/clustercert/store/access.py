@@ -9,18 +9,20 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.inventory import Listed, explained, listed_query
 
-_certificate, _token, _unknown = tables.certificate, tables.webhook_token, tables.unknown_credential
+_certificate, _token, _unknown = tables.certificate, tables.webhook_token, tables.unknown_identity
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A client certificate that the cluster's API server saw, and that the ledger doesn't know.
+    """Somebody whose client certificates the cluster's API server saw, and the ledger doesn't know.
 
     Attributes:
-        fingerprint: 32 bytes.
+        fingerprints: of the certificates seen last, lower-case hex, the newest last; at most 16.
+        hashes: how many certificates were seen, or encodings of them; at least, where they are many.
     """
 
-    fingerprint: bytes
+    fingerprints: tuple[str, ...]
+    hashes: int
     username: str
     groups: tuple[str, ...]
     first_seen_at: datetime
@@ -49,13 +51,20 @@ class AccessRows:
             return await explained(connection, (await connection.execute(query)).all())
 
     async def unknown(self, cluster_id: str, *, limit: int) -> tuple[Unknown, ...]:
-        """The strangers, in the order of their fingerprints."""
+        """The strangers, those first that were seen last."""
         query = select(_unknown).where(_unknown.c.cluster_id == cluster_id)
         async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(_unknown.c.fingerprint).limit(limit))
+            newest_first = query.order_by(_unknown.c.last_seen_at.desc(), _unknown.c.identity)
             return tuple(
-                Unknown(row.fingerprint, row.username, tuple(row.groups), row.first_seen_at, row.last_seen_at)
-                for row in rows
+                Unknown(
+                    fingerprints=tuple(row.fingerprints),
+                    hashes=row.hashes,
+                    username=row.username,
+                    groups=tuple(row.groups),
+                    first_seen_at=row.first_seen_at,
+                    last_seen_at=row.last_seen_at,
+                )
+                for row in await connection.execute(newest_first.limit(limit))
             )
 
     async def asked(self, cluster_id: str) -> tuple[datetime | None, ...]:

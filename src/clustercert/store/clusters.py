@@ -178,10 +178,18 @@ def _cluster_row(cluster: Cluster) -> dict[str, object]:
         "signer": cluster.signer,
         "version": cluster.version,
         "labels": dict(cluster.labels),
-        "options": asdict(cluster.options),
+        "options": _options_row(cluster.options),
         "created_at": cluster.created_at,
         "updated_at": cluster.updated_at,
     }
+
+
+def _options_row(options: ClusterOptions) -> dict[str, object]:
+    said = asdict(options)
+    # A program before schema 0005 that still runs takes no option that it doesn't know.
+    if not options.admission_by_number:
+        del said["admission_by_number"]
+    return said
 
 
 def _ca_row(ca: ClientCA) -> dict[str, object]:

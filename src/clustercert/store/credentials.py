@@ -1,4 +1,4 @@
-"""What the ledger knows of credential ids, most of it from memory, and how revocations reach that memory.
+"""What the ledger knows of certificates in use, most of it from memory, and how revocations reach that memory.
 
 A certificate is read once. Afterwards only what a revocation touches is read again: every worker asks a few times a
 second for the revocations that changed since it last asked. That needs generations to be committed in their order,
@@ -9,19 +9,24 @@ neither.
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Integer, bindparam, select
+from sqlalchemy import Integer, Row, Text, bindparam, cast, select
 
 from clustercert import metrics
 from clustercert.errors import Unavailable
+from clustercert.model import CREDENTIAL_PREFIX, credential_group, number_of, utc_now
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.gathered import Gathered
 from clustercert.store.generation import Generation
 from clustercert.store.revocations import is_revoked
+
+K = TypeVar("K", str, bytes)
+T = TypeVar("T")
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
@@ -35,10 +40,10 @@ class Bounds:
     """How much is remembered, and for how long something is tried.
 
     Attributes:
-        known: certificates; about 300 bytes each.
-        unknown: ids that the ledger doesn't have.
+        known: certificates; about 400 bytes each.
+        unknown: names of certificates that the ledger does not have.
         unknown_seconds: for how long. The unknown stays unknown, since an answer leaves the service after its record;
-            so this bounds only what it costs to ask for one such id again and again.
+            so this bounds only what it costs to ask for one such name again and again.
         read_seconds: how long the database may take: less than the three that an API server waits for its webhook.
     """
 
@@ -57,6 +62,9 @@ class Credential:
 
     Attributes:
         id: of its row.
+        credential_number: that its credential group names; None where it has no such group.
+        user_id: its CN.
+        groups: its other groups.
         revoked: by whatever revocation.
         revoked_at: when this one certificate was revoked, or None where it wasn't, or only along with others.
         read_at: the feed's tick before it was read.
@@ -64,8 +72,10 @@ class Credential:
 
     id: int
     fingerprint: bytes
+    credential_number: str | None
     cluster_id: str
     user_id: str
+    groups: frozenset[str]
     revoked: bool
     revoked_at: datetime | None
     read_at: int
@@ -142,74 +152,141 @@ class Feed(Generation):
 
 
 class Credentials:
-    """Certificates by fingerprint. One for each event loop; `feed` must be watched for memory to be used."""
+    """Certificates by credential number, or by fingerprint where they have none.
 
-    def __init__(self, database: Database, feed: Feed, bounds: Bounds = BOUNDS) -> None:
+    One for each event loop; `feed` must be watched for memory to be used.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        feed: Feed,
+        bounds: Bounds = BOUNDS,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._bounds = bounds
         self._database = database
         self._feed = feed
-        self._known: OrderedDict[bytes, Credential] = OrderedDict()
-        self._unknown_until: dict[bytes, float] = {}
+        self._now = now
+        # By credential number (text) or fingerprint (bytes).
+        self._known: OrderedDict[str | bytes, Credential] = OrderedDict()
+        # By the same, or by ("user", user name) for `has_unnumbered`.
+        self._unknown_until: dict[Hashable, float] = {}
         self._texts: dict[str, str] = {}
-        self._read_once = Gathered(self._read, READ_AT_ONCE)
+        self._groups: dict[frozenset[str], frozenset[str]] = {}
+        self._by_number = Gathered(self._read_numbers, READ_AT_ONCE)
+        self._by_fingerprint = Gathered(self._read_fingerprints, READ_AT_ONCE)
+        self._by_user = Gathered(self._read_unnumbered, READ_AT_ONCE)
 
-    async def find(self, fingerprint: bytes) -> Credential | None:
-        """The certificate, or None where the ledger has none. Raises Unavailable."""
+    async def by_number(self, number: str) -> Credential | None:
+        """The certificate with a credential number, or None where the ledger has none. Raises Unavailable."""
+        return await self._find(number, self._by_number)
+
+    async def by_fingerprint(self, fingerprint: bytes) -> Credential | None:
+        """The certificate with a fingerprint, or None where the ledger has none. Raises Unavailable."""
+        return await self._find(fingerprint, self._by_fingerprint)
+
+    async def has_unnumbered(self, user_id: str) -> bool:
+        """Whether a user was issued a certificate without a credential group, for any cluster, that has not ended.
+
+        Revoked ones count. Raises Unavailable.
+        """
+        key = ("user", user_id)
+        if self._feed.fresh() and self._is_unknown(key):
+            return False
+        found = await self._in_time(self._by_user(user_id))
+        if not found:
+            self._remember_unknown(key)
+        return bool(found)
+
+    async def _find(self, key: K, read_once: Gathered[K, Credential]) -> Credential | None:
         if self._feed.fresh():
-            known = self._known.get(fingerprint)
+            known = self._known.get(key)
             if known is not None and self._feed.current(known):
-                self._known.move_to_end(fingerprint)
+                self._known.move_to_end(key)
                 return known
-            if known is None and self._unknown_until.get(fingerprint, 0.0) > time.monotonic():
+            if known is None and self._is_unknown(key):
                 return None
+        return await self._in_time(self._look_up(key, read_once))
+
+    async def _in_time(self, reading: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(self._bounds.read_seconds):
-                return await self._look_up(fingerprint)
+                return await reading
         except TimeoutError as error:
             raise Unavailable("The database does not answer in time. Try again in a moment.") from error
 
-    async def _look_up(self, fingerprint: bytes) -> Credential | None:
+    async def _look_up(self, key: K, read_once: Gathered[K, Credential]) -> Credential | None:
         while True:
-            known = await self._read_once(fingerprint)
+            known = await read_once(key)
             if known is None:
-                self._remember_unknown(fingerprint)
+                self._known.pop(key, None)
+                self._remember_unknown(key)
                 return None
             # What was revoked while it was read is read again.
             if self._feed.current(known):
-                self._known[fingerprint] = known
-                self._known.move_to_end(fingerprint)
+                self._known[key] = known
+                self._known.move_to_end(key)
                 if len(self._known) > self._bounds.known:
                     self._known.popitem(last=False)
                 return known
 
-    async def _read(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
+    async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, Credential]:
         read_at = self._feed.tick
         async with self._database.read() as connection:
-            rows = await connection.execute(_CREDENTIALS, {"fingerprints": fingerprints})
-            return {
-                row.fingerprint: Credential(
-                    id=row.id,
-                    fingerprint=row.fingerprint,
-                    cluster_id=self._one_copy(row.cluster_id),
-                    user_id=self._one_copy(row.user_id),
-                    revoked=bool(row.revoked),
-                    revoked_at=row.revoked_at,
-                    read_at=read_at,
-                )
-                for row in rows
-            }
+            rows = list(await connection.execute(_BY_NUMBER, {"numbers": numbers}))
+            found = self._named_by_number(rows, read_at)
+            if missing := [number for number in numbers if number not in found]:
+                rows = list(await connection.execute(_BY_SERIAL, {"serials": missing}))
+                found |= self._named_by_number(rows, read_at)
+        return found
+
+    def _named_by_number(self, rows: Iterable[Row[Any]], read_at: int) -> dict[str, Credential]:
+        credentials = (self._credential(row, read_at) for row in rows)
+        return {each.credential_number: each for each in credentials if each.credential_number is not None}
+
+    async def _read_fingerprints(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
+        read_at = self._feed.tick
+        async with self._database.read() as connection:
+            rows = await connection.execute(_BY_FINGERPRINT, {"fingerprints": fingerprints})
+            return {row.fingerprint: self._credential(row, read_at) for row in rows}
+
+    async def _read_unnumbered(self, user_ids: Sequence[str]) -> Mapping[str, bool]:
+        values = {"users": user_ids, "now": self._now()}
+        async with self._database.read() as connection:
+            return dict.fromkeys((await connection.execute(_UNNUMBERED, values)).scalars(), True)
+
+    def _credential(self, row: Row[Any], read_at: int) -> Credential:
+        number = number_of(row.credential_number, row.serial, row.groups)
+        groups = frozenset(row.groups)
+        if number is not None:
+            groups -= {credential_group(number)}
+        return Credential(
+            id=row.id,
+            fingerprint=row.fingerprint,
+            credential_number=number,
+            cluster_id=self._one_copy(row.cluster_id),
+            user_id=self._one_copy(row.user_id),
+            groups=self._groups.setdefault(groups, groups),
+            revoked=bool(row.revoked),
+            revoked_at=row.revoked_at,
+            read_at=read_at,
+        )
 
     def _one_copy(self, text: str) -> str:
         """The same text for all certificates of a cluster, of a user."""
         if len(self._texts) >= self._bounds.known:
             self._texts.clear()
+            self._groups.clear()
         return self._texts.setdefault(text, text)
 
-    def _remember_unknown(self, fingerprint: bytes) -> None:
+    def _is_unknown(self, key: Hashable) -> bool:
+        return self._unknown_until.get(key, 0.0) > time.monotonic()
+
+    def _remember_unknown(self, key: Hashable) -> None:
         if len(self._unknown_until) >= self._bounds.unknown:
             self._unknown_until.clear()
-        self._unknown_until[fingerprint] = time.monotonic() + self._bounds.unknown_seconds
-        self._known.pop(fingerprint, None)
+        self._unknown_until[key] = time.monotonic() + self._bounds.unknown_seconds
 
 
 # Made once: putting such a statement together takes longer than running it.
@@ -223,8 +300,33 @@ _CHANGED = (
 _CREDENTIALS = select(
     _certificate.c.id,
     _certificate.c.fingerprint,
+    _certificate.c.credential_number,
+    _certificate.c.serial,
     _certificate.c.cluster_id,
     _certificate.c.user_id,
+    _certificate.c.groups,
     _certificate.c.revoked_at,
     is_revoked().label("revoked"),
-).where(_certificate.c.fingerprint.in_(bindparam("fingerprints", expanding=True)))
+)
+_BY_NUMBER = _CREDENTIALS.where(
+    _certificate.c.credential_number.in_(bindparam("numbers", expanding=True)),
+)
+# What programs before schema 0005 issued where each certificate has a binding of its own: the credential group has the
+# serial.
+_BY_SERIAL = _CREDENTIALS.where(
+    _certificate.c.serial.in_(bindparam("serials", expanding=True)),
+    _certificate.c.credential_number.is_(None),
+)
+_BY_FINGERPRINT = _CREDENTIALS.where(
+    _certificate.c.fingerprint.in_(bindparam("fingerprints", expanding=True))
+)
+_UNNUMBERED = (
+    select(_certificate.c.user_id)
+    .where(
+        _certificate.c.user_id.in_(bindparam("users", expanding=True)),
+        _certificate.c.credential_number.is_(None),
+        _certificate.c.not_after > bindparam("now", type_=tables.Utc()),
+        cast(_certificate.c.groups, Text).not_like(f"%{CREDENTIAL_PREFIX}%"),
+    )
+    .distinct()
+)

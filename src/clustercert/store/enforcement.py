@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import Select, Text, and_, case, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import AuditEvent
+from clustercert.model import CREDENTIAL_PREFIX, AuditEvent, credential_group, number_of
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.revocations import is_revoked, stands_after
@@ -39,9 +39,18 @@ class Credential:
 
     id: int
     fingerprint: bytes
-    serial: str
+    credential_number: str | None
     groups: tuple[str, ...]
     rule: str | None
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A revoked certificate that has not ended. Field meanings as in `CertificateRecord`."""
+
+    fingerprint: bytes
+    credential_number: str | None
     not_after: datetime
 
 
@@ -87,6 +96,7 @@ class EnforcementRows:
             select(
                 number,
                 _certificate.c.fingerprint,
+                _certificate.c.credential_number,
                 _certificate.c.serial,
                 _certificate.c.groups,
                 _certificate.c.rule,
@@ -98,10 +108,7 @@ class EnforcementRows:
         )
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return tuple(
-            Credential(row.id, row.fingerprint, row.serial, tuple(row.groups), row.rule, row.not_after)
-            for row in rows
-        )
+        return tuple(_credential(row) for row in rows)
 
     async def ended(self, fingerprints: Collection[bytes], now: datetime) -> dict[bytes, bool]:
         """Of those of the fingerprints that are in the ledger, whether they are revoked or expired."""
@@ -116,12 +123,18 @@ class EnforcementRows:
         async with self._database.read() as connection:
             return (await connection.execute(query)).first() is not None
 
-    async def revoked(self, cluster_id: str, now: datetime, limit: int) -> dict[bytes, datetime]:
-        """When a cluster's revoked certificates end, by fingerprint; without the expired, those revoked last first."""
+    async def revoked(self, cluster_id: str, now: datetime, limit: int) -> tuple[Revoked, ...]:
+        """A cluster's revoked certificates without the expired, those revoked last first."""
         query = _revoked(cluster_id, now).order_by(_revoked_at().desc(), _certificate.c.id.desc())
         async with self._database.read() as connection:
-            rows = await connection.execute(query.limit(limit))
-            return {row.fingerprint: row.not_after for row in rows}
+            return tuple(
+                Revoked(
+                    row.fingerprint,
+                    number_of(row.credential_number, row.serial, row.groups),
+                    row.not_after,
+                )
+                for row in await connection.execute(query.limit(limit))
+            )
 
     async def count_revoked(self, cluster_id: str, now: datetime) -> int:
         """How many certificates `revoked` would find without its limit."""
@@ -130,14 +143,34 @@ class EnforcementRows:
             count: int = (await connection.execute(query)).scalar_one()
             return count
 
+    async def last_unnumbered(self, cluster_id: str, now: datetime) -> datetime | None:
+        """When the last certificate of a cluster without a credential group ends; None where all have one."""
+        query = select(_certificate.c.not_after).where(
+            _certificate.c.cluster_id == cluster_id,
+            _certificate.c.not_after > now,
+            _certificate.c.credential_number.is_(None),
+            cast(_certificate.c.groups, Text).not_like(f"%{CREDENTIAL_PREFIX}%"),
+        )
+        async with self._database.read() as connection:
+            ends = await connection.execute(query.order_by(_certificate.c.not_after.desc()).limit(1))
+            return ends.scalar_one_or_none()
+
     async def note(self, event: AuditEvent) -> None:
         """Record an event by itself."""
         async with self._database.write(event):
             pass
 
 
+def _credential(row: Any) -> Credential:
+    number = number_of(row.credential_number, row.serial, row.groups)
+    own_group = credential_group(number) if number is not None else None
+    groups = tuple(group for group in row.groups if group != own_group)
+    return Credential(row.id, row.fingerprint, number, groups, row.rule, row.not_after)
+
+
 def _revoked(cluster_id: str, now: datetime) -> Select[Any]:
-    return select(_certificate.c.fingerprint, _certificate.c.not_after).where(
+    columns = ("fingerprint", "credential_number", "serial", "groups", "not_after")
+    return select(*(_certificate.c[name] for name in columns)).where(
         _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, is_revoked()
     )
 

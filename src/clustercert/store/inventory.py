@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import Revocation
+from clustercert.model import Revocation, credential_group, number_of
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.revocations import is_revoked, revocation_of, stands_after
@@ -54,7 +54,10 @@ class Listed:
 
     Attributes:
         id: rises with each certificate, and is the order of lists.
+        groups: its Kubernetes groups, the credential group aside.
         rule: of the policy, by which it was issued; None where an older program did not say.
+        credential_number: that its credential group names; None where it has no such group.
+        altered_at: when an altered copy of it was last reported, or None.
         revoked_at, revoked_by, revoked_why: of the revocation of this one certificate, or else of one that it falls
             under with others; all None where nothing revokes it.
         first_seen_at, last_seen_at: when an API server was seen to be asked with it, or None.
@@ -85,7 +88,14 @@ class Listed:
     revoked_why: str | None
     first_seen_at: datetime | None
     last_seen_at: datetime | None
+    credential_number: str | None
+    altered_at: datetime | None
     der: bytes = b""
+
+    @property
+    def bound_alone(self) -> bool:
+        """Whether the credential group is its only group, so that a binding of that is all it may do."""
+        return self.credential_number is not None and not self.groups
 
     def state(self, now: datetime) -> State:
         """What it is at a time."""
@@ -94,7 +104,8 @@ class Listed:
         return "live" if self.not_after > now else "expired"
 
 
-_GROUPS = [each.name for each in fields(Listed)].index("groups")
+_NAMES = [each.name for each in fields(Listed)]
+_GROUPS, _SERIAL, _NUMBER = (_NAMES.index(name) for name in ("groups", "serial", "credential_number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +185,12 @@ class InventoryRows:
     async def find(
         self, wanted: str, *, cluster_id: str | None = None, abbreviated: bool = False
     ) -> tuple[Listed, ...]:
-        """Up to two certificates of that fingerprint or serial, in lower-case hex.
+        """Up to two certificates of that fingerprint, credential number or serial, in lower-case hex.
 
         `abbreviated` lets the beginning of a fingerprint do.
         """
         whole = len(wanted) == FINGERPRINT_DIGITS
-        ways = [_fingerprint_begins(wanted) if whole else _certificate.c.serial == wanted]
+        ways = [_fingerprint_begins(wanted)] if whole else number_or_serial(wanted)
         if abbreviated and not whole:
             ways.append(_fingerprint_begins(wanted))
         async with self._database.read() as connection:
@@ -190,6 +201,11 @@ class InventoryRows:
                 if found := (await connection.execute(query)).all():
                     return await explained(connection, found)
         return ()
+
+
+def number_or_serial(wanted: str) -> list[ColumnElement[bool]]:
+    """What names a certificate, first by its credential number, which another signer may have chosen as a serial."""
+    return [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
 
 
 def listed_query(*more: Column[Any]) -> Select[Any]:
@@ -305,7 +321,10 @@ async def revocations_of(connection: AsyncConnection, ids: Iterable[int]) -> dic
 def _parsed(row: Row[Any]) -> Listed:
     # The columns stand in the order of the fields, and what it falls under is the last.
     values: list[Any] = list(row[:-1])
-    values[_GROUPS] = tuple(values[_GROUPS])
+    number = number_of(values[_NUMBER], values[_SERIAL], values[_GROUPS])
+    own_group = credential_group(number) if number is not None else None
+    values[_GROUPS] = tuple([group for group in values[_GROUPS] if group != own_group])
+    values[_NUMBER] = number
     return Listed(*values)
 
 

@@ -200,5 +200,6 @@ def _row(record: CertificateRecord) -> dict[str, object]:
         "reason": record.reason,
         "issued_at": record.issued_at,
         "rule": record.rule,
+        "credential_number": record.credential_number,
         "der": record.der,
     }

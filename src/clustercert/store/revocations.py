@@ -119,19 +119,22 @@ class Revocations:
         return revocation_of({**found._mapping, **undone})  # noqa: SLF001
 
     async def find(self, wanted: str, *, cluster_id: str | None = None) -> tuple[Revocable, ...]:
-        """The certificates of that fingerprint or serial (lower-case hex), in a cluster or everywhere.
+        """The certificates of a fingerprint, credential number or serial, lower-case hex, in a cluster or everywhere.
 
         More than one only where two signers chose the same serial.
         """
-        query = revocable_query().limit(2)
         if len(wanted) == 64:  # noqa: PLR2004 - hex digits of a SHA-256
-            query = query.where(_certificate.c.fingerprint == bytes.fromhex(wanted))
+            names = [_certificate.c.fingerprint == bytes.fromhex(wanted)]
         else:
-            query = query.where(_certificate.c.serial == wanted)
-        if cluster_id is not None:
-            query = query.where(_certificate.c.cluster_id == cluster_id)
+            names = [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
         async with self._database.read() as connection:
-            return tuple(Revocable(**row._mapping) for row in await connection.execute(query))  # noqa: SLF001
+            for named in names:
+                query = revocable_query().where(named).limit(2)
+                if cluster_id is not None:
+                    query = query.where(_certificate.c.cluster_id == cluster_id)
+                if found := (await connection.execute(query)).all():
+                    return tuple(Revocable(**row._mapping) for row in found)  # noqa: SLF001
+        return ()
 
     async def revocation(self, revocation_id: int) -> Revocation | None:
         return next(iter(await self._all(_newest(1).where(_revocation.c.id == revocation_id))), None)

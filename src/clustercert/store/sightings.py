@@ -1,10 +1,24 @@
 """Every SQL statement that writes down which credentials were seen in use, and which API servers asked."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Integer,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import AuditEvent
@@ -12,7 +26,7 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.events import record_events
 
-_certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_credential
+_certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
 
 # The times of use are exact to this, and one credential costs at most one write in it, however many workers see it.
@@ -25,6 +39,11 @@ MAX_UNKNOWN = 10_000
 MORE_MASTERS = 1_000
 # Where there is no room, what was not seen for so long makes some. Seen again, it is told again.
 FORGOTTEN_AFTER = timedelta(days=30)
+
+# Of an altered certificate there is one event in so long.
+ALTERED_EVERY = timedelta(hours=1)
+# Hashes that are kept of an unknown identity, to tell new ones from those that were seen.
+KEPT_HASHES = 16
 
 MASTERS = "system:masters"
 """Kubernetes's group whose members no authorizer is asked about. Source: kubernetes.io, "Using RBAC Authorization"."""
@@ -45,24 +64,36 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class UnknownUse:
-    """That a client certificate was used which the ledger doesn't have for this cluster.
+    """That somebody used client certificates which the ledger doesn't have for this cluster.
 
     Attributes:
-        fingerprint: 32 bytes.
         groups: as the API server has them, those included that everybody has.
+        fingerprints: of the certificates, lower-case hex, the newest last; at most 16.
+        identity: SHA-256 of user name and groups, 32 bytes.
     """
 
     cluster_id: str
-    fingerprint: bytes
     username: str
     groups: tuple[str, ...]
+    fingerprints: tuple[str, ...]
     first: datetime
     last: datetime
+    identity: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        said = json.dumps([self.username, sorted(set(self.groups))])
+        object.__setattr__(self, "identity", hashlib.sha256(said.encode()).digest())
+
+    def joined(self, other: "UnknownUse") -> "UnknownUse":
+        """This and another use by the same identity."""
+        fingerprints = tuple(dict.fromkeys((*self.fingerprints, *other.fingerprints)))
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        return replace(self, fingerprints=fingerprints[-KEPT_HASHES:], first=first, last=last)
 
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """How many ids were written down for the first time: at all, and as members of `system:masters`.
+    """How many identities were written down for the first time: at all, and as members of `system:masters`.
 
     Attributes:
         left_out: for how many there was no room.
@@ -111,10 +142,23 @@ class SightingRows:
                 await record_events(connection, (event,))
         return bool(changed.rowcount)
 
+    async def report_altered(self, row: int, at: datetime, event: AuditEvent) -> bool:
+        """Record that an altered copy of a certificate was shown, unless that was recorded within the last hour.
+
+        Whether it was recorded now.
+        """
+        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALTERED_EVERY)
+        query = update(_certificate).where(_certificate.c.id == row, due).values(altered_at=at)
+        async with self._database.write() as connection:
+            changed = await connection.execute(query)
+            if changed.rowcount:
+                await record_events(connection, (event,))
+        return bool(changed.rowcount)
+
     async def add_unknown(
         self, uses: Sequence[UnknownUse], event: Callable[[str, UnknownUse], AuditEvent]
     ) -> Alerts:
-        """Write down what one cluster's API server saw, with an event of each id that is new, or new in the masters.
+        """Write down what one cluster's API server saw, with an event of each identity that is new.
 
         What is beyond the bounds of a cluster is not written, and neither is what a removed cluster saw. `event` makes
         an event of its kind and the use.
@@ -125,19 +169,14 @@ class SightingRows:
             locked = select(_cluster.c.id).where(_cluster.c.id == cluster_id).with_for_update()
             if (await connection.execute(locked)).first() is None:
                 return Alerts()
-            held = await _held(connection, cluster_id, [use.fingerprint for use in uses])
-            unheard = [use for use in uses if use.fingerprint not in held]
+            held = await _held(connection, cluster_id, [use.identity for use in uses])
+            unheard = [use for use in uses if use.identity not in held]
             new = _fitting(unheard, await _room(connection, cluster_id, unheard))
-            known = [use for use in uses if use.fingerprint in held]
-            # An id may have been seen with less: whoever may impersonate can say any id.
-            masters = [use for use in (*new, *known) if MASTERS in use.groups]
-            masters = [use for use in masters if MASTERS not in held.get(use.fingerprint, ())]
             if new:
                 await connection.execute(insert(_unknown), [_row(use) for use in new])
-            if known:
-                await connection.execute(_SEEN_AGAIN, [_again(use) for use in known])
-            if masters:
-                await connection.execute(_RENAMED, [_renamed(use) for use in masters])
+            if again := [_again(use, held[use.identity]) for use in uses if use.identity in held]:
+                await connection.execute(_SEEN_AGAIN, again)
+            masters = [use for use in new if MASTERS in use.groups]
             events = [event("credential.unknown", use) for use in new]
             await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
         return Alerts(len(new), len(masters), left_out=len(unheard) - len(new))
@@ -160,12 +199,12 @@ def _fitting(uses: Sequence[UnknownUse], room: int) -> list[UnknownUse]:
 
 
 async def _held(
-    connection: AsyncConnection, cluster_id: str, fingerprints: Sequence[bytes]
+    connection: AsyncConnection, cluster_id: str, identities: Sequence[bytes]
 ) -> dict[bytes, Sequence[str]]:
-    """The groups of those that are written down already."""
-    query = select(_unknown.c.fingerprint, _unknown.c.groups)
-    these = (_unknown.c.cluster_id == cluster_id, _unknown.c.fingerprint.in_(fingerprints))
-    return {row.fingerprint: row.groups for row in await connection.execute(query.where(*these))}
+    """The last fingerprints of those that are written down already."""
+    query = select(_unknown.c.identity, _unknown.c.fingerprints)
+    these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))
+    return {row.identity: row.fingerprints for row in await connection.execute(query.where(*these))}
 
 
 async def _count(connection: AsyncConnection, cluster_id: str) -> int:
@@ -177,30 +216,26 @@ async def _count(connection: AsyncConnection, cluster_id: str) -> int:
 def _row(use: UnknownUse) -> dict[str, object]:
     return {
         "cluster_id": use.cluster_id,
-        "fingerprint": use.fingerprint,
+        "identity": use.identity,
         "username": use.username,
         "groups": list(use.groups),
+        "hashes": len(use.fingerprints),
+        "fingerprints": list(use.fingerprints),
         "first_seen_at": use.first,
         "last_seen_at": use.last,
     }
 
 
-def _again(use: UnknownUse) -> dict[str, object]:
+def _again(use: UnknownUse, held: Sequence[str]) -> dict[str, object]:
+    new = [each for each in use.fingerprints if each not in held]
     return {
         "cluster": use.cluster_id,
-        "print": use.fingerprint,
+        "who": use.identity,
+        "new_hashes": len(new),
+        "last_fingerprints": [*held, *new][-KEPT_HASHES:],
         "first": use.first,
         "last": use.last,
         "before": use.last - EXACTNESS,
-    }
-
-
-def _renamed(use: UnknownUse) -> dict[str, object]:
-    return {
-        "cluster": use.cluster_id,
-        "print": use.fingerprint,
-        "name": use.username,
-        "all_groups": list(use.groups),
     }
 
 
@@ -243,16 +278,15 @@ _SEEN_AGAIN = (
     update(_unknown)
     .where(
         _unknown.c.cluster_id == bindparam("cluster"),
-        _unknown.c.fingerprint == bindparam("print"),
-        _worth_it(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
+        _unknown.c.identity == bindparam("who"),
+        or_(
+            bindparam("new_hashes", type_=Integer()) > 0,
+            _worth_it(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
+        ),
     )
-    .values(_widened(_unknown.c.first_seen_at, _unknown.c.last_seen_at))
-)
-_RENAMED = (
-    update(_unknown)
-    .where(
-        _unknown.c.cluster_id == bindparam("cluster"),
-        _unknown.c.fingerprint == bindparam("print"),
+    .values(
+        **_widened(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
+        hashes=_unknown.c.hashes + bindparam("new_hashes", type_=Integer()),
+        fingerprints=bindparam("last_fingerprints", type_=JSON()),
     )
-    .values(username=bindparam("name"), groups=bindparam("all_groups"))
 )

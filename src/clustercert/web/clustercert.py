@@ -210,7 +210,7 @@ def _preview_body(preview: Preview) -> JsonObject:
         "kind": "IssuancePreview",
         "rule": preview.grant.rule,
         "common_name": preview.grant.username,
-        "organizations": list(preview.grant.groups),
+        "organizations": list(preview.organizations),
         "not_before": _rfc3339(preview.grant.not_before),
         "not_after": _rfc3339(preview.grant.not_after),
         "issuer": preview.issuer,

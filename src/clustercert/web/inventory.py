@@ -121,7 +121,7 @@ async def list_everywhere(
 async def show_of_cluster(
     project_id: str, cluster_id: str, certificate: str, caller: CallerDep, services: ServicesDep
 ) -> Response:
-    """By fingerprint or serial, in hex. Another user's is there for the project's admins and operators alone."""
+    """By fingerprint, credential number or serial, in hex. Other users' are shown to admins and operators alone."""
     found = await services.inventory.show(caller, project_id, cluster_id, _named(certificate))
     return render.json_response(
         whole_certificate_row(found, services.inventory.now()), headers=render.NO_STORE
@@ -132,7 +132,7 @@ async def show_of_cluster(
     OWN + "/certificates/{certificate}", summary="Show a certificate of any project", responses=_SHOWN
 )
 async def show_anywhere(certificate: str, caller: CallerDep, services: ServicesDep) -> Response:
-    """By fingerprint or serial, in hex. For operators."""
+    """By fingerprint, credential number or serial, in hex. For operators."""
     found = await services.inventory.show_anywhere(caller, _named(certificate))
     return render.json_response(
         whole_certificate_row(found, services.inventory.now()), headers=render.NO_STORE
@@ -187,8 +187,8 @@ def _wants_csv(request: Request) -> bool:
 
 
 def _named(text: str) -> str:
-    """A fingerprint or serial as the store has it. What can't be one names nothing; raises NotFound."""
+    """A fingerprint, credential number or serial as the store has it. Raises NotFound for what can't be one."""
     name = text.replace(":", "").lower()
     if not is_hex(name):
-        raise NotFound("There is no such certificate. Check its fingerprint or serial.")
+        raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     return name

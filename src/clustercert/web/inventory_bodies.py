@@ -39,13 +39,18 @@ class CertificateBody(BaseModel):
         description="SHA-256 of the DER, lower-case hex: what kube-apiserver calls X509SHA256."
     )
     serial: str = Field(description="Lower-case hex.")
+    credential_number: str | None = Field(
+        description="40 hex digits: the certificate is in the group clustercert:credential:<number>."
+    )
     state: State = Field(description="revoked wins over expired.")
     cluster_id: str
     project_id: str
     client_ca_id: str
     user_id: str
     user_name: str
-    groups: list[str] = Field(description="Kubernetes groups, as they stand in the certificate.")
+    groups: list[str] = Field(
+        description="Kubernetes groups, as they stand in the certificate, the credential group aside."
+    )
     rule: str | None = Field(description="The rule of the policy by which it was issued.")
     not_before: str
     not_after: str
@@ -62,6 +67,9 @@ class CertificateBody(BaseModel):
     first_seen_at: str | None
     last_seen_at: str | None = Field(
         description="When an API server was last seen to be asked with it, to the minute."
+    )
+    altered_at: str | None = Field(
+        description="When an API server last reported an altered copy of it; told once an hour."
     )
 
 
@@ -86,14 +94,17 @@ class CredentialBody(BaseModel):
 
     fingerprint: str
     serial: str
+    credential_number: str | None
     state: Literal["live", "revoked"]
     gets_in: bool = Field(
         description="Whether it opens the cluster, as far as this service can know: also a revoked one, where nothing"
         " is set up that would keep it out."
     )
-    groups: list[str] = Field(description="Those of the certificate, and system:authenticated.")
+    groups: list[str] = Field(
+        description="Those of the certificate, the credential group aside, and system:authenticated."
+    )
     cluster_role: str | None = Field(
-        description="What the certificate's own group is bound to, where it has one."
+        description="What the credential group is bound to, where it is the only group."
     )
     not_after: str
     first_seen_at: str | None
@@ -122,9 +133,10 @@ class GroupBody(BaseModel):
 
 
 class UnknownBody(BaseModel):
-    """A client certificate that the API server saw and that this service didn't issue."""
+    """Somebody whose client certificates the API server saw and this service didn't issue."""
 
-    fingerprint: str
+    fingerprint: str | None = Field(description="Of the certificate seen last; null where none is known.")
+    hashes: int = Field(description="How many certificates were seen, or encodings of them.")
     username: str
     groups: list[str]
     first_seen_at: str

@@ -94,7 +94,7 @@ async def revoke_certificate(
     raw: RawBody,
     services: ServicesDep,
 ) -> Response:
-    """By fingerprint or serial; one's own, or as the project's administrator anybody's. Twice by the same is once."""
+    """By fingerprint, credential number or serial; one's own, or as an administrator anybody's. Twice is once."""
     made = await services.revoking.certificate(
         caller, project_id, cluster_id, certificate, _grounds(request, raw)
     )
@@ -156,19 +156,19 @@ async def undo_revocation(
 
 
 @router.post(
-    OWN + "/certificates/{fingerprint}/revoke-with-key",
+    OWN + "/certificates/{certificate}/revoke-with-key",
     summary="Revoke a certificate by proof of its key",
     responses=_REVOKED,
     openapi_extra=_documented(bodies.RevokeWithKeyRequest, required=True) | {"security": []},
 )
 async def revoke_with_key(
-    request: Request, fingerprint: str, raw: RawBody, services: ServicesDep
+    request: Request, certificate: str, raw: RawBody, services: ServicesDep
 ) -> Response:
-    """For whoever has the certificate's key, without any other credential. It can't be undone."""
+    """By fingerprint or credential number, for whoever has the certificate's key. It can't be undone."""
     require_json(request)
     body = parsed(json_object(raw), bodies.RevokeWithKeyRequest)
     made = await services.revoking.proved(
-        fingerprint.lower(), body.signature_bytes(), body.grounds(), origin(request)
+        certificate.lower(), body.signature_bytes(), body.grounds(), origin(request)
     )
     return _answer(request, services, made)
 

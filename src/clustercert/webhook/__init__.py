@@ -1,11 +1,11 @@
 """What a cluster's API server asks and tells: whether a credential is to be honoured, and which were used.
 
-`review` and `audit_events` are Kubernetes's documents, `authorize` and `observing` the use cases, `tokens` says which
-API server it is, `sightings` keeps what was seen.
+`review` and `audit_events` are Kubernetes's documents, `recognition` finds the certificate in the ledger, `authorize`
+and `observing` are the use cases, `tokens` says which API server it is, `sightings` keeps what was seen.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from clustercert.store.credentials import Credentials, Feed
@@ -14,6 +14,7 @@ from clustercert.store.sightings import SightingRows
 from clustercert.store.webhook_tokens import WebhookTokenRows
 from clustercert.webhook.authorize import Authorization
 from clustercert.webhook.observing import Observation
+from clustercert.webhook.recognition import Recognition
 from clustercert.webhook.sightings import Sightings
 from clustercert.webhook.tokens import WebhookTokens
 
@@ -23,13 +24,15 @@ __all__ = ["Webhook"]
 class Webhook:
     """The parts, put together. One for each event loop."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], datetime], policy_groups: Collection[str]
+    ) -> None:
         self.feed = Feed(database)
-        credentials = Credentials(database, self.feed)
+        recognition = Recognition(Credentials(database, self.feed, now=now))
         self.tokens = WebhookTokens(WebhookTokenRows(database), self.feed, now)
-        self.sightings = Sightings(SightingRows(database), now)
-        self.authorization = Authorization(credentials, self.sightings, now)
-        self.observation = Observation(credentials, self.sightings, now)
+        self.sightings = Sightings(SightingRows(database), now, policy_groups)
+        self.authorization = Authorization(recognition, self.sightings, now, policy_groups)
+        self.observation = Observation(recognition, self.sightings, now)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow the revocations and write down what is seen, until told to stop."""

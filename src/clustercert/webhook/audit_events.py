@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clustercert.errors import InvalidRequest
+from clustercert.model import credential_groups
 from clustercert.webhook.review import Identity, identity, json_object
 
 API_VERSION = "audit.k8s.io/v1"
@@ -78,4 +79,4 @@ def _time(text: Any) -> datetime:
 
 
 def _with_certificates(events: Iterable[Observed]) -> Iterable[Observed]:
-    return (event for event in events if event.who.fingerprints)
+    return (event for event in events if event.who.has_certificate or credential_groups(event.who.groups))

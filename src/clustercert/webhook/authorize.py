@@ -1,19 +1,19 @@
 """Use case: whether a kube-apiserver is to honour a credential. It only ever denies, and leaves the rest to RBAC."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from clustercert import metrics
 from clustercert.model import Origin
-from clustercert.store.credentials import Credential, Credentials
 from clustercert.store.webhook_tokens import Gate
 from clustercert.webhook.exemptions import exempt
+from clustercert.webhook.recognition import Recognition, Recognized
 from clustercert.webhook.review import Identity
 from clustercert.webhook.sightings import Sighting, Sightings
 
-Outcome = Literal["no_opinion", "revoked", "other_cluster", "unknown", "too_large"]
+Outcome = Literal["no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "too_large"]
 
 _ANOTHER = "Get one with `clustercert kubeconfig get`."
 
@@ -35,31 +35,63 @@ OTHER_CLUSTER = Decision("other_cluster", f"This certificate was issued for anot
 UNKNOWN = Decision(
     "unknown", f"This cluster honours only certificates that clustercert issued for it. {_ANOTHER}"
 )
+NOT_RECORDED = Decision(
+    "unknown", f"This certificate is not in the ledger of this clustercert installation. {_ANOTHER}"
+)
+FORGED = Decision("forged", f"This certificate is not the one that its credential number names. {_ANOTHER}")
+ALTERED = Decision(
+    "altered",
+    f"This is an altered copy of a certificate. Use the certificate as it was issued. {_ANOTHER}",
+)
 TOO_LARGE = Decision(
     "too_large", "This request is too large to be judged. Make it smaller: fewer names in its selectors."
 )
+_FAULTS = {"other_cluster": OTHER_CLUSTER, "forged": FORGED}
 
 
 class Authorization:
-    """Decides."""
+    """Answers SubjectAccessReviews.
 
-    def __init__(self, credentials: Credentials, sightings: Sightings, now: Callable[[], datetime]) -> None:
-        self._credentials = credentials
+    Attributes:
+        policy_groups: the Kubernetes groups that the policy gives; members of them are never exempt.
+    """
+
+    def __init__(
+        self,
+        recognition: Recognition,
+        sightings: Sightings,
+        now: Callable[[], datetime],
+        policy_groups: Collection[str],
+    ) -> None:
+        self._recognition = recognition
         self._sightings = sightings
         self._now = now
+        self._policy_groups = policy_groups
 
     async def decide(self, gate: Gate, who: Identity, origin: Origin) -> Decision:
         """One denied credential denies, whatever the others are. Raises Unavailable."""
         decision = NO_OPINION
-        if who.malformed and _known_only(gate, who):
-            decision = UNKNOWN
-        for fingerprint in who.fingerprints:
-            known = await self._credentials.find(fingerprint)
+        for shown in await self._recognition.recognize(gate.cluster_id, who):
             now = self._now()
-            self._sightings.note(Sighting(gate, who, fingerprint, known, now, now, origin))
+            self._sightings.note(Sighting(gate, who, shown, now, now, origin, "webhook"))
             if decision.reason is None:
-                decision = _judged(gate, who, known)
+                decision = self._judge(gate, who, shown)
         return decision
+
+    def _judge(self, gate: Gate, who: Identity, shown: Recognized) -> Decision:
+        known = shown.credential
+        if known is not None:
+            if known.revoked:
+                return _revoked(known.revoked_at)
+            return ALTERED if shown.altered else NO_OPINION
+        if shown.fault in _FAULTS:
+            return _FAULTS[shown.fault]
+        if shown.claims_ours:
+            return NOT_RECORDED
+        known_only = gate.options.mode == "known-only"
+        if known_only and not exempt(who, gate.options, self._policy_groups):
+            return UNKNOWN
+        return NO_OPINION
 
 
 def counted(decision: Decision) -> Decision:
@@ -68,28 +100,10 @@ def counted(decision: Decision) -> Decision:
     return decision
 
 
-def _judged(gate: Gate, who: Identity, known: Credential | None) -> Decision:
-    if known is None:
-        return UNKNOWN if _known_only(gate, who) else NO_OPINION
-    if known.cluster_id != gate.cluster_id:
-        return OTHER_CLUSTER
-    if known.revoked:
-        return _revoked(known.revoked_at)
-    return NO_OPINION
-
-
-def _known_only(gate: Gate, who: Identity) -> bool:
-    """Whether only certificates that the ledger knows are honoured of this user."""
-    return gate.options.mode == "known-only" and not exempt(who, gate.options)
-
-
 def _revoked(at: datetime | None) -> Decision:
     when = f" on {at:%Y-%m-%dT%H:%M:%SZ}" if at is not None else ""
     return Decision("revoked", f"This certificate was revoked{when}. {_ANOTHER}")
 
 
 # Finding a labelled series takes longer than counting in it.
-_COUNTS = {
-    outcome: metrics.WEBHOOK_DECISIONS.labels(outcome)
-    for outcome in ("no_opinion", "revoked", "other_cluster", "unknown", "too_large")
-}
+_COUNTS = {outcome: metrics.WEBHOOK_DECISIONS.labels(outcome) for outcome in get_args(Outcome)}

@@ -30,14 +30,21 @@ class Identity:
     """Whom an API server took a request's sender for.
 
     Attributes:
-        fingerprints: of the X.509 credential ids, 32 bytes each.
-        malformed: whether there is an X.509 credential id that is no fingerprint.
+        fingerprints: of the X.509 credential ids, 32 bytes each, at most 16.
+        malformed: whether there is an X.509 credential id that is no fingerprint, or more than 16 of them.
+        has_other_ids: whether there is a credential id of another kind, such as a token's.
     """
 
     username: str
     groups: tuple[str, ...]
     fingerprints: tuple[bytes, ...]
     malformed: bool = False
+    has_other_ids: bool = False
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether it has an X.509 credential id, well-formed or not."""
+        return bool(self.fingerprints) or self.malformed
 
 
 def parse(raw: bytes) -> Identity:
@@ -73,15 +80,14 @@ def identity(username: object, groups: object, extra: object) -> Identity:
     if not isinstance(username, str):
         raise InvalidRequest("user: must be a string.")
     credential_ids = _texts(_member(extra, CREDENTIAL_ID), CREDENTIAL_ID)
-    if len(credential_ids) > MAX_CREDENTIAL_IDS:
-        raise InvalidRequest(f"{CREDENTIAL_ID}: at most {MAX_CREDENTIAL_IDS} values are looked at.")
     claimed = [each.removeprefix(_X509) for each in credential_ids if each.startswith(_X509)]
-    found = [bytes.fromhex(each) for each in claimed if _FINGERPRINT.fullmatch(each)]
+    found = [bytes.fromhex(each) for each in claimed[:MAX_CREDENTIAL_IDS] if _FINGERPRINT.fullmatch(each)]
     return Identity(
         username=username,
         groups=_texts(groups, "groups"),
         fingerprints=tuple(dict.fromkeys(found)),
         malformed=len(found) < len(claimed),
+        has_other_ids=len(claimed) < len(credential_ids),
     )
 
 

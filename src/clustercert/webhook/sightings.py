@@ -6,9 +6,10 @@ of an alert depends on it: the next use of the same credential is seen again.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Literal
 
 import structlog
 
@@ -16,10 +17,10 @@ from clustercert import metrics
 from clustercert.background import pause
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent, Origin
-from clustercert.store.credentials import Credential
 from clustercert.store.sightings import EXACTNESS, MASTERS, WRITTEN_AT_ONCE, SightingRows, UnknownUse, Use
 from clustercert.store.webhook_tokens import Gate
 from clustercert.webhook.exemptions import exempt
+from clustercert.webhook.recognition import Recognized
 from clustercert.webhook.review import Identity
 
 logger = structlog.get_logger()
@@ -34,23 +35,27 @@ SHOWN_NAME = 256
 SHOWN_GROUPS = 32
 
 
+Reporter = Literal["webhook", "audit-events", "import-audit-log"]
+"""By what way the use of a credential was reported."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sighting:
     """One credential in use at one cluster.
 
     Attributes:
-        known: what the ledger has of it, of whatever cluster.
+        shown: what the ledger knows of it.
         first, last: the times between which it was used.
         origin: where the API server's word of it came from.
     """
 
     gate: Gate
     who: Identity
-    fingerprint: bytes
-    known: Credential | None
+    shown: Recognized
     first: datetime
     last: datetime
     origin: Origin
+    reporter: Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +69,15 @@ class _Alert:
 class Sightings:
     """Collects what was seen, and writes it every few seconds."""
 
-    def __init__(self, rows: SightingRows, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, rows: SightingRows, now: Callable[[], datetime], policy_groups: Collection[str]
+    ) -> None:
         self._rows = rows
         self._now = now
+        self._policy_groups = policy_groups
         self._uses: dict[int, Use] = {}
         self._masters: dict[int, Sighting] = {}
+        self._altered: dict[int, Sighting] = {}
         self._unknown: dict[tuple[str, bytes], _Alert] = {}
         # By the hashes of tokens, which are as few as these are.
         self._asked: dict[bytes, datetime] = {}
@@ -79,13 +88,21 @@ class Sightings:
 
     def note(self, seen: Sighting) -> None:
         """Remember a use."""
-        options, known = seen.gate.options, seen.known
-        listed = seen.fingerprint.hex() in options.listed_masters
+        options, shown = seen.gate.options, seen.shown
+        listed = shown.fingerprint is not None and shown.fingerprint.hex() in options.listed_masters
         master = MASTERS in seen.who.groups and not listed
-        if known is not None and known.cluster_id == seen.gate.cluster_id:
-            self._note_use(known.id, seen, master=master)
-        elif master or not (listed or exempt(seen.who, options)):
+        if shown.credential is not None:
+            self._note_use(shown.credential.id, seen, master=master)
+            if shown.altered:
+                self._note_altered(shown.credential.id, seen)
+        elif self._is_to_be_told(seen, listed=listed, master=master):
             self._note_unknown(seen)
+
+    def _is_to_be_told(self, seen: Sighting, *, listed: bool, master: bool) -> bool:
+        """Whether somebody should look at a certificate that is none of ours for the cluster."""
+        if master or seen.shown.fault != "unknown" or seen.shown.claims_ours:
+            return True
+        return not listed and not exempt(seen.who, seen.gate.options, self._policy_groups)
 
     def note_asking(self, token_hash: bytes) -> None:
         """Remember that an API server asks now whether to honour a credential, with a good token."""
@@ -101,6 +118,11 @@ class Sightings:
             self._masters.setdefault(row, replace(seen, who=_shown_identity(seen.who)))
         self._keep(Use(row, first, last))
 
+    def _note_altered(self, row: int, seen: Sighting) -> None:
+        now = self._now()
+        if len(self._altered) < UNKNOWN_WAITING and not self._is_written(("altered", row), now, now):
+            self._altered.setdefault(row, replace(seen, who=_shown_identity(seen.who)))
+
     def _keep(self, use: Use) -> None:
         waiting = self._uses.get(use.id)
         if waiting is not None:
@@ -109,48 +131,59 @@ class Sightings:
             self._uses[use.id] = use
 
     def _note_unknown(self, seen: Sighting) -> None:
-        key = (seen.gate.cluster_id, seen.fingerprint)
-        if self._is_written((*key, MASTERS in seen.who.groups), seen.first, seen.last):
-            return
         # Thousands wait, and what an API server says of each may be as long as a review.
         seen = replace(seen, who=_shown_identity(seen.who))
-        alert = self._unknown.get(key)
-        if alert is not None:
-            first, last = min(seen.first, alert.use.first), max(seen.last, alert.use.last)
-            use = replace(alert.use if MASTERS in alert.use.groups else _use(seen), first=first, last=last)
-            self._unknown[key] = _Alert(use, alert.sighting if MASTERS in alert.use.groups else seen)
+        use = _use(seen)
+        key = (use.cluster_id, use.identity)
+        if all(self._is_written((*key, each), seen.first, seen.last) for each in use.fingerprints or ("",)):
+            return
+        waiting = self._unknown.get(key)
+        if waiting is not None:
+            self._unknown[key] = _Alert(waiting.use.joined(use), waiting.sighting)
         elif len(self._unknown) < UNKNOWN_WAITING:
-            self._unknown[key] = _Alert(_use(seen), seen)
+            self._unknown[key] = _Alert(use, seen)
 
     def _is_written(self, key: object, first: datetime, last: datetime) -> bool:
         """Whether the store has these times already, to within their exactness."""
         written = self._written.get(key) or self._written_before.get(key)
         return written is not None and written <= first and last < written + EXACTNESS
 
+    def _remember_written(self, key: object, at: datetime) -> None:
+        # A holder can make any number of hashes.
+        if len(self._written) < WAITING:
+            self._written[key] = at
+
     async def flush(self) -> None:
         """Write everything. Raises Unavailable; what was not written then waits on."""
         self._turn()
         masters, self._masters = self._masters, {}
+        altered, self._altered = self._altered, {}
         unknown, self._unknown = self._unknown, {}
         uses, self._uses = self._uses, {}
         asked, self._asked = self._asked, {}
         try:
             # First: they are told by a certificate's never having been seen.
             await self._write_masters(masters)
+            await self._write_altered(altered)
             await self._write_unknown(unknown)
             await self._rows.add(list(uses.values()))
             await self._rows.add_asked(asked)
         except Unavailable:
             # Written twice is written once.
-            self._masters, self._unknown = masters | self._masters, unknown | self._unknown
-            self._asked = asked | self._asked
+            self._masters, self._altered = masters | self._masters, altered | self._altered
+            self._unknown, self._asked = unknown | self._unknown, asked | self._asked
             for use in uses.values():
                 self._keep(use)
             raise
-        self._written.update(asked.items())
-        self._written.update((use.id, use.last) for use in uses.values())
+        for token_hash, at in asked.items():
+            self._remember_written(token_hash, at)
+        for use in uses.values():
+            self._remember_written(use.id, use.last)
+        for row in altered:
+            self._remember_written(("altered", row), self._now())
         for key, alert in unknown.items():
-            self._written[(*key, MASTERS in alert.use.groups)] = alert.use.last
+            for each in alert.use.fingerprints or ("",):
+                self._remember_written((*key, each), alert.use.last)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Write every few seconds until told to stop, and once more then."""
@@ -177,13 +210,24 @@ class Sightings:
             if await self._rows.first_use(Use(row, seen.first, seen.last), event):
                 metrics.MASTERS_CREDENTIALS.inc()
 
+    async def _write_altered(self, altered: dict[int, Sighting]) -> None:
+        for row, seen in altered.items():
+            if await self._rows.report_altered(row, self._now(), self._altered_event(seen)):
+                metrics.ALTERED_CREDENTIALS.inc()
+                logger.warning(
+                    "altered copy of a certificate in use",
+                    cluster=seen.gate.cluster_id,
+                    user=seen.who.username,
+                    reported_by=seen.reporter,
+                )
+
     async def _write_unknown(self, unknown: dict[tuple[str, bytes], _Alert]) -> None:
         by_cluster: dict[str, list[UnknownUse]] = {}
         for (cluster_id, _), alert in unknown.items():
             by_cluster.setdefault(cluster_id, []).append(alert.use)
 
         def event(kind: str, use: UnknownUse) -> AuditEvent:
-            return self._event(kind, unknown[use.cluster_id, use.fingerprint].sighting)
+            return self._event(kind, unknown[use.cluster_id, use.identity].sighting)
 
         for uses in by_cluster.values():
             for start in range(0, len(uses), WRITTEN_AT_ONCE):
@@ -198,31 +242,49 @@ class Sightings:
                     )
 
     def _event(self, kind: str, seen: Sighting) -> AuditEvent:
+        fingerprint = seen.shown.fingerprint
         return AuditEvent(
             at=self._now(),
             kind=kind,
             project_id=seen.gate.project_id,
             actor=f"cluster:{seen.gate.cluster_id}",
-            subject=seen.fingerprint.hex(),
+            subject=fingerprint.hex() if fingerprint is not None else "",
             origin=seen.origin,
             detail={
                 "cluster_id": seen.gate.cluster_id,
                 "username": seen.who.username,
                 "groups": list(seen.who.groups),
                 "first_seen_at": seen.first.isoformat(),
+                "reported_by": seen.reporter,
+                "fault": seen.shown.fault,
                 # Whose it is there, is not for the administrators of this one.
-                "known_for_another_cluster": seen.known is not None
-                and seen.known.cluster_id != seen.gate.cluster_id,
+                "known_for_another_cluster": seen.shown.fault == "other_cluster",
             },
         )
 
+    def _altered_event(self, seen: Sighting) -> AuditEvent:
+        credential, presented = seen.shown.credential, seen.shown.fingerprint
+        event = self._event("credential.altered", seen)
+        if credential is None:
+            return event
+        detail = {
+            "cluster_id": seen.gate.cluster_id,
+            "credential_number": credential.credential_number,
+            "presented": presented.hex() if presented is not None else None,
+            "username": seen.who.username,
+            "first_seen_at": seen.first.isoformat(),
+            "reported_by": seen.reporter,
+        }
+        return replace(event, subject=credential.fingerprint.hex(), detail=detail)
+
 
 def _use(seen: Sighting) -> UnknownUse:
+    fingerprint = seen.shown.fingerprint
     return UnknownUse(
         cluster_id=seen.gate.cluster_id,
-        fingerprint=seen.fingerprint,
         username=seen.who.username,
         groups=seen.who.groups,
+        fingerprints=(fingerprint.hex(),) if fingerprint is not None else (),
         first=seen.first,
         last=seen.last,
     )

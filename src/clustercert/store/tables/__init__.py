@@ -4,7 +4,13 @@ Only types and clauses that SQLite and every PostgreSQL-compatible engine have a
 """
 
 from clustercert.store.tables.audit import audit_checkpoint, audit_event, audit_log, audit_tile
-from clustercert.store.tables.clusters import client_ca, cluster, unknown_credential, webhook_token
+from clustercert.store.tables.clusters import (
+    client_ca,
+    cluster,
+    unknown_credential,
+    unknown_identity,
+    webhook_token,
+)
 from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, as_json, metadata
 from clustercert.store.tables.identity import (
     access_key,
@@ -51,6 +57,7 @@ __all__ = [
     "service_role",
     "token",
     "unknown_credential",
+    "unknown_identity",
     "user",
     "webhook_token",
 ]

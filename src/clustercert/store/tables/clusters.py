@@ -1,6 +1,17 @@
 """Registered clusters, their CAs, and what their API servers tell."""
 
-from sqlalchemy import JSON, Column, ForeignKey, Index, LargeBinary, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from clustercert.store.tables.columns import Hex, Utc, Uuid, metadata
 
@@ -47,7 +58,22 @@ webhook_token = Table(
     Index(None, "cluster_id"),
 )
 
-# Client certificates that an API server saw and the ledger doesn't know.
+# Who showed an API server client certificates that the ledger doesn't know. identity is the SHA-256 of user name and
+# groups; hashes counts the certificates, and fingerprints has the last of them, lower-case hex, the newest last.
+unknown_identity = Table(
+    "unknown_identity",
+    metadata,
+    Column("cluster_id", Uuid, primary_key=True),
+    Column("identity", LargeBinary(32), primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("hashes", Integer, nullable=False),
+    Column("fingerprints", JSON, nullable=False),
+    Column("first_seen_at", Utc, nullable=False),
+    Column("last_seen_at", Utc, nullable=False),
+)
+
+# What programs before schema 0005 write instead: it stays while replicas of them may still run.
 unknown_credential = Table(
     "unknown_credential",
     metadata,

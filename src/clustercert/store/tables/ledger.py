@@ -1,6 +1,6 @@
 """What was issued, and what of it is not to be honoured any more."""
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, LargeBinary, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, LargeBinary, String, Table, Text, text
 
 from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, metadata
 
@@ -34,6 +34,10 @@ certificate = Table(
     Column("first_seen_at", Utc, nullable=True),
     Column("last_seen_at", Utc, nullable=True),
     Column("rule", Text, nullable=True),
+    # NULL where a program before schema 0005 recorded the row.
+    Column("credential_number", String(40), nullable=True),
+    # When an API server last reported another encoding of the certificate.
+    Column("altered_at", Utc, nullable=True),
     Column("der", LargeBinary, nullable=False),
     # What an inventory walks, the newest first.
     Index(None, "cluster_id", "id"),
@@ -42,6 +46,16 @@ certificate = Table(
     # What still holds in a cluster, whatever else the ledger keeps of it.
     Index(None, "cluster_id", "not_after"),
     Index(None, "serial"),
+    # An index, since SQLite adds no constraint to a table that exists.
+    Index("uq_certificate_credential_number", "credential_number", unique=True),
+    # Who has a certificate without a credential group; nothing is added once all replicas know of these groups.
+    Index(
+        "ix_certificate_user_id_not_after_unnumbered",
+        "user_id",
+        "not_after",
+        sqlite_where=text("credential_number IS NULL"),
+        postgresql_where=text("credential_number IS NULL"),
+    ),
     # Counting what is live reads this and nothing else.
     Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,
