@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from clustercert.client.wire import an_object
 from clustercert.errors import ClustercertError
 from clustercert.keypair import key_pem, spki_der
-from clustercert.model import JsonObject
+from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 
 _CLUSTER_FIELDS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
 _CONTEXT_FIELDS = ("cluster", "user")
@@ -47,7 +47,7 @@ class Obtained:
     Attributes:
         document: what is left of it.
         contexts: their names.
-        username, groups: who kube-apiserver takes its holder for.
+        username, groups: who kube-apiserver takes its holder for; the credential group is left out.
     """
 
     document: JsonObject
@@ -91,7 +91,11 @@ def _vetted(answer: JsonObject, key: LocalKey | None) -> Obtained:
         document=document,
         contexts=tuple(str(item["name"]) for item in contexts),
         username="".join(_values(leaf, NameOID.COMMON_NAME)),
-        groups=_values(leaf, NameOID.ORGANIZATION_NAME),
+        groups=tuple(
+            group
+            for group in _values(leaf, NameOID.ORGANIZATION_NAME)
+            if not group.startswith(CREDENTIAL_PREFIX)
+        ),
         not_after=leaf.not_valid_after_utc,
     )
 

@@ -170,8 +170,9 @@ class Credentials:
         self._now = now
         # By credential number (text) or fingerprint (bytes).
         self._known: OrderedDict[str | bytes, Credential] = OrderedDict()
-        # By the same, or by ("user", user name) for `has_unnumbered`.
-        self._unknown_until: dict[Hashable, float] = {}
+        self._unknown_until: dict[str | bytes, float] = {}
+        # Whether a user has certificates without a number, and until when that is remembered.
+        self._unnumbered: dict[str, tuple[bool, float]] = {}
         self._texts: dict[str, str] = {}
         self._groups: dict[frozenset[str], frozenset[str]] = {}
         self._by_number = Gathered(self._read_numbers, READ_AT_ONCE)
@@ -191,13 +192,14 @@ class Credentials:
 
         Revoked ones count. Raises Unavailable.
         """
-        key = ("user", user_id)
-        if self._feed.fresh() and self._is_unknown(key):
-            return False
-        found = await self._in_time(self._by_user(user_id))
-        if not found:
-            self._remember_unknown(key)
-        return bool(found)
+        found, until = self._unnumbered.get(user_id, (False, 0.0))
+        if self._feed.fresh() and until > time.monotonic():
+            return found
+        found = bool(await self._in_time(self._by_user(user_id)))
+        if len(self._unnumbered) >= self._bounds.unknown:
+            self._unnumbered.clear()
+        self._unnumbered[user_id] = found, time.monotonic() + self._bounds.unknown_seconds
+        return found
 
     async def _find(self, key: K, read_once: Gathered[K, Credential]) -> Credential | None:
         if self._feed.fresh():
@@ -205,7 +207,7 @@ class Credentials:
             if known is not None and self._feed.current(known):
                 self._known.move_to_end(key)
                 return known
-            if known is None and self._is_unknown(key):
+            if known is None and self._unknown_until.get(key, 0.0) > time.monotonic():
                 return None
         return await self._in_time(self._look_up(key, read_once))
 
@@ -280,10 +282,7 @@ class Credentials:
             self._groups.clear()
         return self._texts.setdefault(text, text)
 
-    def _is_unknown(self, key: Hashable) -> bool:
-        return self._unknown_until.get(key, 0.0) > time.monotonic()
-
-    def _remember_unknown(self, key: Hashable) -> None:
+    def _remember_unknown(self, key: str | bytes) -> None:
         if len(self._unknown_until) >= self._bounds.unknown:
             self._unknown_until.clear()
         self._unknown_until[key] = time.monotonic() + self._bounds.unknown_seconds

@@ -52,15 +52,15 @@ class Recognition:
         """
         named = credential_groups(who.groups)
         if named:
-            return [await self._by_group(cluster_id, who, set(named))]
+            return [await self._by_group(cluster_id, who, named)]
         found = [await self._by_hash(cluster_id, who, fingerprint) for fingerprint in who.fingerprints]
         if who.malformed:
             found.append(await self._unknown_hash(who, None))
         return found
 
-    async def _by_group(self, cluster_id: str, who: Identity, named: set[str]) -> Recognized:
+    async def _by_group(self, cluster_id: str, who: Identity, named: Sequence[str]) -> Recognized:
         fingerprint = next(iter(who.fingerprints), None)
-        number = min(named).removeprefix(CREDENTIAL_PREFIX)
+        number = named[0].removeprefix(CREDENTIAL_PREFIX)
         if len(named) > 1 or not is_credential_number(number):
             return Recognized(fingerprint, fault="forged", claims_ours=True)
         known = await self._credentials.by_number(number)

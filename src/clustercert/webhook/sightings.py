@@ -248,7 +248,7 @@ class Sightings:
             kind=kind,
             project_id=seen.gate.project_id,
             actor=f"cluster:{seen.gate.cluster_id}",
-            subject=fingerprint.hex() if fingerprint is not None else "",
+            subject=fingerprint.hex() if fingerprint is not None else seen.who.username,
             origin=seen.origin,
             detail={
                 "cluster_id": seen.gate.cluster_id,
