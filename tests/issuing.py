@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clustercert.certificate import LeafBuilder
 from clustercert.errors import ClustercertError
@@ -21,6 +21,21 @@ class HonestSigner:
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
+
+
+# Of 128 bits, as an external CA may have it.
+CHOSEN_SERIAL = 0x7B << 120
+
+
+class SerialChoosingSigner:
+    """Gives each certificate a serial of its own choice."""
+
+    takes_serial = False
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        assert request.serial is None
+        chosen = replace(request, serial=CHOSEN_SERIAL)
+        return (LeafBuilder(request.ca.certificate, CA_KEY).build(chosen),)
 
 
 class FailingSigner:

@@ -1,6 +1,7 @@
 """What a client certificate of ours is, asserted on the parsed certificate alone."""
 
 import base64
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 BACKDATE = timedelta(minutes=5)
+CREDENTIAL_GROUP = re.compile(r"clustercert:credential:[0-9a-f]{40}")
 # RFC 5280 4.1.2.2: 20 octets of a positive INTEGER. Below 96 bits, 128 random ones are next to impossible.
 MIN_SERIAL_BITS, MAX_SERIAL_BITS = 96, 159
 
@@ -35,9 +37,15 @@ def assert_client_leaf(
     groups: Sequence[str],
     issued_at: datetime,
     lifetime: timedelta,
+    credential_number: str | None = None,
 ) -> None:
-    """The certificate is exactly what ARCHITECTURE section 7 says of a leaf, for this identity and time."""
-    assert_subject(certificate, username, groups)
+    """The certificate is exactly what ARCHITECTURE section 8 says of a leaf, for this identity and time.
+
+    Its last group is its credential group; the number is the serial, unless the signer chose another serial.
+    """
+    number = f"{certificate.serial_number:040x}" if credential_number is None else credential_number
+    assert CREDENTIAL_GROUP.fullmatch(f"clustercert:credential:{number}")
+    assert_subject(certificate, username, [*groups, f"clustercert:credential:{number}"])
     assert certificate.issuer == ca.subject
     assert certificate.version is x509.Version.v3
     assert MIN_SERIAL_BITS <= certificate.serial_number.bit_length() <= MAX_SERIAL_BITS
@@ -47,6 +55,16 @@ def assert_client_leaf(
     assert certificate.not_valid_after_utc <= ca.not_valid_after_utc
     assert_leaf_extensions(certificate, ca)
     assert_signed_by(certificate, ca)
+
+
+def credential_number_of(certificate: x509.Certificate) -> str:
+    """The number that its last group names, which has to be its only credential group."""
+    groups = [
+        str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    ]
+    assert [group for group in groups if group.startswith("clustercert:credential:")] == groups[-1:]
+    assert CREDENTIAL_GROUP.fullmatch(groups[-1])
+    return groups[-1].removeprefix("clustercert:credential:")
 
 
 def assert_subject(certificate: x509.Certificate, username: str, groups: Sequence[str]) -> None:

@@ -220,11 +220,16 @@ def revocation(
 
 
 def certificate_record() -> tuple[CertificateRecord, AuditEvent]:
-    """A certificate like no other, with its event. The ledger does not look into its bytes."""
+    """A certificate like no other, with its event. The ledger does not look into its bytes.
+
+    Its credential number is its serial, as the local signer's certificates have it.
+    """
     fingerprint = os.urandom(32)
+    # Positive, of at most 159 bits, and 40 digits long in hex.
+    number = f"{int.from_bytes(os.urandom(20)) >> 1 | 1 << 158:040x}"
     record = CertificateRecord(
         fingerprint=fingerprint,
-        serial=os.urandom(16).hex(),
+        serial=number,
         cluster_id=str(uuid.uuid4()),
         project_id="0c97ac3cb280f4d91fa7c0096739e1f8",
         ca_id=uuid.uuid4().hex,
@@ -241,5 +246,6 @@ def certificate_record() -> tuple[CertificateRecord, AuditEvent]:
         reason="a reason",
         issued_at=NOW,
         der=os.urandom(600),
+        credential_number=number,
     )
     return record, event("certificate.issued", fingerprint.hex())

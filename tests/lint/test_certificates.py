@@ -12,11 +12,11 @@ from pkilint import loader, report
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-from clustercert.certificate import LeafBuilder
+from clustercert.certificate import LeafBuilder, new_signing_request
 from clustercert.keypair import csr_public_key, new_key
-from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey, SigningRequest
+from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey
 from clustercert.server.tls_files import new_server_certificate
-from leaf import openssl
+from leaf import credential_number_of, openssl
 from nouns import CA_NOT_BEFORE, NOW, client_ca, grant
 
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
@@ -44,7 +44,7 @@ def lint(subject: x509.Certificate) -> str:
 
 
 def leaf(key: PublicKey, ca: ClientCA, ca_key: PrivateKey) -> x509.Certificate:
-    request = SigningRequest(grant=grant(groups=GROUPS), public_key=key, ca=ca)
+    request = new_signing_request(grant(groups=GROUPS), key, ca, takes_serial=True)
     return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
 
 
@@ -87,6 +87,7 @@ def test_a_client_ca_is_without_a_finding(ca_key_type: KeyType, tmp_path: Path) 
 def test_a_leaf_is_without_a_finding(key_type: KeyType, ca_key_type: KeyType, tmp_path: Path) -> None:
     ca = client_ca(KEYS[ca_key_type])
     made = leaf(KEYS[key_type].public_key(), ca, KEYS[ca_key_type])
+    assert credential_number_of(made) == f"{made.serial_number:040x}"
     assert lint(made) == ""
     verify(tmp_path, made, ca.certificate, "-purpose", "sslclient")
 

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from cryptography import x509
 
-from clustercert.certificate import check_leaf
+from clustercert.certificate import check_leaf, new_signing_request
 from clustercert.errors import RemoteFailed, SealError, SignerError, Unavailable
 from clustercert.keypair import key_der, new_key
 from clustercert.model import ClientCA, KeyType, SigningRequest
@@ -57,18 +57,24 @@ KINDS: dict[str, Callable[[], Kind]] = {
 }
 
 
+LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]()
 
 
-LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
+def asked(kind: Kind, **changed: object) -> SigningRequest:
+    """A request as the service makes it for the signer; the fields of a grant may be changed."""
+    wanted = replace(grant(), **changed)  # type: ignore[arg-type] # as the tests say
+    return new_signing_request(wanted, LEAF_KEYS["ec-p256"], kind.ca, takes_serial=kind.signer.takes_serial)
 
 
 @pytest.mark.parametrize("key_type", LEAF_KEYS)
 async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: KeyType) -> None:
     groups = ("clustercert:admins", "a group, with a comma")
-    request = SigningRequest(grant=grant(groups=groups), public_key=LEAF_KEYS[key_type], ca=kind.ca)
+    request = replace(asked(kind, groups=groups), public_key=LEAF_KEYS[key_type])
     chain = await kind.signer.sign(request)
     assert check_leaf(chain, request).der == chain[0]
     leaf = x509.load_der_x509_certificate(chain[0])
@@ -79,28 +85,31 @@ async def test_it_answers_the_leaf_that_was_asked_for(kind: Kind, key_type: KeyT
         groups=groups,
         issued_at=NOW,
         lifetime=timedelta(days=30),
+        credential_number=request.credential_number,
     )
+    if kind.signer.takes_serial:
+        assert f"{leaf.serial_number:040x}" == request.credential_number
     assert spki(leaf.public_key()) == spki(LEAF_KEYS[key_type])
 
 
 async def test_it_leaves_out_the_root(kind: Kind) -> None:
-    chain = await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca))
+    chain = await kind.signer.sign(asked(kind))
     certificates = [x509.load_der_x509_certificate(der) for der in chain]
     assert all(certificate.issuer != certificate.subject for certificate in certificates)
 
 
-async def test_it_takes_the_serial_that_was_chosen(kind: Kind) -> None:
-    request = SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca, serial=2**158 + 1)
+async def test_it_takes_the_serial_that_was_chosen_if_it_says_so(kind: Kind) -> None:
+    if not kind.signer.takes_serial:
+        assert asked(kind).serial is None
+        return
+    request = replace(asked(kind), serial=2**158 + 1)
     chain = await kind.signer.sign(request)
     assert check_leaf(chain, request).serial == 2**158 + 1
     assert x509.load_der_x509_certificate(chain[0]).serial_number == 2**158 + 1
 
 
 async def test_it_signs_for_many_at_once(kind: Kind) -> None:
-    requests = [
-        SigningRequest(grant(username=f"user-{number}"), LEAF_KEYS["ec-p256"], kind.ca)
-        for number in range(20)
-    ]
+    requests = [asked(kind, username=f"user-{number}") for number in range(20)]
     chains = await asyncio.gather(*(kind.signer.sign(request) for request in requests))
     leaves = [check_leaf(chain, request) for chain, request in zip(chains, requests, strict=True)]
     assert len({leaf.serial for leaf in leaves}) == len(chains)
@@ -110,13 +119,13 @@ async def test_it_signs_for_many_at_once(kind: Kind) -> None:
 
 async def test_it_fails_in_one_of_three_ways(kind: Kind) -> None:
     with pytest.raises((SignerError, RemoteFailed, Unavailable)):
-        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.lost))
+        await kind.signer.sign(replace(asked(kind), ca=kind.lost))
 
 
 async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
     with pytest.raises((SignerError, RemoteFailed, Unavailable)):
-        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.lost))
-    request = SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca)
+        await kind.signer.sign(replace(asked(kind), ca=kind.lost))
+    request = asked(kind)
     check_leaf(await kind.signer.sign(request), request)
 
 
@@ -129,7 +138,7 @@ async def test_local_opens_a_key_once() -> None:
     ring = kind.signer._custody
     assert isinstance(ring, Ring)
     for _ in range(3):
-        await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], kind.ca))
+        await kind.signer.sign(asked(kind))
     assert ring.opened == 1
 
 

@@ -21,6 +21,7 @@ from clustercert.certificate import (
     chain_pem,
     fingerprint,
     new_client_ca,
+    new_signing_request,
     serial_hex,
 )
 from clustercert.errors import InvalidRequest
@@ -30,6 +31,7 @@ from leaf import (
     assert_client_leaf,
     assert_signed_by,
     assert_subject,
+    credential_number_of,
     openssl,
     openssl_subject,
     spki,
@@ -49,8 +51,16 @@ def leaf_for(
     ca_key: PrivateKey = CA_KEY,
 ) -> x509.Certificate:
     ca = client_ca(ca_key)
-    request = SigningRequest(grant=grant(username, groups), public_key=key or LEAF_KEY.public_key(), ca=ca)
+    request = new_signing_request(
+        grant(username, groups), key or LEAF_KEY.public_key(), ca, takes_serial=True
+    )
     return x509.load_der_x509_certificate(LeafBuilder(ca.certificate, ca_key).build(request))
+
+
+def own_group(leaf: x509.Certificate) -> str:
+    """The credential group of a leaf whose serial we chose."""
+    assert credential_number_of(leaf) == f"{leaf.serial_number:040x}"
+    return f"clustercert:credential:{leaf.serial_number:040x}"
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +134,22 @@ def test_a_leaf_has_no_subject_alternative_name() -> None:
 
 def test_a_leaf_has_its_groups_in_the_rules_order() -> None:
     groups = ("zebra", "alpha", "clustercert:admins", "middle")
-    assert_subject(leaf_for(groups=groups), USER_ID, groups)
+    leaf = leaf_for(groups=groups)
+    assert_subject(leaf, USER_ID, [*groups, own_group(leaf)])
+
+
+def test_a_leaf_of_no_other_group_has_its_credential_group() -> None:
+    leaf = leaf_for(groups=())
+    assert_subject(leaf, USER_ID, [own_group(leaf)])
+
+
+def test_the_number_is_not_the_serial_where_the_signer_chooses_that() -> None:
+    request = new_signing_request(grant(), LEAF_KEY.public_key(), CA, takes_serial=False)
+    assert request.serial is None
+    leaf = x509.load_der_x509_certificate(LeafBuilder(CA.certificate, CA_KEY).build(request))
+    number = credential_number_of(leaf)
+    assert number == request.credential_number
+    assert int(number, 16) != leaf.serial_number
 
 
 def test_serials_are_new_each_time_and_positive_in_twenty_octets() -> None:
@@ -200,14 +225,15 @@ EXACT_NAMES = [
 def test_a_name_reads_back_exactly(name: str) -> None:
     leaf = leaf_for(username=name, groups=(name, f"{name[:60]}-2"))
     reread = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
-    assert_subject(reread, name, [name, f"{name[:60]}-2"])
+    assert_subject(reread, name, [name, f"{name[:60]}-2", own_group(leaf)])
 
 
 @given(username=st.text(min_size=1, max_size=16), group=st.text(min_size=1, max_size=64))
 @settings(max_examples=60)
 def test_any_text_reads_back_exactly(username: str, group: str) -> None:
     leaf = leaf_for(username=username, groups=(group,))
-    assert_subject(x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER)), username, [group])
+    reread = x509.load_der_x509_certificate(leaf.public_bytes(Encoding.DER))
+    assert_subject(reread, username, [group, own_group(leaf)])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +254,10 @@ def test_any_text_reads_back_exactly(username: str, group: str) -> None:
 )
 def test_openssl_reads_the_same_name(name: str, as_openssl_says_it: str) -> None:
     leaf = leaf_for(username=name, groups=(name, "second"))
-    assert openssl_subject(leaf) == f"CN={as_openssl_says_it},O=second,O={as_openssl_says_it}"
+    assert (
+        openssl_subject(leaf)
+        == f"CN={as_openssl_says_it},O={own_group(leaf)},O=second,O={as_openssl_says_it}"
+    )
 
 
 # The client CA

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import LeafBuilder, new_client_ca, serial_hex
+from clustercert.certificate import LeafBuilder, new_client_ca, new_signing_request, serial_hex
 from clustercert.crl import Entry, crl_pem, new_crl
 from clustercert.keypair import new_key
-from clustercert.model import KeyType, SigningRequest
+from clustercert.model import KeyType
 from leaf import openssl
 from nouns import BACKDATE, CA_KEY, ISSUED_AT, client_ca, grant
 
@@ -47,7 +47,9 @@ def test_a_leaf_fails_the_check_once_it_is_listed(tmp_path: Path) -> None:
     key = new_key("ec-p256")
     leaves = [
         x509.load_der_x509_certificate(
-            LeafBuilder(CA.certificate, CA_KEY).build(SigningRequest(grant(), key.public_key(), CA))
+            LeafBuilder(CA.certificate, CA_KEY).build(
+                new_signing_request(grant(), key.public_key(), CA, takes_serial=True)
+            )
         )
         for _ in range(2)
     ]

@@ -1,6 +1,7 @@
 """What no library would write: whatever bytes or objects a signer answers, they are the leaf, or a SignerError."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside
 from clustercert.certificate import CheckedLeaf, LeafBuilder, check_leaf
 from clustercert.errors import SignerError
 from clustercert.keypair import new_key
-from clustercert.model import KeyType, PrivateKey, SigningRequest
+from clustercert.model import KeyType, PrivateKey, SigningRequest, credential_number
 from clustercert.tbs import serial_and_signature
 from nouns import CA_KEY, client_ca, grant
 
@@ -25,7 +26,9 @@ CA_KEYS: dict[KeyType, PrivateKey] = {
     "rsa-2048": new_key("rsa-2048"),
 }
 REQUESTS = {
-    kind: SigningRequest(grant(), new_key("ec-p256").public_key(), client_ca(key), serial=SERIAL)
+    kind: SigningRequest(
+        grant(), new_key("ec-p256").public_key(), client_ca(key), credential_number(SERIAL), SERIAL
+    )
     for kind, key in CA_KEYS.items()
 }
 LEAVES = {
@@ -119,7 +122,7 @@ def test_a_leaf_that_was_changed_anywhere_is_refused(kind: KeyType, changes: lis
 def test_what_was_changed_before_it_was_signed_is_refused_unless_it_is_another_serial(
     changes: list[Change],
 ) -> None:
-    request = SigningRequest(REQUEST.grant, REQUEST.public_key, REQUEST.ca)
+    request = replace(REQUEST, serial=None)
     original = inside(LEAF)[0]
     tbs = changed(original, changes)
     answered = resigned(tbs)
@@ -230,7 +233,7 @@ GARBLED = {
 @pytest.mark.parametrize("garbled", GARBLED)
 @pytest.mark.parametrize("serial", [SERIAL, None], ids=["chosen serial", "any serial"])
 def test_what_is_encoded_otherwise_is_refused(garbled: str, serial: int | None) -> None:
-    request = SigningRequest(REQUEST.grant, REQUEST.public_key, REQUEST.ca, serial=serial)
+    request = replace(REQUEST, serial=serial)
     with pytest.raises(SignerError):
         check_leaf((GARBLED[garbled],), request)
 

@@ -17,8 +17,19 @@ from clustercert.errors import (
 )
 from clustercert.keypair import new_key
 from clustercert.model import Ask, Caller, CertificateRecord
-from issuing import ASK, CA, CLUSTER, Book, Clusters, FailingSigner, HonestSigner, issuance
-from leaf import assert_client_leaf, spki
+from issuing import (
+    ASK,
+    CA,
+    CHOSEN_SERIAL,
+    CLUSTER,
+    Book,
+    Clusters,
+    FailingSigner,
+    HonestSigner,
+    SerialChoosingSigner,
+    issuance,
+)
+from leaf import assert_client_leaf, assert_subject, credential_number_of, spki
 from nouns import (
     BACKDATE,
     CLUSTER_ID,
@@ -49,6 +60,7 @@ async def test_what_is_issued_is_the_grant_signed_by_the_clusters_ca() -> None:
     assert spki(issued.private_key.public_key()) == spki(leaf.public_key())
     assert issued.fingerprint == leaf.fingerprint(hashes.SHA256()).hex()
     assert int(issued.serial, 16) == leaf.serial_number
+    assert issued.credential_number == issued.serial == credential_number_of(leaf)
     assert issued.cluster == CLUSTER
 
 
@@ -65,6 +77,7 @@ async def test_each_issue_has_its_own_key_and_serial() -> None:
     issued = [await one.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK) for _ in range(3)]
     assert len({spki(x509.load_der_x509_certificate(each.leaf_der).public_key()) for each in issued}) == 3
     assert len({each.serial for each in issued}) == 3
+    assert len({each.credential_number for each in issued}) == 3
 
 
 # What is recorded
@@ -95,14 +108,39 @@ async def test_certificate_and_audit_event_are_recorded_before_anything_leaves()
         issued_at=NOW,
         der=leaf.public_bytes(Encoding.DER),
         rule="member",
+        credential_number=credential_number_of(leaf),
     )
     assert (event.kind, event.at, event.project_id) == ("certificate.issued", NOW, PROJECT_ID)
     assert (event.actor, event.subject, event.origin) == (USER_ID, issued.fingerprint, caller().origin)
     assert event.detail["reason"] == "incident 4711"
     assert event.detail["serial"] == issued.serial
     assert event.detail["common_name"] == USER_ID
-    assert event.detail["organizations"] == ["clustercert:editors", "builders"]
+    assert event.detail["credential_number"] == record.credential_number
+    own_group = f"clustercert:credential:{record.credential_number}"
+    assert event.detail["organizations"] == ["clustercert:editors", "builders", own_group]
+    assert_subject(leaf, USER_ID, ["clustercert:editors", "builders", own_group])
     assert event.detail["key_origin"] == "generated"
+
+
+async def test_where_the_signer_chooses_the_serial_number_and_serial_are_both_kept() -> None:
+    book = Book()
+    service = issuance({"local": SerialChoosingSigner()}, book)
+    issued = [await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK) for _ in range(2)]
+    assert len({each.credential_number for each in issued}) == 2
+    for each, (record, event) in zip(issued, book.entries, strict=True):
+        leaf = x509.load_der_x509_certificate(each.leaf_der)
+        assert leaf.serial_number == int(record.serial, 16) == CHOSEN_SERIAL
+        assert record.serial == each.serial == event.detail["serial"]
+        assert record.credential_number == each.credential_number == event.detail["credential_number"]
+        assert_client_leaf(
+            leaf,
+            ca=CA.certificate,
+            username=USER_ID,
+            groups=["clustercert:admins"],
+            issued_at=NOW,
+            lifetime=timedelta(days=30),
+            credential_number=record.credential_number,
+        )
 
 
 async def test_a_csr_is_recorded_as_such() -> None:
@@ -220,6 +258,7 @@ async def test_a_preview_says_what_would_be_issued_and_signs_and_records_nothing
     service = issuance({"local": never}, book)
     preview = await service.preview(caller("admin"), PROJECT_ID, CLUSTER_ID, ASK)
     assert preview.grant == grant()
+    assert preview.organizations == ("clustercert:admins", "clustercert:credential:<number>")
     assert preview.issuer == "CN=clustercert test"
     assert preview.key_type == "ec-p256"
     of_csr = replace(ASK, public_key=new_key("ec-p384").public_key())

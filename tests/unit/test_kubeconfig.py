@@ -8,10 +8,10 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import LeafBuilder
+from clustercert.certificate import LeafBuilder, new_signing_request
 from clustercert.keypair import new_key
 from clustercert.kubeconfig import render, to_json, to_yaml
-from clustercert.model import Cluster, Issued, JsonObject, SigningRequest
+from clustercert.model import Cluster, Issued, JsonObject
 from leaf import assert_key_matches, leaf_of, user_of
 from nouns import CA_KEY, client_ca, cluster, grant, server_ca_pem
 
@@ -27,13 +27,15 @@ WITH_SANS = cluster(external_url=EXTERNAL_URL, san_urls=SAN_URLS)
 def issued(at: Cluster, *, from_csr: bool = False) -> Issued:
     key = new_key("ec-p256")
     ca = client_ca()
-    leaf = LeafBuilder(ca.certificate, CA_KEY).build(SigningRequest(grant(), key.public_key(), ca))
+    request = new_signing_request(grant(), key.public_key(), ca, takes_serial=True)
+    leaf = LeafBuilder(ca.certificate, CA_KEY).build(request)
     return Issued(
         grant=grant(),
         cluster=at,
         leaf_der=leaf,
         private_key=None if from_csr else key,
-        serial="00",
+        serial=request.credential_number or "",
+        credential_number=request.credential_number or "",
         fingerprint="00" * 32,
     )
 

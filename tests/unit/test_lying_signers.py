@@ -11,7 +11,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from asn1 import BIT_STRING, INTEGER, SEQUENCE, der, inside, resigned
-from clustercert.certificate import LeafBuilder, certificate_der, check_leaf, new_client_ca, subject
+from clustercert.certificate import (
+    LeafBuilder,
+    certificate_der,
+    check_leaf,
+    new_client_ca,
+    new_signing_request,
+    subject,
+)
 from clustercert.errors import SignerError
 from clustercert.keypair import new_key
 from clustercert.model import PrivateKey, SigningRequest
@@ -38,6 +45,7 @@ class Answering:
     """A signer that answers the DER of whatever it is told to make of the request."""
 
     answer: Callable[[SigningRequest], tuple[x509.Certificate, ...]]
+    takes_serial: bool = False
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         return tuple(certificate_der(certificate) for certificate in self.answer(request))
@@ -55,7 +63,7 @@ def builder_of(request: SigningRequest) -> x509.CertificateBuilder:
     """The right leaf, without its extensions."""
     return (
         x509.CertificateBuilder()
-        .subject_name(subject(request.grant))
+        .subject_name(subject(request.grant, request.credential_number))
         .issuer_name(CA.certificate.subject)
         .public_key(request.public_key)
         .serial_number(x509.random_serial_number())
@@ -102,9 +110,30 @@ def rewritten(**parts: bytes | None) -> Callable[[SigningRequest], tuple[x509.Ce
     return lambda request: (resigned(leaf_of(request), CA_KEY, **parts),)  # type: ignore[arg-type] # an EC key
 
 
+def grouped(
+    change: Callable[[list[str], str], list[str]],
+) -> Callable[[SigningRequest], tuple[x509.Certificate, ...]]:
+    """The right leaf but for its groups, made of the policy's and of the credential group."""
+
+    def answer(request: SigningRequest) -> tuple[x509.Certificate, ...]:
+        groups = change([*request.grant.groups], f"clustercert:credential:{request.credential_number}")
+        changed = replace(request.grant, groups=tuple(groups))
+        return (leaf_of(replace(request, grant=changed, credential_number=None)),)
+
+    return answer
+
+
+def with_two_names(request: SigningRequest) -> tuple[x509.Certificate, ...]:
+    """The right subject, with a second CN."""
+    right = [attribute for rdn in subject(request.grant, request.credential_number).rdns for attribute in rdn]
+    name = x509.Name([*right, x509.NameAttribute(NameOID.COMMON_NAME, "admin")])
+    return (resigned(leaf_of(request), CA_KEY, subject=name.public_bytes()),)  # type: ignore[arg-type] # an EC key
+
+
 def subject_in_one_rdn(request: SigningRequest) -> tuple[x509.Certificate, ...]:
     """O and CN as one multi-valued RDN: another name, which reads almost the same."""
-    attributes = [attribute for rdn in subject(request.grant).rdns for attribute in rdn]
+    right = subject(request.grant, request.credential_number)
+    attributes = [attribute for rdn in right.rdns for attribute in rdn]
     name = x509.Name([x509.RelativeDistinguishedName(attributes)])
     return (resigned(leaf_of(request), CA_KEY, subject=name.public_bytes()),)  # type: ignore[arg-type] # an EC key
 
@@ -151,6 +180,7 @@ def lookalike_ca() -> x509.Certificate:
     return new_client_ca("clustercert test", OTHER_KEY, CA_NOT_BEFORE, timedelta(days=3650))
 
 
+STRANGERS_GROUP = f"clustercert:credential:{0x57:040x}"
 LATER, EARLIER = timedelta(seconds=1), timedelta(seconds=-1)
 NOT_AFTER = ISSUED_AT + timedelta(days=30)
 NO_USAGE = dict.fromkeys(
@@ -181,15 +211,22 @@ LIES: dict[str, Callable[[SigningRequest], tuple[x509.Certificate, ...]]] = {
     "no group": granting(groups=()),
     "the subject in one RDN": subject_in_one_rdn,
     "the user in lower case": granting(username=USER_ID.upper()),
-    "a second CN": rewritten(
-        subject=x509.Name(
-            [
-                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "clustercert:admins"),
-                x509.NameAttribute(NameOID.COMMON_NAME, USER_ID),
-                x509.NameAttribute(NameOID.COMMON_NAME, "admin"),
-            ]
-        ).public_bytes()
+    "a second CN": with_two_names,
+    "no credential group": grouped(lambda groups, own: groups),
+    "another credential group": grouped(lambda groups, own: [*groups, STRANGERS_GROUP]),
+    "a stranger's credential group beside its own": grouped(
+        lambda groups, own: [*groups, STRANGERS_GROUP, own]
     ),
+    "a stranger's credential group behind its own": grouped(
+        lambda groups, own: [*groups, own, STRANGERS_GROUP]
+    ),
+    "its credential group twice": grouped(lambda groups, own: [*groups, own, own]),
+    "its credential group before the others": grouped(lambda groups, own: [own, *groups]),
+    "its credential number in upper case": grouped(
+        lambda groups, own: [*groups, own[:-40] + own[-40:].upper()]
+    ),
+    "its credential number without its end": grouped(lambda groups, own: [*groups, own[:-1]]),
+    "its credential number without its prefix": grouped(lambda groups, own: [*groups, own[-40:]]),
     "valid from a second earlier": granting(not_before=ISSUED_AT - BACKDATE + EARLIER),
     "valid from a second later": granting(not_before=ISSUED_AT - BACKDATE + LATER),
     "valid for a second longer": granting(not_after=NOT_AFTER + LATER),
@@ -273,7 +310,7 @@ async def test_a_signer_that_lies_is_found_out_and_nothing_is_recorded(lie: str)
 async def test_a_leaf_that_outlives_its_ca_is_found_out() -> None:
     """The policy never grants it; the check stands on its own."""
     ca = client_ca(lifetime=timedelta(days=20))
-    request = SigningRequest(grant=grant(days=30), public_key=OTHER_KEY.public_key(), ca=ca)
+    request = new_signing_request(grant(days=30), OTHER_KEY.public_key(), ca, takes_serial=True)
     with pytest.raises(SignerError, match="outlive"):
         check_leaf((LeafBuilder(ca.certificate, CA_KEY).build(request),), request)
 
@@ -285,6 +322,7 @@ async def test_the_same_way_of_answering_passes_when_it_tells_the_truth() -> Non
         with_extensions(lambda right: right[::-1]),
         rewritten(),
         granting(),
+        grouped(lambda groups, own: [*groups, own]),
     ):
         book = Book()
         service = issuance({"local": Answering(truth)}, book)
@@ -293,7 +331,7 @@ async def test_the_same_way_of_answering_passes_when_it_tells_the_truth() -> Non
 
 
 async def test_another_serial_than_the_one_that_was_chosen_is_found_out() -> None:
-    request = SigningRequest(grant(), new_key("ec-p256").public_key(), CA, serial=4711)
-    assert check_leaf((certificate_der(leaf_of(request)),), request).serial == 4711
+    request = new_signing_request(grant(), new_key("ec-p256").public_key(), CA, takes_serial=True)
+    assert check_leaf((certificate_der(leaf_of(request)),), request).serial == request.serial
     with pytest.raises(SignerError, match="another serial"):
         check_leaf((certificate_der(leaf_of(replace(request, serial=None))),), request)

@@ -2,36 +2,42 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nouns
 from apiserver.expressions import holds, value
 from clustercert.certificate import chain_pem
 from clustercert.manifests import CREDENTIAL_ID, cel, commented, to_yaml
-from clustercert.manifests.access import CREDENTIAL_PREFIX, SERVICE, bindings, service_access
+from clustercert.manifests.access import SERVICE, bindings, service_access
 from clustercert.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
 from clustercert.manifests.authorization import (
     Asking,
+    authorization_comment,
     authorization_configuration,
     match_conditions,
     webhook_kubeconfig,
 )
 from clustercert.manifests.control_plane import Placed, audit_policy, kubeadm_patch
 from clustercert.manifests.folder import NAMES, Setup, files
-from clustercert.model import Cluster, ClusterOptions
+from clustercert.model import CREDENTIAL_PREFIX, Cluster, ClusterOptions
 from clustercert.webhook.exemptions import exempt
 from clustercert.webhook.review import Identity
 
 FINGERPRINT = "17ead5a1" * 8
 X509 = {CREDENTIAL_ID: [f"X509SHA256={FINGERPRINT}"]}
+NUMBER = "5eed" * 10
+OWN_GROUP = f"{CREDENTIAL_PREFIX}{NUMBER}"
+ANONYMOUS = {"user": "system:anonymous", "groups": ["system:unauthenticated"], "uid": "", "extra": {}}
 ASKING = Asking(
     mode="default",
     groups=("clustercert:admins", 'odd "group" \\ é'),
+    unnumbered_until=None,
     exemptions=("system:*", "builders"),
     failure_policy="NoOpinion",
     authorized_ttl="5s",
@@ -55,7 +61,19 @@ names = st.text(
 )
 some_names = st.one_of(
     names,
-    st.sampled_from(["system:authenticated", "system:nodes", "system:masters", "clustercert:admins", "dev"]),
+    st.sampled_from(
+        [
+            "system:authenticated",
+            "system:unauthenticated",
+            "system:nodes",
+            "system:masters",
+            "clustercert:admins",
+            "clustercert:",
+            OWN_GROUP,
+            "dev",
+            "*",
+        ]
+    ),
 )
 
 
@@ -71,52 +89,98 @@ def review(
     return {"user": user, "groups": [*groups, "system:authenticated"], "uid": "", "extra": extra or {}}
 
 
-def test_in_the_default_mode_only_client_certificates_in_our_groups_cost_a_call() -> None:
-    assert asked(ASKING, review(groups=["clustercert:admins"], extra=X509))
-    assert asked(ASKING, review(groups=["x", 'odd "group" \\ é'], extra=X509))
-    assert asked(ASKING, review(groups=[f"{CREDENTIAL_PREFIX}01ff"], extra=X509))
+def test_in_the_default_mode_only_certificates_with_a_credential_group_cost_a_call() -> None:
+    assert asked(ASKING, review(groups=["clustercert:admins", OWN_GROUP], extra=X509))
+    assert asked(ASKING, review(groups=[OWN_GROUP], extra=X509))
+    # API servers before 1.32 say no credential id.
+    assert asked(ASKING, review(groups=["clustercert:admins", OWN_GROUP]))
+    assert asked(ASKING, review(groups=[CREDENTIAL_PREFIX], extra={CREDENTIAL_ID: ["JTI=1"]}))
+    assert not asked(ASKING, review(groups=["clustercert:admins"], extra=X509))
     assert not asked(ASKING, review(groups=["dev"], extra=X509))
-    assert not asked(ASKING, review(groups=["clustercert:admins"]))
-    assert not asked(ASKING, review(groups=["clustercert:admins"], extra={CREDENTIAL_ID: ["JTI=1"]}))
     assert not asked(ASKING, review("system:node:a", ["system:nodes"], X509))
-    assert not asked(
-        ASKING, {"user": "system:anonymous", "groups": ["system:unauthenticated"], "uid": "", "extra": {}}
-    )
+    assert not asked(ASKING, ANONYMOUS)
 
 
-@pytest.mark.parametrize("mode", ["default", "known-only"])
-def test_members_of_masters_are_not_named_where_no_webhook_sees_them(mode: Any) -> None:
-    asking = replace(ASKING, mode=mode, groups=("system:masters", "dev"))
-    assert "system:masters" not in "".join(match_conditions(asking))
-    assert asked(asking, review(groups=["dev"], extra=X509))
+def test_while_certificates_without_that_group_live_client_certificates_in_our_groups_cost_a_call_too() -> (
+    None
+):
+    asking = replace(ASKING, unnumbered_until=nouns.NOW)
+    assert asked(asking, review(groups=["clustercert:admins"], extra=X509))
+    assert asked(asking, review(groups=["x", 'odd "group" \\ é'], extra=X509))
+    assert asked(asking, review(groups=[f"{CREDENTIAL_PREFIX}01ff"], extra=X509))
+    assert asked(asking, review(groups=[OWN_GROUP]))
+    assert not asked(asking, review(groups=["dev"], extra=X509))
+    assert not asked(asking, review(groups=["clustercert:admins"]))
+    assert not asked(asking, review(groups=["clustercert:admins"], extra={CREDENTIAL_ID: ["JTI=1"]}))
+    assert not asked(asking, review("system:node:a", ["system:nodes"], X509))
+    assert not asked(asking, ANONYMOUS)
+    assert "alive until 2026-03-14 15:09 UTC" in authorization_comment(asking)
+    assert "alive until" not in authorization_comment(ASKING)
 
 
-def test_in_known_only_every_client_certificate_but_the_exempt_costs_a_call() -> None:
-    asking = replace(ASKING, mode="known-only")
+def test_members_of_masters_are_not_named_in_the_default_mode_where_no_webhook_sees_them() -> None:
+    for until in (None, nouns.NOW):
+        asking = replace(ASKING, groups=("system:masters", "dev"), unnumbered_until=until)
+        assert "system:masters" not in "".join(match_conditions(asking))
+        assert asked(asking, review(groups=["dev"], extra=X509)) == (until is not None)
+
+
+@pytest.mark.parametrize("until", [None, nouns.NOW])
+def test_in_known_only_every_client_certificate_but_the_exempt_costs_a_call(until: datetime | None) -> None:
+    asking = replace(ASKING, mode="known-only", unnumbered_until=until)
     assert asked(asking, review(extra=X509))
     assert asked(asking, review(groups=["dev"], extra=X509))
     assert not asked(asking, review("system:kube-scheduler", extra=X509))
     assert not asked(asking, review("bob", ["builders"], X509))
+    assert not asked(asking, review("bob", ["builders", "system:nodes"], X509))
     assert asked(asking, review("bob", ["builders-not"], X509))
+    # Each group has to be exempt, whatever the name is.
+    assert asked(asking, review("bob", ["builders", "dev"], X509))
+    assert asked(asking, review("system:kube-scheduler", ["dev"], X509))
     # What we issued can be revoked whatever exempts it.
     assert asked(asking, review("system:x", ["clustercert:admins"], X509))
+    assert asked(asking, review("system:x", ["system:nodes", OWN_GROUP]))
     assert not asked(asking, review("system:serviceaccount:a:b", ["clustercert:admins"]))
     assert asked(replace(asking, exemptions=()), review("system:kube-scheduler", extra=X509))
 
 
+patterns_of_names = st.lists(st.one_of(some_names, some_names.map(lambda name: f"{name}*"), st.just("*")))
+
+
 @given(
     user=some_names,
-    groups=st.lists(some_names, max_size=3),
-    patterns=st.lists(st.one_of(some_names, some_names.map(lambda name: f"{name}*")), max_size=3),
+    groups=st.lists(some_names, max_size=4),
+    patterns=patterns_of_names,
+    policy_groups=st.lists(some_names, max_size=3),
 )
+@settings(max_examples=300, deadline=None)
 def test_an_api_server_asks_about_exactly_those_whom_the_webhook_does_not_exempt(
-    user: str, groups: list[str], patterns: list[str]
+    user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
 ) -> None:
     who = Identity(user, (*groups, "system:authenticated"), (bytes.fromhex(FINGERPRINT),))
-    exempted = exempt(who, ClusterOptions(mode="known-only", exemptions=tuple(patterns)))
-    asking = replace(ASKING, mode="known-only", groups=("policy-group",), exemptions=tuple(patterns))
-    ours = any(group.startswith("clustercert:") or group == "policy-group" for group in groups)
-    assert asked(asking, review(user, groups, X509)) == (ours or not exempted)
+    options = ClusterOptions(mode="known-only", exemptions=tuple(patterns))
+    asking = replace(ASKING, mode="known-only", groups=tuple(policy_groups), exemptions=tuple(patterns))
+    assert asked(asking, review(user, groups, X509)) != exempt(who, options, policy_groups)
+    # Without a client certificate only a credential group costs a call.
+    assert asked(asking, review(user, groups)) == any(group.startswith(CREDENTIAL_PREFIX) for group in groups)
+
+
+@given(
+    user=st.one_of(some_names, st.just("")),
+    groups=st.lists(some_names, max_size=4),
+    patterns=patterns_of_names,
+    policy_groups=st.lists(some_names, max_size=3),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_condition_of_an_exemption_is_the_rule_of_the_webhook(
+    user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
+) -> None:
+    """Also of an identity that is in no group at all."""
+    expected = exempt(
+        Identity(user, tuple(groups), ()), ClusterOptions(exemptions=tuple(patterns)), policy_groups
+    )
+    condition = cel.exempt(patterns, policy_groups)
+    assert holds(condition, {"request": {"user": user, "groups": groups}}) is expected
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -186,6 +250,37 @@ def by(
 
 
 @pytest.mark.parametrize(
+    ("groups", "data", "expected"),
+    [
+        ([OWN_GROUP], {NUMBER: "2026-01-01T00:00:00Z"}, False),
+        (["clustercert:admins", OWN_GROUP, "x"], {NUMBER: ""}, False),
+        ([OWN_GROUP], {"0" * 40: ""}, True),
+        ([OWN_GROUP], {}, True),
+        ([OWN_GROUP], None, True),
+        (["clustercert:admins"], {NUMBER: ""}, True),
+        ([NUMBER], {NUMBER: ""}, True),
+        ([], {NUMBER: ""}, True),
+        (None, {NUMBER: ""}, True),
+        ([CREDENTIAL_PREFIX], {NUMBER: ""}, True),
+        # Two are forged; one of them is revoked.
+        ([f"{CREDENTIAL_PREFIX}{'0' * 40}", OWN_GROUP], {NUMBER: ""}, False),
+    ],
+)
+@pytest.mark.parametrize("extra", [X509, {CREDENTIAL_ID: [f"X509SHA256={'0' * 64}"]}, {}, None])
+def test_the_admission_policy_reads_credential_numbers_whatever_the_hash(
+    extra: Mapping[str, object] | None,
+    groups: Sequence[str] | None,
+    data: Mapping[str, str] | None,
+    expected: bool,
+) -> None:
+    params = {"metadata": {"name": CONFIG_MAP}} | ({} if data is None else {"data": data})
+    request: dict[str, Any] = by(extra, groups or ())
+    if groups is None:
+        del request["userInfo"]["groups"]
+    assert admits(admission(), {"request": request, "params": params}) is expected
+
+
+@pytest.mark.parametrize(
     ("extra", "data", "expected"),
     [
         (X509, {FINGERPRINT: "2026-01-01T00:00:00Z"}, False),
@@ -199,11 +294,13 @@ def by(
         ({CREDENTIAL_ID: ["X509SHA256=ff", *X509[CREDENTIAL_ID]]}, {FINGERPRINT: ""}, False),
     ],
 )
+@pytest.mark.parametrize("groups", [[], ["clustercert:admins"], [OWN_GROUP]])
 def test_the_admission_policy_refuses_the_revoked_and_nobody_else(
-    extra: Mapping[str, object] | None, data: Mapping[str, str] | None, expected: bool
+    groups: Sequence[str], extra: Mapping[str, object] | None, data: Mapping[str, str] | None, expected: bool
 ) -> None:
+    """By hash, also of what has a number: until the policy is known to read numbers, both are kept."""
     params = {"metadata": {"name": CONFIG_MAP}} | ({} if data is None else {"data": data})
-    assert admits(admission(), {"request": by(extra), "params": params}) is expected
+    assert admits(admission(), {"request": by(extra, groups), "params": params}) is expected
 
 
 def test_the_admission_policy_sees_every_write_and_outlives_its_parameters() -> None:

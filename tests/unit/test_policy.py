@@ -1,4 +1,5 @@
 import unicodedata
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -6,11 +7,11 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import LeafBuilder
+from clustercert.certificate import LeafBuilder, new_signing_request
 from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from clustercert.issuance import refusal
 from clustercert.keypair import new_key
-from clustercert.model import Ask, Grant, PolicyRule, SigningRequest
+from clustercert.model import Ask, Grant, PolicyRule
 from clustercert.policy import Policy, is_plain_text, parse_lifetime
 from leaf import assert_subject
 from nouns import (
@@ -247,6 +248,33 @@ def test_a_user_who_is_named_like_the_system_is_refused() -> None:
         POLICY.decide(caller("admin", user_id="system:kube-scheduler"), CLUSTER, Ask(duration=1), NOW)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "clustercert:credential:",
+        "clustercert:credential:" + "0" * 40,
+        "clustercert:credential:" + "A" * 40,
+        "clustercert:credential:admins",
+    ],
+)
+def test_a_name_under_the_prefix_of_credential_groups_is_refused_whatever_is_allowed(name: str) -> None:
+    rule = PolicyRule("admin", ("ours", name), timedelta(days=30))
+    allowed = Policy(rules=(rule,), allowed_system_names=frozenset({name}))
+    for policy in (Policy(rules=(rule,)), allowed):
+        with pytest.raises(Forbidden, match="only clustercert's own credential groups"):
+            decide(Ask(duration=1), policy=policy)
+        with pytest.raises(Forbidden, match="only clustercert's own credential groups"):
+            replace(policy, rules=POLICY.rules).decide(
+                caller("admin", user_id=name), CLUSTER, Ask(duration=1), NOW
+            )
+
+
+@pytest.mark.parametrize("name", ["clustercert:credential", "clustercert:admins", "Clustercert:credential:0"])
+def test_a_name_that_is_only_like_a_credential_groups_is_not_refused(name: str) -> None:
+    rule = PolicyRule("admin", (name,), timedelta(days=30))
+    assert decide(Ask(duration=1), policy=Policy(rules=(rule,))).groups == (name,)
+
+
 REFUSED_NAMES = {
     "empty": "",
     "65 characters": "x" * 65,
@@ -283,7 +311,15 @@ NAMES = st.one_of(
     st.text(ANY_CHARACTER, max_size=70),
     st.text(st.sampled_from("aä€🔐,+\"'\\;<>=# /:@"), min_size=1, max_size=70),
     st.text(st.sampled_from("aä🔐"), min_size=60, max_size=66),
-    st.sampled_from(["system:masters", "system:x,O=system:masters", "O=a", "x" * 64, "ä" * 64, "🔐" * 64]),
+    st.sampled_from(
+        [
+            "system:masters",
+            "clustercert:admins",
+            "clustercert:credential:",
+            "clustercert:credential:" + "0" * 40,
+        ]
+    ),
+    st.sampled_from(["system:x,O=system:masters", "O=a", "x" * 64, "ä" * 64, "🔐" * 64]),
 )
 
 
@@ -297,10 +333,12 @@ def test_names_are_issued_exactly_or_refused_in_words(username: str, groups: tup
         refused.message.encode()
         return
     ca = CLUSTER.client_ca
-    leaf = LeafBuilder(ca.certificate, CA_KEY).build(SigningRequest(granted, LEAF_KEY, ca))
+    request = new_signing_request(granted, LEAF_KEY, ca, takes_serial=True)
+    leaf = LeafBuilder(ca.certificate, CA_KEY).build(request)
     reread = x509.load_der_x509_certificate(leaf)
-    assert_subject(reread, username, groups)
-    assert not any(name.startswith("system:") for name in (username, *groups))
+    assert_subject(reread, username, [*groups, f"clustercert:credential:{request.credential_number}"])
+    ours = ("system:", "clustercert:credential:")
+    assert not any(name.startswith(ours) for name in (username, *groups))
     assert not any(unicodedata.category(c) in {"Cc", "Cs"} for name in (username, *groups) for c in name)
 
 
@@ -313,8 +351,9 @@ def test_a_user_name_of_64_characters_and_more_bytes_is_issued_exactly_or_refuse
     except Forbidden:
         return
     ca = CLUSTER.client_ca
-    leaf = LeafBuilder(ca.certificate, CA_KEY).build(SigningRequest(granted, LEAF_KEY, ca))
-    assert_subject(x509.load_der_x509_certificate(leaf), name, granted.groups)
+    request = new_signing_request(granted, LEAF_KEY, ca, takes_serial=True)
+    leaf = x509.load_der_x509_certificate(LeafBuilder(ca.certificate, CA_KEY).build(request))
+    assert_subject(leaf, name, [*granted.groups, f"clustercert:credential:{request.credential_number}"])
 
 
 def test_the_grant_is_for_the_callers_id_and_not_their_name() -> None:

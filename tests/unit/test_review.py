@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.errors import InvalidRequest
-from clustercert.model import ClusterOptions
 from clustercert.webhook import audit_events, review
-from clustercert.webhook.exemptions import exempt
 from clustercert.webhook.review import Identity
 from kubernetes_bytes import audit_event, credential_id, event_list
 from kubernetes_bytes import review as review_bytes
@@ -45,7 +43,7 @@ def test_both_releases_forms_are_understood(release: str) -> None:
 def test_what_says_nothing_of_a_certificate_has_no_fingerprint() -> None:
     assert review.parse(review_bytes()).fingerprints == ()
     assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")) == Identity(
-        "bob", ("clustercert:admins", "system:authenticated"), (), malformed=False
+        "bob", ("clustercert:admins", "system:authenticated"), (), malformed=False, has_other_ids=True
     )
     bare = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {}}
     assert review.parse(json.dumps(bare).encode()) == Identity("", (), ())
@@ -74,6 +72,21 @@ def test_the_same_id_twice_is_looked_at_once() -> None:
     assert not who.malformed
 
 
+@pytest.mark.parametrize("count", [16, 17, 5000])
+def test_more_ids_than_an_api_server_would_say_are_malformed(count: int) -> None:
+    who = review.parse(review_bytes(*[f"X509SHA256={n:064x}" for n in range(count)]))
+    assert [int.from_bytes(each) for each in who.fingerprints] == list(range(16))
+    assert who.malformed == (count > 16)
+    assert who.has_certificate
+    assert not who.has_other_ids
+
+
+def test_ids_of_another_kind_are_no_certificates_and_are_told() -> None:
+    who = review.parse(review_bytes("JTI=1", credential_id(FINGERPRINT), *["JTI=2"] * 20))
+    assert (who.fingerprints, who.malformed, who.has_other_ids) == ((FINGERPRINT,), False, True)
+    assert not review.parse(review_bytes("JTI=1")).has_certificate
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -90,7 +103,6 @@ def test_the_same_id_twice_is_looked_at_once() -> None:
         RECORDED.replace(b'"groups":[', b'"groups":"g","others":['),
         RECORDED.replace(b'"extra":{', b'"extra":[],"others":{'),
         RECORDED.replace(b'["X509', b'[["X509"],"'),
-        review_bytes(*[f"X509SHA256={n:064x}" for n in range(17)]),
     ],
 )
 def test_anything_else_is_refused(raw: bytes) -> None:
@@ -132,45 +144,6 @@ def test_an_answer_is_never_allowed_and_denied() -> None:
         "denied": True,
         "reason": "because",
     }
-
-
-@pytest.mark.parametrize(
-    ("username", "groups", "spared"),
-    [
-        ("system:node:n1", (), True),
-        ("kubelet", ("system:nodes",), True),
-        ("admin", ("system:masters",), True),
-        ("bob", ("devs",), False),
-        # On every request there is: sparing them would spare everybody.
-        ("bob", ("system:authenticated",), False),
-        ("bob", ("system:unauthenticated", "system:authenticated"), False),
-        ("my-system:node", (), False),
-        ("", (), False),
-    ],
-)
-def test_by_default_what_is_kubernetes_own_is_spared(
-    username: str, groups: tuple[str, ...], spared: bool
-) -> None:
-    assert exempt(Identity(username, groups, ()), ClusterOptions()) is spared
-
-
-def test_an_asterisk_stands_for_anything_only_at_the_end() -> None:
-    options = ClusterOptions(exemptions=("ci-*", "*bot", "exact", "system:authenticated"))
-
-    def spared(username: str, *groups: str) -> bool:
-        return exempt(Identity(username, groups, ()), options)
-
-    assert spared("ci-1")
-    assert spared("ci-")
-    assert spared("bob", "exact")
-    assert spared("*bot")
-    assert not spared("robot")
-    assert not spared("exactly")
-    assert not spared("ci")
-    assert not spared("system:node:n")
-    assert not spared("bob", "system:authenticated")
-    assert exempt(Identity("anybody", (), ()), ClusterOptions(exemptions=("*",)))
-    assert not exempt(Identity("system:node", (), ()), ClusterOptions(exemptions=()))
 
 
 def test_audit_events_tell_of_certificates_alone() -> None:

@@ -14,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asn1 import inside
-from clustercert.certificate import LeafBuilder, subject
+from clustercert.certificate import LeafBuilder, new_signing_request, subject
 from clustercert.keypair import key_type_of, new_key
 from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
-from clustercert.tbs import ALGORITHM_DER, key_identifier, leaf_extensions, leaf_tbs, signed
+from clustercert.tbs import (
+    ALGORITHM_DER,
+    SubjectTemplate,
+    key_identifier,
+    leaf_extensions,
+    leaf_tbs,
+    signed,
+)
 from leaf import assert_signed_by, spki
 from nouns import CA_KEY, client_ca, grant
 
@@ -29,8 +36,12 @@ def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certific
     """The leaf of the profile as the library's builder makes it: nothing of ours has a part in it."""
     ca = request.ca.certificate
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in request.grant.groups]
+    groups = [*request.grant.groups]
+    if request.credential_number is not None:
+        groups.append(f"clustercert:credential:{request.credential_number}")
+    names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     names.append(x509.NameAttribute(NameOID.COMMON_NAME, request.grant.username))
+    serial = request.serial if request.serial is not None else x509.random_serial_number()
     unset = ("content_commitment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign")
     usage = dict.fromkeys((*unset, "encipher_only", "decipher_only"), False)
     rsa_key = isinstance(request.public_key, rsa.RSAPublicKey)
@@ -40,7 +51,7 @@ def by_the_library(request: SigningRequest, ca_key: PrivateKey) -> x509.Certific
         .subject_name(x509.Name(names))
         .issuer_name(ca.subject)
         .public_key(request.public_key)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial)
         .not_valid_before(request.grant.not_before)
         .not_valid_after(request.grant.not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -62,6 +73,16 @@ def by_us(leaf: x509.Certificate, request: SigningRequest, ca_key: PrivateKey) -
     return x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, ca_key).build(numbered))
 
 
+def template(request: SigningRequest) -> SubjectTemplate:
+    """The subject as the library encodes it, split where the credential number stands."""
+    whole = subject(request.grant, request.credential_number).public_bytes()
+    if request.credential_number is None:
+        return SubjectTemplate(whole)
+    # A user name may have the same digits, but not behind the group's prefix.
+    before, after = whole.split(f"clustercert:credential:{request.credential_number}".encode())
+    return SubjectTemplate(before + b"clustercert:credential:", after)
+
+
 def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -> bytes:
     """The leaf's first part as we write it, from the request and the serial alone."""
     ca = request.ca.certificate
@@ -70,7 +91,8 @@ def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -
         serial=leaf.serial_number,
         signature_algorithm=algorithm,
         issuer=ca.subject.public_bytes(),
-        subject=subject(request.grant).public_bytes(),
+        subject=template(request),
+        credential_number=request.credential_number,
         not_before=request.grant.not_before,
         not_after=request.grant.not_after,
         spki=spki(request.public_key),
@@ -86,7 +108,7 @@ def encoded(leaf: x509.Certificate, request: SigningRequest, algorithm: bytes) -
 @pytest.mark.parametrize("ca_key_type", get_args(KeyType))
 def test_the_library_makes_the_same_leaf(key_type: KeyType, ca_key_type: KeyType) -> None:
     ca_key = KEYS[ca_key_type]
-    request = SigningRequest(grant(), KEYS[key_type].public_key(), client_ca(ca_key))
+    request = new_signing_request(grant(), KEYS[key_type].public_key(), client_ca(ca_key), takes_serial=True)
     leaf = by_the_library(request, ca_key)
     algorithm = ALGORITHM_DER["rsa" if ca_key_type.startswith("rsa") else ca_key_type]
     assert encoded(leaf, request, algorithm) == leaf.tbs_certificate_bytes
@@ -101,11 +123,17 @@ def test_the_library_makes_the_same_leaf(key_type: KeyType, ca_key_type: KeyType
 START = datetime(2020, 1, 1, tzinfo=UTC)
 TIMES = st.integers(0, 80 * 365 * 86400).map(lambda seconds: START + timedelta(seconds=seconds))
 EDGE = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
+# Whatever the policy may give, and the digits and the prefix that stand in a credential group too.
+NAMES = st.one_of(
+    st.text(min_size=1, max_size=64),
+    st.sampled_from(["0" * 40, "clustercert:credential", "clustercert:admins", "ä" * 32, "x" * 64]),
+)
 
 
 @given(
-    username=st.text(min_size=1, max_size=16),
-    groups=st.lists(st.text(min_size=1, max_size=64), max_size=20).map(tuple),
+    username=NAMES,
+    groups=st.lists(NAMES, max_size=20).map(tuple),
+    serial=st.one_of(st.integers(1, 2**159 - 1), st.integers(1, 300)),
     not_before=st.one_of(TIMES, st.sampled_from([EDGE, EDGE + timedelta(seconds=1)])),
     lifetime=st.timedeltas(timedelta(0), timedelta(days=1825)).map(
         lambda each: each - each % timedelta(seconds=1)
@@ -113,13 +141,15 @@ EDGE = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
 )
 @settings(max_examples=100)
 def test_the_library_makes_the_same_leaf_for_any_grant(
-    username: str, groups: tuple[str, ...], not_before: datetime, lifetime: timedelta
+    username: str, groups: tuple[str, ...], serial: int, not_before: datetime, lifetime: timedelta
 ) -> None:
+    """Also where the serial, and with it the credential number that is spliced in, begins with zeros."""
     wanted = Grant("admin", username, groups, not_before, not_before + lifetime)
-    request = SigningRequest(wanted, KEYS["ec-p256"].public_key(), CA)
-    leaf = by_the_library(request, CA_KEY)
-    assert encoded(leaf, request, ALGORITHM_DER["ec-p256"]) == leaf.tbs_certificate_bytes
-    assert by_us(leaf, request, CA_KEY).tbs_certificate_bytes == leaf.tbs_certificate_bytes
+    for number in (f"{serial:040x}", None):
+        request = SigningRequest(wanted, KEYS["ec-p256"].public_key(), CA, number, serial)
+        leaf = by_the_library(request, CA_KEY)
+        assert encoded(leaf, request, ALGORITHM_DER["ec-p256"]) == leaf.tbs_certificate_bytes
+        assert by_us(leaf, request, CA_KEY).tbs_certificate_bytes == leaf.tbs_certificate_bytes
 
 
 @given(
@@ -130,13 +160,14 @@ def test_the_library_makes_the_same_leaf_for_any_grant(
     )
 )
 def test_any_serial_is_the_shortest_positive_integer(serial: int) -> None:
-    request = SigningRequest(grant(), KEYS["ec-p256"].public_key(), CA)
+    request = SigningRequest(grant(), KEYS["ec-p256"].public_key(), CA, f"{serial:040x}")
     identifier = CA.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     tbs = leaf_tbs(
         serial=serial,
         signature_algorithm=ALGORITHM_DER["ec-p256"],
         issuer=CA.certificate.subject.public_bytes(),
-        subject=subject(request.grant).public_bytes(),
+        subject=template(request),
+        credential_number=request.credential_number,
         not_before=request.grant.not_before,
         not_after=request.grant.not_after,
         spki=spki(request.public_key),
