@@ -56,11 +56,12 @@ def exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
     if not sorted_out:
         return "false"
     of_everybody = f"g in {strings(GROUPS_OF_EVERYBODY)}"
+    our_groups = [group for group in policy_groups if group not in GROUPS_OF_EVERYBODY]
     user = _either("request.user", names, prefixes)
     ours = _either("request.user", policy_groups, [OUR_PREFIX])
     group = _either("g", names, prefixes)
     return (
-        f"(!({ours}) && !{in_groups(policy_groups, [OUR_PREFIX])}"
+        f"(!({ours}) && !{in_groups(our_groups, [OUR_PREFIX])}"
         f" && request.groups.all(g, {of_everybody} || {group})"
         f" && (request.groups.exists(g, !({of_everybody})) || {user}))"
     )
