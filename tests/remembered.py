@@ -5,7 +5,7 @@ from dataclasses import replace
 from sqlalchemy import event as sqlalchemy_event
 
 from clustercert.model import CertificateRecord, Revocation
-from clustercert.store.credentials import Credentials
+from clustercert.store.credentials import Credential, Credentials
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
 from stores import NOW, certificate_record
@@ -73,7 +73,14 @@ def revocation(record: CertificateRecord, what: str) -> Revocation:
 WHATS = ("certificate", "user in cluster", "user", "cluster")
 
 
+async def look_up(known: Credentials, record: CertificateRecord) -> Credential | None:
+    """As the webhook finds it: by its credential number, or by its hash where it has none."""
+    if record.credential_number is None:
+        return await known.by_fingerprint(record.fingerprint)
+    return await known.by_number(record.credential_number)
+
+
 async def is_revoked(known: Credentials, record: CertificateRecord) -> bool:
-    found = await known.by_fingerprint(record.fingerprint)
+    found = await look_up(known, record)
     assert found is not None
     return found.revoked

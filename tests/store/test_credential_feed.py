@@ -13,7 +13,7 @@ from clustercert.model import CertificateRecord, Revocation
 from clustercert.store.credentials import Bounds, Credentials, Feed
 from clustercert.store.database import Database
 from clustercert.store.revocations import Revocations, add_revocation
-from remembered import WHATS, Clock, Statements, is_revoked, recorded, revocation
+from remembered import WHATS, Clock, Statements, is_revoked, look_up, recorded, revocation
 from stores import NOW, Store, event
 
 
@@ -113,9 +113,13 @@ async def test_cut_off_it_answers_from_memory_for_two_seconds_and_then_not_at_al
     assert not await is_revoked(known, record)
     clock.time += 0.001
     with pytest.raises(Unavailable):
-        await known.by_fingerprint(record.fingerprint)
+        await look_up(known, record)
     with pytest.raises(Unavailable):
         await known.by_fingerprint(os.urandom(32))
+    with pytest.raises(Unavailable):
+        await known.by_number("0" * 40)
+    with pytest.raises(Unavailable):
+        await known.has_unnumbered(record.user_id)
     store.execute("ALTER TABLE elsewhere RENAME TO certificate")
     statements = Statements(database)
     assert not await is_revoked(known, record)
@@ -222,8 +226,14 @@ async def test_whatever_happens_the_memory_says_what_the_ledger_says(
     for _ in range(60):
         match chance.randrange(5):
             case 0 | 1:
-                named = {"user_id": chance.choice("ab"), "cluster_id": chance.choice("xyz")}
-                records.append(await recorded(database, **named))
+                changed: dict[str, object] = {
+                    "user_id": chance.choice("ab"),
+                    "cluster_id": chance.choice("xyz"),
+                }
+                # As an older program recorded it.
+                if chance.random() < 0.3:
+                    changed["credential_number"] = None
+                records.append(await recorded(database, **changed))
             case 2 | 3 if records:
                 chosen = revocation(chance.choice(records), chance.choice(WHATS))
                 made.append(await elsewhere.revoke(chosen, event()))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,26 +15,44 @@ from clustercert.store import credentials as module
 from clustercert.store.credentials import Bounds, Credential, Credentials, Feed
 from clustercert.store.database import Database
 from clustercert.store.revocations import Revocations
-from remembered import WHATS, Clock, Statements, is_revoked, recorded, revocation
+from remembered import WHATS, Clock, Statements, is_revoked, look_up, recorded, revocation
 from stores import NOW, Store, event
 
+NEVER = datetime(2100, 1, 1, tzinfo=UTC)
+# What this program records, and what one before credential numbers did.
+NUMBERING = pytest.mark.parametrize(
+    "changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"]
+)
 
-async def test_a_certificate_is_read_once(database: Database, known: Credentials) -> None:
-    record = await recorded(database)
+
+@NUMBERING
+async def test_a_certificate_is_read_once(
+    database: Database, known: Credentials, changed: dict[str, object]
+) -> None:
+    record = await recorded(database, **changed)
     statements = Statements(database)
     for _ in range(3):
-        found = await known.by_fingerprint(record.fingerprint)
+        found = await look_up(known, record)
         assert found is not None
         assert (found.cluster_id, found.user_id) == (record.cluster_id, record.user_id)
+        assert (found.fingerprint, found.credential_number) == (record.fingerprint, record.credential_number)
+        assert found.groups == {"clustercert:admins", "Ü,+\"'"}
         assert not found.revoked
     assert sum("SELECT" in text for text in statements.texts) == statements.reading("certificate") == 1
 
 
+@NUMBERING
 @pytest.mark.parametrize("what", WHATS)
 async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
-    database: Database, feed: Feed, known: Credentials, elsewhere: Revocations, what: str
+    database: Database,
+    feed: Feed,
+    known: Credentials,
+    elsewhere: Revocations,
+    what: str,
+    changed: dict[str, object],
 ) -> None:
-    record, other = await recorded(database), await recorded(database, user_id="another")
+    record = await recorded(database, **changed)
+    other = await recorded(database, **changed, user_id="another")
     assert not await is_revoked(known, record)
     assert not await is_revoked(known, other)
     made = await elsewhere.revoke(revocation(record, what), event())
@@ -43,7 +62,7 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     assert await is_revoked(known, record)
     assert not await is_revoked(known, other)
     assert statements.reading("certificate") == 1, "what isn't touched isn't read again"
-    found = await known.by_fingerprint(record.fingerprint)
+    found = await look_up(known, record)
     assert found is not None
     assert found.revoked_at == (NOW if what == "certificate" else None)
     await elsewhere.undo(made.id, by="cli:test", at=NOW, event=event())
@@ -51,11 +70,12 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     assert not await is_revoked(known, record)
 
 
+@NUMBERING
 @pytest.mark.parametrize("what", WHATS)
 async def test_what_is_revoked_before_the_first_sight_is_seen_so(
-    database: Database, known: Credentials, elsewhere: Revocations, what: str
+    database: Database, known: Credentials, elsewhere: Revocations, what: str, changed: dict[str, object]
 ) -> None:
-    record = await recorded(database)
+    record = await recorded(database, **changed)
     await elsewhere.revoke(revocation(record, what), event())
     assert await is_revoked(known, record)
 
@@ -78,14 +98,14 @@ async def test_a_certificate_that_is_revoked_while_it_is_read_is_read_again(
     read, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(Credentials):
-        async def _read(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
-            found = await super()._read(fingerprints)
+        async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, Credential]:
+            found = await super()._read_numbers(numbers)
             read.set()
             await go_on.wait()
             return found
 
     known = Slow(database, feed)
-    asking = asyncio.create_task(known.by_fingerprint(record.fingerprint))
+    asking = asyncio.create_task(look_up(known, record))
     await read.wait()
     await elsewhere.revoke(revocation(record, "cluster"), event())
     await feed.refresh()
@@ -104,56 +124,159 @@ async def test_the_unknown_is_asked_for_again_after_a_second(
         assert await known.by_fingerprint(fingerprint) is None
     assert statements.reading("certificate") == 1
     forgetful = Credentials(database, feed, Bounds(unknown_seconds=0.01))
-    assert await forgetful.find(fingerprint) is None
-    record = await recorded(database, fingerprint=fingerprint)
+    assert await forgetful.by_fingerprint(fingerprint) is None
+    record = await recorded(database, fingerprint=fingerprint, credential_number=None)
     await asyncio.sleep(0.02)
     assert not await is_revoked(forgetful, record)
 
 
+async def test_an_unknown_number_is_asked_for_again_after_a_second(
+    database: Database, feed: Feed, known: Credentials
+) -> None:
+    statements = Statements(database)
+    for _ in range(3):
+        assert await known.by_number("7" * 40) is None
+    assert statements.reading("certificate") == 2, "by number and, for older programs' rows, by serial"
+    forgetful = Credentials(database, feed, Bounds(unknown_seconds=0.01))
+    assert await forgetful.by_number("7" * 40) is None
+    record = await recorded(database, credential_number="7" * 40)
+    await asyncio.sleep(0.02)
+    assert not await is_revoked(forgetful, record)
+
+
+async def test_a_serial_is_no_credential_number(database: Database, known: Credentials) -> None:
+    """Another signer may choose as a serial what is the number of another certificate, or of none."""
+    chosen = await recorded(database, serial="7" * 40)
+    unnumbered = await recorded(database, serial="8" * 40, credential_number=None)
+    assert chosen.credential_number != chosen.serial
+    assert await known.by_number(chosen.serial) is None
+    assert await known.by_number(unnumbered.serial) is None
+    found = await look_up(known, chosen)
+    assert found is not None
+    assert found.fingerprint == chosen.fingerprint
+
+
+async def test_what_an_older_program_bound_by_its_serial_is_found_by_that_number(
+    database: Database, known: Credentials
+) -> None:
+    serial = "7f" * 20
+    bound = await recorded(
+        database,
+        serial=serial,
+        credential_number=None,
+        groups=(f"clustercert:credential:{serial}",),
+    )
+    for found in (await known.by_number(serial), await known.by_fingerprint(bound.fingerprint)):
+        assert found is not None
+        assert (found.fingerprint, found.credential_number) == (bound.fingerprint, serial)
+        assert found.groups == frozenset()
+    assert not await known.has_unnumbered(bound.user_id), "its group names it, although its row has no number"
+
+
+async def test_who_has_a_certificate_without_a_group_that_has_not_ended(
+    database: Database, feed: Feed, elsewhere: Revocations
+) -> None:
+    now = [NOW]
+    known = Credentials(database, feed, Bounds(unknown_seconds=0), now=lambda: now[0])
+    numbered = await recorded(database, user_id="numbered")
+    older = await recorded(
+        database, user_id="older", credential_number=None, not_after=NOW + timedelta(days=1)
+    )
+    ended = await recorded(
+        database, user_id="ended", credential_number=None, not_after=NOW - timedelta(days=1)
+    )
+    assert [await known.has_unnumbered(each.user_id) for each in (numbered, older, ended)] == [
+        False,
+        True,
+        False,
+    ]
+    assert not await known.has_unnumbered("nobody")
+    await elsewhere.revoke(revocation(older, "certificate"), event())
+    assert await known.has_unnumbered("older"), "what is revoked may be shown in another encoding"
+    now[0] = older.not_after
+    assert not await known.has_unnumbered("older")
+
+
+async def test_many_users_are_asked_for_at_once_and_nobody_is_asked_for_again_at_once(
+    database: Database, known: Credentials
+) -> None:
+    await recorded(database, user_id="older 1", credential_number=None, not_after=NEVER)
+    names = ["older 1", *(f"user {number}" for number in range(30))]
+    statements = Statements(database)
+    found = await asyncio.gather(*(known.has_unnumbered(name) for name in names))
+    assert dict(zip(names, found, strict=True)) == {name: name == "older 1" for name in names}
+    assert not any([await known.has_unnumbered(name) for name in names[1:]])
+    assert statements.reading("certificate") == 1
+
+
 async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: Feed) -> None:
     known = Credentials(database, feed, Bounds(unknown=4))
-    for _ in range(10):
+    for number in range(10):
         await known.by_fingerprint(os.urandom(32))
+        await known.by_number(f"{number:040x}")
     assert len(known._unknown_until) <= 4
 
 
 async def test_the_least_recently_used_goes_first(database: Database, feed: Feed) -> None:
     known = Credentials(database, feed, Bounds(known=2))
-    a, b, c = [await recorded(database, cluster_id="a cluster") for _ in range(3)]
+    a, b, c = [
+        await recorded(database, cluster_id="a cluster", **changed)
+        for changed in ({}, {"credential_number": None}, {})
+    ]
     for record in (a, b, a, c):
-        await known.by_fingerprint(record.fingerprint)
+        await look_up(known, record)
     statements = Statements(database)
-    await known.by_fingerprint(a.fingerprint)
+    await look_up(known, a)
     assert statements.reading("certificate") == 0
-    await known.by_fingerprint(b.fingerprint)
+    await look_up(known, b)
     assert statements.reading("certificate") == 1
     assert len(known._texts) <= 2
 
 
-async def test_those_who_ask_at_once_share_one_reading(database: Database, known: Credentials) -> None:
-    record = await recorded(database)
+@NUMBERING
+async def test_those_who_ask_at_once_share_one_reading(
+    database: Database, known: Credentials, changed: dict[str, object]
+) -> None:
+    record = await recorded(database, **changed)
     statements = Statements(database)
-    found = await asyncio.gather(*(known.by_fingerprint(record.fingerprint) for _ in range(20)))
+    found = await asyncio.gather(*(look_up(known, record) for _ in range(20)))
     assert {each.fingerprint for each in found if each} == {record.fingerprint}
     assert statements.reading("certificate") == 1
 
 
-async def test_those_who_ask_meanwhile_share_the_next_reading(database: Database, known: Credentials) -> None:
-    records = [await recorded(database) for _ in range(70)]
+@NUMBERING
+async def test_those_who_ask_meanwhile_share_the_next_reading(
+    database: Database, known: Credentials, changed: dict[str, object]
+) -> None:
+    records = [await recorded(database, **changed) for _ in range(70)]
     statements = Statements(database)
-    found = await asyncio.gather(*(known.by_fingerprint(record.fingerprint) for record in records))
+    found = await asyncio.gather(*(look_up(known, record) for record in records))
     assert [each.fingerprint for each in found if each] == [record.fingerprint for record in records]
     assert statements.reading("certificate") == 2
 
 
 async def test_a_database_that_hangs_is_given_up(database: Database, feed: Feed) -> None:
     class Hanging(Credentials):
-        async def _read(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
+        async def _read_fingerprints(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
             await asyncio.sleep(0.2)
             return {}
 
-    with pytest.raises(Unavailable):
-        await Hanging(database, feed, Bounds(read_seconds=0.01)).find(bytes(32))
+        async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, Credential]:
+            await asyncio.sleep(0.2)
+            return {}
+
+        async def _read_unnumbered(self, user_ids: Sequence[str]) -> Mapping[str, bool]:
+            await asyncio.sleep(0.2)
+            return {}
+
+    hanging = Hanging(database, feed, Bounds(read_seconds=0.01))
+    for asking in (
+        hanging.by_fingerprint(bytes(32)),
+        hanging.by_number("0" * 40),
+        hanging.has_unnumbered("u"),
+    ):
+        with pytest.raises(Unavailable):
+            await asking
     await asyncio.sleep(0.25)
 
 
@@ -168,13 +291,34 @@ async def test_the_start_reads_neither_certificates_nor_revocations(
     assert statements.reading("revocation") == statements.reading("certificate") == 0
 
 
-@pytest.mark.parametrize("statement", [module._CHANGED, module._CREDENTIALS], ids=["feed", "first sight"])
-async def test_both_statements_read_indexes_alone(
-    database: Database, store: Store, statement: Select[Any]
+STATEMENTS: dict[str, tuple[Select[Any], dict[str, object], str]] = {
+    "feed": (module._CHANGED, {"seen": 1, "most": 2}, "changed"),
+    "by number": (module._BY_NUMBER, {"numbers": ["0" * 40, "1" * 40]}, "uq_certificate_credential_number"),
+    "by serial": (module._BY_SERIAL, {"serials": ["0" * 40, "1" * 40]}, "ix_certificate_serial"),
+    "by fingerprint": (module._BY_FINGERPRINT, {"fingerprints": [b"", b"x"]}, "fingerprint"),
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_the_statements_read_indexes_alone(database: Database, store: Store, name: str) -> None:
+    statement, values, index = STATEMENTS[name]
+    plan = await plan_of(database, store, statement.params(values))
+    assert "INDEX" in plan.upper()
+    # PostgreSQL chooses by what it knows of the rows, and here there are none.
+    assert index in plan or store.file is None
+    assert not re.search("SCAN (certificate|revocation)|Seq Scan|TEMP B-TREE|Sort", plan), plan
+
+
+async def test_who_has_unnumbered_certificates_is_read_from_an_index_of_these_alone(
+    database: Database, store: Store
 ) -> None:
-    bound = statement.params(
-        {"seen": 1, "most": 2} if statement is module._CHANGED else {"fingerprints": [b"", b"x"]}
-    )
+    values = {"users": ["a", "b"], "now": NOW}
+    plan = await plan_of(database, store, module._UNNUMBERED.params(values))
+    assert "ix_certificate_user_id_not_after_unnumbered" in plan
+    assert not re.search("SCAN certificate|Seq Scan", plan), plan
+
+
+async def plan_of(database: Database, store: Store, bound: Select[Any]) -> str:
     compiled = bound.compile(database.engine.sync_engine, compile_kwargs={"literal_binds": True})
     async with database.read() as connection:
         if store.file is not None:
@@ -183,9 +327,7 @@ async def test_both_statements_read_indexes_alone(
             # So few rows are read faster without an index.
             await connection.exec_driver_sql("SET enable_seqscan = off")
             rows = await connection.exec_driver_sql(f"EXPLAIN {compiled}")
-        plan = "\n".join(str(row[-1]) for row in rows)
-    assert "INDEX" in plan.upper()
-    assert not re.search("SCAN (certificate|revocation)|Seq Scan|TEMP B-TREE|Sort", plan), plan
+        return "\n".join(str(row[-1]) for row in rows)
 
 
 async def test_what_is_revoked_between_the_first_sight_and_the_feeds_first_reading_is_seen_so(

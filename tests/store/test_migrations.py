@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,10 @@ from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
 from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import NO_END, Revocations
+from clustercert.store.sightings import Alerts, SightingRows, UnknownUse
+from nouns import CLUSTER_ID
 from stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
+from webhooks import registered
 
 NEXT = f"{int(migrate.head()) + 1:04}"
 
@@ -61,18 +65,18 @@ def with_the_next(folder: Path, *, oldest_program: str) -> Path:
     return copy
 
 
-def only_the_first(folder: Path) -> Path:
-    """The migrations as the first program had them."""
-    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "first"))
-    for path in copy.glob("versions/*.py"):
-        if not path.name.startswith("0001"):
+def up_to(revision: str, folder: Path) -> Path:
+    """The migrations as the program of that revision had them."""
+    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / revision))
+    for path in copy.glob("versions/0*.py"):
+        if path.name[:4] > revision:
             path.unlink()
     return copy
 
 
-def _ledger_row(record: CertificateRecord) -> dict[str, object]:
-    """As the first program records a certificate, which knows no rule."""
-    return {name: value for name, value in asdict(record).items() if name != "rule"}
+def _ledger_row(record: CertificateRecord, *unheard_of: str) -> dict[str, object]:
+    """As an older program records a certificate, whose table lacks these columns."""
+    return {name: value for name, value in asdict(record).items() if name not in unheard_of}
 
 
 def columns(store: Store) -> object:
@@ -141,7 +145,7 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
 ) -> None:
     people = {"alice": "1" * 32, "disabled": "2" * 32, "removed": "3" * 32}
     async with opened(new_store) as database:
-        await migrate.upgrade(database, only_the_first(tmp_path))
+        await migrate.upgrade(database, up_to("0001", tmp_path))
     new_store.execute("INSERT INTO domain (id, name, enabled) VALUES (?, 'acme', true)", "d" * 32)
     for name in ("alice", "disabled"):
         new_store.execute(
@@ -152,7 +156,7 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
     issued = {name: replace(certificate_record()[0], user_id=user_id) for name, user_id in people.items()}
     async with opened(new_store) as database:
         async with database.write() as connection:
-            recorded = [_ledger_row(record) for record in issued.values()]
+            recorded = [_ledger_row(record, "rule", "credential_number") for record in issued.values()]
             await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
         await migrate.upgrade(database)
         known = Credentials(database, Feed(database))
@@ -175,7 +179,7 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
 async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
     if has != "nothing":
         async with opened(new_store) as database:
-            await migrate.upgrade(database, only_the_first(tmp_path))
+            await migrate.upgrade(database, up_to("0001", tmp_path))
             with pytest.raises(SchemaError, match=r"has schema 0001 and this program needs"):
                 await migrate.check(database)
     with ExitStack() as stack:
@@ -184,9 +188,111 @@ async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp
             start(process)
         assert [process.wait(20) for process in processes] == [0, 0, 0]
     assert new_store.rows("SELECT id, value FROM generation") == [(1, 0)]
-    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0001")]
+    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0005")]
     if new_store.file is not None:
         assert new_store.file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_program_of_before_credential_numbers_can_neither_start_nor_upgrade(
+    database: Database, store: Store, tmp_path: Path
+) -> None:
+    older = up_to("0004", tmp_path)
+    assert migrate.head(older) == "0004"
+    before = columns(store)
+    for refused in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=r"has schema 0005, .* a newer one made it. Run that newer"):
+            await refused(database, older)
+    assert columns(store) == before
+
+
+async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
+    new_store: Store, tmp_path: Path
+) -> None:
+    records = [certificate_record()[0] for _ in range(3)]
+    serial = "7f" * 20
+    records[2] = replace(records[2], serial=serial, groups=(f"clustercert:credential:{serial}",))
+    kept = "SELECT * FROM certificate ORDER BY id"
+    async with opened(new_store) as database:
+        await migrate.upgrade(database, up_to("0004", tmp_path))
+        rows_of_then = [_ledger_row(record, "credential_number") for record in records]
+        async with database.write() as connection:
+            await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[:2])
+        before = new_store.rows(kept)
+        await migrate.upgrade(database)
+        # By a replica that still runs.
+        async with database.write() as connection:
+            await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[2:])
+        after = new_store.rows(kept)
+        assert [set(map(str, row)) - {"None"} for row in after[:2]] == [
+            set(map(str, row)) - {"None"} for row in before
+        ]
+        query = "SELECT count(*) FROM certificate WHERE credential_number IS NULL AND altered_at IS NULL"
+        assert new_store.rows(query) == [(3,)]
+        known = Credentials(database, Feed(database), now=lambda: NOW)
+        for record in records[:2]:
+            found = await known.by_fingerprint(record.fingerprint)
+            assert found is not None
+            assert (found.credential_number, found.groups) == (None, set(record.groups))
+        assert await known.has_unnumbered(records[0].user_id)
+        bound = await known.by_number(serial)
+        assert bound is not None
+        assert (bound.fingerprint, bound.groups) == (records[2].fingerprint, frozenset())
+
+
+async def test_unknown_credentials_are_merged_by_user_name_and_groups(
+    new_store: Store, tmp_path: Path
+) -> None:
+    hours = [NOW + timedelta(hours=number) for number in range(30)]
+
+    def unknown(number: int, cluster: str, username: str, groups: list[str]) -> dict[str, object]:
+        return {
+            "cluster_id": cluster,
+            "fingerprint": number.to_bytes(32),
+            "username": username,
+            "groups": groups,
+            "first_seen_at": hours[number],
+            "last_seen_at": hours[number] + timedelta(minutes=number % 7),
+        }
+
+    old = [
+        *(unknown(number, CLUSTER_ID, "bob", ["devs", "system:authenticated"]) for number in range(20)),
+        unknown(20, CLUSTER_ID, "bob", ["system:authenticated", "devs", "devs"]),
+        unknown(21, CLUSTER_ID, "bob", []),
+        unknown(22, CLUSTER_ID, "eve", ["devs", "system:authenticated"]),
+        unknown(23, "there", "bob", ["devs", "system:authenticated"]),
+    ]
+    async with opened(new_store) as database:
+        await migrate.upgrade(database, up_to("0004", tmp_path))
+        async with database.write() as connection:
+            await connection.execute(insert(tables.unknown_credential), old[::-1])
+        await migrate.upgrade(database)
+        async with database.read() as connection:
+            found = (await connection.execute(select(tables.unknown_identity))).all()
+        hashes = {(row.cluster_id, row.identity): row.hashes for row in found}
+        merged = {
+            (row.cluster_id, row.username, row.hashes, row.fingerprints[0], row.fingerprints[-1])
+            for row in found
+        }
+        assert merged == {
+            (CLUSTER_ID, "bob", 21, f"{5:064x}", f"{20:064x}"),
+            (CLUSTER_ID, "bob", 1, f"{21:064x}", f"{21:064x}"),
+            (CLUSTER_ID, "eve", 1, f"{22:064x}", f"{22:064x}"),
+            ("there", "bob", 1, f"{23:064x}", f"{23:064x}"),
+        }
+        (many,) = (row for row in found if row.hashes == 21)
+        assert len(many.fingerprints) == 16
+        assert (many.first_seen_at, many.last_seen_at) == (hours[0], hours[20] + timedelta(minutes=6))
+        # The program counts on with the same rows.
+        use = UnknownUse(
+            CLUSTER_ID, "bob", ("devs", "system:authenticated"), (f"{99:064x}",), hours[29], hours[29]
+        )
+        assert hashes[CLUSTER_ID, use.identity] == 21
+        await registered(database, new_store)
+        assert await SightingRows(database).add_unknown([use], lambda kind, _: event(kind)) == Alerts()
+        query = "SELECT hashes FROM unknown_identity WHERE cluster_id <> 'there' AND username = 'bob' ORDER BY hashes"
+        assert new_store.rows(query) == [(1,), (22,)]
+        # What a replica of before still writes has its table.
+        assert new_store.rows("SELECT count(*) FROM unknown_credential") == [(24,)]
 
 
 async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_postgresql: Store) -> None:

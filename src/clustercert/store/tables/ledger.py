@@ -46,8 +46,15 @@ certificate = Table(
     # What still holds in a cluster, whatever else the ledger keeps of it.
     Index(None, "cluster_id", "not_after"),
     Index(None, "serial"),
-    # An index, since SQLite adds no constraint to a table that exists.
-    Index("uq_certificate_credential_number", "credential_number", unique=True),
+    # An index, since SQLite adds no constraint to a table that exists. Without the rows of older programs, which SQLite
+    # would otherwise read all of where a query asks for those without a number.
+    Index(
+        "uq_certificate_credential_number",
+        "credential_number",
+        unique=True,
+        sqlite_where=text("credential_number IS NOT NULL"),
+        postgresql_where=text("credential_number IS NOT NULL"),
+    ),
     # Who has a certificate without a credential group; nothing is added once all replicas know of these groups.
     Index(
         "ix_certificate_user_id_not_after_unnumbered",

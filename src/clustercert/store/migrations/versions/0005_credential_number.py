@@ -26,8 +26,15 @@ KEPT_HASHES = 16
 def upgrade() -> None:
     op.add_column("certificate", sa.Column("credential_number", sa.String(40), nullable=True))
     op.add_column("certificate", sa.Column("altered_at", TIME, nullable=True))
-    op.create_index("uq_certificate_credential_number", "certificate", ["credential_number"], unique=True)
-    where = sa.text("credential_number IS NULL")
+    numbered, where = sa.text("credential_number IS NOT NULL"), sa.text("credential_number IS NULL")
+    op.create_index(
+        "uq_certificate_credential_number",
+        "certificate",
+        ["credential_number"],
+        unique=True,
+        sqlite_where=numbered,
+        postgresql_where=numbered,
+    )
     op.create_index(
         "ix_certificate_user_id_not_after_unnumbered",
         "certificate",
