@@ -25,7 +25,7 @@ class Shelf:
         self.revocations = Revocations(database)
 
     async def issue(self, **changed: object) -> CertificateRecord:
-        """One that is recorded, with a credential's group."""
+        """One that is recorded, and whose credential group is its only group."""
         record, recorded = self.prepare(**changed)
         await self.ledger.record(record, recorded)
         return record
@@ -33,14 +33,14 @@ class Shelf:
     def prepare(self, **changed: object) -> tuple[CertificateRecord, AuditEvent]:
         """One that isn't recorded yet, and the event of its issuance."""
         record, recorded = certificate_record()
-        serial = os.urandom(20).hex()
-        said = {
-            "cluster_id": HERE,
-            "serial": serial,
-            "groups": (f"clustercert:credential:{serial}",),
-            "rule": "admin",
-        }
+        said: dict[str, object] = {"cluster_id": HERE, "groups": (), "rule": "admin"}
         return replace(record, **(said | changed)), recorded  # type: ignore[arg-type] # as the tests say
+
+    async def issue_as_before(self, **changed: object) -> CertificateRecord:
+        """The same, as a program before credential numbers recorded it: its group has its serial."""
+        serial = f"{int.from_bytes(os.urandom(19)):040x}"
+        groups = (f"clustercert:credential:{serial}",)
+        return await self.issue(serial=serial, credential_number=None, groups=groups, **changed)
 
     async def revoke(
         self,

@@ -8,7 +8,7 @@ import pytest
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.store.clusters import ClusterRows
 from clustercert.store.database import Database
-from clustercert.store.enforcement import MAX_CHANGES, PAGE
+from clustercert.store.enforcement import MAX_CHANGES, PAGE, Revoked
 from nouns import client_ca, cluster
 from shelf import HERE, THERE, Shelf
 from stores import NOW, Store, event
@@ -90,10 +90,51 @@ async def test_what_lives_is_neither_revoked_nor_expired_nor_elsewhere(shelf: Sh
     await shelf.issue(user_id="leaves")
     await shelf.revoke(user_id="leaves", cluster_id=HERE)
     found = await shelf.rows.live(HERE, NOW, None)
-    assert [each.serial for each in found] == [good[number].serial for number in (1, 2, 0)]
+    assert [each.credential_number for each in found] == [good[number].serial for number in (1, 2, 0)]
     first = found[0]
-    assert (first.fingerprint, first.groups, first.rule) == (good[1].fingerprint, good[1].groups, "admin")
+    assert (first.fingerprint, first.groups, first.rule) == (good[1].fingerprint, (), "admin")
     assert first.not_after == good[1].not_after
+
+
+async def test_what_an_older_program_recorded_has_the_number_of_its_group(shelf: Shelf) -> None:
+    bound = await shelf.issue_as_before(not_after=NOW + timedelta(hours=1))
+    unnumbered = await shelf.issue(
+        credential_number=None, groups=("clustercert:admins",), not_after=NOW + timedelta(hours=2)
+    )
+    both = await shelf.issue(groups=("clustercert:admins",), not_after=NOW + timedelta(hours=3))
+    found = await shelf.rows.live(HERE, NOW, None)
+    assert [(each.fingerprint, each.credential_number, each.groups) for each in found] == [
+        (bound.fingerprint, bound.serial, ()),
+        (unnumbered.fingerprint, None, ("clustercert:admins",)),
+        (both.fingerprint, both.credential_number, ("clustercert:admins",)),
+    ]
+    for record in (bound, unnumbered, both):
+        await shelf.revoke(record)
+    assert set(await shelf.rows.revoked(HERE, NOW, 10)) == {
+        Revoked(bound.fingerprint, bound.serial, bound.not_after),
+        Revoked(unnumbered.fingerprint, None, unnumbered.not_after),
+        Revoked(both.fingerprint, both.credential_number, both.not_after),
+    }
+
+
+async def test_when_the_last_certificate_without_a_credential_group_ends(shelf: Shelf) -> None:
+    assert await shelf.rows.last_unnumbered(HERE, NOW) is None
+    await shelf.issue(not_after=NOW + timedelta(days=9))
+    await shelf.issue_as_before(not_after=NOW + timedelta(days=9))
+    assert await shelf.rows.last_unnumbered(HERE, NOW) is None
+    ends = [NOW + timedelta(days=days) for days in (1, 3, 2)]
+    plain = [
+        await shelf.issue(credential_number=None, groups=("clustercert:admins",), not_after=end)
+        for end in ends
+    ]
+    await shelf.issue(
+        credential_number=None, groups=("x",), cluster_id=THERE, not_after=NOW + timedelta(days=5)
+    )
+    assert await shelf.rows.last_unnumbered(HERE, NOW) == NOW + timedelta(days=3)
+    await shelf.revoke(plain[1])
+    assert await shelf.rows.last_unnumbered(HERE, NOW) == NOW + timedelta(days=3), "it may be shown altered"
+    assert await shelf.rows.last_unnumbered(HERE, NOW + timedelta(days=3)) is None
+    assert await shelf.rows.last_unnumbered(THERE, NOW) == NOW + timedelta(days=5)
 
 
 async def test_what_lives_comes_in_pages_that_leave_nothing_out(shelf: Shelf) -> None:
@@ -102,7 +143,7 @@ async def test_what_lives_comes_in_pages_that_leave_nothing_out(shelf: Shelf) ->
     first = await shelf.rows.live(HERE, NOW, None)
     second = await shelf.rows.live(HERE, NOW, first[-1])
     assert (len(first), len(second)) == (PAGE, 3)
-    assert {each.serial for each in first + second} == issued
+    assert {each.credential_number for each in first + second} == issued
     assert await shelf.rows.live(HERE, NOW, second[-1]) == ()
 
 
@@ -140,22 +181,21 @@ async def test_what_was_revoked_last_comes_first_however_it_was(shelf: Shelf) ->
         await shelf.revoke(record, at=NOW + timedelta(minutes=minute))
     await shelf.revoke(user_id="another", at=NOW + timedelta(seconds=30))
     await shelf.issue(cluster_id=THERE, user_id="another")
-    assert list(await shelf.rows.revoked(HERE, NOW, 10)) == [
-        first.fingerprint,
-        along.fingerprint,
-        second.fingerprint,
-    ]
-    assert await shelf.rows.revoked(HERE, NOW, 1) == {first.fingerprint: first.not_after}
+    found = await shelf.rows.revoked(HERE, NOW, 10)
+    assert found == tuple(
+        Revoked(each.fingerprint, each.credential_number, each.not_after) for each in (first, along, second)
+    )
+    assert await shelf.rows.revoked(HERE, NOW, 1) == found[:1]
     assert await shelf.rows.count_revoked(HERE, NOW) == 3
-    assert third.fingerprint not in await shelf.rows.revoked(HERE, NOW, 10)
+    assert third.fingerprint not in {each.fingerprint for each in found}
 
 
 async def test_what_is_good_again_is_not_among_the_revoked(shelf: Shelf) -> None:
     record = await shelf.issue()
     made = await shelf.revoke(cluster_id=HERE)
-    assert list(await shelf.rows.revoked(HERE, NOW, 10)) == [record.fingerprint]
+    assert [each.fingerprint for each in await shelf.rows.revoked(HERE, NOW, 10)] == [record.fingerprint]
     await shelf.revocations.undo(made.id, by="cli:test", at=NOW, event=event())
-    assert await shelf.rows.revoked(HERE, NOW, 10) == {}
+    assert await shelf.rows.revoked(HERE, NOW, 10) == ()
 
 
 # Which clusters ask for it
