@@ -126,9 +126,9 @@ class Sync:
             kept += 1
         left_out = await self.rows.count_revoked(cluster.id, now) - kept if kept < len(revoked) else 0
         await self.access.call(cluster, lambda api: publish(api, data))
-        await self._say_left_out(cluster, left_out)
+        await self._say_left_out(cluster, left_out, kept)
 
-    async def _say_left_out(self, cluster: Cluster, count: int) -> None:
+    async def _say_left_out(self, cluster: Cluster, count: int, kept: int) -> None:
         """Log and count what doesn't fit; the audit is told when it begins."""
         before = self._left_out.get(cluster.id, 0)
         self._left_out[cluster.id] = count
@@ -141,10 +141,10 @@ class Sync:
             "revoked ids don't fit into the cluster's ConfigMap: its admission policy lets them write",
             cluster=cluster.id,
             left_out=count,
-            kept=self.room,
+            kept=kept,
         )
         if not before:
-            await self.rows.note(_overflow(cluster, count, self.room, self.now()))
+            await self.rows.note(_overflow(cluster, count, kept, self.now()))
 
 
 def _keys(revoked: Revoked, *, by_number: bool) -> list[str]:
@@ -164,7 +164,7 @@ def _fingerprint(text: str) -> bytes | None:
     return value if len(value) == 32 else None  # noqa: PLR2004 - SHA-256
 
 
-def _overflow(cluster: Cluster, count: int, room: int, now: datetime) -> AuditEvent:
+def _overflow(cluster: Cluster, count: int, kept: int, now: datetime) -> AuditEvent:
     return AuditEvent(
         at=now,
         kind="enforcement.overflowed",
@@ -172,5 +172,5 @@ def _overflow(cluster: Cluster, count: int, room: int, now: datetime) -> AuditEv
         actor=SERVICE,
         subject=cluster.id,
         origin=Origin(address="local", request_id=uuid.uuid4().hex),
-        detail={"left_out": count, "kept": room},
+        detail={"left_out": count, "kept": kept},
     )
