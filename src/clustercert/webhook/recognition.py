@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from clustercert.certificate import MAX_NAME
 from clustercert.model import credential_group, credential_groups, is_credential_number
 from clustercert.model.credentials import CREDENTIAL_PREFIX
+from clustercert.policy import is_plain_text
 from clustercert.store.credentials import Credential, Credentials
 from clustercert.webhook.review import Identity
 
@@ -87,5 +89,11 @@ class Recognition:
 
     async def _unknown_hash(self, who: Identity, fingerprint: bytes | None) -> Recognized:
         """It may be another encoding of a certificate that its user was issued without a credential group."""
-        claims_ours = await self._credentials.has_unnumbered(who.username)
+        # Databases refuse some of the other names, and a refusal would be an error for all that ask at once.
+        claims_ours = _was_issuable(who.username) and await self._credentials.has_unnumbered(who.username)
         return Recognized(fingerprint, fault="unknown", claims_ours=claims_ours)
+
+
+def _was_issuable(username: str) -> bool:
+    """Whether some certificate of ours may have the user name."""
+    return 0 < len(username) <= MAX_NAME and is_plain_text(username)

@@ -1,0 +1,180 @@
+"""Which certificate was shown, by what is signed in it: on both databases."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from clustercert.model import CertificateRecord
+from clustercert.store.credentials import Credentials, Feed
+from clustercert.store.database import Database
+from clustercert.webhook.recognition import Recognition, Recognized
+from clustercert.webhook.review import Identity
+from nouns import CLUSTER_ID
+from remembered import Statements, recorded
+from stores import NOW
+
+EVERYBODY = "system:authenticated"
+PREFIX = "clustercert:credential:"
+
+
+@pytest.fixture
+async def recognition(database: Database, feed: Feed) -> Recognition:
+    return Recognition(Credentials(database, feed, now=lambda: NOW))
+
+
+def shown(record: CertificateRecord) -> Identity:
+    """As an API server tells of a certificate."""
+    return Identity(record.user_id, (*record.organizations, EVERYBODY), (record.fingerprint,))
+
+
+async def one(recognition: Recognition, who: Identity) -> Recognized:
+    (found,) = await recognition.recognize(CLUSTER_ID, who)
+    return found
+
+
+async def test_a_certificate_is_recognised_by_its_group_whatever_its_hash(
+    database: Database, recognition: Recognition
+) -> None:
+    record = await recorded(database, cluster_id=CLUSTER_ID)
+    who = shown(record)
+    whole = await one(recognition, who)
+    assert whole.credential is not None
+    assert whole.credential.fingerprint == whole.fingerprint == record.fingerprint
+    assert not whole.altered
+    # API servers before 1.32 say no credential id.
+    unsaid = await one(recognition, replace(who, fingerprints=()))
+    assert (unsaid.credential, unsaid.fingerprint, unsaid.altered) == (whole.credential, None, False)
+    copy = os.urandom(32)
+    altered = await one(recognition, replace(who, fingerprints=(copy,)))
+    assert (altered.credential, altered.fingerprint, altered.altered) == (whole.credential, copy, True)
+    for also in (
+        replace(who, fingerprints=(record.fingerprint, copy)),
+        replace(who, fingerprints=(), malformed=True),
+    ):
+        assert (await one(recognition, also)).altered
+    # The order of groups, and one twice, say nothing.
+    shuffled = replace(who, groups=(EVERYBODY, *record.organizations[::-1], record.groups[0]))
+    assert await one(recognition, shuffled) == whole
+
+
+async def test_what_is_not_the_ledgers_identity_is_no_certificate_of_it(
+    database: Database, recognition: Recognition
+) -> None:
+    record = await recorded(database, cluster_id=CLUSTER_ID)
+    other = await recorded(database, cluster_id=CLUSTER_ID, user_id="another")
+    who, own = shown(record), f"{PREFIX}{record.credential_number}"
+    forged = {
+        "another user": replace(who, username="another"),
+        "a group more": replace(who, groups=(*who.groups, "system:masters")),
+        "a group less": replace(who, groups=(own, EVERYBODY)),
+        "everybody's other group": replace(who, groups=(*who.groups, "system:unauthenticated")),
+        "another's number too": replace(who, groups=(*who.groups, f"{PREFIX}{other.credential_number}")),
+        "an unknown number too": replace(who, groups=(*who.groups, f"{PREFIX}{'0' * 40}")),
+        "a malformed number too": replace(who, groups=(*who.groups, PREFIX)),
+        "another's number": replace(who, groups=(*record.groups, f"{PREFIX}{other.credential_number}")),
+        "an id of another kind": replace(who, has_other_ids=True),
+        "only an id of another kind": replace(who, fingerprints=(), has_other_ids=True),
+        "upper case": replace(who, groups=(*record.groups, own.upper().replace(PREFIX.upper(), PREFIX))),
+        "a digit less": replace(who, groups=(*record.groups, own[:-1])),
+        "a digit more": replace(who, groups=(*record.groups, own + "0")),
+        "a line feed more": replace(who, groups=(*record.groups, own + "\n")),
+        "no number": replace(who, groups=(*record.groups, PREFIX)),
+        # The hash is of a certificate that has a group.
+        "without the group": replace(who, groups=(*record.groups, EVERYBODY)),
+    }
+    for name, each in forged.items():
+        found = await one(recognition, each)
+        assert (name, found.fault, found.credential, found.claims_ours) == (name, "forged", None, True)
+
+
+@pytest.mark.parametrize("changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"])
+async def test_another_clusters_certificate_and_an_unknown_number_are_claims(
+    database: Database, recognition: Recognition, changed: dict[str, object]
+) -> None:
+    record = await recorded(database, cluster_id="another", **changed)
+    elsewhere = await one(recognition, shown(record))
+    assert (elsewhere.fault, elsewhere.credential, elsewhere.claims_ours) == ("other_cluster", None, True)
+    stranger = Identity("bob", (f"{PREFIX}{'0' * 40}", EVERYBODY), (record.fingerprint,))
+    unknown = await one(recognition, stranger)
+    assert (unknown.fault, unknown.credential, unknown.claims_ours) == ("unknown", None, True)
+
+
+async def test_a_certificate_without_a_group_is_recognised_by_its_hash(
+    database: Database, recognition: Recognition
+) -> None:
+    record = await recorded(database, cluster_id=CLUSTER_ID, credential_number=None)
+    found = await one(recognition, shown(record))
+    assert found.credential is not None
+    assert (found.credential.fingerprint, found.altered) == (record.fingerprint, False)
+    # Nothing but its hash is looked at, as before.
+    assert (await one(recognition, replace(shown(record), username="x"))).credential == found.credential
+
+
+async def test_an_unknown_hash_is_a_claim_while_its_user_has_such_a_certificate(
+    database: Database, feed: Feed
+) -> None:
+    now = [NOW]
+    recognition = Recognition(Credentials(database, feed, now=lambda: now[0]))
+    record = await recorded(
+        database, cluster_id="another", credential_number=None, not_after=NOW + timedelta(hours=1)
+    )
+    copy = replace(shown(record), fingerprints=(os.urandom(32),))
+    malformed = replace(shown(record), fingerprints=(), malformed=True)
+    for who in (copy, malformed):
+        found = await one(recognition, who)
+        assert (found.fault, found.claims_ours) == ("unknown", True)
+        somebody_else = await one(recognition, replace(who, username="somebody else"))
+        assert (somebody_else.fault, somebody_else.claims_ours) == ("unknown", False)
+    # Whoever shows no certificate is no business of this.
+    assert await recognition.recognize(CLUSTER_ID, replace(copy, fingerprints=())) == []
+    now[0] = record.not_after
+    later = Recognition(Credentials(database, feed, now=lambda: now[0]))
+    assert not (await one(later, copy)).claims_ours
+
+
+async def test_a_certificate_with_a_binding_of_an_older_program_is_recognised_by_its_group(
+    database: Database, recognition: Recognition
+) -> None:
+    serial = "7f" * 20
+    record = await recorded(
+        database,
+        cluster_id=CLUSTER_ID,
+        serial=serial,
+        credential_number=None,
+        groups=(f"{PREFIX}{serial}",),
+    )
+    who = shown(record)
+    found = await one(recognition, who)
+    assert found.credential is not None
+    assert found.credential.fingerprint == record.fingerprint
+    assert (await one(recognition, replace(who, fingerprints=(os.urandom(32),)))).altered
+    assert (await one(recognition, replace(who, username="another"))).fault == "forged"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\udc80", "", "x" * 65, "x" * 100_000, "a\nb"])
+async def test_a_name_that_no_certificate_of_ours_has_is_not_asked_for(
+    database: Database, recognition: Recognition, name: str
+) -> None:
+    """PostgreSQL takes no null characters, and what it refuses would be an error for all that ask at once."""
+    statements = Statements(database)
+    found = await one(recognition, Identity(name, ("devs", EVERYBODY), (os.urandom(32),)))
+    assert (found.fault, found.claims_ours) == ("unknown", False)
+    assert not any("DISTINCT" in text for text in statements.texts)
+
+
+async def test_several_ids_are_several_certificates_where_there_is_no_group(
+    database: Database, recognition: Recognition
+) -> None:
+    first, second = [await recorded(database, cluster_id=CLUSTER_ID, credential_number=None) for _ in "ab"]
+    who = Identity(
+        first.user_id, first.groups, (first.fingerprint, second.fingerprint, bytes(32)), malformed=True
+    )
+    found = await recognition.recognize(CLUSTER_ID, who)
+    assert [each.credential and each.credential.fingerprint for each in found] == [
+        first.fingerprint,
+        second.fingerprint,
+        None,
+        None,
+    ]
