@@ -112,9 +112,9 @@ class ClusterRows:
     async def remove(self, cluster_id: str, event: AuditEvent) -> None:
         """Forget a cluster and its client CAs. The certificates issued for it stay in the ledger."""
         async with self._database.change(event) as connection:
-            token, unknown = tables.webhook_token, tables.unknown_credential
-            await connection.execute(delete(token).where(token.c.cluster_id == cluster_id))
-            await connection.execute(delete(unknown).where(unknown.c.cluster_id == cluster_id))
+            # Replicas of before schema 0005 may still write unknown credentials.
+            for seen in (tables.webhook_token, tables.unknown_identity, tables.unknown_credential):
+                await connection.execute(delete(seen).where(seen.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
 
