@@ -2,28 +2,40 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from apiserver import ApiServer
+from clustercert.certificate import chain_pem
+from clustercert.keypair import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate
 from operating import Operator
 from running import COMMAND
 from stores import rows
 
+SERVICE_CA = "service-ca.pem"
+
 
 class Site:
-    """An operator, a running service, and a cluster that is registered there and trusts its client CA."""
+    """An operator, a running service, and a cluster that is registered there and trusts its client CA.
+
+    Attributes:
+        ca: of the service's certificate.
+    """
 
     def __init__(self, operator: Operator, cluster: ApiServer, url: str) -> None:
         self.operator = operator
         self.cluster = cluster
         self.url = url
+        self.ca = operator.folder / SERVICE_CA
         self.folder = cluster.folder / "control-plane"
 
     @property
@@ -46,7 +58,7 @@ class Site:
                 self.folder,
                 "--force",
             ),
-            *("--webhook-url", self.url, "--unauthorized-ttl", "500ms", *options),
+            *("--webhook-url", self.url, "--webhook-ca", self.ca, "--unauthorized-ttl", "500ms", *options),
         )
         for document in yaml.safe_load_all((self.folder / "rbac.yaml").read_text()):
             self.cluster.bind(document["subjects"][0]["name"], document["roleRef"]["name"])
@@ -66,9 +78,10 @@ class Site:
 
 @contextlib.contextmanager
 def served(operator: Operator) -> Iterator[str]:
-    """The address of a running service."""
+    """The address of a running service with TLS, whose CA is written into the operator's folder."""
     process = subprocess.Popen(
         [*COMMAND, "--config", operator.config, "serve", "--port", "0"],
+        env={**os.environ, **_tls_settings(operator.folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -76,9 +89,24 @@ def served(operator: Operator) -> Iterator[str]:
     )
     assert process.stderr is not None
     try:
-        listening = re.search(r"http://127\.0\.0\.1:\d+", process.stderr.readline())
+        listening = re.search(r"https://127\.0\.0\.1:\d+", process.stderr.readline())
         assert listening is not None
         yield listening[0]
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
+
+
+def _tls_settings(folder: Path) -> Mapping[str, str]:
+    """The service's settings, as environment: a new pair for loopback."""
+    key = new_key("ec-p256")
+    now = datetime.now(UTC).replace(microsecond=0)
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    certificate_file, key_file = folder / "service.pem", folder / "service.key"
+    certificate_file.write_bytes(chain_pem((leaf,)))
+    key_file.write_bytes(key_pem(key))
+    (folder / SERVICE_CA).write_bytes(chain_pem((ca,)))
+    return {
+        "CLUSTERCERT_SERVER__TLS_CERTIFICATE": str(certificate_file),
+        "CLUSTERCERT_SERVER__TLS_KEY": str(key_file),
+    }

@@ -1,9 +1,14 @@
 """`clustercert kubernetes setup`: what it writes, and what it refuses."""
 
 import base64
+import contextlib
+import re
+import socket
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +17,9 @@ from cryptography import x509
 from clustercert.certificate import fingerprint
 from kubernetes_site import Site
 from operating import Operator
+
+# A port that nobody listens on: what is written doesn't hang on the handshake.
+SERVICE = "https://127.0.0.1:1"
 
 
 def files(site: Site) -> dict[str, str]:
@@ -26,7 +34,7 @@ def set_up(site: Site, *options: str | Path) -> Sequence[str | Path]:
         "--out",
         site.folder,
         "--webhook-url",
-        "https://c.example.com",
+        SERVICE,
         *options,
     )
 
@@ -43,7 +51,7 @@ def test_the_folder_is_private_and_holds_the_clusters_client_ca(site: Site) -> N
     assert fingerprint(ca).hex() == shown["client_ca_sha256"]
     kubeconfig = yaml.safe_load(written["webhook.kubeconfig"])
     server = kubeconfig["clusters"][0]["cluster"]["server"]
-    assert server == f"https://c.example.com/clustercert/v1/kubernetes/clusters/{shown['id']}/authorize"
+    assert server == f"{SERVICE}/clustercert/v1/kubernetes/clusters/{shown['id']}/authorize"
     audit = yaml.safe_load(written["audit-webhook.kubeconfig"])
     assert audit["clusters"][0]["cluster"]["server"] == server.replace("authorize", "audit-events")
     assert audit["users"] == kubeconfig["users"]
@@ -116,6 +124,7 @@ def test_options_are_in_the_files(site: Site) -> None:
         ("--authorized-ttl", "6m"),
         ("--timeout", "31s"),
         ("--webhook-url", "http://c.example.com"),
+        ("--webhook-url", "http://127.0.0.1:8080"),
         ("--webhook-url", "https://c.example.com/path"),
         ("--webhook-url", "nonsense"),
         ("--control-plane-dir", "etc/kubernetes"),
@@ -134,7 +143,7 @@ def test_what_an_api_server_would_not_take_is_not_written(
         "--out",
         folder,
         "--webhook-url",
-        "https://c.example.com",
+        SERVICE,
         option,
         value,
     )
@@ -152,7 +161,7 @@ def test_a_file_that_is_no_ca_is_named(site: Site, tmp_path: Path) -> None:
     nothing = tmp_path / "nothing.pem"
     nothing.write_text("nothing")
     assert "PEM" in site.operator.is_refused(*set_up(site, "--webhook-ca", nothing))
-    assert "no folder" in site.operator.is_refused(*set_up(site)[:4], nothing, *set_up(site)[5:])
+    assert "not a folder" in site.operator.is_refused(*set_up(site)[:4], nothing, *set_up(site)[5:])
     assert str(tmp_path / "absent") in site.operator.is_refused(
         *set_up(site, "--webhook-ca", tmp_path / "absent")
     )
@@ -175,3 +184,270 @@ def test_a_folder_that_cant_be_written_leaves_no_token_behind(site: Site, tmp_pa
     site.operator.is_refused(*set_up(site)[:4], tmp_path / "file" / "folder", *set_up(site)[5:])
 
     assert site.operator.gets_json("kubernetes", "token", "list", "prod") == []
+
+
+# Plain HTTP
+
+
+def test_plain_http_is_refused_with_the_reason_and_what_to_do(site: Site) -> None:
+    said = site.operator.misuses(*set_up(site)[:5], "--webhook-url", "http://127.0.0.1:8080")
+    assert "sends its token over https only" in words(said)
+    site.operator.configure("[server]\npublic_url = 'http://127.0.0.1:8080'\n")
+    try:
+        refused = site.operator.is_refused(*set_up(site)[:5])
+    finally:
+        site.operator.configure()
+    assert refused.startswith("server.public_url: an API server can't use http://127.0.0.1:8080.")
+    assert "--webhook-url" in refused
+    assert not site.folder.exists()
+    assert site.operator.gets_json("kubernetes", "token", "list", "prod") == []
+
+
+def words(said: str) -> str:
+    """What a box on a terminal says, in one line."""
+    return " ".join(re.sub(r"[^\x21-\x7e]", " ", said).split())
+
+
+def test_an_earlier_folder_with_plain_http_asks_for_another_address(site: Site) -> None:
+    site.operator.gets(*set_up(site))
+    kubeconfig = site.folder / "webhook.kubeconfig"
+    kubeconfig.write_text(kubeconfig.read_text().replace(SERVICE, "http://127.0.0.1:1"))
+    before = files(site)
+
+    refused = site.operator.is_refused(*again(site))
+
+    assert refused.startswith(f"{kubeconfig}: an API server can't use http://127.0.0.1:1.")
+    assert files(site) == before
+    site.operator.gets(*again(site), "--webhook-url", SERVICE)
+    assert server(site).startswith(SERVICE)
+
+
+# Once more
+
+
+def again(site: Site, *options: str | Path) -> Sequence[str | Path]:
+    """The command that writes over the folder, and says nothing else."""
+    return ("kubernetes", "setup", "prod", "--out", site.folder, "--force", *options)
+
+
+def server(site: Site) -> str:
+    return str(yaml.safe_load(files(site)["webhook.kubeconfig"])["clusters"][0]["cluster"]["server"])
+
+
+def parsed(site: Site) -> dict[str, Any]:
+    """The content of every file but the README."""
+    written = files(site)
+    return {
+        name: list(yaml.safe_load_all(text)) if name.endswith((".yaml", ".kubeconfig")) else text
+        for name, text in written.items()
+        if name != "README.md"
+    }
+
+
+def webhook_of(documents: Mapping[str, Any]) -> dict[str, Any]:
+    (configuration,) = documents["authorization-config.yaml"]
+    found: dict[str, Any] = configuration["authorizers"][0]["webhook"]
+    return found
+
+
+def set_up_with_everything(site: Site) -> dict[str, Any]:
+    site.operator.gets(
+        *set_up(
+            site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
+            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
+            site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit",
+        )
+    )  # fmt: skip
+    return parsed(site)
+
+
+def test_run_again_it_changes_nothing_that_it_was_not_asked_to_change(site: Site) -> None:
+    first = set_up_with_everything(site)
+
+    done = site.operator.types(*again(site))
+
+    assert (done.code, parsed(site)) == (0, first), done.err
+    (kept,) = [line for line in done.err.splitlines() if line.startswith("Kept from before: ")]
+    for option in (
+        f"--webhook-url {SERVICE}", "--webhook-ca (CN=", "--mode known-only", "--failure-policy Deny",
+        "--authorized-ttl 1s", "--unauthorized-ttl 1m30s", "--timeout 1s", "--control-plane-dir /opt/k",
+        "--group former", "--bind clustercert:admins=mine", "--no-audit",
+    ):  # fmt: skip
+        assert option in kept
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (("--failure-policy", "NoOpinion"), "failurePolicy", "NoOpinion"),
+        (("--authorized-ttl", "5s"), "authorizedTTL", "5s"),
+        (("--unauthorized-ttl", "2s"), "unauthorizedTTL", "2s"),
+        (("--timeout", "3s"), "timeout", "3s"),
+    ],
+)
+def test_run_again_with_an_option_it_changes_that_alone(
+    site: Site, options: Sequence[str], name: str, value: str
+) -> None:
+    expected = set_up_with_everything(site)
+    assert webhook_of(expected)[name] != value
+
+    site.operator.gets(*again(site, *options))
+
+    webhook_of(expected)[name] = value
+    assert parsed(site) == expected
+
+
+def test_the_other_options_win_over_what_was_kept_too(site: Site, tmp_path: Path) -> None:
+    set_up_with_everything(site)
+    site.operator.gets(
+        *again(
+            site, "--mode", "default", "--webhook-url", "https://127.0.0.1:2", "--webhook-ca", site.ca, "--audit",
+            "--control-plane-dir", "/opt/l", "--bind", "clustercert:admins=admin",
+        )
+    )  # fmt: skip
+    written = parsed(site)
+    (cluster,) = written["webhook.kubeconfig"][0]["clusters"]
+    assert cluster["cluster"]["server"].startswith("https://127.0.0.1:2/")
+    assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == site.ca.read_bytes()
+    assert "audit-webhook.kubeconfig" in written
+    webhook = webhook_of(written)
+    assert webhook["connectionInfo"]["kubeConfigFile"] == "/opt/l/webhook.kubeconfig"
+    assert [each["expression"] for each in webhook["matchConditions"]] == [
+        'request.groups.exists(g, g.startsWith("clustercert:credential:"))'
+    ]
+    bound = {each["subjects"][0]["name"]: each["roleRef"]["name"] for each in written["rbac.yaml"]}
+    assert bound["clustercert:admins"] == "admin"
+    assert webhook["failurePolicy"] == "Deny"
+
+
+def test_what_was_changed_by_hand_stays(site: Site) -> None:
+    site.operator.gets(*set_up(site))
+    configuration = site.folder / "authorization-config.yaml"
+    document = yaml.safe_load(configuration.read_text())
+    document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
+    document["authorizers"][0]["webhook"] |= {"unauthorizedTTL": "7s", "cacheUnauthorizedRequests": False}
+    document["authorizers"].append({"type": "AlwaysDeny", "name": "mine"})
+    configuration.write_text(yaml.safe_dump(document))
+    rbac = site.folder / "rbac.yaml"
+    admins, *others = yaml.safe_load_all(rbac.read_text())
+    own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mine"}}
+    rbac.write_text(yaml.safe_dump_all([*others, own]))
+    expected = parsed(site)
+
+    done = site.operator.types(*again(site))
+
+    assert (done.code, parsed(site)) == (0, expected), done.err
+    assert admins["subjects"][0]["name"] == "clustercert:admins"
+    assert "--unauthorized-ttl 7s" in done.err
+    assert "no binding of clustercert:admins" in done.err
+    assert "# Not bound here: clustercert:admins." in rbac.read_text()
+
+
+def test_conditions_of_an_operators_own_are_not_lost_without_a_word(site: Site) -> None:
+    site.operator.gets(*set_up(site))
+    configuration = site.folder / "authorization-config.yaml"
+    document = yaml.safe_load(configuration.read_text())
+    document["authorizers"][0]["webhook"]["matchConditions"].append({"expression": "request.user != 'me'"})
+    configuration.write_text(yaml.safe_dump(document))
+    before = files(site)
+
+    refused = site.operator.is_refused(*again(site))
+
+    assert str(configuration) in refused
+    assert "--mode" in refused
+    assert files(site) == before
+    site.operator.gets(*again(site, "--mode", "default"))
+    assert len(webhook_of(parsed(site))["matchConditions"]) == 1
+
+
+@pytest.mark.parametrize("name", ["authorization-config.yaml", "webhook.kubeconfig", "rbac.yaml"])
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- a"], ids=["not YAML", "not UTF-8", "a list"])
+def test_a_file_that_cant_be_parsed_is_named_and_nothing_is_written(
+    site: Site, name: str, content: bytes
+) -> None:
+    site.operator.gets(*set_up(site))
+    (site.folder / name).write_bytes(content)
+
+    refused = site.operator.is_refused(*again(site, "--timeout", "1s"))
+
+    assert refused.startswith(f"{site.folder / name} can't be read back: ")
+    assert "move it away" in refused
+    assert "timeout: 1s" not in (site.folder / "authorization-config.yaml").read_text(errors="replace")
+    (site.folder / name).unlink()
+    site.operator.gets(*again(site, "--webhook-url", SERVICE))
+
+
+def test_another_clusters_folder_is_not_taken_over(site: Site) -> None:
+    site.operator.gets(*set_up(site))
+    kubeconfig = site.folder / "webhook.kubeconfig"
+    id_ = site.operator.gets_json("cluster", "show", "prod")["id"]
+    kubeconfig.write_text(kubeconfig.read_text().replace(id_, "0f-1e"))
+
+    assert "another cluster (0f-1e)" in site.operator.is_refused(*again(site))
+
+
+# The handshake
+
+
+def notes(site: Site, *options: str | Path) -> str:
+    done = site.operator.types("kubernetes", "setup", "prod", "--out", site.folder, "--force", *options)
+    assert done.code == 0, done.err
+    return done.err
+
+
+def test_what_the_service_shows_is_said(site: Site) -> None:
+    (ca,) = x509.load_pem_x509_certificates(site.ca.read_bytes())
+    leaf = x509.load_pem_x509_certificate(site.ca.with_name("service.pem").read_bytes())
+    said = notes(site, "--webhook-url", site.url, "--webhook-ca", site.ca)
+    assert (
+        f"{site.url} answered with a certificate of CN=clustercert, issued by {ca.subject.rfc4514_string()}, "
+        f"valid until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC.\n"
+    ) in said
+    assert "Warning" not in said
+
+
+def test_a_certificate_that_the_api_server_would_not_trust_is_a_warning(site: Site) -> None:
+    said = notes(site, "--webhook-url", site.url, "--webhook-ca", site.cluster.server_ca)
+    assert f"Warning: the TLS handshake with {site.url} failed: its certificate is not trusted (" in said
+    assert "revoked certificates go on working" in said
+    assert "--webhook-ca FILE" in said
+    # The CAs of the operating system don't include it either.
+    (site.folder / "webhook.kubeconfig").unlink()
+    assert "--webhook-ca FILE" in notes(site, "--webhook-url", site.url)
+
+
+def test_a_name_that_is_not_in_the_certificate_is_a_warning(site: Site) -> None:
+    url = site.url.replace("127.0.0.1", "localhost")
+    said = notes(site, "--webhook-url", url, "--webhook-ca", site.ca)
+    assert f"Warning: the TLS handshake with {url} failed: its certificate is not trusted (" in said
+    assert "Hostname mismatch" in said
+
+
+def test_a_service_that_is_away_is_a_warning_that_says_what_it_means(site: Site) -> None:
+    said = notes(site, "--webhook-url", SERVICE, "--failure-policy", "Deny")
+    assert f"Warning: the TLS handshake with {SERVICE} failed: connection refused." in said
+    assert "HTTP 500" in said
+    assert "Start the service" in said
+
+
+def test_a_service_without_tls_is_a_warning(site: Site) -> None:
+    with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
+        said = notes(site, "--webhook-url", f"https://127.0.0.1:{port}")
+    assert "failed: it does not answer with TLS (" in said
+
+
+@contextlib.contextmanager
+def listening(answer: bytes) -> Iterator[int]:
+    """A port on which one connection gets this answer."""
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(answer)
+            connection.recv(65536)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()

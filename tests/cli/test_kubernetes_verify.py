@@ -102,7 +102,7 @@ def test_an_api_server_that_is_not_there_is_told_and_nothing_stays_good(site: Si
 def test_with_failure_policy_deny_a_service_that_is_away_is_named(site: Site) -> None:
     site.set_up("--failure-policy", "Deny")
     # A port that nobody listens on.
-    text = (site.folder / "webhook.kubeconfig").read_text().replace(site.url, "http://127.0.0.1:1")
+    text = (site.folder / "webhook.kubeconfig").read_text().replace(site.url, "https://127.0.0.1:1")
     (site.folder / "elsewhere.kubeconfig").write_text(text)
     config = site.folder / "authorization-config.yaml"
     replace_file(config, config.read_bytes().replace(b"/webhook.kubeconfig", b"/elsewhere.kubeconfig"))

@@ -54,6 +54,14 @@ def eip_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     stop(demo)
 
 
+@pytest.fixture(scope="session")
+def tls_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """A demo with TLS, which API servers can ask; served by two processes."""
+    demo = start(tmp_path_factory.mktemp("tls-demo"), "--tls", "--workers", "2")
+    yield demo
+    stop(demo)
+
+
 @pytest.fixture
 def apiserver(tmp_path: Path) -> Iterator[ApiServer]:
     """A double of kube-apiserver that trusts nobody yet."""

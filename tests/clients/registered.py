@@ -45,12 +45,18 @@ class Registered:
             self.tenant.url + path,
             json=body,
             headers={"X-Auth-Token": self.tenant.token, "Accept": accept},
+            verify=self.tenant.verify,
             timeout=30,
         )
 
     def get(self, path: str) -> Any:
         """As the tenant's user; whatever the answer's JSON holds."""
-        answer = httpx.get(self.tenant.url + path, headers={"X-Auth-Token": self.tenant.token}, timeout=30)
+        answer = httpx.get(
+            self.tenant.url + path,
+            headers={"X-Auth-Token": self.tenant.token},
+            verify=self.tenant.verify,
+            timeout=30,
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()
 

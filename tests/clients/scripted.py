@@ -1,13 +1,21 @@
 """A webhook that answers what a test says, and keeps what it was asked."""
 
+import base64
 import json
+import ssl
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+
+from cryptography import x509
+
+from authority import Authority
 
 TOKEN = "ccw_of-the-tests"
 
@@ -30,26 +38,33 @@ def review(**status: object) -> Answer:
 
 
 class ScriptedWebhook:
-    """Listens on loopback from `with` to the end of the block.
+    """Listens on loopback from `with` to the end of the block; with TLS, since API servers send no token over http.
 
     Attributes:
         answer: replace it; takes the parsed body.
         asked: the requests so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = True) -> None:
         self.answer: Callable[[Mapping[str, Any]], Answer] = lambda _document: review(allowed=False)
         self.asked: list[Asked] = []
+        self._authority = Authority("webhook")
         self._http = _Listener(self)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/authorize"
+        if tls:
+            context = _server_context(self._authority)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._http.server_address[1]}/authorize"
 
     def kubeconfig(self, folder: Path) -> Path:
         """Where it is and the token for it, in a file."""
         path = folder / "webhook.kubeconfig"
+        authority = base64.b64encode(self._authority.certificate_pem).decode()
+        cluster = {"server": self.url, "certificate-authority-data": authority}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "service", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "service", "cluster": cluster}],
             "users": [{"name": "apiserver", "user": {"token": TOKEN}}],
             "contexts": [{"name": "webhook", "context": {"cluster": "service", "user": "apiserver"}}],
             "current-context": "webhook",
@@ -70,6 +85,16 @@ class ScriptedWebhook:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _server_context(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        address = x509.IPAddress(ip_address("127.0.0.1"))
+        file.write(authority.server_identity_pem("webhook", [address]))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 class _Listener(ThreadingHTTPServer):

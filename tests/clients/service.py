@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import threading
 import time
@@ -21,7 +22,11 @@ MISSING_CLUSTER = "00000000-0000-4000-8000-000000000000"
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A project with a user and a cluster, as the demo reports it."""
+    """A project with a user and a cluster, as the demo reports it.
+
+    Attributes:
+        tls_ca: of the service's certificate; None for a demo without TLS.
+    """
 
     url: str
     region: str
@@ -35,11 +40,18 @@ class Tenant:
     access_key: str
     secret_key: str
     client_ca: Path
+    tls_ca: Path | None
 
     @classmethod
     def of(cls, report: Mapping[str, object]) -> "Tenant":
-        texts = {name: str(report[name]) for name in cls.__slots__ if name != "client_ca"}
-        return cls(**texts, client_ca=Path(str(report["client_ca"])))
+        texts = {name: str(report[name]) for name in cls.__slots__ if name not in ("client_ca", "tls_ca")}
+        tls_ca = Path(str(report["tls_ca"])) if "tls_ca" in report else None
+        return cls(**texts, client_ca=Path(str(report["client_ca"])), tls_ca=tls_ca)
+
+    @property
+    def verify(self) -> ssl.SSLContext:
+        """What an HTTP client trusts."""
+        return ssl.create_default_context(cafile=self.tls_ca)
 
     @property
     def clusters_path(self) -> str:
@@ -95,8 +107,8 @@ def start(folder: Path, *options: str) -> Demo:
 
 def restarted(demo: Demo) -> Demo:
     """The same demo once more after `stop`: its data, its address."""
-    port = str(urlsplit(demo.own.url).port)
-    return start(demo.data_dir.parent, "--port", port)
+    tls = ["--tls"] if demo.own.tls_ca is not None else []
+    return start(demo.data_dir.parent, *tls, "--port", str(urlsplit(demo.own.url).port))
 
 
 def stop(demo: Demo) -> None:

@@ -57,30 +57,32 @@ def run(step: Step, folder: Path, env: Mapping[str, str]) -> None:
 
 
 @pytest.fixture
-def env(demo: Demo, tmp_path: Path) -> dict[str, str]:
+def env(tls_demo: Demo, tmp_path: Path) -> dict[str, str]:
     """The operator's shell, in which alice is logged in too."""
     programs = (Path(service.program()).parent, kubectl.program().parent)
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     domain = ("--domain", "demo")
-    operator(demo, "user", "create", "alice", "--password-file", password, *domain)
-    operator(demo, "role", "assign", "member", "--user", "alice", "--project", demo.own.project_id, *domain)
+    operator(tls_demo, "user", "create", "alice", "--password-file", password, *domain)
+    operator(
+        tls_demo, "role", "assign", "member", "--user", "alice", "--project", tls_demo.own.project_id, *domain
+    )
     env = {
-        **operators_environment(demo),
+        **operators_environment(tls_demo),
         "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
         "HOME": str(tmp_path),
         "XDG_CONFIG_HOME": str(tmp_path / "settings"),
-        "CLUSTERCERT_SERVER__PUBLIC_URL": demo.own.url,
+        "CLUSTERCERT_SERVER__PUBLIC_URL": tls_demo.own.url,
     }
-    login = f"clustercert login {demo.own.url} --user alice --domain demo --password-file {password}"
-    run(Step(login, ()), tmp_path, env)
+    login = f"clustercert login {tls_demo.own.url} --ca-file {tls_demo.own.tls_ca}"
+    run(Step(f"{login} --user alice --domain demo --password-file {password}", ()), tmp_path, env)
     return env
 
 
 def test_the_readmes_lines_on_revocation_do_what_they_say(
-    demo: Demo, apiserver: ApiServer, env: dict[str, str], tmp_path: Path
+    tls_demo: Demo, apiserver: ApiServer, env: dict[str, str], tmp_path: Path
 ) -> None:
-    prod = register(demo, "prod", apiserver)
+    prod = register(tls_demo, "prod", apiserver)
     prod.issue()  # by now the service knows the cluster
     env["KUBECONFIG"] = str(apiserver.admin_kubeconfig())
     setup, *others = steps("Revoke")

@@ -14,11 +14,11 @@ Scenario = Callable[[Story], None]
 
 
 @pytest.fixture(scope="module")
-def story(eip_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """With the webhook; the service has two workers."""
     folder = tmp_path_factory.mktemp("webhook")
     with ApiServer(folder) as apiserver:
-        one = Story(eip_demo, apiserver, folder, "with-a-webhook")
+        one = Story(tls_demo, apiserver, folder, "with-a-webhook")
         one.join(webhook=True)
         yield one
         assert apiserver.complaints == []
@@ -29,11 +29,11 @@ def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
     scenario(story)
 
 
-def test_a_newer_release_asks_another_replica_over_tls(eip_demo: Demo, tmp_path: Path) -> None:
+def test_a_newer_release_asks_another_replica_over_tls(tls_demo: Demo, tmp_path: Path) -> None:
     """The revocation comes in at the one, and the other answers."""
     replica = tmp_path / "replica"
-    with ApiServer(tmp_path, "1.36") as apiserver, replica_with_tls(eip_demo, replica) as url:
-        one = Story(eip_demo, apiserver, tmp_path, "newer")
+    with ApiServer(tmp_path, "1.36") as apiserver, replica_with_tls(tls_demo, replica) as url:
+        one = Story(tls_demo, apiserver, tmp_path, "newer")
         one.service = ("--webhook-url", url, "--webhook-ca", replica / "tls-ca.pem")
         one.join(webhook=True)
 
@@ -51,10 +51,10 @@ def test_a_newer_release_asks_another_replica_over_tls(eip_demo: Demo, tmp_path:
     ids=["admission", "credential-role"],
 )
 def test_where_the_flags_cannot_be_touched(
-    eip_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+    tls_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
 ) -> None:
     with ApiServer(tmp_path) as apiserver:
-        one = Story(eip_demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        one = Story(tls_demo, apiserver, tmp_path, option[0].strip("-"), *option)
         one.join(webhook=False)
 
         scenario(one)
@@ -64,9 +64,12 @@ def test_without_the_service_the_failure_policy_decides(home: Path, tmp_path: Pa
     folder = tmp_path / "apiserver"
     folder.mkdir()
     with ApiServer(folder) as apiserver:
-        one = Story(start(tmp_path), apiserver, folder, "lonely")
-        one.join(webhook=True)
+        one = Story(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+        try:
+            one.join(webhook=True)
 
-        scenarios.without_the_service_the_failure_policy_decides(one)
-
-        stop(one.demo)
+            scenarios.without_the_service_the_failure_policy_decides(one)
+        finally:
+            # The scenario stops it for a while, and may fail meanwhile.
+            if one.demo.process.poll() is None:
+                stop(one.demo)

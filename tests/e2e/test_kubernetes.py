@@ -31,8 +31,8 @@ def new_apiserver(folder: Path) -> KubeApiServer:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The service, with two workers."""
-    one = start(tmp_path_factory.mktemp("demo"), "--workers", "2")
+    """The service, with TLS and two workers."""
+    one = start(tmp_path_factory.mktemp("demo"), "--tls", "--workers", "2")
     yield one
     stop(one)
 
@@ -74,9 +74,12 @@ def test_without_the_service_the_failure_policy_decides(tmp_path: Path) -> None:
     folder = tmp_path / "apiserver"
     folder.mkdir()
     with new_apiserver(folder) as apiserver:
-        one = Story(start(tmp_path), apiserver, folder, "lonely")
-        one.join(webhook=True)
+        one = Story(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+        try:
+            one.join(webhook=True)
 
-        scenarios.without_the_service_the_failure_policy_decides(one)
-
-        stop(one.demo)
+            scenarios.without_the_service_the_failure_policy_decides(one)
+        finally:
+            # The scenario stops it for a while, and may fail meanwhile.
+            if one.demo.process.poll() is None:
+                stop(one.demo)

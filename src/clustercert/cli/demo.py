@@ -24,6 +24,12 @@ def demo(
     tenants: Annotated[
         int, typer.Option(min=0, max=1000, help="Make so many more projects, users and clusters.")
     ] = 0,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls", help="Serve https with a certificate made here: API servers call nothing else."
+        ),
+    ] = False,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -39,4 +45,8 @@ def demo(
 
     where: Where = context.obj
     folder = data_dir or where.data_dir or Path("clustercert-data")
-    run(DemoOptions(folder, port, workers=workers, with_eip=with_eip, tenants=tenants, as_json=as_json))
+    run(
+        DemoOptions(
+            folder, port, workers=workers, with_eip=with_eip, tenants=tenants, tls=tls, as_json=as_json
+        )
+    )

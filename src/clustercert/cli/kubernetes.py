@@ -5,9 +5,9 @@ import typer
 from clustercert.cli import cluster as cluster_commands
 from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verify, webhook_token
 from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.kubernetes_setup import BindOption
 from clustercert.cli.output import answer, printable
 from clustercert.cli.session import Operator, operate, settings
+from clustercert.cli.setup_options import BindOption, bound_roles, policy_groups
 
 app = typer.Typer(
     name="kubernetes",
@@ -42,8 +42,8 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
     from clustercert.manifests import to_yaml
     from clustercert.manifests.access import bindings
 
-    groups = kubernetes_setup.policy_groups(settings(context))
-    bound = kubernetes_setup.bound_roles(groups, bind)
+    groups = policy_groups(settings(context))
+    bound = bound_roles(groups, bind)
     for group in groups:
         if group not in bound:
             answer(

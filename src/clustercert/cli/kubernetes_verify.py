@@ -7,9 +7,9 @@ import typer
 
 from clustercert.cli import cluster as cluster_commands
 from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.kubernetes_setup import BindOption, bound_roles, policy_groups
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list
 from clustercert.cli.session import Operator, operate, settings
+from clustercert.cli.setup_options import BindOption, bound_roles, policy_groups
 from clustercert.errors import InvalidRequest
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ __all__ = ["KEK_FILE", "DemoOptions", "run"]
 
 # A documentation address (RFC 5737): no API server of the demo's answers anywhere.
 EXTERNAL_URL = "https://203.0.113.10:5443"
+TLS_NAMES = {"127.0.0.1", "localhost"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class DemoOptions:
         port: 0 takes any free one.
         with_eip: the cluster has an external address.
         tenants: further projects, each with a user and a cluster.
+        tls: serve https, with a pair that is made in the data folder.
         as_json: one JSON object on standard output, everything else on standard error.
     """
 
@@ -39,6 +41,7 @@ class DemoOptions:
     workers: int = 1
     with_eip: bool = False
     tenants: int = 0
+    tls: bool = False
     as_json: bool = False
 
 
@@ -54,11 +57,12 @@ def run(options: DemoOptions) -> None:
     tenants = server.run_interruptible(
         prepared(settings, options.tenants, EXTERNAL_URL if options.with_eip else None, say)
     )
-    url = f"http://{settings.server.host}:{port}"
+    files = server.self_signed(folder, TLS_NAMES) if options.tls else None
+    url = f"{'https' if files else 'http'}://{settings.server.host}:{port}"
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
-    guide = Guide(url, folder, tenants, as_json=options.as_json, say=say)
+    guide = Guide(url, files.ca if files else None, folder, tenants, as_json=options.as_json, say=say)
     show = threading.Thread(target=guide.show, daemon=True)
-    server.run(settings, port, None, on_start=show.start, on_stop=guide.stop)
+    server.run(settings, port, files, on_start=show.start, on_stop=guide.stop)
     if guide.failure is not None:
         raise guide.failure
     say("Stopped.")

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -31,9 +32,18 @@ class Guide:
     """The demo's first client, in a thread of the server's main process."""
 
     def __init__(
-        self, url: str, folder: Path, tenants: tuple[Tenant, ...], *, as_json: bool, say: Say
+        self,
+        url: str,
+        tls_ca: Path | None,
+        folder: Path,
+        tenants: tuple[Tenant, ...],
+        *,
+        as_json: bool,
+        say: Say,
     ) -> None:
+        """`tls_ca` is the CA file of the server's certificate; None for plain HTTP."""
         self._url = url
+        self._tls_ca = tls_ca
         self._folder = folder
         self._tenants = tenants
         self._as_json = as_json
@@ -44,7 +54,8 @@ class Guide:
     def show(self) -> None:
         """Wait for the server, get a kubeconfig for each tenant, print what there is to see."""
         try:
-            with httpx.Client(base_url=self._url, timeout=30, trust_env=False) as client:
+            verify = ssl.create_default_context(cafile=self._tls_ca)
+            with httpx.Client(base_url=self._url, verify=verify, timeout=30, trust_env=False) as client:
                 self._wait(client)
                 obtained = [_Obtained.over(client, tenant, self._folder) for tenant in self._tenants]
         except (httpx.HTTPError, OSError, ValueError, ClustercertError) as error:
@@ -56,10 +67,10 @@ class Guide:
             os.kill(os.getpid(), signal.SIGINT)
             return
         if self._as_json:
-            first, *others = [one.summary(self._url) for one in obtained]
+            first, *others = [one.summary(self._url, self._tls_ca) for one in obtained]
             print(json.dumps(first | {"tenants": others}), flush=True)  # noqa: T201 - the answer
         else:
-            _tell(obtained[0], self._url, self._folder, self._say)
+            _tell(obtained[0], self._url, self._tls_ca, self._folder, self._say)
 
     def stop(self) -> None:
         """The server ends: that it doesn't answer any more is no failure from now on."""
@@ -116,10 +127,11 @@ class _Obtained:
         write_private(files["header"], f"X-Auth-Token: {token}\n")
         return cls(tenant, token, leaf, issuer, files)
 
-    def summary(self, url: str) -> dict[str, object]:
+    def summary(self, url: str, tls_ca: Path | None) -> dict[str, object]:
         """What scripts get."""
         return {
             "url": url,
+            **({"tls_ca": str(tls_ca)} if tls_ca is not None else {}),
             **asdict(self.tenant),
             "token": self.token,
             "kubeconfig": str(self.files["kubeconfig"]),
@@ -141,13 +153,12 @@ def _token(client: httpx.Client, tenant: Tenant) -> str:
     return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
 
 
-def _tell(obtained: _Obtained, url: str, folder: Path, say: Say) -> None:
+def _tell(obtained: _Obtained, url: str, tls_ca: Path | None, folder: Path, say: Say) -> None:
     """What was issued, and lines to copy."""
     leaf, tenant, files = obtained.leaf, obtained.tenant, obtained.files
     groups = [
         str(attribute.value) for attribute in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     ]
-    path = f"{url}/api/v3/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/clustercert"
     say(
         f"""
 Issued through POST clustercert:
@@ -157,10 +168,23 @@ Issued through POST clustercert:
   fingerprint  {fingerprint(leaf).hex()} (SHA-256)
   chain        verified against {obtained.issuer.subject.rfc4514_string()}
   kubeconfig   {files["kubeconfig"]}
-
+{f"  CA file      {tls_ca}, of the certificate of {url}{chr(10)}" if tls_ca else ""}
 Try it from another terminal:
+{_lines_to_copy(tenant, files, url, tls_ca, folder)}
+Ctrl-C stops the server; the next run uses the same data."""
+    )
 
-  curl -sS -X POST -H @{_quote(files["header"])} -H 'Content-Type: application/json' \\
+
+def _lines_to_copy(
+    tenant: Tenant, files: Mapping[str, Path], url: str, tls_ca: Path | None, folder: Path
+) -> str:
+    """For curl, openssl and the vendor's SDK."""
+    path = f"{url}/api/v3/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/clustercert"
+    cacert = f" --cacert {_quote(tls_ca)}" if tls_ca else ""
+    imported = "  from huaweicloudsdkcore.http.http_config import HttpConfig\n" if tls_ca else ""
+    trusting = f"      .with_http_config(HttpConfig(ssl_ca_cert={str(tls_ca)!r}))\n" if tls_ca else ""
+    return f"""
+  curl -sS{cacert} -X POST -H @{_quote(files["header"])} -H 'Content-Type: application/json' \\
     -d '{{"duration": 1}}' {path}
 
   openssl x509 -in {_quote(files["certificate"])} -noout -text
@@ -168,20 +192,18 @@ Try it from another terminal:
   pip install huaweicloudsdkcce && python3 - <<'END'
   import json
   from huaweicloudsdkcore.auth.credentials import BasicCredentials
-  from huaweicloudsdkcce.v3 import CceClient, ClusterCertDuration, CreateKubernetesClusterCertRequest
+{imported}  from huaweicloudsdkcce.v3 import CceClient, ClusterCertDuration, CreateKubernetesClusterCertRequest
   me = json.load(open({str(folder / DEMO_FILE)!r}))["tenants"][0]
   client = (
       CceClient.new_builder()
-      .with_credentials(BasicCredentials(me["access_key"], me["secret_key"], me["project_id"]))
+{trusting}      .with_credentials(BasicCredentials(me["access_key"], me["secret_key"], me["project_id"]))
       .with_endpoint({url!r})
       .build()
   )
   wish = CreateKubernetesClusterCertRequest(me["cluster_id"], body=ClusterCertDuration(duration=1))
   print(client.create_kubernetes_cluster_cert(wish))
   END
-
-Ctrl-C stops the server; the next run uses the same data."""
-    )
+"""
 
 
 def _quote(path: Path) -> str:

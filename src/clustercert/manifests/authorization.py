@@ -4,10 +4,10 @@ The times were measured on kube-apiserver 1.32.13 and 1.36.2.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, cast
 
 from clustercert.manifests import MASTERS, OUR_PREFIX, to_yaml
 from clustercert.manifests.cel import exempt, has_credential_group, has_x509, in_groups
@@ -15,6 +15,9 @@ from clustercert.model import JsonObject
 
 FailurePolicy = Literal["NoOpinion", "Deny"]
 Mode = Literal["default", "known-only"]
+
+AUTHORIZER = "clustercert"
+"""The name of this service among a cluster's authorizers."""
 
 _KEPT = """\
 clustercert answers "denied" or "no opinion", and never "allowed": RBAC goes on deciding what anybody may do.
@@ -86,9 +89,37 @@ def authorization_comment(asking: Asking) -> str:
     return "\n".join(lines)
 
 
-def authorization_configuration(asking: Asking) -> JsonObject:
-    """The file of --authorization-config: this service first, then what kubeadm has by default."""
-    webhook = {
+def authorization_configuration(asking: Asking, previous: JsonObject | None = None) -> JsonObject:
+    """The file of --authorization-config: this service first, then what kubeadm has by default.
+
+    Attributes:
+        previous: the file as it was; whatever a setup doesn't write stays as it is there.
+    """
+    if previous is None:
+        return {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AuthorizationConfiguration",
+            "authorizers": [
+                {"type": "Webhook", "name": AUTHORIZER, "webhook": _webhook(asking)},
+                {"type": "Node", "name": "node"},
+                {"type": "RBAC", "name": "rbac"},
+            ],
+        }
+    authorizers = cast("list[dict[str, dict[str, object]]]", previous["authorizers"])
+    merged = [
+        {**each, "webhook": {**each["webhook"], **_webhook(asking)}} if is_ours(each) else each
+        for each in authorizers
+    ]
+    return {**previous, "authorizers": merged}
+
+
+def is_ours(authorizer: Mapping[str, object]) -> bool:
+    """Whether an entry of an AuthorizationConfiguration asks this service."""
+    return authorizer.get("type") == "Webhook" and authorizer.get("name") == AUTHORIZER
+
+
+def _webhook(asking: Asking) -> JsonObject:
+    return {
         "authorizedTTL": asking.authorized_ttl,
         "unauthorizedTTL": asking.unauthorized_ttl,
         "timeout": asking.timeout,
@@ -97,15 +128,6 @@ def authorization_configuration(asking: Asking) -> JsonObject:
         "failurePolicy": asking.failure_policy,
         "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": asking.kubeconfig},
         "matchConditions": [{"expression": each} for each in match_conditions(asking)],
-    }
-    return {
-        "apiVersion": "apiserver.config.k8s.io/v1",
-        "kind": "AuthorizationConfiguration",
-        "authorizers": [
-            {"type": "Webhook", "name": "clustercert", "webhook": webhook},
-            {"type": "Node", "name": "node"},
-            {"type": "RBAC", "name": "rbac"},
-        ],
     }
 
 

@@ -13,7 +13,7 @@ from clustercert.manifests.authorization import (
 )
 from clustercert.manifests.control_plane import AUDIT_COMMENT, Placed, audit_policy, kubeadm_patch
 from clustercert.manifests.readme import Told, readme
-from clustercert.model import Cluster
+from clustercert.model import Cluster, JsonObject
 
 CLIENT_CA = "client-ca.pem"
 CLIENT_CA_BUNDLE = "client-ca-bundle.pem"
@@ -63,6 +63,8 @@ class Setup:
         bound: the ClusterRole of each group.
         unbound: groups of the policy that have none.
         audit: send audit events too.
+        previous_authorization: the AuthorizationConfiguration that is replaced; what an operator added to it stays.
+        other_rbac: what an operator added to the RBAC bindings.
     """
 
     cluster: Cluster
@@ -75,6 +77,8 @@ class Setup:
     bound: Mapping[str, str]
     unbound: tuple[str, ...]
     audit: bool
+    previous_authorization: JsonObject | None = None
+    other_rbac: tuple[JsonObject, ...] = ()
 
     @property
     def placed(self) -> Placed:
@@ -101,7 +105,8 @@ def files(setup: Setup) -> dict[str, str]:
             _CLIENT_CA_COMMENT.format(name=setup.cluster.name), setup.client_cas_pem.decode()
         ),
         AUTHORIZATION: commented(
-            authorization_comment(setup.asking), to_yaml([authorization_configuration(setup.asking)])
+            authorization_comment(setup.asking),
+            to_yaml([authorization_configuration(setup.asking, setup.previous_authorization)]),
         ),
         WEBHOOK: _kubeconfig(setup, "authorize"),
         RBAC: _rbac(setup),
@@ -125,7 +130,8 @@ def _kubeconfig(setup: Setup, what: str) -> str:
 
 
 def _rbac(setup: Setup) -> str:
-    documents = to_yaml(access.bindings(setup.bound)) if setup.bound else ""
+    written = [*access.bindings(setup.bound), *setup.other_rbac]
+    documents = to_yaml(written) if written else ""
     if not setup.unbound:
         return documents
     groups = ", ".join(setup.unbound)

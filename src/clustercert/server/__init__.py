@@ -6,6 +6,6 @@ What is served is `app`'s business.
 from clustercert.server.interrupting import run_interruptible
 from clustercert.server.ports import free_port
 from clustercert.server.supervisor import run
-from clustercert.server.tls_files import Tls, tls
+from clustercert.server.tls_files import Tls, self_signed, tls
 
-__all__ = ["Tls", "free_port", "run", "run_interruptible", "tls"]
+__all__ = ["Tls", "free_port", "run", "run_interruptible", "self_signed", "tls"]

@@ -73,7 +73,7 @@ def tls(settings: Settings) -> Tls | None:
             " server.plain_http = true behind a proxy. A self-signed certificate is made only for a single server"
             " with its own SQLite database."
         )
-    return _self_signed(settings.data_dir, _own_names(server.host, server.public_url))
+    return self_signed(settings.data_dir, _own_names(server.host, server.public_url))
 
 
 def _given(certificate: Path, key: Path) -> Tls:
@@ -104,7 +104,7 @@ def _own_addresses() -> Iterator[str]:
             yield str(probe.getsockname()[0])
 
 
-def _self_signed(folder: Path, names: set[str]) -> Tls:
+def self_signed(folder: Path, names: set[str]) -> Tls:
     """The pair in the data folder; made at the first start, and again when it has expired or lacks a name.
 
     The CA's key is thrown away once it has signed the one certificate: nobody can sign another.

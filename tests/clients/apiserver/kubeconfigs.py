@@ -11,7 +11,11 @@ import yaml
 
 
 class KubeconfigCaller:
-    """POSTs JSON to the server of a kubeconfig's current context, as Go's client does."""
+    """POSTs JSON to the server of a kubeconfig's current context, as Go's client does.
+
+    Over http the user's token stays here: client-go reads a user only for https.
+    Source: kubernetes/client-go, tools/clientcmd/client_config.go, IsConfigTransportTLS.
+    """
 
     def __init__(self, path: Path, timeout_s: float) -> None:
         """Raises OSError, ValueError, KeyError or yaml.YAMLError where kube-apiserver would not start."""
@@ -30,7 +34,7 @@ class KubeconfigCaller:
         token = user.get("token")
         if token is None and "tokenFile" in user:
             token = (path.parent / user["tokenFile"]).read_text().strip()
-        if token is not None:
+        if token is not None and self.url.startswith("https:"):
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx.Client(
             headers=headers, verify=_context(cluster, user, path.parent), timeout=timeout_s, trust_env=False

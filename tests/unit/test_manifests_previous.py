@@ -1,0 +1,214 @@
+"""What is read back from the files of an earlier set-up."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import nouns
+from clustercert.certificate import chain_pem
+from clustercert.manifests import to_yaml
+from clustercert.manifests.access import bindings
+from clustercert.manifests.authorization import (
+    Asking,
+    Mode,
+    authorization_configuration,
+    webhook_kubeconfig,
+)
+from clustercert.manifests.previous import PreviousSetup, UnreadableFile, read_back
+
+if TYPE_CHECKING:
+    from clustercert.model import JsonObject
+
+# A group that looks like a condition, which must not be taken for one.
+ODD = '" || !(g in ["x"] || g.startsWith("clustercert:"))'
+ASKING = Asking(
+    mode="default",
+    groups=("clustercert:admins", "ops", ODD),
+    unnumbered_until=None,
+    exemptions=("system:*", "builders"),
+    failure_policy="Deny",
+    authorized_ttl="1s",
+    unauthorized_ttl="1m30s",
+    timeout="500ms",
+    kubeconfig="/opt/k/webhook.kubeconfig",
+)
+URL = "https://c.example.com:8443/clustercert/v1/kubernetes/clusters/0f-1e/authorize"
+X509 = (
+    'has(request.extra) && "authentication.kubernetes.io/credential-id" in request.extra && request.extra'
+    '["authentication.kubernetes.io/credential-id"].exists(c, c.startsWith("X509SHA256="))'
+)
+OURS = 'request.groups.exists(g, g in ["ops", "former"] || g.startsWith("clustercert:"))'
+EXEMPT = (
+    '(request.user in ["builders"] || request.user.startsWith("system:") || request.groups.exists(g, '
+    '!(g in ["system:authenticated", "system:unauthenticated"]) && (g in ["builders"] || g.startsWith("system:"))))'
+)
+
+
+def read(**files: str) -> PreviousSetup:
+    """From files, which are given under short names."""
+    names = {
+        "authorization": "authorization-config.yaml",
+        "webhook": "webhook.kubeconfig",
+        "other": "webhook-2.kubeconfig",
+        "audit": "audit-webhook.kubeconfig",
+        "rbac": "rbac.yaml",
+    }
+    by_name = {names[name]: text for name, text in files.items()}
+    return read_back(by_name.get)
+
+
+def configured(document: Mapping[str, object]) -> str:
+    return to_yaml([dict(document)])
+
+
+def with_conditions(*conditions: str) -> str:
+    document: Any = authorization_configuration(ASKING)
+    document["authorizers"][0]["webhook"]["matchConditions"] = [{"expression": each} for each in conditions]
+    return configured(document)
+
+
+@pytest.mark.parametrize(
+    ("mode", "until", "exemptions", "groups"),
+    list(
+        itertools.product(
+            ("default", "known-only"),
+            (None, datetime(2026, 12, 1, tzinfo=UTC)),
+            ((), ("system:*",), ("builders",), ("a", "b", "c*", "d*")),
+            ((), ("clustercert:admins",), ("ops", ODD, "system:masters")),
+        )
+    ),
+)
+def test_every_form_that_is_written_is_recognised(
+    mode: Mode, until: datetime | None, exemptions: tuple[str, ...], groups: tuple[str, ...]
+) -> None:
+    asking = replace(ASKING, mode=mode, unnumbered_until=until, exemptions=exemptions, groups=groups)
+    found = read(authorization=configured(authorization_configuration(asking))).authorization
+    assert found is not None
+    assert found.mode == mode
+    assert set(found.groups) <= set(groups)
+    if until is not None and mode == "default" and "ops" in groups:
+        assert found.groups == ("ops", ODD)
+    if mode == "known-only" and exemptions and "ops" in groups:
+        assert found.groups == groups
+
+
+@pytest.mark.parametrize(
+    ("conditions", "mode", "groups"),
+    [
+        ((X509, OURS), "default", ("ops", "former")),
+        ((X509, f"{OURS} || !{EXEMPT}"), "known-only", ("ops", "former")),
+        ((X509, f"{OURS} || !false"), "known-only", ("ops", "former")),
+        ((X509, 'request.groups.exists(g, g.startsWith("clustercert:"))'), "default", ()),
+        ((X509, OURS, "request.user != 'breakglass'"), None, ("ops", "former")),
+        ((), None, ()),
+    ],
+    ids=["default", "known-only", "nobody exempt", "no other group", "an operator's own", "none"],
+)
+def test_the_conditions_of_earlier_versions_are_recognised_and_others_are_not(
+    conditions: tuple[str, ...], mode: Mode | None, groups: tuple[str, ...]
+) -> None:
+    found = read(authorization=with_conditions(*conditions)).authorization
+    assert found is not None
+    assert (found.mode, found.groups) == (mode, groups)
+
+
+def test_the_numbers_are_those_of_the_file() -> None:
+    found = read(authorization=configured(authorization_configuration(ASKING))).authorization
+    assert found is not None
+    assert (found.authorized_ttl, found.unauthorized_ttl, found.timeout) == ("1s", "1m30s", "500ms")
+    assert (found.failure_policy, str(found.kubeconfig)) == ("Deny", "/opt/k/webhook.kubeconfig")
+
+
+def test_what_an_operator_added_to_the_configuration_stays() -> None:
+    document: Any = authorization_configuration(ASKING)
+    document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
+    document["authorizers"][0]["webhook"]["cacheUnauthorizedRequests"] = False
+    document["authorizers"].insert(0, {"type": "Webhook", "name": "other", "webhook": {"timeout": "9s"}})
+    found = read(authorization=configured(document)).authorization
+    assert found is not None
+
+    again: Any = authorization_configuration(replace(ASKING, unauthorized_ttl="9s"), found.document)
+
+    document["authorizers"][1]["webhook"]["unauthorizedTTL"] = "9s"
+    assert again == document
+
+
+def test_the_kubeconfig_in_use_is_the_one_that_the_configuration_names() -> None:
+    ca_pem = chain_pem((nouns.cluster().client_ca.certificate,))
+    asking = replace(ASKING, kubeconfig="/opt/k/webhook-2.kubeconfig")
+    files = {
+        "authorization": configured(authorization_configuration(asking)),
+        "webhook": webhook_kubeconfig(URL, None, "ccw_old"),
+    }
+    before = read(**files).webhook
+    found = read(**files, other=webhook_kubeconfig(URL, ca_pem, "ccw_new")).webhook
+    assert before is not None
+    assert found is not None
+    assert (before.token, before.ca_pem) == ("ccw_old", None)
+    assert (found.token, found.ca_pem) == ("ccw_new", ca_pem)
+    assert (found.service_url, found.cluster_id) == ("https://c.example.com:8443", "0f-1e")
+
+
+def test_audit_events_are_sent_where_their_kubeconfig_is_there() -> None:
+    webhook = webhook_kubeconfig(URL, None, "ccw_t")
+    assert read(webhook=webhook, audit=webhook).audit is True
+    assert read(webhook=webhook).audit is False
+    assert read() == PreviousSetup()
+
+
+def test_bindings_are_read_and_an_operators_own_documents_are_kept() -> None:
+    ours: list[Any] = bindings({"clustercert:admins": "cluster-admin", "ops": "edit"})
+    ours[1]["roleRef"]["name"] = "view"
+    own: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ops"}}
+    labelled: list[JsonObject] = bindings({"ops": "admin"})
+    found = read(rbac=to_yaml([*ours, own, *labelled])).bindings
+    assert found is not None
+    assert found.bound == {"clustercert:admins": "cluster-admin", "ops": "view"}
+    assert found.others == (own, *labelled)
+    nothing = read(rbac="# Not bound here: ops.\n").bindings
+    assert nothing is not None
+    assert (nothing.bound, nothing.others) == ({}, ())
+
+
+def changed(**fields: object) -> str:
+    document: Any = yaml.safe_load(configured(authorization_configuration(ASKING)))
+    document["authorizers"][0]["webhook"].update(fields)
+    return configured(document)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("authorization", "a: [", "not YAML"),
+        ("authorization", "", "the document is not a mapping"),
+        ("authorization", "authorizers: []", "0 webhook authorizers"),
+        ("authorization", changed(failurePolicy="Allow"), "failurePolicy is Allow"),
+        ("authorization", changed(unauthorizedTTL=5), "unauthorizedTTL is not a text"),
+        ("authorization", changed(matchConditions="x"), "matchConditions is not a list"),
+        (
+            "authorization",
+            changed(connectionInfo={"kubeConfigFile": "relative"}),
+            "kubeConfigFile is relative",
+        ),
+        ("authorization", changed(connectionInfo={"type": "InClusterConfig"}), "kubeConfigFile is not a text"),
+        ("webhook", "- a", "the document is not a mapping"),
+        ("webhook", "clusters: []", "clusters is empty"),
+        ("webhook", webhook_kubeconfig("https://c.example.com/authorize", None, "t"), "not the webhook"),
+        ("webhook", webhook_kubeconfig(URL, b"nothing", "t"), "not a PEM file"),
+        (
+            "webhook",
+            webhook_kubeconfig(URL, b"x", "t").replace("authority-data", "authority"),
+            "certificate-authority names a file",
+        ),
+        ("rbac", "[1]", "a document is not a mapping"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cant_be_parsed_is_named_with_the_reason(name: str, text: str, reason: str) -> None:
+    with pytest.raises(UnreadableFile, match=reason) as caught:
+        read(**{name: text})
+    assert name in caught.value.name
