@@ -48,18 +48,9 @@ class Site:
     def set_up(self, *options: str) -> None:
         """Write the files, and put them where the API server finds them."""
         self.operator.gets(
-            *(
-                "kubernetes",
-                "setup",
-                "prod",
-                "--out",
-                self.folder,
-                "--control-plane-dir",
-                self.folder,
-                "--force",
-            ),
-            *("--webhook-url", self.url, "--webhook-ca", self.ca, "--unauthorized-ttl", "500ms", *options),
-        )
+            "kubernetes", "setup", "prod", "--out", self.folder, "--control-plane-dir", self.folder, "--force",
+            "--webhook-url", self.url, "--webhook-ca", self.ca, "--unauthorized-ttl", "500ms", *options,
+        )  # fmt: skip
         for document in yaml.safe_load_all((self.folder / "rbac.yaml").read_text()):
             self.cluster.bind(document["subjects"][0]["name"], document["roleRef"]["name"])
         self.cluster.authorize_with(self.folder / "authorization-config.yaml")

@@ -150,6 +150,19 @@ def test_a_denial_wins_over_rbac_and_no_opinion_leaves_it_to_rbac(
     assert [seen.status for seen in apiserver.seen] == [200, 403, 403]
 
 
+@pytest.mark.parametrize("tls", [True, False], ids=["https", "http"])
+def test_the_token_is_sent_over_https_only(
+    apiserver: ApiServer, as_bob: httpx.Client, tmp_path: Path, *, tls: bool
+) -> None:
+    with ScriptedWebhook(tls=tls) as webhook:
+        apiserver.authorize_with(configuration(tmp_path, webhook))
+        namespaces(as_bob)
+        (asked,) = webhook.asked
+
+    assert webhook.url.startswith("https:" if tls else "http:")
+    assert asked.headers.get("Authorization") == (f"Bearer {TOKEN}" if tls else None)
+
+
 def test_denying_one_certificate_leaves_the_persons_other_one_alone(
     apiserver: ApiServer, as_bob: httpx.Client, authority: Authority, tmp_path: Path, webhook: ScriptedWebhook
 ) -> None:

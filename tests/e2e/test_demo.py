@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import time
@@ -121,6 +122,49 @@ def test_a_second_run_uses_what_the_first_one_made(tmp_path: Path) -> None:
         "externalClusterTLSVerify",
     ]
     assert kubeconfig["current-context"] == "external"
+
+
+def test_with_tls_it_serves_https_with_a_pair_of_its_own(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--tls", "--tenants", "1") as running:
+        said = running.said
+        assert said["url"].startswith("https://127.0.0.1:")
+        assert said["tls_ca"] == str(tmp_path / "data" / "tls-ca.pem")
+        assert said["tenants"][0]["tls_ca"] == said["tls_ca"]
+        trusting = ssl.create_default_context(cafile=said["tls_ca"])
+        for url in (said["url"], said["url"].replace("127.0.0.1", "localhost")):
+            assert httpx.get(f"{url}/healthz", verify=trusting, trust_env=False).text == "ok\n"
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{said['url']}/healthz", trust_env=False)
+        first = (tmp_path / "data" / "tls-server.pem").read_bytes()
+    leaf = x509.load_pem_x509_certificate(first)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    with demo(tmp_path / "data", "--tls"):
+        assert (tmp_path / "data" / "tls-server.pem").read_bytes() == first
+
+
+def test_its_guide_names_the_ca_file(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--tls", "--port", "0", "--data-dir", str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C stops" not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+    finally:
+        interrupted(process)
+    ca = tmp_path / "data" / "tls-ca.pem"
+    assert f"curl -sS --cacert {ca} -X POST" in said
+    assert f".with_http_config(HttpConfig(ssl_ca_cert='{ca}'))" in said
+    assert "http://" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

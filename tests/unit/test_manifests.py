@@ -449,7 +449,9 @@ OPTIONS_OF_OTHERS = {
     "--webhook-mode",
     "--exempt",
     "--cluster",
+    "--force",
     "--group",
+    "--out",
     "--mode",
     "--no-audit",
 }

@@ -5,6 +5,7 @@ Times and behaviour were measured on kube-apiserver 1.32.13 and 1.36.2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from clustercert.manifests.authorization import Asking, FailurePolicy, Mode
 from clustercert.manifests.control_plane import Placed
@@ -51,10 +52,33 @@ def _head(told: Told) -> str:
     return f"""
 # Cluster {told.name} ({told.cluster_id})
 
-What its control plane needs so that certificates of clustercert are accepted, and refused once they are revoked. It
-takes Kubernetes 1.32 or newer: older API servers don't say which certificate a request came with. The files that end in
-`.kubeconfig` hold a secret, the token by which the API server asks; keep them at mode 0600.
+What its control plane needs so that certificates of clustercert are accepted, and refused once they are revoked. The
+files that end in `.kubeconfig` hold a secret, the token by which the API server asks; keep them at mode 0600.
+
+{_releases(told.asking)}
 """
+
+
+def _releases(asking: Asking) -> str:
+    if asking.mode == "known-only":
+        return (
+            "Mode known-only takes Kubernetes 1.32 or newer: older API servers don't say that a request came with a\n"
+            "client certificate."
+        )
+    older = (
+        f"\nCertificates from before the credential group, alive until {_minute(asking.unnumbered_until)}, can't be\n"
+        "revoked there: only API servers from 1.32 on say which certificate a request came with."
+        if asking.unnumbered_until is not None
+        else ""
+    )
+    return f"""\
+It takes Kubernetes 1.32 or newer. On 1.30 and 1.31 (by Kubernetes' documentation, not tried) write
+`apiVersion: apiserver.config.k8s.io/v1beta1` into `authorization-config.yaml`, on 1.29 `v1alpha1`, which needs the
+feature gate StructuredAuthorizationConfiguration. `clustercert kubernetes setup` keeps what you write there.{older}"""
+
+
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _apply(told: Told) -> str:
@@ -186,11 +210,28 @@ def _change(told: Told) -> str:
   `apiserver_authorization_config_controller_automatic_reloads_total{{status="failure"}}`.
 - To exchange the token: `clustercert kubernetes token create {told.name}` (two are valid at once), and put it into a
   kubeconfig of **another name**, such as `webhook-2.kubeconfig`; then name that one in `authorization-config.yaml`. The
-  API server reads the kubeconfig only when something in that file changes; it reads the one of the audit webhook only
-  when it starts. Then `clustercert kubernetes token remove`.
-- After a change of the policy's groups or of the cluster's exemptions run `clustercert kubernetes setup` again: the
-  conditions name them. While certificates in former groups live, name these with `--group`.
+  API server reads the kubeconfig only when something in that file changes.
+{_AUDIT_TOKEN if told.placed.audit_kubeconfig else ""}  Then `clustercert kubernetes token remove`.
+- To change an option, write these files again: `clustercert kubernetes setup {told.name} --out DIR --force` reads DIR,
+  and changes only what you give an option for. A new address, CA or token takes effect as above: under another name, or
+  when the API server starts.
+- Write them again after a change of the policy's groups or of the cluster's exemptions, which they name.
+{_upgraded(told.asking)}
 """
+
+
+_AUDIT_TOKEN = """\
+  The audit webhook uses the same token: put the new one into `audit-webhook.kubeconfig` too, and restart the API
+  server, which reads that file only when it starts. Else audit events are refused once the old token is removed.
+"""
+
+
+def _upgraded(asking: Asking) -> str:
+    if asking.mode == "known-only" or asking.unnumbered_until is None:
+        return ""
+    return f"""\
+- Write them again after {_minute(asking.unnumbered_until)}, when the last certificate without a credential group has
+  ended: from then on they need not name the policy's groups. Until then groups that left the policy stay named."""
 
 
 def _warnings(told: Told) -> str:
