@@ -115,6 +115,18 @@ class Clusters:
         await self.rows.replace(changed, self._event("cluster.updated", changed, actor, origin))
         return changed
 
+    async def note_admission_by_number(self, cluster: Cluster, *, actor: str, origin: Origin) -> None:
+        """Write no hashes of certificates with a credential number into a cluster any more.
+
+        Whatever else was said of the cluster meanwhile stays. Raises NotFound where it was removed.
+        """
+        found = next(iter(await self.rows.some([cluster.id])), None)
+        if found is None:
+            raise NotFound
+        options = replace(found.options, admission_by_number=True)
+        changed = replace(found, options=options, updated_at=self.now().replace(microsecond=0))
+        await self.rows.replace(changed, self._event("cluster.updated", changed, actor, origin))
+
     async def remove(self, cluster: Cluster, *, actor: str, origin: Origin) -> None:
         """Forget a cluster and its CA's key. Its API server goes on trusting what is in its own bundle."""
         await self.rows.remove(cluster.id, self._event("cluster.removed", cluster, actor, origin))

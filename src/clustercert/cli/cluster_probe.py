@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from clustercert.errors import ClustercertError
 from clustercert.kubeapi import KubeApi, Refused
 from clustercert.manifests import CREDENTIAL_ID
+from clustercert.manifests.admission import POLICY
 from clustercert.model import JsonObject
 
+UNAUTHORIZED = 401
 FORBIDDEN = 403
+POLICIES_PATH = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 
 
 class Failed(ClustercertError):
@@ -26,6 +29,15 @@ class Failed(ClustercertError):
 
 class Denied(Failed):
     """The API server knows who asks, and forbids it."""
+
+    @property
+    def by_admission_policy(self) -> bool:
+        """Whether it was the policy that reads what is revoked, and no authorizer."""
+        return f"ValidatingAdmissionPolicy '{POLICY}'" in self.message
+
+
+class NotAuthenticated(Failed):
+    """The API server does not accept the certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +126,15 @@ class Probe:
         with _answered():
             await self.api.create("/api/v1/namespaces", namespace, {"dryRun": "All"})
 
+    async def admission_policy(self) -> JsonObject:
+        """The policy that reads what is revoked, as it stands in the cluster."""
+        with _answered():
+            return await self.api.get(f"{POLICIES_PATH}/{POLICY}")
 
+
+_KINDS: dict[int, type[Failed]] = {UNAUTHORIZED: NotAuthenticated, FORBIDDEN: Denied}
 _ADVICE = {
-    401: "Append the output of `clustercert kubernetes ca-bundle` to the API server's --client-ca-file.",
+    UNAUTHORIZED: "Append the output of `clustercert kubernetes ca-bundle` to the API server's --client-ca-file.",
     FORBIDDEN: "The webhook denies it, or rules of your own do: see what the API server says.",
     500: "The API server may have got no answer from the webhook, under failurePolicy Deny: see if it reaches this "
     "service.",
@@ -130,7 +148,7 @@ def _answered() -> Iterator[None]:
         yield
     except Refused as refused:
         advice = _ADVICE.get(refused.http_status, "See the API server's log.")
-        kind = Denied if refused.http_status == FORBIDDEN else Failed
+        kind = _KINDS.get(refused.http_status, Failed)
         raise kind(f"HTTP {refused.http_status} {refused.said}".strip(), advice) from refused
     except ClustercertError as error:
         raise Failed(

@@ -12,12 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from clustercert.certificate import der_pem
-from clustercert.cli.cluster_probe import Denied, Failed, Probe, Right
+from clustercert.cli.altered_copy import altered_copy
+from clustercert.cli.cluster_probe import Denied, Failed, NotAuthenticated, Probe, Right
 from clustercert.errors import ClustercertError
-from clustercert.keypair import key_pem
+from clustercert.keypair import accepted_key, key_pem, key_type_of
 from clustercert.kubeapi import ClientIdentity, opened
 from clustercert.manifests import MASTERS, X509_ID
-from clustercert.model import Ask, Caller, Cluster, Domain, Issued, User
+from clustercert.manifests.admission import reads_numbers
+from clustercert.model import Ask, Caller, Cluster, Domain, Issued, User, credential_group
 from clustercert.revocation import Grounds
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ class Passed:
 
     Attributes:
         seconds: how long it took, where that is the question.
+        tried: whether there was anything to look at; the detail says why not.
     """
 
     detail: str
     seconds: float | None = None
+    tried: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Proof:
         self._wanted = wanted
         self._issued: list[Issued] = []
         self._probes: list[Probe] = []
+        self._tells_hash = False
 
     async def run(self) -> Sequence[Check]:
         """Every check; those behind one that failed are skipped. Raises ClustercertError where the store fails."""
@@ -97,11 +102,12 @@ class Proof:
                 "authenticate": self._authenticate,
                 "authorize": self._authorize,
                 "revoke": self._revoke_one,
+                "altered copy": lambda: self._show_copies(stack),
                 "other certificate": self._use_the_other,
             }
             for name, step in steps.items():
-                if checks and checks[-1].result != "ok":
-                    checks.append(Check(name, "skipped", "the one before it failed"))
+                if any(check.result == "failed" for check in checks):
+                    checks.append(Check(name, "skipped", "one before it failed"))
                 else:
                     checks.append(await _tried(name, step))
         return checks
@@ -111,33 +117,35 @@ class Proof:
         for _ in range(2):
             issued = await self._issue()
             stack.push_async_callback(self._revoke, issued)
-            identity = _identity(issued)
-            api = await stack.enter_async_context(
-                opened(self._wanted.address, self._cluster.server_ca_pem, identity)
-            )
             self._issued.append(issued)
-            self._probes.append(Probe(api))
-        return Passed(f"two for {USER} in {', '.join(self._issued[0].grant.groups)}")
+            self._probes.append(await self._open(stack, issued, issued.leaf_der))
+        groups = self._issued[0].grant.groups
+        return Passed(f"two for {USER} in {', '.join(groups) or 'a credential group each'}")
+
+    async def _open(self, stack: AsyncExitStack, issued: Issued, leaf_der: bytes) -> Probe:
+        """The API server, asked with an encoding of a certificate, until the stack is unwound."""
+        identity = _identity(issued, leaf_der)
+        api = opened(self._wanted.address, self._cluster.server_ca_pem, identity)
+        return Probe(await stack.enter_async_context(api))
 
     async def _authenticate(self) -> Passed:
         issued = self._issued[0]
         seen = await self._probes[0].who_am_i()
-        if seen.username != USER or not seen.groups >= set(issued.grant.groups):
+        groups = {*issued.grant.groups, credential_group(issued.credential_number)}
+        if seen.username != USER or not seen.groups >= groups:
             raise Failed(
                 f"it is taken for {seen.username} in {', '.join(sorted(seen.groups))}",
                 "Something on the way rewrites identities, or another server answers at this address.",
             )
         if not seen.credential_ids:
-            raise Failed(
-                "the API server doesn't say which certificate a request came with",
-                "Revoking a certificate takes Kubernetes 1.32 or newer.",
-            )
+            return Passed("accepted, and told apart by its credential group; the API server tells no hash")
         if seen.credential_ids != (f"{X509_ID}{issued.fingerprint}",):
             raise Failed(
                 f"it is taken for the credential {', '.join(seen.credential_ids)}",
                 "Something on the way shows a certificate of its own: give the API server's own address.",
             )
-        return Passed("accepted, and told apart by its fingerprint")
+        self._tells_hash = True
+        return Passed("accepted, and told apart by its credential group and hash")
 
     async def _authorize(self) -> Passed:
         rights = self._wanted.rights
@@ -166,12 +174,83 @@ class Proof:
                 "An admission policy stops writes alone: choose a rule that may make namespaces, with --rule.",
             )
         await self._revoke(issued)
+        seconds = await self._seconds_until(lambda: self._stopped(probe))
+        if seconds is None:
+            raise Failed(
+                f"still accepted {self._wanted.seconds:.0f} seconds after it was revoked", _ADVICE[means]
+            )
+        return Passed(_BY[means], seconds)
+
+    async def _seconds_until(self, holds: Callable[[], Awaitable[bool]]) -> float | None:
+        """How long it took until something held; None where it did not in the time that there is."""
         begun = time.monotonic()
-        while (waited := time.monotonic() - begun) < self._wanted.seconds:
-            if await self._stopped(probe):
-                return Passed(_BY[means], round(time.monotonic() - begun, 2))
+        while time.monotonic() - begun < self._wanted.seconds:
+            if await holds():
+                return round(time.monotonic() - begun, 2)
             await asyncio.sleep(POLL_SECONDS)
-        raise Failed(f"still accepted {waited:.0f} seconds after it was revoked", _ADVICE[means])
+        return None
+
+    async def _show_copies(self, stack: AsyncExitStack) -> Passed:
+        """Use an altered copy of the revoked certificate; with the webhook, one of the other certificate too."""
+        means, issued = self._wanted.means, self._issued[0]
+        copy_der = altered_copy(issued.leaf_der)
+        if copy_der is None:
+            policy = await self._look_at_policy(None)
+            key_type = key_type_of(accepted_key(self._cluster.client_ca.certificate.public_key()))
+            said = f"not tried: a signature of the client CA's key ({key_type}) has no second form"
+            return Passed(said + policy, tried=False)
+        copy = await self._open(stack, issued, copy_der)
+        if await self._seconds_until(lambda: self._copy_stopped(copy)) is None:
+            raise Failed(
+                f"a copy with another signature is accepted after {self._wanted.seconds:.0f} seconds",
+                _ADVICE_FOR_COPIES[means],
+            )
+        # A copy of a good certificate is refused for its hash alone.
+        if means == "webhook" and self._tells_hash:
+            await self._show_copy_of_other(stack)
+        return Passed("refused with another signature too" + await self._look_at_policy(copy))
+
+    async def _show_copy_of_other(self, stack: AsyncExitStack) -> None:
+        issued = self._issued[1]
+        copy = await self._open(stack, issued, altered_copy(issued.leaf_der) or issued.leaf_der)
+        if await self._seconds_until(lambda: self._copy_stopped(copy)) is None:
+            raise Failed(
+                "a copy of the user's other certificate with another signature is accepted",
+                _ADVICE_FOR_COPIES["webhook"],
+            )
+
+    async def _copy_stopped(self, probe: Probe) -> bool:
+        """As `_stopped`; an API server that does not even accept such a signature will do."""
+        try:
+            return await self._stopped(probe)
+        except NotAuthenticated:
+            return True
+
+    async def _look_at_policy(self, copy: Probe | None) -> str:
+        """What is to be said of an admission policy that may read hashes alone, and record that it does not.
+
+        Raises Failed where nothing else stops altered copies.
+        """
+        options = self._cluster.options
+        if not options.admission or options.admission_by_number:
+            return ""
+        if copy is None or not await _refused_by_policy(copy):
+            try:
+                current = reads_numbers(await self._probes[1].admission_policy())
+            except Failed:
+                return "; hashes go on being written into the cluster: its admission policy could not be read"
+            if not current and copy is None and self._wanted.means == "admission":
+                raise Failed(
+                    "the cluster's admission policy is an older one", _ADVICE_FOR_COPIES["admission"]
+                )
+            if not current:
+                return "; hashes go on being written into the cluster: its admission policy is an older one"
+        await self._operator.parts.clusters.note_admission_by_number(
+            self._cluster, actor=self._operator.actor, origin=self._operator.origin
+        )
+        return (
+            "; the admission policy reads credential numbers, so no hashes are written beside them any more"
+        )
 
     async def _use_the_other(self) -> Passed:
         if await self._stopped(self._probes[1]):
@@ -224,13 +303,24 @@ async def _tried(name: str, step: Callable[[], Awaitable[Passed]]) -> Check:
         passed = await step()
     except Failed as failed:
         return Check(name, "failed", failed.message, advice=failed.advice)
-    return Check(name, "ok", passed.detail, passed.seconds)
+    return Check(name, "ok" if passed.tried else "skipped", passed.detail, passed.seconds)
 
 
-def _identity(issued: Issued) -> ClientIdentity:
+async def _refused_by_policy(probe: Probe) -> bool:
+    """Whether the admission policy refuses what a probe writes, and nobody before it does. Raises Failed."""
+    try:
+        await probe.try_to_write()
+    except Denied as denied:
+        return denied.by_admission_policy
+    except NotAuthenticated:
+        pass
+    return False
+
+
+def _identity(issued: Issued, leaf_der: bytes) -> ClientIdentity:
     if issued.private_key is None:
         raise RuntimeError("a certificate was issued without its key")
-    return ClientIdentity(der_pem(issued.leaf_der), key_pem(issued.private_key))
+    return ClientIdentity(der_pem(leaf_der), key_pem(issued.private_key))
 
 
 _BY: dict[Means, str] = {
@@ -244,4 +334,14 @@ _ADVICE: dict[Means, str] = {
     "binding": "See that the service runs and reaches the API server: its log says what it couldn't unbind.",
     "admission": "See that the service runs and reaches the API server, and apply admission.yaml and "
     "service-access.yaml of `clustercert kubernetes setup`.",
+}
+_OLDER_SERVICE = (
+    "A service of an older version answers or writes for this cluster. Upgrade every replica, then run "
+    "`clustercert kubernetes setup` again."
+)
+_ADVICE_FOR_COPIES: dict[Means, str] = {
+    "webhook": _OLDER_SERVICE,
+    "binding": _OLDER_SERVICE,
+    "admission": "The policy in the cluster reads hashes alone, and a copy has another hash. Write the manifests with "
+    "`clustercert kubernetes setup` again, and apply admission.yaml and service-access.yaml.",
 }

@@ -19,7 +19,7 @@ MAX_REVOKED = 8000
 
 def admission() -> list[JsonObject]:
     """The namespace, the empty ConfigMap, the policy and its binding."""
-    return [*storage(), _policy(), _binding()]
+    return [*storage(), policy(), _binding()]
 
 
 def storage() -> list[JsonObject]:
@@ -37,7 +37,27 @@ def storage() -> list[JsonObject]:
     ]
 
 
-def _policy() -> JsonObject:
+def reads_numbers(found: JsonObject) -> bool:
+    """Whether a policy, as a cluster has it, refuses what ours refuses, credential numbers included.
+
+    It may have more validations than ours, and must not have other match conditions.
+    """
+    ours, theirs = policy()["spec"], found.get("spec")
+    return _expressions(theirs, "validations") >= _expressions(ours, "validations") and _expressions(
+        theirs, "matchConditions"
+    ) <= _expressions(ours, "matchConditions")
+
+
+def _expressions(spec: object, field: str) -> frozenset[str]:
+    listed = spec.get(field) if isinstance(spec, dict) else None
+    items = listed if isinstance(listed, list) else []
+    return frozenset(
+        str(item["expression"]) for item in items if isinstance(item, dict) and "expression" in item
+    )
+
+
+def policy() -> JsonObject:
+    """The ValidatingAdmissionPolicy."""
     extra, key = "request.userInfo.extra", string(CREDENTIAL_ID)
     groups = "request.userInfo.groups"
     numbered = f"has({groups}) && {has_credential_group(groups)}"
