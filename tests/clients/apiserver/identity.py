@@ -26,13 +26,17 @@ class Identity:
     credential_id: str | None
 
     @classmethod
-    def of(cls, leaf: x509.Certificate) -> "Identity":
-        """CN and O of the subject; anonymous where there is no CN, as kube-apiserver has it."""
+    def of(cls, leaf: x509.Certificate, presented_der: bytes | None = None) -> "Identity":
+        """CN and O of the subject; anonymous where there is no CN, as kube-apiserver has it.
+
+        The hash is that of the bytes that were presented, which may be another encoding.
+        """
         names = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         groups = [str(a.value) for a in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
         if not names:
             return ANONYMOUS
-        fingerprint = hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest()
+        der = presented_der or leaf.public_bytes(serialization.Encoding.DER)
+        fingerprint = hashlib.sha256(der).hexdigest()
         return cls(names[-1], (*groups, AUTHENTICATED), f"X509SHA256={fingerprint}")
 
     @property

@@ -1,0 +1,185 @@
+"""Altered copies at clusters whose API server asks nobody: the end of a binding, and the admission policy.
+
+The service is the real one, and so are TLS and the requests; the API server is the tests' double, which reads a
+certificate as Go does.
+"""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+import altered
+import enforcing
+import world as worlds
+from altered_cluster import CAS, ORIGIN, WAYS, Held, Site, Way, eventually, site
+from apiserver import ApiServer
+from clustercert.app.wiring import Components
+from clustercert.certificate import new_serial
+from clustercert.enforcement.bindings import Binding
+from clustercert.model import ClusterOptions, JsonObject, KeyType, credential_group, credential_number
+from inprocess import Service
+from presenting import Presenter
+from world import ACTOR, World
+
+Means = Literal["binding", "admission"]
+OPTIONS: dict[Means, ClusterOptions] = {
+    "binding": ClusterOptions(credential_roles=enforcing.ROLES),
+    "admission": ClusterOptions(admission=True),
+}
+ADMINS = "clustercert:admins"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A cluster of the double, guarded by one means."""
+
+    site: Site
+    double: ApiServer
+    means: Means
+    key_type: KeyType
+
+    def is_refused(self, held: Held, copy: bytes | None = None) -> bool:
+        """Whether what the means stops is forbidden, with a copy in the place of the certificate."""
+        with Presenter(self.double, held.pem) as presenter:
+            if self.means == "binding":
+                answer = presenter.get(enforcing.NAMESPACES, copy)
+            else:
+                new: JsonObject = {"metadata": {"name": f"n-{secrets.token_hex(4)}"}}
+                answer = presenter.post(f"{enforcing.NAMESPACES}?dryRun=All", new, copy)
+        assert answer.status_code in {200, 201, 403}, answer.text
+        return answer.status_code == 403
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return worlds.make(tmp_path_factory.mktemp("in-clusters"))
+
+
+@pytest.fixture(scope="module")
+def service(own: World) -> Iterator[Service]:
+    with Service(own.settings()).running() as running:
+        yield running
+
+
+def joined(own: World, service: Service, double: ApiServer, key_type: KeyType, means: Means) -> Scene:
+    """A cluster that is set up as the manifests say."""
+    enforcing.set_up(double)
+    if means == "admission":
+        double.bind(ADMINS, "cluster-admin")
+    options = OPTIONS[means]
+    wanted = enforcing.registration(double, f"{means}-{key_type}-{secrets.token_hex(2)}", options)
+    here = site(own, service, key_type, registration=wanted)
+    double.trust(here.cluster.client_ca.certificate.public_bytes(Encoding.PEM))
+    return Scene(here, double, means, key_type)
+
+
+@pytest.fixture(
+    scope="module", params=[(key_type, means) for key_type in CAS for means in OPTIONS], ids="-".join
+)
+def scene(
+    request: pytest.FixtureRequest, own: World, service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as double:
+        yield joined(own, service, double, *request.param)
+
+
+@pytest.fixture(params=OPTIONS)
+def with_p256(
+    request: pytest.FixtureRequest, own: World, service: Service, tmp_path: Path
+) -> Iterator[Scene]:
+    """One scene of each means."""
+    with ApiServer(tmp_path) as double:
+        yield joined(own, service, double, "ec-p256", request.param)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_copy_of_a_revoked_certificate_is_refused(scene: Scene, way: Way) -> None:
+    here = scene.site
+    person = here.new_person()
+    lost = here.issue(person)
+    copies = altered.copies(lost.der)
+    assert copies.keys() == altered.kinds_of(scene.key_type)
+    assert not scene.is_refused(lost)
+
+    here.revoke(way, lost, person)
+    eventually(lambda: scene.is_refused(lost))
+
+    for kind, copy in copies.items():
+        assert scene.is_refused(lost, copy), kind
+    assert not scene.is_refused(here.still_good(way, person))
+
+
+def test_the_double_takes_copies_as_go_does(with_p256: Scene) -> None:
+    """What is refused above is refused for the revocation, and no copy for its form."""
+    here = with_p256.site
+    held, other = (here.issue(here.new_person()) for _ in range(2))
+    for copy in altered.copies(held.der).values():
+        assert not with_p256.is_refused(held, copy)
+    with Presenter(with_p256.double, held.pem) as presenter:
+        for wrong in (other.der, held.der + altered.NULL, held.der[:-1] + bytes([held.der[-1] ^ 1]), b"\x30"):
+            assert presenter.get(enforcing.NAMESPACES, wrong).status_code == 401
+
+
+def test_one_with_its_serial_in_the_group_from_before_the_upgrade_ends_with_all_its_copies(
+    with_p256: Scene,
+) -> None:
+    """Programs before schema 0005 recorded no number, and named the binding after the serial."""
+    here = with_p256.site
+    person, serial = here.new_person(), new_serial()
+    number = credential_number(serial)
+    signed = here.sign(person.user.id, (credential_group(number),), serial=serial)
+    here.record_as_older(signed, person.user)
+    bound = Binding(number, "cluster-admin", signed.fingerprint, datetime.now(UTC) + timedelta(days=1))
+    enforcing.as_admin(with_p256.double, lambda api: api.create(enforcing.BINDINGS, bound.document()))
+    another = here.issue(person)
+    here.revoke("certificate", another, person)
+    eventually(lambda: with_p256.is_refused(another))
+    # The cluster was brought up to date, and this one goes on.
+    assert not with_p256.is_refused(signed)
+
+    here.revoke("certificate", signed, person)
+
+    eventually(lambda: with_p256.is_refused(signed))
+    for kind, copy in altered.copies(signed.der).items():
+        assert with_p256.is_refused(signed, copy), kind
+
+
+def test_without_a_number_the_admission_policy_knows_the_hash(
+    own: World, service: Service, tmp_path: Path
+) -> None:
+    with ApiServer(tmp_path) as double:
+        scene = joined(own, service, double, "ec-p256", "admission")
+        here = scene.site
+        person = here.new_person()
+        signed = here.sign(person.user.id, (ADMINS,))
+        here.record_as_older(signed, person.user)
+        assert not scene.is_refused(signed)
+        here.revoke("user", signed, person)
+        eventually(lambda: scene.is_refused(signed))
+        assert enforcing.revoked(double).keys() == {signed.fingerprint}
+
+
+def test_keys_are_numbers_alone_once_that_was_seen(own: World, service: Service, tmp_path: Path) -> None:
+    with ApiServer(tmp_path) as double:
+        scene = joined(own, service, double, "ec-p256", "admission")
+        here = scene.site
+        first, second = here.new_person(), here.new_person()
+        lost, older = here.issue(first), here.sign(second.user.id, (ADMINS,))
+        here.record_as_older(older, second.user)
+        here.revoke("user", lost, first)
+        eventually(lambda: enforcing.revoked(double).keys() == {lost.number, lost.fingerprint})
+
+        async def note(parts: Components) -> None:
+            await parts.clusters.note_admission_by_number(here.cluster, actor=ACTOR, origin=ORIGIN)
+
+        here.operate(note)
+        here.revoke("user", older, second)
+        eventually(lambda: enforcing.revoked(double).keys() == {lost.number, older.fingerprint})
+        for copy in altered.copies(lost.der).values():
+            assert scene.is_refused(lost, copy)
