@@ -110,9 +110,8 @@ class Place:
     def _placed(self, name: str, template: str, whose: str) -> str:
         world = self.world
         if name == "certificate":
-            return self.issued(whose)
-        if name == "fingerprint":
-            return self.issued("member", self.key)
+            by_key = template.endswith("revoke-with-key")
+            return self.issued("member", self.key) if by_key else self.issued(whose)
         if name == "revocation_id":
             path = f"/clustercert/v1/users/{world.people['reader'].user.id}/revoke"
             return str(self.client.post(path, headers=world.people["operator"].headers).json()["id"])

@@ -25,6 +25,7 @@ from clustercert.manifests.admission import NAMESPACE
 from clustercert.model import Cluster, ClusterOptions, Origin
 from enforcing import ROLES, bindings, registration, revoked, set_up, status, write_status
 from inprocess import Service
+from leaf import assert_subject
 from stores import execute, rows
 from world import World
 
@@ -138,8 +139,7 @@ def test_a_certificate_has_a_group_of_its_own_alone_and_it_is_bound_when_the_ans
     scene: Scene,
 ) -> None:
     kubeconfig = scene.gets("member")
-    serial = f"{leaf(kubeconfig).serial_number:x}"
-    name = f"clustercert:credential:{serial.zfill(len(serial) + len(serial) % 2)}"
+    name = f"clustercert:credential:{leaf(kubeconfig).serial_number:040x}"
     assert group(kubeconfig) == name
     binding: Any = bindings(scene.double)[name]
     assert binding["roleRef"] == {
@@ -218,7 +218,7 @@ def test_a_preview_shows_the_kind_of_group_and_binds_nothing(scene: Scene) -> No
         headers=scene.world.people["admin"].headers,
     )
     assert answer.status_code == 200
-    assert "clustercert:credential:<serial>" in answer.text
+    assert answer.json()["organizations"] == ["clustercert:credential:<number>"]
     assert bindings(scene.double).keys() == before
 
 
@@ -269,7 +269,12 @@ def test_a_cluster_without_the_option_is_never_spoken_to(scene: Scene) -> None:
     headers = scene.world.people["admin"].headers
     answer = scene.service.client.post(scene.world.path(), json={"duration": 1}, headers=headers)
     assert answer.status_code == 200
-    assert group(answer.json()) == "clustercert:admins"
+    issued = leaf(answer.json())
+    assert_subject(
+        issued,
+        scene.world.people["admin"].user.id,
+        ["clustercert:admins", f"clustercert:credential:{issued.serial_number:040x}"],
+    )
 
 
 def test_whatever_comes_together_bindings_are_what_the_ledger_says_in_the_end(scene: Scene) -> None:
@@ -286,12 +291,12 @@ def test_whatever_comes_together_bindings_are_what_the_ledger_says_in_the_end(sc
 
     def live() -> set[str]:
         query = (
-            "SELECT serial FROM certificate c WHERE cluster_id = ? AND rule IS NOT NULL AND revoked_at IS NULL"
+            "SELECT credential_number FROM certificate c WHERE cluster_id = ? AND rule IS NOT NULL AND revoked_at IS NULL"
             " AND NOT EXISTS (SELECT 1 FROM revocation r WHERE r.fingerprint IS NULL AND r.undone_at IS NULL"
             " AND r.cluster_id IN (c.cluster_id, '') AND r.user_id IN (c.user_id, '') AND r.epoch > c.epoch)"
         )
         found = rows(scene.world.database, query, scene.cluster.id)
-        return {f"clustercert:credential:{serial}" for (serial,) in found}
+        return {f"clustercert:credential:{number}" for (number,) in found}
 
     assert {group(each) for each in answers} <= live()
     try:
@@ -320,15 +325,17 @@ def test_what_is_done_is_counted(scene: Scene) -> None:
 def test_the_service_is_in_the_ledger_for_a_quarter_of_an_hour(scene: Scene) -> None:
     scene.gets()
     query = (
-        "SELECT der, auth_method, groups FROM certificate"
+        "SELECT der, auth_method, groups, credential_number FROM certificate"
         " WHERE cluster_id = ? AND user_id = 'clustercert:service' ORDER BY id DESC LIMIT 1"
     )
-    [(der, method, groups)] = rows(scene.world.database, query, scene.cluster.id)
+    [(der, method, groups, numbered)] = rows(scene.world.database, query, scene.cluster.id)
     assert isinstance(der, bytes)
     own = x509.load_der_x509_certificate(der)
-    assert own.subject.rfc4514_string() == "CN=clustercert:service,O=clustercert:service"
+    number = f"{own.serial_number:040x}"
+    own_groups = ["clustercert:service", f"clustercert:credential:{number}"]
+    assert_subject(own, "clustercert:service", own_groups)
     assert (own.not_valid_after_utc - own.not_valid_before_utc).total_seconds() == (15 + 5) * 60
-    assert (method, groups) == ("service", '["clustercert:service"]')
+    assert (method, groups, numbered) == ("service", '["clustercert:service"]', number)
     assert by_the_service(scene)
 
 
@@ -340,9 +347,10 @@ def test_the_revoked_ids_stop_writes(scene: Scene) -> None:
     assert write_status(scene.double, kubeconfig, "before") == 201
     scene.revokes_one(kubeconfig)
     eventually(lambda: fingerprint(kubeconfig) in revoked(scene.double))
-    assert revoked(scene.double)[fingerprint(kubeconfig)] == (
-        f"{leaf(kubeconfig).not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
-    )
+    # Both, since nobody has said yet that the policy in the cluster reads numbers.
+    number = group(kubeconfig).removeprefix("clustercert:credential:")
+    for key in (fingerprint(kubeconfig), number):
+        assert revoked(scene.double)[key] == f"{leaf(kubeconfig).not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     # Even if the binding were there.
     scene.double.bind(group(kubeconfig), "cluster-admin")
     assert status(scene.double, kubeconfig) == 200

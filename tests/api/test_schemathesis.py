@@ -61,7 +61,7 @@ OPERATIONS = [
     "POST /clustercert/v1/users/{user_id}/revoke",
     "GET /clustercert/v1/users/{user_id}/revocations",
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
-    "POST /clustercert/v1/certificates/{fingerprint}/revoke-with-key",
+    "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",
     "GET /clustercert/v1/projects/{project_id}/certificates",
     f"GET {OWN_CLUSTER}/certificates",
     f"GET {OWN_CLUSTER}/certificates/{{certificate}}",
@@ -103,7 +103,7 @@ OPERATIONS = [
 NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tokens"} | {
     # Or a signature, or something that is there to be undone.
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
-    "POST /clustercert/v1/certificates/{fingerprint}/revoke-with-key",
+    "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",
 }
 
 

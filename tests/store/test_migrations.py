@@ -232,7 +232,7 @@ async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
         for record in records[:2]:
             found = await known.by_fingerprint(record.fingerprint)
             assert found is not None
-            assert (found.credential_number, found.groups) == (None, set(record.groups))
+            assert (found.credential_number, found.groups) == (None, frozenset(record.groups))
         assert await known.has_unnumbered(records[0].user_id)
         bound = await known.by_number(serial)
         assert bound is not None

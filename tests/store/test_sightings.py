@@ -88,7 +88,7 @@ def times(store: Store, record: CertificateRecord) -> tuple[object, ...]:
     return found
 
 
-def unknown(store: Store) -> list[tuple[object, ...]]:
+def unknown(store: Store) -> list[tuple[object, list[str], object, list[str]]]:
     """User name, groups, count of hashes and last hashes of the strangers, those first that were seen first."""
     query = (
         "SELECT username, groups, hashes, fingerprints FROM unknown_identity ORDER BY first_seen_at, identity"
@@ -448,7 +448,7 @@ async def test_an_id_that_was_seen_with_less_before_hides_no_master(
     assert sorted(map(str, kinds)) == ["credential.masters", "credential.unknown", "credential.unknown"]
     by_name = {username: groups for username, groups, _, _ in unknown(store)}
     assert by_name.keys() == {"bob", "root"}
-    assert "system:masters" in by_name["root"]  # type: ignore[operator] # a list
+    assert "system:masters" in by_name["root"]
 
 
 async def test_system_masters_that_we_issued_raises_one_alert_at_its_first_use(
