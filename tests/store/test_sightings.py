@@ -207,10 +207,8 @@ async def test_one_holder_fills_one_row_however_many_hashes_they_make(
     assert set(kept) <= {each.hex() for each in hashes[-24:]}
     assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown"]
     # The same ones again are no new ones.
-    for fingerprint in kept:
-        workers[0].note(
-            await seen(known, bytes.fromhex(fingerprint), NOW + timedelta(hours=1), "devs", "ops")
-        )
+    for each in kept:
+        workers[0].note(await seen(known, bytes.fromhex(each), NOW + timedelta(hours=1), "devs", "ops"))
     await workers[0].flush()
     assert [each[2] for each in unknown(store)] == [40]
     # Somebody else is another row.
