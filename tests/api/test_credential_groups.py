@@ -292,7 +292,8 @@ def test_whatever_comes_together_bindings_are_what_the_ledger_says_in_the_end(sc
     def live() -> set[str]:
         query = (
             "SELECT credential_number FROM certificate c WHERE cluster_id = ? AND rule IS NOT NULL"
-            " AND revoked_at IS NULL AND NOT EXISTS (SELECT 1 FROM revocation r WHERE r.fingerprint IS NULL AND r.undone_at IS NULL"
+            " AND revoked_at IS NULL"
+            " AND NOT EXISTS (SELECT 1 FROM revocation r WHERE r.fingerprint IS NULL AND r.undone_at IS NULL"
             " AND r.cluster_id IN (c.cluster_id, '') AND r.user_id IN (c.user_id, '') AND r.epoch > c.epoch)"
         )
         found = rows(scene.world.database, query, scene.cluster.id)

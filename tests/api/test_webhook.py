@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from cryptography.x509.oid import NameOID
 
 import stores
 import world as worlds
@@ -22,12 +24,38 @@ from clustercert.web.webhook import MAX_AUDIT_EVENTS, MAX_REVIEW
 from clustercert.webhook.audit_events import MAX_PARTS
 from inprocess import Service
 from kubernetes_bytes import audit_event, credential_id, event_list, review
+from leaf import credential_number_of, leaf_of
 from stores import event
 from world import ACTOR, World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
 # A change reaches every worker within it.
 SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A certificate, as far as an API server tells of it."""
+
+    fingerprint: bytes
+    user: str
+    groups: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return credential_id(self.fingerprint)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an API server says of it beside its id."""
+        return {"user": self.user, "groups": self.groups}
+
+    @property
+    def review(self) -> bytes:
+        return review(self.id, **self.identity)
+
+    def event(self, **said: Any) -> dict[str, object]:
+        return audit_event(self.id, **(self.identity | said))
 
 
 @dataclass(frozen=True)
@@ -64,13 +92,38 @@ class ApiServer:
         assert status["allowed"] is False
         return status
 
-    def issue(self, person: str = "admin") -> bytes:
-        """The fingerprint of a new certificate."""
+    def issue(self, person: str = "admin") -> Shown:
+        """A new certificate."""
         path = f"/api/v3/projects/{self.cluster.project_id}/clusters/{self.cluster.id}/clustercert"
         headers = self.world.people[person].headers
         answer = self.service.client.post(path, json={"duration": 1}, headers=headers)
         assert answer.status_code == 200, answer.text
-        return bytes.fromhex(answer.headers["X-Clustercert-Fingerprint"])
+        leaf = leaf_of(answer.json())
+        assert credential_number_of(leaf) == answer.headers["X-Clustercert-Serial"]
+        return Shown(
+            fingerprint=bytes.fromhex(answer.headers["X-Clustercert-Fingerprint"]),
+            user=self.world.people[person].user.id,
+            groups=tuple(
+                str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+            ),
+        )
+
+    def judged(self, shown: Shown, **said: object) -> dict[str, object]:
+        """The status that is answered of a certificate."""
+        return self.status(shown.id, **(shown.identity | said))
+
+    def older(self, shown: Shown) -> Shown:
+        """The certificate, as if a program before credential numbers had issued it."""
+        groups = shown.groups[:-1]
+        statement = "UPDATE certificate SET credential_number = NULL WHERE fingerprint = ?"
+        stores.execute(self.world.database, statement, shown.fingerprint)
+        return replace(shown, groups=groups)
+
+    def revoke(self, shown: Shown) -> None:
+        cluster = f"/projects/{self.cluster.project_id}/clusters/{self.cluster.id}"
+        path = f"/clustercert/v1{cluster}/certificates/{shown.fingerprint.hex()}/revoke"
+        answer = self.service.client.post(path, json={}, headers=self.world.people["admin"].headers)
+        assert answer.is_success, answer.text
 
     def revoke_all_of(self, person: str) -> None:
         path = f"/api/v3/projects/{self.cluster.project_id}/clusters/{self.cluster.id}/clustercertrevoke"
@@ -145,33 +198,97 @@ NO_OPINION: dict[str, object] = {"allowed": False}
 
 
 def test_a_good_certificate_is_no_business_of_the_webhook(default: ApiServer) -> None:
-    fingerprint = default.issue()
+    shown = default.issue()
     for release in ("1.32", "1.36"):
-        assert default.status(credential_id(fingerprint), release=release) == NO_OPINION
+        assert default.judged(shown, release=release) == NO_OPINION
+    # Before 1.32 it says no credential id.
+    assert default.status(**shown.identity) == NO_OPINION
 
 
 def test_a_revoked_one_is_denied_within_a_second_and_a_later_one_is_not(default: ApiServer) -> None:
-    fingerprint, others = default.issue("member"), default.issue("reader")
-    assert default.status(credential_id(fingerprint)) == NO_OPINION
+    shown, others = default.issue("member"), default.issue("reader")
+    assert default.judged(shown) == NO_OPINION
     default.revoke_all_of("member")
-    eventually(lambda: default.status(credential_id(fingerprint)) != NO_OPINION)
-    status = default.status(credential_id(fingerprint))
+    eventually(lambda: default.judged(shown) != NO_OPINION)
+    status = default.judged(shown)
     assert status == {
         "allowed": False,
         "denied": True,
         "reason": "This certificate was revoked. Get one with `clustercert kubeconfig get`.",
     }
-    assert default.status(credential_id(others)) == NO_OPINION
-    assert default.status(credential_id(default.issue("member"))) == NO_OPINION
-    # One that is denied denies, in whatever order.
-    both = (credential_id(others), credential_id(fingerprint))
-    assert default.status(*both) == default.status(*reversed(both)) == status
+    assert default.status(**shown.identity) == status
+    assert default.judged(others) == NO_OPINION
+    assert default.judged(default.issue("member")) == NO_OPINION
+
+
+def test_one_that_is_denied_denies_in_whatever_order(default: ApiServer) -> None:
+    """Of certificates without a credential group; with one, an id more is another encoding."""
+    good, revoked = [default.older(default.issue("reader")) for _ in range(2)]
+    both = (good.id, revoked.id)
+    assert default.status(*both, **good.identity) == NO_OPINION
+    default.revoke(revoked)
+    eventually(lambda: default.judged(revoked) != NO_OPINION)
+    status = default.status(*both, **good.identity)
+    assert status == default.status(*reversed(both), **good.identity)
+    assert str(status["reason"]).startswith("This certificate was revoked on 20")
+    assert default.judged(good) == NO_OPINION
+
+
+def test_an_altered_copy_is_denied_and_so_is_another_identity_with_its_number(default: ApiServer) -> None:
+    shown = default.issue()
+    altered = default.judged(replace(shown, fingerprint=os.urandom(32)))
+    assert altered["denied"] is True
+    assert "altered copy" in str(altered["reason"])
+    for id_too in ("X509SHA256=AB", credential_id(os.urandom(32))):
+        assert default.status(shown.id, id_too, **shown.identity) == altered
+    for forged in (
+        default.judged(shown, user="bob"),
+        default.judged(shown, groups=[*shown.groups, "system:masters"]),
+        default.judged(shown, groups=shown.groups[-1:]),
+        default.status(shown.id, "JTI=7f3d1a52", **shown.identity),
+        default.status("JTI=7f3d1a52", **shown.identity),
+        default.judged(shown, groups=shown.groups[:-1]),
+    ):
+        assert forged["denied"] is True
+        assert "not the one that its credential number names" in str(forged["reason"])
+    assert default.judged(shown) == NO_OPINION
+
+
+def test_a_number_that_is_not_in_the_ledger_is_denied_whoever_is_exempt(
+    default: ApiServer, known_only: ApiServer
+) -> None:
+    for server in (default, known_only):
+        for credential in (credential_id(os.urandom(32)), None):
+            ids = [credential] if credential else []
+            groups = ["system:nodes", "clustercert:credential:" + "0" * 40]
+            status = server.status(*ids, user="system:node:n1", groups=groups)
+            assert status["denied"] is True
+            assert "not in the ledger" in str(status["reason"])
+
+
+def test_an_unknown_hash_of_a_user_with_a_certificate_of_before_credential_groups_is_denied(
+    default: ApiServer,
+) -> None:
+    """It may be an altered copy; that rule ends with the last such certificate."""
+    older = default.older(default.issue("member"))
+    assert default.judged(older) == NO_OPINION
+    copy = replace(older, fingerprint=os.urandom(32))
+    eventually(lambda: default.judged(copy) != NO_OPINION, 2)
+    for status in (default.judged(copy), default.judged(copy, groups=["x"])):
+        assert status["denied"] is True
+        assert "not in the ledger" in str(status["reason"])
+    assert default.status(**older.identity) == NO_OPINION, "it shows no certificate"
+    assert default.judged(replace(copy, user="somebody else")) == NO_OPINION
+    statement = "UPDATE certificate SET not_after = not_before WHERE user_id = ?"
+    stores.execute(default.world.database, statement, older.user)
+    eventually(lambda: default.judged(copy) == NO_OPINION, 3)
 
 
 def test_one_of_another_cluster_is_denied(default: ApiServer, foreign: ApiServer) -> None:
-    fingerprint = foreign.issue("stranger")
-    assert foreign.status(credential_id(fingerprint)) == NO_OPINION
-    status = default.status(credential_id(fingerprint))
+    shown = foreign.issue("stranger")
+    assert foreign.judged(shown) == NO_OPINION
+    status = default.judged(shown)
+    assert status == default.status(**shown.identity)
     assert status["denied"] is True
     assert "another cluster" in str(status["reason"])
     assert foreign.cluster.id not in str(status)
@@ -185,22 +302,30 @@ def test_what_the_ledger_doesnt_know_is_no_business_by_default(default: ApiServe
 
 
 def test_known_only_denies_what_the_ledger_doesnt_know(known_only: ApiServer) -> None:
-    assert known_only.status(credential_id(known_only.issue())) == NO_OPINION
+    assert known_only.judged(known_only.issue()) == NO_OPINION
+    older = known_only.older(known_only.issue("reader"))
+    assert known_only.judged(older) == NO_OPINION
     for credential in (credential_id(os.urandom(32)), "X509SHA256=AB", f"X509SHA256={'A' * 64}"):
         status = known_only.status(credential)
         assert status["denied"] is True
         assert "only certificates" in str(status["reason"])
         # Everybody is in system:authenticated; the helper adds it.
         assert known_only.status(credential, groups=["system:unauthenticated"])["denied"] is True
-        assert known_only.status(credential, user="system:node:n1") == NO_OPINION
+        assert known_only.status(credential, user="system:node:n1", groups=[]) == NO_OPINION
         assert known_only.status(credential, groups=["system:nodes"]) == NO_OPINION
+        # All that somebody is has to be exempt, and what the policy gives never is.
+        assert known_only.status(credential, user="system:node:n1", groups=["devs"])["denied"] is True
+        assert known_only.status(credential, groups=["system:nodes", "devs"])["denied"] is True
+        assert known_only.status(credential, groups=["system:nodes", "clustercert:admins"])["denied"] is True
     assert known_only.status("JTI=7f3d1a52") == NO_OPINION
     assert known_only.status() == NO_OPINION
 
 
 def test_a_known_one_must_be_good_whoever_it_says_it_is(known_only: ApiServer, foreign: ApiServer) -> None:
-    elsewhere = credential_id(foreign.issue("stranger"))
-    assert known_only.status(elsewhere, user="system:node:n1")["denied"] is True
+    for elsewhere in (foreign.issue("stranger"), foreign.older(foreign.issue("stranger"))):
+        assert known_only.judged(elsewhere)["denied"] is True
+        exempt = known_only.judged(elsewhere, user="system:node:n1", groups=["system:nodes"])
+        assert exempt["denied"] is True
 
 
 @pytest.mark.parametrize("tail", ["/authorize", "/audit-events"])
@@ -256,7 +381,7 @@ def test_a_request_just_not_too_large_is_judged(default: ApiServer) -> None:
 
 
 def test_a_review_that_arrives_in_pieces_is_read_whole(default: ApiServer) -> None:
-    raw = review(credential_id(default.issue()))
+    raw = default.issue().review
     headers = [(b"authorization", f"Bearer {default.token}".encode()), (b"host", b"localhost")]
     pieces = [raw[:10], b"", raw[10:]]
     answer = default.service.send_raw("POST", f"{default.path}/authorize", headers, pieces)
@@ -271,37 +396,38 @@ def test_a_review_that_ends_early_is_a_408(default: ApiServer) -> None:
 def test_while_the_database_is_away_memory_answers_for_two_seconds_and_then_it_is_a_503(own: World) -> None:
     with Service(own.settings()).running() as service:
         server = api_server(own, service, "sans")
-        fingerprint, database = server.issue(), own.database
-        assert server.status(credential_id(fingerprint)) == NO_OPINION
+        shown, database = server.issue(), own.database
+        assert server.judged(shown) == NO_OPINION
         stores.execute(database, "ALTER TABLE generation RENAME TO generation_elsewhere")
         stores.execute(database, "ALTER TABLE certificate RENAME TO certificate_elsewhere")
         try:
             gone_at = time.monotonic()
-            assert server.status(credential_id(fingerprint)) == NO_OPINION
-            eventually(lambda: server.post(review(credential_id(fingerprint))).status_code == 503, 4)
+            assert server.judged(shown) == NO_OPINION
+            eventually(lambda: server.post(shown.review).status_code == 503, 4)
             assert time.monotonic() - gone_at > 1.5
-            answer = server.post(review(credential_id(fingerprint)))
+            answer = server.post(shown.review)
             assert answer.json()["errorCode"] == "CCE.01503001"
             # A kube-apiserver would wait for so long instead of doing what its failurePolicy says.
             assert "Retry-After" not in answer.headers
-            told = server.post(event_list(audit_event(credential_id(fingerprint))), "/audit-events")
+            told = server.post(event_list(shown.event()), "/audit-events")
             assert told.status_code == 503
             assert "Retry-After" not in told.headers
         finally:
             stores.execute(database, "ALTER TABLE generation_elsewhere RENAME TO generation")
             stores.execute(database, "ALTER TABLE certificate_elsewhere RENAME TO certificate")
-        eventually(lambda: server.post(review(credential_id(fingerprint))).status_code == 200)
+        eventually(lambda: server.post(shown.review).status_code == 200)
 
 
 def test_use_is_recorded_when_the_service_ends_at_the_latest(own: World) -> None:
     with Service(own.settings()).running() as service:
         server = api_server(own, service, "sans")
         used, told, unused = server.issue(), server.issue(), server.issue()
-        server.status(credential_id(used))
+        server.judged(used)
         log = event_list(
-            audit_event(credential_id(told), at="2026-03-01T10:00:00Z"),
-            audit_event(credential_id(told), at="2026-03-02T10:00:00.000001Z"),
-            audit_event(credential_id(told), at="2999-01-01T00:00:00Z"),
+            told.event(at="2026-03-01T10:00:00Z"),
+            # In another encoding it is the same certificate.
+            replace(told, fingerprint=os.urandom(32)).event(at="2026-03-02T10:00:00.000001Z"),
+            told.event(at="2999-01-01T00:00:00Z"),
         )
         tells = api_server(own, service, "eip")
         assert tells.post(event_list(), "/audit-events").status_code == 200
@@ -310,12 +436,18 @@ def test_use_is_recorded_when_the_service_ends_at_the_latest(own: World) -> None
         assert answer.json() == {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}
     query = "SELECT first_seen_at, last_seen_at FROM certificate WHERE fingerprint = ?"
     today = f"{datetime.now(UTC):%Y-%m-%d}"
-    (of_used,) = stores.rows(own.database, query, used)
+    (of_used,) = stores.rows(own.database, query, used.fingerprint)
     assert [str(at)[:10] for at in of_used] == [today, today]
-    (of_told,) = stores.rows(own.database, query, told)
+    (of_told,) = stores.rows(own.database, query, told.fingerprint)
     # Whose clock is ahead is believed only up to now.
     assert (of_told[0], str(of_told[1])[:10]) == ("2026-03-01 10:00:00.000000", today)
-    assert stores.rows(own.database, query, unused) == [(None, None)]
+    assert stores.rows(own.database, query, unused.fingerprint) == [(None, None)]
+    events = [
+        json.loads(stores.blob(body)) for (body,) in stores.rows(own.database, "SELECT body FROM audit_event")
+    ]
+    events_of_told = [said for said in events if said["subject"] == told.fingerprint.hex()]
+    assert [said["kind"] for said in events_of_told] == ["certificate.issued", "credential.altered"]
+    assert events_of_told[1]["detail"]["reported_by"] == "audit-events"
     query = "SELECT last_asked_at FROM webhook_token WHERE cluster_id = ? ORDER BY created_at DESC LIMIT 1"
     assert [str(at)[:10] for (at,) in stores.rows(own.database, query, server.cluster.id)] == [today]
     # Whoever only tells, doesn't ask.
@@ -358,10 +490,15 @@ def test_answers_are_counted_by_what_they_say(default: ApiServer, foreign: ApiSe
         lines = default.service.client.get("/metrics").text.splitlines()
         return next(float(line.removeprefix(name)) for line in lines if line.startswith(name))
 
-    before = count("no_opinion"), count("other_cluster")
+    outcomes = ("no_opinion", "other_cluster", "forged", "altered", "unknown")
+    before = [count(outcome) for outcome in outcomes]
+    shown = default.issue()
     default.status()
-    default.status(credential_id(foreign.issue("stranger")))
-    assert (count("no_opinion"), count("other_cluster")) == (before[0] + 1, before[1] + 1)
+    default.judged(foreign.issue("stranger"))
+    default.judged(shown, user="bob")
+    default.judged(replace(shown, fingerprint=os.urandom(32)))
+    default.judged(shown, groups=["clustercert:credential:" + "0" * 40])
+    assert [count(outcome) for outcome in outcomes] == [each + 1 for each in before]
 
 
 def test_an_answer_of_no_opinion_makes_no_log_line(tmp_path: Path) -> None:
