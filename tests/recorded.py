@@ -16,9 +16,11 @@ from stores import NOW, certificate_record, event
 LATER = NOW + timedelta(minutes=1)
 
 
-async def issue(database: Database, user_id: str, cluster_id: str) -> CertificateRecord:
+async def issue(
+    database: Database, user_id: str, cluster_id: str, *, serial: str | None = None
+) -> CertificateRecord:
     record, issued = certificate_record()
-    record = replace(record, user_id=user_id, cluster_id=cluster_id)
+    record = replace(record, user_id=user_id, cluster_id=cluster_id, serial=serial or record.serial)
     await Ledger(database).record(record, issued)
     return record
 

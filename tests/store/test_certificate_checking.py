@@ -8,7 +8,15 @@ import pytest
 from cryptography import x509
 
 from clustercert.audit.checking import CertificateChecker
-from clustercert.certificate import LeafBuilder, certificate_der, fingerprint, new_client_ca, serial_hex
+from clustercert.certificate import (
+    LeafBuilder,
+    certificate_der,
+    fingerprint,
+    new_client_ca,
+    new_serial,
+    new_signing_request,
+    serial_hex,
+)
 from clustercert.keypair import new_key
 from clustercert.model import CertificateRecord, SigningRequest
 from clustercert.store.database import Database
@@ -21,7 +29,12 @@ from stores import Store, blob, certificate_record
 
 def real_record(number: int = 1) -> CertificateRecord:
     """A certificate as it was issued."""
-    request = SigningRequest(grant=grant(), public_key=new_key("ec-p256").public_key(), ca=client_ca())
+    request = new_signing_request(grant(), new_key("ec-p256").public_key(), client_ca(), takes_serial=True)
+    return record_of(request, number)
+
+
+def record_of(request: SigningRequest, number: int = 1) -> CertificateRecord:
+    """What the ledger says of a request's certificate."""
     leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, CA_KEY).build(request))
     made, _ = certificate_record()
     return replace(
@@ -37,7 +50,16 @@ def real_record(number: int = 1) -> CertificateRecord:
         issued_at=NOW,
         request_id=f"{number:032x}",
         der=certificate_der(leaf),
+        credential_number=request.credential_number,
     )
+
+
+def as_before(*, bound: bool) -> CertificateRecord:
+    """A certificate as a program before credential numbers issued and recorded it, with a binding or without."""
+    serial = new_serial()
+    groups = (f"clustercert:credential:{serial:040x}",) if bound else ("clustercert:admins",)
+    key = new_key("ec-p256").public_key()
+    return record_of(SigningRequest(grant(groups=groups), key, client_ca(), serial=serial))
 
 
 async def with_ca(store: Store, der: bytes) -> None:
@@ -73,7 +95,8 @@ async def record_all(database: Database, *records: CertificateRecord) -> None:
 
 
 async def test_what_was_issued_is_as_it_should_be(database: Database, store: Store) -> None:
-    await record_all(database, *(real_record(number) for number in range(5)))
+    records = [real_record(number) for number in range(3)]
+    await record_all(database, *records, as_before(bound=True), as_before(bound=False))
     checker = CertificateChecker(database, POLICY, lambda: NOW)
     await with_ca(store, certificate_der(client_ca().certificate))
     done = [await checker.step(2) for _ in range(4)]
@@ -89,6 +112,8 @@ CHANGES = {
     "serial": ("serial", "01"),
     "user": ("user_id", "mallory"),
     "groups": ("groups", '["system:masters"]'),
+    "credential number": ("credential_number", "0" * 40),
+    "no credential number": ("credential_number", None),
     "begin": ("not_before", EARLIER),
     "end": ("not_after", EARLIER + timedelta(days=3650)),
     "issued at": ("issued_at", EARLIER - timedelta(days=1)),
@@ -189,15 +214,8 @@ async def test_a_name_that_is_not_allowed_any_more_is_reported_while_it_gets_in(
     database: Database, store: Store
 ) -> None:
     masters = grant(groups=("system:masters",))
-    request = SigningRequest(grant=masters, public_key=new_key("ec-p256").public_key(), ca=client_ca())
-    leaf = x509.load_der_x509_certificate(LeafBuilder(request.ca.certificate, CA_KEY).build(request))
-    record = replace(
-        real_record(),
-        fingerprint=fingerprint(leaf),
-        serial=serial_hex(leaf),
-        groups=masters.groups,
-        der=certificate_der(leaf),
-    )
+    key = new_key("ec-p256").public_key()
+    record = record_of(new_signing_request(masters, key, client_ca(), takes_serial=True))
     await record_all(database, record)
     allowed = replace(POLICY, allowed_system_names=frozenset({"system:masters"}))
     assert (await CertificateChecker(database, allowed, lambda: NOW).step()).mismatches == ()

@@ -217,12 +217,13 @@ async def test_where_a_projects_pages_end_says_nothing_of_others(
         assert found == [each for each in own.values() if fits(each)]
 
 
-async def test_one_is_found_by_fingerprint_serial_and_beginning(
+async def test_one_is_found_by_fingerprint_number_serial_and_beginning(
     database: Database, ledger: list[CertificateRecord]
 ) -> None:
     rows, record = InventoryRows(database), ledger[40]
     name = record.fingerprint.hex()
-    for wanted in (name, record.serial):
+    assert record.credential_number is not None
+    for wanted in (name, record.credential_number, record.serial):
         (found,) = await rows.find(wanted)
         assert (found.fingerprint, found.der) == (record.fingerprint, record.der)
         assert found.revoked_at == NOW
@@ -233,6 +234,43 @@ async def test_one_is_found_by_fingerprint_serial_and_beginning(
         assert found.fingerprint == record.fingerprint
         assert await rows.find(name[:digits]) == ()
     assert await rows.find("0" * 64) == ()
+
+
+async def test_a_number_names_its_certificate_before_another_ones_serial(database: Database) -> None:
+    ledger, rows = Ledger(database), InventoryRows(database)
+    (record, issued), (other, other_issued) = certificate_record(), certificate_record()
+    chosen = replace(other, serial=str(record.credential_number))
+    await ledger.record(record, issued)
+    await ledger.record(chosen, other_issued)
+    (found,) = await rows.find(chosen.serial)
+    assert found.fingerprint == record.fingerprint
+    (found,) = await rows.find(chosen.serial, cluster_id=chosen.cluster_id)
+    assert found.fingerprint == chosen.fingerprint
+
+
+async def test_groups_are_those_without_the_credential_group_whoever_recorded_it(
+    database: Database,
+) -> None:
+    serial = "7f" * 20
+    changes: tuple[dict[str, object], ...] = (
+        {"credential_number": "1" * 40, "groups": ("a", "b")},
+        {"credential_number": "2" * 40, "groups": ()},
+        # By programs before credential numbers, with a binding and without.
+        {"credential_number": None, "groups": (f"clustercert:credential:{serial}",)},
+        {"credential_number": None, "groups": ("a", "b")},
+    )
+    found = []
+    for changed in changes:
+        record, issued = certificate_record()
+        await Ledger(database).record(replace(record, serial=serial, **changed), issued)  # type: ignore[arg-type] # fields
+        (listed,) = await InventoryRows(database).find(record.fingerprint.hex())
+        found.append((listed.credential_number, listed.groups, listed.bound_alone))
+    assert found == [
+        ("1" * 40, ("a", "b"), False),
+        ("2" * 40, (), True),
+        (serial, (), True),
+        (None, ("a", "b"), False),
+    ]
 
 
 async def test_a_beginning_that_several_have_gives_two(database: Database, store: Store) -> None:
@@ -374,8 +412,8 @@ async def test_no_list_sorts_or_reads_the_whole_ledger(database: Database, store
         await rows.find("abcdef01", abbreviated=True)
         await access.unexpired("cluster-7", NOW, limit=20)
     found = await plans.all()
-    # Two for each page, but for those of all that is walked.
-    assert len(found) == 2 * len(walks) * 6 - 4 * 2 + 4
+    # Two for each page, but for those of all that is walked; a number is looked for before a serial and a beginning.
+    assert len(found) == 2 * len(walks) * 6 - 4 * 2 + 5
     for plan, (statement, _) in zip(found, plans.sent, strict=True):
         for word in ("SCAN certificate", "TEMP B-TREE", "Seq Scan on certificate"):
             assert word not in plan, f"{statement}\n{plan}"

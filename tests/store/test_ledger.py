@@ -1,6 +1,7 @@
 """The ledger: a certificate that a client received is in the database, with one event, whatever was killed."""
 
 import asyncio
+import json
 import random
 import sqlite3
 import threading
@@ -201,6 +202,39 @@ async def test_a_record_that_breaks_another_rule_is_a_bug_and_not_taken_for_reco
     with pytest.raises(IntegrityError):
         await ledger.record(*certificate_record())
     assert len(store.recorded()) == 1
+
+
+async def test_no_two_certificates_have_one_credential_number(database: Database, store: Store) -> None:
+    ledger = Ledger(database)
+    first, issued = certificate_record()
+    await ledger.record(first, issued)
+    twin, twins_event = certificate_record()
+    with pytest.raises(IntegrityError):
+        await ledger.record(replace(twin, credential_number=first.credential_number), twins_event)
+    assert store.recorded() == {first.fingerprint.hex()}
+    # Who is recorded along with it is, and those without a number are as many as they are.
+    others = [certificate_record() for _ in range(6)]
+    unnumbered = [(replace(record, credential_number=None), event) for record, event in others[:3]]
+    batch = [
+        *unnumbered,
+        (replace(twin, credential_number=first.credential_number), twins_event),
+        *others[3:],
+    ]
+    failures = await asyncio.gather(*(ledger.record(*each) for each in batch), return_exceptions=True)
+    assert [type(failure) for failure in failures if failure is not None] == [IntegrityError]
+    assert store.recorded() == {first.fingerprint.hex(), *(record.fingerprint.hex() for record, _ in others)}
+
+
+async def test_number_and_serial_are_kept_where_the_signer_chose_the_serial(
+    database: Database, store: Store
+) -> None:
+    record, issued = certificate_record()
+    await Ledger(database).record(replace(record, serial="7b" * 16), issued)
+    query = "SELECT serial, credential_number, groups FROM certificate"
+    ((serial, number, groups),) = store.rows(query)
+    assert (serial, number) == ("7b" * 16, record.credential_number)
+    # The credential group is not among the groups.
+    assert json.loads(str(groups)) == list(record.groups)
 
 
 async def test_a_busy_database_is_unavailable_after_one_patience(file: Path) -> None:

@@ -10,9 +10,10 @@ from clustercert.errors import Conflict, NotFound
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
+from clustercert.store.ledger import Ledger
 from clustercert.store.revocations import NO_END, Revocations, is_revoked
 from recorded import LATER, cluster_id, issue, new_user, revoked, undo, user_id
-from stores import NOW, Store, event, revocation
+from stores import NOW, Store, certificate_record, event, revocation
 
 
 async def test_a_revocation_covers_who_and_where_it_says_and_what_was_before_until_it_is_undone(
@@ -94,10 +95,23 @@ async def test_an_undone_or_missing_one_can_not_be_undone(database: Database, st
     assert store.rows("SELECT value FROM generation") == [(2,)]
 
 
-async def test_certificates_are_found_by_fingerprint_or_serial(database: Database) -> None:
-    one, other = [await issue(database, user_id(), cluster_id()) for _ in range(2)]
+async def test_a_number_names_its_certificate_before_another_ones_serial(database: Database) -> None:
+    ledger, rows = Ledger(database), Revocations(database)
+    (record, issued), (other, other_issued) = certificate_record(), certificate_record()
+    chosen = replace(other, serial=str(record.credential_number))
+    await ledger.record(record, issued)
+    await ledger.record(chosen, other_issued)
+    [found] = await rows.find(chosen.serial)
+    assert found.fingerprint == record.fingerprint
+    [found] = await rows.find(chosen.serial, cluster_id=chosen.cluster_id)
+    assert found.fingerprint == chosen.fingerprint
+
+
+async def test_certificates_are_found_by_fingerprint_number_or_serial(database: Database) -> None:
+    one, other = [await issue(database, user_id(), cluster_id(), serial=serial) for serial in ("5a", "5b")]
     rows = Revocations(database)
-    for wanted in (one.fingerprint.hex(), one.serial):
+    assert one.credential_number is not None
+    for wanted in (one.fingerprint.hex(), one.credential_number, one.serial):
         [found] = await rows.find(wanted)
         assert (found.fingerprint, found.der, found.revoked) == (one.fingerprint, one.der, False)
         assert (found.user_id, found.cluster_id) == (one.user_id, one.cluster_id)
