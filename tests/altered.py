@@ -3,6 +3,7 @@
 None takes the CA's key: the signed content stays as it is, octet by octet.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -118,6 +119,11 @@ def copies(der_bytes: bytes) -> dict[str, bytes]:
         if parts is not None:
             found[kind] = parts.der
     return found
+
+
+def fingerprint(der_bytes: bytes) -> str:
+    """SHA-256, lower-case hex."""
+    return hashlib.sha256(der_bytes).hexdigest()
 
 
 def can_be_shifted(der_bytes: bytes) -> bool:

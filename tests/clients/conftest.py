@@ -12,7 +12,7 @@ from authority import Authority
 from direct import client_of
 from scripted import ScriptedWebhook
 
-pytest.register_assert_rewrite("issued", "registered", "scenarios", "story")
+pytest.register_assert_rewrite("altered_scenarios", "issued", "registered", "scenarios", "story")
 
 from service import Demo, start, stop  # noqa: E402
 

@@ -1,0 +1,75 @@
+"""Altered copies and forged certificates from end to end: the service, kubectl, and the double of kube-apiserver."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import altered
+import altered_scenarios as scenarios
+from altered_scenarios import certificate
+from apiserver import ApiServer
+from presenting import Presenter
+from scenarios import SEEN_WITHIN_S, eventually
+from service import Demo
+from story import Holder, Story
+
+Scenario = Callable[[Story], None]
+NAMESPACES = "/api/v1/namespaces"
+
+
+@pytest.fixture(scope="module")
+def story(eip_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """With the webhook; the service has two workers."""
+    folder = tmp_path_factory.mktemp("altered")
+    with ApiServer(folder) as apiserver:
+        one = Story(eip_demo, apiserver, folder, "altered-copies")
+        one.join(webhook=True)
+        yield one
+        assert apiserver.complaints == []
+
+
+@pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)
+def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
+    scenario(story)
+
+
+@pytest.mark.parametrize(
+    ("option", "scenario"), scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED, ids=["admission", "credential-role"]
+)
+def test_where_the_flags_cannot_be_touched(
+    eip_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+) -> None:
+    with ApiServer(tmp_path) as apiserver:
+        one = Story(eip_demo, apiserver, tmp_path, f"altered{option[0]}", *option)
+        one.join(webhook=False)
+
+        scenario(one)
+
+
+def test_the_webhook_denies_what_only_go_takes(story: Story) -> None:
+    """Each kind of copy, presented in a header."""
+    assert isinstance(story.cluster, ApiServer)
+    lost, kept = story.issue(), story.issue()
+    copies, of_kept = (altered.copies(certificate(holder)) for holder in (lost, kept))
+    with Presenter(story.cluster, identity(lost)) as presenter:
+        for kind, copy in copies.items():
+            assert "altered copy" in presenter.get(NAMESPACES, copy).json()["message"], kind
+        story.revoke(lost)
+        eventually(lambda: presenter.get(NAMESPACES).status_code == 403, SEEN_WITHIN_S)
+        for kind, copy in copies.items():
+            answered = presenter.get(NAMESPACES, copy)
+            # What the API server kept of the answer before says another reason for two seconds more.
+            assert answered.status_code == 403, kind
+            assert answered.json()["message"].startswith("namespaces is forbidden"), kind
+    with Presenter(story.cluster, identity(kept)) as presenter:
+        assert presenter.get(NAMESPACES, of_kept["null"]).status_code == 403
+        assert presenter.get(NAMESPACES).status_code == 200
+
+
+def identity(holder: Holder) -> bytes:
+    """Certificate and key, PEM."""
+    user = json.loads(holder.kubeconfig.read_text())["users"][0]["user"]
+    return b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key"))
