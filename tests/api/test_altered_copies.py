@@ -70,12 +70,15 @@ def admin(sites: dict[tuple[KeyType, Guard], Site]) -> Person:
     return sites["ec-p256", "default"].new_person()
 
 
-def is_asked(cluster: Cluster, der: bytes, *, tells_hash: bool = True) -> bool:
-    """Whether the API server asks at all, by the conditions that `kubernetes setup` writes."""
+def is_asked(cluster: Cluster, der: bytes, *, tells_hash: bool = True, older: bool = False) -> bool:
+    """Whether the API server asks at all, by the conditions that `kubernetes setup` writes.
+
+    `older`: while certificates without a credential group are alive.
+    """
     asking = Asking(
         mode=cluster.options.mode,
         groups=(ADMINS, "clustercert:editors", "clustercert:viewers"),
-        unnumbered_until=None,
+        unnumbered_until=datetime.now(UTC) if older else None,
         exemptions=cluster.options.exemptions,
         failure_policy="NoOpinion",
         authorized_ttl="5s",
@@ -248,6 +251,7 @@ def test_a_certificate_from_before_goes_on_and_its_copies_are_denied(guarded: Si
     numbered = guarded.issue(person)
     for kind, copy in altered.copies(held.der).items():
         assert "not in the ledger" in guarded.answer(copy), kind
+        assert is_asked(guarded.cluster, copy, older=True), kind
     assert guarded.answer(numbered.der) == ""
 
 

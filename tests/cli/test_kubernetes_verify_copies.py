@@ -126,7 +126,7 @@ def test_copies_of_both_certificates_are_refused_and_the_other_goes_on(site: Sit
         "ok",
         "refused with another signature too",
     )
-    assert checks["authenticate"]["detail"] == "accepted, and told apart by its credential group and hash"
+    assert checks["authenticate"]["detail"] == "accepted, and told apart by its credential group"
     # One of the revoked certificate, one of the other.
     assert copies_seen(site) == [403, 403]
     numbers = [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import altered_scenarios
 import scenarios
 from kube_apiserver import ASSETS, KubeApiServer, assets
 from service import Demo, start, stop
@@ -47,7 +48,11 @@ def story(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stor
         yield one
 
 
-@pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize(
+    "scenario",
+    [*scenarios.WITH_A_WEBHOOK, *altered_scenarios.WITH_A_WEBHOOK],
+    ids=lambda scenario: scenario.__name__,
+)
 def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
     scenario(story)
 
@@ -57,8 +62,9 @@ def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
     [
         (("--admission",), scenarios.the_admission_policy_stops_writes_and_no_reads),
         (("--credential-role", "admin=cluster-admin"), scenarios.a_credentials_own_binding_ends_with_it),
+        *altered_scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED,
     ],
-    ids=["admission", "credential-role"],
+    ids=["admission", "credential-role", "admission-copies", "credential-role-copies"],
 )
 def test_where_the_flags_cannot_be_touched(
     demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario

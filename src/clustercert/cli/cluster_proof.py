@@ -138,14 +138,14 @@ class Proof:
                 "Something on the way rewrites identities, or another server answers at this address.",
             )
         if not seen.credential_ids:
-            return Passed("accepted, and told apart by its credential group; the API server tells no hash")
+            return Passed("accepted, and told apart by its credential group; this API server tells no hash")
         if seen.credential_ids != (f"{X509_ID}{issued.fingerprint}",):
             raise Failed(
                 f"it is taken for the credential {', '.join(seen.credential_ids)}",
                 "Something on the way shows a certificate of its own: give the API server's own address.",
             )
         self._tells_hash = True
-        return Passed("accepted, and told apart by its credential group and hash")
+        return Passed("accepted, and told apart by its credential group")
 
     async def _authorize(self) -> Passed:
         rights = self._wanted.rights
@@ -329,8 +329,9 @@ _BY: dict[Means, str] = {
     "admission": "may not write any more, by the admission policy; it still reads",
 }
 _ADVICE: dict[Means, str] = {
-    "webhook": "See that the API server has the --authorization-config of `clustercert kubernetes setup`, that it "
-    "reaches this service (apiserver_authorization_webhook_evaluations_total), and that unauthorizedTTL is short.",
+    "webhook": "See that the API server has the --authorization-config of `clustercert kubernetes setup`, that the "
+    "service runs and is reached by https, under the CA of webhook.kubeconfig, with the token in it (the API server's "
+    "log and apiserver_authorization_webhook_evaluations_total say so), and that unauthorizedTTL is short.",
     "binding": "See that the service runs and reaches the API server: its log says what it couldn't unbind.",
     "admission": "See that the service runs and reaches the API server, and apply admission.yaml and "
     "service-access.yaml of `clustercert kubernetes setup`.",
