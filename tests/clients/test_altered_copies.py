@@ -21,11 +21,11 @@ NAMESPACES = "/api/v1/namespaces"
 
 
 @pytest.fixture(scope="module")
-def story(eip_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def story(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """With the webhook; the service has two workers."""
     folder = tmp_path_factory.mktemp("altered")
     with ApiServer(folder) as apiserver:
-        one = Story(eip_demo, apiserver, folder, "altered-copies")
+        one = Story(tls_demo, apiserver, folder, "altered-copies")
         one.join(webhook=True)
         yield one
         assert apiserver.complaints == []
@@ -40,10 +40,10 @@ def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
     ("option", "scenario"), scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED, ids=["admission", "credential-role"]
 )
 def test_where_the_flags_cannot_be_touched(
-    eip_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+    tls_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
 ) -> None:
     with ApiServer(tmp_path) as apiserver:
-        one = Story(eip_demo, apiserver, tmp_path, f"altered{option[0]}", *option)
+        one = Story(tls_demo, apiserver, tmp_path, f"altered{option[0]}", *option)
         one.join(webhook=False)
 
         scenario(one)
