@@ -339,17 +339,19 @@ async def fill(database: Database, store: Store) -> None:
     if store.file is None:
         later = "not_after - make_interval(hours => ({n} % 3000)::int)"
         fingerprint, number = "decode(lpad(to_hex({n}), 64, '0'), 'hex')", "n.i"
+        named = "lpad(to_hex({n}), 40, '0')"
         numbers = f"generate_series(2, {COPIES}) AS n(i)"
     else:
         fingerprint, number = "CAST(printf('%032d', {n}) AS blob)", "n.i"
+        named = "printf('%040x', {n})"
         numbers = (
             "(WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n"
             f" WHERE i < {COPIES}) SELECT i FROM n) AS n"
         )
     store.execute(
-        f"INSERT INTO certificate (fingerprint, serial, cluster_id, user_id, project_id, not_after, {columns})"
-        f" SELECT {fingerprint}, 'serial-' || {{n}}, 'cluster-' || ({{n}} % 10), 'user-' || ({{n}} % 10),"
-        " 'project-' || ({n} % 5),"
+        "INSERT INTO certificate (fingerprint, serial, credential_number, cluster_id, user_id, project_id, not_after,"
+        f" {columns}) SELECT {fingerprint}, 'serial-' || {{n}}, {named}, 'cluster-' || ({{n}} % 10),"
+        " 'user-' || ({n} % 10), 'project-' || ({n} % 5),"
         f" {later}, {columns} FROM certificate, {numbers} ORDER BY {{n}}".replace("{n}", number)
     )
     store.execute(
