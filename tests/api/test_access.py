@@ -16,12 +16,11 @@ from clustercert.model import ClusterOptions, utc_now
 from clustercert.store.access import AccessRows
 from clustercert.store.database import Database
 from inprocess import Service
-from leaf import leaf_of
+from leaf import credential_number_of, leaf_of
 from stores import execute
 from world import World
 
 MASTERS = '["system:masters"]'
-STRANGER = bytes.fromhex("ab" * 32)
 
 
 @dataclass(frozen=True)
@@ -195,11 +194,12 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
         "UPDATE certificate SET first_seen_at = ?, last_seen_at = ? WHERE revoked_at IS NULL", first, last
     )
     place.execute(
-        "INSERT INTO unknown_credential (cluster_id, fingerprint, username, groups, first_seen_at, last_seen_at)"
-        " VALUES (?, ?, 'root', ?, ?, ?)",
+        "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
+        " last_seen_at) VALUES (?, ?, 'root', ?, 21, ?, ?, ?)",
         place.world.clusters["plain"].id,
-        STRANGER,
+        bytes(32),
         MASTERS,
+        json.dumps(["cd" * 32, "ab" * 32]),
         first,
         last,
     )
@@ -209,8 +209,11 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     seen = ("2026-01-02T03:04:05Z", "2026-02-03T04:05:06Z")
     assert [(user["first_seen_at"], user["last_seen_at"]) for user in users] == [seen, seen]
     assert [each["last_seen_at"] for each in users[1]["credentials"]] == [None, seen[1]]
+    numbers = [each["credential_number"] for each in users[1]["credentials"]]
+    assert numbers == [credential_number_of(each) for each in (place.revoked, place.live)]
     stranger = {
         "fingerprint": "ab" * 32,
+        "hashes": 21,
         "username": "root",
         "groups": ["system:masters"],
         "first_seen_at": seen[0],
@@ -220,6 +223,9 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     assert place.report(group="system:masters")["unknown_credentials"] == [stranger]
     assert place.report(group="clustercert:admins")["unknown_credentials"] == []
     assert place.report(user="root")["unknown_credentials"] == []
+    # An API server that says no credential ids leaves none to tell.
+    place.execute("UPDATE unknown_identity SET fingerprints = '[]', hashes = 0")
+    assert place.report()["unknown_credentials"] == [stranger | {"fingerprint": None, "hashes": 0}]
 
 
 def test_only_admins_and_operators_are_told(place: Place) -> None:
@@ -232,9 +238,14 @@ def test_only_admins_and_operators_are_told(place: Place) -> None:
     assert place.get("admin", user="x" * 256).status_code == 400
 
 
-async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
+@pytest.mark.parametrize("recorded_by", ["this program", "one before credential numbers"])
+async def test_bindings_and_admission_stop_what_they_can(place: Place, recorded_by: str) -> None:
     registered = place.world.clusters["plain"]
-    place.execute("UPDATE certificate SET groups = '[\"clustercert:credential:01\"]' WHERE id <> ?", 4)
+    if recorded_by == "this program":
+        place.execute("UPDATE certificate SET groups = '[]' WHERE id <> ?", 4)
+    else:
+        group = "json_array('clustercert:credential:' || serial)"
+        place.execute(f"UPDATE certificate SET credential_number = NULL, groups = {group} WHERE id <> ?", 4)
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
     reports = AccessReports(AccessRows(database), utc_now)
     slow, member = ("ca", "expiry"), {"member": "edit"}

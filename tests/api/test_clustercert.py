@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from clustercert.keypair import key_type_of
 from clustercert.model import KeyType
 from inprocess import Service
-from leaf import BACKDATE, assert_client_leaf, assert_key_matches, leaf_of, openssl
+from leaf import BACKDATE, assert_client_leaf, assert_key_matches, credential_number_of, leaf_of, openssl
 from stores import rows
 from world import World
 
@@ -193,12 +193,22 @@ def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Cli
     assert recorded(world) == (before[0] + 1, before[1] + 1)
     leaf, fingerprint = leaf_of(response.json()), response.headers["X-Clustercert-Fingerprint"]
     admin = world.people["admin"].user
-    names = ["serial", "cluster_id", "project_id", "ca_id", "user_id", "user_name", "groups"]
+    names = [
+        "serial",
+        "credential_number",
+        "cluster_id",
+        "project_id",
+        "ca_id",
+        "user_id",
+        "user_name",
+        "groups",
+    ]
     names += ["key_type", "key_origin", "auth_method", "source_address", "request_id", "reason", "der"]
     query = f"select {', '.join(names)} from certificate where fingerprint = ?"
     ((*values,),) = rows(world.database, query, bytes.fromhex(fingerprint))
     row = dict(zip(names, values, strict=True))
     assert row["serial"] == response.headers["X-Clustercert-Serial"]
+    assert row["credential_number"] == row["serial"] == credential_number_of(leaf)
     assert str(row["cluster_id"]).replace("-", "") == world.clusters["plain"].id.replace("-", "")
     assert (row["project_id"], row["ca_id"]) == (world.project.id, world.clusters["plain"].client_ca.id)
     assert (row["user_id"], row["user_name"]) == (admin.id, admin.name)
@@ -218,6 +228,9 @@ def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Cli
     event = json.loads(body)
     assert event["detail"]["reason"] == reason
     assert event["detail"]["serial"] == row["serial"]
+    assert event["detail"]["credential_number"] == row["credential_number"]
+    own_group = f"clustercert:credential:{row['credential_number']}"
+    assert event["detail"]["organizations"] == ["clustercert:admins", own_group]
     assert event["detail"]["common_name"] == admin.id
     assert (event["source"], event["request_id"]) == ("127.0.0.1", row["request_id"])
 
@@ -276,7 +289,7 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
         "kind": "IssuancePreview",
         "rule": "admin",
         "common_name": world.people["admin"].user.id,
-        "organizations": ["clustercert:admins"],
+        "organizations": ["clustercert:admins", "clustercert:credential:<number>"],
         "issuer": world.client_ca("plain").subject.rfc4514_string(),
         "key_type": "ec-p256",
     }

@@ -15,7 +15,7 @@ from clustercert.certificate import fingerprint, serial_hex
 from clustercert.inventory.rows import COLUMNS
 from clustercert.keypair import new_key
 from inprocess import Service
-from leaf import leaf_of
+from leaf import credential_number_of, leaf_of
 from world import World
 
 OWN = "/clustercert/v1"
@@ -130,6 +130,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
     assert body | {"pem": "", "source_address": "", "request_id": "", "client_ca_id": ""} == {
         "fingerprint": name,
         "serial": serial,
+        "credential_number": credential_number_of(certificate),
         "state": "live",
         "cluster_id": place.world.clusters["plain"].id,
         "project_id": place.world.project.id,
@@ -152,6 +153,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "revoked_why": None,
         "first_seen_at": None,
         "last_seen_at": None,
+        "altered_at": None,
         "pem": "",
     }
     assert body["client_ca_id"] == place.world.clusters["plain"].client_ca.id

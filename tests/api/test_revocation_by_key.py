@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from clustercert.keypair import key_pem, new_key, signed_by
 from clustercert.model import KeyType, PrivateKey
 from clustercert.revocation import holder_statement
 from inprocess import Service
+from leaf import credential_number_of
 from revoking import OWN, Place
 
 
@@ -63,6 +65,29 @@ def test_the_key_alone_revokes_its_certificate(place: Place, tmp_path: Path, key
     assert (event["actor"], event["detail"]["proved"]) == ("holder", True)
 
 
+@pytest.mark.parametrize("written", [str.lower, str.upper])
+def test_the_key_revokes_by_the_credential_number_too(
+    place: Place, tmp_path: Path, written: Callable[[str], str]
+) -> None:
+    """The number is all that an altered copy has in common with what the ledger knows."""
+    key = new_key("ec-p256")
+    certificate, other = place.issue("member", key=key), place.issue("member", key=key)
+    number = credential_number_of(certificate)
+    signed = signature(key, holder_statement("clustercert", number), tmp_path)
+    # The key of both, and the statement names one.
+    assert revoke_with_key(place, credential_number_of(other), {"signature": signed}).status_code == 401
+    assert revoke_with_key(place, fingerprint(certificate).hex(), {"signature": signed}).status_code == 401
+    answer = revoke_with_key(place, written(number), {"signature": signed})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert (said["by"], said["proved"], said["fingerprint"]) == (
+        "holder",
+        True,
+        fingerprint(certificate).hex(),
+    )
+    assert place.states(certificate, other) == ["revoked", "live"]
+
+
 def test_the_holders_word_outlasts_an_operators_undo(place: Place, tmp_path: Path) -> None:
     key = new_key("ec-p256")
     name = fingerprint(place.issue("member", key=key)).hex()
@@ -79,7 +104,7 @@ def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place,
     key = new_key("ec-p256")
     certificate, others = place.issue("member", key=key), place.issue("member", key=new_key("ec-p256"))
     name, other_name = fingerprint(certificate).hex(), fingerprint(others).hex()
-    right = holder_statement("clustercert", name)
+    right, number = holder_statement("clustercert", name), credential_number_of(certificate)
     attempts = [
         (name, signature(new_key("ec-p256"), right, tmp_path)),
         (name, signature(key, holder_statement("another", name), tmp_path)),
@@ -91,6 +116,9 @@ def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place,
         (other_name, signature(key, right, tmp_path)),
         ("0" * 64, signature(key, holder_statement("clustercert", "0" * 64), tmp_path)),
         (serial_hex(certificate), signature(key, right, tmp_path)),
+        (credential_number_of(others), signature(key, holder_statement("clustercert", number), tmp_path)),
+        (number, signature(new_key("ec-p256"), holder_statement("clustercert", number), tmp_path)),
+        ("0" * 40, signature(key, holder_statement("clustercert", "0" * 40), tmp_path)),
         ("x", signature(key, right, tmp_path)),
     ]
     answers = [revoke_with_key(place, wanted, {"signature": signed}) for wanted, signed in attempts]

@@ -15,6 +15,8 @@ from operating import Operator
 from stores import blob, execute, rows
 
 FINGERPRINT = os.urandom(32)
+NUMBER = "5eed" * 10
+OWN_GROUPS = ("clustercert:admins", f"clustercert:credential:{NUMBER}")
 
 
 @pytest.fixture
@@ -80,12 +82,15 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     columns = [str(name) for _, name, *_ in rows(file, "PRAGMA table_info(certificate)")]
     values = dict.fromkeys(columns, "x") | {
         "fingerprint": FINGERPRINT,
+        "credential_number": NUMBER,
+        "user_id": "bob",
         "epoch": 0,
         "cluster_id": cluster["id"],
-        "groups": "[]",
+        "groups": '["clustercert:admins"]',
         "first_seen_at": None,
         "last_seen_at": None,
         "revoked_at": None,
+        "altered_at": None,
         **dict.fromkeys(("not_before", "not_after", "issued_at"), "2026-03-01 00:00:00.000000"),
     }
     del values["id"]
@@ -98,9 +103,16 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     unknown = bytes(range(32))
     lines = [
         json.dumps(audit_event()),
-        json.dumps(audit_event(credential_id(FINGERPRINT), at="2026-03-02T00:00:00.000001Z")),
+        # Before 1.32 an API server says no credential id.
+        json.dumps(audit_event(at="2026-03-02T00:00:00.000001Z", groups=OWN_GROUPS)),
         "",
-        json.dumps(audit_event(credential_id(FINGERPRINT), at="2026-03-05T00:00:00.000000Z")),
+        json.dumps(
+            audit_event(credential_id(FINGERPRINT), at="2026-03-04T00:00:00.000000Z", groups=OWN_GROUPS)
+        ),
+        # An altered copy.
+        json.dumps(
+            audit_event(credential_id(bytes(32)), at="2026-03-05T00:00:00.000000Z", groups=OWN_GROUPS)
+        ),
         json.dumps(audit_event(credential_id(unknown), groups=["system:masters"])),
         '{"kind":"Event","apiVersion":"audit.k8s.io/v1","us',
     ]
@@ -108,13 +120,16 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     log.write_text("\n".join(lines))
     for _ in range(2):
         done = operator.types("kubernetes", "import-audit-log", "prod", log, "--output", "json")
-        assert json.loads(done.out) == {"cluster": "prod", "lines": 5, "uses": 3, "skipped": 1}
+        assert json.loads(done.out) == {"cluster": "prod", "lines": 6, "uses": 4, "skipped": 1}
         assert "1 lines are no audit events" in done.err
     query = "SELECT first_seen_at, last_seen_at FROM certificate"
     assert rows(file, query) == [("2026-03-02 00:00:00.000001", "2026-03-05 00:00:00.000000")]
     events = [json.loads(blob(body)) for (body,) in rows(file, "SELECT body FROM audit_event ORDER BY id")]
     alerts = [said["kind"] for said in events if said["subject"] == unknown.hex()]
     assert alerts == ["credential.unknown", "credential.masters"]
+    (altered,) = [said for said in events if said["kind"] == "credential.altered"]
+    assert (altered["subject"], altered["detail"]["presented"]) == (FINGERPRINT.hex(), bytes(32).hex())
+    assert altered["detail"]["reported_by"] == "import-audit-log"
 
 
 def test_a_file_that_is_no_audit_log_is_refused(
