@@ -1,0 +1,96 @@
+"""The group that names a certificate, and what a cluster with bindings makes of a grant."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.certificate import MAX_NAME, new_serial
+from clustercert.enforcement.access import Access
+from clustercert.enforcement.bindings import Bindings
+from clustercert.errors import Forbidden
+from clustercert.model import (
+    ClusterOptions,
+    credential_group,
+    credential_groups,
+    credential_number,
+    is_credential_number,
+    number_of,
+)
+from issuing import Book
+from nouns import NOW, cluster, grant
+
+SERIAL = "7f" * 20
+
+
+@given(st.one_of(st.integers(0, 2**160 - 1), st.integers(0, 300)))
+def test_a_number_is_forty_digits_and_its_group_fits_into_an_organization_name(serial: int) -> None:
+    number = credential_number(serial)
+    assert (len(number), int(number, 16), number) == (40, serial, number.lower())
+    assert is_credential_number(number)
+    group = credential_group(number)
+    assert group == f"clustercert:credential:{number}"
+    assert len(group.encode()) == 63 <= MAX_NAME
+    assert credential_groups(["a", group, "clustercert:admins"]) == [group]
+
+
+def test_a_new_serial_is_its_own_number() -> None:
+    """Its first digits are the time, so that the serial in hex is as long as the number."""
+    assert all(f"{serial:x}" == credential_number(serial) for serial in (new_serial() for _ in range(100)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0" * 39, "0" * 41, "A" * 40, "g" * 40, "0" * 40 + "\n", "٣" * 40, "0x" + "0" * 38]
+)
+def test_anything_else_is_no_number_and_still_a_group_under_the_prefix(text: str) -> None:
+    assert not is_credential_number(text)
+    group = f"clustercert:credential:{text}"
+    assert credential_groups([group]) == [group]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "serial", "groups", "number"),
+    [
+        ("5e" * 20, SERIAL, ["a"], "5e" * 20),
+        ("5e" * 20, SERIAL, [], "5e" * 20),
+        # As programs before schema 0005 recorded it, with a binding and without.
+        (None, SERIAL, [credential_group(SERIAL)], SERIAL),
+        (None, SERIAL, ["a"], None),
+        (None, SERIAL, [], None),
+        (None, SERIAL, [credential_group("5e" * 20)], None),
+        (None, "ab", ["clustercert:credential:ab"], None),
+    ],
+)
+def test_the_number_of_a_record(
+    recorded: str | None, serial: str, groups: list[str], number: str | None
+) -> None:
+    assert number_of(recorded, serial, groups) == number
+
+
+class NeverRevoked:
+    async def is_revoked(self, fingerprint: bytes) -> bool:
+        return False
+
+
+def bindings() -> Bindings:
+    return Bindings(Access({}, Book(), NeverRevoked(), lambda: NOW))
+
+
+def with_roles(roles: dict[str, str] | None) -> ClusterOptions:
+    return ClusterOptions(credential_roles=roles)
+
+
+@pytest.mark.parametrize("roles", [None, {}])
+def test_where_certificates_are_not_bound_the_grant_keeps_its_groups(roles: dict[str, str] | None) -> None:
+    guarded = replace(cluster(), options=with_roles(roles))
+    assert bindings().granted(guarded, grant()) == grant()
+
+
+def test_where_each_certificate_is_bound_its_credential_group_stands_alone() -> None:
+    guarded = replace(cluster(), options=with_roles({"admin": "cluster-admin"}))
+    assert bindings().granted(guarded, grant()) == replace(grant(), groups=())
+    other = replace(grant(), rule="member", trace={"rule": "member"})
+    with pytest.raises(Forbidden, match="no ClusterRole for the rule member") as refused:
+        bindings().granted(guarded, other)
+    assert refused.value.trace == {"rule": "member"}
