@@ -430,6 +430,11 @@ def test_a_service_that_is_away_is_a_warning_that_says_what_it_means(site: Site)
     assert "Start the service" in said
 
 
+def test_a_name_that_no_resolver_takes_is_a_warning(site: Site) -> None:
+    url = f"https://{'a' * 64}.example"
+    assert f"Warning: the TLS handshake with {url} failed: its name" in notes(site, "--webhook-url", url)
+
+
 def test_a_service_without_tls_is_a_warning(site: Site) -> None:
     with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         said = notes(site, "--webhook-url", f"https://127.0.0.1:{port}")
@@ -447,6 +452,8 @@ def listening(answer: bytes) -> Iterator[int]:
             connection.recv(65536)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        # For the case that nobody comes.
+        listener.settimeout(20)
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         yield listener.getsockname()[1]

@@ -9,6 +9,11 @@ if TYPE_CHECKING:
     from clustercert.cli.session import Where
 
 
+TlsOption = Annotated[
+    bool, typer.Option("--tls", help="Serve https with a certificate made here: API servers need it.")
+]
+
+
 def demo(
     context: typer.Context,
     port: Annotated[
@@ -24,12 +29,7 @@ def demo(
     tenants: Annotated[
         int, typer.Option(min=0, max=1000, help="Make so many more projects, users and clusters.")
     ] = 0,
-    tls: Annotated[
-        bool,
-        typer.Option(
-            "--tls", help="Serve https with a certificate made here: API servers call nothing else."
-        ),
-    ] = False,
+    tls: TlsOption = False,
     as_json: Annotated[
         bool,
         typer.Option(

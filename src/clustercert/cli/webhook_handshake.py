@@ -43,6 +43,8 @@ def shake_hands(url: str, ca_pem: bytes | None) -> str:
         raise HandshakeError(f"no answer within {TIMEOUT_SECONDS} seconds") from error
     except OSError as error:
         raise HandshakeError((error.strerror or str(error)).lower()) from error
+    except ValueError as error:
+        raise HandshakeError(f"its name or its certificate can't be parsed ({error})") from error
     return (
         f"{url} answered with a certificate of {leaf.subject.rfc4514_string() or 'no name'}, issued by "
         f"{leaf.issuer.rfc4514_string()}, valid until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC."
