@@ -54,10 +54,16 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An issued kubeconfig in a file, and the fingerprint of its certificate."""
+    """An issued kubeconfig in a file, and the fingerprint and serial of its certificate, lower-case hex."""
 
     kubeconfig: Path
     fingerprint: str
+    serial: str = ""
+
+    @property
+    def credential_group(self) -> str:
+        """The group that names the certificate, if the service issued it."""
+        return f"clustercert:credential:{self.serial}"
 
     def kubectl(self, *arguments: str) -> tuple[int, str]:
         """Exit status, and what it said on both streams."""
@@ -132,7 +138,9 @@ class Story:
         answer = self.registered.issue()
         self._issued += 1
         path = written(self._folder, answer.json(), f"issued-{self._issued}.json")
-        return Holder(path, answer.headers["X-Clustercert-Fingerprint"])
+        return Holder(
+            path, answer.headers["X-Clustercert-Fingerprint"], answer.headers["X-Clustercert-Serial"]
+        )
 
     def foreign(self, username: str, groups: Sequence[str]) -> Holder:
         """Somebody whom the cluster knows and the service doesn't."""

@@ -46,6 +46,10 @@ def credential_id(leaf: x509.Certificate) -> str:
     return f"X509SHA256={hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest()}"
 
 
+def credential_group(leaf: x509.Certificate) -> str:
+    return f"clustercert:credential:{leaf.serial_number:040x}"
+
+
 def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) -> None:
     kubeconfig = cluster.kubeconfig()
 
@@ -55,7 +59,7 @@ def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) ->
     leaf = assert_kubeconfig(kubeconfig, cluster.tenant)
     assert json.loads(whoami.stdout)["status"]["userInfo"] == {
         "username": cluster.tenant.user_id,
-        "groups": [ADMINS, "system:authenticated"],
+        "groups": [ADMINS, credential_group(leaf), "system:authenticated"],
         "extra": {"authentication.kubernetes.io/credential-id": [credential_id(leaf)]},
     }
 
@@ -145,11 +149,11 @@ def test_the_python_client_is_who_the_service_says(cluster: Registered, tmp_path
         namespaces = kubernetes.client.CoreV1Api(client).list_namespace()
 
     user_info = review.status.user_info
+    leaf = assert_kubeconfig(kubeconfig, cluster.tenant)
     assert (user_info.username, user_info.groups) == (
         cluster.tenant.user_id,
-        [ADMINS, "system:authenticated"],
+        [ADMINS, credential_group(leaf), "system:authenticated"],
     )
-    leaf = assert_kubeconfig(kubeconfig, cluster.tenant)
     assert user_info.extra["authentication.kubernetes.io/credential-id"] == [credential_id(leaf)]
     assert [namespace.metadata.name for namespace in namespaces.items] == ["default", "kube-system"]
 

@@ -428,6 +428,18 @@ async def test_system_masters_raises_both_alerts_although_it_is_exempt(
     assert MASTERS_CREDENTIALS._value.get() - before == 1
 
 
+async def test_another_certificate_of_a_master_is_told_of_once_an_hour(
+    store: Store, known: Credentials, sightings: Sightings
+) -> None:
+    for minutes in (0, 30, 59, 61, 90, 122):
+        at = NOW + timedelta(minutes=minutes)
+        sightings.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
+        await sightings.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown", "credential.masters", "credential.masters", "credential.masters"]
+    assert store.rows("SELECT hashes FROM unknown_identity") == [(6,)]
+
+
 @pytest.mark.parametrize("flushed", [True, False])
 async def test_an_id_that_was_seen_with_less_before_hides_no_master(
     store: Store, known: Credentials, sightings: Sightings, flushed: bool

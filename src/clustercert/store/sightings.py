@@ -40,8 +40,8 @@ MORE_MASTERS = 1_000
 # Where there is no room, what was not seen for so long makes some. Seen again, it is told again.
 FORGOTTEN_AFTER = timedelta(days=30)
 
-# Of an altered certificate there is one event in so long.
-ALTERED_EVERY = timedelta(hours=1)
+# Of an altered certificate, and of new certificates of one identity in `system:masters`, there is one event in so long.
+TOLD_EVERY = timedelta(hours=1)
 # Hashes that are kept of an unknown identity, to tell new ones from those that were seen.
 KEPT_HASHES = 16
 
@@ -147,7 +147,7 @@ class SightingRows:
 
         Whether it was recorded now.
         """
-        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALTERED_EVERY)
+        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - TOLD_EVERY)
         query = update(_certificate).where(_certificate.c.id == row, due).values(altered_at=at)
         async with self._database.write() as connection:
             changed = await connection.execute(query)
@@ -160,6 +160,7 @@ class SightingRows:
     ) -> Alerts:
         """Write down what one cluster's API server saw, with an event of each identity that is new.
 
+        Members of `system:masters` are told again, once an hour at most, when they show another certificate.
         What is beyond the bounds of a cluster is not written, and neither is what a removed cluster saw. `event` makes
         an event of its kind and the use.
         """
@@ -174,9 +175,11 @@ class SightingRows:
             new = _fitting(unheard, await _room(connection, cluster_id, unheard))
             if new:
                 await connection.execute(insert(_unknown), [_row(use) for use in new])
-            if again := [_again(use, held[use.identity]) for use in uses if use.identity in held]:
-                await connection.execute(_SEEN_AGAIN, again)
+            known = [use for use in uses if use.identity in held]
             masters = [use for use in new if MASTERS in use.groups]
+            masters += [use for use in known if _is_to_be_told(use, held[use.identity])]
+            if again := [_again(use, held[use.identity]) for use in known]:
+                await connection.execute(_SEEN_AGAIN, again)
             events = [event("credential.unknown", use) for use in new]
             await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
         return Alerts(len(new), len(masters), left_out=len(unheard) - len(new))
@@ -198,13 +201,30 @@ def _fitting(uses: Sequence[UnknownUse], room: int) -> list[UnknownUse]:
     return masters + others[: max(0, room - len(masters))]
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is written down of an identity. Field meanings as in the table."""
+
+    fingerprints: Sequence[str]
+    told_at: datetime
+
+    def new(self, use: UnknownUse) -> list[str]:
+        """The fingerprints that are not among the last ones."""
+        return [each for each in use.fingerprints if each not in self.fingerprints]
+
+
 async def _held(
     connection: AsyncConnection, cluster_id: str, identities: Sequence[bytes]
-) -> dict[bytes, Sequence[str]]:
-    """The last fingerprints of those that are written down already."""
-    query = select(_unknown.c.identity, _unknown.c.fingerprints)
+) -> dict[bytes, _Held]:
+    """Those that are written down already."""
+    query = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.told_at)
     these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))
-    return {row.identity: row.fingerprints for row in await connection.execute(query.where(*these))}
+    rows = await connection.execute(query.where(*these))
+    return {row.identity: _Held(row.fingerprints, row.told_at) for row in rows}
+
+
+def _is_to_be_told(use: UnknownUse, held: _Held) -> bool:
+    return MASTERS in use.groups and bool(held.new(use)) and use.last >= held.told_at + TOLD_EVERY
 
 
 async def _count(connection: AsyncConnection, cluster_id: str) -> int:
@@ -223,16 +243,18 @@ def _row(use: UnknownUse) -> dict[str, object]:
         "fingerprints": list(use.fingerprints),
         "first_seen_at": use.first,
         "last_seen_at": use.last,
+        "told_at": use.last,
     }
 
 
-def _again(use: UnknownUse, held: Sequence[str]) -> dict[str, object]:
-    new = [each for each in use.fingerprints if each not in held]
+def _again(use: UnknownUse, held: _Held) -> dict[str, object]:
+    new = held.new(use)
     return {
         "cluster": use.cluster_id,
         "who": use.identity,
         "new_hashes": len(new),
-        "last_fingerprints": [*held, *new][-KEPT_HASHES:],
+        "last_fingerprints": [*held.fingerprints, *new][-KEPT_HASHES:],
+        "told": use.last if _is_to_be_told(use, held) else held.told_at,
         "first": use.first,
         "last": use.last,
         "before": use.last - EXACTNESS,
@@ -288,5 +310,6 @@ _SEEN_AGAIN = (
         **_widened(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
         hashes=_unknown.c.hashes + bindparam("new_hashes", type_=Integer()),
         fingerprints=bindparam("last_fingerprints", type_=JSON()),
+        told_at=_time("told"),
     )
 )

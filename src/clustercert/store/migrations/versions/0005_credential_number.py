@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("fingerprints", sa.JSON(), nullable=False),
         sa.Column("first_seen_at", TIME, nullable=False),
         sa.Column("last_seen_at", TIME, nullable=False),
+        sa.Column("told_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("cluster_id", "identity", name="pk_unknown_identity"),
     )
     _copy_unknown_credentials()
@@ -67,7 +68,7 @@ def _copy_unknown_credentials() -> None:
     )
     new = sa.table(
         "unknown_identity",
-        *(sa.column(name) for name in (*names, "identity", "hashes")),
+        *(sa.column(name) for name in (*names, "identity", "hashes", "told_at")),
         sa.column("groups", sa.JSON()),
         sa.column("fingerprints", sa.JSON()),
     )
@@ -92,4 +93,5 @@ def _merged(rows: Iterable[Any]) -> Iterator[dict[str, object]]:
             "fingerprints": [bytes(row["fingerprint"]).hex() for row in same[-KEPT_HASHES:]],
             "first_seen_at": min(row["first_seen_at"] for row in same),
             "last_seen_at": max(row["last_seen_at"] for row in same),
+            "told_at": max(row["first_seen_at"] for row in same),
         }
