@@ -26,7 +26,7 @@ def assert_client_leaf(certificate_b64: str, key_b64: str | None, tenant: Tenant
         assert key.public_key() == leaf.public_key()
 
     assert values(leaf, NameOID.COMMON_NAME) == [tenant.user_id]
-    assert values(leaf, NameOID.ORGANIZATION_NAME) == [ADMINS]
+    assert values(leaf, NameOID.ORGANIZATION_NAME) == [ADMINS, own_group(leaf)]
     constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
     assert not constraints.value.ca
@@ -35,6 +35,11 @@ def assert_client_leaf(certificate_b64: str, key_b64: str | None, tenant: Tenant
     assert leaf.not_valid_before_utc < datetime.now(UTC)
     assert_openssl_verifies(chain_pem, tenant.client_ca)
     return leaf
+
+
+def own_group(leaf: x509.Certificate) -> str:
+    """The group that names the certificate: the service's own signer takes the number as the serial, 40 hex digits."""
+    return f"clustercert:credential:{leaf.serial_number:040x}"
 
 
 def assert_kubeconfig(kubeconfig: Mapping[str, Any], tenant: Tenant) -> x509.Certificate:

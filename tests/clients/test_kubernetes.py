@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from apiserver import ApiServer
-from issued import ADMINS, assert_kubeconfig
+from issued import ADMINS, assert_kubeconfig, own_group
 from kubectl import kubectl, written
 from registered import Registered, register
 from service import Demo
@@ -30,24 +30,20 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cluster(tls_demo: Demo, apiserver: ApiServer) -> Registered:
-    registered = register(tls_demo, "double", apiserver)
+def cluster(demo: Demo, apiserver: ApiServer) -> Registered:
+    registered = register(demo, "double", apiserver)
     apiserver.trust(registered.ca_bundle_pem)
     return registered
 
 
 @pytest.fixture(scope="module")
-def foreign_cluster(tls_demo: Demo, cluster: Registered, apiserver: ApiServer) -> Registered:
+def foreign_cluster(demo: Demo, cluster: Registered, apiserver: ApiServer) -> Registered:
     """Another cluster at the same address; the double does not trust its client CA."""
-    return register(tls_demo, "foreign", apiserver)
+    return register(demo, "foreign", apiserver)
 
 
 def credential_id(leaf: x509.Certificate) -> str:
     return f"X509SHA256={hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest()}"
-
-
-def credential_group(leaf: x509.Certificate) -> str:
-    return f"clustercert:credential:{leaf.serial_number:040x}"
 
 
 def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) -> None:
@@ -59,7 +55,7 @@ def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) ->
     leaf = assert_kubeconfig(kubeconfig, cluster.tenant)
     assert json.loads(whoami.stdout)["status"]["userInfo"] == {
         "username": cluster.tenant.user_id,
-        "groups": [ADMINS, credential_group(leaf), "system:authenticated"],
+        "groups": [ADMINS, own_group(leaf), "system:authenticated"],
         "extra": {"authentication.kubernetes.io/credential-id": [credential_id(leaf)]},
     }
 
@@ -113,10 +109,10 @@ def test_kubectl_config_view_lists_the_external_contexts(eip_demo: Demo) -> None
 
 
 def test_every_external_context_reaches_the_server(
-    tls_demo: Demo, apiserver: ApiServer, cluster: Registered, tmp_path: Path
+    demo: Demo, apiserver: ApiServer, cluster: Registered, tmp_path: Path
 ) -> None:
     url = apiserver.url.replace("127.0.0.1", "localhost")
-    registered = register(tls_demo, "double-outside", apiserver, "--external-url", url, "--san-url", url)
+    registered = register(demo, "double-outside", apiserver, "--external-url", url, "--san-url", url)
     apiserver.trust(cluster.ca_bundle_pem + registered.ca_bundle_pem)
     path = written(tmp_path, registered.kubeconfig())
 
@@ -148,11 +144,11 @@ def test_the_python_client_is_who_the_service_says(cluster: Registered, tmp_path
         )
         namespaces = kubernetes.client.CoreV1Api(client).list_namespace()
 
-    user_info = review.status.user_info
     leaf = assert_kubeconfig(kubeconfig, cluster.tenant)
+    user_info = review.status.user_info
     assert (user_info.username, user_info.groups) == (
         cluster.tenant.user_id,
-        [ADMINS, credential_group(leaf), "system:authenticated"],
+        [ADMINS, own_group(leaf), "system:authenticated"],
     )
     assert user_info.extra["authentication.kubernetes.io/credential-id"] == [credential_id(leaf)]
     assert [namespace.metadata.name for namespace in namespaces.items] == ["default", "kube-system"]
