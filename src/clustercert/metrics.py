@@ -12,6 +12,7 @@ import math
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -86,6 +87,16 @@ MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
     "Users with client certificates in system:masters that the operator hasn't listed, each once for its cluster",
 )
+
+AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events"]
+AUDIT_BATCHES_REFUSED = Counter(
+    "clustercert_audit_batches_refused",
+    "Batches of audit events that were not read whole: malformed, cut off, or with unreadable events in them",
+    ["reason"],
+)
+# From zero on, or an alert would miss the first one.
+for _refusal in get_args(AuditBatchRefusal):
+    AUDIT_BATCHES_REFUSED.labels(_refusal)
 
 ENFORCEMENTS = Counter(
     "clustercert_enforcements",

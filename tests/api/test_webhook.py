@@ -20,8 +20,7 @@ import stores
 import world as worlds
 from clustercert.app.wiring import Components, components
 from clustercert.model import Cluster, ClusterOptions, Origin
-from clustercert.web.webhook import MAX_AUDIT_EVENTS, MAX_REVIEW
-from clustercert.webhook.audit_events import MAX_PARTS
+from clustercert.web.webhook import MAX_REVIEW
 from inprocess import Service
 from kubernetes_bytes import audit_event, credential_id, event_list, review
 from leaf import credential_number_of, leaf_of
@@ -465,23 +464,6 @@ def test_alerts_come_from_audit_events_too(own: World) -> None:
     ]
     kinds = [said["kind"] for said in events if said["subject"] == fingerprint.hex()]
     assert kinds == ["credential.unknown", "credential.masters"]
-
-
-def test_more_audit_events_than_are_read_are_refused(default: ApiServer) -> None:
-    answer = default.post(b" " * (MAX_AUDIT_EVENTS + 1), "/audit-events")
-    assert answer.status_code == 413
-    assert default.post(event_list(*[{}] * 3), "/audit-events").status_code == 400
-
-
-@pytest.mark.parametrize("parts", [b"[],", b"{},"])
-def test_audit_events_of_more_parts_than_are_read_in_time_are_refused(
-    default: ApiServer, parts: bytes
-) -> None:
-    start = event_list().replace(b'"items"', b'"other": [%b 0], "items"')
-    answer = default.post(start % (parts * MAX_PARTS), "/audit-events")
-    assert answer.status_code == 400
-    assert "level Metadata" in answer.json()["message"]
-    assert default.post(start % (parts * 1000), "/audit-events").status_code == 200
 
 
 def test_answers_are_counted_by_what_they_say(default: ApiServer, foreign: ApiServer) -> None:

@@ -132,6 +132,21 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     assert altered["detail"]["reported_by"] == "import-audit-log"
 
 
+def test_lines_of_any_length_are_read(operator: Operator, cluster: dict[str, Any], tmp_path: Path) -> None:
+    long = audit_event(credential_id(FINGERPRINT)) | {"requestURI": "x" * 20_000_000}
+    short = audit_event(credential_id(FINGERPRINT))
+    lines = [
+        json.dumps(long),
+        "[" * 1_000_000,
+        "x" * 600_000,
+        json.dumps(short),
+        " " * 300_000 + json.dumps(short),
+    ]
+    (tmp_path / "audit.log").write_text("\n".join(lines))
+    said = operator.gets_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
+    assert said == {"cluster": "prod", "lines": 5, "uses": 3, "skipped": 2}
+
+
 def test_a_file_that_is_no_audit_log_is_refused(
     operator: Operator, cluster: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -30,16 +30,16 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cluster(demo: Demo, apiserver: ApiServer) -> Registered:
-    registered = register(demo, "double", apiserver)
+def cluster(tls_demo: Demo, apiserver: ApiServer) -> Registered:
+    registered = register(tls_demo, "double", apiserver)
     apiserver.trust(registered.ca_bundle_pem)
     return registered
 
 
 @pytest.fixture(scope="module")
-def foreign_cluster(demo: Demo, cluster: Registered, apiserver: ApiServer) -> Registered:
+def foreign_cluster(tls_demo: Demo, cluster: Registered, apiserver: ApiServer) -> Registered:
     """Another cluster at the same address; the double does not trust its client CA."""
-    return register(demo, "foreign", apiserver)
+    return register(tls_demo, "foreign", apiserver)
 
 
 def credential_id(leaf: x509.Certificate) -> str:
@@ -109,10 +109,10 @@ def test_kubectl_config_view_lists_the_external_contexts(eip_demo: Demo) -> None
 
 
 def test_every_external_context_reaches_the_server(
-    demo: Demo, apiserver: ApiServer, cluster: Registered, tmp_path: Path
+    tls_demo: Demo, apiserver: ApiServer, cluster: Registered, tmp_path: Path
 ) -> None:
     url = apiserver.url.replace("127.0.0.1", "localhost")
-    registered = register(demo, "double-outside", apiserver, "--external-url", url, "--san-url", url)
+    registered = register(tls_demo, "double-outside", apiserver, "--external-url", url, "--san-url", url)
     apiserver.trust(cluster.ca_bundle_pem + registered.ca_bundle_pem)
     path = written(tmp_path, registered.kubeconfig())
 

@@ -69,3 +69,13 @@ async def test_a_cancellation_by_somebody_else_stays_one_even_where_it_is_late_t
 async def test_a_failure_of_the_block_itself_goes_through() -> None:
     with pytest.raises(ValueError, match="its own"), Deadlines().within(60):
         raise ValueError("its own")
+
+
+async def test_a_deadline_that_is_renewed_begins_anew() -> None:
+    deadlines = Deadlines()
+    with deadlines.within(60) as deadline:
+        first = deadline.at
+        while asyncio.get_running_loop().time() + 60 <= first:
+            await asyncio.sleep(0)
+        deadline.renew()
+        assert deadline.at > first

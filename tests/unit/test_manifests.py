@@ -392,6 +392,18 @@ def test_kubeadm_gets_the_flags_and_the_folder() -> None:
     assert (volume["hostPath"], volume["mountPath"], volume["readOnly"]) == ("/etc/k", "/etc/k", True)
 
 
+def test_no_flag_makes_an_api_server_discard_audit_events() -> None:
+    placed = Placed("/etc/k", "/etc/k/cas.pem", "/etc/k/a.yaml", "/etc/k/p.yaml", "/etc/k/w")
+    # Truncation discards events over 100 KB; a mode other than batch keeps requests waiting.
+    assert [flag for flag in placed.flags if flag.startswith("audit-")] == [
+        "audit-policy-file",
+        "audit-webhook-config-file",
+    ]
+    written = files(setup())["README.md"]
+    assert "--audit-webhook-truncate-enabled" in written
+    assert "--audit-webhook-truncate-enabled" not in [line.strip() for line in written.splitlines()]
+
+
 def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
     cluster: Cluster = replace(nouns.cluster(), options=options or ClusterOptions())
     said: dict[str, Any] = {

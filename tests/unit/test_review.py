@@ -1,16 +1,15 @@
-"""SubjectAccessReviews and audit events as real API servers write them, and whatever else may come."""
+"""SubjectAccessReviews as real API servers write them, and whatever else may come."""
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.errors import InvalidRequest
-from clustercert.webhook import audit_events, review
+from clustercert.webhook import review
 from clustercert.webhook.review import Identity
-from kubernetes_bytes import audit_event, credential_id, event_list
+from kubernetes_bytes import credential_id
 from kubernetes_bytes import review as review_bytes
 
 # Recorded: kube-apiserver 1.32.13, POST /authorize?timeout=3s. The fingerprint is made up.
@@ -144,55 +143,3 @@ def test_an_answer_is_never_allowed_and_denied() -> None:
         "denied": True,
         "reason": "because",
     }
-
-
-def test_audit_events_tell_of_certificates_alone() -> None:
-    raw = event_list(audit_event(), audit_event("JTI=x"), audit_event(credential_id(FINGERPRINT)))
-    (observed,) = audit_events.parse_list(raw)
-    assert observed.who.fingerprints == (FINGERPRINT,)
-    assert observed.at == datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
-    assert audit_events.parse_list(event_list()) == []
-    assert audit_events.parse_list(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":null}') == []
-
-
-def test_the_certificate_is_the_real_users_and_not_the_impersonated_ones() -> None:
-    event = audit_event(credential_id(FINGERPRINT), user="alice")
-    event["impersonatedUser"] = audit_event(credential_id(bytes(32)), user="root")["user"]
-    (observed,) = audit_events.parse_list(event_list(event))
-    assert (observed.who.username, observed.who.fingerprints) == ("alice", (FINGERPRINT,))
-
-
-def test_a_line_of_an_audit_log_is_one_event() -> None:
-    observed = audit_events.parse_line(json.dumps(audit_event(credential_id(FINGERPRINT))).encode())
-    assert observed is not None
-    assert observed.who.fingerprints == (FINGERPRINT,)
-    assert audit_events.parse_line(json.dumps(audit_event()).encode()) is None
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"no json",
-        b"3",
-        event_list().replace(b"audit.k8s.io/v1", b"audit.k8s.io/v1beta1"),
-        event_list().replace(b"EventList", b"Event"),
-        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":{}}',
-        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[3]}',
-        event_list(*[{}] * 10_001),
-        event_list({"user": 3}),
-        event_list(audit_event(at="yesterday")),
-        event_list(audit_event(at="2026-03-14T15:09:26")),
-        event_list(audit_event(at="0001-01-01T00:00:00Z")),
-        event_list(audit_event(at="9999-12-31T23:59:59-10:00")),
-        event_list(audit_event(at=3)),  # type: ignore[arg-type] # as somebody may write it
-    ],
-)
-def test_any_other_list_is_refused(raw: bytes) -> None:
-    with pytest.raises(InvalidRequest):
-        audit_events.parse_list(raw)
-
-
-@pytest.mark.parametrize("raw", [b"", b"{}", event_list(), b'{"kind":"Event"}', b"{\n"])
-def test_any_other_line_is_refused(raw: bytes) -> None:
-    with pytest.raises(InvalidRequest):
-        audit_events.parse_line(raw)

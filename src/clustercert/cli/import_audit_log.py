@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     # The commands load the nouns only when they are run.
     from clustercert.webhook.audit_events import Observed
 
-# Longer than any event: kube-apiserver cuts its own at a hundred kilobytes where it is told to.
-MAX_LINE = 16 * 1024 * 1024
+# A line may be longer than this: it is parsed in pieces.
+PIECE = 256 * 1024
 AT_ONCE = 5000
 
 
@@ -82,17 +82,35 @@ class _Lines:
         self.read = self.uses = self.skipped = 0
 
     def events(self) -> "Iterator[Observed]":
-        from clustercert.webhook.audit_events import parse_line
-
-        while line := self._file.readline(MAX_LINE):
-            if not line.strip():
+        while piece := self._file.readline(PIECE):
+            if not piece.strip() and _ends_line(piece):
                 continue
             self.read += 1
             try:
-                event = parse_line(line)
+                event = self._event(piece)
             except InvalidRequest:
                 self.skipped += 1
             else:
                 if event is not None:
                     self.uses += 1
                     yield event
+
+    def _event(self, piece: bytes) -> "Observed | None":
+        """The event of the line that a piece begins, which is read to its end. Raises InvalidRequest."""
+        from clustercert.webhook.audit_events import EventParser
+
+        parser = EventParser()
+        try:
+            parser.feed(piece)
+            while not _ends_line(piece) and (piece := self._file.readline(PIECE)):
+                parser.feed(piece)
+        except InvalidRequest:
+            while not _ends_line(piece) and (piece := self._file.readline(PIECE)):
+                pass
+            raise
+        return parser.close()
+
+
+def _ends_line(piece: bytes) -> bool:
+    """Whether a piece is the last one of its line."""
+    return piece.endswith(b"\n") or len(piece) < PIECE

@@ -116,6 +116,8 @@ def _flags(told: Told) -> str:
     audit = (
         """
 Where `--audit-policy-file` is set already, keep your policy, and add `--audit-webhook-config-file` alone.
+Do **not** set `--audit-webhook-truncate-enabled`: with it the API server discards events of more than 100 KB, and
+whoever sends a long request hides what they did. clustercert takes batches of every size.
 """
         if told.placed.audit_policy
         else ""

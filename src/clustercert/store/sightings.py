@@ -155,6 +155,11 @@ class SightingRows:
                 await record_events(connection, (event,))
         return bool(changed.rowcount)
 
+    async def note(self, event: AuditEvent) -> None:
+        """Record an event by itself."""
+        async with self._database.write(event):
+            pass
+
     async def add_unknown(
         self, uses: Sequence[UnknownUse], event: Callable[[str, UnknownUse], AuditEvent]
     ) -> Alerts:

@@ -2,6 +2,7 @@
 
 import asyncio
 from types import TracebackType
+from typing import Self
 
 
 class Deadlines:
@@ -63,12 +64,17 @@ class Deadline:
         if self._task is not None:
             self._task.cancel()
 
-    def __enter__(self) -> None:
+    def renew(self) -> None:
+        """Begin its time anew."""
+        self.at = asyncio.get_running_loop().time() + self._seconds
+
+    def __enter__(self) -> Self:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         self._task = task
         self._cancelling = task.cancelling() if task is not None else 0
         self.at = loop.time() + self._seconds
         self._among.add(self, loop)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None

@@ -96,7 +96,8 @@ class Edge:
         """Let the application answer; what it could not answer comes back."""
         try:
             self._check(scope)
-            with self._deadlines.within(self._timeout):
+            with self._deadlines.within(self._timeout) as deadline:
+                scope["clustercert.renew"] = deadline.renew
                 await self._app(scope, receive, send)
         except TimeoutError:
             return Unavailable("The request took too long and was given up. Try again in a moment.")

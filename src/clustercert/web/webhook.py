@@ -10,9 +10,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from clustercert.errors import Unauthenticated, Unavailable
+from clustercert.errors import TooLarge, Unauthenticated, Unavailable
 from clustercert.model import JsonObject
 from clustercert.web import bodies, render, webhook_bodies
+from clustercert.web.chunks import chunks
 from clustercert.web.deps import Services, ServicesDep, origin, received
 from clustercert.web.direct import DirectRoute
 from clustercert.webhook import audit_events, review
@@ -28,8 +29,6 @@ AUDIT_EVENTS = f"{CLUSTER}/audit-events"
 # end and denied.
 MAX_REVIEW = 256 * 1024
 MAX_READ = 64 * 1024 * 1024
-# By default an API server sends 400 events at once, about half a megabyte.
-MAX_AUDIT_EVENTS = 8 * 1024 * 1024
 
 _SUCCESS: JsonObject = {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}
 
@@ -104,25 +103,32 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
 @router.post(
     AUDIT_EVENTS,
     summary="Tell which credentials a cluster saw in use",
-    responses={200: {"model": webhook_bodies.KubernetesStatus, "description": "Taken note of."}, **_ERRORS},
+    responses={
+        200: {
+            "model": webhook_bodies.KubernetesStatus,
+            "description": "Taken note of, apart from events whose user or time cannot be read.",
+        },
+        **{status: body for status, body in _ERRORS.items() if status != TooLarge.status},
+    },
     openapi_extra=_documented(
         "EventList",
         {
             "apiVersion": _constant(audit_events.API_VERSION),
             "kind": _constant("EventList"),
-            "items": {"type": "array", "items": _EVENT, "maxItems": audit_events.MAX_EVENTS},
+            "items": {"type": "array", "items": _EVENT},
         },
         ["apiVersion", "kind", "items"],
     ),
 )
 async def take_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
-    """A kube-apiserver's audit webhook; what is kept are the times of use, and what should be looked at."""
+    """A kube-apiserver's audit webhook, for batches of any size.
+
+    What is kept are the times of use, and what should be looked at.
+    """
     try:
         gate = await services.webhook.tokens.admit(cluster_id, _token(request))
-        seconds = services.options.body_timeout
-        raw = await received(request, seconds, keep=MAX_AUDIT_EVENTS, read=MAX_AUDIT_EVENTS)
-        observed = audit_events.parse_list(raw or b"")
-        await services.webhook.observation.observe(gate, observed, origin(request))
+        body = chunks(request, services.options.body_timeout)
+        await services.webhook.audit_batches.take(gate, body, origin(request))
     except Unavailable as failure:
         raise _at_once(failure) from failure
     request.scope["clustercert.quiet"] = True

@@ -1,7 +1,7 @@
 """What a cluster's API server asks and tells: whether a credential is to be honoured, and which were used.
 
-`review` and `audit_events` are Kubernetes's documents, `recognition` finds the certificate in the ledger, `authorize`
-and `observing` are the use cases, `tokens` says which API server it is, `sightings` keeps what was seen.
+`review` and `audit_events` are Kubernetes's documents, `recognition` finds the certificate in the ledger. The use cases
+are `authorize`, `audit_batches` and `observing`. `tokens` says which API server it is, `sightings` keeps what was seen.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from clustercert.store.credentials import Credentials, Feed
 from clustercert.store.database import Database
 from clustercert.store.sightings import SightingRows
 from clustercert.store.webhook_tokens import WebhookTokenRows
+from clustercert.webhook.audit_batches import AuditBatches
 from clustercert.webhook.authorize import Authorization
 from clustercert.webhook.observing import Observation
 from clustercert.webhook.recognition import Recognition
@@ -30,9 +31,11 @@ class Webhook:
         self.feed = Feed(database)
         recognition = Recognition(Credentials(database, self.feed, now=now))
         self.tokens = WebhookTokens(WebhookTokenRows(database), self.feed, now)
-        self.sightings = Sightings(SightingRows(database), now, policy_groups)
+        rows = SightingRows(database)
+        self.sightings = Sightings(rows, now, policy_groups)
         self.authorization = Authorization(recognition, self.sightings, now, policy_groups)
         self.observation = Observation(recognition, self.sightings, now)
+        self.audit_batches = AuditBatches(self.observation, rows, now)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow the revocations and write down what is seen, until told to stop."""

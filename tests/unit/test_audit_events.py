@@ -1,0 +1,359 @@
+"""The parser of audit events: against a plain reading of the whole document, and with what clients may put into one."""
+
+import json
+import re
+import tracemalloc
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.errors import InvalidRequest
+from clustercert.model import credential_groups
+from clustercert.webhook.audit_events import MAX_USER, EventListParser, EventParser, Observed
+from clustercert.webhook.json_tokens import TEXT_READ, IncompleteJson
+from clustercert.webhook.review import identity
+from kubernetes_bytes import audit_event, credential_id, event_list
+
+FINGERPRINT = bytes(range(32))
+MEBIBYTE = 1024 * 1024
+
+
+def pieces(raw: bytes, size: int) -> Iterator[bytes]:
+    return (raw[start : start + size] for start in range(0, len(raw), size))
+
+
+def parsed(raw: bytes, size: int = 256 * 1024) -> EventListParser:
+    parser = EventListParser()
+    for piece in pieces(raw, size):
+        parser.feed(piece)
+    parser.close()
+    return parser
+
+
+def observed(raw: bytes, size: int = 256 * 1024) -> list[Observed]:
+    return parsed(raw, size).observed()
+
+
+def with_member(name: str, value: bytes) -> bytes:
+    """An event of a certificate that has one more member, which is JSON as it stands."""
+    text = json.dumps(audit_event(credential_id(FINGERPRINT)) | {name: "HERE"}).encode()
+    return text.replace(b'"HERE"', value)
+
+
+def in_list(*events: bytes) -> bytes:
+    return event_list().replace(b"[]", b"[" + b",".join(events) + b"]")
+
+
+def test_audit_events_tell_of_certificates_alone() -> None:
+    raw = event_list(audit_event(), audit_event("JTI=x"), audit_event(credential_id(FINGERPRINT)))
+    parser = parsed(raw)
+    (event,) = parser.observed()
+    assert event.who.fingerprints == (FINGERPRINT,)
+    assert event.at == datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
+    assert (parser.taken, parser.unreadable, parser.observed()) == (3, 0, [])
+    assert observed(event_list()) == []
+    assert observed(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":null}') == []
+    assert observed(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1"}') == []
+
+
+def test_the_certificate_is_the_real_users_and_not_the_impersonated_ones() -> None:
+    event = audit_event(credential_id(FINGERPRINT), user="alice")
+    event["impersonatedUser"] = audit_event(credential_id(bytes(32)), user="root")["user"]
+    (seen,) = observed(event_list(event))
+    assert (seen.who.username, seen.who.fingerprints) == ("alice", (FINGERPRINT,))
+
+
+def test_kind_and_version_may_stand_behind_the_events() -> None:
+    document = json.loads(event_list(audit_event(credential_id(FINGERPRINT))))
+    assert len(observed(json.dumps(dict(reversed(document.items()))).encode())) == 1
+    parser = EventListParser()
+    parser.feed(json.dumps({"items": document["items"], "kind": "List"}).encode())
+    with pytest.raises(InvalidRequest, match="Send an EventList"):
+        parser.close()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" ",
+        b"no json",
+        b"3",
+        b"[]",
+        b"null",
+        b'"' + b"x" * 1000,
+        event_list() + b"x",
+        event_list().replace(b"audit.k8s.io/v1", b"audit.k8s.io/v1beta1"),
+        event_list().replace(b"EventList", b"Event"),
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":{}}',
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":"x"}',
+        b'{"kind":"EventList","items":[]}',
+        in_list(b"[" * 30_000 + b"]" * 30_000),
+        in_list(b"{}", b""),
+        in_list(b"NaN"),
+        in_list(b"01"),
+        in_list(b'"\\x"'),
+        in_list(b'"a\nb"'),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 256 * 1024])
+def test_any_other_document_is_refused(raw: bytes, size: int) -> None:
+    with pytest.raises(InvalidRequest):
+        parsed(raw, size)
+
+
+def test_a_document_of_another_kind_is_refused_before_its_items() -> None:
+    parser = EventListParser()
+    with pytest.raises(InvalidRequest, match="Send an EventList"):
+        parser.feed(b'{"kind":"List","apiVersion":"audit.k8s.io/v1","items":[')
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        3,
+        None,
+        [],
+        {},
+        {"user": 3},
+        audit_event() | {"user": None},
+        audit_event() | {"user": {"username": 3}},
+        audit_event() | {"user": {"groups": ["devs", 3]}},
+        audit_event() | {"user": {"groups": ["x" * 100_000] * 20}},
+        audit_event() | {"user": {"groups": [[]] * 20_000}},
+        audit_event(at="yesterday"),
+        audit_event(at="2026-03-14T15:09:26"),
+        audit_event(at="0001-01-01T00:00:00Z"),
+        audit_event(at="9999-12-31T23:59:59-10:00"),
+        audit_event(at=3),  # type: ignore[arg-type] # as somebody may write it
+        audit_event(at={"a": 1}),  # type: ignore[arg-type] # the same
+    ],
+)
+def test_an_event_that_cannot_be_read_hides_no_other(bad: Any) -> None:
+    good = audit_event(credential_id(FINGERPRINT))
+    parser = parsed(event_list(good, bad, good), 1000)
+    assert (len(parser.observed()), parser.taken, parser.unreadable) == (2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"1" * 5000,
+        b"-" + b"9" * 100_000,
+        b"1e99999999999999999999999",
+        b"0." + b"3" * 100_000,
+        rb'"\udc00"',
+        rb'"\ud800"',
+        rb'"\ud800\u0041\ud800"',
+        rb'"\\ud83d\udc00"',
+        rb'"\\\\\\\\\"\\"',
+        b'"\xff\xfe\xed\xa0\x80\xc0\x80"',
+        b"[" * 10_000 + b"]" * 10_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b'{"items.item.user":{"username":"eve"},"":{"user":{}},"user":1}',
+        b'{"items":[{"user":{"username":"eve"}}],"kind":"List","requestReceivedTimestamp":0}',
+        b'"' + rb"\u0026" * 200_000 + b'"',
+        b'"' + rb"\ud83d\ude00" * 50_000 + b'"',
+        b'"' + rb"\\" * 300_001 + b'"',
+        b'"' + rb"\"" * 300_001 + b'"',
+        b'"' + "é€😀".encode() * 100_000 + b'"',
+        b'"' + b"7" * 1_000_000 + b'"',
+    ],
+)
+@pytest.mark.parametrize("size", [1021, 256 * 1024])
+def test_no_value_that_a_client_can_send_hides_an_event(value: bytes, size: int) -> None:
+    name = b"request.user" if value[:1] == b"{" else b"requestObject"
+    event = with_member(name.decode(), value)
+    parser = parsed(in_list(event, event), size)
+    seen = parser.observed()
+    assert [each.who.fingerprints for each in seen] == [(FINGERPRINT,)] * 2
+    assert parser.unreadable == 0
+
+
+def test_the_last_of_two_members_of_one_name_counts() -> None:
+    event = with_member("user", b'{"username":"first"},"user":{"username":"x","username":"last"}')
+    parser = parsed(in_list(event.replace(b"X509SHA256", b"JTI")))
+    assert (parser.taken, parser.unreadable) == (1, 0)
+    twice = event_list().replace(b'"kind"', b'"kind": "List", "kind"')
+    assert observed(twice) == []
+
+
+def test_what_stands_before_a_cut_is_read_wherever_it_is() -> None:
+    events = [audit_event(credential_id(bytes([n]) * 32), user=f"u{n}é😀") for n in range(3)]
+    raw = json.dumps(json.loads(event_list(*events)), ensure_ascii=False).encode()
+    ends = [raw.index(json.dumps(each, ensure_ascii=False).encode()) for each in events]
+    ends = [
+        at + len(json.dumps(each, ensure_ascii=False).encode()) for at, each in zip(ends, events, strict=True)
+    ]
+    for cut in range(len(raw)):
+        parser = EventListParser()
+        parser.feed(raw[:cut])
+        assert len(parser.observed()) == sum(end <= cut for end in ends), cut
+        with pytest.raises(IncompleteJson):
+            parser.close()
+
+
+def test_what_stands_before_an_error_is_read() -> None:
+    parser = EventListParser()
+    with pytest.raises(InvalidRequest, match="not valid JSON"):
+        parser.feed(in_list(with_member("a", b"1"), b"oops"))
+    assert len(parser.observed()) == 1
+
+
+@pytest.mark.parametrize("filler", [b"x", b"7", rb"\u0026", rb"\ud83d", b"\\\\", b"\xff", b" "])
+def test_no_more_is_kept_of_a_string_that_never_ends(filler: bytes) -> None:
+    start = event_list(audit_event(credential_id(FINGERPRINT)))[:-2] + b',{"requestURI":"'
+    piece = filler * (256 * 1024 // len(filler))
+    parser = EventListParser()
+    parser.feed(start)
+    tracemalloc.start()
+    try:
+        for _ in range(64):
+            parser.feed(piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Pieces of 256 KiB, what is rewritten of them, and as much of the string as is read.
+    assert peak < 8 * MEBIBYTE
+    parser.feed(b'"}]}')
+    parser.close()
+    assert (len(parser.observed()), parser.taken, parser.unreadable) == (1, 1, 1)
+
+
+def test_a_batch_takes_as_much_memory_as_a_piece_of_it() -> None:
+    event = json.dumps(
+        audit_event(credential_id(FINGERPRINT)) | {"requestURI": "/" + "x" * MEBIBYTE}
+    ).encode()
+    parser = EventListParser()
+    parser.feed(event_list()[:-2])
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            for piece in pieces((b"," if number else b"") + event, 256 * 1024):
+                parser.feed(piece)
+            assert len(parser.observed()) == 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * MEBIBYTE
+
+
+def test_a_user_as_long_as_a_certificate_allows_is_read_whole() -> None:
+    groups = [f"group-{n:06}" for n in range(MAX_USER // 200)]
+    name = "n" * (TEXT_READ - 1)
+    (seen,) = observed(event_list(audit_event(credential_id(FINGERPRINT), user=name, groups=groups)), 1000)
+    assert seen.who.username == name
+    assert seen.who.groups == (*groups, "system:authenticated")
+
+
+# --- Against a reading of the whole document ---
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def plainly_read(raw: bytes) -> tuple[list[Observed], int]:
+    """What the parser is to find, and how many events it is to find unreadable."""
+    document = json.loads(_replaced(json.loads(raw.decode(errors="replace"))))
+    found, unreadable = [], 0
+    for item in document["items"] or []:
+        try:
+            user = item.get("user", {})
+            who = identity(user.get("username"), user.get("groups"), user.get("extra"))
+            at = datetime.fromisoformat(item["requestReceivedTimestamp"]).astimezone(UTC)
+        except (AttributeError, InvalidRequest, KeyError, TypeError, ValueError):
+            unreadable += 1
+            continue
+        if who.has_certificate or credential_groups(who.groups):
+            found.append(Observed(who, at))
+    return found, unreadable
+
+
+def _replaced(document: object) -> str:
+    return _SURROGATE.sub("\ufffd", json.dumps(document, ensure_ascii=False))
+
+
+texts = st.text(st.characters(categories=["L", "N", "P", "S", "Zs", "Cc", "Cs"]), max_size=6)
+names = st.sampled_from(["user", "items", "kind", "a.b", "items.item", "username", ""]) | texts
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=8,
+)
+groups = st.lists(
+    st.sampled_from(["devs", "system:masters", "clustercert:credential:" + "a" * 40]) | texts, max_size=3
+)
+ids = st.lists(st.sampled_from([credential_id(FINGERPRINT), credential_id("zz"), "JTI=x"]), max_size=2)
+extra = st.fixed_dictionaries(
+    {}, optional={"authentication.kubernetes.io/credential-id": ids, "a.b": json_values}
+)
+users = st.fixed_dictionaries(
+    {}, optional={"username": texts, "groups": groups, "extra": extra, "uid": json_values}
+)
+times = st.datetimes(min_value=datetime(2015, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 # as hypothesis asks
+events = st.dictionaries(names, json_values, max_size=3).flatmap(
+    lambda more: st.fixed_dictionaries(
+        {"user": users | json_values, "requestReceivedTimestamp": times.map(datetime.isoformat) | json_values}
+    ).map(lambda event: more | event)
+)
+documents = st.fixed_dictionaries(
+    {
+        "kind": st.just("EventList"),
+        "metadata": json_values,
+        "apiVersion": st.just("audit.k8s.io/v1"),
+        "items": st.lists(events | json_values, max_size=4),
+    }
+).flatmap(lambda document: st.permutations(list(document.items())).map(dict))
+
+
+@given(documents, st.booleans(), st.sampled_from([None, 1]), st.integers(min_value=1, max_value=40))
+def test_the_parser_finds_what_a_plain_reading_finds(
+    document: dict[str, Any], ascii_only: bool, indent: int | None, size: int
+) -> None:
+    raw = json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
+    parser = parsed(raw, size)
+    assert (parser.observed(), parser.unreadable) == plainly_read(raw)
+
+
+@given(
+    st.binary(max_size=60), st.integers(min_value=0, max_value=200), st.integers(min_value=1, max_value=40)
+)
+def test_any_bytes_in_a_document_are_read_or_refused(noise: bytes, at: int, size: int) -> None:
+    raw = event_list(audit_event(credential_id(FINGERPRINT)))
+    damaged = raw[:at] + noise + raw[at:]
+    try:
+        json.loads(damaged.decode(errors="replace"), parse_constant=int)
+    except ValueError:
+        with pytest.raises(InvalidRequest):
+            parsed(damaged, size)
+        return
+    try:
+        parsed(damaged, size)
+    except InvalidRequest as refusal:
+        assert "JSON" not in refusal.message  # noqa: PT017 # what is JSON is refused for what it says
+
+
+# --- Lines of a log ---
+
+
+def line(raw: bytes, size: int = 256 * 1024) -> Observed | None:
+    parser = EventParser()
+    for piece in pieces(raw, size):
+        parser.feed(piece)
+    return parser.close()
+
+
+def test_a_line_of_an_audit_log_is_one_event() -> None:
+    seen = line(json.dumps(audit_event(credential_id(FINGERPRINT))).encode(), 10)
+    assert seen is not None
+    assert seen.who.fingerprints == (FINGERPRINT,)
+    assert line(json.dumps(audit_event()).encode()) is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"{}", event_list(), b'{"kind":"Event"}', b"{\n", b"3", b"[]"])
+def test_any_other_line_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        line(raw)
