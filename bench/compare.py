@@ -3,10 +3,10 @@
 import contextlib
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bench import traffic, world, wrk
+from bench import tls, traffic, world, wrk
 from bench.peers import Peer, cfssl, djangoca
 from bench.postgres import Postgres
 from bench.traffic import Who
@@ -45,6 +45,7 @@ def measure(
         for name, durable in (("cfssl, bare", False), ("cfssl, SQLite WAL and FULL", True)):
             running = cfssl.running(folder / ("cfssl-durable" if durable else "cfssl"), durable=durable)
             subjects.append(Subject(name, stack.enter_context(running)))
+        subjects += _over_tls(folder, stack)
         if postgres and with_djangoca:
             subjects += _djangoca(folder, postgres, stack)
         for subject in subjects:
@@ -64,6 +65,28 @@ def _ours(database: str, served: Served) -> list[Subject]:
     return [
         Subject(f"clustercert, {database}, {mode}", served.taking(requests(served.who)))
         for mode, requests in OURS.items()
+    ]
+
+
+def _over_tls(folder: Path, stack: contextlib.ExitStack) -> list[Subject]:
+    """Ours with a token and cfssl, on kept connections and on a new one for each request."""
+    store = world.prepare(folder / "tls")
+    files = tls.new_files(folder / "tls")
+    served = stack.enter_context(world.served(store, files=files))
+    peers = {
+        "clustercert, SQLite, token": served.taking(traffic.with_token(served.who)),
+        "cfssl, bare": stack.enter_context(cfssl.running(folder / "cfssl-tls", durable=False, files=files)),
+    }
+    return [
+        subject
+        for name, peer in peers.items()
+        for subject in (
+            Subject(f"{name}, TLS, kept connections", peer),
+            Subject(
+                f"{name}, TLS, a connection for each request",
+                replace(peer, requests=traffic.closing(peer.requests)),
+            ),
+        )
     ]
 
 
@@ -105,7 +128,9 @@ def _half(
     """Ours with a token, at half of the rate that 64 connections reached: arrivals as from many clients."""
     connections = CONNECTIONS[-1]
     full = {str(row["subject"]): float(str(row["rate"])) for row in rows if row["connections"] == connections}
-    ours = [each for each in subjects if each.name.startswith("clustercert") and each.name.endswith("token")]
+    ours = [
+        each for each in subjects if each.name.startswith("clustercert") and each.name.endswith(", token")
+    ]
     loads = [
         (subject.name, subject.peer.load_at(full[subject.name] / 2, connections, seconds))
         for _ in range(rounds)

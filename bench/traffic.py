@@ -1,7 +1,7 @@
 """The requests that are sent, as the bytes of HTTP/1.1: with a token, with signatures, with a CSR."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -44,6 +44,11 @@ def http(method: str, path: str, host: str, headers: Mapping[str, str], body: by
 def with_token(who: Who, body: bytes = BODY) -> list[bytes]:
     """One POST, sent again and again."""
     return [http("POST", who.path(), who.host, JSON | {"X-Auth-Token": who.token}, body)]
+
+
+def closing(requests: Sequence[bytes]) -> list[bytes]:
+    """The same requests, each the last of its connection."""
+    return [request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) for request in requests]
 
 
 def signed(who: Who, paths: Iterable[str] | None = None) -> list[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from bench import processes
+from bench import processes, tls
 from bench.peers import Peer
 from bench.traffic import Who
 from clustercert.app.wiring import Components, components, initialise
@@ -141,17 +141,26 @@ async def _new_cluster(parts: Components, project_id: str) -> str:
 
 
 @contextlib.contextmanager
-def served(world: World, workers: int = 2) -> Iterator[Served]:
-    """Serve a store until the end of the block."""
+def served(world: World, workers: int = 2, *, files: tls.Files | None = None) -> Iterator[Served]:
+    """Serve a store until the end of the block, with TLS where there are files for it."""
     port = processes.free_port()
     host = f"127.0.0.1:{port}"
-    url = f"http://{host}"
+    url = f"{'https' if files else 'http'}://{host}"
+    env = (
+        {
+            "CLUSTERCERT_SERVER__TLS_CERTIFICATE": str(files.certificate),
+            "CLUSTERCERT_SERVER__TLS_KEY": str(files.key),
+        }
+        if files
+        else {}
+    )
+    verify = files.context() if files else True
     command = [sys.executable, "-m", "clustercert", "--config", str(world.config)]
     command += ["serve", "--port", str(port), "--workers", str(workers)]
     started = time.monotonic()
     with (
-        httpx.Client(base_url=url, timeout=60, trust_env=False) as client,
-        processes.running(command, world.folder / "serve.log", lambda: _ready(client)) as pid,
+        httpx.Client(base_url=url, timeout=60, trust_env=False, verify=verify) as client,
+        processes.running(command, world.folder / "serve.log", lambda: _ready(client), env=env) as pid,
     ):
         start_seconds = time.monotonic() - started
         yield Served(

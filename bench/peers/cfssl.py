@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import processes
+from bench import processes, tls
 from bench.peers import Peer
 from bench.traffic import JSON, http
 
@@ -41,10 +41,13 @@ def version() -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, durable: bool, rsa: bool = False) -> Iterator[Peer]:
+def running(
+    folder: Path, *, durable: bool, rsa: bool = False, files: tls.Files | None = None
+) -> Iterator[Peer]:
     """Serve newcert (key and certificate, as POST clustercert without a CSR) until the end of the block.
 
-    Durable: a row for each certificate in an SQLite with WAL and synchronous=FULL, as ours is.
+    Durable: a row for each certificate in an SQLite with WAL and synchronous=FULL, as ours is. With TLS where there are
+    files for it.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -56,12 +59,15 @@ def running(folder: Path, *, durable: bool, rsa: bool = False) -> Iterator[Peer]
     if durable:
         _make_database(folder)
         command += ["-db-config", "db.json"]
+    if files:
+        command += ["-tls-cert", str(files.certificate), "-tls-key", str(files.key)]
     key = {"algo": "rsa", "size": 2048} if rsa else {"algo": "ecdsa", "size": 256}
     body = json.dumps({"request": {**_SUBJECT, "key": key}}).encode()
     request = http("POST", "/api/v1/cfssl/newcert", f"127.0.0.1:{port}", JSON, body)
     log = folder / "cfssl.log"
     with processes.running(command, log, lambda: processes.listens(port), cwd=folder) as pid:
-        yield Peer(url=f"http://127.0.0.1:{port}", requests=[request], roots=[pid])
+        scheme = "https" if files else "http"
+        yield Peer(url=f"{scheme}://127.0.0.1:{port}", requests=[request], roots=[pid])
 
 
 def _make_ca(folder: Path) -> None:

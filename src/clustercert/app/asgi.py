@@ -5,7 +5,6 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import structlog
 from fastapi import FastAPI, Request
@@ -39,7 +38,6 @@ from clustercert.web import (
     webhook,
 )
 from clustercert.web.deps import Options, Services
-from clustercert.web.direct import Direct
 from clustercert.web.edge import Edge, failed
 
 logger = structlog.get_logger()
@@ -54,11 +52,8 @@ EXPIRY_WINDOWS = {
 }
 
 
-def create_app(settings: Settings, scribe: Path | None = None) -> ASGIApp:
-    """The ASGI application of one worker; everything is opened when it starts and closed when it ends.
-
-    `scribe` as in `wiring.components`.
-    """
+def create_app(settings: Settings) -> ASGIApp:
+    """The ASGI application of one worker; everything is opened when it starts and closed when it ends."""
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     if settings.policy.allow_system:
         logger.warning(
@@ -71,7 +66,7 @@ def create_app(settings: Settings, scribe: Path | None = None) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            parts = await stack.enter_async_context(components(settings, scribe))
+            parts = await stack.enter_async_context(components(settings))
             if not await parts.database.flushes():
                 logger.warning(
                     "the database server runs with fsync off: a crash of its machine loses certificates"
@@ -86,13 +81,13 @@ def create_app(settings: Settings, scribe: Path | None = None) -> ASGIApp:
             await stack.enter_async_context(running(not_let_in.flushing(parts.database)))
             await stack.enter_async_context(running(reconciler(parts).run))
             await stack.enter_async_context(running(parts.webhook.watch))
-            await stack.enter_async_context(running(periodic.end_with_parent))
             # What is here now stays: the collector, which stops everybody, needn't look through it again and again.
             gc.collect()
             gc.freeze()
             yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.routes += [clustercert.FAST, webhook.FAST]
     app.include_router(clustercert.router)
     app.include_router(cce.router)
     app.include_router(revocation.router)
@@ -106,11 +101,7 @@ def create_app(settings: Settings, scribe: Path | None = None) -> ASGIApp:
     app.add_exception_handler(ClustercertError, _render_failure)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_bug)
-    return Edge(
-        Direct(app, clustercert.DIRECT, webhook.DIRECT),
-        settings.server.request_timeout,
-        not_let_in=not_let_in.count,
-    )
+    return Edge(app, settings.server.request_timeout, not_let_in=not_let_in.count)
 
 
 def _services(parts: Components) -> Services:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
 
@@ -106,14 +104,3 @@ def _not_sealed(failure: Exception) -> None:
         logger.error("events can't be sealed into the audit log", problem=failure.message)
     else:
         logger.error("events were not sealed into the audit log", exc_info=failure)
-
-
-async def end_with_parent(stop: asyncio.Event) -> None:
-    """End a worker whose server was killed: left alone it would hold the port and serve on, unseen."""
-    parent = os.getppid()
-    while not stop.is_set():
-        if os.getppid() != parent:
-            logger.error("the server's main process is gone; this worker ends too")
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        await pause(stop, 0.5)

@@ -44,12 +44,11 @@ def serve(
         )
     require_database(loaded)
     server.run_interruptible(_check(loaded))
-    files = server.tls(loaded)
-    free = server.free_port(loaded.server.host, loaded.server.port)
-    watch = threading.Thread(
-        target=_tell_when_it_listens, args=(loaded.server.host, free, files), daemon=True
-    )
-    server.run(loaded, free, files, on_start=watch.start)
+    listener = server.listener(loaded.server.host, loaded.server.port)
+    address, actual_port = listener.getsockname()[:2]
+    files = server.tls(loaded, address)
+    watch = threading.Thread(target=_tell_when_it_listens, args=(address, actual_port, files), daemon=True)
+    server.run(loaded, listener, files, on_start=watch.start)
 
 
 async def _check(loaded: "Settings") -> None:

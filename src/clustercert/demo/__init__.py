@@ -53,16 +53,16 @@ def run(options: DemoOptions) -> None:
 
     folder = _folder(options.data_dir, say)
     settings = _settings(options, folder)
-    port = server.free_port(settings.server.host, options.port)
+    listener = server.listener(settings.server.host, options.port)
     tenants = server.run_interruptible(
         prepared(settings, options.tenants, EXTERNAL_URL if options.with_eip else None, say)
     )
     files = server.self_signed(folder, TLS_NAMES) if options.tls else None
-    url = f"{'https' if files else 'http'}://{settings.server.host}:{port}"
+    url = f"{'https' if files else 'http'}://{settings.server.host}:{listener.getsockname()[1]}"
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
     guide = Guide(url, files.ca if files else None, folder, tenants, as_json=options.as_json, say=say)
     show = threading.Thread(target=guide.show, daemon=True)
-    server.run(settings, port, files, on_start=show.start, on_stop=guide.stop)
+    server.run(settings, listener, files, on_start=show.start)
     if guide.failure is not None:
         raise guide.failure
     say("Stopped.")

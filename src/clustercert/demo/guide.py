@@ -48,7 +48,6 @@ class Guide:
         self._tenants = tenants
         self._as_json = as_json
         self._say = say
-        self._stopped = False
         self.failure: ClustercertError | None = None
 
     def show(self) -> None:
@@ -56,11 +55,8 @@ class Guide:
         try:
             verify = ssl.create_default_context(cafile=self._tls_ca)
             with httpx.Client(base_url=self._url, verify=verify, timeout=30, trust_env=False) as client:
-                self._wait(client)
-                obtained = [_Obtained.over(client, tenant, self._folder) for tenant in self._tenants]
+                obtained = self._obtained(client)
         except (httpx.HTTPError, OSError, ValueError, ClustercertError) as error:
-            if self._stopped:
-                return
             self.failure = DemoError(
                 f"The demo could not get its kubeconfig: {error}. See {self._folder / SERVER_LOG}."
             )
@@ -72,16 +68,13 @@ class Guide:
         else:
             _tell(obtained[0], self._url, self._tls_ca, self._folder, self._say)
 
-    def stop(self) -> None:
-        """The server ends: that it doesn't answer any more is no failure from now on."""
-        self._stopped = True
-
-    def _wait(self, client: httpx.Client) -> None:
+    def _obtained(self, client: httpx.Client) -> list["_Obtained"]:
+        """What all tenants got. Tries again where the server can't be reached: it starts, or has been told to stop."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(httpx.TransportError):
+            with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
                 if client.get("/readyz").is_success:
-                    return
+                    return [_Obtained.over(client, tenant, self._folder) for tenant in self._tenants]
             time.sleep(0.05)
         raise DemoError(f"the server did not become ready within {START_SECONDS} seconds")
 

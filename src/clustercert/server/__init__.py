@@ -1,11 +1,11 @@
-"""The HTTP server: a process that watches, one process a worker, TLS, a port that is really free, a clean end.
+"""The HTTP server: uvicorn as it comes, its listening socket, and TLS files that are renewed.
 
 What is served is `app`'s business.
 """
 
 from clustercert.server.interrupting import run_interruptible
-from clustercert.server.ports import free_port
-from clustercert.server.supervisor import run
+from clustercert.server.listener import listener
+from clustercert.server.serving import run
 from clustercert.server.tls_files import Tls, self_signed, tls
 
-__all__ = ["Tls", "free_port", "run", "run_interruptible", "self_signed", "tls"]
+__all__ = ["Tls", "listener", "run", "run_interruptible", "self_signed", "tls"]

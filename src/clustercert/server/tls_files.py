@@ -57,23 +57,23 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def tls(settings: Settings) -> Tls | None:
+def tls(settings: Settings, host: str) -> Tls | None:
     """The TLS files that the settings ask for, made where they ask for none off loopback; None for plain HTTP.
 
-    Raises SettingsError.
+    `host` is the address that is listened on. Raises SettingsError.
     """
     server = settings.server
     if server.tls_certificate is not None and server.tls_key is not None:
         return _given(server.tls_certificate, server.tls_key)
-    if server.plain_http or is_loopback(server.host):
+    if server.plain_http or is_loopback(host):
         return None
     if settings.shared_database:
         raise SettingsError(
-            f"Listening on {server.host} needs TLS: set server.tls_certificate and server.tls_key, or"
+            f"Listening on {host} needs TLS: set server.tls_certificate and server.tls_key, or"
             " server.plain_http = true behind a proxy. A self-signed certificate is made only for a single server"
             " with its own SQLite database."
         )
-    return self_signed(settings.data_dir, _own_names(server.host, server.public_url))
+    return self_signed(settings.data_dir, _own_names({server.host, host}, server.public_url))
 
 
 def _given(certificate: Path, key: Path) -> Tls:
@@ -85,11 +85,11 @@ def _given(certificate: Path, key: Path) -> Tls:
     return Tls(certificate=certificate, key=key, ca=None, fingerprint=fingerprint(leaf).hex())
 
 
-def _own_names(host: str, public_url: str | None) -> set[str]:
+def _own_names(hosts: set[str], public_url: str | None) -> set[str]:
     """Every name and address by which clients may know this machine."""
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
-    if host not in ("0.0.0.0", "::"):  # noqa: S104 - the two that are no address of any machine
-        names.add(host)
+    # These two are no address of any machine.
+    names |= hosts - {"0.0.0.0", "::"}  # noqa: S104
     if public_url is not None and (hostname := urlsplit(public_url).hostname):
         names.add(hostname)
     return names

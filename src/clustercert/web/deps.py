@@ -3,9 +3,10 @@
 The order is the contract's: a body's size is judged before its sender, the sender before the body's meaning.
 """
 
+import asyncio
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NoReturn, Protocol, cast
+from typing import Annotated, NoReturn, Protocol, cast
 
 from fastapi import Depends, Request
 
@@ -19,9 +20,6 @@ from clustercert.issuance import Issuance
 from clustercert.model import Caller, JsonObject, Origin, UnverifiedRequest
 from clustercert.revocation import Revoking
 from clustercert.webhook import Webhook
-
-if TYPE_CHECKING:
-    from clustercert.web.deadlines import Deadlines
 
 MAX_BODY = 64 * 1024
 # Of a Content-Length: Python refuses to read numbers of thousands.
@@ -98,11 +96,9 @@ async def received(request: Request, seconds: float, *, keep: int, read: int) ->
             continue
         if len(declared) > MAX_DIGITS or int(declared) > read:
             raise _too_large(read)
-    # `edge` put them there.
-    deadlines: Deadlines = request.scope["clustercert.deadlines"]
     body, length, more = bytearray(), 0, True
     try:
-        with deadlines.within(seconds):
+        async with asyncio.timeout(seconds):
             while more:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":

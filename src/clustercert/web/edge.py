@@ -1,5 +1,7 @@
 """The outermost layer: request id, one log line and one count a request, bounds, and the last word on errors."""
 
+import asyncio
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -9,10 +11,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clustercert import log, metrics
-from clustercert.errors import ClustercertError, InvalidRequest, Unauthenticated, Unavailable
+from clustercert.errors import ClustercertError, HeaderTooLarge, InvalidRequest, Unauthenticated, Unavailable
 from clustercert.model import Origin
 from clustercert.web import render
-from clustercert.web.deadlines import Deadlines
 
 logger = structlog.get_logger("clustercert.request")
 
@@ -24,9 +25,13 @@ UNAUTHORIZED, SERVER_ERRORS = 401, 500
 
 # Beyond this many at once a request would wait for longer than its client does; it is told so at once instead.
 MAX_IN_FLIGHT = 512
+# Of a request: target and header fields together in bytes, and how many fields.
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_FIELDS = 100
+# Characters of a path in the log.
+MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
-# API servers have as much room again: one that gets an error may let in what is revoked, and so nobody is to bring that
-# about by sending bodies slowly. Whoever shows no token of a cluster is refused here before their body is read.
+# API servers have as much room again: one that gets an error may let in what is revoked.
 API_SERVERS = "/clustercert/v1/kubernetes/"
 
 
@@ -51,17 +56,12 @@ class Edge:
         self._not_let_in = not_let_in
         self._max_in_flight = max_in_flight
         self._in_flight = 0
-        self._deadlines = Deadlines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            self._in_flight += 1
-            try:
-                await self._exchange(scope, receive, send)
-            finally:
-                self._in_flight -= 1
+            await self._exchange(scope, receive, send)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request and its answer."""
@@ -72,7 +72,6 @@ class Edge:
         scope["clustercert.origin"] = Origin(
             address=client[0] if client else "unknown", request_id=request_id
         )
-        scope["clustercert.deadlines"] = self._deadlines
         status = 0
 
         async def send_marked(message: Message) -> None:
@@ -94,11 +93,21 @@ class Edge:
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> ClustercertError | None:
         """Let the application answer; what it could not answer comes back."""
+        in_flight = False
+
+        async def receive_counted() -> Message:
+            nonlocal in_flight
+            message = await receive()
+            if not in_flight and not message.get("more_body", False):
+                in_flight = self._enter(scope["path"])
+            return message
+
         try:
-            self._check(scope)
-            with self._deadlines.within(self._timeout) as deadline:
-                scope["clustercert.renew"] = deadline.renew
-                await self._app(scope, receive, send)
+            if not _check(scope):
+                in_flight = self._enter(scope["path"])
+            async with asyncio.timeout(self._timeout) as deadline:
+                scope["clustercert.renew"] = functools.partial(_renew, deadline, self._timeout)
+                await self._app(scope, receive_counted, send)
         except TimeoutError:
             return Unavailable("The request took too long and was given up. Try again in a moment.")
         except ClustercertError as failure:
@@ -106,23 +115,43 @@ class Edge:
         except Exception:
             logger.exception("unexpected failure")
             return ClustercertError()
+        finally:
+            self._in_flight -= in_flight
         return None
 
-    def _check(self, scope: Scope) -> None:
-        names = [name for name, _ in scope["headers"]]
-        # RFC 9112 3.2 and 6.1: a proxy and we might each believe another one of them.
-        if names.count(b"host") > 1:
-            raise InvalidRequest("The request has several Host headers. Send one.")
-        if b"transfer-encoding" in names and b"content-length" in names:
-            raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
-        if self._in_flight > self._max_in_flight and not self._has_room(scope["path"]):
+    def _enter(self, path: str) -> bool:
+        """Count a request that is there as a whole: one whose body never comes takes nobody's place."""
+        bound = 2 * self._max_in_flight if path.startswith(API_SERVERS) else self._max_in_flight
+        if self._in_flight >= bound and path != ALIVE:
             raise Unavailable(
                 "More requests are under way than can be answered in time. Try again in a moment."
             )
+        self._in_flight += 1
+        return True
 
-    def _has_room(self, path: str) -> bool:
-        """Whether a request beyond the bound is let in all the same."""
-        return path == ALIVE or (path.startswith(API_SERVERS) and self._in_flight <= 2 * self._max_in_flight)
+
+def _renew(deadline: asyncio.Timeout, seconds: float) -> None:
+    """Give a request its time anew: its body goes on arriving."""
+    deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _check(scope: Scope) -> bool:
+    """Whether a body follows. Raises ClustercertError for a header block that is not taken."""
+    fields = scope["headers"]
+    names = [name for name, _ in fields]
+    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum([len(n) + len(v) + 4 for n, v in fields])
+    if size > MAX_HEADER_BYTES or len(fields) > MAX_HEADER_FIELDS:
+        raise HeaderTooLarge(
+            f"The request's target and header fields are larger than {MAX_HEADER_BYTES} bytes or more than "
+            f"{MAX_HEADER_FIELDS}. Send less."
+        )
+    # RFC 9112 3.2 and 6.1: a proxy and we might each believe another one of them.
+    if names.count(b"host") > 1:
+        raise InvalidRequest("The request has several Host headers. Send one.")
+    chunked, counted = b"transfer-encoding" in names, b"content-length" in names
+    if chunked and counted:
+        raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
+    return chunked or counted
 
 
 def failed(scope: Scope, failure: ClustercertError) -> Response:
@@ -140,7 +169,7 @@ def failed(scope: Scope, failure: ClustercertError) -> Response:
 
 def _account(scope: Scope, status: int, elapsed: float) -> None:
     """One count and one log line."""
-    route = str(scope.get("clustercert.route") or getattr(scope.get("route"), "path", OTHER))
+    route = str(getattr(scope.get("route"), "path", OTHER))
     method = scope["method"] if scope["method"] in METHODS else OTHER
     metrics.request(route, method, status, elapsed)
     say = logger.debug if scope.get("clustercert.quiet") else logger.info
@@ -149,7 +178,7 @@ def _account(scope: Scope, status: int, elapsed: float) -> None:
     say(
         "request",
         method=scope["method"],
-        path=scope["path"],
+        path=scope["path"][:MAX_LOGGED_PATH],
         status=status,
         ms=round(elapsed * 1000, 1),
         source=scope["clustercert.origin"].address,

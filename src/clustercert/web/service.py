@@ -3,9 +3,9 @@
 import contextlib
 import hmac
 import ipaddress
+from pathlib import Path
 from typing import Any
 
-import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -19,6 +19,7 @@ from clustercert.web import bodies, iam, render
 from clustercert.web.deps import ServicesDep, base_url
 
 TITLE = "clustercert"
+# Swagger UI; see the README beside it.
 _DOCS_ASSETS = "/docs/assets"
 # What the paths take that the OpenAPI document leaves out: itself, and the pages that show it.
 _UNDOCUMENTED = ["GET", "HEAD"]
@@ -107,10 +108,10 @@ def add_documentation(app: FastAPI) -> None:
             title=TITLE,
             swagger_js_url=f"{_DOCS_ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{_DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_DOCS_ASSETS}/favicon.png",
+            swagger_favicon_url="data:,",
         )
 
-    app.mount(_DOCS_ASSETS, StaticFiles(packages=[(fastapi_offline.__name__, "static")]))
+    app.mount(_DOCS_ASSETS, StaticFiles(directory=Path(__file__).with_name("swagger_ui")))
 
 
 def methods(app: FastAPI, path: str) -> list[str]:

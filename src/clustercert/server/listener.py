@@ -1,0 +1,53 @@
+"""The listening socket: inherited from a service manager, or bound here."""
+
+import os
+import socket
+
+from clustercert.settings import SettingsError
+
+# Source: sd_listen_fds(3).
+FIRST_INHERITED = 3
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """The inherited socket, or one bound to this address; port 0 takes any free one. Raises SettingsError.
+
+    A socket that is bound here does not listen yet: the server lets it listen once it can answer.
+    """
+    return _inherited() or _bound(host, port)
+
+
+def _inherited() -> socket.socket | None:
+    """The socket that a service manager such as systemd passed to this process, or None."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.pop("LISTEN_FDS", "")
+    for name in ("LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if count != "1":
+        raise SettingsError(f"LISTEN_FDS is {count or 'empty'}. Pass exactly one listening socket.")
+    try:
+        inherited = socket.socket(fileno=FIRST_INHERITED)
+    except OSError as error:
+        raise SettingsError(
+            f"The inherited descriptor {FIRST_INHERITED} is not a socket: {error.strerror}."
+        ) from error
+    if inherited.family not in (socket.AF_INET, socket.AF_INET6) or inherited.type != socket.SOCK_STREAM:
+        raise SettingsError(
+            "The inherited socket is not a TCP socket. Pass one (systemd: ListenStream=PORT)."
+        )
+    return inherited
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(
+            f"Can't listen on {host}, port {port}: {reason}. Choose another with --port, or stop what has it."
+        ) from error
+    return bound
