@@ -48,8 +48,8 @@ def test_every_received_certificate_survives_sigkill(tmp_path: Path) -> None:
     assert sorted(events) == sorted(recorded)
 
 
-def test_a_killed_main_process_takes_its_workers_along(tmp_path: Path) -> None:
-    with demo(tmp_path / "data") as running:
+def test_a_killed_supervisor_takes_its_workers_along(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running:
         running.process.kill()
         running.process.wait(10)
         deadline = time.monotonic() + 10
@@ -60,4 +60,4 @@ def test_a_killed_main_process_takes_its_workers_along(tmp_path: Path) -> None:
                 break
             time.sleep(0.1)
         else:
-            raise AssertionError("a worker serves on without its main process")
+            raise AssertionError("a worker serves on without its supervisor")

@@ -151,7 +151,7 @@ def test_a_server_that_takes_no_connections_costs_503(
 
 def test_a_shared_database_has_no_self_signed_certificate(world: World) -> None:
     with pytest.raises(SettingsError, match=r"needs TLS.* only for a single server"):
-        tls(world.settings(server={"host": "0.0.0.0"}))
+        tls(world.settings(server={"host": "0.0.0.0"}), "0.0.0.0")
 
 
 async def test_the_databases_password_is_in_no_log(world: World, server: postgres.Server) -> None:

@@ -7,7 +7,8 @@ import socket
 import ssl
 import stat
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.certificate import chain_pem
 from clustercert.keypair import key_pem, new_key
@@ -30,22 +32,28 @@ def operator(tmp_path: Path) -> Operator:
 
 
 @contextmanager
-def served(operator: Operator, *, self_signed: bool = True) -> Iterator[tuple[int, str]]:
-    """A service on all addresses of this machine: its port, and what it said when it listened."""
+def served(
+    operator: Operator, *options: str, self_signed: bool = True
+) -> Iterator[tuple[int, str, "subprocess.Popen[str]"]]:
+    """A service on all addresses of this machine: its port, what it said when it listened, and its process."""
+    serve = ["serve", "--host", "0.0.0.0", "--port", "0", *options]
     process = subprocess.Popen(
-        [*COMMAND, "--config", str(operator.config), "serve", "--host", "0.0.0.0", "--port", "0"],
+        [*COMMAND, "--config", str(operator.config), *serve],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stderr is not None
-    said = process.stderr.readline()
-    listening = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
-    assert listening, said + process.stderr.read()
+    said, listening = "", None
+    while listening is None:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+        listening = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", line)
     for _ in range(2 if self_signed else 1):
         said += process.stderr.readline()
     try:
-        yield int(listening[1]), said
+        yield int(listening[1]), said, process
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(45) == 0
@@ -64,7 +72,7 @@ def test_the_pairs_folder_is_made_where_the_database_lies_elsewhere(
     (tmp_path / "data").rename(tmp_path / "former")
     settings = operator.config.read_text()
     operator.config.write_text(f"database_url = 'sqlite+aiosqlite:///{elsewhere}'\n{settings}")
-    with served(operator) as (port, _):
+    with served(operator) as (port, _, _):
         assert shown(port)
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
@@ -84,7 +92,7 @@ def refused(operator: Operator, **environment: str) -> str:
 
 
 def test_off_loopback_a_pair_is_made_once_and_its_ca_is_what_clients_need(operator: Operator) -> None:
-    with served(operator) as (port, said):
+    with served(operator) as (port, said, _):
         ca = Path(re.search(r"Give its CA to clients: (.+)", said)[1])  # type: ignore[index] # a failure says so
         assert hashlib.sha256(shown(port)).hexdigest() in said
         for host in ("localhost", "127.0.0.1"):
@@ -96,13 +104,13 @@ def test_off_loopback_a_pair_is_made_once_and_its_ca_is_what_clients_need(operat
             httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False)
         first = shown(port)
     assert [stat.S_IMODE(path.stat().st_mode) for path in ca.parent.glob("tls-*")] == [0o600] * 3
-    with served(operator) as (port, _):
+    with served(operator) as (port, _, _):
         assert shown(port) == first
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated:DeprecationWarning")
 def test_tls_1_2_and_1_3_are_spoken_and_nothing_older(operator: Operator) -> None:
-    with served(operator) as (port, _):
+    with served(operator) as (port, _, _):
         spoken = []
         for version in (ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             context = ssl.create_default_context()
@@ -118,16 +126,69 @@ def test_tls_1_2_and_1_3_are_spoken_and_nothing_older(operator: Operator) -> Non
     assert spoken == [None, "TLSv1.2", "TLSv1.3"]
 
 
-def test_given_files_are_served(operator: Operator, tmp_path: Path) -> None:
+def new_pair() -> tuple[x509.Certificate, bytes, bytes]:
+    """A certificate, its PEM with the CA's, and its key's PEM."""
     key = new_key("ec-p256")
     now = datetime.now(UTC).replace(microsecond=0)
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
-    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
-    (tmp_path / "tls.key").write_bytes(key_pem(key))
+    return leaf, chain_pem((leaf, ca)), key_pem(key)
+
+
+def given(operator: Operator, folder: Path) -> x509.Certificate:
+    """Configure files in a folder; what is in them."""
+    leaf, certificate, key = new_pair()
+    (folder / "tls.pem").write_bytes(certificate)
+    (folder / "tls.key").write_bytes(key)
     with operator.config.open("a") as config:
-        config.write(f'\n[server]\ntls_certificate = "{tmp_path}/tls.pem"\ntls_key = "{tmp_path}/tls.key"\n')
-    with served(operator, self_signed=False) as (port, _):
+        config.write(f'\n[server]\ntls_certificate = "{folder}/tls.pem"\ntls_key = "{folder}/tls.key"\n')
+    return leaf
+
+
+def test_given_files_are_served(operator: Operator, tmp_path: Path) -> None:
+    leaf = given(operator, tmp_path)
+    with served(operator, self_signed=False) as (port, _, _):
         assert x509.load_der_x509_certificate(shown(port)) == leaf
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_renewed_files_are_served_without_a_restart_and_kept_connections_go_on(
+    operator: Operator, tmp_path: Path, workers: str
+) -> None:
+    given(operator, tmp_path)
+    leaf, certificate, key = new_pair()
+    with (
+        served(operator, "--workers", workers, self_signed=False) as (port, _, _),
+        httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, trust_env=False) as client,  # noqa: S501 - whoever it is
+    ):
+        assert client.get("/healthz").text == "ok\n"
+        # Half of a pair is not taken up, and the former one is served until the other half comes.
+        (tmp_path / "tls.pem").write_bytes(certificate)
+        former = shown(port)
+        (tmp_path / "tls.key").write_bytes(key)
+        der = leaf.public_bytes(Encoding.DER)
+        eventually(lambda: {shown(port) for _ in range(4 * int(workers))} == {der})
+        assert former != der
+        assert client.get("/healthz").text == "ok\n"
+
+
+def test_files_that_can_not_be_used_leave_the_former_ones_in_place(
+    operator: Operator, tmp_path: Path
+) -> None:
+    leaf = given(operator, tmp_path)
+    log = tmp_path / "service.log"
+    with operator.config.open("a") as config:
+        config.write(f'[log]\nfile = "{log}"\n')
+    with served(operator, self_signed=False) as (port, _, _):
+        (tmp_path / "tls.key").write_bytes(new_pair()[2])
+        eventually(lambda: "renewed TLS files not usable" in log.read_text())
+        assert x509.load_der_x509_certificate(shown(port)) == leaf
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_files_that_do_not_belong_together_are_refused(operator: Operator, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """uvicorn with this application: one process for one worker, uvicorn's own supervisor for several."""
 
 import contextlib
+import ctypes
 import functools
 import logging
 import multiprocessing
@@ -38,7 +39,8 @@ STARTUP_FAILURE = 3
 # holds the database's lock could wait as long.
 SWITCH_SECONDS = 0.0005
 # glibc hands blocks from this size on back to the system as soon as they are freed. Left to itself it raises the bound
-# and keeps the 19 MiB of each check of a password. Source: mallopt(3), M_MMAP_THRESHOLD.
+# and keeps the 19 MiB of each check of a password. Source: mallopt(3), malloc.h.
+M_MMAP_THRESHOLD = -3
 GIVEN_BACK_FROM_BYTES = 1024 * 1024
 # Connections are files, of which a login session may usually open 1,024.
 OPEN_FILES = 65536
@@ -75,9 +77,9 @@ def _config(settings: Settings, files: Tls | None) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         workers=settings.server.workers,
-        # What uvicorn has to say goes the way of every library's log: warnings, to standard error.
+        # A stranger can bring about any number of its warnings.
         log_config=None,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -104,8 +106,6 @@ def _serve(config: uvicorn.Config, listener: socket.socket) -> None:
 
 
 def _supervise(config: uvicorn.Config, listener: socket.socket) -> None:
-    # Both are read when a worker starts; what the operator says of the first one wins.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(GIVEN_BACK_FROM_BYTES))
     # The supervisor says which workers died. Each worker sets up its own log.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
@@ -121,6 +121,7 @@ def _application(settings: Settings) -> ASGIApp:
     from clustercert.app.asgi import create_app  # noqa: PLC0415 - the supervisor does not need it
 
     sys.setswitchinterval(SWITCH_SECONDS)
+    _return_freed_memory()
     # Renewed files are found without it, and to a supervisor it means new workers.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if multiprocessing.parent_process() is not None:
@@ -134,6 +135,12 @@ def _end_with_supervisor() -> None:
     if supervisor is not None:
         supervisor.join()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _return_freed_memory() -> None:
+    """Have glibc hand large blocks back to the system; other C libraries do so or have no such option."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES)
 
 
 def _raise_open_files() -> None:

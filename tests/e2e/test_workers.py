@@ -1,0 +1,150 @@
+"""One process for one worker, uvicorn's supervisor for several, and a socket that a service manager passes on."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from operating import new_operator
+from running import COMMAND, Demo, demo, uncovered
+
+SECONDS = 60
+
+
+def children(running: Demo) -> set[int]:
+    """The process ids of the workers, multiprocessing's own helper aside."""
+    pid = running.process.pid
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def asked(running: Demo) -> int:
+    """The status of a request over a connection of its own."""
+    return httpx.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS).status_code
+
+
+def test_one_worker_is_one_process(tmp_path: Path) -> None:
+    with demo(tmp_path / "data") as running:
+        pid = running.process.pid
+        assert Path(f"/proc/{pid}/task/{pid}/children").read_text() == ""
+        assert running.said["pid"] == pid
+        assert asked(running) == 200
+
+
+def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running:
+        before = children(running)
+        assert len(before) == 2
+        os.kill(min(before), signal.SIGKILL)
+        eventually(lambda: len(children(running)) == 2 and children(running) != before)
+        assert [asked(running) for _ in range(10)] == [200] * 10
+        assert running.process.stderr is not None
+        said = next(line for line in running.process.stderr if "died" in line)
+        assert str(min(before)) in said
+
+
+def test_where_a_worker_can_not_start_all_end_and_the_service_has_failed(tmp_path: Path) -> None:
+    with demo(tmp_path / "data", "--workers", "2") as running:
+        (tmp_path / "data" / "kek").unlink()
+        os.kill(min(children(running)), signal.SIGKILL)
+        assert running.process.wait(SECONDS) == 1
+        assert running.process.stderr is not None
+        assert "Error: A worker could not start. See the log." in running.process.stderr.read()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_ends_nothing(tmp_path: Path, workers: str) -> None:
+    with demo(tmp_path / "data", "--workers", workers) as running:
+        before = children(running)
+        running.process.send_signal(signal.SIGHUP)
+        if before:
+            # New workers, one after the other.
+            eventually(lambda: len(children(running)) == 2 and children(running).isdisjoint(before))
+        assert [asked(running) for _ in range(10)] == [200] * 10
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [0.0, 0.8])
+def test_a_signal_to_all_of_them_and_again_ends_them_without_a_traceback(
+    tmp_path: Path, workers: str, number: signal.Signals, moment: float
+) -> None:
+    """As a terminal and a supervisor of services do it."""
+    with demo(tmp_path / "data", "--workers", workers, env=uncovered()) as running:
+        told = threading.Event()
+        for worker in sorted(children(running))[:1]:
+            os.kill(worker, signal.SIGKILL)
+        # Meanwhile another one starts.
+        told.wait(moment)
+        for _ in range(3):
+            os.killpg(running.process.pid, number)
+            told.wait(0.02)
+        assert running.process.stderr is not None
+        said = running.process.stderr.read()
+        assert running.process.wait(SECONDS) == 0
+    assert "Traceback" not in said
+    assert said.endswith("Stopped.\n")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_inherited_socket_is_served_on(tmp_path: Path, workers: str) -> None:
+    operator = new_operator(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        port = passed.getsockname()[1]
+        # As systemd does it: descriptor 3, and the process's own id.
+        script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{passed.fileno()}'
+        serve = [*COMMAND, "--config", str(operator.config), "serve", "--workers", workers]
+        process = subprocess.Popen(
+            ["sh", "-c", script, "sh", *serve],
+            pass_fds=[passed.fileno()],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            # Who connects before the service is ready waits.
+            answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=SECONDS)
+            assert answer.json() == {"status": "ready"}
+            assert process.stderr is not None
+            listening = f"Listening on http://127.0.0.1:{port}\n"
+            assert listening in iter(process.stderr.readline, "")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(SECONDS) == 0
+        finally:
+            process.kill()
+            process.wait(SECONDS)
+            assert process.stderr is not None
+            process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [("2", "exactly one listening socket"), ("1", "is not a TCP socket")]
+)
+def test_what_is_inherited_and_can_not_be_served_on_is_refused(tmp_path: Path, count: str, said: str) -> None:
+    operator = new_operator(tmp_path)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed:
+        script = f'LISTEN_PID=$$ LISTEN_FDS={count} exec "$@" 3<&{passed.fileno()}'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *COMMAND, "--config", str(operator.config), "serve"],
+            pass_fds=[passed.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert said in done.stderr
