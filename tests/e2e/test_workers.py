@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,13 @@ from operating import new_operator
 from running import COMMAND, Demo, demo, uncovered
 
 SECONDS = 60
+# As systemd passes a socket on: descriptor 3, its count, and the process's own id.
+PASS_ON = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def children(running: Demo) -> set[int]:
@@ -53,7 +61,7 @@ def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
         eventually(lambda: len(children(running)) == 2 and children(running) != before)
         assert [asked(running) for _ in range(10)] == [200] * 10
         assert running.process.stderr is not None
-        said = next(line for line in running.process.stderr if "died" in line)
+        said = next(line for line in running.process.stderr if "Child process" in line)
         assert str(min(before)) in said
 
 
@@ -105,11 +113,9 @@ def test_an_inherited_socket_is_served_on(tmp_path: Path, workers: str) -> None:
     operator = new_operator(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as passed:
         port = passed.getsockname()[1]
-        # As systemd does it: descriptor 3, and the process's own id.
-        script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{passed.fileno()}'
         serve = [*COMMAND, "--config", str(operator.config), "serve", "--workers", workers]
         process = subprocess.Popen(
-            ["sh", "-c", script, "sh", *serve],
+            [sys.executable, "-c", PASS_ON, str(passed.fileno()), "1", *serve],
             pass_fds=[passed.fileno()],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -137,9 +143,9 @@ def test_an_inherited_socket_is_served_on(tmp_path: Path, workers: str) -> None:
 def test_what_is_inherited_and_can_not_be_served_on_is_refused(tmp_path: Path, count: str, said: str) -> None:
     operator = new_operator(tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed:
-        script = f'LISTEN_PID=$$ LISTEN_FDS={count} exec "$@" 3<&{passed.fileno()}'
+        serve = [*COMMAND, "--config", str(operator.config), "serve"]
         done = subprocess.run(
-            ["sh", "-c", script, "sh", *COMMAND, "--config", str(operator.config), "serve"],
+            [sys.executable, "-c", PASS_ON, str(passed.fileno()), count, *serve],
             pass_fds=[passed.fileno()],
             capture_output=True,
             text=True,

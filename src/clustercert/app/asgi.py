@@ -1,5 +1,6 @@
 """The ASGI application of one worker: routes, what runs beside them, and how failures are answered."""
 
+import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
@@ -65,26 +66,11 @@ def create_app(settings: Settings) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            parts = await stack.enter_async_context(components(settings))
-            if not await parts.database.flushes():
-                logger.warning(
-                    "the database server runs with fsync off: a crash of its machine loses certificates"
-                )
-            app.state.services = _services(parts)
-            await stack.enter_async_context(parts.database.generation.watching())
-            # The first to start and the last to end, so that what the others do last is sealed too.
-            await stack.enter_async_context(running(periodic.sealing(parts.database, parts.log_sealer)))
-            await stack.enter_async_context(running(periodic.pruning(parts.database, parts.identity)))
-            await policy_recorded(parts)
-            await stack.enter_async_context(running(auditing(parts)))
-            await stack.enter_async_context(running(not_let_in.flushing(parts.database)))
-            await stack.enter_async_context(running(reconciler(parts).run))
-            await stack.enter_async_context(running(parts.webhook.watch))
-            # What is here now stays: the collector, which stops everybody, needn't look through it again and again.
-            gc.collect()
-            gc.freeze()
-            yield
+        # A second Ctrl-C cancels what is left of it, and that is no failure.
+        with contextlib.suppress(asyncio.CancelledError):
+            async with contextlib.AsyncExitStack() as stack:
+                await _start(app, settings, not_let_in, stack)
+                yield
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.router.routes += [clustercert.FAST, webhook.FAST]
@@ -102,6 +88,28 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_bug)
     return Edge(app, settings.server.request_timeout, not_let_in=not_let_in.count)
+
+
+async def _start(
+    app: FastAPI, settings: Settings, not_let_in: FailedAuthentications, stack: contextlib.AsyncExitStack
+) -> None:
+    """Open everything, and start what runs beside the requests; the stack ends it."""
+    parts = await stack.enter_async_context(components(settings))
+    if not await parts.database.flushes():
+        logger.warning("the database server runs with fsync off: a crash of its machine loses certificates")
+    app.state.services = _services(parts)
+    await stack.enter_async_context(parts.database.generation.watching())
+    # The first to start and the last to end, so that what the others do last is sealed too.
+    await stack.enter_async_context(running(periodic.sealing(parts.database, parts.log_sealer)))
+    await stack.enter_async_context(running(periodic.pruning(parts.database, parts.identity)))
+    await policy_recorded(parts)
+    await stack.enter_async_context(running(auditing(parts)))
+    await stack.enter_async_context(running(not_let_in.flushing(parts.database)))
+    await stack.enter_async_context(running(reconciler(parts).run))
+    await stack.enter_async_context(running(parts.webhook.watch))
+    # What is here now stays: the collector, which stops everybody, needn't look through it again and again.
+    gc.collect()
+    gc.freeze()
 
 
 def _services(parts: Components) -> Services:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -32,7 +33,7 @@ BACKLOG = 2048
 # How often the TLS files are looked at.
 RELOAD_SECONDS = 5
 # A worker that does not answer its supervisor for so long is killed; on a busy machine one starts slowly.
-HEALTH_CHECK_SECONDS = 60
+HEALTH_CHECK_SECONDS = 30
 # As uvicorn has it: the exit code of a worker whose application did not start.
 STARTUP_FAILURE = 3
 # The database's thread must get the interpreter lock in time: with Python's own 5 ms each step of a transaction that
@@ -107,13 +108,25 @@ def _serve(config: uvicorn.Config, listener: socket.socket) -> None:
 
 def _supervise(config: uvicorn.Config, listener: socket.socket) -> None:
     # The supervisor says which workers died. Each worker sets up its own log.
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+    _keep_interrupts_from_workers()
     with _folder_of_the_counts():
         supervisor = Multiprocess(config, [listener])
         supervisor.run()
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
         raise ClustercertError("A worker could not start. See the log.")
+
+
+def _keep_interrupts_from_workers() -> None:
+    """A terminal sends Ctrl-C to every process: workers inherit that it is blocked, and get SIGTERM in time.
+
+    This process still takes it, in another thread.
+    """
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    # multiprocessing's own helper would let interrupts in again when it is started.
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _application(settings: Settings) -> ASGIApp:
