@@ -2,7 +2,7 @@
 # tools, .venvs/clients for the vendors' SDKs, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lock clean runtime dev clients openssl bench-tools
+.PHONY: help demo test check bench format lock clean runtime dev clients openssl haproxy bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -10,7 +10,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients openssl ## run every test, with real clients and the built wheel
+test: dev clients openssl haproxy ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 check: dev ## check format, lint, types and layers
@@ -42,6 +42,11 @@ clients:
 openssl:
 	@command -v openssl >/dev/null || scripts/apt-install openssl \
 		|| { echo "The tests need the openssl command; install the package openssl." >&2; exit 1; }
+
+# One test runs deploy/haproxy.cfg, and is skipped without it.
+haproxy:
+	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || scripts/apt-install haproxy \
+		|| echo "haproxy is not installed: tests/e2e/test_proxy.py is skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

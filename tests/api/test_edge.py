@@ -1,6 +1,7 @@
 """The outermost layer around applications that misbehave."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -127,3 +128,52 @@ async def test_who_fills_a_worker_with_slow_requests_keeps_no_api_server_from_it
         is_error(await client.get(authorize), 503, "CCE.01503001")
         go_on.set()
         assert [(await answer).status_code for answer in slow] == [200] * 4
+
+
+async def test_a_request_whose_body_never_comes_takes_nobodys_place() -> None:
+    arrived = asyncio.Semaphore(0)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.release()
+        while (await receive()).get("more_body"):
+            pass
+        await PlainTextResponse("done")(scope, receive, send)
+
+    go_on = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        await go_on.wait()
+        yield b"late"
+
+    async with client_of(app, max_in_flight=1) as client:
+        slow = [asyncio.ensure_future(client.post("/x", content=body())) for _ in range(3)]
+        for _ in slow:
+            await arrived.acquire()
+        assert (await client.post("/x", content=b"whole")).status_code == 200
+        go_on.set()
+        assert {(await answer).status_code for answer in slow} <= {200, 503}
+
+
+async def test_a_request_counts_once_its_body_is_there() -> None:
+    arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        arrived.release()
+        await go_on.wait()
+        await PlainTextResponse("done")(scope, receive, send)
+
+    async with client_of(app, max_in_flight=2) as client:
+        slow = [asyncio.ensure_future(client.post("/x", content=b"whole")) for _ in range(2)]
+        for _ in slow:
+            await arrived.acquire()
+        is_error(await client.post("/x", content=b"whole"), 503, "CCE.01503001")
+        go_on.set()
+        assert [(await answer).status_code for answer in slow] == [200, 200]
+
+
+@pytest.mark.parametrize("headers", [{"X-A": "a" * 66_000}, {f"X-{number}": "1" for number in range(100)}])
+async def test_a_header_block_over_its_bound_is_refused(headers: dict[str, str]) -> None:
+    async with client_of(PlainTextResponse("done")) as client:
+        is_error(await client.get("/x", headers=headers), 431, "APIGW.0201")

@@ -139,7 +139,7 @@ def _check(scope: Scope) -> bool:
     """Whether a body follows. Raises ClustercertError for a header block that is not taken."""
     fields = scope["headers"]
     names = [name for name, _ in fields]
-    size = len(scope["raw_path"]) + len(scope["query_string"]) + sum([len(n) + len(v) + 4 for n, v in fields])
+    size = len(scope["path"]) + len(scope["query_string"]) + sum([len(n) + len(v) + 4 for n, v in fields])
     if size > MAX_HEADER_BYTES or len(fields) > MAX_HEADER_FIELDS:
         raise HeaderTooLarge(
             f"The request's target and header fields are larger than {MAX_HEADER_BYTES} bytes or more than "

@@ -108,7 +108,7 @@ def add_documentation(app: FastAPI) -> None:
             title=TITLE,
             swagger_js_url=f"{_DOCS_ASSETS}/swagger-ui-bundle.js",
             swagger_css_url=f"{_DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url="data:,",
+            swagger_favicon_url=f"{_DOCS_ASSETS}/favicon-32x32.png",
         )
 
     app.mount(_DOCS_ASSETS, StaticFiles(directory=Path(__file__).with_name("swagger_ui")))
