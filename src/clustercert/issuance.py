@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Protocol
 
 from clustercert import metrics
-from clustercert.background import in_step
 from clustercert.certificate import (
     CheckedLeaf,
     check_leaf,
@@ -114,14 +113,11 @@ class Issuance:
         cluster = await self._cluster(caller, project_id, cluster_id)
         now = self.now()
         grant = self.bindings.granted(cluster, self.policy.decide(caller, cluster, ask, now))
-        await in_step()
         private_key = None if ask.public_key else await self.keys.new_key()
         public_key = ask.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is there
         signer = self._signer(cluster)
         request = new_signing_request(grant, public_key, cluster.client_ca, takes_serial=signer.takes_serial)
-        await in_step()
         chain = await signer.sign(request)
-        await in_step()
         leaf = check_leaf(chain, request)
         record, event = _trace(caller, ask, request, cluster, leaf, now)
         async with self.bindings.bound(cluster, record):
