@@ -10,7 +10,6 @@ import hashlib
 import os
 import ssl
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -171,7 +170,7 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
 
     The chain is DER. Raises SignerError naming the first thing that differs; no answer raises anything else.
     """
-    der, issuer = _only(chain), _issuer_of(request.ca)
+    der, issuer = _only(chain), _issuer(request.ca.certificate)
     try:
         serial, signature, tbs = _read(der, issuer, request)
         issuer.verify(signature, tbs)
@@ -319,23 +318,7 @@ class _Issuer:
         self.key.verify(signature, content, *self.scheme)
 
 
-# The library hashes a certificate by parsing all of it again, for each look-up; an id says its hash at once. The one
-# that was used last is the last.
-_issuers: OrderedDict[str, tuple[x509.Certificate, _Issuer]] = OrderedDict()
-MAX_ISSUERS = 4096
-
-
-def _issuer_of(ca: ClientCA) -> _Issuer:
-    certificate, issuer = _issuers.get(ca.id, (None, None))
-    if issuer is None or certificate is not ca.certificate:
-        issuer = _issuer(ca.certificate)
-        _issuers[ca.id] = ca.certificate, issuer
-        if len(_issuers) > MAX_ISSUERS:
-            _issuers.popitem(last=False)
-    _issuers.move_to_end(ca.id)
-    return issuer
-
-
+@functools.lru_cache(maxsize=4096)
 def _issuer(ca: x509.Certificate) -> _Issuer:
     key = accepted_key(ca.public_key())
     return _Issuer(

@@ -1,5 +1,4 @@
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -13,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clustercert.certificate import (
-    MAX_ISSUERS,
     LeafBuilder,
-    _issuer_of,
-    _issuers,
+    _issuer,
     certificates,
     chain_pem,
     fingerprint,
@@ -189,12 +186,10 @@ def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -
     assert authority.key_identifier == b"twelve bytes"
 
 
-def test_the_ca_that_was_used_last_is_kept_when_another_one_is_too_many() -> None:
-    kept = _issuer_of(CA)
-    for number in range(MAX_ISSUERS):
-        _issuer_of(replace(CA, id=f"{number:032x}"))
-        assert _issuer_of(CA) is kept
-    assert len(_issuers) == MAX_ISSUERS
+def test_what_a_ca_contributes_is_read_once_for_each_certificate() -> None:
+    renewed = client_ca(CA_KEY).certificate
+    assert _issuer(CA.certificate) is _issuer(CA.certificate)
+    assert _issuer(renewed) is not _issuer(CA.certificate)
 
 
 # Names
