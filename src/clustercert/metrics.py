@@ -3,14 +3,10 @@
 Workers are processes: where `PROMETHEUS_MULTIPROC_DIR` names a folder, the counts of all of them add up in it.
 """
 
-import asyncio
-import atexit
-import collections
 import contextlib
 import functools
-import math
+import os
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -21,7 +17,6 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
-    values,
 )
 
 REQUESTS = Counter("clustercert_requests", "HTTP requests answered", ["route", "method", "status"])
@@ -130,58 +125,11 @@ SEALING_FAILURES = Counter(
 )
 
 
-class _Pending:
-    """What was counted and observed a moment ago, on its way into the files that the workers share.
-
-    Writing one number into them takes microseconds, for which each request would wait several times; so those of many
-    requests are added up first.
-    """
-
-    # Whoever scrapes right after a request, and is answered by another worker, waits no longer than this for its count.
-    SECONDS = 0.05
-
-    def __init__(self) -> None:
-        self._counts: dict[Counter, int] = {}
-        self._observed: dict[Histogram, list[float]] = {}
-
-    def count(self, counter: Counter) -> None:
-        """Add one to a counter."""
-        if not self._counts:
-            self._flush_soon()
-        self._counts[counter] = self._counts.get(counter, 0) + 1
-
-    def observe(self, histogram: Histogram, seconds: float) -> None:
-        """Add a value to a histogram; something is to be counted with it."""
-        self._observed.setdefault(histogram, []).append(seconds)
-
-    def flush(self) -> None:
-        """Write down what waits."""
-        counts, self._counts = self._counts, {}
-        observed, self._observed = self._observed, {}
-        for counter, times in counts.items():
-            counter.inc(times)
-        for histogram, seconds in observed.items():
-            # The library observes one value at a time.
-            bounds, buckets = histogram._upper_bounds, histogram._buckets  # noqa: SLF001
-            for bucket, times in collections.Counter([bisect_left(bounds, each) for each in seconds]).items():
-                buckets[bucket].inc(times)
-            histogram._sum.inc(math.fsum(seconds))  # noqa: SLF001
-
-    def _flush_soon(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            asyncio.get_running_loop().call_later(self.SECONDS, self.flush)
-
-
-_pending = _Pending()
-# Of a worker that ends between two flushes.
-atexit.register(_pending.flush)
-
-
 def request(route: str, method: str, status: int, seconds: float) -> None:
     """Count one HTTP request."""
     count, latency = _of_request(route, method, status)
-    _pending.count(count)
-    _pending.observe(latency, seconds)
+    count.inc()
+    latency.observe(seconds)
 
 
 # Finding a labelled series takes longer than counting in it, and there are only so many.
@@ -203,21 +151,16 @@ def enforcing(what: str) -> Iterator[None]:
 
 def issuance(started: float, outcome: str = "issued") -> None:
     """Count one issuance that began at a `time.perf_counter()`, by its outcome: `issued`, or the name of the error."""
-    _pending.count(_of_issuance(outcome))
+    ISSUANCES.labels(outcome).inc()
     if outcome == "issued":
-        _pending.observe(ISSUANCE_SECONDS, time.perf_counter() - started)
-
-
-@functools.lru_cache(maxsize=64)
-def _of_issuance(outcome: str) -> Counter:
-    return ISSUANCES.labels(outcome)
+        ISSUANCE_SECONDS.observe(time.perf_counter() - started)
 
 
 def exposition() -> bytes:
     """Everything counted by all workers, in Prometheus's text format."""
-    _pending.flush()
-    if values.ValueClass.__name__ == "MmapedValue":
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # untyped upstream
-        return generate_latest(registry)
-    return generate_latest()
+    # Set before the workers start; the library chooses by it where its numbers are.
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # untyped upstream
+    return generate_latest(registry)
