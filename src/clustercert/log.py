@@ -3,23 +3,24 @@
 JSON, unless a terminal reads. The audit events are the store's; a log is for whoever runs the service.
 """
 
-import asyncio
-import atexit
 import contextlib
 import functools
+import io
 import logging
 import os
 import sys
-import threading
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
 from clustercert import ascii_json
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # Whatever a field of such a name holds, it isn't for a log.
 _SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
@@ -38,7 +39,8 @@ def configure(
     style: Literal["json", "console"] | None, level: str = "info", file: Path | None = None
 ) -> None:
     """Set up structlog and the standard library's logging of our dependencies for this process."""
-    stream = os.fdopen(os.open(file, _APPEND, 0o600), "ab") if file else sys.stdout.buffer
+    output = os.open(file, _APPEND, 0o600) if file else sys.stdout.fileno()
+    stream = io.BufferedWriter(_Output(output, "wb", closefd=file is not None))
     if style is None:
         style = "console" if stream.isatty() else "json"
     # Plain tracebacks in both: the prettier ones print local variables, and ours hold keys.
@@ -53,11 +55,10 @@ def configure(
         ]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ascii_json.dumps)]
-    lines = _Lines(stream)
     structlog.configure(
         processors=[_completed, redact, *renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=lambda *_: lines,
+        logger_factory=structlog.BytesLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     # Libraries speak through logging; only what somebody must look at is let through.
@@ -66,48 +67,14 @@ def configure(
     )
 
 
-class _Lines:
-    """Writes lines to a stream: those of one turn of the event loop together, errors at once.
+class _Output(io.FileIO):
+    """Drops what can't be written: a full disk or a closed pipe fails no request."""
 
-    Each write is a system call, and under load many requests end in one turn.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-        self._waiting: list[bytes] = []
-        atexit.register(self._write)
-
-    def info(self, line: bytes) -> None:
-        """Write a line, by the end of this turn at the latest."""
-        with self._lock:
-            self._waiting.append(line)
-            first = len(self._waiting) == 1
-        if first:
-            try:
-                asyncio.get_running_loop().call_soon(self._write)
-            except RuntimeError:
-                # A thread or a command, which has no turns.
-                self._write()
-
-    debug = info
-
-    def error(self, line: bytes) -> None:
-        """Write a line, and all that wait, at once."""
-        with self._lock:
-            self._waiting.append(line)
-        self._write()
-
-    warning = critical = error
-
-    def _write(self) -> None:
-        """Write what waits. It is lost where the disk is full or the reader gone: who logs has other work to do."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, []
-            if waiting:
-                with contextlib.suppress(OSError):
-                    self._stream.write(b"\n".join(waiting) + b"\n")
-                    self._stream.flush()
+    def write(self, data: "ReadableBuffer", /) -> int:
+        written = None
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+        return memoryview(data).nbytes if written is None else written
 
 
 def _completed(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

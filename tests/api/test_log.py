@@ -111,6 +111,31 @@ def test_what_cannot_be_logged_is_lost_and_hurts_nobody() -> None:
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
 
 
+def test_a_reader_who_went_away_hurts_nobody() -> None:
+    script = (
+        "import sys, structlog\n"
+        "from clustercert import log\n"
+        "log.configure('json')\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(3):\n"
+        "    structlog.get_logger().warning('w' * 9000)\n"
+        "    structlog.get_logger().info('i')\n"
+        "sys.stderr.write('went on')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, said = process.communicate("\n", timeout=60)
+    assert (process.returncode, said) == (0, "went on")
+
+
 def test_nobody_steers_the_terminal_of_who_reads(tmp_path: Path) -> None:
     file = tmp_path / "log"
     script = (
