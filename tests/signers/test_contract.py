@@ -142,10 +142,11 @@ async def test_local_opens_a_key_once() -> None:
     assert ring.opened == 1
 
 
-async def test_local_keeps_the_keys_of_the_cas_used_last() -> None:
+async def test_local_keeps_the_keys_of_the_cas_used_last(monkeypatch: pytest.MonkeyPatch) -> None:
     ring, key = Ring(), new_key("ec-p256")
+    # So that the test needs no thousands of keys.
+    monkeypatch.setattr(LocalSigner, "MAX_OPEN_KEYS", 2)
     signer = LocalSigner(ring)
-    signer.MAX_OPEN_KEYS = 2  # so that the test needs no thousands of keys
     cas = [
         replace(
             client_ca(key), id=f"{n:032x}", sealed_key=ring.ring.seal(key_der(key), f"client_ca:{n:032x}")

@@ -214,7 +214,7 @@ async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: Feed) 
     for number in range(10):
         await known.by_fingerprint(os.urandom(32))
         await known.by_number(f"{number:040x}")
-    assert len(known._unknown_until) <= 4
+    assert len(known._unknown) <= 4
 
 
 async def test_the_least_recently_used_goes_first(database: Database, feed: Feed) -> None:

@@ -202,7 +202,8 @@ async def test_what_is_forgotten_while_another_is_closed_stays_open_for_whoever_
     for number in range(MAX_OPEN):
         await scene.access.call(known(number), look)
     inside, go_on = asyncio.Event(), asyncio.Event()
-    oldest = next(iter(scene.access._ways.values())).api
+    way, *_ = scene.access._ways.values()
+    oldest = way.api
 
     class Slow:
         """The oldest connection, whose end takes its time."""
@@ -212,7 +213,7 @@ async def test_what_is_forgotten_while_another_is_closed_stays_open_for_whoever_
             await go_on.wait()
             await oldest.close()
 
-    next(iter(scene.access._ways.values())).api = Slow()  # type: ignore[assignment] # what is closed of it
+    way.api = Slow()  # type: ignore[assignment] # what is closed of it
     closed.clear()
     waiting = asyncio.create_task(scene.access.call(known(MAX_OPEN), look))
     await inside.wait()

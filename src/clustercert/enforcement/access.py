@@ -6,11 +6,12 @@ There is no secret to keep: the key lives in this process's memory for minutes.
 import asyncio
 import contextlib
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
+
+from cachetools import LRUCache
 
 from clustercert.certificate import check_leaf, der_fingerprint, der_pem, new_signing_request, serial_text
 from clustercert.errors import SignerError, Unavailable
@@ -91,7 +92,7 @@ class Access:
     ledger: Recorder
     revoked: Revoked
     now: Callable[[], datetime]
-    _ways: OrderedDict[str, _Way] = field(default_factory=OrderedDict)
+    _ways: LRUCache[str, _Way] = field(default_factory=lambda: LRUCache(MAX_OPEN))
     _making: dict[str, asyncio.Lock] = field(default_factory=dict)
 
     async def call(self, cluster: Cluster, work: Callable[[KubeApi], Awaitable[T]]) -> T:
@@ -118,27 +119,31 @@ class Access:
     async def _opened(self, cluster: Cluster, instead_of: _Way | None = None) -> AsyncIterator[_Way]:
         """A way that nobody closes before the block is left."""
         # One certificate for all that ask at once.
-        lock = self._making.setdefault(cluster.id, asyncio.Lock())
+        lock, dropped = self._making.setdefault(cluster.id, asyncio.Lock()), None
         async with lock:
             way = self._ways.get(cluster.id)
             if way is None or way is instead_of or not self._good(way, cluster):
-                fresh = await self._made(cluster)
-                if (old := self._ways.pop(cluster.id, None)) is not None:
-                    await old.retire()
-                self._ways[cluster.id] = way = fresh
-            self._ways.move_to_end(cluster.id)
+                way = await self._made(cluster)
+                dropped = self._keep(cluster.id, way)
             # Before anything is awaited: others make ways at the same time, and may forget this one for theirs.
             way.users += 1
         try:
-            if len(self._ways) > MAX_OPEN:
-                forgotten, oldest = self._ways.popitem(last=False)
-                self._making.pop(forgotten, None)
-                await oldest.retire()
+            if dropped is not None:
+                await dropped.retire()
             yield way
         finally:
             way.users -= 1
             if way.retired and not way.users:
                 await way.api.close()
+
+    def _keep(self, cluster_id: str, way: _Way) -> _Way | None:
+        """Keep a connection. Returns the one that it replaces, or the least recently used where it is one too many."""
+        dropped = self._ways.pop(cluster_id, None)
+        if dropped is None and len(self._ways) >= MAX_OPEN:
+            oldest, dropped = self._ways.popitem()
+            self._making.pop(oldest, None)
+        self._ways[cluster_id] = way
+        return dropped
 
     async def _is_to_be_renewed(self, way: _Way) -> bool:
         """Whether another certificate may be welcome: whoever revokes everything of a cluster revokes this one too."""

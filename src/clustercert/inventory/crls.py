@@ -1,11 +1,12 @@
 """One certificate revocation list a client CA, for verifiers other than kube-apiserver, which reads none."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
+
+from cachetools import LRUCache
 
 from clustercert.crl import new_crl
 from clustercert.errors import NotFound, Unavailable
@@ -66,7 +67,7 @@ class Crls:
         self._rows = rows
         self._custody = custody
         self._now = now
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+        self._kept: LRUCache[tuple[str, str], _Kept] = LRUCache(KEPT)
         # Making one takes the processor; whoever asks for many waits for one after the other.
         self._making = asyncio.Lock()
 
@@ -84,8 +85,6 @@ class Crls:
                 raise NotFound("There is no such client CA. Check the cluster's id and the CA's.")
             crl, changed = await self._make(ca)
             self._kept[key] = _Kept(crl, changed, generation)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
         return crl
 
     async def _good(self, key: tuple[str, str]) -> Crl | None:
@@ -95,7 +94,6 @@ class Crls:
         if kept is None or not kept.crl.made_at <= now < kept.crl.refresh_at:
             return None
         if now < kept.crl.made_at + LEAST_AGE:
-            self._kept.move_to_end(key)
             return kept.crl
         generation = self._rows.generation
         seen = generation.value
@@ -103,8 +101,6 @@ class Crls:
             if await self._rows.last_change() != kept.changed:
                 return None
             kept.generation = seen
-        if key in self._kept:
-            self._kept.move_to_end(key)
         return kept.crl
 
     async def _make(self, ca: ClientCA) -> tuple[Crl, int]:

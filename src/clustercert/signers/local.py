@@ -1,6 +1,6 @@
 """Signs with a client-CA key that the store keeps sealed and this process opens."""
 
-from collections import OrderedDict
+from cachetools import LRUCache
 
 from clustercert.certificate import LeafBuilder
 from clustercert.errors import SignerError
@@ -17,18 +17,13 @@ class LocalSigner:
 
     def __init__(self, custody: Unsealer) -> None:
         self._custody = custody
-        self._builders: OrderedDict[str, LeafBuilder] = OrderedDict()
+        self._builders: LRUCache[str, LeafBuilder] = LRUCache(self.MAX_OPEN_KEYS)
 
     async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
         """The leaf alone, in DER: its issuer is the root. Raises SignerError where the CA's key isn't here."""
         builder = self._builders.get(request.ca.id)
         if builder is None:
-            builder = await self._open(request.ca)
-            self._builders[request.ca.id] = builder
-            if len(self._builders) > self.MAX_OPEN_KEYS:
-                self._builders.popitem(last=False)
-        else:
-            self._builders.move_to_end(request.ca.id)
+            builder = self._builders[request.ca.id] = await self._open(request.ca)
         return (builder.build(request),)
 
     async def _open(self, ca: ClientCA) -> LeafBuilder:

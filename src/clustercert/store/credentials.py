@@ -8,12 +8,12 @@ neither.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from cachetools import LRUCache, TTLCache
 from sqlalchemy import Integer, Row, Text, bindparam, cast, select
 
 from clustercert import metrics
@@ -169,12 +169,13 @@ class Credentials:
         self._feed = feed
         self._now = now
         # By credential number (text) or fingerprint (bytes).
-        self._known: OrderedDict[str | bytes, Credential] = OrderedDict()
-        self._unknown_until: dict[str | bytes, float] = {}
-        # Whether a user has certificates without a number, and until when that is remembered.
-        self._unnumbered: dict[str, tuple[bool, float]] = {}
-        self._texts: dict[str, str] = {}
-        self._groups: dict[frozenset[str], frozenset[str]] = {}
+        self._known: LRUCache[str | bytes, Credential] = LRUCache(bounds.known)
+        self._unknown: TTLCache[str | bytes, None] = TTLCache(bounds.unknown, bounds.unknown_seconds)
+        # Whether a user has certificates without a number.
+        self._unnumbered: TTLCache[str, bool] = TTLCache(bounds.unknown, bounds.unknown_seconds)
+        # The same object for all certificates of a cluster, of a user.
+        self._texts: LRUCache[str, str] = LRUCache(bounds.known)
+        self._groups: LRUCache[frozenset[str], frozenset[str]] = LRUCache(bounds.known)
         self._by_number = Gathered(self._read_numbers, READ_AT_ONCE)
         self._by_fingerprint = Gathered(self._read_fingerprints, READ_AT_ONCE)
         self._by_user = Gathered(self._read_unnumbered, READ_AT_ONCE)
@@ -192,22 +193,18 @@ class Credentials:
 
         Revoked ones count. Raises Unavailable.
         """
-        found, until = self._unnumbered.get(user_id, (False, 0.0))
-        if self._feed.fresh() and until > time.monotonic():
-            return found
-        found = bool(await self._in_time(self._by_user(user_id)))
-        if len(self._unnumbered) >= self._bounds.unknown:
-            self._unnumbered.clear()
-        self._unnumbered[user_id] = found, time.monotonic() + self._bounds.unknown_seconds
+        found = self._unnumbered.get(user_id) if self._feed.fresh() else None
+        if found is None:
+            found = bool(await self._in_time(self._by_user(user_id)))
+            self._unnumbered[user_id] = found
         return found
 
     async def _find(self, key: K, read_once: Gathered[K, Credential]) -> Credential | None:
         if self._feed.fresh():
             known = self._known.get(key)
             if known is not None and self._feed.current(known):
-                self._known.move_to_end(key)
                 return known
-            if known is None and self._unknown_until.get(key, 0.0) > time.monotonic():
+            if known is None and key in self._unknown:
                 return None
         return await self._in_time(self._look_up(key, read_once))
 
@@ -223,14 +220,11 @@ class Credentials:
             known = await read_once(key)
             if known is None:
                 self._known.pop(key, None)
-                self._remember_unknown(key)
+                self._unknown[key] = None
                 return None
             # What was revoked while it was read is read again.
             if self._feed.current(known):
                 self._known[key] = known
-                self._known.move_to_end(key)
-                if len(self._known) > self._bounds.known:
-                    self._known.popitem(last=False)
                 return known
 
     async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, Credential]:
@@ -267,25 +261,13 @@ class Credentials:
             id=row.id,
             fingerprint=row.fingerprint,
             credential_number=number,
-            cluster_id=self._one_copy(row.cluster_id),
-            user_id=self._one_copy(row.user_id),
+            cluster_id=self._texts.setdefault(row.cluster_id, row.cluster_id),
+            user_id=self._texts.setdefault(row.user_id, row.user_id),
             groups=self._groups.setdefault(groups, groups),
             revoked=bool(row.revoked),
             revoked_at=row.revoked_at,
             read_at=read_at,
         )
-
-    def _one_copy(self, text: str) -> str:
-        """The same text for all certificates of a cluster, of a user."""
-        if len(self._texts) >= self._bounds.known:
-            self._texts.clear()
-            self._groups.clear()
-        return self._texts.setdefault(text, text)
-
-    def _remember_unknown(self, key: str | bytes) -> None:
-        if len(self._unknown_until) >= self._bounds.unknown:
-            self._unknown_until.clear()
-        self._unknown_until[key] = time.monotonic() + self._bounds.unknown_seconds
 
 
 # Made once: putting such a statement together takes longer than running it.

@@ -8,11 +8,11 @@ While the number can't be read, nothing is answered from memory.
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import structlog
+from cachetools import LRUCache
 
 from clustercert.background import pause, running
 
@@ -80,9 +80,8 @@ class Cache(Generic[K, V]):
 
     def __init__(self, generation: Generation, size: int) -> None:
         self._generation = generation
-        self._size = size
         self._seen = generation.value
-        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._entries: LRUCache[K, V] = LRUCache(size)
 
     async def get(self, key: K, load: Callable[[K], Awaitable[V | None]]) -> V | None:
         """The cached value, or what `load` finds. What `load` raises passes through."""
@@ -91,13 +90,9 @@ class Cache(Generic[K, V]):
             self._entries.clear()
             self._seen = before
         if self._generation.fresh() and (value := self._entries.get(key)) is not None:
-            self._entries.move_to_end(key)
             return value
         value = await load(key)
         # A value read before the number rose must not survive it.
         if value is not None and self._generation.value == before == self._seen:
             self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self._size:
-                self._entries.popitem(last=False)
         return value
