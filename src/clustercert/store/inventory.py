@@ -312,8 +312,8 @@ async def revocations_of(connection: AsyncConnection, ids: Iterable[int]) -> dic
     wanted, found = sorted(ids), {}
     for start in range(0, len(wanted), AT_ONCE):
         query = select(_revocation).where(_revocation.c.id.in_(wanted[start : start + AT_ONCE]))
-        for row in await connection.execute(query):
-            revocation = revocation_of(row._mapping)  # noqa: SLF001 - the documented name of a row's mapping
+        for row in (await connection.execute(query)).mappings():
+            revocation = revocation_of(row)
             found[revocation.id] = revocation
     return found
 

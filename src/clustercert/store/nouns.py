@@ -83,10 +83,7 @@ def narrowed(query: Select[Any], *wanted: tuple[Column[str], str | None]) -> Sel
 
 
 def domain_of(row: Row[Any], prefix: str = "domain") -> Domain:
-    values = row._mapping  # noqa: SLF001 # SQLAlchemy's public name for it
-    return Domain(
-        id=values[f"{prefix}_id"], name=values[f"{prefix}_name"], enabled=values[f"{prefix}_enabled"]
-    )
+    return Domain(*(getattr(row, f"{prefix}_{name}") for name in ("id", "name", "enabled")))
 
 
 def user_of(row: Row[Any]) -> User:

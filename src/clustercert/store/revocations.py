@@ -103,20 +103,20 @@ class Revocations:
         """
         this = _revocation.c.id == revocation_id
         async with self._database.epoch(event) as (connection, epoch):
-            found = (await connection.execute(select(_revocation).where(this))).first()
+            found = (await connection.execute(select(_revocation).where(this))).mappings().first()
             if found is None:
                 raise NotFound("There is no such revocation.")
-            if found.undone_at is not None:
+            if found["undone_at"] is not None:
                 raise Conflict("This revocation was undone already.")
-            if found.epoch == NO_END:
+            if found["epoch"] == NO_END:
                 raise Conflict(
                     "This revocation holds for as long as its user is disabled. Enable the user first."
                 )
             undone = {"undone_at": at, "undone_by": by, "changed": epoch}
             await connection.execute(update(_revocation).where(this).values(undone))
-            if found.fingerprint is not None:
-                await _mark(connection, found.fingerprint)
-        return revocation_of({**found._mapping, **undone})  # noqa: SLF001
+            if found["fingerprint"] is not None:
+                await _mark(connection, found["fingerprint"])
+        return revocation_of({**found, **undone})
 
     async def find(self, wanted: str, *, cluster_id: str | None = None) -> tuple[Revocable, ...]:
         """The certificates of a fingerprint, credential number or serial, lower-case hex, in a cluster or everywhere.
@@ -132,8 +132,8 @@ class Revocations:
                 query = revocable_query().where(named).limit(2)
                 if cluster_id is not None:
                     query = query.where(_certificate.c.cluster_id == cluster_id)
-                if found := (await connection.execute(query)).all():
-                    return tuple(Revocable(**row._mapping) for row in found)  # noqa: SLF001
+                if found := (await connection.execute(query)).mappings().all():
+                    return tuple(Revocable(**row) for row in found)
         return ()
 
     async def revocation(self, revocation_id: int) -> Revocation | None:
@@ -162,7 +162,7 @@ class Revocations:
 
     async def _all(self, query: Select[Any]) -> tuple[Revocation, ...]:
         async with self._database.read() as connection:
-            return tuple(revocation_of(row._mapping) for row in await connection.execute(query))  # noqa: SLF001
+            return tuple(revocation_of(row) for row in (await connection.execute(query)).mappings())
 
 
 def revocable_query() -> Select[Any]:
@@ -194,7 +194,7 @@ async def add_revocation(
         "proved": wanted.proved,
     }
     query = insert(_revocation).values(values).returning(_revocation)
-    return revocation_of((await connection.execute(query)).one()._mapping)  # noqa: SLF001
+    return revocation_of((await connection.execute(query)).mappings().one())
 
 
 async def revoke_disabled(connection: AsyncConnection, wanted: Revocation, changed: int) -> None:

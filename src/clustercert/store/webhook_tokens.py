@@ -73,7 +73,7 @@ class WebhookTokenRows:
         query = select(_token).where(_token.c.cluster_id == cluster_id)
         async with self._database.read() as connection:
             rows = await connection.execute(query.order_by(_token.c.created_at, _token.c.id))
-            return tuple(WebhookToken(**row._mapping) for row in rows)  # noqa: SLF001
+            return tuple(WebhookToken(**row) for row in rows.mappings())
 
     async def add(self, token: WebhookToken, event: AuditEvent) -> None:
         """Raises NotFound where the cluster is gone, or Conflict where it has as many as it may."""
