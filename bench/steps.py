@@ -129,7 +129,8 @@ def _metered(services: Services, meter: Meter, kept: list[tuple[CertificateRecor
             policy=part(decide=meter.function("decide", use.policy.decide)),
             keys=part(new_key=meter.coroutine("make the key", use.keys.new_key)),
             signers={
-                name: part(sign=meter.coroutine("sign", signer.sign)) for name, signer in use.signers.items()
+                name: part(sign=meter.coroutine("sign", signer.sign), takes_serial=signer.takes_serial)
+                for name, signer in use.signers.items()
             },
             ledger=part(record=record),
         ),
@@ -153,7 +154,12 @@ async def _recording(
 ) -> float:
     """What the ledger uses for each certificate, its database's thread included."""
     row, event = kept
-    rows = iter([replace(row, fingerprint=os.urandom(32)) for _ in range(certificates)])
+    rows = iter(
+        [
+            replace(row, fingerprint=os.urandom(32), credential_number=os.urandom(20).hex())
+            for _ in range(certificates)
+        ]
+    )
 
     async def work() -> None:
         for each in rows:

@@ -83,7 +83,7 @@ MASTERS_CREDENTIALS = Counter(
     "Users with client certificates in system:masters that the operator hasn't listed, each once for its cluster",
 )
 
-AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events"]
+AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events", "unavailable"]
 AUDIT_BATCHES_REFUSED = Counter(
     "clustercert_audit_batches_refused",
     "Batches of audit events that were not read whole: malformed, cut off, or with unreadable events in them",

@@ -128,7 +128,7 @@ class Policy:
             return (
                 f"a user or group name has 1 to {MAX_NAME} bytes in UTF-8, this one has {len(name.encode())}."
             )
-        if name.startswith(CREDENTIAL_PREFIX):
+        if name.casefold().startswith(CREDENTIAL_PREFIX):
             return (
                 f"{name} begins with {CREDENTIAL_PREFIX}, which only clustercert's own credential groups do."
             )

@@ -195,13 +195,14 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     )
     place.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-        " last_seen_at) VALUES (?, ?, 'root', ?, 21, ?, ?, ?)",
+        " last_seen_at, last_alert_at) VALUES (?, ?, 'root', ?, 21, ?, ?, ?, ?)",
         place.world.clusters["plain"].id,
         bytes(32),
         MASTERS,
         json.dumps(["cd" * 32, "ab" * 32]),
         first,
         last,
+        first,
     )
     report = place.report()
     users = report["users"]

@@ -264,8 +264,8 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
     shell.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
     shell.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-        " last_seen_at) VALUES (?, x'00', 'mallory', '[\"system:masters\"]', 1, '[\"abcd\"]',"
-        " '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')",
+        " last_seen_at, last_alert_at) VALUES (?, x'00', 'mallory', '[\"system:masters\"]', 1, '[\"abcd\"]',"
+        " '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')",
         shell.world.clusters["plain"].id,
     )
     said = shell.operator.gets(

@@ -18,8 +18,12 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(enco
 OF_KUBERNETES = {
     "--as",
     "--audit-policy-file",
+    "--audit-webhook-batch-buffer-size",
+    "--audit-webhook-batch-max-size",
     "--audit-webhook-batch-max-wait",
+    "--audit-webhook-batch-throttle-qps",
     "--audit-webhook-config-file",
+    "--audit-webhook-truncate-enabled",
     "--authorization-config",
     "--authorization-mode",
     "--authorization-webhook-",

@@ -50,6 +50,7 @@ FLAGS_OF_KUBE_APISERVER = {
     "--audit-log-path",
     "--audit-policy-file",
     "--audit-webhook-config-file",
+    "--audit-webhook-truncate-enabled",
     "--authorization-config",
     "--authorization-mode",
     "--authorization-webhook-",

@@ -91,7 +91,7 @@ async def _write(
 
     _check_cluster(cluster, folder, previous)
     client_cas_pem = chain_pem(await operator.parts.clusters.rows.bundle(cluster.id))
-    unnumbered_until = await operator.parts.enforcement.last_unnumbered(cluster.id, utc_now())
+    unnumbered_until = await operator.parts.enforcement.last_unnumbered(utc_now())
     tokens = operator.parts.webhook.tokens
     kept = previous.webhook.token if previous.webhook is not None else None
     if kept is not None and await tokens.belongs(cluster.id, kept):

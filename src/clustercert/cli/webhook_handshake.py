@@ -57,6 +57,7 @@ def _certificate_shown(url: str, ca_pem: bytes | None) -> bytes:
     context = ssl.create_default_context(cadata=ca_pem.decode() if ca_pem is not None else None)
     # As Go does: any CA in the list is an anchor, and a certificate may lack what RFC 5280 asks for besides.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
+    context.hostname_checks_common_name = False
     with (
         socket.create_connection((host, parts.port or HTTPS_PORT), timeout=TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as connection,

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from cachetools import LRUCache, TTLCache
-from sqlalchemy import Integer, Row, Text, bindparam, cast, select
+from sqlalchemy import ColumnElement, Integer, Row, Text, bindparam, cast, literal, select
 
 from clustercert import metrics
 from clustercert.errors import Unavailable
@@ -270,6 +270,15 @@ class Credentials:
         )
 
 
+def is_bound_by_serial() -> ColumnElement[bool]:
+    """Whether a row of `certificate` without a number has a credential group all the same: that of its serial.
+
+    Programs before schema 0005 recorded such rows where each certificate has a binding of its own.
+    """
+    group = literal(f'["{CREDENTIAL_PREFIX}') + _certificate.c.serial + literal('"]')
+    return cast(_certificate.c.groups, Text) == group
+
+
 # Made once: putting such a statement together takes longer than running it.
 _GENERATION = select(tables.generation.c.value)
 _CHANGED = (
@@ -307,7 +316,7 @@ _UNNUMBERED = (
         _certificate.c.user_id.in_(bindparam("users", expanding=True)),
         _certificate.c.credential_number.is_(None),
         _certificate.c.not_after > bindparam("now", type_=tables.Utc()),
-        cast(_certificate.c.groups, Text).not_like(f"%{CREDENTIAL_PREFIX}%"),
+        ~is_bound_by_serial(),
     )
     .distinct()
 )

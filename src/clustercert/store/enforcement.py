@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Text, and_, case, cast, func, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import CREDENTIAL_PREFIX, AuditEvent, credential_group, number_of
+from clustercert.model import AuditEvent, credential_group, number_of
 from clustercert.store import tables
+from clustercert.store.credentials import is_bound_by_serial
 from clustercert.store.database import Database
 from clustercert.store.revocations import is_revoked, stands_after
 
@@ -143,13 +144,15 @@ class EnforcementRows:
             count: int = (await connection.execute(query)).scalar_one()
             return count
 
-    async def last_unnumbered(self, cluster_id: str, now: datetime) -> datetime | None:
-        """When the last certificate of a cluster without a credential group ends; None where all have one."""
+    async def last_unnumbered(self, now: datetime) -> datetime | None:
+        """When the last certificate without a credential group ends, of whatever cluster; None where all have one.
+
+        A cluster that was registered again trusts the certificates of its former registration.
+        """
         query = select(_certificate.c.not_after).where(
-            _certificate.c.cluster_id == cluster_id,
             _certificate.c.not_after > now,
             _certificate.c.credential_number.is_(None),
-            cast(_certificate.c.groups, Text).not_like(f"%{CREDENTIAL_PREFIX}%"),
+            ~is_bound_by_serial(),
         )
         async with self._database.read() as connection:
             ends = await connection.execute(query.order_by(_certificate.c.not_after.desc()).limit(1))

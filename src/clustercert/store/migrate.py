@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from sqlalchemy import Connection, column, insert, inspect, select, table, update
+from sqlalchemy import Connection, column, insert, inspect, select, table, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from clustercert.errors import SchemaError
+from clustercert.errors import SchemaError, Unavailable
 from clustercert.store import tables
 from clustercert.store.database import Database
 
@@ -22,21 +22,35 @@ _migration = tables.migration
 # Alembic's own.
 _version = table("alembic_version", column("version_num"))
 # Source: PostgreSQL, appendix A, error codes.
-_FORBIDDEN, _DUPLICATE_TABLE = "42501", "42P07"
+_FORBIDDEN, _DUPLICATE_TABLE, _LOCK_NOT_AVAILABLE = "42501", "42P07", "55P03"
+# A migration that waits for a table's lock keeps everybody behind it waiting, API servers' questions too.
+LOCK_SECONDS = 2
 
 
 async def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
-    """Bring the schema up to what this program needs, in one transaction.
+    """Bring the schema up to what this program needs, each migration in a transaction of its own.
 
     Several processes may do it at once: one works, the others wait and find nothing left to do.
-    Raises SchemaError where the database is newer than this program can use, Unavailable.
+    Raises SchemaError where the database is newer than this program can use, or other transactions keep a table
+    locked; Unavailable.
     """
     try:
         await _make_lock(database)
-        async with database.migration() as connection:
-            # A lock on a row: not every engine that speaks PostgreSQL's protocol has locks on anything else.
-            await connection.execute(select(_migration.c.id).with_for_update())
-            await connection.run_sync(_upgrade, migrations)
+        done = False
+        while not done:
+            async with database.migration() as connection:
+                # A lock on a row: not every engine that speaks PostgreSQL's protocol has locks on anything else.
+                await connection.execute(select(_migration.c.id).with_for_update())
+                if database.url.get_backend_name() == "postgresql":
+                    await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+                done = await connection.run_sync(_upgrade_once, migrations)
+    except Unavailable as failure:
+        if getattr(getattr(failure.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise SchemaError(
+            f"Other transactions have kept a table locked for {LOCK_SECONDS} seconds, such as a backup or a long query."
+            " Nothing is half done. Run `clustercert db upgrade` again when they have ended."
+        ) from failure
     except ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != _FORBIDDEN:
             raise
@@ -103,24 +117,29 @@ def _made_by_another() -> Iterator[None]:
             raise
 
 
-def _upgrade(connection: Connection, migrations: Path) -> None:
+def _upgrade_once(connection: Connection, migrations: Path) -> bool:
+    """Make the next migration; whether none is left."""
     # What only checks the schema, as every start of a worker does, is spared its 70 ms and 6 MB.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
-    needs, has = head(migrations), _revision(connection)
-    if has is not None and has not in _known(migrations):
+    known, has = sorted(_known(migrations)), _revision(connection)
+    if has is not None and has not in known:
         # A newer program's schema is left alone, whether this one can use it or not.
-        _check(has, needs, (), _oldest_program(connection))
-        return
+        _check(has, known[-1], (), _oldest_program(connection))
+        return True
+    following = next((revision for revision in known if has is None or revision > has), None)
+    if following is None:
+        return True
     config = Config()
     # A percent sign in the option would be an interpolation.
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, needs)
-    newest = ScriptDirectory.from_config(config).get_revision(needs)
-    connection.execute(update(_migration).values(oldest_program=newest.module.oldest_program))
+    command.upgrade(config, following)
+    made = ScriptDirectory.from_config(config).get_revision(following)
+    connection.execute(update(_migration).values(oldest_program=made.module.oldest_program))
+    return following == known[-1]
 
 
 def _revision(connection: Connection) -> str | None:

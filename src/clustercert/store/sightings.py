@@ -41,7 +41,7 @@ MORE_MASTERS = 1_000
 FORGOTTEN_AFTER = timedelta(days=30)
 
 # Of an altered certificate, and of new certificates of one identity in `system:masters`, there is one event in so long.
-TOLD_EVERY = timedelta(hours=1)
+ALERT_EVERY = timedelta(hours=1)
 # Hashes that are kept of an unknown identity, to tell new ones from those that were seen.
 KEPT_HASHES = 16
 
@@ -147,7 +147,7 @@ class SightingRows:
 
         Whether it was recorded now.
         """
-        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - TOLD_EVERY)
+        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALERT_EVERY)
         query = update(_certificate).where(_certificate.c.id == row, due).values(altered_at=at)
         async with self._database.write() as connection:
             changed = await connection.execute(query)
@@ -182,7 +182,7 @@ class SightingRows:
                 await connection.execute(insert(_unknown), [_row(use) for use in new])
             known = [use for use in uses if use.identity in held]
             masters = [use for use in new if MASTERS in use.groups]
-            masters += [use for use in known if _is_to_be_told(use, held[use.identity])]
+            masters += [use for use in known if _is_alert_due(use, held[use.identity])]
             if again := [_again(use, held[use.identity]) for use in known]:
                 await connection.execute(_SEEN_AGAIN, again)
             events = [event("credential.unknown", use) for use in new]
@@ -211,7 +211,7 @@ class _Held:
     """What is written down of an identity. Field meanings as in the table."""
 
     fingerprints: Sequence[str]
-    told_at: datetime
+    last_alert_at: datetime
 
     def new(self, use: UnknownUse) -> list[str]:
         """The fingerprints that are not among the last ones."""
@@ -222,14 +222,14 @@ async def _held(
     connection: AsyncConnection, cluster_id: str, identities: Sequence[bytes]
 ) -> dict[bytes, _Held]:
     """Those that are written down already."""
-    query = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.told_at)
+    query = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at)
     these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))
     rows = await connection.execute(query.where(*these))
-    return {row.identity: _Held(row.fingerprints, row.told_at) for row in rows}
+    return {row.identity: _Held(row.fingerprints, row.last_alert_at) for row in rows}
 
 
-def _is_to_be_told(use: UnknownUse, held: _Held) -> bool:
-    return MASTERS in use.groups and bool(held.new(use)) and use.last >= held.told_at + TOLD_EVERY
+def _is_alert_due(use: UnknownUse, held: _Held) -> bool:
+    return MASTERS in use.groups and bool(held.new(use)) and use.last >= held.last_alert_at + ALERT_EVERY
 
 
 async def _count(connection: AsyncConnection, cluster_id: str) -> int:
@@ -248,18 +248,21 @@ def _row(use: UnknownUse) -> dict[str, object]:
         "fingerprints": list(use.fingerprints),
         "first_seen_at": use.first,
         "last_seen_at": use.last,
-        "told_at": use.last,
+        "last_alert_at": use.last,
     }
 
 
 def _again(use: UnknownUse, held: _Held) -> dict[str, object]:
     new = held.new(use)
+    if MASTERS in use.groups and not _is_alert_due(use, held):
+        # A master's new certificate stays new until it has been told of.
+        new = []
     return {
         "cluster": use.cluster_id,
         "who": use.identity,
         "new_hashes": len(new),
         "last_fingerprints": [*held.fingerprints, *new][-KEPT_HASHES:],
-        "told": use.last if _is_to_be_told(use, held) else held.told_at,
+        "alerted": use.last if _is_alert_due(use, held) else held.last_alert_at,
         "first": use.first,
         "last": use.last,
         "before": use.last - EXACTNESS,
@@ -315,6 +318,6 @@ _SEEN_AGAIN = (
         **_widened(_unknown.c.first_seen_at, _unknown.c.last_seen_at),
         hashes=_unknown.c.hashes + bindparam("new_hashes", type_=Integer()),
         fingerprints=bindparam("last_fingerprints", type_=JSON()),
-        told_at=_time("told"),
+        last_alert_at=_time("alerted"),
     )
 )

@@ -152,6 +152,7 @@ async def answer_review(request: Request, services: Services, cluster_id: str) -
 
 
 async def _authorize(request: Request) -> Response:
+    request.scope["route"] = FAST
     return await answer_review(request, request.app.state.services, request.path_params["cluster_id"])
 
 

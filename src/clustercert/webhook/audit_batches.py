@@ -1,6 +1,6 @@
 """Use case: take the batches of audit events that a kube-apiserver sends, of any size.
 
-kube-apiserver drops a batch that is refused, so what can be read of it is taken all the same.
+kube-apiserver drops a batch in the end that is refused each time, so what can be read of it is taken all the same.
 """
 
 import asyncio
@@ -46,6 +46,10 @@ class AuditBatches:
         except (InvalidRequest, RequestTimeout, asyncio.CancelledError) as error:
             is_cut_off = not isinstance(error, InvalidRequest) or isinstance(error, IncompleteJson)
             await self._record(batch, "cut_off" if is_cut_off else "malformed")
+            raise
+        except Unavailable:
+            # There is no database to write an event into; the API server tries again.
+            metrics.AUDIT_BATCHES_REFUSED.labels("unavailable").inc()
             raise
         if batch.parser.unreadable:
             await self._record(batch, "unreadable_events")

@@ -21,7 +21,7 @@ API_VERSION = "audit.k8s.io/v1"
 LIST_KIND = "EventList"
 KUBERNETES_BEGAN = datetime(2014, 6, 6, tzinfo=UTC)
 # Characters of one event's user, its extra included, and as many again for each value.
-MAX_USER = 1024 * 1024
+MAX_USER = 4 * 1024 * 1024
 CHARACTERS_A_TOKEN = 64
 # Go's encoder writes 10,000 at most of what a client sent.
 MAX_DEPTH = 20_000

@@ -70,7 +70,7 @@ class Recognition:
             return Recognized(fingerprint, fault="unknown", claims_ours=True)
         if known.cluster_id != cluster_id:
             return Recognized(fingerprint, fault="other_cluster", claims_ours=True)
-        groups = {*known.groups, credential_group(number)}
+        groups = {*known.groups, credential_group(number)} - {AUTHENTICATED}
         if who.username != known.user_id or {*who.groups} - {AUTHENTICATED} != groups or who.has_other_ids:
             return Recognized(fingerprint, fault="forged", claims_ours=True)
         altered = who.malformed or any(each != known.fingerprint for each in who.fingerprints)

@@ -60,7 +60,7 @@ webhook_token = Table(
 
 # Who showed an API server client certificates that the ledger doesn't know. identity is the SHA-256 of user name and
 # groups; hashes counts the certificates, and fingerprints has the last of them, lower-case hex, the newest last.
-# told_at is when an event last told of it.
+# last_alert_at is when an event last named it.
 unknown_identity = Table(
     "unknown_identity",
     metadata,
@@ -72,7 +72,7 @@ unknown_identity = Table(
     Column("fingerprints", JSON, nullable=False),
     Column("first_seen_at", Utc, nullable=False),
     Column("last_seen_at", Utc, nullable=False),
-    Column("told_at", Utc, nullable=False),
+    Column("last_alert_at", Utc, nullable=False),
 )
 
 # What programs before schema 0005 write instead: it stays while replicas of them may still run.

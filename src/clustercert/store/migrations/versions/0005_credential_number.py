@@ -1,4 +1,7 @@
-"""Credential numbers, which certificates carry in a signed group; unknown credentials by user name and groups."""
+"""Credential numbers, which certificates carry in a signed group; unknown credentials by user name and groups.
+
+Nothing here takes long: the new columns lock the ledger, also for who only reads it. Their indexes are made by 0006.
+"""
 
 import hashlib
 import itertools
@@ -26,22 +29,6 @@ KEPT_HASHES = 16
 def upgrade() -> None:
     op.add_column("certificate", sa.Column("credential_number", sa.String(40), nullable=True))
     op.add_column("certificate", sa.Column("altered_at", TIME, nullable=True))
-    numbered, where = sa.text("credential_number IS NOT NULL"), sa.text("credential_number IS NULL")
-    op.create_index(
-        "uq_certificate_credential_number",
-        "certificate",
-        ["credential_number"],
-        unique=True,
-        sqlite_where=numbered,
-        postgresql_where=numbered,
-    )
-    op.create_index(
-        "ix_certificate_user_id_not_after_unnumbered",
-        "certificate",
-        ["user_id", "not_after"],
-        sqlite_where=where,
-        postgresql_where=where,
-    )
     op.create_table(
         "unknown_identity",
         sa.Column("cluster_id", sa.String(36), nullable=False),
@@ -52,7 +39,7 @@ def upgrade() -> None:
         sa.Column("fingerprints", sa.JSON(), nullable=False),
         sa.Column("first_seen_at", TIME, nullable=False),
         sa.Column("last_seen_at", TIME, nullable=False),
-        sa.Column("told_at", TIME, nullable=False),
+        sa.Column("last_alert_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("cluster_id", "identity", name="pk_unknown_identity"),
     )
     _copy_unknown_credentials()
@@ -68,7 +55,7 @@ def _copy_unknown_credentials() -> None:
     )
     new = sa.table(
         "unknown_identity",
-        *(sa.column(name) for name in (*names, "identity", "hashes", "told_at")),
+        *(sa.column(name) for name in (*names, "identity", "hashes", "last_alert_at")),
         sa.column("groups", sa.JSON()),
         sa.column("fingerprints", sa.JSON()),
     )
@@ -93,5 +80,5 @@ def _merged(rows: Iterable[Any]) -> Iterator[dict[str, object]]:
             "fingerprints": [bytes(row["fingerprint"]).hex() for row in same[-KEPT_HASHES:]],
             "first_seen_at": min(row["first_seen_at"] for row in same),
             "last_seen_at": max(row["last_seen_at"] for row in same),
-            "told_at": max(row["first_seen_at"] for row in same),
+            "last_alert_at": max(row["first_seen_at"] for row in same),
         }
