@@ -131,11 +131,14 @@ class House:
         def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
             seen.append(statement)
 
-        event.listen(self.database.engine.sync_engine, "before_cursor_execute", note)
+        engines = {self.database.engine.sync_engine, self.database.writing_engine}
+        for engine in engines:
+            event.listen(engine, "before_cursor_execute", note)
         try:
             yield seen
         finally:
-            event.remove(self.database.engine.sync_engine, "before_cursor_execute", note)
+            for engine in engines:
+                event.remove(engine, "before_cursor_execute", note)
 
 
 def new_identity(database: Database, sealer: RingSealer, clock: Clock) -> Identity:

@@ -28,7 +28,7 @@ class Steps:
             os._exit(KILLED)
 
     def count(self, database: Database, *, after: bool = False) -> None:
-        for engine in filter(None, (database.engine.sync_engine, database.inserting_engine)):
+        for engine in {database.engine.sync_engine, database.writing_engine}:
             engine_events.listen(engine, "before_cursor_execute", self._statement)
             if after:
                 engine_events.listen(engine, "after_cursor_execute", self._statement)

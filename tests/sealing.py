@@ -38,11 +38,9 @@ class Log:
 
 
 @asynccontextmanager
-async def opened(
-    store: Store, kek: Path, now: datetime = NOW, name: str = NAME, scribe: Path | None = None
-) -> AsyncIterator[Log]:
+async def opened(store: Store, kek: Path, now: datetime = NOW, name: str = NAME) -> AsyncIterator[Log]:
     """A process at the log; the clock stands still."""
-    database = Database(store.url, scribe=scribe)
+    database = Database(store.url)
     custody = Custody(database, KekFile(kek))
     await custody.initialise()
     rows = AuditRows(database)

@@ -1,15 +1,10 @@
-"""Another process at the same store: `python store_child.py WHAT URL`, ready when it says so, started by a line.
-
-What it inserts goes through the scribe at `CLUSTERCERT_TEST_SCRIBE`, where the environment names one.
-"""
+"""Another process at the same store: `python store_child.py WHAT URL`, ready when it says so, started by a line."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from sqlalchemy import update
 
@@ -23,8 +18,7 @@ from stores import certificate_record, event
 @asynccontextmanager
 async def started(url: str) -> AsyncIterator[Database]:
     """Tell the parent that everything is loaded, and wait for its word."""
-    scribe = os.environ.get("CLUSTERCERT_TEST_SCRIBE")
-    database = Database(url, scribe=Path(scribe) if scribe else None)
+    database = Database(url)
     print("ready", flush=True)
     sys.stdin.readline()
     try:
@@ -45,6 +39,13 @@ async def rename_domain(url: str) -> None:
         async with database.change(event()) as connection:
             await connection.execute(update(tables.domain).values(name="new"))
         print(time.monotonic(), flush=True)
+
+
+async def write_and_wait(url: str) -> None:
+    """Stay in a transaction until the end."""
+    async with started(url) as database, database.write(event()):
+        print("inside", flush=True)
+        await asyncio.sleep(60)
 
 
 async def record_some(url: str) -> None:
@@ -92,6 +93,7 @@ async def _record(ledger: Ledger) -> None:
 WORK: dict[str, Callable[[str], Awaitable[None]]] = {
     "upgrade": upgrade,
     "rename-domain": rename_domain,
+    "write-and-wait": write_and_wait,
     "record-some": record_some,
     "record-for-ever": record_for_ever,
     "record-through-failures": record_through_failures,

@@ -12,10 +12,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from clustercert.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.database import Database, NothingBegun
+from clustercert.store.database import Database
 from clustercert.store.engine import POOL_SIZE
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
+from clustercert.store.writer import NothingBegun
 from stores import Store, certificate_record, event
 
 INSERT_PROGRESS = insert(tables.progress)

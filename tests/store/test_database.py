@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event as engine_events
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError, ProgrammingError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
+from clustercert.store.transaction import Transaction
 from stores import ORIGIN, Store, event, execute, rows, sqlite_url
 
 
-async def add_domain(connection: AsyncConnection, number: int = 1) -> None:
+async def add_domain(connection: Transaction, number: int = 1) -> None:
     row = {"id": f"{number:032x}", "name": f"domain {number}", "enabled": True}
     await connection.execute(insert(tables.domain).values(row))
 
@@ -47,11 +47,11 @@ async def test_only_the_owner_can_read_a_new_database(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         async with opened(tmp_path / "new.db") as database, database.write() as connection:
-            await connection.exec_driver_sql("CREATE TABLE x (y)")
+            await connection.execute(text("CREATE TABLE x (y)"))
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     finally:
         os.umask(umask)
-    names = ("new.db", "new.db-wal", "new.db-shm", "new.db-turn", "new.db-next")
+    names = ("new.db", "new.db-wal", "new.db-shm")
     assert modes == dict.fromkeys(names, 0o600)
 
 
@@ -66,10 +66,18 @@ async def test_every_connection_is_durable_and_checks_foreign_keys(on_sqlite: Da
     for door in (on_sqlite.read, on_sqlite.write):
         async with door() as connection:
             settings = [
-                (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar_one()
+                (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
                 for name in ("journal_mode", "synchronous", "foreign_keys")
             ]
             assert settings == ["wal", 2, 1]
+
+
+async def test_only_the_writer_can_write(on_sqlite: Database, file: Path) -> None:
+    with pytest.raises(Unavailable) as caught:
+        async with on_sqlite.read() as connection:
+            await connection.execute(insert(tables.domain).values(id="1", name="one", enabled=True))
+    assert "readonly" in str(caught.value.__cause__)
+    assert rows(file, "SELECT count(*) FROM domain") == [(0,)]
 
 
 async def test_rows_and_events_are_there_when_the_block_is_left(database: Database, store: Store) -> None:
@@ -129,19 +137,24 @@ async def test_an_event_is_committed_to_with_its_salt(database: Database, store:
 
 
 async def test_a_new_file_that_somebody_reads_is_waited_for(tmp_path: Path) -> None:
-    """As when several processes start on a new file: SQLite itself gives up at once on the switch to WAL."""
+    """As when several processes start on a new file: SQLite gives up at once on the switch to WAL."""
     new = tmp_path / "new.db"
     execute(new, "CREATE TABLE generation (value)")
     execute(new, "INSERT INTO generation VALUES (0)")
-    async with opened(new, busy_seconds=0) as database:
+    async with opened(new) as database:
+
+        async def write() -> None:
+            async with database.write():
+                pass
+
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as other:
             other.execute("BEGIN")
             other.execute("SELECT * FROM generation")
-            ping = asyncio.create_task(database.ping())
+            writing = asyncio.create_task(write())
             await asyncio.sleep(0.1)
-            assert not ping.done()
+            assert not writing.done()
             other.execute("COMMIT")
-            await ping
+            await writing
 
 
 async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
@@ -241,7 +254,7 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database,
     pages = 160
     limit = [pages]
 
-    @engine_events.listens_for(on_sqlite.engine.sync_engine, "checkout")
+    @engine_events.listens_for(on_sqlite.writing_engine, "checkout")
     def limit_size(connection: DBAPIConnection, *_others: object) -> None:
         connection.cursor().execute(f"PRAGMA max_page_count={limit[0]}")
 

@@ -12,7 +12,6 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Unauthenticated, Unavailable
 from clustercert.model import AuditEvent, Caller, Token, User
@@ -22,6 +21,7 @@ from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
 from clustercert.store.roles import RoleRows
 from clustercert.store.tokens import TokenRows
+from clustercert.store.transaction import Transaction
 from identities import ORIGIN, House
 from stores import NOW, Store, event
 
@@ -37,7 +37,7 @@ class Paused(Database):
         self.inside, self.go_on = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def write(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *events: AuditEvent) -> AsyncIterator[Transaction]:
         async with super().write(*events) as connection:
             yield connection
             self.inside.set()

@@ -38,10 +38,10 @@ class Commits:
         self.count = 0
         self.fail: dict[int, str] = {}
         self._store = store
-        if database.inserting_engine is not None:
-            engine_events.listen(database.inserting_engine, "commit", self._on_commit)
+        engine = database.writing_engine
+        if store.file is not None:
+            engine_events.listen(engine, "commit", self._on_commit)
         else:
-            engine = database.engine.sync_engine
             engine_events.listen(engine, "before_cursor_execute", self._before_statement)
             engine_events.listen(engine, "after_cursor_execute", self._after_statement)
 
@@ -178,7 +178,7 @@ async def test_a_commit_that_arrives_after_the_look_is_no_second_event(
             with ThreadPoolExecutor() as threads:
                 threads.submit(asyncio.run, commit_elsewhere()).result()
 
-    for engine in filter(None, (database.inserting_engine, database.engine.sync_engine)):
+    for engine in {database.writing_engine, database.engine.sync_engine}:
         engine_events.listen(engine, "checkin", arrive)
     await Ledger(database).record(record, issued)
     assert commits.count == 1, "the second try must not come to its commit"
@@ -303,12 +303,13 @@ async def test_a_row_that_can_not_be_written_fails_alone(database: Database, sto
     assert store.recorded() == {record.fingerprint.hex() for record, _event in good}
 
 
-async def test_those_whose_turn_comes_a_moment_later_share_the_transaction_of_the_first(
+async def test_a_busy_process_gathers_those_that_come_a_moment_later(
     database: Database, store: Store
 ) -> None:
     """Requests come to the ledger one after the other, as their worker gets to them."""
     ledger, commits = Ledger(database, gather_seconds=60), Commits(database, store)
-    await ledger.record(*certificate_record())
+    await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(2)))
+    busy = commits.count
 
     async def worked_on(turns: int) -> None:
         for _ in range(turns):
@@ -316,8 +317,15 @@ async def test_those_whose_turn_comes_a_moment_later_share_the_transaction_of_th
         await ledger.record(*certificate_record())
 
     await asyncio.gather(*(worked_on(turns) for turns in range(40)))
-    assert len(store.recorded()) == 41
-    assert commits.count == 2
+    assert len(store.recorded()) == 42
+    assert commits.count == busy + 1
+
+
+async def test_a_request_that_is_alone_does_not_wait_for_others(database: Database) -> None:
+    ledger = Ledger(database, gather_seconds=60)
+    for _ in range(3):
+        async with asyncio.timeout(30):
+            await ledger.record(*certificate_record())
 
 
 async def test_who_waits_is_not_kept_from_the_disk_by_those_who_come_and_come(

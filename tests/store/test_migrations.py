@@ -299,12 +299,12 @@ async def test_unknown_credentials_are_merged_by_user_name_and_groups(
 
 async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_postgresql: Store) -> None:
     impatient = Database(on_postgresql.url, busy_seconds=0.2, statement_seconds=0.2)
-    async with opened(on_postgresql) as database, database.migration() as connection:
-        await connection.execute(select(tables.migration.c.id).with_for_update())
-        upgrade = asyncio.create_task(migrate.upgrade(impatient))
-        await asyncio.sleep(0.6)
-        assert not upgrade.done()
-        await connection.rollback()
+    async with opened(on_postgresql) as database:
+        async with database.migration() as connection:
+            await connection.execute(select(tables.migration.c.id).with_for_update())
+            upgrade = asyncio.create_task(migrate.upgrade(impatient))
+            await asyncio.sleep(0.6)
+            assert not upgrade.done()
         await upgrade
     await impatient.close()
 
@@ -313,7 +313,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> 
     file = tmp_path / "new.db"
     database = Database(sqlite_url(file))
 
-    @engine_events.listens_for(database.engine.sync_engine, "before_cursor_execute")
+    @engine_events.listens_for(database.writing_engine, "before_cursor_execute")
     def fail(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
         if "CREATE TABLE audit_event" in statement:
             raise OSError("the disk is gone")
@@ -321,7 +321,7 @@ async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> 
     with pytest.raises(Unavailable):
         await migrate.upgrade(database)
     assert rows(file, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("migration",)]
-    engine_events.remove(database.engine.sync_engine, "before_cursor_execute", fail)
+    engine_events.remove(database.writing_engine, "before_cursor_execute", fail)
     await migrate.upgrade(database)
     await migrate.check(database)
     await database.close()

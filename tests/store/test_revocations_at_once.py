@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event as engine_events
 from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
 from clustercert.store.revocations import Revocations, is_revoked
+from clustercert.store.transaction import Transaction
 from recorded import cluster_id, issue, new_user, revoked, undo, user_id
 from stores import Store, event, revocation
 
@@ -38,7 +38,7 @@ class Paused(Database):
         self.inside, self.go_on = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def write(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *events: AuditEvent) -> AsyncIterator[Transaction]:
         async with super().write(*events) as connection:
             yield connection
             self.inside.set()
@@ -52,7 +52,7 @@ class PausedInserts(Database):
         super().__init__(url)
         self.inside, self._proceed = asyncio.Event(), threading.Event()
         self._loop = asyncio.get_running_loop()
-        engine_events.listen(self.inserting_engine, "commit", self._wait)
+        engine_events.listen(self.writing_engine, "commit", self._wait)
 
     def let_go(self) -> None:
         self._proceed.set()

@@ -5,7 +5,6 @@ import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import cast
 
 from clustercert.audit.log import AuditLog
@@ -64,13 +63,10 @@ class Components:
 
 
 @contextlib.asynccontextmanager
-async def components(settings: Settings, scribe: Path | None = None) -> AsyncIterator[Components]:
-    """Open the store and put everything together. Raises SchemaError, CustodyError, Unavailable.
-
-    `scribe` is the Unix socket of the process that writes into an SQLite file for all workers, if there is one.
-    """
+async def components(settings: Settings) -> AsyncIterator[Components]:
+    """Open the store and put everything together. Raises SchemaError, CustodyError, Unavailable."""
     async with contextlib.AsyncExitStack() as stack:
-        database = Database(settings.store_url, scribe=scribe)
+        database = Database(settings.store_url)
         stack.push_async_callback(database.close)
         await migrate.check(database)
         custody = Custody(database, kek_source(settings), utc_now)

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Delete, Row, Update, bindparam, delete, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound, Unauthenticated
 from clustercert.model import AccessKey, AuditEvent, Caller, User
@@ -14,6 +13,7 @@ from clustercert.store.database import Database
 from clustercert.store.nouns import columns, user_columns, user_of
 from clustercert.store.roles import Roles, roles_everywhere
 from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
+from clustercert.store.transaction import Transaction
 
 _domain, _user, _key = tables.domain, tables.user, tables.access_key
 
@@ -90,17 +90,17 @@ class AccessKeyRows:
             return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
 
 
-async def end_temporary_keys(connection: AsyncConnection, user_id: str) -> None:
+async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
     temporary = _key.c.security_token_hash.is_not(None)
     await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
 
 
-async def _change_one(connection: AsyncConnection, statement: Update | Delete) -> None:
+async def _change_one(connection: Transaction, statement: Update | Delete) -> None:
     if (await connection.execute(statement)).rowcount == 0:
         raise NotFound("This access key does not exist any more.")
 
 
-async def _still_holds(connection: AsyncConnection, caller: Caller) -> bool:
+async def _still_holds(connection: Transaction, caller: Caller) -> bool:
     """Whether the caller's credential is still in the store."""
     if caller.method == "token":
         return await token_is_there(connection, bytes.fromhex(caller.credential_id))

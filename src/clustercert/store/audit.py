@@ -5,7 +5,6 @@ Events are written by whatever they are about; see `events`. A place (leaf index
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,6 +15,8 @@ from sqlalchemy import (
     Connection,
     Integer,
     Select,
+    TextClause,
+    UpdateBase,
     bindparam,
     case,
     delete,
@@ -30,9 +31,12 @@ from sqlalchemy.exc import IntegrityError
 from clustercert.merkle import TileId
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.database import Change, Database
+from clustercert.store.database import Database
 
 T = TypeVar("T")
+
+# A statement and its parameters.
+_Change = tuple[UpdateBase | TextClause, Mapping[str, object]]
 
 _log, _event, _tile = tables.audit_log, tables.audit_event, tables.audit_tile
 _checkpoint = tables.audit_checkpoint
@@ -111,7 +115,7 @@ class Sealing:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.size: int = connection.execute(_SIZE).scalar_one()
-        self.changes: list[Change] = []
+        self.changes: list[_Change] = []
         self._taken: list[int] = []
 
     def take(self, limit: int) -> list[bytes]:
@@ -222,8 +226,8 @@ class AuditRows:
             async with self._database.read() as connection:
                 begun, result = await connection.run_sync(sealing)
             try:
-                await self._database.apply(begun.changes)
-            except (IntegrityError, sqlite3.IntegrityError):
+                await self._database.run(_make, begun.changes)
+            except IntegrityError:
                 if await self._size() == begun.size:
                     raise
             else:
@@ -277,6 +281,11 @@ class AuditRows:
         """Those of the tiles that there are, as wide as they are now."""
         async with self._database.read() as connection:
             return await connection.run_sync(_tiles, ids)
+
+
+def _make(connection: Connection, changes: Iterable[_Change]) -> None:
+    for change, values in changes:
+        connection.execute(change, values)
 
 
 def _tiles(connection: Connection, ids: Iterable[TileId]) -> dict[TileId, bytes]:

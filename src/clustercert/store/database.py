@@ -9,11 +9,10 @@ transaction by itself. A commit returns when it is on disk.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Insert, TextClause, UpdateBase, select, text, update
+from sqlalchemy import Connection, Insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     DataError,
@@ -36,16 +35,15 @@ from clustercert.store.engine import (
     POOL_SIZE,
     STATEMENT_SECONDS,
     new_engine,
-    new_inserting_engine,
+    new_sqlite_writer,
 )
 from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
-from clustercert.store.scribe.link import Scribe
-from clustercert.store.turn import Turn
-from clustercert.store.writer import NotBegun, Prepared, Statement, Writer
+from clustercert.store.transaction import Transaction
+from clustercert.store.writer import NOT_NOW, NothingBegun, Writer
 
-Change = tuple[UpdateBase | TextClause, Mapping[str, Any]]
-"""A statement that changes rows, and its parameters."""
+T = TypeVar("T")
+P = ParamSpec("P")
 
 # The others are for readers.
 _WRITERS = POOL_SIZE // 2
@@ -55,14 +53,7 @@ _REFUSED = frozenset({"22", "23", "42"})
 # The database is being made or restored.
 _NO_SUCH_TABLE = "42P01"
 
-
 _GENERATION = select(tables.generation.c.value)
-
-NOT_NOW = "The database does not answer now. Try again in a moment."
-
-
-class NothingBegun(Unavailable):
-    """The database is busy or away, and nothing of a transaction was begun."""
 
 
 class Database:
@@ -70,37 +61,29 @@ class Database:
 
     Attributes:
         generation: what this process knows of changes by others; see `generation`.
-        inserting_engine: of the thread that writes into an SQLite file.
+        engine, writing_engine: of connections that read, and of those that write. With PostgreSQL these are the same.
     """
 
     def __init__(
-        self,
-        url: str,
-        busy_seconds: float = BUSY_SECONDS,
-        statement_seconds: float = STATEMENT_SECONDS,
-        scribe: Path | None = None,
+        self, url: str, busy_seconds: float = BUSY_SECONDS, statement_seconds: float = STATEMENT_SECONDS
     ) -> None:
-        """`scribe` is the Unix socket of the process that writes into an SQLite file, if there is one."""
         self.url = make_url(url)
-        self.engine = new_engine(self.url, busy_seconds, statement_seconds)
         self._busy_seconds = busy_seconds
+        self.engine = new_engine(self.url, busy_seconds, statement_seconds)
         sqlite = self.url.get_backend_name() == "sqlite"
-        self._reader, self._writer = _sqlite_ways(self.engine) if sqlite else _postgresql_ways(self.engine)
-        # SQLite has one writer at a time. Those of this process queue here, in order and without a connection
-        # each; SQLite's own way, to ask again every so often, has some wait for seconds and leaves readers none.
-        self._writers = asyncio.Semaphore(1 if sqlite else _WRITERS)
-        self._turn = Turn(str(self.url.database)) if sqlite else None
-        self.inserting_engine = new_inserting_engine(self.url, busy_seconds) if sqlite else None
-        self._writer_thread = (
-            Writer(self.inserting_engine, self._turn, Checkpointer(str(self.url.database)))
-            if self.inserting_engine and self._turn
+        self.writing_engine = new_sqlite_writer(self.url) if sqlite else self.engine.sync_engine
+        self._writer = (
+            Writer(self.writing_engine, busy_seconds, Checkpointer(str(self.url.database)))
+            if sqlite
             else None
         )
-        self._scribe = Scribe(scribe) if scribe is not None else None
-        self._prepared: dict[UpdateBase | TextClause, Prepared] = {}
+        self._reader = self.engine if sqlite else _reading(self.engine)
         # Of PostgreSQL: without BEGIN and COMMIT, each statement is a transaction.
-        self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._by_statement = (
+            self.engine if sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
         self._at_once: dict[tuple[Insert, ...], AtOnce] = {}
+        self._writers = asyncio.Semaphore(_WRITERS)
         # Opening a file takes no time, and must not be given up half-way.
         self._connect_seconds = None if sqlite else busy_seconds
         self.generation = Generation(self.read_generation)
@@ -113,16 +96,29 @@ class Database:
                 yield connection
 
     @contextlib.asynccontextmanager
-    async def write(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
-        """A connection in a write transaction that ends by recording the events, durable once the block is left.
+    async def write(self, *events: AuditEvent) -> AsyncIterator[Transaction]:
+        """A write transaction that ends by recording the events, durable once the block is left.
 
         For rows that nobody can have cached. Raises Unavailable; lets IntegrityError through to the one who
         knows what it means.
         """
         with _failures_translated():
-            async with self._turn_to_write(), self._connected(self._writer) as connection, connection.begin():
+            async with self._transaction() as transaction:
+                yield transaction
+                await record_events(transaction, events)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Transaction]:
+        if self._writer is not None:
+            async with self._writer.transaction() as transaction:
+                yield transaction
+        else:
+            async with (
+                self._place(),
+                self._connected(_writing(self.engine)) as connection,
+                connection.begin(),
+            ):
                 yield connection
-                await record_events(connection, events)
 
     async def insert(self, *inserts: tuple[Insert, Sequence[Mapping[str, object]]]) -> None:
         """Insert rows, which nobody can have cached, in one transaction; return when they are durable.
@@ -133,8 +129,9 @@ class Database:
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
         if not inserts:
             return
-        if self._writer_thread is not None:
-            await self._write_into_file(self._writer_thread, inserts)
+        if self._writer is not None:
+            with _failures_translated():
+                await self._writer.insert(inserts)
         else:
             await self._insert_at_once(inserts)
 
@@ -148,7 +145,7 @@ class Database:
         begun = False
         try:
             with _failures_translated():
-                async with self._turn_to_write(), self._connected(self._by_statement) as connection:
+                async with self._place(), self._connected(self._by_statement) as connection:
                     begun = True
                     await connection.exec_driver_sql(known.text, values)
         except Unavailable as failure:
@@ -156,48 +153,28 @@ class Database:
                 raise
             raise NothingBegun(failure.message) from failure.__cause__
 
-    async def _write_into_file(
-        self,
-        thread: Writer,
-        changes: Iterable[tuple[UpdateBase | TextClause, Sequence[Mapping[str, object]]]],
-    ) -> None:
-        statements: list[Statement] = []
-        for change, rows in changes:
-            if (known := self._prepared.get(change)) is None:
-                known = self._prepared[change] = Prepared(change, list(rows[0]))
-            statements.append(known.of(rows))
-        with _failures_of_beginning_translated(), _failures_translated():
-            if self._scribe is not None and await self._scribe.reached():
-                await self._scribe.write(statements, self._busy_seconds)
-            else:
-                await thread.write(statements, self._busy_seconds)
+    async def run(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What a function returns that takes the connection of a write transaction, once what it did is durable.
 
-    async def apply(self, changes: Sequence[Change]) -> None:
-        """Make changes that nobody can have cached, in this order in one transaction; return when they are durable.
-
-        Into an SQLite file they go by the way that inserts go. The statements are kept for the next time, so they must
-        be few. Raises Unavailable; lets through what refuses a row.
+        Like `write`, and on SQLite without keeping others from writing whenever this process's event loop is busy.
         """
-        if not changes:
-            return
-        if self._writer_thread is not None:
-            await self._write_into_file(
-                self._writer_thread, [(change, [values]) for change, values in changes]
-            )
-        else:
-            async with self.write() as connection:
-                for change, values in changes:
-                    await connection.execute(change, values)
+        with _failures_translated():
+            if self._writer is not None:
+                return await self._writer.run(function, *args, **kwargs)
+            async with self._transaction() as transaction:
+                return await transaction.run_sync(function, *args, **kwargs)
 
     @contextlib.asynccontextmanager
-    async def change(self, *events: AuditEvent) -> AsyncIterator[AsyncConnection]:
+    async def change(self, *events: AuditEvent) -> AsyncIterator[Transaction]:
         """Like `write`, for what somebody may have cached: every worker forgets within a second."""
         async with self.write(*events) as connection:
             yield connection
             await connection.execute(update(tables.generation).values(value=tables.generation.c.value + 1))
 
     @contextlib.asynccontextmanager
-    async def epoch(self, *events: AuditEvent) -> AsyncIterator[tuple[AsyncConnection, int]]:
+    async def epoch(self, *events: AuditEvent) -> AsyncIterator[tuple[Transaction, int]]:
         """Like `change`, with the generation that this transaction makes, for rows that have to say it.
 
         Whoever raises the number holds its row until the commit, so generations are committed in their order.
@@ -206,16 +183,16 @@ class Database:
             yield connection, await raise_generation(connection)
 
     @contextlib.asynccontextmanager
-    async def migration(self) -> AsyncIterator[AsyncConnection]:
+    async def migration(self) -> AsyncIterator[Transaction]:
         """Like `write`, but each statement may take as long as it likes."""
-        if self._turn is not None:
-            async with self.write() as connection:
-                yield connection
+        if self._writer is not None:
+            async with self.write() as transaction:
+                yield transaction
             return
         engine = new_engine(self.url, self._busy_seconds, statement_seconds=None)
         try:
             with _failures_translated():
-                async with _postgresql_ways(engine)[1].begin() as connection:
+                async with _writing(engine).begin() as connection:
                     yield connection
         finally:
             await engine.dispose()
@@ -226,26 +203,23 @@ class Database:
 
     async def flushes(self) -> bool:
         """Whether what is committed is on disk, as far as the server says. Raises Unavailable."""
-        if self._turn is not None:
+        if self._writer is not None:
             return True
         async with self.read() as connection:
             query = text("SELECT setting FROM pg_settings WHERE name = 'fsync'")
             return (await connection.execute(query)).scalar() != "off"
 
     async def close(self) -> None:
-        if self._scribe is not None:
-            self._scribe.close()
-        if self._writer_thread is not None:
-            await self._writer_thread.close()
+        if self._writer is not None:
+            await self._writer.close()
         await self.engine.dispose()
 
     @contextlib.asynccontextmanager
-    async def _turn_to_write(self) -> AsyncIterator[None]:
+    async def _place(self) -> AsyncIterator[None]:
+        """One of PostgreSQL's writers."""
         async with contextlib.AsyncExitStack() as stack:
             async with asyncio.timeout(self._busy_seconds):
                 await stack.enter_async_context(self._writers)
-                if self._turn is not None:
-                    await stack.enter_async_context(self._turn.taken())
             yield
 
     @contextlib.asynccontextmanager
@@ -267,14 +241,13 @@ class Database:
         Each worker asks for it several times a second. By itself, outside of a transaction, it takes PostgreSQL one
         round trip rather than three.
         """
-        by_itself = self._reader if self._turn is not None else self._by_statement
         with _failures_translated():
-            async with self._connected(by_itself) as connection:
+            async with self._connected(self._by_statement) as connection:
                 value: int = (await connection.execute(_GENERATION)).scalar_one()
                 return value
 
 
-async def raise_generation(connection: AsyncConnection) -> int:
+async def raise_generation(connection: Transaction) -> int:
     """Raise the generation in the caller's transaction; the number that it makes.
 
     Its row stays locked until the commit: whoever changes other rows that are changed elsewhere does so first, as
@@ -285,15 +258,12 @@ async def raise_generation(connection: AsyncConnection) -> int:
     return value
 
 
-def _sqlite_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
-    """To read and to write."""
-    return engine, engine.execution_options(clustercert_writes=True)
+def _reading(engine: AsyncEngine) -> AsyncEngine:
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
-def _postgresql_ways(engine: AsyncEngine) -> tuple[AsyncEngine, AsyncEngine]:
-    """To read and to write."""
-    reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-    return reader, engine.execution_options(isolation_level="READ COMMITTED")
+def _writing(engine: AsyncEngine) -> AsyncEngine:
+    return engine.execution_options(isolation_level="READ COMMITTED")
 
 
 @contextlib.contextmanager
@@ -306,24 +276,9 @@ def _failures_translated() -> Iterator[None]:
         raise Unavailable(NOT_NOW) from error
 
 
-@contextlib.contextmanager
-def _failures_of_beginning_translated() -> Iterator[None]:
-    try:
-        yield
-    except NotBegun as failure:
-        raise NothingBegun(NOT_NOW) from failure.__cause__
-
-
-# As the engine raises them, and as the scribe's driver does.
-_REFUSALS = (
-    *(IntegrityError, ProgrammingError, DataError, NotSupportedError),
-    *(sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError),
-)
-
-
 def _refused(error: Exception) -> bool:
     """Whether the database did answer, and trying again would not help."""
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     if sqlstate is None:
-        return isinstance(error, _REFUSALS)
+        return isinstance(error, (IntegrityError, ProgrammingError, DataError, NotSupportedError))
     return sqlstate[:2] in _REFUSED and sqlstate != _NO_SUCH_TABLE

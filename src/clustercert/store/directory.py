@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Delete, Insert, Row, Select, Update, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Conflict, NotFound
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
@@ -27,6 +26,7 @@ from clustercert.store.nouns import (
     users_query,
 )
 from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
+from clustercert.store.transaction import Transaction
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member = tables.group_member
@@ -215,18 +215,18 @@ class DirectoryRows:
 
 
 async def _change_one(
-    connection: AsyncConnection, statement: Update | Delete, missing: str = "It does not exist any more."
+    connection: Transaction, statement: Update | Delete, missing: str = "It does not exist any more."
 ) -> None:
     if (await connection.execute(statement)).rowcount == 0:
         raise NotFound(missing)
 
 
-async def _end_logins(connection: AsyncConnection, user_id: str) -> None:
+async def _end_logins(connection: Transaction, user_id: str) -> None:
     await connection.execute(delete(tables.token).where(tables.token.c.user_id == user_id))
     await end_temporary_keys(connection, user_id)
 
 
-async def _revoke(connection: AsyncConnection, user_id: str, event: AuditEvent) -> None:
+async def _revoke(connection: Transaction, user_id: str, event: AuditEvent) -> None:
     wanted = Revocation(
         id=0,
         epoch=NO_END,
@@ -241,6 +241,6 @@ async def _revoke(connection: AsyncConnection, user_id: str, event: AuditEvent) 
     await revoke_disabled(connection, wanted, await raise_generation(connection))
 
 
-async def _drop_roles(connection: AsyncConnection, actor_id: str) -> None:
+async def _drop_roles(connection: Transaction, actor_id: str) -> None:
     for assignment in (tables.role_assignment, tables.service_role):
         await connection.execute(delete(assignment).where(assignment.c.actor_id == actor_id))

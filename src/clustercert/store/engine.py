@@ -3,7 +3,6 @@
 Transactions, and what their failures mean, are `database`'s business.
 """
 
-import asyncio
 import contextlib
 import os
 import sqlite3
@@ -13,16 +12,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 if TYPE_CHECKING:
     # The engine loads the driver of the one database that there is.
     from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
-    from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
 
 # How long a writer waits for another one, and a request for a connection.
 BUSY_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.001
 POOL_SIZE = 8
 
 # A server that has not answered for this long is taken for gone. Its own bound comes first, so that a statement which
@@ -128,6 +129,7 @@ _PRAGMAS = (
 
 
 def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
+    """Connections that only read."""
     engine = create_async_engine(
         url,
         pool_size=POOL_SIZE,
@@ -136,66 +138,82 @@ def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
         # The one that was used last has its statements prepared and what they read in memory.
         pool_use_lifo=True,
         hide_parameters=True,
-        connect_args={"timeout": busy_seconds},
+        # The driver's own idea of when a transaction begins is switched off.
+        connect_args={"timeout": busy_seconds, "isolation_level": None},
     )
-    event.listen(engine.sync_engine, "do_connect", _before_connect)
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    _prepare_sqlite(engine.sync_engine, (*_PRAGMAS, "query_only=ON"))
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
 
 
-def new_inserting_engine(url: URL, busy_seconds: float) -> Engine:
-    """The one connection of the thread that inserts into an SQLite file. See `writer`."""
-    engine = create_engine(
-        "sqlite://",
-        creator=lambda: inserting_connection(str(url.database), busy_seconds),
-        poolclass=StaticPool,
-        hide_parameters=True,
-    ).execution_options(clustercert_writes=True)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
+def new_sqlite_writer(url: URL) -> Engine:
+    """The one connection by which this process writes into an SQLite file. See `writer`.
 
-
-def inserting_connection(path: str, busy_seconds: float) -> sqlite3.Connection:
-    """A connection for mass inserts into an SQLite file, used by one thread at a time; it begins nothing by itself.
-
-    Raises OSError or sqlite3.Error.
+    Its execution option `begin_until`, of the monotonic clock, says how long a transaction waits for other processes.
     """
-    _make_private_file(path)
-    # A statement for each number of rows, of certificates and of events.
-    connection = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False, cached_statements=512
+    engine = create_engine(
+        url.set(drivername="sqlite"),
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={
+            # It waits by itself, see `_begin_immediate`.
+            "timeout": 0,
+            "isolation_level": None,
+            "check_same_thread": True,
+            # A statement for each number of rows, of certificates and of events.
+            "cached_statements": 512,
+        },
     )
-    # The file is in WAL mode since its first migration. 16 MB hold the inner pages of the largest index of 10^7
-    # certificates.
-    for pragma in (*_PRAGMAS, "cache_size=-16000"):
-        connection.execute(f"PRAGMA {pragma}")
-    return connection
+    event.listen(engine, "connect", _switch_to_wal)
+    # 16 MB hold the inner pages of the largest index of 10^7 certificates.
+    _prepare_sqlite(engine, (*_PRAGMAS, "cache_size=-16000"))
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
 
 
-def _make_private_file(path: str) -> None:
-    # SQLite itself would make the file as the umask says; what it puts beside the file has the file's mode.
-    # A file that exists must not even be opened: closing it again would drop this process's locks on it.
-    # Source: "How To Corrupt An SQLite Database File", section 2.2.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+def _begin_immediate(connection: Connection) -> None:
+    """Begin as soon as no other process writes.
+
+    SQLite's own time-out asks after pauses that grow to 100 ms, so one of two busy processes waits for seconds.
+    """
+    deadline = connection.get_execution_options().get("begin_until", 0)
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as failure:
+            if not _is_busy(failure.orig) or time.monotonic() > deadline:
+                raise
+            time.sleep(_ASK_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _is_busy(failure: BaseException | None) -> bool:
+    # The lower byte of an extended code is the primary one.
+    return isinstance(failure, sqlite3.Error) and failure.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _prepare_sqlite(engine: Engine, pragmas: Iterable[str]) -> None:
+    def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        for pragma in pragmas:
+            connection.cursor().execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "do_connect", _before_connect)
+    event.listen(engine, "connect", prepare)
 
 
 def _before_connect(
     _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
 ) -> None:
-    _make_private_file(args[0])
+    # SQLite itself would make the file as the umask says; what it puts beside the file has the file's mode.
+    # A file that exists must not even be opened: closing it again would drop this process's locks on it.
+    # Source: "How To Corrupt An SQLite Database File", section 2.2.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def _prepare_sqlite(connection: "AsyncAdapt_aiosqlite_connection", _entry: ConnectionPoolEntry) -> None:
-    # The driver's own idea of when a transaction begins is switched off; `_begin_sqlite` says it.
-    connection.isolation_level = None
-    _switch_to_wal(connection)
-    for pragma in _PRAGMAS:
-        connection.cursor().execute(f"PRAGMA {pragma}")
-
-
-def _switch_to_wal(connection: "AsyncAdapt_aiosqlite_connection") -> None:
+def _switch_to_wal(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     # SQLite's own patience does not cover this switch, which several processes may make at once on a new
     # file.
     deadline = time.monotonic() + BUSY_SECONDS
@@ -205,11 +223,6 @@ def _switch_to_wal(connection: "AsyncAdapt_aiosqlite_connection") -> None:
         except sqlite3.OperationalError:
             if time.monotonic() > deadline:
                 raise
-            connection.run_async(lambda _driver_connection: asyncio.sleep(0.005))
+            time.sleep(0.005)
         else:
             return
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("clustercert_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -4,16 +4,16 @@ import hashlib
 import os
 
 from sqlalchemy import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert import ascii_json
 from clustercert.model import AuditEvent
 from clustercert.store import tables
+from clustercert.store.transaction import Transaction
 
 SALT_BYTES = 16
 
 
-async def record_events(connection: AsyncConnection, events: tuple[AuditEvent, ...]) -> None:
+async def record_events(connection: Transaction, events: tuple[AuditEvent, ...]) -> None:
     """Write audit events into the caller's transaction."""
     if events:
         await connection.execute(insert(tables.audit_event), [event_row(event) for event in events])

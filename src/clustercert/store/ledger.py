@@ -1,7 +1,7 @@
 """The ledger: the only writer of certificates, each with its audit event in the same transaction, and of refusals.
 
-Requests that arrive while transactions are being committed share the next one, and so do those that this process is
-working on anyway, so that one flush to disk serves them all. A request that is alone waits for nobody.
+Group commit: requests that arrive while a batch is being committed, or within a few milliseconds while the process is
+busy, share the next transaction. A request that is alone is committed at once.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from sqlalchemy import insert, select
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
-from clustercert.store.database import Database, NothingBegun
+from clustercert.store.database import Database
 from clustercert.store.events import event_row
+from clustercert.store.writer import NothingBegun
 
 _certificate = tables.certificate
 # The epoch is read by the statement that records: what a revocation's transaction hasn't seen is either older than
@@ -27,11 +28,10 @@ _insert_event = insert(tables.audit_event)
 MAX_BATCH = 128
 # While one batch is being committed, the next one is made ready and sent behind it. Of more, each would be smaller.
 BATCHES = 2
-# A worker that is busy goes on working for at most so long before it commits what is ready: of what a commit costs,
-# most is the same for one as for thirty.
+# A busy process gathers a batch for at most so long, and for as long as each step brings another request: most of a
+# commit's cost is the same for one as for thirty.
 GATHER_SECONDS = 0.01
-# Of the loop: a request is read in one, and gets here in the fifth one after it, in step with others.
-TURNS = 6
+GATHER_STEP_SECONDS = 0.001
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +64,7 @@ class Ledger:
         self._database = database
         self._gather_seconds = gather_seconds
         self._waiting: list[_Entry] = []
+        self._busy = False
         self._gathering: asyncio.Task[None] | None = None
         self._committing: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(BATCHES)
@@ -96,8 +97,9 @@ class Ledger:
         try:
             while self._waiting:
                 await self._places.acquire()
-                await self._gathered()
+                await self._gather()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                self._busy = len(batch) > 1
                 commit = asyncio.create_task(self._commit(batch))
                 self._committing.add(commit)
                 commit.add_done_callback(self._committed)
@@ -108,17 +110,13 @@ class Ledger:
         self._committing.discard(commit)
         self._places.release()
 
-    async def _gathered(self) -> None:
-        """Return once nobody comes along who is being worked on, or it has been long enough.
-
-        Some turns of the loop in which nobody came tell that this process has nothing better to do than to commit.
-        """
+    async def _gather(self) -> None:
+        """Wait while requests keep coming. The last batch tells whether they come together at all."""
         loop = asyncio.get_running_loop()
         until, known = loop.time() + self._gather_seconds, 0
-        while known < len(self._waiting) < MAX_BATCH and loop.time() < until:
+        while self._busy and known < len(self._waiting) < MAX_BATCH and loop.time() < until:
             known = len(self._waiting)
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            await asyncio.sleep(GATHER_STEP_SECONDS)
 
     async def _commit(self, batch: Sequence[_Entry]) -> None:
         """Settle every entry of a batch, whatever happens."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, FromClause, Row, Select, Table, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Conflict
 from clustercert.model import Domain, Group, Project, Role, User
 from clustercert.store import tables
+from clustercert.store.transaction import Transaction
 
 _domain, _project, _user, _group, _role = (
     tables.domain,
@@ -109,7 +109,7 @@ def role_of(row: Row[Any]) -> Role:
     return Role(id=row.role_id, name=row.role_name)
 
 
-async def insert_once(connection: AsyncConnection, table: Table, row: Mapping[str, str]) -> None:
+async def insert_once(connection: Transaction, table: Table, row: Mapping[str, str]) -> None:
     """Insert a row that is all key, unless it is there."""
     there = select(table).where(*(table.c[name] == value for name, value in row.items()))
     if (await connection.execute(there)).first() is None:

@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, insert, literal, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Conflict, NotFound
 from clustercert.model import AuditEvent, Revocation
 from clustercert.store import tables
 from clustercert.store.database import Database
+from clustercert.store.transaction import Transaction
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
@@ -177,7 +177,7 @@ def revocation_of(row: Mapping[Any, Any]) -> Revocation:
 
 
 async def add_revocation(
-    connection: AsyncConnection, wanted: Revocation, *, epoch: int, changed: int
+    connection: Transaction, wanted: Revocation, *, epoch: int, changed: int
 ) -> Revocation:
     """Write a revocation into the caller's transaction, which made the generation `changed`."""
     values = {
@@ -197,14 +197,14 @@ async def add_revocation(
     return revocation_of((await connection.execute(query)).mappings().one())
 
 
-async def revoke_disabled(connection: AsyncConnection, wanted: Revocation, changed: int) -> None:
+async def revoke_disabled(connection: Transaction, wanted: Revocation, changed: int) -> None:
     """Revoke what a user has and gets, in the transaction that disables or deletes them. Twice is once."""
     without_end = _without_end(wanted.user_id)
     if (await connection.execute(select(_revocation.c.id).where(without_end))).first() is None:
         await add_revocation(connection, wanted, epoch=NO_END, changed=changed)
 
 
-async def end_disabled(connection: AsyncConnection, user_id: str, epoch: int) -> None:
+async def end_disabled(connection: Transaction, user_id: str, epoch: int) -> None:
     """What a user gets from now on is good, in the transaction that enables them; what they had stays revoked."""
     query = update(_revocation).where(_without_end(user_id))
     await connection.execute(query.values(epoch=epoch, changed=epoch))
@@ -219,7 +219,7 @@ def _without_end(user_id: str) -> ColumnElement[bool]:
     )
 
 
-async def _mark(connection: AsyncConnection, fingerprint: bytes) -> None:
+async def _mark(connection: Transaction, fingerprint: bytes) -> None:
     """Let a certificate's own row say what stands of it: the first of its revocations, or nothing."""
     standing = and_(_revocation.c.fingerprint == fingerprint, _revocation.c.undone_at.is_(None))
     query = select(_revocation).where(standing).order_by(_revocation.c.id).limit(1)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
+    Connection,
     FromClause,
     Row,
     Select,
@@ -22,7 +23,6 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound
 from clustercert.model import AuditEvent, Project, Role, RoleAssignment
@@ -43,6 +43,7 @@ from clustercert.store.nouns import (
     user_columns,
     user_of,
 )
+from clustercert.store.transaction import Transaction
 
 _role, _assignment, _service = tables.role, tables.role_assignment, tables.service_role
 _project, _domain, _member = tables.project, tables.domain, tables.group_member
@@ -144,12 +145,12 @@ def _with_role(user_id: str) -> Select[Any]:
     return projects_query().where(_project.c.id.in_(with_role))
 
 
-async def roles_everywhere(connection: AsyncConnection, user_id: str) -> Roles:
+async def roles_everywhere(connection: Transaction, user_id: str) -> Roles:
     """What a user may do, directly and by groups, in all projects."""
     return _sorted_out(await connection.execute(_ROLES_EVERYWHERE, {"user_id": user_id}))
 
 
-async def roles_in(connection: AsyncConnection, user_id: str, project_id: str | None) -> Roles:
+async def roles_in(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
     """What a user may do, directly and by groups, in one project or, without one, in none."""
     # Nothing equals NULL, so no project is found where there is none.
     values = {"user_id": user_id, "project_id": project_id}
@@ -222,19 +223,24 @@ def _user_and_groups(user_id: ColumnElement[str]) -> CompoundSelect[Any]:
     return union_all(select(user_id), select(_member.c.group_id).where(_member.c.user_id == user_id))
 
 
-async def _role_id(connection: AsyncConnection, name: str) -> str:
+async def _role_id(connection: Transaction, name: str) -> str:
     """The role's id; the role is made where it is missing."""
     query = select(_role.c.id).where(_role.c.name == name)
     if (role_id := (await connection.execute(query)).scalar()) is not None:
         return str(role_id)
     made = secrets.token_hex(16)
     try:
-        async with connection.begin_nested():
-            await connection.execute(insert(_role).values(id=made, name=name))
+        await connection.run_sync(_insert_role, made, name)
     except IntegrityError:
         # Another process made it in the meantime.
         return str((await connection.execute(query)).scalar_one())
     return made
+
+
+def _insert_role(connection: Connection, role_id: str, name: str) -> None:
+    """Leaves the transaction usable where the role is there already."""
+    with connection.begin_nested():
+        connection.execute(insert(_role).values(id=role_id, name=name))
 
 
 # Made once: putting such a statement together takes longer than running it.

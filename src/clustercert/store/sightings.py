@@ -19,12 +19,12 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.events import record_events
+from clustercert.store.transaction import Transaction
 
 _certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
 _token = tables.webhook_token
@@ -190,7 +190,7 @@ class SightingRows:
         return Alerts(len(new), len(masters), left_out=len(unheard) - len(new))
 
 
-async def _room(connection: AsyncConnection, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
+async def _room(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
     """How many more may be written, once what is long gone has made room for those that are new."""
     room = MAX_UNKNOWN - await _count(connection, cluster_id)
     if not uses or room >= len(uses):
@@ -219,7 +219,7 @@ class _Held:
 
 
 async def _held(
-    connection: AsyncConnection, cluster_id: str, identities: Sequence[bytes]
+    connection: Transaction, cluster_id: str, identities: Sequence[bytes]
 ) -> dict[bytes, _Held]:
     """Those that are written down already."""
     query = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at)
@@ -232,7 +232,7 @@ def _is_alert_due(use: UnknownUse, held: _Held) -> bool:
     return MASTERS in use.groups and bool(held.new(use)) and use.last >= held.last_alert_at + ALERT_EVERY
 
 
-async def _count(connection: AsyncConnection, cluster_id: str) -> int:
+async def _count(connection: Transaction, cluster_id: str) -> int:
     query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
     count: int = (await connection.execute(query)).scalar_one()
     return count

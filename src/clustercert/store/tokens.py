@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import NotFound
 from clustercert.model import AuditEvent, Domain, Project, Token, User
@@ -26,6 +25,7 @@ from clustercert.store.nouns import (
     users_query,
 )
 from clustercert.store.roles import Roles, roles_in
+from clustercert.store.transaction import Transaction
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
 
@@ -125,20 +125,20 @@ class TokenRows:
             return (await connection.execute(delete(_token).where(_token.c.hash.in_(expired)))).rowcount
 
 
-async def user_is_usable(connection: AsyncConnection, user_id: str, *conditions: ColumnElement[bool]) -> bool:
+async def user_is_usable(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
     """Whether the user is there, enabled and as the conditions say, until the transaction ends."""
     # Whatever ends a user's tokens and temporary keys writes this row first, so that none slips in behind it.
     query = select(_user.c.id).where(_user.c.id == user_id, _user.c.enabled, *conditions).with_for_update()
     return (await connection.execute(query)).first() is not None
 
 
-async def token_is_there(connection: AsyncConnection, token_hash: bytes) -> bool:
+async def token_is_there(connection: Transaction, token_hash: bytes) -> bool:
     """Whether the token is there, until the transaction ends."""
     query = select(_token.c.user_id).where(_token.c.hash == token_hash).with_for_update()
     return (await connection.execute(query)).first() is not None
 
 
-async def _added(connection: AsyncConnection, token: Token) -> LiveToken | None:
+async def _added(connection: Transaction, token: Token) -> LiveToken | None:
     row = {
         "hash": token.hash,
         "user_id": token.user_id,
@@ -170,7 +170,7 @@ def _live_query() -> Select[Any]:
     )
 
 
-async def _live_token(connection: AsyncConnection, token_hash: bytes) -> LiveToken | None:
+async def _live_token(connection: Transaction, token_hash: bytes) -> LiveToken | None:
     row = (await connection.execute(_LIVE, {"token_hash": token_hash})).first()
     if row is None:
         return None

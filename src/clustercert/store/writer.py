@@ -1,56 +1,209 @@
-"""The thread that writes into an SQLite file for whoever writes much: one change of threads for a whole transaction.
+"""The one thread and connection by which a process writes into an SQLite file.
 
-The engine's own way has one for each statement, between which the file's other writers wait for a loop that may be
-busy with requests; and it converts each value of each row by a function of its type. What does that here is chosen once
-for each statement.
+Inserts of many rows are a whole transaction in one call of the thread. Any other transaction has the connection for
+itself and calls the thread for each statement. Processes wait for one another by SQLite's own lock.
 """
 
 import asyncio
 import contextlib
 import functools
-import queue
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import JSON, Engine, Insert, TextClause, UpdateBase
+from sqlalchemy import JSON, Connection, CursorResult, Engine, Executable, Insert
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
-from sqlalchemy.exc import DBAPIError
 
+from clustercert.errors import Unavailable
 from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.tables import Utc, as_json
-from clustercert.store.turn import Turn
+from clustercert.store.transaction import Parameters, Transaction
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 _DIALECT = sqlite_dialect(paramstyle="qmark")
-# A thread that can't end, because another process holds the turn, is left to end with this one.
-_CLOSING_SECONDS = 5.0
+
+NOT_NOW = "The database does not answer now. Try again in a moment."
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-# Text and what stands for its question marks, in order.
-Statement = tuple[str, tuple[Any, ...]]
+class NothingBegun(Unavailable):
+    """The database is busy or away, and nothing of a transaction was begun."""
 
 
-class Prepared:
-    """A statement on an SQLite file as text, and what makes its values of its parameters."""
+class Writer:
+    """One thread and one connection, made when they are needed first."""
 
-    def __init__(self, statement: UpdateBase | TextClause, names: Sequence[str]) -> None:
-        """`names` are those of its parameters; of an INSERT without values of its own, those of its columns."""
-        if isinstance(statement, Insert):
-            # What is refused ends the whole transaction, so that SQLite needn't remember how to undo this alone.
-            statement = statement.prefix_with("OR ROLLBACK")
-        compiled = statement.compile(dialect=_DIALECT, column_keys=list(names))
-        self._text, _, self._row = compiled.string.partition(" VALUES ")
+    def __init__(self, engine: Engine, busy_seconds: float, checkpointer: Checkpointer) -> None:
+        """`engine` has one connection; each of its transactions is to write."""
+        self._engine = engine
+        self._busy_seconds = busy_seconds
+        self._checkpointer = checkpointer
+        self._thread = _new_thread()
+        self._free = asyncio.Lock()
+        self._open: Connection | None = None
+        self._inserts: dict[Insert, _BulkInsert] = {}
+
+    async def run(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function as one transaction, in one call of the thread; return when what it did is durable.
+
+        Raises NothingBegun, or what the function or the engine raises.
+        """
+        async with self._exclusive():
+            # Whoever comes next may call the thread at once: it does one thing after the other.
+            running = self._submit(
+                self._run, self._deadline(), lambda connection: function(connection, *args, **kwargs)
+            )
+        return await running
+
+    async def insert(self, inserts: Iterable[tuple[Insert, Rows]]) -> None:
+        """Insert rows as one transaction. Raises as `run`."""
+        await self.run(self._insert, inserts)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """A transaction that has the connection for itself, durable once the block is left.
+
+        Raises NothingBegun, or what the engine raises.
+        """
+        async with self._exclusive():
+            try:
+                yield _WriterTransaction(await self._call(self._begin, self._deadline()), self._call)
+                await self._call(self._commit)
+            except BaseException:
+                # A statement of a caller that gave up may still run: the thread rolls back after it.
+                self._thread.submit(self._roll_back)
+                raise
+
+    async def close(self) -> None:
+        """Close the connection and end the thread; both are made anew where they are needed again."""
+        await self._call(self._close)
+        self._thread.shutdown()
+        self._thread = _new_thread()
+
+    @contextlib.asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._busy_seconds):
+                await self._free.acquire()
+        except TimeoutError as failure:
+            raise NothingBegun(NOT_NOW) from failure
+        try:
+            yield
+        finally:
+            self._free.release()
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._submit(function, *args, **kwargs)
+
+    def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Call a function in the thread. One that runs already goes on where its caller gives up."""
+        call = functools.partial(function, *args, **kwargs)
+        return asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._busy_seconds
+
+    def _run(self, begin_until: float, function: Callable[[Connection], T]) -> T:
+        connection = self._begin(begin_until)
+        try:
+            result = function(connection)
+            self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        return result
+
+    def _insert(self, connection: Connection, inserts: Iterable[tuple[Insert, Rows]]) -> None:
+        for insert, rows in inserts:
+            if (known := self._inserts.get(insert)) is None:
+                known = self._inserts[insert] = _BulkInsert(insert, list(rows[0]))
+            connection.exec_driver_sql(*known.of(rows))
+
+    def _begin(self, begin_until: float) -> Connection:
+        try:
+            self._open = self._engine.connect().execution_options(begin_until=begin_until)
+            self._open.begin()
+        except Exception as failure:
+            self._roll_back()
+            raise NothingBegun(NOT_NOW) from failure
+        return self._open
+
+    def _commit(self) -> None:
+        if self._open is None:
+            raise RuntimeError("no transaction is open")
+        self._open.commit()
+        driver_connection = self._open.connection.driver_connection
+        rows_changed = driver_connection.total_changes if driver_connection is not None else 0
+        self._open.close()
+        self._open = None
+        self._checkpointer.changed(rows_changed)
+
+    def _roll_back(self) -> None:
+        """Undo what is open, if anything is."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            # Closing alone does not roll back after a commit that failed.
+            with connection:
+                connection.rollback()
+
+    def _close(self) -> None:
+        self._engine.dispose()
+        self._checkpointer.close()
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    """It is started by the first call."""
+    return ThreadPoolExecutor(1, "sqlite-writer")
+
+
+class _WriterTransaction:
+    """An open transaction. Its statements run in the writer's thread, where their rows are read too."""
+
+    def __init__(self, connection: Connection, call: Callable[..., Any]) -> None:
+        self._connection = connection
+        self._call = call
+
+    async def execute(
+        self, statement: Executable, parameters: Parameters | None = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        result: CursorResult[*tuple[Any, ...]] = await self._call(
+            _execute, self._connection, statement, parameters
+        )
+        return result
+
+    async def run_sync(self, fn: Callable[Concatenate[Connection, P], T], *arg: P.args, **kw: P.kwargs) -> T:
+        return cast("T", await self._call(fn, self._connection, *arg, **kw))
+
+
+def _execute(
+    connection: Connection, statement: Executable, parameters: Parameters | None
+) -> CursorResult[*tuple[Any, ...]]:
+    result = connection.execute(statement, parameters)
+    return cast("CursorResult[*tuple[Any, ...]]", result.freeze()()) if result.returns_rows else result
+
+
+class _BulkInsert:
+    """An INSERT of many rows as one statement, for whose values the conversions are chosen once.
+
+    For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
+    """
+
+    def __init__(self, insert: Insert, columns: Sequence[str]) -> None:
+        # What is refused ends the whole transaction, so that SQLite needn't remember how to undo this alone.
+        compiled = insert.prefix_with("OR ROLLBACK").compile(dialect=_DIALECT, column_keys=list(columns))
+        self._head, _, self._row = compiled.string.partition(" VALUES ")
         self._values = [(name, _conversion(compiled.binds[name].type)) for name in compiled.positiontup or ()]
 
-    def of(self, rows: Sequence[Mapping[str, Any]]) -> Statement:
-        """One statement for all rows, of which there is one alone where it isn't an INSERT.
-
-        For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
-        """
-        text = f"{self._text} VALUES {', '.join([self._row] * len(rows))}" if self._row else self._text
-        return text, tuple(
+    def of(self, rows: Rows) -> tuple[str, tuple[Any, ...]]:
+        """The text, and what stands for its question marks."""
+        return f"{self._head} VALUES {', '.join([self._row] * len(rows))}", tuple(
             [
                 row[name] if convert is None else convert(row[name])
                 for row in rows
@@ -70,72 +223,3 @@ def _conversion(kind: object) -> Callable[[Any], object] | None:
 def _time(time: datetime | None) -> str | None:
     """As SQLAlchemy writes a DateTime. Times are in UTC already."""
     return None if time is None else time.replace(tzinfo=None).isoformat(" ", "microseconds")
-
-
-class NotBegun(Exception):
-    """Nothing of a transaction was begun, nor will be; the cause says why."""
-
-
-class Writer:
-    """One thread and one connection, made when they are needed first."""
-
-    def __init__(self, engine: Engine, turn: Turn, checkpointer: Checkpointer) -> None:
-        self._engine = engine
-        self._turn = turn
-        self._checkpointer = checkpointer
-        self._jobs: queue.SimpleQueue[tuple[Sequence[Statement], Future[None]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        # By its connection, in all its life.
-        self._rows_changed = 0
-
-    async def write(self, statements: Sequence[Statement], begin_seconds: float) -> None:
-        """Run statements in the thread, in one transaction; return once what they did is durable.
-
-        Raises NotBegun, or what the database raises.
-        """
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
-            self._thread.start()
-        job: Future[None] = Future()
-        self._jobs.put((statements, job))
-        done = asyncio.wrap_future(job)
-        await asyncio.wait((done,), timeout=begin_seconds)
-        # What runs already can't be called off; a commit ends when the disk has it.
-        if job.cancel():
-            raise NotBegun from TimeoutError("the turn to write did not come")
-        await done
-
-    async def close(self) -> None:
-        """End the thread, unless another process keeps it waiting."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            await asyncio.to_thread(thread.join, _CLOSING_SECONDS)
-
-    def _run(self) -> None:
-        while (task := self._jobs.get()) is not None:
-            statements, job = task
-            try:
-                with self._turn.held():
-                    if job.set_running_or_notify_cancel():
-                        self._transact(statements)
-                        job.set_result(None)
-                self._checkpointer.changed(self._rows_changed)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, a request waits for its end
-                # It may be called off at this very moment.
-                with contextlib.suppress(InvalidStateError):
-                    job.set_exception(failure)
-        self._checkpointer.close()
-        self._engine.dispose()
-
-    def _transact(self, statements: Sequence[Statement]) -> None:
-        with contextlib.ExitStack() as stack:
-            try:
-                connection = stack.enter_context(self._engine.connect())
-                stack.enter_context(connection.begin())
-            except DBAPIError as failure:
-                raise NotBegun from failure
-            for statement in statements:
-                connection.exec_driver_sql(*statement)
-            driver_connection = connection.connection.driver_connection
-            self._rows_changed = driver_connection.total_changes if driver_connection is not None else 0
