@@ -38,6 +38,7 @@ _FUNCTIONS: tuple[tuple[str, ModuleType, str], ...] = (
     ("parse the wish", clustercert, "_ask"),
     ("check the leaf", issuance, "check_leaf"),
     ("row and audit event", issuance, "_trace"),
+    ("kubeconfig", clustercert, "kubeconfig"),
     ("kubeconfig", clustercert, "to_json"),
     ("log line and metrics", edge, "_account"),
 )

@@ -26,12 +26,3 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
-
-
-async def in_step() -> None:
-    """Let the others who are being worked on come as far as this.
-
-    A step of many, right behind each other, takes a fraction of what it takes between other steps: code and data of
-    one are still at hand for the next. Among them, making a key took 30 us and took 12 by itself, signing 35 and 21.
-    """
-    await asyncio.sleep(0)

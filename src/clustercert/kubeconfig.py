@@ -14,11 +14,8 @@
 Source: CCE API reference, cce_02_0248, tables 4 to 10.
 """
 
-import functools
 import json
 from base64 import b64encode
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import yaml
 
@@ -29,98 +26,58 @@ from clustercert.model import Cluster, Issued, JsonObject
 USER = "user"
 
 
-class _Addresses(NamedTuple):
-    """What of a cluster is in its kubeconfigs; meanings as in `Cluster`."""
-
-    internal_url: str
-    external_url: str | None
-    san_urls: tuple[str, ...]
-    server_ca_pem: bytes
-    insecure_external: bool
-
-
 def render(issued: Issued, *, insecure_external: bool) -> JsonObject:
     """The kubeconfig, its fields in CCE's order; certificates and keys are base64 of PEM."""
-    credential = {name: value.decode("ascii") for name, value in _credential(issued).items()}
-    return _document(_addresses(issued.cluster, insecure_external=insecure_external), credential)
-
-
-def to_json(issued: Issued, *, insecure_external: bool) -> bytes:
-    """The same document as JSON in ASCII."""
-    credential = _credential(issued)
-    pieces = _around(_addresses(issued.cluster, insecure_external=insecure_external), tuple(credential))
-    filled = [pieces[0]]
-    for value, piece in zip(credential.values(), pieces[1:], strict=True):
-        filled += (value, piece)
-    return b"".join(filled)
-
-
-def to_yaml(document: JsonObject) -> str:
-    """The same document as the YAML file that kubectl reads."""
-    return yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1_000_000)
-
-
-# Of the text nothing but the credential differs between the kubeconfigs of a cluster.
-@functools.lru_cache(maxsize=512)
-def _around(addresses: _Addresses, names: Iterable[str]) -> tuple[bytes, ...]:
-    """The text of the JSON before, between and behind the values of a credential's fields, which need no escapes."""
-    # A control character can't stand in any other value of the document.
-    marks = {name: f"\0{name}" for name in names}
-    pieces, rest = [], json.dumps(_document(addresses, marks))
-    for mark in marks.values():
-        piece, _, rest = rest.partition(json.dumps(mark)[1:-1])
-        pieces.append(piece)
-    return tuple(piece.encode("ascii") for piece in (*pieces, rest))
-
-
-def _addresses(cluster: Cluster, *, insecure_external: bool) -> _Addresses:
-    return _Addresses(
-        cluster.internal_url,
-        cluster.external_url,
-        cluster.san_urls,
-        cluster.server_ca_pem,
-        insecure_external,
-    )
-
-
-def _credential(issued: Issued) -> dict[str, bytes]:
-    """The fields of the user: base64 of PEM."""
-    credential = {"client-certificate-data": b64encode(der_pem(issued.leaf_der))}
-    if issued.private_key is not None:
-        credential["client-key-data"] = b64encode(key_pem(issued.private_key))
-    return credential
-
-
-def _document(addresses: _Addresses, credential: dict[str, str]) -> JsonObject:
-    entries = _entries(addresses)
+    entries = _entries(issued.cluster, insecure_external=insecure_external)
     return {
         "kind": "Config",
         "apiVersion": "v1",
         "preferences": {},
         "clusters": [{"name": cluster, "cluster": address} for _, cluster, address in entries],
-        "users": [{"name": USER, "user": credential}],
+        "users": [{"name": USER, "user": _credential(issued)}],
         "contexts": [
             {"name": context, "context": {"cluster": cluster, "user": USER}}
             for context, cluster, _ in entries
         ],
-        "current-context": "external" if addresses.external_url else "internal",
+        "current-context": "external" if issued.cluster.external_url else "internal",
     }
 
 
-def _entries(addresses: _Addresses) -> list[tuple[str, str, JsonObject]]:
+def to_json(document: JsonObject) -> bytes:
+    """The document as JSON in ASCII."""
+    return json.dumps(document).encode("ascii")
+
+
+def to_yaml(document: JsonObject) -> str:
+    """The document as the YAML file that kubectl reads."""
+    return yaml.safe_dump(document, sort_keys=False, default_flow_style=False, width=1_000_000)
+
+
+def _credential(issued: Issued) -> dict[str, str]:
+    credential = {"client-certificate-data": _base64(der_pem(issued.leaf_der))}
+    if issued.private_key is not None:
+        credential["client-key-data"] = _base64(key_pem(issued.private_key))
+    return credential
+
+
+def _entries(cluster: Cluster, *, insecure_external: bool) -> list[tuple[str, str, JsonObject]]:
     """(context, cluster, address) in CCE's order."""
-    ca_b64 = b64encode(addresses.server_ca_pem).decode("ascii")
+    ca_b64 = _base64(cluster.server_ca_pem)
 
     def verified(url: str) -> JsonObject:
         return {"server": url, "certificate-authority-data": ca_b64}
 
-    entries = [("internal", "internalCluster", verified(addresses.internal_url))]
-    if external := addresses.external_url:
+    entries = [("internal", "internalCluster", verified(cluster.internal_url))]
+    if external := cluster.external_url:
         # kubectl refuses a CA beside the skip.
         unverified: JsonObject = {"server": external, "insecure-skip-tls-verify": True}
-        address = unverified if addresses.insecure_external else verified(external)
+        address = unverified if insecure_external else verified(external)
         entries.append(("external", "externalCluster", address))
         entries.append(("externalTLSVerify", "externalClusterTLSVerify", verified(external)))
-    for number, url in enumerate(addresses.san_urls):
+    for number, url in enumerate(cluster.san_urls):
         entries.append((f"customSAN-{number}", f"customSAN-{number}", verified(url)))
     return entries
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from clustercert.errors import Unavailable
 from clustercert.store import tables
+from clustercert.store.bulk_insert import BulkInsert
 from clustercert.store.database import Database
 from clustercert.store.ledger import Ledger
 from clustercert.store.writer import NothingBegun
@@ -45,7 +46,7 @@ async def test_every_way_to_write_takes_the_one_thread(database: Database) -> No
     def note(_connection: object) -> None:
         threads.add(threading.current_thread().name)
 
-    await database.insert((insert(tables.progress), [{"name": "0", "value": ""}]))
+    await database.insert((BulkInsert(tables.progress), [{"name": "0", "value": ""}]))
     assert await database.run(add, 1) == "sqlite-writer_0"
     async with database.change(event()) as transaction:
         await transaction.run_sync(add, 2)
@@ -175,7 +176,7 @@ async def test_while_another_process_stands_still_in_a_transaction_nothing_is_be
         if way == "run":
             await database.run(add, 1)
         elif way == "insert":
-            await database.insert((insert(tables.progress), [{"name": "1", "value": ""}]))
+            await database.insert((BulkInsert(tables.progress), [{"name": "1", "value": ""}]))
         else:
             async with database.write() as transaction:
                 await transaction.run_sync(add, 1)

@@ -9,10 +9,10 @@ transaction by itself. A commit returns when it is on disk.
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Insert, select, text, update
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     DataError,
@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.at_once import AtOnce
+from clustercert.store.bulk_insert import BulkInsert, Inserts, Rows, postgresql_statement
 from clustercert.store.checkpointer import Checkpointer
 from clustercert.store.engine import (
     BUSY_SECONDS,
@@ -82,7 +82,6 @@ class Database:
         self._by_statement = (
             self.engine if sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
-        self._at_once: dict[tuple[Insert, ...], AtOnce] = {}
         self._writers = asyncio.Semaphore(_WRITERS)
         # Opening a file takes no time, and must not be given up half-way.
         self._connect_seconds = None if sqlite else busy_seconds
@@ -120,11 +119,10 @@ class Database:
             ):
                 yield connection
 
-    async def insert(self, *inserts: tuple[Insert, Sequence[Mapping[str, object]]]) -> None:
+    async def insert(self, *inserts: tuple[BulkInsert, Rows]) -> None:
         """Insert rows, which nobody can have cached, in one transaction; return when they are durable.
 
-        The statements are kept for the next time, so they must be few. Raises NothingBegun or another Unavailable;
-        lets through what refuses a row.
+        Raises NothingBegun or another Unavailable; lets through what refuses a row.
         """
         inserts = tuple((statement, rows) for statement, rows in inserts if rows)
         if not inserts:
@@ -133,21 +131,17 @@ class Database:
             with _failures_translated():
                 await self._writer.insert(inserts)
         else:
-            await self._insert_at_once(inserts)
+            await self._insert_by_statement(inserts)
 
-    async def _insert_at_once(self, inserts: Sequence[tuple[Insert, Sequence[Mapping[str, object]]]]) -> None:
+    async def _insert_by_statement(self, inserts: Inserts) -> None:
         """By one statement, outside of a transaction: in one round trip."""
-        statements = tuple(statement for statement, _ in inserts)
-        if (known := self._at_once.get(statements)) is None:
-            columns = [(statement, list(rows[0])) for statement, rows in inserts]
-            known = self._at_once[statements] = AtOnce(columns, self.engine.dialect)
-        values = known.of([rows for _, rows in inserts])
+        statement, parameters = postgresql_statement(inserts)
         begun = False
         try:
             with _failures_translated():
                 async with self._place(), self._connected(self._by_statement) as connection:
                     begun = True
-                    await connection.exec_driver_sql(known.text, values)
+                    await connection.exec_driver_sql(statement, parameters)
         except Unavailable as failure:
             if begun:
                 raise

@@ -8,11 +8,12 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from clustercert.errors import Unavailable
 from clustercert.model import AuditEvent, CertificateRecord
 from clustercert.store import tables
+from clustercert.store.bulk_insert import BulkInsert
 from clustercert.store.database import Database
 from clustercert.store.events import event_row
 from clustercert.store.writer import NothingBegun
@@ -20,9 +21,8 @@ from clustercert.store.writer import NothingBegun
 _certificate = tables.certificate
 # The epoch is read by the statement that records: what a revocation's transaction hasn't seen is either older than
 # its epoch, and revoked, or was recorded after it.
-_insert_certificate = insert(_certificate).values(epoch=select(tables.generation.c.value).scalar_subquery())
-
-_insert_event = insert(tables.audit_event)
+_certificates = BulkInsert(_certificate, epoch="(SELECT value FROM generation)")
+_events = BulkInsert(tables.audit_event)
 
 # A flush takes longer than inserting this many rows; more would only make the first of them wait for the last.
 MAX_BATCH = 128
@@ -153,8 +153,8 @@ class Ledger:
         """
         try:
             await self._database.insert(
-                (_insert_certificate, [entry.row for entry in batch if entry.row is not None]),
-                (_insert_event, [entry.event for entry in batch]),
+                (_certificates, [entry.row for entry in batch if entry.row is not None]),
+                (_events, [entry.event for entry in batch]),
             )
         except NothingBegun:
             # The database is busy or away, and a second try at once helps neither.

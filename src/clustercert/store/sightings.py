@@ -218,9 +218,7 @@ class _Held:
         return [each for each in use.fingerprints if each not in self.fingerprints]
 
 
-async def _held(
-    connection: Transaction, cluster_id: str, identities: Sequence[bytes]
-) -> dict[bytes, _Held]:
+async def _held(connection: Transaction, cluster_id: str, identities: Sequence[bytes]) -> dict[bytes, _Held]:
     """Those that are written down already."""
     query = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at)
     these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))

@@ -8,27 +8,21 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from sqlalchemy import JSON, Connection, CursorResult, Engine, Executable, Insert
-from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
+from sqlalchemy import Connection, CursorResult, Engine, Executable
 
 from clustercert.errors import Unavailable
+from clustercert.store.bulk_insert import Inserts
 from clustercert.store.checkpointer import Checkpointer
-from clustercert.store.tables import Utc, as_json
 from clustercert.store.transaction import Parameters, Transaction
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_DIALECT = sqlite_dialect(paramstyle="qmark")
-
 NOT_NOW = "The database does not answer now. Try again in a moment."
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 class NothingBegun(Unavailable):
@@ -46,7 +40,6 @@ class Writer:
         self._thread = _new_thread()
         self._free = asyncio.Lock()
         self._open: Connection | None = None
-        self._inserts: dict[Insert, _BulkInsert] = {}
 
     async def run(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -62,7 +55,7 @@ class Writer:
             )
         return await running
 
-    async def insert(self, inserts: Iterable[tuple[Insert, Rows]]) -> None:
+    async def insert(self, inserts: Inserts) -> None:
         """Insert rows as one transaction. Raises as `run`."""
         await self.run(self._insert, inserts)
 
@@ -120,11 +113,11 @@ class Writer:
             raise
         return result
 
-    def _insert(self, connection: Connection, inserts: Iterable[tuple[Insert, Rows]]) -> None:
+    @staticmethod
+    def _insert(connection: Connection, inserts: Inserts) -> None:
         for insert, rows in inserts:
-            if (known := self._inserts.get(insert)) is None:
-                known = self._inserts[insert] = _BulkInsert(insert, list(rows[0]))
-            connection.exec_driver_sql(*known.of(rows))
+            text, values = insert.sqlite(rows)
+            connection.exec_driver_sql(text, tuple(values))
 
     def _begin(self, begin_until: float) -> Connection:
         try:
@@ -187,39 +180,3 @@ def _execute(
 ) -> CursorResult[*tuple[Any, ...]]:
     result = connection.execute(statement, parameters)
     return cast("CursorResult[*tuple[Any, ...]]", result.freeze()()) if result.returns_rows else result
-
-
-class _BulkInsert:
-    """An INSERT of many rows as one statement, for whose values the conversions are chosen once.
-
-    For each step of SQLite the thread lets go of the interpreter, and may wait long to get it back.
-    """
-
-    def __init__(self, insert: Insert, columns: Sequence[str]) -> None:
-        # What is refused ends the whole transaction, so that SQLite needn't remember how to undo this alone.
-        compiled = insert.prefix_with("OR ROLLBACK").compile(dialect=_DIALECT, column_keys=list(columns))
-        self._head, _, self._row = compiled.string.partition(" VALUES ")
-        self._values = [(name, _conversion(compiled.binds[name].type)) for name in compiled.positiontup or ()]
-
-    def of(self, rows: Rows) -> tuple[str, tuple[Any, ...]]:
-        """The text, and what stands for its question marks."""
-        return f"{self._head} VALUES {', '.join([self._row] * len(rows))}", tuple(
-            [
-                row[name] if convert is None else convert(row[name])
-                for row in rows
-                for name, convert in self._values
-            ]
-        )
-
-
-def _conversion(kind: object) -> Callable[[Any], object] | None:
-    if isinstance(kind, Utc):
-        return _time
-    return as_json if isinstance(kind, JSON) else None
-
-
-# Those of a certificate and its event are the same, and those of all certificates of a second alike.
-@functools.lru_cache(maxsize=1024)
-def _time(time: datetime | None) -> str | None:
-    """As SQLAlchemy writes a DateTime. Times are in UTC already."""
-    return None if time is None else time.replace(tzinfo=None).isoformat(" ", "microseconds")

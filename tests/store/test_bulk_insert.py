@@ -6,12 +6,13 @@ from dataclasses import replace
 from datetime import datetime
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from clustercert.errors import Unavailable
 from clustercert.store import tables
+from clustercert.store.bulk_insert import BulkInsert
 from clustercert.store.database import Database
 from clustercert.store.engine import POOL_SIZE
 from clustercert.store.events import event_row
@@ -19,8 +20,8 @@ from clustercert.store.ledger import Ledger
 from clustercert.store.writer import NothingBegun
 from stores import Store, certificate_record, event
 
-INSERT_PROGRESS = insert(tables.progress)
-INSERT_EVENT = insert(tables.audit_event)
+INSERT_PROGRESS = BulkInsert(tables.progress)
+INSERT_EVENT = BulkInsert(tables.audit_event)
 
 
 @pytest.fixture
