@@ -66,7 +66,7 @@ def test_an_internal_error_of_the_webhook_is_asked_again_four_times(
     status = namespaces(as_bob).status_code
 
     assert (status, len(webhook.asked)) == (200, 5)
-    assert 4 < time.monotonic() - began < 8
+    assert time.monotonic() - began > 4
 
 
 def test_a_condition_that_fails_counts_as_no_answer(
