@@ -87,12 +87,14 @@ class Filler:
 
     def add_certificates(self, rows: int, clusters: int) -> None:
         """So many certificates, each with its audit event, spread over so many clusters."""
+        asyncio.run(self._seal())
         issued = "kind = 'certificate.issued'"
-        statements = [
-            self._copies(table, which, first, min(first + AT_ONCE, rows), of=rows, clusters=clusters)
-            for first in range(0, rows, AT_ONCE)
-            for table, which in ((tables.certificate, "1 = 1"), (tables.audit_event, issued))
-        ]
+        statements: list[str] = []
+        for first in range(0, rows, AT_ONCE):
+            for table, which in ((tables.certificate, "1 = 1"), (tables.audit_event, issued)):
+                last = min(first + AT_ONCE, rows)
+                statements.append(self._copies(table, which, first, last, of=rows, clusters=clusters))
+            statements += _OUTSIDE_THE_LOG
         if self.postgres is None:
             self._run(statements)
             return
@@ -209,8 +211,14 @@ async def _add(parts: Components, template: dict[str, object], project: Project,
 _SECONDS_AGO = "(:rows - n) * :days * 86400.0 / :rows"
 # Serials begin with the time.
 _FIRST_SERIAL = 0x60000000
-# Events have places in the log, but none that is in its tree: sealing so many is `audit_log`'s to measure.
-_NO_PLACE = "-2 * :rows - n"
+# Places that are not in the log's tree: sealing so many events is `audit_log`'s to measure.
+_OUTSIDE_THE_LOG = (
+    (
+        "INSERT INTO audit_place (leaf_index, event_id, project_id) SELECT -id, id, project_id"
+        " FROM audit_event WHERE id IN (SELECT event_id FROM audit_unsealed)"
+    ),
+    "DELETE FROM audit_unsealed",
+)
 _TIMES = ("not_before", "not_after", "issued_at", "at")
 _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "sqlite": {
@@ -223,7 +231,6 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "subject": "lower(hex(randomblob(32)))",
         "salt": "randomblob(16)",
         "commitment": "randomblob(32)",
-        "leaf_index": _NO_PLACE,
         **{
             time: f"strftime('%Y-%m-%d %H:%M:%S.000000', {time}, '-' || ({_SECONDS_AGO}) || ' seconds')"
             for time in _TIMES
@@ -239,7 +246,6 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
         "subject": "encode(sha256(uuid_send(gen_random_uuid())), 'hex')",
         "salt": "uuid_send(gen_random_uuid())",
         "commitment": "sha256(uuid_send(gen_random_uuid()))",
-        "leaf_index": _NO_PLACE,
         **{time: f"{time} - make_interval(secs => {_SECONDS_AGO})" for time in _TIMES},
     },
 }

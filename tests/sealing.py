@@ -66,7 +66,8 @@ def root(leaves: Sequence[bytes]) -> bytes:
 def commitments(store: Store) -> list[bytes]:
     """Those of the sealed events in the log's order; their places have neither holes nor doubles."""
     found = store.rows(
-        "SELECT leaf_index, salt, body, commitment FROM audit_event WHERE leaf_index IS NOT NULL ORDER BY leaf_index"
+        "SELECT leaf_index, salt, body, commitment FROM audit_event JOIN audit_place ON event_id = id"
+        " ORDER BY leaf_index"
     )
     assert [place for place, *_ in found] == list(range(len(found)))
     for _, salt, body, commitment in found:

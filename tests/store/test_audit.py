@@ -101,12 +101,17 @@ async def test_proofs_stay_when_events_are_gone(log: Log, store: Store) -> None:
     leaves = commitments(store)
     root = sealing.root(leaves)
     before = await log.log.pages.run(0, 10_000)
-    store.execute("DELETE FROM audit_event WHERE leaf_index >= 100 AND leaf_index < 200")
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN"
+        " (SELECT event_id FROM audit_place WHERE leaf_index >= 100 AND leaf_index < 200)"
+    )
     for each in before:
         assert each.leaf_index is not None
         proof = await log.log.inclusion(each)
         verify_inclusion(leaf_hash(each.commitment), each.leaf_index, size, proof.hashes, root)
     assert [each.leaf_index for each in await log.log.pages.run(98, 4)] == [98, 99, 200, 201]
+    listed = await everything(log, EventFilter(), 7, newest_first=False)
+    assert listed == [each.leaf_index for each in before if each.leaf_index not in range(100, 200)]
     entries = await log.log.tile(TilePath(TileId(ENTRIES, 0)))
     assert split(entries) == leaves[:256], "the commitments of what is gone are still there"
     [larger] = await grow(log, 5)
@@ -271,18 +276,24 @@ async def test_a_page_of_one_project_does_not_walk_the_events_of_all(on_postgres
     async with database.write(event("first")):
         pass
     copies = (
-        "INSERT INTO audit_event (at, kind, project_id, actor, subject, body, salt, commitment, leaf_index)"
-        " SELECT at, kind, 'project-' || n % 50, actor, subject, body, salt, commitment, n"
+        "INSERT INTO audit_event (at, kind, project_id, actor, subject, body, salt, commitment)"
+        " SELECT at, kind, 'project-' || n % 50, actor, subject, body, salt, commitment"
         " FROM audit_event, generate_series(?::int, ?::int) AS n WHERE id = 1"
     )
-    on_postgresql.execute(copies, 1, 20_000)
-    on_postgresql.execute("ANALYZE")
-    on_postgresql.execute(copies, 20_001, 40_000)
+    placed = (
+        "INSERT INTO audit_place (leaf_index, event_id, project_id)"
+        " SELECT id - 1, id, project_id FROM audit_event WHERE id > ? AND id <= ?"
+    )
+    for first, last in ((1, 20_001), (20_001, 40_001)):
+        on_postgresql.execute(copies, first, last - 1)
+        on_postgresql.execute(placed, first, last)
+        if first == 1:
+            on_postgresql.execute("ANALYZE")
     on_postgresql.execute(
         "INSERT INTO audit_checkpoint (size, at, root, note) VALUES (20000, ?, '', ''), (40000, ?, '', '')",
         *(NOW, NOW + timedelta(hours=2)),
     )
-    plans = Plans(database, of="audit_event")
+    plans = Plans(database, of="audit_place")
     everything_of = EventFilter()
     an_hour_of = EventFilter(since=NOW + timedelta(minutes=30), until=NOW + timedelta(minutes=90))
     with plans.noted():
@@ -301,8 +312,8 @@ async def test_a_page_of_one_project_does_not_walk_the_events_of_all(on_postgres
     await database.close()
     assert len(found) >= 48
     for plan in found:
-        assert "ix_audit_event_project_id_leaf_index" in plan, plan
-        assert "ix_audit_event_leaf_index" not in plan, plan
+        assert "ix_audit_place_project_id_leaf_index" in plan, plan
+        assert "pk_audit_place" not in plan, plan
 
 
 @pytest.mark.parametrize("newest_first", [True, False])

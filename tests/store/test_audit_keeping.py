@@ -117,7 +117,7 @@ async def test_a_log_that_grows_and_is_pruned_meanwhile_is_good(log: Log, databa
 
 async def test_one_event_is_erased_and_only_one_that_can_be(log: Log, store: Store) -> None:
     retention = Retention(log.rows, lambda: NOW)
-    [(event_id,)] = store.rows("SELECT id FROM audit_event WHERE leaf_index = 7")
+    [(event_id,)] = store.rows("SELECT event_id FROM audit_place WHERE leaf_index = 7")
     assert await retention.erase(int(str(event_id)), "asked for", actor="cli:test", origin=ORIGIN) == 7
     [(marker,)] = store.rows("SELECT max(id) FROM audit_event")
     for wrong in (int(str(event_id)), int(str(marker)), 10**9):
@@ -128,9 +128,11 @@ async def test_one_event_is_erased_and_only_one_that_can_be(log: Log, store: Sto
 
 async def test_a_marker_that_lies_does_not_hide_more_than_it_says(log: Log, store: Store) -> None:
     retention = Retention(log.rows, lambda: NOW)
-    [(event_id,)] = store.rows("SELECT id FROM audit_event WHERE leaf_index = 7")
+    [(event_id,)] = store.rows("SELECT event_id FROM audit_place WHERE leaf_index = 7")
     await retention.erase(int(str(event_id)), "asked for", actor="cli:test", origin=ORIGIN)
-    store.execute("DELETE FROM audit_event WHERE leaf_index IN (6, 8)")
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index IN (6, 8))"
+    )
     report = await log.verified()
     assert [(one.problem, one.place) for one in report.findings] == [("removed", 6), ("removed", 8)]
     assert report.deleted == 1

@@ -34,7 +34,7 @@ async def log(database: Database) -> Log:
 
 
 def event_id(store: Store, place: int) -> int:
-    [(found,)] = store.rows("SELECT id FROM audit_event WHERE leaf_index = ?", place)
+    [(found,)] = store.rows("SELECT event_id FROM audit_place WHERE leaf_index = ?", place)
     return int(str(found))
 
 
@@ -67,7 +67,11 @@ async def test_events_without_a_place_are_counted_and_no_finding(log: Log, datab
 async def test_changed_events_are_named(log: Log, store: Store) -> None:
     changed = {0: "body", 255: "salt", 256: "body", SIZE - 1: "salt"}
     for place, column in changed.items():
-        store.execute(f"UPDATE audit_event SET {column} = ? WHERE leaf_index = ?", b"0" * 16, place)
+        store.execute(
+            f"UPDATE audit_event SET {column} = ? WHERE id = ?",
+            b"0" * 16,
+            event_id(store, place),
+        )
     report = await log.verified()
     assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in changed]
     assert all(f"place {finding.place} " in finding.sentence for finding in report.findings)
@@ -76,8 +80,14 @@ async def test_changed_events_are_named(log: Log, store: Store) -> None:
 async def test_a_column_that_says_otherwise_than_its_event_is_named(log: Log, store: Store) -> None:
     changed = {3: "kind", 4: "actor", 5: "subject", 6: "project_id"}
     for place, column in changed.items():
-        store.execute(f"UPDATE audit_event SET {column} = 'another' WHERE leaf_index = ?", place)
-    store.execute("UPDATE audit_event SET at = ? WHERE leaf_index = 7", store.time(LATER))
+        store.execute(
+            f"UPDATE audit_event SET {column} = 'another' WHERE id = ?",
+            event_id(store, place),
+        )
+    store.execute(
+        "UPDATE audit_event SET at = ? WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 7)",
+        store.time(LATER),
+    )
     report = await log.verified()
     assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in range(3, 8)]
     for finding, column in zip(report.findings, [*changed.values(), "at"], strict=True):
@@ -85,7 +95,10 @@ async def test_a_column_that_says_otherwise_than_its_event_is_named(log: Log, st
 
 
 async def test_removed_events_are_named_by_their_places(log: Log, store: Store) -> None:
-    store.execute("DELETE FROM audit_event WHERE leaf_index IN (0, 255, 256, 257, 699)")
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN"
+        " (SELECT event_id FROM audit_place WHERE leaf_index IN (0, 255, 256, 257, 699))"
+    )
     report = await log.verified()
     assert briefly(report.findings) == [
         ("removed", 0, None),
@@ -98,24 +111,29 @@ async def test_removed_events_are_named_by_their_places(log: Log, store: Store) 
 
 async def test_an_inserted_event_is_named(log: Log, store: Store) -> None:
     store.execute(
-        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment, leaf_index)"
-        " SELECT 9000, at, kind, actor, subject, body, salt, commitment, ? FROM audit_event WHERE leaf_index = 5",
-        SIZE,
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
+        " SELECT 9000, at, kind, actor, subject, body, salt, commitment FROM audit_event WHERE id = ?",
+        event_id(store, 5),
     )
+    store.execute("INSERT INTO audit_place (leaf_index, event_id) VALUES (?, 9000)", SIZE)
     report = await log.verified()
     assert briefly(report.findings) == [("inserted", SIZE, 9000)]
 
 
 async def test_an_event_in_anothers_place_is_inserted_for_a_removed_one(log: Log, store: Store) -> None:
-    store.execute("DELETE FROM audit_event WHERE leaf_index = 7")
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 7)"
+    )
     body, salt = b'{"kind":"made.up"}', b"s" * 16
     store.execute(
-        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment, leaf_index)"
-        " SELECT 9000, at, kind, actor, subject, ?, ?, ?, 7 FROM audit_event WHERE leaf_index = 5",
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
+        " SELECT 9000, at, kind, actor, subject, ?, ?, ? FROM audit_event WHERE id = ?",
         body,
         salt,
         hashlib.sha256(salt + body).digest(),
+        event_id(store, 5),
     )
+    store.execute("UPDATE audit_place SET event_id = 9000 WHERE leaf_index = 7")
     report = await log.verified()
     assert briefly(report.findings) == [("changed", 7, 9000)]
 
@@ -123,7 +141,7 @@ async def test_an_event_in_anothers_place_is_inserted_for_a_removed_one(log: Log
 async def test_events_that_changed_places_are_named_with_where_they_belong(log: Log, store: Store) -> None:
     ids = event_id(store, 3), event_id(store, 600)
     for old, new in ((3, -1), (600, 3), (-1, 600)):
-        store.execute("UPDATE audit_event SET leaf_index = ? WHERE leaf_index = ?", new, old)
+        store.execute("UPDATE audit_place SET leaf_index = ? WHERE leaf_index = ?", new, old)
     report = await log.verified()
     assert briefly(report.findings) == [("reordered", 3, ids[1]), ("reordered", 600, ids[0])]
     assert "belongs at place 600" in report.findings[0].sentence
@@ -132,9 +150,17 @@ async def test_events_that_changed_places_are_named_with_where_they_belong(log: 
 def rewritten(store: Store, place: int, *levels: int) -> None:
     """Change an event as somebody does who can write to the database: its row, its leaf, and some of the tree."""
     body = b'{"kind":"made.up"}'
-    [(salt,)] = store.rows("SELECT salt FROM audit_event WHERE leaf_index = ?", place)
+    [(salt,)] = store.rows(
+        "SELECT salt FROM audit_event WHERE id = ?",
+        event_id(store, place),
+    )
     data = hashlib.sha256(blob(salt) + body).digest()
-    store.execute("UPDATE audit_event SET body = ?, commitment = ? WHERE leaf_index = ?", body, data, place)
+    store.execute(
+        "UPDATE audit_event SET body = ?, commitment = ? WHERE id = ?",
+        body,
+        data,
+        event_id(store, place),
+    )
     for level in levels:
         value = data if level < 0 else leaf_hash(data)
         [(hashes,)] = store.rows(
@@ -172,9 +198,9 @@ async def test_a_log_rewritten_with_its_key_is_found_by_a_kept_checkpoint_alone(
     log = await new_log(database)
     await log.grow(20)
     kept = await log.head()
-    store.execute("UPDATE audit_event SET subject = 'another', leaf_index = NULL WHERE leaf_index > 0")
-    store.execute("UPDATE audit_event SET leaf_index = NULL")
+    store.execute("DELETE FROM audit_place")
     store.execute("DELETE FROM audit_event WHERE id = 5")
+    store.execute("INSERT INTO audit_unsealed SELECT id, project_id, commitment FROM audit_event")
     store.execute("DELETE FROM audit_tile")
     store.execute("DELETE FROM audit_checkpoint")
     store.execute("UPDATE audit_log SET size = 0")
@@ -206,8 +232,14 @@ async def test_values_of_other_types_are_findings_too(file: Path) -> None:
     database = Database(sqlite_url(file))
     log = await new_log(database)
     await log.grow(600)
-    execute(file, "UPDATE audit_event SET body = 'text' WHERE leaf_index = 3")
-    execute(file, "UPDATE audit_event SET at = 'never' WHERE leaf_index = 400")
+    execute(
+        file,
+        "UPDATE audit_event SET body = 'text' WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 3)",
+    )
+    execute(
+        file,
+        "UPDATE audit_event SET at = 'never' WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 400)",
+    )
     execute(file, "UPDATE audit_tile SET hashes = 'text' WHERE level = 1")
     report = await log.verified()
     found = {(finding.problem, finding.place) for finding in report.findings}
@@ -257,7 +289,9 @@ async def test_a_size_of_the_log_that_no_checkpoint_is_signed_for_is_named(log: 
 
 async def test_a_log_cut_off_above_its_tree_is_told_by_the_tree(log: Log, store: Store) -> None:
     await log.grow(3)
-    store.execute("DELETE FROM audit_event WHERE leaf_index >= ?", SIZE)
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index >= ?)", SIZE
+    )
     store.execute("DELETE FROM audit_checkpoint WHERE size > ?", SIZE)
     store.execute("UPDATE audit_log SET size = ?", SIZE)
     [finding] = (await log.verified()).findings
@@ -270,7 +304,10 @@ async def test_a_deletion_excuses_no_event_behind_it(log: Log, database: Databas
     async with database.write(everything):
         pass
     await log.grow(3)
-    store.execute("DELETE FROM audit_event WHERE leaf_index = ?", SIZE + 2)
+    store.execute(
+        "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = ?)",
+        SIZE + 2,
+    )
     assert briefly((await log.verified()).findings) == [("removed", SIZE + 2, None)]
 
 
@@ -280,8 +317,16 @@ async def test_text_that_is_none_is_named_and_no_failure_of_the_database(file: P
     log = await new_log(database)
     await log.grow(600)
     await log.grow(1)
-    execute(file, "UPDATE audit_event SET body = CAST(x'ff' AS TEXT) WHERE leaf_index = 3")
-    execute(file, "UPDATE audit_event SET actor = CAST(x'ff' AS TEXT) WHERE leaf_index = 400")
+    execute(
+        file,
+        "UPDATE audit_event SET body = CAST(x'ff' AS TEXT)"
+        " WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 3)",
+    )
+    execute(
+        file,
+        "UPDATE audit_event SET actor = CAST(x'ff' AS TEXT)"
+        " WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 400)",
+    )
     execute(file, "UPDATE audit_checkpoint SET note = CAST(x'ff' AS TEXT) WHERE size = 601")
     report = await log.verified()
     found = {(finding.problem, finding.place) for finding in report.findings}

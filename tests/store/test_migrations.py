@@ -1,7 +1,9 @@
 """The schema: what the migrations make is what the tables say, whoever runs them and however often."""
 
 import asyncio
+import contextlib
 import re
+import secrets
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -15,8 +17,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event as engine_events
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ProgrammingError
 
 import postgres
 from clustercert.errors import SchemaError, Unavailable
@@ -175,6 +178,84 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
         assert revocation.at.tzinfo is not None
 
 
+# As the sealer of schema 0005 gave a place.
+SEAL = text(
+    "UPDATE audit_event SET leaf_index = (SELECT count(leaf_index) FROM audit_event)"
+    " WHERE id = (SELECT min(id) FROM audit_event WHERE leaf_index IS NULL)"
+)
+
+
+async def seal(database: Database) -> None:
+    async with database.write() as connection:
+        await connection.execute(SEAL)
+
+
+async def record(database: Database) -> None:
+    """As every program so far records an event."""
+    async with database.write(replace(event(), project_id=secrets.choice([None, "1" * 32]))):
+        pass
+
+
+async def test_events_keep_their_places_and_those_without_one_go_on_waiting(
+    new_store: Store, tmp_path: Path
+) -> None:
+    waiting = "SELECT event_id FROM audit_unsealed ORDER BY event_id"
+    async with opened(new_store) as database:
+        await migrate.upgrade(database, up_to("0005", tmp_path))
+        for _ in range(7):
+            await record(database)
+        new_store.execute("DELETE FROM audit_event WHERE id = 2")
+        for _ in range(4):
+            await seal(database)
+        before = new_store.rows(
+            "SELECT leaf_index, id, project_id FROM audit_event WHERE leaf_index IS NOT NULL ORDER BY id"
+        )
+        assert [place for place, *_ in before] == [0, 1, 2, 3]
+        await migrate.upgrade(database)
+        after = "SELECT leaf_index, event_id, project_id FROM audit_place ORDER BY event_id"
+        assert new_store.rows(after) == before
+        assert new_store.rows(waiting) == [(6,), (7,)]
+        await record(database)
+        assert new_store.rows(waiting) == [(6,), (7,), (8,)]
+
+
+async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_the_upgrade(
+    new_store: Store, tmp_path: Path
+) -> None:
+    recorded, stop = 0, False
+
+    async def older_replica() -> None:
+        nonlocal recorded
+        async with opened(new_store) as database:
+            while not stop:
+                await record(database)
+                recorded += 1
+                # Once the column is gone, it can't.
+                with contextlib.suppress(Unavailable, ProgrammingError):
+                    await seal(database)
+
+    async def has_recorded(count: int) -> None:
+        async with asyncio.timeout(60):
+            while recorded < count:
+                await asyncio.sleep(0.01)
+
+    async with opened(new_store) as database:
+        await migrate.upgrade(database, up_to("0005", tmp_path))
+        replica = asyncio.create_task(older_replica())
+        await has_recorded(20)
+        await migrate.upgrade(database)
+        await has_recorded(recorded + 20)
+        stop = True
+        await replica
+    places = new_store.rows("SELECT leaf_index, event_id FROM audit_place ORDER BY leaf_index")
+    assert [place for place, _ in places] == list(range(len(places)))
+    assert len(places) >= 19
+    waiting = new_store.rows("SELECT event_id FROM audit_unsealed")
+    events = new_store.rows("SELECT id FROM audit_event ORDER BY id")
+    assert sorted([(number,) for _, number in places] + waiting) == events
+    assert len(events) == recorded
+
+
 @pytest.mark.parametrize("has", ["nothing", "the first schema"])
 async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
     if has != "nothing":
@@ -188,7 +269,7 @@ async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp
             start(process)
         assert [process.wait(20) for process in processes] == [0, 0, 0]
     assert new_store.rows("SELECT id, value FROM generation") == [(1, 0)]
-    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0005")]
+    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0007")]
     if new_store.file is not None:
         assert new_store.file.stat().st_mode & 0o777 == 0o600
 

@@ -75,7 +75,8 @@ async def test_what_happened_gets_its_place_in_order_and_the_head_is_signed(log:
     assert await log.sealer.seal_all() == 5
     assert check(store) == 5
     assert store.rows(
-        "SELECT leaf_index, subject FROM audit_event WHERE kind = 'thing.happened' ORDER BY id"
+        "SELECT leaf_index, subject FROM audit_event JOIN audit_place ON event_id = id"
+        " WHERE kind = 'thing.happened' ORDER BY id"
     ) == [
         (1, "thing 0"),
         (2, "thing 1"),
@@ -128,10 +129,10 @@ async def test_an_event_that_is_committed_late_is_not_passed_over(on_postgresql:
         assert await log.sealer.seal_all() == 1
     assert check(on_postgresql) == 4
     [(quick_id, quick_place)] = on_postgresql.rows(
-        "SELECT id, leaf_index FROM audit_event WHERE kind = 'quick.one'"
+        "SELECT id, leaf_index FROM audit_event JOIN audit_place ON event_id = id WHERE kind = 'quick.one'"
     )
     [(slow_id, slow_place)] = on_postgresql.rows(
-        "SELECT id, leaf_index FROM audit_event WHERE kind = 'slow.one'"
+        "SELECT id, leaf_index FROM audit_event JOIN audit_place ON event_id = id WHERE kind = 'slow.one'"
     )
     assert isinstance(quick_id, int)
     assert isinstance(slow_id, int)
@@ -228,7 +229,7 @@ async def test_what_the_store_refuses_is_no_faster_sealer(log: Log, store: Store
     await log.happen(300)
     with pytest.raises(IntegrityError):
         await log.sealer.seal_all()
-    placed = store.rows("SELECT count(*) FROM audit_event WHERE leaf_index IS NOT NULL")
+    placed = store.rows("SELECT count(*) FROM audit_place")
     assert placed == store.rows("SELECT size FROM audit_log"), "nothing of what was refused has happened"
 
 
@@ -299,7 +300,7 @@ async def test_nothing_is_signed_on_top_of_what_was_not_signed(log: Log, store: 
     store.execute(statement, value(store))
     with pytest.raises(LogDamaged, match=problem):
         await log.sealer.seal_all()
-    assert store.rows("SELECT count(*) FROM audit_event WHERE leaf_index IS NULL") == [(1,)]
+    assert store.rows("SELECT count(*) FROM audit_unsealed") == [(1,)]
     assert store.rows("SELECT count(*) FROM audit_checkpoint WHERE size > 5") == [(0,)]
 
 

@@ -59,7 +59,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 def unsealed(store: Store) -> object:
-    return store.rows("SELECT count(*) FROM audit_event WHERE leaf_index IS NULL")[0][0]
+    return store.rows("SELECT count(*) FROM audit_unsealed")[0][0]
 
 
 async def test_one_worker_seals_and_another_goes_on_when_it_ends(logs: tuple[Log, Log], store: Store) -> None:

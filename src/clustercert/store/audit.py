@@ -38,7 +38,7 @@ T = TypeVar("T")
 # A statement and its parameters.
 _Change = tuple[UpdateBase | TextClause, Mapping[str, object]]
 
-_log, _event, _tile = tables.audit_log, tables.audit_event, tables.audit_tile
+_log, _tile, _unsealed = tables.audit_log, tables.audit_tile, tables.audit_unsealed
 _checkpoint = tables.audit_checkpoint
 
 LOG = "log"
@@ -116,7 +116,7 @@ class Sealing:
         self._connection = connection
         self.size: int = connection.execute(_SIZE).scalar_one()
         self.changes: list[_Change] = []
-        self._taken: list[int] = []
+        self._taken: list[tuple[int, str | None]] = []
 
     def take(self, limit: int) -> list[bytes]:
         """The first events, at most `limit`, that have no place yet: their commitments in the order of their places.
@@ -125,8 +125,8 @@ class Sealing:
         where its id is smaller.
         """
         waiting = self._connection.execute(_WAITING, {"at_most": limit}).all()
-        self._taken = [number for number, _ in waiting]
-        return [commitment for _, commitment in waiting]
+        self._taken = [(row.event_id, row.project_id) for row in waiting]
+        return [row.commitment for row in waiting]
 
     def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
         """Those of the tiles that there are."""
@@ -141,11 +141,12 @@ class Sealing:
     ) -> None:
         """Place what was taken, with the tiles that change, of which some are `present` already, and the new head."""
         there = set(present)
-        place = _PLACE[self._connection.dialect.name]
+        dialect = self._connection.dialect.name
         self.changes = [
             # The first one: another process that seals waits at this row, and then finds another size.
             (_GROW, {"size_before": self.size, "size_after": checkpoint.size}),
-            (place, {"first": self.size, "ids": json.dumps(self._taken)}),
+            (_PLACE[dialect], {"first": self.size, "events": json.dumps(self._taken)}),
+            (_TAKE[dialect], {"ids": json.dumps([number for number, _ in self._taken])}),
             *[
                 (
                     _REPLACE_TILE if tile in there else _ADD_TILE,
@@ -158,22 +159,24 @@ class Sealing:
 
 
 # What each sealing says, made once: to make it takes longer than to run it.
-_WAITING = (
-    select(_event.c.id, _event.c.commitment)
-    .where(_event.c.leaf_index.is_(None))
-    .order_by(_event.c.id)
-    .limit(bindparam("at_most", type_=Integer))
-)
-# The events by their ids, an array in JSON, so that it is one statement however many they are.
+_WAITING = select(_unsealed).order_by(_unsealed.c.event_id).limit(bindparam("at_most", type_=Integer))
+# Events as arrays in JSON, so that each is one statement however many they are. Nothing is joined: PostgreSQL's
+# planner, which knows little of a table that is emptied all the time, would read the whole of the other.
 _PLACE = {
     "sqlite": text(
-        "UPDATE audit_event SET leaf_index = :first + given.key FROM json_each(:ids) AS given"
-        " WHERE audit_event.id = given.value"
+        "INSERT INTO audit_place (leaf_index, event_id, project_id)"
+        " SELECT :first + key, json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:events)"
     ),
     "postgresql": text(
-        "UPDATE audit_event SET leaf_index = CAST(:first AS bigint) + given.place - 1"
-        " FROM json_array_elements_text(CAST(CAST(:ids AS text) AS json)) WITH ORDINALITY AS given (event_id, place)"
-        " WHERE audit_event.id = CAST(given.event_id AS bigint)"
+        "INSERT INTO audit_place (leaf_index, event_id, project_id)"
+        " SELECT CAST(:first AS bigint) + place - 1, CAST(event ->> 0 AS bigint), event ->> 1"
+        " FROM json_array_elements(CAST(CAST(:events AS text) AS json)) WITH ORDINALITY AS given (event, place)"
+    ),
+}
+_TAKE = {
+    "sqlite": text("DELETE FROM audit_unsealed WHERE event_id IN (SELECT value FROM json_each(:ids))"),
+    "postgresql": text(
+        "DELETE FROM audit_unsealed WHERE event_id = ANY (CAST(translate(:ids, '[]', '{}') AS bigint[]))"
     ),
 }
 _SIZE = select(_log.c.size)

@@ -9,23 +9,19 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select, literal, select, true
+from sqlalchemy import ColumnElement, FromClause, Select, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.sql import ColumnCollection
 
 from clustercert.store import tables
 from clustercert.store.audit import StoredEvent
 from clustercert.store.database import Database
 from clustercert.store.walk import BEHIND_ALL, FIRST, Walk, compares_rows, walk
 
-_event, _checkpoint = tables.audit_event, tables.audit_checkpoint
-_COLUMNS = [_event.c[field.name] for field in fields(StoredEvent)]
-
-# As the indexes say it: PostgreSQL doesn't see that it follows from a comparison of rows.
-_HAS_PLACE = _event.c.leaf_index.is_not(None)
+_event, _place, _checkpoint = tables.audit_event, tables.audit_place, tables.audit_checkpoint
+_FIELDS = [field.name for field in fields(StoredEvent)]
 
 # A page looks at no more events than this, however few of them it finds: it costs the same whatever is asked for.
-SCANNED = 10_000
+SCANNED = 5_000
 # An event is sealed within seconds of its time; clocks may differ by this much.
 SLACK = timedelta(minutes=5)
 # Bounds of the calendar: a time that is asked for may be as near to one as it likes.
@@ -70,7 +66,9 @@ class EventPages:
 
     async def event(self, event_id: int, project_id: str | None = None) -> StoredEvent | None:
         """One event, sealed or not; with a project, only if it is that one's."""
-        query = select(*_COLUMNS).where(_event.c.id == event_id)
+        query = select(*(_event.c[name] for name in _FIELDS if name in _event.c), _place.c.leaf_index)
+        query = query.join_from(_event, _place, _event.c.id == _place.c.event_id, isouter=True)
+        query = query.where(_event.c.id == event_id)
         if project_id is not None:
             query = query.where(_event.c.project_id == project_id)
         async with self._database.read() as connection:
@@ -79,9 +77,8 @@ class EventPages:
 
     async def run(self, start: int, limit: int) -> list[StoredEvent]:
         """At most `limit` events from a leaf index on, in the log's order. What was deleted is missing."""
-        query = (
-            select(*_COLUMNS).where(_event.c.leaf_index >= start).order_by(_event.c.leaf_index).limit(limit)
-        )
+        query = _events_at(_place).where(_place.c.leaf_index >= start)
+        query = query.order_by(_place.c.leaf_index).limit(limit)
         async with self._database.read() as connection:
             return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
 
@@ -92,13 +89,31 @@ class EventPages:
         async with self._database.read() as connection:
             first, behind = await _places(connection, wanted, cursor, newest_first=newest_first)
             scope = _scope(wanted.project_id, first, behind, by_rows=compares_rows(self._database))
-            found = await _found(connection, scope, wanted, limit, newest_first=newest_first)
+            places = select(_place).where(scope.condition)
+            places = places.order_by(*scope.order(_place, newest_first=newest_first))
+            # Places that are chosen first, by a number that is known: else PostgreSQL's planner, which may not have
+            # counted for a while, starts from the conditions and reads every event.
+            count = limit if wanted == EventFilter(project_id=wanted.project_id) else SCANNED
+            looked_at = places.limit(count).subquery("looked_at")
+            query = _events_at(looked_at).where(true(), *_conditions(wanted))
+            query = query.order_by(*scope.order(looked_at, newest_first=newest_first)).limit(limit)
+            found = tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
             if len(found) == limit:
                 return EventPage(found, found[-1].leaf_index)
-            last = (
-                _in_order(scope, _event.c.leaf_index, newest_first=newest_first).offset(SCANNED - 1).limit(1)
-            )
+            last = places.with_only_columns(_place.c.leaf_index).offset(count - 1).limit(1)
             return EventPage(found, (await connection.execute(last)).scalar())
+
+
+def _events_at(places: FromClause) -> Select[Any]:
+    columns = ((places if name in places.c else _event).c[name] for name in _FIELDS)
+    return select(*columns).join_from(places, _event, _event.c.id == places.c.event_id)
+
+
+def _scope(project_id: str | None, first: int, behind: int, *, by_rows: bool) -> Walk:
+    """The places to look at, as an index has them."""
+    place, project = _place.c.leaf_index, _place.c.project_id
+    owned = None if project_id is None else (project, literal(project_id, project.type))
+    return walk(place, literal(first, place.type), literal(behind, place.type), owned, by_rows=by_rows)
 
 
 async def _places(
@@ -115,18 +130,6 @@ async def _places(
     elif cursor is not None:
         first = max(first, min(cursor + 1, BEHIND_ALL))
     return first, behind
-
-
-def _scope(project_id: str | None, first: int, behind: int, *, by_rows: bool) -> Walk:
-    """The events to look at, as an index has them."""
-    place, project = _event.c.leaf_index, _event.c.project_id
-    owned = None if project_id is None else (project, literal(project_id, project.type))
-    return walk(place, literal(first, place.type), literal(behind, place.type), owned, by_rows=by_rows)
-
-
-def _in_order(scope: Walk, *columns: Column[Any], newest_first: bool) -> Select[Any]:
-    order = scope.order(_event, newest_first=newest_first)
-    return select(*columns).where(_HAS_PLACE, scope.condition).order_by(*order)
 
 
 async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
@@ -153,34 +156,22 @@ async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> i
 
 async def _at(connection: AsyncConnection, place: int) -> datetime | None:
     """When the first event at or behind a place happened."""
-    query = select(_event.c.at).where(_event.c.leaf_index >= place).order_by(_event.c.leaf_index).limit(1)
+    query = select(_event.c.at).join_from(_place, _event, _event.c.id == _place.c.event_id)
+    query = query.where(_place.c.leaf_index >= place).order_by(_place.c.leaf_index).limit(1)
     return (await connection.execute(query)).scalar()
 
 
-async def _found(
-    connection: AsyncConnection, scope: Walk, wanted: EventFilter, limit: int, *, newest_first: bool
-) -> tuple[StoredEvent, ...]:
-    looked_at = _in_order(scope, *_COLUMNS, newest_first=newest_first).limit(SCANNED).subquery("looked_at")
-    query = (
-        select(looked_at)
-        .where(true(), *_conditions(wanted, looked_at.c))
-        .order_by(*scope.order(looked_at, newest_first=newest_first))
-        .limit(limit)
-    )
-    return tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
-
-
-def _conditions(wanted: EventFilter, column: ColumnCollection[str, Any]) -> Iterator[ColumnElement[bool]]:
+def _conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
     """Those that follow no index."""
     if wanted.kind is not None and wanted.kind.endswith("*"):
-        yield column.kind.startswith(wanted.kind[:-1], autoescape=True)
+        yield _event.c.kind.startswith(wanted.kind[:-1], autoescape=True)
     elif wanted.kind is not None:
-        yield column.kind == wanted.kind
+        yield _event.c.kind == wanted.kind
     if wanted.actor is not None:
-        yield column.actor == wanted.actor
+        yield _event.c.actor == wanted.actor
     if wanted.subject is not None:
-        yield column.subject == wanted.subject
+        yield _event.c.subject == wanted.subject
     if wanted.since is not None:
-        yield column.at >= wanted.since
+        yield _event.c.at >= wanted.since
     if wanted.until is not None:
-        yield column.at <= wanted.until
+        yield _event.c.at <= wanted.until

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.errors import Unavailable
@@ -21,8 +21,10 @@ from clustercert.store.audit import StoredCheckpoint, StoredEvent
 from clustercert.store.database import Database
 from clustercert.store.events import record_events
 
-_event, _tile, _checkpoint, _log = (
+_event, _place, _unsealed, _tile, _checkpoint, _log = (
     tables.audit_event,
+    tables.audit_place,
+    tables.audit_unsealed,
     tables.audit_tile,
     tables.audit_checkpoint,
     tables.audit_log,
@@ -33,6 +35,7 @@ DELETED = "events.deleted"
 # Few enough that other writers wait only for a moment.
 DELETED_AT_ONCE = 1000
 MAX_STRAY = 100
+_AT_PLACE = _event.c.id == _place.c.event_id
 _BYTES = ("body", "salt", "commitment")
 
 
@@ -78,9 +81,9 @@ class EvidenceRows:
             # Of what the tree lacks, the walk over it tells.
             if (leaves := await _leaves(connection, size)) > size:
                 sizes["the tree"] = leaves
-            outside = _events(or_(_event.c.leaf_index >= size, _event.c.leaf_index < 0)).limit(MAX_STRAY)
+            outside = _events(or_(_place.c.leaf_index >= size, _place.c.leaf_index < 0)).limit(MAX_STRAY)
             stray = tuple(await _stored(connection, outside))
-            unsealed = select(func.count()).where(_event.c.leaf_index.is_(None))
+            unsealed = select(func.count()).select_from(_unsealed)
             count = (await connection.execute(unsealed)).scalar_one()
         return LogHead(found.note if found is not None else None, stray, count, sizes)
 
@@ -94,7 +97,7 @@ class EvidenceRows:
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
         """The events at the places from `first` up to `last`, in their order."""
-        query = _events(_event.c.leaf_index >= first, _event.c.leaf_index < last)
+        query = _events(_place.c.leaf_index >= first, _place.c.leaf_index < last)
         async with self._reading() as connection:
             return await _stored(connection, query)
 
@@ -107,9 +110,11 @@ class EvidenceRows:
 
     async def markers(self, first: int) -> list[StoredEvent]:
         """The events that say what was deleted, at places from `first` on or without one."""
-        later = or_(_event.c.leaf_index >= first, _event.c.leaf_index.is_(None))
+        sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
+        waiting = _event.c.id.in_(select(_unsealed.c.event_id))
+        unsealed = select(_event, null().label("leaf_index")).where(_event.c.kind == DELETED, waiting)
         async with self._reading() as connection:
-            return await _stored(connection, _events(_event.c.kind == DELETED, later))
+            return await _stored(connection, sealed) + await _stored(connection, unsealed)
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
@@ -134,17 +139,19 @@ class EvidenceRows:
         Only what has a place in the log is deleted, so that the log keeps its commitment. `marker` makes the event
         that says so, of the places; it is written in the same transaction.
         """
-        which = [_event.c.leaf_index.is_not(None), _event.c.kind != DELETED]
+        which = [_event.c.kind != DELETED]
         if only is not None:
             which.append(_event.c.id == only)
         # The oldest ones, and of those what is old enough: however many are not, they are not walked through.
-        columns = _event.c.id, _event.c.leaf_index, _event.c.at
-        oldest = select(*columns).where(*which).order_by(_event.c.id).limit(DELETED_AT_ONCE)
+        columns = _event.c.id, _place.c.leaf_index, _event.c.at
+        sealed = select(*columns).join_from(_event, _place, _AT_PLACE)
+        oldest = sealed.where(*which).order_by(_event.c.id).limit(DELETED_AT_ONCE)
         async with self._database.write() as connection:
-            rows = (await connection.execute(oldest.with_for_update())).all()
+            rows = (await connection.execute(oldest.with_for_update(of=_event))).all()
             old = [row for row in rows if before is None or row.at < before]
             places = sorted(row.leaf_index for row in old)
             if places:
+                await connection.execute(delete(_place).where(_place.c.leaf_index.in_(places)))
                 await connection.execute(delete(_event).where(_event.c.id.in_([row.id for row in old])))
                 await record_events(connection, (marker(places),))
         return places
@@ -160,7 +167,8 @@ async def _leaves(connection: AsyncConnection, size: int) -> int:
 
 
 def _events(*conditions: ColumnElement[bool]) -> Select[tuple[object, ...]]:
-    return select(_event).where(*conditions).order_by(_event.c.leaf_index)
+    query = select(_event, _place.c.leaf_index).join_from(_place, _event, _AT_PLACE)
+    return query.where(*conditions).order_by(_place.c.leaf_index)
 
 
 async def _stored(connection: AsyncConnection, query: Select[tuple[object, ...]]) -> list[StoredEvent]:

@@ -3,7 +3,14 @@
 Only types and clauses that SQLite and every PostgreSQL-compatible engine have alike.
 """
 
-from clustercert.store.tables.audit import audit_checkpoint, audit_event, audit_log, audit_tile
+from clustercert.store.tables.audit import (
+    audit_checkpoint,
+    audit_event,
+    audit_log,
+    audit_place,
+    audit_tile,
+    audit_unsealed,
+)
 from clustercert.store.tables.clusters import (
     client_ca,
     cluster,
@@ -37,7 +44,9 @@ __all__ = [
     "audit_checkpoint",
     "audit_event",
     "audit_log",
+    "audit_place",
     "audit_tile",
+    "audit_unsealed",
     "certificate",
     "client_ca",
     "cluster",

@@ -1,11 +1,11 @@
 """The events, and the log that they are put into."""
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, SmallInteger, String, Table, Text, text
+from sqlalchemy import DDL, BigInteger, Column, Index, LargeBinary, SmallInteger, String, Table, Text
+from sqlalchemy.event import listen
 
 from clustercert.store.tables.columns import Hex, RowId, Utc, metadata
 
-# body is the canonical JSON of the event, commitment SHA-256 over salt and body. leaf_index is the event's place in the
-# log, and NULL until it has one. Ids are not in the order of commits everywhere, places are.
+# body is the canonical JSON of the event, commitment SHA-256 over salt and body. Written once: see audit_place.
 audit_event = Table(
     "audit_event",
     metadata,
@@ -18,31 +18,58 @@ audit_event = Table(
     Column("body", LargeBinary, nullable=False),
     Column("salt", LargeBinary(16), nullable=False),
     Column("commitment", LargeBinary(32), nullable=False),
-    Column("leaf_index", BigInteger, nullable=True),
-    # Recording an event touches neither of these.
-    Index(
-        None,
-        "leaf_index",
-        unique=True,
-        sqlite_where=text("leaf_index IS NOT NULL"),
-        postgresql_where=text("leaf_index IS NOT NULL"),
-    ),
-    Index(
-        None,
-        "project_id",
-        "leaf_index",
-        sqlite_where=text("leaf_index IS NOT NULL"),
-        postgresql_where=text("leaf_index IS NOT NULL"),
-    ),
-    # What has no place yet, however much has one.
-    Index(
-        "ix_audit_event_unsealed",
-        "id",
-        sqlite_where=text("leaf_index IS NULL"),
-        postgresql_where=text("leaf_index IS NULL"),
-    ),
     sqlite_autoincrement=True,
 )
+
+# The places of events in the log. Ids are not in the order of commits everywhere, places are.
+audit_place = Table(
+    "audit_place",
+    metadata,
+    Column("leaf_index", RowId, primary_key=True, autoincrement=False),
+    Column("event_id", BigInteger, nullable=False),
+    Column("project_id", Hex, nullable=True),
+    Index("uq_audit_place_event_id", "event_id", unique=True),
+    Index(None, "project_id", "leaf_index"),
+)
+
+# The events that have no place yet, and what the log needs of them. A trigger adds each new event, the sealer removes
+# it.
+audit_unsealed = Table(
+    "audit_unsealed",
+    metadata,
+    Column("event_id", RowId, primary_key=True, autoincrement=False),
+    Column("project_id", Hex, nullable=True),
+    Column("commitment", LargeBinary(32), nullable=False),
+)
+
+_QUEUE_EVENTS = (
+    (
+        "sqlite",
+        (
+            "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event BEGIN"
+            " INSERT INTO audit_unsealed (event_id, project_id, commitment)"
+            " VALUES (NEW.id, NEW.project_id, NEW.commitment); END"
+        ),
+    ),
+    (
+        "postgresql",
+        (
+            "CREATE FUNCTION audit_event_unsealed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO audit_unsealed (event_id, project_id, commitment)"
+            " VALUES (NEW.id, NEW.project_id, NEW.commitment); RETURN NULL; END $$"
+        ),
+    ),
+    (
+        "postgresql",
+        (
+            "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event"
+            " FOR EACH ROW EXECUTE FUNCTION audit_event_unsealed()"
+        ),
+    ),
+)
+for _dialect, _statement in _QUEUE_EVENTS:
+    _ddl = DDL(_statement)  # type: ignore[no-untyped-call] # untyped upstream
+    listen(audit_event, "after_create", _ddl.execute_if(dialect=_dialect))
 
 # One row: the log that all events are put into. Whoever seals locks it.
 audit_log = Table(
