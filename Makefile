@@ -2,16 +2,19 @@
 # tools, .venvs/clients for the vendors' SDKs, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lock clean runtime dev clients openssl haproxy bench-tools
+.PHONY: help demo test test-fast check bench format lock clean runtime dev clients openssl haproxy bench-tools
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
 test: dev clients openssl haproxy ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
+
+test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
+	@.venv/bin/pytest -q -n 2 -m "not slow" -k "not postgresql" tests/unit tests/signers tests/store $(ARGS)
 
 check: dev ## check format, lint, types and layers
 	@scripts/check

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 CLIENTS_PYTHON = ROOT / ".venvs" / "clients" / "bin" / "python"
 
-# A run that hangs has failed. The whole is meant to take five minutes on two cores.
-LONGEST_SECONDS = 20 * 60
+# A run that hangs has failed; one on a busy machine is slow. The whole is meant to take ten minutes on two quiet cores.
+LONGEST_SECONDS = 70 * 60
 
 
 @dataclass(frozen=True, slots=True)
