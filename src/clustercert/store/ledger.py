@@ -31,7 +31,7 @@ BATCHES = 2
 # A busy process gathers a batch for at most so long, and for as long as each step brings another request: most of a
 # commit's cost is the same for one as for thirty.
 GATHER_SECONDS = 0.01
-GATHER_STEP_SECONDS = 0.001
+GATHER_STEP_SECONDS = 0.003
 
 
 @dataclass(frozen=True, slots=True, eq=False)
