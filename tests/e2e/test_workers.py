@@ -16,7 +16,7 @@ import pytest
 from operating import new_operator
 from running import COMMAND, Demo, demo, uncovered
 
-SECONDS = 60
+SECONDS = 180
 # As systemd passes a socket on: descriptor 3, its count, and the process's own id.
 PASS_ON = """
 import os, sys

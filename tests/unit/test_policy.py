@@ -255,6 +255,7 @@ def test_a_user_who_is_named_like_the_system_is_refused() -> None:
         "clustercert:credential:" + "0" * 40,
         "clustercert:credential:" + "A" * 40,
         "clustercert:credential:admins",
+        "Clustercert:Credential:0",
     ],
 )
 def test_a_name_under_the_prefix_of_credential_groups_is_refused_whatever_is_allowed(name: str) -> None:
@@ -269,7 +270,9 @@ def test_a_name_under_the_prefix_of_credential_groups_is_refused_whatever_is_all
             )
 
 
-@pytest.mark.parametrize("name", ["clustercert:credential", "clustercert:admins", "Clustercert:credential:0"])
+@pytest.mark.parametrize(
+    "name", ["clustercert:credential", "clustercert:admins", "my:clustercert:credential:0"]
+)
 def test_a_name_that_is_only_like_a_credential_groups_is_not_refused(name: str) -> None:
     rule = PolicyRule("admin", (name,), timedelta(days=30))
     assert decide(Ask(duration=1), policy=Policy(rules=(rule,))).groups == (name,)

@@ -36,6 +36,7 @@ class TlsContext:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
+        context.sslobject_class = _Session
         self._loaded = self._stamp()
         context.load_cert_chain(self._certificate, self._key)
         self._context = context
@@ -58,6 +59,19 @@ class TlsContext:
 
     def _stamp(self) -> _Stamp:
         return tuple(_identity(path) for path in (self._certificate, self._key))
+
+
+class _Session(ssl.SSLObject):
+    """One TLS connection, whose end needs no answer from the peer.
+
+    RFC 8446 6.1 and RFC 5246 7.2.1 allow that. Event loops wait 30 s for the answer, and a client that keeps an idle
+    connection need not give one: each such client would hold up the service's end.
+    """
+
+    def unwrap(self) -> None:
+        """Send close_notify."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            super().unwrap()
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
