@@ -67,6 +67,16 @@ def configure(
     )
 
 
+def configure_command() -> None:
+    """Set up structlog for a command: on standard error, since standard output has the command's answer."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[_completed, redact, _without_controls, plain],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
 class _Output(io.FileIO):
     """Drops what can't be written: a full disk or a closed pipe fails no request."""
 

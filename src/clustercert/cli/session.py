@@ -104,7 +104,10 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
     # After that: most of what can go wrong has gone wrong by now, and quickly.
     import asyncio
 
+    from clustercert import log
     from clustercert.app.wiring import components
+
+    log.configure_command()
 
     async def opened() -> T:
         async with components(loaded) as parts:
