@@ -37,6 +37,8 @@ CHECKS = [
     response_schema_conformance,
     response_headers_conformance,
 ]
+# Of these all have to be right for a request that succeeds, and among forty there is to be one.
+OFTEN = st.sampled_from([True, True, True, False])
 BOUNDED = settings(
     max_examples=40,
     deadline=None,
@@ -213,9 +215,9 @@ def test_any_request_is_answered_as_described(
 
     @given(
         case=cases,
-        known=st.sampled_from([True, True, False]),
-        at_home=st.booleans(),
-        fit=st.booleans(),
+        known=OFTEN,
+        at_home=OFTEN,
+        fit=OFTEN,
         yaml=st.booleans(),
     )
     @BOUNDED

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asn1 import inside
-from clustercert.certificate import LeafBuilder, new_signing_request, subject
+from clustercert.certificate import MAX_NAME, LeafBuilder, new_signing_request, subject
 from clustercert.keypair import key_type_of, new_key
 from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
 from clustercert.tbs import (
@@ -125,7 +125,7 @@ TIMES = st.integers(0, 80 * 365 * 86400).map(lambda seconds: START + timedelta(s
 EDGE = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
 # Whatever the policy may give, and the digits and the prefix that stand in a credential group too.
 NAMES = st.one_of(
-    st.text(min_size=1, max_size=64),
+    st.text(min_size=1, max_size=64).filter(lambda name: len(name.encode()) <= MAX_NAME),
     st.sampled_from(["0" * 40, "clustercert:credential", "clustercert:admins", "ä" * 32, "x" * 64]),
 )
 
