@@ -111,9 +111,7 @@ class Clusters:
 
     async def update(self, cluster: Cluster, wanted: Registration, *, actor: str, origin: Origin) -> Cluster:
         """Change what is said of a cluster; its id and client CA stay. Raises InvalidRequest or Conflict."""
-        changed = replace(cluster, **_said(wanted), updated_at=self.now().replace(microsecond=0))
-        await self.rows.replace(changed, self._event("cluster.updated", changed, actor, origin))
-        return changed
+        return await self._replace(replace(cluster, **_said(wanted)), actor, origin)
 
     async def note_admission_by_number(self, cluster: Cluster, *, actor: str, origin: Origin) -> None:
         """Write no hashes of certificates with a credential number into a cluster any more.
@@ -124,8 +122,12 @@ class Clusters:
         if found is None:
             raise NotFound
         options = replace(found.options, admission_by_number=True)
-        changed = replace(found, options=options, updated_at=self.now().replace(microsecond=0))
+        await self._replace(replace(found, options=options), actor, origin)
+
+    async def _replace(self, wanted: Cluster, actor: str, origin: Origin) -> Cluster:
+        changed = replace(wanted, updated_at=self.now().replace(microsecond=0))
         await self.rows.replace(changed, self._event("cluster.updated", changed, actor, origin))
+        return changed
 
     async def remove(self, cluster: Cluster, *, actor: str, origin: Origin) -> None:
         """Forget a cluster and its CA's key. Its API server goes on trusting what is in its own bundle."""

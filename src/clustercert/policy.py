@@ -49,9 +49,9 @@ class Policy:
     allowed_system_names: frozenset[str] = frozenset()
 
     @property
-    def groups(self) -> frozenset[str]:
-        """The Kubernetes groups that the rules give."""
-        return frozenset(group for rule in self.rules for group in rule.groups)
+    def groups(self) -> tuple[str, ...]:
+        """The Kubernetes groups that the rules give, each once, in the rules' order."""
+        return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
 
     def decide(self, caller: Caller, cluster: Cluster, ask: Ask, now: datetime) -> Grant:
         """What the caller gets, and how that came about (`Grant.trace`, or the refusal's).

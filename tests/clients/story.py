@@ -5,8 +5,8 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +14,7 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from apiserver import ApiServer
 from kubectl import kubectl, written
 from registered import Registered, register
 from service import Demo, operator
@@ -167,3 +168,13 @@ class Story:
             rows = store.execute("SELECT body FROM audit_event WHERE kind = ?", (kind,)).fetchall()
         bodies = [body if isinstance(body, str) else bytes(body).decode() for (body,) in rows]
         return [body for body in bodies if self.id in body]
+
+
+@contextmanager
+def story_with_webhook(demo: Demo, folder: Path, name: str) -> Iterator[Story]:
+    """A story whose API server asks the webhook of a demo, and complains of nothing until its end."""
+    with ApiServer(folder) as apiserver:
+        story = Story(demo, apiserver, folder, name)
+        story.join(webhook=True)
+        yield story
+        assert apiserver.complaints == []

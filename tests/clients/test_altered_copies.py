@@ -14,7 +14,7 @@ from apiserver import ApiServer
 from presenting import Presenter
 from scenarios import SEEN_WITHIN_S, eventually
 from service import Demo
-from story import Holder, Story
+from story import Holder, Story, story_with_webhook
 
 Scenario = Callable[[Story], None]
 NAMESPACES = "/api/v1/namespaces"
@@ -22,13 +22,8 @@ NAMESPACES = "/api/v1/namespaces"
 
 @pytest.fixture(scope="module")
 def story(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """With the webhook; the service has two workers."""
-    folder = tmp_path_factory.mktemp("altered")
-    with ApiServer(folder) as apiserver:
-        one = Story(tls_demo, apiserver, folder, "altered-copies")
-        one.join(webhook=True)
+    with story_with_webhook(tls_demo, tmp_path_factory.mktemp("altered"), "altered-copies") as one:
         yield one
-        assert apiserver.complaints == []
 
 
 @pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)

@@ -8,20 +8,15 @@ import pytest
 import scenarios
 from apiserver import ApiServer
 from service import Demo, replica_with_tls, start, stop
-from story import Story
+from story import Story, story_with_webhook
 
 Scenario = Callable[[Story], None]
 
 
 @pytest.fixture(scope="module")
 def story(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """With the webhook; the service has two workers."""
-    folder = tmp_path_factory.mktemp("webhook")
-    with ApiServer(folder) as apiserver:
-        one = Story(tls_demo, apiserver, folder, "with-a-webhook")
-        one.join(webhook=True)
+    with story_with_webhook(tls_demo, tmp_path_factory.mktemp("webhook"), "with-a-webhook") as one:
         yield one
-        assert apiserver.complaints == []
 
 
 @pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)

@@ -102,7 +102,7 @@ async def components(settings: Settings) -> AsyncIterator[Components]:
                 now=utc_now,
             ),
             certificates=CertificateRows(database),
-            webhook=Webhook(database, utc_now, settings.policy.policy().groups),
+            webhook=Webhook(database, utc_now, frozenset(settings.policy.policy().groups)),
             inventory=Inventory(
                 rows=InventoryRows(database),
                 clusters=clusters,

@@ -24,8 +24,8 @@ from clustercert.model import (
     Grant,
     Origin,
     SigningRequest,
-    credential_group,
     number_of,
+    without_credential_group,
 )
 from clustercert.policy import BACKDATE, MAX_LIFETIME, Policy
 from clustercert.store.certificate_checks import CertificateChecks, StoredCertificate
@@ -167,15 +167,10 @@ def _beyond_the_bounds(
         found.append("The certificate begins at another time than it was issued at.")
     # What has ended may have been issued under another policy, and nobody gets in with it.
     if leaf.not_valid_after_utc > now:
-        names = [record.user_id, *_policy_groups(record)]
+        number = number_of(record.credential_number, record.serial, record.groups)
+        names = [record.user_id, *without_credential_group(record.groups, number)]
         found += [f"Not allowed now: {problem}" for name in names if (problem := policy.name_problem(name))]
     return found
-
-
-def _policy_groups(record: CertificateRecord) -> list[str]:
-    """Its groups without its credential group."""
-    number = number_of(record.credential_number, record.serial, record.groups)
-    return [group for group in record.groups if number is None or group != credential_group(number)]
 
 
 # A page's certificates are of few CAs.

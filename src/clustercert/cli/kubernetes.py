@@ -7,7 +7,7 @@ from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verif
 from clustercert.cli.cluster import ClusterArgument, InProjectOption
 from clustercert.cli.output import answer, printable
 from clustercert.cli.session import Operator, operate, settings
-from clustercert.cli.setup_options import BindOption, bound_roles, policy_groups
+from clustercert.cli.setup_options import BindOption, bound_roles
 
 app = typer.Typer(
     name="kubernetes",
@@ -42,7 +42,7 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
     from clustercert.manifests import to_yaml
     from clustercert.manifests.access import bindings
 
-    groups = policy_groups(settings(context))
+    groups = settings(context).policy.policy().groups
     bound = bound_roles(groups, bind)
     for group in groups:
         if group not in bound:

@@ -93,19 +93,18 @@ async def _write(
     client_cas_pem = chain_pem(await operator.parts.clusters.rows.bundle(cluster.id))
     unnumbered_until = await operator.parts.enforcement.last_unnumbered(utc_now())
     tokens = operator.parts.webhook.tokens
-    kept = previous.webhook.token if previous.webhook is not None else None
-    if kept is not None and await tokens.belongs(cluster.id, kept):
-        return folder.write(
-            files(_setup_of(cluster, client_cas_pem, unnumbered_until, kept, choices, previous))
-        )
-    made = await _new_token(operator, cluster)
+    token, made = previous.webhook.token if previous.webhook is not None else None, None
+    if token is None or not await tokens.belongs(cluster.id, token):
+        made = await _new_token(operator, cluster)
+        token = made.text
     try:
         return folder.write(
-            files(_setup_of(cluster, client_cas_pem, unnumbered_until, made.text, choices, previous))
+            files(_setup_of(cluster, client_cas_pem, unnumbered_until, token, choices, previous))
         )
     except OSError:
-        # Nobody has it, and it would count as one of the two that a cluster may have.
-        await tokens.remove(cluster, made.token.id, actor=operator.actor, origin=operator.origin)
+        if made is not None:
+            # Nobody has it, and it would count as one of the two that a cluster may have.
+            await tokens.remove(cluster, made.token.id, actor=operator.actor, origin=operator.origin)
         raise
 
 

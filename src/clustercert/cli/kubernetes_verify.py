@@ -9,7 +9,7 @@ from clustercert.cli import cluster as cluster_commands
 from clustercert.cli.cluster import ClusterArgument, InProjectOption
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list
 from clustercert.cli.session import Operator, operate, settings
-from clustercert.cli.setup_options import BindOption, bound_roles, policy_groups
+from clustercert.cli.setup_options import BindOption, bound_roles
 from clustercert.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def verify(
     """
     loaded = settings(context)
     wanted_rule = _rule(loaded, rule)
-    bound = bound_roles(policy_groups(loaded), bind)
+    bound = bound_roles(loaded.policy.policy().groups, bind)
     said = tuple(_right(each, namespace) for each in can or ())
     if address is not None:
         _check_address(address)

@@ -15,7 +15,6 @@ from clustercert.cli.setup_options import (
     SetupError,
     SetupOptions,
     bound_roles,
-    policy_groups,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def choose(
 ) -> Choices:
     """Raises typer.BadParameter or SetupError."""
     kept = _Kept()
-    groups = policy_groups(loaded)
+    groups = loaded.policy.policy().groups
     before = previous.authorization
     more_groups = tuple(group for group in (before.groups if before else ()) if group not in groups)
     service_url = _service_url(loaded, given, folder, previous, kept)

@@ -5,16 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clustercert.cli.output import printable
 from clustercert.errors import ClustercertError
-
-if TYPE_CHECKING:
-    # The command loads the settings only when it is run.
-    from clustercert.settings import Settings
 
 CONTROL_PLANE_FOLDER = "/etc/kubernetes/clustercert"
 
@@ -158,11 +154,6 @@ def _check_duration(duration: str | None, most_seconds: int, option: str) -> Non
         raise typer.BadParameter(
             f"write it like 2s or 500ms, more than nothing and at most {most_seconds}s.", param_hint=option
         )
-
-
-def policy_groups(loaded: "Settings") -> tuple[str, ...]:
-    """The Kubernetes groups that the policy gives, each once."""
-    return tuple(dict.fromkeys(group for rule in loaded.policy.rules for group in rule.groups))
 
 
 def bound_roles(

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Literal
 
-from clustercert.manifests import MASTERS
+from clustercert.manifests import AUTHENTICATED, MASTERS
 from clustercert.model import Cluster
 from clustercert.store.access import AccessRows, Unknown
 from clustercert.store.inventory import Listed, State
@@ -21,9 +21,6 @@ MAX_UNKNOWN = 1000
 # An API server asks only while somebody shows one of our certificates, and keeps an answer for some seconds: a silent
 # night says nothing.
 ASKED_WITHIN = timedelta(days=1)
-
-# kube-apiserver puts everybody who authenticated into it.
-AUTHENTICATED = "system:authenticated"
 
 WayName = Literal["webhook", "binding", "admission", "ca", "expiry"]
 

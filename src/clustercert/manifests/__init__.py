@@ -17,7 +17,8 @@ X509_ID = "X509SHA256="
 
 # kube-apiserver takes every authenticated and every anonymous caller for a member of one of these two, so they say
 # nothing of who somebody is.
-GROUPS_OF_EVERYBODY = ("system:authenticated", "system:unauthenticated")
+AUTHENTICATED = "system:authenticated"
+GROUPS_OF_EVERYBODY = (AUTHENTICATED, "system:unauthenticated")
 MASTERS = "system:masters"
 
 OUR_PREFIX = "clustercert:"

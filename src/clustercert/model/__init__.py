@@ -14,6 +14,7 @@ from clustercert.model.credentials import (
     credential_number,
     is_credential_number,
     number_of,
+    without_credential_group,
 )
 from clustercert.model.events import AuditEvent
 from clustercert.model.identity import (
@@ -78,6 +79,7 @@ __all__ = [
     "is_credential_number",
     "number_of",
     "utc_now",
+    "without_credential_group",
 ]
 
 JsonObject = dict[str, object]

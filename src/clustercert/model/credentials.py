@@ -43,3 +43,9 @@ def number_of(record_number: str | None, serial: str, groups: Iterable[str]) -> 
     if record_number is not None:
         return record_number
     return serial if is_credential_number(serial) and credential_group(serial) in groups else None
+
+
+def without_credential_group(groups: Iterable[str], number: str | None) -> tuple[str, ...]:
+    """The groups of a certificate of the ledger but for the credential group of its number, as `number_of` says it."""
+    own = None if number is None else credential_group(number)
+    return tuple(group for group in groups if group != own)

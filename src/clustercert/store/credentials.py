@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Integer, Row, Text, bindparam, cast, liter
 
 from clustercert import metrics
 from clustercert.errors import Unavailable
-from clustercert.model import CREDENTIAL_PREFIX, credential_group, number_of, utc_now
+from clustercert.model import CREDENTIAL_PREFIX, number_of, utc_now, without_credential_group
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.gathered import Gathered
@@ -254,9 +254,7 @@ class Credentials:
 
     def _credential(self, row: Row[Any], read_at: int) -> Credential:
         number = number_of(row.credential_number, row.serial, row.groups)
-        groups = frozenset(row.groups)
-        if number is not None:
-            groups -= {credential_group(number)}
+        groups = frozenset(without_credential_group(row.groups, number))
         return Credential(
             id=row.id,
             fingerprint=row.fingerprint,

@@ -40,7 +40,7 @@ from clustercert.store.engine import (
 from clustercert.store.events import record_events
 from clustercert.store.generation import Generation
 from clustercert.store.transaction import Transaction
-from clustercert.store.writer import NOT_NOW, NothingBegun, Writer
+from clustercert.store.writer import NOT_NOW, NothingBegun, Writer, acquired
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -113,7 +113,7 @@ class Database:
                 yield transaction
         else:
             async with (
-                self._place(),
+                acquired(self._writers, self._busy_seconds),
                 self._connected(_writing(self.engine)) as connection,
                 connection.begin(),
             ):
@@ -139,7 +139,10 @@ class Database:
         begun = False
         try:
             with _failures_translated():
-                async with self._place(), self._connected(self._by_statement) as connection:
+                async with (
+                    acquired(self._writers, self._busy_seconds),
+                    self._connected(self._by_statement) as connection,
+                ):
                     begun = True
                     await connection.exec_driver_sql(statement, parameters)
         except Unavailable as failure:
@@ -207,14 +210,6 @@ class Database:
         if self._writer is not None:
             await self._writer.close()
         await self.engine.dispose()
-
-    @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of PostgreSQL's writers."""
-        async with contextlib.AsyncExitStack() as stack:
-            async with asyncio.timeout(self._busy_seconds):
-                await stack.enter_async_context(self._writers)
-            yield
 
     @contextlib.asynccontextmanager
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

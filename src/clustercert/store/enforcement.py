@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, and_, case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import AuditEvent, credential_group, number_of
+from clustercert.model import AuditEvent, number_of, without_credential_group
 from clustercert.store import tables
 from clustercert.store.credentials import is_bound_by_serial
 from clustercert.store.database import Database
@@ -166,8 +166,7 @@ class EnforcementRows:
 
 def _credential(row: Any) -> Credential:
     number = number_of(row.credential_number, row.serial, row.groups)
-    own_group = credential_group(number) if number is not None else None
-    groups = tuple(group for group in row.groups if group != own_group)
+    groups = without_credential_group(row.groups, number)
     return Credential(row.id, row.fingerprint, number, groups, row.rule, row.not_after)
 
 

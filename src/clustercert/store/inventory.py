@@ -22,10 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.model import Revocation, credential_group, number_of
+from clustercert.model import Revocation, number_of, without_credential_group
 from clustercert.store import tables
 from clustercert.store.database import Database
-from clustercert.store.revocations import is_revoked, revocation_of, stands_after
+from clustercert.store.revocations import is_revoked, number_or_serial, revocation_of, stands_after
 from clustercert.store.walk import BEHIND_ALL, FIRST, compares_rows, walk
 
 T = TypeVar("T")
@@ -203,11 +203,6 @@ class InventoryRows:
         return ()
 
 
-def number_or_serial(wanted: str) -> list[ColumnElement[bool]]:
-    """What names a certificate, first by its credential number, which another signer may have chosen as a serial."""
-    return [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
-
-
 def listed_query(*more: Column[Any]) -> Select[Any]:
     """Certificates as `Listed` has them, and which revocation of many they fall under."""
     columns = (_certificate.c[each.name] for each in fields(Listed) if each.name != "der")
@@ -322,8 +317,7 @@ def _parsed(row: Row[Any]) -> Listed:
     # The columns stand in the order of the fields, and what it falls under is the last.
     values: list[Any] = list(row[:-1])
     number = number_of(values[_NUMBER], values[_SERIAL], values[_GROUPS])
-    own_group = credential_group(number) if number is not None else None
-    values[_GROUPS] = tuple([group for group in values[_GROUPS] if group != own_group])
+    values[_GROUPS] = without_credential_group(values[_GROUPS], number)
     values[_NUMBER] = number
     return Listed(*values)
 

@@ -123,10 +123,9 @@ class Revocations:
 
         More than one only where two signers chose the same serial.
         """
-        if len(wanted) == 64:  # noqa: PLR2004 - hex digits of a SHA-256
-            names = [_certificate.c.fingerprint == bytes.fromhex(wanted)]
-        else:
-            names = [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
+        whole = len(wanted) == 64  # noqa: PLR2004 - hex digits of a SHA-256
+        fingerprint = _certificate.c.fingerprint
+        names = [fingerprint == bytes.fromhex(wanted)] if whole else number_or_serial(wanted)
         async with self._database.read() as connection:
             for named in names:
                 query = revocable_query().where(named).limit(2)
@@ -163,6 +162,11 @@ class Revocations:
     async def _all(self, query: Select[Any]) -> tuple[Revocation, ...]:
         async with self._database.read() as connection:
             return tuple(revocation_of(row) for row in (await connection.execute(query)).mappings())
+
+
+def number_or_serial(wanted: str) -> list[ColumnElement[bool]]:
+    """What names a certificate, first by its credential number, which another signer may have chosen as a serial."""
+    return [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
 
 
 def revocable_query() -> Select[Any]:

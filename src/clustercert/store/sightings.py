@@ -251,16 +251,15 @@ def _row(use: UnknownUse) -> dict[str, object]:
 
 
 def _again(use: UnknownUse, held: _Held) -> dict[str, object]:
-    new = held.new(use)
-    if MASTERS in use.groups and not _is_alert_due(use, held):
-        # A master's new certificate stays new until it has been told of.
-        new = []
+    is_alert_due = _is_alert_due(use, held)
+    # A master's new certificate stays new until it has been told of.
+    new = held.new(use) if is_alert_due or MASTERS not in use.groups else []
     return {
         "cluster": use.cluster_id,
         "who": use.identity,
         "new_hashes": len(new),
         "last_fingerprints": [*held.fingerprints, *new][-KEPT_HASHES:],
-        "alerted": use.last if _is_alert_due(use, held) else held.last_alert_at,
+        "alerted": use.last if is_alert_due else held.last_alert_at,
         "first": use.first,
         "last": use.last,
         "before": use.last - EXACTNESS,

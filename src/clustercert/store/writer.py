@@ -29,6 +29,20 @@ class NothingBegun(Unavailable):
     """The database is busy or away, and nothing of a transaction was begun."""
 
 
+@contextlib.asynccontextmanager
+async def acquired(place: asyncio.Lock | asyncio.Semaphore, seconds: float) -> AsyncIterator[None]:
+    """A lock, or a place among several, for the block. Raises NothingBegun where it does not come free in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await place.acquire()
+    except TimeoutError as failure:
+        raise NothingBegun(NOT_NOW) from failure
+    try:
+        yield
+    finally:
+        place.release()
+
+
 class Writer:
     """One thread and one connection, made when they are needed first."""
 
@@ -48,7 +62,7 @@ class Writer:
 
         Raises NothingBegun, or what the function or the engine raises.
         """
-        async with self._exclusive():
+        async with acquired(self._free, self._busy_seconds):
             # Whoever comes next may call the thread at once: it does one thing after the other.
             running = self._submit(
                 self._run, self._deadline(), lambda connection: function(connection, *args, **kwargs)
@@ -65,10 +79,10 @@ class Writer:
 
         Raises NothingBegun, or what the engine raises.
         """
-        async with self._exclusive():
+        async with acquired(self._free, self._busy_seconds):
             try:
-                yield _WriterTransaction(await self._call(self._begin, self._deadline()), self._call)
-                await self._call(self._commit)
+                yield _WriterTransaction(await self._submit(self._begin, self._deadline()), self._submit)
+                await self._submit(self._commit)
             except BaseException:
                 # A statement of a caller that gave up may still run: the thread rolls back after it.
                 self._thread.submit(self._roll_back)
@@ -76,24 +90,9 @@ class Writer:
 
     async def close(self) -> None:
         """Close the connection and end the thread; both are made anew where they are needed again."""
-        await self._call(self._close)
+        await self._submit(self._close)
         self._thread.shutdown()
         self._thread = _new_thread()
-
-    @contextlib.asynccontextmanager
-    async def _exclusive(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._busy_seconds):
-                await self._free.acquire()
-        except TimeoutError as failure:
-            raise NothingBegun(NOT_NOW) from failure
-        try:
-            yield
-        finally:
-            self._free.release()
-
-    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._submit(function, *args, **kwargs)
 
     def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Call a function in the thread. One that runs already goes on where its caller gives up."""
@@ -159,20 +158,20 @@ def _new_thread() -> ThreadPoolExecutor:
 class _WriterTransaction:
     """An open transaction. Its statements run in the writer's thread, where their rows are read too."""
 
-    def __init__(self, connection: Connection, call: Callable[..., Any]) -> None:
+    def __init__(self, connection: Connection, submit: Callable[..., Any]) -> None:
         self._connection = connection
-        self._call = call
+        self._submit = submit
 
     async def execute(
         self, statement: Executable, parameters: Parameters | None = None
     ) -> CursorResult[*tuple[Any, ...]]:
-        result: CursorResult[*tuple[Any, ...]] = await self._call(
+        result: CursorResult[*tuple[Any, ...]] = await self._submit(
             _execute, self._connection, statement, parameters
         )
         return result
 
     async def run_sync(self, fn: Callable[Concatenate[Connection, P], T], *arg: P.args, **kw: P.kwargs) -> T:
-        return cast("T", await self._call(fn, self._connection, *arg, **kw))
+        return cast("T", await self._submit(fn, self._connection, *arg, **kw))
 
 
 def _execute(

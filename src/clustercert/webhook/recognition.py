@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clustercert.certificate import MAX_NAME
-from clustercert.model import credential_group, credential_groups, is_credential_number
-from clustercert.model.credentials import CREDENTIAL_PREFIX
+from clustercert.manifests import AUTHENTICATED
+from clustercert.model import CREDENTIAL_PREFIX, credential_group, credential_groups, is_credential_number
 from clustercert.policy import is_plain_text
 from clustercert.store.credentials import Credential, Credentials
 from clustercert.webhook.review import Identity
@@ -18,8 +18,6 @@ from clustercert.webhook.review import Identity
 Fault = Literal["unknown", "other_cluster", "forged"]
 """Why what was shown is no certificate of ours for this cluster: the ledger does not have it, has it for another
 cluster, or has another identity for it."""
-
-AUTHENTICATED = "system:authenticated"
 
 
 @dataclass(frozen=True, slots=True)
