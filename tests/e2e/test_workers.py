@@ -80,8 +80,8 @@ def test_sighup_ends_nothing(tmp_path: Path, workers: str) -> None:
         before = children(running)
         running.process.send_signal(signal.SIGHUP)
         if before:
-            # New workers, one after the other. In uvicorn 0.54 two threads of a worker may each make its server; the
-            # supervisor then asks the wrong one whether it is ready, and gives up after a while. Coverage widens the gap.
+            # New workers, one after the other. In uvicorn 0.54 two threads of a worker may each make its server. The
+            # supervisor then asks the wrong one whether it is ready, and gives up. Coverage makes that likely.
             eventually(lambda: len(children(running)) == 2 and children(running).isdisjoint(before))
         assert [asked(running) for _ in range(10)] == [200] * 10
 
