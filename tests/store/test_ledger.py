@@ -301,13 +301,11 @@ async def test_a_row_that_can_not_be_written_fails_alone(database: Database, sto
     assert store.recorded() == {record.fingerprint.hex() for record, _event in good}
 
 
-async def test_a_busy_process_gathers_those_that_come_a_moment_later(
-    database: Database, store: Store
-) -> None:
+async def test_as_many_as_were_committed_together_are_awaited(database: Database, store: Store) -> None:
     """Requests come to the ledger one after the other, as their worker gets to them."""
     ledger, commits = Ledger(database, gather_seconds=60), Commits(database, store)
-    await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(2)))
-    busy = commits.count
+    await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(40)))
+    before = commits.count
 
     async def worked_on(turns: int) -> None:
         for _ in range(turns):
@@ -315,8 +313,18 @@ async def test_a_busy_process_gathers_those_that_come_a_moment_later(
         await ledger.record(*certificate_record())
 
     await asyncio.gather(*(worked_on(turns) for turns in range(40)))
-    assert len(store.recorded()) == 42
-    assert commits.count == busy + 1
+    assert len(store.recorded()) == 80
+    assert commits.count == before + 1
+
+
+async def test_fewer_than_were_committed_together_wait_for_a_moment(database: Database, store: Store) -> None:
+    ledger, commits = Ledger(database, gather_seconds=0.001), Commits(database, store)
+    await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(40)))
+    before = commits.count
+    await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(3)))
+    await ledger.record(*certificate_record())
+    assert len(store.recorded()) == 44
+    assert commits.count == before + 2
 
 
 async def test_a_request_that_is_alone_does_not_wait_for_others(database: Database) -> None:

@@ -1,10 +1,11 @@
 """The ledger: the only writer of certificates, each with its audit event in the same transaction, and of refusals.
 
-Group commit: requests that arrive while a batch is being committed, or within a few milliseconds while the process is
-busy, share the next transaction. A request that is alone is committed at once.
+Group commit: requests that arrive while a batch is being committed share the next transaction. So do those that arrive
+within a few milliseconds, until they are as many as in the batch before. A request that is alone is committed at once.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -28,10 +29,9 @@ _events = BulkInsert(tables.audit_event)
 MAX_BATCH = 128
 # While one batch is being committed, the next one is made ready and sent behind it. Of more, each would be smaller.
 BATCHES = 2
-# A busy process gathers a batch for at most so long, and for as long as each step brings another request: most of a
-# commit's cost is the same for one as for thirty.
-GATHER_SECONDS = 0.01
-GATHER_STEP_SECONDS = 0.003
+# How long a batch that is smaller than the one before waits for more: most of a commit's cost is the same for one as
+# for thirty.
+GATHER_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,8 @@ class Ledger:
         self._database = database
         self._gather_seconds = gather_seconds
         self._waiting: list[_Entry] = []
-        self._busy = False
+        self._expected = 1
+        self._enough = asyncio.Event()
         self._gathering: asyncio.Task[None] | None = None
         self._committing: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(BATCHES)
@@ -88,6 +89,8 @@ class Ledger:
 
     async def _settled(self, entry: _Entry) -> None:
         self._waiting.append(entry)
+        if len(self._waiting) >= self._expected:
+            self._enough.set()
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._commit_waiting())
         await entry.done
@@ -99,7 +102,7 @@ class Ledger:
                 await self._places.acquire()
                 await self._gather()
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                self._busy = len(batch) > 1
+                self._expected = len(batch)
                 commit = asyncio.create_task(self._commit(batch))
                 self._committing.add(commit)
                 commit.add_done_callback(self._committed)
@@ -111,12 +114,15 @@ class Ledger:
         self._places.release()
 
     async def _gather(self) -> None:
-        """Wait while requests keep coming. The last batch tells whether they come together at all."""
-        loop = asyncio.get_running_loop()
-        until, known = loop.time() + self._gather_seconds, 0
-        while self._busy and known < len(self._waiting) < MAX_BATCH and loop.time() < until:
-            known = len(self._waiting)
-            await asyncio.sleep(GATHER_STEP_SECONDS)
+        """Wait until as many wait as were in the last batch, or it has been long enough.
+
+        Who was answered together asks again together.
+        """
+        if len(self._waiting) < self._expected:
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._gather_seconds):
+                    await self._enough.wait()
 
     async def _commit(self, batch: Sequence[_Entry]) -> None:
         """Settle every entry of a batch, whatever happens."""
