@@ -233,10 +233,9 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
 
 
 def _framework(app: ASGIApp) -> FastAPI:
-    """The innermost application, where the services are."""
-    while not isinstance(app, FastAPI):
-        app = cast("ASGIApp", app._app)  # type: ignore[attr-defined] # noqa: SLF001 - each of ours wraps the next
-    return app
+    """The framework's application, where the services are."""
+    router = app._app  # type: ignore[attr-defined] # noqa: SLF001 - `Edge` wraps it
+    return cast("FastAPI", router.default)
 
 
 def main() -> None:

@@ -87,10 +87,10 @@ class Place:
 
 
 def innermost(app: object) -> FastAPI:
-    """The application in its wrappings."""
-    while not isinstance(app, FastAPI):
-        app = vars(app)["_app"]
-    return app
+    """The framework's application in its wrappings."""
+    framework = vars(app)["_app"].default
+    assert isinstance(framework, FastAPI)
+    return framework
 
 
 @pytest.fixture

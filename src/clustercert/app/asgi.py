@@ -6,11 +6,13 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import structlog
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from clustercert import log, metrics
@@ -65,15 +67,17 @@ def create_app(settings: Settings) -> ASGIApp:
     not_let_in = FailedAuthentications(utc_now)
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_router: Router) -> AsyncIterator[None]:
         # A second Ctrl-C cancels what is left of it, and that is no failure.
         with contextlib.suppress(asyncio.CancelledError):
             async with contextlib.AsyncExitStack() as stack:
                 await _start(app, settings, not_let_in, stack)
                 yield
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.router.routes += [clustercert.FAST, webhook.FAST]
+    def services() -> Services:
+        return cast("Services", app.state.services)
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.include_router(clustercert.router)
     app.include_router(cce.router)
     app.include_router(revocation.router)
@@ -87,7 +91,13 @@ def create_app(settings: Settings) -> ASGIApp:
     app.add_exception_handler(ClustercertError, _render_failure)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_bug)
-    return Edge(app, settings.server.request_timeout, not_let_in=not_let_in.count)
+    router = Router(
+        [clustercert.direct(services), webhook.direct(services)],
+        default=app,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    return Edge(router, settings.server.request_timeout, not_let_in=not_let_in.count)
 
 
 async def _start(
