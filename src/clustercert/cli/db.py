@@ -110,10 +110,9 @@ def _pruned(operator: Operator, ended_before: "datetime") -> "Callable[[int], Au
         at=utc_now(),
         kind="certificates.pruned",
         project_id=None,
-        actor=operator.actor,
         subject=time_text(ended_before),
-        origin=operator.origin,
         detail={"count": count, "ended_before": time_text(ended_before)},
+        **operator.who,
     )
 
 
@@ -122,7 +121,7 @@ async def _ensure_domain(operator: Operator) -> bool:
     if await directory.domains():
         return False
     try:
-        await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor, origin=operator.origin)
+        await directory.create_domain(DEFAULT_DOMAIN, **operator.who)
     except Conflict:
         # Another process, upgrading at the same moment, was quicker.
         return False

@@ -104,7 +104,7 @@ async def _write(
     except OSError:
         if made is not None:
             # Nobody has it, and it would count as one of the two that a cluster may have.
-            await tokens.remove(cluster, made.token.id, actor=operator.actor, origin=operator.origin)
+            await tokens.remove(cluster, made.token.id, **operator.who)
         raise
 
 
@@ -166,7 +166,7 @@ async def _new_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhookTo
 
     tokens = operator.parts.webhook.tokens
     try:
-        return await tokens.create(cluster, actor=operator.actor, origin=operator.origin)
+        return await tokens.create(cluster, **operator.who)
     except Conflict as error:
         raise SetupError(
             f"{error.message} See `clustercert kubernetes token list {cluster.name}`, or write over the folder of an "

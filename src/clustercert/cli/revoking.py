@@ -83,7 +83,9 @@ def revoke(
             made, registered = await _one(operator, certificate, grounds)
         else:
             registered = await cluster_commands.find(operator, cluster, project) if cluster else None
-            made = await _all_of(operator, user, registered, grounds)
+            made = await operator.parts.revoking.all_of(
+                grounds, user_id=await user_id_of(operator, user), cluster=registered, **operator.who
+            )
         return _row(operator, made), await _hint(operator, made, registered)
 
     row, hint = operate(context, work)
@@ -99,7 +101,7 @@ def undo(
     """Undo a revocation, for a while after it; never one for keyCompromise, or one that the key's holder made."""
 
     async def work(operator: Operator) -> Row:
-        undone = await operator.parts.revoking.undo(revocation, actor=operator.actor, origin=operator.origin)
+        undone = await operator.parts.revoking.undo(revocation, **operator.who)
         return _row(operator, undone)
 
     show_one(operate(context, work), output, name="id")
@@ -149,20 +151,8 @@ async def _one(operator: Operator, name: str, grounds: "Grounds") -> "tuple[Revo
     listed = await certificate_of(operator, name)
     revoking, clusters = operator.parts.revoking, operator.parts.clusters.rows
     found = await revoking.find(listed.fingerprint.hex())
-    made = await revoking.one(found, grounds, actor=operator.actor, origin=operator.origin)
+    made = await revoking.one(found, grounds, **operator.who)
     return made, await clusters.cluster(listed.project_id, listed.cluster_id)
-
-
-async def _all_of(
-    operator: Operator, user: str | None, cluster: "Cluster | None", grounds: "Grounds"
-) -> "Revocation":
-    return await operator.parts.revoking.all_of(
-        grounds,
-        user_id=await user_id_of(operator, user),
-        cluster=cluster,
-        actor=operator.actor,
-        origin=operator.origin,
-    )
 
 
 async def _hint(operator: Operator, made: "Revocation", cluster: "Cluster | None") -> str:

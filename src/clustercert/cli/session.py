@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import typer
 
@@ -35,18 +35,24 @@ class Where:
     data_dir: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """The opened store, and who acts on it for the audit.
+class Who(TypedDict):
+    """Who changes something, as the use cases take it for the audit.
 
     Attributes:
         actor: `cli:<operating-system user>`.
         origin: one request id for the whole command.
     """
 
-    parts: "Components"
     actor: str
     origin: "Origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """The opened store, and who acts on it."""
+
+    parts: "Components"
+    who: Who
 
     async def domain(self, wanted: str | None) -> "Domain":
         """The domain of that id or name; unnamed, the only one or `Default`. Raises NotFound or UnclearError."""
@@ -111,7 +117,7 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
 
     async def opened() -> T:
         async with components(loaded) as parts:
-            return await work(Operator(parts, actor(), origin()))
+            return await work(Operator(parts, Who(actor=actor(), origin=origin())))
 
     return asyncio.run(opened())
 
