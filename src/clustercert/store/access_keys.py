@@ -4,18 +4,20 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Update, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 
 from clustercert.errors import NotFound, Unauthenticated
 from clustercert.model import AccessKey, AuditEvent, Caller, User
 from clustercert.store import tables
 from clustercert.store.database import Database
-from clustercert.store.nouns import columns, noun_of, user_columns, user_of
+from clustercert.store.nouns import change_one, columns, noun_of, user_columns, user_of
 from clustercert.store.roles import Roles, roles_everywhere
 from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
 from clustercert.store.transaction import Transaction
 
 _domain, _user, _key = tables.domain, tables.user, tables.access_key
+
+_GONE = "This access key does not exist any more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,15 @@ class AccessKeyRows:
     async def enable(self, key: AccessKey, enabled: bool, event: AuditEvent) -> None:
         """Disabling ends the user's temporary keys: one may have been made with it. Raises NotFound."""
         async with self._database.change(event) as connection:
-            await _change_one(connection, update(_key).where(_key.c.id == key.id).values(enabled=enabled))
+            query = update(_key).where(_key.c.id == key.id).values(enabled=enabled)
+            await change_one(connection, query, _GONE)
             if not enabled:
                 await end_temporary_keys(connection, key.user_id)
 
     async def remove(self, key: AccessKey, event: AuditEvent) -> None:
         """Ends the user's temporary keys: one may have been made with it. Raises NotFound."""
         async with self._database.change(event) as connection:
-            await _change_one(connection, delete(_key).where(_key.c.id == key.id))
+            await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
             await end_temporary_keys(connection, key.user_id)
 
     async def prune(self, now: datetime) -> int:
@@ -95,11 +98,6 @@ class AccessKeyRows:
 async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
     temporary = _key.c.security_token_hash.is_not(None)
     await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
-
-
-async def _change_one(connection: Transaction, statement: Update | Delete) -> None:
-    if (await connection.execute(statement)).rowcount == 0:
-        raise NotFound("This access key does not exist any more.")
 
 
 async def _still_holds(connection: Transaction, caller: Caller) -> bool:

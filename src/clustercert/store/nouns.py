@@ -1,14 +1,14 @@
-"""What the statements about the built-in identity share: columns, nouns out of rows, harmless repeats."""
+"""What the statements about the built-in identity share: columns, nouns out of rows, changes."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, FromClause, Row, Select, Table, insert, select
+from sqlalchemy import Column, ColumnElement, Delete, FromClause, Row, Select, Table, Update, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import Conflict
+from clustercert.errors import Conflict, NotFound
 from clustercert.model import AccessKey, Domain, Group, Project, Role, Token, User
 from clustercert.store import tables
 from clustercert.store.transaction import Transaction
@@ -115,6 +115,14 @@ async def insert_once(connection: Transaction, table: Table, row: Mapping[str, s
     there = select(table).where(*(table.c[name] == value for name, value in row.items()))
     if (await connection.execute(there)).first() is None:
         await connection.execute(insert(table).values(dict(row)))
+
+
+async def change_one(
+    connection: Transaction, statement: Update | Delete, missing: str = "It does not exist any more."
+) -> None:
+    """Raises NotFound where there is nothing to change."""
+    if (await connection.execute(statement)).rowcount == 0:
+        raise NotFound(missing)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import NotFound
 from clustercert.model import AuditEvent, Domain, Project, Token, User
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import (
     Reference,
+    change_one,
     columns,
     domain_columns,
     domain_of,
@@ -116,8 +116,7 @@ class TokenRows:
         """Raises NotFound."""
         async with self._database.change(event) as connection:
             query = delete(_token).where(_token.c.hash == token_hash)
-            if (await connection.execute(query)).rowcount == 0:
-                raise NotFound("Could not find token.")
+            await change_one(connection, query, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
         """Forget some expired tokens; how many. No cache answers with an expired one."""
