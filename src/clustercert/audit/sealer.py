@@ -5,7 +5,6 @@ after a crash in the middle nothing of it has happened.
 """
 
 import functools
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,7 +68,7 @@ class LogSealer:
                 project_id=None,
                 actor=actor,
                 subject=begun.origin,
-                origin=origin or Origin(address="local", request_id=uuid.uuid4().hex),
+                origin=origin or Origin.local(),
                 detail={"verifier_key": str(verifier)},
             )
             await self._rows.add_log(begun, event)

@@ -10,11 +10,10 @@ from clustercert.cli.output import Output, OutputOption, note, show_one, time_te
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
     Operator,
-    actor,
     operate,
-    origin,
     require_database,
     settings,
+    who,
 )
 from clustercert.errors import Conflict
 
@@ -41,7 +40,7 @@ def upgrade(context: typer.Context) -> None:
 
     from clustercert.app.wiring import initialise
 
-    asyncio.run(initialise(settings(context), actor=actor(), origin=origin()))
+    asyncio.run(initialise(settings(context), **who()))
     if operate(context, _ensure_domain):
         note(f"Made the domain {DEFAULT_DOMAIN}.")
     note("The database has the schema that this program needs.")

@@ -2,11 +2,10 @@
 
 import os
 import pwd
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -15,7 +14,7 @@ from clustercert.errors import ClustercertError
 if TYPE_CHECKING:
     # Only the commands that work on the store load what opens it.
     from clustercert.app.wiring import Components
-    from clustercert.model import Domain, Origin
+    from clustercert.model import Domain, Who
     from clustercert.settings import Settings
 
 T = TypeVar("T")
@@ -35,24 +34,12 @@ class Where:
     data_dir: Path | None
 
 
-class Who(TypedDict):
-    """Who changes something, as the use cases take it for the audit.
-
-    Attributes:
-        actor: `cli:<operating-system user>`.
-        origin: one request id for the whole command.
-    """
-
-    actor: str
-    origin: "Origin"
-
-
 @dataclass(frozen=True, slots=True)
 class Operator:
     """The opened store, and who acts on it."""
 
     parts: "Components"
-    who: Who
+    who: "Who"
 
     async def domain(self, wanted: str | None) -> "Domain":
         """The domain of that id or name; unnamed, the only one or `Default`. Raises NotFound or UnclearError."""
@@ -117,21 +104,22 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
 
     async def opened() -> T:
         async with components(loaded) as parts:
-            return await work(Operator(parts, Who(actor=actor(), origin=origin())))
+            return await work(Operator(parts, who()))
 
     return asyncio.run(opened())
 
 
-def actor() -> str:
-    """Who the audit says it was: the account of the operating system, which the environment can't pretend."""
+def who() -> "Who":
+    """Who the audit says it was, with one request id for the whole command."""
+    from clustercert.model import Origin
+
+    return {"actor": _actor(), "origin": Origin.local()}
+
+
+def _actor() -> str:
+    """The account of the operating system, which the environment can't pretend."""
     uid = os.getuid()
     try:
         return f"cli:{pwd.getpwuid(uid).pw_name}"
     except KeyError:
         return f"cli:{uid}"
-
-
-def origin() -> "Origin":
-    from clustercert.model import Origin
-
-    return Origin(address="local", request_id=uuid.uuid4().hex)
