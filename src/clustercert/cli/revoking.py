@@ -1,7 +1,6 @@
 """`clustercert certificate revoke|undo|revocations`: take back what was issued."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "at", "by", "user_id", "cluster_id", "fingerprint", "reason", "undone_at")
 
 
-class Reason(StrEnum):
-    """As in RFC 5280."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "keyCompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-
+Reason = Literal["unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"]
+"""As in RFC 5280."""
 
 UserOption = Annotated[
     str | None,
@@ -57,7 +49,7 @@ def revoke(
     everywhere: Annotated[bool, typer.Option("--everywhere", help="With --user: in all clusters.")] = False,
     reason: Annotated[
         Reason, typer.Option(help="What is revoked for keyCompromise can't be undone.")
-    ] = Reason.UNSPECIFIED,
+    ] = "unspecified",
     note_text: Annotated[
         str | None, typer.Option("--note", metavar="TEXT", help="Why, for the audit.")
     ] = None,
@@ -78,7 +70,7 @@ def revoke(
     async def work(operator: Operator) -> tuple[Row, str]:
         from clustercert.revocation import Grounds
 
-        grounds = Grounds(reason.value, note_text)
+        grounds = Grounds(reason, note_text)
         if certificate is not None:
             made, registered = await _one(operator, certificate, grounds)
         else:
