@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from clustercert.certificate import certificates, chain_pem, new_client_ca
@@ -13,7 +13,8 @@ from clustercert.errors import InvalidRequest, NotFound
 from clustercert.keypair import key_der, new_key
 from clustercert.model import AuditEvent, Caller, ClientCA, Cluster, ClusterOptions, KeyType, Origin
 from clustercert.policy import BACKDATE, is_plain_text, member_roles
-from clustercert.store.clusters import ClusterRows
+from clustercert.sealing import Sealer
+from clustercert.store.clusters import ClusterRows, existing
 
 # A client CA outlives every certificate it signs; ten years is kubeadm's choice too.
 CA_LIFETIME = timedelta(days=3650)
@@ -34,12 +35,6 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
 _PATTERN = re.compile(r"[^*]{1,252}\*?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
-
-
-class Sealer(Protocol):
-    """Seals what is kept at rest; `custody` fills it."""
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +84,7 @@ class Clusters:
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         """One cluster. Raises NotFound where it is missing, another project's, or the caller has no role."""
         member_roles(caller, project_id)
-        cluster = await self.rows.cluster(project_id, cluster_id)
-        if cluster is None:
-            raise NotFound
-        return cluster
+        return await existing(self.rows, project_id, cluster_id)
 
     async def add(self, project_id: str, wanted: Registration, *, actor: str, origin: Origin) -> Cluster:
         """Register a cluster with a client CA of its own. Raises InvalidRequest or Conflict."""

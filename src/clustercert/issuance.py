@@ -39,17 +39,12 @@ from clustercert.model import (
 )
 from clustercert.policy import Policy, is_plain_text, member_roles
 from clustercert.signers import Signer
+from clustercert.store.clusters import ClusterLookup, existing
 
 # An id that somebody made up has no bound of its own.
 MAX_NAMED = 64
 # In a preview, for the credential number that is not chosen yet.
 NUMBER_TO_COME = "<number>"
-
-
-class ClusterLookup(Protocol):
-    """The store's clusters, cached."""
-
-    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None: ...
 
 
 class Recorder(Protocol):
@@ -156,10 +151,7 @@ class Issuance:
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         member_roles(caller, project_id)
-        cluster = await self.clusters.cluster(project_id, cluster_id)
-        if cluster is None:
-            raise NotFound
-        return cluster
+        return await existing(self.clusters, project_id, cluster_id)
 
     def _signer(self, cluster: Cluster) -> Signer:
         if signer := self.signers.get(cluster.signer):

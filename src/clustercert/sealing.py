@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,6 +26,18 @@ KEY_BYTES = 32
 _NONCE_BYTES = 12
 _VERSION = b"\x01"
 _HEAD = struct.Struct(">cI")
+
+
+class Unsealer(Protocol):
+    """Opens what is sealed at rest; `custody` fills it."""
+
+    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
+
+
+class Sealer(Unsealer, Protocol):
+    """Seals what is kept at rest, too."""
+
+    async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

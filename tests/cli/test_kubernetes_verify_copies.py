@@ -13,8 +13,8 @@ import yaml
 import enforcing
 from apiserver import ApiServer, kinds
 from clustercert.app.wiring import components
-from clustercert.cli.session import origin
 from clustercert.manifests.admission import POLICY
+from clustercert.model import Origin
 from clustercert.settings import load
 from kubernetes_site import Site
 from operating import Operator
@@ -274,7 +274,7 @@ def test_what_else_was_said_of_a_cluster_meanwhile_stays(site: Site) -> None:
             (before,) = await parts.clusters.rows.find("prod")
             wanted = replace(before, options=replace(before.options, admission=True, mode="known-only"))
             await parts.clusters.rows.replace(wanted, event("cluster.updated"))
-            await parts.clusters.note_admission_by_number(before, actor="cli:test", origin=origin())
+            await parts.clusters.note_admission_by_number(before, actor="cli:test", origin=Origin.local())
             (after,) = await parts.clusters.rows.find("prod")
             assert after.options == replace(wanted.options, admission_by_number=True)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -97,7 +96,7 @@ def _chores(parts: Components) -> list[_Chore]:
     async def prune() -> float:
         if wanted.retention is None:
             return PRUNE_SECONDS
-        origin = Origin(address="local", request_id=os.urandom(16).hex())
+        origin = Origin.local()
         pruned = await retention.prune(utc_now() - wanted.retention, actor="clustercert", origin=origin)
         return 1.0 if pruned else PRUNE_SECONDS
 

@@ -5,7 +5,6 @@ An event a minute and worker at most, however many requests there are and wherev
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -105,7 +104,7 @@ class FailedAuthentications:
             project_id=None,
             actor="unknown",
             subject="clustercert",
-            origin=Origin(address="local", request_id=os.urandom(16).hex()),
+            origin=Origin.local(),
             detail={
                 "count": total,
                 "sources": [

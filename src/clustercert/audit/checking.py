@@ -5,7 +5,6 @@ once, and once more where it is another one or was gone meanwhile.
 """
 
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,7 +115,7 @@ class CertificateChecker:
             project_id=record.project_id,
             actor="clustercert",
             subject=record.fingerprint.hex(),
-            origin=Origin(address="local", request_id=os.urandom(16).hex()),
+            origin=Origin.local(),
             detail={
                 "cluster_id": record.cluster_id,
                 "serial": record.serial,

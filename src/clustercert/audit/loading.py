@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from datetime import datetime
 
 from clustercert.model import AuditEvent, JsonObject, Origin
@@ -25,7 +24,7 @@ async def record_policy(progress: Progress, policy: Policy, now: datetime) -> bo
         project_id=None,
         actor="clustercert",
         subject=digest,
-        origin=Origin(address="local", request_id=os.urandom(16).hex()),
+        origin=Origin.local(),
         detail={**rules, "sha256": digest, "before": await progress.value()},
     )
     return await progress.change(digest, event)

@@ -5,11 +5,9 @@ after a crash in the middle nothing of it has happened.
 """
 
 import functools
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,6 +17,7 @@ from clustercert.merkle import Checkpoint, NoteError, TileId, VerifierKey, opene
 from clustercert.merkle.tiles import edge, grown, node_in, tile_of, width_in
 from clustercert.merkle.tree import HASH_BYTES, root_of
 from clustercert.model import AuditEvent, Origin
+from clustercert.sealing import Sealer
 from clustercert.store.audit import LOG, AuditRows, Sealing, StoredCheckpoint, StoredLog
 
 # A transaction this long keeps an SQLite file's other writers waiting for some milliseconds.
@@ -27,14 +26,6 @@ MAX_BATCH = 128
 THIN_AFTER = timedelta(days=1)
 # What the log's key is sealed for.
 BOUND_TO = f"audit_log:{LOG}"
-
-
-class Sealer(Protocol):
-    """Seals what is kept at rest, and opens it; `custody` fills it."""
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +68,7 @@ class LogSealer:
                 project_id=None,
                 actor=actor,
                 subject=begun.origin,
-                origin=origin or Origin(address="local", request_id=uuid.uuid4().hex),
+                origin=origin or Origin.local(),
                 detail={"verifier_key": str(verifier)},
             )
             await self._rows.add_log(begun, event)

@@ -33,10 +33,7 @@ def create(
 
     async def work(operator: Operator) -> Row:
         issued = await operator.parts.identity.access_keys.create(
-            await user_commands.find(operator, user, domain),
-            description=description,
-            actor=operator.actor,
-            origin=operator.origin,
+            await user_commands.find(operator, user, domain), description=description, **operator.who
         )
         return {"access_key": issued.key.id, "secret_key": issued.secret, **_more(issued.key)}
 
@@ -78,7 +75,7 @@ def delete(context: typer.Context, access_key: KeyArgument) -> None:
     async def work(operator: Operator) -> None:
         access_keys = operator.parts.identity.access_keys
         key = await access_keys.find(access_key)
-        await access_keys.remove(key, actor=operator.actor, origin=operator.origin)
+        await access_keys.remove(key, **operator.who)
 
     operate(context, work)
     note(f"Deleted the access key {access_key}.")
@@ -88,7 +85,7 @@ def _enable(context: typer.Context, access_key: str, *, enabled: bool) -> None:
     async def work(operator: Operator) -> None:
         access_keys = operator.parts.identity.access_keys
         key = await access_keys.find(access_key)
-        await access_keys.enable(key, enabled=enabled, actor=operator.actor, origin=operator.origin)
+        await access_keys.enable(key, enabled=enabled, **operator.who)
 
     operate(context, work)
     note(f"{'Enabled' if enabled else 'Disabled'} the access key {access_key}.")

@@ -237,7 +237,7 @@ def prune(
     async def work(operator: Operator) -> int:
         retention = Retention(EvidenceRows(operator.parts.database), utc_now)
         pruned = 0
-        while count := await retention.prune(before, actor=operator.actor, origin=operator.origin):
+        while count := await retention.prune(before, **operator.who):
             pruned += count
         return pruned
 
@@ -264,7 +264,7 @@ def erase(
 
     async def work(operator: Operator) -> int:
         retention = Retention(EvidenceRows(operator.parts.database), utc_now)
-        return await retention.erase(event_id, why, actor=operator.actor, origin=operator.origin)
+        return await retention.erase(event_id, why, **operator.who)
 
     show_one({"id": event_id, "place": operate(context, work)}, output, name="id")
 

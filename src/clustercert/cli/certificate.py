@@ -1,8 +1,7 @@
 """`clustercert certificate`: what was issued, and what became of it."""
 
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,19 +27,11 @@ _AT_ONCE = 500
 _COLUMNS = ("fingerprint", "state", "user_name", "cluster_id", "groups", "not_after", "last_seen_at")
 
 
-class State(StrEnum):
-    """What a certificate is; revoked wins over expired."""
+State = Literal["live", "revoked", "expired"]
+"""What a certificate is; revoked wins over expired."""
 
-    LIVE = "live"
-    REVOKED = "revoked"
-    EXPIRED = "expired"
-
-
-class KeyOrigin(StrEnum):
-    """Who made the key."""
-
-    GENERATED = "generated"
-    CSR = "csr"
+KeyOrigin = Literal["generated", "csr"]
+"""Who made the key."""
 
 
 def _time_option(help_text: str) -> typer.models.OptionInfo:
@@ -96,7 +87,7 @@ def list_certificates(
             project_id=(await project_commands.find(operator, project)).id if project is not None else None,
             cluster_id=await cluster_id_of(operator, cluster, project),
             user_id=await user_id_of(operator, user),
-            state=state.value if state is not None else None,
+            state=state,
             key_origin=key_origin,
             never_seen=never_seen,
             **times,

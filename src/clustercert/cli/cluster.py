@@ -115,9 +115,7 @@ def add(
         if version is not None:
             wanted = replace(wanted, version=version)
         owner = await project_commands.find(operator, project)
-        added = await operator.parts.clusters.add(
-            owner.id, wanted, actor=operator.actor, origin=operator.origin
-        )
+        added = await operator.parts.clusters.add(owner.id, wanted, **operator.who)
         return _row(added, {owner.id: owner.name})
 
     row = operate(context, work)
@@ -232,9 +230,7 @@ def update(
         kept = {key: value for key, value in cluster.labels.items() if key not in removed}
         wanted = replace(Registration.of(cluster), **changes, labels={**kept, **added})  # type: ignore[arg-type] # each is its field's
         wanted = replace(wanted, options=guarding.on_top_of(wanted.options))
-        changed = await operator.parts.clusters.update(
-            cluster, wanted, actor=operator.actor, origin=operator.origin
-        )
+        changed = await operator.parts.clusters.update(cluster, wanted, **operator.who)
         return await _shown(operator, changed)
 
     row = operate(context, work)
@@ -251,7 +247,7 @@ def remove(
 
     async def work(operator: Operator) -> "Cluster":
         cluster = await find(operator, name, project)
-        await operator.parts.clusters.remove(cluster, actor=operator.actor, origin=operator.origin)
+        await operator.parts.clusters.remove(cluster, **operator.who)
         return cluster
 
     removed = operate(context, work)

@@ -245,9 +245,7 @@ class Proof:
                 )
             if not current:
                 return "; hashes go on being written into the cluster: its admission policy is an older one"
-        await self._operator.parts.clusters.note_admission_by_number(
-            self._cluster, actor=self._operator.actor, origin=self._operator.origin
-        )
+        await self._operator.parts.clusters.note_admission_by_number(self._cluster, **self._operator.who)
         return (
             "; the admission policy reads credential numbers, so no hashes are written beside them any more"
         )
@@ -280,7 +278,7 @@ class Proof:
             user=User(id=USER, name=USER, domain=Domain(id="", name="")),
             roles={project_id: (self._wanted.role,)},
             method="cli",
-            origin=self._operator.origin,
+            origin=self._operator.who["origin"],
         )
         ask = Ask(expire_at=datetime.now(UTC).replace(microsecond=0) + LIFETIME, clip=True, reason=NOTE)
         try:
@@ -293,8 +291,7 @@ class Proof:
         await revoking.one(
             await revoking.find(issued.fingerprint),
             Grounds("cessationOfOperation", NOTE),
-            actor=self._operator.actor,
-            origin=self._operator.origin,
+            **self._operator.who,
         )
 
 

@@ -10,11 +10,10 @@ from clustercert.cli.output import Output, OutputOption, note, show_one, time_te
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
     Operator,
-    actor,
     operate,
-    origin,
     require_database,
     settings,
+    who,
 )
 from clustercert.errors import Conflict
 
@@ -41,7 +40,7 @@ def upgrade(context: typer.Context) -> None:
 
     from clustercert.app.wiring import initialise
 
-    asyncio.run(initialise(settings(context), actor=actor(), origin=origin()))
+    asyncio.run(initialise(settings(context), **who()))
     if operate(context, _ensure_domain):
         note(f"Made the domain {DEFAULT_DOMAIN}.")
     note("The database has the schema that this program needs.")
@@ -110,10 +109,9 @@ def _pruned(operator: Operator, ended_before: "datetime") -> "Callable[[int], Au
         at=utc_now(),
         kind="certificates.pruned",
         project_id=None,
-        actor=operator.actor,
         subject=time_text(ended_before),
-        origin=operator.origin,
         detail={"count": count, "ended_before": time_text(ended_before)},
+        **operator.who,
     )
 
 
@@ -122,7 +120,7 @@ async def _ensure_domain(operator: Operator) -> bool:
     if await directory.domains():
         return False
     try:
-        await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor, origin=operator.origin)
+        await directory.create_domain(DEFAULT_DOMAIN, **operator.who)
     except Conflict:
         # Another process, upgrading at the same moment, was quicker.
         return False

@@ -25,9 +25,7 @@ def create(
     """Make a domain."""
 
     async def work(operator: Operator) -> "Domain":
-        return await operator.parts.identity.directory.create_domain(
-            name, actor=operator.actor, origin=operator.origin
-        )
+        return await operator.parts.identity.directory.create_domain(name, **operator.who)
 
     show_one(_row(operate(context, work)), output)
 
@@ -59,7 +57,7 @@ def _enable(context: typer.Context, name: str, *, enabled: bool) -> None:
     async def work(operator: Operator) -> "Domain":
         directory = operator.parts.identity.directory
         domain = await directory.find_domain(name)
-        await directory.enable_domain(domain, enabled=enabled, actor=operator.actor, origin=operator.origin)
+        await directory.enable_domain(domain, enabled=enabled, **operator.who)
         return domain
 
     note(f"{'Enabled' if enabled else 'Disabled'} the domain {operate(context, work).name}.")

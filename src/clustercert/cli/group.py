@@ -30,7 +30,7 @@ def create(
 
     async def work(operator: Operator) -> "Group":
         return await operator.parts.identity.directory.create_group(
-            name, await operator.domain(domain), actor=operator.actor, origin=operator.origin
+            name, await operator.domain(domain), **operator.who
         )
 
     show_one(_row(operate(context, work)), output)
@@ -71,9 +71,7 @@ def delete(context: typer.Context, name: GroupArgument, domain: DomainOption = N
 
     async def work(operator: Operator) -> "Group":
         group = await find(operator, name, domain)
-        await operator.parts.identity.directory.remove_group(
-            group, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.remove_group(group, **operator.who)
         return group
 
     note(f"Deleted the group {operate(context, work).name}.")
@@ -88,9 +86,7 @@ def add_user(
     async def work(operator: Operator) -> str:
         group = await find(operator, name, domain)
         member = await user_commands.find(operator, user, domain)
-        await operator.parts.identity.directory.add_member(
-            group, member, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.add_member(group, member, **operator.who)
         return f"The user {member.name} is a member of the group {group.name}."
 
     note(operate(context, work))
@@ -105,9 +101,7 @@ def remove_user(
     async def work(operator: Operator) -> str:
         group = await find(operator, name, domain)
         member = await user_commands.find(operator, user, domain)
-        await operator.parts.identity.directory.remove_member(
-            group, member, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.remove_member(group, member, **operator.who)
         return f"The user {member.name} is no member of the group {group.name} any more."
 
     note(operate(context, work))

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,12 +11,8 @@ if TYPE_CHECKING:
     from clustercert.model import ClusterOptions
 
 
-class WebhookMode(StrEnum):
-    """What the webhook answers for an X.509 credential id that the ledger doesn't know."""
-
-    DEFAULT = "default"
-    KNOWN_ONLY = "known-only"
-
+WebhookMode = Literal["default", "known-only"]
+"""What the webhook answers for an X.509 credential id that the ledger doesn't know."""
 
 ModeOption = Annotated[
     WebhookMode | None,
@@ -116,7 +111,7 @@ class Guarding:
             roles = {}
         admission = self.admission if self.admission is not None else options.admission
         return ClusterOptions(
-            mode=self.mode.value if self.mode is not None else options.mode,
+            mode=self.mode or options.mode,
             exemptions=_changed(options.exemptions, self.exempt, self.remove_exempt),
             listed_masters=_changed(
                 options.listed_masters,

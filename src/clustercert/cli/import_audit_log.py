@@ -45,7 +45,7 @@ def import_audit_log(
         gate = await webhook.tokens.gate(cluster.id)
         lines = _Lines(file)
         while events := list(islice(lines.events(), AT_ONCE)):
-            await webhook.observation.observe(gate, events, operator.origin, "import-audit-log")
+            await webhook.observation.observe(gate, events, operator.who["origin"], "import-audit-log")
             await webhook.sightings.flush()
         if lines.read and lines.read == lines.skipped:
             raise InvalidRequest(

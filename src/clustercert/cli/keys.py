@@ -69,13 +69,13 @@ def rotate(
     async def work(operator: Operator) -> Row:
         rotation = _rotation(operator)
         if data_key:
-            resealed = await rotation.rotate_data_key(actor=operator.actor, origin=operator.origin)
+            resealed = await rotation.rotate_data_key(**operator.who)
             return {
                 "id": str(resealed.data_key_id),
                 "resealed": resealed.resealed,
                 "damaged": resealed.damaged,
             }
-        rewrapped = await rotation.rotate_kek(actor=operator.actor, origin=operator.origin)
+        rewrapped = await rotation.rotate_kek(**operator.who)
         return {"id": rewrapped.kek_id, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
 
     row = operate(context, work)
@@ -92,7 +92,7 @@ def retire(context: typer.Context, yes: YesOption = False, output: OutputOption 
     agreed("Backups made before the last rotation will need a copy of the old keys. Drop them?", yes=yes)
 
     async def work(operator: Operator) -> list[Row]:
-        ids = await _rotation(operator).retire(actor=operator.actor, origin=operator.origin)
+        ids = await _rotation(operator).retire(**operator.who)
         return [{"id": kek_id} for kek_id in ids]
 
     show_list(operate(context, work), output, columns=("id",), name="id")

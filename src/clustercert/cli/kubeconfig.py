@@ -4,9 +4,8 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,11 +29,8 @@ _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-class KubeconfigOutput(StrEnum):
-    """The forms of a kubeconfig; kubectl reads both."""
-
-    YAML = "yaml"
-    JSON = "json"
+KubeconfigOutput = Literal["yaml", "json"]
+"""The forms of a kubeconfig; kubectl reads both."""
 
 
 class KubeconfigError(ClustercertError):
@@ -103,9 +99,7 @@ def get(
         Path | None, typer.Option(help="Write a file of mode 0600 instead of standard output.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
-    output: Annotated[
-        KubeconfigOutput, typer.Option("--output", "-o", help="The form.")
-    ] = KubeconfigOutput.YAML,
+    output: Annotated[KubeconfigOutput, typer.Option("--output", "-o", help="The form.")] = "yaml",
     profile_name: Annotated[
         str | None,
         typer.Option("--profile", envvar="CLUSTERCERT_PROFILE", metavar="NAME", help="As whom; see login."),
@@ -128,7 +122,7 @@ def get(
         obtained = vetted(asking.kubeconfig(client, whose.project_id, cluster), key)
     if context in obtained.contexts:
         obtained.document["current-context"] = context
-    file.write(document(obtained.document, Output(output.value)))
+    file.write(document(obtained.document, Output(output)))
     note(
         f"For {whose.user} ({obtained.username}) with the groups {', '.join(obtained.groups) or 'none'}, valid until "
         f"{obtained.not_after:%Y-%m-%d %H:%M:%S} UTC"

@@ -13,7 +13,7 @@ from clustercert.cli.output import answer, note
 from clustercert.cli.session import Operator, operate, settings
 from clustercert.cli.setup_choices import Choices, choose, self_made_ca
 from clustercert.cli.setup_folder import SetupFolder
-from clustercert.cli.setup_options import FailurePolicy, Mode, SetupError, SetupOptions
+from clustercert.cli.setup_options import SetupError, SetupOptions
 from clustercert.cli.webhook_handshake import HandshakeError, shake_hands
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ async def _write(
     except OSError:
         if made is not None:
             # Nobody has it, and it would count as one of the two that a cluster may have.
-            await tokens.remove(cluster, made.token.id, actor=operator.actor, origin=operator.origin)
+            await tokens.remove(cluster, made.token.id, **operator.who)
         raise
 
 
@@ -148,11 +148,11 @@ def _asking(cluster: "Cluster", unnumbered_until: "datetime | None", choices: Ch
     from clustercert.manifests.folder import WEBHOOK
 
     return Asking(
-        mode=(choices.mode or Mode(cluster.options.mode)).value,
+        mode=choices.mode or cluster.options.mode,
         groups=(*choices.groups, *choices.more_groups),
         unnumbered_until=unnumbered_until,
         exemptions=cluster.options.exemptions,
-        failure_policy=choices.failure_policy.value,
+        failure_policy=choices.failure_policy,
         authorized_ttl=choices.authorized_ttl,
         unauthorized_ttl=choices.unauthorized_ttl,
         timeout=choices.timeout,
@@ -166,7 +166,7 @@ async def _new_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhookTo
 
     tokens = operator.parts.webhook.tokens
     try:
-        return await tokens.create(cluster, actor=operator.actor, origin=operator.origin)
+        return await tokens.create(cluster, **operator.who)
     except Conflict as error:
         raise SetupError(
             f"{error.message} See `clustercert kubernetes token list {cluster.name}`, or write over the folder of an "
@@ -181,7 +181,7 @@ def _handshake(loaded: "Settings", choices: Choices) -> str:
     except HandshakeError as error:
         means = (
             "revoked certificates go on working"
-            if choices.failure_policy is FailurePolicy.NO_OPINION
+            if choices.failure_policy == "NoOpinion"
             else "holders of this service's certificates get HTTP 500"
         )
         return (

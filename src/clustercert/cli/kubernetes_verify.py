@@ -1,7 +1,6 @@
 """`clustercert kubernetes verify`: what `cluster_proof` proves, asked for and shown."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,12 +23,8 @@ WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
 
 
-class By(StrEnum):
-    """By what a revocation takes effect."""
-
-    WEBHOOK = "webhook"
-    BINDING = "binding"
-    ADMISSION = "admission"
+By = Literal["webhook", "binding", "admission"]
+"""By what a revocation takes effect."""
 
 
 def verify(
@@ -90,7 +85,7 @@ def verify(
         wanted = Wanted(
             role=wanted_rule.role,
             rights=said or _rights(cluster_roles),
-            means=by.value if by is not None else _means(cluster.options),
+            means=by or _means(cluster.options),
             address=address or cluster.internal_url,
             seconds=wait,
         )

@@ -33,11 +33,7 @@ def create(
 
     async def work(operator: Operator) -> "Project":
         return await operator.parts.identity.directory.create_project(
-            name,
-            await operator.domain(domain),
-            description=description,
-            actor=operator.actor,
-            origin=operator.origin,
+            name, await operator.domain(domain), description=description, **operator.who
         )
 
     show_one(_row(operate(context, work)), output)
@@ -89,9 +85,7 @@ def delete(context: typer.Context, name: ProjectArgument, domain: DomainOption =
 
     async def work(operator: Operator) -> "Project":
         project = await find(operator, name, domain)
-        await operator.parts.identity.directory.remove_project(
-            project, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.remove_project(project, **operator.who)
         return project
 
     note(f"Deleted the project {operate(context, work).name}.")
@@ -105,9 +99,7 @@ async def find(operator: Operator, wanted: str, domain: str | None = None) -> "P
 def _enable(context: typer.Context, name: str, domain: str | None, *, enabled: bool) -> None:
     async def work(operator: Operator) -> "Project":
         project = await find(operator, name, domain)
-        await operator.parts.identity.directory.enable_project(
-            project, enabled=enabled, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.enable_project(project, enabled=enabled, **operator.who)
         return project
 
     note(f"{'Enabled' if enabled else 'Disabled'} the project {operate(context, work).name}.")

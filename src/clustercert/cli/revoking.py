@@ -1,7 +1,6 @@
 """`clustercert certificate revoke|undo|revocations`: take back what was issued."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("id", "at", "by", "user_id", "cluster_id", "fingerprint", "reason", "undone_at")
 
 
-class Reason(StrEnum):
-    """As in RFC 5280."""
-
-    UNSPECIFIED = "unspecified"
-    KEY_COMPROMISE = "keyCompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-
+Reason = Literal["unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"]
+"""As in RFC 5280."""
 
 UserOption = Annotated[
     str | None,
@@ -57,7 +49,7 @@ def revoke(
     everywhere: Annotated[bool, typer.Option("--everywhere", help="With --user: in all clusters.")] = False,
     reason: Annotated[
         Reason, typer.Option(help="What is revoked for keyCompromise can't be undone.")
-    ] = Reason.UNSPECIFIED,
+    ] = "unspecified",
     note_text: Annotated[
         str | None, typer.Option("--note", metavar="TEXT", help="Why, for the audit.")
     ] = None,
@@ -78,12 +70,14 @@ def revoke(
     async def work(operator: Operator) -> tuple[Row, str]:
         from clustercert.revocation import Grounds
 
-        grounds = Grounds(reason.value, note_text)
+        grounds = Grounds(reason, note_text)
         if certificate is not None:
             made, registered = await _one(operator, certificate, grounds)
         else:
             registered = await cluster_commands.find(operator, cluster, project) if cluster else None
-            made = await _all_of(operator, user, registered, grounds)
+            made = await operator.parts.revoking.all_of(
+                grounds, user_id=await user_id_of(operator, user), cluster=registered, **operator.who
+            )
         return _row(operator, made), await _hint(operator, made, registered)
 
     row, hint = operate(context, work)
@@ -99,7 +93,7 @@ def undo(
     """Undo a revocation, for a while after it; never one for keyCompromise, or one that the key's holder made."""
 
     async def work(operator: Operator) -> Row:
-        undone = await operator.parts.revoking.undo(revocation, actor=operator.actor, origin=operator.origin)
+        undone = await operator.parts.revoking.undo(revocation, **operator.who)
         return _row(operator, undone)
 
     show_one(operate(context, work), output, name="id")
@@ -149,20 +143,8 @@ async def _one(operator: Operator, name: str, grounds: "Grounds") -> "tuple[Revo
     listed = await certificate_of(operator, name)
     revoking, clusters = operator.parts.revoking, operator.parts.clusters.rows
     found = await revoking.find(listed.fingerprint.hex())
-    made = await revoking.one(found, grounds, actor=operator.actor, origin=operator.origin)
+    made = await revoking.one(found, grounds, **operator.who)
     return made, await clusters.cluster(listed.project_id, listed.cluster_id)
-
-
-async def _all_of(
-    operator: Operator, user: str | None, cluster: "Cluster | None", grounds: "Grounds"
-) -> "Revocation":
-    return await operator.parts.revoking.all_of(
-        grounds,
-        user_id=await user_id_of(operator, user),
-        cluster=cluster,
-        actor=operator.actor,
-        origin=operator.origin,
-    )
 
 
 async def _hint(operator: Operator, made: "Revocation", cluster: "Cluster | None") -> str:

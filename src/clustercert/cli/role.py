@@ -74,9 +74,7 @@ def assign(
 
     async def work(operator: Operator) -> str:
         assignee, where = await wanted.found(operator)
-        await operator.parts.identity.roles.assign(
-            role, assignee, where, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.roles.assign(role, assignee, where, **operator.who)
         said = f"{assignee.name} has the role {role} in {_words(where)}."
         if where is not None and role not in {rule.role for rule in operator.parts.issuance.policy.rules}:
             said += " No rule of the policy names it, so it gives no certificates."
@@ -100,9 +98,7 @@ def unassign(
 
     async def work(operator: Operator) -> str:
         assignee, where = await wanted.found(operator)
-        await operator.parts.identity.roles.unassign(
-            role, assignee, where, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.roles.unassign(role, assignee, where, **operator.who)
         return f"{assignee.name} has the role {role} in {_words(where)} no more."
 
     note(operate(context, work))

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from clustercert.errors import ClustercertError
 if TYPE_CHECKING:
     # Only the commands that work on the store load what opens it.
     from clustercert.app.wiring import Components
-    from clustercert.model import Domain, Origin
+    from clustercert.model import Domain, Who
     from clustercert.settings import Settings
 
 T = TypeVar("T")
@@ -37,16 +36,10 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The opened store, and who acts on it for the audit.
-
-    Attributes:
-        actor: `cli:<operating-system user>`.
-        origin: one request id for the whole command.
-    """
+    """The opened store, and who acts on it."""
 
     parts: "Components"
-    actor: str
-    origin: "Origin"
+    who: "Who"
 
     async def domain(self, wanted: str | None) -> "Domain":
         """The domain of that id or name; unnamed, the only one or `Default`. Raises NotFound or UnclearError."""
@@ -111,21 +104,22 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
 
     async def opened() -> T:
         async with components(loaded) as parts:
-            return await work(Operator(parts, actor(), origin()))
+            return await work(Operator(parts, who()))
 
     return asyncio.run(opened())
 
 
-def actor() -> str:
-    """Who the audit says it was: the account of the operating system, which the environment can't pretend."""
+def who() -> "Who":
+    """Who the audit says it was, with one request id for the whole command."""
+    from clustercert.model import Origin
+
+    return {"actor": _actor(), "origin": Origin.local()}
+
+
+def _actor() -> str:
+    """The account of the operating system, which the environment can't pretend."""
     uid = os.getuid()
     try:
         return f"cli:{pwd.getpwuid(uid).pw_name}"
     except KeyError:
         return f"cli:{uid}"
-
-
-def origin() -> "Origin":
-    from clustercert.model import Origin
-
-    return Origin(address="local", request_id=uuid.uuid4().hex)

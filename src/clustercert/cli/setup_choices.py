@@ -104,8 +104,8 @@ def choose(
 def _failure_policy(
     given: SetupOptions, before: "PreviousAuthorization | None", kept: _Kept
 ) -> FailurePolicy:
-    previous = FailurePolicy(before.failure_policy) if before else None
-    return kept.pick("--failure-policy", given.failure_policy, previous, FailurePolicy.NO_OPINION)
+    previous = before.failure_policy if before else None
+    return kept.pick("--failure-policy", given.failure_policy, previous, "NoOpinion")
 
 
 def _durations(
@@ -139,7 +139,7 @@ def _previous_mode(
             f"The matchConditions in {folder.path / AUTHORIZATION} are not those that this command writes, so they "
             "can't be kept. Give --mode to replace them."
         )
-    return Mode(before.mode)
+    return before.mode
 
 
 def _more_groups(given: SetupOptions, before: tuple[str, ...], kept: _Kept) -> tuple[str, ...]:

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,18 +21,11 @@ MAX_TTL_SECONDS = 300
 MAX_TIMEOUT_SECONDS = 30
 
 
-class Mode(StrEnum):
-    """Who is asked about."""
+Mode = Literal["default", "known-only"]
+"""Who is asked about."""
 
-    DEFAULT = "default"
-    KNOWN_ONLY = "known-only"
-
-
-class FailurePolicy(StrEnum):
-    """What the API server does without an answer."""
-
-    NO_OPINION = "NoOpinion"
-    DENY = "Deny"
+FailurePolicy = Literal["NoOpinion", "Deny"]
+"""What the API server does without an answer."""
 
 
 class SetupError(ClustercertError):

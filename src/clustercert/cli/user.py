@@ -41,11 +41,7 @@ def create(
 
     async def work(operator: Operator) -> "User":
         return await operator.parts.identity.directory.create_user(
-            name,
-            await operator.domain(domain),
-            password=password,
-            actor=operator.actor,
-            origin=operator.origin,
+            name, await operator.domain(domain), password=password, **operator.who
         )
 
     show_one(_row(operate(context, work)), output)
@@ -100,9 +96,7 @@ def delete(context: typer.Context, name: UserArgument, domain: DomainOption = No
 
     async def work(operator: Operator) -> "User":
         user = await find(operator, name, domain)
-        await operator.parts.identity.directory.remove_user(
-            user, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.remove_user(user, **operator.who)
         return user
 
     note(f"Deleted the user {operate(context, work).name}. {_CERTIFICATES_REVOKED}")
@@ -120,9 +114,7 @@ def set_password(
 
     async def work(operator: Operator) -> "User":
         user = await find(operator, name, domain)
-        await operator.parts.identity.directory.set_password(
-            user, password, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.set_password(user, password, **operator.who)
         return user
 
     note(f"Changed the password of the user {operate(context, work).name}.")
@@ -140,9 +132,7 @@ def _new_password(file: Path | None, instead: str) -> str:
 def _enable(context: typer.Context, name: str, domain: str | None, *, enabled: bool) -> None:
     async def work(operator: Operator) -> "User":
         user = await find(operator, name, domain)
-        await operator.parts.identity.directory.enable_user(
-            user, enabled=enabled, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.identity.directory.enable_user(user, enabled=enabled, **operator.who)
         return user
 
     note(f"{'Enabled' if enabled else 'Disabled'} the user {operate(context, work).name}.")

@@ -35,9 +35,7 @@ def create(
 
     async def work(operator: Operator) -> Row:
         cluster = await cluster_commands.find(operator, name, project)
-        issued = await operator.parts.webhook.tokens.create(
-            cluster, actor=operator.actor, origin=operator.origin
-        )
+        issued = await operator.parts.webhook.tokens.create(cluster, **operator.who)
         return {"id": issued.token.id, "token": issued.text, **_more(issued.token)}
 
     show_one(operate(context, work), output, name="id")
@@ -80,9 +78,7 @@ def remove(
 
     async def work(operator: Operator) -> None:
         cluster = await cluster_commands.find(operator, name, project)
-        await operator.parts.webhook.tokens.remove(
-            cluster, token_id, actor=operator.actor, origin=operator.origin
-        )
+        await operator.parts.webhook.tokens.remove(cluster, token_id, **operator.who)
 
     operate(context, work)
     note(f"Removed the token {token_id}. It is refused within a second.")

@@ -4,7 +4,6 @@ Where key-encryption keys come from is `keks`; exchanging keys for new ones is `
 """
 
 import contextlib
-import uuid
 from collections.abc import Callable
 from datetime import datetime
 
@@ -75,7 +74,7 @@ class Custody:
                     project_id=None,
                     actor=actor,
                     subject=kek.id,
-                    origin=origin or Origin(address="local", request_id=uuid.uuid4().hex),
+                    origin=origin or Origin.local(),
                     detail={"kek_id": kek.id, "data_key_id": first.id},
                 )
                 # Where another process was quicker, its data key is as good.

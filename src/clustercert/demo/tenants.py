@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from clustercert.clusters import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.errors import ClustercertError, NotFound
 from clustercert.keypair import new_key
-from clustercert.model import Origin
+from clustercert.model import Origin, Who
 from clustercert.private_file import write_private
 from clustercert.settings import DATABASE_FILE, DEMO_FILE, Settings
 
@@ -62,7 +61,7 @@ async def prepared(
     if not (folder / KEK_FILE).exists() and not (folder / DATABASE_FILE).exists():
         write_new_kek_file(folder / KEK_FILE)
         say(f"Made the key-encryption key {folder / KEK_FILE}")
-    await initialise(settings, actor=ACTOR, origin=_here())
+    await initialise(settings, **_who())
     say(f"The database is {settings.store_url.removeprefix('sqlite+aiosqlite:///')}")
     known = _known(folder)
     async with components(settings) as parts:
@@ -92,28 +91,21 @@ def _known(folder: Path) -> list[Tenant]:
 async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
     """A domain, a project named like the region, a user with the role admin, an access key, a cluster."""
     who = f"tenant-{number}" if number else "demo"
-    directory, origin = parts.identity.directory, _here()
+    directory, by = parts.identity.directory, _who()
     say(
         f"Making {who}: a domain, the project {REGION}, a user, an access key, a cluster with its own client CA"
     )
-    domain = await _found(directory.find_domain(who)) or await directory.create_domain(
-        who, actor=ACTOR, origin=origin
-    )
+    domain = await _found(directory.find_domain(who)) or await directory.create_domain(who, **by)
     project = await _found(directory.find_project(REGION, domain)) or await directory.create_project(
-        REGION, domain, actor=ACTOR, origin=origin
+        REGION, domain, **by
     )
-    user = await _found(directory.find_user(who, domain)) or await directory.create_user(
-        who, domain, actor=ACTOR, origin=origin
-    )
+    user = await _found(directory.find_user(who, domain)) or await directory.create_user(who, domain, **by)
     password = secrets.token_urlsafe(18)
-    await directory.set_password(user, password, actor=ACTOR, origin=origin)
-    await parts.identity.roles.assign("admin", user, project, actor=ACTOR, origin=origin)
-    key = await parts.identity.access_keys.create(user, description="demo", actor=ACTOR, origin=origin)
+    await directory.set_password(user, password, **by)
+    await parts.identity.roles.assign("admin", user, project, **by)
+    key = await parts.identity.access_keys.create(user, description="demo", **by)
     cluster = await parts.clusters.rows.named(project.id, who) or await parts.clusters.add(
-        project.id,
-        Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()),
-        actor=ACTOR,
-        origin=origin,
+        project.id, Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()), **by
     )
     return Tenant(
         region=REGION,
@@ -135,15 +127,15 @@ async def _found(search: Awaitable[T]) -> T | None:
     return None
 
 
-def _here() -> Origin:
-    return Origin(address="local", request_id=os.urandom(16).hex())
+def _who() -> Who:
+    return {"actor": ACTOR, "origin": Origin.local()}
 
 
 async def _with_address(parts: Components, tenant: Tenant, external_url: str | None) -> None:
     cluster = await parts.clusters.rows.cluster(tenant.project_id, tenant.cluster_id)
     if cluster is not None and cluster.external_url != external_url:
         wanted = replace(Registration.of(cluster), external_url=external_url)
-        await parts.clusters.update(cluster, wanted, actor=ACTOR, origin=_here())
+        await parts.clusters.update(cluster, wanted, **_who())
 
 
 def _server_ca_pem() -> bytes:

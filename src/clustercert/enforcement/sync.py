@@ -5,7 +5,6 @@ left by a crash, by an API server that was away, or by somebody's hand.
 """
 
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -171,6 +170,6 @@ def _overflow(cluster: Cluster, count: int, kept: int, now: datetime) -> AuditEv
         project_id=cluster.project_id,
         actor=SERVICE,
         subject=cluster.id,
-        origin=Origin(address="local", request_id=uuid.uuid4().hex),
+        origin=Origin.local(),
         detail={"left_out": count, "kept": kept},
     )

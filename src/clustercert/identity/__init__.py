@@ -6,12 +6,13 @@ It stands on the store alone. What Keystone's clients say and hear is `web.iam`'
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from clustercert.identity.access_keys import AccessKeys, Sealer
+from clustercert.identity.access_keys import AccessKeys
 from clustercert.identity.directory import Directory
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
 from clustercert.model import utc_now
+from clustercert.sealing import Sealer
 from clustercert.store.database import Database
 
 

@@ -6,13 +6,13 @@ import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from clustercert.authn.access_keys import SigningKey
 from clustercert.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from clustercert.identity.names import checked_description
 from clustercert.identity.roles import role_names, service_role_names
 from clustercert.model import AccessKey, AuditEvent, Caller, Origin, User
+from clustercert.sealing import Sealer
 from clustercert.store.access_keys import AccessKeyRows, LiveKey
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache
@@ -28,14 +28,6 @@ MAX_LIFETIME = timedelta(hours=24)
 
 # About three kilobytes each.
 CACHED_KEYS = 10_000
-
-
-class Sealer(Protocol):
-    """Seals what is kept at rest; `custody` fills it."""
-
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

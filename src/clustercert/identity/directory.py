@@ -32,9 +32,9 @@ class Directory:
         return await self._rows.domains()
 
     async def find_domain(self, wanted: str) -> Domain:
-        name = searchable(wanted)
-        by_id = await self._rows.domain(wanted) if is_id(wanted) else None
-        found = (by_id,) if by_id else await self._rows.domains(name=name) if name else ()
+        found = await self._rows.domains(domain_id=wanted) if is_id(wanted) else ()
+        if not found and (name := searchable(wanted)):
+            found = await self._rows.domains(name=name)
         return _only(found, "domain", wanted)
 
     async def create_domain(self, name: str, *, actor: str, origin: Origin) -> Domain:
@@ -53,11 +53,9 @@ class Directory:
         return await self._rows.projects(domain_id=domain.id if domain else None)
 
     async def find_project(self, wanted: str, domain: Domain | None = None) -> Project:
-        by_id = await self._rows.project(wanted) if is_id(wanted) else None
-        name, domain_id = searchable(wanted), domain.id if domain else None
-        found = (
-            (by_id,) if by_id else await self._rows.projects(domain_id=domain_id, name=name) if name else ()
-        )
+        found = await self._rows.projects(project_id=wanted) if is_id(wanted) else ()
+        if not found and (name := searchable(wanted)):
+            found = await self._rows.projects(name=name, domain_id=domain.id if domain else None)
         return _only(found, "project", wanted)
 
     async def create_project(
@@ -87,9 +85,9 @@ class Directory:
         return await self._rows.users(domain_id=domain.id if domain else None)
 
     async def find_user(self, wanted: str, domain: Domain | None = None) -> User:
-        by_id = await self._rows.user(wanted) if is_id(wanted) else None
-        name, domain_id = searchable(wanted), domain.id if domain else None
-        found = (by_id,) if by_id else await self._rows.users(domain_id=domain_id, name=name) if name else ()
+        found = await self._rows.users(user_id=wanted) if is_id(wanted) else ()
+        if not found and (name := searchable(wanted)):
+            found = await self._rows.users(name=name, domain_id=domain.id if domain else None)
         return _only(found, "user", wanted)
 
     async def create_user(
@@ -128,9 +126,9 @@ class Directory:
         return await self._rows.groups(domain_id=domain.id if domain else None)
 
     async def find_group(self, wanted: str, domain: Domain | None = None) -> Group:
-        by_id = await self._rows.group(wanted) if is_id(wanted) else None
-        name, domain_id = searchable(wanted), domain.id if domain else None
-        found = (by_id,) if by_id else await self._rows.groups(domain_id=domain_id, name=name) if name else ()
+        found = await self._rows.groups(group_id=wanted) if is_id(wanted) else ()
+        if not found and (name := searchable(wanted)):
+            found = await self._rows.groups(name=name, domain_id=domain.id if domain else None)
         return _only(found, "group", wanted)
 
     async def members(self, group: Group) -> tuple[User, ...]:

@@ -3,22 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
 from clustercert.errors import Conflict, Forbidden, NotFound
 from clustercert.inventory.access import AccessReports, Report
 from clustercert.inventory.crls import Crls
-from clustercert.model import Caller, Cluster
+from clustercert.model import Caller
 from clustercert.policy import administers, operates, require_reach
+from clustercert.store.clusters import ClusterLookup, existing
 from clustercert.store.inventory import Along, InventoryRows, Listed, Page, State, Wanted
 
 __all__ = ["AccessReports", "Crls", "Inventory", "Listed", "Page", "Report", "State", "Wanted", "only"]
-
-
-class Clusters(Protocol):
-    """Where the clusters are; the store fills it."""
-
-    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +24,7 @@ class Inventory:
     """
 
     rows: InventoryRows
-    clusters: Clusters
+    clusters: ClusterLookup
     access: AccessReports
     now: Callable[[], datetime]
 
@@ -61,7 +55,7 @@ class Inventory:
     ) -> Page:
         """Of one cluster. Raises as `of_project` does, and NotFound where the project has no such cluster."""
         user_id = _whose(caller, project_id, wanted.user_id)
-        cluster = await self._cluster(project_id, cluster_id)
+        cluster = await existing(self.clusters, project_id, cluster_id)
         wanted = replace(wanted, project_id=project_id, cluster_id=cluster.id, user_id=user_id)
         along: Along = "user_id" if user_id == caller.user.id else "cluster_id"
         return await self.rows.page(wanted, self.now(), limit=limit, before=before, along=along)
@@ -77,7 +71,7 @@ class Inventory:
         Raises NotFound where there is none that the caller may see, Conflict where a serial names several.
         """
         require_reach(caller, project_id)
-        cluster = await self._cluster(project_id, cluster_id)
+        cluster = await existing(self.clusters, project_id, cluster_id)
         found = await self.rows.find(name, cluster_id=cluster.id)
         if not administers(caller, project_id):
             found = tuple(each for each in found if each.user_id == caller.user.id)
@@ -95,14 +89,8 @@ class Inventory:
         require_reach(caller, project_id)
         if not administers(caller, project_id):
             raise Forbidden("Only the project's admins and operators see who can get into a cluster.")
-        cluster = await self._cluster(project_id, cluster_id)
+        cluster = await existing(self.clusters, project_id, cluster_id)
         return await self.access.report(cluster, user_id=user_id, group=group)
-
-    async def _cluster(self, project_id: str, cluster_id: str) -> Cluster:
-        cluster = await self.clusters.cluster(project_id, cluster_id)
-        if cluster is None:
-            raise NotFound
-        return cluster
 
 
 def only(found: tuple[Listed, ...]) -> Listed:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from cachetools import LRUCache
 
@@ -13,6 +12,7 @@ from clustercert.errors import NotFound, Unavailable
 from clustercert.keypair import load_key_der
 from clustercert.model import ClientCA
 from clustercert.policy import BACKDATE
+from clustercert.sealing import Unsealer
 from clustercert.store.crls import CrlRows, Revoked
 
 LIFETIME = timedelta(days=1)
@@ -24,12 +24,6 @@ MAX_ENTRIES = 200_000
 KEPT = 64
 # Numbers rise with the store's generation, and within one with the time.
 _SECONDS_BITS = 40
-
-
-class Unsealer(Protocol):
-    """Opens what is kept sealed; `custody` fills it."""
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

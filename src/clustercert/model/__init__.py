@@ -38,7 +38,7 @@ from clustercert.model.issuance import (
     SigningRequest,
 )
 from clustercert.model.keys import KeyOrigin, KeyType, PrivateKey, PublicKey
-from clustercert.model.requests import AuthMethod, Origin, UnverifiedRequest
+from clustercert.model.requests import AuthMethod, Origin, UnverifiedRequest, Who
 from clustercert.model.revocation import Revocation, RevocationReason
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "Token",
     "UnverifiedRequest",
     "User",
+    "Who",
     "credential_group",
     "credential_groups",
     "credential_number",

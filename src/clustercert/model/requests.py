@@ -1,7 +1,8 @@
 """A request as it comes in, before anybody has judged it."""
 
+import uuid
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self, TypedDict
 
 AuthMethod = Literal["token", "access_key", "cli", "service"]
 """How a caller proved who they are; `cli` is the operator at the store itself, `service` this program on its own."""
@@ -18,6 +19,22 @@ class Origin:
 
     address: str
     request_id: str
+
+    @classmethod
+    def local(cls) -> Self:
+        """This program itself, with a new request id."""
+        return cls(address="local", request_id=uuid.uuid4().hex)
+
+
+class Who(TypedDict):
+    """Who changes something, as the use cases take it for the audit.
+
+    Attributes:
+        actor: a user's id, `cli:<operating-system user>`, or a part of this program.
+    """
+
+    actor: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)

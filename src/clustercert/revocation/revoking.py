@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from clustercert import metrics
 from clustercert.errors import Conflict, Forbidden, InvalidRequest, NotFound, Unauthenticated
@@ -26,13 +25,8 @@ from clustercert.revocation.grounds import (
     why_not_undo,
 )
 from clustercert.revocation.holder import HOLDER, holder_statement, proves
+from clustercert.store.clusters import ClusterLookup, existing
 from clustercert.store.revocations import Revocable, Revocations
-
-
-class ClusterLookup(Protocol):
-    """The store's clusters, cached."""
-
-    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,20 +155,10 @@ class Revoking:
         for standing in await self.rows.of_certificate(found.fingerprint):
             if standing.by == actor and as_strong(standing, grounds, proved=proved):
                 return standing
-        wanted = replace(
-            self._wanted(grounds, actor, user_id=found.user_id, cluster_id=found.cluster_id),
-            fingerprint=found.fingerprint,
-            project_id=found.project_id,
-            proved=proved,
-        )
-        event = self._event(
-            "certificate.revoked",
-            actor,
-            origin,
-            subject=found.fingerprint.hex(),
-            project_id=found.project_id,
-            detail=_detail(wanted) | {"serial": found.serial},
-        )
+        about_all = self._wanted(grounds, actor, found.user_id, found.cluster_id, found.project_id)
+        wanted = replace(about_all, fingerprint=found.fingerprint, proved=proved)
+        event = self._event("certificate.revoked", wanted, found.fingerprint.hex(), origin)
+        event = replace(event, detail={**event.detail, "serial": found.serial})
         return await self._revoke(wanted, event, "holder" if proved else "certificate")
 
     async def all_of(
@@ -193,24 +177,11 @@ class Revoking:
         if user_id is None and cluster is None:
             raise InvalidRequest("Say whose certificates, of which cluster, or both.")
         grounds.checked()
-        wanted = replace(
-            self._wanted(
-                grounds,
-                actor,
-                user_id=checked_id(user_id) if user_id is not None else "",
-                cluster_id=cluster.id if cluster else "",
-            ),
-            project_id=cluster.project_id if cluster else None,
-        )
-        noun, subject = ("user", wanted.user_id) if wanted.user_id else ("cluster", wanted.cluster_id)
-        event = self._event(
-            f"{noun}.revoked",
-            actor,
-            origin,
-            subject=subject,
-            project_id=wanted.project_id,
-            detail=_detail(wanted),
-        )
+        whose = checked_id(user_id) if user_id is not None else ""
+        where, project_id = (cluster.id, cluster.project_id) if cluster else ("", None)
+        wanted = self._wanted(grounds, actor, whose, where, project_id)
+        noun, subject = ("user", whose) if whose else ("cluster", where)
+        event = self._event(f"{noun}.revoked", wanted, subject, origin)
         return await self._revoke(wanted, event, noun if cluster else "everywhere")
 
     async def undo(self, revocation_id: int, *, actor: str, origin: Origin) -> Revocation:
@@ -224,12 +195,13 @@ class Revoking:
             raise NotFound("There is no such revocation.")
         if problem := why_not_undo(found, self.undo_window, now):
             raise Conflict(problem)
-        event = self._event(
-            "revocation.undone",
-            actor,
-            origin,
-            subject=str(found.id),
+        event = AuditEvent(
+            at=self.now(),
+            kind="revocation.undone",
             project_id=found.project_id,
+            actor=actor,
+            subject=str(found.id),
+            origin=origin,
             detail=_detail(found) | {"revoked_at": found.at.isoformat(), "revoked_by": found.by},
         )
         return await self.rows.undo(found.id, by=actor, at=now, event=event)
@@ -245,10 +217,7 @@ class Revoking:
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         require_reach(caller, project_id)
-        cluster = await self.clusters.cluster(project_id, cluster_id)
-        if cluster is None:
-            raise NotFound
-        return cluster
+        return await existing(self.clusters, project_id, cluster_id)
 
     async def _administered(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         cluster = await self._cluster(caller, project_id, cluster_id)
@@ -256,7 +225,9 @@ class Revoking:
             raise Forbidden("Only administrators of the project can do this.")
         return cluster
 
-    def _wanted(self, grounds: Grounds, by: str, *, user_id: str, cluster_id: str) -> Revocation:
+    def _wanted(
+        self, grounds: Grounds, by: str, user_id: str, cluster_id: str, project_id: str | None
+    ) -> Revocation:
         return Revocation(
             id=0,
             epoch=0,
@@ -267,26 +238,18 @@ class Revoking:
             by=by,
             reason=grounds.reason,
             note=grounds.note,
+            project_id=project_id,
         )
 
-    def _event(
-        self,
-        kind: str,
-        actor: str,
-        origin: Origin,
-        *,
-        subject: str,
-        project_id: str | None,
-        detail: JsonObject,
-    ) -> AuditEvent:
+    def _event(self, kind: str, wanted: Revocation, subject: str, origin: Origin) -> AuditEvent:
         return AuditEvent(
             at=self.now(),
             kind=kind,
-            project_id=project_id,
-            actor=actor,
+            project_id=wanted.project_id,
+            actor=wanted.by,
             subject=subject,
             origin=origin,
-            detail=detail,
+            detail=_detail(wanted),
         )
 
 

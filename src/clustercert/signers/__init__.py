@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from clustercert.model import SigningRequest
+from clustercert.sealing import Unsealer
 
 
 class Signer(Protocol):
@@ -21,12 +22,6 @@ class Signer(Protocol):
 
         Raises SignerError, RemoteFailed or Unavailable, nothing else.
         """
-
-
-class Unsealer(Protocol):
-    """Opens what is sealed at rest; `custody` fills it."""
-
-    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
 
 
 class SignerFactory(Protocol):

@@ -6,7 +6,7 @@ from clustercert.certificate import LeafBuilder
 from clustercert.errors import SignerError
 from clustercert.keypair import load_key_der
 from clustercert.model import ClientCA, SigningRequest
-from clustercert.signers import Unsealer
+from clustercert.sealing import Unsealer
 
 
 class LocalSigner:

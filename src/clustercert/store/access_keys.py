@@ -1,21 +1,23 @@
 """Every SQL statement about access keys, permanent and temporary."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, Row, Update, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 
 from clustercert.errors import NotFound, Unauthenticated
 from clustercert.model import AccessKey, AuditEvent, Caller, User
 from clustercert.store import tables
 from clustercert.store.database import Database
-from clustercert.store.nouns import columns, user_columns, user_of
+from clustercert.store.nouns import change_one, columns, noun_of, user_columns, user_of
 from clustercert.store.roles import Roles, roles_everywhere
 from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
 from clustercert.store.transaction import Transaction
 
 _domain, _user, _key = tables.domain, tables.user, tables.access_key
+
+_GONE = "This access key does not exist any more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,12 @@ class AccessKeyRows:
             select(*_key_columns()).where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
         )
         async with self._database.read() as connection:
-            return tuple(_key_of(row) for row in await connection.execute(query))
+            return tuple(noun_of(AccessKey, row, "key") for row in await connection.execute(query))
 
     async def key(self, key_id: str) -> AccessKey | None:
         async with self._database.read() as connection:
             row = (await connection.execute(select(*_key_columns()).where(_key.c.id == key_id))).first()
-            return _key_of(row) if row is not None else None
+            return noun_of(AccessKey, row, "key") if row is not None else None
 
     async def live(self, key_id: str) -> LiveKey | None:
         """The key, its user and their roles everywhere."""
@@ -52,7 +54,9 @@ class AccessKeyRows:
             row = (await connection.execute(_LIVE, {"key_id": key_id})).first()
             if row is None:
                 return None
-            return LiveKey(_key_of(row), user_of(row), await roles_everywhere(connection, row.user_id))
+            return LiveKey(
+                noun_of(AccessKey, row, "key"), user_of(row), await roles_everywhere(connection, row.user_id)
+            )
 
     async def add(self, key: AccessKey, event: AuditEvent) -> None:
         """Raises NotFound where the user is gone."""
@@ -60,7 +64,7 @@ class AccessKeyRows:
             user = select(_user.c.id).where(_user.c.id == key.user_id).with_for_update()
             if (await connection.execute(user)).first() is None:
                 raise NotFound("The user does not exist any more.")
-            await connection.execute(insert(_key).values(_key_row(key)))
+            await connection.execute(insert(_key).values(asdict(key)))
 
     async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
         """Raises Unauthenticated where the user or the caller's credential was revoked a moment ago."""
@@ -68,19 +72,20 @@ class AccessKeyRows:
             usable = await user_is_usable(connection, key.user_id)
             if not usable or not await _still_holds(connection, caller):
                 raise Unauthenticated("the credential was revoked a moment ago")
-            await connection.execute(insert(_key).values(_key_row(key)))
+            await connection.execute(insert(_key).values(asdict(key)))
 
     async def enable(self, key: AccessKey, enabled: bool, event: AuditEvent) -> None:
         """Disabling ends the user's temporary keys: one may have been made with it. Raises NotFound."""
         async with self._database.change(event) as connection:
-            await _change_one(connection, update(_key).where(_key.c.id == key.id).values(enabled=enabled))
+            query = update(_key).where(_key.c.id == key.id).values(enabled=enabled)
+            await change_one(connection, query, _GONE)
             if not enabled:
                 await end_temporary_keys(connection, key.user_id)
 
     async def remove(self, key: AccessKey, event: AuditEvent) -> None:
         """Ends the user's temporary keys: one may have been made with it. Raises NotFound."""
         async with self._database.change(event) as connection:
-            await _change_one(connection, delete(_key).where(_key.c.id == key.id))
+            await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
             await end_temporary_keys(connection, key.user_id)
 
     async def prune(self, now: datetime) -> int:
@@ -95,11 +100,6 @@ async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
     await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
 
 
-async def _change_one(connection: Transaction, statement: Update | Delete) -> None:
-    if (await connection.execute(statement)).rowcount == 0:
-        raise NotFound("This access key does not exist any more.")
-
-
 async def _still_holds(connection: Transaction, caller: Caller) -> bool:
     """Whether the caller's credential is still in the store."""
     if caller.method == "token":
@@ -110,32 +110,6 @@ async def _still_holds(connection: Transaction, caller: Caller) -> bool:
 
 def _key_columns() -> tuple[ColumnElement[Any], ...]:
     return columns(_key, "key", *_key.c.keys())
-
-
-def _key_of(row: Row[Any]) -> AccessKey:
-    return AccessKey(
-        id=row.key_id,
-        user_id=row.key_user_id,
-        sealed_secret=row.key_sealed_secret,
-        description=row.key_description,
-        enabled=row.key_enabled,
-        created_at=row.key_created_at,
-        security_token_hash=row.key_security_token_hash,
-        expires_at=row.key_expires_at,
-    )
-
-
-def _key_row(key: AccessKey) -> dict[str, object]:
-    return {
-        "id": key.id,
-        "user_id": key.user_id,
-        "sealed_secret": key.sealed_secret,
-        "description": key.description,
-        "enabled": key.enabled,
-        "created_at": key.created_at,
-        "security_token_hash": key.security_token_hash,
-        "expires_at": key.expires_at,
-    }
 
 
 # Made once: putting such a statement together takes longer than running it.

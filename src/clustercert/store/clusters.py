@@ -2,14 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography import x509
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from clustercert.certificate import certificate_der
-from clustercert.errors import Conflict
+from clustercert.errors import Conflict, NotFound
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions
 from clustercert.store import tables
 from clustercert.store.database import Database
@@ -19,6 +19,20 @@ _cluster, _ca = tables.cluster, tables.client_ca
 
 # Some kilobytes each, the parsed CA included.
 CACHED_CLUSTERS = 4096
+
+
+class ClusterLookup(Protocol):
+    """Where the clusters are; `ClusterRows` fills it."""
+
+    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None: ...
+
+
+async def existing(clusters: ClusterLookup, project_id: str, cluster_id: str) -> Cluster:
+    """The cluster. Raises NotFound where the project has no such one."""
+    cluster = await clusters.cluster(project_id, cluster_id)
+    if cluster is None:
+        raise NotFound
+    return cluster
 
 
 class ClusterRows:
@@ -135,27 +149,10 @@ def _with_ca() -> Select[Any]:
 
 
 def _parsed(row: Row[Any]) -> Cluster:
-    return Cluster(
-        id=row.id,
-        project_id=row.project_id,
-        name=row.name,
-        internal_url=row.internal_url,
-        external_url=row.external_url,
-        san_urls=tuple(row.san_urls),
-        server_ca_pem=row.server_ca_pem,
-        signer=row.signer,
-        version=row.version,
-        labels=row.labels,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        client_ca=ClientCA(
-            id=row.ca_id,
-            cluster_id=row.id,
-            certificate=x509.load_der_x509_certificate(row.certificate_der),
-            sealed_key=row.sealed_key,
-        ),
-        options=options_of(row.options),
-    )
+    certificate = x509.load_der_x509_certificate(row.certificate_der)
+    said = {column.name: getattr(row, column.name) for column in _cluster.c}
+    said |= {"san_urls": tuple(row.san_urls), "options": options_of(row.options)}
+    return Cluster(**said, client_ca=ClientCA(row.ca_id, row.id, certificate, row.sealed_key))
 
 
 def options_of(said: dict[str, Any] | None) -> ClusterOptions:
@@ -167,21 +164,8 @@ def options_of(said: dict[str, Any] | None) -> ClusterOptions:
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
-    return {
-        "id": cluster.id,
-        "project_id": cluster.project_id,
-        "name": cluster.name,
-        "internal_url": cluster.internal_url,
-        "external_url": cluster.external_url,
-        "san_urls": list(cluster.san_urls),
-        "server_ca_pem": cluster.server_ca_pem,
-        "signer": cluster.signer,
-        "version": cluster.version,
-        "labels": dict(cluster.labels),
-        "options": _options_row(cluster.options),
-        "created_at": cluster.created_at,
-        "updated_at": cluster.updated_at,
-    }
+    row = {column.name: getattr(cluster, column.name) for column in _cluster.c}
+    return row | {"labels": dict(cluster.labels), "options": _options_row(cluster.options)}
 
 
 def _options_row(options: ClusterOptions) -> dict[str, object]:

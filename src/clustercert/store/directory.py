@@ -4,15 +4,16 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Delete, Insert, Row, Select, Update, and_, delete, insert, select, update
+from sqlalchemy import Insert, Row, Select, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import Conflict, NotFound
+from clustercert.errors import Conflict
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.store import tables
 from clustercert.store.access_keys import end_temporary_keys
 from clustercert.store.database import Database, raise_generation
 from clustercert.store.nouns import (
+    change_one,
     changed_meanwhile,
     domain_of,
     domains_query,
@@ -40,42 +41,34 @@ class DirectoryRows:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def domain(self, domain_id: str) -> Domain | None:
-        return await self._first(domains_query().where(_domain.c.id == domain_id), domain_of)
+    async def domains(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[Domain, ...]:
+        """By name; all, or the one of an id or name."""
+        query = domains_query().order_by(_domain.c.name)
+        return await self._all(narrowed(query, (_domain.c.id, domain_id), (_domain.c.name, name)), domain_of)
 
-    async def project(self, project_id: str) -> Project | None:
-        return await self._first(projects_query().where(_project.c.id == project_id), project_of)
-
-    async def user(self, user_id: str) -> User | None:
-        return await self._first(users_query().where(_user.c.id == user_id), user_of)
-
-    async def group(self, group_id: str) -> Group | None:
-        return await self._first(groups_query().where(_group.c.id == group_id), group_of)
-
-    async def domains(self, *, name: str | None = None) -> tuple[Domain, ...]:
-        """All, or the one of that name."""
-        return await self._all(
-            narrowed(domains_query().order_by(_domain.c.name), (_domain.c.name, name)), domain_of
-        )
-
-    async def projects(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[Project, ...]:
-        """By domain and name; all, or those of a domain, of a name, or of both."""
+    async def projects(
+        self, *, domain_id: str | None = None, name: str | None = None, project_id: str | None = None
+    ) -> tuple[Project, ...]:
+        """By domain and name; all, or those of a domain, of a name, or of both; or the one of an id."""
         query = projects_query().order_by(_domain.c.name, _project.c.name)
-        return await self._all(
-            narrowed(query, (_project.c.domain_id, domain_id), (_project.c.name, name)), project_of
-        )
+        wanted = (_project.c.domain_id, domain_id), (_project.c.name, name), (_project.c.id, project_id)
+        return await self._all(narrowed(query, *wanted), project_of)
 
-    async def users(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[User, ...]:
-        """By domain and name; all, or those of a domain, of a name, or of both."""
+    async def users(
+        self, *, domain_id: str | None = None, name: str | None = None, user_id: str | None = None
+    ) -> tuple[User, ...]:
+        """As `projects`."""
         query = users_query().order_by(_domain.c.name, _user.c.name)
-        return await self._all(narrowed(query, (_user.c.domain_id, domain_id), (_user.c.name, name)), user_of)
+        wanted = (_user.c.domain_id, domain_id), (_user.c.name, name), (_user.c.id, user_id)
+        return await self._all(narrowed(query, *wanted), user_of)
 
-    async def groups(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[Group, ...]:
-        """By domain and name; all, or those of a domain, of a name, or of both."""
+    async def groups(
+        self, *, domain_id: str | None = None, name: str | None = None, group_id: str | None = None
+    ) -> tuple[Group, ...]:
+        """As `projects`."""
         query = groups_query().order_by(_domain.c.name, _group.c.name)
-        return await self._all(
-            narrowed(query, (_group.c.domain_id, domain_id), (_group.c.name, name)), group_of
-        )
+        wanted = (_group.c.domain_id, domain_id), (_group.c.name, name), (_group.c.id, group_id)
+        return await self._all(narrowed(query, *wanted), group_of)
 
     async def members(self, group_id: str) -> tuple[User, ...]:
         """By domain and name."""
@@ -119,7 +112,7 @@ class DirectoryRows:
     async def enable_domain(self, domain_id: str, enabled: bool, event: AuditEvent) -> None:
         """Raises NotFound."""
         async with self._database.change(event) as connection:
-            await _change_one(
+            await change_one(
                 connection, update(_domain).where(_domain.c.id == domain_id).values(enabled=enabled)
             )
 
@@ -127,7 +120,7 @@ class DirectoryRows:
         """Raises NotFound."""
         async with self._database.change(event) as connection:
             query = update(_project).where(_project.c.id == project_id)
-            await _change_one(connection, query.values(enabled=enabled))
+            await change_one(connection, query.values(enabled=enabled))
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
         """Disabling ends the user's tokens and temporary keys for good, and revokes their certificates.
@@ -135,7 +128,7 @@ class DirectoryRows:
         The first event says who does it, and when. Raises NotFound.
         """
         async with self._database.write(*events) as connection:
-            await _change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
+            await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
             if enabled:
                 await end_disabled(connection, user_id, await raise_generation(connection))
             else:
@@ -146,7 +139,7 @@ class DirectoryRows:
         """Ends the user's tokens and temporary keys. Raises NotFound."""
         async with self._database.change(event) as connection:
             query = update(_user).where(_user.c.id == user_id)
-            await _change_one(connection, query.values(password_hash=password_hash))
+            await change_one(connection, query.values(password_hash=password_hash))
             await _end_logins(connection, user_id)
 
     async def remove_user(self, user_id: str, *events: AuditEvent) -> None:
@@ -156,7 +149,7 @@ class DirectoryRows:
         """
         async with self._database.write(*events) as connection:
             # The row is locked first, so that no token appears between its tokens' end and its own.
-            await _change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
+            await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
             await _end_logins(connection, user_id)
             await connection.execute(delete(tables.access_key).where(tables.access_key.c.user_id == user_id))
             await connection.execute(delete(_member).where(_member.c.user_id == user_id))
@@ -169,7 +162,7 @@ class DirectoryRows:
         assignment, token = tables.role_assignment, tables.token
         try:
             async with self._database.change(event) as connection:
-                await _change_one(
+                await change_one(
                     connection, update(_project).where(_project.c.id == project_id).values(enabled=False)
                 )
                 await connection.execute(delete(assignment).where(assignment.c.project_id == project_id))
@@ -183,7 +176,7 @@ class DirectoryRows:
         async with self._database.change(event) as connection:
             await connection.execute(delete(_member).where(_member.c.group_id == group_id))
             await _drop_roles(connection, group_id)
-            await _change_one(connection, delete(_group).where(_group.c.id == group_id))
+            await change_one(connection, delete(_group).where(_group.c.id == group_id))
 
     async def add_member(self, group_id: str, user_id: str, event: AuditEvent) -> None:
         """Twice is once."""
@@ -195,7 +188,7 @@ class DirectoryRows:
         """Raises NotFound."""
         row = and_(_member.c.group_id == group_id, _member.c.user_id == user_id)
         async with self._database.change(event) as connection:
-            await _change_one(connection, delete(_member).where(row), "The user is no member of this group.")
+            await change_one(connection, delete(_member).where(row), "The user is no member of this group.")
 
     async def _add(self, statement: Insert, event: AuditEvent, taken: str) -> None:
         try:
@@ -204,21 +197,9 @@ class DirectoryRows:
         except IntegrityError as error:
             raise Conflict(taken) from error
 
-    async def _first(self, query: Select[Any], parse: Callable[[Row[Any]], T]) -> T | None:
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).first()
-            return parse(row) if row is not None else None
-
     async def _all(self, query: Select[Any], parse: Callable[[Row[Any]], T]) -> tuple[T, ...]:
         async with self._database.read() as connection:
             return tuple(parse(row) for row in await connection.execute(query))
-
-
-async def _change_one(
-    connection: Transaction, statement: Update | Delete, missing: str = "It does not exist any more."
-) -> None:
-    if (await connection.execute(statement)).rowcount == 0:
-        raise NotFound(missing)
 
 
 async def _end_logins(connection: Transaction, user_id: str) -> None:

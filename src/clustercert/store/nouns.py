@@ -1,15 +1,15 @@
-"""What the statements about the built-in identity share: columns, nouns out of rows, harmless repeats."""
+"""What the statements about the built-in identity share: columns, nouns out of rows, changes."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, FromClause, Row, Select, Table, insert, select
+from sqlalchemy import Column, ColumnElement, Delete, FromClause, Row, Select, Table, Update, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import Conflict
-from clustercert.model import Domain, Group, Project, Role, User
+from clustercert.errors import Conflict, NotFound
+from clustercert.model import AccessKey, Domain, Group, Project, Role, Token, User
 from clustercert.store import tables
 from clustercert.store.transaction import Transaction
 
@@ -20,6 +20,8 @@ _domain, _project, _user, _group, _role = (
     tables.group,
     tables.role,
 )
+
+N = TypeVar("N", AccessKey, Domain, Group, Project, Role, Token, User)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +84,30 @@ def narrowed(query: Select[Any], *wanted: tuple[Column[str], str | None]) -> Sel
     return query.where(*(column == value for column, value in wanted if value is not None))
 
 
+def noun_of(kind: type[N], row: Row[Any], prefix: str, **others: Any) -> N:
+    """A noun, its fields from the columns that are labelled `prefix_field`, but for the others."""
+    names = (each.name for each in fields(kind) if each.name not in others)
+    return kind(**{name: getattr(row, f"{prefix}_{name}") for name in names}, **others)
+
+
 def domain_of(row: Row[Any], prefix: str = "domain") -> Domain:
-    return Domain(*(getattr(row, f"{prefix}_{name}") for name in ("id", "name", "enabled")))
+    return noun_of(Domain, row, prefix)
 
 
 def user_of(row: Row[Any]) -> User:
-    domain = domain_of(row, "user_domain")
-    return User(id=row.user_id, name=row.user_name, domain=domain, enabled=row.user_enabled)
+    return noun_of(User, row, "user", domain=domain_of(row, "user_domain"))
 
 
 def project_of(row: Row[Any]) -> Project:
-    return Project(
-        id=row.project_id,
-        name=row.project_name,
-        domain=domain_of(row, "project_domain"),
-        description=row.project_description,
-        enabled=row.project_enabled,
-    )
+    return noun_of(Project, row, "project", domain=domain_of(row, "project_domain"))
 
 
 def group_of(row: Row[Any]) -> Group:
-    return Group(id=row.group_id, name=row.group_name, domain=domain_of(row, "group_domain"))
+    return noun_of(Group, row, "group", domain=domain_of(row, "group_domain"))
 
 
 def role_of(row: Row[Any]) -> Role:
-    return Role(id=row.role_id, name=row.role_name)
+    return noun_of(Role, row, "role")
 
 
 async def insert_once(connection: Transaction, table: Table, row: Mapping[str, str]) -> None:
@@ -114,6 +115,14 @@ async def insert_once(connection: Transaction, table: Table, row: Mapping[str, s
     there = select(table).where(*(table.c[name] == value for name, value in row.items()))
     if (await connection.execute(there)).first() is None:
         await connection.execute(insert(table).values(dict(row)))
+
+
+async def change_one(
+    connection: Transaction, statement: Update | Delete, missing: str = "It does not exist any more."
+) -> None:
+    """Raises NotFound where there is nothing to change."""
+    if (await connection.execute(statement)).rowcount == 0:
+        raise NotFound(missing)
 
 
 @contextlib.contextmanager

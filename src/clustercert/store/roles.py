@@ -24,12 +24,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import NotFound
 from clustercert.model import AuditEvent, Project, Role, RoleAssignment
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import (
     Reference,
+    change_one,
     changed_meanwhile,
     group_columns,
     group_of,
@@ -98,8 +98,7 @@ class RoleRows:
                 _assignment.c.role_id == role_id,
             )
         async with self._database.change(event) as connection:
-            if (await connection.execute(query)).rowcount == 0:
-                raise NotFound(f"The role {role} is not assigned there.")
+            await change_one(connection, query, f"The role {role} is not assigned there.")
 
     async def projects_of(self, user_id: str) -> tuple[Project, ...]:
         """Where the user, or a group of theirs, has a role; disabled projects too. By domain and name."""

@@ -1,23 +1,24 @@
 """Every SQL statement about tokens and the logins that they come from."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import NotFound
 from clustercert.model import AuditEvent, Domain, Project, Token, User
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.nouns import (
     Reference,
+    change_one,
     columns,
     domain_columns,
     domain_of,
     narrowed,
+    noun_of,
     project_columns,
     project_of,
     user_columns,
@@ -115,8 +116,7 @@ class TokenRows:
         """Raises NotFound."""
         async with self._database.change(event) as connection:
             query = delete(_token).where(_token.c.hash == token_hash)
-            if (await connection.execute(query)).rowcount == 0:
-                raise NotFound("Could not find token.")
+            await change_one(connection, query, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
         """Forget some expired tokens; how many. No cache answers with an expired one."""
@@ -139,16 +139,7 @@ async def token_is_there(connection: Transaction, token_hash: bytes) -> bool:
 
 
 async def _added(connection: Transaction, token: Token) -> LiveToken | None:
-    row = {
-        "hash": token.hash,
-        "user_id": token.user_id,
-        "project_id": token.project_id,
-        "domain_id": token.domain_id,
-        "methods": list(token.methods),
-        "issued_at": token.issued_at,
-        "expires_at": token.expires_at,
-    }
-    await connection.execute(insert(_token).values(row))
+    await connection.execute(insert(_token).values(asdict(token)))
     return await _live_token(connection, token.hash)
 
 
@@ -156,7 +147,7 @@ def _live_query() -> Select[Any]:
     users, projects, scope = (_domain.alias(name) for name in ("users", "projects", "scope"))
     return (
         select(
-            *_token_columns(),
+            *columns(_token, "token", *_token.c.keys()),
             *user_columns(users),
             *project_columns(projects),
             *domain_columns(scope, "scope"),
@@ -174,31 +165,13 @@ async def _live_token(connection: Transaction, token_hash: bytes) -> LiveToken |
     row = (await connection.execute(_LIVE, {"token_hash": token_hash})).first()
     if row is None:
         return None
-    token = _token_of(row)
+    token = noun_of(Token, row, "token", methods=tuple(row.token_methods))
     return LiveToken(
         token=token,
         user=user_of(row),
         project=project_of(row) if token.project_id is not None else None,
         domain=domain_of(row, "scope") if token.domain_id is not None else None,
         roles=await roles_in(connection, token.user_id, token.project_id),
-    )
-
-
-def _token_columns() -> tuple[ColumnElement[Any], ...]:
-    return columns(
-        _token, "token", "hash", "user_id", "project_id", "domain_id", "methods", "issued_at", "expires_at"
-    )
-
-
-def _token_of(row: Row[Any]) -> Token:
-    return Token(
-        hash=row.token_hash,
-        user_id=row.token_user_id,
-        project_id=row.token_project_id,
-        domain_id=row.token_domain_id,
-        methods=tuple(row.token_methods),
-        issued_at=row.token_issued_at,
-        expires_at=row.token_expires_at,
     )
 
 

@@ -10,6 +10,7 @@ from clustercert.model import AuditEvent, ClusterOptions
 from clustercert.store import tables
 from clustercert.store.clusters import options_of
 from clustercert.store.database import Database
+from clustercert.store.nouns import change_one
 
 _cluster, _token = tables.cluster, tables.webhook_token
 
@@ -96,8 +97,8 @@ class WebhookTokenRows:
         """Raises NotFound where the cluster has no such token."""
         this = delete(_token).where(_token.c.cluster_id == cluster_id, _token.c.id == token_id)
         async with self._database.change(event) as connection:
-            if (await connection.execute(this)).rowcount == 0:
-                raise NotFound("The cluster has no such webhook token. List them to see their ids.")
+            missing = "The cluster has no such webhook token. List them to see their ids."
+            await change_one(connection, this, missing)
 
 
 # Made once: putting such a statement together takes longer than running it.
