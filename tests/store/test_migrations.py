@@ -255,6 +255,7 @@ async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_th
     assert len(events) == recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has", ["nothing", "the first schema"])
 async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
     if has != "nothing":

@@ -276,6 +276,7 @@ async def test_a_revocation_that_is_given_up_in_the_middle_leaves_nothing(
     await other.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["certificate", "disabled"])
 async def test_a_revocation_that_is_killed_anywhere_is_all_there_or_not_at_all(
     store: Store, what: str
