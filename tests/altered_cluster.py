@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -42,14 +41,13 @@ from clustercert.store.nouns import Reference
 from inprocess import Service
 from nouns import server_ca_pem
 from stores import Store, blob, event
+from waiting import eventually
 from world import ACTOR, Person, World
 
 T = TypeVar("T")
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
 CAS: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
-# Far more than is promised: a busy machine takes its time.
-SECONDS = 15
 
 Way = Literal["certificate", "user", "cluster", "disabled"]
 """By what a certificate is revoked."""
@@ -57,13 +55,6 @@ WAYS: tuple[Way, ...] = get_args(Way)
 
 LISTS_NAMESPACES = Attributes("list", version="v1", resource="namespaces")
 NO_OPINION: dict[str, object] = {"allowed": False}
-
-
-def eventually(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < seconds, "it did not come about"
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """A log over HTTP: what happens, what is sealed, and what is said of it."""
 
-import time
 from typing import Any
 
 import httpx
 
 from clustercert.merkle import Checkpoint, VerifierKey, opened
+from waiting import eventually
 from world import World
 
 LOG = "/clustercert/v1/audit/log"
 EVERYWHERE = "/clustercert/v1/events"
-LONGEST_SECONDS = 20
 
 
 def of_project(world: World) -> str:
@@ -36,21 +35,21 @@ def sealed(
 ) -> dict[str, Any]:
     """The event about this, as soon as it has its place in the log."""
     path = EVERYWHERE if who == "operator" else of_project(world)
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while time.monotonic() < deadline:
-        if events := got(client, world, path, who, subject=subject, **query)["events"]:
-            assert isinstance(events[0], dict)
-            return events[0]
-        time.sleep(0.1)
-    raise AssertionError("the event was not sealed")
+    event = eventually(lambda: got(client, world, path, who, subject=subject, **query)["events"])[0]
+    assert isinstance(event, dict)
+    return event
 
 
 def head(client: httpx.Client) -> Checkpoint:
     """The newest checkpoint, verified; of a log that has just begun, the first one."""
     key = VerifierKey.parsed(client.get(f"{LOG}/key").text)
-    deadline = time.monotonic() + LONGEST_SECONDS
-    while (response := client.get(f"{LOG}/checkpoint")).status_code == 503 and time.monotonic() < deadline:
-        time.sleep(0.1)
+
+    def begun() -> httpx.Response | None:
+        answer = client.get(f"{LOG}/checkpoint")
+        return None if answer.status_code == 503 else answer
+
+    response = eventually(begun)
+    assert response is not None
     assert response.status_code == 200
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
     assert response.headers["cache-control"] == "public, max-age=1"

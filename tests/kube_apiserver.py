@@ -9,7 +9,6 @@ import os
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from apiserver.files import replace_file
 from authority import Authority, kubeconfig_document
+from waiting import eventually
 
 ASSETS = "KUBEBUILDER_ASSETS"
 READY_WITHIN_S = 60
@@ -104,12 +104,9 @@ class KubeApiServer:
         self._start("etcd", self._etcd_flags())
         apiserver = self._start("kube-apiserver", self._apiserver_flags())
         context = ssl.create_default_context(cafile=str(self.server_ca))
-        until = time.monotonic() + READY_WITHIN_S
-        while not self._is_ready(context):
-            log = (self.folder / "kube-apiserver.log").read_text(errors="replace")[-3000:]
-            assert apiserver.poll() is None, f"kube-apiserver has ended:\n{log}"
-            assert time.monotonic() < until, f"kube-apiserver is not ready:\n{log}"
-            time.sleep(0.2)
+        eventually(lambda: apiserver.poll() is not None or self._is_ready(context))
+        log = (self.folder / "kube-apiserver.log").read_text(errors="replace")[-3000:]
+        assert apiserver.poll() is None, f"kube-apiserver has ended:\n{log}"
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +23,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.engine import URL, make_url
+
+from waiting import eventually
 
 T = TypeVar("T")
 
@@ -97,16 +98,15 @@ class Server:
                 **_as_nobody(),
             )
         self.process = process
-        deadline = time.monotonic() + LONGEST_SECONDS
-        while True:
-            try:
-                self.run("SELECT 1")
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                if time.monotonic() > deadline or process.poll() is not None:
-                    raise AssertionError((self.folder / "log").read_text()) from None
-                time.sleep(0.02)
-            else:
-                return
+        eventually(lambda: process.poll() is not None or self._answers())
+        assert process.poll() is None, (self.folder / "log").read_text()
+
+    def _answers(self) -> bool:
+        try:
+            self.run("SELECT 1")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+        return True
 
     def stop(self) -> None:
         """End it as an operator does who has no time: open transactions are rolled back."""

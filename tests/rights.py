@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from clustercert.revocation import holder_statement
 from kubernetes_bytes import audit_event, credential_id, event_list, review
 from leaf import leaf_of
 from stores import rows
+from waiting import eventually
 from world import World
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "security-model.md"
@@ -137,10 +137,7 @@ class Place:
     def sealed_event(self) -> str:
         """The id of an event of the project that has its place in the log."""
         query = "SELECT event_id FROM audit_place WHERE project_id = ? LIMIT 1"
-        deadline = time.monotonic() + 20
-        while not (found := rows(self.world.database, query, self.world.project.id)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        found = eventually(lambda: rows(self.world.database, query, self.world.project.id))
         return str(found[0][0])
 
     def _proof(self, who: str) -> dict[str, object]:

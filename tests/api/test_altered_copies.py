@@ -10,13 +10,14 @@ import pytest
 
 import altered
 import world as worlds
-from altered_cluster import CAS, WAYS, Held, Site, Way, eventually, review, site
+from altered_cluster import CAS, WAYS, Held, Site, Way, review, site
 from apiserver.expressions import holds
 from clustercert.manifests.authorization import Asking, match_conditions
 from clustercert.model import Cluster, ClusterOptions, KeyType, credential_group
 from clustercert.webhook import sightings
 from inprocess import Service
 from stores import execute
+from waiting import eventually
 from world import Person, World
 
 Guard = Literal["default", "known-only", "wide"]

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import altered
 import enforcing
 import world as worlds
-from altered_cluster import CAS, ORIGIN, WAYS, Held, Site, Way, eventually, site
+from altered_cluster import CAS, ORIGIN, WAYS, Held, Site, Way, site
 from apiserver import ApiServer
 from clustercert.app.wiring import Components
 from clustercert.certificate import new_serial
@@ -25,6 +25,7 @@ from clustercert.enforcement.bindings import Binding
 from clustercert.model import ClusterOptions, JsonObject, KeyType, credential_group, credential_number
 from inprocess import Service
 from presenting import Presenter
+from waiting import eventually
 from world import ACTOR, World
 
 Means = Literal["binding", "admission"]

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import resource
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from clustercert.app.wiring import components
 from clustercert.model import Origin
 from inprocess import Service
 from kubernetes_bytes import audit_event, credential_id, event_list
+from waiting import eventually
 from world import ACTOR, World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
@@ -148,13 +148,6 @@ def master(fingerprint: bytes) -> dict[str, object]:
     # An alert is about a user name and its groups.
     user = f"kubernetes-admin-{fingerprint.hex()}"
     return audit_event(credential_id(fingerprint), user=user, groups=["system:masters"])
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
 
 
 def is_alerted(sender: Sender, fingerprint: bytes) -> bool:

@@ -1,8 +1,6 @@
 """What a running service does about its audit log: records the policy, hands checkpoints on, checks certificates."""
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +8,8 @@ import pytest
 
 from inprocess import Service
 from stores import blob, execute, rows
+from waiting import eventually
 from world import World
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    """What comes of it within some seconds, once it is something."""
-    end = time.monotonic() + 20
-    while not (found := what()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return found
 
 
 def events(world: World, kind: str) -> list[dict[str, Any]]:
@@ -49,7 +40,7 @@ def test_a_service_looks_after_its_log_and_its_ledger(world: World, tmp_path: Pa
     )
     try:
         with Service(changed).running():
-            assert eventually(lambda: kept.exists() and kept.read_text().count("\n\n"))
+            eventually(lambda: kept.exists() and kept.read_text().count("\n\n"))
             found = eventually(lambda: events(world, "certificate.mismatch"))
             assert [event["subject"] for event in found] == ["77"]
         newest = events(world, "policy.loaded")[-1]

@@ -6,8 +6,7 @@ The service is the real one, and so are TLS and the requests; the API server is 
 import asyncio
 import base64
 import hashlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,11 @@ from enforcing import ROLES, bindings, registration, revoked, set_up, status, wr
 from inprocess import Service
 from leaf import assert_subject
 from stores import execute, rows
+from waiting import eventually
 from world import World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
 BOTH = ClusterOptions(credential_roles=ROLES, admission=True)
-# The promise is about two; a busy machine may take its time over the rest.
-SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -99,15 +97,6 @@ def by_the_service(scene: Scene) -> list[tuple[str, str]]:
         for each in scene.double.seen
         if each.identity and each.identity.username == "clustercert:service"
     ]
-
-
-def eventually(holds: Callable[[], bool]) -> float:
-    """Wait for something; how long it took."""
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < SECONDS, "it did not come about"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")

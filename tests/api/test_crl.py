@@ -1,6 +1,5 @@
 """The revocation list of a client CA over HTTP: public, current at once, kept while nothing changes."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -22,10 +21,8 @@ from clustercert.store.crls import CrlRows
 from inprocess import Service
 from leaf import leaf_of, openssl
 from stores import execute
+from waiting import eventually
 from world import World
-
-# Revocations reach every worker within a second.
-REACHED = 1.5
 
 
 @dataclass
@@ -77,13 +74,13 @@ class Place:
     def soon(self, serials: set[int]) -> x509.CertificateRevocationList:
         """The list, once it has these and no others; those that were given out before are old enough."""
         self.clock.time += LEAST_AGE
-        until = time.monotonic() + REACHED
-        while True:
+
+        def current() -> list[x509.CertificateRevocationList]:
+            """A list, since a revocation list without entries is false."""
             crl = self.crl()
-            if {revoked.serial_number for revoked in crl} == serials:
-                return crl
-            assert time.monotonic() < until
-            time.sleep(0.02)
+            return [crl] if {revoked.serial_number for revoked in crl} == serials else []
+
+        return eventually(current)[0]
 
 
 def innermost(app: object) -> FastAPI:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from typing import Any, TypeAlias
 
 import httpx
@@ -25,6 +24,7 @@ from clustercert.model import Origin
 from inprocess import BASE_URL
 from kubernetes_bytes import audit_event, credential_id, event_list, review
 from stores import rows
+from waiting import eventually
 from world import ACTOR, Person, World
 
 AnyCase: TypeAlias = Case[Any]
@@ -162,10 +162,7 @@ def webhook_token(world: World) -> str:
 def sealed_event(world: World) -> str:
     """The id of an event of the project that has its place in the log."""
     query = "SELECT event_id FROM audit_place WHERE project_id = ? LIMIT 1"
-    deadline = time.monotonic() + 20
-    while not (found := rows(world.database, query, world.project.id)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    found = eventually(lambda: rows(world.database, query, world.project.id))
     return str(found[0][0])
 
 

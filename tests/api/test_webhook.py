@@ -25,11 +25,10 @@ from inprocess import Service
 from kubernetes_bytes import audit_event, credential_id, event_list, review
 from leaf import credential_number_of, leaf_of
 from stores import event
+from waiting import eventually
 from world import ACTOR, World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
-# A change reaches every worker within a second, and a busy machine takes its time.
-SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -186,13 +185,6 @@ def known_only(own: World, running: Service) -> ApiServer:
     return api_server(own, running, "eip")
 
 
-def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.02)
-
-
 NO_OPINION: dict[str, object] = {"allowed": False}
 
 
@@ -272,7 +264,7 @@ def test_an_unknown_hash_of_a_user_with_a_certificate_of_before_credential_group
     older = default.older(default.issue("member"))
     assert default.judged(older) == NO_OPINION
     copy = replace(older, fingerprint=os.urandom(32))
-    eventually(lambda: default.judged(copy) != NO_OPINION, 2)
+    eventually(lambda: default.judged(copy) != NO_OPINION)
     for status in (default.judged(copy), default.judged(copy, groups=["x"])):
         assert status["denied"] is True
         assert "not in the ledger" in str(status["reason"])
@@ -280,7 +272,7 @@ def test_an_unknown_hash_of_a_user_with_a_certificate_of_before_credential_group
     assert default.judged(replace(copy, user="somebody else")) == NO_OPINION
     statement = "UPDATE certificate SET not_after = not_before WHERE user_id = ?"
     stores.execute(default.world.database, statement, older.user)
-    eventually(lambda: default.judged(copy) == NO_OPINION, 3)
+    eventually(lambda: default.judged(copy) == NO_OPINION)
 
 
 def test_one_of_another_cluster_is_denied(default: ApiServer, foreign: ApiServer) -> None:
@@ -402,7 +394,7 @@ def test_while_the_database_is_away_memory_answers_for_two_seconds_and_then_it_i
         try:
             gone_at = time.monotonic()
             assert server.judged(shown) == NO_OPINION
-            eventually(lambda: server.post(shown.review).status_code == 503, 4)
+            eventually(lambda: server.post(shown.review).status_code == 503)
             assert time.monotonic() - gone_at > 1.5
             answer = server.post(shown.review)
             assert answer.json()["errorCode"] == "CCE.01503001"

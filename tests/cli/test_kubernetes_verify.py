@@ -2,8 +2,6 @@
 
 import re
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -14,6 +12,7 @@ from apiserver.files import replace_file
 from clustercert.model import JsonObject
 from kubernetes_site import Site
 from running import COMMAND, interrupted, uncovered
+from waiting import eventually
 
 
 def test_a_cluster_that_is_set_up_proves_itself(site: Site) -> None:
@@ -187,18 +186,11 @@ def test_an_interrupted_proof_leaves_nothing_that_is_good(site: Site) -> None:
         env=uncovered(),
     ) as process:
         # It revokes the first, and waits for an end that doesn't come.
-        wait_until(lambda: any(revoked_at for _, revoked_at in site.certificates()[before:]))
+        eventually(lambda: any(revoked_at for _, revoked_at in site.certificates()[before:]))
         said, _ = interrupted(process)
     assert process.returncode != 0
     assert "Traceback" not in said
     assert [revoked_at is not None for _, revoked_at in site.certificates()[before:]] == [True, True]
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def apply(site: Site, *names: str) -> None:

@@ -1,7 +1,6 @@
 """`clustercert kubernetes verify` and altered copies: what it presents, and what follows from the answer."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,7 @@ from clustercert.settings import load
 from kubernetes_site import Site
 from operating import Operator
 from stores import Store, event, sqlite_url
-
-SECONDS = 15
+from waiting import eventually
 
 
 @pytest.fixture
@@ -72,13 +70,6 @@ def by_number(site: Site) -> list[object]:
         for said in store(site).events()
         if said["kind"] == "cluster.updated"
     ]
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    while not holds():
-        assert time.monotonic() - began < SECONDS, "it did not come about"
-        time.sleep(0.1)
 
 
 def without_webhook(site: Site) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from clustercert import __version__
 from operating import Operator
+from waiting import eventually
 
 KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
@@ -79,8 +80,7 @@ def in_a_terminal(arguments: list[str], typed: dict[str, str], **environment: st
                 os.write(terminal, waiting.pop(question).encode())
                 continue
             # What is typed before the terminal stops echoing would be seen, and thrown away.
-            while termios.tcgetattr(terminal)[3] & termios.ECHO:
-                time.sleep(0.01)
+            eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
             os.write(terminal, waiting.pop(question).encode())
     os.close(terminal)
     _, status = os.waitpid(pid, 0)

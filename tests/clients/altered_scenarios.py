@@ -15,9 +15,10 @@ from pathlib import Path
 import altered
 from apiserver import ApiServer
 from kubectl import written
-from scenarios import REFUSED_WITHIN_S, SEEN_WITHIN_S, eventually
+from scenarios import REFUSED_WITHIN_S, SEEN_WITHIN_S
 from service import operator, operators_environment, program
 from story import FORBIDDEN, Holder, Story
+from waiting import eventually
 
 FORGING = Path(__file__).parents[1] / "forging.py"
 

@@ -1,7 +1,6 @@
 """A cluster of a running service's own tenant that stands for an API server of the tests."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from typing import Any, Protocol
 import httpx
 
 from service import Demo, Tenant, operator
+from waiting import eventually
 
 
 class Addressed(Protocol):
@@ -27,13 +27,15 @@ class Registered:
 
     def issue(self, accept: str = "application/json") -> httpx.Response:
         """POST clustercert; a cluster that the operator registered a moment ago may take one more second."""
-        until = time.monotonic() + 10
-        while True:
+
+        def found() -> httpx.Response | None:
             answer = self.post(self.tenant.clustercert_path, {"duration": 1}, accept)
-            if answer.status_code != 404 or time.monotonic() > until:
-                assert answer.status_code == 200, answer.text
-                return answer
-            time.sleep(0.1)
+            return None if answer.status_code == 404 else answer
+
+        answer = eventually(found)
+        assert answer is not None
+        assert answer.status_code == 200, answer.text
+        return answer
 
     def kubeconfig(self) -> dict[str, Any]:
         document: dict[str, Any] = self.issue().json()

@@ -5,25 +5,15 @@ Each scenario is a function that takes a `Story`, and leaves it as it was.
 
 import json
 import re
-import time
-from collections.abc import Callable
 
 from authority import Authority
 from service import operator, restarted, stop
 from story import FORBIDDEN, Holder, Story
+from waiting import eventually
 
 # What `kubernetes setup` writes and what the service promises; then for a busy machine.
 REFUSED_WITHIN_S = 60.0
 SEEN_WITHIN_S = 60
-
-
-def eventually(true: Callable[[], bool], within_s: float) -> float:
-    """The seconds until it was true; fails where it isn't within that time."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < within_s, f"not within {within_s} s"
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 def an_issued_certificate_works(story: Story) -> None:

@@ -12,9 +12,10 @@ import altered_scenarios as scenarios
 from altered_scenarios import certificate
 from apiserver import ApiServer
 from presenting import Presenter
-from scenarios import SEEN_WITHIN_S, eventually
+from scenarios import SEEN_WITHIN_S
 from service import Demo
 from story import Holder, Story, story_with_webhook
+from waiting import eventually
 
 Scenario = Callable[[Story], None]
 NAMESPACES = "/api/v1/namespaces"

@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from clustercert.certificate import chain_pem
 from clustercert.keypair import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from running import Demo, demo
+from waiting import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -90,14 +90,14 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 
 
 def _wait_for(front: Front) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert front.process.poll() is None
+    def accepts() -> bool:
+        assert front.process.poll() is None, "haproxy did not start"
         with contextlib.suppress(OSError):
             front.connect().close()
-            return
-        time.sleep(0.05)
-    raise AssertionError("haproxy did not start")
+            return True
+        return False
+
+    eventually(accepts)
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import socket
 import ssl
 import stat
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from clustercert.server.tls_files import new_server_certificate
 from clustercert.settings import DATABASE_FILE
 from operating import Operator, new_operator
 from running import COMMAND
+from waiting import eventually
 
 
 @pytest.fixture
@@ -182,13 +182,6 @@ def test_files_that_can_not_be_used_leave_the_former_ones_in_place(
         (tmp_path / "tls.key").write_bytes(new_pair()[2])
         eventually(lambda: "renewed TLS files not usable" in log.read_text())
         assert x509.load_der_x509_certificate(shown(port)) == leaf
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_files_that_do_not_belong_together_are_refused(operator: Operator, tmp_path: Path) -> None:

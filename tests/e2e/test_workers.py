@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -15,6 +13,7 @@ import pytest
 
 from operating import new_operator
 from running import COMMAND, Demo, demo, uncovered
+from waiting import eventually
 
 SECONDS = 180
 # As systemd passes a socket on: descriptor 3, its count, and the process's own id.
@@ -31,13 +30,6 @@ def children(running: Demo) -> set[int]:
     pid = running.process.pid
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def asked(running: Demo) -> int:

@@ -18,6 +18,7 @@ from clustercert.store.engine import POOL_SIZE
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
 from clustercert.store.writer import NothingBegun
+from lock_waits import LockWaits
 from stores import Store, certificate_record, event
 
 INSERT_PROGRESS = BulkInsert(tables.progress)
@@ -137,15 +138,15 @@ async def test_those_who_insert_leave_connections_to_the_readers(
     on_server: Database, on_postgresql: Store
 ) -> None:
     other = Database(on_postgresql.url)
+    waits = LockWaits(on_server, on_postgresql)
     async with other.write() as connection:
         await connection.execute(text("LOCK TABLE audit_event IN EXCLUSIVE MODE"))
         inserting = [
             asyncio.create_task(on_server.insert((INSERT_EVENT, [event_row(event())])))
             for _ in range(POOL_SIZE)
         ]
-        await asyncio.sleep(0.1)
-        async with asyncio.timeout(1):
-            await on_server.ping()
+        await waits.begun(*inserting, count=POOL_SIZE // 2)
+        await on_server.ping()
         assert not any(task.done() for task in inserting)
     await asyncio.gather(*inserting)
     await other.close()

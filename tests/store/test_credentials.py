@@ -17,6 +17,7 @@ from clustercert.store.database import Database
 from clustercert.store.revocations import Revocations
 from remembered import WHATS, Clock, Statements, is_revoked, look_up, recorded, revocation
 from stores import NOW, Store, event
+from waiting import eventually_async
 
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 # What this program records, and what one before credential numbers did.
@@ -126,7 +127,7 @@ async def test_the_unknown_is_asked_for_again_after_a_second(
     forgetful = Credentials(database, feed, Bounds(unknown_seconds=0.01))
     assert await forgetful.by_fingerprint(fingerprint) is None
     record = await recorded(database, fingerprint=fingerprint, credential_number=None)
-    await asyncio.sleep(0.02)
+    await eventually_async(lambda: forgetful.by_fingerprint(fingerprint))
     assert not await is_revoked(forgetful, record)
 
 
@@ -140,7 +141,7 @@ async def test_an_unknown_number_is_asked_for_again_after_a_second(
     forgetful = Credentials(database, feed, Bounds(unknown_seconds=0.01))
     assert await forgetful.by_number("7" * 40) is None
     record = await recorded(database, credential_number="7" * 40)
-    await asyncio.sleep(0.02)
+    await eventually_async(lambda: forgetful.by_number("7" * 40))
     assert not await is_revoked(forgetful, record)
 
 
@@ -256,17 +257,19 @@ async def test_those_who_ask_meanwhile_share_the_next_reading(
 
 
 async def test_a_database_that_hangs_is_given_up(database: Database, feed: Feed) -> None:
+    ends = asyncio.Event()
+
     class Hanging(Credentials):
         async def _read_fingerprints(self, fingerprints: Sequence[bytes]) -> Mapping[bytes, Credential]:
-            await asyncio.sleep(0.2)
+            await ends.wait()
             return {}
 
         async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, Credential]:
-            await asyncio.sleep(0.2)
+            await ends.wait()
             return {}
 
         async def _read_unnumbered(self, user_ids: Sequence[str]) -> Mapping[str, bool]:
-            await asyncio.sleep(0.2)
+            await ends.wait()
             return {}
 
     hanging = Hanging(database, feed, Bounds(read_seconds=0.01))
@@ -277,7 +280,8 @@ async def test_a_database_that_hangs_is_given_up(database: Database, feed: Feed)
     ):
         with pytest.raises(Unavailable):
             await asking
-    await asyncio.sleep(0.25)
+    ends.set()
+    await eventually_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
 async def test_the_start_reads_neither_certificates_nor_revocations(

@@ -20,7 +20,9 @@ from clustercert.model import AuditEvent
 from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.transaction import Transaction
+from lock_waits import LockWaits
 from stores import ORIGIN, Store, event, execute, rows, sqlite_url
+from waiting import eventually_async
 
 
 async def add_domain(connection: Transaction, number: int = 1) -> None:
@@ -150,8 +152,16 @@ async def test_a_new_file_that_somebody_reads_is_waited_for(tmp_path: Path) -> N
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as other:
             other.execute("BEGIN")
             other.execute("SELECT * FROM generation")
+            statements: list[str] = []
+            engine_events.listen(
+                database.writing_engine,
+                "connect",
+                lambda connection, _entry: connection.set_trace_callback(statements.append),
+                insert=True,
+            )
             writing = asyncio.create_task(write())
-            await asyncio.sleep(0.1)
+            # The second try comes after the first was refused.
+            await eventually_async(lambda: statements.count("PRAGMA journal_mode=WAL") >= 2)
             assert not writing.done()
             other.execute("COMMIT")
             await writing
@@ -206,7 +216,8 @@ async def test_a_locked_database_is_unavailable_for_writers_only(file: Path) -> 
 
 
 async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> None:
-    async with opened(file, busy_seconds=0.5) as database:
+    async with opened(file, busy_seconds=60) as database:
+        waits = LockWaits(database, Store(sqlite_url(file)))
 
         async def write(number: int) -> None:
             async with database.write() as connection:
@@ -215,9 +226,9 @@ async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> N
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             writers = [asyncio.create_task(write(number)) for number in range(30)]
-            await asyncio.sleep(0.02)
-            async with asyncio.timeout(0.2):
-                await database.ping()
+            await waits.begun(*writers)
+            await database.ping()
+            assert not any(writer.done() for writer in writers)
             other.execute("COMMIT")
         await asyncio.gather(*writers)
     assert rows(file, "SELECT count(*) FROM domain") == [(30,)]
@@ -306,6 +317,7 @@ async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
 
         for number in range(60):
             writers = [asyncio.create_task(write(10 * number + n)) for n in range(3)]
+            # Each time they are somewhere else in their work.
             await asyncio.sleep(number * 0.0003)
             for writer in writers:
                 writer.cancel()

@@ -13,6 +13,7 @@ from clustercert.background import running
 from clustercert.errors import Unavailable
 from clustercert.store.database import Database
 from stores import NOW, Store
+from waiting import eventually_async
 
 
 class Clock:
@@ -107,9 +108,8 @@ async def test_the_end_of_a_worker_records_what_was_counted(database: Database, 
 async def test_it_is_recorded_while_the_worker_serves(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), seconds=0.01)
     failures.count("192.0.2.1")
-    async with running(failures.flushing(database)), asyncio.timeout(20):
-        while not store.events():
-            await asyncio.sleep(0.01)
+    async with running(failures.flushing(database)):
+        await eventually_async(store.events)
         assert len(store.events()) == 1
 
 

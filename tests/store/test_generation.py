@@ -13,6 +13,7 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.generation import Cache, Generation
 from stores import Store, child, event, start
+from waiting import eventually_async
 
 
 class Numbers:
@@ -21,9 +22,11 @@ class Numbers:
     def __init__(self) -> None:
         self.value = 0
         self.away = False
+        self.reads = 0
         self.time = 1000.0
 
     async def read(self) -> int:
+        self.reads += 1
         if self.away:
             raise Unavailable("away") from OSError("gone")
         return self.value
@@ -74,9 +77,11 @@ async def test_a_change_by_another_process_holds_here_within_a_second(
             store.execute("UPDATE domain SET name = 'unnoticed'")
             assert await cache.get("1" * 32, load) == "old"
             start(process)
-            async with asyncio.timeout(10):
-                while await cache.get("1" * 32, load) != "new":
-                    await asyncio.sleep(0.01)
+
+            async def is_new() -> bool:
+                return await cache.get("1" * 32, load) == "new"
+
+            await eventually_async(is_new)
             noticed_at = time.monotonic()
         assert process.stdout is not None
         assert noticed_at - float(process.stdout.readline()) < Generation.STALE_AFTER
@@ -202,13 +207,12 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
     numbers.away = True
     with captured_logs(generation_module) as logs:
         async with generation.watching():
-            await asyncio.sleep(0.02)
+            await eventually_async(lambda: numbers.reads >= 3)
             assert generation.value == -1
             numbers.away, numbers.value = False, 5
-            while generation.value != 5:
-                await asyncio.sleep(0.001)
-            numbers.away = True
-            await asyncio.sleep(0.02)
+            await eventually_async(lambda: generation.value == 5)
+            numbers.away, numbers.reads = True, 0
+            await eventually_async(lambda: numbers.reads >= 3)
     assert [log["event"] for log in logs] == ["caches are off: the store does not answer"] * 2
     assert logs[0]["cause"] == "OSError('gone')"
 
@@ -217,9 +221,10 @@ async def test_a_store_without_its_number_turns_the_caches_off(database: Databas
     store.execute("DROP TABLE generation")
     with pytest.raises(Unavailable):
         await database.generation.refresh()
-    async with database.generation.watching():
-        await asyncio.sleep(0.05)
-        assert not database.generation.fresh()
+    with captured_logs(generation_module) as logs:
+        async with database.generation.watching():
+            await eventually_async(lambda: logs)
+            assert not database.generation.fresh()
 
 
 async def test_a_change_of_ones_own_is_seen_at_once_after_a_refresh(database: Database) -> None:
@@ -235,9 +240,7 @@ async def test_a_store_that_is_being_restored_ends_no_watch(database: Database, 
     [(value,)] = store.rows("SELECT value FROM generation")
     store.execute("DELETE FROM generation")
     with captured_logs(generation_module) as logs:
-        async with asyncio.timeout(10), database.generation.watching():
-            while not logs:
-                await asyncio.sleep(0.01)
+        async with database.generation.watching():
+            await eventually_async(lambda: logs)
             store.execute("INSERT INTO generation (id, value) VALUES (1, ?)", value)
-            while not database.generation.fresh():
-                await asyncio.sleep(0.01)
+            await eventually_async(database.generation.fresh)

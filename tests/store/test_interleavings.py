@@ -23,10 +23,8 @@ from clustercert.store.roles import RoleRows
 from clustercert.store.tokens import TokenRows
 from clustercert.store.transaction import Transaction
 from identities import ORIGIN, House
+from lock_waits import LockWaits
 from stores import NOW, Store, event
-
-# Long enough for the second one to come to where it waits.
-A_MOMENT = 0.1
 
 
 class Paused(Database):
@@ -78,12 +76,12 @@ async def test_no_login_slips_in_behind_what_ends_logins(house: House, store: St
         "disabled": lambda other: DirectoryRows(other).enable_user(alice.id, False, event()),
         "removed": lambda other: DirectoryRows(other).remove_user(alice.id, event()),
     }
+    waits = LockWaits(house.database, store)
     async with begun(store, changes[what]):
         login = asyncio.create_task(
             TokenRows(house.database).add_by_password(token(alice), checked, fresh_hash=None)
         )
-        await asyncio.sleep(A_MOMENT)
-        assert not login.done()
+        await waits.begun(login)
     assert await login is None
     assert store.rows("SELECT * FROM token") == []
 
@@ -95,10 +93,10 @@ async def test_what_ends_logins_waits_for_the_one_that_was_first(house: House, s
     async def log_in(other: Database) -> None:
         assert await TokenRows(other).add_by_password(token(alice), checked, fresh_hash=None)
 
+    waits = LockWaits(house.database, store)
     async with begun(store, log_in):
         change = asyncio.create_task(DirectoryRows(house.database).set_password(alice.id, "other", event()))
-        await asyncio.sleep(A_MOMENT)
-        assert not change.done()
+        await waits.begun(change)
     await change
     assert store.rows("SELECT * FROM token") == []
 
@@ -106,10 +104,10 @@ async def test_what_ends_logins_waits_for_the_one_that_was_first(house: House, s
 async def test_a_token_that_is_being_revoked_gives_no_other(house: House, store: Store) -> None:
     alice = await house.new_user()
     parent = (await house.login(alice)).live.token
+    waits = LockWaits(house.database, store)
     async with begun(store, lambda other: TokenRows(other).remove(parent.hash, event())):
         login = asyncio.create_task(TokenRows(house.database).add_by_token(token(alice), parent.hash))
-        await asyncio.sleep(A_MOMENT)
-        assert not login.done()
+        await waits.begun(login)
     assert await login is None
     assert store.rows("SELECT * FROM token") == []
 
@@ -117,12 +115,13 @@ async def test_a_token_that_is_being_revoked_gives_no_other(house: House, store:
 async def test_a_project_that_is_being_removed_is_no_tokens_scope(house: House, store: Store) -> None:
     alice = await house.new_user("alice", "reader")
     checked = await password_hash(house, alice)
+    waits = LockWaits(house.database, store)
     async with begun(store, lambda other: DirectoryRows(other).remove_project(house.project.id, event())):
         scoped = token(alice, project_id=house.project.id)
         login = asyncio.create_task(
             TokenRows(house.database).add_by_password(scoped, checked, fresh_hash=None)
         )
-        await asyncio.sleep(A_MOMENT)
+        await waits.begun(login)
     assert await login is None
     assert store.rows("SELECT * FROM token") == []
 
@@ -139,10 +138,10 @@ async def test_no_temporary_key_slips_in_behind_what_ends_its_parent(
         "removed": lambda other: AccessKeyRows(other).remove(parent, event()),
     }
     temporary = replace(parent, id="TEMPORARY", security_token_hash=b"h" * 32, expires_at=NOW)
+    waits = LockWaits(house.database, store)
     async with begun(store, changes[what]):
         asking = asyncio.create_task(AccessKeyRows(house.database).add_temporary(temporary, caller, event()))
-        await asyncio.sleep(A_MOMENT)
-        assert not asking.done()
+        await waits.begun(asking)
     with pytest.raises(Unauthenticated):
         await asking
     assert store.rows("SELECT id FROM access_key WHERE id = 'TEMPORARY'") == []
@@ -153,10 +152,10 @@ async def test_what_ends_a_key_takes_a_temporary_one_that_was_first_along(house:
     parent = (await house.new_key(alice)).key
     caller = Caller(user=alice, roles={}, method="access_key", origin=ORIGIN, credential_id=parent.id)
     temporary = replace(parent, id="TEMPORARY", security_token_hash=b"h" * 32, expires_at=NOW)
+    waits = LockWaits(house.database, store)
     async with begun(store, lambda other: AccessKeyRows(other).add_temporary(temporary, caller, event())):
         removing = asyncio.create_task(AccessKeyRows(house.database).remove(parent, event()))
-        await asyncio.sleep(A_MOMENT)
-        assert not removing.done()
+        await waits.begun(removing)
     await removing
     assert store.rows("SELECT id FROM access_key") == []
 
@@ -167,10 +166,10 @@ async def test_a_role_is_made_once_by_those_who_need_it_at_once(house: House, st
     async def assign(database: Database) -> None:
         await RoleRows(database).assign(alice.id, house.project.id, "auditor", event())
 
+    waits = LockWaits(house.database, store)
     async with begun(store, lambda other: RoleRows(other).ensure(["auditor"])):
         assigning = asyncio.create_task(assign(house.database))
-        await asyncio.sleep(A_MOMENT)
-        assert not assigning.done()
+        await waits.begun(assigning)
     await assigning
     [(role_id,)] = store.rows("SELECT id FROM role WHERE name = 'auditor'")
     assert store.rows("SELECT role_id FROM role_assignment") == [(role_id,)]

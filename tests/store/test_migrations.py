@@ -34,6 +34,7 @@ from clustercert.store.revocations import NO_END, Revocations
 from clustercert.store.sightings import Alerts, SightingRows, UnknownUse
 from nouns import CLUSTER_ID
 from stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
+from waiting import eventually_async
 from webhooks import registered
 
 NEXT = f"{int(migrate.head()) + 1:04}"
@@ -235,9 +236,7 @@ async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_th
                     await seal(database)
 
     async def has_recorded(count: int) -> None:
-        async with asyncio.timeout(60):
-            while recorded < count:
-                await asyncio.sleep(0.01)
+        await eventually_async(lambda: recorded >= count)
 
     async with opened(new_store) as database:
         await migrate.upgrade(database, up_to("0005", tmp_path))
@@ -256,6 +255,7 @@ async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_th
     assert len(events) == recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has", ["nothing", "the first schema"])
 async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
     if has != "nothing":
@@ -384,7 +384,11 @@ async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_pos
         async with database.migration() as connection:
             await connection.execute(select(tables.migration.c.id).with_for_update())
             upgrade = asyncio.create_task(migrate.upgrade(impatient))
-            await asyncio.sleep(0.6)
+            waits = (
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                " AND clock_timestamp() > query_start + interval '0.5 seconds'"
+            )
+            await eventually_async(lambda: upgrade.done() or on_postgresql.rows(waits))
             assert not upgrade.done()
         await upgrade
     await impatient.close()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,7 +17,8 @@ from clustercert.store import tables
 from clustercert.store.database import Database
 from clustercert.store.engine import POOL_SIZE
 from clustercert.store.ledger import Ledger
-from stores import Store, certificate_record, child, event, new_template, said, start
+from stores import Store, certificate_record, child, event, new_template, start
+from waiting import eventually, eventually_async
 
 BUSY, STATEMENT = 1.0, 0.5
 # What one statement or one connection takes at most when nothing answers, and a little for a loaded machine.
@@ -296,8 +297,10 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_is_given_up(
 
 async def test_a_process_that_is_stopped_in_a_transaction_is_thrown_out(on_postgresql: Store) -> None:
     async with opened(on_postgresql.url) as database, database.read() as connection:
+        pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
         await connection.execute(text("SET idle_in_transaction_session_timeout = 50"))
-        await asyncio.sleep(0.2)
+        there = "SELECT 1 FROM pg_stat_activity WHERE pid = ?"
+        await eventually_async(lambda: not on_postgresql.rows(there, pid))
         with pytest.raises(DBAPIError):
             await connection.execute(text("SELECT 1"))
 
@@ -312,22 +315,40 @@ def test_what_was_recorded_survives_the_kill_of_the_server(
         child("record-through-failures", fragile_store) as two,
         ThreadPoolExecutor() as readers,
     ):
-        for process in (one, two):
+        outputs: list[list[str]] = [[], []]
+        for process, lines in zip((one, two), outputs, strict=True):
             start(process)
-        output = [readers.submit(said, process) for process in (one, two)]
+            assert process.stdout is not None
+            readers.submit(lines.extend, map(str.strip, process.stdout))
         for number in range(6):
-            time.sleep(0.15 + 0.05 * number)
+            wait_for_more(outputs, recorded, 5 + 5 * number)
             fragile.kill()
-            time.sleep(0.05)
+            wait_for_more(outputs, failed, 1)
             fragile.start()
-        time.sleep(0.3)
+        wait_for_more(outputs, recorded, 5)  # they have recovered
         for process in (one, two):
             assert process.stdin is not None
             process.stdin.close()
-        lines = [line for lines in output for line in lines.result(30) if line]
-        assert [process.wait(30) for process in (one, two)] == [0, 0]
-    received = {line for line in lines if len(line) == 64}
+        assert [process.wait(HANGS) for process in (one, two)] == [0, 0]
+    received = {line for lines in outputs for line in filter(recorded, lines)}
     assert len(received) > 50
     assert received <= fragile_store.recorded()
-    assert "unavailable" in lines
-    assert lines[-1] in received, "they have recovered"
+
+
+def recorded(line: str) -> bool:
+    """Whether a process said the fingerprint of a certificate that it recorded."""
+    return len(line) == 64
+
+
+def failed(line: str) -> bool:
+    return line == "unavailable"
+
+
+def wait_for_more(outputs: list[list[str]], wanted: Callable[[str], bool], count: int) -> None:
+    """Wait until each process has said so many more such lines."""
+    before = [len(lines) for lines in outputs]
+    eventually(
+        lambda: all(
+            sum(map(wanted, lines[start:])) >= count for lines, start in zip(outputs, before, strict=True)
+        )
+    )

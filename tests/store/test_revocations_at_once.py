@@ -20,14 +20,10 @@ from clustercert.store.database import Database
 from clustercert.store.directory import DirectoryRows
 from clustercert.store.revocations import Revocations, is_revoked
 from clustercert.store.transaction import Transaction
+from lock_waits import LockWaits
 from recorded import cluster_id, issue, new_user, revoked, undo, user_id
 from stores import Store, event, revocation
-
-# Long enough for the second one to come to where it waits.
-A_MOMENT = 0.1
-# For what nothing keeps from its end, on whatever machine.
-LONG = 60
-
+from waiting import eventually_async
 
 # --- at the same moment --------------------------------------------------------------------------------------------
 
@@ -103,9 +99,8 @@ async def paused_by_the_server(
     async with holder.read() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         issuing = asyncio.create_task(issue(other, user, cluster))
-        while not store.rows(WAITING):
-            assert not issuing.done()
-            await asyncio.sleep(0.01)
+        await eventually_async(lambda: issuing.done() or store.rows(WAITING))
+        assert not issuing.done()
         yield issuing
     await issuing
     await other.close()
@@ -118,13 +113,16 @@ async def test_what_is_being_recorded_when_a_revocation_comes_is_revoked(
     """It may be answered after the revocation, but it was asked for before."""
     alice, here = user_id(), cluster_id()
     paused = paused_by_the_thread if store.file is not None else paused_by_the_server
+    waits = LockWaits(database, store)
     async with paused(store, alice, here) as issuing:
         revoking = asyncio.create_task(
             Revocations(database).revoke(revocation(user_id=alice, cluster_id=here), event())
         )
         # SQLite has one writer at a time; PostgreSQL revokes what it can't see yet.
-        await asyncio.wait({revoking}, timeout=A_MOMENT if store.file is not None else LONG)
-        assert revoking.done() == (store.file is None)
+        if store.file is not None:
+            await waits.begun(revoking)
+        else:
+            await revoking
         assert not issuing.done()
     record = await issuing
     await revoking
@@ -141,10 +139,13 @@ async def test_what_is_recorded_while_a_revocation_is_under_way_is_on_one_side_o
         Revocations(other).revoke(revocation(user_id=alice, cluster_id=here), event())
     )
     await other.inside.wait()
+    waits = LockWaits(database, store)
     issuing = asyncio.create_task(issue(database, alice, here))
-    await asyncio.wait({issuing}, timeout=A_MOMENT if store.file is not None else LONG)
-    was_first = issuing.done()
-    assert was_first == (store.file is None)
+    was_first = store.file is None
+    if was_first:
+        await asyncio.wait({issuing})
+    else:
+        await waits.begun(issuing)
     other.go_on.set()
     await revoking
     # PostgreSQL lets nobody wait: what was recorded before the revocation's commit is revoked by it.
@@ -176,9 +177,9 @@ async def test_a_certificate_that_two_revoke_at_once_stays_revoked_when_one_of_t
     other = Paused(store.url)
     first = asyncio.create_task(Revocations(other).revoke(wanted, event()))
     await other.inside.wait()
+    waits = LockWaits(database, store)
     second = asyncio.create_task(Revocations(database).revoke(replace(wanted, by="cli:second"), event()))
-    await asyncio.sleep(A_MOMENT)
-    assert not second.done()
+    await waits.begun(second)
     other.go_on.set()
     await undo(database, await first)
     await second
@@ -194,11 +195,10 @@ async def test_a_user_is_disabled_and_their_password_set_at_once_without_a_deadl
     other = Paused(store.url)
     disabling = asyncio.create_task(DirectoryRows(other).enable_user(alice, False, event(), event()))
     await other.inside.wait()
+    waits = LockWaits(database, store)
     changing = asyncio.create_task(DirectoryRows(database).set_password(alice, "hash", event()))
     revoking = asyncio.create_task(Revocations(database).revoke(revocation(user_id=alice), event()))
-    await asyncio.sleep(A_MOMENT)
-    assert not changing.done()
-    assert not revoking.done()
+    await waits.begun(changing, revoking, count=2)
     other.go_on.set()
     await asyncio.gather(disabling, changing, revoking)
     assert store.rows("SELECT value FROM generation") == [(3,)]
@@ -228,7 +228,8 @@ async def test_issuing_and_revoking_at_full_speed_agree_on_what_was_before(
 
     async def revoke_some() -> None:
         for _ in range(8):
-            await asyncio.sleep(0.01)
+            enough = len(asked) + 3
+            await eventually_async(lambda enough=enough: len(asked) >= enough)  # type: ignore[misc] # the lambda has no types
             begun = next(ticks)
             await Revocations(other).revoke(revocation(user_id=alice, cluster_id=here), event())
             revocations.append((begun, next(ticks)))
@@ -275,6 +276,7 @@ async def test_a_revocation_that_is_given_up_in_the_middle_leaves_nothing(
     await other.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["certificate", "disabled"])
 async def test_a_revocation_that_is_killed_anywhere_is_all_there_or_not_at_all(
     store: Store, what: str

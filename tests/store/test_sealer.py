@@ -23,6 +23,7 @@ from clustercert.store import tables
 from clustercert.store.audit import THINNED_AT_ONCE
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
+from lock_waits import LockWaits
 from sealing import NAME, Log, check, commitments
 from stores import NOW, ORIGIN, Store, blob, certificate_record, event
 
@@ -173,9 +174,9 @@ async def test_a_second_sealer_waits_for_the_first_and_goes_on_behind_it(store: 
         await one.happen(2)
         async with one.database.write() as connection:
             await connection.execute(select(tables.audit_log).with_for_update())
+            waits = LockWaits(other.database, store)
             waiting = asyncio.create_task(other.sealer.seal())
-            await asyncio.sleep(0.1)
-            assert not waiting.done()
+            await waits.begun(waiting)
         assert await waiting == 2
     assert check(store) == 6
 

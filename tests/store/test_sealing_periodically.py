@@ -1,7 +1,6 @@
 """What a worker does each second: one of several seals, another one goes on where it ends, and failures end nothing."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from clustercert.background import running
 from clustercert.custody import write_new_kek_file
 from sealing import Log, check
 from stores import Store
-
-# A second's pause, and room for a busy machine.
-LONGEST_SECONDS = 15
+from waiting import eventually_async
 
 
 @pytest.fixture
@@ -52,12 +49,6 @@ def test_batches_are_spread_over_the_time_and_large_enough(a_second: int) -> Non
     assert sum(sealed for _, sealed in settled) / len(settled) >= min(MAX_BATCH / 2.5, a_second)
 
 
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LONGEST_SECONDS):
-        while not is_so():
-            await asyncio.sleep(0.05)
-
-
 def unsealed(store: Store) -> object:
     return store.rows("SELECT count(*) FROM audit_unsealed")[0][0]
 
@@ -66,17 +57,17 @@ async def test_one_worker_seals_and_another_goes_on_when_it_ends(logs: tuple[Log
     one, other = logs
     async with AsyncExitStack() as first, AsyncExitStack() as second:
         await first.enter_async_context(running(periodic.sealing(one.database, one.sealer)))
-        await until(lambda: bool(store.rows("SELECT 1 FROM lease WHERE name = 'seal'")))
+        await eventually_async(lambda: bool(store.rows("SELECT 1 FROM lease WHERE name = 'seal'")))
         [(holder,)] = store.rows("SELECT holder FROM lease WHERE name = 'seal'")
         await second.enter_async_context(running(periodic.sealing(other.database, other.sealer)))
         await one.happen(3)
-        await until(lambda: unsealed(store) == 0)
+        await eventually_async(lambda: unsealed(store) == 0)
         assert store.rows("SELECT holder FROM lease WHERE name = 'seal'") == [(holder,)]
         await one.happen(2)
         await first.aclose()
         assert unsealed(store) == 0, "what happened last was sealed at the end"
         await other.happen(2)
-        await until(lambda: unsealed(store) == 0)
+        await eventually_async(lambda: unsealed(store) == 0)
     assert store.rows("SELECT * FROM lease WHERE name = 'seal'") == []
     assert check(store) == 9
 
@@ -89,9 +80,9 @@ async def test_a_failure_is_said_and_sealing_goes_on_after_it(logs: tuple[Log, L
         async with running(periodic.sealing(one.database, one.sealer)):
             store.execute("UPDATE audit_log SET size = 1")
             await one.happen(1)
-            await until(lambda: any("can't be sealed" in line["event"] for line in said))
+            await eventually_async(lambda: any("can't be sealed" in line["event"] for line in said))
             store.execute("UPDATE audit_log SET size = ?", size)
-            await until(lambda: unsealed(store) == 0)
+            await eventually_async(lambda: unsealed(store) == 0)
     [line] = [line for line in said if "can't be sealed" in line["event"]][:1]
     assert line["log_level"] == "error"
     assert "another tree" in line["problem"]
@@ -104,7 +95,7 @@ async def test_a_database_that_is_away_ends_nothing(logs: tuple[Log, Log], store
     store.execute("ALTER TABLE audit_tile RENAME TO audit_tile_away")
     with captured_logs(periodic) as said:
         async with running(periodic.sealing(one.database, one.sealer)):
-            await until(lambda: any("were not sealed" in line["event"] for line in said))
+            await eventually_async(lambda: any("were not sealed" in line["event"] for line in said))
             store.execute("ALTER TABLE audit_tile_away RENAME TO audit_tile")
-            await until(lambda: unsealed(store) == 0)
+            await eventually_async(lambda: unsealed(store) == 0)
     assert check(store) == 3

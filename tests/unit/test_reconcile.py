@@ -18,6 +18,7 @@ from clustercert.kubeapi import Refused
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.store.enforcement import Touched
 from nouns import NOW, cluster
+from waiting import eventually_async
 
 GUARDED = ClusterOptions(admission=True)
 
@@ -30,8 +31,10 @@ def named(number: int, options: ClusterOptions = GUARDED) -> Cluster:
 class Leader:
     leading: bool = True
     resigned: bool = False
+    asked: int = 0
 
     async def leads(self) -> bool:
+        self.asked += 1
         return self.leading
 
     async def resign(self) -> None:
@@ -45,6 +48,7 @@ class World:
     Attributes:
         failing: what bringing up to date comes to, by cluster.
         done: the clusters that it was tried for, in order.
+        finished: those of them for which it came to its end.
         hold: where it is set, nothing is finished before it is released.
     """
 
@@ -54,6 +58,7 @@ class World:
     time: float = 1000.0
     failing: dict[str, Exception] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
     hold: asyncio.Event | None = None
     too_many: bool = False
     away: bool = False
@@ -84,6 +89,7 @@ class World:
             await self.hold.wait()
         if which.id in self.failing:
             raise self.failing[which.id]
+        self.finished.append(which.id)
 
     def add(self, *known: Cluster) -> None:
         self.clusters |= {each.id: each for each in known}
@@ -305,11 +311,14 @@ async def test_the_process_that_does_not_lead_does_nothing_and_takes_over_with_a
     one = reconciler(world, leader)
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))
-    await asyncio.sleep(0.6)
+    await eventually_async(lambda: leader.asked == 1)
+    world.time += 10
+    await eventually_async(lambda: leader.asked == 2)
+    world.time += 10
+    # By now the first turn has come to its end.
     assert world.done == []
     leader.leading = True
-    world.time += 10
-    await asyncio.sleep(0.6)
+    await eventually_async(lambda: world.done)
     assert world.done == [named(1).id]
     stop.set()
     await running
@@ -319,12 +328,18 @@ async def test_the_process_that_does_not_lead_does_nothing_and_takes_over_with_a
 async def test_a_bug_ends_nothing_for_good(world: World) -> None:
     world.add(named(1))
     one = reconciler(world)
-    one.generation = lambda: {"something": 1}["nothing"]
+    failed = asyncio.Event()
+
+    def failing() -> int:
+        failed.set()
+        raise KeyError
+
+    one.generation = failing
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))
-    await asyncio.sleep(0.1)
+    await failed.wait()
     one.generation = lambda: world.generation
-    await asyncio.sleep(0.5)
+    await eventually_async(lambda: world.done)
     stop.set()
     await running
     assert world.done == [named(1).id]
@@ -336,13 +351,12 @@ async def test_the_end_waits_for_what_is_under_way(world: World) -> None:
     one = reconciler(world)
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))
-    while not world.done:
-        await asyncio.sleep(0.01)
+    await eventually_async(lambda: world.done)
     stop.set()
-    await asyncio.sleep(0.3)
-    assert not running.done()
-    world.hold.set()
+    asyncio.get_running_loop().call_later(0.05, world.hold.set)
     await running
+    # It would have been cancelled.
+    assert world.finished == [named(1).id]
     assert one._running == {}
 
 
@@ -354,8 +368,7 @@ async def test_the_end_does_not_wait_for_ever(world: World) -> None:
     one.patience = 0.1
     stop = asyncio.Event()
     running = asyncio.create_task(one.run(stop))
-    while not world.done:
-        await asyncio.sleep(0.01)
+    await eventually_async(lambda: world.done)
     stop.set()
     async with asyncio.timeout(5):
         await running

@@ -65,7 +65,7 @@ class ApiServer:
         client_ca: the file of `--client-ca-file`; at first it holds the cluster's own CA alone.
         own_ca_pem: that CA, which signs `admin_kubeconfig`.
         seen: the requests so far.
-        now: replace it to see a certificate expire on an open connection.
+        now: replace it to see a certificate expire on an open connection, or an answer of the webhook in the cache.
         storage: the objects.
         tells_credential_ids: as from 1.32 on; older releases don't.
     """
@@ -171,7 +171,7 @@ class ApiServer:
             webhook.close()
 
     def _new_webhook(self, settings: WebhookSettings) -> Webhook:
-        webhook = Webhook(settings, self.release)
+        webhook = Webhook(settings, self.release, lambda: self.now())  # noqa: PLW0108 - it may be replaced later
         self.webhooks.append(webhook)
         return webhook
 

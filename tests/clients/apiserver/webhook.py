@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import httpx
@@ -31,11 +32,12 @@ class Webhook:
         calls: how often it was called, each repetition counted.
     """
 
-    def __init__(self, settings: WebhookSettings, release: Release) -> None:
+    def __init__(self, settings: WebhookSettings, release: Release, now: Callable[[], datetime]) -> None:
+        self._now = now
         self._settings = settings
         self._release = release
         self._caller = KubeconfigCaller(settings.kubeconfig, settings.timeout_s)
-        self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self._known: dict[str, tuple[datetime, Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
         self.calls = 0
 
@@ -78,14 +80,14 @@ class Webhook:
     def _status(self, spec: Mapping[str, object]) -> Mapping[str, Any]:
         key = json.dumps(spec)
         with self._lock:
-            until, status = self._known.get(key, (0.0, {}))
-        if time.monotonic() < until:
-            return status
+            known = self._known.get(key)
+        if known is not None and self._now() < known[0]:
+            return known[1]
         status = self._asked(spec)
         settings = self._settings
         ttl_s = settings.authorized_ttl_s if status.get("allowed") else settings.unauthorized_ttl_s
         with self._lock:
-            self._known[key] = (time.monotonic() + ttl_s, status)
+            self._known[key] = (self._now() + timedelta(seconds=ttl_s), status)
         return status
 
     def _asked(self, spec: Mapping[str, object]) -> Mapping[str, Any]:
