@@ -42,6 +42,14 @@ def file(tmp_path: Path, migrated_file: Path) -> Path:
     return Path(shutil.copy(migrated_file, tmp_path / "store.db"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, such as `make test-fast` leaves out by this word."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "on_postgresql" in item.fixturenames:
+            item.add_marker("postgresql")
+
+
 @pytest.fixture
 def on_postgresql(server: postgres.Server, template: str) -> Iterator[Store]:
     """An empty PostgreSQL database with the schema."""
