@@ -123,6 +123,7 @@ async def test_concurrent_records_of_one_process_are_all_there(database: Databas
     assert store.recorded() == {record.fingerprint.hex() for record, _event in certificates}
 
 
+@pytest.mark.slow
 def test_concurrent_records_of_several_processes_are_all_there(store: Store) -> None:
     with ExitStack() as stack:
         processes = [stack.enter_context(child("record-some", store)) for _ in range(3)]

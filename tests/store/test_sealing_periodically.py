@@ -53,6 +53,7 @@ def unsealed(store: Store) -> object:
     return store.rows("SELECT count(*) FROM audit_unsealed")[0][0]
 
 
+@pytest.mark.slow
 async def test_one_worker_seals_and_another_goes_on_when_it_ends(logs: tuple[Log, Log], store: Store) -> None:
     one, other = logs
     async with AsyncExitStack() as first, AsyncExitStack() as second:

@@ -168,6 +168,7 @@ async def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(database: 
     assert Store(sqlite_url(file)).recorded() == recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["run", "write", "insert"])
 async def test_while_another_process_stands_still_in_a_transaction_nothing_is_begun(
     database: Database, file: Path, way: str

@@ -16,6 +16,9 @@ HOST = "127.0.0.1"
 SIGN = "/django_ca/api/ca/0A1B/sign/"
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="the benchmark's load generator")
 
+# Each loads a server for a second.
+pytestmark = pytest.mark.slow
+
 Answer = tuple[int, bytes]
 
 

@@ -57,6 +57,7 @@ async def test_rsa_keys_come_from_one_other_process_that_ends_with_the_generator
     assert first.returncode == 0
 
 
+@pytest.mark.slow
 async def test_the_event_loop_turns_on_while_rsa_keys_are_made() -> None:
     async with generator("rsa-4096") as keys:
         await keys.new_key()
@@ -114,6 +115,7 @@ async def test_a_process_that_was_killed_is_one_failure_and_then_another_process
         assert child_of(keys).pid != killed.pid
 
 
+@pytest.mark.slow
 async def test_a_process_that_is_killed_while_it_works_is_unavailable() -> None:
     async with generator("rsa-4096") as keys:
         await keys.new_key()
