@@ -298,15 +298,19 @@ def test_whatever_comes_together_bindings_are_what_the_ledger_says_in_the_end(sc
 
 def test_what_is_done_is_counted(scene: Scene) -> None:
     scene.gets()
-    said = scene.service.client.get("/metrics").text
-    for sample in (
+    samples = (
         'clustercert_enforcements_total{outcome="done",what="bind"}',
         'clustercert_enforcements_total{outcome="done",what="bindings"}',
         'clustercert_enforcements_total{outcome="done",what="admission"}',
         "clustercert_enforcement_seconds_count",
         "clustercert_enforcement_failing",
-    ):
-        assert sample in said
+    )
+
+    def counted() -> bool:
+        said = scene.service.client.get("/metrics").text
+        return all(sample in said for sample in samples)
+
+    eventually(counted)
 
 
 # The service's own identity
@@ -350,5 +354,5 @@ def test_the_revoked_ids_stop_writes(scene: Scene) -> None:
 
 def test_the_map_is_in_the_namespace_that_the_manifests_make(scene: Scene) -> None:
     scene.gets()
-    paths = {path for _, path in by_the_service(scene) if "configmaps" in path}
+    paths = eventually(lambda: {path for _, path in by_the_service(scene) if "configmaps" in path})
     assert paths == {f"/api/v1/namespaces/{NAMESPACE}/configmaps/clustercert-revoked"}
