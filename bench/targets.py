@@ -60,14 +60,14 @@ def _against_peers(measured: Mapping[str, Any]) -> Iterator[Target]:
         reached = None if wanted is None else is_ <= wanted if at_most else is_ >= wanted
         return Target(what, text, f"{is_:.2f} x", reached)
 
-    yield ratio("SQLite, token, against cfssl bare", f"{SQLITE}, token", BARE, 1.0)
-    yield ratio("SQLite, AK/SK, against cfssl bare", f"{SQLITE}, AK/SK", BARE, 1.0)
-    yield ratio("SQLite, token, against cfssl with a durable SQLite", f"{SQLITE}, token", DURABLE, 3.0)
+    yield ratio("SQLite, token, against cfssl bare", f"{SQLITE}, token", BARE, 1.1)
+    yield ratio("SQLite, AK/SK, against cfssl bare", f"{SQLITE}, AK/SK", BARE, 1.1)
+    yield ratio("SQLite, token, against cfssl with a durable SQLite", f"{SQLITE}, token", DURABLE, 2.5)
     yield ratio("the same, p99", f"{SQLITE}, token", DURABLE, 0.1, "p99_ms")
     for connections, least in (("a connection for each request", 1.0), ("kept connections", 1.1)):
         ours, theirs = (f"{name}, TLS, {connections}" for name in (f"{SQLITE}, token", BARE))
         yield ratio(f"TLS, {connections}, against cfssl with TLS", ours, theirs, least)
-    yield ratio("PostgreSQL, token, against cfssl bare", f"{POSTGRES}, token", BARE, 0.6)
+    yield ratio("PostgreSQL, token, against cfssl bare", f"{POSTGRES}, token", BARE, 1.1)
     in_hand = "PostgreSQL, token, against django-ca, the certificate in the client's hands"
     yield ratio(in_hand, f"{POSTGRES}, token", WHOLE_ORDER, 20)
     yield ratio("the same, against django-ca's order alone", f"{POSTGRES}, token", ORDER, None)
