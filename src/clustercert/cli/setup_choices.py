@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 import typer
 
+from clustercert.cli.guarding import WebhookMode
 from clustercert.cli.setup_folder import SetupFolder
 from clustercert.cli.setup_options import (
     CONTROL_PLANE_FOLDER,
     FailurePolicy,
-    Mode,
     SetupError,
     SetupOptions,
     bound_roles,
@@ -43,7 +43,7 @@ class Choices:
 
     service_url: str
     service_ca_pem: bytes | None
-    mode: Mode | None
+    mode: WebhookMode | None
     failure_policy: FailurePolicy
     authorized_ttl: str
     unauthorized_ttl: str
@@ -129,7 +129,7 @@ def _control_plane_dir(given: SetupOptions, before: "PreviousAuthorization | Non
 
 def _previous_mode(
     given: SetupOptions, folder: SetupFolder, before: "PreviousAuthorization | None"
-) -> Mode | None:
+) -> WebhookMode | None:
     from clustercert.manifests.folder import AUTHORIZATION
 
     if given.mode is not None or before is None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from clustercert.cli.guarding import WebhookMode
 from clustercert.cli.output import printable
 from clustercert.errors import ClustercertError
 
@@ -21,9 +22,6 @@ MAX_TTL_SECONDS = 300
 MAX_TIMEOUT_SECONDS = 30
 
 
-Mode = Literal["default", "known-only"]
-"""Who is asked about."""
-
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What the API server does without an answer."""
 
@@ -34,7 +32,7 @@ class SetupError(ClustercertError):
 
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="The folder to write; made with mode 0700.")]
 ModeOption = Annotated[
-    Mode | None,
+    WebhookMode | None,
     typer.Option(
         help="Ask about certificates of this service, or about every client certificate but the exempt. "
         "[default: as before, or as the cluster is]"
@@ -114,7 +112,7 @@ ForceOption = Annotated[
 class SetupOptions:
     """What the command line says; None for what it doesn't say."""
 
-    mode: Mode | None
+    mode: WebhookMode | None
     failure_policy: FailurePolicy | None
     authorized_ttl: str | None
     unauthorized_ttl: str | None

@@ -196,7 +196,7 @@ class Revoking:
         if problem := why_not_undo(found, self.undo_window, now):
             raise Conflict(problem)
         event = AuditEvent(
-            at=self.now(),
+            at=now,
             kind="revocation.undone",
             project_id=found.project_id,
             actor=actor,
