@@ -233,7 +233,7 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
 
 
 def _framework(app: ASGIApp) -> FastAPI:
-    """The framework's application, where the services are."""
+    """The FastAPI application, whose state holds the services."""
     router = app._app  # type: ignore[attr-defined] # noqa: SLF001 - `Edge` wraps it
     return cast("FastAPI", router.default)
 

@@ -1,4 +1,4 @@
-"""Transactions that wait for a lock: what a test waits for instead of a time that should be long enough."""
+"""Tells a test when transactions wait for a lock."""
 
 import asyncio
 import threading
@@ -28,7 +28,7 @@ class LockWaits:
             )
 
     async def begun(self, *tasks: asyncio.Task[Any], count: int = 1) -> None:
-        """Return when so many transactions wait; on SQLite one does. Fails where one of the tasks has ended."""
+        """Return when `count` transactions wait; on SQLite, when any waits. Fails if one of the tasks has ended."""
         await eventually_async(lambda: any(task.done() for task in tasks) or self._has_begun(count))
         assert not any(task.done() for task in tasks)
 

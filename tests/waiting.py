@@ -1,4 +1,4 @@
-"""Waits for a condition instead of a time."""
+"""Wait until a condition holds, instead of for a fixed time."""
 
 import asyncio
 import inspect

@@ -76,7 +76,7 @@ class Place:
         self.clock.time += LEAST_AGE
 
         def current() -> list[x509.CertificateRevocationList]:
-            """A list, since a revocation list without entries is false."""
+            """In a list, since an empty revocation list counts as false."""
             crl = self.crl()
             return [crl] if {revoked.serial_number for revoked in crl} == serials else []
 

@@ -37,7 +37,7 @@ CHECKS = [
     response_schema_conformance,
     response_headers_conformance,
 ]
-# Of these all have to be right for a request that succeeds, and among forty there is to be one.
+# A request succeeds only if all of these are right, and at least one of forty requests must succeed.
 OFTEN = st.sampled_from([True, True, True, False])
 BOUNDED = settings(
     max_examples=40,

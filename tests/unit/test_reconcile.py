@@ -315,7 +315,7 @@ async def test_the_process_that_does_not_lead_does_nothing_and_takes_over_with_a
     world.time += 10
     await eventually_async(lambda: leader.asked == 2)
     world.time += 10
-    # By now the first turn has come to its end.
+    # The first turn has ended by now.
     assert world.done == []
     leader.leading = True
     await eventually_async(lambda: world.done)

@@ -1,4 +1,4 @@
-"""One TLS connection in memory: how it ends."""
+"""How a TLS connection ends, in memory."""
 
 import contextlib
 import ssl

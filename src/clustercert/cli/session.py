@@ -110,7 +110,7 @@ def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) ->
 
 
 def who() -> "Who":
-    """Who the audit says it was, with one request id for the whole command."""
+    """Who runs this command, for the audit. All events of the command have one request id."""
     from clustercert.model import Origin
 
     return {"actor": _actor(), "origin": Origin.local()}

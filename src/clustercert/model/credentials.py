@@ -46,6 +46,6 @@ def number_of(record_number: str | None, serial: str, groups: Iterable[str]) -> 
 
 
 def without_credential_group(groups: Iterable[str], number: str | None) -> tuple[str, ...]:
-    """The groups of a certificate of the ledger but for the credential group of its number, as `number_of` says it."""
+    """A certificate's groups without its credential group; `number` is what `number_of` gives."""
     own = None if number is None else credential_group(number)
     return tuple(group for group in groups if group != own)

@@ -29,8 +29,8 @@ _events = BulkInsert(tables.audit_event)
 MAX_BATCH = 128
 # While one batch is being committed, the next one is made ready and sent behind it. Of more, each would be smaller.
 BATCHES = 2
-# How long a batch that is smaller than the one before waits for more: most of a commit's cost is the same for one as
-# for thirty.
+# A batch that is smaller than the last one waits for more requests, for at most so long: most of a commit's cost does
+# not depend on how many rows it has.
 GATHER_SECONDS = 0.005
 
 
@@ -114,9 +114,9 @@ class Ledger:
         self._places.release()
 
     async def _gather(self) -> None:
-        """Wait until as many wait as were in the last batch, or it has been long enough.
+        """Wait until there are as many requests as in the last batch, for at most `gather_seconds`.
 
-        Who was answered together asks again together.
+        Clients that were answered at the same moment send their next requests at the same moment.
         """
         if len(self._waiting) < self._expected:
             self._enough.clear()

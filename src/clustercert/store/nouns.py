@@ -1,4 +1,4 @@
-"""What the statements about the built-in identity share: columns, nouns out of rows, changes."""
+"""Shared by the statements about the built-in identity: columns, objects made of rows, changes."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -85,7 +85,7 @@ def narrowed(query: Select[Any], *wanted: tuple[Column[str], str | None]) -> Sel
 
 
 def noun_of(kind: type[N], row: Row[Any], prefix: str, **others: Any) -> N:
-    """A noun, its fields from the columns that are labelled `prefix_field`, but for the others."""
+    """An object of a row: each field is the column labelled `prefix_field`, unless it is given in `others`."""
     names = (each.name for each in fields(kind) if each.name not in others)
     return kind(**{name: getattr(row, f"{prefix}_{name}") for name in names}, **others)
 

@@ -165,7 +165,10 @@ class Revocations:
 
 
 def number_or_serial(wanted: str) -> list[ColumnElement[bool]]:
-    """What names a certificate, first by its credential number, which another signer may have chosen as a serial."""
+    """Conditions that find a certificate: by its credential number, then by its serial.
+
+    The number comes first, since another signer may have chosen the same value as a serial.
+    """
     return [_certificate.c.credential_number == wanted, _certificate.c.serial == wanted]
 
 

@@ -31,7 +31,7 @@ class NothingBegun(Unavailable):
 
 @contextlib.asynccontextmanager
 async def acquired(place: asyncio.Lock | asyncio.Semaphore, seconds: float) -> AsyncIterator[None]:
-    """A lock, or a place among several, for the block. Raises NothingBegun where it does not come free in time."""
+    """Hold a lock or a semaphore for the block. Raises NothingBegun where it does not become free in time."""
     try:
         async with asyncio.timeout(seconds):
             await place.acquire()
