@@ -2,7 +2,7 @@
 # tools, .venvs/clients for the vendors' SDKs, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench format lock clean runtime dev clients openssl haproxy bench-tools
+.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients openssl haproxy promtool bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -10,7 +10,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients openssl haproxy ## run every test, with real clients and the built wheel
+test: dev clients openssl haproxy promtool ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -19,14 +19,20 @@ test-fast: dev ## run the unit tests and those on SQLite, without servers, in ab
 check: dev ## check format, lint, types and layers
 	@scripts/check
 
-bench: bench-tools ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/performance.md)
+bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/performance.md)
 	@.venvs/bench/bin/python -m bench $(ARGS)
 
 format: dev ## format the code, and mend what the linter can mend
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
+docs: dev ## write the tables of settings, metrics and commands in docs/ from the code
+	@.venv/bin/python scripts/generate_docs.py
+
 lock: ## resolve the dependencies into the lock files anew (ARGS=--upgrade: to the newest)
 	@scripts/lock $(ARGS)
+
+release: dev ## build sdist, wheel, SBOM and checksums in dist/, and prepare CHANGELOG.md; publishes nothing
+	@.venv/bin/python scripts/release.py
 
 clean: ## remove environments, caches and builds; the demo's data stay
 	rm -rf .venv .venvs .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
@@ -50,6 +56,11 @@ openssl:
 haproxy:
 	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || scripts/apt-install haproxy \
 		|| echo "haproxy is not installed: tests/e2e/test_proxy.py is skipped" >&2
+
+# One test checks deploy/prometheus-alerts.yaml with it, and is skipped without it.
+promtool:
+	@command -v promtool >/dev/null || scripts/apt-install promtool \
+		|| echo "promtool is not installed: a test in tests/unit/test_alert_rules.py is skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

@@ -1,1 +1,1 @@
-"""Measurements of the running service beside its peers; nothing here is part of the service."""
+"""Benchmarks of the running service and its peers. Nothing here is part of the service."""

@@ -1,9 +1,10 @@
-"""`make bench`: measure, keep the figures in measured.json, write them into the documentation.
+"""`make bench`: measure, store the figures in measured.json, and write them into the documentation.
 
-make bench                               everything but the largest store and the soak
+make bench                               everything except the largest store, the kills and the soak
 make bench ARGS="compare growth --full"  parts of it; --full adds 10^7 certificates and 10^6 clusters
 make bench ARGS="soak --seconds 600"
-make bench ARGS=report                   only write what was measured into docs/
+make bench ARGS="kills --kills 1000"
+make bench ARGS=report                   only write the stored figures into docs/
 """
 
 import argparse
@@ -20,15 +21,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import (
+    attacked,
     audit_log,
+    cli,
     compare,
     flame,
     floor,
     growth,
+    kills,
     loads,
+    policy,
     postgres,
     report,
     scaling,
+    slow_postgres,
     soak,
     steps,
     traffic,
@@ -41,7 +47,7 @@ from bench.postgres import Postgres
 WORK = report.ROOT / "build" / "bench"
 PICTURES = report.ROOT / "docs" / "performance"
 
-# Seconds of one measurement, unless the command line says otherwise.
+# Default duration of one measurement in seconds.
 SECONDS = {
     "floor": 2.0,
     "steps": 6.0,
@@ -49,28 +55,47 @@ SECONDS = {
     "loads": 4.0,
     "growth": 4.0,
     "webhook": 10.0,
+    "attacked": 20.0,
+    "slow_postgres": 20.0,
     "audit_log": 0.0,
+    "policy": 0.0,
+    "cli": 0.0,
+    "kills": 0.0,
     "soak": 600.0,
 }
-USUAL = ("floor", "steps", "compare", "loads", "growth", "webhook", "audit_log")
+USUAL = (
+    "floor",
+    "steps",
+    "compare",
+    "loads",
+    "growth",
+    "webhook",
+    "attacked",
+    "slow_postgres",
+    "audit_log",
+    "policy",
+    "cli",
+)
 STEPS_REQUESTS = 6000
 CONNECTIONS = 64
 ROUNDS = 3
+KILLS = 100
+CLI_ROUNDS = 25
 
 
 class Bench:
-    """The parts, each of which keeps what it measured."""
+    """The parts of the benchmark. Each one stores its figures."""
 
     def __init__(self, options: argparse.Namespace, server: Postgres | None) -> None:
         self._options = options
         self._postgres = server
 
     def floor(self, seconds: float) -> None:
-        """The least that any issuer needs."""
+        """Measure the minimum work that any issuer has to do."""
         report.save("floor", floor.measure(seconds))
 
     def steps(self, seconds: float) -> None:
-        """Where a request's time goes: the table and the flame graph."""
+        """Measure where a request spends its time: a table and a flame graph."""
         store = world.prepare(WORK / "steps")
         raw = WORK / "stacks.txt"
         with world.served(store) as served:
@@ -88,7 +113,7 @@ class Bench:
         (PICTURES / "flame.svg").write_text(flame.draw(flame.read(raw.read_text()), title))
 
     def compare(self, seconds: float) -> None:
-        """Ourselves and the peers."""
+        """Compare this service with its peers."""
         with_djangoca = djangoca.ENVIRONMENT.exists()
         measured = compare.measure(
             WORK / "compare", seconds, self._options.rounds, self._postgres, with_djangoca=with_djangoca
@@ -96,16 +121,16 @@ class Bench:
         report.save("compare", measured)
 
     def loads(self, seconds: float) -> None:
-        """Every way to call the service."""
+        """Measure every way to call the service."""
         report.save("loads", loads.measure(WORK / "loads", seconds, self._postgres))
 
     def growth(self, seconds: float) -> None:
-        """The store as it grows."""
-        from bench import plot  # noqa: PLC0415 - a second, for a library that no other part needs
+        """Measure stores of several sizes."""
+        from bench import plot  # noqa: PLC0415 - takes a second, and no other part needs it
 
         sizes = (*growth.SIZES, growth.LARGEST) if self._options.full else growth.SIZES
         rows = growth.measure(WORK / "growth", sizes, seconds, None)
-        # Gigabytes, and the next ones come.
+        # It has gigabytes, and the next store needs the space.
         shutil.rmtree(WORK / "growth")
         if self._postgres:
             rows += growth.measure(WORK / "growth", sizes, seconds, self._postgres)
@@ -114,32 +139,54 @@ class Bench:
         plot.growth(rows, PICTURES / "growth.png")
 
     def webhook(self, seconds: float) -> None:
-        """Reviews at a steady rate, as the store grows."""
+        """Measure the authorization webhook at a steady rate, with stores of several sizes."""
         sizes = (*webhook.SIZES, webhook.LARGEST) if self._options.full else webhook.SIZES
         rows = webhook.measure(WORK / "webhook", sizes, seconds, None)
-        # Gigabytes, and the next ones come.
+        # It has gigabytes, and the next store needs the space.
         shutil.rmtree(WORK / "webhook")
         if self._postgres:
             rows += webhook.measure(WORK / "webhook", sizes, seconds, self._postgres)
         report.save("webhook", rows)
 
+    def attacked(self, seconds: float) -> None:
+        """Measure the webhook as a process of its own while the API is attacked."""
+        report.save("attacked", attacked.measure(WORK / "attacked", seconds))
+
+    def slow_postgres(self, seconds: float) -> None:
+        """Measure the webhook as a process of its own while PostgreSQL is slow."""
+        if self._postgres:
+            rows = slow_postgres.measure(WORK / "slow_postgres", seconds, self._postgres)
+            report.save("slow_postgres", rows)
+
     def audit_log(self, _seconds: float) -> None:
-        """Sealing and proofs, as the log grows."""
+        """Measure sealing and proofs with audit logs of several sizes."""
         sizes = (*audit_log.SIZES, *audit_log.LARGEST) if self._options.full else audit_log.SIZES
         rows = audit_log.measure(WORK / "audit_log", sizes, None)
-        # Gigabytes, and the next ones come.
+        # It has gigabytes, and the next store needs the space.
         shutil.rmtree(WORK / "audit_log")
         if self._postgres:
             rows += audit_log.measure(WORK / "audit_log", sizes, self._postgres)
         report.save("audit_log", rows)
 
+    def policy(self, _seconds: float) -> None:
+        """Measure decisions of the policy, and the replay of recorded ones."""
+        report.save("policy", policy.measure(WORK / "policy"))
+
+    def cli(self, _seconds: float) -> None:
+        """Measure how long commands of the client take to start."""
+        report.save("cli", cli.measure(WORK / "cli", CLI_ROUNDS))
+
+    def kills(self, _seconds: float) -> None:
+        """Kill the service and stop its database under load, and check that nothing is missing."""
+        report.save("kills", kills.measure(WORK / "kills", self._options.kills, self._postgres))
+
     def soak(self, seconds: float) -> None:
-        """The same load for a long time."""
+        """Run the same load for a long time."""
         report.save("soak", soak.measure(WORK / "soak", seconds))
 
 
 def write_documents() -> None:
-    """Put the figures where they are read."""
+    """Write the figures into the documentation."""
     measured = report.load()
     text = report.DOCUMENT.read_text(encoding="utf-8")
     report.DOCUMENT.write_text(report.filled(text, report.performance(measured)), encoding="utf-8")
@@ -147,7 +194,7 @@ def write_documents() -> None:
 
 
 def machine() -> dict[str, str]:
-    """Where, when and with what."""
+    """Describe the machine, the date and the versions."""
     cpu = next(
         (
             line.split(":")[1].strip()
@@ -182,6 +229,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join((*SECONDS, 'report'))}")
     parser.add_argument("--seconds", type=float, help="of each single measurement")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the comparison with the peers")
+    parser.add_argument("--kills", type=int, default=KILLS, help="of the service, on each database")
     parser.add_argument(
         "--full", action="store_true", help="growth up to 10^7 certificates and 10^6 clusters"
     )
@@ -197,7 +245,7 @@ def _server(options: argparse.Namespace) -> Iterator[Postgres | None]:
     if options.no_postgres:
         yield None
         return
-    # Not below the checkout, whose folders the unprivileged user may not enter; on a disk, which /tmp may not be.
+    # Not in the checkout, because the unprivileged user may not enter it. Not in /tmp, which may not be on a disk.
     with (
         tempfile.TemporaryDirectory(prefix="clustercert-bench-", dir="/var/tmp") as folder,
         contextlib.ExitStack() as stack,
@@ -207,9 +255,9 @@ def _server(options: argparse.Namespace) -> Iterator[Postgres | None]:
 
 
 def main() -> int:
-    """Run the parts that were asked for."""
+    """Run the requested parts."""
     options = _options()
-    # An installed program is compiled; this one is at its first start, unless the environment forbids it.
+    # Compile the program at its first start, as an installed one is, unless the environment forbids it.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     parts = [part for part in options.parts or USUAL if part != "report"]
     if parts:

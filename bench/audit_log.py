@@ -1,4 +1,4 @@
-"""The audit log as it grows: how fast events are sealed, and how long a proof takes, while others write."""
+"""Measures audit logs of several sizes: how fast events are sealed, and how long a proof takes during writes."""
 
 import asyncio
 import random
@@ -14,21 +14,22 @@ from sqlalchemy import insert
 from bench import world
 from bench.postgres import Postgres
 from bench.world import World
-from clustercert.app.wiring import Components, components
-from clustercert.merkle import leaf_hash
 from clustercert.merkle.tiles import all_tiles
-from clustercert.merkle.tree import verify_consistency, verify_inclusion
-from clustercert.model import AuditEvent
+from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclusion
+from clustercert.model import Actor
+from clustercert.model.events.administration import RevocationChanged
 from clustercert.store import tables
 from clustercert.store.events import event_row
+from clustercert.store.evidence import EvidenceQueries
+from clustercert.wiring import Components, components
 
-# Events in the log.
+# Sizes of the log, in events.
 SIZES = (10_000, 100_000)
 LARGEST = (1_000_000,)
 
 AT_ONCE = 10_000
 PROOFS = 300
-# What the largest installation records; a log has to keep up with it for as long as it goes on.
+# The event rate of the largest installation, per second. The log must keep up with it permanently.
 STEADY_RATE = 5_000
 STEADY_SECONDS = 10
 TICKS = 20
@@ -36,16 +37,16 @@ TICKS = 20
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What was measured at a size; times in milliseconds.
+    """Figures for one size of the log. Times are in milliseconds.
 
     Attributes:
-        sealed_rate: events a second that a sealer takes in when many wait.
-        steady_rate: events a second that were written while a sealer worked beside, each second.
-        lag_ms: the longest time from an event's commit to its place in the log then, 99 of 100.
-        proof_p50_ms, proof_p99_ms: an inclusion proof of a random event, with its event and the newest head; verified.
-        consistency_p99_ms: a consistency proof from a random size, verified against the log's own older heads.
-        page_p99_ms: a page of 100 events from a random place on.
-        bytes_each: what the tiles add to the store for each event.
+        sealed_rate: events per second that a sealer seals when many are waiting.
+        steady_rate: events per second that were written while a sealer ran once per second.
+        lag_ms: time from an event's commit to its sealing at that rate, 99th percentile.
+        proof_p50_ms, proof_p99_ms: an inclusion proof for a random event, with the event and the newest head; verified.
+        consistency_p99_ms: a consistency proof from a random size, verified against the log's older heads.
+        page_p99_ms: a page of 100 events from a random index on.
+        bytes_each: bytes that the tiles add to the store for each event.
     """
 
     database: str
@@ -61,7 +62,7 @@ class Size:
 
 
 def measure(folder: Path, sizes: Sequence[int], postgres: Postgres | None) -> list[dict[str, object]]:
-    """One log through all sizes."""
+    """Grow one log through all sizes, and measure it at each."""
     url = postgres.create("audit_log") if postgres else None
     store = world.prepare(folder, database_url=url, database=postgres.pid if postgres else None)
     return asyncio.run(_measure(store, sizes, "PostgreSQL" if postgres else "SQLite"))
@@ -97,7 +98,7 @@ async def _measure(store: World, sizes: Sequence[int], database: str) -> list[di
 
 
 async def _filled(parts: Components, size: int) -> float:
-    """Bring the log to a size or beyond; events a second of sealing, the writing not counted."""
+    """Grow the log to at least this size. Returns events sealed per second, without the time for writing."""
     missing = max(AT_ONCE, size - (await parts.audit_log.log()).size)
     sealed, seconds = 0, 0.0
     while missing > 0:
@@ -110,7 +111,7 @@ async def _filled(parts: Components, size: int) -> float:
 
 
 async def _steady(parts: Components) -> tuple[float, float]:
-    """Events are written at the steady rate, and sealed each second as the service does it."""
+    """Write events at the steady rate, and seal them every second as the service does."""
     lags = list[float]()
     committed = list[tuple[float, int]]()
     done = asyncio.Event()
@@ -142,36 +143,34 @@ async def _steady(parts: Components) -> tuple[float, float]:
 
 
 async def _write(parts: Components, count: int) -> None:
-    """Events of the usual length."""
+    """Write events of the usual length."""
     now, here = datetime.now(UTC), world.origin()
-    detail = {
-        "serial": "00" * 20,
-        "rule": "admin",
-        "groups": ["clustercert:admins"],
-        "not_after": now.isoformat(),
-    }
     rows = [
         event_row(
-            AuditEvent(
+            RevocationChanged(
                 at=now,
-                kind="certificate.issued",
+                kind="certificate.revoked",
                 project_id="0" * 32,
-                actor="bench",
+                actor=Actor("bench", here),
                 subject=f"{number:064x}",
-                origin=here,
-                detail=detail,
+                user_id="0" * 32,
+                cluster_id="0" * 36,
+                reason="superseded",
+                note=None,
+                proved=False,
+                serial="00" * 20,
             )
         )
         for number in range(count)
     ]
-    async with parts.database.write() as connection:
+    async with parts.database.transaction() as connection:
         await connection.execute(insert(tables.audit_event), rows)
 
 
 async def _proof_ms(parts: Components) -> float:
     place = random.randrange((await parts.audit_log.log()).size)
     started = time.perf_counter()
-    [event] = await parts.audit_log.pages.run(place, 1)
+    [event] = await EvidenceQueries(parts.database).events(place, place + 1)
     proof = await parts.audit_log.inclusion(event)
     elapsed = (time.perf_counter() - started) * 1000
     head = proof.checkpoint
@@ -181,7 +180,7 @@ async def _proof_ms(parts: Components) -> float:
 
 async def _consistency_ms(parts: Components) -> float:
     newest = await parts.audit_log.checkpoint()
-    [older] = await parts.audit_log.rows.checkpoints(random.randrange(newest.size), 1)
+    [older] = await parts.audit_log.queries.checkpoints(random.randrange(newest.size), 1)
     started = time.perf_counter()
     hashes = await parts.audit_log.consistency(older.size, newest.size)
     elapsed = (time.perf_counter() - started) * 1000
@@ -192,7 +191,7 @@ async def _consistency_ms(parts: Components) -> float:
 async def _page_ms(parts: Components) -> float:
     place = random.randrange((await parts.audit_log.log()).size)
     started = time.perf_counter()
-    await parts.audit_log.pages.run(place, 100)
+    await EvidenceQueries(parts.database).events(place, place + 100)
     return (time.perf_counter() - started) * 1000
 
 

@@ -1,6 +1,6 @@
-"""Fills a store: clusters and certificates, by copying one of each that the service made itself.
+"""Fills a store with copies of one cluster and one certificate that the service created itself.
 
-Goes round the service, and so must be told nothing of its columns beyond those that have to differ from row to row.
+It bypasses the service, so it knows only those columns that must differ from row to row.
 """
 
 import asyncio
@@ -15,29 +15,30 @@ from sqlalchemy import Table, insert, select
 
 from bench.postgres import Postgres
 from bench.world import ACTOR, World, origin
-from clustercert.app.wiring import Components, components
-from clustercert.certificate import certificate_der, new_client_ca
-from clustercert.keypair import key_der, new_key
-from clustercert.model import Project
+from clustercert.model import Actor, Project
+from clustercert.pki.certificates import certificate_der
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import key_der, new_key
 from clustercert.store import tables
+from clustercert.wiring import Components, components
 
 IN_A_PROJECT = 1000
-# Clusters that the bench's user may have certificates of: more than a worker keeps in memory. Their keys open; those
-# of the others, copied, would not.
+# Clusters for which the benchmark's user may get certificates: more than a worker caches. Their CA keys can be
+# unsealed. The keys of the other clusters are plain copies, which can't.
 REACHABLE = 12 * IN_A_PROJECT
 AT_ONCE = 500_000
-# Certificates of a day, kept for so long, as `clustercert db prune` would leave them.
+# Certificates are valid for a day and stored for this long, as if `clustercert db prune` deleted older ones.
 DAYS_KEPT = 90
 
 
 def cluster_id(number: int) -> str:
-    """The id of a cluster that was made here."""
+    """Return the id of a cluster that this module created."""
     return f"{number:08x}-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
 class Reachable:
-    """A cluster that the bench's user may have certificates of."""
+    """A cluster for which the benchmark's user may get certificates."""
 
     project_id: str
     cluster_id: str
@@ -48,7 +49,7 @@ class Filler:
     """Fills one store.
 
     Attributes:
-        database: its name in the PostgreSQL server.
+        database: the name of the database in the PostgreSQL server.
     """
 
     world: World
@@ -56,7 +57,7 @@ class Filler:
     database: str
 
     async def add_reachable(self, first: int, last: int) -> list[Reachable]:
-        """Clusters by number, the last one excluded, that the user reaches, up to the number of those."""
+        """Add clusters for which the user may get certificates, by number, without the last one."""
         reachable: list[Reachable] = []
         async with components(self.world.settings) as parts:
             async with parts.database.read() as connection:
@@ -71,7 +72,7 @@ class Filler:
         return reachable
 
     def add_others(self, first: int, last: int) -> None:
-        """The clusters of those numbers that the user does not reach, in projects of others."""
+        """Add the clusters with these numbers that belong to other users' projects."""
         first = max(first, REACHABLE)
         if first >= last:
             return
@@ -86,7 +87,7 @@ class Filler:
         )
 
     def add_certificates(self, rows: int, clusters: int) -> None:
-        """So many certificates, each with its audit event, spread over so many clusters."""
+        """Add certificates, each with its audit event, spread over the clusters."""
         asyncio.run(self._seal())
         issued = "kind = 'certificate.issued'"
         statements: list[str] = []
@@ -98,18 +99,18 @@ class Filler:
         if self.postgres is None:
             self._run(statements)
             return
-        # The index of fingerprints, whose order is random, is made again at the end.
+        # Drop the index of fingerprints, and create it again at the end: their order is random, so inserts are slow.
         name = "uq_certificate_fingerprint"
         self._run([f"ALTER TABLE certificate DROP CONSTRAINT {name}", *statements])
         again = f"ALTER TABLE certificate ADD CONSTRAINT {name} UNIQUE (fingerprint)"
         self._run([f"SET maintenance_work_mem = '1GB'; {again}"])
 
     def add_revocations(self, rows: int, clusters: int) -> None:
-        """So many, every other one of a single certificate; nothing in the store is revoked by them."""
+        """Add revocations, half of them for single certificates. They revoke nothing that is in the store."""
         dialect = "postgres" if self.postgres else "sqlite"
         columns = _COMMON_COLUMNS[dialect]
         statement = (
-            'INSERT INTO revocation (epoch, changed, fingerprint, user_id, cluster_id, at, "by", reason, proved)'  # noqa: S608 - all of it is ours
+            'INSERT INTO revocation (epoch, changed, fingerprint, user_id, cluster_id, at, "by", reason, proved)'  # noqa: S608 - contains no input
             f" SELECT 0, 0, CASE WHEN n % 2 = 0 THEN {columns['fingerprint']} END, {columns['user_id']},"
             f" {columns['cluster_id']}, CURRENT_TIMESTAMP, 'bench', 'unspecified', false FROM {_NUMBERS[dialect]}"
         )
@@ -118,15 +119,15 @@ class Filler:
         self._run([statement])
 
     def settle(self) -> None:
-        """What the service and its database do by themselves some minutes after so many rows."""
+        """Do now what the service and its database would do by themselves a few minutes after these inserts."""
         asyncio.run(self._seal())
         self._run(["ANALYZE" if self.postgres is None else "VACUUM ANALYZE"])
         self.checkpoint()
-        # Or the kernel goes on writing gigabytes while something is measured.
+        # Otherwise the kernel would write gigabytes during the next measurement.
         os.sync()
 
     def checkpoint(self) -> None:
-        """Write what changed to its place, as the database does from time to time by itself."""
+        """Make a checkpoint, as the database does by itself from time to time."""
         self._run(["PRAGMA wal_checkpoint(TRUNCATE)" if self.postgres is None else "CHECKPOINT"])
 
     async def _seal(self) -> None:
@@ -134,19 +135,19 @@ class Filler:
             await parts.log_sealer.seal_all()
 
     def _copies(self, table: Table, which: str, first: int, last: int, *, of: int, clusters: int = 0) -> str:
-        """The statement that copies the first row of a kind, once for each number."""
+        """Return the statement that copies the first row of a kind, once for each number."""
         dialect = "postgres" if self.postgres else "sqlite"
         changed = {**_COMMON_COLUMNS[dialect], **_COLUMNS[dialect].get(table.name, {})}
         if table is tables.certificate:
             changed |= _in_clusters(dialect)
-        # A number of the row's own is the database's to give.
+        # The database assigns the row's own id.
         columns = [
             column.name for column in table.columns if table.name in _COLUMNS[dialect] or column.name != "id"
         ]
         quoted = ", ".join(f'"{name}"' for name in columns)
         values = ", ".join(changed.get(name, f'"{name}"') for name in columns)
         statement = (
-            f"INSERT INTO {table.name} ({quoted}) SELECT {values} FROM"  # noqa: S608 - all of it is ours
+            f"INSERT INTO {table.name} ({quoted}) SELECT {values} FROM"  # noqa: S608 - contains no input
             f" (SELECT * FROM {table.name} WHERE {which} ORDER BY id LIMIT 1) AS template, {_NUMBERS[dialect]}"
         )
         numbers = {"first": first, "last": last, "rows": of, "clusters": clusters, "days": DAYS_KEPT}
@@ -155,7 +156,7 @@ class Filler:
         return statement
 
     def _run(self, statements: list[str]) -> None:
-        """In a hurry: what a power failure takes now would be made again."""
+        """Run statements without waiting for the disk. After a power failure, the store would be filled again."""
         if self.postgres is not None:
             for statement in statements:
                 asynchronous = (
@@ -175,13 +176,13 @@ async def _project(parts: Components, world: World, number: int) -> Project:
     directory = parts.identity.directory
     user = await directory.find_user(world.user_id)
     name = f"project-of-{number}"
-    project = await directory.create_project(name, user.domain, actor=ACTOR, origin=origin())
-    await parts.identity.roles.assign("admin", user, project, actor=ACTOR, origin=origin())
+    project = await directory.create_project(name, user.domain, actor=Actor(ACTOR, origin()))
+    await parts.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
     return project
 
 
 async def _add(parts: Components, template: dict[str, object], project: Project, numbers: range) -> None:
-    """Rows of clusters and of their CAs. The CAs of one project share a key, sealed for each row."""
+    """Add rows for clusters and their CAs. The CAs of one project share a key, sealed for each row."""
     key = new_key("ec-p256")
     now = datetime.now(UTC).replace(microsecond=0)
     authority = new_client_ca("kubernetes", key, now, timedelta(days=3650))
@@ -201,17 +202,17 @@ async def _add(parts: Components, template: dict[str, object], project: Project,
                 "not_after": authority.not_valid_after_utc,
             }
         )
-    async with parts.database.write() as connection:
+    async with parts.database.transaction() as connection:
         await connection.execute(insert(tables.cluster), clusters)
         await connection.execute(insert(tables.client_ca), authorities)
 
 
-# What differs from row to row, in each dialect; `n` is the row's number, counted over `:rows`. Times go back over the
-# days that certificates are kept, oldest first.
+# The values that differ from row to row, in each dialect. `n` is the row's number, out of `:rows`. Times are spread
+# over the days for which certificates are stored, oldest first.
 _SECONDS_AGO = "(:rows - n) * :days * 86400.0 / :rows"
 # Serials begin with the time.
 _FIRST_SERIAL = 0x60000000
-# Places that are not in the log's tree: sealing so many events is `audit_log`'s to measure.
+# Negative leaf indexes, which are not in the log's tree: the module `audit_log` measures sealing.
 _OUTSIDE_THE_LOG = (
     (
         "INSERT INTO audit_place (leaf_index, event_id, project_id) SELECT -id, id, project_id"
@@ -251,17 +252,17 @@ _COMMON_COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-# Every cluster is there before its certificates.
+# Clusters are inserted before their certificates.
 _ITS_PROJECT = "(SELECT project_id FROM cluster WHERE cluster.id = {cluster_id})"
 
 
 def _in_clusters(dialect: str) -> Mapping[str, str]:
-    """What differs in certificates: each is one of its cluster's project."""
+    """Return the columns that differ between certificates. Each belongs to its cluster's project."""
     return {"project_id": _ITS_PROJECT.format(cluster_id=_COMMON_COLUMNS[dialect]["cluster_id"])}
 
 
 def _named(hex32: str, uuid: str, project: str) -> Mapping[str, Mapping[str, str]]:
-    """What differs in tables whose rows we name; the clusters' times stay."""
+    """Return the columns that differ between rows with names. The clusters' times are copied."""
     times = {time: time for time in _TIMES}
     return {
         "project": {"id": hex32, "name": "'project-' || n"},

@@ -1,4 +1,4 @@
-"""Ourselves and the peers in one run, by turns, so that whatever else the machine does hits all alike."""
+"""Compares this service with its peers, in turns, so that other work on the machine affects all of them."""
 
 import contextlib
 import statistics
@@ -24,7 +24,7 @@ OURS: dict[str, Callable[[Who], list[bytes]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One row of the comparison."""
+    """A row of the comparison."""
 
     name: str
     peer: Peer
@@ -33,7 +33,7 @@ class Subject:
 def measure(
     folder: Path, seconds: float, rounds: int, postgres: Postgres | None, *, with_djangoca: bool
 ) -> dict[str, object]:
-    """All are started, then measured by turns, round after round."""
+    """Start all servers, then measure them in turns for several rounds."""
     with contextlib.ExitStack() as stack:
         subjects: list[Subject] = []
         sqlite = stack.enter_context(world.served(world.prepare(folder / "sqlite")))
@@ -69,7 +69,7 @@ def _ours(database: str, served: Served) -> list[Subject]:
 
 
 def _over_tls(folder: Path, stack: contextlib.ExitStack) -> list[Subject]:
-    """Ours with a token and cfssl, on kept connections and on a new one for each request."""
+    """Compare this service (token) and cfssl over TLS, with persistent connections and with one for each request."""
     store = world.prepare(folder / "tls")
     files = tls.new_files(folder / "tls")
     served = stack.enter_context(world.served(store, files=files))
@@ -103,7 +103,7 @@ def _djangoca(folder: Path, postgres: Postgres, stack: contextlib.ExitStack) -> 
 
 
 def _medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
-    """A row for each subject and number of connections: the median of each figure, all errors, all rates."""
+    """Return a row for each subject and number of connections: medians, the sum of errors, and all rates."""
     grouped: dict[tuple[str, int], list[wrk.Load]] = {}
     for name, load in loads:
         grouped.setdefault((name, load.connections), []).append(load)
@@ -125,7 +125,7 @@ def _medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
 def _half(
     subjects: Sequence[Subject], rows: Sequence[dict[str, object]], seconds: float, rounds: int
 ) -> list[dict[str, object]]:
-    """Ours with a token, at half of the rate that 64 connections reached: arrivals as from many clients."""
+    """Measure this service (token) at half of the rate that 64 connections reached, as if from many clients."""
     connections = CONNECTIONS[-1]
     full = {str(row["subject"]): float(str(row["rate"])) for row in rows if row["connections"] == connections}
     ours = [

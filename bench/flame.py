@@ -1,4 +1,4 @@
-"""A flame graph of the service's Python: sampled by py-spy from outside, drawn as an SVG of our own."""
+"""Draws a flame graph of the service's Python code as an SVG. py-spy takes the samples from outside."""
 
 import subprocess
 import sys
@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 
 WIDTH, ROW = 1200, 16
-# Narrower than this nobody could read or hit; it would only make the file large.
+# Narrower rectangles are unreadable, and would only make the file large.
 NARROWEST = 1.5
 CHARACTER = 6.2
-# What stands below our own code in every sample: the server's loop.
+# The frames below our code in every sample: the server's event loop.
 FIRST_FRAME = "Edge.__call__"
 _FONT = 'font-family="monospace" font-size="10"'
 _COLOURS = {"clustercert/": "#e4572e", "cryptography/": "#2e86ab", "sqlalchemy/": "#76b041", "": "#c9b79c"}
@@ -19,10 +19,10 @@ _COLOURS = {"clustercert/": "#e4572e", "cryptography/": "#2e86ab", "sqlalchemy/"
 
 @dataclass(slots=True)
 class Frame:
-    """A function and what it was seen to call.
+    """A function and the functions that it called.
 
     Attributes:
-        samples: in which it was on the stack.
+        samples: the number of samples in which it was on the stack.
     """
 
     samples: int = 0
@@ -30,7 +30,7 @@ class Frame:
 
 
 def start_sampling(pid: int, seconds: float, file: Path) -> "subprocess.Popen[bytes]":
-    """Sample the threads of a process and its children that hold the interpreter lock, until the time is over."""
+    """Start to sample a process and its children: the threads that hold the interpreter lock."""
     py_spy = str(Path(sys.executable).with_name("py-spy"))
     options = ["--subprocesses", "--gil", "--rate", "250", "--format", "raw"]
     command = [py_spy, "record", *options, "--pid", str(pid), "--duration", str(round(seconds))]
@@ -40,7 +40,7 @@ def start_sampling(pid: int, seconds: float, file: Path) -> "subprocess.Popen[by
 
 
 def read(raw: str) -> Frame:
-    """The tree of py-spy's lines: frames, outermost first, separated by semicolons, then a count."""
+    """Parse py-spy's lines into a tree. A line has frames, outermost first, separated by semicolons, and a count."""
     root = Frame()
     for line in raw.splitlines():
         stack, _, count = line.rpartition(" ")
@@ -59,13 +59,13 @@ def read(raw: str) -> Frame:
 
 
 def _function(frame: str) -> str:
-    """Without the line, so that all of a function is one frame."""
+    """Return a frame without its line number, so that a function is one frame."""
     name, _, place = frame.partition(" (")
     return f"{name} ({place.rpartition(':')[0]})" if place else name
 
 
 def draw(root: Frame, title: str) -> str:
-    """The SVG, the outermost frame at the bottom; a tooltip on each frame has its whole name."""
+    """Draw the SVG, with the outermost frame at the bottom. A tooltip shows the full name of a frame."""
     rectangles = list(_rectangles(root, WIDTH / root.samples))
     height = (max(level for _, _, level, _, _ in rectangles) + 3) * ROW
     lines = [
@@ -88,7 +88,7 @@ def draw(root: Frame, title: str) -> str:
 def _rectangles(
     frame: Frame, scale: float, left: float = 0, level: int = 0
 ) -> Iterator[tuple[float, float, int, str, int]]:
-    """(left, width, level, name, samples) of all that a frame calls, widest first."""
+    """Yield (left, width, level, name, samples) for all frames below a frame, widest first."""
     for name, called in sorted(frame.calls.items(), key=lambda item: -item[1].samples):
         width = called.samples * scale
         if width >= NARROWEST:

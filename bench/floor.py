@@ -1,4 +1,4 @@
-"""The floor under every issuer on this machine: a key, a signature, nothing else."""
+"""Measures the minimum that any issuer needs on this machine: a key and a signature."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ _PER_SECOND = re.compile(r"ecdsa \(nistp256\)\s+\S+\s+\S+\s+([\d.]+)")
 
 
 def measure(seconds: float) -> dict[str, float | str]:
-    """Microseconds of one core; `openssl_sign_us` is what `openssl speed` says of the system's OpenSSL."""
+    """Return microseconds on one core. `openssl_sign_us` comes from the system's `openssl speed`."""
     key = ec.generate_private_key(ec.SECP256R1())
     return {
         "openssl": backend.openssl_version_text(),
@@ -39,5 +39,5 @@ def _openssl_speed(seconds: float) -> float:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = _PER_SECOND.search(said)
     if found is None:
-        raise RuntimeError(f"openssl speed said something else than expected: {said}")
+        raise RuntimeError(f"openssl speed printed an unexpected result: {said}")
     return 1e6 / float(found[1])

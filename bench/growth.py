@@ -1,4 +1,4 @@
-"""How the service does as its store grows: the same measurements at each size of one store."""
+"""Measures the service with a growing store: the same measurements at each size."""
 
 import asyncio
 import math
@@ -19,9 +19,9 @@ from bench.peers import Peer
 from bench.postgres import Postgres
 from bench.world import Served, World
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.engine.database import Database
 
-# Certificates, and clusters that they are spread over.
+# Numbers of certificates, and of the clusters over which they are spread.
 SIZES = ((1_000, 10), (100_000, 10_000))
 LARGEST = (10_000_000, 1_000_000)
 
@@ -30,35 +30,35 @@ WARM_UP_QUERIES = 20
 PAGE = 50
 CONNECTIONS = 64
 STARTS = 5
-# Of the GETs, one after the other: a 99th percentile of a few seconds is a matter of who else was on the machine.
+# Rounds of sequential GETs. A single 99th percentile over a few seconds depends on other work on the machine.
 ROUNDS = 3
-# So many times as long as one measurement the service issues before its rate counts as steady: usually 72 seconds.
+# The rate counts as steady after this many times the length of a measurement: usually 72 seconds.
 UNTIL_STEADY = 18
 WARM_UP_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What was measured at a size; times in milliseconds.
+    """Figures for one size of the store. Times are in milliseconds.
 
     Attributes:
-        start_ms: from the start of the process to the first 200 of /readyz, 2 workers; the median of some, after one
-            that does not count.
+        start_ms: from the start of the process to the first status 200 from /readyz, with 2 workers; the median of
+            several starts, without the first.
         first_ms: the first POST after that.
-        rate: certificates a second, one cluster, 64 connections, right after a checkpoint of the database.
-        steady_rate: the same after a minute of it.
-        spread_rate: the same with requests over as many clusters as a user of 12 projects reaches.
-        spread_cpu_us: processor time of the service alone for each of those.
-        list_p99_ms, show_p99_ms: GET of the 10 clusters of a project, and of one of many, over HTTP; of these and of
-            the inventory's the median of three rounds.
-        inventory_p99_ms: GET of the newest 50 certificates of a project, over HTTP.
-        page_p99_ms: the newest 50 certificates of a cluster, in the store.
-        find_p99_ms: one certificate by its fingerprint, in the store.
-        revoke_p99_ms: POST clustercertrevoke, all that a user has on the cluster.
+        rate: certificates per second for one cluster, 64 connections, right after a checkpoint of the database.
+        steady_rate: the same after about a minute of load.
+        spread_rate: the same with requests for all clusters that a user with 12 projects can use.
+        spread_cpu_us: processor time of the service alone for each of those requests.
+        list_p99_ms, show_p99_ms: GET for the 10 clusters in a project, and for one of many clusters, over HTTP; the
+            median of three rounds.
+        inventory_p99_ms: GET for the newest 50 certificates in a project, over HTTP; the median of three rounds.
+        page_p99_ms: a query in the store for the newest 50 certificates of a cluster.
+        find_p99_ms: a query in the store for one certificate by its fingerprint.
+        revoke_p99_ms: POST clustercertrevoke for all certificates of a user on the cluster.
         metrics_ms: the first GET /metrics, which counts live certificates.
-        bytes_each: disk for each certificate, audit event and all indexes included.
-        wal_bytes_each, steady_wal_bytes_each: what each certificate adds to the log that replicas are fed from, while
-            `rate` and `steady_rate` are measured; 0 for SQLite.
+        bytes_each: disk space for each certificate, including its audit event and all indexes.
+        wal_bytes_each, steady_wal_bytes_each: bytes of write-ahead log for each certificate while `rate` and
+            `steady_rate` are measured; 0 for SQLite.
     """
 
     database: str
@@ -86,7 +86,7 @@ class Size:
 def measure(
     folder: Path, sizes: Sequence[tuple[int, int]], seconds: float, postgres: Postgres | None
 ) -> list[dict[str, object]]:
-    """One store through all sizes."""
+    """Grow one store through all sizes, and measure it at each."""
     name = "growth"
     url = postgres.create(name) if postgres else None
     store = world.prepare(folder, database_url=url, database=postgres.pid if postgres else None)
@@ -107,13 +107,13 @@ def measure(
 
 
 def _issue_one(store: World) -> None:
-    """What the copies are made of."""
+    """Issue the certificate that is copied."""
     with world.served(store, workers=1) as served:
         served.taking(traffic.with_token(served.who)).load(1, 1)
 
 
 def _check_filled(served: Served, inventory: str) -> None:
-    """A page of nothing is fast, and says nothing."""
+    """Check that a page of the inventory is full: an empty page would be fast."""
     host, port = served.who.host.split(":")
     answer = b""
     with socket.create_connection((host, int(port)), timeout=60) as connection:
@@ -197,7 +197,7 @@ def _start_ms(store: World) -> float:
 
 
 def _issued(peer: Peer, seconds: float, postgres: Postgres | None) -> tuple[wrk.Load, float]:
-    """A load, and the bytes of write-ahead log that each certificate took."""
+    """Run a load. Returns it with the bytes of write-ahead log for each certificate."""
     before = _wal_position(postgres)
     load = peer.load(CONNECTIONS, seconds)
     return load, (_wal_position(postgres) - before) / max(1.0, load.rate * load.seconds)
@@ -208,7 +208,7 @@ def _wal_position(postgres: Postgres | None) -> int:
 
 
 def _one_by_one(served: Served, paths: Sequence[str], seconds: float) -> wrk.Load:
-    """GETs over one connection: as many as a 99th percentile takes, however long they do; the round with the median."""
+    """Send enough GETs for a 99th percentile over one connection, in rounds. Returns the round with the median."""
     peer = served.taking(traffic.signed_gets(served.who, paths))
     warm = peer.load(1, WARM_UP_SECONDS)
     enough = math.ceil(max(seconds, 2 * QUERIES / max(1.0, warm.rate)))
@@ -242,7 +242,7 @@ async def _revoke_p99(served: Served, user_id: str) -> float:
 
 
 async def _queries(store: World, clusters: int) -> tuple[float, float]:
-    """(a page of a cluster's certificates, one certificate by fingerprint), 99th percentiles."""
+    """Return the 99th percentiles of (a page of a cluster's certificates, one certificate by fingerprint)."""
     database = Database(store.settings.store_url)
     certificate = tables.certificate
     try:
@@ -265,7 +265,7 @@ async def _queries(store: World, clusters: int) -> tuple[float, float]:
 
 
 async def _some_fingerprints(database: Database) -> list[bytes]:
-    """From all over the table."""
+    """Return fingerprints from all parts of the table."""
     certificate = tables.certificate
     found: list[bytes] = []
     async with database.read() as connection:

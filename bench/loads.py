@@ -1,4 +1,4 @@
-"""The service alone: every way to call it, from one connection to more than it takes."""
+"""Measures every way to call the service, from one connection to overload."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from bench.wrk import Load
 
 CONNECTIONS = (1, 16, 64, 256)
 RSA_CONNECTIONS = (1, 16)
-# More than two workers take at once, so that some are told to come back.
+# More connections than two workers accept at once, so some requests get a 503.
 OVERLOAD = 3000
 SIGNATURES = 5000
 WARM_UP_SECONDS = 1
@@ -29,7 +29,7 @@ MODES: dict[str, Callable[[Who], list[bytes]]] = {
 
 
 def measure(folder: Path, seconds: float, postgres: Postgres | None) -> list[dict[str, object]]:
-    """A row for each database, mode and number of connections."""
+    """Return a row for each database, mode and number of connections."""
     rows: list[dict[str, object]] = []
     with world.served(world.prepare(folder / "sqlite")) as served:
         rows += _modes("SQLite", served, seconds)

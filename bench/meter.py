@@ -1,4 +1,4 @@
-"""Counts the processor time of single functions, asynchronous ones too, without changing them."""
+"""Measures the processor time of single functions and coroutines, without changing them."""
 
 import time
 from collections import defaultdict
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Meter:
-    """Seconds of this thread's processor time, by the name of a step."""
+    """Processor time of this thread in seconds, by step."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def function(self, step: str, measured: Callable[P, T]) -> Callable[P, T]:
-        """The same function; what it uses is counted."""
+        """Wrap a function, so that its processor time is counted."""
 
         def metered(*args: P.args, **kwargs: P.kwargs) -> T:
             started = time.thread_time()
@@ -29,7 +29,7 @@ class Meter:
         return metered
 
     def coroutine(self, step: str, measured: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """The same coroutine function; what it uses itself is counted, what others use while it waits is not."""
+        """Wrap a coroutine function. Its own processor time is counted, without that of others while it waits."""
 
         def metered(*args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
             return _Metered(self, step, measured(*args, **kwargs))
@@ -44,9 +44,9 @@ class _Metered(Awaitable[T]):
     measured: Awaitable[T]
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Hand on what is awaited, and what comes back, as `yield from` does; count the time between."""
+        """Pass on awaited values and results, as `yield from` does, and count the time between them."""
         running = self.measured.__await__()
-        resume: Callable[[], Any] = lambda: next(running)  # noqa: E731 - replaced in each turn
+        resume: Callable[[], Any] = lambda: next(running)  # noqa: E731 - replaced in each iteration
         while True:
             started = time.thread_time()
             try:
@@ -57,7 +57,7 @@ class _Metered(Awaitable[T]):
                 self.meter.seconds[self.step] += time.thread_time() - started
             try:
                 sent = yield awaited
-            except BaseException as error:  # noqa: BLE001 - cancellation too goes to whom it is meant for
+            except BaseException as error:  # noqa: BLE001 - cancellation must reach the coroutine, too
                 resume = _thrower(running, error)
             else:
                 resume = _sender(running, sent)

@@ -1,4 +1,4 @@
-"""The growth of the store, drawn."""
+"""Draws the figures for a growing store."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # after the choice of a backend that needs no screen
+import matplotlib.pyplot as plt  # must follow the choice of a backend without a screen
 
 _COLOURS = {"SQLite": "#2e86ab", "PostgreSQL": "#e4572e"}
 _PANELS = (
@@ -25,7 +25,7 @@ _STYLES = ("o-", "s--", "^:")
 
 
 def growth(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Rate, latencies and start-up over the number of certificates, as a PNG."""
+    """Draw rate, latencies and start-up time over the number of certificates as a PNG."""
     figure, panels = plt.subplots(1, len(_PANELS), figsize=(14, 4.2), layout="constrained")
     for panel, (title, lines) in zip(panels, _PANELS, strict=True):
         for database, colour in _COLOURS.items():

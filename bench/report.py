@@ -1,4 +1,4 @@
-"""What was measured, as the tables of the documentation: written between their marks, or compared with them."""
+"""Writes the figures as tables into the documentation, between marks, or compares them with it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ Measured = Mapping[str, Any]
 
 
 def load() -> dict[str, Any]:
-    """Everything measured so far; parts of it may be older than others."""
+    """Load all stored figures. Some parts may be older than others."""
     return dict(json.loads(MEASURED.read_text())) if MEASURED.exists() else {}
 
 
 def save(part: str, value: object) -> None:
-    """Keep one part, replacing what it was."""
+    """Store one part, in place of its previous figures."""
     MEASURED.write_text(json.dumps(load() | {part: value}, indent=1) + "\n")
 
 
 def filled(document: str, tables: Mapping[str, str]) -> str:
-    """A document with its tables in it, each between `<!-- bench:NAME -->` and `<!-- end -->`."""
+    """Insert the tables into a document, each between `<!-- bench:NAME -->` and `<!-- end -->`."""
     for name, table in tables.items():
         mark, end = f"<!-- bench:{name} -->\n", "<!-- end -->"
         before, found, rest = document.partition(mark)
@@ -36,7 +36,7 @@ def filled(document: str, tables: Mapping[str, str]) -> str:
 
 
 def markdown(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """A table; figures to the right."""
+    """Format a table. Figures are aligned to the right."""
     cells = [[_cell(value) for value in row] for row in rows]
     figures = [bool(rows) and isinstance(rows[0][column], int | float) for column in range(len(heads))]
     ruler = ["---:" if figure else "---" for figure in figures]
@@ -44,7 +44,7 @@ def markdown(heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
 
 
 def _cell(value: object) -> str:
-    """Figures with three digits that mean something; a mark where nothing was measured."""
+    """Format a figure with three significant digits, or a mark if nothing was measured."""
     if isinstance(value, float):
         decimals = sum(abs(value) < limit for limit in (100, 10))
         return f"{value:,.{decimals}f}"
@@ -54,7 +54,7 @@ def _cell(value: object) -> str:
 
 
 def performance(measured: Measured) -> dict[str, str]:
-    """The tables of docs/performance.md that there are figures for."""
+    """Return the tables in docs/performance.md for which there are figures."""
     makers = {
         "machine": _machine,
         "floor": _floor,
@@ -63,7 +63,12 @@ def performance(measured: Measured) -> dict[str, str]:
         "steps": _steps,
         "growth": _growth,
         "webhook": _webhook,
+        "attacked": _attacked,
+        "slow_postgres": _slow_postgres,
         "audit_log": _audit_log,
+        "policy": _policy,
+        "cli": _cli,
+        "kills": _kills,
         "soak": _soak,
     }
     made = {part: make(measured) for part, make in makers.items() if part in measured}
@@ -152,7 +157,7 @@ def _steps(measured: Measured) -> str:
     return markdown(("step", "CPU µs", "of all"), [*rows, ("all", whole, "100 %")])
 
 
-# The growth table in two, which say what is written and what is read: head and figure of each column.
+# The figures for growth in two tables, for writing and for reading: heading and field of each column.
 _WRITTEN = {
     "start ms": "start_ms",
     "first POST ms": "first_ms",
@@ -204,6 +209,16 @@ def _webhook(measured: Measured) -> str:
     return markdown((*heads, "CPU µs", "errors", "revoked after ms"), rows)
 
 
+def _policy(measured: Measured) -> str:
+    policy = measured["policy"]
+    decisions: list[tuple[object, ...]] = [(row["what"], row["us"]) for row in policy["decisions"]]
+    replay = policy["replay"]
+    figures = ("decisions", "changed", "seconds", "memory_mb")
+    replayed: tuple[object, ...] = tuple(replay[figure] for figure in figures)
+    heads = ("decisions replayed", "changed", "seconds", "memory MB")
+    return f"{markdown(('policy', 'a decision, µs'), decisions)}\n\n{markdown(heads, [replayed])}"
+
+
 def _audit_log(measured: Measured) -> str:
     heads = ("database", "events", "sealed a second", "written beside", "in the log after ms", "proof p50 ms")
     more = ("proof p99 ms", "consistency p99 ms", "page p99 ms", "bytes each")
@@ -215,6 +230,40 @@ def _audit_log(measured: Measured) -> str:
         tuple(size[figure] for figure in figures) for size in measured["audit_log"]
     ]
     return markdown((*heads, *more), rows)
+
+
+def _attacked(measured: Measured) -> str:
+    return _reviews("attack on the API", measured["attacked"])
+
+
+def _slow_postgres(measured: Measured) -> str:
+    return _reviews("what is slow", measured["slow_postgres"])
+
+
+def _reviews(what: str, measured: Sequence[Mapping[str, object]]) -> str:
+    figures = ("attack", "reviews", "failed", "p50_ms", "p99_ms", "most_ms")
+    rows: list[tuple[object, ...]] = [tuple(row[figure] for figure in figures) for row in measured]
+    return markdown((what, "reviews", "failed", "p50 ms", "p99 ms", "most ms"), rows)
+
+
+def _cli(measured: Measured) -> str:
+    rows: list[tuple[object, ...]] = [
+        (f"`{row['command']}`", row["ms"], row["ratio"], "" if row["limit"] is None else f"{row['limit']} x")
+        for row in measured["cli"]
+    ]
+    return markdown(("command", "ms", "times a bare Python", "at most"), rows)
+
+
+def _kills(measured: Measured) -> str:
+    rows: list[tuple[object, ...]] = [
+        (
+            *(row[figure] for figure in ("database", "interruption", "times", "certificates", "unavailable")),
+            *(len(row["others"]), row["not_in_ledger"], row["not_in_audit_log"]),
+        )
+        for row in measured["kills"]
+    ]
+    heads = ("database", "interruption", "times", "certificates received", "503 with Retry-After")
+    return markdown((*heads, "other answers", "missing in the ledger", "missing in the audit log"), rows)
 
 
 def _soak(measured: Measured) -> str:

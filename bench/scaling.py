@@ -1,6 +1,6 @@
-"""From the cost of one certificate to what a region, a cloud and the planet need; checks docs/scaling.md.
+"""Computes what a region, a cloud and the planet need from the cost of one certificate. Checks docs/scaling.md.
 
-Needs nothing but Python and the figures in measured.json: `python -m bench.scaling` compares, `--write` writes.
+Needs only Python and the figures in measured.json: `python -m bench.scaling` compares, `--write` writes.
 """
 
 import math
@@ -13,12 +13,12 @@ from bench import report
 
 DOCUMENT = report.ROOT / "docs" / "scaling.md"
 
-# What we assume; everything else is measured.
+# Assumptions. Everything else is measured.
 RENEWAL_HOURS = 8
 PEAK = 3.0
 UTILISATION = 0.5
 RETENTION_DAYS = (7, 90)
-# A database server that is still ordinary: what it stores, what its cores do, what its log takes.
+# The limits of an ordinary database server: storage, cores, and write-ahead log per second.
 CELL_TERABYTES = 8.0
 CELL_CORES = 32
 CELL_WAL_MEGABYTES = 100.0
@@ -28,13 +28,13 @@ MEGA, TERA = 1e6, 1e12
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one certificate, PostgreSQL.
+    """The cost of one certificate with PostgreSQL.
 
     Attributes:
-        worker_us, database_us: microseconds of a core.
-        cold_worker_us: the same where the worker does not have the cluster in memory.
+        worker_us, database_us: microseconds on one core.
+        cold_worker_us: the same if the worker has not cached the cluster.
         stored_bytes: row, audit event and indexes.
-        wal_bytes: of the log that is flushed, and shipped to replicas.
+        wal_bytes: bytes of write-ahead log, which is flushed and sent to replicas.
     """
 
     worker_us: float
@@ -46,7 +46,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Who is served."""
+    """The numbers of clusters and of live certificates in a place."""
 
     name: str
     clusters: int
@@ -62,12 +62,12 @@ PLACES = (
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a place needs.
+    """The resources that a place needs.
 
     Attributes:
-        rate, peak: certificates a second.
+        rate, peak: certificates per second.
         worker_cores, cold_worker_cores, database_cores: at the peak, half idle.
-        wal_megabytes: a second, at the peak.
+        wal_megabytes: per second, at the peak.
         stored_terabytes: by days of retention.
         cells: installations with a database of their own, by days of retention.
     """
@@ -83,7 +83,7 @@ class Need:
 
 
 def cost(measured: Mapping[str, Any]) -> Cost:
-    """From the comparison at 64 connections and the largest store on PostgreSQL. Raises ValueError."""
+    """Take the cost from the comparison at 64 connections and the largest PostgreSQL store. Raises ValueError."""
     rows = [
         row
         for row in measured.get("compare", {}).get("rows", ())
@@ -102,7 +102,7 @@ def cost(measured: Mapping[str, Any]) -> Cost:
 
 
 def need(place: Place, each: Cost) -> Need:
-    """The arithmetic."""
+    """Compute the needs of a place."""
     rate = place.live / (RENEWAL_HOURS * HOUR)
     peak = rate * PEAK
     worker_cores, cold_worker_cores, database_cores = (
@@ -119,7 +119,7 @@ def need(place: Place, each: Cost) -> Need:
 
 
 def tables(measured: Mapping[str, Any]) -> dict[str, str]:
-    """The tables of docs/scaling.md."""
+    """Return the tables in docs/scaling.md."""
     each = cost(measured)
     inputs: list[tuple[object, ...]] = [
         ("service, µs of a core", each.worker_us, "measured, bench `compare`"),
@@ -155,7 +155,7 @@ def tables(measured: Mapping[str, Any]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Compare or write; 1 where the document says something else than the arithmetic."""
+    """Compare or write. Returns 1 if the document differs from the computed figures."""
     text = DOCUMENT.read_text(encoding="utf-8")
     try:
         right = report.filled(text, tables(report.load()))
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--write" in arguments:
         DOCUMENT.write_text(right, encoding="utf-8")
     elif text != right:
-        print("docs/scaling.md is not what the figures give: python -m bench.scaling --write")
+        print("docs/scaling.md differs from the figures. Run python -m bench.scaling --write")
         return 1
     return 0
 

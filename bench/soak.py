@@ -1,4 +1,4 @@
-"""Ten minutes at 64 connections: whether the workers' memory stays what it was."""
+"""Checks that the workers' memory does not grow during ten minutes at 64 connections."""
 
 import statistics
 import threading
@@ -9,13 +9,13 @@ from bench import processes, traffic, world
 
 CONNECTIONS = 64
 SAMPLES = 120
-# A worker has grown to its working size by then.
+# By then, a worker has reached its normal size.
 SETTLED = 0.2
 MEGABYTE = 1_000_000
 
 
 def measure(folder: Path, seconds: float) -> dict[str, object]:
-    """Megabytes of the largest process of the service, from start to end, and the load meanwhile."""
+    """Return the size of the service's largest process over time in megabytes, and the load meanwhile."""
     with world.served(world.prepare(folder)) as served:
         largest = [_largest(served.pid)]
         over = threading.Event()

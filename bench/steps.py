@@ -1,6 +1,6 @@
-"""Where a request's time goes: the application in this process, each step of it metered from outside.
+"""Measures where a request spends its time: runs the application in this process, and times each step.
 
-Run as a program by `measure`, so that it starts as a worker does.
+`measure` runs this module as a program, so that it starts as a worker does.
 """
 
 import asyncio
@@ -23,21 +23,23 @@ from starlette.types import ASGIApp, Message, Scope
 
 from bench.meter import Meter
 from bench.traffic import BODY
-from clustercert import issuance
-from clustercert.app.asgi import create_app
+from clustercert.http import middleware as edge
+from clustercert.http.cce import clustercert
+from clustercert.http.dependencies import Services
+from clustercert.issuance import service as issuance
 from clustercert.model import AuditEvent, CertificateRecord
+from clustercert.server.application import create_app
 from clustercert.settings import load
-from clustercert.web import clustercert, edge
-from clustercert.web.deps import Services
 
 AT_ONCE = 64
 WARM_UP = 200
 
-# Functions that are looked up in a module when they are called, by the name of their step.
+# Functions to replace in their modules, each with the name of its step.
 _FUNCTIONS: tuple[tuple[str, ModuleType, str], ...] = (
-    ("parse the wish", clustercert, "_ask"),
+    ("parse the request", clustercert, "_issue_request"),
     ("check the leaf", issuance, "check_leaf"),
-    ("row and audit event", issuance, "_trace"),
+    ("row and audit event", issuance, "_record"),
+    ("row and audit event", issuance, "_issued_event"),
     ("kubeconfig", clustercert, "kubeconfig"),
     ("kubeconfig", clustercert, "to_json"),
     ("log line and metrics", edge, "_account"),
@@ -47,12 +49,12 @@ _COROUTINES: tuple[tuple[str, ModuleType, str], ...] = (("read the body", cluste
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Microseconds of processor time for each request.
+    """Processor time for each request in microseconds.
 
     Attributes:
-        steps: by name, in the order of a request.
-        record: of the ledger, for each certificate, with as many at once as there were requests.
-        application: of the whole application, the ledger included.
+        steps: by name, in the order in which they run.
+        record: for the ledger, with the same number of concurrent requests.
+        application: for the whole application, including the ledger.
     """
 
     steps: dict[str, float]
@@ -61,7 +63,7 @@ class Steps:
 
 
 def measure(config: Path, project_id: str, cluster_id: str, token: str, requests: int) -> Steps:
-    """Measure in a process of its own, that counts into files as a worker does."""
+    """Measure in a separate process, which writes metrics into files as a worker does."""
     with tempfile.TemporaryDirectory(prefix="clustercert-bench-") as folder:
         ended = subprocess.run(
             [sys.executable, "-m", "bench.steps", config, project_id, cluster_id, str(requests)],
@@ -84,7 +86,7 @@ async def _measure(config: Path, project_id: str, cluster_id: str, token: str, r
     scope = _scope(path, token)
     async with _lifespan(app):
         await _send(app, scope, WARM_UP)
-        # Twice: the meters themselves take time, and the whole is measured without them.
+        # Run twice, because the meters take time: the whole application is measured without them.
         application = await _used_by(app, scope, requests)
         api = _framework(app)
         plain: Services = api.state.services
@@ -94,7 +96,7 @@ async def _measure(config: Path, project_id: str, cluster_id: str, token: str, r
         api.state.services = plain
         record = await _recording(plain, kept[0], requests)
     order = (
-        *("read the body", "authenticate", "parse the wish", "find the cluster", "decide", "make the key"),
+        *("read the body", "authenticate", "parse the request", "find the cluster", "decide", "make the key"),
         *("sign", "check the leaf", "row and audit event", "kubeconfig", "log line and metrics"),
     )
     return Steps(
@@ -110,9 +112,14 @@ async def _used_by(app: ASGIApp, scope: Scope, requests: int) -> float:
     return (time.process_time() - started) / requests * 1e6
 
 
+def _unlimited(services: Services) -> issuance.Issuance:
+    """Return the issuance. The benchmark's settings have no limits, so nothing wraps it."""
+    return cast("issuance.Issuance", services.issuance)
+
+
 def _metered(services: Services, meter: Meter, kept: list[tuple[CertificateRecord, AuditEvent]]) -> Services:
-    """The same services, their parts metered."""
-    use = services.issuance
+    """Return the services with their parts metered."""
+    use = _unlimited(services)
 
     async def record(row: CertificateRecord, event: AuditEvent) -> None:
         kept[:] = [(row, event)]
@@ -123,7 +130,7 @@ def _metered(services: Services, meter: Meter, kept: list[tuple[CertificateRecor
 
     return replace(
         services,
-        credentials=part(authenticate=meter.coroutine("authenticate", services.credentials.authenticate)),
+        authenticator=part(authenticate=meter.coroutine("authenticate", services.authenticator.authenticate)),
         issuance=replace(
             use,
             clusters=part(cluster=meter.coroutine("find the cluster", use.clusters.cluster)),
@@ -140,7 +147,7 @@ def _metered(services: Services, meter: Meter, kept: list[tuple[CertificateRecor
 
 @contextlib.contextmanager
 def _replaced(meter: Meter) -> Iterator[None]:
-    """Meter functions of modules; afterwards they are as they were."""
+    """Meter functions of modules during the block."""
     with contextlib.ExitStack() as stack:
         for step, module, name in (*_FUNCTIONS, *_COROUTINES):
             plain = getattr(module, name)
@@ -153,7 +160,7 @@ def _replaced(meter: Meter) -> Iterator[None]:
 async def _recording(
     services: Services, kept: tuple[CertificateRecord, AuditEvent], certificates: int
 ) -> float:
-    """What the ledger uses for each certificate, its database's thread included."""
+    """Return the ledger's processor time for each certificate, including the database thread."""
     row, event = kept
     rows = iter(
         [
@@ -162,9 +169,11 @@ async def _recording(
         ]
     )
 
+    ledger = _unlimited(services).ledger
+
     async def work() -> None:
         for each in rows:
-            await services.issuance.ledger.record(each, event)
+            await ledger.record(each, event)
 
     started = time.process_time()
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
@@ -172,7 +181,7 @@ async def _recording(
 
 
 async def _send(app: ASGIApp, scope: Scope, requests: int) -> None:
-    """POST so many times, always a few at once."""
+    """Send this number of POST requests, several at once."""
     left = iter(range(requests))
 
     async def work() -> None:
@@ -187,8 +196,8 @@ async def _post(app: ASGIApp, scope: Scope) -> None:
         return {"type": "http.request", "body": BODY, "more_body": False}
 
     async def send(message: Message) -> None:
-        if message.get("status", 200) != 200:  # noqa: PLR2004 - the only good one
-            raise RuntimeError(f"the application answered {message['status']}")
+        if message.get("status", 200) != 200:  # noqa: PLR2004 - the only successful status
+            raise RuntimeError(f"the application responded {message['status']}")
 
     await app(scope, receive, send)
 
@@ -216,7 +225,7 @@ def _scope(path: str, token: str) -> Scope:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
-    """Start and stop the application by the protocol of its server."""
+    """Start and stop the application through the ASGI lifespan protocol."""
     say: asyncio.Queue[Message] = asyncio.Queue()
     said: asyncio.Queue[Message] = asyncio.Queue()
     task = asyncio.ensure_future(
@@ -233,13 +242,12 @@ async def _lifespan(app: ASGIApp) -> AsyncIterator[None]:
 
 
 def _framework(app: ASGIApp) -> FastAPI:
-    """The FastAPI application, whose state holds the services."""
-    router = app._app  # type: ignore[attr-defined] # noqa: SLF001 - `Edge` wraps it
-    return cast("FastAPI", router.default)
+    """Return the FastAPI application, whose state holds the services. The middleware and a router wrap it."""
+    return cast("FastAPI", cast("Any", app).app.default)
 
 
 def main() -> None:
-    """Measure, and write what came of it as JSON."""
+    """Measure, and print the result as JSON."""
     config, project_id, cluster_id, requests = sys.argv[1:]
     token = sys.stdin.read()
     measured = uvloop.run(_measure(Path(config), project_id, cluster_id, token, int(requests)))

@@ -1,4 +1,4 @@
-"""What was promised on two cores, load generator included, and whether it is so."""
+"""Compares the figures with the performance targets for two cores, including the load generator."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ TEN_MILLION = 10_000_000
 QUERIES = ("list_p99_ms", "show_p99_ms", "inventory_p99_ms", "page_p99_ms", "find_p99_ms")
 HALF_RATE_MS, QUERY_MS, REVIEW_MS, START_SECONDS, MEMORY_MB = 25, 10, 5, 2, 150
 KEPT_RATE = 0.8
-# Growth, from one half of a soak to the other, that is no leak.
+# Growth between the halves of a soak, in MB, that does not count as a leak.
 FLAT = 0.05
 UNKNOWN = "?"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A promise and what became of it.
+    """A target and the figure that was reached.
 
     Attributes:
-        wanted: what was promised; empty where nothing was, and the figure stands beside one that has a promise.
-        reached: None where nothing was promised, or it was not measured.
+        wanted: the target; empty for a figure that is only shown next to one with a target.
+        reached: None if there is no target, or if it was not measured.
     """
 
     what: str
@@ -33,14 +33,14 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """In a word."""
+        """Return the result in a word."""
         if self.measured == UNKNOWN:
             return "not measured"
         return {True: "yes", False: "**no**", None: "not promised"}[self.reached]
 
 
 def judge(measured: Mapping[str, Any]) -> list[Target]:
-    """Every target."""
+    """Compare every target with its figure."""
     return [*_against_peers(measured), *_growing(measured), *_reviewing(measured), _memory(measured)]
 
 

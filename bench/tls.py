@@ -1,12 +1,12 @@
-"""A certificate that servers show on loopback, the same kind for ourselves and for peers."""
+"""Creates a TLS certificate for servers on loopback, the same kind for this service and its peers."""
 
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from clustercert.certificate import chain_pem
-from clustercert.keypair import key_pem, new_key
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 
 LIFETIME = timedelta(days=2)
@@ -21,12 +21,12 @@ class Files:
     ca: Path
 
     def context(self) -> ssl.SSLContext:
-        """As a client that trusts the CA."""
+        """Return the TLS context of a client that trusts the CA."""
         return ssl.create_default_context(cafile=self.ca)
 
 
 def new_files(folder: Path) -> Files:
-    """Make them in a folder."""
+    """Create the files in a folder."""
     key = new_key("ec-p256")
     now = datetime.now(UTC).replace(microsecond=0)
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, LIFETIME)

@@ -1,4 +1,4 @@
-"""The requests that are sent, as the bytes of HTTP/1.1: with a token, with signatures, with a CSR."""
+"""Builds the requests that are sent, as bytes of HTTP/1.1: with a token, a signature or a CSR."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.signature import TIMESTAMP_FORMAT, Credential, SignedParts, payload_hash, sign
+from clustercert.pki.request_signature import (
+    TIMESTAMP_FORMAT,
+    SignatureCredential,
+    SignedParts,
+    payload_hash,
+    sign,
+)
 
 BODY = json.dumps({"duration": 1}).encode()
 JSON = {"Content-Type": "application/json"}
@@ -18,7 +24,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """A user with a project; the secrets of a store that is thrown away after the run."""
+    """A user with a project. Their secrets belong to a store that is deleted after the run."""
 
     host: str
     project_id: str
@@ -28,13 +34,13 @@ class Who:
     secret_key: str
 
     def path(self, cluster_id: str | None = None, project_id: str | None = None) -> str:
-        """The path of POST clustercert."""
+        """Return the path of POST clustercert."""
         project = project_id or self.project_id
         return f"/api/v3/projects/{project}/clusters/{cluster_id or self.cluster_id}/clustercert"
 
 
 def http(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """One request."""
+    """Encode a request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {headers[name]}" for name in headers)]
     if body:
         lines.append(f"Content-Length: {len(body)}")
@@ -42,29 +48,29 @@ def http(method: str, path: str, host: str, headers: Mapping[str, str], body: by
 
 
 def with_token(who: Who, body: bytes = BODY) -> list[bytes]:
-    """One POST, sent again and again."""
+    """Return one POST, which is sent repeatedly."""
     return [http("POST", who.path(), who.host, JSON | {"X-Auth-Token": who.token}, body)]
 
 
 def closing(requests: Sequence[bytes]) -> list[bytes]:
-    """The same requests, each the last of its connection."""
+    """Return the requests with `Connection: close`."""
     return [request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) for request in requests]
 
 
 def signed(who: Who, paths: Iterable[str] | None = None) -> list[bytes]:
-    """A POST for each path, signed the way of Huawei Cloud's SDKs; good for 15 minutes."""
+    """Return a POST for each path, signed like Huawei Cloud's SDKs. The signatures are valid for 15 minutes."""
     now = datetime.now(UTC)
     return [_signed("POST", who, path, now, BODY) for path in (paths or [who.path()])]
 
 
 def signed_gets(who: Who, paths: Iterable[str]) -> list[bytes]:
-    """A GET for each path."""
+    """Return a signed GET for each path."""
     now = datetime.now(UTC)
     return [_signed("GET", who, path, now) for path in paths]
 
 
 def signed_at_many_times(who: Who, count: int) -> list[bytes]:
-    """POSTs that differ from each other in their signatures, none of them more than a few minutes old."""
+    """Return POSTs with different signatures, which are at most a few minutes old."""
     now = datetime.now(UTC)
     times = (now - timedelta(seconds=number % 300) for number in range(count))
     return [_signed("POST", who, f"{who.path()}?n={number}", time, BODY) for number, time in enumerate(times)]
@@ -84,13 +90,13 @@ def _signed(method: str, who: Who, path: str, now: datetime, body: bytes = b"") 
         headers=tuple((name.encode(), value.encode()) for name, value in signed_headers.items()),
         payload_hash=payload_hash(body),
     )
-    authorization = sign(parts, Credential("flat", who.access_key), who.secret_key.encode())
+    authorization = sign(parts, SignatureCredential("flat", who.access_key), who.secret_key.encode())
     headers = JSON | {"X-Sdk-Date": signed_headers["x-sdk-date"], "Authorization": authorization}
     return http(method, path, who.host, headers, body)
 
 
 def csr_pem() -> str:
-    """A CSR of a new P-256 key."""
+    """Create a CSR for a new P-256 key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
@@ -98,18 +104,18 @@ def csr_pem() -> str:
 
 
 def with_csr(who: Who) -> list[bytes]:
-    """POSTs with a token, each with another key's CSR."""
+    """Return POSTs with a token, each with a CSR for a different key."""
     bodies = [json.dumps({"duration": 1, "csr": csr_pem()}).encode() for _ in range(64)]
     return [request for body in bodies for request in with_token(who, body)]
 
 
 def listing(who: Who) -> list[bytes]:
-    """GET of all clusters of the project."""
+    """Return a GET for the list of the project's clusters."""
     path = f"/api/v3/projects/{who.project_id}/clusters"
     return [http("GET", path, who.host, {"X-Auth-Token": who.token})]
 
 
 def showing(who: Who) -> list[bytes]:
-    """GET of one cluster."""
+    """Return a GET for one cluster."""
     path = f"/api/v3/projects/{who.project_id}/clusters/{who.cluster_id}"
     return [http("GET", path, who.host, {"X-Auth-Token": who.token})]

@@ -1,8 +1,8 @@
-"""The authorization webhook at a steady rate, with many certificates and revocations in the store.
+"""Measures the authorization webhook at a steady rate, with many certificates and revocations in the store.
 
-Reviews arrive over many connections with pauses, as from clients who don't know of each other, and each one's time
-counts from its sending. A connection is busy for about a hundredth of the time, so that what is due is hardly ever kept
-from being sent by an answer that is late: a server that stops for a moment is charged for all who come meanwhile.
+Reviews arrive over many connections with pauses, as from independent clients. Each response time counts from the
+sending of its request. A connection is busy for about a hundredth of the time, so a late response hardly ever delays
+the next request. If the server stops for a moment, all requests in that time count as slow.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ import httpx
 from sqlalchemy import func, select
 
 from bench import bulk, traffic, world, wrk
-from bench.bulk import Reachable
 from bench.peers import CALIBRATING_SECONDS, Peer
 from bench.postgres import Postgres
 from bench.world import ACTOR, Served, World, origin
-from clustercert.app.wiring import components
+from clustercert.model import Actor
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.engine.database import Database
+from clustercert.wiring import components
 
 RATE = 2000
 CONNECTIONS = 256
-# Credentials that a cluster's people and machines use at one time.
+# Credentials that a cluster's users and machines use at the same time.
 IN_USE = 2000
-# Reviews without pauses, until every worker has seen those.
+# Reviews without pauses, so that every worker caches those credentials.
 WARM_UP_SECONDS = 5
-# Arrivals are by chance; if more come than are due, they still have credentials that nobody has shown.
+# Arrivals are random. If there are more than expected, there are still enough unused credentials.
 TO_SPARE = 1.2
 REVOCATIONS_TIMED = 20
-# The smallest has enough for that at the usual length.
+# The smallest store has enough for the usual duration.
 SIZES = ((40_000, 1_000), (100_000, 100_000))
 LARGEST = (10_000_000, 1_000_000)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiServer:
-    """Who asks."""
+    """The API server that sends reviews."""
 
     cluster_id: str
     token: str
@@ -52,7 +52,7 @@ class ApiServer:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A certificate, as an API server tells of it."""
+    """A certificate as an API server describes it in a review."""
 
     fingerprint: bytes
     credential_number: str
@@ -61,14 +61,14 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What was measured at a size.
+    """Figures for one size of the store.
 
     Attributes:
-        nothing: GET of a path that does nothing, at the same rate over as many connections: what the generator, the
-            server's edge and the sharing of the cores take of the others' times.
-        known: reviews of credentials that were seen before.
-        first: each of another credential: a reading of the store each.
-        revoked_ms: from the answer to a revocation to the first review that is denied, the longest of some.
+        nothing: GET for a path that does nothing, at the same rate over the same number of connections. This time for
+            the load generator, HTTP and shared cores is part of the other figures, too.
+        known: reviews for credentials that were seen before.
+        first: reviews for credentials that were not seen before. Each one reads the store.
+        revoked_ms: from the response to a revocation to the first denied review, the longest of several.
     """
 
     database: str
@@ -83,17 +83,17 @@ class Size:
 def measure(
     folder: Path, sizes: Sequence[tuple[int, int]], seconds: float, postgres: Postgres | None
 ) -> list[dict[str, object]]:
-    """One store through all sizes."""
+    """Grow one store through all sizes, and measure it at each."""
     name = "webhook"
     url = postgres.create(name) if postgres else None
     store = world.prepare(folder, database_url=url, database=postgres.pid if postgres else None)
     with world.served(store, workers=1) as served:
-        # What the copies are made of.
+        # The certificate that is copied.
         served.taking(traffic.with_token(served.who)).load(1, 1)
     filler = bulk.Filler(store, postgres, name)
     (cluster,) = asyncio.run(filler.add_reachable(0, 1))
-    server = asyncio.run(_api_server(store, cluster))
-    own = asyncio.run(_api_server(store, Reachable(store.project_id, store.cluster_id)))
+    server = asyncio.run(api_server(store, cluster.project_id, cluster.cluster_id))
+    own = asyncio.run(api_server(store, store.project_id, store.cluster_id))
     measured, done = [], (0, 0)
     for certificates, revocations in sizes:
         filler.add_certificates(certificates - done[0], 1)
@@ -105,13 +105,14 @@ def measure(
     return measured
 
 
-async def _api_server(store: World, cluster: Reachable) -> ApiServer:
+async def api_server(store: World, project_id: str, cluster_id: str) -> ApiServer:
+    """Create a token for a cluster's API server."""
     async with components(store.settings) as parts:
-        found = await parts.clusters.rows.cluster(cluster.project_id, cluster.cluster_id)
+        found = await parts.clusters.queries.cluster(project_id, cluster_id)
         if found is None:
             raise RuntimeError("the cluster is not there")
-        issued = await parts.webhook.tokens.create(found, actor=ACTOR, origin=origin())
-        return ApiServer(cluster.cluster_id, issued.text)
+        issued = await parts.webhook.tokens.create(found, actor=Actor(ACTOR, origin()))
+        return ApiServer(cluster_id, issued.text)
 
 
 def _measure(
@@ -126,13 +127,13 @@ def _measure(
     with world.served(store) as served:
 
         def reviews(shown: Sequence[Shown]) -> Peer:
-            return served.taking([_review(served, server, each) for each in shown])
+            return served.taking([review(served.who.host, server, each) for each in shown])
 
         reviews(in_use).load(CONNECTIONS, WARM_UP_SECONDS)
         nothing = served.taking([traffic.http("GET", "/healthz", served.who.host, {})])
         nothing_load = nothing.load_at(RATE, CONNECTIONS, seconds)
         known_load = reviews(in_use).load_at(RATE, CONNECTIONS, seconds)
-        # Whom the trying has shown is known by then.
+        # By then, the workers know the credentials from the trial runs.
         pause_ms = reviews(others[:tried]).pause_ms(RATE, CONNECTIONS)
         return Size(
             database=database,
@@ -146,7 +147,7 @@ def _measure(
 
 
 async def _certificates(store: World, cluster_id: str, count: int) -> list[Shown]:
-    """From all over the table, each once, in no order."""
+    """Return certificates from all parts of the table, each once, in random order."""
     certificate = tables.certificate
     database = Database(store.settings.store_url)
     found: dict[Shown, None] = {}
@@ -166,7 +167,8 @@ async def _certificates(store: World, cluster_id: str, count: int) -> list[Shown
     return shuffled
 
 
-def _review(served: Served, server: ApiServer, shown: Shown) -> bytes:
+def review(host: str, server: ApiServer, shown: Shown) -> bytes:
+    """Return a review with its HTTP header, as kube-apiserver sends it."""
     body = (
         b'{"kind":"SubjectAccessReview","apiVersion":"authorization.k8s.io/v1","metadata":{"creationTimestamp":null},'
         b'"spec":{"resourceAttributes":{"namespace":"default","verb":"list","version":"v1","resource":"pods"},'
@@ -179,11 +181,11 @@ def _review(served: Served, server: ApiServer, shown: Shown) -> bytes:
         "User-Agent": "Go-http-client/1.1",
         "Accept": "application/json, */*",
     }
-    return traffic.http("POST", path, served.who.host, headers, body)
+    return traffic.http("POST", path, host, headers, body)
 
 
 def _revoked(served: Served, server: ApiServer, user_id: str) -> float:
-    """Milliseconds until a revocation is felt, the longest of some."""
+    """Return the milliseconds until a revocation has an effect, the longest of several."""
     path = served.who.path()
     headers = traffic.JSON | {"Authorization": f"Bearer {server.token}"}
     longest = 0.0
@@ -193,17 +195,17 @@ def _revoked(served: Served, server: ApiServer, user_id: str) -> float:
             issued = client.post(path, json={"duration": 1}, headers=caller).raise_for_status()
             shown = Shown(
                 fingerprint=bytes.fromhex(issued.headers["X-Clustercert-Fingerprint"]),
-                # The serial, since the signer takes ours.
+                # The credential number is the serial, because the signer uses the requested one.
                 credential_number=issued.headers["X-Clustercert-Serial"],
                 user_id=user_id,
             )
-            body = _review(served, server, shown).partition(b"\r\n\r\n")[2]
+            body = review(served.who.host, server, shown).partition(b"\r\n\r\n")[2]
 
             def denied(body: bytes = body) -> bool:
                 answer = client.post(server.path, content=body, headers=headers).raise_for_status()
                 return bool(answer.json()["status"].get("denied"))
 
-            # Both workers have it in memory by then, whichever takes the connection.
+            # By then, both workers have cached it.
             if any(denied() for _ in range(20)):
                 raise RuntimeError("a new certificate is denied")
             client.post(f"{path}revoke", json={"userId": user_id}, headers=caller).raise_for_status()

@@ -1,4 +1,4 @@
-"""A store with one of everything, and the service served from it, as an operator would with `serve`."""
+"""Prepares a store with one of everything, and serves it with `serve`, as an operator would."""
 
 import asyncio
 import contextlib
@@ -18,13 +18,14 @@ import httpx
 from bench import processes, tls
 from bench.peers import Peer
 from bench.traffic import Who
-from clustercert.app.wiring import Components, components, initialise
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.clusters import Registration
+from clustercert.clusters.registration import Registration
 from clustercert.custody.keks import write_new_kek_file
-from clustercert.keypair import new_key
-from clustercert.model import KeyType, Origin
+from clustercert.model import Actor, KeyType, Origin
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
 from clustercert.settings import Settings, load
+from clustercert.wiring import Components, components, initialise
 
 ACTOR = "bench"
 INTERNAL_URL = "https://192.168.0.10:5443"
@@ -53,11 +54,11 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The service, serving.
+    """The running service.
 
     Attributes:
-        roots: the processes whose time is the service's: its own and its database's.
-        start_seconds: from the start of the process to the first 200 of /readyz.
+        roots: the processes whose processor time counts: the service's and its database's.
+        start_seconds: from the start of the process to the first status 200 from /readyz.
     """
 
     url: str
@@ -67,12 +68,12 @@ class Served:
     start_seconds: float
 
     def taking(self, requests: Sequence[bytes]) -> Peer:
-        """As a server under load."""
+        """Return this service as a server for the load generator."""
         return Peer(self.url, requests, self.roots)
 
 
 def origin() -> Origin:
-    """Here."""
+    """Return the origin of changes that the benchmark makes."""
     return Origin(address="local", request_id=os.urandom(16).hex())
 
 
@@ -83,7 +84,7 @@ def prepare(
     database: int | None = None,
     key_type: KeyType = "ec-p256",
 ) -> World:
-    """A new store in a folder; what was there before is gone."""
+    """Create a new store in a folder, whose previous content is deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     write_new_kek_file(folder / "kek")
@@ -94,7 +95,7 @@ def prepare(
 
 
 def _toml(folder: Path, database_url: str | None, key_type: KeyType) -> str:
-    # A TOML string is a JSON string.
+    # JSON strings are valid TOML strings.
     lines = [
         f"data_dir = {json.dumps(str(folder / 'data'))}",
         f"kek_file = {json.dumps(str(folder / 'kek'))}",
@@ -109,16 +110,16 @@ def _toml(folder: Path, database_url: str | None, key_type: KeyType) -> str:
 
 
 async def _filled(settings: Settings, folder: Path, config: Path, database: int | None) -> World:
-    await initialise(settings, actor=ACTOR, origin=origin())
+    await initialise(settings, actor=Actor(ACTOR, origin()))
     async with components(settings) as parts:
         directory = parts.identity.directory
-        domain = await directory.create_domain("bench", actor=ACTOR, origin=origin())
-        project = await directory.create_project("eu-de", domain, actor=ACTOR, origin=origin())
-        user = await directory.create_user("bench", domain, actor=ACTOR, origin=origin())
+        domain = await directory.create_domain("bench", actor=Actor(ACTOR, origin()))
+        project = await directory.create_project("eu-de", domain, actor=Actor(ACTOR, origin()))
+        user = await directory.create_user("bench", domain, actor=Actor(ACTOR, origin()))
         password = secrets.token_urlsafe(18)
-        await directory.set_password(user, password, actor=ACTOR, origin=origin())
-        await parts.identity.roles.assign("admin", user, project, actor=ACTOR, origin=origin())
-        key = await parts.identity.access_keys.create(user, actor=ACTOR, origin=origin())
+        await directory.set_password(user, password, actor=Actor(ACTOR, origin()))
+        await parts.identity.roles.assign("admin", user, project, actor=Actor(ACTOR, origin()))
+        key = await parts.identity.access_keys.create(user, actor=Actor(ACTOR, origin()))
         return World(
             folder=folder,
             config=config,
@@ -137,23 +138,23 @@ async def _new_cluster(parts: Components, project_id: str) -> str:
     now = datetime.now(UTC).replace(microsecond=0)
     ca = new_client_ca("kubernetes", new_key("ec-p256"), now, timedelta(days=3650))
     registration = Registration(name="bench", internal_url=INTERNAL_URL, server_ca_pem=chain_pem((ca,)))
-    return (await parts.clusters.add(project_id, registration, actor=ACTOR, origin=origin())).id
+    return (await parts.clusters.add(project_id, registration, actor=Actor(ACTOR, origin()))).id
 
 
 @contextlib.contextmanager
-def served(world: World, workers: int = 2, *, files: tls.Files | None = None) -> Iterator[Served]:
-    """Serve a store until the end of the block, with TLS where there are files for it."""
-    port = processes.free_port()
+def served(
+    world: World, workers: int = 2, *, files: tls.Files | None = None, port: int | None = None
+) -> Iterator[Served]:
+    """Serve a store during the block, with TLS if there are files for it, on a free port unless one is given."""
+    port = port or processes.free_port()
     host = f"127.0.0.1:{port}"
     url = f"{'https' if files else 'http'}://{host}"
-    env = (
-        {
+    env = {"CLUSTERCERT_METRICS__LOOPBACK": "true"}
+    if files:
+        env |= {
             "CLUSTERCERT_SERVER__TLS_CERTIFICATE": str(files.certificate),
             "CLUSTERCERT_SERVER__TLS_KEY": str(files.key),
         }
-        if files
-        else {}
-    )
     verify = files.context() if files else True
     command = [sys.executable, "-m", "clustercert", "--config", str(world.config)]
     command += ["serve", "--port", str(port), "--workers", str(workers)]
@@ -169,7 +170,7 @@ def served(world: World, workers: int = 2, *, files: tls.Files | None = None) ->
                 host=host,
                 project_id=world.project_id,
                 cluster_id=world.cluster_id,
-                token=_token(client, world),
+                token=token(client, world),
                 access_key=world.access_key,
                 secret_key=world.secret_key,
             ),
@@ -186,7 +187,8 @@ def _ready(client: httpx.Client) -> bool:
         return False
 
 
-def _token(client: httpx.Client, world: World) -> str:
+def token(client: httpx.Client, world: World) -> str:
+    """Log in, and return the token."""
     password = {"user": {"id": world.user_id, "password": world.password}}
     identity = {"methods": ["password"], "password": password}
     body = {"auth": {"identity": identity, "scope": {"project": {"id": world.project_id}}}}

@@ -1,4 +1,4 @@
-"""Load from a process of its own: wrk, with requests that were made ready before."""
+"""Generates load with wrk, in a separate process, from prepared requests."""
 
 import subprocess
 import tempfile
@@ -13,18 +13,18 @@ _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a run.
+    """The result of a run.
 
-    An answer's time counts from the sending of its request. wrk corrects these for requests that a connection did not
-    send because it waited: to an answer that took more than twice the mean time between two of a connection, it adds
-    those that would have come meanwhile (stats_correct in wrk 4.1's src/stats.c). With pauses there are hardly any.
+    A response time counts from the sending of the request. wrk adds times for requests that a connection did not send
+    because it was waiting: for each response that took more than twice the connection's mean interval, it adds those
+    that would have been sent in that time (stats_correct in wrk 4.1's src/stats.c). With pauses there are hardly any.
 
     Attributes:
-        rate: good answers a second.
-        mean_ms, p50_ms, p99_ms, max_ms: of all answers.
-        cpu_us: processor time of the server and of its database for each answer, in microseconds.
-        database_cpu_us: what of it the database's server used, if there is one.
-        errors: answers of 400 and above, broken and refused connections, time-outs.
+        rate: successful responses per second.
+        mean_ms, p50_ms, p99_ms, max_ms: for all responses.
+        cpu_us: processor time of the server and its database for each response, in microseconds.
+        database_cpu_us: the database server's part of it, if there is one.
+        errors: responses with status 400 or higher, broken and refused connections, time-outs.
     """
 
     connections: int
@@ -49,11 +49,11 @@ def run(
     pause_ms: float = 0,
     conversation: Path | None = None,
 ) -> Load:
-    """Send the requests in turn over so many connections.
+    """Send the requests in turn over this number of connections.
 
-    `roots` are the processes whose time is counted, the server's first, then its database's. `pause_ms` is the mean of
-    the pauses before each request of a connection. `conversation` is a script that goes on from each answer; an answer
-    is then the last of a conversation, and its time that of all of it.
+    `roots` are the processes whose processor time is counted: the server's, then its database's. `pause_ms` is the mean
+    pause before each request on a connection. `conversation` is a script that sends further requests after a response.
+    Only its last response counts, with the time of the whole conversation.
     """
     with tempfile.NamedTemporaryFile(prefix="clustercert-bench-") as file:
         file.writelines(b"%d\n%b" % (len(request), request) for request in requests)
@@ -73,7 +73,7 @@ def run(
 
 
 def _load(numbers: Sequence[int], connections: int, cpu_seconds: Sequence[float]) -> Load:
-    """From wrk's numbers, which are microseconds and counts."""
+    """Convert wrk's numbers, which are microseconds and counts."""
     answers, duration, mean, p50, p99, longest, refused, broken = numbers
     return Load(
         connections=connections,

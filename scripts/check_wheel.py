@@ -1,6 +1,7 @@
-"""Builds the sdist and from it the wheel, and checks that the wheel alone is the whole service.
+"""Builds the sdist and from it the wheel, and checks the wheel in two clean environments.
 
-What the service does is tested elsewhere; here only that everything it needs is packed.
+One has the locked packages of the client, the other those of the service. What they do is tested elsewhere; here only
+that everything they need is packed: the client logs in to a demo of the service, and gets a kubeconfig.
 """
 
 import json
@@ -26,10 +27,15 @@ def fail(reason: str) -> NoReturn:
     sys.exit(f"check_wheel: {reason}")
 
 
-def run(command: Sequence[str | Path], folder: Path) -> str:
+def run(command: Sequence[str | Path], folder: Path, **variables: str) -> str:
     """The output of a command, or the end with what it said."""
     done = subprocess.run(
-        command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         fail(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
@@ -38,7 +44,7 @@ def run(command: Sequence[str | Path], folder: Path) -> str:
 
 def clean_environment() -> dict[str, str]:
     """Ours without what would let the checkout, its settings or a coverage run reach in."""
-    ours = ("PYTHON", "COVERAGE", "CLUSTERCERT", "VIRTUAL_ENV")
+    ours = ("PYTHON", "COVERAGE", "CLUSTERCERT", "VIRTUAL_ENV", "OS_", "XDG_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
@@ -50,7 +56,7 @@ def build(folder: Path) -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Every file of the package is in the wheel, whatever its kind, and so is the licence."""
+    """Every file of the package is in the wheel, whatever its kind, and so are the licence and the SBOM."""
     package = ROOT / "src" / "clustercert"
     expected = {
         str(path.relative_to(package.parent))
@@ -62,16 +68,19 @@ def check_contents(wheel: Path) -> None:
         fail(f"not in the wheel: {', '.join(missing)}")
     if not any(name.endswith(".dist-info/licenses/LICENSE") for name in packed):
         fail("the licence is not in the wheel")
+    if not any(name.endswith(".dist-info/sboms/clustercert.cdx.json") for name in packed):
+        fail("the SBOM is not in the wheel")
 
 
-def install(wheel: Path, folder: Path) -> Path:
-    """The `clustercert` command of a new environment that has the runtime lock and the wheel alone."""
-    run([sys.executable, "-m", "venv", folder / "venv"], folder)
-    pip: list[str | Path] = [folder / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
-    run([*pip, "install", "--require-hashes", "-r", ROOT / "requirements.lock"], folder)
+def install(wheel: Path, folder: Path, lock: str) -> Path:
+    """The `clustercert` command of a new environment that has the packages of a lock file and the wheel."""
+    environment = folder / lock.removesuffix(".lock")
+    run([sys.executable, "-m", "venv", environment], folder)
+    pip: list[str | Path] = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    run([*pip, "install", "--require-hashes", "-r", ROOT / lock], folder)
     run([*pip, "install", "--no-deps", "--no-index", wheel], folder)
     run([*pip, "check"], folder)
-    return folder / "venv" / "bin" / "clustercert"
+    return environment / "bin" / "clustercert"
 
 
 def check_version(command: Path, wheel: Path) -> None:
@@ -82,8 +91,39 @@ def check_version(command: Path, wheel: Path) -> None:
         fail(f"--version says {said.strip()!r}, the wheel is {version}")
 
 
-def check_demo(command: Path, folder: Path) -> None:
-    """The demo becomes ready, has issued a kubeconfig, and Ctrl-C stops it cleanly."""
+def check_client(client: Path, folder: Path) -> None:
+    """Help is shown without the service's packages, and commands of the service say what to install."""
+    if "kubeconfig" not in run([client, "--help"], folder):
+        fail("the client's --help does not name `kubeconfig`")
+    for command in (["demo"], ["serve"], ["user", "list"]):
+        done = subprocess.run(
+            [client, *command],
+            cwd=folder,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 1 or "clustercert[server]" not in done.stderr or "Traceback" in done.stderr:
+            fail(f"without the service's packages, {command} ended with {done.returncode}:\n{done.stderr}")
+
+
+def check_login(client: Path, ready: dict[str, object], folder: Path) -> None:
+    """The client logs in to the demo, gets a kubeconfig and logs out."""
+    password = folder / "password"
+    password.write_text(str(ready["password"]))
+    # The demo's domain has the name of its user.
+    user = str(ready["user_name"])
+    login = ["login", str(ready["url"]), "--user", user, "--domain", user, "--password-file", str(password)]
+    run([client, *login], folder, HOME=str(folder))
+    kubeconfig = run([client, "kubeconfig", "get", str(ready["cluster_id"])], folder, HOME=str(folder))
+    if "client-certificate-data" not in kubeconfig:
+        fail(f"the client got no kubeconfig:\n{kubeconfig}")
+    run([client, "logout"], folder, HOME=str(folder))
+
+
+def check_demo(command: Path, client: Path, folder: Path) -> None:
+    """The demo becomes ready, has issued a kubeconfig, serves the client, and Ctrl-C stops it cleanly."""
     log = folder / "demo.log"
     arguments: list[str | Path] = ["demo", "--json", "--port", free_port(), "--data-dir", folder / "data"]
     with (
@@ -101,6 +141,8 @@ def check_demo(command: Path, folder: Path) -> None:
         watchdog = threading.Timer(LONGEST_SECONDS, demo.kill)
         watchdog.start()
         ready = read_object(demo)
+        if ready is not None:
+            check_login(client, ready, folder)
         demo.send_signal(signal.SIGINT)
         status = demo.wait()
         watchdog.cancel()
@@ -134,16 +176,20 @@ def read_object(demo: subprocess.Popen[str]) -> dict[str, object] | None:
 
 
 def main() -> None:
-    """Build, check, install, start, stop."""
+    """Build, check, install both, start the demo, log in, stop."""
     with tempfile.TemporaryDirectory(prefix="clustercert-wheel-") as name:
         folder = Path(name)
         wheel = build(folder)
         check_contents(wheel)
         print(f"{wheel.name} is complete")
-        command = install(wheel, folder)
-        check_version(command, wheel)
-        check_demo(command, folder)
-        print("installed from it alone, the demo becomes ready, issues and stops")
+        client = install(wheel, folder, "requirements-client.lock")
+        server = install(wheel, folder, "requirements.lock")
+        for command in (client, server):
+            check_version(command, wheel)
+        check_client(client, folder)
+        print("the client starts without the service's packages")
+        check_demo(server, client, folder)
+        print("the demo becomes ready, serves the client and stops")
 
 
 if __name__ == "__main__":

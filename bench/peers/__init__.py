@@ -1,4 +1,4 @@
-"""The servers that we are measured against, one file each; here what is known of any server under load."""
+"""The servers that this service is compared with, one module each, and the load on any server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from pathlib import Path
 
 from bench import wrk
 
-# To see how long an answer takes at about the rate that is wanted.
+# Duration of a trial run that measures the response time at about the requested rate, in seconds.
 CALIBRATING_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server, serving.
+    """A running server.
 
     Attributes:
-        requests: to be sent in turn.
-        roots: the processes whose time is its own, its database's among them.
-        conversation: the script that goes on from an answer, where one is not the whole; see `wrk`.
+        requests: sent in turn.
+        roots: the processes whose processor time counts, including its database's.
+        conversation: the script that sends further requests after a response, if one is not enough; see `wrk`.
     """
 
     url: str
@@ -26,7 +26,7 @@ class Peer:
     conversation: Path | None = None
 
     def load(self, connections: int, seconds: float, pause_ms: float = 0) -> wrk.Load:
-        """One run; see `wrk`."""
+        """Run a load; see `wrk`."""
         return wrk.run(
             self.url,
             self.requests,
@@ -38,11 +38,11 @@ class Peer:
         )
 
     def load_at(self, rate: float, connections: int, seconds: float) -> wrk.Load:
-        """About so many requests a second, arriving as from many clients who don't know of each other."""
+        """Send about this number of requests per second, as from many independent clients."""
         return self.load(connections, seconds, self.pause_ms(rate, connections))
 
     def pause_ms(self, rate: float, connections: int) -> float:
-        """The mean pause that makes so many connections come to that rate, found by trying."""
+        """Find by trial the mean pause with which the connections reach this rate."""
         between_ms = connections / rate * 1000
         answer_ms = self.load(connections, CALIBRATING_SECONDS, between_ms).mean_ms
         return max(1.0, between_ms - answer_ms)

@@ -1,4 +1,4 @@
-"""Cloudflare's cfssl as a peer: its newcert, bare or with a durable SQLite of issued certificates."""
+"""Runs Cloudflare's cfssl as a peer: `newcert`, without a database or with a durable SQLite database."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from bench import processes, tls
 from bench.peers import Peer
 from bench.traffic import JSON, http
 
-# 2 is WARNING. At its default it writes five lines to its log for each certificate; it is spared them.
+# 2 is WARNING. By default, cfssl writes five log lines for each certificate, which would slow it down.
 LOG_LEVEL = "2"
 
 # The columns that cfssl reads and writes.
@@ -33,7 +33,7 @@ _PROFILE = {"usages": ["digital signature", "client auth"], "expiry": "24h"}
 
 
 def version() -> str:
-    """What the installed cfssl says of itself; Debian's says only `dev`, so its package's version is used."""
+    """Return the version of the installed cfssl. Debian's reports only `dev`, so use the package's version."""
     asked = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Version}", "golang-cfssl"], capture_output=True, text=True, check=False
     )
@@ -44,10 +44,10 @@ def version() -> str:
 def running(
     folder: Path, *, durable: bool, rsa: bool = False, files: tls.Files | None = None
 ) -> Iterator[Peer]:
-    """Serve newcert (key and certificate, as POST clustercert without a CSR) until the end of the block.
+    """Serve newcert during the block. It returns a key and a certificate, as POST clustercert does without a CSR.
 
-    Durable: a row for each certificate in an SQLite with WAL and synchronous=FULL, as ours is. With TLS where there are
-    files for it.
+    `durable` adds a row for each certificate to an SQLite database with WAL and synchronous=FULL, like that of this
+    service. With `files`, it serves TLS.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -88,6 +88,6 @@ def _make_database(folder: Path) -> None:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.executescript(_CERTDB)
-    # Options of its driver, go-sqlite3; writers wait for each other instead of failing.
+    # Options of its driver, go-sqlite3: writers wait for others instead of failing.
     source = f"file:{file}?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=10000"
     (folder / "db.json").write_text(json.dumps({"driver": "sqlite3", "data_source": source}))

@@ -1,4 +1,4 @@
-"""django-ca as a peer: its REST API under gunicorn, on a PostgreSQL."""
+"""Runs django-ca as a peer: its REST API under gunicorn, with PostgreSQL."""
 
 import base64
 import contextlib
@@ -16,13 +16,13 @@ from bench.postgres import Postgres
 from bench.traffic import JSON, csr_pem, http
 
 SITE = Path(__file__).parent / "djangoca_site"
-# Made by `make bench` from the lock file beside the site: its dependencies are not ours.
+# `make bench` creates this environment from the lock file next to the site, because its dependencies differ.
 ENVIRONMENT = Path(__file__).parents[2] / ".venvs" / "django-ca"
 WHOLE_ORDER = Path(__file__).with_suffix(".lua")
 
 
 def version() -> str:
-    """The installed django-ca's."""
+    """Return the version of the installed django-ca."""
     return subprocess.run(
         [ENVIRONMENT / "bin" / "python", "-c", "import django_ca; print(django_ca.__version__)"],
         capture_output=True,
@@ -35,9 +35,9 @@ def version() -> str:
 def running(
     folder: Path, postgres: Postgres, workers: int = 2, *, cheap_passwords: bool = True
 ) -> Iterator[Peer]:
-    """Serve its sign call, which takes a CSR and answers with an order, until the end of the block.
+    """Serve its sign call during the block. It takes a CSR, and returns an order.
 
-    Without `cheap_passwords` each request costs a check of Django's own password hash.
+    Without `cheap_passwords`, each request checks Django's default, slow password hash.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ def running(
 
 
 def whole_order(ordering: Peer) -> Peer:
-    """The same server, asked after each order until the certificate is in the client's hands."""
+    """Return the same server with a conversation that polls each order until the certificate is returned."""
     return replace(ordering, conversation=WHOLE_ORDER)
 
 

@@ -1,12 +1,21 @@
-"""The `clustercert` command."""
+"""The `clustercert` and `kubectl-clustercert` commands."""
 
-from typing import NoReturn
+import sys
+
+from clustercert import __version__
 
 
-def main() -> NoReturn:
-    """Do what this process's arguments say, and end it."""
-    # Workers load this module with the script that started the server, and have no use for the commands.
-    from clustercert.cli.root import main as run  # noqa: PLC0415
+def main() -> None:
+    """Run the command given by the process's arguments, then exit."""
+    if sys.argv[1:] == ["--version"]:
+        # Not worth the import of the command line.
+        print(f"clustercert {__version__}")  # noqa: T201 - this is the output
+        return
+    # Worker processes import this module too, and do not need the commands. kubectl waits for `credential`.
+    if sys.argv[1:2] == ["credential"]:
+        from clustercert.cli.credential_entry import main as run  # noqa: PLC0415
+    else:
+        from clustercert.cli.root import main as run  # noqa: PLC0415
 
     run()
 

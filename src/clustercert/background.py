@@ -1,7 +1,6 @@
-"""Work beside the requests, which ends when it is told to and never in the middle of something.
+"""Background work that stops when an event is set.
 
-It is told by an event rather than cancelled: a cancellation that arrives inside a database call may come out as that
-call's failure, or leave its connection open.
+Cancelling would be unsafe: a cancelled database call may fail with an unrelated error, or leave its connection open.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 
 @contextlib.asynccontextmanager
 async def running(work: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> AsyncIterator[None]:
-    """Run `work(stop)` for as long as the block runs, and wait for its end. What it raises, comes out there."""
+    """Run `work(stop)` during the `with` block. At its end, set `stop` and wait. Re-raises errors from `work`."""
     stop = asyncio.Event()
     task = asyncio.create_task(work(stop))
     try:
@@ -21,8 +20,8 @@ async def running(work: Callable[[asyncio.Event], Coroutine[object, object, None
         await task
 
 
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not beyond the end."""
+async def wait_for_stop(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep for `seconds`, or until `stop` is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -1,20 +1,18 @@
-"""One tree of settings: a TOML file, then `CLUSTERCERT_…` from the environment, which wins.
+"""Settings from a TOML file and from `CLUSTERCERT_…` environment variables, which take precedence.
 
-Read once, in `cli`, and passed on by constructor. Every field has a default that works or says in one line what is
-missing. `CLUSTERCERT_SERVER__PORT=8443` sets `port` in `[server]`.
+Read once, in `cli`, and passed to constructors. The docstrings here are the reference in docs/configuration.md: run
+`make docs` after a change.
 """
 
-import tomllib
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
     model_validator,
@@ -22,63 +20,76 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from clustercert.audit.addresses import Address, parsed_address
-from clustercert.errors import ClustercertError
-from clustercert.manifests.access import SERVICE
-from clustercert.model import KeyType, PolicyRule
-from clustercert.policy import MAX_LIFETIME, Policy, parse_lifetime
+from clustercert.audit.publish_targets import PublishTarget, parse_target
+from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
+from clustercert.limits.rates import Kind, Rate, parse_rate
+from clustercert.model import KeyType
+from clustercert.model.choices import ServerRole
+from clustercert.model.errors import ClustercertError
+from clustercert.policy.examples import example_failures
+from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
+from clustercert.policy.rule_settings import PolicySettings
+from clustercert.policy.setting_types import Lifetime, Section
+from clustercert.policy.toml_tables import (
+    FILES,
+    Tables,
+    UnreadableFile,
+    fault_lines,
+    merged,
+    read_policy_file,
+    read_tables,
+)
 
-# A data folder with this file in it belongs to `clustercert demo`: its secrets lie beside its database.
+# Marks the data folder of `clustercert demo`, which also holds the demo's secrets.
 DEMO_FILE = "demo.json"
 DATABASE_FILE = "clustercert.db"
 
 
 class SettingsError(ClustercertError):
-    """The settings can't be used; the message names the field and what it wants."""
-
-
-def _lifetime(value: object) -> object:
-    return parse_lifetime(value) if isinstance(value, str) else value
+    """The settings are invalid. The message names the field and the values that it accepts."""
 
 
 def _base_url(value: str) -> str:
     if not value.startswith(("http://", "https://")) or value.endswith("/"):
-        raise ValueError("write it like https://clustercert.example.com, with no slash at the end")
+        raise ValueError("expected a URL like https://clustercert.example.com, without a slash at the end")
     return value
 
 
 def _database_url(value: str) -> str:
     if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
         raise ValueError(
-            "write it like postgresql+asyncpg://user@host/database or sqlite+aiosqlite:////path/to/file.db"
+            "expected a URL like postgresql+asyncpg://user@host/database or sqlite+aiosqlite:////path/to/file.db"
         )
     if "sslmode=" in value:
-        raise ValueError("the driver calls sslmode ssl: write ?ssl=require or ?ssl=verify-full")
+        raise ValueError("sslmode is not supported: use ?ssl=require or ?ssl=verify-full")
     return value
 
 
-Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
-AuditAddress = Annotated[Address, BeforeValidator(parsed_address)]
+def _check_pair(certificate: Path | None, key: Path | None) -> None:
+    if (certificate is None) != (key is None):
+        raise ValueError("set both tls_certificate and tls_key, or neither")
+
+
+AuditTarget = Annotated[PublishTarget, PlainValidator(parse_target)]
+IssuingRate = Annotated[Rate, PlainValidator(parse_rate)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
-class Section(BaseModel):
-    """A table of the file; an unknown field is an error, not a typo that does nothing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class ServerSettings(Section):
-    """`[server]`: where to listen, and how.
+    """`[server]`: address, workers, TLS and time limits.
 
     Attributes:
-        workers: processes; one per core is right.
-        tls_certificate, tls_key: PEM files, chain leaf first. Without them and off loopback a self-signed pair is
-            made in the data folder.
-        plain_http: serve without TLS on an address other than loopback; for a proxy that ends TLS.
-        public_url: how clients reach the service; in the catalog. Derived from each request where it is None.
-        body_timeout, request_timeout: seconds until a request is given up.
+        host, port: address to listen on. Port 0 takes any free port.
+        workers: number of processes; use one per core.
+        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, a self-signed pair is created
+            in the data folder, unless the service listens on loopback.
+        plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
+        public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
+        trusted_proxies: networks of proxies, such as `10.0.0.0/8`. The source address of their requests is taken from
+            `X-Forwarded-For` or `Forwarded`; other requests have the address of their connection.
+        body_timeout: longest time in seconds for receiving a request body.
+        request_timeout: longest time in seconds for processing a request.
     """
 
     host: str = "127.0.0.1"
@@ -88,148 +99,169 @@ class ServerSettings(Section):
     tls_key: Path | None = None
     plain_http: bool = False
     public_url: BaseUrl | None = None
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(default=(), max_length=64)
     body_timeout: float = Field(default=10, gt=0)
     request_timeout: float = Field(default=30, gt=0)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> "ServerSettings":
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key belong together: set both or none")
+        _check_pair(self.tls_certificate, self.tls_key)
+        return self
+
+
+class WebhookSettings(Section):
+    """`[webhook]`: the webhook for API servers as a separate process, `serve --role webhook`.
+
+    Attributes:
+        host, port: address to listen on. Port 0 takes any free port.
+        workers: number of processes.
+        tls_certificate, tls_key: PEM files; the chain begins with the leaf. By default, those in `[server]`.
+        plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
+        client_ca: PEM file. Only clients with a certificate from one of these CAs can connect.
+        public_url: URL at which API servers reach the webhook, for `kubernetes setup`. By default, the one in
+            `[server]`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8081, ge=0, le=65535)
+    workers: int = Field(default=1, ge=1, le=256)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    plain_http: bool = False
+    client_ca: Path | None = None
+    public_url: BaseUrl | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "WebhookSettings":
+        _check_pair(self.tls_certificate, self.tls_key)
         return self
 
 
 class ApiSettings(Section):
-    """`[api]`: the CCE surface.
+    """`[api]`: variants of the CCE API.
 
     Attributes:
-        insecure_external: `externalCluster` skips the check of the server's certificate, as CCE's own does; false
-            gives it the CA instead and keeps its name.
-        get_clustercert: answer the deprecated GET form, which issues a certificate without a request body.
-        endpoints: the shape of a cluster's `status.endpoints`: an object (Open Telekom Cloud) or a list of
-            url and type (Huawei Cloud).
+        insecure_external: the context `externalCluster` does not verify the API server's certificate, as in CCE. If
+            false, the context contains the API server's CA and name.
+        get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
+        max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
+            A rule allows that only with a `max_lifetime` as long.
+        endpoints: form of a cluster's `status.endpoints`. Open Telekom Cloud uses an object, Huawei Cloud a list.
     """
 
     insecure_external: bool = True
     get_clustercert: bool = True
+    max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
     endpoints: Literal["object", "list"] = "object"
 
 
 class IdentitySettings(Section):
-    """`[identity]`: the built-in identity.
+    """`[identity]`: the built-in identity service, and OIDC issuers beside it.
 
     Attributes:
-        region: the region in the catalog; projects are conventionally named like it.
+        region: name of the region in the catalog. Clients expect each project to have this name.
+        token_lifetime: lifetime of tokens.
+        issuers: OIDC issuers whose tokens are accepted too. See below.
     """
 
     region: str = Field(default="eu-de", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     token_lifetime: Lifetime = timedelta(hours=24)
+    issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)
+
+    @model_validator(mode="after")
+    def _issuers_differ(self) -> "IdentitySettings":
+        configured_issuers(self.issuers)
+        return self
 
 
 class IssuingSettings(Section):
-    """`[issuing]`: the keys that the service makes.
+    """`[issuing]`: generated keys, and disk space.
 
     Attributes:
-        key_type: of leaves where no CSR is sent.
-        ca_key_type: of client CAs of clusters added from now on.
+        key_type: key type of leaf certificates that are requested without a CSR.
+        ca_key_type: key type of the client CA of each cluster added from now on.
+        disk_reserve_mib: free disk space in MiB for the SQLite file. With less, requests for certificates get 503, but
+            revocations continue. 0 disables the check.
     """
 
     key_type: KeyType = "ec-p256"
     ca_key_type: KeyType = "ec-p256"
+    disk_reserve_mib: int = Field(default=64, ge=0)
 
 
-class RuleSettings(Section):
-    """`[[policy.rules]]`: what the members of a role get."""
+class LimitSettings(Section):
+    """`[limits]`: failed authentications, and issued certificates.
 
-    role: str = Field(min_length=1, max_length=64)
-    groups: tuple[str, ...] = Field(min_length=1, max_length=32)
-    max_lifetime: Lifetime = MAX_LIFETIME
-
-    @model_validator(mode="after")
-    def _within_the_contract(self) -> "RuleSettings":
-        if not timedelta(minutes=15) <= self.max_lifetime <= MAX_LIFETIME:
-            raise ValueError("max_lifetime must be 15m to 1825d")
-        return self
-
-
-class PolicySettings(Section):
-    """`[policy]`: the first rule whose role the caller has in the project wins.
+    See [operations.md](operations.md#limits).
 
     Attributes:
-        allow_system: names beginning with `system:` that may be issued. A member of `system:masters` passes every
-            authorizer of a cluster and can't be revoked.
+        failures_per_minute: maximum of failed authentications from one source address per worker; 0 means no limit.
+        rates: maximum rates of issued certificates for each caller, project or source address, such as
+            `caller = "20/1h"` in `[limits.rates]`. By default, there is no limit.
+        live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
     """
 
-    rules: tuple[RuleSettings, ...] = (
-        RuleSettings(role="admin", groups=("clustercert:admins",)),
-        RuleSettings(role="member", groups=("clustercert:editors",)),
-        RuleSettings(role="reader", groups=("clustercert:viewers",)),
-    )
-    allow_system: frozenset[str] = frozenset()
-
-    @model_validator(mode="after")
-    def _names_can_be_issued(self) -> "PolicySettings":
-        policy = self.policy()
-        for rule in self.rules:
-            for group in rule.groups:
-                if problem := policy.name_problem(group):
-                    raise ValueError(f"rule for role {rule.role}: {problem}")
-                # Its members would be this service itself.
-                if group == SERVICE:
-                    raise ValueError(
-                        f"rule for role {rule.role}: {group} is a name that this service uses itself."
-                    )
-        return self
-
-    def policy(self) -> Policy:
-        """The rules as the policy has them."""
-        rules = tuple(
-            PolicyRule(role=rule.role, groups=rule.groups, max_lifetime=rule.max_lifetime)
-            for rule in self.rules
-        )
-        return Policy(rules=rules, allowed_system_names=self.allow_system)
+    failures_per_minute: int = Field(default=60, ge=0)
+    rates: dict[Kind, IssuingRate] = Field(default={})
+    live_certificates: int | None = Field(default=None, ge=1)
 
 
 class RevocationSettings(Section):
-    """`[revocation]`: taking certificates back.
+    """`[revocation]`: undoing revocations.
 
     Attributes:
-        undo_window: for how long an operator can undo a revocation; never that of a compromised key or its holder.
+        undo_window: how long an operator can undo a revocation, 0s to 30d. Revocations for a compromised key, or by
+            the certificate's holder, can't be undone.
     """
 
     undo_window: Lifetime = Field(default=timedelta(hours=1), ge=timedelta(0), le=timedelta(days=30))
 
 
 class AuditSettings(Section):
-    """`[audit]`: what is done with the audit log beside keeping it.
+    """`[audit]`: publishing, retention and checks of the audit log.
+
+    See [audit.md](audit.md).
 
     Attributes:
-        publish: where checkpoints are handed on to: file:/path, https://…, syslog:/dev/log, syslog://host:port.
-        publish_every: how often, if the log has grown.
-        retention: for how long events are kept; their commitments stay in the log. For ever where it is None.
-        check_certificates: look over the stored certificates in the background.
-        check_every: how long the next round waits behind the end of the last one.
+        publish: targets for checkpoints: `file:/path`, `https://…`, `syslog:/dev/log`, `syslog://host:port`.
+        publish_every: interval between publications, if the log has grown.
+        refusals_per_minute: maximum of denied requests of one caller that a worker records individually. Further ones
+            are only counted, in one event a minute.
+        retention: how long events are stored. Their commitments stay in the log. By default, events are stored forever.
+        check_certificates: check all stored certificates in the background.
+        check_every: pause between two checks of all certificates.
     """
 
-    publish: tuple[AuditAddress, ...] = Field(default=(), max_length=16)
+    publish: tuple[AuditTarget, ...] = Field(default=(), max_length=16)
     publish_every: Lifetime = Field(default=timedelta(minutes=1), ge=timedelta(seconds=1))
+    refusals_per_minute: int = Field(default=10, ge=1)
     retention: Lifetime | None = Field(default=None, ge=timedelta(days=1))
     check_certificates: bool = True
     check_every: Lifetime = Field(default=timedelta(hours=24), ge=timedelta(minutes=1))
 
 
 class MetricsSettings(Section):
-    """`[metrics]`: who may read `/metrics`: loopback and whoever has the token, or everybody."""
+    """`[metrics]`: access to `/metrics`, which is denied by default.
+
+    Attributes:
+        public: allow all requests.
+        loopback: allow requests from loopback without a token. Set it only if no proxy runs on this machine: behind
+            one, all requests come from loopback.
+        token: allow requests with this bearer token.
+    """
 
     public: bool = False
+    loopback: bool = False
     token: SecretStr | None = None
 
 
 class LogSettings(Section):
-    """`[log]`: one line an event.
+    """`[log]`: the service's log, one line per event.
 
     Attributes:
-        format: where it is None: JSON, unless a terminal reads.
-        file: appended to, instead of standard output.
+        file: append to this file instead of standard output.
+        format: by default, `console` on a terminal, otherwise `json`.
+        level: lowest level to log.
     """
 
     file: Path | None = None
@@ -238,15 +270,20 @@ class LogSettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings.
+    """Data, database, keys and name.
+
+    Write these fields at the top of the file, before the first table.
 
     Attributes:
-        data_dir: what the service keeps on disk; made with mode 0700.
-        database_url: an SQLAlchemy URL of PostgreSQL or SQLite; an SQLite file in the data folder where it is None.
-        kek_file: key-encryption keys, base64, one a line, the first one wraps; mode 0600, outside the data folder.
-        kek: the same from the environment (`CLUSTERCERT_KEK`), separated by commas.
-        service_name: what the service is called where something is signed for it; a holder's revocation names it.
-            Give each service its own.
+        data_dir: folder for data on disk; created with mode 0700.
+        database_url: SQLAlchemy URL, `postgresql+asyncpg://user@host/database` or `sqlite+aiosqlite:////path`. By
+            default, an SQLite file in the data folder.
+        kek_file: file of key-encryption keys, 32 bytes in base64 on each line. The first key encrypts. Keep the file
+            outside the data folder, with mode 0600.
+        kek: the same keys, separated by commas; used instead of the file. Set it with the variable `CLUSTERCERT_KEK`.
+        service_name: name of this service in requests that certificate holders sign, such as revocations. Each service
+            needs a different name.
+        signers: settings of each signer in a table `[signers.NAME]`, where NAME is the signer's entry point.
     """
 
     model_config = SettingsConfigDict(
@@ -261,9 +298,12 @@ class Settings(BaseSettings):
         default="clustercert", pattern=r"^[A-Za-z0-9]([A-Za-z0-9./-]{0,126}[A-Za-z0-9])?$"
     )
     server: ServerSettings = ServerSettings()
+    webhook: WebhookSettings = WebhookSettings()
     api: ApiSettings = ApiSettings()
     identity: IdentitySettings = IdentitySettings()
     issuing: IssuingSettings = IssuingSettings()
+    signers: dict[str, dict[str, Any]] = Field(default={}, repr=False)
+    limits: LimitSettings = LimitSettings()
     policy: PolicySettings = PolicySettings()
     revocation: RevocationSettings = RevocationSettings()
     audit: AuditSettings = AuditSettings()
@@ -272,7 +312,7 @@ class Settings(BaseSettings):
 
     @property
     def demo(self) -> bool:
-        """Whether the data folder is the demo's."""
+        """Whether the data folder belongs to `clustercert demo`."""
         return (self.data_dir / DEMO_FILE).exists()
 
     @property
@@ -280,44 +320,80 @@ class Settings(BaseSettings):
         """The database's SQLAlchemy URL."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
 
+    def for_role(self, role: ServerRole) -> "Settings":
+        """Return the settings for a process with this role. For `webhook`, its listener replaces that in `server`."""
+        if role != "webhook":
+            return self
+        webhook = self.webhook
+        files = webhook if webhook.tls_certificate is not None else self.server
+        server = self.server.model_copy(
+            update={
+                "host": webhook.host,
+                "port": webhook.port,
+                "workers": webhook.workers,
+                "plain_http": webhook.plain_http,
+                "tls_certificate": files.tls_certificate,
+                "tls_key": files.tls_key,
+            }
+        )
+        return self.model_copy(update={"server": server})
+
+    def check_examples(self) -> None:
+        """Run the policy's examples. Raises SettingsError with the first ones that the policy decides otherwise."""
+        if failures := example_failures(self.policy.policy(self.issuing.key_type), self.policy.examples):
+            raise SettingsError(failures)
+
     @property
     def shared_database(self) -> bool:
-        """Whether other machines may use the database as well."""
+        """Whether other machines may use the same database."""
         return not self.store_url.startswith("sqlite")
 
 
-def load(config: Path | None, **overrides: object) -> Settings:
-    """The settings: overrides (the command line) win over the environment, which wins over the TOML file.
+def load(config: Path | None, policy_file: Path | None = None, /, **overrides: object) -> Settings:
+    """Load the settings. The command line's overrides take precedence over the environment, and that over the file.
 
     Raises SettingsError with one line for each wrong field.
+
+    Args:
+        config: the settings file.
+        policy_file: takes the place of the whole table `[policy]`.
+        overrides: tables and fields from the command line.
     """
     try:
-        from_file = tomllib.loads(config.read_text(encoding="utf-8")) if config is not None else {}
-        from_environment = EnvSettingsSource(Settings)()
-        return Settings(**_merged(_merged(from_file, from_environment), overrides))
-    except OSError as error:
-        raise SettingsError(f"The configuration file {config} can't be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The configuration file {config} is not TOML: {error}.") from error
+        values, from_file = _values(config, overrides)
+        if policy_file is not None:
+            values["policy"] = {"file": policy_file}
+        from_policy_file = read_policy_file(values.get("policy"))
+        if from_policy_file is not None:
+            values |= {"policy": values["policy"] | from_policy_file.values}
+        return Settings(**values)
+    except UnreadableFile as error:
+        raise SettingsError(str(error)) from error
     except UnreadableVariable as error:
-        raise SettingsError(f"An environment variable CLUSTERCERT_… can't be read: {error}.") from error
+        raise SettingsError(f"Can't parse an environment variable CLUSTERCERT_…: {error}.") from error
     except ValidationError as error:
-        raise SettingsError(_sentences(error, config)) from error
+        raise SettingsError(_faults(error, config or policy_file, from_file, from_policy_file)) from error
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both, table by table; what stands above wins."""
-    merged = below | above
-    for name in below.keys() & above.keys():
-        if isinstance(below[name], dict) and isinstance(above[name], dict):
-            merged[name] = _merged(below[name], above[name])
-    return merged
+def policy_files(config: Path | None) -> tuple[Path, ...]:
+    """Return the files that the settings name for the policy. Empty if the settings can't be read."""
+    try:
+        policy = _values(config, {})[0].get("policy")
+    except (UnreadableFile, UnreadableVariable, RecursionError, ValueError):
+        return ()
+    named = policy if isinstance(policy, dict) else {}
+    return tuple(Path(str(named[name])) for name in sorted(FILES) if named.get(name))
 
 
-def _sentences(error: ValidationError, config: Path | None) -> str:
+def _values(config: Path | None, overrides: dict[str, Any]) -> tuple[dict[str, Any], Tables]:
+    """Read the settings file and the environment. Raises UnreadableFile or UnreadableVariable."""
+    from_file = read_tables(config) if config is not None else Tables({}, "")
+    return merged(merged(from_file.values, EnvSettingsSource(Settings)()), overrides), from_file
+
+
+def _faults(
+    error: ValidationError, config: Path | None, from_file: Tables, from_policy_file: Tables | None
+) -> str:
     where = f"{config} and the environment" if config else "the environment (CLUSTERCERT_…)"
-    lines = [
-        f"  {'.'.join(str(part) for part in problem['loc']) or 'settings'}: {problem['msg']}"
-        for problem in error.errors(include_input=False, include_url=False)
-    ]
-    return "\n".join([f"The settings from {where} can't be used:", *lines])
+    lines = fault_lines(error, Settings, from_file, from_policy_file)
+    return "\n".join([f"Invalid settings in {where}:", *lines])

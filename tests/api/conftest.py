@@ -1,4 +1,4 @@
-"""One world and one running application for all tests of the API; settings of their own get an application more."""
+"""Fixtures: one world and one running application for all API tests, and further applications with other settings."""
 
 import asyncio
 import shutil
@@ -9,14 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-import postgres
-import world as worlds
-from clustercert.app.wiring import components, initialise
-from clustercert.custody import write_new_kek_file
-from inprocess import Service
-from realm import BY, PASSWORD, Realm
-from revoking import Place
-from world import World, settings
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.wiring import components, initialise
+from support import postgres
+from support import world as worlds
+from support.administration import Administration
+from support.keystone import BY, PASSWORD, Keystone
+from support.revocation_client import RevocationClient
+from support.service import Service
+from support.world import World, settings
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def client(service: Service) -> httpx.Client:
 
 @pytest.fixture
 def service_with(world: World) -> Iterator[Callable[..., Service]]:
-    """Start one more application over the same data, with some settings changed."""
+    """Start another application on the same data, with some settings changed."""
     with ExitStack() as stack:
 
         def start(address: str = "127.0.0.1", **changed: object) -> Service:
@@ -53,18 +54,32 @@ def server() -> Iterator[postgres.Server]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """On each kind of database that there is."""
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RevocationClient]:
+    """A revocation client for each kind of database."""
     on_postgresql = request.param == "postgresql"
     database_url = request.getfixturevalue("server").create() if on_postgresql else None
     world = worlds.make(tmp_path_factory.mktemp("revocation"), database_url)
     with Service(world.settings()).running() as service:
-        yield Place(world, service.client)
+        yield RevocationClient(world, service.client)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def administration(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Administration]:
+    """A client of the administration API for each kind of database."""
+    on_postgresql = request.param == "postgresql"
+    database_url = request.getfixturevalue("server").create() if on_postgresql else None
+    world = worlds.make(tmp_path_factory.mktemp("administration"), database_url)
+    with Service(world.settings()).running() as service:
+        yield Administration(world, service)
 
 
 @pytest.fixture(scope="session")
 def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it, made once and copied by each test."""
+    """An empty store, created once and copied by each test."""
     folder = tmp_path_factory.mktemp("empty")
     write_new_kek_file(folder / "kek")
     asyncio.run(initialise(settings(folder), **BY))
@@ -72,7 +87,7 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def realm(tmp_path: Path, empty_folder: Path) -> Iterator[Realm]:
+def keystone(tmp_path: Path, empty_folder: Path) -> Iterator[Keystone]:
     shutil.copytree(empty_folder, tmp_path, dirs_exist_ok=True)
     with Service(settings(tmp_path)).running() as service:
         opened = components(settings(tmp_path))
@@ -82,5 +97,5 @@ def realm(tmp_path: Path, empty_folder: Path) -> Iterator[Realm]:
         project = service.run(directory.create_project("eu-de", domain, **BY))
         alice = service.run(directory.create_user("alice", domain, password=PASSWORD, **BY))
         service.run(operator.identity.roles.assign("admin", alice, project, **BY))
-        yield Realm(service, operator, domain, project, alice)
+        yield Keystone(service, operator, domain, project, alice)
         service.run(opened.__aexit__(None, None, None))

@@ -1,4 +1,4 @@
-"""Who can still get into a cluster: holders, groups, strangers, what stops them, and what goes on all the same."""
+"""The access report: users, groups, unknown credentials, controls and residual risks."""
 
 import json
 from collections.abc import Iterator
@@ -9,23 +9,24 @@ import httpx
 import pytest
 from cryptography import x509
 
-import world as worlds
-from clustercert.certificate import fingerprint
 from clustercert.inventory.access import AccessReports
 from clustercert.model import ClusterOptions, utc_now
-from clustercert.store.access import AccessRows
-from clustercert.store.database import Database
-from inprocess import Service
-from leaf import credential_number_of, leaf_of
-from stores import execute
-from world import World
+from clustercert.model.choices import WebhookMode
+from clustercert.pki.certificates import fingerprint
+from clustercert.store.access import AccessQueries
+from clustercert.store.engine.database import Database
+from support import world as worlds
+from support.leaf_checks import credential_number_of, leaf_of
+from support.service import Service
+from support.stores import execute
+from support.world import World
 
 MASTERS = '["system:masters"]'
 
 
 @dataclass(frozen=True)
 class Place:
-    """A service; member and admin have certificates of `plain`, and the member's first one is revoked."""
+    """A service. Member and admin have certificates for the cluster `plain`. The member's first one is revoked."""
 
     world: World
     client: httpx.Client
@@ -75,11 +76,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def credentials(report: dict[str, object]) -> dict[str, tuple[str, bool, list[str]]]:
-    """State, whether it gets in, and what stops it, by fingerprint."""
+    """Return state, has_access and stopped_by of each certificate, by fingerprint."""
     users = report["users"]
     assert isinstance(users, list)
     return {
-        each["fingerprint"]: (each["state"], each["gets_in"], each["stopped_by"])
+        each["fingerprint"]: (each["state"], each["has_access"], each["stopped_by"])
         for user in users
         for each in user["credentials"]
     }
@@ -103,14 +104,14 @@ def give_token(place: Place, asked: datetime | None, number: int = 0) -> None:
 
 
 def webhook(place: Place) -> tuple[bool, str | None]:
-    """Whether it is set up, and what is lacking."""
-    ways = place.report()["ways_to_stop"]
-    assert isinstance(ways, list)
-    (found,) = (way for way in ways if way["name"] == "webhook")
+    """Return whether the webhook is set up, and what its set-up lacks."""
+    controls = place.report()["controls"]
+    assert isinstance(controls, list)
+    (found,) = (each for each in controls if each["name"] == "webhook")
     return found["set_up"], found["lacking"]
 
 
-def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Place) -> None:
+def test_where_nothing_is_set_up_a_revoked_certificate_still_has_access(place: Place) -> None:
     report = place.report()
     slow = ["ca", "expiry"]
     assert credentials(report) == {
@@ -121,7 +122,7 @@ def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Plac
     users = report["users"]
     assert isinstance(users, list)
     assert [(user["user_name"], len(user["credentials"])) for user in users] == [("admin", 1), ("member", 2)]
-    # The longest-lived first.
+    # The longest-lived certificate comes first.
     assert users[1]["credentials"][0]["fingerprint"] == place.name(place.revoked)
     assert users[1]["groups"] == ["clustercert:editors", "system:authenticated"]
     assert groups(report) == [
@@ -130,16 +131,16 @@ def test_where_nothing_is_set_up_a_revoked_certificate_still_gets_in(place: Plac
         ("system:authenticated", 2, 3),
     ]
     assert report["complete"] is True
-    ways = report["ways_to_stop"]
-    assert isinstance(ways, list)
-    assert {way["name"]: way["set_up"] for way in ways} == {
+    controls = report["controls"]
+    assert isinstance(controls, list)
+    assert {each["name"]: each["set_up"] for each in controls} == {
         "webhook": False,
         "binding": False,
         "admission": False,
         "ca": True,
         "expiry": True,
     }
-    remains = json.dumps(report["what_remains"])
+    remains = json.dumps(report["residual_risks"])
     for word in ("watch", "service-account token", "impersonate", "Another certificate"):
         assert word in remains
 
@@ -165,14 +166,14 @@ def test_a_token_alone_keeps_nobody_out(place: Place) -> None:
     set_up, lacking = webhook(place)
     assert not set_up
     assert lacking is not None
-    assert "the API server has never asked" in lacking
+    assert "the API server has never called" in lacking
     assert credentials(place.report())[place.name(place.revoked)] == ("revoked", True, ["ca", "expiry"])
     long_ago = utc_now() - timedelta(days=1, minutes=1)
     give_token(place, long_ago, 1)
     set_up, lacking = webhook(place)
     assert not set_up
     assert lacking is not None
-    assert f"has not asked since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
+    assert f"has not called since {long_ago:%Y-%m-%dT%H:%M:%SZ}" in lacking
     place.execute(
         "UPDATE webhook_token SET last_asked_at = ? WHERE id = ?", f"{utc_now():%F %T}.0", f"{1:032}"
     )
@@ -214,6 +215,7 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     assert numbers == [credential_number_of(each) for each in (place.revoked, place.live)]
     stranger = {
         "fingerprint": "ab" * 32,
+        "has_access": True,
         "hashes": 21,
         "username": "root",
         "groups": ["system:masters"],
@@ -224,9 +226,40 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
     assert place.report(group="system:masters")["unknown_credentials"] == [stranger]
     assert place.report(group="clustercert:admins")["unknown_credentials"] == []
     assert place.report(user="root")["unknown_credentials"] == []
-    # An API server that says no credential ids leaves none to tell.
+    # If the API server sends no credential ids, the report has no fingerprint.
     place.execute("UPDATE unknown_identity SET fingerprints = '[]', hashes = 0")
     assert place.report()["unknown_credentials"] == [stranger | {"fingerprint": None, "hashes": 0}]
+
+
+@pytest.mark.parametrize("mode", ["known-only", "default"])
+async def test_what_known_only_refuses_has_no_access(place: Place, mode: WebhookMode) -> None:
+    seen = "2026-01-02 03:04:05.000000"
+    identities = {
+        "stranger": ["devs"],
+        "forged": ["clustercert:editors"],
+        "node": ["system:nodes"],
+        "root": ["system:masters"],
+    }
+    for number, (username, groups) in enumerate(identities.items()):
+        place.execute(
+            "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
+            " last_seen_at, last_alert_at) VALUES (?, ?, ?, ?, 0, '[]', ?, ?, ?)",
+            *(place.world.clusters["plain"].id, bytes([number] * 32), username, json.dumps(groups)),
+            *(seen, seen, seen),
+        )
+    database = Database(f"sqlite+aiosqlite:///{place.world.database}")
+    reports = AccessReports(AccessQueries(database), utc_now, {"clustercert:editors"})
+    cluster = replace(place.world.clusters["plain"], options=ClusterOptions(mode=mode))
+
+    async def with_access() -> set[str]:
+        report = await reports.report(cluster, user_id=None, group=None)
+        return {each.identity.username for each in report.unknown if each.has_access}
+
+    # Nothing is refused while the API server does not call the webhook.
+    assert await with_access() == {*identities}
+    give_token(place, utc_now(), 1)
+    assert await with_access() == ({"node", "root"} if mode == "known-only" else {*identities})
+    await database.close()
 
 
 def test_only_admins_and_operators_are_told(place: Place) -> None:
@@ -248,10 +281,10 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place, recorded_
         group = "json_array('clustercert:credential:' || serial)"
         place.execute(f"UPDATE certificate SET credential_number = NULL, groups = {group} WHERE id <> ?", 4)
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
-    reports = AccessReports(AccessRows(database), utc_now)
+    reports = AccessReports(AccessQueries(database), utc_now)
     slow, member = ("ca", "expiry"), {"member": "edit"}
-    # The admin's has the policy's own groups, and so no binding that could be taken away.
-    for options, bound, unbound, gets_in, role in (
+    # The admin's certificate has groups from the policy, so there is no binding to delete.
+    for options, bound, unbound, has_access, role in (
         (ClusterOptions(admission=True), ("admission", *slow), ("admission", *slow), True, None),
         (ClusterOptions(credential_roles=member), ("binding", *slow), slow, False, "edit"),
         (ClusterOptions(credential_roles={}), ("binding", *slow), slow, False, None),
@@ -259,23 +292,21 @@ async def test_bindings_and_admission_stop_what_they_can(place: Place, recorded_
     ):
         report = await reports.report(replace(registered, options=options), user_id=None, group=None)
         found = {
-            each.certificate.fingerprint.hex(): each
-            for holder in report.holders
-            for each in holder.credentials
+            each.certificate.fingerprint.hex(): each for user in report.users for each in user.credentials
         }
         live, revoked, admins = (
             found[place.name(each)] for each in (place.live, place.revoked, place.admins)
         )
-        assert (live.stopped_by, live.gets_in, live.cluster_role) == (bound, True, role)
-        # Admission leaves reading open.
-        assert (revoked.stopped_by, revoked.gets_in, revoked.cluster_role) == (bound, gets_in, role)
-        assert (admins.stopped_by, admins.gets_in, admins.cluster_role) == (unbound, True, None)
+        assert (live.stopped_by, live.has_access, live.cluster_role) == (bound, True, role)
+        # Admission control stops writes only, so the certificate still gives access.
+        assert (revoked.stopped_by, revoked.has_access, revoked.cluster_role) == (bound, has_access, role)
+        assert (admins.stopped_by, admins.has_access, admins.cluster_role) == (unbound, True, None)
     some = await reports.report(registered, user_id=None, group=None, most=2)
     assert not some.complete
-    assert [holder.user_name for holder in some.holders] == ["admin", "member"]
-    assert sum(len(holder.credentials) for holder in some.holders) == 2
-    later = await AccessReports(AccessRows(database), lambda: utc_now() + timedelta(days=5)).report(
+    assert [user.user_name for user in some.users] == ["admin", "member"]
+    assert sum(len(user.credentials) for user in some.users) == 2
+    later = await AccessReports(AccessQueries(database), lambda: utc_now() + timedelta(days=5)).report(
         registered, user_id=None, group=None
     )
-    assert [holder.user_name for holder in later.holders] == ["admin"]
+    assert [user.user_name for user in later.users] == ["admin"]
     await database.close()

@@ -1,4 +1,4 @@
-"""Altered copies, forged certificates and those from before the upgrade, as an API server asks about them."""
+"""How the webhook decides on altered copies, forged certificates, and certificates from before the upgrade."""
 
 import secrets
 from collections.abc import Iterator
@@ -8,20 +8,28 @@ from typing import Any, Literal
 
 import pytest
 
-import altered
-import world as worlds
-from altered_cluster import CAS, WAYS, Held, Site, Way, review, site
-from apiserver.expressions import holds
-from clustercert.manifests.authorization import Asking, match_conditions
+from clustercert.kubernetes.manifests.authorization import WebhookConfig, match_conditions
+from clustercert.kubernetes.webhook import credential_usage
 from clustercert.model import Cluster, ClusterOptions, KeyType, credential_group
-from clustercert.webhook import sightings
-from inprocess import Service
-from stores import execute
-from waiting import eventually
-from world import Person, World
+from support import altered_certificates
+from support import world as worlds
+from support.apiserver.expressions import holds
+from support.service import Service
+from support.stores import execute
+from support.wait import eventually
+from support.webhook_cluster import (
+    CAS,
+    CONTROLS,
+    Control,
+    HeldCertificate,
+    WebhookCluster,
+    new_webhook_cluster,
+    review,
+)
+from support.world import Person, World
 
 Guard = Literal["default", "known-only", "wide"]
-# Whatever an operator may come to exempt; the checks of `cluster update` would not take the first.
+# The widest possible exemptions. `cluster update` would reject the first.
 EVERYTHING = ("*", "clustercert:*", "system:*")
 OPTIONS: dict[Guard, ClusterOptions] = {
     "default": ClusterOptions(),
@@ -39,44 +47,46 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def service(own: World) -> Iterator[Service]:
     with pytest.MonkeyPatch.context() as patch, Service(own.settings()).running() as running:
-        # What is seen is written down at once, or each test would wait for it.
-        patch.setattr(sightings, "FLUSH_SECONDS", 0.1)
+        # Credential usage is stored at once, so that tests need not wait for it.
+        patch.setattr(credential_usage, "FLUSH_SECONDS", 0.1)
         yield running
 
 
 @pytest.fixture(scope="module")
-def sites(own: World, service: Service) -> dict[tuple[KeyType, Guard], Site]:
-    """A cluster of each kind."""
+def sites(own: World, service: Service) -> dict[tuple[KeyType, Guard], WebhookCluster]:
+    """A cluster for each key type and each set of options."""
     return {
-        (key_type, guard): site(own, service, key_type, options)
+        (key_type, guard): new_webhook_cluster(own, service, key_type, options)
         for key_type in CAS
         for guard, options in OPTIONS.items()
     }
 
 
 @pytest.fixture(params=OPTIONS)
-def guarded(request: pytest.FixtureRequest, sites: dict[tuple[KeyType, Guard], Site]) -> Site:
-    """A cluster of each mode."""
+def guarded(
+    request: pytest.FixtureRequest, sites: dict[tuple[KeyType, Guard], WebhookCluster]
+) -> WebhookCluster:
+    """Run the test with a cluster in each mode."""
     return sites["ec-p256", request.param]
 
 
 @pytest.fixture
-def default(sites: dict[tuple[KeyType, Guard], Site]) -> Site:
+def default(sites: dict[tuple[KeyType, Guard], WebhookCluster]) -> WebhookCluster:
     return sites["ec-p256", "default"]
 
 
 @pytest.fixture(scope="module")
-def admin(sites: dict[tuple[KeyType, Guard], Site]) -> Person:
-    """Somebody of whom nothing is revoked."""
+def admin(sites: dict[tuple[KeyType, Guard], WebhookCluster]) -> Person:
+    """A user without revoked certificates."""
     return sites["ec-p256", "default"].new_person()
 
 
 def is_asked(cluster: Cluster, der: bytes, *, tells_hash: bool = True, older: bool = False) -> bool:
-    """Whether the API server asks at all, by the conditions that `kubernetes setup` writes.
+    """Whether the API server calls the webhook, by the match conditions that `kubernetes setup` writes.
 
-    `older`: while certificates without a credential group are alive.
+    `older`: there are live certificates without a credential group.
     """
-    asking = Asking(
+    asking = WebhookConfig(
         mode=cluster.options.mode,
         groups=(ADMINS, "clustercert:editors", "clustercert:viewers"),
         unnumbered_until=datetime.now(UTC) if older else None,
@@ -93,17 +103,17 @@ def is_asked(cluster: Cluster, der: bytes, *, tells_hash: bool = True, older: bo
     return all(holds(condition, {"request": spec}) for condition in match_conditions(asking))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", CONTROLS)
 @pytest.mark.parametrize("guard", OPTIONS)
 @pytest.mark.parametrize("key_type", CAS)
 def test_every_copy_of_a_revoked_certificate_is_denied(
-    sites: dict[tuple[KeyType, Guard], Site], key_type: KeyType, guard: Guard, way: Way
+    sites: dict[tuple[KeyType, Guard], WebhookCluster], key_type: KeyType, guard: Guard, way: Control
 ) -> None:
     here = sites[key_type, guard]
     person = here.new_person()
     lost = here.issue(person)
-    copies = altered.copies(lost.der)
-    assert copies.keys() == altered.kinds_of(key_type)
+    copies = altered_certificates.copies(lost.der)
+    assert copies.keys() == altered_certificates.kinds_of(key_type)
     assert here.answer(lost.der) == ""
 
     here.revoke(way, lost, person)
@@ -112,7 +122,7 @@ def test_every_copy_of_a_revoked_certificate_is_denied(
     for kind, copy in copies.items():
         assert "revoked" in here.answer(copy), kind
         assert is_asked(here.cluster, copy), kind
-    # Without a hash all encodings are the same, and the group says which certificate it is.
+    # Without a hash, encodings can't be told apart, and the credential group identifies the certificate.
     assert "revoked" in here.answer_without_id(lost.der)
     assert is_asked(here.cluster, lost.der, tells_hash=False)
     good = here.still_good(way, person)
@@ -121,12 +131,12 @@ def test_every_copy_of_a_revoked_certificate_is_denied(
 
 
 @pytest.mark.parametrize("key_type", CAS)
-def test_every_copy_of_a_good_certificate_is_denied_too_and_told_once_an_hour(
-    sites: dict[tuple[KeyType, Guard], Site], key_type: KeyType, admin: Person
+def test_every_copy_of_a_good_certificate_is_denied_with_one_alert(
+    sites: dict[tuple[KeyType, Guard], WebhookCluster], key_type: KeyType, admin: Person
 ) -> None:
     here = sites[key_type, "default"]
     held = here.issue(admin)
-    for kind, copy in altered.copies(held.der).items():
+    for kind, copy in altered_certificates.copies(held.der).items():
         assert "altered copy" in here.answer(copy), kind
     assert here.answer(held.der) == ""
 
@@ -138,10 +148,10 @@ def test_every_copy_of_a_good_certificate_is_denied_too_and_told_once_an_hour(
     assert told() == [held.fingerprint]
 
 
-# Forged
+# Forged certificates
 
 
-def is_told_of(here: Site, held: Held, fault: str) -> bool:
+def is_told_of(here: WebhookCluster, held: HeldCertificate, fault: str) -> bool:
     return any(
         said["subject"] == held.fingerprint and said["detail"]["fault"] == fault
         for said in here.events("credential.unknown")
@@ -152,47 +162,47 @@ def mallory() -> str:
     return f"system:mallory-{secrets.token_hex(4)}"
 
 
-def test_a_strangers_number_is_denied_and_told(guarded: Site, admin: Person) -> None:
+def test_a_strangers_number_is_denied_and_told(guarded: WebhookCluster, admin: Person) -> None:
     stranger = guarded.issue(admin)
     forged = guarded.sign(mallory(), (ADMINS,), stranger.number)
     same_name = guarded.sign(admin.user.id, (ADMINS, "more"), stranger.number)
     for held in (forged, same_name):
-        assert "not the one that its credential number names" in guarded.answer(held.der)
-        assert "not the one" in guarded.answer_without_id(held.der)
+        assert "does not match its credential number" in guarded.answer(held.der)
+        assert "does not match its credential number" in guarded.answer_without_id(held.der)
         eventually(lambda held=held: is_told_of(guarded, held, "forged"))  # type: ignore[misc] # the lambda has no types
     assert guarded.answer(stranger.der) == ""
 
 
-def test_a_copy_of_everything_but_the_key_is_altered(guarded: Site, admin: Person) -> None:
-    """The same name, groups and number: only the hash tells that it is another certificate."""
+def test_a_copy_of_everything_but_the_key_is_altered(guarded: WebhookCluster, admin: Person) -> None:
+    """It has the same name, groups and credential number. Only its hash differs."""
     stranger = guarded.issue(admin)
     forged = guarded.sign(admin.user.id, (ADMINS,), stranger.number)
     assert "altered copy" in guarded.answer(forged.der)
 
 
-def test_two_numbers_are_denied_and_told(guarded: Site, admin: Person) -> None:
+def test_two_numbers_are_denied_and_told(guarded: WebhookCluster, admin: Person) -> None:
     first, second = guarded.issue(admin), guarded.issue(admin)
     assert first.number is not None
     forged = guarded.sign(admin.user.id, (ADMINS, credential_group(first.number)), second.number)
-    assert "not the one" in guarded.answer(forged.der)
+    assert "does not match its credential number" in guarded.answer(forged.der)
     eventually(lambda: is_told_of(guarded, forged, "forged"))
 
 
 @pytest.mark.parametrize("number", ["", "0" * 39, "A" * 40, "g" * 40, "0" * 39 + "\u0660"])
-def test_a_number_that_is_none_is_denied_and_told(guarded: Site, number: str) -> None:
+def test_a_number_that_is_none_is_denied_and_told(guarded: WebhookCluster, number: str) -> None:
     forged = guarded.sign(mallory(), (ADMINS, f"clustercert:credential:{number}"))
-    assert "not the one" in guarded.answer(forged.der)
+    assert "does not match its credential number" in guarded.answer(forged.der)
     eventually(lambda: is_told_of(guarded, forged, "forged"))
 
 
-def test_a_number_that_nobody_has_is_denied_and_told(guarded: Site) -> None:
+def test_a_number_that_nobody_has_is_denied_and_told(guarded: WebhookCluster) -> None:
     forged = guarded.sign(mallory(), (ADMINS,), secrets.token_hex(20))
     assert "not in the ledger" in guarded.answer(forged.der)
     eventually(lambda: is_told_of(guarded, forged, "unknown"))
 
 
 def test_a_number_of_another_cluster_is_denied_and_told(
-    guarded: Site, sites: dict[tuple[KeyType, Guard], Site], admin: Person
+    guarded: WebhookCluster, sites: dict[tuple[KeyType, Guard], WebhookCluster], admin: Person
 ) -> None:
     elsewhere = sites["ec-p384", "default"].issue(admin)
     assert "another cluster" in guarded.answer(elsewhere.der)
@@ -200,8 +210,8 @@ def test_a_number_of_another_cluster_is_denied_and_told(
 
 
 @pytest.mark.parametrize("guard", ["known-only", "wide"])
-def test_without_a_number_a_group_of_ours_is_denied_and_told_whatever_is_exempt(
-    sites: dict[tuple[KeyType, Guard], Site], guard: Guard
+def test_our_group_without_a_number_is_denied_with_an_alert(
+    sites: dict[tuple[KeyType, Guard], WebhookCluster], guard: Guard
 ) -> None:
     here = sites["ec-p256", guard]
     for groups in ((ADMINS,), ("system:nodes", "clustercert:viewers"), ("clustercert:anything",)):
@@ -213,81 +223,85 @@ def test_without_a_number_a_group_of_ours_is_denied_and_told_whatever_is_exempt(
     assert here.answer(ours_by_name.der) != ""
 
 
-def test_without_a_number_by_default_it_is_left_to_rbac_and_told(default: Site) -> None:
-    """Rule 4: it may be of another CA."""
+def test_without_a_number_by_default_it_is_left_to_rbac_and_told(default: WebhookCluster) -> None:
+    """Rule 4: it may be from another CA."""
     forged = default.sign(mallory(), (ADMINS,))
     assert default.answer(forged.der) == ""
     eventually(lambda: is_told_of(default, forged, "unknown"))
 
 
-def test_the_number_taken_out_of_a_recorded_certificate_is_forged(guarded: Site, admin: Person) -> None:
-    """What only a wrong API server can say: the hash is the ledger's, and the group is not there."""
+def test_the_number_taken_out_of_a_recorded_certificate_is_forged(
+    guarded: WebhookCluster, admin: Person
+) -> None:
+    """The ledger knows the hash, but the group is missing. Only a faulty API server can send this."""
     held = guarded.issue(admin)
     spec = review(held.der)
     spec["groups"] = [ADMINS, "system:authenticated"]
     assert guarded.status(spec)["denied"] is True
 
 
-def test_a_token_beside_the_group_is_denied(guarded: Site, admin: Person) -> None:
-    """Somebody whose identity provider gives them a group under our prefix."""
+def test_a_token_beside_the_group_is_denied(guarded: WebhookCluster, admin: Person) -> None:
+    """The identity provider gave the user a group with our prefix."""
     spec = review(guarded.issue(admin).der)
     spec["extra"] = {"authentication.kubernetes.io/credential-id": ["JTI=7f3d1a52"]}
     assert guarded.status(spec)["denied"] is True
 
 
-# From before the upgrade
+# Certificates from before the upgrade
 
 
-def older(here: Site, person: Person, **more: Any) -> Held:
-    """A certificate without a credential group, in the ledger as a program of then left it."""
+def older(here: WebhookCluster, person: Person, **more: Any) -> HeldCertificate:
+    """A certificate without a credential group, recorded as an older version would have recorded it."""
     held = here.sign(person.user.id, (ADMINS,), **more)
     here.record_as_older(held, person.user)
     return held
 
 
-def test_a_certificate_from_before_goes_on_and_its_copies_are_denied(guarded: Site) -> None:
+def test_a_certificate_from_before_goes_on_and_its_copies_are_denied(guarded: WebhookCluster) -> None:
     person = guarded.new_person()
     held = older(guarded, person)
     assert guarded.answer(held.der) == ""
     numbered = guarded.issue(person)
-    for kind, copy in altered.copies(held.der).items():
+    for kind, copy in altered_certificates.copies(held.der).items():
         assert "not in the ledger" in guarded.answer(copy), kind
         assert is_asked(guarded.cluster, copy, older=True), kind
     assert guarded.answer(numbered.der) == ""
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_certificate_from_before_can_be_revoked_and_its_copies_stay_denied(guarded: Site, way: Way) -> None:
+@pytest.mark.parametrize("way", CONTROLS)
+def test_an_unnumbered_certificate_can_be_revoked_with_its_copies(
+    guarded: WebhookCluster, way: Control
+) -> None:
     person = guarded.new_person()
     held = older(guarded, person)
     assert guarded.answer(held.der) == ""
     guarded.revoke(way, held, person)
     eventually(lambda: "revoked" in guarded.answer(held.der))
-    for kind, copy in altered.copies(held.der).items():
+    for kind, copy in altered_certificates.copies(held.der).items():
         assert guarded.answer(copy) != "", kind
     assert guarded.answer(guarded.still_good(way, person).der) == ""
 
 
 def test_the_rule_holds_for_every_cluster_of_the_ledger(
-    default: Site, sites: dict[tuple[KeyType, Guard], Site]
+    default: WebhookCluster, sites: dict[tuple[KeyType, Guard], WebhookCluster]
 ) -> None:
     person = default.new_person()
     held = older(sites["ec-p384", "default"], person)
     assert "another cluster" in default.answer(held.der)
-    for copy in altered.copies(held.der).values():
+    for copy in altered_certificates.copies(held.der).values():
         assert "not in the ledger" in default.answer(copy)
         eventually(lambda copy=copy: _told_of_copy(default, copy))  # type: ignore[misc] # the lambda has no types
 
 
-def _told_of_copy(here: Site, copy: bytes) -> bool:
-    """One event for all of a user's copies: they are one identity."""
+def _told_of_copy(here: WebhookCluster, copy: bytes) -> bool:
+    """Whether an event was recorded. There is one for all copies of a user's certificates, as for one identity."""
     user = review(copy)["user"]
     told = [said for said in here.events("credential.unknown") if said["detail"]["username"] == user]
     return len({said["subject"] for said in told}) >= 1
 
 
-def test_a_forged_certificate_in_the_name_of_an_older_one_is_denied(default: Site) -> None:
-    """Rule 3 where rule 4 would let it pass."""
+def test_a_forged_certificate_in_the_name_of_an_older_one_is_denied(default: WebhookCluster) -> None:
+    """Rule 3 denies what rule 4 would allow."""
     person = default.new_person()
     forged = default.sign(person.user.id, ("team",))
     assert default.answer(forged.der) == ""
@@ -296,21 +310,21 @@ def test_a_forged_certificate_in_the_name_of_an_older_one_is_denied(default: Sit
     eventually(lambda: is_told_of(default, forged, "unknown"))
 
 
-def test_the_rule_ends_with_the_certificate(default: Site) -> None:
+def test_the_rule_ends_with_the_certificate(default: WebhookCluster) -> None:
     person = default.new_person()
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
     held = older(default, person, not_after=soon)
-    (copy, *_) = altered.copies(held.der).values()
+    (copy, *_) = altered_certificates.copies(held.der).values()
     assert default.answer(copy) != ""
     eventually(lambda: default.answer(copy) == "")
     assert datetime.now(UTC) >= soon
     long_ago = older(default, default.new_person(), not_after=soon - timedelta(minutes=1))
-    assert default.answer(altered.copies(long_ago.der)["null"]) == ""
+    assert default.answer(altered_certificates.copies(long_ago.der)["null"]) == ""
 
 
 @pytest.mark.parametrize("extra", [None, ["JTI=7f3d1a52"], []])
 def test_a_review_without_an_x509_id_is_never_denied_by_the_rule(
-    guarded: Site, extra: list[str] | None
+    guarded: WebhookCluster, extra: list[str] | None
 ) -> None:
     person = guarded.new_person()
     spec = review(older(guarded, person).der)
@@ -321,8 +335,8 @@ def test_a_review_without_an_x509_id_is_never_denied_by_the_rule(
     assert guarded.status(spec) == {"allowed": False}
 
 
-def test_a_row_whose_number_a_program_of_then_never_wrote_is_judged_by_its_hash(default: Site) -> None:
-    """A real row of today, with what an older program knows nothing of taken away."""
+def test_a_row_without_a_credential_number_is_judged_by_its_hash(default: WebhookCluster) -> None:
+    """A current row, without the columns that an older version did not know."""
     person = default.new_person()
     held = default.sign(person.user.id, (ADMINS,))
     issued = default.issue(person)
@@ -332,14 +346,14 @@ def test_a_row_whose_number_a_program_of_then_never_wrote_is_judged_by_its_hash(
         *(held.der, bytes.fromhex(held.fingerprint), issued.number),
     )
     assert default.answer(held.der) == ""
-    assert "not in the ledger" in default.answer(altered.copies(held.der)["twin"])
+    assert "not in the ledger" in default.answer(altered_certificates.copies(held.der)["twin"])
 
 
-# With a binding for each certificate, from before the upgrade
+# Certificates with a binding of their own, from before the upgrade
 
 
-def older_with_binding(here: Site, person: Person) -> Held:
-    """Its only group has its serial, which nobody recorded as a number."""
+def older_with_binding(here: WebhookCluster, person: Person) -> HeldCertificate:
+    """A certificate whose only group has its serial, which is not recorded as a credential number."""
     while True:
         serial = int.from_bytes(secrets.token_bytes(20), "big") >> 1
         if serial >> 152:
@@ -350,14 +364,14 @@ def older_with_binding(here: Site, person: Person) -> Held:
     return replace(held, number=number)
 
 
-def test_a_certificate_with_its_serial_in_the_group_is_known_by_it(guarded: Site) -> None:
+def test_a_certificate_with_its_serial_in_the_group_is_known_by_it(guarded: WebhookCluster) -> None:
     person = guarded.new_person()
     held = older_with_binding(guarded, person)
-    copies = altered.copies(held.der)
+    copies = altered_certificates.copies(held.der)
     assert (guarded.answer(held.der), guarded.answer_without_id(held.der)) == ("", "")
     for kind, copy in copies.items():
         assert "altered copy" in guarded.answer(copy), kind
-    # It has a group, so rule 3 is not about its user.
+    # The certificate has a credential group, so rule 3 does not apply to its user.
     foreign = guarded.sign(person.user.id, ("team",))
     assert "not in the ledger" not in guarded.answer(foreign.der)
     guarded.revoke("certificate", held, person)

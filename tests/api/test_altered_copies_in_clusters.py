@@ -1,7 +1,6 @@
-"""Altered copies at clusters whose API server asks nobody: the end of a binding, and the admission policy.
+"""Altered copies in clusters without the webhook: deletion of a binding, and the admission policy.
 
-The service is the real one, and so are TLS and the requests; the API server is the tests' double, which reads a
-certificate as Go does.
+Service, TLS and requests are real. The API server is the tests' double, which parses certificates as Go does.
 """
 
 import secrets
@@ -14,23 +13,30 @@ from typing import Literal
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-import altered
-import enforcing
-import world as worlds
-from altered_cluster import CAS, ORIGIN, WAYS, Held, Site, Way, site
-from apiserver import ApiServer
-from clustercert.app.wiring import Components
-from clustercert.certificate import new_serial
-from clustercert.enforcement.bindings import Binding
-from clustercert.model import ClusterOptions, JsonObject, KeyType, credential_group, credential_number
-from inprocess import Service
-from presenting import Presenter
-from waiting import eventually
-from world import ACTOR, World
+from clustercert.kubernetes.bindings import Binding
+from clustercert.model import Actor, ClusterOptions, JsonObject, KeyType, credential_group, credential_number
+from clustercert.pki.leaf import new_serial
+from clustercert.wiring import Components
+from support import altered_certificates, managed_cluster
+from support import world as worlds
+from support.apiserver import ApiServer
+from support.apiserver_clients import Presenter
+from support.service import Service
+from support.wait import eventually
+from support.webhook_cluster import (
+    CAS,
+    CONTROLS,
+    ORIGIN,
+    Control,
+    HeldCertificate,
+    WebhookCluster,
+    new_webhook_cluster,
+)
+from support.world import ACTOR, World
 
 Means = Literal["binding", "admission"]
 OPTIONS: dict[Means, ClusterOptions] = {
-    "binding": ClusterOptions(credential_roles=enforcing.ROLES),
+    "binding": ClusterOptions(credential_roles=managed_cluster.ROLES),
     "admission": ClusterOptions(admission=True),
 }
 ADMINS = "clustercert:admins"
@@ -38,21 +44,21 @@ ADMINS = "clustercert:admins"
 
 @dataclass(frozen=True)
 class Scene:
-    """A cluster of the double, guarded by one means."""
+    """A cluster on the API server double, with one control."""
 
-    site: Site
+    site: WebhookCluster
     double: ApiServer
     means: Means
     key_type: KeyType
 
-    def is_refused(self, held: Held, copy: bytes | None = None) -> bool:
-        """Whether what the means stops is forbidden, with a copy in the place of the certificate."""
+    def is_refused(self, held: HeldCertificate, copy: bytes | None = None) -> bool:
+        """Whether the control refuses the certificate, or a copy that is presented instead of it."""
         with Presenter(self.double, held.pem) as presenter:
             if self.means == "binding":
-                answer = presenter.get(enforcing.NAMESPACES, copy)
+                answer = presenter.get(managed_cluster.NAMESPACES, copy)
             else:
                 new: JsonObject = {"metadata": {"name": f"n-{secrets.token_hex(4)}"}}
-                answer = presenter.post(f"{enforcing.NAMESPACES}?dryRun=All", new, copy)
+                answer = presenter.post(f"{managed_cluster.NAMESPACES}?dryRun=All", new, copy)
         assert answer.status_code in {200, 201, 403}, answer.text
         return answer.status_code == 403
 
@@ -69,13 +75,13 @@ def service(own: World) -> Iterator[Service]:
 
 
 def joined(own: World, service: Service, double: ApiServer, key_type: KeyType, means: Means) -> Scene:
-    """A cluster that is set up as the manifests say."""
-    enforcing.set_up(double)
+    """A cluster that is set up with the manifests."""
+    managed_cluster.set_up(double)
     if means == "admission":
         double.bind(ADMINS, "cluster-admin")
     options = OPTIONS[means]
-    wanted = enforcing.registration(double, f"{means}-{key_type}-{secrets.token_hex(2)}", options)
-    here = site(own, service, key_type, registration=wanted)
+    wanted = managed_cluster.registration(double, f"{means}-{key_type}-{secrets.token_hex(2)}", options)
+    here = new_webhook_cluster(own, service, key_type, registration=wanted)
     double.trust(here.cluster.client_ca.certificate.public_bytes(Encoding.PEM))
     return Scene(here, double, means, key_type)
 
@@ -94,18 +100,18 @@ def scene(
 def with_p256(
     request: pytest.FixtureRequest, own: World, service: Service, tmp_path: Path
 ) -> Iterator[Scene]:
-    """One scene of each means."""
+    """One scene for each control."""
     with ApiServer(tmp_path) as double:
         yield joined(own, service, double, "ec-p256", request.param)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_copy_of_a_revoked_certificate_is_refused(scene: Scene, way: Way) -> None:
+@pytest.mark.parametrize("way", CONTROLS)
+def test_every_copy_of_a_revoked_certificate_is_refused(scene: Scene, way: Control) -> None:
     here = scene.site
     person = here.new_person()
     lost = here.issue(person)
-    copies = altered.copies(lost.der)
-    assert copies.keys() == altered.kinds_of(scene.key_type)
+    copies = altered_certificates.copies(lost.der)
+    assert copies.keys() == altered_certificates.kinds_of(scene.key_type)
     assert not scene.is_refused(lost)
 
     here.revoke(way, lost, person)
@@ -117,37 +123,44 @@ def test_every_copy_of_a_revoked_certificate_is_refused(scene: Scene, way: Way) 
 
 
 def test_the_double_takes_copies_as_go_does(with_p256: Scene) -> None:
-    """What is refused above is refused for the revocation, and no copy for its form."""
+    """So the tests above fail on the revocation only: the double accepts the encoding of every copy."""
     here = with_p256.site
     held, other = (here.issue(here.new_person()) for _ in range(2))
-    for copy in altered.copies(held.der).values():
+    for copy in altered_certificates.copies(held.der).values():
         assert not with_p256.is_refused(held, copy)
     with Presenter(with_p256.double, held.pem) as presenter:
-        for wrong in (other.der, held.der + altered.NULL, held.der[:-1] + bytes([held.der[-1] ^ 1]), b"\x30"):
-            assert presenter.get(enforcing.NAMESPACES, wrong).status_code == 401
+        for wrong in (
+            other.der,
+            held.der + altered_certificates.NULL,
+            held.der[:-1] + bytes([held.der[-1] ^ 1]),
+            b"\x30",
+        ):
+            assert presenter.get(managed_cluster.NAMESPACES, wrong).status_code == 401
 
 
-def test_one_with_its_serial_in_the_group_from_before_the_upgrade_ends_with_all_its_copies(
+def test_a_numbered_one_from_before_the_upgrade_ends_with_its_copies(
     with_p256: Scene,
 ) -> None:
-    """Programs before schema 0005 recorded no number, and named the binding after the serial."""
+    """Versions before schema 0005 recorded no credential number, and named the binding after the serial."""
     here = with_p256.site
     person, serial = here.new_person(), new_serial()
     number = credential_number(serial)
     signed = here.sign(person.user.id, (credential_group(number),), serial=serial)
     here.record_as_older(signed, person.user)
     bound = Binding(number, "cluster-admin", signed.fingerprint, datetime.now(UTC) + timedelta(days=1))
-    enforcing.as_admin(with_p256.double, lambda api: api.create(enforcing.BINDINGS, bound.document()))
+    managed_cluster.as_admin(
+        with_p256.double, lambda api: api.create(managed_cluster.BINDINGS, bound.document())
+    )
     another = here.issue(person)
     here.revoke("certificate", another, person)
     eventually(lambda: with_p256.is_refused(another))
-    # The cluster was brought up to date, and this one goes on.
+    # The cluster was updated, and this certificate still works.
     assert not with_p256.is_refused(signed)
 
     here.revoke("certificate", signed, person)
 
     eventually(lambda: with_p256.is_refused(signed))
-    for kind, copy in altered.copies(signed.der).items():
+    for kind, copy in altered_certificates.copies(signed.der).items():
         assert with_p256.is_refused(signed, copy), kind
 
 
@@ -163,7 +176,7 @@ def test_without_a_number_the_admission_policy_knows_the_hash(
         assert not scene.is_refused(signed)
         here.revoke("user", signed, person)
         eventually(lambda: scene.is_refused(signed))
-        assert enforcing.revoked(double).keys() == {signed.fingerprint}
+        assert managed_cluster.revoked(double).keys() == {signed.fingerprint}
 
 
 def test_keys_are_numbers_alone_once_that_was_seen(own: World, service: Service, tmp_path: Path) -> None:
@@ -174,13 +187,13 @@ def test_keys_are_numbers_alone_once_that_was_seen(own: World, service: Service,
         lost, older = here.issue(first), here.sign(second.user.id, (ADMINS,))
         here.record_as_older(older, second.user)
         here.revoke("user", lost, first)
-        eventually(lambda: enforcing.revoked(double).keys() == {lost.number, lost.fingerprint})
+        eventually(lambda: managed_cluster.revoked(double).keys() == {lost.number, lost.fingerprint})
 
         async def note(parts: Components) -> None:
-            await parts.clusters.note_admission_by_number(here.cluster, actor=ACTOR, origin=ORIGIN)
+            await parts.clusters.note_admission_by_number(here.cluster, actor=Actor(ACTOR, ORIGIN))
 
         here.operate(note)
         here.revoke("user", older, second)
-        eventually(lambda: enforcing.revoked(double).keys() == {lost.number, older.fingerprint})
-        for copy in altered.copies(lost.der).values():
+        eventually(lambda: managed_cluster.revoked(double).keys() == {lost.number, older.fingerprint})
+        for copy in altered_certificates.copies(lost.der).values():
             assert scene.is_refused(lost, copy)

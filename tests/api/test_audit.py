@@ -1,4 +1,4 @@
-"""The audit log over HTTP: what everybody may have, who sees which event, and that every proof proves what it says."""
+"""The audit log over HTTP: public routes, who can see which event, and verification of every proof."""
 
 import base64
 import hashlib
@@ -9,20 +9,21 @@ from typing import Any
 import httpx
 import pytest
 
-import world as worlds
-from auditing import EVERYWHERE, LOG, got, head, issue, of_project, sealed
-from clustercert.merkle import Frontier, TileId, TilePath, VerifierKey, leaf_hash, opened
-from clustercert.merkle.tiles import ENTRIES, all_tiles, decoded_bundle
-from clustercert.merkle.tree import verify_consistency, verify_inclusion
-from inprocess import Service
-from sealing import root
-from stores import rows
-from world import World
+from clustercert.merkle.notes import VerifierKey, verify_checkpoint
+from clustercert.merkle.tiles import ENTRIES, TileId, TilePath, all_tiles, decode_bundle
+from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclusion
+from support import world as worlds
+from support.audit_api import EVERYWHERE, LOG, got, head, issue, of_project, sealed
+from support.merkle_frontier import Frontier
+from support.sealer_process import root
+from support.service import Service
+from support.stores import rows
+from support.world import World
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A world of its own, whose log is small and has nothing in it that is not from here."""
+    """A world of its own, whose log is small and has events only from this module."""
     return worlds.make(tmp_path_factory.mktemp("audited"))
 
 
@@ -33,7 +34,7 @@ def client(world: World) -> Iterator[httpx.Client]:
 
 
 def walked(client: httpx.Client, world: World, path: str, who: str, **query: str) -> Iterator[dict[str, Any]]:
-    """All events of a list, page by page."""
+    """Yield all events in a list, page by page."""
     cursor: str | None = None
     while True:
         page = got(client, world, path, who, **query, **({"cursor": cursor} if cursor else {}))
@@ -68,7 +69,7 @@ def test_the_tiles_are_those_of_the_checkpoint(client: httpx.Client, world: Worl
         assert response.headers["content-type"] == "application/octet-stream"
         assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
         if path.tile.level == ENTRIES:
-            leaves += decoded_bundle(response.content)
+            leaves += decode_bundle(response.content)
         elif path.tile.level == 0:
             hashes = [response.content[at : at + 32] for at in range(0, len(response.content), 32)]
             assert len(hashes) == path.width
@@ -112,10 +113,10 @@ def test_what_is_no_tile_of_the_log_is_not_found(client: httpx.Client, world: Wo
 
 def test_an_event_is_proved_to_be_in_the_log(client: httpx.Client, world: World) -> None:
     event = sealed(client, world, issue(client, world))
-    key = VerifierKey.parsed(client.get(f"{LOG}/key").text)
+    key = VerifierKey.parse(client.get(f"{LOG}/key").text)
     for path, who in ((EVERYWHERE, "operator"), (of_project(world), "admin")):
         proof = got(client, world, f"{path}/{event['id']}/proof", who)
-        checkpoint = opened(proof["checkpoint"], key)
+        checkpoint = verify_checkpoint(proof["checkpoint"], key)
         assert (proof["tree_size"], proof["root"]) == (checkpoint.size, checkpoint.root.hex())
         assert (proof["leaf_index"], proof["commitment"]) == (event["leaf_index"], event["commitment"])
         leaf = leaf_hash(bytes.fromhex(event["commitment"]))
@@ -152,7 +153,7 @@ def test_a_proof_can_be_kept_as_a_file_that_says_it_all(client: httpx.Client, wo
     version, extra, index, *hashes = proof.split("\n")
     assert version == "c2sp.org/tlog-proof@v1"
     leaf = hashlib.sha256(base64.b64decode(extra.removeprefix("extra "))).digest()
-    checkpoint = opened(note, VerifierKey.parsed(client.get(f"{LOG}/key").text))
+    checkpoint = verify_checkpoint(note, VerifierKey.parse(client.get(f"{LOG}/key").text))
     verify_inclusion(
         leaf_hash(leaf),
         int(index.removeprefix("index ")),
@@ -229,7 +230,7 @@ def test_a_projects_events_are_its_own(client: httpx.Client, world: World) -> No
     assert {each["project_id"] for each in seen} == {world.project.id}
     everything = list(walked(client, world, EVERYWHERE, "operator"))
     assert {each["project_id"] for each in everything} >= {world.project.id, world.other_project.id, None}
-    # What other tests did is sealed meanwhile.
+    # Events from other tests may have been sealed in the meantime.
     until = max(each["leaf_index"] for each in seen)
     known = [each for each in everything if each["leaf_index"] <= until]
     assert [each for each in known if each["project_id"] == world.project.id] == seen

@@ -1,4 +1,4 @@
-"""Batches of audit events over HTTP: of any size, and what becomes of those that cannot be read whole."""
+"""Batches of audit events over HTTP: large, slow and partly invalid ones."""
 
 import asyncio
 import contextlib
@@ -13,20 +13,20 @@ import httpx
 import pytest
 from starlette.types import Message, Scope
 
-import stores
-import world as worlds
-from clustercert.app.wiring import components
-from clustercert.model import Origin
-from inprocess import Service
-from kubernetes_bytes import audit_event, credential_id, event_list
-from waiting import eventually
-from world import ACTOR, World
+from clustercert.model import Actor, Origin
+from clustercert.wiring import components
+from support import stores
+from support import world as worlds
+from support.kubernetes_messages import audit_event, credential_id, event_list
+from support.service import Service
+from support.wait import eventually
+from support.world import ACTOR, World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
 MEBIBYTE = 1024 * 1024
 CHUNK = 64 * 1024
 STALLS = None
-"""Of a body: nothing more arrives, and the connection stays."""
+"""Marks the place in a body after which nothing arrives, while the connection stays open."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Sender:
         return self.service.client.post(f"{self.path}?timeout=30s", content=raw, headers=headers)
 
     def stream(self, *chunks: bytes | None) -> httpx.Response:
-        """The answer to chunks that end with the connection."""
+        """Send chunks, and return the response."""
 
         async def body() -> AsyncIterator[bytes | None]:
             for chunk in chunks:
@@ -69,7 +69,7 @@ class Sender:
         return [event for event in said if event["subject"] == subject]
 
     def refusals(self) -> list[dict[str, Any]]:
-        """The details of the events about batches of this cluster."""
+        """Return the details of this cluster's `audit_batch.refused` events."""
         return [
             event["detail"]
             for event in self.events(self.cluster_id)
@@ -123,7 +123,7 @@ def token(own: World) -> str:
 
 @pytest.fixture
 def started(own: World, token: str) -> Iterator[Callable[..., Sender]]:
-    """Starts the service, for one cluster's API server."""
+    """Returns a function that starts the service and returns a sender for one cluster."""
     with contextlib.ExitStack() as stack:
 
         def start(**server: object) -> Sender:
@@ -135,7 +135,7 @@ def started(own: World, token: str) -> Iterator[Callable[..., Sender]]:
 
 async def _token(own: World) -> str:
     async with components(own.settings()) as parts:
-        issued = await parts.webhook.tokens.create(own.clusters["plain"], actor=ACTOR, origin=ORIGIN)
+        issued = await parts.webhook.tokens.create(own.clusters["plain"], actor=Actor(ACTOR, ORIGIN))
     return issued.text
 
 
@@ -145,7 +145,7 @@ def sender(started: Callable[..., Sender]) -> Sender:
 
 
 def master(fingerprint: bytes) -> dict[str, object]:
-    # An alert is about a user name and its groups.
+    # Alerts are per user name and groups, so each certificate needs a name of its own.
     user = f"kubernetes-admin-{fingerprint.hex()}"
     return audit_event(credential_id(fingerprint), user=user, groups=["system:masters"])
 
@@ -156,7 +156,7 @@ def is_alerted(sender: Sender, fingerprint: bytes) -> bool:
 
 
 async def batch(events: int, filler: bytes, last: dict[str, object]) -> AsyncIterator[bytes | None]:
-    """As many events with a mebibyte of request URI each, and one more, as a connection brings them."""
+    """The chunks of a batch: this number of events with a request URI of 1 MiB, and one more event."""
     start, end = json.dumps(audit_event() | {"requestURI": "HERE"}).encode().split(b"HERE")
     yield event_list()[:-2]
     for _ in range(events):
@@ -168,7 +168,7 @@ async def batch(events: int, filler: bytes, last: dict[str, object]) -> AsyncIte
 
 
 @pytest.mark.parametrize(("filler", "events"), [(b"x", 400), (rb"\u0026", 100)])
-def test_a_batch_of_hundreds_of_megabytes_is_taken_to_its_end(
+def test_a_batch_of_hundreds_of_megabytes_is_read_completely(
     sender: Sender, filler: bytes, events: int
 ) -> None:
     fingerprint = os.urandom(32)
@@ -181,14 +181,14 @@ def test_a_batch_of_hundreds_of_megabytes_is_taken_to_its_end(
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
-def test_a_body_that_comes_at_once_is_taken_too(sender: Sender) -> None:
+def test_a_large_body_in_one_piece_is_read(sender: Sender) -> None:
     fingerprint = os.urandom(32)
     long = audit_event() | {"requestURI": "x" * MEBIBYTE}
     assert sender.post(event_list(*[long] * 70, master(fingerprint))).status_code == 200
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
-def test_a_batch_takes_as_long_as_it_takes_while_it_goes_on_arriving(started: Callable[..., Sender]) -> None:
+def test_a_slow_batch_is_read_while_it_keeps_arriving(started: Callable[..., Sender]) -> None:
     sender, fingerprint = started(request_timeout=2, body_timeout=1.9), os.urandom(32)
     raw = event_list(master(fingerprint))
 
@@ -202,7 +202,7 @@ def test_a_batch_takes_as_long_as_it_takes_while_it_goes_on_arriving(started: Ca
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
-def test_events_that_cannot_be_read_hide_no_others_and_are_reported(sender: Sender) -> None:
+def test_unreadable_events_are_reported_and_hide_no_others(sender: Sender) -> None:
     fingerprint, before = os.urandom(32), sender.counted("unreadable_events")
     raw = event_list({}, master(fingerprint), audit_event(at="yesterday"))
     assert sender.post(raw).status_code == 200
@@ -231,7 +231,7 @@ def test_events_that_cannot_be_read_hide_no_others_and_are_reported(sender: Send
         event_list().replace(b"[]", b"{}"),
     ],
 )
-def test_any_other_document_is_a_400_and_reported(sender: Sender, raw: bytes) -> None:
+def test_other_documents_are_a_400_and_reported(sender: Sender, raw: bytes) -> None:
     before = len(sender.refusals())
     answer = sender.post(raw)
     assert (answer.status_code, answer.json()["errorCode"]) == (400, "CCE.01400001")
@@ -240,7 +240,7 @@ def test_any_other_document_is_a_400_and_reported(sender: Sender, raw: bytes) ->
 
 
 @pytest.mark.parametrize("ending", [(), (STALLS,)])
-def test_a_batch_that_is_cut_off_is_reported_and_what_arrived_is_taken(
+def test_the_start_of_a_cut_off_batch_is_used_and_reported(
     started: Callable[..., Sender], ending: tuple[None, ...]
 ) -> None:
     sender, fingerprint = started(body_timeout=0.2), os.urandom(32)
@@ -262,7 +262,7 @@ def test_a_document_that_ends_early_is_reported_as_cut_off(sender: Sender) -> No
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
-def test_a_request_that_is_given_up_is_reported_as_cut_off(started: Callable[..., Sender]) -> None:
+def test_a_timed_out_request_is_reported_as_cut_off(started: Callable[..., Sender]) -> None:
     sender = started(request_timeout=2)
     assert sender.post(event_list()).status_code == 200
     before = len(sender.refusals())
@@ -276,7 +276,7 @@ def test_without_a_token_nothing_is_reported(sender: Sender) -> None:
     assert (len(sender.refusals()), sender.counted("malformed")) == before
 
 
-def test_a_database_that_is_away_refuses_nothing(sender: Sender) -> None:
+def test_a_missing_database_is_not_reported_as_a_refusal(sender: Sender) -> None:
     before = [sender.counted(reason) for reason in ("malformed", "cut_off", "unreadable_events")]
     reported = len(sender.refusals())
     assert sender.post(event_list()).status_code == 200
@@ -290,7 +290,7 @@ def test_a_database_that_is_away_refuses_nothing(sender: Sender) -> None:
     assert (after, len(sender.refusals())) == (before, reported)
 
 
-def test_a_refusal_that_cannot_be_recorded_is_counted_and_answered_all_the_same(sender: Sender) -> None:
+def test_a_refusal_without_database_is_counted_and_answered(sender: Sender) -> None:
     before = sender.counted("malformed")
     assert sender.post(event_list()).status_code == 200
     stores.execute(sender.world.database, "ALTER TABLE audit_event RENAME TO audit_event_elsewhere")

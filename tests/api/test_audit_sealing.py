@@ -1,13 +1,16 @@
-"""What becomes of a log that somebody changed, and of what happens last."""
+"""Sealing: a log that was tampered with, and events just before the shutdown."""
 
 import httpx
 import pytest
 
-import world as worlds
-from auditing import LOG, head, issue, sealed
-from inprocess import Service
-from stores import execute, rows
-from waiting import eventually
+from support import world as worlds
+from support.audit_api import LOG, head, issue, sealed
+from support.service import Service
+from support.stores import execute, rows
+from support.wait import eventually
+
+FAILURES = 'clustercert_audit_sealing_failures_total{reason="other"}'
+UNSEALED = "clustercert_audit_unsealed_seconds "
 
 
 def test_a_log_that_was_changed_is_not_signed_on_and_says_so(
@@ -24,12 +27,17 @@ def test_a_log_that_was_changed_is_not_signed_on_and_says_so(
         eventually(lambda: failures(service.client) != before)
         assert head(service.client).size == size
     assert rows(changed.database, "SELECT count(*) FROM audit_unsealed") != [(0,)]
+    with Service(changed.settings(metrics={"public": True})).running() as service:
+        [line] = [
+            line for line in service.client.get("/metrics").text.split("\n") if line.startswith(UNSEALED)
+        ]
+    assert float(line.split()[1]) > 0
 
 
 def failures(client: httpx.Client) -> str:
-    """The line of the metric."""
+    """Return the metric that counts failures of sealing that are not the database's."""
     lines = client.get("/metrics").text.split("\n")
-    return next(line for line in lines if line.startswith("clustercert_audit_sealing_failures_total"))
+    return next(line for line in lines if line.startswith(FAILURES))
 
 
 def test_what_happens_last_is_sealed_before_the_service_ends(

@@ -16,12 +16,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from clustercert.keypair import key_type_of
 from clustercert.model import KeyType
-from inprocess import Service
-from leaf import BACKDATE, assert_client_leaf, assert_key_matches, credential_number_of, leaf_of, openssl
-from stores import rows
-from world import World
+from clustercert.pki.keys import key_type_of
+from support.leaf_checks import (
+    BACKDATE,
+    assert_client_leaf,
+    assert_key_matches,
+    credential_number_of,
+    leaf_of,
+    openssl,
+)
+from support.service import Service
+from support.stores import rows
+from support.world import World
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -36,7 +43,7 @@ def ask(
 
 
 def recorded(world: World) -> tuple[int, int]:
-    """How many certificates and audit events of certificates there are."""
+    """Return the numbers of recorded certificates and of `certificate.issued` events."""
     certificates = rows(world.database, "select count(*) from certificate")
     events = rows(world.database, "select count(*) from audit_event where kind = 'certificate.issued'")
     return int(str(certificates[0][0])), int(str(events[0][0]))
@@ -51,7 +58,7 @@ def without_data(document: Any) -> Any:
     return blank
 
 
-# The answer
+# The response
 
 
 @pytest.mark.parametrize(
@@ -226,7 +233,7 @@ def test_each_issue_is_one_certificate_row_and_one_audit_event(client: httpx.Cli
     assert (kind, project_id, actor) == ("certificate.issued", world.project.id, admin.id)
     assert isinstance(body, bytes)
     event = json.loads(body)
-    assert event["detail"]["reason"] == reason
+    assert event["detail"]["request"]["reason"] == reason
     assert event["detail"]["serial"] == row["serial"]
     assert event["detail"]["credential_number"] == row["credential_number"]
     own_group = f"clustercert:credential:{row['credential_number']}"
@@ -275,15 +282,18 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
     assert not_after - not_before == timedelta(days=7) + BACKDATE
     assert abs(datetime.now(UTC) - BACKDATE - not_before) < timedelta(seconds=5)
     trace = preview.pop("trace")
-    assert datetime.fromisoformat(trace.pop("wished_until")) == not_after
+    assert datetime.fromisoformat(trace.pop("requested_not_after")) == not_after
     assert datetime.fromisoformat(trace.pop("allowed_until")) == not_before + BACKDATE + timedelta(days=1825)
+    assert datetime.fromisoformat(trace.pop("decided_at")).replace(microsecond=0) == not_before + BACKDATE
     assert trace == {
         "roles": ["admin"],
-        "passed_over": [],
+        "key_type": "ec-p256",
+        "skipped_rules": [],
         "rule": "admin",
+        "rules": ["admin"],
         "groups": ["clustercert:admins"],
         "allowed_by": "rule",
-        "clipped": False,
+        "truncated": False,
     }
     assert preview == {
         "kind": "IssuancePreview",

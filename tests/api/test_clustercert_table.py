@@ -1,15 +1,17 @@
 import re
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
-from divergences import NO_CREDENTIAL, ROWS, TOO_LONG, Row
-from inprocess import Service
-from leaf import BACKDATE, leaf_of
-from world import World
+from support.leaf_checks import BACKDATE, leaf_of
+from support.request_cases import NO_CREDENTIAL, ROWS, TOO_LONG, Row
+from support.service import Service
+from support.world import World
 
+OTHER_CLOUDS = "`duration` 1826, 1827 with `api.max_duration = 1827`"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cce-divergences.md"
 
 
@@ -33,7 +35,7 @@ def test_a_request_is_answered_as_the_table_says(client: httpx.Client, world: Wo
         return
     leaf = leaf_of(response.json())
     issued_at = leaf.not_valid_before_utc + BACKDATE
-    # A time that was said as a time ahead is as exact as the second in which it was said.
+    # The test computed expire_at from the current second, so it is up to a second less exact.
     late = (issued_at + row.lifetime - leaf.not_valid_after_utc).total_seconds()
     assert 0 <= late <= (2 if "expire_at" in row.request else 0)
     assert response.headers["X-Clustercert-Not-After"] == f"{leaf.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
@@ -57,7 +59,7 @@ def test_expire_at_is_the_end_to_the_second(client: httpx.Client, world: World) 
 
 
 def test_two_content_types_are_refused(service: Service, world: World) -> None:
-    """Nobody can tell which one was meant."""
+    """It is not clear which one applies."""
     headers = [
         (b"x-auth-token", world.people["admin"].token.encode()),
         (b"content-type", b"application/json"),
@@ -68,7 +70,7 @@ def test_two_content_types_are_refused(service: Service, world: World) -> None:
 
 
 def documented() -> dict[str, str]:
-    """First and second cell of each row of the documentation's table."""
+    """Return the first two cells of each row in the documented table."""
     text = DOCUMENT.read_text(encoding="utf-8")
     section = text.split("## Requests to POST clustercert")[1].split("\n## ")[0]
     cells = [re.split(r" \| ", line.strip("| ")) for line in section.splitlines() if line.startswith("| ")]
@@ -77,8 +79,8 @@ def documented() -> dict[str, str]:
 
 def test_the_document_and_the_table_have_the_same_rows() -> None:
     assert len({row.request for row in ROWS}) == len(ROWS)
-    # These two have tests of their own: above, and in test_limits.py.
-    groups = {row.group for row in ROWS} | {NO_CREDENTIAL, TOO_LONG}
+    # These three have their own tests: above, in test_limits.py, and below.
+    groups = {row.group for row in ROWS} | {NO_CREDENTIAL, TOO_LONG, OTHER_CLOUDS}
     assert set(documented()) == groups
 
 
@@ -89,3 +91,22 @@ def test_the_document_gives_the_answer_that_is_tested(row: Row) -> None:
         assert answer.startswith(" ".join(map(str, row.answer)))
     elif answer[:3].isdecimal():
         assert answer.startswith("200")
+
+
+@pytest.mark.parametrize("days", [1826, 1827])
+def test_longer_durations_need_a_setting_and_a_rule(
+    service_with: Callable[..., Service], world: World, days: int
+) -> None:
+    rule: dict[str, object] = {"role": "admin", "groups": ["clustercert:admins"]}
+
+    def post(days: int, **changed: object) -> httpx.Response:
+        client = service_with(api={"max_duration": 1827}, **changed).client
+        return client.post(world.path(), json={"duration": days}, headers=world.people["admin"].headers)
+
+    long_rule = {"rules": [rule | {"max_lifetime": "1827d"}]}
+    leaf = leaf_of(post(days, policy=long_rule).json())
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE == timedelta(days=days)
+    assert post(days, policy={"rules": [rule]}).status_code == 403
+    refused = post(1828, policy=long_rule)
+    assert (refused.status_code, refused.json()["errorCode"]) == (400, "CCE.01400001")
+    assert "1827" in refused.json()["errorMessage"]

@@ -1,4 +1,4 @@
-"""List, show and addresses of clusters: what real clients dereference, and the traps they fall into."""
+"""Routes of clusters: the fields that real clients read, and the values that make them fail."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from inprocess import Service
-from world import EXTERNAL_URL, World
+from support.service import Service
+from support.world import EXTERNAL_URL, World
 
 INTERNAL_URL = "https://192.168.1.7:5443"
 CCE_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9} \+0000 UTC")
@@ -27,7 +27,7 @@ def listing(world: World, query: str = "") -> str:
 
 
 def values(document: Any) -> Iterator[Any]:
-    """Everything that stands in it."""
+    """Yield all values in a document, at any depth."""
     yield document
     for inner in document.values() if isinstance(document, dict) else []:
         yield from values(inner)
@@ -51,7 +51,7 @@ def test_any_role_in_the_project_may_look(client: httpx.Client, world: World, wh
 
 
 def test_a_list_without_clusters_has_items_all_the_same(client: httpx.Client, world: World) -> None:
-    """otcextensions fails where there are none."""
+    """otcextensions fails if the list has no `items`."""
     assert get(client, world, listing(world, "?status=Hibernating"))["items"] == []
 
 
@@ -87,7 +87,7 @@ def test_a_cluster_has_what_every_client_dereferences(client: httpx.Client, worl
     assert metadata["labels"] == {"team": "tests"}
     assert metadata["annotations"] == {}
     assert spec["version"] == "v1.32"
-    # Absent, these are nil pointers in the Go providers.
+    # If absent, these are nil pointers in the Go providers.
     assert spec["eniNetwork"] == {}
     assert isinstance(spec["serviceNetwork"], dict)
     for name in ("hostNetwork", "containerNetwork", "authentication"):

@@ -1,6 +1,6 @@
-"""Clusters whose API server's flags can't be touched: a binding for each certificate, and revoked ids for admission.
+"""Clusters without access to the API server's flags: a binding for each certificate, and admission of revoked ids.
 
-The service is the real one, and so are TLS and the requests; the API server is the tests' double.
+Service, TLS and requests are real. The API server is the tests' double.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-import world as worlds
-from apiserver import ApiServer
-from clustercert.app.wiring import components
-from clustercert.manifests.admission import NAMESPACE
-from clustercert.model import Cluster, ClusterOptions, Origin
-from enforcing import ROLES, bindings, registration, revoked, set_up, status, write_status
-from inprocess import Service
-from leaf import assert_subject
-from stores import execute, rows
-from waiting import eventually
-from world import World
+from clustercert.kubernetes.manifests.admission import NAMESPACE
+from clustercert.model import Actor, Cluster, ClusterOptions, Origin
+from clustercert.wiring import components
+from support import world as worlds
+from support.apiserver import ApiServer
+from support.leaf_checks import assert_subject
+from support.managed_cluster import ROLES, bindings, registration, revoked, set_up, status, write_status
+from support.service import Service
+from support.stores import execute, rows
+from support.wait import eventually
+from support.world import World
 
 ORIGIN = Origin(address="local", request_id="e" * 32)
 BOTH = ClusterOptions(credential_roles=ROLES, admission=True)
@@ -35,7 +35,7 @@ BOTH = ClusterOptions(credential_roles=ROLES, admission=True)
 
 @dataclass(frozen=True)
 class Scene:
-    """A service, and a cluster that it is set up for."""
+    """A service, and a cluster that is set up for it."""
 
     world: World
     service: Service
@@ -57,7 +57,7 @@ class Scene:
         return answer.json()
 
     def revokes(self, who: str) -> None:
-        """All of somebody's, by an administrator."""
+        """Revoke all certificates of a user, as an administrator."""
         answer = self.service.client.post(
             self.path("/clustercertrevoke"),
             json={"userId": self.world.people[who].user.id},
@@ -85,13 +85,13 @@ def fingerprint(kubeconfig: Any) -> str:
 
 
 def group(kubeconfig: Any) -> str:
-    """The one group of a certificate."""
+    """Return the certificate's only group."""
     (name,) = leaf(kubeconfig).subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
     return str(name.value)
 
 
 def by_the_service(scene: Scene) -> list[tuple[str, str]]:
-    """Method and path of what the service asked the API server for."""
+    """Return method and path of each request from the service to the API server."""
     return [
         (each.method, each.path)
         for each in scene.double.seen
@@ -116,7 +116,7 @@ def register(world: World, double: ApiServer, name: str, options: ClusterOptions
     async def added() -> Cluster:
         async with components(world.settings()) as parts:
             wanted = registration(double, name, options)
-            return await parts.clusters.add(world.project.id, wanted, actor="cli:test", origin=ORIGIN)
+            return await parts.clusters.add(world.project.id, wanted, actor=Actor("cli:test", ORIGIN))
 
     return asyncio.run(added())
 
@@ -124,7 +124,7 @@ def register(world: World, double: ApiServer, name: str, options: ClusterOptions
 # Per-credential RBAC
 
 
-def test_a_certificate_has_a_group_of_its_own_alone_and_it_is_bound_when_the_answer_comes(
+def test_a_certificate_has_one_group_bound_before_the_answer(
     scene: Scene,
 ) -> None:
     kubeconfig = scene.gets("member")
@@ -163,7 +163,7 @@ def test_revoking_a_user_unbinds_all_of_theirs_and_none_issued_afterwards(scene:
     assert {group(after), group(others)} <= bindings(scene.double).keys()
 
 
-def test_a_revocation_of_everything_stops_this_service_for_no_longer_than_it_takes_to_issue_itself_another(
+def test_the_service_renews_its_own_revoked_certificate_at_once(
     scene: Scene,
 ) -> None:
     kubeconfig = scene.gets()
@@ -254,7 +254,7 @@ def test_where_the_service_may_not_bind_nothing_is_issued(scene: Scene, tmp_path
 
 
 def test_a_cluster_without_the_option_is_never_spoken_to(scene: Scene) -> None:
-    """Its address answers nothing, and it would take seconds to find that out."""
+    """Nothing responds at its address, so a request would take seconds to fail."""
     headers = scene.world.people["admin"].headers
     answer = scene.service.client.post(scene.world.path(), json={"duration": 1}, headers=headers)
     assert answer.status_code == 200
@@ -266,7 +266,7 @@ def test_a_cluster_without_the_option_is_never_spoken_to(scene: Scene) -> None:
     )
 
 
-def test_whatever_comes_together_bindings_are_what_the_ledger_says_in_the_end(scene: Scene) -> None:
+def test_bindings_converge_to_the_ledger_under_any_interleaving(scene: Scene) -> None:
     def issue(number: int) -> None:
         scene.gets("admin" if number % 2 else "member")
 
@@ -341,11 +341,11 @@ def test_the_revoked_ids_stop_writes(scene: Scene) -> None:
     assert write_status(scene.double, kubeconfig, "before") == 201
     scene.revokes_one(kubeconfig)
     eventually(lambda: fingerprint(kubeconfig) in revoked(scene.double))
-    # Both, since nobody has said yet that the policy in the cluster reads numbers.
+    # Both ids are listed, because the cluster's policy may not know credential numbers yet.
     number = group(kubeconfig).removeprefix("clustercert:credential:")
     for key in (fingerprint(kubeconfig), number):
         assert revoked(scene.double)[key] == f"{leaf(kubeconfig).not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
-    # Even if the binding were there.
+    # Admission refuses writes even with a binding.
     scene.double.bind(group(kubeconfig), "cluster-admin")
     assert status(scene.double, kubeconfig) == 200
     assert write_status(scene.double, kubeconfig, "after") == 403

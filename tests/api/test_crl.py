@@ -1,9 +1,10 @@
-"""The revocation list of a client CA over HTTP: public, current at once, kept while nothing changes."""
+"""The CRL of a client CA over HTTP: public, up to date, and cached until something changes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,18 +12,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI
 
-import world as worlds
-from clustercert.app.wiring import components
-from clustercert.certificate import fingerprint
-from clustercert.inventory.crls import LEAST_AGE, LIFETIME, Crls
+from clustercert.inventory.crls import LIFETIME, MIN_AGE, Crls
 from clustercert.model import utc_now
-from clustercert.policy import BACKDATE, is_plain_text
-from clustercert.store.crls import CrlRows
-from inprocess import Service
-from leaf import leaf_of, openssl
-from stores import execute
-from waiting import eventually
-from world import World
+from clustercert.pki.certificates import fingerprint
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.names import is_plain_text
+from clustercert.store.crls import CrlQueries
+from clustercert.wiring import components
+from support import world as worlds
+from support.leaf_checks import leaf_of, openssl
+from support.service import Service
+from support.stores import execute
+from support.wait import eventually
+from support.world import World
 
 
 @dataclass
@@ -35,7 +37,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Place:
-    """A service, and the clock by which it makes its lists."""
+    """A service, and the clock that its CRLs use."""
 
     world: World
     client: httpx.Client
@@ -72,20 +74,20 @@ class Place:
         assert response.status_code == 200, response.text
 
     def soon(self, serials: set[int]) -> x509.CertificateRevocationList:
-        """The list, once it has these and no others; those that were given out before are old enough."""
-        self.clock.time += LEAST_AGE
+        """Wait for a CRL with exactly these serials. Cached CRLs are old enough to be replaced."""
+        self.clock.time += MIN_AGE
 
         def current() -> list[x509.CertificateRevocationList]:
-            """In a list, since an empty revocation list counts as false."""
+            """Wrap the CRL in a list, because an empty CRL is falsy."""
             crl = self.crl()
             return [crl] if {revoked.serial_number for revoked in crl} == serials else []
 
         return eventually(current)[0]
 
 
-def innermost(app: object) -> FastAPI:
-    """The framework's application in its wrappings."""
-    framework = vars(app)["_app"].default
+def innermost(app: Any) -> FastAPI:
+    """Return the FastAPI application inside the middleware."""
+    framework = app.app.default
     assert isinstance(framework, FastAPI)
     return framework
 
@@ -96,7 +98,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     with Service(world.settings()).running() as service:
         clock, state = Clock(), innermost(service.app).state
         given = state.services.crls
-        state.services = replace(state.services, crls=Crls(given._rows, given._custody, clock))
+        state.services = replace(state.services, crls=Crls(given._queries, given._signers, clock))
         yield Place(world, service.client, clock)
 
 
@@ -124,7 +126,7 @@ def test_a_list_has_single_and_mass_revocations_until_they_end(place: Place, tmp
     assert reason == x509.CRLReason(x509.ReasonFlags.key_compromise)
     assert abs(revoked.revocation_date_utc - utc_now()) < timedelta(minutes=1)
 
-    # Good again at once: what is issued after all was revoked.
+    # A certificate issued after the revocation is valid.
     newer = place.issue("member")
     (tmp_path / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
     (tmp_path / "crl.pem").write_bytes(
@@ -139,7 +141,7 @@ def test_a_list_has_single_and_mass_revocations_until_they_end(place: Place, tmp
             with pytest.raises(AssertionError, match="certificate revoked"):
                 openssl(*check, tmp_path / "leaf.pem")
 
-    # What has ended is no longer worth listing, once another revocation has the list made anew.
+    # Expired certificates are left out once another revocation makes the service create a new CRL.
     execute(
         place.world.database,
         "UPDATE certificate SET not_after = '2020-01-01 00:00:00.000000' WHERE fingerprint = ?",
@@ -180,17 +182,17 @@ def test_forms_and_what_does_not_exist(place: Place) -> None:
     assert place.client.get(place.path("eip")).status_code == 404
 
 
-async def test_a_list_is_kept_until_a_revocation_changes_or_half_its_time_is_over(place: Place) -> None:
+async def test_a_crl_is_cached_until_a_change_or_half_its_validity(place: Place) -> None:
     one, cluster = place.issue("admin"), place.world.clusters["plain"]
     async with components(place.world.settings()) as parts:
         clock = Clock()
         generation = parts.database.generation
-        crls = Crls(CrlRows(parts.database), parts.custody, clock)
+        crls = Crls(CrlQueries(parts.database), parts.clusters.signers, clock)
         await generation.refresh()
         first = await crls.crl(cluster.id, cluster.client_ca.id)
         assert await crls.crl(cluster.id, cluster.client_ca.id) is first
-        # Another change than of a revocation.
-        async with parts.database.change():
+        # A change that is not a revocation.
+        async with parts.database.transaction(invalidate=True):
             pass
         await generation.refresh()
         assert await crls.crl(cluster.id, cluster.client_ca.id) is first
@@ -206,9 +208,9 @@ async def test_a_list_is_kept_until_a_revocation_changes_or_half_its_time_is_ove
 
         place.revoke(one)
         await generation.refresh()
-        # As old as a cache's copy may be, so that nobody has it made again and again.
+        # A CRL is not replaced before its minimum age, so that callers can't force repeated signing.
         assert await crls.crl(cluster.id, cluster.client_ca.id) is second
-        clock.time += LEAST_AGE
+        clock.time += MIN_AGE
         third = await crls.crl(cluster.id, cluster.client_ca.id)
         assert third.number > second.number
         assert [revoked.serial_number for revoked in x509.load_der_x509_crl(third.der)] == [one.serial_number]

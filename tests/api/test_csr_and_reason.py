@@ -1,4 +1,4 @@
-"""The two fields of our own: `csr` and `reason`."""
+"""Our two additional fields: `csr` and `reason`."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from asn1 import csr_of_version, flipped
-from clustercert.keypair import key_type_of
-from leaf import BACKDATE, assert_client_leaf, leaf_of, openssl, spki, user_of
-from stores import rows
-from world import World
+from clustercert.pki.keys import key_type_of
+from support.asn1 import csr_of_version, flipped
+from support.leaf_checks import BACKDATE, assert_client_leaf, leaf_of, openssl, spki, user_of
+from support.stores import rows
+from support.world import World
 
 KINDS = {
     "ec-p256": ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
@@ -27,7 +27,7 @@ REFUSED_KINDS = {
 
 
 def csr(kind: list[str], folder: Path) -> str:
-    """A request that asks for the strongest name there is."""
+    """Create a CSR with the most powerful subject, in the group system:masters."""
     asked = ["-subj", "/O=system:masters/CN=root", "-addext", "subjectAltName=DNS:kubernetes"]
     key = folder / "key.pem"
     return openssl("req", "-new", *kind, "-nodes", "-keyout", key, *asked).decode()
@@ -130,7 +130,7 @@ def test_csrs_of_other_keys_are_refused(
 def test_a_csr_that_holds_a_key_does_not_come_back(
     client: httpx.Client, world: World, tmp_path: Path
 ) -> None:
-    """Whoever sends a private key by mistake does not find it in an answer."""
+    """The response does not repeat a private key that was sent by mistake."""
     csr(KINDS["ec-p256"], tmp_path)
     key = (tmp_path / "key.pem").read_text()
     response = ask(client, world, {"duration": 2, "csr": key})
@@ -162,7 +162,7 @@ def test_a_reason_is_kept_as_it_is(client: httpx.Client, world: World, reason: s
     )
     ((body,),) = rows(world.database, "select body from audit_event where subject = ?", fingerprint)
     assert isinstance(body, bytes)
-    assert kept == json.loads(body)["detail"]["reason"] == reason
+    assert kept == json.loads(body)["detail"]["request"]["reason"] == reason
 
 
 def test_no_reason_is_none(client: httpx.Client, world: World) -> None:

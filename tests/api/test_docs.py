@@ -1,11 +1,15 @@
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 import schemathesis
 
-from world import World
+from clustercert.http import responses
+from support.service import Service
+from support.world import World
 
 REFERENCE = re.compile(r"""(?:src|href|url|Url)\s*[=:(]\s*["']?([^"'\s)>,]+)""")
 
@@ -31,7 +35,7 @@ def test_the_assets_need_no_other_host(client: httpx.Client) -> None:
     assert len(script.content) > 100_000
 
 
-def test_a_browser_at_the_root_is_sent_to_a_page_and_a_client_gets_the_versions(
+def test_the_root_redirects_browsers_and_gives_clients_the_versions(
     client: httpx.Client,
 ) -> None:
     browser = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
@@ -48,6 +52,16 @@ def document(client: httpx.Client) -> Any:
     response = client.get("/openapi.json")
     assert response.headers["content-type"] == "application/json"
     return response.json()
+
+
+def test_the_openapi_document_is_serialized_once(
+    service_with: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anyone may request it, and serializing it takes longer than issuing a certificate."""
+    client = service_with().client
+    first = client.get("/openapi.json")
+    monkeypatch.setattr(responses, "json_response", None)
+    assert client.get("/openapi.json").content == first.content
 
 
 def test_the_openapi_document_is_valid(client: httpx.Client) -> None:
@@ -96,6 +110,14 @@ def test_the_openapi_document_says_what_is_asked_and_answered(client: httpx.Clie
         assert requirement.keys() <= named.keys()
     names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
     assert len(set(names)) == len(names)
+
+
+def test_the_openapi_document_describes_every_call_in_whole_sentences(client: httpx.Client) -> None:
+    for path, operations in document(client)["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            assert not operation["summary"].endswith("."), (method, path)
+            assert operation["description"].endswith("."), (method, path)
 
 
 def test_the_openapi_document_tells_nothing_of_this_installation(client: httpx.Client, world: World) -> None:

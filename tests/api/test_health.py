@@ -4,17 +4,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-import world as worlds
-from clustercert.custody import write_new_kek_file
-from clustercert.sealing import parse_keks
-from inprocess import Service
-from stores import execute
-from world import World
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.pki.envelope import parse_keks
+from support import world as worlds
+from support.service import Service
+from support.stores import execute
+from support.world import World
 
 
 @pytest.fixture
 def breakable(tmp_path: Path) -> Iterator[tuple[Service, World]]:
-    """A service whose world nobody else needs."""
+    """A service whose world no other test uses."""
     world = worlds.make(tmp_path)
     with Service(world.settings()).running() as service:
         yield service, world
@@ -48,7 +48,7 @@ def is_not_ready(service: Service, part: str, world: World) -> None:
     assert (response.status_code, response.json()["errorCode"]) == (503, "CCE.01503001")
     assert int(response.headers["Retry-After"]) >= 1
     assert part in response.json()["errorMessage"]
-    # Anybody may ask, so the answer tells neither places nor keys.
+    # The route is public, so the response reveals neither paths nor key ids.
     assert str(world.folder) not in response.text
     assert parse_keks((world.folder / "first").read_text())[0].id not in response.text
     assert service.client.get("/healthz").status_code == 200
@@ -83,7 +83,7 @@ def test_with_another_key_encryption_key_it_is_not_ready(breakable: tuple[Servic
     is_not_ready(service, "keys", world)
 
 
-def test_a_ca_key_that_does_not_open_is_an_internal_error_that_tells_nothing(
+def test_a_ca_key_that_does_not_open_is_a_mute_internal_error(
     breakable: tuple[Service, World],
 ) -> None:
     service, world = breakable

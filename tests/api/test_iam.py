@@ -3,26 +3,28 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from clustercert.model import User
-from inprocess import BASE_URL
-from realm import BY, PASSWORD, UNAUTHORIZED, Realm, in_project, login_body
-from waiting import eventually
+from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone, in_project, login_body
+from support.service import BASE_URL
+from support.wait import eventually
 
 
-def test_discovery_says_where_version_3_is_with_and_without_a_slash(realm: Realm) -> None:
+def test_discovery_says_where_version_3_is_with_and_without_a_slash(keystone: Keystone) -> None:
     for path in ("/v3", "/v3/"):
-        response = realm.http.get(path)
+        response = keystone.http.get(path)
         assert response.status_code == 200
         version = response.json()["version"]
         assert (version["id"], version["status"]) == ("v3.6", "stable")
         assert version["links"] == [{"rel": "self", "href": f"{BASE_URL}/v3/"}]
-    root = realm.http.get("/", headers={"Accept": "application/json"})
+    root = keystone.http.get("/", headers={"Accept": "application/json"})
     assert root.status_code in (200, 300)
     assert root.json()["versions"]["values"] == [version]
 
 
-def test_a_login_answers_as_keystone_does(realm: Realm) -> None:
+def test_a_login_answers_as_keystone_does(keystone: Keystone) -> None:
     before = datetime.now(UTC)
-    response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, in_project(realm.project)))
+    response = keystone.http.post(
+        "/v3/auth/tokens", json=login_body(keystone.alice, in_project(keystone.project))
+    )
     assert response.status_code == 201
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", response.headers["x-subject-token"])
     assert response.headers["cache-control"] == "no-store"
@@ -36,23 +38,23 @@ def test_a_login_answers_as_keystone_does(realm: Realm) -> None:
     assert expires_at - issued_at == timedelta(hours=24)
     (role,) = token["roles"]
     assert role["name"] == "admin"
-    domain = {"id": realm.domain.id, "name": "OTC1"}
+    domain = {"id": keystone.domain.id, "name": "OTC1"}
     assert token["methods"] == ["password"]
     assert token["user"] == {
-        "id": realm.alice.id,
+        "id": keystone.alice.id,
         "name": "alice",
         "domain": domain,
         "password_expires_at": "",
     }
-    assert token["project"] == {"id": realm.project.id, "name": "eu-de", "domain": domain}
+    assert token["project"] == {"id": keystone.project.id, "name": "eu-de", "domain": domain}
     assert len(token["audit_ids"]) == 1
     assert "domain" not in token
 
 
-def test_the_catalog_has_the_bare_address_for_cce_and_v3_for_identity(realm: Realm) -> None:
-    token = realm.login(scope=in_project(realm.project))
-    shown = realm.http.get("/v3/auth/tokens", headers={"X-Auth-Token": token, "X-Subject-Token": token})
-    listed = realm.http.get("/v3/auth/catalog", headers={"X-Auth-Token": token})
+def test_the_catalog_has_the_bare_address_for_cce_and_v3_for_identity(keystone: Keystone) -> None:
+    token = keystone.login(scope=in_project(keystone.project))
+    shown = keystone.http.get("/v3/auth/tokens", headers={"X-Auth-Token": token, "X-Subject-Token": token})
+    listed = keystone.http.get("/v3/auth/catalog", headers={"X-Auth-Token": token})
     assert shown.json()["token"]["catalog"] == listed.json()["catalog"]
     by_type = {entry["type"]: entry["endpoints"] for entry in listed.json()["catalog"]}
     assert {kind: endpoint["url"] for kind, (endpoint,) in by_type.items()} == {
@@ -68,10 +70,10 @@ def test_the_catalog_has_the_bare_address_for_cce_and_v3_for_identity(realm: Rea
     assert listed.json()["links"] == {"self": f"{BASE_URL}/v3/auth/catalog"}
 
 
-def test_nocatalog_leaves_the_catalog_out(realm: Realm) -> None:
-    body = login_body(realm.alice, in_project(realm.project))
+def test_nocatalog_leaves_the_catalog_out(keystone: Keystone) -> None:
+    body = login_body(keystone.alice, in_project(keystone.project))
     for query in ("?nocatalog", "?nocatalog=", "?nocatalog=true"):
-        response = realm.http.post(f"/v3/auth/tokens{query}", json=body)
+        response = keystone.http.post(f"/v3/auth/tokens{query}", json=body)
         assert "catalog" not in response.json()["token"]
 
 
@@ -88,60 +90,60 @@ RECORDED = [
 ]
 
 
-def test_the_bodies_of_real_clients_log_in(realm: Realm) -> None:
+def test_the_bodies_of_real_clients_log_in(keystone: Keystone) -> None:
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
     for body in RECORDED:
-        response = realm.http.post("/v3/auth/tokens", content=body, headers=headers)
+        response = keystone.http.post("/v3/auth/tokens", content=body, headers=headers)
         assert response.status_code == 201
-        assert response.json()["token"]["project"]["id"] == realm.project.id
+        assert response.json()["token"]["project"]["id"] == keystone.project.id
 
 
-def test_a_domain_and_no_scope_give_tokens_without_a_project(realm: Realm) -> None:
-    for scope in ({"domain": {"id": realm.domain.id}}, {"domain": {"name": "OTC1"}}):
-        response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, scope))
+def test_a_domain_and_no_scope_give_tokens_without_a_project(keystone: Keystone) -> None:
+    for scope in ({"domain": {"id": keystone.domain.id}}, {"domain": {"name": "OTC1"}}):
+        response = keystone.http.post("/v3/auth/tokens", json=login_body(keystone.alice, scope))
         token = response.json()["token"]
-        assert token["domain"] == {"id": realm.domain.id, "name": "OTC1"}
+        assert token["domain"] == {"id": keystone.domain.id, "name": "OTC1"}
         assert token["roles"] == []
         assert "catalog" in token
         assert "project" not in token
     for no_scope in (None, "unscoped"):
-        response = realm.http.post("/v3/auth/tokens", json=login_body(realm.alice, no_scope))
+        response = keystone.http.post("/v3/auth/tokens", json=login_body(keystone.alice, no_scope))
         assert response.status_code == 201
         assert not {"project", "domain", "roles", "catalog"} & response.json()["token"].keys()
 
 
-def test_a_token_in_body_and_header_is_exchanged_for_another_scope_with_the_same_end(
-    realm: Realm,
+def test_a_token_exchanged_for_another_scope_keeps_its_expiry(
+    keystone: Keystone,
 ) -> None:
-    first = realm.login()
+    first = keystone.login()
     body = {
         "auth": {
             "identity": {"methods": ["token"], "token": {"id": first}},
-            "scope": in_project(realm.project),
+            "scope": in_project(keystone.project),
         }
     }
-    response = realm.http.post("/v3/auth/tokens", json=body, headers={"X-Auth-Token": first})
+    response = keystone.http.post("/v3/auth/tokens", json=body, headers={"X-Auth-Token": first})
     assert response.status_code == 201
     assert response.json()["token"]["methods"] == ["password", "token"]
-    shown = realm.http.get("/v3/auth/tokens", headers={"X-Auth-Token": first, "X-Subject-Token": first})
+    shown = keystone.http.get("/v3/auth/tokens", headers={"X-Auth-Token": first, "X-Subject-Token": first})
     assert shown.json()["token"]["expires_at"] == response.json()["token"]["expires_at"]
 
 
-def test_every_failed_login_says_the_same(realm: Realm) -> None:
-    stranger = realm.new_project("elsewhere")
+def test_every_failed_login_says_the_same(keystone: Keystone) -> None:
+    stranger = keystone.new_project("elsewhere")
     bodies = [
-        login_body(realm.alice, password="wrong"),
-        login_body(realm.alice, password="\ud800"),
-        login_body(User(id="0" * 32, name="", domain=realm.domain)),
-        login_body(User(id="\x00", name="", domain=realm.domain)),
-        login_body(realm.alice, in_project(stranger)),
-        login_body(realm.alice, {"project": {"name": "nowhere"}}),
-        login_body(realm.alice, {"domain": {"name": "OTC9"}}),
+        login_body(keystone.alice, password="wrong"),
+        login_body(keystone.alice, password="\ud800"),
+        login_body(User(id="0" * 32, name="", domain=keystone.domain)),
+        login_body(User(id="\x00", name="", domain=keystone.domain)),
+        login_body(keystone.alice, in_project(stranger)),
+        login_body(keystone.alice, {"project": {"name": "nowhere"}}),
+        login_body(keystone.alice, {"domain": {"name": "OTC9"}}),
         {"auth": {"identity": {"methods": ["token"], "token": {"id": "x" * 43}}}},
         {"auth": {"identity": {"methods": ["token"], "token": {"id": ""}}}},
     ]
     for body in bodies:
-        response = realm.http.post("/v3/auth/tokens", content=json.dumps(body))
+        response = keystone.http.post("/v3/auth/tokens", content=json.dumps(body))
         assert (response.status_code, response.json()) == (401, UNAUTHORIZED), body
 
 
@@ -166,90 +168,90 @@ BAD_BODIES = {
     '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope": {"project": {}}}}': "name",
     '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}, "scope":'
     ' {"project": {"id": "x"}, "domain": {"id": "y"}}}}': "domain",
-    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}}, "auth": {}}': "twice",
+    '{"auth": {"identity": {"methods": ["token"], "token": {"id": "x"}}}, "auth": {}}': "duplicate key",
 }
 
 
-def test_a_login_that_says_nothing_is_a_clear_400_in_keystones_form(realm: Realm) -> None:
+def test_a_login_that_says_nothing_is_a_clear_400_in_keystones_form(keystone: Keystone) -> None:
     for body, said in BAD_BODIES.items():
-        response = realm.http.post("/v3/auth/tokens", content=body)
+        response = keystone.http.post("/v3/auth/tokens", content=body)
         error = response.json()["error"]
         assert (response.status_code, error["code"], error["title"]) == (400, 400, "Bad Request"), body
         assert said in error["message"], body
 
 
-def test_a_login_over_64_kib_is_413(realm: Realm) -> None:
-    response = realm.http.post("/v3/auth/tokens", content=b'{"a": "' + b"x" * 65_536 + b'"}')
+def test_a_login_over_64_kib_is_413(keystone: Keystone) -> None:
+    response = keystone.http.post("/v3/auth/tokens", content=b'{"a": "' + b"x" * 65_536 + b'"}')
     assert response.status_code == 413
     assert response.json()["error"]["code"] == 413
 
 
-def test_a_token_is_shown_checked_and_revoked_by_its_user(realm: Realm) -> None:
-    own, subject = realm.login(), realm.login(scope=in_project(realm.project))
+def test_a_token_is_shown_checked_and_revoked_by_its_user(keystone: Keystone) -> None:
+    own, subject = keystone.login(), keystone.login(scope=in_project(keystone.project))
     headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
-    shown = realm.http.get("/v3/auth/tokens", headers=headers)
+    shown = keystone.http.get("/v3/auth/tokens", headers=headers)
     assert shown.status_code == 200
-    assert shown.json()["token"]["project"]["id"] == realm.project.id
-    checked = realm.http.head("/v3/auth/tokens", headers=headers)
+    assert shown.json()["token"]["project"]["id"] == keystone.project.id
+    checked = keystone.http.head("/v3/auth/tokens", headers=headers)
     assert (checked.status_code, checked.content) == (200, b"")
     for response in (shown, checked):
         assert response.headers["x-subject-token"] == subject
         assert response.headers["cache-control"] == "no-store"
-    revoked = realm.http.delete("/v3/auth/tokens", headers=headers)
+    revoked = keystone.http.delete("/v3/auth/tokens", headers=headers)
     assert (revoked.status_code, revoked.content) == (204, b"")
-    realm.eventually_refused(subject)
-    gone = realm.http.get("/v3/auth/tokens", headers=headers)
+    keystone.eventually_refused(subject)
+    gone = keystone.http.get("/v3/auth/tokens", headers=headers)
     assert gone.json()["error"] == {"code": 404, "message": "Could not find token.", "title": "Not Found"}
-    again = realm.http.delete("/v3/auth/tokens", headers=headers)
+    again = keystone.http.delete("/v3/auth/tokens", headers=headers)
     assert again.status_code == 404
 
 
-def test_a_token_of_a_disabled_project_is_revoked_before_the_project_comes_back(realm: Realm) -> None:
-    project = realm.new_project("leaky")
-    realm.assign("reader", realm.alice, project)
-    own, subject, kept = realm.login(), *(realm.login(scope=in_project(project)) for _ in range(2))
-    realm.do(realm.directory.enable_project(project, enabled=False, **BY))
-    realm.eventually_refused(subject)
-    realm.eventually_refused(kept)
+def test_a_token_of_a_disabled_project_can_be_revoked(keystone: Keystone) -> None:
+    project = keystone.new_project("leaky")
+    keystone.assign("reader", keystone.alice, project)
+    own, subject, kept = keystone.login(), *(keystone.login(scope=in_project(project)) for _ in range(2))
+    keystone.do(keystone.directory.enable_project(project, enabled=False, **BY))
+    keystone.eventually_refused(subject)
+    keystone.eventually_refused(kept)
     headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
-    assert realm.http.get("/v3/auth/tokens", headers=headers).status_code == 404
-    assert realm.http.delete("/v3/auth/tokens", headers=headers).status_code == 204
-    realm.do(realm.directory.enable_project(project, enabled=True, **BY))
+    assert keystone.http.get("/v3/auth/tokens", headers=headers).status_code == 404
+    assert keystone.http.delete("/v3/auth/tokens", headers=headers).status_code == 204
+    keystone.do(keystone.directory.enable_project(project, enabled=True, **BY))
     again = {"X-Auth-Token": kept}
-    eventually(lambda: realm.http.get("/v3/auth/projects", headers=again).status_code == 200)
-    assert realm.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject}).status_code == 401
-    realm.do(realm.directory.remove_project(project, **BY))
+    eventually(lambda: keystone.http.get("/v3/auth/projects", headers=again).status_code == 200)
+    assert keystone.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject}).status_code == 401
+    keystone.do(keystone.directory.remove_project(project, **BY))
 
 
-def test_a_token_may_ask_about_itself(realm: Realm) -> None:
-    token = realm.login(scope=in_project(realm.project))
+def test_a_token_may_ask_about_itself(keystone: Keystone) -> None:
+    token = keystone.login(scope=in_project(keystone.project))
     headers = {"X-Auth-Token": token, "X-Subject-Token": token}
-    assert (realm.http.get("/v3/auth/tokens", headers=headers)).status_code == 200
-    assert (realm.http.delete("/v3/auth/tokens", headers=headers)).status_code == 204
-    realm.eventually_refused(token)
+    assert (keystone.http.get("/v3/auth/tokens", headers=headers)).status_code == 200
+    assert (keystone.http.delete("/v3/auth/tokens", headers=headers)).status_code == 204
+    keystone.eventually_refused(token)
 
 
-def test_anothers_token_does_not_exist_except_for_operators(realm: Realm) -> None:
-    subject = realm.login()
-    bob, root = realm.new_user("bob"), realm.new_user("root")
-    realm.assign("operator", root, None)
+def test_anothers_token_does_not_exist_except_for_operators(keystone: Keystone) -> None:
+    subject = keystone.login()
+    bob, root = keystone.new_user("bob"), keystone.new_user("root")
+    keystone.assign("operator", root, None)
     for user, status in ((bob, 404), (root, 200)):
-        headers = {"X-Auth-Token": realm.login(user), "X-Subject-Token": subject}
-        assert (realm.http.get("/v3/auth/tokens", headers=headers)).status_code == status
-        assert (realm.http.head("/v3/auth/tokens", headers=headers)).status_code == status
-    stranger = {"X-Auth-Token": realm.login(bob), "X-Subject-Token": subject}
-    assert (realm.http.delete("/v3/auth/tokens", headers=stranger)).status_code == 404
-    alive = realm.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject})
+        headers = {"X-Auth-Token": keystone.login(user), "X-Subject-Token": subject}
+        assert (keystone.http.get("/v3/auth/tokens", headers=headers)).status_code == status
+        assert (keystone.http.head("/v3/auth/tokens", headers=headers)).status_code == status
+    stranger = {"X-Auth-Token": keystone.login(bob), "X-Subject-Token": subject}
+    assert (keystone.http.delete("/v3/auth/tokens", headers=stranger)).status_code == 404
+    alive = keystone.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject})
     assert alive.status_code == 200
 
 
-def test_without_a_subject_token_there_is_nothing_to_show(realm: Realm) -> None:
-    token = realm.login()
+def test_without_a_subject_token_there_is_nothing_to_show(keystone: Keystone) -> None:
+    token = keystone.login()
     for method in ("GET", "HEAD", "DELETE"):
-        response = realm.http.request(method, "/v3/auth/tokens", headers={"X-Auth-Token": token})
+        response = keystone.http.request(method, "/v3/auth/tokens", headers={"X-Auth-Token": token})
         assert response.status_code == 400
         twice = [("X-Auth-Token", token), ("X-Subject-Token", token), ("X-Subject-Token", token)]
-        assert (realm.http.request(method, "/v3/auth/tokens", headers=twice)).status_code == 400
+        assert (keystone.http.request(method, "/v3/auth/tokens", headers=twice)).status_code == 400
 
 
 PROTECTED = [
@@ -264,8 +266,8 @@ PROTECTED = [
 ]
 
 
-def test_without_a_good_credential_everything_else_is_401_in_the_same_words(
-    realm: Realm,
+def test_without_a_good_credential_every_other_answer_is_the_same_401(
+    keystone: Keystone,
 ) -> None:
     body = {"auth": {"identity": {"methods": ["token"]}}}
     bad: list[dict[str, str]] = [
@@ -276,23 +278,23 @@ def test_without_a_good_credential_everything_else_is_401_in_the_same_words(
     ]
     for method, path in PROTECTED:
         for headers in bad:
-            response = realm.http.request(
+            response = keystone.http.request(
                 method, path, headers=headers, json=body if method == "POST" else None
             )
             assert (response.status_code, response.json()) == (401, UNAUTHORIZED), (method, path, headers)
 
 
-def test_the_callers_projects_are_listed_and_filtered_and_no_others(realm: Realm) -> None:
-    other = realm.do(realm.directory.create_domain("OTC2", **BY))
-    theirs, closed = realm.new_project("eu-nl", other), realm.new_project("closed")
-    strange = realm.new_project("strange")
+def test_the_callers_projects_are_listed_and_filtered_and_no_others(keystone: Keystone) -> None:
+    other = keystone.do(keystone.directory.create_domain("OTC2", **BY))
+    theirs, closed = keystone.new_project("eu-nl", other), keystone.new_project("closed")
+    strange = keystone.new_project("strange")
     for project in (theirs, closed):
-        realm.assign("reader", realm.alice, project)
-    realm.do(realm.directory.enable_project(closed, enabled=False, **BY))
-    headers = {"X-Auth-Token": realm.login(scope=in_project(realm.project))}
+        keystone.assign("reader", keystone.alice, project)
+    keystone.do(keystone.directory.enable_project(closed, enabled=False, **BY))
+    headers = {"X-Auth-Token": keystone.login(scope=in_project(keystone.project))}
 
     def names(query: str = "") -> list[str]:
-        response = realm.http.get(f"/v3/projects{query}", headers=headers)
+        response = keystone.http.get(f"/v3/projects{query}", headers=headers)
         assert response.headers["vary"] == "X-Auth-Token"
         body = response.json()
         assert body["links"] == {"self": f"{BASE_URL}/v3/projects", "previous": None, "next": None}
@@ -301,65 +303,65 @@ def test_the_callers_projects_are_listed_and_filtered_and_no_others(realm: Realm
     assert names() == ["closed", "eu-de", "eu-nl"]
     assert names("?name=eu-de") == ["eu-de"]
     assert names("?name=strange") == []
-    spelled = realm.new_project("Mu\u0308nchen")
-    realm.assign("reader", realm.alice, spelled)
+    spelled = keystone.new_project("Mu\u0308nchen")
+    keystone.assign("reader", keystone.alice, spelled)
     assert names("?name=Mu%CC%88nchen") == names("?name=M%C3%BCnchen") == [spelled.name] == ["M\u00fcnchen"]
-    realm.do(realm.directory.remove_project(spelled, **BY))
+    keystone.do(keystone.directory.remove_project(spelled, **BY))
     assert names(f"?domain_id={other.id}") == ["eu-nl"]
     assert names("?enabled=true") == ["eu-de", "eu-nl"]
     assert names("?enabled=False") == ["closed"]
-    assert names(f"?name=eu-de&domain_id={realm.domain.id}&enabled=true") == ["eu-de"]
-    assert (realm.http.get("/v3/projects?enabled=maybe", headers=headers)).status_code == 400
-    scopes = realm.http.get("/v3/auth/projects", headers=headers)
+    assert names(f"?name=eu-de&domain_id={keystone.domain.id}&enabled=true") == ["eu-de"]
+    assert (keystone.http.get("/v3/projects?enabled=maybe", headers=headers)).status_code == 400
+    scopes = keystone.http.get("/v3/auth/projects", headers=headers)
     assert [project["name"] for project in scopes.json()["projects"]] == ["eu-de", "eu-nl"]
-    one = realm.http.get(f"/v3/projects/{realm.project.id}", headers=headers)
+    one = keystone.http.get(f"/v3/projects/{keystone.project.id}", headers=headers)
     assert one.json()["project"] == {
-        "id": realm.project.id,
+        "id": keystone.project.id,
         "name": "eu-de",
-        "domain_id": realm.domain.id,
-        "parent_id": realm.domain.id,
+        "domain_id": keystone.domain.id,
+        "parent_id": keystone.domain.id,
         "is_domain": False,
         "enabled": True,
         "description": "",
-        "links": {"self": f"{BASE_URL}/v3/projects/{realm.project.id}"},
+        "links": {"self": f"{BASE_URL}/v3/projects/{keystone.project.id}"},
     }
     for missing in (strange.id, "0" * 32, "eu-de", "%00"):
-        response = realm.http.get(f"/v3/projects/{missing}", headers=headers)
+        response = keystone.http.get(f"/v3/projects/{missing}", headers=headers)
         assert response.status_code == 404
         assert response.json()["error"]["message"] == "Could not find project."
 
 
-def test_the_callers_own_domain_is_listed(realm: Realm) -> None:
-    realm.do(realm.directory.create_domain("OTC2", **BY))
-    headers = {"X-Auth-Token": realm.login()}
+def test_the_callers_own_domain_is_listed(keystone: Keystone) -> None:
+    keystone.do(keystone.directory.create_domain("OTC2", **BY))
+    headers = {"X-Auth-Token": keystone.login()}
     for query, names in (("", ["OTC1"]), ("?name=OTC1", ["OTC1"]), ("?name=OTC2", [])):
-        response = realm.http.get(f"/v3/auth/domains{query}", headers=headers)
+        response = keystone.http.get(f"/v3/auth/domains{query}", headers=headers)
         assert [domain["name"] for domain in response.json()["domains"]] == names
         assert response.json()["links"]["next"] is None
 
 
-def test_a_signed_request_finds_the_project_by_its_region(realm: Realm) -> None:
-    key = realm.new_key(realm.alice)
-    response = realm.signed("GET", "/v3/projects", key, query="name=eu-de")
+def test_a_signed_request_finds_the_project_by_its_region(keystone: Keystone) -> None:
+    key = keystone.new_key(keystone.alice)
+    response = keystone.signed("GET", "/v3/projects", key, query="name=eu-de")
     assert response.status_code == 200
     (project,) = response.json()["projects"]
-    assert project["id"] == realm.project.id
-    assert (realm.signed("GET", "/v3/auth/catalog", key)).status_code == 200
-    assert (realm.signed("GET", "/v3/auth/domains", key)).status_code == 200
-    assert (realm.signed("GET", "/v3/projects", (key[0], "x" * 40))).json() == UNAUTHORIZED
+    assert project["id"] == keystone.project.id
+    assert (keystone.signed("GET", "/v3/auth/catalog", key)).status_code == 200
+    assert (keystone.signed("GET", "/v3/auth/domains", key)).status_code == 200
+    assert (keystone.signed("GET", "/v3/projects", (key[0], "x" * 40))).json() == UNAUTHORIZED
 
 
-def test_the_operators_changes_hold_within_a_second(realm: Realm) -> None:
-    first = realm.login(scope=in_project(realm.project))
-    realm.do(realm.directory.set_password(realm.alice, PASSWORD, **BY))
-    realm.eventually_refused(first)
-    second = realm.login(scope=in_project(realm.project))
-    realm.do(realm.directory.enable_user(realm.alice, enabled=False, **BY))
-    realm.eventually_refused(second)
+def test_the_operators_changes_hold_within_a_second(keystone: Keystone) -> None:
+    first = keystone.login(scope=in_project(keystone.project))
+    keystone.do(keystone.directory.set_password(keystone.alice, PASSWORD, **BY))
+    keystone.eventually_refused(first)
+    second = keystone.login(scope=in_project(keystone.project))
+    keystone.do(keystone.directory.enable_user(keystone.alice, enabled=False, **BY))
+    keystone.eventually_refused(second)
 
 
-def test_the_api_describes_itself(realm: Realm) -> None:
-    document = (realm.http.get("/openapi.json")).json()
+def test_the_api_describes_itself(keystone: Keystone) -> None:
+    document = (keystone.http.get("/openapi.json")).json()
     paths = {
         path: set(operations) for path, operations in document["paths"].items() if path.startswith("/v3")
     }

@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from realm import UNAUTHORIZED, Realm, in_project
+from support.keystone import UNAUTHORIZED, Keystone, in_project
 
 TEMPORARY = "/v3.0/OS-CREDENTIAL/securitytokens"
-# As OTC's documents, Huawei's documents, and Huawei's SDKs write it.
+# As in OTC's documents, Huawei's documents, and Huawei's SDKs.
 DURATIONS: list[tuple[dict[str, object], int]] = [
     ({}, 900),
     ({"duration-seconds": "3600"}, 3600),
@@ -19,12 +19,12 @@ DURATIONS: list[tuple[dict[str, object], int]] = [
 
 @pytest.mark.parametrize(("wish", "seconds"), DURATIONS)
 def test_a_temporary_key_signs_with_its_security_token_and_not_without(
-    realm: Realm, wish: dict[str, object], seconds: int
+    keystone: Keystone, wish: dict[str, object], seconds: int
 ) -> None:
-    token = realm.login(scope=in_project(realm.project))
+    token = keystone.login(scope=in_project(keystone.project))
     body = {"auth": {"identity": {"methods": ["token"], "token": wish, "policy": None}}}
     before = datetime.now(UTC)
-    response = realm.http.post(TEMPORARY, json=body, headers={"X-Auth-Token": token})
+    response = keystone.http.post(TEMPORARY, json=body, headers={"X-Auth-Token": token})
     assert response.status_code == 201
     assert response.headers["cache-control"] == "no-store"
     credential = response.json()["credential"]
@@ -33,24 +33,24 @@ def test_a_temporary_key_signs_with_its_security_token_and_not_without(
     assert timedelta(0) <= ends - before - timedelta(seconds=seconds) < timedelta(seconds=5)
     key = (credential["access"], credential["secret"])
     with_token = {"X-Security-Token": credential["securitytoken"]}
-    found = realm.signed("GET", "/v3/projects", key, more=with_token)
+    found = keystone.signed("GET", "/v3/projects", key, more=with_token)
     assert [project["name"] for project in found.json()["projects"]] == ["eu-de"]
-    assert (realm.signed("GET", "/v3/projects", key)).json() == UNAUTHORIZED
+    assert (keystone.signed("GET", "/v3/projects", key)).json() == UNAUTHORIZED
     wrong = {"X-Security-Token": hashlib.sha256(b"x").hexdigest()}
-    assert (realm.signed("GET", "/v3/projects", key, more=wrong)).json() == UNAUTHORIZED
-    another = realm.signed("POST", TEMPORARY, key, body=json.dumps(body).encode(), more=with_token)
+    assert (keystone.signed("GET", "/v3/projects", key, more=wrong)).json() == UNAUTHORIZED
+    another = keystone.signed("POST", TEMPORARY, key, body=json.dumps(body).encode(), more=with_token)
     assert another.status_code == 403
 
 
-def test_a_temporary_key_is_given_for_a_token_in_the_body_or_a_signature(realm: Realm) -> None:
-    token = realm.login()
+def test_a_temporary_key_is_given_for_a_token_in_the_body_or_a_signature(keystone: Keystone) -> None:
+    token = keystone.login()
     in_body = {"auth": {"identity": {"methods": ["token"], "token": {"id": token, "duration_seconds": 900}}}}
-    assert (realm.http.post(TEMPORARY, json=in_body)).status_code == 201
+    assert (keystone.http.post(TEMPORARY, json=in_body)).status_code == 201
     body = b'{"auth":{"identity":{"methods":["token"]}}}'
-    response = realm.signed("POST", TEMPORARY, realm.new_key(realm.alice), body=body)
+    response = keystone.signed("POST", TEMPORARY, keystone.new_key(keystone.alice), body=body)
     assert response.status_code == 201
-    # The header wins over the body, and is judged first.
-    refused = realm.http.post(TEMPORARY, json=in_body, headers={"X-Auth-Token": "x" * 43})
+    # A token in a header is checked instead of the one in the body.
+    refused = keystone.http.post(TEMPORARY, json=in_body, headers={"X-Auth-Token": "x" * 43})
     assert refused.json() == UNAUTHORIZED
 
 
@@ -70,10 +70,10 @@ BAD_WISHES: list[dict[str, object]] = [
 
 
 def test_a_wish_for_a_temporary_key_that_cannot_be_met_is_a_400(
-    realm: Realm,
+    keystone: Keystone,
 ) -> None:
-    headers = {"X-Auth-Token": realm.login()}
+    headers = {"X-Auth-Token": keystone.login()}
     for identity in BAD_WISHES:
-        response = realm.http.post(TEMPORARY, json={"auth": {"identity": identity}}, headers=headers)
+        response = keystone.http.post(TEMPORARY, json={"auth": {"identity": identity}}, headers=headers)
         assert response.status_code == 400, identity
         assert response.json()["error"]["title"] == "Bad Request"

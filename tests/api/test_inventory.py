@@ -1,4 +1,4 @@
-"""The inventory over HTTP: who sees what, filters, pages, CSV."""
+"""The inventory over HTTP: permissions, filters, pages, CSV."""
 
 import csv
 import io
@@ -10,13 +10,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-import world as worlds
-from clustercert.certificate import fingerprint, serial_hex
-from clustercert.inventory.rows import COLUMNS
-from clustercert.keypair import new_key
-from inprocess import Service
-from leaf import credential_number_of, leaf_of
-from world import World
+from clustercert.http.api.inventory_rows import COLUMNS
+from clustercert.pki.certificates import fingerprint
+from clustercert.pki.keys import new_key
+from clustercert.pki.leaf import serial_hex
+from support import world as worlds
+from support.leaf_checks import credential_number_of, leaf_of
+from support.service import Service
+from support.world import World
 
 OWN = "/clustercert/v1"
 FORMULA = '=HYPERLINK("http://203.0.113.1/","a, b")'
@@ -24,7 +25,7 @@ FORMULA = '=HYPERLINK("http://203.0.113.1/","a, b")'
 
 @dataclass(frozen=True)
 class Place:
-    """A service with a few certificates, the oldest first: whose, of which cluster, and the certificate."""
+    """A service with a few certificates: user, cluster and certificate of each, the oldest first."""
 
     world: World
     client: httpx.Client
@@ -41,7 +42,7 @@ class Place:
         return self.client.get(path, params=query, headers=self.world.people[who].headers)
 
     def listed(self, who: str, path: str, **query: str) -> list[str]:
-        """The fingerprints of a list that is answered in one page, the newest first."""
+        """Return the fingerprints in a list of one page, the newest first."""
         response = self.get(who, path, **query)
         assert response.status_code == 200, response.text
         body = response.json()
@@ -121,7 +122,7 @@ def test_nobody_but_admins_asks_for_others(place: Place) -> None:
 
 def test_a_certificate_is_shown_whole(place: Place) -> None:
     who, cluster, certificate = place.issued[1]
-    name, serial = fingerprint(certificate).hex(), serial_hex(certificate)
+    name, serial = fingerprint(certificate).hex(), serial_hex(certificate.serial_number)
     colons = ":".join(name[at : at + 2] for at in range(0, len(name), 2)).upper()
     for reader in ("member", "admin", "operator"):
         for written in (name, colons, serial, serial.upper()):
@@ -137,6 +138,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "client_ca_id": "",
         "user_id": place.world.people[who].user.id,
         "user_name": "member",
+        "common_name": place.world.people[who].user.id,
         "groups": ["clustercert:editors"],
         "rule": "member",
         "not_before": f"{certificate.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
@@ -150,7 +152,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "issued_at": body["issued_at"],
         "revoked_at": None,
         "revoked_by": None,
-        "revoked_why": None,
+        "revocation_reason": None,
         "first_seen_at": None,
         "last_seen_at": None,
         "altered_at": None,
@@ -218,7 +220,7 @@ def test_lists_are_narrowed_and_come_in_pages(place: Place) -> None:
         ("cursor=-1", "cursor"),
         ("cursor=9223372036854775808", "cursor"),
         ("format=xml", "format"),
-        ("expire_before=2026-01-01T00:00:00Z", "no such query parameter"),
+        ("expire_before=2026-01-01T00:00:00Z", "nknown query parameter"),
         ("state=live&state=revoked", "once"),
         ("user=" + "x" * 256, "user"),
         ("user=%00", "user"),
@@ -256,7 +258,7 @@ def test_csv_has_the_same_and_no_formula(place: Place) -> None:
 
 
 def test_what_is_revoked_says_so_at_once(place: Place) -> None:
-    """Last, since it changes the place: one by itself, then all of a user in a cluster."""
+    """The last test, because it revokes: one certificate, then all of a user in a cluster."""
     world, admin = place.world, place.world.people["admin"].headers
     certificates = place.project("/certificates")
     _, _, one = place.issued[0]
@@ -276,6 +278,6 @@ def test_what_is_revoked_says_so_at_once(place: Place) -> None:
     assert place.listed("admin", certificates, state="revoked") == gone
     assert place.listed("admin", certificates, state="live") == place.expected(clusters=("eip",))
     shown = {each["fingerprint"]: each for each in place.get("admin", certificates).json()["certificates"]}
-    assert [shown[each]["revoked_why"] for each in gone] == ["unspecified", "unspecified", "superseded"]
+    assert [shown[each]["revocation_reason"] for each in gone] == ["unspecified", "unspecified", "superseded"]
     assert {shown[each]["revoked_by"] for each in gone} == {world.people["admin"].user.id}
     assert all(shown[each]["revoked_at"] for each in gone)

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-# As many as the script makes.
-REQUESTS = 17
-SCRIPT = Path(__file__).parents[1] / "logged.py"
+from support import programs
+
+# The number of requests that the script sends.
+REQUESTS = 18
 
 
 @dataclass
 class Logged:
-    """What a process logged, and the secrets it had to do with."""
+    """What a process logged, and the secrets that it used."""
 
     out: str
     err: str
@@ -32,9 +33,7 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
     folder = tmp_path_factory.mktemp("logged")
-    done = subprocess.run(
-        [sys.executable, SCRIPT, folder], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = programs.run("logged_service", "client-requests", folder)
     assert done.returncode == 0, done.stderr
     return Logged(done.stdout, done.stderr, json.loads((folder / "secrets.json").read_text()))
 
@@ -56,6 +55,13 @@ def test_each_request_is_one_line_of_json(logged: Logged) -> None:
         assert line.keys() >= {"method", "path", "status", "ms", "source", "request_id", "timestamp", "level"}
         assert line["source"] == "127.0.0.1"
     assert len({line["request_id"] for line in logged.requests}) == REQUESTS
+
+
+def test_a_refusals_line_says_the_first_false_condition_of_each_rule(logged: Logged) -> None:
+    [refused] = [line for line in logged.requests if line["status"] == 403]
+    assert refused["error"] == "Forbidden"
+    assert refused["trace"]["roles"] == ["auditor"]
+    assert refused["trace"]["unmet_conditions"]["member"] == "role is member"
 
 
 def test_a_query_is_not_logged(logged: Logged) -> None:
@@ -95,10 +101,10 @@ def test_a_failure_inside_is_an_error_in_the_log(logged: Logged) -> None:
 
 
 def test_what_cannot_be_logged_is_lost_and_hurts_nobody() -> None:
-    """A full disk: what logs, as the work that is done periodically does, goes on."""
+    """If the disk is full, code that logs continues, such as periodic jobs."""
     script = (
         "import pathlib, structlog\n"
-        "from clustercert import log\n"
+        "from clustercert.observability import log\n"
         "log.configure('json', file=pathlib.Path('/dev/full'))\n"
         "for _ in range(3):\n"
         "    structlog.get_logger().warning('w' * 9000)\n"
@@ -114,7 +120,7 @@ def test_what_cannot_be_logged_is_lost_and_hurts_nobody() -> None:
 def test_a_reader_who_went_away_hurts_nobody() -> None:
     script = (
         "import sys, structlog\n"
-        "from clustercert import log\n"
+        "from clustercert.observability import log\n"
         "log.configure('json')\n"
         "sys.stdin.readline()\n"
         "for _ in range(3):\n"
@@ -140,7 +146,7 @@ def test_nobody_steers_the_terminal_of_who_reads(tmp_path: Path) -> None:
     file = tmp_path / "log"
     script = (
         "import pathlib, sys, structlog\n"
-        "from clustercert import log\n"
+        "from clustercert.observability import log\n"
         "log.configure('console', file=pathlib.Path(sys.argv[1]))\n"
         "structlog.get_logger().info('request', path='/\\x1b[2J\\x1b]0;x\\x07', other='\\u00fc')\n"
     )

@@ -4,8 +4,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inprocess import Service
-from world import World
+from support.service import Service
+from support.world import World
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -40,6 +40,17 @@ def test_requests_are_counted_by_route_method_and_status(client: httpx.Client, w
     assert rise(before, after, total, route=ROUTE, method="POST", status="400") == 1
     assert rise(before, after, total, route=ROUTE, method="GET", status="401") == 1
     assert rise(before, after, "clustercert_request_seconds_count", route=ROUTE) == 3
+
+
+def test_series_of_alerts_on_an_increase_exist_before_the_first_error(client: httpx.Client) -> None:
+    found = scrape(client)
+    for tail in ("authorize", "audit-events"):
+        route = f"/clustercert/v1/kubernetes/clusters/{{cluster_id}}/{tail}"
+        for status in ("500", "503"):
+            labels = (("method", "POST"), ("route", route), ("status", status))
+            assert ("clustercert_requests_total", labels) in found
+    for outcome in ("failed", "published"):
+        assert ("clustercert_audit_checkpoints_total", (("outcome", outcome),)) in found
 
 
 def test_issuances_are_counted_by_outcome(client: httpx.Client, world: World) -> None:
@@ -90,12 +101,12 @@ def test_no_label_tells_of_a_cluster_user_project_or_path(client: httpx.Client, 
 
 
 def test_a_caller_cannot_make_labels(service: Service, world: World) -> None:
-    """Each new label value is memory for ever, and callers choose both paths and methods."""
+    """Each label value uses memory forever, and callers can send any path and method."""
     before = set(scrape(service.client))
     for number in range(30):
         service.send_raw(f"X{number}", f"/nope/{number}", [])
         service.send_raw(f"Y{number}", world.path(), [])
-    # One more of each kind of counter at most, whatever was asked.
+    # At most one new label set for each kind of counter, whatever was requested.
     new = [key for key in set(scrape(service.client)) - before if key[0] == "clustercert_requests_total"]
     assert len(new) <= 4, new
 
@@ -116,14 +127,24 @@ def test_a_caller_cannot_make_labels(service: Service, world: World) -> None:
 def test_metrics_are_not_for_everybody(
     service_with: Callable[..., Service], address: str, headers: dict[str, str]
 ) -> None:
-    service = service_with(address, metrics={"token": "the metrics token"})
+    service = service_with(address, metrics={"token": "the metrics token", "loopback": True})
     response = service.client.get("/metrics", headers=headers)
     assert (response.status_code, response.json()["errorCode"]) == (403, "CCE.01403001")
 
 
-def test_metrics_are_for_loopback_and_for_the_token(service_with: Callable[..., Service]) -> None:
+def test_metrics_are_not_for_loopback_by_default(service_with: Callable[..., Service]) -> None:
+    """Many proxies on the same machine send no header that would show that the client is elsewhere."""
+    response = service_with("127.0.0.1", metrics={}).client.get("/metrics")
+    assert (response.status_code, response.json()["errorCode"]) == (403, "CCE.01403001")
+    assert "metrics.token" in response.json()["errorMessage"]
+
+
+def test_metrics_are_for_the_token_and_for_loopback_if_it_is_trusted(
+    service_with: Callable[..., Service],
+) -> None:
     for address in ("127.0.0.1", "127.9.9.9", "::1"):
-        assert service_with(address).client.get("/metrics").status_code == 200
+        trusting = service_with(address, metrics={"loopback": True})
+        assert trusting.client.get("/metrics").status_code == 200
     service = service_with("198.51.100.7", metrics={"token": "the metrics token"})
     allowed = {"Authorization": "Bearer the metrics token"}
     assert service.client.get("/metrics", headers=allowed).status_code == 200

@@ -1,27 +1,29 @@
-"""Revoking over HTTP: who may, and what is revoked then."""
+"""Revocation over HTTP: permissions and effects."""
 
 from pathlib import Path
 
 import httpx
 import pytest
 
-import world as worlds
-from clustercert.app.wiring import Components
-from clustercert.certificate import fingerprint, serial_hex
-from clustercert.model import Origin
-from inprocess import Service
-from revoking import OWN, Place
-from world import ACTOR
+from clustercert.model import Actor, Origin
+from clustercert.pki.certificates import fingerprint
+from clustercert.pki.leaf import serial_hex
+from clustercert.wiring import Components
+from support import world as worlds
+from support.revocation_client import OWN, RevocationClient
+from support.service import Service
+from support.stores import Store
+from support.world import ACTOR
 
 ORIGIN = Origin(address="local", request_id="c" * 32)
 JSON = {"Content-Type": "application/json"}
 
 
-# --- clustercertrevoke, the contract -------------------------------------------------------------------------------
+# --- clustercertrevoke, the contract ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("who", ["reader", "member", "admin"])
-def test_everybody_revokes_their_own_and_the_next_one_is_good(place: Place, who: str) -> None:
+def test_everybody_revokes_their_own_and_the_next_one_is_good(place: RevocationClient, who: str) -> None:
     other = "admin" if who == "member" else "member"
     own, elsewhere, others = place.issue(who), place.issue(who, "eip"), place.issue(other)
     answer = place.clustercertrevoke(who, who)
@@ -33,7 +35,7 @@ def test_everybody_revokes_their_own_and_the_next_one_is_good(place: Place, who:
 
 
 @pytest.mark.parametrize("by", ["admin", "operator"])
-def test_administrators_revoke_others(place: Place, by: str) -> None:
+def test_administrators_revoke_others(place: RevocationClient, by: str) -> None:
     theirs, own = place.issue("reader"), place.issue("admin")
     assert place.clustercertrevoke(by, "reader").status_code == 200
     assert place.states(theirs, own) == ["revoked", "live"]
@@ -44,14 +46,14 @@ def test_administrators_revoke_others(place: Place, by: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["member", "reader"])
-def test_others_revoke_nobody_elses(place: Place, by: str) -> None:
+def test_others_revoke_nobody_elses(place: RevocationClient, by: str) -> None:
     theirs = place.issue("admin")
     answer = place.clustercertrevoke(by, "admin")
     assert (answer.status_code, answer.json()["errorCode"]) == (403, "CCE.01403001")
     assert place.state(theirs) == "live"
 
 
-def test_another_projects_cluster_does_not_exist(place: Place) -> None:
+def test_another_projects_cluster_does_not_exist(place: RevocationClient) -> None:
     theirs = place.issue("stranger", "foreign")
     foreign, home = place.world.clusters["foreign"], place.world.project.id
     body = {"userId": place.user("stranger")}
@@ -68,8 +70,8 @@ def test_another_projects_cluster_does_not_exist(place: Place) -> None:
 
 
 @pytest.mark.parametrize("field", ["userId", "agencyId"])
-def test_a_deleted_users_raw_id_is_enough(place: Place, field: str) -> None:
-    """An agency's id is the id of whoever asked in its name."""
+def test_a_deleted_users_raw_id_is_enough(place: RevocationClient, field: str) -> None:
+    """The id of an agency is the user id of callers that act in its name."""
     path = place.world.path("plain", "/clustercertrevoke")
     assert place.post("admin", path, {field: "0123456789abcdef0123456789abcdef"}).status_code == 200
     assert place.post("reader", path, {field: "0123456789abcdef0123456789abcdef"}).status_code == 403
@@ -93,12 +95,12 @@ def test_a_deleted_users_raw_id_is_enough(place: Place, field: str) -> None:
         "userId",
     ],
 )
-def test_a_body_that_names_not_exactly_one_is_refused(place: Place, body: object) -> None:
+def test_a_body_that_names_not_exactly_one_is_refused(place: RevocationClient, body: object) -> None:
     answer = place.post("admin", place.world.path("plain", "/clustercertrevoke"), body)
     assert (answer.status_code, answer.json()["errorCode"]) == (400, "CCE.01400001")
 
 
-def test_the_body_is_judged_as_that_of_clustercert_is(place: Place) -> None:
+def test_the_body_is_judged_as_that_of_clustercert_is(place: RevocationClient) -> None:
     path, headers = place.world.path("plain", "/clustercertrevoke"), place.world.people["admin"].headers
     body = b'{"userId": "0123", "new": 1}'
     said = [
@@ -117,10 +119,10 @@ def test_the_body_is_judged_as_that_of_clustercert_is(place: Place) -> None:
     assert place.client.post(path, content=body).status_code == 401
 
 
-# --- ours ----------------------------------------------------------------------------------------------------------
+# --- our own routes --------------------------------------------------------------------------------------------------
 
 
-def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place) -> None:
+def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: RevocationClient) -> None:
     by_fingerprint, by_serial, kept = (place.issue("member") for _ in range(3))
     name = fingerprint(by_fingerprint).hex()
     path = place.own(f"/certificates/{name}/revoke")
@@ -142,12 +144,12 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place
         "can_be_undone": True,
     }
     assert place.post("member", path, {"reason": "unspecified"}).json() == said
-    for written in (serial_hex(by_serial), serial_hex(by_serial).upper()):
+    for written in (serial_hex(by_serial.serial_number), serial_hex(by_serial.serial_number).upper()):
         assert place.post("member", place.own(f"/certificates/{written}/revoke")).status_code == 200
     assert place.states(by_fingerprint, by_serial, kept) == ["revoked", "revoked", "live"]
     [event] = [each for each in place.events("certificate.revoked") if each["subject"] == name]
     assert event["detail"] == {
-        "serial": serial_hex(by_fingerprint),
+        "serial": serial_hex(by_fingerprint.serial_number),
         "user_id": place.user("member"),
         "cluster_id": place.world.clusters["plain"].id,
         "reason": "superseded",
@@ -156,8 +158,8 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Place
     }
 
 
-def test_what_two_revoke_is_good_again_when_neither_stands(place: Place) -> None:
-    """The owner learns nothing of why an administrator did, whose error it may have been."""
+def test_what_two_revoke_is_good_again_when_neither_stands(place: RevocationClient) -> None:
+    """Undoing one leaves the other in force. The owner does not see the administrator's note."""
     certificate = place.issue("member")
     path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
     theirs = place.post("admin", path, {"note": "suspected insider"}).json()
@@ -168,7 +170,7 @@ def test_what_two_revoke_is_good_again_when_neither_stands(place: Place) -> None
         assert place.state(certificate) == state
 
 
-def test_a_certificate_is_its_owners_and_the_administrators(place: Place) -> None:
+def test_a_certificate_is_its_owners_and_the_administrators(place: RevocationClient) -> None:
     certificate = place.issue("member")
     path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
     missing = place.own(f"/certificates/{'0' * 64}/revoke")
@@ -184,11 +186,11 @@ def test_a_certificate_is_its_owners_and_the_administrators(place: Place) -> Non
 
 
 @pytest.mark.parametrize("wanted", ["x", "0" * 41, "0" * 63, "0" * 65, "g" * 64, "%20", "0%00", "é"])
-def test_what_is_no_fingerprint_or_serial_is_not_found(place: Place, wanted: str) -> None:
+def test_what_is_no_fingerprint_or_serial_is_not_found(place: RevocationClient, wanted: str) -> None:
     assert place.post("admin", place.own(f"/certificates/{wanted}/revoke")).status_code == 404
 
 
-def test_a_whole_cluster(place: Place) -> None:
+def test_a_whole_cluster(place: RevocationClient) -> None:
     there = [place.issue(who, "sans") for who in ("reader", "admin")]
     elsewhere = place.issue("reader")
     for who, status in (("member", 403), ("reader", 403), ("stranger", 404)):
@@ -201,7 +203,7 @@ def test_a_whole_cluster(place: Place) -> None:
     assert place.events("cluster.revoked")[-1]["subject"] == place.world.clusters["sans"].id
 
 
-def test_a_user_everywhere_is_for_operators(place: Place) -> None:
+def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     theirs, others = [place.issue("reader", cluster) for cluster in ("plain", "eip")], place.issue("admin")
     path = f"{OWN}/users/{place.user('reader')}/revoke"
     for who in ("admin", "member", "reader", "stranger"):
@@ -229,18 +231,20 @@ def test_a_user_everywhere_is_for_operators(place: Place) -> None:
         [],
     ],
 )
-def test_reasons_and_notes_have_their_bounds(place: Place, body: object) -> None:
+def test_reasons_and_notes_have_their_bounds(place: RevocationClient, body: object) -> None:
     certificate = place.issue("member")
     path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
     assert place.post("member", path, body).status_code == 400
     assert place.state(certificate) == "live"
 
 
-def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: Place) -> None:
-    made = [
-        place.post("admin", place.own("/revoke", "eip"), {"note": f"number {number}"}).json()["id"]
-        for number in range(3)
-    ]
+def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: RevocationClient) -> None:
+    made = []
+    for number in range(3):
+        # Without a new certificate, the next revocation would change nothing.
+        place.issue("member", "eip")
+        response = place.post("admin", place.own("/revoke", "eip"), {"note": f"number {number}"})
+        made.append(response.json()["id"])
     path = place.own("/revocations", "eip")
 
     def listed(who: str, **query: str) -> httpx.Response:
@@ -256,10 +260,10 @@ def test_a_list_of_a_cluster_is_for_administrators_and_in_pages(place: Place) ->
         assert listed("admin", **query).status_code == 400
 
 
-# --- undoing -------------------------------------------------------------------------------------------------------
+# --- undoing ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_operator_undoes(place: Place) -> None:
+def test_an_operator_undoes(place: RevocationClient) -> None:
     certificate = place.issue("member")
     path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
     made = place.post("admin", path).json()
@@ -282,7 +286,7 @@ def test_an_operator_undoes(place: Place) -> None:
     assert place.state(certificate) == "revoked"
 
 
-def test_what_a_compromised_key_revoked_stays_revoked(place: Place) -> None:
+def test_what_a_compromised_key_revoked_stays_revoked(place: RevocationClient) -> None:
     certificate = place.issue("member")
     path = place.own(f"/certificates/{fingerprint(certificate).hex()}/revoke")
     weak = place.post("member", path).json()
@@ -295,13 +299,13 @@ def test_what_a_compromised_key_revoked_stays_revoked(place: Place) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["0", "x", "-1", "9" * 18, "9" * 30, "1.0", "%20"])
-def test_there_is_no_such_revocation(place: Place, wanted: str) -> None:
+def test_there_is_no_such_revocation(place: RevocationClient, wanted: str) -> None:
     assert place.post("operator", f"{OWN}/revocations/{wanted}/undo").status_code == 404
 
 
-def test_after_the_window_nothing_is_undone(place: Place) -> None:
+def test_after_the_window_nothing_is_undone(place: RevocationClient) -> None:
     with Service(place.world.settings(revocation={"undo_window": "0s"})).running() as service:
-        strict = Place(place.world, service.client)
+        strict = RevocationClient(place.world, service.client)
         certificate = strict.issue("member")
         made = strict.post("member", strict.own(f"/certificates/{fingerprint(certificate).hex()}/revoke"))
         answer = strict.post("operator", f"{OWN}/revocations/{made.json()['id']}/undo")
@@ -310,23 +314,23 @@ def test_after_the_window_nothing_is_undone(place: Place) -> None:
     assert place.state(certificate) == "revoked"
 
 
-# --- a user who goes -----------------------------------------------------------------------------------------------
+# --- disabled and deleted users --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", ["disabled", "removed"])
 def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> None:
     world = worlds.make(tmp_path)
     with Service(world.settings()).running() as service:
-        place = Place(world, service.client)
+        place = RevocationClient(world, service.client)
         theirs, others = [place.issue("member", name) for name in ("plain", "eip")], place.issue("admin")
         leaver = world.people["member"].user
 
         async def go(parts: Components) -> None:
             directory = parts.identity.directory
             if what == "disabled":
-                await directory.enable_user(leaver, enabled=False, actor=ACTOR, origin=ORIGIN)
+                await directory.enable_user(leaver, enabled=False, actor=Actor(ACTOR, ORIGIN))
             else:
-                await directory.remove_user(leaver, actor=ACTOR, origin=ORIGIN)
+                await directory.remove_user(leaver, actor=Actor(ACTOR, ORIGIN))
 
         place.operate(go)
         assert place.states(*theirs, others) == ["revoked", "revoked", "live"]
@@ -343,3 +347,44 @@ def test_a_user_who_goes_has_nothing_that_is_good(tmp_path: Path, what: str) -> 
             f"user.{what}",
             "user.revoked",
         ]
+
+
+# --- Repetitions -----------------------------------------------------------------------------------------------------
+
+
+def generation(place: RevocationClient) -> object:
+    [(value,)] = Store(place.world.settings().store_url).rows("SELECT value FROM generation")
+    return value
+
+
+def test_repeating_a_revocation_that_covers_everything_raises_no_generation(place: RevocationClient) -> None:
+    first = place.issue("member")
+    assert place.clustercertrevoke("member", "member").status_code == 200
+    before = generation(place), len(place.events("user.revoked"))
+    assert {place.clustercertrevoke("member", "member").status_code for _ in range(200)} == {200}
+    assert (generation(place), len(place.events("user.revoked"))) == before
+    # A certificate that was issued meanwhile is revoked by the next repetition.
+    second = place.issue("member")
+    assert place.clustercertrevoke("member", "member").status_code == 200
+    assert generation(place) != before[0]
+    assert place.states(first, second) == ["revoked", "revoked"]
+
+
+def test_a_revocation_by_another_person_counts_on_its_own(place: RevocationClient) -> None:
+    assert place.clustercertrevoke("member", "member").status_code == 200
+    before = generation(place)
+    assert place.clustercertrevoke("admin", "member").status_code == 200
+    assert generation(place) != before
+
+
+def test_a_stronger_reason_and_an_undone_revocation_are_no_repetitions(place: RevocationClient) -> None:
+    theirs = place.issue("member")
+    path = place.own("/revoke")
+    made = place.post("admin", path, {"reason": "superseded"})
+    assert place.post("admin", path, {"reason": "superseded"}).json() == made.json()
+    undone = place.post("operator", f"{OWN}/revocations/{made.json()['id']}/undo")
+    assert (undone.status_code, place.state(theirs)) == (200, "live")
+    again = place.post("admin", path, {"reason": "superseded"})
+    stronger = place.post("admin", path, {"reason": "keyCompromise"})
+    assert len({response.json()["id"] for response in (made, again, stronger)}) == 3
+    assert place.state(theirs) == "revoked"

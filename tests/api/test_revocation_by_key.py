@@ -1,4 +1,4 @@
-"""What the holder of a key can do with it alone: revoke its certificate."""
+"""The holder of a private key can revoke its certificate without logging in."""
 
 import base64
 import subprocess
@@ -11,24 +11,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import chain_pem, fingerprint, serial_hex
-from clustercert.keypair import key_pem, new_key, signed_by
 from clustercert.model import KeyType, PrivateKey
-from clustercert.revocation import holder_statement
-from inprocess import Service
-from leaf import credential_number_of
-from revoking import OWN, Place
+from clustercert.pki.certificates import chain_pem, fingerprint
+from clustercert.pki.key_validation import signed_by
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.pki.leaf import serial_hex
+from clustercert.revocation.proof_of_possession import statement_to_sign
+from support.leaf_checks import credential_number_of
+from support.revocation_client import OWN, RevocationClient
+from support.service import Service
 
 
 def documented_commands() -> str:
-    """What the documentation says makes a signature, without sending it."""
+    """Return the documented commands that create a signature, without the one that sends it."""
     document = (Path(__file__).parents[2] / "docs" / "security-model.md").read_text(encoding="utf-8")
     block = document.split("### By the key alone")[1].split("```sh\n")[1].split("```")[0]
     return block.split("curl")[0]
 
 
 def signature(key: PrivateKey, statement: bytes, folder: Path) -> str:
-    """Of any statement, with the same openssl command."""
+    """Sign a statement with the documented openssl command."""
     (folder / "client.key").write_bytes(key_pem(key))
     (folder / "statement").write_bytes(statement)
     [command] = [line for line in documented_commands().splitlines() if "pkeyutl" in line]
@@ -40,19 +42,21 @@ def ran(commands: str, folder: Path) -> str:
     return (folder / "signature").read_text()
 
 
-def revoke_with_key(place: Place, name: str, body: object) -> httpx.Response:
+def revoke_with_key(place: RevocationClient, name: str, body: object) -> httpx.Response:
     return place.client.post(f"{OWN}/certificates/{name}/revoke-with-key", json=body)
 
 
 @pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048", "ed25519"])
-def test_the_key_alone_revokes_its_certificate(place: Place, tmp_path: Path, key_type: KeyType) -> None:
+def test_the_key_alone_revokes_its_certificate(
+    place: RevocationClient, tmp_path: Path, key_type: KeyType
+) -> None:
     key = new_key(key_type)
     certificate, other = place.issue("member", key=key), place.issue("member")
     name = fingerprint(certificate).hex()
     (tmp_path / "client.key").write_bytes(key_pem(key))
     (tmp_path / "client.crt").write_bytes(chain_pem((certificate,)))
     signed = ran(documented_commands(), tmp_path)
-    assert (tmp_path / "statement").read_bytes() == holder_statement("clustercert", name)
+    assert (tmp_path / "statement").read_bytes() == statement_to_sign("clustercert", name)
     answer = revoke_with_key(place, name, {"signature": signed, "reason": "keyCompromise"})
     assert answer.status_code == 200, answer.text
     said = answer.json()
@@ -67,14 +71,14 @@ def test_the_key_alone_revokes_its_certificate(place: Place, tmp_path: Path, key
 
 @pytest.mark.parametrize("written", [str.lower, str.upper])
 def test_the_key_revokes_by_the_credential_number_too(
-    place: Place, tmp_path: Path, written: Callable[[str], str]
+    place: RevocationClient, tmp_path: Path, written: Callable[[str], str]
 ) -> None:
-    """The number is all that an altered copy has in common with what the ledger knows."""
+    """The ledger knows an altered copy only by its credential number."""
     key = new_key("ec-p256")
     certificate, other = place.issue("member", key=key), place.issue("member", key=key)
     number = credential_number_of(certificate)
-    signed = signature(key, holder_statement("clustercert", number), tmp_path)
-    # The key of both, and the statement names one.
+    signed = signature(key, statement_to_sign("clustercert", number), tmp_path)
+    # Both certificates have this key, but the statement names only one of them.
     assert revoke_with_key(place, credential_number_of(other), {"signature": signed}).status_code == 401
     assert revoke_with_key(place, fingerprint(certificate).hex(), {"signature": signed}).status_code == 401
     answer = revoke_with_key(place, written(number), {"signature": signed})
@@ -88,11 +92,11 @@ def test_the_key_revokes_by_the_credential_number_too(
     assert place.states(certificate, other) == ["revoked", "live"]
 
 
-def test_the_holders_word_outlasts_an_operators_undo(place: Place, tmp_path: Path) -> None:
+def test_the_holders_word_outlasts_an_operators_undo(place: RevocationClient, tmp_path: Path) -> None:
     key = new_key("ec-p256")
     name = fingerprint(place.issue("member", key=key)).hex()
     first = place.post("admin", place.own(f"/certificates/{name}/revoke")).json()
-    signed = signature(key, holder_statement("clustercert", name), tmp_path)
+    signed = signature(key, statement_to_sign("clustercert", name), tmp_path)
     assert revoke_with_key(place, name, {"signature": signed}).json()["id"] > first["id"]
     assert place.post("operator", f"{OWN}/revocations/{first['id']}/undo").status_code == 200
     path = f"{OWN}/certificates/{name}"
@@ -100,25 +104,27 @@ def test_the_holders_word_outlasts_an_operators_undo(place: Place, tmp_path: Pat
     assert (shown["state"], shown["revoked_by"]) == ("revoked", "holder")
 
 
-def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place, tmp_path: Path) -> None:
+def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(
+    place: RevocationClient, tmp_path: Path
+) -> None:
     key = new_key("ec-p256")
     certificate, others = place.issue("member", key=key), place.issue("member", key=new_key("ec-p256"))
     name, other_name = fingerprint(certificate).hex(), fingerprint(others).hex()
-    right, number = holder_statement("clustercert", name), credential_number_of(certificate)
+    right, number = statement_to_sign("clustercert", name), credential_number_of(certificate)
     attempts = [
         (name, signature(new_key("ec-p256"), right, tmp_path)),
-        (name, signature(key, holder_statement("another", name), tmp_path)),
-        (name, signature(key, holder_statement("clustercert", other_name), tmp_path)),
+        (name, signature(key, statement_to_sign("another", name), tmp_path)),
+        (name, signature(key, statement_to_sign("clustercert", other_name), tmp_path)),
         (name, signature(key, right.strip(), tmp_path)),
         (name, signature(key, right.replace(b"v1", b"v2"), tmp_path)),
         (name, base64.b64encode(b"no signature").decode()),
         (name, ""),
         (other_name, signature(key, right, tmp_path)),
-        ("0" * 64, signature(key, holder_statement("clustercert", "0" * 64), tmp_path)),
-        (serial_hex(certificate), signature(key, right, tmp_path)),
-        (credential_number_of(others), signature(key, holder_statement("clustercert", number), tmp_path)),
-        (number, signature(new_key("ec-p256"), holder_statement("clustercert", number), tmp_path)),
-        ("0" * 40, signature(key, holder_statement("clustercert", "0" * 40), tmp_path)),
+        ("0" * 64, signature(key, statement_to_sign("clustercert", "0" * 64), tmp_path)),
+        (serial_hex(certificate.serial_number), signature(key, right, tmp_path)),
+        (credential_number_of(others), signature(key, statement_to_sign("clustercert", number), tmp_path)),
+        (number, signature(new_key("ec-p256"), statement_to_sign("clustercert", number), tmp_path)),
+        ("0" * 40, signature(key, statement_to_sign("clustercert", "0" * 40), tmp_path)),
         ("x", signature(key, right, tmp_path)),
     ]
     answers = [revoke_with_key(place, wanted, {"signature": signed}) for wanted, signed in attempts]
@@ -132,18 +138,18 @@ def test_what_proves_nothing_is_answered_alike_and_revokes_nothing(place: Place,
 @pytest.mark.parametrize(
     "body", [{}, {"signature": None}, {"signature": 5}, {"signature": "?"}, {"signature": "A" * 1028}, []]
 )
-def test_what_is_no_signature_is_a_bad_request(place: Place, body: object) -> None:
+def test_what_is_no_signature_is_a_bad_request(place: RevocationClient, body: object) -> None:
     assert revoke_with_key(place, "0" * 64, body).status_code == 400
 
 
-def test_the_services_name_is_a_setting(place: Place, tmp_path: Path) -> None:
+def test_the_services_name_is_a_setting(place: RevocationClient, tmp_path: Path) -> None:
     key = new_key("ed25519")
     with Service(place.world.settings(service_name="certs.example.com")).running() as service:
-        other = Place(place.world, service.client)
+        other = RevocationClient(place.world, service.client)
         name = fingerprint(other.issue("member", key=key)).hex()
         statuses = [
             revoke_with_key(
-                other, name, {"signature": signature(key, holder_statement(said, name), tmp_path)}
+                other, name, {"signature": signature(key, statement_to_sign(said, name), tmp_path)}
             ).status_code
             for said in ("clustercert", "certs.example.com")
         ]
@@ -158,7 +164,7 @@ SIGNING = Ed25519PrivateKey.generate()
 )
 @given(flip=st.integers(0, 64 * 8 - 1), position=st.integers(0, 10_000))
 def test_no_changed_bit_of_a_signature_or_statement_proves(flip: int, position: int) -> None:
-    statement = holder_statement("clustercert", "ab" * 32)
+    statement = statement_to_sign("clustercert", "ab" * 32)
     signed = SIGNING.sign(statement)
     assert signed_by(SIGNING.public_key(), signed, statement)
     changed = bytearray(signed)

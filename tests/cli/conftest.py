@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from apiserver import ApiServer
-from kubernetes_site import Site, served
-from operating import Operator, new_operator
+from support.apiserver import ApiServer
+from support.command_line import Operator, new_operator
+from support.operated_cluster import OperatedCluster, tls_service
 
 # A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,21 +20,21 @@ def operator(tmp_path: Path) -> Operator:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Operator, str]]:
     operator = new_operator(tmp_path_factory.mktemp("service"))
-    operator.gets("project", "create", "eu-de")
-    with served(operator) as url:
+    operator.output("project", "create", "eu-de")
+    with tls_service(operator) as url:
         yield operator, url
 
 
 @pytest.fixture
-def site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Site]:
+def site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedCluster]:
     operator, url = made
     with ApiServer(tmp_path) as cluster:
-        operator.gets(
+        operator.output(
             *("cluster", "add", "prod", "--project", "eu-de"),
             *("--internal-url", cluster.url, "--server-ca", cluster.server_ca),
         )
         try:
-            cluster.trust(operator.gets("kubernetes", "ca-bundle", "prod").encode())
-            yield Site(operator, cluster, url)
+            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            yield OperatedCluster(operator, cluster, url)
         finally:
-            operator.gets("cluster", "remove", "prod", "--yes")
+            operator.output("cluster", "remove", "prod", "--yes")

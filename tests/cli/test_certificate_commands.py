@@ -1,4 +1,4 @@
-"""Certificates from the command line: listed, shown, revoked, and who can still get in."""
+"""`clustercert certificate`: list, show, revoke, access and CRL."""
 
 import csv
 import io
@@ -11,14 +11,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-import world as worlds
-from clustercert.certificate import fingerprint, serial_hex
+from clustercert.cli import certificate as certificate_commands
 from clustercert.model import utc_now
-from inprocess import Service
-from leaf import leaf_of, openssl
-from operating import Operator
-from stores import execute, rows
-from world import World
+from clustercert.pki.certificates import fingerprint
+from clustercert.pki.leaf import serial_hex
+from support import world as worlds
+from support.command_line import Operator
+from support.leaf_checks import leaf_of, openssl
+from support.service import Service
+from support.stores import execute, rows
+from support.world import World
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Shell:
         return fingerprint(self.issued[number][2]).hex()
 
     def names(self, *arguments: str) -> list[str]:
-        return self.operator.gets("certificate", "list", *arguments, "--output", "name").split()
+        return self.operator.output("certificate", "list", *arguments, "--output", "name").split()
 
     def execute(self, statement: str, *values: object) -> None:
         execute(self.world.database, statement, *values)
@@ -65,7 +67,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Issued]:
 
 @pytest.fixture
 def shell(furnished: tuple[World, Issued], tmp_path: Path) -> Shell:
-    """The same store for each test, as it was at first."""
+    """A fresh copy of the same store for each test."""
     world, issued = furnished
     folder = tmp_path / "copy"
     (folder / "data").mkdir(parents=True)
@@ -77,7 +79,7 @@ def shell(furnished: tuple[World, Issued], tmp_path: Path) -> Shell:
     return Shell(replace(world, folder=folder), operator, issued)
 
 
-def test_lists_are_narrowed_by_what_is_said(shell: Shell) -> None:
+def test_options_filter_the_list(shell: Shell) -> None:
     all_of_them = [shell.name(number) for number in (3, 2, 1, 0)]
     assert shell.names() == all_of_them
     assert shell.names("--cluster", "plain") == [shell.name(number) for number in (3, 2, 0)]
@@ -95,59 +97,92 @@ def test_lists_are_narrowed_by_what_is_said(shell: Shell) -> None:
     assert shell.names("--seen-after", "1h") == []
 
 
-def test_what_is_gone_is_found_by_its_id(shell: Shell) -> None:
+def test_removed_clusters_and_users_are_named_by_id(shell: Shell) -> None:
     cluster, user = shell.world.clusters["eip"], shell.world.people["member"].user
-    shell.operator.gets("cluster", "remove", "eip", "--yes")
-    shell.operator.gets("user", "delete", "member")
+    shell.operator.output("cluster", "remove", "eip", "--yes")
+    shell.operator.output("user", "delete", "member")
     assert shell.names("--cluster", cluster.id) == [shell.name(1)]
     assert shell.names("--user", user.id) == [shell.name(number) for number in (3, 1, 0)]
-    assert "no cluster eip" in shell.operator.is_refused("certificate", "list", "--cluster", "eip")
-    assert shell.operator.is_refused("certificate", "list", "--user", "member")
+    assert "no cluster eip" in shell.operator.error("certificate", "list", "--cluster", "eip")
+    assert shell.operator.error("certificate", "list", "--user", "member")
 
 
-def test_a_list_that_is_cut_short_says_so(shell: Shell) -> None:
-    done = shell.operator.types("certificate", "list", "--limit", "3", "--output", "name")
+def test_a_name_of_one_user_in_certificates_of_another_revokes_nothing(shell: Shell) -> None:
+    member, admin = (shell.world.people[who].user.id for who in ("member", "admin"))
+    shell.execute("INSERT INTO username (name, user_id) VALUES ('member', ?), ('boss', ?)", admin, admin)
+    error = shell.operator.error("certificate", "revoke", "--user", "member", "--everywhere", "--yes")
+    assert member in error
+    assert admin in error
+    assert shell.names("--state", "revoked") == []
+    shell.operator.output("certificate", "revoke", "--user", "boss", "--everywhere", "--yes")
+    assert shell.names("--state", "revoked") == [shell.name(2)]
+    shell.operator.output("certificate", "revoke", "--user", member, "--everywhere", "--yes")
+    assert shell.names("--state", "live") == []
+
+
+def test_a_truncated_list_prints_a_note(shell: Shell) -> None:
+    done = shell.operator.run("certificate", "list", "--limit", "3", "--output", "name")
     assert done.out.split() == [shell.name(number) for number in (3, 2, 1)]
     assert "--limit" in done.err
-    done = shell.operator.types("certificate", "list", "--limit", "4", "--output", "csv")
+    done = shell.operator.run("certificate", "list", "--limit", "4", "--output", "csv")
     assert done.err == ""
     read = list(csv.DictReader(io.StringIO(done.out, newline="")))
     assert [row["serial"] for row in read] == [
-        serial_hex(certificate) for _, _, certificate in reversed(shell.issued)
+        serial_hex(certificate.serial_number) for _, _, certificate in reversed(shell.issued)
     ]
 
 
+@pytest.mark.parametrize("output", ["csv", "json", "yaml", "name"])
+def test_only_a_table_is_truncated_by_default(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.setattr(certificate_commands, "_TABLE_LINES", 2)
+    monkeypatch.setattr(certificate_commands, "_PAGE_SIZE", 1)
+    table = shell.operator.run("certificate", "list")
+    assert len(table.out.splitlines()) == 1 + 2
+    assert "Only the first 2 are listed" in table.err
+    whole = shell.operator.run("certificate", "list", "--output", output)
+    assert whole.err == ""
+    assert all(shell.name(number) in whole.out for number in range(4))
+
+
 @pytest.mark.parametrize("said", ["soon", "2026-01-01T00:00:00", "999999999w"])
-def test_times_that_say_nothing_are_misuse(shell: Shell, said: str) -> None:
-    assert "--expires-before" in shell.operator.misuses("certificate", "list", "--expires-before", said)
+def test_invalid_times_are_wrong_usage(shell: Shell, said: str) -> None:
+    assert "--expires-before" in shell.operator.usage_error("certificate", "list", "--expires-before", said)
 
 
-def test_one_is_shown_by_any_of_its_names(shell: Shell) -> None:
+def test_a_certificate_is_shown_by_any_of_its_names(shell: Shell) -> None:
     who, _, certificate = shell.issued[0]
     name = shell.name(0)
-    for named in (name, name[:8], name.upper(), f"{name[:4]}:{name[4:8]}", serial_hex(certificate)):
-        row = shell.operator.gets_json("certificate", "show", named)
+    for named in (
+        name,
+        name[:8],
+        name.upper(),
+        f"{name[:4]}:{name[4:8]}",
+        serial_hex(certificate.serial_number),
+    ):
+        row = shell.operator.output_json("certificate", "show", named)
         assert x509.load_pem_x509_certificate(row["pem"].encode()) == certificate
     assert (row["user_name"], row["state"], row["rule"]) == (who, "live", "member")
-    assert "pem" not in shell.operator.gets("certificate", "show", name)
-    assert shell.operator.gets("certificate", "show", name, "--output", "name") == f"{name}\n"
-    assert "8 digits" in shell.operator.is_refused("certificate", "show", name[:7])
-    assert "8 digits" in shell.operator.is_refused("certificate", "show", "alice")
-    assert "no such certificate" in shell.operator.is_refused("certificate", "show", "00000000")
+    assert "pem" not in shell.operator.output("certificate", "show", name)
+    assert shell.operator.output("certificate", "show", name, "--output", "name") == f"{name}\n"
+    assert "8 digits" in shell.operator.error("certificate", "show", name[:7])
+    assert "8 digits" in shell.operator.error("certificate", "show", "alice")
+    assert "no such certificate" in shell.operator.error("certificate", "show", "00000000")
 
 
-def test_a_beginning_that_several_have_is_refused(shell: Shell) -> None:
+def test_an_ambiguous_abbreviation_is_refused(shell: Shell) -> None:
     for number in (0, 1):
         other = bytes.fromhex("abcdef01") + bytes([number]) * 28
         shell.execute("UPDATE certificate SET fingerprint = ? WHERE id = ?", other, number + 1)
     for command in ("show", "revoke"):
-        assert "Several" in shell.operator.is_refused("certificate", command, "abcdef01")
-    assert shell.operator.gets_json("certificate", "show", "abcdef0100")["user_name"] == "member"
+        assert "Several" in shell.operator.error("certificate", command, "abcdef01")
+    assert shell.operator.output_json("certificate", "show", "abcdef0100")["user_name"] == "member"
     assert shell.names("--state", "revoked") == []
 
 
-def test_one_certificate_is_revoked_and_good_again(shell: Shell) -> None:
-    done = shell.operator.types(
+def test_a_revocation_of_one_certificate_is_undone(shell: Shell) -> None:
+    done = shell.operator.run(
         "certificate",
         "revoke",
         shell.name(0)[:8],
@@ -160,44 +195,61 @@ def test_one_certificate_is_revoked_and_good_again(shell: Shell) -> None:
     )
     made = json.loads(done.out)
     assert (made["fingerprint"], made["reason"], made["note"]) == (shell.name(0), "superseded", "lost")
-    assert "nothing is set up in the cluster plain" in done.err
+    assert "the cluster plain does not enforce revocations" in done.err
     assert f"clustercert certificate undo {made['id']}" in done.err
     assert shell.names("--state", "revoked") == [shell.name(0)]
     (event,) = shell.events("certificate.revoked")
     assert event["subject"] == shell.name(0)
     assert str(event["actor"]).startswith("cli:")
 
-    shell.operator.gets("certificate", "undo", str(made["id"]))
+    shell.operator.output("certificate", "undo", str(made["id"]))
     assert shell.names("--state", "revoked") == []
-    (listed,) = shell.operator.gets_json("certificate", "revocations", "--cluster", "plain")
+    (listed,) = shell.operator.output_json("certificate", "revocations", "--cluster", "plain")
     assert listed["id"] == made["id"]
     assert listed["undone_at"]
-    assert "undone already" in shell.operator.is_refused("certificate", "undo", str(made["id"]))
+    assert "already undone" in shell.operator.error("certificate", "undo", str(made["id"]))
 
 
-def test_what_is_revoked_for_a_compromised_key_stays_so(shell: Shell) -> None:
-    done = shell.operator.types(
+def test_revoke_says_that_the_admission_policy_denies_only_writes(shell: Shell) -> None:
+    shell.operator.output("cluster", "update", "plain", "--admission")
+    done = shell.operator.run("certificate", "revoke", shell.name(0))
+    assert "refuses its writes within seconds (admission)" in done.err
+    assert "still allows it to read until expiry" in done.err
+    shell.operator.output("cluster", "update", "plain", "--credential-role", "admin=cluster-admin")
+    done = shell.operator.run("certificate", "revoke", shell.name(3))
+    assert "refuses it within seconds (binding and admission)" in done.err
+
+
+def test_a_revocation_for_key_compromise_is_not_undone(shell: Shell) -> None:
+    done = shell.operator.run(
         "certificate", "revoke", shell.name(0), "--reason", "keyCompromise", "-o", "name"
     )
     assert "undo" not in done.err
-    assert "stays revoked" in shell.operator.is_refused("certificate", "undo", done.out.strip())
+    assert "can't be undone" in shell.operator.error("certificate", "undo", done.out.strip())
 
 
-def test_many_are_revoked_at_once_where_it_is_meant(shell: Shell) -> None:
+def test_many_certificates_are_revoked_after_confirmation(shell: Shell) -> None:
     members = ("certificate", "revoke", "--user", "member")
-    assert "--yes" in shell.operator.is_refused(*members, "--cluster", "plain")
+    member, plain = shell.world.people["member"].user, shell.world.clusters["plain"]
+    refused = shell.operator.error(*members, "--cluster", "plain")
+    assert f"the user member ({member.id}) in the cluster plain ({plain.id}) (2 live)?" in refused
+    assert "--yes" in refused
+    assert f"({member.id}) in every cluster (3 live)?" in shell.operator.error(*members, "--everywhere")
+    cluster = shell.operator.error("certificate", "revoke", "--cluster", plain.id)
+    assert f"all users in the cluster plain ({plain.id}) (3 live)?" in cluster
+    assert "no cluster other" in shell.operator.error(*members, "--cluster", "other")
     assert shell.names("--state", "revoked") == []
-    shell.operator.gets(*members, "--cluster", "plain", "--yes")
+    shell.operator.output(*members, "--cluster", "plain", "--yes")
     assert shell.names("--state", "revoked") == [shell.name(3), shell.name(0)]
-    shell.operator.gets(*members, "--everywhere", "--yes")
+    shell.operator.output(*members, "--everywhere", "--yes")
     assert shell.names("--state", "revoked") == [shell.name(3), shell.name(1), shell.name(0)]
-    shell.operator.gets("certificate", "revoke", "--cluster", "plain", "--yes")
+    shell.operator.output("certificate", "revoke", "--cluster", "plain", "--yes")
     assert shell.names("--state", "live") == []
-    everywhere = shell.operator.gets_json("certificate", "revocations", "--user", "member")
+    everywhere = shell.operator.output_json("certificate", "revocations", "--user", "member")
     assert [(each["user_id"], each["cluster_id"]) for each in everywhere] == [
         (shell.world.people["member"].user.id, None)
     ]
-    assert len(shell.operator.gets_json("certificate", "revocations", "--cluster", "plain")) == 2
+    assert len(shell.operator.output_json("certificate", "revocations", "--cluster", "plain")) == 2
 
 
 @pytest.mark.parametrize(
@@ -212,22 +264,40 @@ def test_many_are_revoked_at_once_where_it_is_meant(shell: Shell) -> None:
         ("abcdef01", "--everywhere"),
     ],
 )
-def test_what_could_mean_more_than_one_thing_is_misuse(shell: Shell, arguments: tuple[str, ...]) -> None:
-    shell.operator.misuses("certificate", "revoke", *arguments, "--yes")
+def test_ambiguous_options_of_revoke_are_wrong_usage(shell: Shell, arguments: tuple[str, ...]) -> None:
+    shell.operator.usage_error("certificate", "revoke", *arguments, "--yes")
     assert shell.names("--state", "revoked") == []
 
 
-def test_revocations_are_of_a_cluster_or_a_user(shell: Shell) -> None:
-    shell.operator.misuses("certificate", "revocations")
-    shell.operator.misuses("certificate", "revocations", "--cluster", "plain", "--user", "member")
+@pytest.mark.parametrize(
+    "arguments", [("--user", "member", "--cluster", ""), ("--user", "", "--cluster", "plain")]
+)
+def test_an_empty_name_never_widens_a_revocation(shell: Shell, arguments: tuple[str, ...]) -> None:
+    assert "There is no " in shell.operator.error("certificate", "revoke", *arguments, "--yes")
+    assert shell.names("--state", "revoked") == []
 
 
-def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
-    shell.operator.gets("certificate", "revoke", shell.name(0))
-    said = shell.operator.gets("certificate", "access", "--cluster", "plain")
+def test_the_question_names_the_user_whom_a_name_in_certificates_finds(shell: Shell) -> None:
+    member = shell.world.people["member"].user.id
+    shell.execute("INSERT INTO username (name, user_id) VALUES ('alice', ?)", member)
+    refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
+    assert f"the user member ({member}) in every cluster" in refused
+    shell.operator.output("user", "delete", "member")
+    refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
+    assert f"the user {member} in every cluster (0 live)" in refused
+
+
+def test_revocations_requires_a_cluster_or_a_user(shell: Shell) -> None:
+    shell.operator.usage_error("certificate", "revocations")
+    shell.operator.usage_error("certificate", "revocations", "--cluster", "plain", "--user", "member")
+
+
+def test_the_access_report_explains_the_controls(shell: Shell) -> None:
+    shell.operator.output("certificate", "revoke", shell.name(0))
+    said = shell.operator.output("certificate", "access", "--cluster", "plain")
     lines = said.splitlines()
     assert lines[0].split() == [
-        "USER", "FINGERPRINT", "STATE", "GETS-IN", "NOT-AFTER", "LAST-SEEN-AT", "GROUPS", "STOPPED-BY"
+        "USER", "FINGERPRINT", "STATE", "HAS-ACCESS", "NOT-AFTER", "LAST-SEEN-AT", "GROUPS", "STOPPED-BY"
     ]  # fmt: skip
     assert [line.split()[:4] for line in lines[1:4]] == [
         ["admin", shell.name(2), "live", "yes"],
@@ -246,7 +316,7 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
     assert (
         max(
             len(line)
-            for line in lines[lines.index("What stops a certificate once it is revoked, and how fast:") :]
+            for line in lines[lines.index("Controls that stop a revoked certificate, and how fast:") :]
         )
         <= 100
     )
@@ -256,11 +326,9 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
         " VALUES ('t', ?, x'00', '2026-01-01 00:00:00.000000')",
         shell.world.clusters["plain"].id,
     )
-    said = " ".join(shell.operator.gets("certificate", "access", "--cluster", "plain").split())
-    assert "webhook (not set up): A token exists, but the API server has never asked." in said
-    assert (
-        "the API server has never asked" in shell.operator.types("certificate", "revoke", shell.name(2)).err
-    )
+    said = " ".join(shell.operator.output("certificate", "access", "--cluster", "plain").split())
+    assert "webhook (not set up): A token exists, but the API server has never called." in said
+    assert "the API server has never called" in shell.operator.run("certificate", "revoke", shell.name(2)).err
     shell.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
     shell.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
@@ -268,7 +336,7 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
         " '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')",
         shell.world.clusters["plain"].id,
     )
-    said = shell.operator.gets(
+    said = shell.operator.output(
         "certificate", "access", "--cluster", "plain", "--group", "clustercert:editors"
     )
     assert [line.split()[1:4] for line in said.splitlines()[1:3]] == [
@@ -276,20 +344,20 @@ def test_who_can_still_get_in_is_told_in_words(shell: Shell) -> None:
         [shell.name(3), "live", "yes"],
     ]
     assert "mallory" not in said
-    report = shell.operator.gets_json("certificate", "access", "--cluster", "plain")
+    report = shell.operator.output_json("certificate", "access", "--cluster", "plain")
     assert report["unknown_credentials"][0]["username"] == "mallory"
-    assert "mallory" in shell.operator.gets("certificate", "access", "--cluster", "plain")
-    names = shell.operator.gets(
+    assert "mallory" in shell.operator.output("certificate", "access", "--cluster", "plain")
+    names = shell.operator.output(
         "certificate", "access", "--cluster", "plain", "--user", "admin", "-o", "name"
     )
     assert names.split() == [shell.name(2)]
-    done = shell.operator.types("certificate", "revoke", shell.name(3))
-    assert "set up to refuse it (webhook) within seconds, if its API server has the files" in done.err
+    done = shell.operator.run("certificate", "revoke", shell.name(3))
+    assert "refuses it within seconds (webhook), if its API server is configured" in done.err
 
 
-def test_the_revocation_list_is_printed_and_holds(shell: Shell, tmp_path: Path) -> None:
-    shell.operator.gets("certificate", "revoke", shell.name(0))
-    pem = shell.operator.gets("certificate", "crl", "--cluster", "plain")
+def test_the_printed_crl_verifies(shell: Shell, tmp_path: Path) -> None:
+    shell.operator.output("certificate", "revoke", shell.name(0))
+    pem = shell.operator.output("certificate", "crl", "--cluster", "plain")
     (tmp_path / "crl.pem").write_text(pem)
     (tmp_path / "ca.pem").write_bytes(shell.world.client_ca("plain").public_bytes(Encoding.PEM))
     openssl("crl", "-in", tmp_path / "crl.pem", "-CAfile", tmp_path / "ca.pem", "-noout")
@@ -297,8 +365,8 @@ def test_the_revocation_list_is_printed_and_holds(shell: Shell, tmp_path: Path) 
     assert [revoked.serial_number for revoked in listed] == [shell.issued[0][2].serial_number]
     out = tmp_path / "out.pem"
     ca = shell.world.clusters["plain"].client_ca.id
-    shell.operator.gets("certificate", "crl", "--cluster", "plain", "--ca", ca, "--out", out)
+    shell.operator.output("certificate", "crl", "--cluster", "plain", "--ca", ca, "--out", out)
     assert x509.load_pem_x509_crl(out.read_bytes()).issuer == listed.issuer
-    assert "no such client CA" in shell.operator.is_refused(
+    assert "no such client CA" in shell.operator.error(
         "certificate", "crl", "--cluster", "plain", "--ca", "x"
     )

@@ -1,4 +1,4 @@
-"""login, kubeconfig get and logout against a served store, as a user of the service has them."""
+"""`login`, `kubeconfig get` and `logout` against a running service."""
 
 import base64
 import json
@@ -18,10 +18,12 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.keypair import new_key
-from operating import Operator, new_operator
-from stores import execute, rows
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from support.command_line import Operator, new_operator
+from support.stores import execute, rows
+from support.wait import line_with
 
 COMMAND = (sys.executable, "-m", "clustercert")
 PASSWORD = "correct horse"
@@ -40,7 +42,7 @@ max_lifetime = "1h"
 
 @dataclass(frozen=True)
 class World:
-    """A served store, and the home of somebody who uses it."""
+    """A running service with a user's home directory."""
 
     operator: Operator
     url: str
@@ -91,24 +93,24 @@ class World:
 
 
 def prepare(folder: Path) -> World:
-    """What an operator makes before there is anything to use; not served yet."""
+    """A store with users, roles, a cluster and an access key; not served yet."""
     operator = new_operator(folder)
     operator.configure(RULES)
     password = folder / "password"
     password.write_text(PASSWORD)
     ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     (folder / "server-ca.pem").write_bytes(chain_pem((ca,)))
-    project = operator.gets_json("project", "create", "eu-de")
+    project = operator.output_json("project", "create", "eu-de")
     for user, role in (("alice", "admin"), ("bob", "reader"), ("eve", "nothing")):
-        operator.gets("user", "create", user, "--password-file", password)
-        operator.gets("role", "assign", role, "--user", user, "--project", "eu-de")
-    operator.gets("project", "create", "eu-nl")
-    operator.gets("role", "assign", "admin", "--user", "alice", "--project", "eu-nl")
+        operator.output("user", "create", user, "--password-file", password)
+        operator.output("role", "assign", role, "--user", user, "--project", "eu-de")
+    operator.output("project", "create", "eu-nl")
+    operator.output("role", "assign", "admin", "--user", "alice", "--project", "eu-nl")
     options = ("--internal-url", "https://10.0.0.5:6443", "--external-url", "https://203.0.113.5:6443")
-    cluster = operator.gets_json(
+    cluster = operator.output_json(
         "cluster", "add", "prod", "--project", "eu-de", *options, "--server-ca", folder / "server-ca.pem"
     )
-    key = operator.gets_json("access-key", "create", "--user", "alice")
+    key = operator.output_json("access-key", "create", "--user", "alice")
     return World(operator, "", project["id"], cluster["id"], key)
 
 
@@ -125,8 +127,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             text=True,
         )
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("Listening on "), line + process.stderr.read()
+        line = line_with(process.stderr, "Listening on ")
         try:
             yield replace(made, url=line.split()[-1])
         finally:
@@ -136,7 +137,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def leaf_of(kubeconfig: dict[str, Any]) -> x509.Certificate:
-    """The certificate, whose key is the one beside it."""
+    """The certificate; checks that it belongs to the private key."""
     user = kubeconfig["users"][0]["user"]
     leaf = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"]))
     key = load_pem_private_key(base64.b64decode(user["client-key-data"]), password=None)
@@ -159,6 +160,12 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: World) -> None
     done = world.user("kubeconfig", "get", "prod")
     assert done.returncode == 0, done.stderr
     kubeconfig = yaml.safe_load(done.stdout)
+    for field in ("clusters", "users", "contexts"):
+        assert [entry["name"] for entry in kubeconfig[field]] == ["default-prod"]
+    assert "insecure-skip-tls-verify" not in done.stdout
+    done = world.user("kubeconfig", "get", "prod", "--cce-names")
+    assert "will not check the certificate of https://203.0.113.5:6443" in done.stderr
+    kubeconfig = yaml.safe_load(done.stdout)
     assert [cluster["name"] for cluster in kubeconfig["clusters"]] == [
         "internalCluster",
         "externalCluster",
@@ -168,22 +175,32 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: World) -> None
     assert "clustercert:admins" in done.stderr
 
     assert world.user("logout").returncode == 0
-    assert not kept.exists()
+    assert json.loads(kept.read_text())["token"] is None
     assert (
         world.database(
             "SELECT count(*) FROM token JOIN user ON user.id = token.user_id WHERE user.name = 'alice'"
         )[0][0]
         == 0
     )
-    assert "clustercert login" in world.user("kubeconfig", "get", "prod").stderr
+    refused = world.user("kubeconfig", "get", "prod")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "Run `clustercert login`" in refused.stderr
+    # The address and the user are remembered.
+    again = world.user("login", CLUSTERCERT_PASSWORD=PASSWORD)
+    assert again.returncode == 0, again.stderr
+    assert f"Logging in to {world.url} as alice." in again.stderr
+    assert world.user("logout", "--forget").returncode == 0
+    assert not kept.exists()
+    assert "clustercert login URL" in world.user("login").stderr
 
 
-def test_whoever_is_not_known_any_more_is_told_to_log_in_again(world: World) -> None:
+def test_a_revoked_login_asks_for_a_new_login(world: World) -> None:
     world.log_in()
     execute(world.folder / "data" / "clustercert.db", "DELETE FROM token")
     done = world.user("kubeconfig", "get", world.cluster_id)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "Run `clustercert login` again." in done.stderr
+    assert world.user("status").returncode == 3
     assert world.user("logout").returncode == 0
 
 
@@ -191,9 +208,10 @@ def test_a_login_by_access_key_signs_each_request(world: World) -> None:
     secret = world.folder / "secret"
     secret.write_text(world.keys["secret_key"])
     options = ("--access-key", world.keys["access_key"], "--secret-file", secret)
-    ambiguous = world.user("login", world.url, *options)
-    assert ambiguous.returncode == 1
-    assert "--project" in ambiguous.stderr
+    everywhere = world.user("login", world.url, *options, "--profile", "everywhere")
+    assert everywhere.returncode == 0
+    assert "in all your projects" in everywhere.stderr
+    assert world.user("kubeconfig", "get", "prod", "--profile", "everywhere").returncode == 0
     done = world.user("login", world.url, *options, "--project", world.project_id, "--profile", "key")
     assert done.returncode == 0, done.stderr
     assert world.keys["secret_key"] not in done.stderr
@@ -207,7 +225,7 @@ def test_a_login_by_access_key_signs_each_request(world: World) -> None:
     assert world.user("logout", CLUSTERCERT_PROFILE="key").returncode == 0
 
 
-def test_a_key_made_here_never_goes_to_the_service(world: World) -> None:
+def test_a_local_key_is_not_sent_to_the_service(world: World) -> None:
     world.log_in()
     out = world.folder / "kubeconfig"
     arguments = (
@@ -223,7 +241,7 @@ def test_a_key_made_here_never_goes_to_the_service(world: World) -> None:
         out,
     )
 
-    done = world.user(*arguments, "--context", "externalTLSVerify")
+    done = world.user(*arguments, "--context", "externalTLSVerify", "--cce-names")
 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
@@ -242,7 +260,7 @@ def test_a_key_made_here_never_goes_to_the_service(world: World) -> None:
     assert out.read_bytes() != before
 
 
-def test_less_is_had_where_nothing_was_said_and_the_policy_allows_less(world: World) -> None:
+def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: World) -> None:
     world.log_in("bob")
     done = world.user("kubeconfig", "get", "prod")
     assert done.returncode == 0, done.stderr
@@ -254,32 +272,35 @@ def test_less_is_had_where_nothing_was_said_and_the_policy_allows_less(world: Wo
 @pytest.mark.parametrize(
     "wish", [("--expires-in", "2h"), ("--duration", "1"), ("--expire-at", "2100-01-01T00:00:00Z")]
 )
-def test_a_longer_wish_is_refused_in_the_services_words(world: World, wish: tuple[str, str]) -> None:
+def test_a_longer_lifetime_is_refused_with_the_services_message(world: World, wish: tuple[str, str]) -> None:
     world.log_in("bob")
     done = world.user("kubeconfig", "get", "prod", *wish)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert done.returncode in {1, 4}
+    assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert "CCE.0140" in done.stderr
     assert "request " in done.stderr
 
 
-def test_a_role_without_a_rule_gets_nothing(world: World) -> None:
+def test_a_role_without_a_rule_gets_no_certificate(world: World) -> None:
     world.log_in("eve")
     done = world.user("kubeconfig", "get", "prod")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     assert "CCE.01403001" in done.stderr
 
 
-def test_what_is_not_there_is_said(world: World) -> None:
+def test_missing_clusters_and_folders_are_named(world: World) -> None:
     world.log_in()
-    assert "no cluster nope" in world.user("kubeconfig", "get", "nope").stderr
+    unknown = world.user("kubeconfig", "get", "prd")
+    assert unknown.returncode == 5
+    assert "There is no cluster prd in your projects. Did you mean prod?" in unknown.stderr
     missing = world.user("kubeconfig", "get", "00000000-0000-4000-8000-000000000000")
-    assert "CCE.01404001" in missing.stderr
-    assert "no folder" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").stderr
+    assert missing.returncode == 5
+    assert "does not exist" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").stderr
     assert world.user("kubeconfig", "get", "prod", "--out", "-").stdout.startswith("kind: Config")
 
 
-def test_nothing_is_issued_for_a_context_that_is_not_there(world: World) -> None:
+def test_nothing_is_issued_for_an_unknown_context(world: World) -> None:
     world.log_in()
     count = "SELECT count(*) FROM certificate"
     before = world.database(count)
@@ -289,25 +310,41 @@ def test_nothing_is_issued_for_a_context_that_is_not_there(world: World) -> None
     assert world.database(count) == before
 
 
-def test_what_was_issued_is_handed_over_though_a_further_address_is_not_there(world: World) -> None:
+def test_a_kubeconfig_without_the_wanted_san_context_is_written(world: World) -> None:
     world.log_in()
     done = world.user("kubeconfig", "get", "prod", "--context", "customSAN-7")
     assert done.returncode == 1
-    assert "no context customSAN-7: its current one is external" in done.stderr
+    assert "no context customSAN-7. The current context is default-prod" in done.stderr
     kubeconfig = yaml.safe_load(done.stdout)
-    assert kubeconfig["current-context"] == "external"
+    assert kubeconfig["current-context"] == "default-prod"
     assert lifetime(kubeconfig) > timedelta(hours=7)
+
+
+def test_the_address_and_the_name_can_be_chosen(world: World) -> None:
+    world.log_in()
+    template = ("--context-name", "{cluster}.{project}.{user}")
+    done = world.user("kubeconfig", "get", world.cluster_id, "--context", "internal", *template)
+    kubeconfig = yaml.safe_load(done.stdout)
+    assert kubeconfig["current-context"] == "prod.eu-de.alice"
+    assert kubeconfig["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
+
+    refused = world.user("kubeconfig", "get", "prod", "--context", "external")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--insecure" in refused.stderr
+    unsafe = world.user("kubeconfig", "get", "prod", "--context", "external", "--insecure")
+    assert yaml.safe_load(unsafe.stdout)["clusters"][0]["cluster"]["insecure-skip-tls-verify"] is True
+    assert "Warning: kubectl will not check the certificate" in unsafe.stderr
 
 
 def test_a_wrong_password_says_what_to_check(world: World) -> None:
     done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD="wrong horse")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "Check the user, their domain, the password and the project" in done.stderr
     assert "wrong horse" not in done.stderr
 
 
-def test_without_a_terminal_nobody_is_asked(world: World) -> None:
-    assert "--user" in world.user("login", world.url).stderr
+def test_without_a_terminal_login_names_the_missing_option(world: World) -> None:
+    assert "--user" in world.user("login", world.url, HOME=str(world.folder / "nobody")).stderr
     assert "CLUSTERCERT_PASSWORD" in world.user("login", world.url, "--user", "alice").stderr
     both = world.user("login", world.url, "--user", "alice", "--access-key", "AK")
     assert both.returncode == 2
@@ -317,7 +354,7 @@ def openstack(world: World, **more: str) -> dict[str, str]:
     return {"OS_AUTH_URL": f"{world.url}/v3", "OS_USER_DOMAIN_NAME": "Default", **more}
 
 
-def test_the_variables_of_openstack_are_a_login(world: World) -> None:
+def test_openstack_variables_are_a_login(world: World) -> None:
     get = ("kubeconfig", "get", "prod", "-o", "json")
     by_name = openstack(world, OS_USERNAME="alice", OS_PASSWORD=PASSWORD, OS_PROJECT_NAME="eu-de")
     by_id = openstack(world, OS_USERNAME="alice", OS_PASSWORD=PASSWORD, OS_PROJECT_ID=world.project_id)
@@ -327,30 +364,93 @@ def test_the_variables_of_openstack_are_a_login(world: World) -> None:
         OS_SECRET_KEY=world.keys["secret_key"],
         OS_PROJECT_NAME="eu-de",
     )
+    world.user("logout", "--forget")
     for variables in (by_name, by_id, by_key):
         done = world.user(*get, **variables)
         assert done.returncode == 0, done.stderr
+        assert "Using the login in OpenStack's variables: " in done.stderr
         leaf_of(json.loads(done.stdout))
     world.log_in()
     kept = world.folder / "home" / ".config" / "clustercert" / "profiles" / "default.json"
     token = json.loads(kept.read_text())["token"]
-    done = world.user(*get, **openstack(world, OS_TOKEN=token))
+    done = world.user(*get, "--from-env", **openstack(world, OS_TOKEN=token))
     assert done.returncode == 0, done.stderr
     bob = openstack(world, OS_USERNAME="bob", OS_PASSWORD=PASSWORD)
-    assert "clustercert:viewers" in world.user(*get, **bob).stderr
-    assert "clustercert:admins" in world.user(*get, "--profile", "default", **bob).stderr
+    assert "clustercert:viewers" in world.user(*get, "--from-env", **bob).stderr
+    saved = world.user(*get, **bob)
+    assert "clustercert:admins" in saved.stderr
+    assert "OpenStack's variables are ignored: they need --from-env." in saved.stderr
+    assert world.user(*get, "--from-env").returncode == 2
 
 
-def test_half_of_the_variables_are_not_enough(world: World) -> None:
-    done = world.user("kubeconfig", "get", "prod", **openstack(world, OS_USERNAME="alice"))
-    assert "OS_PASSWORD" in done.stderr
-    without_project = openstack(world, OS_USERNAME="alice", OS_PASSWORD=PASSWORD)
-    assert "eu-nl" in world.user("kubeconfig", "get", "prod", **without_project).stderr
+def test_incomplete_openstack_variables_are_refused(world: World) -> None:
+    get = ("kubeconfig", "get", "prod", "--from-env")
+    assert "OS_PASSWORD" in world.user(*get, **openstack(world, OS_USERNAME="alice")).stderr
 
 
-def test_a_revoked_token_does_not_keep_anybody_from_logging_out(world: World) -> None:
+def test_one_login_serves_all_projects(world: World) -> None:
+    done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD=PASSWORD)
+    assert done.returncode == 0, done.stderr
+    assert "in all your projects" in done.stderr
+    test = world.operator.output_json(
+        *("cluster", "add", "test", "--project", "eu-nl", "--internal-url", "https://10.0.0.6:6443"),
+        *("--server-ca", world.folder / "server-ca.pem"),
+    )
+    listed = json.loads(world.user("clusters", "--output", "json").stdout)
+    assert [(each["name"], each["project"]) for each in listed] == [("prod", "eu-de"), ("test", "eu-nl")]
+    for cluster in ("prod", "test", test["id"]):
+        got = world.user("kubeconfig", "get", cluster)
+        assert got.returncode == 0, got.stderr
+
+    twin = ("prod", "--project", "eu-nl", "--internal-url", "https://10.0.0.7:6443")
+    world.operator.output("cluster", "add", *twin, "--server-ca", world.folder / "server-ca.pem")
+    ambiguous = world.user("kubeconfig", "get", "prod")
+    assert ambiguous.returncode == 1
+    assert (
+        "Several of your projects have a cluster named prod: eu-de, eu-nl. Add --project" in ambiguous.stderr
+    )
+    assert world.user("kubeconfig", "get", "prod", "--project", "eu-nl").returncode == 0
     world.log_in()
-    world.operator.gets("user", "set-password", "alice", "--password-file", world.folder / "password")
+    assert world.user("kubeconfig", "get", "prod").returncode == 0
+    for name in ("prod", "test"):
+        world.operator.output("cluster", "remove", name, "--project", "eu-nl", "--yes")
+
+
+def test_status_and_profiles_show_the_login(world: World) -> None:
+    world.log_in()
+    shown = world.user("status", "-o", "json", "--verbose")
+    assert shown.returncode == 0, shown.stderr
+    row = json.loads(shown.stdout)
+    assert (row["service"], row["user"], row["projects"]) == (world.url, "alice", ["eu-de", "eu-nl"])
+    assert row["cached_credentials"] == 0
+    assert f"GET {world.url}/v3/auth/projects: 200, " in shown.stderr
+    assert (
+        world.user(
+            "login", world.url, "-u", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD
+        ).returncode
+        == 0
+    )
+    profiles = {each["name"]: each for each in json.loads(world.user("profile", "list", "-o", "json").stdout)}
+    assert (profiles["b"]["user"], profiles["b"]["current"], profiles["default"]["current"]) == (
+        "bob",
+        False,
+        True,
+    )
+    assert world.user("profile", "use", "b").returncode == 0
+    assert json.loads(world.user("status", "-o", "json").stdout)["user"] == "bob"
+    assert world.user("profile", "use", "default").returncode == 0
+    assert "Did you mean default?" in world.user("profile", "use", "defult").stderr
+
+
+def test_an_unreachable_service_has_its_own_exit_code(world: World) -> None:
+    done = world.user("login", "http://127.0.0.1:1", "--user", "alice", CLUSTERCERT_PASSWORD=PASSWORD)
+    assert done.returncode == 6
+    assert "(Connection refused)" in done.stderr
+
+
+def test_logout_works_with_a_revoked_token(world: World) -> None:
+    world.log_in()
+    world.operator.output("user", "set-password", "alice", "--password-file", world.folder / "password")
     done = world.user("logout")
     assert done.returncode == 0
     assert "could not be revoked" in done.stderr

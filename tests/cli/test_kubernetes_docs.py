@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md names exists: commands, their options, the API server's flags, the files, our metrics."""
+"""docs/kubernetes.md names only existing commands, options, flags, files and metrics."""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ import pytest
 import typer
 from prometheus_client import REGISTRY
 
-import clustercert.metrics  # noqa: F401 - it registers the metrics
+import clustercert.observability.metrics  # noqa: F401 - it registers the metrics
 from clustercert.cli.root import app
-from clustercert.manifests.folder import NAMES
+from clustercert.kubernetes.manifests.setup import NAMES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 # Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.
@@ -27,6 +27,10 @@ OF_KUBERNETES = {
     "--authorization-config",
     "--authorization-mode",
     "--authorization-webhook-",
+    "--authorization-webhook-cache-authorized-ttl",
+    "--authorization-webhook-cache-unauthorized-ttl",
+    "--authorization-webhook-config-file",
+    "--authorization-webhook-version",
     "--client-ca-file",
     "--config",
     "--min-request-timeout",
@@ -36,19 +40,19 @@ ROOT: Any = typer.main.get_command(app)
 
 
 def commands_named() -> Iterator[str]:
-    """Every command line in the document that is ours, one in a block or between backticks."""
+    """Every `clustercert` command line in the document, in blocks and between backticks."""
     text = DOCUMENT.replace("\n", " ")
     yield from re.findall(r"`(clustercert [a-z][^`]*)`", text)
     yield from re.findall(r"^\$ (clustercert [^#\n&]*)", DOCUMENT, re.MULTILINE)
 
 
 def subcommands(command: Any) -> dict[str, Any]:
-    """Typer's commands have no public types; a group is what has commands."""
+    """The subcommands of a group; typer has no public type for it."""
     return getattr(command, "commands", {})
 
 
 def resolved(line: str) -> tuple[Any, list[str]]:
-    """The command of a line, and the words behind it."""
+    """The command of a line, and its arguments."""
     command, words = ROOT, line.split()[1:]
     while below := subcommands(command):
         assert words, line
@@ -59,7 +63,7 @@ def resolved(line: str) -> tuple[Any, list[str]]:
 
 def options_of(command: Any) -> set[str]:
     names = {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
-    # Those of the root command may stand anywhere.
+    # The root command's options are allowed anywhere.
     return names | {"--config", "--data-dir"}
 
 
@@ -70,7 +74,7 @@ def test_every_command_exists_and_takes_its_options(line: str) -> None:
     assert said <= options_of(command)
 
 
-def test_every_option_and_flag_in_the_document_is_somebodys() -> None:
+def test_every_option_and_flag_in_the_document_exists() -> None:
     ours = {option for command in walk(ROOT) for option in options_of(command)}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", DOCUMENT)) <= ours | OF_KUBERNETES
 
@@ -81,11 +85,11 @@ def walk(command: Any) -> Iterator[Any]:
         yield from walk(each)
 
 
-def test_every_file_of_a_set_up_is_explained() -> None:
+def test_every_file_of_a_setup_is_explained() -> None:
     assert [name for name in NAMES if f"`{name}`" not in DOCUMENT] == []
 
 
-def test_every_metric_of_ours_exists() -> None:
+def test_every_metric_in_the_document_exists() -> None:
     there = {metric.name for metric in REGISTRY.collect()}
     named = {name.removesuffix("_total") for name in re.findall(r"clustercert_[a-z_]+", DOCUMENT)}
     assert named

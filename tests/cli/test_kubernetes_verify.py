@@ -6,23 +6,23 @@ from pathlib import Path
 
 import yaml
 
-import enforcing
-from apiserver import ApiServer
-from apiserver.files import replace_file
 from clustercert.model import JsonObject
-from kubernetes_site import Site
-from running import COMMAND, interrupted, uncovered
-from waiting import eventually
+from support import managed_cluster
+from support.apiserver import ApiServer
+from support.apiserver.files import replace_file
+from support.demo_process import COMMAND, interrupted, uncovered
+from support.operated_cluster import OperatedCluster
+from support.wait import eventually
 
 
-def test_a_cluster_that_is_set_up_proves_itself(site: Site) -> None:
+def test_all_checks_pass_in_a_configured_cluster(site: OperatedCluster) -> None:
     site.set_up()
 
     code, checks = site.verify()
 
     assert code == 0, checks
     assert [check["result"] for check in checks.values()] == ["ok"] * 6
-    # The service's own second, and what the API server keeps an answer for.
+    # The service's delay plus the API server's cache.
     assert checks["revoke"]["seconds"] > 0
     assert checks["authorize"]["detail"] == "may do anything"
     assert site.cluster.webhook_calls > 0
@@ -30,14 +30,14 @@ def test_a_cluster_that_is_set_up_proves_itself(site: Site) -> None:
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
-def test_a_table_says_what_was_measured(site: Site) -> None:
+def test_the_table_shows_the_measured_seconds(site: OperatedCluster) -> None:
     site.set_up("--no-audit")
-    out = site.operator.gets("kubernetes", "verify", "prod", "--rule", "reader")
+    out = site.operator.output("kubernetes", "verify", "prod", "--rule", "reader")
     assert re.search(r"^revoke +ok +\d+\.\d+ +refused, by the authorization webhook$", out, re.MULTILINE)
     assert "may list pods" in out
 
 
-def test_a_cluster_that_does_not_ask_goes_on_accepting_and_the_proof_says_so(site: Site) -> None:
+def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: OperatedCluster) -> None:
     site.set_up()
     site.cluster.authorize_with(without_webhook(site.folder))
 
@@ -48,15 +48,15 @@ def test_a_cluster_that_does_not_ask_goes_on_accepting_and_the_proof_says_so(sit
     assert "still accepted" in checks["revoke"]["detail"]
     assert "--authorization-config" in checks["revoke"]["advice"]
     assert checks["other certificate"]["result"] == "skipped"
-    # Whatever came of it, nothing of it is good any more.
+    # Both certificates are revoked in any case.
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
-def test_an_address_that_is_none_is_misuse_and_nothing_is_issued(site: Site) -> None:
+def test_an_invalid_address_is_wrong_usage_and_issues_nothing(site: OperatedCluster) -> None:
     before = len(site.certificates())
     for address in ("foo", "http://10.0.0.5:6443", "https://"):
-        said = site.operator.misuses("kubernetes", "verify", "prod", "--address", address)
-        assert "is no address of an API server" in said
+        said = site.operator.usage_error("kubernetes", "verify", "prod", "--address", address)
+        assert "is not a valid API server address" in said
     assert len(site.certificates()) == before
 
 
@@ -68,7 +68,7 @@ def without_webhook(folder: Path) -> Path:
     return other
 
 
-def test_a_cluster_that_does_not_know_the_client_ca_refuses_and_the_proof_says_what_to_do(site: Site) -> None:
+def test_a_cluster_without_the_client_ca_fails_with_advice(site: OperatedCluster) -> None:
     site.set_up()
     site.cluster.trust(b"")
     code, checks = site.verify()
@@ -77,30 +77,32 @@ def test_a_cluster_that_does_not_know_the_client_ca_refuses_and_the_proof_says_w
     assert "ca-bundle" in checks["authenticate"]["advice"]
 
 
-def test_a_cluster_without_the_bindings_is_seen(site: Site) -> None:
+def test_a_cluster_without_bindings_fails_the_authorization_check(site: OperatedCluster) -> None:
     code, checks = site.verify()
     assert (code, checks["authorize"]["result"]) == (1, "failed")
     assert "kubernetes rbac" in checks["authorize"]["advice"]
 
 
-def test_other_rights_are_asked_about_as_the_operator_says(site: Site) -> None:
+def test_the_option_can_names_the_permissions_to_test(site: OperatedCluster) -> None:
     site.set_up()
     code, checks = site.verify("--rule", "reader", "--can", "list:pods", "--can", "create:deployments.apps")
     assert (code, checks["authorize"]["result"]) == (1, "failed")
-    assert checks["authorize"]["detail"] == "may not create deployments.apps"
-    assert "--can" in site.operator.misuses("kubernetes", "verify", "prod", "--can", "pods")
-    assert "--rule" in site.operator.misuses("kubernetes", "verify", "prod", "--rule", "nobody")
+    assert (
+        checks["authorize"]["detail"] == "the certificate's user lacks permission to: create deployments.apps"
+    )
+    assert "--can" in site.operator.usage_error("kubernetes", "verify", "prod", "--can", "pods")
+    assert "--rule" in site.operator.usage_error("kubernetes", "verify", "prod", "--rule", "nobody")
 
 
-def test_an_api_server_that_is_not_there_is_told_and_nothing_stays_good(site: Site) -> None:
+def test_certificates_are_revoked_if_the_api_server_is_unreachable(site: OperatedCluster) -> None:
     code, checks = site.verify("--address", "https://127.0.0.1:1")
     assert (code, checks["authenticate"]["result"]) == (1, "failed")
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
-def test_with_failure_policy_deny_a_service_that_is_away_is_named(site: Site) -> None:
+def test_an_unreachable_service_fails_with_advice_on_deny(site: OperatedCluster) -> None:
     site.set_up("--failure-policy", "Deny")
-    # A port that nobody listens on.
+    # Nothing listens on this port.
     text = (site.folder / "webhook.kubeconfig").read_text().replace(site.url, "https://127.0.0.1:1")
     (site.folder / "elsewhere.kubeconfig").write_text(text)
     config = site.folder / "authorization-config.yaml"
@@ -114,14 +116,14 @@ def test_with_failure_policy_deny_a_service_that_is_away_is_named(site: Site) ->
     assert "failurePolicy" in checks["authenticate"]["advice"]
 
 
-def test_in_known_only_the_throw_away_certificates_are_known(site: Site) -> None:
+def test_all_checks_pass_in_mode_known_only(site: OperatedCluster) -> None:
     site.update("--webhook-mode", "known-only")
     site.set_up()
     code, checks = site.verify()
     assert code == 0, checks
 
 
-def test_without_a_webhook_the_admission_policy_stops_writes(site: Site) -> None:
+def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedCluster) -> None:
     site.update("--admission")
     site.set_up()
     apply(site, "admission.yaml", "service-access.yaml")
@@ -134,7 +136,7 @@ def test_without_a_webhook_the_admission_policy_stops_writes(site: Site) -> None
     assert checks["revoke"]["seconds"] > 0
 
 
-def test_an_admission_policy_is_not_proved_with_a_rule_that_writes_nothing(site: Site) -> None:
+def test_an_admission_policy_needs_a_rule_that_may_write(site: OperatedCluster) -> None:
     site.update("--admission")
     site.set_up()
     code, checks = site.verify("--rule", "reader")
@@ -142,7 +144,7 @@ def test_an_admission_policy_is_not_proved_with_a_rule_that_writes_nothing(site:
     assert "--rule" in checks["revoke"]["advice"]
 
 
-def test_without_a_webhook_the_end_of_its_binding_stops_a_certificate(site: Site) -> None:
+def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None:
     site.update("--credential-role", "admin=cluster-admin")
     site.set_up()
     apply(site, "service-access.yaml")
@@ -153,13 +155,13 @@ def test_without_a_webhook_the_end_of_its_binding_stops_a_certificate(site: Site
     assert code == 0, checks
     assert "by the end of its binding" in checks["revoke"]["detail"]
     assert checks["revoke"]["seconds"] > 0
-    # The API server isn't asked to ask anybody, so that nothing else would have stopped it.
+    # The API server calls no webhook, so only the binding could have stopped the certificate.
     assert site.verify("--by", "webhook", "--wait", "1")[1]["revoke"]["result"] == "failed"
     refused = site.verify("--rule", "reader")[1]
     assert refused["issue"]["result"] == "failed"
 
 
-def test_members_of_masters_are_told_to_be_beyond_revocation(site: Site) -> None:
+def test_a_rule_for_system_masters_fails_the_revocation_check(site: OperatedCluster) -> None:
     site.set_up()
     before = site.operator.config.read_text()
     site.operator.configure(
@@ -170,11 +172,28 @@ def test_members_of_masters_are_told_to_be_beyond_revocation(site: Site) -> None
     finally:
         site.operator.config.write_text(before)
     assert (code, checks["revoke"]["result"]) == (1, "failed")
-    assert "system:masters pass before any webhook" in checks["revoke"]["detail"]
-    assert checks["authorize"]["detail"].startswith("nothing was asked")
+    assert "system:masters are authorized before any webhook" in checks["revoke"]["detail"]
+    assert checks["authorize"]["detail"].startswith("no permission was tested")
 
 
-def test_an_interrupted_proof_leaves_nothing_that_is_good(site: Site) -> None:
+def test_all_checks_pass_if_the_policy_chooses_user_names(site: OperatedCluster) -> None:
+    site.set_up()
+    before = site.operator.config.read_text()
+    site.operator.configure(
+        '[[policy.rules]]\nname = "names"\ngrant.username = "{user.name}@{user.domain}"\n'
+        '[[policy.rules]]\nrole = "admin"\ngroups = ["clustercert:admins"]\n'
+    )
+    try:
+        code, checks = site.verify()
+        said = site.operator.usage_error("kubernetes", "verify", "prod", "--rule", "names")
+    finally:
+        site.operator.config.write_text(before)
+    assert code == 0, checks
+    assert checks["issue"]["detail"] == "two certificates for clustercert:verify in clustercert:admins"
+    assert "The rule names can't be tested" in said
+
+
+def test_an_interrupted_verification_revokes_its_certificates(site: OperatedCluster) -> None:
     before = len(site.certificates())
     site.set_up()
     site.cluster.authorize_with(without_webhook(site.folder))
@@ -185,7 +204,7 @@ def test_an_interrupted_proof_leaves_nothing_that_is_good(site: Site) -> None:
         text=True,
         env=uncovered(),
     ) as process:
-        # It revokes the first, and waits for an end that doesn't come.
+        # It revokes the first certificate, and waits in vain for the refusal.
         eventually(lambda: any(revoked_at for _, revoked_at in site.certificates()[before:]))
         said, _ = interrupted(process)
     assert process.returncode != 0
@@ -193,13 +212,13 @@ def test_an_interrupted_proof_leaves_nothing_that_is_good(site: Site) -> None:
     assert [revoked_at is not None for _, revoked_at in site.certificates()[before:]] == [True, True]
 
 
-def apply(site: Site, *names: str) -> None:
-    """As `kubectl apply -f` does what is not there yet."""
+def apply(site: OperatedCluster, *names: str) -> None:
+    """Create objects, like `kubectl apply -f` for new ones."""
     for name in names:
         for document in yaml.safe_load_all((site.folder / name).read_text()):
             create(site.cluster, document)
 
 
 def create(cluster: ApiServer, document: JsonObject) -> None:
-    path = enforcing._PATHS[str(document["kind"])]
-    enforcing.as_admin(cluster, lambda api: api.create(path, document))
+    path = managed_cluster._PATHS[str(document["kind"])]
+    managed_cluster.as_admin(cluster, lambda api: api.create(path, document))

@@ -1,4 +1,4 @@
-"""`clustercert kubernetes verify` and altered copies: what it presents, and what follows from the answer."""
+"""`clustercert kubernetes verify` with altered copies of certificates."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,45 +9,45 @@ from typing import Any
 import pytest
 import yaml
 
-import enforcing
-from apiserver import ApiServer, kinds
-from clustercert.app.wiring import components
-from clustercert.manifests.admission import POLICY
-from clustercert.model import Origin
+from clustercert.kubernetes.manifests.admission import POLICY
+from clustercert.model import Actor, Origin
 from clustercert.settings import load
-from kubernetes_site import Site
-from operating import Operator
-from stores import Store, event, sqlite_url
-from waiting import eventually
+from clustercert.wiring import components
+from support import managed_cluster
+from support.apiserver import ApiServer, kinds
+from support.command_line import Operator
+from support.operated_cluster import OperatedCluster
+from support.stores import Store, event, sqlite_url
+from support.wait import eventually
 
 
 @pytest.fixture
-def rsa_site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Site]:
-    """A site whose cluster has an RSA client CA, and so signatures of one form only."""
+def rsa_site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedCluster]:
+    """A site whose client CA is RSA: its signatures have only one form."""
     operator, url = made
     before = operator.config.read_text()
     with ApiServer(tmp_path) as cluster:
         operator.configure('[issuing]\nca_key_type = "rsa-2048"\n')
         try:
-            operator.gets(
+            operator.output(
                 *("cluster", "add", "prod", "--project", "eu-de"),
                 *("--internal-url", cluster.url, "--server-ca", cluster.server_ca),
             )
         finally:
             operator.config.write_text(before)
         try:
-            cluster.trust(operator.gets("kubernetes", "ca-bundle", "prod").encode())
-            yield Site(operator, cluster, url)
+            cluster.trust(operator.output("kubernetes", "ca-bundle", "prod").encode())
+            yield OperatedCluster(operator, cluster, url)
         finally:
-            operator.gets("cluster", "remove", "prod", "--yes")
+            operator.output("cluster", "remove", "prod", "--yes")
 
 
-def store(site: Site) -> Store:
+def store(site: OperatedCluster) -> Store:
     return Store(sqlite_url(site.database))
 
 
-def copies_seen(site: Site) -> list[int]:
-    """What the API server answered copies of throw-away certificates."""
+def copies_seen(site: OperatedCluster) -> list[int]:
+    """The statuses of requests with copies of the throw-away certificates."""
     known = {
         f"X509SHA256={bytes(fingerprint).hex()}"  # type: ignore[call-overload] # a column of bytes
         for (fingerprint,) in store(site).rows(
@@ -63,8 +63,8 @@ def copies_seen(site: Site) -> list[int]:
     ]
 
 
-def by_number(site: Site) -> list[object]:
-    """What the last events of the cluster say of its admission policy."""
+def by_number(site: OperatedCluster) -> list[object]:
+    """`admission_by_number` in the events of the cluster, oldest first."""
     return [
         said["detail"]["options"].get("admission_by_number")  # type: ignore[index] # JSON
         for said in store(site).events()
@@ -72,7 +72,7 @@ def by_number(site: Site) -> list[object]:
     ]
 
 
-def without_webhook(site: Site) -> None:
+def without_webhook(site: OperatedCluster) -> None:
     document = yaml.safe_load((site.folder / "authorization-config.yaml").read_text())
     document["authorizers"] = [each for each in document["authorizers"] if each["type"] != "Webhook"]
     other = site.folder / "without.yaml"
@@ -80,19 +80,19 @@ def without_webhook(site: Site) -> None:
     site.cluster.authorize_with(other)
 
 
-def with_admission(site: Site, *options: str) -> None:
-    """A cluster where the admission policy alone stops what is revoked."""
+def with_admission(site: OperatedCluster, *options: str) -> None:
+    """Set up a cluster where only the admission policy stops revoked certificates."""
     site.update("--admission", *options)
     site.set_up()
     for name in ("admission.yaml", "service-access.yaml"):
         for document in yaml.safe_load_all((site.folder / name).read_text()):
-            path = enforcing._PATHS[str(document["kind"])]
-            enforcing.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
+            path = managed_cluster._PATHS[str(document["kind"])]
+            managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
     without_webhook(site)
 
 
-def make_policy_older(site: Site) -> Callable[[], None]:
-    """Have the cluster's policy read hashes alone, as the one of 25 November; the answer undoes it."""
+def make_policy_older(site: OperatedCluster) -> Callable[[], None]:
+    """Make the cluster's policy read only hashes, like older ones. Returns a function that undoes it."""
     new = site.cluster.storage.get(kinds.POLICIES, "", POLICY)["spec"]
     older = {
         **new,
@@ -107,7 +107,7 @@ def make_policy_older(site: Site) -> Callable[[], None]:
     return lambda: change(new)
 
 
-def test_copies_of_both_certificates_are_refused_and_the_other_goes_on(site: Site) -> None:
+def test_copies_of_both_certificates_are_refused(site: OperatedCluster) -> None:
     site.set_up()
 
     code, checks = site.verify()
@@ -117,8 +117,8 @@ def test_copies_of_both_certificates_are_refused_and_the_other_goes_on(site: Sit
         "ok",
         "refused with another signature too",
     )
-    assert checks["authenticate"]["detail"] == "accepted, and told apart by its credential group"
-    # One of the revoked certificate, one of the other.
+    assert checks["authenticate"]["detail"] == "accepted, and recognized by its credential group"
+    # A copy of the revoked certificate, and one of the other.
     assert copies_seen(site) == [403, 403]
     numbers = [
         str(number)
@@ -134,7 +134,7 @@ def test_copies_of_both_certificates_are_refused_and_the_other_goes_on(site: Sit
     eventually(lambda: told() >= set(numbers))
 
 
-def test_an_api_server_that_tells_no_hash_is_served_by_the_group(site: Site) -> None:
+def test_all_checks_pass_if_the_api_server_tells_no_hash(site: OperatedCluster) -> None:
     """As before Kubernetes 1.32."""
     site.set_up()
     site.cluster.tells_credential_ids = False
@@ -142,13 +142,13 @@ def test_an_api_server_that_tells_no_hash_is_served_by_the_group(site: Site) -> 
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "tells no hash" in checks["authenticate"]["detail"]
+    assert "sends no hash" in checks["authenticate"]["detail"]
     assert checks["altered copy"]["result"] == "ok"
-    # A copy of a good certificate is the same to such an API server.
+    # Such an API server can't distinguish a copy of a valid certificate.
     assert [each["result"] for each in checks.values()] == ["ok"] * 6
 
 
-def test_with_an_rsa_ca_copies_are_not_tried(rsa_site: Site) -> None:
+def test_with_an_rsa_ca_copies_are_not_tried(rsa_site: OperatedCluster) -> None:
     rsa_site.set_up()
 
     code, checks = rsa_site.verify()
@@ -161,23 +161,23 @@ def test_with_an_rsa_ca_copies_are_not_tried(rsa_site: Site) -> None:
     assert copies_seen(rsa_site) == []
 
 
-def test_a_policy_that_refuses_the_copy_reads_numbers_and_hashes_end(site: Site) -> None:
+def test_a_policy_that_refuses_the_copy_ends_the_hashes(site: OperatedCluster) -> None:
     with_admission(site)
 
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "no hashes are written beside them any more" in checks["altered copy"]["detail"]
+    assert "hashes are no longer written" in checks["altered copy"]["detail"]
     assert by_number(site)[-1] is True
-    # Those that were there go.
-    eventually(lambda: {len(key) for key in enforcing.revoked(site.cluster)} == {40})
+    # Existing hashes are removed.
+    eventually(lambda: {len(key) for key in managed_cluster.revoked(site.cluster)} == {40})
     told = len(by_number(site))
     again = site.verify()[1]
     assert again["altered copy"]["detail"] == "refused with another signature too"
     assert len(by_number(site)) == told
 
 
-def test_a_policy_that_knows_hashes_alone_lets_the_copy_in_and_both_keys_stay(site: Site) -> None:
+def test_an_older_policy_admits_the_copy_and_keeps_both_keys(site: OperatedCluster) -> None:
     with_admission(site)
     renew = make_policy_older(site)
 
@@ -189,7 +189,7 @@ def test_a_policy_that_knows_hashes_alone_lets_the_copy_in_and_both_keys_stay(si
     assert "admission.yaml" in checks["altered copy"]["advice"]
     assert checks["other certificate"]["result"] == "skipped"
     assert by_number(site)[-1] is False
-    eventually(lambda: {len(key) for key in enforcing.revoked(site.cluster)} == {40, 64})
+    eventually(lambda: {len(key) for key in managed_cluster.revoked(site.cluster)} == {40, 64})
 
     renew()
     code, checks = site.verify()
@@ -197,7 +197,7 @@ def test_a_policy_that_knows_hashes_alone_lets_the_copy_in_and_both_keys_stay(si
     assert by_number(site)[-1] is True
 
 
-def test_a_webhook_that_refuses_the_copy_says_nothing_of_an_older_policy(site: Site) -> None:
+def test_an_older_policy_behind_the_webhook_keeps_both_keys(site: OperatedCluster) -> None:
     with_admission(site)
     make_policy_older(site)
     site.cluster.authorize_with(site.folder / "authorization-config.yaml")
@@ -205,11 +205,11 @@ def test_a_webhook_that_refuses_the_copy_says_nothing_of_an_older_policy(site: S
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "its admission policy is an older one" in checks["altered copy"]["detail"]
+    assert "its admission policy is an older version" in checks["altered copy"]["detail"]
     assert by_number(site)[-1] is False
 
 
-def test_without_a_copy_the_policy_itself_is_read(rsa_site: Site) -> None:
+def test_without_a_copy_the_policy_is_read(rsa_site: OperatedCluster) -> None:
     with_admission(rsa_site)
     renew = make_policy_older(rsa_site)
     code, checks = rsa_site.verify()
@@ -221,18 +221,20 @@ def test_without_a_copy_the_policy_itself_is_read(rsa_site: Site) -> None:
     code, checks = rsa_site.verify()
     assert code == 0, checks
     assert checks["altered copy"]["result"] == "skipped"
-    assert "no hashes are written beside them any more" in checks["altered copy"]["detail"]
+    assert "hashes are no longer written" in checks["altered copy"]["detail"]
     assert by_number(rsa_site)[-1] is True
     assert checks["other certificate"]["result"] == "ok"
 
 
-def test_where_the_policy_cannot_be_read_both_keys_go_on_being_written(rsa_site: Site) -> None:
+def test_an_unreadable_policy_keeps_both_keys(rsa_site: OperatedCluster) -> None:
     with_admission(rsa_site)
     role: dict[str, object] = {
         "metadata": {"name": "namespace-maker"},
         "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["create"]}],
     }
-    enforcing.as_admin(rsa_site.cluster, lambda api: api.create(enforcing._PATHS["ClusterRole"], role))
+    managed_cluster.as_admin(
+        rsa_site.cluster, lambda api: api.create(managed_cluster._PATHS["ClusterRole"], role)
+    )
     rsa_site.cluster.bind("clustercert:editors", "namespace-maker")
 
     code, checks = rsa_site.verify("--rule", "member", "--can", "create:namespaces")
@@ -242,31 +244,31 @@ def test_where_the_policy_cannot_be_read_both_keys_go_on_being_written(rsa_site:
     assert by_number(rsa_site)[-1] is False
 
 
-def test_the_end_of_its_binding_stops_the_copy_too(site: Site) -> None:
+def test_the_end_of_a_binding_stops_the_copy_too(site: OperatedCluster) -> None:
     site.update("--credential-role", "admin=cluster-admin")
     site.set_up()
     for document in yaml.safe_load_all((site.folder / "service-access.yaml").read_text()):
-        path = enforcing._PATHS[str(document["kind"])]
-        enforcing.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
+        path = managed_cluster._PATHS[str(document["kind"])]
+        managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
     without_webhook(site)
 
     code, checks = site.verify()
 
     assert code == 0, checks
     assert checks["altered copy"]["result"] == "ok"
-    assert checks["issue"]["detail"] == "two for clustercert:verify in a credential group each"
+    assert checks["issue"]["detail"] == "two certificates for clustercert:verify in one credential group each"
 
 
-def test_what_else_was_said_of_a_cluster_meanwhile_stays(site: Site) -> None:
-    """The proof begins with the cluster as it was, and may take minutes."""
+def test_concurrent_changes_of_the_cluster_are_kept(site: OperatedCluster) -> None:
+    """The verification may take minutes, and starts with an older state of the cluster."""
 
     async def noted() -> None:
         async with components(load(site.operator.config)) as parts:
-            (before,) = await parts.clusters.rows.find("prod")
+            (before,) = await parts.clusters.queries.find("prod")
             wanted = replace(before, options=replace(before.options, admission=True, mode="known-only"))
-            await parts.clusters.rows.replace(wanted, event("cluster.updated"))
-            await parts.clusters.note_admission_by_number(before, actor="cli:test", origin=Origin.local())
-            (after,) = await parts.clusters.rows.find("prod")
+            await parts.clusters.queries.replace(wanted, event("cluster.updated"))
+            await parts.clusters.note_admission_by_number(before, actor=Actor("cli:test", Origin.local()))
+            (after,) = await parts.clusters.queries.find("prod")
             assert after.options == replace(wanted.options, admission_by_number=True)
 
     asyncio.run(noted())

@@ -1,27 +1,27 @@
-"""The command as a process: what it loads, what it prints where, how it ends."""
+"""The command as a process: loaded modules, output streams, exit codes."""
 
 import base64
 import os
-import pty
-import select
 import signal
 import socket
 import subprocess
 import sys
-import termios
-import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from clustercert import __version__
-from operating import Operator
-from waiting import eventually
+from clustercert.cli.command_table import COMMANDS
+from clustercert.cli.root import app
+from support import terminal
+from support.command_line import Operator
+from support.wait import line_with
 
 KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
-# What a command that does not open the store has no use for. (typer itself brings pydantic.)
-SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn", "pydantic_settings"}
+# Modules that only commands on the store need.
+SERVER = {"fastapi", "starlette", "sqlalchemy", "alembic", "uvicorn", "pydantic", "pydantic_settings"}
 HEAVY = SERVER | {"httpx", "cryptography", "asyncio", "rich"}
 
 
@@ -60,34 +60,10 @@ def loaded_by(*arguments: str) -> set[str]:
 
 
 def in_a_terminal(arguments: list[str], typed: dict[str, str], **environment: str) -> tuple[int, str]:
-    """The exit code and the screen of a command in a terminal; `typed` answers what it asks."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environment = clean_environment(TERM="xterm", COLUMNS="200", **environment)
-        os.execve(COMMAND[0], [*COMMAND, *arguments], environment)  # noqa: S606 - a terminal is what this is about
-    screen, waiting = "", dict(typed)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if not select.select([terminal], [], [], 1)[0]:
-            continue
-        try:
-            chunk = os.read(terminal, 65536)
-        except OSError:  # the other end is closed
-            break
-        screen += chunk.decode()
-        for question in [question for question in waiting if question in screen]:
-            if question.startswith("["):
-                os.write(terminal, waiting.pop(question).encode())
-                continue
-            # What is typed before the terminal stops echoing would be seen, and thrown away.
-            eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
-            os.write(terminal, waiting.pop(question).encode())
-    os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), screen
+    return terminal.in_a_terminal(arguments, typed, clean_environment(**environment))
 
 
-def test_the_version_is_said_and_little_is_loaded_for_it() -> None:
+def test_printing_the_version_loads_little() -> None:
     assert run("--version").stdout == f"clustercert {__version__}\n"
     assert loaded_by("--version").isdisjoint(HEAVY)
 
@@ -99,19 +75,47 @@ def test_help_loads_little(arguments: list[str]) -> None:
     assert loaded_by(*arguments).isdisjoint(HEAVY)
 
 
+def test_the_root_help_repeats_the_help_of_each_command() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined] # Typer's groups have no public type
+    for entry in COMMANDS.values():
+        sentence = str(commands[entry.name].help).split(". ")[0].split(".\n")[0].rstrip(".")
+        assert f"{sentence}." == entry.help
+
+
 def test_a_client_does_not_load_the_server() -> None:
     loaded = loaded_by("kubeconfig", "get", "prod")
-    assert "clustercert.cli.kubeconfig" in loaded
+    assert "clustercert.cli.kubeconfig_validation" in loaded
     assert loaded.isdisjoint(SERVER)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo"], ["user", "list"], ["keys", "list"]])
+def test_a_command_of_the_service_names_the_package_to_install(command: list[str], tmp_path: Path) -> None:
+    without_packages = (
+        "import sys; sys.modules |= dict.fromkeys(('sqlalchemy', 'pydantic_settings', 'structlog'));"
+        "from clustercert.cli.root import run; sys.exit(run(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", without_packages, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=clean_environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: This command needs the packages of the service")
+    assert "pip install 'clustercert[server]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_completion_knows_the_commands() -> None:
     words = {"_CLUSTERCERT_COMPLETE": "complete_bash", "COMP_WORDS": "clustercert kube", "COMP_CWORD": "1"}
-    assert run(**words).stdout.split() == ["kubernetes", "kubeconfig"]
+    assert run(**words).stdout.split() == ["kubeconfig", "kubernetes"]
 
 
-def test_a_shell_can_be_shown_its_completion() -> None:
-    # It is found among the parents. With a second command, bash stays one.
+def test_completion_is_shown_for_the_current_shell() -> None:
+    # The shell is detected among the parent processes. With a second command, bash stays one.
     done = subprocess.run(
         ["bash", "-c", '"$@"; exit "$?"', "bash", *COMMAND, "--show-completion"],
         capture_output=True,
@@ -124,7 +128,7 @@ def test_a_shell_can_be_shown_its_completion() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["user", "create"], ["serve", "--port", "70000"]])
-def test_wrong_usage_is_two_and_says_where_help_is(arguments: list[str]) -> None:
+def test_wrong_usage_exits_with_2_and_names_the_help(arguments: list[str]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Error: " in done.stderr
@@ -134,13 +138,13 @@ def test_wrong_usage_is_two_and_says_where_help_is(arguments: list[str]) -> None
 def test_errors_are_sentences_on_standard_error(tmp_path: Path) -> None:
     done = run("--config", tmp_path / "missing", "user", "list")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: The configuration file")
+    assert done.stderr.startswith("Error: Can't read the configuration file")
     assert done.stderr.count("\n") == 1
     debugged = run("--config", tmp_path / "missing", "user", "list", CLUSTERCERT_DEBUG="1")
     assert "Traceback" in debugged.stderr
 
 
-def test_a_closed_pipe_ends_it_quietly(operator: Operator) -> None:
+def test_a_closed_pipe_ends_the_command_quietly(operator: Operator) -> None:
     with subprocess.Popen(
         [*COMMAND, "--config", operator.config, "user", "list", "-o", "json"],
         stdout=subprocess.PIPE,
@@ -154,9 +158,9 @@ def test_a_closed_pipe_ends_it_quietly(operator: Operator) -> None:
         assert process.wait(60) == 1
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full is Linux's")
-def test_a_closed_standard_output_is_no_crash(operator: Operator) -> None:
-    operator.gets("user", "create", "alice", "--no-password")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_closed_standard_output_is_no_error(operator: Operator) -> None:
+    operator.output("user", "create", "alice", "--no-password")
     command = [*COMMAND, "--config", str(operator.config), "user", "list"]
 
     done = subprocess.run(
@@ -172,19 +176,19 @@ def test_a_closed_standard_output_is_no_crash(operator: Operator) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_why_a_database_does_not_answer_is_said_without_its_password(tmp_path: Path) -> None:
+def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         url = f"postgresql+asyncpg://u:hidden@127.0.0.1:{nobody_listens.getsockname()[1]}/d"
         done = run("--data-dir", tmp_path, "user", "list", CLUSTERCERT_DATABASE_URL=url, CLUSTERCERT_KEK=KEK)
 
-    assert done.returncode == 1
+    assert done.returncode == 6
     assert "does not answer" in done.stderr
-    assert "Connect call failed" in done.stderr
+    assert "(Connection refused)" in done.stderr
     assert "hidden" not in done.stderr
 
 
-def test_a_full_disk_is_said(operator: Operator) -> None:
+def test_a_full_disk_is_reported(operator: Operator) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "--config", operator.config, "user", "list", "-o", "json"],
@@ -210,7 +214,7 @@ def test_no_option_takes_a_secret() -> None:
         assert "s3cret" not in page
 
 
-def test_the_environment_is_below_the_options_and_above_the_file(operator: Operator, tmp_path: Path) -> None:
+def test_options_override_variables_and_variables_the_file(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
     elsewhere = str(tmp_path / "elsewhere")
     assert elsewhere in run(*config, "user", "list", CLUSTERCERT_DATA_DIR=elsewhere).stderr
@@ -218,20 +222,20 @@ def test_the_environment_is_below_the_options_and_above_the_file(operator: Opera
     assert done.returncode == 0, done.stderr
 
 
-def test_what_is_called_demo_is_no_demo(operator: Operator, tmp_path: Path) -> None:
+def test_an_argument_demo_is_not_the_demo_command(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
     shown = run("cluster", "show", "demo", *config, "--data-dir", tmp_path / "data")
     assert "no such option" not in shown.stderr.lower()
     assert "demo" in shown.stderr
 
 
-def test_an_event_beyond_all_numbers_is_wrong_usage(operator: Operator) -> None:
+def test_an_event_id_out_of_range_is_wrong_usage(operator: Operator) -> None:
     done = run("--config", operator.config, "audit", "show", "9" * 20)
     assert done.returncode == 2
-    assert "unforeseen" not in done.stderr
+    assert "Unexpected error" not in done.stderr
 
 
-def test_a_password_is_typed_twice_and_not_shown(operator: Operator) -> None:
+def test_a_password_is_prompted_for_twice_and_not_shown(operator: Operator) -> None:
     answers = {"Password:": "correct horse\n", "Repeat for confirmation:": "correct horse\n"}
     arguments = ["--config", str(operator.config), "user", "create", "alice"]
     code, screen = in_a_terminal(arguments, answers)
@@ -241,33 +245,42 @@ def test_a_password_is_typed_twice_and_not_shown(operator: Operator) -> None:
 
 
 def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:
-    operator.gets("user", "create", "[red]:warning:[/]", "--no-password")
+    operator.output("user", "create", "[red]:warning:[/]", "--no-password")
     code, screen = in_a_terminal(["--config", str(operator.config), "user", "list"], {}, NO_COLOR="1")
     assert code == 0
     assert "[red]:warning:[/]" in screen
     assert "\x1b[3" not in screen
 
 
-def test_ctrl_c_at_a_question_is_no_error(operator: Operator) -> None:
+def test_ctrl_c_at_a_prompt_prints_no_traceback(operator: Operator) -> None:
     code, screen = in_a_terminal(
         ["--config", str(operator.config), "user", "create", "alice"], {"Password:": "\x03"}
     )
-    assert code in (1, 130)
+    assert code == 130
     assert "Traceback" not in screen
 
 
-def test_what_is_not_agreed_to_is_not_done(operator: Operator) -> None:
-    (kek, _) = operator.gets_json("keys", "list")
-    operator.gets("keys", "rotate")
+def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:
+    (kek, _) = operator.output_json("keys", "list")
+    operator.output("keys", "rotate")
     retire = ["--config", str(operator.config), "keys", "retire"]
     assert in_a_terminal(retire, {"[y/N]": "n\n"})[0] == 1
-    assert len(operator.gets_json("keys", "list")) == 3
+    assert len(operator.output_json("keys", "list")) == 3
     code, screen = in_a_terminal(retire, {"[y/N]": "y\n"})
     assert code == 0
     assert kek["id"] in screen
 
 
-def test_a_served_folder_stops_on_ctrl_c_and_says_where_it_listens(operator: Operator) -> None:
+def test_ctrl_c_at_a_confirmation_ends_the_command(operator: Operator) -> None:
+    operator.output("keys", "rotate")
+    retire = ["--config", str(operator.config), "keys", "retire"]
+    code, screen = in_a_terminal(retire, {"[y/N]": "\x03"})
+    assert code == 130
+    assert "Traceback" not in screen
+    assert len(operator.output_json("keys", "list")) == 3
+
+
+def test_serve_prints_its_address_and_stops_on_ctrl_c(operator: Operator) -> None:
     with subprocess.Popen(
         [*COMMAND, "--config", operator.config, "serve", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -276,7 +289,7 @@ def test_a_served_folder_stops_on_ctrl_c_and_says_where_it_listens(operator: Ope
         env=clean_environment(),
     ) as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith("Listening on http://127.0.0.1:")
+        assert line_with(process.stderr, "Listening on").startswith("Listening on http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "Traceback" not in process.stderr.read()

@@ -1,10 +1,10 @@
-"""`clustercert db prune`: certificates past their retention go, and the audit says how many."""
+"""`clustercert db prune`."""
 
 import json
 from datetime import UTC, datetime, timedelta
 
-from operating import Operator
-from stores import execute, rows
+from support.command_line import Operator
+from support.stores import execute, rows
 
 ROW = (
     "INSERT INTO certificate (fingerprint, serial, epoch, cluster_id, project_id, ca_id, user_id, user_name, groups,"
@@ -25,10 +25,10 @@ def left(operator: Operator) -> list[tuple[object, ...]]:
     )
 
 
-def test_what_ended_long_enough_ago_goes(operator: Operator) -> None:
+def test_certificates_past_the_age_are_pruned(operator: Operator) -> None:
     for name, days in ((b"old", 91), (b"older", 400), (b"ended", 89), (b"live", -1)):
         issue(operator, name, timedelta(days=days))
-    done = operator.gets_json("db", "prune", "--older-than", "90d", "--yes")
+    done = operator.output_json("db", "prune", "--older-than", "90d", "--yes")
     assert done["pruned"] == 2
     assert left(operator) == [(b"ended",), (b"live",)]
     [(body,)] = rows(
@@ -37,11 +37,13 @@ def test_what_ended_long_enough_ago_goes(operator: Operator) -> None:
     )
     assert isinstance(body, bytes)
     assert json.loads(body)["detail"] == {"count": 2, "ended_before": done["ended_before"]}
-    assert operator.gets_json("db", "prune", "--older-than", "90d", "--yes")["pruned"] == 0
+    assert operator.output_json("db", "prune", "--older-than", "90d", "--yes")["pruned"] == 0
 
 
-def test_nothing_goes_without_a_yes_or_for_a_wrong_age(operator: Operator) -> None:
+def test_prune_requires_confirmation_and_a_valid_age(operator: Operator) -> None:
     issue(operator, b"old", timedelta(days=400))
-    assert "--yes" in operator.is_refused("db", "prune", "--older-than", "90d")
-    assert "write it like 90d" in operator.misuses("db", "prune", "--older-than", "soon", "--yes")
+    refused = operator.error("db", "prune", "--older-than", "90d")
+    assert "the 1 certificates" in refused
+    assert "--yes" in refused
+    assert "Write it like 90d" in operator.usage_error("db", "prune", "--older-than", "soon", "--yes")
     assert left(operator) == [(b"old",)]

@@ -1,4 +1,4 @@
-"""The database, its keys, the settings and the clusters, from the command line."""
+"""`clustercert db`, `keys`, `cluster` and `kubernetes rbac`, and the settings."""
 
 import stat
 from datetime import UTC, datetime, timedelta
@@ -8,15 +8,16 @@ import pytest
 import yaml
 from cryptography import x509
 
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.keypair import new_key
-from operating import Done, Operator
-from stores import execute, rows
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from support.command_line import CommandResult, Operator
+from support.stores import execute, rows
 
 
 @pytest.fixture
 def server_ca(operator: Operator, tmp_path: Path) -> Path:
-    """Some cluster's CA; another one's client CA will do."""
+    """A CA certificate."""
     ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     path = tmp_path / "server-ca.pem"
     path.write_bytes(chain_pem((ca,)))
@@ -24,15 +25,15 @@ def server_ca(operator: Operator, tmp_path: Path) -> Path:
 
 
 def add(operator: Operator, server_ca: Path, name: str = "prod", *more: str) -> dict[str, object]:
-    operator.types("project", "create", "eu-de")
+    operator.run("project", "create", "eu-de")
     url = "https://10.0.0.5:6443"
-    added: dict[str, object] = operator.gets_json(
+    added: dict[str, object] = operator.output_json(
         "cluster", "add", name, "--project", "eu-de", "--internal-url", url, "--server-ca", server_ca, *more
     )
     return added
 
 
-def test_files_are_their_owners_alone(operator: Operator) -> None:
+def test_only_the_owner_can_read_the_files(operator: Operator) -> None:
     modes = {
         path.name: stat.S_IMODE(path.stat().st_mode)
         for path in (
@@ -46,81 +47,99 @@ def test_files_are_their_owners_alone(operator: Operator) -> None:
 
 def test_a_key_file_is_never_overwritten(operator: Operator) -> None:
     before = (operator.folder / "kek").read_bytes()
-    assert "exists" in operator.is_refused("keys", "generate", "--out", operator.folder / "kek")
+    assert "exists" in operator.error("keys", "generate", "--out", operator.folder / "kek")
     assert (operator.folder / "kek").read_bytes() == before
 
 
 def test_upgrading_twice_changes_nothing(operator: Operator) -> None:
-    before = operator.gets_json("domain", "list"), operator.gets_json("keys", "list")
-    operator.gets("db", "upgrade")
-    assert (operator.gets_json("domain", "list"), operator.gets_json("keys", "list")) == before
-    schema = operator.gets_json("db", "current")
+    before = operator.output_json("domain", "list"), operator.output_json("keys", "list")
+    operator.output("db", "upgrade")
+    assert (operator.output_json("domain", "list"), operator.output_json("keys", "list")) == before
+    schema = operator.output_json("db", "current")
     assert schema["current"] == schema["needed"]
-    operator.gets("db", "check")
+    operator.output("db", "check")
 
 
-def test_a_missing_database_is_not_made_by_looking(operator: Operator, tmp_path: Path) -> None:
+def test_commands_do_not_create_a_missing_database(operator: Operator, tmp_path: Path) -> None:
     for command in (("db", "current"), ("user", "list"), ("serve",)):
-        said = operator.is_refused("--data-dir", tmp_path / "elsewhere", *command)
+        said = operator.error("--data-dir", tmp_path / "elsewhere", *command)
         assert "clustercert db upgrade" in said
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_an_older_schema_says_what_to_do(operator: Operator) -> None:
     execute(operator.folder / "data" / "clustercert.db", "DELETE FROM alembic_version")
-    assert "clustercert db upgrade" in operator.is_refused("user", "list")
-    assert operator.gets_json("db", "current")["current"] is None
+    assert "clustercert db upgrade" in operator.error("user", "list")
+    assert operator.output_json("db", "current")["current"] is None
 
 
-def test_a_wrong_or_missing_key_stops_every_command_with_one_sentence(operator: Operator) -> None:
+@pytest.mark.parametrize("command", [("db", "check"), ("db", "current"), ("db", "upgrade"), ("serve",)])
+def test_a_file_that_is_no_database_is_named_with_its_remedy(
+    operator: Operator, command: tuple[str, ...]
+) -> None:
+    file = operator.folder / "data" / "clustercert.db"
+    for path in file.parent.glob("clustercert.db*"):
+        path.unlink()
+    file.write_bytes(b"This is a letter." * 1000)
+    said = operator.error(*command)
+    assert said.startswith(f"The file {file} is not an SQLite database, or it is damaged. Stop the service")
+    assert "Try again" not in said
+
+
+def test_a_wrong_or_missing_key_stops_every_command(operator: Operator) -> None:
     kek = operator.folder / "kek"
     kek.rename(operator.folder / "right")
-    assert "kek" in operator.is_refused("db", "check")
-    operator.gets("keys", "generate", "--out", kek)
-    assert "\n" not in operator.is_refused("user", "list")
+    assert "kek" in operator.error("db", "check")
+    operator.output("keys", "generate", "--out", kek)
+    assert "\n" not in operator.error("user", "list")
     kek.chmod(0o644)
-    assert "chmod 600" in operator.is_refused("user", "list")
+    assert "chmod 600" in operator.error("user", "list")
 
 
 def test_keys_are_rotated_and_retired(operator: Operator) -> None:
-    operator.gets("user", "create", "alice", "--no-password")
-    operator.gets("access-key", "create", "--user", "alice")
-    (old, first) = operator.gets_json("keys", "list")
+    operator.output("user", "create", "alice", "--no-password")
+    operator.output("access-key", "create", "--user", "alice")
+    (old, first) = operator.output_json("keys", "list")
 
-    rotated = operator.gets_json("keys", "rotate")
+    rotated = operator.output_json("keys", "rotate")
     assert (rotated["added"], rotated["rewrapped"]) == (True, 1)
-    resealed = operator.gets_json("keys", "rotate", "--data-key")
+    resealed = operator.output_json("keys", "rotate", "--data-key")
     assert (resealed["id"], resealed["resealed"], resealed["damaged"]) == ("2", 2, [])
-    assert operator.gets_json("keys", "retire", "--yes") == [{"id": old["id"]}]
+    assert operator.output_json("keys", "retire", "--yes") == [{"id": old["id"]}]
 
-    listed = operator.gets_json("keys", "list")
+    listed = operator.output_json("keys", "list")
     assert [(key["kind"], key["id"], key["active"]) for key in listed] == [
         ("key-encryption", rotated["id"], True),
         ("data", first["id"], False),
         ("data", "2", True),
     ]
-    operator.gets("db", "check")
+    operator.output("db", "check")
 
 
-def test_a_secret_that_does_not_open_is_named_by_the_rotation(operator: Operator) -> None:
-    operator.gets("user", "create", "alice", "--no-password")
-    key = operator.gets_json("access-key", "create", "--user", "alice")["access_key"]
+def test_rotation_names_damaged_secrets(operator: Operator) -> None:
+    operator.output("user", "create", "alice", "--no-password")
+    key = operator.output_json("access-key", "create", "--user", "alice")["access_key"]
     database = operator.folder / "data" / "clustercert.db"
     execute(database, "UPDATE access_key SET sealed_secret = substr(sealed_secret, 1, 20)")
 
-    done = operator.types("keys", "rotate", "--data-key", "--output", "json")
+    done = operator.run("keys", "rotate", "--data-key", "--output", "json")
 
     assert f"access_key:{key}" in done.out
-    assert "do not open" in done.err
+    assert "No key decrypts" in done.err
 
 
-def test_retiring_keys_and_removing_clusters_are_not_done_unasked(
-    operator: Operator, server_ca: Path
-) -> None:
-    add(operator, server_ca)
-    assert "--yes" in operator.is_refused("keys", "retire")
-    assert "--yes" in operator.is_refused("cluster", "remove", "prod")
-    assert operator.gets("cluster", "list", "-o", "name") == "prod\n"
+def test_retiring_keys_and_removing_clusters_need_confirmation(operator: Operator, server_ca: Path) -> None:
+    cluster = add(operator, server_ca)
+    old = operator.output_json("keys", "list")[0]["id"]
+    operator.output("keys", "rotate")
+    refused = operator.error("keys", "retire")
+    assert old in refused
+    assert "--yes" in refused
+    refused = operator.error("cluster", "remove", "prod")
+    assert f"the cluster prod ({cluster['id']}), which has 0 live certificates" in refused
+    assert "--yes" in refused
+    assert "no cluster dev" in operator.error("cluster", "remove", "dev")
+    assert operator.output("cluster", "list", "-o", "name") == "prod\n"
 
 
 def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server_ca: Path) -> None:
@@ -128,9 +147,9 @@ def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server
         operator, server_ca, "prod", "--label", "env=prod", "--label", "team=a", "--san-url", "https://k:1"
     )
 
-    assert operator.gets_json("cluster", "show", str(added["id"])) == added
+    assert operator.output_json("cluster", "show", str(added["id"])) == added
     assert (added["labels"], added["san_urls"]) == ({"env": "prod", "team": "a"}, ["https://k:1"])
-    changed = operator.gets_json(
+    changed = operator.output_json(
         "cluster", "update", "prod", "--project", "eu-de", "--rename", "live", "--external-url", "https://203.0.113.1:6443",
         "--no-san-urls", "--label", "env=live", "--remove-label", "team", "--version", "v1.33",
     )  # fmt: skip
@@ -142,15 +161,24 @@ def test_a_cluster_is_added_shown_changed_and_removed(operator: Operator, server
         "version": "v1.33",
     }
     assert changed == added | expected | {"updated_at": changed["updated_at"]}
-    assert operator.gets_json("cluster", "update", "live", "--no-external-url")["external_url"] is None
-    done = operator.types("cluster", "remove", "live", "--yes")
+    assert operator.output_json("cluster", "update", "live", "--no-external-url")["external_url"] is None
+    done = operator.run("cluster", "remove", "live", "--yes")
     assert "--client-ca-file" in done.err
-    assert operator.gets_json("cluster", "list", "--project", "eu-de") == []
+    assert operator.output_json("cluster", "list", "--project", "eu-de") == []
+
+
+def test_a_cluster_has_no_version_until_it_is_given(operator: Operator, server_ca: Path) -> None:
+    assert add(operator, server_ca)["version"] == ""
+    assert operator.output_json("cluster", "list")[0]["version"] == ""
+    [header, line] = operator.output("cluster", "list", "-o", "csv").splitlines()
+    assert dict(zip(header.split(","), line.split(","), strict=True))["version"] == ""
+    changed = operator.output_json("cluster", "update", "prod", "--version", "v1.33")
+    assert changed["version"] == "v1.33"
 
 
 def test_adding_a_cluster_says_what_comes_next(operator: Operator, server_ca: Path) -> None:
-    operator.gets("project", "create", "eu-de")
-    done: Done = operator.types(
+    operator.output("project", "create", "eu-de")
+    done: CommandResult = operator.run(
         "cluster",
         "add",
         "prod",
@@ -167,22 +195,31 @@ def test_adding_a_cluster_says_what_comes_next(operator: Operator, server_ca: Pa
 
 def test_the_printed_bundle_is_the_clusters_client_ca(operator: Operator, server_ca: Path) -> None:
     added = add(operator, server_ca)
-    bundle = operator.gets("kubernetes", "ca-bundle", "prod")
+    bundle = operator.output("kubernetes", "ca-bundle", "prod")
     (ca,) = x509.load_pem_x509_certificates(bundle.encode())
     ((der,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT certificate_der FROM client_ca")
     assert ca == x509.load_der_x509_certificate(bytes(der))  # type: ignore[call-overload] # a BLOB
     assert str(added["id"]) in ca.subject.rfc4514_string()
 
 
-def test_a_cluster_name_in_several_projects_needs_the_project(operator: Operator, server_ca: Path) -> None:
+def test_no_cluster_is_named_like_an_id(operator: Operator, server_ca: Path) -> None:
+    name = "0a1b2c3d-0a1b-4c3d-8a1b-0a1b2c3d4e5f"
+    url = "https://10.0.0.5:6443"
+    options = ("--project", "eu-de", "--internal-url", url, "--server-ca", server_ca)
     add(operator, server_ca)
-    operator.gets("project", "create", "other")
+    assert "looks like an id" in operator.error("cluster", "add", name, *options)
+    assert "looks like an id" in operator.error("cluster", "update", "prod", "--rename", name)
+
+
+def test_an_ambiguous_cluster_name_requires_the_project(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    operator.output("project", "create", "other")
     options = ("--internal-url", "https://k:6443", "--server-ca", server_ca)
-    theirs = operator.gets_json("cluster", "add", "prod", "--project", "other", *options)
-    assert "--project" in operator.is_refused("cluster", "show", "prod")
-    assert operator.gets_json("cluster", "show", "prod", "--project", "other") == theirs
-    assert operator.is_refused("cluster", "show", "nope") == "There is no cluster nope."
-    assert "in the project other" in operator.is_refused("cluster", "show", "nope", "--project", "other")
+    theirs = operator.output_json("cluster", "add", "prod", "--project", "other", *options)
+    assert "--project" in operator.error("cluster", "show", "prod")
+    assert operator.output_json("cluster", "show", "prod", "--project", "other") == theirs
+    assert operator.error("cluster", "show", "nope") == "There is no cluster nope."
+    assert "in the project other" in operator.error("cluster", "show", "nope", "--project", "other")
 
 
 @pytest.mark.parametrize(
@@ -194,26 +231,28 @@ def test_a_cluster_name_in_several_projects_needs_the_project(operator: Operator
         ("--internal-url", "https://k:6443", "--server-ca", "CA", "--label", "novalue"),
     ],
 )
-def test_wrong_usage_of_add_is_said(operator: Operator, server_ca: Path, options: tuple[str, ...]) -> None:
-    operator.gets("project", "create", "eu-de")
+def test_wrong_usage_of_add_is_explained(
+    operator: Operator, server_ca: Path, options: tuple[str, ...]
+) -> None:
+    operator.output("project", "create", "eu-de")
     given = [str(server_ca) if option == "CA" else option for option in options]
-    assert "Invalid value" in operator.misuses("cluster", "add", "prod", "--project", "eu-de", *given)
+    assert "Invalid value" in operator.usage_error("cluster", "add", "prod", "--project", "eu-de", *given)
 
 
 @pytest.mark.parametrize(
     "url", ["http://k:6443", "https://u:p@k", "https://k/?q", "ftp://k", "https://\x1b[31m"]
 )
-def test_an_address_that_is_none_is_refused(operator: Operator, server_ca: Path, url: str) -> None:
-    operator.gets("project", "create", "eu-de")
-    said = operator.is_refused(
+def test_an_invalid_address_is_refused(operator: Operator, server_ca: Path, url: str) -> None:
+    operator.output("project", "create", "eu-de")
+    said = operator.error(
         "cluster", "add", "prod", "--project", "eu-de", "--internal-url", url, "--server-ca", server_ca
     )
     assert "https://10.0.0.5:6443" in said
     assert said.isprintable()
 
 
-def test_a_cluster_comes_from_a_kubeconfig(operator: Operator, server_ca: Path, tmp_path: Path) -> None:
-    operator.gets("project", "create", "eu-de")
+def test_a_cluster_is_imported_from_a_kubeconfig(operator: Operator, server_ca: Path, tmp_path: Path) -> None:
+    operator.output("project", "create", "eu-de")
     kubeconfig = tmp_path / "kubeconfig"
     document = {
         "current-context": "a",
@@ -233,16 +272,16 @@ def test_a_cluster_comes_from_a_kubeconfig(operator: Operator, server_ca: Path, 
     kubeconfig.write_text(yaml.safe_dump(document))
     command = ("cluster", "add", "prod", "--project", "eu-de", "--from-kubeconfig", kubeconfig)
 
-    assert "--follow-files" in operator.is_refused(*command)
-    done = operator.types(*command, "--follow-files", "-o", "json")
+    assert "--follow-files" in operator.error(*command)
+    done = operator.run(*command, "--follow-files", "-o", "json")
 
     assert done.code == 0, done.err
     assert yaml.safe_load(done.out)["internal_url"] == "https://k:6443"
     assert "proxy-url" in done.err
 
 
-def test_the_bindings_are_those_of_the_policy(operator: Operator) -> None:
-    documents = list(yaml.safe_load_all(operator.gets("kubernetes", "rbac")))
+def test_rbac_prints_bindings_for_the_policys_groups(operator: Operator) -> None:
+    documents = list(yaml.safe_load_all(operator.output("kubernetes", "rbac")))
 
     assert [(d["subjects"][0]["name"], d["roleRef"]["name"]) for d in documents] == [
         ("clustercert:admins", "cluster-admin"),
@@ -253,12 +292,12 @@ def test_the_bindings_are_those_of_the_policy(operator: Operator) -> None:
     assert {d["metadata"]["labels"]["app.kubernetes.io/managed-by"] for d in documents} == {"clustercert"}
 
 
-def test_groups_of_the_operators_own_are_bound_as_they_say(operator: Operator) -> None:
+def test_the_option_bind_binds_custom_groups(operator: Operator) -> None:
     operator.configure(
         '[[policy.rules]]\nrole = "admin"\ngroups = ["clustercert:admins", "a/b", "a-b", "auditors"]\n'
     )
 
-    printed = operator.gets(
+    printed = operator.output(
         "kubernetes", "rbac", "--bind", "a/b=view", "--bind", "a-b=edit", "--bind", "clustercert:admins=admin"
     )
 
@@ -269,15 +308,15 @@ def test_groups_of_the_operators_own_are_bound_as_they_say(operator: Operator) -
     assert len(names) == len(documents)
     assert not any("/" in name for name in names)
     assert "# The group auditors is not bound here" in printed
-    assert "--bind" in operator.misuses("kubernetes", "rbac", "--bind", "nobody=view")
-    assert "--bind" in operator.misuses("kubernetes", "rbac", "--bind", "view")
+    assert "--bind" in operator.usage_error("kubernetes", "rbac", "--bind", "nobody=view")
+    assert "--bind" in operator.usage_error("kubernetes", "rbac", "--bind", "view")
 
 
-def test_a_demo_is_not_served(operator: Operator, tmp_path: Path) -> None:
+def test_serve_refuses_a_demos_folder(operator: Operator, tmp_path: Path) -> None:
     (tmp_path / "data" / "demo.json").write_text("{}")
-    assert "is a demo's" in operator.is_refused("serve")
+    assert "belongs to a demo" in operator.error("serve")
 
 
 def test_wrong_settings_are_named(operator: Operator) -> None:
     operator.configure("prot = 1\n")
-    assert "prot" in operator.types("user", "list").err
+    assert "prot" in operator.run("user", "list").err

@@ -1,4 +1,4 @@
-"""The tokens of API servers and their audit logs, from the command line."""
+"""`clustercert kubernetes token` and `import-audit-log`."""
 
 import json
 import os
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.keypair import new_key
-from kubernetes_bytes import audit_event, credential_id
-from operating import Operator
-from stores import blob, execute, rows
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from support.command_line import Operator
+from support.kubernetes_messages import audit_event, credential_id
+from support.stores import blob, execute, rows
 
 FINGERPRINT = os.urandom(32)
 NUMBER = "5eed" * 10
@@ -23,9 +24,9 @@ OWN_GROUPS = ("clustercert:admins", f"clustercert:credential:{NUMBER}")
 def cluster(operator: Operator, tmp_path: Path) -> dict[str, Any]:
     ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
     (tmp_path / "server-ca.pem").write_bytes(chain_pem((ca,)))
-    operator.gets("project", "create", "eu-de")
+    operator.output("project", "create", "eu-de")
     there = ("--project", "eu-de", "--internal-url", "https://10.0.0.5:6443")
-    added: dict[str, Any] = operator.gets_json(
+    added: dict[str, Any] = operator.output_json(
         "cluster", "add", "prod", *there, "--server-ca", tmp_path / "server-ca.pem"
     )
     return added
@@ -35,49 +36,49 @@ def database(operator: Operator) -> Path:
     return operator.folder / "data" / "clustercert.db"
 
 
-def test_a_token_is_made_listed_exchanged_and_removed(operator: Operator, cluster: dict[str, Any]) -> None:
-    first = operator.gets_json("kubernetes", "token", "create", "prod")
+def test_a_token_is_created_listed_replaced_and_removed(operator: Operator, cluster: dict[str, Any]) -> None:
+    first = operator.output_json("kubernetes", "token", "create", "prod")
     assert first["token"].startswith("ccw_")
     assert first["cluster_id"] == cluster["id"]
-    second = operator.gets_json("kubernetes", "token", "create", cluster["id"])
+    second = operator.output_json("kubernetes", "token", "create", cluster["id"])
     assert first["token"] != second["token"]
-    assert "has 2 webhook tokens already" in operator.is_refused("kubernetes", "token", "create", "prod")
-    listed = operator.gets_json("kubernetes", "token", "list", "prod")
+    assert "already has 2 webhook tokens" in operator.error("kubernetes", "token", "create", "prod")
+    listed = operator.output_json("kubernetes", "token", "list", "prod")
     assert [token["id"] for token in listed] == [first["id"], second["id"]]
     assert "ccw_" not in json.dumps(listed)
     assert [token["last_asked_at"] for token in listed] == [None, None]
     execute(database(operator), "UPDATE webhook_token SET last_asked_at = ?", "2026-03-01 00:00:00.000000")
-    lines = operator.gets("kubernetes", "token", "list", "prod").splitlines()
+    lines = operator.output("kubernetes", "token", "list", "prod").splitlines()
     assert lines[0].split() == ["ID", "CREATED-AT", "LAST-ASKED-AT"]
     assert lines[1].split()[2] == "2026-03-01T00:00:00Z"
-    done = operator.types("kubernetes", "token", "remove", "prod", first["id"], "--yes")
+    done = operator.run("kubernetes", "token", "remove", "prod", first["id"], "--yes")
     assert (done.code, "within a second" in done.err) == (0, True)
-    assert "no such webhook token" in operator.is_refused(
+    assert "no such webhook token" in operator.error(
         "kubernetes", "token", "remove", "prod", first["id"], "--yes"
     )
-    assert operator.gets("kubernetes", "token", "list", "prod", "-o", "name") == f"{second['id']}\n"
+    assert operator.output("kubernetes", "token", "list", "prod", "-o", "name") == f"{second['id']}\n"
 
 
-def test_a_token_whose_text_would_not_be_seen_is_not_made(
-    operator: Operator, cluster: dict[str, Any]
-) -> None:
-    assert "unseen" in operator.misuses("kubernetes", "token", "create", "prod", "--output", "name")
-    assert operator.gets_json("kubernetes", "token", "list", "prod") == []
+def test_a_token_is_not_created_without_showing_it(operator: Operator, cluster: dict[str, Any]) -> None:
+    assert "would not show the token" in operator.usage_error(
+        "kubernetes", "token", "create", "prod", "--output", "name"
+    )
+    assert operator.output_json("kubernetes", "token", "list", "prod") == []
 
 
-def test_removing_a_token_is_asked_first(operator: Operator, cluster: dict[str, Any]) -> None:
-    made = operator.gets_json("kubernetes", "token", "create", "prod")
-    assert operator.types("kubernetes", "token", "remove", "prod", made["id"]).code != 0
-    assert len(operator.gets_json("kubernetes", "token", "list", "prod")) == 1
+def test_removing_a_token_needs_confirmation(operator: Operator, cluster: dict[str, Any]) -> None:
+    made = operator.output_json("kubernetes", "token", "create", "prod")
+    assert operator.run("kubernetes", "token", "remove", "prod", made["id"]).code != 0
+    assert len(operator.output_json("kubernetes", "token", "list", "prod")) == 1
 
 
 def test_a_cluster_with_tokens_can_be_removed(operator: Operator, cluster: dict[str, Any]) -> None:
-    operator.gets("kubernetes", "token", "create", "prod")
-    operator.gets("cluster", "remove", "prod", "--yes")
+    operator.output("kubernetes", "token", "create", "prod")
+    operator.output("cluster", "remove", "prod", "--yes")
     assert rows(database(operator), "SELECT * FROM webhook_token") == []
 
 
-def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, Any], tmp_path: Path) -> None:
+def test_an_audit_log_is_imported(operator: Operator, cluster: dict[str, Any], tmp_path: Path) -> None:
     file = database(operator)
     columns = [str(name) for _, name, *_ in rows(file, "PRAGMA table_info(certificate)")]
     values = dict.fromkeys(columns, "x") | {
@@ -91,6 +92,7 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
         "last_seen_at": None,
         "revoked_at": None,
         "altered_at": None,
+        "username": None,
         **dict.fromkeys(("not_before", "not_after", "issued_at"), "2026-03-01 00:00:00.000000"),
     }
     del values["id"]
@@ -103,7 +105,7 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     unknown = bytes(range(32))
     lines = [
         json.dumps(audit_event()),
-        # Before 1.32 an API server says no credential id.
+        # API servers before 1.32 tell no credential id.
         json.dumps(audit_event(at="2026-03-02T00:00:00.000001Z", groups=OWN_GROUPS)),
         "",
         json.dumps(
@@ -119,9 +121,9 @@ def test_an_audit_log_tells_who_is_there(operator: Operator, cluster: dict[str, 
     log = tmp_path / "audit.log"
     log.write_text("\n".join(lines))
     for _ in range(2):
-        done = operator.types("kubernetes", "import-audit-log", "prod", log, "--output", "json")
+        done = operator.run("kubernetes", "import-audit-log", "prod", log, "--output", "json")
         assert json.loads(done.out) == {"cluster": "prod", "lines": 6, "uses": 4, "skipped": 1}
-        assert "1 lines are no audit events" in done.err
+        assert "Skipped 1 lines that are not audit events" in done.err
     query = "SELECT first_seen_at, last_seen_at FROM certificate"
     assert rows(file, query) == [("2026-03-02 00:00:00.000001", "2026-03-05 00:00:00.000000")]
     events = [json.loads(blob(body)) for (body,) in rows(file, "SELECT body FROM audit_event ORDER BY id")]
@@ -143,34 +145,34 @@ def test_lines_of_any_length_are_read(operator: Operator, cluster: dict[str, Any
         " " * 300_000 + json.dumps(short),
     ]
     (tmp_path / "audit.log").write_text("\n".join(lines))
-    said = operator.gets_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
+    said = operator.output_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
     assert said == {"cluster": "prod", "lines": 5, "uses": 3, "skipped": 2}
 
 
-def test_a_file_that_is_no_audit_log_is_refused(
+def test_a_file_without_audit_events_is_refused(
     operator: Operator, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
     other = tmp_path / "other.log"
     other.write_bytes(b'not json\n\xff\n[]\n\n{"kind": "Pod"}\n')
-    said = operator.is_refused("kubernetes", "import-audit-log", cluster["name"], other)
+    said = operator.error("kubernetes", "import-audit-log", cluster["name"], other)
     assert said.startswith("None of the 4 lines is an event of audit.k8s.io/v1. Name the file ")
-    assert operator.types("kubernetes", "import-audit-log", "prod", tmp_path / "missing.log").code == 2
+    assert operator.run("kubernetes", "import-audit-log", "prod", tmp_path / "missing.log").code == 2
 
 
-def test_a_log_in_which_nobody_shows_a_certificate_is_read(
+def test_a_log_without_client_certificates_is_imported(
     operator: Operator, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "audit.log").write_text(f"{json.dumps(audit_event())}\nnot json\n")
-    said = operator.gets_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
+    said = operator.output_json("kubernetes", "import-audit-log", cluster["name"], tmp_path / "audit.log")
     assert said == {"cluster": "prod", "lines": 2, "uses": 0, "skipped": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
-def test_an_empty_log_is_said_to_be_empty(
+def test_an_empty_log_prints_a_note(
     operator: Operator, cluster: dict[str, Any], tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "empty.log").write_bytes(content)
-    done = operator.types(
+    done = operator.run(
         "kubernetes", "import-audit-log", cluster["name"], tmp_path / "empty.log", "-o", "json"
     )
     assert json.loads(done.out) == {"cluster": "prod", "lines": 0, "uses": 0, "skipped": 0}

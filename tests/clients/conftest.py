@@ -7,14 +7,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from apiserver import ApiServer
-from authority import Authority
-from direct import client_of
-from scripted import ScriptedWebhook
+from support.apiserver import ApiServer
+from support.apiserver_clients import client_of
+from support.certificate_authority import Authority
+from support.scripted_webhook import ScriptedWebhook
 
-pytest.register_assert_rewrite("altered_scenarios", "issued", "registered", "scenarios", "story")
+pytest.register_assert_rewrite(
+    "support.altered_copy_scenarios",
+    "support.kubeconfig_checks",
+    "support.registered_cluster",
+    "support.revocation_scenarios",
+    "support.installation",
+)
 
-from service import Demo, start, stop  # noqa: E402
+from support.installed_demo import Demo, start, stop  # noqa: E402
 
 SETTINGS_OF_CLIENTS = (
     "OS_",

@@ -14,8 +14,8 @@ from huaweicloudsdkiam.v3 import (
     IamClient,
 )
 
-from issued import assert_kubeconfig
-from service import Tenant
+from support.installed_demo import Tenant
+from support.kubeconfig_checks import assert_kubeconfig
 
 
 def cce_of(tenant: Tenant, credentials: BasicCredentials | None = None) -> CceClient:

@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from apiserver import ApiServer
-from authority import Authority
-from direct import client_of
-from kubectl import kubectl
+from support.apiserver import ApiServer
+from support.apiserver_clients import client_of
+from support.certificate_authority import Authority
+from support.kubectl import kubectl
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_nobody_in_particular_may_see_the_version_and_nothing_else(
     )
 
 
-def test_a_connection_is_kept_and_its_certificate_is_judged_at_each_request(
+def test_a_kept_connection_checks_the_certificate_at_each_request(
     apiserver: ApiServer, authority: Authority, tmp_path: Path
 ) -> None:
     apiserver.trust(authority.certificate_pem)
@@ -102,7 +102,7 @@ def test_a_connection_is_kept_and_its_certificate_is_judged_at_each_request(
     assert len({connection for _, connection in answers}) == 1
 
 
-def test_a_ca_that_leaves_the_bundle_counts_no_more_even_on_an_open_connection(
+def test_a_ca_removed_from_the_bundle_fails_on_open_connections_too(
     apiserver: ApiServer, authority: Authority, tmp_path: Path
 ) -> None:
     stays = Authority("stays")

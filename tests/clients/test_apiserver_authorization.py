@@ -11,14 +11,21 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from apiserver import ApiServer
-from apiserver.authorization import ConfigurationError
-from apiserver.files import replace_file
-from apiserver.webhook import Release
-from authority import Authority
-from direct import client_of
-from guarded import CREDENTIAL_ID, OURS, configuration, namespaces
-from scripted import TOKEN, ScriptedWebhook, review
+from support.apiserver import ApiServer
+from support.apiserver.authorization import ConfigurationError
+from support.apiserver.files import replace_file
+from support.apiserver.webhook import Release
+from support.apiserver_clients import client_of
+from support.certificate_authority import Authority
+from support.scripted_webhook import (
+    CREDENTIAL_ID,
+    OURS,
+    TOKEN,
+    ScriptedWebhook,
+    configuration,
+    namespaces,
+    review,
+)
 
 IS_X509 = (
     f"has(request.extra) && '{CREDENTIAL_ID}' in request.extra && "

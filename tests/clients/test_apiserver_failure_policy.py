@@ -7,10 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from apiserver import ApiServer
-from direct import client_of
-from guarded import UNGUARDED, configuration, namespaces
-from scripted import Answer, ScriptedWebhook, review
+from support.apiserver import ApiServer
+from support.apiserver_clients import client_of
+from support.scripted_webhook import UNGUARDED, Answer, ScriptedWebhook, configuration, namespaces, review
 
 
 def garbage(webhook: ScriptedWebhook) -> None:

@@ -9,11 +9,11 @@ import httpx
 import pytest
 import yaml
 
-from apiserver import ApiServer
-from authority import Authority
-from direct import client_of
-from kubectl import kubectl
-from scripted import TOKEN, ScriptedWebhook
+from support.apiserver import ApiServer
+from support.apiserver_clients import client_of
+from support.certificate_authority import Authority
+from support.kubectl import kubectl
+from support.scripted_webhook import TOKEN, ScriptedWebhook
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"

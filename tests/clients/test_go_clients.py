@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from go_clients import USER_AGENT, Answer, GoClient, Headers, encoded, send
-from issued import assert_kubeconfig, assert_lives
-from service import MISSING_CLUSTER, Demo, Tenant
+from support.go_clients import USER_AGENT, Answer, GoClient, Headers, encoded, send
+from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
+from support.kubeconfig_checks import assert_kubeconfig, assert_lives
 
 GO_HEADERS = {"User-Agent": USER_AGENT, "Accept": "application/json"}
 

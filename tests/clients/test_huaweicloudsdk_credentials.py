@@ -22,7 +22,7 @@ from huaweicloudsdkiam.v3 import (
 )
 
 from huaweicloud import cce_of, iam_of, issue, leaf_of
-from service import Demo, Tenant
+from support.installed_demo import Demo, Tenant
 
 
 @pytest.fixture(scope="module")

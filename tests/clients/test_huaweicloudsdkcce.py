@@ -21,8 +21,8 @@ from huaweicloudsdkcce.v3 import (
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
 from huaweicloud import cce_of, issue, leaf_of
-from issued import assert_lives
-from service import MISSING_CLUSTER, Demo, Tenant
+from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
+from support.kubeconfig_checks import assert_lives
 
 
 @pytest.fixture(scope="module")

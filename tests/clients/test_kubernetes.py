@@ -15,11 +15,11 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from apiserver import ApiServer
-from issued import ADMINS, assert_kubeconfig, own_group
-from kubectl import kubectl, written
-from registered import Registered, register
-from service import Demo
+from support.apiserver import ApiServer
+from support.installed_demo import Demo
+from support.kubeconfig_checks import ADMINS, assert_kubeconfig, own_group
+from support.kubectl import kubectl, written
+from support.registered_cluster import RegisteredCluster, register
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def apiserver(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cluster(tls_demo: Demo, apiserver: ApiServer) -> Registered:
+def cluster(tls_demo: Demo, apiserver: ApiServer) -> RegisteredCluster:
     registered = register(tls_demo, "double", apiserver)
     apiserver.trust(registered.ca_bundle_pem)
     return registered
 
 
 @pytest.fixture(scope="module")
-def foreign_cluster(tls_demo: Demo, cluster: Registered, apiserver: ApiServer) -> Registered:
+def foreign_cluster(tls_demo: Demo, cluster: RegisteredCluster, apiserver: ApiServer) -> RegisteredCluster:
     """Another cluster at the same address; the double does not trust its client CA."""
     return register(tls_demo, "foreign", apiserver)
 
@@ -46,7 +46,7 @@ def credential_id(leaf: x509.Certificate) -> str:
     return f"X509SHA256={hashlib.sha256(leaf.public_bytes(serialization.Encoding.DER)).hexdigest()}"
 
 
-def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) -> None:
+def test_kubectl_is_who_the_service_says(cluster: RegisteredCluster, tmp_path: Path) -> None:
     kubeconfig = cluster.kubeconfig()
 
     whoami = kubectl(written(tmp_path, kubeconfig), "auth", "whoami", "-o", "json")
@@ -60,7 +60,7 @@ def test_kubectl_is_who_the_service_says(cluster: Registered, tmp_path: Path) ->
     }
 
 
-def test_the_fingerprint_in_the_header_is_the_credential_id(cluster: Registered) -> None:
+def test_the_fingerprint_in_the_header_is_the_credential_id(cluster: RegisteredCluster) -> None:
     answer = cluster.issue()
 
     leaf = assert_kubeconfig(answer.json(), cluster.tenant)
@@ -68,7 +68,7 @@ def test_the_fingerprint_in_the_header_is_the_credential_id(cluster: Registered)
     assert format(leaf.serial_number, "x") == answer.headers["X-Clustercert-Serial"].lstrip("0")
 
 
-def test_kubectl_lists_namespaces_and_reads_the_version(cluster: Registered, tmp_path: Path) -> None:
+def test_kubectl_lists_namespaces_and_reads_the_version(cluster: RegisteredCluster, tmp_path: Path) -> None:
     path = written(tmp_path, cluster.kubeconfig())
 
     namespaces = kubectl(path, "get", "namespaces", "-o", "name")
@@ -78,7 +78,7 @@ def test_kubectl_lists_namespaces_and_reads_the_version(cluster: Registered, tmp
     assert json.loads(version.stdout)["serverVersion"]["gitVersion"] == "v1.32.0"
 
 
-def test_kubectl_reads_the_yaml_form_as_it_comes(cluster: Registered, tmp_path: Path) -> None:
+def test_kubectl_reads_the_yaml_form_as_it_comes(cluster: RegisteredCluster, tmp_path: Path) -> None:
     answer = cluster.issue(accept="application/yaml")
 
     whoami = kubectl(written(tmp_path, answer.content), "auth", "whoami", "-o", "json")
@@ -89,7 +89,7 @@ def test_kubectl_reads_the_yaml_form_as_it_comes(cluster: Registered, tmp_path: 
     assert user_info["extra"]["authentication.kubernetes.io/credential-id"] == [credential_id(leaf)]
 
 
-def test_kubectl_config_view_understands_every_part(cluster: Registered, tmp_path: Path) -> None:
+def test_kubectl_config_view_understands_every_part(cluster: RegisteredCluster, tmp_path: Path) -> None:
     kubeconfig = cluster.kubeconfig()
 
     viewed = kubectl(written(tmp_path, kubeconfig), "config", "view", "--raw", "-o", "json")
@@ -109,7 +109,7 @@ def test_kubectl_config_view_lists_the_external_contexts(eip_demo: Demo) -> None
 
 
 def test_every_external_context_reaches_the_server(
-    tls_demo: Demo, apiserver: ApiServer, cluster: Registered, tmp_path: Path
+    tls_demo: Demo, apiserver: ApiServer, cluster: RegisteredCluster, tmp_path: Path
 ) -> None:
     url = apiserver.url.replace("127.0.0.1", "localhost")
     registered = register(tls_demo, "double-outside", apiserver, "--external-url", url, "--san-url", url)
@@ -124,7 +124,7 @@ def test_every_external_context_reaches_the_server(
 
 
 def test_kubectl_with_another_clusters_certificate_is_refused(
-    apiserver: ApiServer, foreign_cluster: Registered, tmp_path: Path
+    apiserver: ApiServer, foreign_cluster: RegisteredCluster, tmp_path: Path
 ) -> None:
     path = written(tmp_path, foreign_cluster.kubeconfig())
     already = len(apiserver.seen)
@@ -135,7 +135,7 @@ def test_kubectl_with_another_clusters_certificate_is_refused(
     assert {(seen.identity, seen.status) for seen in apiserver.seen[already:]} == {(None, 401)}
 
 
-def test_the_python_client_is_who_the_service_says(cluster: Registered, tmp_path: Path) -> None:
+def test_the_python_client_is_who_the_service_says(cluster: RegisteredCluster, tmp_path: Path) -> None:
     kubeconfig = cluster.kubeconfig()
 
     with kubernetes.config.new_client_from_config(str(written(tmp_path, kubeconfig))) as client:
@@ -154,6 +154,6 @@ def test_the_python_client_is_who_the_service_says(cluster: Registered, tmp_path
     assert [namespace.metadata.name for namespace in namespaces.items] == ["default", "kube-system"]
 
 
-def test_the_python_client_takes_the_document_from_memory(cluster: Registered) -> None:
+def test_the_python_client_takes_the_document_from_memory(cluster: RegisteredCluster) -> None:
     with kubernetes.config.new_client_from_config_dict(cluster.kubeconfig()) as client:
         assert kubernetes.client.VersionApi(client).get_code().git_version == "v1.32.0"

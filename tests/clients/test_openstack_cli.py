@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from issued import assert_client_leaf
-from service import MISSING_CLUSTER, Demo, Tenant
+from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
+from support.kubeconfig_checks import assert_client_leaf
 
 
 def openstack(tenant: Tenant, *arguments: str) -> subprocess.CompletedProcess[str]:

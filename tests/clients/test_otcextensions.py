@@ -9,8 +9,8 @@ import pytest
 from openstack import exceptions
 from otcextensions import sdk
 
-from issued import assert_client_leaf, assert_lives
-from service import MISSING_CLUSTER, Demo, Tenant
+from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
+from support.kubeconfig_checks import assert_client_leaf, assert_lives
 
 
 def connect(tenant: Tenant, **how: str) -> Any:
@@ -83,7 +83,7 @@ def test_certificates_without_an_external_address(connection: Any, tenant: Tenan
     assert certificates.ca.startswith("LS0tLS1CRUdJTi")
 
 
-def test_certificates_with_an_external_address_are_those_of_the_internal_one(eip_demo: Demo) -> None:
+def test_the_external_address_adds_no_other_certificate(eip_demo: Demo) -> None:
     tenant = eip_demo.own
     connection = with_password(tenant)
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import kubectl
-import service
-from apiserver import ApiServer
-from registered import register
-from service import Demo, operator, operators_environment
+from support import installed_demo, kubectl
+from support.apiserver import ApiServer
+from support.installed_demo import Demo, operator, operators_environment
+from support.registered_cluster import register
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 PASSWORD = "correct horse battery staple"
@@ -59,7 +58,7 @@ def run(step: Step, folder: Path, env: Mapping[str, str]) -> None:
 @pytest.fixture
 def env(tls_demo: Demo, tmp_path: Path) -> dict[str, str]:
     """The operator's shell, in which alice is logged in too."""
-    programs = (Path(service.program()).parent, kubectl.program().parent)
+    programs = (Path(installed_demo.program()).parent, kubectl.program().parent)
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     domain = ("--domain", "demo")

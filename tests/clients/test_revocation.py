@@ -5,34 +5,36 @@ from pathlib import Path
 
 import pytest
 
-import scenarios
-from apiserver import ApiServer
-from service import Demo, replica_with_tls, start, stop
-from story import Story, story_with_webhook
+from support import revocation_scenarios
+from support.apiserver import ApiServer
+from support.installation import Installation, installation_with_webhook
+from support.installed_demo import Demo, replica_with_tls, start, stop
 
-Scenario = Callable[[Story], None]
+Scenario = Callable[[Installation], None]
 
 
 @pytest.fixture(scope="module")
-def story(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    with story_with_webhook(tls_demo, tmp_path_factory.mktemp("webhook"), "with-a-webhook") as one:
+def installation(tls_demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    with installation_with_webhook(tls_demo, tmp_path_factory.mktemp("webhook"), "with-a-webhook") as one:
         yield one
 
 
-@pytest.mark.parametrize("scenario", scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__)
-def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
-    scenario(story)
+@pytest.mark.parametrize(
+    "scenario", revocation_scenarios.WITH_A_WEBHOOK, ids=lambda scenario: scenario.__name__
+)
+def test_with_the_webhook(installation: Installation, scenario: Scenario) -> None:
+    scenario(installation)
 
 
 def test_a_newer_release_asks_another_replica_over_tls(tls_demo: Demo, tmp_path: Path) -> None:
     """The revocation comes in at the one, and the other answers."""
     replica = tmp_path / "replica"
     with ApiServer(tmp_path, "1.36") as apiserver, replica_with_tls(tls_demo, replica) as url:
-        one = Story(tls_demo, apiserver, tmp_path, "newer")
+        one = Installation(tls_demo, apiserver, tmp_path, "newer")
         one.service = ("--webhook-url", url, "--webhook-ca", replica / "tls-ca.pem")
         one.join(webhook=True)
 
-        scenarios.one_revoked_certificate_is_refused_within_the_ttl(one)
+        revocation_scenarios.one_revoked_certificate_is_refused_within_the_ttl(one)
 
         assert apiserver.webhook_calls > 0
 
@@ -40,8 +42,11 @@ def test_a_newer_release_asks_another_replica_over_tls(tls_demo: Demo, tmp_path:
 @pytest.mark.parametrize(
     ("option", "scenario"),
     [
-        (("--admission",), scenarios.the_admission_policy_stops_writes_and_no_reads),
-        (("--credential-role", "admin=cluster-admin"), scenarios.a_credentials_own_binding_ends_with_it),
+        (("--admission",), revocation_scenarios.the_admission_policy_stops_writes_and_no_reads),
+        (
+            ("--credential-role", "admin=cluster-admin"),
+            revocation_scenarios.a_credentials_own_binding_ends_with_it,
+        ),
     ],
     ids=["admission", "credential-role"],
 )
@@ -49,7 +54,7 @@ def test_where_the_flags_cannot_be_touched(
     tls_demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
 ) -> None:
     with ApiServer(tmp_path) as apiserver:
-        one = Story(tls_demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        one = Installation(tls_demo, apiserver, tmp_path, option[0].strip("-"), *option)
         one.join(webhook=False)
 
         scenario(one)
@@ -59,11 +64,11 @@ def test_without_the_service_the_failure_policy_decides(home: Path, tmp_path: Pa
     folder = tmp_path / "apiserver"
     folder.mkdir()
     with ApiServer(folder) as apiserver:
-        one = Story(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+        one = Installation(start(tmp_path, "--tls"), apiserver, folder, "lonely")
         try:
             one.join(webhook=True)
 
-            scenarios.without_the_service_the_failure_policy_decides(one)
+            revocation_scenarios.without_the_service_the_failure_policy_decides(one)
         finally:
             # The scenario stops it for a while, and may fail meanwhile.
             if one.demo.process.poll() is None:

@@ -13,7 +13,7 @@ from huaweicloudsdkcore.signer.signer import DerivationAKSKSigner, Signer
 # The service is not installed beside the vendors' SDKs; this module of it needs the standard library alone.
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from clustercert import signature
+from clustercert.pki import request_signature as signature
 
 requests = pytest.importorskip("requests")
 
@@ -111,5 +111,5 @@ def test_our_signatures_are_those_of_the_python_sdk() -> None:
         ),
         signature.payload_hash(b"{}"),
     )
-    ours = signature.sign(parts, signature.Credential("flat", ACCESS_KEY), SECRET.encode())
+    ours = signature.sign(parts, signature.SignatureCredential("flat", ACCESS_KEY), SECRET.encode())
     assert request.header_params["Authorization"] == ours

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from running import Demo, demo
-from waiting import eventually
+from support.demo_process import Demo, demo
+from support.wait import eventually
 
 
 def _receive_until_killed(running: Demo, received: list[str]) -> None:

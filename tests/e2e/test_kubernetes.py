@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import altered_scenarios
-import scenarios
-from kube_apiserver import ASSETS, KubeApiServer, assets
-from service import Demo, start, stop
-from story import Story
+from support import altered_copy_scenarios, revocation_scenarios
+from support.installation import Installation
+from support.installed_demo import Demo, start, stop
+from support.kube_apiserver import ASSETS, KubeApiServer, assets
 
-Scenario = Callable[[Story], None]
+Scenario = Callable[[Installation], None]
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,30 +38,33 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 @pytest.fixture(scope="module")
-def story(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def installation(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """With the webhook."""
     folder = tmp_path_factory.mktemp("webhook")
     with new_apiserver(folder) as apiserver:
-        one = Story(demo, apiserver, folder, "with-a-webhook")
+        one = Installation(demo, apiserver, folder, "with-a-webhook")
         one.join(webhook=True)
         yield one
 
 
 @pytest.mark.parametrize(
     "scenario",
-    [*scenarios.WITH_A_WEBHOOK, *altered_scenarios.WITH_A_WEBHOOK],
+    [*revocation_scenarios.WITH_A_WEBHOOK, *altered_copy_scenarios.WITH_A_WEBHOOK],
     ids=lambda scenario: scenario.__name__,
 )
-def test_with_the_webhook(story: Story, scenario: Scenario) -> None:
-    scenario(story)
+def test_with_the_webhook(installation: Installation, scenario: Scenario) -> None:
+    scenario(installation)
 
 
 @pytest.mark.parametrize(
     ("option", "scenario"),
     [
-        (("--admission",), scenarios.the_admission_policy_stops_writes_and_no_reads),
-        (("--credential-role", "admin=cluster-admin"), scenarios.a_credentials_own_binding_ends_with_it),
-        *altered_scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED,
+        (("--admission",), revocation_scenarios.the_admission_policy_stops_writes_and_no_reads),
+        (
+            ("--credential-role", "admin=cluster-admin"),
+            revocation_scenarios.a_credentials_own_binding_ends_with_it,
+        ),
+        *altered_copy_scenarios.WHERE_FLAGS_CANNOT_BE_TOUCHED,
     ],
     ids=["admission", "credential-role", "admission-copies", "credential-role-copies"],
 )
@@ -70,7 +72,7 @@ def test_where_the_flags_cannot_be_touched(
     demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
 ) -> None:
     with new_apiserver(tmp_path) as apiserver:
-        one = Story(demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        one = Installation(demo, apiserver, tmp_path, option[0].strip("-"), *option)
         one.join(webhook=False)
 
         scenario(one)
@@ -80,11 +82,11 @@ def test_without_the_service_the_failure_policy_decides(tmp_path: Path) -> None:
     folder = tmp_path / "apiserver"
     folder.mkdir()
     with new_apiserver(folder) as apiserver:
-        one = Story(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+        one = Installation(start(tmp_path, "--tls"), apiserver, folder, "lonely")
         try:
             one.join(webhook=True)
 
-            scenarios.without_the_service_the_failure_policy_decides(one)
+            revocation_scenarios.without_the_service_the_failure_policy_decides(one)
         finally:
             # The scenario stops it for a while, and may fail meanwhile.
             if one.demo.process.poll() is None:

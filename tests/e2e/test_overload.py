@@ -5,8 +5,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from clustercert.web.edge import MAX_IN_FLIGHT
-from running import Demo, demo
+from clustercert.http.middleware import MAX_IN_FLIGHT
+from support.demo_process import Demo, demo
 
 SILENT = 1100
 UNFINISHED = 600
@@ -37,7 +37,7 @@ def test_connections_that_send_nothing_keep_nobody_out(tmp_path: Path) -> None:
         assert client.post(running.clustercert_path, json={"duration": 1}).status_code == 200
 
 
-def test_requests_whose_bodies_never_come_keep_nobody_out_and_are_answered_when_they_do(
+def test_requests_without_their_bodies_keep_nobody_out(
     tmp_path: Path,
 ) -> None:
     assert UNFINISHED > MAX_IN_FLIGHT

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-import postgres
-from clustercert.app.wiring import components
 from clustercert.server import tls
 from clustercert.settings import SettingsError
-from replicas import SECONDS, Replica, assert_not_now, issue, listening, started
-from stores import Store, blob
-from waiting import eventually
-from world import World, make
+from clustercert.wiring import components
+from support import postgres
+from support.replicas import SECONDS, Replica, assert_not_now, issue, listening, started
+from support.stores import Store, blob
+from support.wait import eventually
+from support.world import World, make
 
 
 @pytest.fixture(scope="module")

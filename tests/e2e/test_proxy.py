@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clustercert.certificate import chain_pem
-from clustercert.keypair import key_pem, new_key
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
-from running import Demo, demo
-from waiting import eventually
+from support.demo_process import Demo, demo
+from support.wait import eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -69,12 +69,16 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
     (folder / "server.pem").write_bytes(chain_pem((leaf,)) + key_pem(key))
     (folder / "ca.pem").write_bytes(chain_pem((ca,)))
-    with socket.socket() as probe:
+    with socket.socket() as probe, socket.socket() as other:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with demo(folder / "data") as running:
+        other.bind(("127.0.0.1", 0))
+        port, webhook_port = probe.getsockname()[1], other.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        patch.setenv("CLUSTERCERT_SERVER__TRUSTED_PROXIES", '["127.0.0.1"]')
+        running = stack.enter_context(demo(folder / "data"))
         env = os.environ | {
             "CLUSTERCERT_LISTEN": f"127.0.0.1:{port}",
+            "CLUSTERCERT_WEBHOOK_LISTEN": f"127.0.0.1:{webhook_port}",
             "CLUSTERCERT_CERTIFICATE": str(folder / "server.pem"),
             "CLUSTERCERT_SERVER": running.said["url"].removeprefix("http://"),
         }
@@ -182,3 +186,14 @@ def test_a_request_with_an_offer_to_upgrade_keeps_its_body(front: Front) -> None
 def test_who_comes_through_the_proxy_is_not_taken_for_loopback(front: Front) -> None:
     with front.client() as client:
         assert client.get("/metrics").status_code == 403
+
+
+def test_the_source_of_a_request_through_the_proxy_is_its_client(front: Front) -> None:
+    claims = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+    with front.client() as client:
+        issued = client.post(front.running.clustercert_path, json={"duration": 1}, headers=claims)
+        assert issued.status_code == 200
+        path = f"/clustercert/v1/projects/{front.running.said['project_id']}/certificates"
+        newest = client.get(path, params={"limit": "1"}).json()["certificates"][0]
+    assert newest["fingerprint"] == issued.headers["X-Clustercert-Fingerprint"]
+    assert newest["source_address"] == OTHER_CLIENT

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-import postgres
-from clustercert.store import migrate
-from clustercert.store.database import Database
-from replicas import SECONDS, Replica, issue, listening, started
-from stores import Store, blob
-from world import World, make
+from clustercert.store.engine import migrate
+from clustercert.store.engine.database import Database
+from support import postgres
+from support.replicas import SECONDS, Replica, issue, listening, started
+from support.stores import Store, blob
+from support.world import World, make
 
 HEAD = migrate.head()
 NEXT = f"{int(HEAD) + 1:04}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from running import Demo, demo
+from support.demo_process import Demo, demo
 
 HOST = b"Host: a\r\n"
 CLOSE = b"Host: a\r\nConnection: close\r\n\r\n"
@@ -90,7 +90,7 @@ def test_what_is_no_http_is_refused(running: Demo, request_: bytes) -> None:
         (b"Transfer-Encoding: chunked\r\n", b"3\r\nabcGET / HTTP/1.1\r\n\r\n"),
     ],
 )
-def test_what_follows_a_request_whose_end_is_a_matter_of_opinion_is_not_answered(
+def test_nothing_after_a_request_with_an_ambiguous_end_is_answered(
     running: Demo, head: bytes, body: bytes
 ) -> None:
     smuggled = b"GET /healthz HTTP/1.1\r\n" + CLOSE
@@ -106,6 +106,12 @@ def test_a_header_block_over_its_bound_is_refused(running: Demo, fields: bytes) 
 
 def test_a_target_over_the_bound_is_refused_too(running: Demo) -> None:
     assert parsed(asked(running, b"GET /healthz?" + b"a" * 66_000 + b" HTTP/1.1\r\n" + CLOSE))[0] == 400
+
+
+def test_http_1_1_without_a_host_is_refused(running: Demo) -> None:
+    without = CLOSE.replace(b"Host: a\r\n", b"")
+    assert without != CLOSE
+    assert_refused_by_us(asked(running, b"GET /healthz HTTP/1.1\r\n" + without), 400)
 
 
 def test_a_second_host_is_refused(running: Demo) -> None:

@@ -8,8 +8,9 @@ import ssl
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import httpx
@@ -17,13 +18,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import chain_pem
-from clustercert.keypair import key_pem, new_key
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from clustercert.settings import DATABASE_FILE
-from operating import Operator, new_operator
-from running import COMMAND
-from waiting import eventually
+from support.command_line import Operator, new_operator
+from support.demo_process import COMMAND
+from support.wait import eventually
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_given_files_are_served(operator: Operator, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_renewed_files_are_served_without_a_restart_and_kept_connections_go_on(
+def test_renewed_tls_files_need_no_restart_and_keep_connections(
     operator: Operator, tmp_path: Path, workers: str
 ) -> None:
     given(operator, tmp_path)
@@ -169,6 +170,39 @@ def test_renewed_files_are_served_without_a_restart_and_kept_connections_go_on(
         eventually(lambda: {shown(port) for _ in range(4 * int(workers))} == {der})
         assert former != der
         assert client.get("/healthz").text == "ok\n"
+
+
+def test_sighup_loads_the_files_and_the_policy_and_keeps_connections(
+    operator: Operator, tmp_path: Path
+) -> None:
+    leaf = given(operator, tmp_path)
+    log = tmp_path / "service.log"
+    with operator.config.open("a") as config:
+        config.write(f'[log]\nfile = "{log}"\n')
+    with (
+        served(operator, "--workers", "2", self_signed=False) as (port, _, process),
+        closing(HTTPSConnection("127.0.0.1", port, context=trusting(tmp_path / "tls.pem"))) as kept,
+    ):
+        assert healthy(kept)
+        connection = kept.sock
+        with operator.config.open("a") as config:
+            config.write('[[policy.rules]]\nrole = "admin"\ngroups = ["others"]\n')
+        process.send_signal(signal.SIGHUP)
+        eventually(lambda: log.read_text().count('"settings reloaded"') == 2)
+        eventually(lambda: log.read_text().count('"TLS files reloaded"') == 2)
+        assert '"changed":["policy.rules"]' in log.read_text()
+        assert healthy(kept)
+        assert kept.sock is connection
+        assert x509.load_der_x509_certificate(shown(port)) == leaf
+
+
+def trusting(chain: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=chain)
+
+
+def healthy(connection: HTTPSConnection) -> bool:
+    connection.request("GET", "/healthz")
+    return connection.getresponse().read() == b"ok\n"
 
 
 def test_files_that_can_not_be_used_leave_the_former_ones_in_place(
@@ -193,5 +227,7 @@ def test_files_that_do_not_belong_together_are_refused(operator: Operator, tmp_p
         "CLUSTERCERT_SERVER__TLS_CERTIFICATE": f"{tmp_path}/tls.pem",
         "CLUSTERCERT_SERVER__TLS_KEY": f"{tmp_path}/tls.key",
     }
-    assert "can't be used" in refused(operator, **files)
-    assert "belong together" in refused(operator, CLUSTERCERT_SERVER__TLS_KEY=f"{tmp_path}/tls.key")
+    assert "Can't use the TLS files" in refused(operator, **files)
+    assert "set both tls_certificate and tls_key" in refused(
+        operator, CLUSTERCERT_SERVER__TLS_KEY=f"{tmp_path}/tls.key"
+    )

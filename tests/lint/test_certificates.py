@@ -12,12 +12,13 @@ from pkilint import loader, report
 from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
-from clustercert.certificate import LeafBuilder, new_signing_request
-from clustercert.keypair import csr_public_key, new_key
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey
+from clustercert.pki.csr import csr_public_key
+from clustercert.pki.keys import new_key
+from clustercert.pki.leaf import LeafBuilder, new_signing_request
 from clustercert.server.tls_files import new_server_certificate
-from leaf import credential_number_of, openssl
-from nouns import CA_NOT_BEFORE, NOW, client_ca, grant
+from support.leaf_checks import credential_number_of, openssl
+from support.samples import CA_NOT_BEFORE, NOW, client_ca, grant
 
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 KEYS: dict[KeyType, PrivateKey] = {key_type: new_key(key_type) for key_type in KEY_TYPES}

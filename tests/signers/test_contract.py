@@ -1,4 +1,4 @@
-"""What every signer owes, run against each kind there is; a new kind joins by a line in KINDS."""
+"""The contract of signers, run against each kind of signer. A new kind needs a line in KINDS."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,15 +10,18 @@ from typing import get_args
 import pytest
 from cryptography import x509
 
-from clustercert.certificate import check_leaf, new_signing_request
-from clustercert.errors import RemoteFailed, SealError, SignerError, Unavailable
-from clustercert.keypair import key_der, new_key
+from clustercert.issuance.signers.local import LocalSigner
 from clustercert.model import ClientCA, KeyType, SigningRequest
-from clustercert.sealing import KeyRing, new_data_key
-from clustercert.signers import Signer
-from clustercert.signers.local import LocalSigner
-from leaf import assert_client_leaf, spki
-from nouns import NOW, USER_ID, client_ca, grant
+from clustercert.model.errors import NotFound, RemoteFailed, SignerError, Unavailable, UnsealError
+from clustercert.pki.crl import CrlContent, CrlEntry, check_crl
+from clustercert.pki.envelope import KeyRing, new_data_key
+from clustercert.pki.keys import key_der, new_key
+from clustercert.pki.leaf import check_leaf, new_signing_request
+from clustercert.pki.signer import Signer
+from clustercert.settings import Settings, SettingsError
+from clustercert.wiring import _signers
+from support.leaf_checks import assert_client_leaf, spki
+from support.samples import CA_NOT_BEFORE, ISSUED_AT, NOW, USER_ID, client_ca, grant
 
 
 class Ring:
@@ -31,6 +34,9 @@ class Ring:
     async def unseal(self, sealed: bytes, bound_to: str) -> bytes:
         self.opened += 1
         return self.ring.unseal(sealed, bound_to)
+
+    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+        return self.ring.seal(plaintext, bound_to)
 
 
 @dataclass
@@ -46,7 +52,9 @@ def local(ca_key_type: KeyType) -> Kind:
     ring, key = Ring(), new_key(ca_key_type)
     ca = client_ca(key)
     sealed = ring.ring.seal(key_der(key), f"client_ca:{ca.id}")
-    return Kind(LocalSigner(ring), replace(ca, sealed_key=sealed), replace(ca, id="e" * 32, sealed_key=None))
+    return Kind(
+        LocalSigner({}, ring), replace(ca, sealed_key=sealed), replace(ca, id="e" * 32, sealed_key=None)
+    )
 
 
 KINDS: dict[str, Callable[[], Kind]] = {
@@ -57,6 +65,12 @@ KINDS: dict[str, Callable[[], Kind]] = {
 }
 
 
+CRL = CrlContent(
+    [CrlEntry("0a" * 20, ISSUED_AT, "keyCompromise")],
+    7 << 40,
+    this_update=ISSUED_AT,
+    next_update=ISSUED_AT + timedelta(days=1),
+)
 LEAF_KEYS = {key_type: new_key(key_type).public_key() for key_type in get_args(KeyType)}
 
 
@@ -98,7 +112,7 @@ async def test_it_leaves_out_the_root(kind: Kind) -> None:
     assert all(certificate.issuer != certificate.subject for certificate in certificates)
 
 
-async def test_it_takes_the_serial_that_was_chosen_if_it_says_so(kind: Kind) -> None:
+async def test_a_signer_that_takes_serials_uses_the_requested_one(kind: Kind) -> None:
     if not kind.signer.takes_serial:
         assert asked(kind).serial is None
         return
@@ -129,7 +143,45 @@ async def test_a_failure_leaves_it_as_it_was(kind: Kind) -> None:
     check_leaf(await kind.signer.sign(request), request)
 
 
+@pytest.mark.parametrize("key_type", LEAF_KEYS)
+async def test_a_ca_that_it_creates_signs_leaves_and_crls(kind: Kind, key_type: KeyType) -> None:
+    cluster_id, lifetime = "0" * 8 + "-0000-4000-8000-" + "0" * 12, timedelta(days=3650)
+    first, second = [
+        await kind.signer.create_ca(cluster_id, key_type, CA_NOT_BEFORE, lifetime) for _ in range(2)
+    ]
+    assert first.id != second.id
+    assert first.certificate.subject != second.certificate.subject
+    for ca in (first, second):
+        assert (ca.cluster_id, ca.state) == (cluster_id, "active")
+        assert ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        assert ca.certificate.not_valid_before_utc == CA_NOT_BEFORE
+        assert ca.not_after == CA_NOT_BEFORE + lifetime
+        request = new_signing_request(
+            grant(), LEAF_KEYS["ec-p256"], ca, takes_serial=kind.signer.takes_serial
+        )
+        check_leaf(await kind.signer.sign(request), request)
+        check_crl(await kind.signer.sign_crl(ca, CRL), ca.certificate, CRL)
+
+
+async def test_it_signs_the_crl_that_was_asked_for(kind: Kind) -> None:
+    der = await kind.signer.sign_crl(kind.ca, CRL)
+    check_crl(der, kind.ca.certificate, CRL)
+    (revoked,) = x509.load_der_x509_crl(der)
+    assert revoked.extensions.get_extension_for_class(x509.CRLReason).value.reason.value == "keyCompromise"
+
+
+async def test_a_crl_of_a_ca_without_its_key_fails(kind: Kind) -> None:
+    with pytest.raises((NotFound, SignerError, RemoteFailed, Unavailable)):
+        await kind.signer.sign_crl(kind.lost, CRL)
+
+
 # The local signer's own
+
+
+def test_local_refuses_settings() -> None:
+    with pytest.raises(ValueError, match="no setting pin") as refused:
+        LocalSigner({"pin": "1234"}, Ring())
+    assert "1234" not in str(refused.value)
 
 
 async def test_local_opens_a_key_once() -> None:
@@ -146,7 +198,7 @@ async def test_local_keeps_the_keys_of_the_cas_used_last(monkeypatch: pytest.Mon
     ring, key = Ring(), new_key("ec-p256")
     # So that the test needs no thousands of keys.
     monkeypatch.setattr(LocalSigner, "MAX_OPEN_KEYS", 2)
-    signer = LocalSigner(ring)
+    signer = LocalSigner({}, ring)
     cas = [
         replace(
             client_ca(key), id=f"{n:032x}", sealed_key=ring.ring.seal(key_der(key), f"client_ca:{n:032x}")
@@ -164,10 +216,26 @@ async def test_local_refuses_a_key_that_was_sealed_for_another_ca() -> None:
     """A sealed key that is moved to another row signs nothing there."""
     kind = local("ec-p256")
     moved = replace(kind.ca, id="a" * 32)
-    with pytest.raises((SignerError, SealError)):
+    with pytest.raises((SignerError, UnsealError)):
         await kind.signer.sign(SigningRequest(grant(), LEAF_KEYS["ec-p256"], moved))
 
 
 def test_the_built_in_signer_is_found_by_its_entry_point() -> None:
     (point,) = entry_points(group="clustercert.signers", name="local")
     assert point.load() is LocalSigner
+
+
+@pytest.mark.parametrize(
+    ("signers", "message"),
+    [
+        ({"local": {"pin": "1234"}}, "signers.local: the local signer has no setting pin."),
+        ({"hsm": {}}, "signers.hsm: this signer is not installed. Installed: local."),
+    ],
+)
+def test_settings_that_no_signer_takes_are_refused(
+    signers: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        _signers(Settings(signers=signers), Ring())
+    assert refused.value.message == message
+    assert "1234" not in repr(Settings(signers=signers))

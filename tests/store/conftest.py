@@ -1,4 +1,4 @@
-"""A migrated database of its own for each test, of each kind that there is."""
+"""A migrated database for each test: on SQLite, and on PostgreSQL if it is installed."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -6,18 +6,23 @@ from pathlib import Path
 
 import pytest
 
-import postgres
-from clustercert.store.credentials import Credentials, Feed
-from clustercert.store.database import Database
-from clustercert.store.revocations import Revocations
-from identities import House, furnished_house
-from remembered import Clock
-from stores import Store, migrate, new_template, sqlite_url
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.model import Cluster
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.engine.database import Database
+from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.revocations import RevocationQueries
+from support import postgres
+from support.accounts import Accounts, new_accounts
+from support.credential_cache import Clock
+from support.credential_usage import usage_at
+from support.store_records import register_cluster
+from support.stores import Store, migrate, new_template, sqlite_url
 
 
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once, copied by each test."""
+    """Return a migrated SQLite file, which each test copies."""
     file = tmp_path_factory.mktemp("migrated") / "store.db"
     migrate(Store(sqlite_url(file)))
     return file
@@ -25,14 +30,14 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[postgres.Server]:
-    """One for all tests of this process that leave it running."""
+    """Return a PostgreSQL server, which all tests in this process share."""
     with postgres.server() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def template(server: postgres.Server) -> str:
-    """The name of a migrated database; made once, copied by each test."""
+    """Return the name of a migrated database, which each test copies."""
     return new_template(server)
 
 
@@ -44,7 +49,7 @@ def file(tmp_path: Path, migrated_file: Path) -> Path:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server, such as `make test-fast` leaves out by this word."""
+    """Mark the tests that need a PostgreSQL server, so that `make test-fast` can exclude them."""
     for item in items:
         if isinstance(item, pytest.Function) and "on_postgresql" in item.fixturenames:
             item.add_marker("postgresql")
@@ -69,7 +74,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A database without a schema; of SQLite, none at all."""
+    """A PostgreSQL database without a schema, or the path of an SQLite file that does not exist."""
     if request.param == "sqlite":
         yield Store(sqlite_url(tmp_path / "new.db"))
         return
@@ -87,26 +92,37 @@ async def database(store: Store) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def feed(database: Database) -> Feed:
-    feed = Feed(database, Clock())
+async def feed(database: Database) -> RevocationFeed:
+    feed = RevocationFeed(database, Clock())
     await feed.refresh()
     return feed
 
 
 @pytest.fixture
-async def known(database: Database, feed: Feed) -> Credentials:
-    return Credentials(database, feed)
+async def known(database: Database, feed: RevocationFeed) -> CredentialCache:
+    return CredentialCache(database, feed)
 
 
 @pytest.fixture
-async def elsewhere(store: Store) -> AsyncIterator[Revocations]:
-    """Another process, which revokes."""
+async def there(database: Database, store: Store) -> Cluster:
+    """A registered cluster."""
+    return await register_cluster(database, store)
+
+
+@pytest.fixture
+def usage(database: Database, there: Cluster) -> CredentialUsage:
+    return usage_at(database)
+
+
+@pytest.fixture
+async def elsewhere(store: Store) -> AsyncIterator[RevocationQueries]:
+    """Revocation queries as in another process."""
     database = Database(store.url)
-    yield Revocations(database)
+    yield RevocationQueries(database)
     await database.close()
 
 
 @pytest.fixture
-async def house(database: Database, store: Store) -> AsyncIterator[House]:
-    async with furnished_house(database, store) as it:
+async def accounts(database: Database, store: Store) -> AsyncIterator[Accounts]:
+    async with new_accounts(database, store) as it:
         yield it

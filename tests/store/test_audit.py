@@ -1,4 +1,4 @@
-"""Reading the log: proofs that verify, also after events are gone, and pages that cost the same however long it is."""
+"""Proofs from the audit log, also after events were deleted, and pages of events at constant cost."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,34 +9,35 @@ import pytest
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert
 
-import sealing
 from clustercert.audit.sealer import MAX_BATCH
-from clustercert.custody import write_new_kek_file
-from clustercert.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
-from clustercert.merkle import TileId, TilePath, leaf_hash
-from clustercert.merkle.tiles import ENTRIES, split
-from clustercert.merkle.tree import verify_consistency, verify_inclusion
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.merkle.tiles import ENTRIES, TileId, TilePath, split_hashes
+from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclusion
+from clustercert.model import Actor
+from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.engine.database import Database
 from clustercert.store.event_pages import SCANNED, EventFilter, EventPage, EventPages
 from clustercert.store.events import event_row
-from plans import Plans
-from sealing import Log, commitments
-from stores import NOW, Store, event
+from clustercert.store.evidence import EvidenceQueries
+from support import sealer_process
+from support.sealer_process import SealerProcess, commitments
+from support.statements import QueryPlans
+from support.stores import NOW, ORIGIN, Store, event
 
 PROJECT = "0c97ac3cb280f4d91fa7c0096739e1f8"
 
 
 @pytest.fixture
-async def log(store: Store, tmp_path: Path) -> AsyncIterator[Log]:
+async def log(store: Store, tmp_path: Path) -> AsyncIterator[SealerProcess]:
     write_new_kek_file(tmp_path / "kek")
-    async with sealing.opened(store, tmp_path / "kek") as it:
+    async with sealer_process.opened(store, tmp_path / "kek") as it:
         await it.sealer.seal_all()
         yield it
 
 
-async def grow(log: Log, *steps: int) -> list[int]:
-    """Seal so many events each; the log's sizes."""
+async def grow(log: SealerProcess, *steps: int) -> list[int]:
+    """Seal these numbers of events one after another, and return the log sizes."""
     sizes = []
     for step in steps:
         await log.happen(step)
@@ -46,9 +47,9 @@ async def grow(log: Log, *steps: int) -> list[int]:
 
 
 async def everything(
-    log: Log, wanted: EventFilter, limit: int = 1000, *, newest_first: bool = False
+    log: SealerProcess, wanted: EventFilter, limit: int = 1000, *, newest_first: bool = False
 ) -> list[int]:
-    """The places of all that is found, page by page."""
+    """Return the leaf indexes of all events that match, page by page."""
     places, cursor, more = list[int](), None, True
     while more:
         page: EventPage = await log.log.events(wanted, cursor=cursor, newest_first=newest_first, limit=limit)
@@ -57,13 +58,13 @@ async def everything(
     return places
 
 
-async def test_proofs_of_a_log_of_many_tiles_verify(log: Log, store: Store) -> None:
+async def test_proofs_of_a_log_of_many_tiles_verify(log: SealerProcess, store: Store) -> None:
     sizes = await grow(log, 3, 250, 2, 300, 1500)
     leaves = commitments(store)
-    roots = {size: sealing.root(leaves[:size]) for size in sizes}
+    roots = {size: sealer_process.root(leaves[:size]) for size in sizes}
     for size in sizes:
         for place in {0, 1, size // 2, 255 % size, 256 % size, 512 % size, size - 1}:
-            [found] = await log.log.pages.run(place, 1)
+            [found] = await EvidenceQueries(log.database).events(place, place + 1)
             proof = await log.log.inclusion(found, size)
             assert (proof.checkpoint.size, proof.checkpoint.root) == (size, roots[size])
             verify_inclusion(leaf_hash(leaves[place]), place, size, proof.hashes, roots[size])
@@ -74,16 +75,16 @@ async def test_proofs_of_a_log_of_many_tiles_verify(log: Log, store: Store) -> N
     for old in (0, 1, 7, 256, 257, 1000):
         verify_consistency(
             old,
-            sealing.root(leaves[:old]),
+            sealer_process.root(leaves[:old]),
             sizes[-1],
             roots[sizes[-1]],
             await log.log.consistency(old, sizes[-1]),
         )
 
 
-async def test_a_proof_reads_few_tiles_and_no_events(log: Log) -> None:
+async def test_a_proof_reads_few_tiles_and_no_events(log: SealerProcess) -> None:
     await grow(log, 1500)
-    [found] = await log.log.pages.run(700, 1)
+    [found] = await EvidenceQueries(log.database).events(700, 701)
     statements = []
 
     def note(_connection: object, _cursor: object, statement: str, *_others: object) -> None:
@@ -96,11 +97,11 @@ async def test_a_proof_reads_few_tiles_and_no_events(log: Log) -> None:
     assert not any("audit_event" in statement for statement in statements)
 
 
-async def test_proofs_stay_when_events_are_gone(log: Log, store: Store) -> None:
+async def test_proofs_stay_valid_after_events_are_deleted(log: SealerProcess, store: Store) -> None:
     [size] = await grow(log, 300)
     leaves = commitments(store)
-    root = sealing.root(leaves)
-    before = await log.log.pages.run(0, 10_000)
+    root = sealer_process.root(leaves)
+    before = await EvidenceQueries(log.database).events(0, size)
     store.execute(
         "DELETE FROM audit_event WHERE id IN"
         " (SELECT event_id FROM audit_place WHERE leaf_index >= 100 AND leaf_index < 200)"
@@ -109,17 +110,18 @@ async def test_proofs_stay_when_events_are_gone(log: Log, store: Store) -> None:
         assert each.leaf_index is not None
         proof = await log.log.inclusion(each)
         verify_inclusion(leaf_hash(each.commitment), each.leaf_index, size, proof.hashes, root)
-    assert [each.leaf_index for each in await log.log.pages.run(98, 4)] == [98, 99, 200, 201]
+    around = await EvidenceQueries(log.database).events(98, 202)
+    assert [each.leaf_index for each in around] == [98, 99, 200, 201]
     listed = await everything(log, EventFilter(), 7, newest_first=False)
     assert listed == [each.leaf_index for each in before if each.leaf_index not in range(100, 200)]
     entries = await log.log.tile(TilePath(TileId(ENTRIES, 0)))
-    assert split(entries) == leaves[:256], "the commitments of what is gone are still there"
+    assert split_hashes(entries) == leaves[:256], "the commitments of deleted events are still stored"
     [larger] = await grow(log, 5)
     newest = await log.log.checkpoint()
     verify_consistency(size, root, larger, newest.root, await log.log.consistency(size, larger))
 
 
-async def test_what_is_not_sealed_is_not_proved_and_not_listed(log: Log) -> None:
+async def test_unsealed_events_are_not_proved_or_listed(log: SealerProcess) -> None:
     [size] = await grow(log, 1)
     await log.happen(1)
     unsealed = await log.log.pages.event(size + 1)
@@ -130,14 +132,14 @@ async def test_what_is_not_sealed_is_not_proved_and_not_listed(log: Log) -> None
     assert await everything(log, EventFilter()) == list(range(size))
 
 
-async def test_impossible_proofs_are_refused(log: Log) -> None:
+async def test_impossible_proofs_are_refused(log: SealerProcess) -> None:
     first, second = await grow(log, 3, 2)
-    [last] = await log.log.pages.run(second - 1, 1)
-    with pytest.raises(InvalidRequest, match="larger log"):
+    [last] = await EvidenceQueries(log.database).events(second - 1, second)
+    with pytest.raises(InvalidRequest, match="larger than the event"):
         await log.log.inclusion(last, first)
     with pytest.raises(NotFound, match="of this size"):
         await log.log.inclusion(last, second - 1)
-    with pytest.raises(NotFound, match="not that large"):
+    with pytest.raises(NotFound, match="must not exceed the size of the log"):
         await log.log.consistency(1, second + 1)
     with pytest.raises(InvalidRequest):
         await log.log.consistency(2, 1)
@@ -145,9 +147,9 @@ async def test_impossible_proofs_are_refused(log: Log) -> None:
         await log.log.tile(TilePath(TileId(0, 0), second + 1))
 
 
-async def test_a_missing_tile_is_damage(log: Log, store: Store) -> None:
+async def test_a_missing_tile_is_damage(log: SealerProcess, store: Store) -> None:
     await grow(log, 3)
-    [first] = await log.log.pages.run(0, 1)
+    [first] = await EvidenceQueries(log.database).events(0, 1)
     store.execute("DELETE FROM audit_tile WHERE level = 0")
     with pytest.raises(LogDamaged):
         await log.log.inclusion(first)
@@ -155,27 +157,27 @@ async def test_a_missing_tile_is_damage(log: Log, store: Store) -> None:
         await log.log.tile(TilePath(TileId(0, 0), 1))
 
 
-async def test_before_the_log_is_begun_everybody_is_told_to_wait(store: Store, tmp_path: Path) -> None:
+async def test_without_a_log_all_reads_are_unavailable(store: Store, tmp_path: Path) -> None:
     write_new_kek_file(tmp_path / "kek")
-    async with sealing.opened(store, tmp_path / "kek") as log:
+    async with sealer_process.opened(store, tmp_path / "kek") as log:
         for ask in (log.log.log, log.log.verifier_key, log.log.checkpoint):
             with pytest.raises(Unavailable):
                 await ask()
         assert await everything(log, EventFilter()) == []
 
 
-async def test_events_are_found_by_what_they_say(log: Log) -> None:
+async def test_events_are_filtered_by_their_fields(log: SealerProcess) -> None:
     others = {
         "project": replace(event(), project_id=PROJECT),
         "kind": event("thing.changed"),
         "like": event("thing_changed"),
-        "actor": replace(event(), actor="somebody"),
+        "actor": replace(event(), actor=Actor("somebody", ORIGIN)),
         "subject": event(subject="other"),
         "early": replace(event(), at=NOW - timedelta(days=1)),
         "late": replace(event(), at=NOW + timedelta(days=1)),
     }
     names = list(others)
-    async with log.database.write(*others.values()):
+    async with log.database.transaction(*others.values()):
         pass
     await log.sealer.seal_all()
     for wanted, found in (
@@ -187,11 +189,11 @@ async def test_events_are_found_by_what_they_say(log: Log) -> None:
         (EventFilter(subject="other"), ["subject"]),
         (EventFilter(project_id=PROJECT, actor="somebody"), []),
     ):
-        # Two events are from the log's beginning.
+        # Creating the log recorded two events.
         assert [names[place - 2] for place in await everything(log, wanted)] == found, wanted
 
 
-async def test_times_are_exact_though_the_log_is_looked_through_by_its_checkpoints(
+async def test_time_filters_are_exact_although_they_search_by_checkpoints(
     store: Store, tmp_path: Path
 ) -> None:
     """An event may be sealed later than it happened, and clocks may differ by minutes."""
@@ -199,13 +201,13 @@ async def test_times_are_exact_though_the_log_is_looked_through_by_its_checkpoin
     times = []
     for minute in range(0, 90, 3):
         now = NOW + timedelta(minutes=minute)
-        async with sealing.opened(store, tmp_path / "kek", now) as log:
+        async with sealer_process.opened(store, tmp_path / "kek", now) as log:
             for offset in (-100, 0, 100):
                 times.append(at := now + timedelta(seconds=offset))
-                async with log.database.write(replace(event("timed"), at=at)):
+                async with log.database.transaction(replace(event("timed"), at=at)):
                     pass
             await log.sealer.seal_all()
-    async with sealing.opened(store, tmp_path / "kek") as log:
+    async with sealer_process.opened(store, tmp_path / "kek") as log:
         for since, until in ((None, 30), (30, None), (20, 41), (33, 33), (200, None), (None, -20)):
             start = NOW + timedelta(minutes=since) if since is not None else None
             end = NOW + timedelta(minutes=until) if until is not None else None
@@ -216,30 +218,28 @@ async def test_times_are_exact_though_the_log_is_looked_through_by_its_checkpoin
                 if (start is None or at >= start) and (end is None or at <= end)
             ]
             found = await everything(log, wanted, limit=7)
-            # Two events are from the log's beginning; they were sealed between the first of the others.
+            # Creating the log recorded two events, which were sealed between the first other ones.
             timed = await everything(log, EventFilter(kind="timed"))
             assert [timed.index(place) for place in found] == expected
             assert await everything(log, wanted, limit=7, newest_first=True) == found[::-1]
 
 
-async def test_what_waited_for_an_hour_to_be_sealed_is_found_by_its_time(
-    store: Store, tmp_path: Path
-) -> None:
-    """More than is sealed at a time: the first checkpoint after it has only the beginning of it."""
+async def test_an_event_sealed_an_hour_late_is_found_by_its_time(store: Store, tmp_path: Path) -> None:
+    """More events than one batch: the first checkpoint afterwards contains only some of them."""
     write_new_kek_file(tmp_path / "kek")
     late = NOW + timedelta(hours=1)
-    async with sealing.opened(store, tmp_path / "kek") as log:
+    async with sealer_process.opened(store, tmp_path / "kek") as log:
         await log.sealer.seal_all()
         for _ in range(10):
             await log.happen(MAX_BATCH, "waited")
-        async with log.database.write(*(replace(event("later"), at=late) for _ in range(MAX_BATCH))):
+        async with log.database.transaction(*(replace(event("later"), at=late) for _ in range(MAX_BATCH))):
             pass
     sealed, step = MAX_BATCH, 0
     while sealed == MAX_BATCH:
         step += 1
-        async with sealing.opened(store, tmp_path / "kek", late + step * timedelta(seconds=1)) as log:
+        async with sealer_process.opened(store, tmp_path / "kek", late + step * timedelta(seconds=1)) as log:
             sealed = await log.sealer.seal()
-    async with sealing.opened(store, tmp_path / "kek") as log:
+    async with sealer_process.opened(store, tmp_path / "kek") as log:
         for kind, until, count in (
             ("waited", NOW + timedelta(minutes=10), 10 * MAX_BATCH),
             ("later", NOW + timedelta(minutes=10), 0),
@@ -250,9 +250,9 @@ async def test_what_waited_for_an_hour_to_be_sealed_is_found_by_its_time(
                 assert len(await everything(log, wanted, newest_first=newest_first)) == count
 
 
-async def test_a_page_looks_at_a_bounded_number_of_events(log: Log) -> None:
+async def test_a_page_looks_at_a_bounded_number_of_events(log: SealerProcess) -> None:
     rows = [event_row(event("dull")) for _ in range(SCANNED + 500)]
-    async with log.database.write() as connection:
+    async with log.database.transaction() as connection:
         await connection.execute(insert(tables.audit_event), [event_row(event("rare"))])
         await connection.execute(insert(tables.audit_event), rows)
         await connection.execute(insert(tables.audit_event), [event_row(event("rare"))])
@@ -270,10 +270,10 @@ async def test_a_page_looks_at_a_bounded_number_of_events(log: Log) -> None:
     assert await everything(log, EventFilter(kind="rare"), newest_first=True) == [SCANNED + 503, 2]
 
 
-async def test_a_page_of_one_project_does_not_walk_the_events_of_all(on_postgresql: Store) -> None:
-    """PostgreSQL, which hasn't counted for a while, takes what has happened since for next to nothing."""
+async def test_a_page_of_one_project_does_not_read_the_events_of_others(on_postgresql: Store) -> None:
+    """With outdated statistics, PostgreSQL assumes that there are almost no new events."""
     database = Database(on_postgresql.url)
-    async with database.write(event("first")):
+    async with database.transaction(event("first")):
         pass
     copies = (
         "INSERT INTO audit_event (at, kind, project_id, actor, subject, body, salt, commitment)"
@@ -293,7 +293,7 @@ async def test_a_page_of_one_project_does_not_walk_the_events_of_all(on_postgres
         "INSERT INTO audit_checkpoint (size, at, root, note) VALUES (20000, ?, '', ''), (40000, ?, '', '')",
         *(NOW, NOW + timedelta(hours=2)),
     )
-    plans = Plans(database, of="audit_place")
+    plans = QueryPlans(database, of="audit_place")
     everything_of = EventFilter()
     an_hour_of = EventFilter(since=NOW + timedelta(minutes=30), until=NOW + timedelta(minutes=90))
     with plans.noted():
@@ -318,7 +318,9 @@ async def test_a_page_of_one_project_does_not_walk_the_events_of_all(on_postgres
 
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("limit", [1, 2, 5, 7])
-async def test_pages_of_any_length_make_up_the_whole(log: Log, limit: int, newest_first: bool) -> None:
+async def test_pages_of_any_length_cover_all_events(
+    log: SealerProcess, limit: int, newest_first: bool
+) -> None:
     [size] = await grow(log, 5)
     expected = list(range(size))
     found = await everything(log, EventFilter(), limit, newest_first=newest_first)

@@ -1,34 +1,41 @@
-"""`audit verify`: whatever is done to the log behind our back is found, and named."""
+"""`audit verify` finds and names every manipulation of the stored log."""
 
 import asyncio
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
-from clustercert.audit.evidence import Report, Trusted
-from clustercert.audit.export import ExportedLog
+from clustercert.audit.exported_log import ExportedLog
+from clustercert.audit.findings import Finding, FindingKind, VerificationReport
+from clustercert.audit.tree_check import TrustedHead
 from clustercert.audit.verification import verify
-from clustercert.errors import LogDamaged
-from clustercert.merkle import Checkpoint, NoteError, VerifierKey, leaf_hash, signed
-from clustercert.store.database import Database
-from clustercert.store.evidence import EvidenceRows
-from sealed import Log, briefly, new_log
-from stores import NOW, Store, blob, event, execute, sqlite_url
+from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, sign_note
+from clustercert.merkle.tree import leaf_hash
+from clustercert.model import Actor
+from clustercert.model.errors import LogDamaged
+from clustercert.model.events.administration import EventsDeleted
+from clustercert.store import tables
+from clustercert.store.engine.database import Database
+from clustercert.store.events import commitment, event_row
+from clustercert.store.evidence import EvidenceQueries
+from support.sealed_log import SealedLog, briefly, new_log
+from support.stores import NOW, Store, blob, event, execute, sqlite_url
 
-# More than two pieces' worth would take longer, and one has every kind of tile below level 2.
+# Large enough for every kind of tile below level 2. A larger log would take longer.
 SIZE = 700
 LATER = NOW + timedelta(days=1)
 
 
 @pytest.fixture
-async def log(database: Database) -> Log:
+async def log(database: Database) -> SealedLog:
     log = await new_log(database)
-    # The event of the log's beginning is the first.
+    # The first event is from the creation of the log.
     await log.grow(SIZE - 1)
     return log
 
@@ -38,33 +45,46 @@ def event_id(store: Store, place: int) -> int:
     return int(str(found))
 
 
-async def test_an_untouched_log_has_nothing_wrong(log: Log) -> None:
+async def test_an_unchanged_log_has_no_findings(log: SealedLog) -> None:
     earlier = await log.head()
     await log.grow(40)
-    report = await log.verified(earlier, Trusted("nothing", 0, hashlib.sha256().digest()))
+    report = await log.verified(earlier, TrustedHead("nothing", 0, hashlib.sha256().digest()))
     assert (report.findings, report.found) == ([], 0)
     assert (report.size, report.events, report.deleted, report.unsealed) == (SIZE + 40, SIZE + 40, 0, 0)
     assert report.trusted == 3
     assert report.root == (await log.head()).root.hex()
 
 
+async def test_events_of_the_first_version_verify(log: SealedLog) -> None:
+    body = (Path(__file__).parents[1] / "golden" / "certificate_issued_v1.json").read_bytes()
+    said = json.loads(body)
+    row = event_row(event()) | {name: said[name] for name in ("kind", "project_id", "actor", "subject")}
+    row |= {"at": datetime.fromisoformat(said["at"]), "body": body, "salt": bytes(16)}
+    row["commitment"] = commitment(bytes(16), body)
+    async with log.database.transaction() as connection:
+        await connection.execute(insert(tables.audit_event), [row])
+    await log.sealer.seal_all()
+    report = await log.verified()
+    assert (report.events, report.findings) == (SIZE + 1, [])
+
+
 @pytest.mark.parametrize("count", [0, 1, 255, 256])
-async def test_logs_of_all_shapes_are_good(database: Database, count: int) -> None:
+async def test_logs_of_all_sizes_verify(database: Database, count: int) -> None:
     log = await new_log(database)
     await log.grow(count)
     report = await log.verified(await log.head())
     assert (report.size, report.findings) == (count + 1, [])
 
 
-async def test_events_without_a_place_are_counted_and_no_finding(log: Log, database: Database) -> None:
+async def test_events_without_a_place_are_counted_and_no_finding(log: SealedLog, database: Database) -> None:
 
-    async with database.write(event(), event()):
+    async with database.transaction(event(), event()):
         pass
     report = await log.verified()
     assert (report.unsealed, report.findings) == (2, [])
 
 
-async def test_changed_events_are_named(log: Log, store: Store) -> None:
+async def test_changed_events_are_reported(log: SealedLog, store: Store) -> None:
     changed = {0: "body", 255: "salt", 256: "body", SIZE - 1: "salt"}
     for place, column in changed.items():
         store.execute(
@@ -74,10 +94,10 @@ async def test_changed_events_are_named(log: Log, store: Store) -> None:
         )
     report = await log.verified()
     assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in changed]
-    assert all(f"place {finding.place} " in finding.sentence for finding in report.findings)
+    assert {finding.kind for finding in report.findings} == {FindingKind.EVENT_CHANGED}
 
 
-async def test_a_column_that_says_otherwise_than_its_event_is_named(log: Log, store: Store) -> None:
+async def test_a_column_that_differs_from_its_event_is_reported(log: SealedLog, store: Store) -> None:
     changed = {3: "kind", 4: "actor", 5: "subject", 6: "project_id"}
     for place, column in changed.items():
         store.execute(
@@ -91,10 +111,10 @@ async def test_a_column_that_says_otherwise_than_its_event_is_named(log: Log, st
     report = await log.verified()
     assert briefly(report.findings) == [("changed", place, event_id(store, place)) for place in range(3, 8)]
     for finding, column in zip(report.findings, [*changed.values(), "at"], strict=True):
-        assert finding.sentence.endswith(f": {column}.")
+        assert finding.facts == {"columns": column}
 
 
-async def test_removed_events_are_named_by_their_places(log: Log, store: Store) -> None:
+async def test_removed_events_are_reported_by_their_places(log: SealedLog, store: Store) -> None:
     store.execute(
         "DELETE FROM audit_event WHERE id IN"
         " (SELECT event_id FROM audit_place WHERE leaf_index IN (0, 255, 256, 257, 699))"
@@ -105,11 +125,11 @@ async def test_removed_events_are_named_by_their_places(log: Log, store: Store) 
         ("removed", 255, None),
         ("removed", 699, None),
     ]
-    assert "255 to 257" in report.findings[1].sentence
+    assert report.findings[1].facts == {"first": 255, "last": 257}
     assert report.events == SIZE - 5
 
 
-async def test_an_inserted_event_is_named(log: Log, store: Store) -> None:
+async def test_an_inserted_event_is_reported(log: SealedLog, store: Store) -> None:
     store.execute(
         "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
         " SELECT 9000, at, kind, actor, subject, body, salt, commitment FROM audit_event WHERE id = ?",
@@ -120,7 +140,7 @@ async def test_an_inserted_event_is_named(log: Log, store: Store) -> None:
     assert briefly(report.findings) == [("inserted", SIZE, 9000)]
 
 
-async def test_an_event_in_anothers_place_is_inserted_for_a_removed_one(log: Log, store: Store) -> None:
+async def test_an_event_in_place_of_a_removed_one_is_reported(log: SealedLog, store: Store) -> None:
     store.execute(
         "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index = 7)"
     )
@@ -138,17 +158,17 @@ async def test_an_event_in_anothers_place_is_inserted_for_a_removed_one(log: Log
     assert briefly(report.findings) == [("changed", 7, 9000)]
 
 
-async def test_events_that_changed_places_are_named_with_where_they_belong(log: Log, store: Store) -> None:
+async def test_moved_events_are_reported_with_their_own_places(log: SealedLog, store: Store) -> None:
     ids = event_id(store, 3), event_id(store, 600)
     for old, new in ((3, -1), (600, 3), (-1, 600)):
         store.execute("UPDATE audit_place SET leaf_index = ? WHERE leaf_index = ?", new, old)
     report = await log.verified()
     assert briefly(report.findings) == [("reordered", 3, ids[1]), ("reordered", 600, ids[0])]
-    assert "belongs at place 600" in report.findings[0].sentence
+    assert [finding.facts["home"] for finding in report.findings] == [600, 3]
 
 
 def rewritten(store: Store, place: int, *levels: int) -> None:
-    """Change an event as somebody does who can write to the database: its row, its leaf, and some of the tree."""
+    """Change an event like an attacker who can write to the database: its row, its leaf, and part of the tree."""
     body = b'{"kind":"made.up"}'
     [(salt,)] = store.rows(
         "SELECT salt FROM audit_event WHERE id = ?",
@@ -173,28 +193,28 @@ def rewritten(store: Store, place: int, *levels: int) -> None:
         )
 
 
-async def test_an_event_changed_with_its_leaf_is_named_by_the_tree(log: Log, store: Store) -> None:
+async def test_an_event_changed_with_its_leaf_is_found_by_the_tree(log: SealedLog, store: Store) -> None:
     rewritten(store, 100, -1)
     report = await log.verified()
-    assert ("tree", 100) in {(finding.problem, finding.place) for finding in report.findings}
-    assert "checkpoint" in {finding.problem for finding in report.findings}
+    assert ("tree", 100) in {(finding.kind.problem, finding.place) for finding in report.findings}
+    assert "checkpoint" in {finding.kind.problem for finding in report.findings}
 
 
-async def test_an_event_changed_with_all_of_the_tree_below_is_found_by_its_tile(
-    log: Log, store: Store
+async def test_an_event_changed_with_its_leaf_is_found_by_the_parent_tile(
+    log: SealedLog, store: Store
 ) -> None:
     rewritten(store, 100, -1, 0)
     report = await log.verified()
-    tree = [finding for finding in report.findings if finding.problem == "tree"]
+    tree = [finding for finding in report.findings if finding.kind.problem == "tree"]
     assert [finding.place for finding in tree] == [0]
-    assert "places 0 to 255" in tree[0].sentence
-    assert "checkpoint" in {finding.problem for finding in report.findings}
+    assert tree[0].facts == {"level": 1, "index": 0, "first": 0, "last": 255}
+    assert "checkpoint" in {finding.kind.problem for finding in report.findings}
 
 
-async def test_a_log_rewritten_with_its_key_is_found_by_a_kept_checkpoint_alone(
+async def test_a_log_rewritten_with_its_key_is_found_only_by_a_kept_checkpoint(
     database: Database, store: Store
 ) -> None:
-    """Somebody who has the key as well can make another good log; not one that a kept head is of."""
+    """An attacker with the key can create another valid log, but not one that matches a saved checkpoint."""
     log = await new_log(database)
     await log.grow(20)
     kept = await log.head()
@@ -209,26 +229,31 @@ async def test_a_log_rewritten_with_its_key_is_found_by_a_kept_checkpoint_alone(
     forged = await log.verified()
     assert forged.findings == []
     report = await log.verified(kept)
-    assert {finding.problem for finding in report.findings} == {"checkpoint"}
-    assert "cut off: the kept one has 21 leaves" in report.findings[0].sentence
+    assert {finding.kind.problem for finding in report.findings} == {"checkpoint"}
+    assert report.findings[0] == Finding(
+        FindingKind.TRUNCATED, facts={"head": "the kept one", "head_size": 21, "size": report.size}
+    )
     await log.grow(5)
     report = await log.verified(kept)
-    assert "The first 21 leaves are not those of the kept one" in report.findings[0].sentence
+    assert report.findings[0].kind == FindingKind.ROOT_MISMATCH
+    assert (
+        report.findings[0].facts.items()
+        >= {"size": 21, "head": "the kept one", "root": kept.root.hex()}.items()
+    )
 
 
-async def test_missing_tiles_are_named(log: Log, store: Store) -> None:
+async def test_missing_tiles_are_reported(log: SealedLog, store: Store) -> None:
     for level, index in ((-1, 1), (0, 2), (1, 0)):
         store.execute('DELETE FROM audit_tile WHERE level = ? AND "index" = ?', level, index)
     report = await log.verified()
-    assert [finding.sentence for finding in report.findings] == [
-        "The entry bundle 1 is missing or cut off.",
-        "The tile of level 0 2 is missing or cut off.",
-        "The tile 0 of level 1 is missing or cut off.",
+    assert report.findings == [
+        Finding(FindingKind.TILE_MISSING, place, facts={"level": level, "index": index})
+        for place, level, index in ((256, -1, 1), (512, 0, 2), (None, 1, 0))
     ]
 
 
 async def test_values_of_other_types_are_findings_too(file: Path) -> None:
-    """SQLite takes text for bytes, and anything for a time."""
+    """SQLite accepts text in columns for bytes, and any value in columns for times."""
     database = Database(sqlite_url(file))
     log = await new_log(database)
     await log.grow(600)
@@ -242,7 +267,7 @@ async def test_values_of_other_types_are_findings_too(file: Path) -> None:
     )
     execute(file, "UPDATE audit_tile SET hashes = 'text' WHERE level = 1")
     report = await log.verified()
-    found = {(finding.problem, finding.place) for finding in report.findings}
+    found = {(finding.kind.problem, finding.place) for finding in report.findings}
     assert found >= {("changed", 3), ("changed", 400), ("tree", None)}
     assert report.events == 601 - 2
     execute(file, "UPDATE audit_checkpoint SET note = x'00'")
@@ -251,43 +276,48 @@ async def test_values_of_other_types_are_findings_too(file: Path) -> None:
     await database.close()
 
 
-async def test_a_kept_checkpoint_of_the_store_that_was_changed_is_named(log: Log, store: Store) -> None:
+async def test_a_changed_stored_checkpoint_is_reported(log: SealedLog, store: Store) -> None:
     await log.grow(3)
     store.execute("UPDATE audit_checkpoint SET note = 'nothing' WHERE size = ?", SIZE)
     report = await log.verified()
-    assert [finding.problem for finding in report.findings] == ["checkpoint"]
+    assert [finding.kind.problem for finding in report.findings] == ["checkpoint"]
 
 
 @pytest.mark.parametrize(
     "change", ["root = X", "note = (SELECT note FROM audit_checkpoint WHERE size = 703)"]
 )
-async def test_a_kept_checkpoint_that_is_not_what_its_row_says_is_named(
-    log: Log, store: Store, change: str
+async def test_a_stored_checkpoint_that_differs_from_its_row_is_reported(
+    log: SealedLog, store: Store, change: str
 ) -> None:
     await log.grow(3)
     change = change.replace("X", "(SELECT root FROM audit_checkpoint WHERE size = 703)")
     store.execute(f"UPDATE audit_checkpoint SET {change} WHERE size = {SIZE}")
     [finding] = (await log.verified()).findings
-    assert finding.problem == "checkpoint"
-    assert f"where it keeps the one of size {SIZE}" in finding.sentence
+    assert finding.kind == FindingKind.CHECKPOINT_ROW_MISMATCH
+    assert finding.facts["row_size"] == SIZE
 
 
-async def test_an_old_checkpoint_in_the_newest_ones_place_hides_nothing(log: Log, store: Store) -> None:
+async def test_an_old_checkpoint_in_place_of_the_newest_hides_nothing(log: SealedLog, store: Store) -> None:
     await log.grow(3)
     store.execute("UPDATE audit_checkpoint SET size = 100000 WHERE size = ?", SIZE)
     report = await log.verified()
     assert report.size == SIZE
-    assert {finding.problem for finding in report.findings} == {"checkpoint"}
-    assert "By the row of the newest checkpoint the log has 100000 leaves" in report.findings[0].sentence
+    assert {finding.kind.problem for finding in report.findings} == {"checkpoint"}
+    assert report.findings[0].facts == {
+        "source": "the row of the newest checkpoint",
+        "size": 100000,
+        "signed": SIZE,
+    }
 
 
-async def test_a_size_of_the_log_that_no_checkpoint_is_signed_for_is_named(log: Log, store: Store) -> None:
+async def test_a_stored_size_without_a_signed_checkpoint_is_reported(log: SealedLog, store: Store) -> None:
     store.execute("UPDATE audit_log SET size = 600")
     [finding] = (await log.verified()).findings
-    assert "By the row of the log the log has 600 leaves" in finding.sentence
+    assert finding.kind == FindingKind.SIZE_MISMATCH
+    assert finding.facts == {"source": "the row of the log", "size": 600, "signed": SIZE}
 
 
-async def test_a_log_cut_off_above_its_tree_is_told_by_the_tree(log: Log, store: Store) -> None:
+async def test_a_log_cut_off_without_its_tree_is_found_by_the_tree(log: SealedLog, store: Store) -> None:
     await log.grow(3)
     store.execute(
         "DELETE FROM audit_event WHERE id IN (SELECT event_id FROM audit_place WHERE leaf_index >= ?)", SIZE
@@ -295,13 +325,22 @@ async def test_a_log_cut_off_above_its_tree_is_told_by_the_tree(log: Log, store:
     store.execute("DELETE FROM audit_checkpoint WHERE size > ?", SIZE)
     store.execute("UPDATE audit_log SET size = ?", SIZE)
     [finding] = (await log.verified()).findings
-    assert finding.problem == "checkpoint"
-    assert "By the tree the log has 703 leaves" in finding.sentence
+    assert finding.kind == FindingKind.SIZE_MISMATCH
+    assert finding.facts == {"source": "the tree", "size": 703, "signed": SIZE}
 
 
-async def test_a_deletion_excuses_no_event_behind_it(log: Log, database: Database, store: Store) -> None:
-    everything = replace(event("events.deleted"), detail={"places": [[SIZE - 2, 10**9]]})
-    async with database.write(everything):
+async def test_a_deletion_event_does_not_cover_later_places(
+    log: SealedLog, database: Database, store: Store
+) -> None:
+    everything = EventsDeleted(
+        at=NOW,
+        actor=Actor.service(),
+        subject="everything",
+        why="test",
+        count=1,
+        places=((SIZE - 2, 10**9),),
+    )
+    async with database.transaction(everything):
         pass
     await log.grow(3)
     store.execute(
@@ -311,8 +350,8 @@ async def test_a_deletion_excuses_no_event_behind_it(log: Log, database: Databas
     assert briefly((await log.verified()).findings) == [("removed", SIZE + 2, None)]
 
 
-async def test_text_that_is_none_is_named_and_no_failure_of_the_database(file: Path) -> None:
-    """SQLite keeps any bytes as text."""
+async def test_invalid_text_is_a_finding_and_no_database_failure(file: Path) -> None:
+    """SQLite stores any bytes as text."""
     database = Database(sqlite_url(file))
     log = await new_log(database)
     await log.grow(600)
@@ -329,24 +368,24 @@ async def test_text_that_is_none_is_named_and_no_failure_of_the_database(file: P
     )
     execute(file, "UPDATE audit_checkpoint SET note = CAST(x'ff' AS TEXT) WHERE size = 601")
     report = await log.verified()
-    found = {(finding.problem, finding.place) for finding in report.findings}
+    found = {(finding.kind.problem, finding.place) for finding in report.findings}
     assert found >= {("changed", 3), ("changed", 400), ("checkpoint", None)}
     assert report.events == 602 - 2
     execute(file, "UPDATE audit_checkpoint SET note = CAST(x'ff' AS TEXT)")
-    with pytest.raises(NoteError, match="can't even be read"):
+    with pytest.raises(NoteError, match="can't be read"):
         await log.verified()
     await database.close()
 
 
-async def test_anothers_checkpoint_says_nothing(log: Log) -> None:
+async def test_a_checkpoint_of_another_key_is_refused(log: SealedLog) -> None:
     other = VerifierKey("audit.test", bytes(32))
     with pytest.raises(NoteError):
-        await verify(log.rows, other)
+        await verify(log.queries, other)
 
 
-async def test_a_log_without_a_checkpoint_says_nothing(database: Database) -> None:
-    with pytest.raises(NoteError, match="nothing of it is sealed"):
-        await verify(EvidenceRows(database), VerifierKey("audit.test", bytes(32)))
+async def test_a_log_without_a_checkpoint_is_refused(database: Database) -> None:
+    with pytest.raises(NoteError, match="nothing is sealed"):
+        await verify(EvidenceQueries(database), VerifierKey("audit.test", bytes(32)))
 
 
 # Exported
@@ -354,7 +393,7 @@ async def test_a_log_without_a_checkpoint_says_nothing(database: Database) -> No
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Path:
-    """An export of a log that had grown meanwhile."""
+    """An export of a log that has grown since."""
     into = tmp_path_factory.mktemp("exported")
     asyncio.run(_export(Path(shutil.copy(migrated_file, into / "store.db")), into / "log"))
     return into / "log"
@@ -380,13 +419,13 @@ def copied(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
-async def check(folder: Path) -> Report:
-    """With nothing but the key."""
-    key = VerifierKey.parsed((folder / "verifier-key").read_text())
+async def check(folder: Path) -> VerificationReport:
+    """Verify the export with only the public key."""
+    key = VerifierKey.parse((folder / "verifier-key").read_text())
     return await verify(ExportedLog(folder), key)
 
 
-async def test_an_export_is_good_by_itself(folder: Path) -> None:
+async def test_an_export_verifies_alone(folder: Path) -> None:
     report = await check(folder)
     assert (report.size, report.events, report.findings) == (SIZE, SIZE, [])
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == [
@@ -429,17 +468,17 @@ CHANGES: dict[str, tuple[Callable[[Lines], Lines], list[tuple[str, int]]]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_what_is_done_to_an_exports_events_is_named(copied: Path, name: str) -> None:
+async def test_changed_events_of_an_export_are_reported(copied: Path, name: str) -> None:
     change, expected = CHANGES[name]
     file = copied / "events" / "000000000000000.jsonl"
     file.write_bytes(b"".join(change(file.read_bytes().splitlines(keepends=True))))
     report = await check(copied)
-    assert [(finding.problem, finding.place) for finding in report.findings] == expected
+    assert [(finding.kind.problem, finding.place) for finding in report.findings] == expected
 
 
 @pytest.mark.parametrize("path", ["tile/0/001", "tile/1/000.p/2", "tile/entries/001", "checkpoint"])
 @pytest.mark.parametrize("how", ["flipped", "cut off", "gone"])
-async def test_what_is_done_to_an_exports_tree_is_found(copied: Path, path: str, how: str) -> None:
+async def test_a_changed_tree_of_an_export_is_found(copied: Path, path: str, how: str) -> None:
     file = copied / path
     content = bytearray(file.read_bytes())
     content[40] ^= 1
@@ -452,30 +491,32 @@ async def test_what_is_done_to_an_exports_tree_is_found(copied: Path, path: str,
     except NoteError:
         assert path == "checkpoint"
     else:
-        assert {finding.problem for finding in report.findings} & {"tree", "checkpoint"}
+        assert {finding.kind.problem for finding in report.findings} & {"tree", "checkpoint"}
 
 
-async def test_a_store_that_does_not_go_on_from_its_export_leaves_the_export_alone(
+async def test_a_log_that_does_not_extend_the_export_leaves_the_export_unchanged(
     file: Path, folder: Path, tmp_path: Path
 ) -> None:
-    """Another log under the same name, with a key of its own, and the same one with another tree."""
+    """Another log with the same name and a different key, and the same log with a different tree."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     database = Database(sqlite_url(file))
     other = await new_log(database)
     await other.grow(SIZE)
-    with pytest.raises(LogDamaged, match="it is evidence"):
+    with pytest.raises(LogDamaged, match="as evidence"):
         await other.exporter.export(folder)
     mine = tmp_path / "mine"
     await other.exporter.export(mine)
     kept = await other.head()
     rewritten(Store(sqlite_url(file)), 650, -1, 0)
-    # What has its tree changed is not sealed any further, and its own next head could not be that of the old tree.
+    # Nothing is sealed after the tree was changed, and the next checkpoint would not match the old tree.
     with pytest.raises(LogDamaged):
         await other.grow(1)
     execute(file, "UPDATE audit_checkpoint SET size = size - 1, root = ?", bytes(32))
-    note = signed(Checkpoint("audit.test", SIZE, bytes(32)).text(), "audit.test", await other.private_key())
+    note = sign_note(
+        Checkpoint("audit.test", SIZE, bytes(32)).text(), "audit.test", await other.private_key()
+    )
     execute(file, "UPDATE audit_checkpoint SET note = ?", note)
-    with pytest.raises(LogDamaged, match="it is evidence"):
+    with pytest.raises(LogDamaged, match="as evidence"):
         await other.exporter.export(mine)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert (await check(mine)).root == kept.root.hex()

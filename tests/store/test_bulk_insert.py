@@ -1,4 +1,4 @@
-"""Rows of several tables that are inserted together: all or none, and on PostgreSQL by one statement."""
+"""Bulk inserts into several tables: all rows or none, and on PostgreSQL in one statement."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,16 +10,16 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from clustercert.errors import Unavailable
+from clustercert.model.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.bulk_insert import BulkInsert
-from clustercert.store.database import Database
-from clustercert.store.engine import POOL_SIZE
+from clustercert.store.engine.bulk_insert import BulkInsert
+from clustercert.store.engine.connections import POOL_SIZE
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.writer import NothingBegun
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
-from clustercert.store.writer import NothingBegun
-from lock_waits import LockWaits
-from stores import Store, certificate_record, event
+from support.lock_waits import LockWaits
+from support.stores import Store, certificate_record, event
 
 INSERT_PROGRESS = BulkInsert(tables.progress)
 INSERT_EVENT = BulkInsert(tables.audit_event)
@@ -89,7 +89,7 @@ async def test_what_is_too_long_is_refused_and_not_cut_off(on_server: Database, 
 
 
 async def test_a_time_without_a_zone_is_refused(on_server: Database, on_postgresql: Store) -> None:
-    naive = event_row(event()) | {"at": datetime(2026, 3, 14)}  # noqa: DTZ001 - it is about that
+    naive = event_row(event()) | {"at": datetime(2026, 3, 14)}  # noqa: DTZ001 - tests a naive time
     with pytest.raises(ValueError, match="naive"):
         await on_server.insert((INSERT_EVENT, [naive]))
 
@@ -104,7 +104,7 @@ TRIGGER = "CREATE TRIGGER looks AFTER INSERT ON audit_event FOR EACH STATEMENT E
 async def test_the_statement_is_read_committed_whatever_the_server_says(
     on_server: Database, on_postgresql: Store
 ) -> None:
-    """What is not may be refused because of others, and would have to begin again."""
+    """In a stricter isolation level, the server could reject it because of other transactions."""
     name = make_url(on_postgresql.url).database
     on_postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     for statement in (REFUSES_OTHER_LEVELS, TRIGGER):
@@ -123,7 +123,7 @@ async def test_where_there_is_no_server_nothing_was_begun() -> None:
 async def test_a_connection_that_was_lost_is_not_used_again(
     on_server: Database, on_postgresql: Store
 ) -> None:
-    """Nobody can know what became of the statement that found it out."""
+    """The outcome of the statement on the lost connection is unknown."""
     async with on_server.read() as connection:
         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     on_postgresql.rows("SELECT pg_terminate_backend(?, 5000)", pid)
@@ -139,7 +139,7 @@ async def test_those_who_insert_leave_connections_to_the_readers(
 ) -> None:
     other = Database(on_postgresql.url)
     waits = LockWaits(on_server, on_postgresql)
-    async with other.write() as connection:
+    async with other.transaction() as connection:
         await connection.execute(text("LOCK TABLE audit_event IN EXCLUSIVE MODE"))
         inserting = [
             asyncio.create_task(on_server.insert((INSERT_EVENT, [event_row(event())])))

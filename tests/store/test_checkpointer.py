@@ -1,4 +1,4 @@
-"""An SQLite file's log is written back beside the transactions, and nothing of what is in it is lost."""
+"""The checkpointer copies the write-ahead log into an SQLite file during transactions, and loses no rows."""
 
 import asyncio
 import sqlite3
@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.store.checkpointer import Checkpointer
-from clustercert.store.database import Database
+from clustercert.store.engine.checkpointer import Checkpointer
+from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from stores import Store, certificate_record, sqlite_url
-from waiting import eventually
+from support.stores import Store, certificate_record, sqlite_url
+from support.wait import eventually
 
 
 @pytest.fixture
 def logged(tmp_path: Path) -> Path:
-    """A database in WAL mode whose rows are in the log alone."""
+    """A database in WAL mode whose rows are only in the log."""
     path = tmp_path / "some.db"
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA wal_autocheckpoint=0")
     connection.execute("CREATE TABLE some (blob BLOB)")
     connection.executemany("INSERT INTO some VALUES (?)", [(bytes(4000),)] * 100)
-    # Not closed: the last one to close a file writes it back.
+    # Not closed, because closing the last connection checkpoints the file.
     KEPT.append(connection)
     return path
 
@@ -41,7 +41,7 @@ def test_the_log_is_written_back_once_enough_has_changed(logged: Path) -> None:
     checkpointer = Checkpointer(str(logged), rows=100)
     before = logged.stat().st_size
     checkpointer.changed(99)
-    # Only its thread writes back.
+    # Only the checkpointer copies the log into the file.
     assert THREAD not in {thread.name for thread in threading.enumerate()}
     checkpointer.changed(100)
     assert THREAD in {thread.name for thread in threading.enumerate()}

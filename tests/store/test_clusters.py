@@ -1,13 +1,86 @@
-"""Clusters: what a caller may ask for by an id that is none."""
+"""Clusters and their client CAs in the store."""
+
+from dataclasses import replace
 
 import pytest
 
-from clustercert.store.clusters import ClusterRows
-from clustercert.store.database import Database
+from clustercert.clusters.registration import Registration
+from clustercert.clusters.registry import Clusters
+from clustercert.model import Actor, ClientCA, Cluster, utc_now
+from clustercert.model.errors import InvalidRequest
+from clustercert.pki.certificates import certificate_der
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.crls import CrlQueries
+from clustercert.store.engine.database import Database
+from support.samples import PROJECT_ID, client_ca, cluster, server_ca_pem
+from support.stores import ORIGIN, Store, event
 
 
 @pytest.mark.parametrize(
     "cluster_id", ["", "\x00", "a\x00b", "\ud800", "x" * 10_000, "%00", "' OR true --", "\x7f"]
 )
 async def test_what_is_no_id_finds_nothing(database: Database, cluster_id: str) -> None:
-    assert await ClusterRows(database).cluster("0" * 32, cluster_id) is None
+    assert await ClusterQueries(database).cluster("0" * 32, cluster_id) is None
+
+
+async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Database, store: Store) -> None:
+    queries, crls = ClusterQueries(database), CrlQueries(database)
+    registered = add_project(store, cluster())
+    await queries.add(registered, event())
+    following = replace(client_ca(), id="b" * 32, state="next")
+    retired = replace(client_ca(), id="c" * 32, state="retired")
+    for ca in (following, retired):
+        add_ca(store, ca)
+    found = await queries.cluster(PROJECT_ID, registered.id)
+    assert found is not None
+    assert (found.client_ca.id, found.client_ca.state) == (registered.client_ca.id, "active")
+    assert await queries.in_project(PROJECT_ID) == (found,)
+    assert set(await queries.bundle(registered.id)) == {
+        registered.client_ca.certificate,
+        following.certificate,
+    }
+    for ca in (registered.client_ca, following, retired):
+        assert await crls.authority(registered.id, ca.id) == (ca, "local")
+
+
+async def test_exemptions_other_than_the_default_are_found(database: Database, store: Store) -> None:
+    queries, registered = ClusterQueries(database), add_project(store, cluster())
+    await queries.add(registered, event())
+    assert await queries.custom_exemptions() == ()
+    store.execute("UPDATE cluster SET options = NULL")
+    assert await queries.custom_exemptions() == ()
+    for exemptions in (("system:*", "ci-*"), ()):
+        options = replace(registered.options, exemptions=exemptions)
+        await queries.replace(replace(registered, options=options), event())
+        assert await queries.custom_exemptions() == ((registered.id, registered.name, exemptions),)
+
+
+async def test_a_cluster_is_not_registered_for_a_signer_that_is_not_installed(database: Database) -> None:
+    wanted = Registration(
+        name="a", internal_url="https://10.0.0.1:6443", server_ca_pem=server_ca_pem(), signer="hsm"
+    )
+    clusters = Clusters(ClusterQueries(database), {}, utc_now)
+    with pytest.raises(InvalidRequest, match="The signer hsm is not installed"):
+        await clusters.add(PROJECT_ID, wanted, actor=Actor("cli:test", ORIGIN))
+
+
+def add_project(store: Store, of: Cluster) -> Cluster:
+    store.execute("INSERT INTO domain (id, name, enabled) VALUES (?, 'Default', ?)", "d" * 32, True)
+    store.execute(
+        "INSERT INTO project (id, name, domain_id, description, enabled) VALUES (?, 'eu-de', ?, '', ?)",
+        of.project_id,
+        "d" * 32,
+        True,
+    )
+    return of
+
+
+def add_ca(store: Store, ca: ClientCA) -> None:
+    store.execute(
+        "INSERT INTO client_ca (id, cluster_id, certificate_der, sealed_key, state, not_after)"
+        " VALUES (?, ?, ?, NULL, ?, '2036-01-01 00:00:00.000000')",
+        ca.id,
+        ca.cluster_id,
+        certificate_der(ca.certificate),
+        ca.state,
+    )

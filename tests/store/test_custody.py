@@ -1,18 +1,18 @@
-"""Custody: what stops the start, what is sealed, and that other processes' new keys are found."""
+"""Custody: errors at start-up, sealed secrets, and new data keys from other processes."""
 
 import asyncio
-from collections.abc import Collection
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from clustercert.custody import Custody, KekFile, KekVariable, write_new_kek_file
-from clustercert.errors import CustodyError, SealError, Unavailable
-from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
-from clustercert.store.database import Database
-from stores import ORIGIN, Store, sqlite_url
+from clustercert.custody import Custody
+from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks, write_new_kek_file
+from clustercert.model import Actor
+from clustercert.model.errors import CustodyError, Unavailable, UnsealError
+from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
+from clustercert.store.engine.database import Database
+from support.stores import ORIGIN, Store, sqlite_url
 
 
 @pytest.fixture
@@ -25,19 +25,33 @@ def kek_file(tmp_path: Path) -> Path:
 @pytest.fixture
 async def custody(database: Database, kek_file: Path) -> Custody:
     custody = Custody(database, KekFile(kek_file))
-    await custody.initialise(actor="cli:test", origin=ORIGIN)
+    await custody.initialise(actor=Actor("cli:test", ORIGIN))
     return custody
 
 
-async def refusal(database: Database, keks: KekFile | KekVariable) -> str:
+async def refusal(database: Database, keks: KekSource) -> str:
     with pytest.raises(CustodyError) as caught:
         await Custody(database, keks).open()
     return caught.value.message
 
 
 async def rotate_data_key(custody: Custody) -> None:
-    """Without the time that running workers would need."""
-    await replace(custody.rotation, settle=0).rotate_data_key(actor="cli:test", origin=ORIGIN)
+    """Rotate the data key without waiting for running workers."""
+    await replace(custody.rotation, settle=0).rotate_data_key(actor=Actor("cli:test", ORIGIN))
+
+
+async def test_a_process_without_keys_decrypts_and_encrypts_nothing(
+    custody: Custody, database: Database
+) -> None:
+    sealed = await custody.seal(b"secret", "thing:1")
+    without = Custody(database, NoKeks())
+    with pytest.raises(Unavailable):
+        await without.unseal(sealed, "thing:1")
+    with pytest.raises(Unavailable):
+        await without.seal(b"secret", "thing:1")
+    assert "has no key-encryption keys" in await refusal(database, NoKeks())
+    with pytest.raises(CustodyError):
+        await without.rotation.rotate_kek(actor=Actor("cli:test", ORIGIN))
 
 
 async def test_the_first_data_key_is_made_once(
@@ -70,7 +84,7 @@ async def test_several_make_the_first_data_key_at_once(store: Store, kek_file: P
 
 async def test_a_database_without_data_key_stops_the_start(database: Database, kek_file: Path) -> None:
     assert await refusal(database, KekFile(kek_file)) == (
-        "The database has no data key to seal with. Run `clustercert db upgrade`."
+        "The database has no active data key. Run `clustercert db upgrade`."
     )
 
 
@@ -89,8 +103,8 @@ async def test_a_wrong_kek_stops_the_start_and_both_are_named(
     [right], wrong = KekFile(kek_file).read(), [new_kek(), new_kek()]
     message = await refusal(database, KekVariable("CLUSTERCERT_KEK", "".join(kek_line(kek) for kek in wrong)))
     assert message == (
-        f"The data keys of this database are wrapped by key-encryption key {right.id}, and the environment variable "
-        f"CLUSTERCERT_KEK holds {wrong[0].id}, {wrong[1].id}. Start with the key-encryption keys that belong to this "
+        f"The data keys of this database are wrapped by key-encryption key {right.id}, but the environment variable "
+        f"CLUSTERCERT_KEK has {wrong[0].id}, {wrong[1].id}. Start with the key-encryption keys that belong to this "
         "database."
     )
 
@@ -102,8 +116,8 @@ async def test_a_damaged_data_key_stops_the_start(
     assert isinstance(wrapped, bytes)
     store.execute("UPDATE data_key SET wrapped = ?", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
     assert await refusal(database, KekFile(kek_file)) == (
-        f"The database is damaged: data key 1 is damaged, or belongs elsewhere, though the file {kek_file} holds the "
-        "key that wraps it. Restore the table data_key from a backup."
+        "The database is damaged: data key 1 is damaged or belongs to another row. "
+        "Restore the table data_key from a backup."
     )
 
 
@@ -113,7 +127,7 @@ async def test_a_database_that_is_away_is_unavailable(tmp_path: Path, kek_file: 
         await Custody(database, KekFile(kek_file)).open()
 
 
-async def test_what_one_process_seals_another_one_opens_in_its_row_only(
+async def test_a_sealed_secret_opens_in_other_processes_but_only_for_its_row(
     custody: Custody, store: Store, kek_file: Path
 ) -> None:
     store.store_secrets({"access_key:ONE": await custody.seal(b"one", "access_key:ONE")})
@@ -124,7 +138,7 @@ async def test_what_one_process_seals_another_one_opens_in_its_row_only(
     sealed = store.stored_secrets()
     assert await other.unseal(sealed["access_key:TWO"], "access_key:TWO") == b"two"
     for bound_to in ("access_key:THREE", "access_key:TWO", "client_ca:ONE"):
-        with pytest.raises(SealError):
+        with pytest.raises(UnsealError):
             await other.unseal(sealed["access_key:THREE"], bound_to)
     await database.close()
 
@@ -141,7 +155,7 @@ async def test_neither_keys_nor_secrets_are_in_the_database(
         assert secret not in content
 
 
-async def test_opening_a_secret_needs_neither_database_nor_file(
+async def test_decrypting_needs_neither_database_nor_file(
     custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
     sealed = await custody.seal(b"secret", "client_ca:1")
@@ -157,9 +171,9 @@ async def test_secrets_under_another_process_s_new_keys_are_opened(
     database = Database(store.url)
     other = Custody(database, KekFile(kek_file))
     old = await custody.seal(b"old", "client_ca:1")
-    await other.rotation.rotate_kek(actor="cli:test", origin=ORIGIN)
+    await other.rotation.rotate_kek(actor=Actor("cli:test", ORIGIN))
     await rotate_data_key(other)
-    assert await other.rotation.retire(actor="cli:test", origin=ORIGIN)
+    assert await other.rotation.retire(actor=Actor("cli:test", ORIGIN))
     new = await other.seal(b"new", "client_ca:2")
     assert data_key_id_of(new) == 2
     assert await custody.unseal(new, "client_ca:2") == b"new"
@@ -197,7 +211,7 @@ async def test_nothing_is_sealed_by_what_may_be_out_of_date(
         await custody.seal(b"secret", "client_ca:1")
 
 
-async def test_keys_that_cant_be_read_any_more_are_unavailable_and_not_explained_to_callers(
+async def test_unreadable_keys_are_unavailable_without_details_for_callers(
     custody: Custody, store: Store, kek_file: Path
 ) -> None:
     kek_file.unlink()
@@ -207,10 +221,10 @@ async def test_keys_that_cant_be_read_any_more_are_unavailable_and_not_explained
     assert str(kek_file) in str(caught.value.__cause__)
 
 
-async def test_a_secret_under_a_data_key_that_nobody_has_does_not_open(custody: Custody) -> None:
-    with pytest.raises(SealError) as caught:
+async def test_a_secret_under_a_missing_data_key_cannot_be_decrypted(custody: Custody) -> None:
+    with pytest.raises(UnsealError) as caught:
         await custody.unseal(b"\x01\x00\x00\x00\x09" + bytes(40), "client_ca:1")
-    assert caught.value.reason == "the secret of client_ca:1 is sealed by data key 9, which is unknown"
+    assert caught.value.reason == "the secret of client_ca:1 is sealed under data key 9, which does not exist"
 
 
 async def test_the_check_finds_keys_that_this_process_lacks(
@@ -231,30 +245,19 @@ async def test_the_check_finds_keys_that_this_process_lacks(
     await other.close()
 
 
-class ReadTooEarly:
-    """A source whose first answer is from just before the rotation that the database has seen."""
+@dataclass(frozen=True, slots=True)
+class ReadTooEarly(KekVariable):
+    """A source that at first returns the keys from before the rotation in the database."""
 
-    name = "the test"
-
-    def __init__(self, *answers: tuple[Kek, ...]) -> None:
-        self._answers = list(answers)
+    answers: list[tuple[Kek, ...]]
 
     def read(self) -> tuple[Kek, ...]:
-        return self._answers.pop(0)
-
-    def held(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext()
-
-    def prepend(self, kek: Kek, /) -> None:
-        raise NotImplementedError
-
-    def drop(self, kek_ids: Collection[str]) -> None:
-        raise NotImplementedError
+        return self.answers.pop(0)
 
 
-async def test_keys_read_in_the_middle_of_a_rotation_are_read_again(
+async def test_keys_read_during_a_rotation_are_read_again(
     custody: Custody, database: Database, kek_file: Path
 ) -> None:
-    await Custody(database, ReadTooEarly((new_kek(),), KekFile(kek_file).read())).open()
+    await Custody(database, ReadTooEarly("", "", [(new_kek(),), KekFile(kek_file).read()])).open()
     with pytest.raises(CustodyError):
-        await Custody(database, ReadTooEarly((new_kek(),), (new_kek(),))).open()
+        await Custody(database, ReadTooEarly("", "", [(new_kek(),), (new_kek(),)])).open()

@@ -1,4 +1,4 @@
-"""The door to the database: what is durable, what failures mean, what is left behind."""
+"""The database: durability, the meaning of errors, and cleaning up after them."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,15 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
-from clustercert.errors import Unavailable
-from clustercert.model import AuditEvent
+from clustercert.model import Actor
+from clustercert.model.errors import Unavailable
+from clustercert.model.events.administration import RoleChanged
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.transaction import Transaction
-from lock_waits import LockWaits
-from stores import ORIGIN, Store, event, execute, rows, sqlite_url
-from waiting import eventually_async
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.transaction import Transaction
+from support.lock_waits import LockWaits
+from support.stores import ORIGIN, Store, event, execute, rows, sqlite_url
+from support.wait import eventually_async
 
 
 async def add_domain(connection: Transaction, number: int = 1) -> None:
@@ -48,7 +49,7 @@ async def on_sqlite(file: Path) -> AsyncIterator[Database]:
 async def test_only_the_owner_can_read_a_new_database(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
-        async with opened(tmp_path / "new.db") as database, database.write() as connection:
+        async with opened(tmp_path / "new.db") as database, database.transaction() as connection:
             await connection.execute(text("CREATE TABLE x (y)"))
             modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     finally:
@@ -65,7 +66,7 @@ async def test_an_existing_file_keeps_its_mode(file: Path) -> None:
 
 
 async def test_every_connection_is_durable_and_checks_foreign_keys(on_sqlite: Database) -> None:
-    for door in (on_sqlite.read, on_sqlite.write):
+    for door in (on_sqlite.read, on_sqlite.transaction):
         async with door() as connection:
             settings = [
                 (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
@@ -83,7 +84,9 @@ async def test_only_the_writer_can_write(on_sqlite: Database, file: Path) -> Non
 
 
 async def test_rows_and_events_are_there_when_the_block_is_left(database: Database, store: Store) -> None:
-    async with database.write(event("domain.created", "one"), event("domain.created", "two")) as connection:
+    async with database.transaction(
+        event("domain.created", "one"), event("domain.created", "two")
+    ) as connection:
         await add_domain(connection)
         assert store.rows("SELECT count(*) FROM domain") == [(0,)]
     assert store.rows("SELECT count(*) FROM domain") == [(1,)]
@@ -92,7 +95,7 @@ async def test_rows_and_events_are_there_when_the_block_is_left(database: Databa
 
 async def test_a_block_that_fails_leaves_nothing(database: Database, store: Store) -> None:
     async def fail_half_way() -> None:
-        async with database.change(event()) as connection:
+        async with database.transaction(event(), invalidate=True) as connection:
             await add_domain(connection)
             raise KeyError
 
@@ -104,25 +107,27 @@ async def test_a_block_that_fails_leaves_nothing(database: Database, store: Stor
 
 
 async def test_only_a_change_raises_the_generation(database: Database, store: Store) -> None:
-    async with database.write(event()) as connection:
+    async with database.transaction(event()) as connection:
         await add_domain(connection, 1)
     assert store.rows("SELECT value FROM generation") == [(0,)]
-    async with database.change(event()) as connection:
+    async with database.transaction(event(), invalidate=True) as connection:
         await add_domain(connection, 2)
     assert store.rows("SELECT id, value FROM generation") == [(1, 1)]
 
 
 async def test_an_event_is_committed_to_with_its_salt(database: Database, store: Store) -> None:
-    happened = AuditEvent(
+    happened = RoleChanged(
         at=event().at,
-        kind="cluster.added",
+        kind="role.assigned",
         project_id="p" * 32,
-        actor="ü",
-        subject="cluster",
-        origin=ORIGIN,
-        detail={"b": [1, None], "a": True},
+        actor=Actor("ü", ORIGIN),
+        subject="bob",
+        role="admin",
+        assignee="user",
+        name="bob",
+        project=None,
     )
-    async with database.write(happened, happened):
+    async with database.transaction(happened, happened):
         pass
     bodies = store.rows("SELECT body, salt, commitment FROM audit_event")
     for body, salt, commitment in bodies:
@@ -131,22 +136,22 @@ async def test_an_event_is_committed_to_with_its_salt(database: Database, store:
         assert len(salt) == 16
         assert commitment == hashlib.sha256(salt + body).digest()
     assert bodies[0][0] == bodies[1][0] == (
-        b'{"actor":"\\u00fc","at":"2026-03-14T15:09:26+00:00","detail":{"a":true,"b":[1,null]},'
-        b'"kind":"cluster.added","project_id":"pppppppppppppppppppppppppppppppp",'
-        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"cluster"}'
+        b'{"actor":"\\u00fc","at":"2026-03-14T15:09:26+00:00","detail":{"assignee":"user","name":"bob",'
+        b'"project":null,"role":"admin"},"kind":"role.assigned","project_id":"pppppppppppppppppppppppppppppppp",'
+        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"bob"}'
     )  # fmt: skip
     assert bodies[0][1] != bodies[1][1]
 
 
 async def test_a_new_file_that_somebody_reads_is_waited_for(tmp_path: Path) -> None:
-    """As when several processes start on a new file: SQLite gives up at once on the switch to WAL."""
+    """When several processes open a new file, SQLite does not wait for its switch to WAL."""
     new = tmp_path / "new.db"
     execute(new, "CREATE TABLE generation (value)")
     execute(new, "INSERT INTO generation VALUES (0)")
     async with opened(new) as database:
 
         async def write() -> None:
-            async with database.write():
+            async with database.transaction():
                 pass
 
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as other:
@@ -160,7 +165,7 @@ async def test_a_new_file_that_somebody_reads_is_waited_for(tmp_path: Path) -> N
                 insert=True,
             )
             writing = asyncio.create_task(write())
-            # The second try comes after the first was refused.
+            # The second attempt comes after the first was rejected.
             await eventually_async(lambda: statements.count("PRAGMA journal_mode=WAL") >= 2)
             assert not writing.done()
             other.execute("COMMIT")
@@ -171,7 +176,7 @@ async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
     count = select(tables.domain.c.id)
     async with database.read() as reader:
         assert (await reader.execute(count)).all() == []
-        async with database.write() as writer:
+        async with database.transaction() as writer:
             await add_domain(writer)
         assert (await reader.execute(count)).all() == []
     async with database.read() as reader:
@@ -180,7 +185,7 @@ async def test_a_reader_keeps_its_snapshot(database: Database) -> None:
 
 async def test_writers_queue(database: Database, store: Store) -> None:
     async def write(number: int) -> None:
-        async with database.write() as connection:
+        async with database.transaction() as connection:
             await add_domain(connection, number)
 
     await asyncio.gather(*(write(number) for number in range(40)))
@@ -188,10 +193,10 @@ async def test_writers_queue(database: Database, store: Store) -> None:
 
 
 async def test_a_broken_constraint_is_told_to_the_caller(database: Database) -> None:
-    async with database.write() as connection:
+    async with database.transaction() as connection:
         await add_domain(connection)
     with pytest.raises(IntegrityError):
-        async with database.write() as connection:
+        async with database.transaction() as connection:
             await add_domain(connection)
 
 
@@ -206,12 +211,12 @@ async def test_a_locked_database_is_unavailable_for_writers_only(file: Path) -> 
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(Unavailable) as caught:
-                async with database.write():
+                async with database.transaction():
                     pytest.fail("the lock was not respected")
             assert "locked" in str(caught.value.__cause__)
             await database.ping()
             other.execute("COMMIT")
-        async with database.write() as connection:
+        async with database.transaction() as connection:
             await add_domain(connection)
 
 
@@ -220,7 +225,7 @@ async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> N
         waits = LockWaits(database, Store(sqlite_url(file)))
 
         async def write(number: int) -> None:
-            async with database.write() as connection:
+            async with database.transaction() as connection:
                 await add_domain(connection, number)
 
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -236,11 +241,11 @@ async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> N
 
 async def test_a_writer_waits_its_patience_for_one_of_its_own_process(file: Path) -> None:
     async with opened(file, busy_seconds=0.05) as database:
-        async with database.write():
+        async with database.transaction():
             with pytest.raises(Unavailable):
-                async with database.write():
+                async with database.transaction():
                     pytest.fail("there are two writers")
-        async with database.write():
+        async with database.transaction():
             pass
 
 
@@ -270,7 +275,7 @@ async def test_a_full_disk_is_unavailable_and_loses_nothing(on_sqlite: Database,
         connection.cursor().execute(f"PRAGMA max_page_count={limit[0]}")
 
     async def fill(number: int) -> None:
-        async with on_sqlite.write(event()) as connection:
+        async with on_sqlite.transaction(event()) as connection:
             await add_domain(connection, number)
             columns = {
                 "kek_id": "0" * 16,
@@ -312,12 +317,12 @@ async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
     async with opened(store, busy_seconds=2) as database:
 
         async def write(number: int) -> None:
-            async with database.write(event()) as connection:
+            async with database.transaction(event()) as connection:
                 await add_domain(connection, number)
 
         for number in range(60):
             writers = [asyncio.create_task(write(10 * number + n)) for n in range(3)]
-            # Each time they are somewhere else in their work.
+            # Each round interrupts them at a different point.
             await asyncio.sleep(number * 0.0003)
             for writer in writers:
                 writer.cancel()
@@ -330,7 +335,7 @@ async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
 
 
 async def test_what_a_driver_raises_about_a_new_connection_is_unavailable(database: Database) -> None:
-    """A server that goes away between the login and what is asked first."""
+    """The server fails between the login and the first statement."""
 
     class DriverError(Exception):
         pass

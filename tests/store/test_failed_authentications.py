@@ -1,6 +1,7 @@
-"""Failed authentications: counted by source, recorded once a minute, however many there are."""
+"""Failed authentications are counted by source address and recorded at most once a minute."""
 
 import asyncio
+import functools
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.audit.authentications import MAX_KNOWN, FailedAuthentications
+from clustercert.audit.failed_authentications import MAX_KNOWN, FailedAuthentications
 from clustercert.background import running
-from clustercert.errors import Unavailable
-from clustercert.store.database import Database
-from stores import NOW, Store
-from waiting import eventually_async
+from clustercert.model.errors import Unavailable
+from clustercert.store.engine.database import Database
+from support.stores import NOW, Store
+from support.wait import eventually_async
 
 
 class Clock:
@@ -26,7 +27,7 @@ class Clock:
 
 
 def sources(store: Store) -> list[list[dict[str, Any]]]:
-    """Of each event."""
+    """Return the source addresses in each event."""
     found = []
     for event in store.events():
         assert (event["kind"], event["project_id"]) == ("authentication.failed", None)
@@ -36,7 +37,9 @@ def sources(store: Store) -> list[list[dict[str, Any]]]:
     return found
 
 
-async def test_many_are_one_event_with_count_first_and_last(database: Database, store: Store) -> None:
+async def test_many_failures_are_one_event_with_count_first_and_last(
+    database: Database, store: Store
+) -> None:
     failures = FailedAuthentications(Clock())
     for source, known in [
         ("192.0.2.1", ""),
@@ -68,7 +71,7 @@ async def test_many_are_one_event_with_count_first_and_last(database: Database, 
     ]
 
 
-async def test_a_network_of_sources_costs_no_more_than_a_few(database: Database, store: Store) -> None:
+async def test_many_sources_do_not_enlarge_the_event(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), max_sources=3)
     for number in range(1000):
         failures.count(f"2001:db8::{number:x}", f"user {number}")
@@ -83,7 +86,9 @@ async def test_a_network_of_sources_costs_no_more_than_a_few(database: Database,
     assert len(event[0]["known"]) == MAX_KNOWN
 
 
-async def test_what_could_not_be_recorded_is_recorded_later(database: Database, store: Store) -> None:
+async def test_failures_that_could_not_be_recorded_are_recorded_later(
+    database: Database, store: Store
+) -> None:
     failures = FailedAuthentications(Clock())
     away = Database("postgresql+asyncpg://nobody@127.0.0.1:9/nothing", busy_seconds=1)
     failures.count("192.0.2.1")
@@ -97,30 +102,30 @@ async def test_what_could_not_be_recorded_is_recorded_later(database: Database, 
     assert source["first"] == (NOW + timedelta(seconds=1)).isoformat()
 
 
-async def test_the_end_of_a_worker_records_what_was_counted(database: Database, store: Store) -> None:
+async def test_a_stopping_worker_records_its_failures(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), seconds=3600)
-    async with running(failures.flushing(database)):
+    async with running(functools.partial(failures.flush_periodically, database)):
         await asyncio.sleep(0)
         failures.count("192.0.2.1")
     assert [[one["count"] for one in event] for event in sources(store)] == [[1]]
 
 
-async def test_it_is_recorded_while_the_worker_serves(database: Database, store: Store) -> None:
+async def test_failures_are_recorded_periodically(database: Database, store: Store) -> None:
     failures = FailedAuthentications(Clock(), seconds=0.01)
     failures.count("192.0.2.1")
-    async with running(failures.flushing(database)):
+    async with running(functools.partial(failures.flush_periodically, database)):
         await eventually_async(store.events)
         assert len(store.events()) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["", "a", "b"]))), st.integers(1, 5))
-def test_nothing_is_lost_however_few_sources_are_told_apart(
+def test_no_failure_is_lost_with_few_separate_sources(
     requests: list[tuple[int, str]], max_sources: int
 ) -> None:
     failures = FailedAuthentications(lambda: NOW, max_sources=max_sources)
     for number, known in requests:
         failures.count(str(number), known)
-    detail: Any = failures._event(failures._counts).detail
-    assert detail["count"] == len(requests)
-    assert len(detail["sources"]) <= max_sources + 1
-    assert {one for source in detail["sources"] for one in source["known"]} == {k for _, k in requests if k}
+    event = failures._event(failures._counts)
+    assert event.count == len(requests)
+    assert len(event.sources) <= max_sources + 1
+    assert {one for source in event.sources for one in source["known"]} == {k for _, k in requests if k}

@@ -1,4 +1,4 @@
-"""Lists of certificates: the same as a plain look over all of them, at a cost that their number doesn't change."""
+"""Lists of certificates equal a filter over all rows, at a cost that does not depend on their number."""
 
 import random
 import re
@@ -8,17 +8,19 @@ from datetime import timedelta
 
 import pytest
 
-from clustercert.inventory import AccessReports, Inventory
+from clustercert.inventory.access import AccessReports
+from clustercert.inventory.service import Inventory
 from clustercert.model import CertificateRecord, Cluster
-from clustercert.store.access import AccessRows
-from clustercert.store.crls import CrlRows
-from clustercert.store.database import Database
-from clustercert.store.inventory import EXAMINED, InventoryRows, Listed, Wanted
+from clustercert.store.access import AccessQueries
+from clustercert.store.certificate_view import CertificateView
+from clustercert.store.crls import CrlQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.inventory import MAX_SCANNED, CertificateFilter, InventoryQueries
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import Revocations
-from nouns import caller, client_ca, cluster
-from plans import Plans
-from stores import NOW, Store, blob, certificate_record, event, revocation
+from clustercert.store.revocations import RevocationQueries
+from support.samples import caller, client_ca, cluster
+from support.statements import QueryPlans
+from support.stores import NOW, Store, blob, certificate_record, event, revocation
 
 HOUR = timedelta(hours=1)
 USERS = ("alice", "bob", "carol")
@@ -43,10 +45,10 @@ async def issue(database: Database, chance: random.Random) -> CertificateRecord:
 
 @pytest.fixture
 async def ledger(database: Database, store: Store) -> list[CertificateRecord]:
-    """Certificates of all kinds, the oldest first; some were seen, some revoked in each of the ways."""
+    """Record certificates of all kinds, oldest first. Some were used, and some revoked in each possible way."""
     chance = random.Random(7)
     records = [await issue(database, chance) for _ in range(30)]
-    revoking = Revocations(database)
+    revoking = RevocationQueries(database)
     await revoking.revoke(
         revocation(user_id="alice", cluster_id="cluster-1", reason="keyCompromise"), event()
     )
@@ -70,18 +72,18 @@ async def ledger(database: Database, store: Store) -> list[CertificateRecord]:
     return records
 
 
-async def everything(database: Database) -> list[Listed]:
-    page = await InventoryRows(database).page(Wanted(), NOW, limit=1000)
+async def everything(database: Database) -> list[CertificateView]:
+    page = await InventoryQueries(database).page(CertificateFilter(), NOW, limit=1000)
     assert page.next is None
     return list(page.items)
 
 
-async def paged(rows: InventoryRows, wanted: Wanted, limit: int) -> list[Listed]:
-    """All pages of a list, one after another."""
-    found: list[Listed] = []
+async def paged(queries: InventoryQueries, wanted: CertificateFilter, limit: int) -> list[CertificateView]:
+    """Return all pages of a list."""
+    found: list[CertificateView] = []
     before: int | None = None
     for _ in range(200):
-        page = await rows.page(wanted, NOW, limit=limit, before=before)
+        page = await queries.page(wanted, NOW, limit=limit, before=before)
         assert len(page.items) <= limit
         found += page.items
         if page.next is None:
@@ -118,42 +120,44 @@ async def test_what_a_certificate_falls_under_is_said_of_it(
             why = "affiliationChanged"
         elif number < 30 and record.cluster_id == "cluster-3":
             why = "superseded"
-        assert found.revoked_why == why
+        assert found.revocation_reason == why
         assert (found.revoked_at, found.revoked_by) == ((NOW, "cli:test") if why else (None, None))
         expected = "revoked" if why else ("live" if record.not_after > NOW else "expired")
         assert found.state(NOW) == expected
 
 
-FILTERS: dict[str, tuple[Wanted, Callable[[Listed], bool]]] = {
-    "nothing": (Wanted(), lambda _: True),
-    "user": (Wanted(user_id="alice"), lambda it: it.user_id == "alice"),
-    "cluster": (Wanted(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
-    "project": (Wanted(project_id="project-2"), lambda it: it.project_id == "project-2"),
+FILTERS: dict[str, tuple[CertificateFilter, Callable[[CertificateView], bool]]] = {
+    "nothing": (CertificateFilter(), lambda _: True),
+    "user": (CertificateFilter(user_id="alice"), lambda it: it.user_id == "alice"),
+    "cluster": (CertificateFilter(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+    "project": (CertificateFilter(project_id="project-2"), lambda it: it.project_id == "project-2"),
     "user in a cluster": (
-        Wanted(user_id="bob", cluster_id="cluster-1"),
+        CertificateFilter(user_id="bob", cluster_id="cluster-1"),
         lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
     ),
     "a cluster of another project": (
-        Wanted(project_id="project-1", cluster_id="cluster-3"),
+        CertificateFilter(project_id="project-1", cluster_id="cluster-3"),
         lambda _: False,
     ),
-    "live": (Wanted(state="live"), lambda it: it.state(NOW) == "live"),
-    "revoked": (Wanted(state="revoked"), lambda it: it.state(NOW) == "revoked"),
-    "expired": (Wanted(state="expired"), lambda it: it.state(NOW) == "expired"),
-    "ends before": (Wanted(expires_before=NOW + HOUR), lambda it: it.not_after < NOW + HOUR),
-    "ends after": (Wanted(expires_after=NOW + HOUR), lambda it: it.not_after >= NOW + HOUR),
-    "key": (Wanted(key_origin="csr"), lambda it: it.key_origin == "csr"),
-    "never seen": (Wanted(never_seen=True), lambda it: it.last_seen_at is None),
+    "live": (CertificateFilter(state="live"), lambda it: it.state(NOW) == "live"),
+    "revoked": (CertificateFilter(state="revoked"), lambda it: it.state(NOW) == "revoked"),
+    "expired": (CertificateFilter(state="expired"), lambda it: it.state(NOW) == "expired"),
+    "ends before": (CertificateFilter(expires_before=NOW + HOUR), lambda it: it.not_after < NOW + HOUR),
+    "ends after": (CertificateFilter(expires_after=NOW + HOUR), lambda it: it.not_after >= NOW + HOUR),
+    "key": (CertificateFilter(key_origin="csr"), lambda it: it.key_origin == "csr"),
+    "never seen": (CertificateFilter(never_seen=True), lambda it: it.last_seen_at is None),
     "seen before": (
-        Wanted(seen_before=NOW),
+        CertificateFilter(seen_before=NOW),
         lambda it: it.last_seen_at is not None and it.last_seen_at < NOW,
     ),
     "seen after": (
-        Wanted(seen_after=NOW),
+        CertificateFilter(seen_after=NOW),
         lambda it: it.last_seen_at is not None and it.last_seen_at >= NOW,
     ),
     "several": (
-        Wanted(project_id="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR),
+        CertificateFilter(
+            project_id="project-1", state="live", key_origin="generated", expires_before=NOW + 3 * HOUR
+        ),
         lambda it: (
             (it.project_id, it.state(NOW), it.key_origin) == ("project-1", "live", "generated")
             and it.not_after < NOW + 3 * HOUR
@@ -170,15 +174,17 @@ async def test_each_filter_gives_what_it_says_whatever_the_pages_are(
     for name, (wanted, fits) in FILTERS.items():
         expected = [each for each in listed if fits(each)]
         assert expected or name == "a cluster of another project"
-        for examined, limit in ((EXAMINED, 500), (9, 4), (len(listed), 20)):
-            found = await paged(InventoryRows(database, examined), wanted, limit)
-            assert found == expected, (name, examined, limit)
+        for max_scanned, limit in ((MAX_SCANNED, 500), (9, 4), (len(listed), 20)):
+            found = await paged(InventoryQueries(database, max_scanned), wanted, limit)
+            assert found == expected, (name, max_scanned, limit)
 
 
 async def test_a_page_that_looked_at_enough_ends_there_though_it_found_nothing(
     database: Database, ledger: list[CertificateRecord]
 ) -> None:
-    page = await InventoryRows(database, examined=4).page(Wanted(expires_after=NOW + 90 * HOUR), NOW, limit=9)
+    page = await InventoryQueries(database, max_scanned=4).page(
+        CertificateFilter(expires_after=NOW + 90 * HOUR), NOW, limit=9
+    )
     assert (page.items, page.next) == ((), len(ledger) - 3)
 
 
@@ -193,22 +199,24 @@ class Registered:
 async def test_where_a_projects_pages_end_says_nothing_of_others(
     database: Database, ledger: list[CertificateRecord]
 ) -> None:
-    """Whatever an admin asks for: a page that looked at enough ends at a certificate of the project's."""
-    rows = InventoryRows(database, examined=2)
-    inventory = Inventory(rows, Registered(), AccessReports(AccessRows(database), lambda: NOW), lambda: NOW)
+    """A page that reached its limit of scanned rows ends at a certificate in the project, whatever the filter."""
+    rows = InventoryQueries(database, max_scanned=2)
+    inventory = Inventory(
+        rows, Registered(), AccessReports(AccessQueries(database), lambda: NOW), lambda: NOW
+    )
     admin = caller(in_projects={"project-1": ("admin",)})
     own = {each.id: each for each in await everything(database) if each.project_id == "project-1"}
     for wanted, fits in (
-        (Wanted(cluster_id="cluster-3"), lambda _: False),
-        (Wanted(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
-        (Wanted(user_id="alice"), lambda it: it.user_id == "alice"),
-        (Wanted(user_id="nobody"), lambda _: False),
+        (CertificateFilter(cluster_id="cluster-3"), lambda _: False),
+        (CertificateFilter(cluster_id="cluster-2"), lambda it: it.cluster_id == "cluster-2"),
+        (CertificateFilter(user_id="alice"), lambda it: it.user_id == "alice"),
+        (CertificateFilter(user_id="nobody"), lambda _: False),
         (
-            Wanted(user_id="bob", cluster_id="cluster-1"),
+            CertificateFilter(user_id="bob", cluster_id="cluster-1"),
             lambda it: (it.user_id, it.cluster_id) == ("bob", "cluster-1"),
         ),
     ):
-        found, before, more = list[Listed](), None, True
+        found, before, more = list[CertificateView](), None, True
         while more:
             page = await inventory.of_project(admin, "project-1", wanted, limit=3, before=before)
             found += page.items
@@ -220,7 +228,7 @@ async def test_where_a_projects_pages_end_says_nothing_of_others(
 async def test_one_is_found_by_fingerprint_number_serial_and_beginning(
     database: Database, ledger: list[CertificateRecord]
 ) -> None:
-    rows, record = InventoryRows(database), ledger[40]
+    rows, record = InventoryQueries(database), ledger[40]
     name = record.fingerprint.hex()
     assert record.credential_number is not None
     for wanted in (name, record.credential_number, record.serial):
@@ -237,7 +245,7 @@ async def test_one_is_found_by_fingerprint_number_serial_and_beginning(
 
 
 async def test_a_number_names_its_certificate_before_another_ones_serial(database: Database) -> None:
-    ledger, rows = Ledger(database), InventoryRows(database)
+    ledger, rows = Ledger(database), InventoryQueries(database)
     (record, issued), (other, other_issued) = certificate_record(), certificate_record()
     chosen = replace(other, serial=str(record.credential_number))
     await ledger.record(record, issued)
@@ -255,7 +263,7 @@ async def test_groups_are_those_without_the_credential_group_whoever_recorded_it
     changes: tuple[dict[str, object], ...] = (
         {"credential_number": "1" * 40, "groups": ("a", "b")},
         {"credential_number": "2" * 40, "groups": ()},
-        # By programs before credential numbers, with a binding and without.
+        # From programs without credential numbers, with and without a binding.
         {"credential_number": None, "groups": (f"clustercert:credential:{serial}",)},
         {"credential_number": None, "groups": ("a", "b")},
     )
@@ -263,8 +271,8 @@ async def test_groups_are_those_without_the_credential_group_whoever_recorded_it
     for changed in changes:
         record, issued = certificate_record()
         await Ledger(database).record(replace(record, serial=serial, **changed), issued)  # type: ignore[arg-type] # fields
-        (listed,) = await InventoryRows(database).find(record.fingerprint.hex())
-        found.append((listed.credential_number, listed.groups, listed.bound_alone))
+        (listed,) = await InventoryQueries(database).find(record.fingerprint.hex())
+        found.append((listed.credential_number, listed.groups, listed.has_only_credential_group))
     assert found == [
         ("1" * 40, ("a", "b"), False),
         ("2" * 40, (), True),
@@ -278,13 +286,13 @@ async def test_a_beginning_that_several_have_gives_two(database: Database, store
         record, issued = certificate_record()
         fingerprint = bytes.fromhex("abcdef01") + bytes(27) + bytes([last])
         await Ledger(database).record(replace(record, fingerprint=fingerprint), issued)
-    assert len(await InventoryRows(database).find("abcdef01", abbreviated=True)) == 2
+    assert len(await InventoryQueries(database).find("abcdef01", abbreviated=True)) == 2
 
 
 async def test_what_has_not_ended_in_a_cluster_comes_longest_lived_first(
     database: Database, ledger: list[CertificateRecord]
 ) -> None:
-    rows = AccessRows(database)
+    rows = AccessQueries(database)
     found = await rows.unexpired("cluster-1", NOW, limit=100)
     expected = {
         each.fingerprint
@@ -305,10 +313,10 @@ async def test_a_revocation_list_has_what_is_revoked_and_has_not_ended(
     store.execute("UPDATE certificate SET ca_id = 'one' WHERE cluster_id = 'cluster-1'")
     store.execute("UPDATE certificate SET ca_id = 'two' WHERE id = 1 OR id = 3")
     ca = replace(client_ca(), id="one", cluster_id="cluster-1")
-    rows, moment = CrlRows(database), NOW - 9 * HOUR
+    rows, moment = CrlQueries(database), NOW - 9 * HOUR
     revoked = await rows.revoked(ca, moment, limit=100)
     expected = {
-        (each.serial, NOW, each.revoked_why)
+        (each.serial, NOW, each.revocation_reason)
         for each in await everything(database)
         if (each.cluster_id, each.ca_id) == ("cluster-1", "one")
         and each.state(moment) == "revoked"
@@ -319,7 +327,7 @@ async def test_a_revocation_list_has_what_is_revoked_and_has_not_ended(
     assert len((await rows.revoked(ca, moment, limit=2)).entries) == 2
     # Five revocations and an undoing.
     assert (revoked.generation, revoked.changed) == (6, 6)
-    async with database.change():
+    async with database.transaction(invalidate=True):
         pass
     later = await rows.revoked(ca, moment, limit=100)
     assert (later.generation, later.changed) == (7, await rows.last_change())
@@ -330,7 +338,7 @@ COPIES = 20_000
 
 
 async def fill(database: Database, store: Store) -> None:
-    """Many certificates of 10 users in 10 clusters of 5 projects, most of them ended; and as many revocations."""
+    """Insert many certificates, most expired, for 10 users in 10 clusters and 5 projects, and many revocations."""
     columns = (
         "epoch, groups, user_name, not_before, ca_id, key_type, key_origin, auth_method, source_address,"
         " request_id, issued_at, der"
@@ -367,16 +375,18 @@ async def fill(database: Database, store: Store) -> None:
 async def test_a_list_of_one_project_does_not_walk_those_of_all(
     on_postgresql: Store,
 ) -> None:
-    """Its two thousand rows are a range of ids that holds everybody's; PostgreSQL takes that for a short one."""
+    """The project's 2,000 rows lie in a range of ids with rows from all projects, which PostgreSQL underestimates."""
     database = Database(on_postgresql.url)
     record, issued = certificate_record()
     await Ledger(database).record(record, issued)
     await fill(database, on_postgresql)
-    rows, plans = InventoryRows(database, examined=1000), Plans(database, of="certificate")
+    rows, plans = InventoryQueries(database, max_scanned=1000), QueryPlans(database, of="certificate")
     with plans.noted():
         for before in (None, COPIES // 2):
             for number in range(8):
-                await rows.page(Wanted(project_id=f"project-{number % 5}"), NOW, limit=20, before=before)
+                await rows.page(
+                    CertificateFilter(project_id=f"project-{number % 5}"), NOW, limit=20, before=before
+                )
     found = await plans.all()
     await database.close()
     assert len(found) == 16
@@ -403,27 +413,27 @@ async def test_no_list_sorts_or_reads_the_whole_ledger(database: Database, store
         {"project_id": "project-2"},
         {"project_id": "project-2", "cluster_id": "cluster-7", "user_id": "user-7"},
     ]
-    rows, access = InventoryRows(database, examined=100), AccessRows(database)
-    plans = Plans(database, of="certificate")
+    rows, access = InventoryQueries(database, max_scanned=100), AccessQueries(database)
+    plans = QueryPlans(database, of="certificate")
     with plans.noted():
         for walk in walks:
             for more in ({}, {"state": "revoked"}, filters):
                 for before in (None, COPIES // 2):
-                    await rows.page(Wanted(**walk, **more), NOW, limit=20, before=before)  # type: ignore[arg-type] # names and values fit
+                    await rows.page(CertificateFilter(**walk, **more), NOW, limit=20, before=before)  # type: ignore[arg-type] # names and values fit
         await rows.find("ab" * 32)
         await rows.find("abcdef01", abbreviated=True)
         await access.unexpired("cluster-7", NOW, limit=20)
     found = await plans.all()
-    # Two for each page, but for those of all that is walked; a number is looked for before a serial and a beginning.
+    # Two queries per page, but one without filters. Credential numbers are looked up before serials and prefixes.
     assert len(found) == 2 * len(walks) * 6 - 4 * 2 + 5
     for plan, (statement, _) in zip(found, plans.sent, strict=True):
         for word in ("SCAN certificate", "TEMP B-TREE", "Seq Scan on certificate"):
             assert word not in plan, f"{statement}\n{plan}"
-        # Where PostgreSQL expects a row or two it may sort them: those of the page, which are bounded by id.
+        # PostgreSQL may sort if it expects one or two rows. The range of ids limits their number.
         assert "Sort" not in plan or re.search(r"\(id >= |, id\) >= ROW\([^)]*'\d{3,}'::bigint", plan), (
             f"{statement}\n{plan}"
         )
-    # What they look at is bounded, whatever they find.
-    page = await rows.page(Wanted(expires_after=NOW + 5000 * HOUR), NOW, limit=100)
+    # The number of scanned rows is limited, however few match.
+    page = await rows.page(CertificateFilter(expires_after=NOW + 5000 * HOUR), NOW, limit=100)
     assert page.next == COPIES - 100 + 1
     assert blob(store.rows("SELECT fingerprint FROM certificate WHERE id = 1")[0][0]) == record.fingerprint

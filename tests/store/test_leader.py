@@ -1,13 +1,13 @@
-"""One leader at a time: taken, kept, given up, and taken over from one that is gone."""
+"""Leader election: taking, renewing, giving up and taking over a lease."""
 
 import asyncio
 
 import pytest
 
-from clustercert.errors import Unavailable
-from clustercert.store.database import Database
-from clustercert.store.leader import Leader
-from stores import Store
+from clustercert.model.errors import Unavailable
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.leader import Leader
+from support.stores import Store
 
 
 async def test_one_of_several_candidates_leads_and_goes_on_leading(store: Store) -> None:
@@ -47,7 +47,7 @@ async def test_another_one_takes_over_where_the_databases_clock_was_put_back(
     assert not await one.leads()
 
 
-async def test_another_one_takes_over_when_the_lease_has_run_out_by_the_databases_clock(
+async def test_an_expired_lease_is_taken_over_by_the_databases_clock(
     database: Database, store: Store
 ) -> None:
     one, other = Leader(database, "work", seconds=60), Leader(database, "work")

@@ -1,4 +1,4 @@
-"""The ledger: a certificate that a client received is in the database, with one event, whatever was killed."""
+"""The ledger: each certificate that a client received is in the database with one event, also after a crash."""
 
 import asyncio
 import json
@@ -17,21 +17,21 @@ from sqlalchemy import Connection
 from sqlalchemy import event as engine_events
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from clustercert.errors import Unavailable
-from clustercert.store.database import Database
+from clustercert.model.errors import Unavailable
+from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from stores import NOW, Store, certificate_record, child, event, execute, said, sqlite_url, start
+from support.stores import NOW, Store, certificate_record, child, event, execute, said, sqlite_url, start
 
 
 class Commits:
-    """Breaks commits of a real engine: before they happen, or after, as a lost connection does.
+    """Makes commits of a real engine fail, before or after they take effect, like a lost connection.
 
-    On PostgreSQL, the commit is the end of the one statement that inserts. What is broken before it, the server never
-    gets; what is broken after it, is durable when the driver finds that the connection is gone.
+    On PostgreSQL, the INSERT statement commits by itself. If it fails before, the server never receives it. If it fails
+    after, the rows are durable, but the driver finds a lost connection.
 
     Attributes:
-        count: of those that happened or were broken. What the database refuses comes to none.
-        fail: which are broken, from 1, and when.
+        count: number of commits so far, including failed ones, but without rejected statements.
+        fail: which commits fail, counted from 1, and whether before or after.
     """
 
     def __init__(self, database: Database, store: Store) -> None:
@@ -58,7 +58,7 @@ class Commits:
     ) -> None:
         if _inserts(statement) and self.fail.get(self.count + 1) == "before":
             self.count += 1
-            # The driver finds it out by the statement.
+            # The driver notices only when it sends the statement.
             self._terminate(connection)
 
     def _after_statement(
@@ -71,7 +71,7 @@ class Commits:
                 connection.exec_driver_sql("SELECT 1")
 
     def _terminate(self, connection: Connection) -> None:
-        """Return when the connection is gone, which the driver will only find out."""
+        """Close the connection on the server. The driver notices later."""
         driver_connection = connection.connection.driver_connection
         assert driver_connection is not None
         self._store.rows("SELECT pg_terminate_backend(?, 5000)", driver_connection.get_server_pid())
@@ -162,7 +162,7 @@ async def test_two_lost_connections_record_once_or_not_at_all(database: Database
 async def test_a_commit_that_arrives_after_the_look_is_no_second_event(
     database: Database, store: Store
 ) -> None:
-    """The server finishes the first commit when its fingerprint was just looked up: the second try meets it."""
+    """The server finishes the first commit just after its fingerprint was looked up, so the second one conflicts."""
     record, issued = certificate_record()
     commits = Commits(database, store)
     commits.fail = {1: "before"}
@@ -194,7 +194,7 @@ async def test_recording_the_same_certificate_again_adds_nothing(database: Datab
     assert store.recorded() == {record.fingerprint.hex()}
 
 
-async def test_a_record_that_breaks_another_rule_is_a_bug_and_not_taken_for_recorded(
+async def test_a_record_that_breaks_another_constraint_is_not_recorded(
     database: Database, store: Store
 ) -> None:
     store.execute("CREATE UNIQUE INDEX one_user ON certificate (user_id)")
@@ -213,7 +213,7 @@ async def test_no_two_certificates_have_one_credential_number(database: Database
     with pytest.raises(IntegrityError):
         await ledger.record(replace(twin, credential_number=first.credential_number), twins_event)
     assert store.recorded() == {first.fingerprint.hex()}
-    # Who is recorded along with it is, and those without a number are as many as they are.
+    # The others in the batch are recorded. Any number of certificates may have no credential number.
     others = [certificate_record() for _ in range(6)]
     unnumbered = [(replace(record, credential_number=None), event) for record, event in others[:3]]
     batch = [
@@ -255,7 +255,7 @@ async def test_a_busy_database_is_unavailable_after_one_patience(file: Path) -> 
 
 @pytest.fixture
 def moments() -> Iterator[float]:
-    """When to kill: a fresh seed each run, shown if the test fails."""
+    """Return random times for kills. The seed is shown if the test fails."""
     seed = random.SystemRandom().randrange(10**6)
     print("seed", seed)
     chance = random.Random(seed)
@@ -266,16 +266,16 @@ def moments() -> Iterator[float]:
 def test_what_was_recorded_survives_kill_9(store: Store, moments: Iterator[float]) -> None:
     printed: set[str] = set()
     begun = time.monotonic()
-    # On a busy machine the first ones may be killed before they have recorded anything.
+    # On a busy machine, the first processes may be killed before they have recorded anything.
     while (lasted := time.monotonic() - begun) < 2.5 or not printed:
         assert lasted < 60
         with child("record-for-ever", store) as process:
             start(process)
-            # SIGKILL, at any moment after the start: nothing in the process gets to tidy up.
+            # SIGKILL at any time after the start, so the process can't clean up.
             threading.Timer(next(moments), process.kill).start()
             lines = said(process)
             assert process.wait() == -9
-        # The last line may be cut off in the middle; its certificate is there, but nobody has its whole name.
+        # The last line may be incomplete. Its certificate is recorded, but its full fingerprint is unknown.
         printed |= set(lines[:-1])
         assert printed <= store.recorded()
 
@@ -303,7 +303,7 @@ async def test_a_row_that_can_not_be_written_fails_alone(database: Database, sto
 
 
 async def test_as_many_as_were_committed_together_are_awaited(database: Database, store: Store) -> None:
-    """Requests come to the ledger one after the other, as their worker gets to them."""
+    """Requests reach the ledger one after another."""
     ledger, commits = Ledger(database, gather_seconds=60), Commits(database, store)
     await asyncio.gather(*(ledger.record(*certificate_record()) for _ in range(40)))
     before = commits.count
@@ -365,7 +365,7 @@ async def test_a_lost_connection_under_a_batch_records_all_of_it_once(
     assert store.recorded() == {record.fingerprint.hex() for record, _event in certificates}
 
 
-# Events that come with no certificate
+# Events without a certificate
 
 
 async def test_a_refusal_shares_a_transaction_with_certificates(database: Database, store: Store) -> None:
@@ -383,7 +383,7 @@ async def test_a_refusal_shares_a_transaction_with_certificates(database: Databa
 async def test_a_refusal_is_never_lost_with_a_connection(
     database: Database, store: Store, when: str, written: int
 ) -> None:
-    """Where nobody can know whether it was written, it is written again."""
+    """If the outcome is unknown, the event is written again."""
     commits = Commits(database, store)
     commits.fail = {1: when}
     await Ledger(database).note(event("certificate.refused"))

@@ -1,4 +1,4 @@
-"""The schema: what the migrations make is what the tables say, whoever runs them and however often."""
+"""Migrations create the declared tables, also when several processes run them, or run them again."""
 
 import asyncio
 import contextlib
@@ -21,21 +21,23 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
-import postgres
-from clustercert.errors import SchemaError, Unavailable
 from clustercert.model import CertificateRecord
-from clustercert.store import migrate, tables
-from clustercert.store.certificates import CertificateRows
-from clustercert.store.credentials import Credentials, Feed
-from clustercert.store.database import Database
-from clustercert.store.directory import DirectoryRows
+from clustercert.model.errors import SchemaError, StoreFault, Unavailable
+from clustercert.store import tables
+from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
+from clustercert.store.directory import DirectoryQueries
+from clustercert.store.engine import migrate
+from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import NO_END, Revocations
-from clustercert.store.sightings import Alerts, SightingRows, UnknownUse
-from nouns import CLUSTER_ID
-from stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
-from waiting import eventually_async
-from webhooks import registered
+from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.revocations import NO_END, RevocationQueries
+from support import postgres
+from support.samples import CLUSTER_ID
+from support.store_records import register_cluster
+from support.stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
+from support.wait import eventually_async
 
 NEXT = f"{int(migrate.head()) + 1:04}"
 
@@ -63,14 +65,14 @@ async def opened(store: Store) -> AsyncIterator[Database]:
 
 
 def with_the_next(folder: Path, *, oldest_program: str) -> Path:
-    """The migrations as a later program has them."""
+    """Return the migrations of a later program."""
     copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "next"))
     (copy / "versions" / f"{NEXT}_next.py").write_text(NEXT_MIGRATION % oldest_program)
     return copy
 
 
 def up_to(revision: str, folder: Path) -> Path:
-    """The migrations as the program of that revision had them."""
+    """Return the migrations of the program with this revision."""
     copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / revision))
     for path in copy.glob("versions/0*.py"):
         if path.name[:4] > revision:
@@ -79,12 +81,12 @@ def up_to(revision: str, folder: Path) -> Path:
 
 
 def _ledger_row(record: CertificateRecord, *unheard_of: str) -> dict[str, object]:
-    """As an older program records a certificate, whose table lacks these columns."""
+    """Return a certificate's row from an older program, without these columns."""
     return {name: value for name, value in asdict(record).items() if name not in unheard_of}
 
 
 def columns(store: Store) -> object:
-    """What the schema is, as the database says it."""
+    """Return the columns in the database."""
     if store.file is not None:
         return schema(store.file)
     query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
@@ -93,7 +95,7 @@ def columns(store: Store) -> object:
 
 
 def schema(file: Path) -> dict[object, list[str]]:
-    """The statements that SQLite itself keeps, part by part, whatever their order and where a column was added."""
+    """Return the parts of the statements in SQLite's schema, without their order."""
     statements = rows(
         file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'"
     )
@@ -117,7 +119,7 @@ async def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> 
 
 async def test_it_is_so_to_the_letter_in_sqlite(file: Path, tmp_path: Path) -> None:
     made = Database(sqlite_url(tmp_path / "made.db"))
-    async with made.write() as connection:
+    async with made.transaction() as connection:
         await connection.run_sync(tables.metadata.create_all)
     await made.close()
     assert schema(file) == schema(tmp_path / "made.db")
@@ -133,7 +135,7 @@ def test_a_new_database_has_a_generation_and_nothing_else(store: Store) -> None:
 
 
 async def test_upgrading_again_changes_nothing(database: Database, store: Store) -> None:
-    async with database.change() as connection:
+    async with database.transaction(invalidate=True) as connection:
         await connection.execute(insert(tables.domain).values(id="1" * 32, name="kept", enabled=True))
     before = columns(store)
     await migrate.upgrade(database)
@@ -144,7 +146,7 @@ async def test_upgrading_again_changes_nothing(database: Database, store: Store)
     await migrate.check(database)
 
 
-async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certificate_afterwards(
+async def test_users_disabled_before_revocations_existed_have_none_good(
     new_store: Store, tmp_path: Path
 ) -> None:
     people = {"alice": "1" * 32, "disabled": "2" * 32, "removed": "3" * 32}
@@ -159,27 +161,29 @@ async def test_who_was_disabled_or_removed_before_revocations_has_no_good_certif
         )
     issued = {name: replace(certificate_record()[0], user_id=user_id) for name, user_id in people.items()}
     async with opened(new_store) as database:
-        async with database.write() as connection:
-            recorded = [_ledger_row(record, "rule", "credential_number") for record in issued.values()]
+        async with database.transaction() as connection:
+            recorded = [
+                _ledger_row(record, "rule", "credential_number", "username") for record in issued.values()
+            ]
             await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
         await migrate.upgrade(database)
-        known = Credentials(database, Feed(database))
+        known = CredentialCache(database, RevocationFeed(database))
         found = {name: await known.by_fingerprint(record.fingerprint) for name, record in issued.items()}
         revoked = {name for name, credential in found.items() if credential and credential.revoked}
         assert revoked == {"disabled", "removed"}
-        await DirectoryRows(database).enable_user(people["disabled"], True, event("user.enabled"))
+        await DirectoryQueries(database).enable_user(people["disabled"], True, event("user.enabled"))
         again, its_event = certificate_record()
         again = replace(again, user_id=people["disabled"])
         await Ledger(database).record(again, its_event)
         good = await known.by_fingerprint(again.fingerprint)
         assert good is not None
         assert not good.revoked
-        (revocation,) = await Revocations(database).of_user(people["removed"], limit=9)
+        (revocation,) = await RevocationQueries(database).of_user(people["removed"], limit=9)
         assert (revocation.epoch, revocation.by) == (NO_END, "clustercert")
         assert revocation.at.tzinfo is not None
 
 
-# As the sealer of schema 0005 gave a place.
+# As a sealer with schema 0005 set a leaf index.
 SEAL = text(
     "UPDATE audit_event SET leaf_index = (SELECT count(leaf_index) FROM audit_event)"
     " WHERE id = (SELECT min(id) FROM audit_event WHERE leaf_index IS NULL)"
@@ -187,13 +191,13 @@ SEAL = text(
 
 
 async def seal(database: Database) -> None:
-    async with database.write() as connection:
+    async with database.transaction() as connection:
         await connection.execute(SEAL)
 
 
 async def record(database: Database) -> None:
-    """As every program so far records an event."""
-    async with database.write(replace(event(), project_id=secrets.choice([None, "1" * 32]))):
+    """Record an event as all programs so far do."""
+    async with database.transaction(replace(event(), project_id=secrets.choice([None, "1" * 32]))):
         pass
 
 
@@ -220,7 +224,7 @@ async def test_events_keep_their_places_and_those_without_one_go_on_waiting(
         assert new_store.rows(waiting) == [(6,), (7,), (8,)]
 
 
-async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_the_upgrade(
+async def test_no_event_of_an_older_replica_is_lost_during_the_upgrade(
     new_store: Store, tmp_path: Path
 ) -> None:
     recorded, stop = 0, False
@@ -231,7 +235,7 @@ async def test_no_event_is_lost_that_an_older_replica_records_or_seals_during_th
             while not stop:
                 await record(database)
                 recorded += 1
-                # Once the column is gone, it can't.
+                # It fails once the column is dropped.
                 with contextlib.suppress(Unavailable, ProgrammingError):
                     await seal(database)
 
@@ -274,7 +278,7 @@ async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp
         assert new_store.file.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_program_of_before_credential_numbers_can_neither_start_nor_upgrade(
+async def test_a_program_without_credential_numbers_cannot_start_or_upgrade(
     database: Database, store: Store, tmp_path: Path
 ) -> None:
     older = up_to("0004", tmp_path)
@@ -282,7 +286,7 @@ async def test_a_program_of_before_credential_numbers_can_neither_start_nor_upgr
     before = columns(store)
     for refused in (migrate.check, migrate.upgrade):
         with pytest.raises(
-            SchemaError, match=rf"has schema {migrate.head()}, .* a newer one made it. Run that newer"
+            SchemaError, match=rf"has schema {migrate.head()}, .* too new for this program\. Run the newer"
         ):
             await refused(database, older)
     assert columns(store) == before
@@ -297,13 +301,13 @@ async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
     kept = "SELECT * FROM certificate ORDER BY id"
     async with opened(new_store) as database:
         await migrate.upgrade(database, up_to("0004", tmp_path))
-        rows_of_then = [_ledger_row(record, "credential_number") for record in records]
-        async with database.write() as connection:
+        rows_of_then = [_ledger_row(record, "credential_number", "username") for record in records]
+        async with database.transaction() as connection:
             await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[:2])
         before = new_store.rows(kept)
         await migrate.upgrade(database)
-        # By a replica that still runs.
-        async with database.write() as connection:
+        # From a replica that still runs.
+        async with database.transaction() as connection:
             await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[2:])
         after = new_store.rows(kept)
         assert [set(map(str, row)) - {"None"} for row in after[:2]] == [
@@ -311,7 +315,7 @@ async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
         ]
         query = "SELECT count(*) FROM certificate WHERE credential_number IS NULL AND altered_at IS NULL"
         assert new_store.rows(query) == [(3,)]
-        known = Credentials(database, Feed(database), now=lambda: NOW)
+        known = CredentialCache(database, RevocationFeed(database), now=lambda: NOW)
         for record in records[:2]:
             found = await known.by_fingerprint(record.fingerprint)
             assert found is not None
@@ -346,7 +350,7 @@ async def test_unknown_credentials_are_merged_by_user_name_and_groups(
     ]
     async with opened(new_store) as database:
         await migrate.upgrade(database, up_to("0004", tmp_path))
-        async with database.write() as connection:
+        async with database.transaction() as connection:
             await connection.execute(insert(tables.unknown_credential), old[::-1])
         await migrate.upgrade(database)
         async with database.read() as connection:
@@ -365,16 +369,18 @@ async def test_unknown_credentials_are_merged_by_user_name_and_groups(
         (many,) = (row for row in found if row.hashes == 21)
         assert len(many.fingerprints) == 16
         assert (many.first_seen_at, many.last_seen_at) == (hours[0], hours[20] + timedelta(minutes=6))
-        # The program counts on with the same rows.
+        # The program continues with the same rows.
         use = UnknownUse(
             CLUSTER_ID, "bob", ("devs", "system:authenticated"), (f"{99:064x}",), hours[29], hours[29]
         )
         assert hashes[CLUSTER_ID, use.identity] == 21
-        await registered(database, new_store)
-        assert await SightingRows(database).add_unknown([use], lambda kind, _: event(kind)) == Alerts()
+        await register_cluster(database, new_store)
+        assert (
+            await CredentialUsageQueries(database).add_unknown([use], lambda kind, _: event(kind)) == Alerts()
+        )
         query = "SELECT hashes FROM unknown_identity WHERE cluster_id <> 'there' AND username = 'bob' ORDER BY hashes"
         assert new_store.rows(query) == [(1,), (22,)]
-        # What a replica of before still writes has its table.
+        # The table that older replicas still write exists.
         assert new_store.rows("SELECT count(*) FROM unknown_credential") == [(24,)]
 
 
@@ -416,10 +422,9 @@ async def test_a_role_that_may_not_make_tables_is_told_so(server: postgres.Serve
     store = Store(server.create())
     postgres.administer(store.url, f"ALTER DATABASE {make_url(store.url).database} OWNER TO postgres")
     async with opened(store) as database:
-        with pytest.raises(
-            SchemaError, match=r"role may not make or change tables: permission denied .* grant it"
-        ):
+        with pytest.raises(StoreFault, match="can't use its database") as caught:
             await migrate.upgrade(database)
+    assert "lacks rights. Make it the owner" in caught.value.reason
     store.remove()
 
 
@@ -443,7 +448,7 @@ async def test_a_newer_database_is_refused_and_left_alone(
     await migrate.upgrade(database, with_the_next(tmp_path, oldest_program=NEXT))
     before = columns(store)
     for refused in (migrate.check, migrate.upgrade):
-        with pytest.raises(SchemaError, match=rf"has schema {NEXT}, .* a newer one made it"):
+        with pytest.raises(SchemaError, match=rf"has schema {NEXT}, .* too new for this program"):
             await refused(database)
     assert columns(store) == before
     assert store.rows("SELECT version_num FROM alembic_version") == [(NEXT,)]
@@ -452,7 +457,7 @@ async def test_a_newer_database_is_refused_and_left_alone(
 async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
     database: Database, store: Store, tmp_path: Path
 ) -> None:
-    """As while replicas are replaced one by one: the older ones serve on, restart, and run `db upgrade`."""
+    """During a rolling upgrade, older replicas continue, restart, and run `db upgrade`."""
     ledger = Ledger(database)
     before, during, after = (certificate_record() for _ in range(3))
     await ledger.record(*before)
@@ -465,7 +470,7 @@ async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
     async with opened(store) as restarted:
         await migrate.upgrade(restarted)
         await migrate.check(restarted)
-        await CertificateRows(restarted).live(NOW, [NOW])
+        await CertificateMaintenance(restarted).live(NOW, [NOW])
     assert await migrate.current(database) == NEXT
     assert store.recorded() == {record.fingerprint.hex() for record, _ in (before, during, after)}
 
@@ -481,5 +486,5 @@ def test_the_migrations_are_one_line_from_the_first_to_the_head() -> None:
 
 
 def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="lacks its database migrations"):
+    with pytest.raises(SchemaError, match="migrations are missing"):
         migrate.head(tmp_path)

@@ -1,4 +1,4 @@
-"""PostgreSQL: what a connection is told at its start, and what becomes of requests when the server goes or hangs."""
+"""PostgreSQL: settings of new connections, and requests while the server is down or hangs."""
 
 import asyncio
 import contextlib
@@ -11,23 +11,23 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-import postgres
-from clustercert.errors import Unavailable
+from clustercert.model.errors import StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.engine import POOL_SIZE
+from clustercert.store.engine.connections import POOL_SIZE
+from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from stores import Store, certificate_record, child, event, new_template, start
-from waiting import eventually, eventually_async
+from support import postgres
+from support.stores import Store, certificate_record, child, event, new_template, start
+from support.wait import eventually, eventually_async
 
 BUSY, STATEMENT = 1.0, 0.5
-# What one statement or one connection takes at most when nothing answers, and a little for a loaded machine.
+# The longest time for a statement or connection without a response, with a margin for a busy machine.
 HANGS = BUSY + STATEMENT + 1.5
 
 
 @pytest.fixture(scope="module")
 def fragile() -> Iterator[postgres.Server]:
-    """A server to be killed and stopped."""
+    """Return a server that the test may kill or stop."""
     with postgres.server() as running:
         yield running
 
@@ -54,15 +54,20 @@ async def opened(url: str) -> AsyncIterator[Database]:
 
 
 async def shown(database: Database, name: str, *, writes: bool = False) -> object:
-    async with database.write() if writes else database.read() as connection:
+    async with database.transaction() if writes else database.read() as connection:
         return (await connection.execute(text(f"SHOW {name}"))).scalar_one()
 
 
-async def cause_of_failure(database: Database) -> str:
+async def cause_of_failure(database: Database, *, lasting: bool = False) -> str:
     with pytest.raises(Unavailable) as caught:
         await database.ping()
-    assert caught.value.message == "The database does not answer now. Try again in a moment."
-    return f"{caught.value.__cause__!r}"
+    failure = caught.value
+    if lasting:
+        assert isinstance(failure, StoreFault)
+        assert "Try again" not in failure.message + failure.reason
+    else:
+        assert failure.message == "The database does not answer. Try again later."
+    return f"{failure.__cause__!r}"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +82,7 @@ async def test_a_commit_is_durable_whatever_the_server_says(
         assert await shown(database, "synchronous_commit", writes=True) == then
 
 
-async def test_transactions_have_their_bounds_and_levels_whatever_the_server_says(
+async def test_transactions_set_their_own_timeouts_and_isolation(
     on_postgresql: Store,
 ) -> None:
     name = make_url(on_postgresql.url).database
@@ -100,7 +105,7 @@ async def test_a_server_that_does_not_flush_is_known(on_postgresql: Store, file:
         assert await database.flushes()
 
 
-async def test_what_is_wrong_with_a_statement_is_not_called_a_failure_of_the_database(
+async def test_a_faulty_statement_is_not_reported_as_a_database_failure(
     on_postgresql: Store,
 ) -> None:
     row = {"id": "1" * 32, "name": "a", "enabled": True}
@@ -112,14 +117,14 @@ async def test_what_is_wrong_with_a_statement_is_not_called_a_failure_of_the_dat
     async with opened(on_postgresql.url) as database:
         for values in wrong.values():
             with pytest.raises(DBAPIError):
-                async with database.write() as connection:
+                async with database.transaction() as connection:
                     await connection.execute(insert(tables.domain).values(values))
         with pytest.raises(ProgrammingError):
             async with database.read() as connection:
                 await connection.execute(text("SELECT nothing"))
         for _ in range(2):
             with contextlib.suppress(IntegrityError):
-                async with database.write() as connection:
+                async with database.transaction() as connection:
                     await connection.execute(insert(tables.domain).values(row))
     assert on_postgresql.rows("SELECT name FROM domain") == [("a",)]
 
@@ -138,18 +143,18 @@ async def test_a_slow_statement_is_given_up_and_its_connection_is_kept(on_postgr
             assert (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one() == pid
 
 
-async def test_a_row_that_another_one_holds_is_waited_for_no_longer_than_a_statement(
+async def test_waiting_for_a_locked_row_ends_with_the_statement_timeout(
     on_postgresql: Store,
 ) -> None:
-    async with opened(on_postgresql.url) as database, database.change():
+    async with opened(on_postgresql.url) as database, database.transaction(invalidate=True):
         pass
     async with opened(on_postgresql.url) as database, opened(on_postgresql.url) as other:
-        async with database.write() as connection:
+        async with database.transaction() as connection:
             await connection.execute(text("UPDATE generation SET value = 7"))
             with pytest.raises(Unavailable):
-                async with other.change(event()):
+                async with other.transaction(event(), invalidate=True):
                     pass
-        async with other.change(event()):
+        async with other.transaction(event(), invalidate=True):
             pass
     assert on_postgresql.rows("SELECT value FROM generation") == [(8,)]
 
@@ -168,14 +173,14 @@ async def test_writers_leave_connections_to_the_readers(on_postgresql: Store) ->
 
         async def take_all() -> None:
             for _ in range(POOL_SIZE):
-                await stack.enter_async_context(database.write())
+                await stack.enter_async_context(database.transaction())
 
         with pytest.raises(Unavailable):
             await take_all()
         await database.ping()
 
 
-async def test_a_server_that_takes_no_more_connections_is_unavailable_until_it_does(
+async def test_a_server_out_of_connections_is_unavailable_until_it_recovers(
     on_postgresql: Store,
 ) -> None:
     name = make_url(on_postgresql.url).database
@@ -198,8 +203,9 @@ async def test_what_keeps_us_out_is_said_to_the_log_alone(on_postgresql: Store, 
         "port": (url.set(port=1), "Connect call failed"),
         "host": (url.set(host="nowhere.invalid"), "gaierror"),
     }[wrong]
+    lasting = wrong in ("password", "database")
     async with opened(changed.render_as_string(hide_password=False)) as database:
-        assert said in await cause_of_failure(database)
+        assert said in await cause_of_failure(database, lasting=lasting)
 
 
 async def test_of_several_hosts_the_one_that_answers_is_taken(on_postgresql: Store) -> None:
@@ -212,16 +218,16 @@ async def test_of_several_hosts_the_one_that_answers_is_taken(on_postgresql: Sto
 
 
 async def test_a_server_that_lost_its_place_is_left(on_postgresql: Store) -> None:
-    """It still reads. Connections to it must not stay in the pool for a name that leads to the new primary by now."""
+    """A demoted server still reads. The pool must drop connections to it, because its name now leads elsewhere."""
     name = make_url(on_postgresql.url).database
     async with opened(on_postgresql.url) as database:
         on_postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         with pytest.raises(Unavailable) as caught:
-            async with database.change(event()):
+            async with database.transaction(event(), invalidate=True):
                 pass
         assert "read-only transaction" in str(caught.value.__cause__)
         postgres.administer(on_postgresql.url, f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        async with database.change(event()):
+        async with database.transaction(event(), invalidate=True):
             pass
 
 
@@ -236,7 +242,7 @@ async def test_a_restarted_server_is_used_again(fragile: postgres.Server, fragil
             await cause_of_failure(database)
         fragile.start()
         for _ in range(10):
-            async with database.change(event()):
+            async with database.transaction(event(), invalidate=True):
                 pass
     assert fragile_store.rows("SELECT value FROM generation") == [(10,)]
 
@@ -252,7 +258,7 @@ async def test_idle_connections_go_with_the_first_that_fails(
         assert await pings(POOL_SIZE) == [None] * POOL_SIZE
         fragile.kill()
         fragile.start()
-        # As the watch of the generation does, all the time.
+        # Like the periodic read of the generation.
         await cause_of_failure(database)
         assert await pings(POOL_SIZE) == [None] * POOL_SIZE
 
@@ -281,7 +287,7 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_is_given_up(
     async with opened(fragile_store.url) as database:
 
         async def change_slowly() -> None:
-            async with database.change(event()) as connection:
+            async with database.transaction(event(), invalidate=True) as connection:
                 await connection.execute(text("UPDATE generation SET value = 100"))
                 with fragile.hung():
                     await connection.execute(text("UPDATE generation SET value = 200"))
@@ -290,9 +296,49 @@ async def test_a_server_that_hangs_in_the_middle_of_a_transaction_is_given_up(
         with pytest.raises(Unavailable):
             await change_slowly()
         assert time.monotonic() - began < HANGS
-        async with database.change(event()):
+        async with database.transaction(event(), invalidate=True):
             pass
     assert fragile_store.rows("SELECT value FROM generation") == [(1,)]
+
+
+@pytest.fixture
+def replicated() -> Iterator[tuple[postgres.Server, Store]]:
+    """A server that can wait for a standby, and a database."""
+    with postgres.server(wal_level="replica", max_wal_senders="2", max_connections="20") as server:
+        yield server, Store(server.create(new_template(server)))
+
+
+async def test_commits_without_their_standby_leave_few_server_processes(
+    replicated: tuple[postgres.Server, Store],
+) -> None:
+    """A commit waits for the standby even if its client is gone, and reads must still find a connection."""
+    server, store = replicated
+    async with opened(store.url) as database:
+
+        async def write() -> bool:
+            try:
+                async with database.transaction(event()):
+                    pass
+            except Unavailable:
+                return False
+            return True
+
+        def waiting() -> int:
+            return len(server.run("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+
+        assert await write()
+        server.run("ALTER SYSTEM SET synchronous_standby_names = 'lost'")
+        server.run("SELECT pg_reload_conf()")
+        await eventually_async(lambda: store.rows("SHOW synchronous_standby_names") == [("lost",)])
+        for _ in range(3):
+            await asyncio.gather(*(write() for _ in range(2 * POOL_SIZE)))
+        assert not await write()
+        assert 1 <= waiting() <= POOL_SIZE // 2
+        await database.ping()
+        server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        server.run("SELECT pg_reload_conf()")
+        await eventually_async(write)
+        await eventually_async(lambda: waiting() == 0)
 
 
 async def test_a_process_that_is_stopped_in_a_transaction_is_thrown_out(on_postgresql: Store) -> None:
@@ -309,7 +355,7 @@ async def test_a_process_that_is_stopped_in_a_transaction_is_thrown_out(on_postg
 def test_what_was_recorded_survives_the_kill_of_the_server(
     fragile: postgres.Server, fragile_store: Store
 ) -> None:
-    """Killed and started again and again, under two processes that record in groups and never restart."""
+    """The server is killed and restarted repeatedly, while two processes record by group commit."""
     with (
         child("record-through-failures", fragile_store) as one,
         child("record-through-failures", fragile_store) as two,
@@ -336,7 +382,7 @@ def test_what_was_recorded_survives_the_kill_of_the_server(
 
 
 def recorded(line: str) -> bool:
-    """Whether a process said the fingerprint of a certificate that it recorded."""
+    """Whether a line is the fingerprint of a recorded certificate."""
     return len(line) == 64
 
 
@@ -345,7 +391,7 @@ def failed(line: str) -> bool:
 
 
 def wait_for_more(outputs: list[list[str]], wanted: Callable[[str], bool], count: int) -> None:
-    """Wait until each process has said so many more such lines."""
+    """Wait until each process has printed this many more of these lines."""
     before = [len(lines) for lines in outputs]
     eventually(
         lambda: all(

@@ -1,4 +1,4 @@
-"""Which certificate was shown, by what is signed in it: on both databases."""
+"""Recognising presented certificates by their signed content: on both databases."""
 
 import os
 from dataclasses import replace
@@ -6,26 +6,28 @@ from datetime import timedelta
 
 import pytest
 
+from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
+from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord
-from clustercert.store.credentials import Credentials, Feed
-from clustercert.store.database import Database
-from clustercert.webhook.recognition import Recognition, Recognized
-from clustercert.webhook.review import Identity
-from nouns import CLUSTER_ID
-from remembered import Statements, recorded
-from stores import NOW
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.engine.database import Database
+from clustercert.store.revocation_feed import RevocationFeed
+from support.credential_cache import recorded
+from support.samples import CLUSTER_ID
+from support.statements import Statements
+from support.stores import NOW
 
 EVERYBODY = "system:authenticated"
 PREFIX = "clustercert:credential:"
 
 
 @pytest.fixture
-async def recognition(database: Database, feed: Feed) -> Recognition:
-    return Recognition(Credentials(database, feed, now=lambda: NOW))
+async def recognition(database: Database, feed: RevocationFeed) -> Recognition:
+    return Recognition(CredentialCache(database, feed, now=lambda: NOW))
 
 
 def shown(record: CertificateRecord) -> Identity:
-    """As an API server tells of a certificate."""
+    """The identity that an API server sends for a certificate."""
     return Identity(record.user_id, (*record.organizations, EVERYBODY), (record.fingerprint,))
 
 
@@ -34,16 +36,25 @@ async def one(recognition: Recognition, who: Identity) -> Recognized:
     return found
 
 
-async def test_a_certificate_is_recognised_by_its_group_whatever_its_hash(
+async def test_a_chosen_user_name_is_compared_instead_of_the_id(
     database: Database, recognition: Recognition
 ) -> None:
+    record = await recorded(database, cluster_id=CLUSTER_ID, username="alice@example.com")
+    by_id = shown(record)
+    assert (await one(recognition, by_id)).fault == "forged"
+    found = await one(recognition, replace(by_id, username="alice@example.com"))
+    assert found.credential is not None
+    assert (found.credential.user_id, found.fault) == (record.user_id, None)
+
+
+async def test_a_certificate_is_recognised_by_its_group(database: Database, recognition: Recognition) -> None:
     record = await recorded(database, cluster_id=CLUSTER_ID)
     who = shown(record)
     whole = await one(recognition, who)
     assert whole.credential is not None
     assert whole.credential.fingerprint == whole.fingerprint == record.fingerprint
     assert not whole.altered
-    # API servers before 1.32 say no credential id.
+    # API servers before 1.32 send no credential id.
     unsaid = await one(recognition, replace(who, fingerprints=()))
     assert (unsaid.credential, unsaid.fingerprint, unsaid.altered) == (whole.credential, None, False)
     copy = os.urandom(32)
@@ -54,12 +65,12 @@ async def test_a_certificate_is_recognised_by_its_group_whatever_its_hash(
         replace(who, fingerprints=(), malformed=True),
     ):
         assert (await one(recognition, also)).altered
-    # The order of groups, and one twice, say nothing.
+    # Order and duplicates of groups do not matter.
     shuffled = replace(who, groups=(EVERYBODY, *record.organizations[::-1], record.groups[0]))
     assert await one(recognition, shuffled) == whole
 
 
-async def test_what_is_not_the_ledgers_identity_is_no_certificate_of_it(
+async def test_another_identity_with_a_known_number_is_forged(
     database: Database, recognition: Recognition
 ) -> None:
     record = await recorded(database, cluster_id=CLUSTER_ID)
@@ -81,7 +92,7 @@ async def test_what_is_not_the_ledgers_identity_is_no_certificate_of_it(
         "a digit more": replace(who, groups=(*record.groups, own + "0")),
         "a line feed more": replace(who, groups=(*record.groups, own + "\n")),
         "no number": replace(who, groups=(*record.groups, PREFIX)),
-        # The hash is of a certificate that has a group.
+        # The certificate of this hash has a credential group.
         "without the group": replace(who, groups=(*record.groups, EVERYBODY)),
     }
     for name, each in forged.items():
@@ -90,7 +101,7 @@ async def test_what_is_not_the_ledgers_identity_is_no_certificate_of_it(
 
 
 @pytest.mark.parametrize("changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"])
-async def test_another_clusters_certificate_and_an_unknown_number_are_claims(
+async def test_foreign_and_unknown_numbers_claim_ours(
     database: Database, recognition: Recognition, changed: dict[str, object]
 ) -> None:
     record = await recorded(database, cluster_id="another", **changed)
@@ -108,15 +119,15 @@ async def test_a_certificate_without_a_group_is_recognised_by_its_hash(
     found = await one(recognition, shown(record))
     assert found.credential is not None
     assert (found.credential.fingerprint, found.altered) == (record.fingerprint, False)
-    # Nothing but its hash is looked at, as before.
+    # Only the hash counts.
     assert (await one(recognition, replace(shown(record), username="x"))).credential == found.credential
 
 
-async def test_an_unknown_hash_is_a_claim_while_its_user_has_such_a_certificate(
-    database: Database, feed: Feed
+async def test_an_unknown_hash_claims_ours_while_its_user_has_no_number(
+    database: Database, feed: RevocationFeed
 ) -> None:
     now = [NOW]
-    recognition = Recognition(Credentials(database, feed, now=lambda: now[0]))
+    recognition = Recognition(CredentialCache(database, feed, now=lambda: now[0]))
     record = await recorded(
         database, cluster_id="another", credential_number=None, not_after=NOW + timedelta(hours=1)
     )
@@ -127,14 +138,14 @@ async def test_an_unknown_hash_is_a_claim_while_its_user_has_such_a_certificate(
         assert (found.fault, found.claims_ours) == ("unknown", True)
         somebody_else = await one(recognition, replace(who, username="somebody else"))
         assert (somebody_else.fault, somebody_else.claims_ours) == ("unknown", False)
-    # Whoever shows no certificate is no business of this.
+    # Without a certificate there is nothing to recognise.
     assert await recognition.recognize(CLUSTER_ID, replace(copy, fingerprints=())) == []
     now[0] = record.not_after
-    later = Recognition(Credentials(database, feed, now=lambda: now[0]))
+    later = Recognition(CredentialCache(database, feed, now=lambda: now[0]))
     assert not (await one(later, copy)).claims_ours
 
 
-async def test_a_certificate_with_a_binding_of_an_older_program_is_recognised_by_its_group(
+async def test_a_bound_certificate_of_an_older_version_is_recognised(
     database: Database, recognition: Recognition
 ) -> None:
     serial = "7f" * 20
@@ -154,17 +165,17 @@ async def test_a_certificate_with_a_binding_of_an_older_program_is_recognised_by
 
 
 @pytest.mark.parametrize("name", ["a\0b", "\udc80", "", "x" * 65, "x" * 100_000, "a\nb"])
-async def test_a_name_that_no_certificate_of_ours_has_is_not_asked_for(
+async def test_names_we_never_issue_are_not_queried(
     database: Database, recognition: Recognition, name: str
 ) -> None:
-    """PostgreSQL takes no null characters, and what it refuses would be an error for all that ask at once."""
+    """PostgreSQL rejects null characters, and the error would reach all requests of the same batch."""
     statements = Statements(database)
     found = await one(recognition, Identity(name, ("devs", EVERYBODY), (os.urandom(32),)))
     assert (found.fault, found.claims_ours) == ("unknown", False)
     assert not any("DISTINCT" in text for text in statements.texts)
 
 
-async def test_several_ids_are_several_certificates_where_there_is_no_group(
+async def test_several_ids_without_group_are_several_certificates(
     database: Database, recognition: Recognition
 ) -> None:
     first, second = [await recorded(database, cluster_id=CLUSTER_ID, credential_number=None) for _ in "ab"]

@@ -1,4 +1,4 @@
-"""Whatever happens, what is older than a standing revocation of it is revoked, and nothing else."""
+"""After any sequence of changes, exactly the certificates older than a revocation in force are revoked."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clustercert.store.database import Database
-from clustercert.store.directory import DirectoryRows
-from clustercert.store.revocations import Revocations
-from recorded import cluster_id, issue, new_user
-from stores import NOW, Store, event, revocation
+from clustercert.store.directory import DirectoryQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.revocations import RevocationQueries
+from support.store_records import cluster_id, issue, new_user
+from support.stores import NOW, Store, event, revocation
 
 USERS, CLUSTERS = 2, 2
 FOREVER = float("inf")
@@ -29,11 +29,12 @@ STEPS = st.lists(
 
 @dataclass
 class History:
-    """What happened, and by plain words what must be revoked: whatever is older than a standing revocation of it.
+    """A sequence of changes, and which certificates must be revoked: those older than a revocation in force.
 
     Attributes:
-        issued: user, cluster and moment of each certificate.
-        standing: user or None, cluster or None, certificate or None, moment; infinite while the user is disabled.
+        issued: user, cluster and time of each certificate.
+        standing: the revocations in force: user, cluster and certificate, each or None, and time, which is infinite
+            while the user is disabled.
     """
 
     issued: dict[bytes, tuple[int, int, int]] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class History:
     moment: int = 0
 
     def enable(self, user: int, enabled: bool, newest: int) -> None:
-        """`newest`: the revocation that disabling the user made, if it did."""
+        """Enable or disable the user. `newest` is the revocation from disabling the user, if there is one."""
         if enabled and user in self.disabled:
             for number, (who, where, single, until) in self.standing.items():
                 if (who, until) == (user, FOREVER):
@@ -91,7 +92,7 @@ async def _lived_through(store: Store, steps: list[tuple[str, int, int]]) -> Non
         found = {
             fingerprint
             for fingerprint in history.issued
-            if (await Revocations(database).find(fingerprint.hex()))[0].revoked
+            if (await RevocationQueries(database).find(fingerprint.hex()))[0].revoked_at is not None
         }
         assert found == history.revoked()
     finally:
@@ -102,7 +103,7 @@ async def _one_step(
     database: Database, users: list[str], clusters: list[str], history: History, step: tuple[str, int, int]
 ) -> None:
     what, first, second = step
-    rows, now = Revocations(database), history.moment
+    rows, now = RevocationQueries(database), history.moment
     if what == "issue":
         record = await issue(database, users[first], clusters[second])
         history.issued[record.fingerprint] = (first, second, now)
@@ -123,6 +124,6 @@ async def _one_step(
             await rows.undo(number, by="cli:test", at=NOW, event=event())
             del history.standing[number]
     elif what == "enable":
-        await DirectoryRows(database).enable_user(users[first], bool(second), event())
+        await DirectoryQueries(database).enable_user(users[first], bool(second), event())
         [*newest] = await rows.of_user(users[first], limit=1)
         history.enable(first, bool(second), newest[0].id if newest else 0)

@@ -1,4 +1,4 @@
-"""What is revoked and what is not, on each database."""
+"""Which certificates are revoked, on each database."""
 
 import uuid
 from dataclasses import replace
@@ -6,17 +6,18 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import insert, select
 
-from clustercert.errors import Conflict, NotFound
+from clustercert.model.errors import Conflict, NotFound
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.directory import DirectoryRows
+from clustercert.store.directory import DirectoryQueries
+from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import NO_END, Revocations, is_revoked
-from recorded import LATER, cluster_id, issue, new_user, revoked, undo, user_id
-from stores import NOW, Store, certificate_record, event, revocation
+from clustercert.store.revocation_state import is_revoked
+from clustercert.store.revocations import NO_END, RevocationQueries
+from support.store_records import LATER, cluster_id, issue, new_user, revoked, undo, user_id
+from support.stores import NOW, Store, certificate_record, event, revocation
 
 
-async def test_a_revocation_covers_who_and_where_it_says_and_what_was_before_until_it_is_undone(
+async def test_a_revocation_covers_its_scope_until_it_is_undone(
     database: Database,
 ) -> None:
     alice, bob, here, there = user_id(), user_id(), cluster_id(), cluster_id()
@@ -28,7 +29,7 @@ async def test_a_revocation_covers_who_and_where_it_says_and_what_was_before_unt
     }
     for (user, cluster), expected in covered.items():
         before = {place: await issue(database, *place) for place in places}
-        made = await Revocations(database).revoke(revocation(user_id=user, cluster_id=cluster), event())
+        made = await RevocationQueries(database).revoke(revocation(user_id=user, cluster_id=cluster), event())
         after = {place: await issue(database, *place) for place in places}
         assert [place for place in places if await revoked(database, before[place])] == expected
         assert [place for place in places if await revoked(database, after[place])] == []
@@ -40,7 +41,9 @@ async def test_one_certificate_is_revoked_and_its_row_says_so(database: Database
     alice, here = user_id(), cluster_id()
     one, other = [await issue(database, alice, here) for _ in range(2)]
     wanted = revocation(fingerprint=one.fingerprint, user_id=alice, cluster_id=here)
-    made = await Revocations(database).revoke(wanted, event("certificate.revoked", one.fingerprint.hex()))
+    made = await RevocationQueries(database).revoke(
+        wanted, event("certificate.revoked", one.fingerprint.hex())
+    )
 
     assert (await revoked(database, one), await revoked(database, other)) == (True, False)
     assert made == replace(wanted, id=made.id, epoch=1)
@@ -55,16 +58,16 @@ async def test_one_certificate_is_revoked_and_its_row_says_so(database: Database
     assert not await revoked(database, one)
     assert store.rows(query, one.fingerprint) == [(None, None, None)]
     assert store.rows("SELECT epoch, changed FROM revocation") == [(1, 2)]
-    assert await Revocations(database).revocation(made.id) == undone
+    assert await RevocationQueries(database).revocation(made.id) == undone
 
 
 async def test_single_revocations_of_a_user_revoke_nothing_else_of_theirs(database: Database) -> None:
-    """They stand in the same index as those of all that a user has."""
+    """They are in the same index as revocations of all certificates of a user."""
     alice, here = user_id(), cluster_id()
     first, second = [await issue(database, alice, here) for _ in range(2)]
     for place in ((alice, here), (alice, ""), ("", here)):
         wanted = revocation(fingerprint=first.fingerprint, user_id=place[0], cluster_id=place[1])
-        await Revocations(database).revoke(wanted, event())
+        await RevocationQueries(database).revoke(wanted, event())
     assert not await revoked(database, second)
 
 
@@ -74,7 +77,7 @@ async def test_what_two_revocations_hold_stays_revoked_when_one_is_undone(
     alice, here = user_id(), cluster_id()
     one = await issue(database, alice, here)
     single = revocation(fingerprint=one.fingerprint, user_id=alice, cluster_id=here)
-    rows = Revocations(database)
+    rows = RevocationQueries(database)
     first = await rows.revoke(single, event())
     second = await rows.revoke(replace(single, reason="keyCompromise", by="holder", proved=True), event())
     assert [each.id for each in await rows.of_certificate(one.fingerprint)] == [second.id, first.id]
@@ -84,7 +87,7 @@ async def test_what_two_revocations_hold_stays_revoked_when_one_is_undone(
 
 
 async def test_an_undone_or_missing_one_can_not_be_undone(database: Database, store: Store) -> None:
-    made = await Revocations(database).revoke(revocation(user_id=user_id()), event())
+    made = await RevocationQueries(database).revoke(revocation(user_id=user_id()), event())
     await undo(database, made)
     kept = store.rows("SELECT * FROM revocation"), store.rows("SELECT * FROM audit_event")
     with pytest.raises(Conflict, match="already"):
@@ -96,7 +99,7 @@ async def test_an_undone_or_missing_one_can_not_be_undone(database: Database, st
 
 
 async def test_a_number_names_its_certificate_before_another_ones_serial(database: Database) -> None:
-    ledger, rows = Ledger(database), Revocations(database)
+    ledger, rows = Ledger(database), RevocationQueries(database)
     (record, issued), (other, other_issued) = certificate_record(), certificate_record()
     chosen = replace(other, serial=str(record.credential_number))
     await ledger.record(record, issued)
@@ -109,22 +112,22 @@ async def test_a_number_names_its_certificate_before_another_ones_serial(databas
 
 async def test_certificates_are_found_by_fingerprint_number_or_serial(database: Database) -> None:
     one, other = [await issue(database, user_id(), cluster_id(), serial=serial) for serial in ("5a", "5b")]
-    rows = Revocations(database)
+    rows = RevocationQueries(database)
     assert one.credential_number is not None
     for wanted in (one.fingerprint.hex(), one.credential_number, one.serial):
         [found] = await rows.find(wanted)
-        assert (found.fingerprint, found.der, found.revoked) == (one.fingerprint, one.der, False)
+        assert (found.fingerprint, found.der, found.revoked_at) == (one.fingerprint, one.der, None)
         assert (found.user_id, found.cluster_id) == (one.user_id, one.cluster_id)
         assert await rows.find(wanted, cluster_id=one.cluster_id) == (found,)
         assert await rows.find(wanted, cluster_id=other.cluster_id) == ()
-    await rows.revoke(revocation(user_id=one.user_id), event())
+    made = await rows.revoke(revocation(user_id=one.user_id), event())
     [found] = await rows.find(one.serial)
-    assert (found.revoked, found.revoked_at) == (True, None)
+    assert found.revoked_at == made.at
 
 
 async def test_lists_are_pages_the_newest_first(database: Database) -> None:
     alice, here, project = user_id(), cluster_id(), uuid.uuid4().hex
-    rows = Revocations(database)
+    rows = RevocationQueries(database)
     one = await issue(database, alice, here)
     in_project = replace(revocation(cluster_id=here), project_id=project)
     made = [
@@ -149,18 +152,18 @@ async def test_lists_are_pages_the_newest_first(database: Database) -> None:
 async def test_a_user_who_goes_loses_what_they_have_and_what_is_issued_meanwhile(
     database: Database, store: Store, what: str
 ) -> None:
-    """A worker may take the user for an enabled one for a second more."""
+    """A worker may still treat the user as enabled for up to a second."""
     alice, here = await new_user(database), cluster_id()
     bobs = await issue(database, user_id(), here)
     before = await issue(database, alice, here)
-    directory = DirectoryRows(database)
+    directory = DirectoryQueries(database)
     if "disabled" in what:
         await directory.enable_user(alice, False, event("user.disabled"), event("user.revoked"))
     if "removed" in what:
         await directory.remove_user(alice, event("user.removed"), event("user.revoked"))
     meanwhile = await issue(database, alice, here)
     assert [await revoked(database, each) for each in (before, meanwhile, bobs)] == [True, True, False]
-    [standing] = await Revocations(database).of_user(alice, limit=9)
+    [standing] = await RevocationQueries(database).of_user(alice, limit=9)
     assert (standing.epoch, standing.reason, standing.by) == (NO_END, "cessationOfOperation", "cli:test")
     with pytest.raises(Conflict, match="Enable the user"):
         await undo(database, standing)
@@ -171,7 +174,7 @@ async def test_a_user_who_goes_loses_what_they_have_and_what_is_issued_meanwhile
 async def test_a_user_who_is_enabled_again_gets_good_ones_and_none_back(
     database: Database, store: Store
 ) -> None:
-    alice, here, directory = await new_user(database), cluster_id(), DirectoryRows(database)
+    alice, here, directory = await new_user(database), cluster_id(), DirectoryQueries(database)
     lost = [await issue(database, alice, here)]
     for _ in range(2):
         await directory.enable_user(alice, False, event(), event())
@@ -184,16 +187,16 @@ async def test_a_user_who_is_enabled_again_gets_good_ones_and_none_back(
     assert store.rows("SELECT count(*) FROM revocation WHERE epoch < ? AND epoch = changed", NO_END) == [(2,)]
 
 
-async def test_enabling_the_enabled_and_disabling_the_disabled_changes_nothing_more(
+async def test_enabling_and_disabling_twice_changes_nothing_more(
     database: Database,
 ) -> None:
-    alice, here, directory = await new_user(database), cluster_id(), DirectoryRows(database)
+    alice, here, directory = await new_user(database), cluster_id(), DirectoryQueries(database)
     good = await issue(database, alice, here)
     await directory.enable_user(alice, True, event())
     assert not await revoked(database, good)
     for _ in range(2):
         await directory.enable_user(alice, False, event(), event())
-    assert len(await Revocations(database).of_user(alice, limit=9)) == 1
+    assert len(await RevocationQueries(database).of_user(alice, limit=9)) == 1
     with pytest.raises(NotFound):
         await directory.enable_user(user_id(), False, event(), event())
 
@@ -211,7 +214,7 @@ async def test_whether_a_certificate_is_revoked_is_answered_by_indexes(
         for number in range(2000)
     ]
     others = [made | {"fingerprint": None, "user_id": user_id(), "cluster_id": here} for _ in range(2000)]
-    async with database.write() as connection:
+    async with database.transaction() as connection:
         await connection.execute(insert(tables.revocation), singles + others)
     query = select(is_revoked()).where(tables.certificate.c.id == 1)
     compiled = str(query.compile(database.engine.sync_engine, compile_kwargs={"literal_binds": True}))

@@ -1,8 +1,6 @@
-"""Rotation: nothing is lost, whoever is at work meanwhile and whenever it is killed."""
+"""Key rotation loses no secrets, also with concurrent changes and after a crash at any point."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,34 +10,29 @@ from typing import TypedDict
 import pytest
 from sqlalchemy.engine import make_url
 
-from clustercert.custody import (
-    Custody,
-    DataKeyRotation,
-    KekFile,
-    KekRotation,
-    KekVariable,
-    write_new_kek_file,
-)
-from clustercert.errors import Conflict, CustodyError
-from clustercert.model import Origin
-from clustercert.sealing import Kek, data_key_id_of, kek_line, new_kek
-from clustercert.store.database import Database
-from clustercert.store.generation import Generation
-from clustercert.store.keys import KeyRows, SealedRow
-from stores import ORIGIN, Store, child, said
+from clustercert.custody import Custody
+from clustercert.custody.keks import KekFile, KekVariable, write_new_kek_file
+from clustercert.custody.rotation import DataKeyRotation, KekRotation
+from clustercert.model import Actor
+from clustercert.model.errors import Conflict, CustodyError
+from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.generation import Generation
+from clustercert.store.keys import KeyQueries, SealedRow
+from support import programs
+from support.stores import ORIGIN, Store, child, event, said
 
-# What a process waits by default for the others.
+# How long a process waits for the others by default.
 SETTLE = Generation.STALE_AFTER + Generation.INTERVAL
 
 
 class By(TypedDict):
-    """Who rotates."""
+    """The actor of a rotation."""
 
-    actor: str
-    origin: Origin
+    actor: Actor
 
 
-BY: By = {"actor": "cli:test", "origin": ORIGIN}
+BY: By = {"actor": Actor("cli:test", ORIGIN)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class Place:
     kek: Path
 
     def copied(self, number: int) -> "Place":
-        """One that `store_killed` made."""
+        """Return a copy that `killed_rotations` made."""
         url = make_url(self.store.url)
         store = url.set(database=f"{url.database}_{number}").render_as_string(hide_password=False)
         return Place(Store(store), Path(f"{self.kek.parent}_{number}") / self.kek.name)
@@ -66,7 +59,7 @@ def place(tmp_path: Path, store: Store) -> Place:
 
 @asynccontextmanager
 async def opened(place: Place, keks: KekVariable | None = None) -> AsyncIterator[Custody]:
-    """Custody as a process has it that starts now; its rotations wait for no workers."""
+    """Open custody as in a new process. Its rotations don't wait for workers."""
     database = Database(place.store.url)
     custody = Custody(database, keks or KekFile(place.kek))
     await custody.initialise()
@@ -85,7 +78,7 @@ async def fill(custody: Custody, place: Place, count: int = 3) -> None:
 
 
 async def assert_all_open(place: Place, count: int) -> None:
-    """Every secret opens in a process that starts now."""
+    """Check that a new process can open every secret."""
     sealed = place.store.stored_secrets()
     assert len(sealed) == count
     async with opened(place) as custody:
@@ -149,15 +142,13 @@ async def test_a_variable_gets_its_new_key_from_the_operator(place: Place) -> No
     old, new = new_kek(), new_kek()
     async with opened(place, KekVariable("KEK", kek_line(old))) as custody:
         await fill(custody, place)
-        with pytest.raises(
-            CustodyError, match="Put a new key, 32 random bytes in base64, on a line in front"
-        ):
+        with pytest.raises(CustodyError, match="Put a new key, 32 random bytes in base64, on a line before"):
             await custody.rotation.rotate_kek(**BY)
         assert wrapped_by(place) == [old.id]
     both = KekVariable("KEK", kek_line(new) + kek_line(old))
     async with opened(place, both) as custody:
         assert await custody.rotation.rotate_kek(**BY) == KekRotation(kek_id=new.id, added=False, rewrapped=1)
-        with pytest.raises(CustodyError, match=f"Take the keys {old.id} out of it"):
+        with pytest.raises(CustodyError, match=f"Remove the keys {old.id} from it"):
             await custody.rotation.retire(**BY)
         assert last_event(place)[0] == "keys.rotated"
     async with opened(place, KekVariable("KEK", kek_line(new))) as custody:
@@ -231,7 +222,7 @@ async def test_a_secret_that_changed_meanwhile_is_not_put_back(place: Place) -> 
         SealedRow("client_ca", ca_id, old[f"client_ca:{ca_id}"]),
     ]
     place.store.execute("UPDATE access_key SET sealed_secret = ?", b"\xff")
-    assert await KeyRows(database).reseal([(row, b"new") for row in read]) == 1
+    assert await KeyQueries(database).reseal([(row, b"new") for row in read]) == 1
     assert place.store.stored_secrets() == {
         "access_key:AK00000": b"\xff",
         f"client_ca:{ca_id}": b"new",
@@ -243,14 +234,14 @@ async def test_a_data_key_that_changed_meanwhile_is_not_put_back(place: Place) -
     async with opened(place) as custody:
         rotation = custody.rotation
         await rotation.rotate_data_key(**BY)
-        first, second = await rotation.rows.all()
+        first, second = await rotation.queries.all()
         stale = replace(second, wrapped=b"stale")
         exchange = [(first, replace(first, wrapped=b"lost")), (stale, replace(second, wrapped=b"lost"))]
         before = place.store.rows("SELECT * FROM data_key"), last_event(place)
         with pytest.raises(Conflict):
-            await rotation.rows.rewrap(exchange, rotation._event("keys.rotated", "", {}, **BY))
+            await rotation.queries.rewrap(exchange, event("keys.rotated"))
         with pytest.raises(Conflict):
-            await rotation.rows.add_active(second, rotation._event("keys.rotated", "", {}, **BY))
+            await rotation.queries.add_active(second, event("keys.rotated"))
         assert (place.store.rows("SELECT * FROM data_key"), last_event(place)) == before
 
 
@@ -282,8 +273,8 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) ->
     async with opened(place) as custody:
         await fill(custody, place, 20)
         with (
-            child(str(place.kek), place.store, "store_worker.py") as one,
-            child(str(place.kek), place.store, "store_worker.py") as two,
+            child(str(place.kek), place.store, "custody_worker") as one,
+            child(str(place.kek), place.store, "custody_worker") as two,
         ):
             for step in range(2):
                 await custody.rotation.rotate_kek(**BY)
@@ -306,7 +297,7 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("what", "steps"), [("kek", 13), ("data-key", 20), ("retire", 10)])
-async def test_killed_at_any_step_everything_is_readable_and_a_second_run_finishes(
+async def test_a_rotation_killed_at_any_step_loses_nothing_and_can_be_repeated(
     place: Place, what: str, steps: int
 ) -> None:
     async with opened(place) as custody:
@@ -314,9 +305,9 @@ async def test_killed_at_any_step_everything_is_readable_and_a_second_run_finish
         if what == "retire":
             await custody.rotation.rotate_kek(**BY)
     old = keks_of(place)
-    program = Path(__file__).parents[1] / "store_killed.py"
-    command: list[str | Path] = [sys.executable, program, what, place.store.url, place.kek.parent]
-    killed = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    ended = programs.run("killed_rotations", what, place.store.url, place.kek.parent)
+    assert ended.returncode == 0, ended.stderr
+    killed = int(ended.stdout)
     assert killed >= steps, killed
     for number in range(1, killed + 2):
         copy = place.copied(number)
@@ -329,7 +320,7 @@ async def test_killed_at_any_step_everything_is_readable_and_a_second_run_finish
 
 
 async def again(custody: Custody, what: str, place: Place, old: tuple[Kek, ...], *, finished: bool) -> None:
-    """Run what was killed once more; it comes to the same end, whatever was done already."""
+    """Run the killed rotation again. It must complete, whatever was already done."""
     if what == "kek":
         report = await custody.rotation.rotate_kek(**BY)
         keks = keks_of(place)

@@ -1,8 +1,6 @@
-"""The sealer: every event gets one place, in commit order, whoever else seals and whenever it is killed."""
+"""The sealer gives every event one leaf index, in commit order, also with several sealers and after a crash."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -14,18 +12,20 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
-import sealing
-from clustercert.audit.sealer import BOUND_TO, MAX_BATCH, LogSealer
-from clustercert.custody import write_new_kek_file
-from clustercert.errors import LogDamaged, SealError, Unavailable
-from clustercert.merkle import VerifierKey, opened
+from clustercert.audit.log_key import KEY_CONTEXT
+from clustercert.audit.sealer import MAX_BATCH, LogSealer
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.merkle.notes import VerifierKey, verify_checkpoint
+from clustercert.model import Actor
+from clustercert.model.errors import LogDamaged, Unavailable, UnsealError
 from clustercert.store import tables
 from clustercert.store.audit import THINNED_AT_ONCE
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
-from lock_waits import LockWaits
-from sealing import NAME, Log, check, commitments
-from stores import NOW, ORIGIN, Store, blob, certificate_record, event
+from support import programs, sealer_process
+from support.lock_waits import LockWaits
+from support.sealer_process import NAME, SealerProcess, check, commitments
+from support.stores import NOW, ORIGIN, Store, blob, certificate_record, event
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def kek(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def log(store: Store, kek: Path) -> AsyncIterator[Log]:
-    async with sealing.opened(store, kek) as it:
+async def log(store: Store, kek: Path) -> AsyncIterator[SealerProcess]:
+    async with sealer_process.opened(store, kek) as it:
         yield it
 
 
-async def test_the_log_is_begun_once_with_a_key_that_is_kept_sealed(log: Log, store: Store) -> None:
-    begun = await log.sealer.begin(actor="cli:test", origin=ORIGIN)
+async def test_the_log_is_created_once_with_a_sealed_key(log: SealerProcess, store: Store) -> None:
+    begun = await log.sealer.ensure_log(actor=Actor("cli:test", ORIGIN))
     assert (begun.origin, begun.size) == (NAME, 0)
-    assert await log.sealer.begin() == begun == await log.rows.log()
+    assert await log.sealer.ensure_log() == begun == await log.queries.log()
     verifier = VerifierKey(begun.origin, begun.public_key)
     assert await log.log.verifier_key() == verifier
     happened = store.events()[-1]
@@ -54,25 +54,27 @@ async def test_the_log_is_begun_once_with_a_key_that_is_kept_sealed(log: Log, st
         begun.origin,
     )
     assert happened["detail"] == {"verifier_key": str(verifier)}
-    secret = await log.custody.unseal(begun.sealed_key, BOUND_TO)
+    secret = await log.custody.unseal(begun.sealed_key, KEY_CONTEXT)
     assert Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == begun.public_key
     assert secret not in store.content()
 
 
-async def test_several_begin_it_at_once(store: Store, kek: Path) -> None:
+async def test_several_processes_create_one_log(store: Store, kek: Path) -> None:
     async with (
-        sealing.opened(store, kek, name="one") as one,
-        sealing.opened(store, kek, name="other") as other,
+        sealer_process.opened(store, kek, name="one") as one,
+        sealer_process.opened(store, kek, name="other") as other,
     ):
-        first, second = await asyncio.gather(one.sealer.begin(), other.sealer.begin())
+        first, second = await asyncio.gather(one.sealer.ensure_log(), other.sealer.ensure_log())
         assert first == second
         assert store.rows("SELECT origin FROM audit_log") == [(first.origin,)]
         assert [each["kind"] for each in store.events()] == ["keys.created", "audit_log.begun"]
 
 
-async def test_what_happened_gets_its_place_in_order_and_the_head_is_signed(log: Log, store: Store) -> None:
+async def test_events_get_their_places_in_order_and_the_head_is_signed(
+    log: SealerProcess, store: Store
+) -> None:
     await log.happen(3)
-    # The log's own beginning and the first key are events too.
+    # Creating the log and the first data key also recorded events.
     assert await log.sealer.seal_all() == 5
     assert check(store) == 5
     assert store.rows(
@@ -84,24 +86,24 @@ async def test_what_happened_gets_its_place_in_order_and_the_head_is_signed(log:
         (3, "thing 2"),
     ]
     newest = await log.log.checkpoint()
-    head = opened(newest.note, await log.log.verifier_key())
-    assert (head.size, head.root) == (5, sealing.root(commitments(store)))
+    head = verify_checkpoint(newest.note, await log.log.verifier_key())
+    assert (head.size, head.root) == (5, sealer_process.root(commitments(store)))
     assert (newest.size, newest.root, newest.at) == (5, head.root, NOW)
 
 
-async def test_where_nothing_happened_nothing_is_written(log: Log, store: Store) -> None:
+async def test_without_events_nothing_is_written(log: SealerProcess, store: Store) -> None:
     await log.sealer.seal_all()
     before = store.rows("SELECT size, at, note FROM audit_checkpoint")
     assert await log.sealer.seal_all() == 0
-    async with sealing.opened(store, log.custody._keks.path, NOW + timedelta(days=1)) as later:  # type: ignore[attr-defined] # a file's
+    async with sealer_process.opened(store, log.custody._keks.path, NOW + timedelta(days=1)) as later:  # type: ignore[union-attr] # a file's
         assert await later.sealer.seal_all() == 0
     assert store.rows("SELECT size, at, note FROM audit_checkpoint") == before
 
 
-async def test_the_log_grows_in_any_steps(log: Log, store: Store) -> None:
-    await log.sealer.begin()
+async def test_the_log_grows_in_any_steps(log: SealerProcess, store: Store) -> None:
+    await log.sealer.ensure_log()
     await log.happen(1)
-    # Two from the beginning, to a full tile, one more, several tiles in many batches, and one more than a batch.
+    # Two from the creation, up to a full tile, one more, several tiles in many batches, and one more than a batch.
     for count, size in ((1, 4), (252, 256), (1, 257), (767, 1024), (MAX_BATCH + 1, 1025 + MAX_BATCH)):
         await log.happen(count)
         await log.sealer.seal_all()
@@ -109,8 +111,8 @@ async def test_the_log_grows_in_any_steps(log: Log, store: Store) -> None:
     assert check(store) == 1025 + MAX_BATCH
 
 
-async def test_a_batch_is_bounded(log: Log, store: Store) -> None:
-    await log.sealer.begin()
+async def test_a_batch_is_bounded(log: SealerProcess, store: Store) -> None:
+    await log.sealer.ensure_log()
     await log.happen(MAX_BATCH + 10)
     assert await log.sealer.seal() == MAX_BATCH
     assert await log.sealer.seal() == 12
@@ -119,11 +121,11 @@ async def test_a_batch_is_bounded(log: Log, store: Store) -> None:
     assert store.rows("SELECT size FROM audit_checkpoint ORDER BY size") == [(MAX_BATCH,), (MAX_BATCH + 12,)]
 
 
-async def test_an_event_that_is_committed_late_is_not_passed_over(on_postgresql: Store, kek: Path) -> None:
-    """SQLite has one writer at a time, so there ids are in the order of commits."""
-    async with sealing.opened(on_postgresql, kek) as log:
-        await log.sealer.begin()
-        async with log.database.write() as connection:
+async def test_an_event_committed_late_is_not_skipped(on_postgresql: Store, kek: Path) -> None:
+    """On SQLite, ids follow the order of commits, because it has one writer at a time."""
+    async with sealer_process.opened(on_postgresql, kek) as log:
+        await log.sealer.ensure_log()
+        async with log.database.transaction() as connection:
             await connection.execute(insert(tables.audit_event), event_row(event("slow.one")))
             await log.happen(1, "quick.one")
             assert await log.sealer.seal_all() == 3
@@ -143,9 +145,9 @@ async def test_an_event_that_is_committed_late_is_not_passed_over(on_postgresql:
 
 async def test_several_sealers_at_once_make_one_log(store: Store, kek: Path) -> None:
     async with (
-        sealing.opened(store, kek) as one,
-        sealing.opened(store, kek) as other,
-        sealing.opened(store, kek) as third,
+        sealer_process.opened(store, kek) as one,
+        sealer_process.opened(store, kek) as other,
+        sealer_process.opened(store, kek) as third,
     ):
         done = asyncio.Event()
 
@@ -154,7 +156,7 @@ async def test_several_sealers_at_once_make_one_log(store: Store, kek: Path) -> 
                 await third.happen(7)
             done.set()
 
-        async def seal(log: Log) -> int:
+        async def seal(log: SealerProcess) -> int:
             count = 0
             while not done.is_set():
                 count += await log.sealer.seal_all()
@@ -167,12 +169,12 @@ async def test_several_sealers_at_once_make_one_log(store: Store, kek: Path) -> 
     assert check(store) == 212
 
 
-async def test_a_second_sealer_waits_for_the_first_and_goes_on_behind_it(store: Store, kek: Path) -> None:
-    async with sealing.opened(store, kek) as one, sealing.opened(store, kek) as other:
+async def test_a_second_sealer_waits_for_the_first_and_continues_after_it(store: Store, kek: Path) -> None:
+    async with sealer_process.opened(store, kek) as one, sealer_process.opened(store, kek) as other:
         await one.happen(2)
         await one.sealer.seal_all()
         await one.happen(2)
-        async with one.database.write() as connection:
+        async with one.database.transaction() as connection:
             await connection.execute(select(tables.audit_log).with_for_update())
             waits = LockWaits(other.database, store)
             waiting = asyncio.create_task(other.sealer.seal())
@@ -184,12 +186,12 @@ async def test_a_second_sealer_waits_for_the_first_and_goes_on_behind_it(store: 
 async def test_issuing_does_not_wait_for_the_sealer(
     on_postgresql: Store, kek: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with sealing.opened(on_postgresql, kek) as log:
-        await log.sealer.begin()
+    async with sealer_process.opened(on_postgresql, kek) as log:
+        await log.sealer.ensure_log()
         await log.happen(5)
 
         async def run(make: Callable[[Connection, object], None], changes: object) -> None:
-            async with log.database.write() as transaction:
+            async with log.database.transaction() as transaction:
                 await transaction.run_sync(make, changes)
                 async with asyncio.timeout(2):
                     await Ledger(log.database).record(*certificate_record())
@@ -200,10 +202,10 @@ async def test_issuing_does_not_wait_for_the_sealer(
     assert check(on_postgresql) == 7
 
 
-async def test_a_sealer_that_another_one_was_faster_than_begins_again(
+async def test_a_sealer_that_lost_a_race_starts_over(
     store: Store, kek: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with sealing.opened(store, kek) as one, sealing.opened(store, kek) as other:
+    async with sealer_process.opened(store, kek) as one, sealer_process.opened(store, kek) as other:
         await one.happen(2)
         run, tries = one.database.run, 0
 
@@ -221,11 +223,11 @@ async def test_a_sealer_that_another_one_was_faster_than_begins_again(
     assert check(store) == 7
 
 
-async def test_what_the_store_refuses_is_no_faster_sealer(log: Log, store: Store) -> None:
+async def test_a_store_error_is_not_taken_for_a_lost_race(log: SealerProcess, store: Store) -> None:
     await log.happen(2)
     await log.sealer.seal_all()
     await log.happen(3)
-    # A tile that the log isn't long enough for: the sealer takes it for one that isn't there.
+    # A tile beyond the size of the log. The sealer treats it as missing.
     store.execute('INSERT INTO audit_tile (level, "index", hashes) VALUES (1, 0, ?)', b"")
     await log.happen(300)
     with pytest.raises(IntegrityError):
@@ -235,15 +237,14 @@ async def test_what_the_store_refuses_is_no_faster_sealer(log: Log, store: Store
 
 
 @pytest.mark.slow
-async def test_killed_at_any_step_the_log_is_whole_and_goes_on(store: Store, kek: Path) -> None:
-    async with sealing.opened(store, kek) as log:
+async def test_a_sealer_killed_at_any_step_leaves_a_valid_log(store: Store, kek: Path) -> None:
+    async with sealer_process.opened(store, kek) as log:
         await log.happen(250)
         await log.sealer.seal_all()
         await log.happen(300)
-    program = Path(__file__).parents[1] / "sealer_killed.py"
-    killed = int(
-        subprocess.run([sys.executable, program, store.url, kek], capture_output=True, check=True).stdout
-    )
+    ended = programs.run("killed_sealer", store.url, kek)
+    assert ended.returncode == 0, ended.stderr
+    killed = int(ended.stdout)
     assert killed >= 11, killed
     sizes = []
     for number in range(1, killed + 2):
@@ -251,7 +252,7 @@ async def test_killed_at_any_step_the_log_is_whole_and_goes_on(store: Store, kek
         url = url.set(database=f"{url.database}_{number}")
         copy = Store(url.render_as_string(hide_password=False))
         sizes.append(check(copy))
-        async with sealing.opened(copy, kek) as log:
+        async with sealer_process.opened(copy, kek) as log:
             await log.sealer.seal_all()
         assert check(copy) == 552
         copy.remove()
@@ -263,7 +264,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Store], object], str]] = {
     "a hash at the edge": (
         "UPDATE audit_tile SET hashes = ? WHERE level = 0",
         lambda store: bytes(32) + tile(store, 0)[32:],
-        "another tree",
+        "does not match its tree",
     ),
     "a tile cut off": (
         "UPDATE audit_tile SET hashes = ? WHERE level = 0",
@@ -273,16 +274,16 @@ DAMAGE: dict[str, tuple[str, Callable[[Store], object], str]] = {
     "a tile too long": (
         "UPDATE audit_tile SET hashes = ? WHERE level = 0",
         lambda store: tile(store, 0) + bytes(32),
-        "longer than the log",
+        "more hashes than its size allows",
     ),
     "a tile gone": ("DELETE FROM audit_tile WHERE level = ?", lambda _: 0, "a tile is missing"),
-    "a smaller size": ("UPDATE audit_log SET size = ?", lambda _: 4, "another tree"),
+    "a smaller size": ("UPDATE audit_log SET size = ?", lambda _: 4, "does not match its tree"),
     "the head gone": ("DELETE FROM audit_checkpoint WHERE size > ?", lambda _: 0, "checkpoint is missing"),
-    "another note": ("UPDATE audit_checkpoint SET note = ?", lambda _: "", "no signed note"),
+    "another note": ("UPDATE audit_checkpoint SET note = ?", lambda _: "", "not a signed note"),
     "a forged note": (
         "UPDATE audit_checkpoint SET note = ?",
         lambda store: str(store.rows("SELECT note FROM audit_checkpoint")[0][0]).replace("\n5\n", "\n6\n"),
-        "signature is wrong",
+        "signature does not verify",
     ),
 }
 
@@ -293,7 +294,9 @@ def tile(store: Store, level: int) -> bytes:
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-async def test_nothing_is_signed_on_top_of_what_was_not_signed(log: Log, store: Store, what: str) -> None:
+async def test_a_log_that_differs_from_its_checkpoint_is_not_signed_again(
+    log: SealerProcess, store: Store, what: str
+) -> None:
     await log.happen(3)
     await log.sealer.seal_all()
     await log.happen(1)
@@ -305,35 +308,39 @@ async def test_nothing_is_signed_on_top_of_what_was_not_signed(log: Log, store: 
     assert store.rows("SELECT count(*) FROM audit_checkpoint WHERE size > 5") == [(0,)]
 
 
-async def test_the_key_survives_a_new_data_key_and_opens_for_nothing_else(log: Log, store: Store) -> None:
+async def test_the_log_key_survives_a_data_key_rotation_and_is_bound_to_its_row(
+    log: SealerProcess, store: Store
+) -> None:
     await log.sealer.seal_all()
-    report = await replace(log.custody.rotation, settle=0).rotate_data_key(actor="cli:test", origin=ORIGIN)
+    report = await replace(log.custody.rotation, settle=0).rotate_data_key(actor=Actor("cli:test", ORIGIN))
     assert (report.resealed, report.damaged) == (1, ())
     await log.happen(1)
-    again = LogSealer(log.rows, log.custody, lambda: NOW, NAME)
+    again = LogSealer(log.queries, log.custody, lambda: NOW, NAME)
     assert await again.seal_all() == 2
     assert check(store) == 4
     store.execute("UPDATE audit_log SET sealed_key = ?", await log.custody.seal(bytes(32), "audit_log:other"))
     await log.happen(1)
-    with pytest.raises(SealError):
-        await LogSealer(log.rows, log.custody, lambda: NOW, NAME).seal_all()
+    with pytest.raises(UnsealError):
+        await LogSealer(log.queries, log.custody, lambda: NOW, NAME).seal_all()
 
 
-async def test_a_public_key_that_is_not_the_keys_is_damage(log: Log, store: Store) -> None:
+async def test_a_public_key_of_another_private_key_is_damage(log: SealerProcess, store: Store) -> None:
     await log.sealer.seal_all()
     store.execute("UPDATE audit_log SET public_key = ?", bytes(32))
     await log.happen(1)
     with pytest.raises(LogDamaged, match="public key"):
-        await LogSealer(log.rows, log.custody, lambda: NOW, NAME).seal_all()
+        await LogSealer(log.queries, log.custody, lambda: NOW, NAME).seal_all()
 
 
-async def test_without_a_database_nothing_is_sealed(log: Log, store: Store) -> None:
+async def test_without_a_database_nothing_is_sealed(log: SealerProcess, store: Store) -> None:
     store.execute("DROP TABLE audit_event")
     with pytest.raises(Unavailable):
         await log.sealer.seal_all()
 
 
-async def test_an_hour_of_more_checkpoints_than_a_page_is_thinned_in_one_go(log: Log, store: Store) -> None:
+async def test_an_hour_with_more_checkpoints_than_a_page_is_thinned_completely(
+    log: SealerProcess, store: Store
+) -> None:
     await log.sealer.seal_all()
     hour = NOW.replace(minute=0, second=0, microsecond=0) - timedelta(days=3)
     count = THINNED_AT_ONCE + 500
@@ -341,11 +348,11 @@ async def test_an_hour_of_more_checkpoints_than_a_page_is_thinned_in_one_go(log:
         {"size": -number, "at": hour - timedelta(seconds=number / 10), "root": b"", "note": ""}
         for number in range(1, count + 1)
     ]
-    async with log.database.write() as connection:
+    async with log.database.transaction() as connection:
         await connection.execute(insert(tables.audit_checkpoint), rows)
     log.sealer._thinned_to = -count - 1
-    await log.sealer.thin()
-    # The last of the one hour, and the newest one, which is not old.
+    await log.sealer.thin_checkpoints()
+    # The last checkpoint of the hour remains, and the newest one, which is not old enough.
     assert store.rows("SELECT size FROM audit_checkpoint ORDER BY size") == [(-1,), (2,)]
 
 
@@ -353,15 +360,26 @@ async def test_old_checkpoints_are_thinned_to_one_an_hour(store: Store, kek: Pat
     start = NOW.replace(minute=0, second=0)
     minutes = [0, 20, 59, 60, 61, 200, 24 * 60 - 1, 24 * 60, 25 * 60]
     for minute in minutes:
-        async with sealing.opened(store, kek, start + timedelta(minutes=minute)) as log:
+        async with sealer_process.opened(store, kek, start + timedelta(minutes=minute)) as log:
             await log.happen(1)
             await log.sealer.seal_all()
-    # The newest one is a day and an hour old, less a minute: that of the second day's first hour stays whole.
-    async with sealing.opened(store, kek, start + timedelta(minutes=25 * 60, days=1)) as log:
-        await log.sealer.thin()
-        await log.sealer.thin()
-        kept = [each.at for each in await log.rows.checkpoints(0, 100)]
+    # The newest is 24 hours and 59 minutes old, so the first hour of the second day is not thinned.
+    async with sealer_process.opened(store, kek, start + timedelta(minutes=25 * 60, days=1)) as log:
+        await log.sealer.thin_checkpoints()
+        await log.sealer.thin_checkpoints()
+        kept = [each.at for each in await log.queries.checkpoints(0, 100)]
     assert kept == [
         start + timedelta(minutes=minute) for minute in (59, 61, 200, 24 * 60 - 1, 24 * 60, 25 * 60)
     ]
     assert check(store) == len(minutes) + 2
+
+
+async def test_the_time_of_the_oldest_unsealed_event(log: SealerProcess) -> None:
+    await log.sealer.seal_all()
+    assert await log.sealer.unsealed_since() is None
+    later = replace(event(), at=NOW + timedelta(minutes=1))
+    async with log.database.transaction(event(), later):
+        pass
+    assert await log.sealer.unsealed_since() == NOW
+    await log.sealer.seal_all()
+    assert await log.sealer.unsealed_since() is None

@@ -1,45 +1,42 @@
-"""Tokens of API servers: two at once, counted under a lock, gone with their cluster."""
+"""Webhook tokens: at most two for each cluster, removed with it."""
 
 import asyncio
 
 import pytest
 
-from clustercert.errors import Conflict, NotFound, Unauthenticated
-from clustercert.model import AuditEvent, Cluster, Origin
-from clustercert.store.clusters import ClusterRows
-from clustercert.store.credentials import Feed
-from clustercert.store.database import Database
-from clustercert.store.webhook_tokens import WebhookTokenRows
-from clustercert.webhook.tokens import WebhookTokens
-from nouns import NOW, PROJECT_ID
-from stores import Store, event
-from webhooks import registered
+from clustercert.kubernetes.webhook.tokens import WebhookTokens
+from clustercert.model import Actor, AuditEvent, Cluster, Origin
+from clustercert.model.errors import Conflict, NotFound, Unauthenticated, Unavailable
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookTokenQueries
+from support.samples import NOW, PROJECT_ID
+from support.stores import Store, event
 
 ACTOR = "cli:test"
 ORIGIN = Origin(address="local", request_id="e" * 32)
 
 
 @pytest.fixture
-async def there(database: Database, store: Store) -> Cluster:
-    """A registered cluster."""
-    return await registered(database, store)
-
-
-@pytest.fixture
 async def tokens(database: Database, there: Cluster) -> WebhookTokens:
-    feed = Feed(database)
+    feed = RevocationFeed(database)
     await feed.refresh()
-    return WebhookTokens(WebhookTokenRows(database), feed, lambda: NOW)
+    return WebhookTokens(WebhookTokenQueries(database), feed, lambda: NOW)
 
 
 async def create(tokens: WebhookTokens, there: Cluster) -> str:
-    return (await tokens.create(there, actor=ACTOR, origin=ORIGIN)).text
+    return (await tokens.create(there, actor=Actor(ACTOR, ORIGIN))).text
 
 
-async def test_a_token_lets_in_at_its_cluster_alone(tokens: WebhookTokens, there: Cluster) -> None:
+async def test_a_token_is_valid_only_for_its_cluster(tokens: WebhookTokens, there: Cluster) -> None:
     text = await create(tokens, there)
-    gate = await tokens.admit(there.id, text)
-    assert (gate.cluster_id, gate.project_id, gate.options) == (there.id, PROJECT_ID, there.options)
+    webhook_config = await tokens.authenticate(there.id, text)
+    assert (webhook_config.cluster_id, webhook_config.project_id, webhook_config.options) == (
+        there.id,
+        PROJECT_ID,
+        there.options,
+    )
     for cluster_id, token in {
         there.id: text[:-1],
         there.id.upper(): text,
@@ -48,58 +45,78 @@ async def test_a_token_lets_in_at_its_cluster_alone(tokens: WebhookTokens, there
         "\x00": text,
     }.items():
         with pytest.raises(Unauthenticated):
-            await tokens.admit(cluster_id, token)
+            await tokens.authenticate(cluster_id, token)
     with pytest.raises(Unauthenticated):
-        await tokens.admit(there.id, "")
+        await tokens.authenticate(there.id, "")
 
 
-async def test_of_a_token_only_its_hash_is_kept(tokens: WebhookTokens, there: Cluster, store: Store) -> None:
+async def test_a_database_that_hangs_does_not_hold_up_a_review(
+    database: Database, there: Cluster, tokens: WebhookTokens
+) -> None:
+    """An API server waits for three seconds."""
+
+    class Hanging(WebhookTokenQueries):
+        async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig | None:
+            await asyncio.Event().wait()
+            return await super().webhook_config(cluster_id)
+
+    text = await create(tokens, there)
+    hanging = WebhookTokens(Hanging(database), RevocationFeed(database), lambda: NOW, read_seconds=0.01)
+    with pytest.raises(Unavailable, match="in time"):
+        await hanging.authenticate(there.id, text)
+
+
+async def test_only_the_hash_of_a_token_is_stored(
+    tokens: WebhookTokens, there: Cluster, store: Store
+) -> None:
     text = await create(tokens, there)
     assert text.startswith("ccw_")
     assert len(text) == 47
     assert text.encode() not in store.content()
-    assert text not in repr(await tokens.create(there, actor=ACTOR, origin=ORIGIN))
+    assert text not in repr(await tokens.create(there, actor=Actor(ACTOR, ORIGIN)))
 
 
-async def test_two_are_valid_at_once_and_a_third_is_refused(tokens: WebhookTokens, there: Cluster) -> None:
+async def test_two_tokens_are_valid_and_a_third_is_rejected(tokens: WebhookTokens, there: Cluster) -> None:
     texts = [await create(tokens, there) for _ in range(2)]
     with pytest.raises(Conflict):
         await create(tokens, there)
     for text in texts:
-        await tokens.admit(there.id, text)
-        assert await tokens.belongs(there.id, text)
+        await tokens.authenticate(there.id, text)
+        assert await tokens.is_valid(there.id, text)
     old, new = await tokens.of_cluster(there.id)
-    await tokens.remove(there, old.id, actor=ACTOR, origin=ORIGIN)
+    await tokens.remove(there, old.id, actor=Actor(ACTOR, ORIGIN))
     with pytest.raises(NotFound):
-        await tokens.remove(there, old.id, actor=ACTOR, origin=ORIGIN)
+        await tokens.remove(there, old.id, actor=Actor(ACTOR, ORIGIN))
     assert await tokens.of_cluster(there.id) == (new,)
     await create(tokens, there)
 
 
-async def test_a_removed_token_is_refused_once_the_generation_is_read(
+async def test_a_removed_token_is_rejected_after_a_generation_read(
     database: Database, store: Store, there: Cluster
 ) -> None:
-    feed = Feed(database)
+    feed = RevocationFeed(database)
     await feed.refresh()
-    here = WebhookTokens(WebhookTokenRows(database), feed, lambda: NOW)
+    here = WebhookTokens(WebhookTokenQueries(database), feed, lambda: NOW)
     text = await create(here, there)
     await feed.refresh()
-    await here.admit(there.id, text)
+    await here.authenticate(there.id, text)
     other = Database(store.url)
-    elsewhere = WebhookTokens(WebhookTokenRows(other), feed, lambda: NOW)
+    elsewhere = WebhookTokens(WebhookTokenQueries(other), feed, lambda: NOW)
     (token,) = await elsewhere.of_cluster(there.id)
-    await elsewhere.remove(there, token.id, actor=ACTOR, origin=ORIGIN)
-    await here.admit(there.id, text)
+    await elsewhere.remove(there, token.id, actor=Actor(ACTOR, ORIGIN))
+    await here.authenticate(there.id, text)
     await feed.refresh()
     with pytest.raises(Unauthenticated):
-        await here.admit(there.id, text)
+        await here.authenticate(there.id, text)
     await other.close()
 
 
-async def test_making_and_removing_are_events(tokens: WebhookTokens, there: Cluster, store: Store) -> None:
+async def test_creating_and_removing_a_token_record_events(
+    tokens: WebhookTokens, there: Cluster, store: Store
+) -> None:
     await create(tokens, there)
     (token,) = await tokens.of_cluster(there.id)
-    await tokens.remove(there, token.id, actor=ACTOR, origin=ORIGIN)
+    await tokens.remove(there, token.id, actor=Actor(ACTOR, ORIGIN))
     made, removed = store.events()[-2:]
     assert (made["kind"], removed["kind"]) == ("webhook_token.created", "webhook_token.removed")
     for said in (made, removed):
@@ -107,12 +124,12 @@ async def test_making_and_removing_are_events(tokens: WebhookTokens, there: Clus
         assert said["detail"] == {"cluster_id": there.id}
 
 
-async def test_no_third_one_slips_in_at_the_same_moment(
+async def test_concurrent_creation_allows_only_two_tokens(
     tokens: WebhookTokens, there: Cluster, store: Store
 ) -> None:
     await create(tokens, there)
     others = [Database(store.url) for _ in range(3)]
-    at_once = [WebhookTokens(WebhookTokenRows(other), other.generation, lambda: NOW) for other in others]
+    at_once = [WebhookTokens(WebhookTokenQueries(other), other.generation, lambda: NOW) for other in others]
     made = await asyncio.gather(*(create(each, there) for each in at_once), return_exceptions=True)
     assert sorted(type(each).__name__ for each in made) == ["Conflict", "Conflict", "str"]
     assert store.rows("SELECT count(*) FROM webhook_token") == [(2,)]
@@ -120,16 +137,16 @@ async def test_no_third_one_slips_in_at_the_same_moment(
         await other.close()
 
 
-async def test_tokens_go_with_their_cluster(
+async def test_tokens_are_removed_with_their_cluster(
     database: Database, tokens: WebhookTokens, there: Cluster, store: Store
 ) -> None:
     await create(tokens, there)
-    await ClusterRows(database).remove(there.id, _removed())
+    await ClusterQueries(database).remove(there.id, _removed())
     assert store.rows("SELECT * FROM webhook_token") == []
     with pytest.raises(NotFound):
         await create(tokens, there)
     with pytest.raises(NotFound):
-        await tokens.gate(there.id)
+        await tokens.webhook_config(there.id)
 
 
 def _removed() -> AuditEvent:

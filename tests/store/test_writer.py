@@ -1,4 +1,4 @@
-"""The thread that writes into an SQLite file: what fails, what is given up, and who else writes."""
+"""The SQLite writer thread: errors, cancelled calls, and other processes that write."""
 
 import asyncio
 import contextlib
@@ -14,13 +14,13 @@ from sqlalchemy import event as engine_events
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import Unavailable
+from clustercert.model.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.bulk_insert import BulkInsert
-from clustercert.store.database import Database
+from clustercert.store.engine.bulk_insert import BulkInsert
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.writer import NothingBegun
 from clustercert.store.ledger import Ledger
-from clustercert.store.writer import NothingBegun
-from stores import Store, certificate_record, child, event, rows, sqlite_url, start
+from support.stores import Store, certificate_record, child, event, rows, sqlite_url, start
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def test_every_way_to_write_takes_the_one_thread(database: Database) -> No
 
     await database.insert((BulkInsert(tables.progress), [{"name": "0", "value": ""}]))
     assert await database.run(add, 1) == "sqlite-writer_0"
-    async with database.change(event()) as transaction:
+    async with database.transaction(event(), invalidate=True) as transaction:
         await transaction.run_sync(add, 2)
     assert threads == {"sqlite-writer_0"}
 
@@ -67,7 +67,7 @@ async def test_a_function_that_fails_leaves_nothing(database: Database, file: Pa
 
 
 async def test_a_function_does_not_get_into_another_ones_transaction(database: Database, file: Path) -> None:
-    async with database.write() as transaction:
+    async with database.transaction() as transaction:
         running = asyncio.create_task(database.run(add, 1))
         await asyncio.sleep(0)
         await transaction.run_sync(add, 2)
@@ -78,7 +78,7 @@ async def test_a_function_does_not_get_into_another_ones_transaction(database: D
 
 
 async def test_rows_of_a_transaction_are_read_before_it_goes_on(database: Database) -> None:
-    async with database.write() as transaction:
+    async with database.transaction() as transaction:
         result = await transaction.execute(text("SELECT value FROM json_each('[1, 2, 3]')"))
         await transaction.run_sync(add, 1)
     assert result.scalars().all() == [1, 2, 3]
@@ -113,7 +113,7 @@ async def test_a_transaction_that_is_given_up_under_a_statement_leaves_nothing(
         add(connection, 1)
 
     async def write() -> None:
-        async with database.write() as transaction:
+        async with database.transaction() as transaction:
             await transaction.run_sync(add_slowly)
 
     running = asyncio.create_task(write())
@@ -127,7 +127,7 @@ async def test_a_transaction_that_is_given_up_under_a_statement_leaves_nothing(
 
 
 async def test_a_missing_table_is_unavailable_until_it_is_there(database: Database, file: Path) -> None:
-    """As while a backup is being restored."""
+    """As during the restore of a backup."""
     ledger = Ledger(database)
     with sqlite3.connect(file) as connection:
         connection.execute("ALTER TABLE audit_event RENAME TO elsewhere")
@@ -170,7 +170,7 @@ async def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(database: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["run", "write", "insert"])
-async def test_while_another_process_stands_still_in_a_transaction_nothing_is_begun(
+async def test_nothing_begins_while_another_process_holds_the_lock(
     database: Database, file: Path, way: str
 ) -> None:
     async def write() -> None:
@@ -179,7 +179,7 @@ async def test_while_another_process_stands_still_in_a_transaction_nothing_is_be
         elif way == "insert":
             await database.insert((BulkInsert(tables.progress), [{"name": "1", "value": ""}]))
         else:
-            async with database.write() as transaction:
+            async with database.transaction() as transaction:
                 await transaction.run_sync(add, 1)
 
     with child("write-and-wait", Store(sqlite_url(file))) as other:

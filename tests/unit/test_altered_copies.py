@@ -8,14 +8,15 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-import altered
-from altered import Parts
-from apiserver.presented import Presented, read
-from clustercert.certificate import LeafBuilder, new_client_ca, new_signing_request
 from clustercert.cli.altered_copy import altered_copy
-from clustercert.keypair import new_key
 from clustercert.model import ClientCA, KeyType
-from nouns import CA_ID, CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, grant
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from support import altered_certificates
+from support.altered_certificates import Parts
+from support.apiserver.peer_certificate import Presented, read
+from support.samples import CA_ID, CA_NOT_BEFORE, CLUSTER_ID, ISSUED_AT, grant
 
 CAS: tuple[KeyType, ...] = ("ec-p256", "ec-p384", "rsa-2048", "ed25519")
 KEYS = {key_type: new_key(key_type) for key_type in CAS}
@@ -29,7 +30,7 @@ def leaf(key_type: KeyType) -> bytes:
     while True:
         request = new_signing_request(grant(), KEYS["ec-p256"].public_key(), ca, takes_serial=True)
         der = LeafBuilder(certificate, key).build(request)
-        if altered.can_be_shifted(der):
+        if altered_certificates.can_be_shifted(der):
             return der
 
 
@@ -50,8 +51,8 @@ def verify(key_type: KeyType, signature: bytes, tbs: bytes) -> None:
 def test_each_copy_is_signed_the_same_and_has_another_hash(key_type: KeyType) -> None:
     original = leaf(key_type)
     tbs = x509.load_der_x509_certificate(original).tbs_certificate_bytes
-    copies = altered.copies(original)
-    assert copies.keys() == altered.kinds_of(key_type)
+    copies = altered_certificates.copies(original)
+    assert copies.keys() == altered_certificates.kinds_of(key_type)
     known = {hashlib.sha256(each).digest() for each in (original, *copies.values())}
     assert len(known) == 1 + len(copies)
     for copy in copies.values():
@@ -65,7 +66,7 @@ def test_each_copy_is_signed_the_same_and_has_another_hash(key_type: KeyType) ->
 @pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384"])
 def test_a_twin_is_a_certificate_to_every_parser(key_type: KeyType) -> None:
     original = leaf(key_type)
-    twin = altered.copies(original)["twin"]
+    twin = altered_certificates.copies(original)["twin"]
     parsed = x509.load_der_x509_certificate(twin)
     verify(key_type, parsed.signature, parsed.tbs_certificate_bytes)
     assert parsed.signature != x509.load_der_x509_certificate(original).signature
@@ -81,7 +82,7 @@ def test_other_signatures_have_no_twin(key_type: KeyType) -> None:
 
 def test_the_library_takes_no_appended_elements() -> None:
     """The reason why the double is told of copies in a header: no TLS client of ours can present these."""
-    for kind, copy in altered.copies(leaf("ec-p256")).items():
+    for kind, copy in altered_certificates.copies(leaf("ec-p256")).items():
         if "null" in kind or "kilobyte" in kind:
             with pytest.raises(ValueError, match="ExtraData"):
                 x509.load_der_x509_certificate(copy)
@@ -90,8 +91,8 @@ def test_the_library_takes_no_appended_elements() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        lambda parts: parts.der + altered.NULL,  # behind the outer SEQUENCE
-        lambda parts: Parts(parts.tbs, altered.NULL, parts.signature).der,
+        lambda parts: parts.der + altered_certificates.NULL,  # behind the outer SEQUENCE
+        lambda parts: Parts(parts.tbs, altered_certificates.NULL, parts.signature).der,
         lambda parts: (
             Parts(
                 parts.tbs,

@@ -1,4 +1,4 @@
-"""The parser of audit events: against a plain reading of the whole document, and with what clients may put into one."""
+"""The parser of audit events, compared with a plain JSON parser, and with hostile values of clients."""
 
 import json
 import re
@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.errors import InvalidRequest
+from clustercert.kubernetes.webhook.audit_events import MAX_USER, AuditedRequest, EventListParser, EventParser
+from clustercert.kubernetes.webhook.json_tokens import TEXT_READ, IncompleteJson
+from clustercert.kubernetes.webhook.review import parse_identity
 from clustercert.model import credential_groups
-from clustercert.webhook.audit_events import MAX_USER, EventListParser, EventParser, Observed
-from clustercert.webhook.json_tokens import TEXT_READ, IncompleteJson
-from clustercert.webhook.review import identity
-from kubernetes_bytes import audit_event, credential_id, event_list
+from clustercert.model.errors import InvalidRequest
+from support.kubernetes_messages import audit_event, credential_id, event_list
 
 FINGERPRINT = bytes(range(32))
 MEBIBYTE = 1024 * 1024
@@ -34,12 +34,12 @@ def parsed(raw: bytes, size: int = 256 * 1024) -> EventListParser:
     return parser
 
 
-def observed(raw: bytes, size: int = 256 * 1024) -> list[Observed]:
-    return parsed(raw, size).observed()
+def observed(raw: bytes, size: int = 256 * 1024) -> list[AuditedRequest]:
+    return parsed(raw, size).take_requests()
 
 
 def with_member(name: str, value: bytes) -> bytes:
-    """An event of a certificate that has one more member, which is JSON as it stands."""
+    """An event with a certificate and one more member, which is given as JSON."""
     text = json.dumps(audit_event(credential_id(FINGERPRINT)) | {name: "HERE"}).encode()
     return text.replace(b'"HERE"', value)
 
@@ -48,26 +48,26 @@ def in_list(*events: bytes) -> bytes:
     return event_list().replace(b"[]", b"[" + b",".join(events) + b"]")
 
 
-def test_audit_events_tell_of_certificates_alone() -> None:
+def test_only_requests_with_certificates_are_returned() -> None:
     raw = event_list(audit_event(), audit_event("JTI=x"), audit_event(credential_id(FINGERPRINT)))
     parser = parsed(raw)
-    (event,) = parser.observed()
-    assert event.who.fingerprints == (FINGERPRINT,)
+    (event,) = parser.take_requests()
+    assert event.identity.fingerprints == (FINGERPRINT,)
     assert event.at == datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
-    assert (parser.taken, parser.unreadable, parser.observed()) == (3, 0, [])
+    assert (parser.readable, parser.unreadable, parser.take_requests()) == (3, 0, [])
     assert observed(event_list()) == []
     assert observed(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":null}') == []
     assert observed(b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1"}') == []
 
 
-def test_the_certificate_is_the_real_users_and_not_the_impersonated_ones() -> None:
+def test_the_certificate_belongs_to_the_real_user_under_impersonation() -> None:
     event = audit_event(credential_id(FINGERPRINT), user="alice")
     event["impersonatedUser"] = audit_event(credential_id(bytes(32)), user="root")["user"]
     (seen,) = observed(event_list(event))
-    assert (seen.who.username, seen.who.fingerprints) == ("alice", (FINGERPRINT,))
+    assert (seen.identity.username, seen.identity.fingerprints) == ("alice", (FINGERPRINT,))
 
 
-def test_kind_and_version_may_stand_behind_the_events() -> None:
+def test_kind_and_version_may_follow_the_items() -> None:
     document = json.loads(event_list(audit_event(credential_id(FINGERPRINT))))
     assert len(observed(json.dumps(dict(reversed(document.items()))).encode())) == 1
     parser = EventListParser()
@@ -101,12 +101,12 @@ def test_kind_and_version_may_stand_behind_the_events() -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1, 7, 256 * 1024])
-def test_any_other_document_is_refused(raw: bytes, size: int) -> None:
+def test_other_documents_are_rejected(raw: bytes, size: int) -> None:
     with pytest.raises(InvalidRequest):
         parsed(raw, size)
 
 
-def test_a_document_of_another_kind_is_refused_before_its_items() -> None:
+def test_another_kind_is_rejected_before_its_items() -> None:
     parser = EventListParser()
     with pytest.raises(InvalidRequest, match="Send an EventList"):
         parser.feed(b'{"kind":"List","apiVersion":"audit.k8s.io/v1","items":[')
@@ -133,10 +133,10 @@ def test_a_document_of_another_kind_is_refused_before_its_items() -> None:
         audit_event(at={"a": 1}),  # type: ignore[arg-type] # the same
     ],
 )
-def test_an_event_that_cannot_be_read_hides_no_other(bad: Any) -> None:
+def test_an_unreadable_event_does_not_hide_others(bad: Any) -> None:
     good = audit_event(credential_id(FINGERPRINT))
     parser = parsed(event_list(good, bad, good), 1000)
-    assert (len(parser.observed()), parser.taken, parser.unreadable) == (2, 2, 1)
+    assert (len(parser.take_requests()), parser.readable, parser.unreadable) == (2, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -165,24 +165,24 @@ def test_an_event_that_cannot_be_read_hides_no_other(bad: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("size", [1021, 256 * 1024])
-def test_no_value_that_a_client_can_send_hides_an_event(value: bytes, size: int) -> None:
+def test_no_client_value_hides_an_event(value: bytes, size: int) -> None:
     name = b"request.user" if value[:1] == b"{" else b"requestObject"
     event = with_member(name.decode(), value)
     parser = parsed(in_list(event, event), size)
-    seen = parser.observed()
-    assert [each.who.fingerprints for each in seen] == [(FINGERPRINT,)] * 2
+    seen = parser.take_requests()
+    assert [each.identity.fingerprints for each in seen] == [(FINGERPRINT,)] * 2
     assert parser.unreadable == 0
 
 
-def test_the_last_of_two_members_of_one_name_counts() -> None:
+def test_the_last_of_duplicate_members_counts() -> None:
     event = with_member("user", b'{"username":"first"},"user":{"username":"x","username":"last"}')
     parser = parsed(in_list(event.replace(b"X509SHA256", b"JTI")))
-    assert (parser.taken, parser.unreadable) == (1, 0)
+    assert (parser.readable, parser.unreadable) == (1, 0)
     twice = event_list().replace(b'"kind"', b'"kind": "List", "kind"')
     assert observed(twice) == []
 
 
-def test_what_stands_before_a_cut_is_read_wherever_it_is() -> None:
+def test_events_before_a_cut_are_read() -> None:
     events = [audit_event(credential_id(bytes([n]) * 32), user=f"u{n}é😀") for n in range(3)]
     raw = json.dumps(json.loads(event_list(*events)), ensure_ascii=False).encode()
     ends = [raw.index(json.dumps(each, ensure_ascii=False).encode()) for each in events]
@@ -192,20 +192,20 @@ def test_what_stands_before_a_cut_is_read_wherever_it_is() -> None:
     for cut in range(len(raw)):
         parser = EventListParser()
         parser.feed(raw[:cut])
-        assert len(parser.observed()) == sum(end <= cut for end in ends), cut
+        assert len(parser.take_requests()) == sum(end <= cut for end in ends), cut
         with pytest.raises(IncompleteJson):
             parser.close()
 
 
-def test_what_stands_before_an_error_is_read() -> None:
+def test_events_before_an_error_are_read() -> None:
     parser = EventListParser()
     with pytest.raises(InvalidRequest, match="not valid JSON"):
         parser.feed(in_list(with_member("a", b"1"), b"oops"))
-    assert len(parser.observed()) == 1
+    assert len(parser.take_requests()) == 1
 
 
 @pytest.mark.parametrize("filler", [b"x", b"7", rb"\u0026", rb"\ud83d", b"\\\\", b"\xff", b" "])
-def test_no_more_is_kept_of_a_string_that_never_ends(filler: bytes) -> None:
+def test_an_endless_string_needs_constant_memory(filler: bytes) -> None:
     start = event_list(audit_event(credential_id(FINGERPRINT)))[:-2] + b',{"requestURI":"'
     piece = filler * (256 * 1024 // len(filler))
     parser = EventListParser()
@@ -217,14 +217,14 @@ def test_no_more_is_kept_of_a_string_that_never_ends(filler: bytes) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Pieces of 256 KiB, what is rewritten of them, and as much of the string as is read.
+    # Covers pieces of 256 KiB, their rewritten copies, and the kept part of the string.
     assert peak < 8 * MEBIBYTE
     parser.feed(b'"}]}')
     parser.close()
-    assert (len(parser.observed()), parser.taken, parser.unreadable) == (1, 1, 1)
+    assert (len(parser.take_requests()), parser.readable, parser.unreadable) == (1, 1, 1)
 
 
-def test_a_batch_takes_as_much_memory_as_a_piece_of_it() -> None:
+def test_a_large_batch_needs_constant_memory() -> None:
     event = json.dumps(
         audit_event(credential_id(FINGERPRINT)) | {"requestURI": "/" + "x" * MEBIBYTE}
     ).encode()
@@ -235,40 +235,40 @@ def test_a_batch_takes_as_much_memory_as_a_piece_of_it() -> None:
         for number in range(100):
             for piece in pieces((b"," if number else b"") + event, 256 * 1024):
                 parser.feed(piece)
-            assert len(parser.observed()) == 1
+            assert len(parser.take_requests()) == 1
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 8 * MEBIBYTE
 
 
-def test_a_user_as_long_as_a_certificate_allows_is_read_whole() -> None:
+def test_a_user_of_maximum_length_is_read_completely() -> None:
     groups = [f"group-{n:06}" for n in range(MAX_USER // 200)]
     name = "n" * (TEXT_READ - 1)
     (seen,) = observed(event_list(audit_event(credential_id(FINGERPRINT), user=name, groups=groups)), 1000)
-    assert seen.who.username == name
-    assert seen.who.groups == (*groups, "system:authenticated")
+    assert seen.identity.username == name
+    assert seen.identity.groups == (*groups, "system:authenticated")
 
 
-# --- Against a reading of the whole document ---
+# --- Comparison with a plain JSON parser ---
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def plainly_read(raw: bytes) -> tuple[list[Observed], int]:
-    """What the parser is to find, and how many events it is to find unreadable."""
+def plainly_read(raw: bytes) -> tuple[list[AuditedRequest], int]:
+    """The expected requests, and the expected number of unreadable events."""
     document = json.loads(_replaced(json.loads(raw.decode(errors="replace"))))
     found, unreadable = [], 0
     for item in document["items"] or []:
         try:
             user = item.get("user", {})
-            who = identity(user.get("username"), user.get("groups"), user.get("extra"))
+            identity = parse_identity(user.get("username"), user.get("groups"), user.get("extra"))
             at = datetime.fromisoformat(item["requestReceivedTimestamp"]).astimezone(UTC)
         except (AttributeError, InvalidRequest, KeyError, TypeError, ValueError):
             unreadable += 1
             continue
-        if who.has_certificate or credential_groups(who.groups):
-            found.append(Observed(who, at))
+        if identity.has_certificate or credential_groups(identity.groups):
+            found.append(AuditedRequest(identity, at))
     return found, unreadable
 
 
@@ -310,20 +310,20 @@ documents = st.fixed_dictionaries(
 
 
 @given(documents, st.booleans(), st.sampled_from([None, 1]), st.integers(min_value=1, max_value=40))
-def test_the_parser_finds_what_a_plain_reading_finds(
+def test_the_parser_agrees_with_a_plain_json_parser(
     document: dict[str, Any], ascii_only: bool, indent: int | None, size: int
 ) -> None:
     raw = json.dumps(document, ensure_ascii=ascii_only, indent=indent).encode("utf-8", "surrogatepass")
     parser = parsed(raw, size)
-    assert (parser.observed(), parser.unreadable) == plainly_read(raw)
+    assert (parser.take_requests(), parser.unreadable) == plainly_read(raw)
 
 
 @given(
     st.binary(max_size=60), st.integers(min_value=0, max_value=200), st.integers(min_value=1, max_value=40)
 )
-def test_any_bytes_in_a_document_are_read_or_refused(noise: bytes, at: int, size: int) -> None:
+def test_any_bytes_are_parsed_or_rejected(noise: bytes, at: int, size: int) -> None:
     raw = event_list(audit_event(credential_id(FINGERPRINT)))
-    # Between tokens the parser takes two more characters for space than JSON has: harmless, and left out here.
+    # The parser accepts two more space characters between tokens than JSON allows. Harmless, so not tested.
     damaged = raw[:at] + noise.translate(None, b"\x0b\x0c") + raw[at:]
     try:
         json.loads(damaged.decode(errors="replace"), parse_constant=int)
@@ -340,21 +340,21 @@ def test_any_bytes_in_a_document_are_read_or_refused(noise: bytes, at: int, size
 # --- Lines of a log ---
 
 
-def line(raw: bytes, size: int = 256 * 1024) -> Observed | None:
+def line(raw: bytes, size: int = 256 * 1024) -> AuditedRequest | None:
     parser = EventParser()
     for piece in pieces(raw, size):
         parser.feed(piece)
     return parser.close()
 
 
-def test_a_line_of_an_audit_log_is_one_event() -> None:
+def test_a_line_of_an_audit_log_is_parsed() -> None:
     seen = line(json.dumps(audit_event(credential_id(FINGERPRINT))).encode(), 10)
     assert seen is not None
-    assert seen.who.fingerprints == (FINGERPRINT,)
+    assert seen.identity.fingerprints == (FINGERPRINT,)
     assert line(json.dumps(audit_event()).encode()) is None
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", event_list(), b'{"kind":"Event"}', b"{\n", b"3", b"[]"])
-def test_any_other_line_is_refused(raw: bytes) -> None:
+def test_other_lines_are_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
         line(raw)

@@ -10,9 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.authn.access_keys import MAX_ADDRESS, AccessKeyAuthenticator, SigningKey
-from clustercert.errors import Unauthenticated
+from clustercert.authn.credentials import UnverifiedCredential
+from clustercert.authn.signature_lock import WRONG_SIGNATURES
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
-from clustercert.signature import TIMESTAMP_FORMAT, Credential, Scheme, SignedParts, payload_hash, sign
+from clustercert.model.errors import Unauthenticated
+from clustercert.pki.request_signature import (
+    TIMESTAMP_FORMAT,
+    Scheme,
+    SignatureCredential,
+    SignedParts,
+    payload_hash,
+    sign,
+)
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 ORIGIN = Origin("192.0.2.1", "0" * 32)
@@ -25,9 +34,9 @@ TEMPORARY = replace(
 )
 PATH = "/api/v3/projects/0c97ac3cb280f4d91fa7c0096739e1f8/clusters"
 CREDENTIALS = {
-    "flat": Credential("flat", PERMANENT.id),
-    "scoped": Credential("scoped", PERMANENT.id, "20260115"),
-    "derived": Credential("derived", PERMANENT.id, "20260115", "eu-de", "cce"),
+    "flat": SignatureCredential("flat", PERMANENT.id),
+    "scoped": SignatureCredential("scoped", PERMANENT.id, "20260115///sdk_request"),
+    "derived": SignatureCredential("derived", PERMANENT.id, "20260115/eu-de/cce"),
 }
 Headers = dict[str, str]
 
@@ -37,6 +46,12 @@ class OneKey:
 
     def __init__(self, key: SigningKey = PERMANENT) -> None:
         self.key = key
+
+    def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
+        return None
+
+    async def load_in_vain(self, access_key_id: str) -> None:
+        raise AssertionError(access_key_id)
 
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
         return self.key if access_key_id == self.key.id else None
@@ -70,7 +85,9 @@ def signed_request(
 async def authenticate(
     signed: tuple[str, UnverifiedRequest], key: SigningKey = PERMANENT, now: datetime = NOW
 ) -> Caller:
-    return await AccessKeyAuthenticator(OneKey(key), lambda: now).authenticate(*signed)
+    authorization, request = signed
+    credential = UnverifiedCredential(authorization.partition(" ")[0], authorization)
+    return await AccessKeyAuthenticator(OneKey(key), lambda: now).authenticate(credential, request)
 
 
 async def refusal(
@@ -110,7 +127,7 @@ async def test_another_secret_is_refused(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["flat", "scoped", "derived"])
-async def test_an_address_that_takes_long_to_put_into_form_is_refused_before_that(scheme: Scheme) -> None:
+async def test_an_address_that_is_slow_to_normalise_is_refused_first(scheme: Scheme) -> None:
     longest = "&".join("a" * 3 for _ in range((MAX_ADDRESS - len(PATH)) // 4))
     assert (await authenticate(signed_request(scheme=scheme, query=longest))).user == ALICE
     assert "longer than" in await refusal(signed_request(scheme=scheme, query=longest + "&a&a"))
@@ -278,3 +295,20 @@ async def test_a_malformed_authorization_is_refused() -> None:
 def test_a_signing_key_does_not_print_its_secret() -> None:
     assert "SKEXAMPLE" not in repr(TEMPORARY)
     assert "token_hash" not in repr(TEMPORARY)
+
+
+async def test_a_locked_access_key_gets_the_same_answer_even_for_a_right_signature() -> None:
+    authenticator = AccessKeyAuthenticator(OneKey(), lambda: NOW)
+
+    async def attempt(signed: tuple[str, UnverifiedRequest], address: str = ORIGIN.address) -> Caller:
+        authorization, request = signed
+        sent = replace(request, origin=Origin(address, ORIGIN.request_id))
+        return await authenticator.authenticate(UnverifiedCredential("", authorization), sent)
+
+    for _ in range(WRONG_SIGNATURES):
+        with pytest.raises(Unauthenticated, match="Authorization failed"):
+            await attempt(signed_request(secret=b"guess"))
+    with pytest.raises(Unauthenticated, match="Authorization failed") as refused:
+        await attempt(signed_request())
+    assert "locked" in refused.value.reason
+    assert (await attempt(signed_request(), "192.0.2.2")).user == ALICE

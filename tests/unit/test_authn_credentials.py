@@ -2,20 +2,26 @@ from datetime import UTC, datetime
 
 import pytest
 
-from clustercert.authn import Authenticator
 from clustercert.authn.access_keys import AccessKeyAuthenticator, SigningKey
-from clustercert.authn.credentials import Credentials
-from clustercert.authn.tokens import MAX_TOKEN, TokenAuthenticator
-from clustercert.errors import Unauthenticated
+from clustercert.authn.credentials import (
+    MAX_TOKEN,
+    Authenticators,
+    TokenAuthenticator,
+    UnverifiedCredential,
+    only_credential,
+)
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
-from clustercert.signature import Credential, SignedParts, payload_hash, sign
+from clustercert.model.errors import Unauthenticated
+from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
 
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 ORIGIN = Origin("192.0.2.1", "0" * 32)
 KEY = SigningKey("AKEXAMPLE00000000001", "b" * 32, b"SKEXAMPLE000000000000000000000000000001")
 SIGNED_HEADERS = ((b"host", b"cce.example.test"), (b"x-sdk-date", b"20260115T103000Z"))
 SIGNATURE = sign(
-    SignedParts("GET", "/", "", SIGNED_HEADERS, payload_hash(b"")), Credential("flat", KEY.id), KEY.secret
+    SignedParts("GET", "/", "", SIGNED_HEADERS, payload_hash(b"")),
+    SignatureCredential("flat", KEY.id),
+    KEY.secret,
 )
 TOKEN = ("x-auth-token", "t0ken")
 BEARER = ("authorization", "Bearer t0ken")
@@ -30,6 +36,12 @@ class Directory:
             raise Unauthenticated("no such token")
         return Caller(User("a" * 32, "of-token", Domain("d" * 32, "acme")), {}, "token", origin)
 
+    def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
+        return None
+
+    async def load_in_vain(self, access_key_id: str) -> None:
+        raise AssertionError(access_key_id)
+
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
         return KEY if access_key_id == KEY.id else None
 
@@ -37,9 +49,12 @@ class Directory:
         return Caller(User(key.user_id, "of-key", Domain("d" * 32, "acme")), {}, "access_key", origin)
 
 
-def authenticator() -> Authenticator:
+async def authenticate(sent: UnverifiedRequest) -> Caller:
     directory = Directory()
-    return Credentials(TokenAuthenticator(directory), AccessKeyAuthenticator(directory, lambda: NOW))
+    authenticators = Authenticators(
+        (TokenAuthenticator(directory), AccessKeyAuthenticator(directory, lambda: NOW))
+    )
+    return await authenticators.authenticate(only_credential(sent.headers), sent)
 
 
 def request(*headers: tuple[str, str]) -> UnverifiedRequest:
@@ -65,7 +80,7 @@ def request(*headers: tuple[str, str]) -> UnverifiedRequest:
     ],
 )
 async def test_one_credential_is_found_wherever_it_stands(headers: list[tuple[str, str]], name: str) -> None:
-    caller = await authenticator().authenticate(request(*headers))
+    caller = await authenticate(request(*headers))
     assert (caller.user.name, caller.origin) == (name, ORIGIN)
 
 
@@ -83,7 +98,7 @@ async def test_one_credential_is_found_wherever_it_stands(headers: list[tuple[st
         ([("authorization", "Basic dXNlcjpwdw==")], "unknown scheme"),
         ([("authorization", "t0ken")], "unknown scheme"),
         ([("authorization", "SDK-HMAC-SM3 Access=AK")], "unknown scheme"),
-        ([TOKEN, ("authorization", "Basic dXNlcjpwdw==")], "unknown scheme"),
+        ([TOKEN, ("authorization", "Basic dXNlcjpwdw==")], "two different"),
         ([("x-auth-token", "tökén")], "not ASCII"),
         ([("x-auth-token", "other")], "no such token"),
         ([("x-auth-token", "t" * (MAX_TOKEN + 1))], "longer than 4096"),
@@ -95,15 +110,49 @@ async def test_anything_else_is_refused_in_the_same_words(
     headers: list[tuple[str, str]], reason: str
 ) -> None:
     with pytest.raises(Unauthenticated, match=r"^Authorization failed\.$") as refused:
-        await authenticator().authenticate(request(*headers))
+        await authenticate(request(*headers))
     assert reason in refused.value.reason
     assert "t0ken" not in refused.value.reason
 
 
 async def test_the_longest_token_is_still_looked_up() -> None:
-    caller = await authenticator().authenticate(request(("x-auth-token", "t" * MAX_TOKEN)))
+    caller = await authenticate(request(("x-auth-token", "t" * MAX_TOKEN)))
     assert caller.user.name == "of-token"
 
 
 def test_a_request_does_not_print_its_headers_or_body() -> None:
     assert "t0ken" not in repr(request(TOKEN))
+
+
+class Prefixed:
+    """Accepts tokens with its prefix, and knows one of them."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.asked: list[str] = []
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.text.startswith(self.prefix)
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        self.asked.append(credential.text)
+        if credential.text != f"{self.prefix}-known":
+            raise Unauthenticated(f"unknown to {self.prefix}")
+        return Caller(User("a" * 32, self.prefix, Domain("d" * 32, "acme")), {}, "token", request.origin)
+
+
+async def test_the_first_authenticator_that_proves_a_caller_wins() -> None:
+    first, second, other = Prefixed("x"), Prefixed("xy"), Prefixed("z")
+    # A list of authenticators is an authenticator.
+    nested = Authenticators((first, Authenticators((other, second))))
+
+    async def name(token: str) -> str:
+        sent = request(("x-auth-token", token))
+        return (await nested.authenticate(only_credential(sent.headers), sent)).user.name
+
+    assert [await name(token) for token in ("x-known", "xy-known", "z-known")] == ["x", "xy", "z"]
+    assert (first.asked, second.asked, other.asked) == (["x-known", "xy-known"], ["xy-known"], ["z-known"])
+    for token, reason in {"xy-other": "unknown to x", "nobody": "unknown scheme"}.items():
+        with pytest.raises(Unauthenticated) as refused:
+            await name(token)
+        assert reason in refused.value.reason

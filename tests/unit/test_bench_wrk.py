@@ -112,7 +112,7 @@ def test_an_order_that_is_refused_is_an_error() -> None:
 
 
 @needs_wrk
-def test_without_a_conversation_each_answer_counts_and_requests_come_in_turn() -> None:
+def test_without_a_script_requests_go_in_turn_and_each_answer_counts() -> None:
     requests = [http("GET", f"/{number}", HOST, {}) for number in range(5)]
     load, heads = _load(lambda line: (503 if line.endswith("/3") else 200, b""), requests, 1, None)
     numbers = [int(head.split()[1][1:]) for head in heads]

@@ -11,20 +11,13 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import (
-    LeafBuilder,
-    _issuer,
-    certificates,
-    chain_pem,
-    fingerprint,
-    new_client_ca,
-    new_signing_request,
-    serial_hex,
-)
-from clustercert.errors import InvalidRequest
-from clustercert.keypair import key_der, key_pem, key_type_of, load_key_der, new_key
 from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
-from leaf import (
+from clustercert.model.errors import InvalidRequest
+from clustercert.pki.certificates import chain_pem, fingerprint, parse_certificates
+from clustercert.pki.client_ca import issuer_of, new_client_ca
+from clustercert.pki.keys import key_der, key_pem, key_type_of, load_key_der, new_key
+from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
+from support.leaf_checks import (
     assert_client_leaf,
     assert_signed_by,
     assert_subject,
@@ -34,7 +27,7 @@ from leaf import (
     spki,
     usages,
 )
-from nouns import CA_KEY, CA_NOT_BEFORE, ISSUED_AT, USER_ID, client_ca, grant
+from support.samples import CA_KEY, CA_NOT_BEFORE, ISSUED_AT, USER_ID, client_ca, grant
 
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 CA = client_ca()
@@ -166,7 +159,7 @@ def test_later_serials_are_larger() -> None:
     assert serial > (int(before) - 1) << 128 | (1 << 128) - 1
 
 
-def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -> None:
+def test_the_authority_key_identifier_is_copied_from_the_ca() -> None:
     """A CA made elsewhere may number its key in another way than RFC 5280's first."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "foreign")])
     foreign = (
@@ -186,10 +179,10 @@ def test_the_builder_takes_the_authority_key_identifier_from_the_ca_as_it_is() -
     assert authority.key_identifier == b"twelve bytes"
 
 
-def test_what_a_ca_contributes_is_read_once_for_each_certificate() -> None:
+def test_the_issuer_is_computed_once_for_each_ca_certificate() -> None:
     renewed = client_ca(CA_KEY).certificate
-    assert _issuer(CA.certificate) is _issuer(CA.certificate)
-    assert _issuer(renewed) is not _issuer(CA.certificate)
+    assert issuer_of(CA.certificate) is issuer_of(CA.certificate)
+    assert issuer_of(renewed) is not issuer_of(CA.certificate)
 
 
 # Names
@@ -290,20 +283,20 @@ def test_fingerprint_and_serial_are_what_openssl_prints() -> None:
         leaf = leaf_for()
         pem = leaf.public_bytes(Encoding.PEM)
         printed = openssl("x509", "-noout", "-serial", "-fingerprint", "-sha256", stdin=pem).decode().split()
-        assert f"serial={serial_hex(leaf).upper()}" in printed
+        assert f"serial={serial_hex(leaf.serial_number).upper()}" in printed
         assert fingerprint(leaf).hex() == printed[-1].split("=")[1].replace(":", "").lower()
 
 
 def test_a_chain_is_pem_leaf_first() -> None:
     leaf = leaf_for()
     assert x509.load_pem_x509_certificates(chain_pem((leaf, CA.certificate))) == [leaf, CA.certificate]
-    assert certificates(chain_pem((leaf, CA.certificate))) == (leaf, CA.certificate)
+    assert parse_certificates(chain_pem((leaf, CA.certificate))) == (leaf, CA.certificate)
 
 
 @pytest.mark.parametrize("pem", [b"", b"hello", key_pem(LEAF_KEY)])
 def test_what_holds_no_certificate_is_refused_as_a_pem_of_certificates(pem: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        certificates(pem)
+        parse_certificates(pem)
 
 
 def test_times_after_2049_are_generalized_times_that_openssl_reads() -> None:

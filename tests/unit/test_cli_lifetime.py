@@ -5,31 +5,33 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.lifetime import Lifetime, wished
+from clustercert.cli.lifetime import Lifetime, LifetimeOptions
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, 999, tzinfo=UTC)
 SECOND = NOW.replace(microsecond=0)
 
 
-def test_unsaid_it_is_a_working_day_or_less() -> None:
+def test_the_default_is_8_hours_or_less() -> None:
     hours = timedelta(hours=8)
-    assert wished(None, None, None, NOW) == Lifetime(expire_at=SECOND + hours, may_lose=hours)
+    assert LifetimeOptions(None, None, None).lifetime(NOW) == Lifetime(
+        expire_at=SECOND + hours, tolerance=hours
+    )
 
 
 @pytest.mark.parametrize(("text", "days"), [("1d", 1), ("24h", 1), ("2w", 14), ("1825d", 1825)])
-def test_whole_days_are_left_to_the_clock_of_the_service(text: str, days: int) -> None:
-    assert wished(None, text, None, NOW) == Lifetime(duration=days)
+def test_whole_days_are_sent_as_days(text: str, days: int) -> None:
+    assert LifetimeOptions(None, text, None).lifetime(NOW) == Lifetime(duration=days)
 
 
-def test_hours_are_a_point_in_time_which_may_be_a_little_early() -> None:
-    wish = wished(None, "1h30m", None, NOW)
-    assert wish == Lifetime(expire_at=SECOND + timedelta(minutes=90), may_lose=timedelta(minutes=5))
+def test_hours_become_a_time_with_a_tolerance() -> None:
+    lifetime = LifetimeOptions(None, "1h30m", None).lifetime(NOW)
+    assert lifetime == Lifetime(expire_at=SECOND + timedelta(minutes=90), tolerance=timedelta(minutes=5))
 
 
-def test_the_least_that_the_api_takes_is_still_enough_on_arrival() -> None:
-    wish = wished(None, "15m", None, NOW)
-    assert wish.expire_at is not None
-    assert timedelta(minutes=15) < wish.expire_at - NOW < timedelta(minutes=16)
+def test_the_minimum_is_extended_for_the_transfer() -> None:
+    lifetime = LifetimeOptions(None, "15m", None).lifetime(NOW)
+    assert lifetime.expire_at is not None
+    assert timedelta(minutes=15) < lifetime.expire_at - NOW < timedelta(minutes=16)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +43,13 @@ def test_the_least_that_the_api_takes_is_still_enough_on_arrival() -> None:
         "2026-01-16T10:30:05.5Z",
     ],
 )
-def test_a_point_in_time_is_taken_as_said(text: str) -> None:
-    assert wished(None, None, text, NOW) == Lifetime(expire_at=SECOND + timedelta(days=1))
+def test_a_time_of_expiry_is_parsed(text: str) -> None:
+    assert LifetimeOptions(None, None, text).lifetime(NOW) == Lifetime(expire_at=SECOND + timedelta(days=1))
 
 
 @pytest.mark.parametrize("days", [-1, 1, 1825])
-def test_days_are_taken_as_said(days: int) -> None:
-    assert wished(days, None, None, NOW) == Lifetime(duration=days)
+def test_days_are_kept(days: int) -> None:
+    assert LifetimeOptions(days, None, None).lifetime(NOW) == Lifetime(duration=days)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +67,16 @@ def test_days_are_taken_as_said(days: int) -> None:
         (None, None, "2026-01-16T10:30:05"),
     ],
 )
-def test_anything_else_is_wrong_usage(options: tuple[int | None, str | None, str | None]) -> None:
+def test_invalid_lifetimes_are_wrong_usage(options: tuple[int | None, str | None, str | None]) -> None:
     with pytest.raises(typer.BadParameter):
-        wished(*options, NOW)
+        LifetimeOptions(*options).lifetime(NOW)
 
 
 @given(st.text())
-def test_no_text_is_more_than_wrong_usage(text: str) -> None:
+def test_arbitrary_text_is_wrong_usage_or_a_lifetime(text: str) -> None:
     for expires_in, expire_at in ((text, None), (None, text)):
         try:
-            wish = wished(None, expires_in, expire_at, NOW)
+            lifetime = LifetimeOptions(None, expires_in, expire_at).lifetime(NOW)
         except typer.BadParameter:
             continue
-        assert (wish.duration is None) != (wish.expire_at is None)
+        assert (lifetime.duration is None) != (lifetime.expire_at is None)

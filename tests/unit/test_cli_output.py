@@ -6,7 +6,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.output import Output, document, note, printable, show_list, show_one
+from clustercert.cli.output import Output, document, note, show_list, show_one
+from clustercert.cli.printable import printable
 
 ROW = {
     "id": "1",
@@ -20,7 +21,7 @@ ROW = {
 TIME = "2026-01-15T10:30:05Z"
 
 
-def test_a_table_off_a_terminal_is_columns_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_a_terminal_is_plain_columns(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ROW, ROW | {"name": "bartholomew", "enabled": False}]
     show_list(rows, Output.TABLE, columns=("name", "enabled", "nothing", "at"))
     assert capsys.readouterr().out.split("\n") == [
@@ -31,7 +32,54 @@ def test_a_table_off_a_terminal_is_columns_and_nothing_else(capsys: pytest.Captu
     ]
 
 
-def test_one_thing_is_a_table_of_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def test_identifiers_are_never_wrapped_or_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    row = {"id": "a" * 36, "name": "production", "description": "d" * 30, "fingerprint": "f" * 64}
+    show_list([row], Output.TABLE, columns=("id", "name", "description"))
+    shown = capsys.readouterr()
+    assert [line.split() for line in shown.out.splitlines()] == [
+        ["NAME", "DESCRIPTION"],
+        ["production", "d" * 30],
+    ]
+    assert shown.err == "Columns that do not fit: id. Show them with -o wide.\n"
+    show_list([row], Output.TABLE, columns=("fingerprint", "name", "description"), name="fingerprint")
+    assert f"\n{'f' * 64}   production\n" in capsys.readouterr().out
+    show_one(row | {"fingerprint": "f" * 200}, Output.TABLE)
+    assert "f" * 200 in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("away", "text"),
+    [
+        (timedelta(minutes=5, seconds=30), "in 5m"),
+        (timedelta(hours=7, minutes=59, seconds=30), "in 7h"),
+        (timedelta(minutes=-5), "5m ago"),
+        (timedelta(days=-400), "400d ago"),
+    ],
+)
+def test_times_are_relative_on_a_terminal(
+    away: timedelta, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    at = datetime.now(UTC) + away
+    show_list([{"at": at}], Output.TABLE, columns=("at",))
+    show_one({"at": at}, Output.TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == text
+    assert lines[3].endswith(f"Z ({text})")
+    show_one({"at": at}, Output.JSON)
+    assert text not in capsys.readouterr().out
+
+
+def test_one_object_is_a_table_of_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
     show_one(ROW, Output.TABLE)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[:2] == [["FIELD", "VALUE"], ["id", "1"]]
@@ -40,7 +88,9 @@ def test_one_thing_is_a_table_of_its_fields(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(("output", "parse"), [(Output.JSON, json.loads), (Output.YAML, yaml.safe_load)])
-def test_programs_get_everything(output: Output, parse: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_and_yaml_contain_all_fields(
+    output: Output, parse: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert callable(parse)
     expected = ROW | {"groups": ["a", "b"], "at": TIME}
     show_one(ROW, output)
@@ -49,7 +99,7 @@ def test_programs_get_everything(output: Output, parse: object, capsys: pytest.C
     assert parse(capsys.readouterr().out) == [expected]
 
 
-def test_a_spreadsheet_gets_everything_and_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_contains_all_fields_and_no_formula(capsys: pytest.CaptureFixture[str]) -> None:
     hostile = ROW | {"name": "=1+1", "labels": {"b": "\x1b[2J"}}
     show_list([ROW, hostile], Output.CSV, columns=("name",))
     header = "id,name,enabled,groups,labels,at,nothing"
@@ -65,22 +115,22 @@ def test_a_spreadsheet_gets_everything_and_no_formula(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == 'a,b\r\n\'@x,"\\x1b\\n"\r\nname,id\r\n'
 
 
-def test_names_are_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_printed_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_list([ROW, ROW], Output.NAME, columns=())
     show_one(ROW, Output.NAME, name="id")
     assert capsys.readouterr().out == "alice\nalice\n1\n"
 
 
-def test_an_empty_list_is_empty_for_programs_and_said_to_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_list_prints_a_note_or_an_empty_document(capsys: pytest.CaptureFixture[str]) -> None:
     show_list([], Output.TABLE, columns=("name",))
     said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "There is nothing to list.\n")
+    assert (said.out, said.err) == ("", "Nothing found.\n")
     show_list([], Output.JSON, columns=("name",))
     assert json.loads(capsys.readouterr().out) == []
 
 
 @given(st.text() | st.text("\x00\x1b\x7f\x85\x9b\u202e\u2028\ud800\n[]/"))
-def test_no_text_reaches_a_terminal_as_anything_but_text(text: str) -> None:
+def test_control_characters_are_escaped(text: str) -> None:
     assert printable(text).replace("\n", "").isprintable()
     for output, parse in ((Output.JSON, json.loads), (Output.YAML, yaml.safe_load)):
         try:
@@ -93,12 +143,12 @@ def test_no_text_reaches_a_terminal_as_anything_but_text(text: str) -> None:
             assert parse(shown) == {"name": text}
 
 
-def test_hostile_cells_stay_in_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cells_stay_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     show_list([{"name": "\x1b]0;x\x07[red]a\nb\u202e"}], Output.TABLE, columns=("name",))
     assert capsys.readouterr().out == "NAME\n\\x1b]0;x\\x07[red]a\\nb\\u202e\n"
 
 
-def test_notes_go_to_standard_error_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_escaped_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     note("a\x1b[2J[bold]\nb")
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "a\\x1b[2J[bold]\nb\n")

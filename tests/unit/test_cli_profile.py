@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.cli import profile
-from clustercert.cli.logging_in import chosen, read_ca
-from clustercert.cli.profile import Profile, ProfileError
-from clustercert.client import Named
-from clustercert.private_file import write_private
+from clustercert.cli import credential_cache, profile
+from clustercert.cli.login_flow import read_ca
+from clustercert.cli.lookup import only_project
+from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
+from clustercert.cli.profile import Profile
+from clustercert.client import NamedRef
+from clustercert.secure_file import write_private
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 BY_TOKEN = Profile("https://s", "alice", "p" * 32, "eu-de", "CA", token="t0ken", expires_at=LATER)
@@ -16,7 +18,7 @@ BY_KEY = Profile("https://s", "AK", "p" * 32, "eu-de", access_key="AK", secret_k
 
 
 @pytest.mark.parametrize("kept", [BY_TOKEN, BY_KEY])
-def test_a_profile_is_kept_for_its_owner_alone(tmp_path: Path, kept: Profile) -> None:
+def test_only_the_owner_can_read_a_profile(tmp_path: Path, kept: Profile) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     path = profile.save("work", kept, environment)
 
@@ -24,10 +26,10 @@ def test_a_profile_is_kept_for_its_owner_alone(tmp_path: Path, kept: Profile) ->
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     folders = [tmp_path / "clustercert", tmp_path / "clustercert" / "profiles"]
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [0o700, 0o700]
-    profile.forget("work", environment)
+    profile.delete("work", environment)
     assert list(path.parent.iterdir()) == []
-    for act in (profile.load, profile.forget):
-        with pytest.raises(ProfileError):
+    for act in (profile.load, profile.delete):
+        with pytest.raises(CommandError):
             act("work", environment)
 
 
@@ -37,8 +39,8 @@ def test_a_profile_shows_no_secret() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "../../x", ".hidden", "a" * 65, "a\n"])
-def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ProfileError, match="name"):
+def test_a_profiles_name_is_not_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CommandError, match="name"):
         profile.save(name, BY_KEY, {"XDG_CONFIG_HOME": str(tmp_path)})
     assert list(tmp_path.iterdir()) == []
 
@@ -49,27 +51,27 @@ def test_a_name_is_no_path(tmp_path: Path, name: str) -> None:
 def test_a_damaged_profile_says_what_to_do(tmp_path: Path, content: str) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     profile.save("default", BY_KEY, environment).write_text(content)
-    with pytest.raises(ProfileError, match="clustercert login"):
+    with pytest.raises(CommandError, match="clustercert login"):
         profile.load("default", environment)
 
 
-def test_an_expired_login_is_not_tried() -> None:
+def test_an_expired_login_is_not_used() -> None:
     expired = Profile(
         "https://s", "alice", "p", "eu-de", token="t", expires_at=datetime.now(UTC) - timedelta(seconds=1)
     )
-    with pytest.raises(ProfileError, match="expired"):
+    with pytest.raises(CommandError, match="expired"):
         expired.client()
 
 
-def test_what_cannot_be_written_or_read_is_said(tmp_path: Path) -> None:
+def test_unwritable_profiles_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "clustercert").write_text("a file")
-    with pytest.raises(ProfileError, match="can't be written"):
+    with pytest.raises(CommandError, match="can't be written"):
         profile.save("default", BY_KEY, {"XDG_CONFIG_HOME": str(tmp_path)})
-    with pytest.raises(ProfileError, match="can't be read"):
+    with pytest.raises(CommandError, match="can't be read"):
         read_ca(tmp_path / "missing")
 
 
-def test_a_private_file_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
+def test_a_private_file_replaces_the_target_of_a_link(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("old")
     target.chmod(0o644)
@@ -81,6 +83,14 @@ def test_a_private_file_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
 
 
+def test_a_private_file_does_not_follow_a_link_without_a_target(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="symbolic link to a file that does not exist"):
+        write_private(link, "secret")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 def test_a_private_file_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="directory"):
@@ -88,21 +98,56 @@ def test_a_private_file_that_fails_leaves_nothing_behind(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-ONE, TWO = Named("1" * 32, "eu-de"), Named("2" * 32, "eu-nl")
+ONE, TWO = NamedRef("1" * 32, "eu-de"), NamedRef("2" * 32, "eu-nl")
 
 
-def test_a_project_is_chosen_by_name_or_id_or_because_it_is_the_only_one() -> None:
-    assert chosen((ONE,), None) == ONE
-    assert chosen((ONE, TWO), "eu-nl") == TWO
-    assert chosen((ONE, TWO), ONE.id) == ONE
+def test_a_project_is_named_by_name_or_id() -> None:
+    assert only_project((ONE, TWO), "eu-nl") == TWO
+    assert only_project((ONE, TWO), ONE.id) == ONE
+    with pytest.raises(UnknownName, match=r"no role in a project eu-d\. Did you mean eu-de"):
+        only_project((ONE, TWO), "eu-d")
+    with pytest.raises(CommandError, match="Give the id"):
+        only_project((ONE, NamedRef("3" * 32, "eu-de")), "eu-de")
 
 
-@pytest.mark.parametrize(
-    ("projects", "wanted", "said"),
-    [((), None, "no project"), ((ONE, TWO), None, "--project"), ((ONE, TWO), "x", "no role in a project x")],
-)
-def test_a_project_that_cannot_be_chosen_is_asked_for(
-    projects: tuple[Named, ...], wanted: str | None, said: str
+def test_the_current_profile_is_the_one_chosen_last(tmp_path: Path) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert profile.current(environment) == "default"
+    for name in ("home", "work"):
+        profile.save(name, BY_TOKEN, environment)
+    profile.use("work", environment)
+    assert profile.current(environment) == "work"
+    assert profile.current(environment | {"CLUSTERCERT_PROFILE": "home"}) == "home"
+    assert profile.names(environment) == ["home", "work"]
+    with pytest.raises(NotLoggedIn, match=r"no profile wrk\. Did you mean work"):
+        profile.use("wrk", environment)
+
+
+def test_what_cannot_be_deleted_from_the_cache_does_not_keep_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ProfileError, match=said):
-        chosen(projects, wanted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "clustercert" / "credentials"
+    (folder / "work,a,not-a-file").mkdir(parents=True)
+    names = ["work,a,not-a-file", "work,b,c", "work,b,c.lock", "work,b,c,service-key", "worker,b,c"]
+    for name in names[1:]:
+        (folder / name).touch()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.listdir", lambda _folder: names)
+        credential_cache.clear("work")
+
+    assert sorted(path.name for path in folder.iterdir()) == ["work,a,not-a-file", "worker,b,c"]
+
+
+@pytest.mark.parametrize("kept", [BY_TOKEN, BY_KEY])
+def test_a_logged_out_profile_keeps_no_secret(tmp_path: Path, kept: Profile) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
+    path = profile.save("default", profile.without_login(kept), environment)
+    assert "t0ken" not in path.read_text()
+    assert "s3cret" not in path.read_text()
+    found = profile.remembered("default", environment)
+    assert found is not None
+    assert (found.url, found.user, found.ca_pem) == (kept.url, kept.user, kept.ca_pem)
+    with pytest.raises(NotLoggedIn, match="logged out"):
+        profile.load("default", environment)

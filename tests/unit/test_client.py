@@ -1,3 +1,5 @@
+import base64
+import http.client
 import json
 import socket
 import ssl
@@ -5,18 +7,32 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.client import Client, Login, Named, Wish
+from clustercert.client import Client, IssueOptions, Login, NamedRef, transport
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
-from clustercert.client.wire import MAX_ANSWER_BYTES, ClientError, Refused, service_url
-from clustercert.keypair import key_pem, new_key
+from clustercert.client.connection import (
+    MAX_RESPONSE_BYTES,
+    ApiError,
+    Auth,
+    ClientError,
+    Connection,
+    Unreachable,
+    UntrustedCertificate,
+    service_url,
+)
+from clustercert.client.transport import Reply, Request
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.pki.request_signature import SignedParts, parse_authorization, payload_hash, verify
 from clustercert.server.tls_files import new_server_certificate
-from clustercert.signature import SignedParts, parse_authorization, payload_hash, verify
 
 URL = "https://clustercert.test:8443"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -41,24 +57,37 @@ TOKEN_BODY = {
 
 
 class Service:
-    """The network's far end: remembers the request, gives the answer."""
+    """A fake service that records requests and returns a fixed answer. It is the transport of its client."""
 
     def __init__(self, answer: Callable[[httpx.Request], httpx.Response] | httpx.Response) -> None:
         self.requests: list[httpx.Request] = []
         self._answer = answer
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        return self._answer if isinstance(self._answer, httpx.Response) else self._answer(request)
+    def send(self, request: Request) -> Reply:
+        url = httpx.URL(URL).copy_with(raw_path=request.target.encode())
+        received = httpx.Request(request.method, url, headers=request.headers, content=request.content)
+        self.requests.append(received)
+        answer = self._answer if isinstance(self._answer, httpx.Response) else self._answer(received)
+        headers = http.client.HTTPMessage()
+        for name, value in answer.headers.items():
+            headers[name] = value
+        chunks = answer.iter_bytes()
+        return Reply(answer.status_code, headers, lambda _: next(chunks, b""))
 
-    def client(self, auth: httpx.Auth | None = None) -> Client:
-        return Client(URL, auth, transport=httpx.MockTransport(self))
+    def open(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def client(self, auth: Auth | None = None) -> Client:
+        return Client(URL, auth, transport=self)
 
     def sent(self) -> Any:
         return json.loads(self.requests[-1].content)
 
 
-def test_a_login_by_password_gives_a_token_and_what_it_is_worth() -> None:
+def test_a_login_by_password_returns_a_token_with_its_scope() -> None:
     service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
     with service.client() as client:
         session = client.log_in(
@@ -66,7 +95,7 @@ def test_a_login_by_password_gives_a_token_and_what_it_is_worth() -> None:
         )
 
     assert (session.token, session.user.name) == ("t0ken", "alice")
-    assert session.project == Named(PROJECT, "eu-de")
+    assert session.project == NamedRef(PROJECT, "eu-de")
     assert session.expires_at == NOW + timedelta(days=1)
     assert session.service_url == "https://cce.test"
     assert service.sent()["auth"] == {
@@ -96,12 +125,12 @@ def test_a_user_is_named_by_id_and_a_scope_is_optional(login: Login, scope: obje
     assert "'p'" not in repr(login)
 
 
-def test_a_token_is_looked_at_rescoped_and_revoked() -> None:
+def test_a_token_is_read_rescoped_and_revoked() -> None:
     service = Service(httpx.Response(200, json=TOKEN_BODY, headers={"X-Subject-Token": "new"}))
     with service.client() as client:
         assert client.session("t0ken").user.id == "u" * 32
         assert service.requests[-1].headers["X-Subject-Token"] == "t0ken"
-        assert client.rescoped("t0ken", PROJECT).token == "new"
+        assert client.rescope("t0ken", PROJECT).token == "new"
         assert service.sent()["auth"]["identity"] == {"methods": ["token"], "token": {"id": "t0ken"}}
     gone = Service(httpx.Response(204))
     with gone.client() as client:
@@ -115,8 +144,8 @@ def test_projects_and_clusters_are_listed() -> None:
         "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
     }
     with Service(httpx.Response(200, json=body)).client() as client:
-        assert client.projects() == (Named(PROJECT, "eu-de"),)
-        assert client.clusters(PROJECT) == (Named(CLUSTER, "prod"),)
+        assert client.projects() == (NamedRef(PROJECT, "eu-de"),)
+        assert client.clusters(PROJECT) == (NamedRef(CLUSTER, "prod"),)
     with Service(httpx.Response(200, json={"items": None})).client() as client:
         assert client.clusters(PROJECT) == ()
 
@@ -137,10 +166,10 @@ def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, conte
     assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
 
 
-def test_a_kubeconfig_is_asked_for_in_the_contracts_words() -> None:
+def test_a_kubeconfig_is_requested_with_the_contracts_fields() -> None:
     service = Service(httpx.Response(200, json={"kind": "Config"}))
     with service.client(TokenAuth("t0ken")) as client:
-        assert client.kubeconfig(PROJECT, CLUSTER, Wish(expire_at=NOW, csr_pem="CSR", reason="r")) == {
+        assert client.issue(PROJECT, CLUSTER, IssueOptions(expire_at=NOW, csr="CSR", reason="r")).body == {
             "kind": "Config"
         }
 
@@ -151,18 +180,18 @@ def test_a_kubeconfig_is_asked_for_in_the_contracts_words() -> None:
     assert service.sent() == {"expire_at": "2026-01-15 10:30:00 +0000 UTC", "csr": "CSR", "reason": "r"}
 
 
-def test_an_id_from_outside_is_no_path() -> None:
+def test_ids_are_escaped_in_paths() -> None:
     service = Service(httpx.Response(200, json={}))
     with service.client() as client:
-        client.kubeconfig("../../v3", "a/b?c", Wish(duration=1))
+        client.issue("../../v3", "a/b?c", IssueOptions(duration=1))
     path = b"/api/v3/projects/..%2F..%2Fv3/clusters/a%2Fb%3Fc/clustercert"
     assert service.requests[0].url.raw_path == path
 
 
-def test_the_longest_lifetime_is_asked_for_without_issuing() -> None:
+def test_the_longest_lifetime_is_read_by_a_dry_run() -> None:
     service = Service(httpx.Response(200, json={"not_after": "2026-01-16T10:30:00Z"}))
     with service.client() as client:
-        assert client.longest(PROJECT, CLUSTER) == NOW + timedelta(days=1)
+        assert client.longest_not_after(PROJECT, CLUSTER) == NOW + timedelta(days=1)
     assert service.requests[0].url.query == b"dryRun=All"
     assert service.sent() == {"duration": -1}
 
@@ -170,8 +199,8 @@ def test_the_longest_lifetime_is_asked_for_without_issuing() -> None:
 def test_a_signed_request_verifies() -> None:
     service = Service(httpx.Response(200, json={"kind": "Config", "not_after": "2026-01-16T10:30:00Z"}))
     with service.client(AccessKeyAuth("AKEXAMPLE", "s3cret", lambda: NOW)) as client:
-        client.kubeconfig(PROJECT, CLUSTER, Wish(duration=1))
-        client.longest(PROJECT, CLUSTER)
+        client.issue(PROJECT, CLUSTER, IssueOptions(duration=1))
+        client.longest_not_after(PROJECT, CLUSTER)
 
     for request in service.requests:
         unverified = parse_authorization(request.headers["Authorization"])
@@ -193,21 +222,21 @@ def test_a_signed_request_verifies() -> None:
         ),
         ({"errorCode": "CCE.01403001", "errorMessage": "No."}, "No. (CCE.01403001, request def)"),
         ({"error": {"code": 403, "message": "No.", "title": "Forbidden"}}, "No. (403, request def)"),
-        ({}, "no explanation (403, request def)"),
+        ({}, "No message. (403, request def)"),
     ],
 )
-def test_a_refusal_is_told_in_the_services_words(answer: object, said: str) -> None:
+def test_an_api_error_has_the_services_message(answer: object, said: str) -> None:
     response = httpx.Response(403, json=answer, headers={"X-Request-Id": "def"})
-    with Service(response).client() as client, pytest.raises(Refused) as refusal:
+    with Service(response).client() as client, pytest.raises(ApiError) as refusal:
         client.projects()
     assert (refusal.value.message, refusal.value.http_status) == (said, 403)
 
 
 @pytest.mark.parametrize("content", [b"<html>Bad gateway</html>", b"[]", b"", b"\xff", b"[" * 100_000])
-def test_a_refusal_by_something_else_is_told_too(content: bytes) -> None:
+def test_an_error_without_a_json_body_has_its_status(content: bytes) -> None:
     with (
         Service(httpx.Response(502, content=content)).client() as client,
-        pytest.raises(Refused, match="status 502"),
+        pytest.raises(ApiError, match="status 502"),
     ):
         client.projects()
 
@@ -225,65 +254,88 @@ def test_a_refusal_by_something_else_is_told_too(content: bytes) -> None:
         b"[" * 100_000,
     ],
 )
-def test_an_answer_of_another_form_is_told(content: bytes) -> None:
+def test_an_answer_of_another_format_is_refused(content: bytes) -> None:
     with (
         Service(httpx.Response(200, content=content)).client() as client,
-        pytest.raises(ClientError, match="not as this service does"),
+        pytest.raises(ClientError, match="not in this service's format"),
     ):
         client.projects()
 
 
-def test_an_answer_without_end_is_not_read_to_it() -> None:
+def test_a_too_large_answer_is_refused() -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield bytes(1024 * 1024)
 
     with (
         Service(lambda _: httpx.Response(200, content=endless())).client() as client,
-        pytest.raises(ClientError, match=f"{MAX_ANSWER_BYTES // 1024**2} MiB"),
+        pytest.raises(ClientError, match=f"{MAX_RESPONSE_BYTES // 1024**2} MiB"),
     ):
         client.projects()
 
 
-def test_a_wrong_clock_is_named() -> None:
+def test_a_clock_difference_is_reported() -> None:
     refusal = httpx.Response(401, json={}, headers={"Date": "Thu, 15 Jan 2026 11:00:00 GMT"})
     with (
         Service(refusal).client(AccessKeyAuth("AK", "SK", lambda: NOW)) as client,
-        pytest.raises(Refused, match="clock is 30 minutes off"),
+        pytest.raises(ApiError, match="differ by 30 minutes"),
     ):
         client.projects()
 
 
 @pytest.mark.parametrize("date", ["Thu, 15 Jan 2026 10:31:00 GMT", "", "today"])
-def test_a_right_clock_is_not_blamed(date: str) -> None:
+def test_no_clock_difference_is_not_reported(date: str) -> None:
     refusal = httpx.Response(401, json={}, headers={"Date": date})
     with (
         Service(refusal).client(AccessKeyAuth("AK", "SK", lambda: NOW)) as client,
-        pytest.raises(Refused) as refused,
+        pytest.raises(ApiError) as refused,
     ):
         client.projects()
-    assert "clock" not in refused.value.message
+    assert "clocks" not in refused.value.message
 
 
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (httpx.ReadTimeout(""), "in time"),
-        (httpx.ConnectTimeout(""), "in time"),
-        (httpx.ConnectError("Connection refused"), "Can't connect to"),
-        (httpx.RemoteProtocolError("illegal"), "https or http"),
-        (httpx.ProxyError("no"), "https or http"),
+        (TimeoutError(), "in time"),
+        (ConnectionRefusedError(111, "Connection refused"), r"Can't connect to .* \(Connection refused\)"),
+        (socket.gaierror(-2, "Name or service not known"), r"\(Name or service not known\)"),
+        (OSError("Tunnel connection failed: 407"), r"Can't connect to .* \(Tunnel connection failed: 407\)"),
+        (http.client.BadStatusLine("x"), "https or http"),
+        (http.client.RemoteDisconnected("closed"), "https or http"),
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER]"), "https or http"),
     ],
 )
-def test_a_failing_network_is_a_sentence(failure: httpx.RequestError, said: str) -> None:
+def test_network_errors_become_client_errors(failure: Exception, said: str) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise failure
 
-    with Service(fail).client() as client, pytest.raises(ClientError, match=said):
+    with Service(fail).client() as client, pytest.raises(Unreachable, match=said):
         client.projects()
 
 
-def test_nothing_listening_is_a_sentence() -> None:
+def test_a_header_that_cannot_be_sent_is_not_shown() -> None:
+    with (
+        Client("http://127.0.0.1:9", TokenAuth("t0ken\nX: y")) as client,
+        pytest.raises(ClientError) as refused,
+    ):
+        client.projects()
+    assert "t0ken" not in refused.value.message
+
+
+def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(Connection, "trace", lines.append)
+    service = Service(httpx.Response(201, json=TOKEN_BODY, headers={"X-Subject-Token": "t0ken"}))
+    with service.client(TokenAuth("t0ken")) as client:
+        client.log_in(Login("alice", "Default", "pässword"))
+    (line,) = lines
+    assert line.startswith(f"POST {URL}/v3/auth/tokens: 201, ")
+    assert "t0ken" not in line
+    assert "pässword" not in line
+
+
+def test_a_refused_connection_becomes_a_client_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -291,9 +343,68 @@ def test_nothing_listening_is_a_sentence() -> None:
             client.projects()
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@contextmanager
+def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tuple[str, str | None]]:
+    """A server that sends a few bytes every 50 ms after the head, for 60 seconds. Yields its address and CA."""
+    ended = threading.Event()
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=1))
+    pem = folder / "pair.pem"
+    pem.write_bytes(chain_pem((leaf,)) + key_pem(key))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with context.wrap_socket(connection, server_side=True) if tls else connection as client:
+            client.recv(65536)
+            client.sendall(head)
+            for _ in range(1200):
+                if ended.wait(0.05):
+                    return
+                try:
+                    client.sendall(drip)
+                except OSError:
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        ca_pem = chain_pem((ca,)).decode() if tls else None
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", ca_pem
+        ended.set()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("head", "drip", "tls"),
+    [
+        pytest.param(HEAD + b"Content-Length: 100000\r\n\r\n", b" ", False, id="body"),
+        pytest.param(HEAD + b"Content-Length: 100000\r\n\r\n", b" ", True, id="body-tls"),
+        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", False, id="chunks"),
+        pytest.param(HEAD + b"Connection: close\r\n\r\n", b" ", False, id="until-close"),
+        pytest.param(HEAD + b"X-Endless: ", b"x", False, id="header"),
+        pytest.param(b"", b"H", True, id="status-line-tls"),
+    ],
+)
+def test_a_response_that_trickles_ends_at_the_time_limit(
+    head: bytes, drip: bytes, tls: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "RESPONSE_SECONDS", 0.5)
+    with (
+        dripping(head, drip, tmp_path, tls=tls) as (url, ca_pem),
+        Client(url, ca_pem=ca_pem) as client,
+        pytest.raises(Unreachable, match="in time"),
+    ):
+        client.projects()
+
+
 @contextmanager
 def tls_server(certificate_pem: bytes, private_key_pem: bytes, folder: Any) -> Iterator[str]:
-    """Something that shows a certificate and then hangs up."""
+    """A TLS server that answers one request and closes the connection."""
     pem = folder / "pair.pem"
     pem.write_bytes(certificate_pem + private_key_pem)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -329,11 +440,85 @@ def test_only_the_named_ca_is_trusted(tmp_path: Any) -> None:
         with Client(url, ca_pem=chain_pem((ca,)).decode()) as client:
             assert client.projects() == ()
         for ca_pem in (None, chain_pem((other,)).decode()):
-            with Client(url, ca_pem=ca_pem) as client, pytest.raises(ClientError, match="--ca-file"):
+            with Client(url, ca_pem=ca_pem) as client, pytest.raises(UntrustedCertificate, match="--ca-file"):
                 client.projects()
+        with Client(url, ca_pem=chain_pem((leaf,)).decode()) as client:
+            assert client.projects() == ()
 
 
-def test_a_ca_file_that_is_none_is_told() -> None:
+def test_a_ca_without_key_usage_is_accepted(tmp_path: Any) -> None:
+    key, ca_key = new_key("ec-p256"), new_key("ec-p256")
+    now = datetime.now(UTC) - timedelta(minutes=1)
+    _, template = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
+    ca = plain_certificate(template.subject, template.subject, ca_key.public_key(), ca_key, now, None)
+    name = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    leaf = plain_certificate(x509.Name([]), ca.subject, key.public_key(), ca_key, now, name)
+    with (
+        tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url,
+        Client(url, ca_pem=chain_pem((ca,)).decode()) as client,
+    ):
+        assert client.projects() == ()
+
+
+def plain_certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: Any,
+    key: Any,
+    now: datetime,
+    name: x509.SubjectAlternativeName | None,
+) -> x509.Certificate:
+    """A certificate with no extensions but basicConstraints or the name."""
+    builder = (
+        x509.CertificateBuilder(issuer, subject, public_key, x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+    )
+    if name is None:
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=False)
+    else:
+        builder = builder.add_extension(name, critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+class Proxy:
+    """A proxy that opens one tunnel, and records what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = b""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            self.asked = client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            client.recv(65536)
+            client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"projects":[]}')
+        self._listener.close()
+
+
+def test_the_proxy_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxy = Proxy()
+    monkeypatch.setenv("http_proxy", f"http://us%40er:secret@127.0.0.1:{proxy.port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with Client("http://clustercert.test:8080") as client:
+        assert client.projects() == ()
+    assert proxy.asked.startswith(b"CONNECT clustercert.test:8080 HTTP/1.")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:secret") in proxy.asked
+
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
+    with Client("http://clustercert.test:8080") as client, pytest.raises(ClientError, match="http_proxy"):
+        client.projects()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable, match="refused"):
+        client.projects()
+
+
+def test_an_invalid_ca_is_refused() -> None:
     with pytest.raises(ClientError, match="not a PEM file"):
         Client(URL, ca_pem="nonsense")
 
@@ -349,7 +534,7 @@ def test_a_ca_file_that_is_none_is_told() -> None:
         ("http://[::1]:8080", "http://[::1]:8080"),
     ],
 )
-def test_an_address_is_taken_as_people_say_it(text: str, url: str) -> None:
+def test_addresses_are_normalized(text: str, url: str) -> None:
     assert service_url(text) == url
 
 
@@ -367,12 +552,12 @@ def test_an_address_is_taken_as_people_say_it(text: str, url: str) -> None:
         "https://[",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ClientError, match=r"like https://clustercert\.example\.com"):
         service_url(text)
 
 
-def test_secrets_do_not_go_over_plain_http_unasked() -> None:
+def test_plain_http_needs_an_option() -> None:
     with pytest.raises(ClientError, match="--plain-http"):
         service_url("http://clustercert.example.com")
     assert service_url("http://clustercert.example.com", plain_http=True) == "http://clustercert.example.com"

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.certificate import MAX_NAME, new_serial
-from clustercert.enforcement.access import Access
-from clustercert.enforcement.bindings import Bindings
-from clustercert.errors import Forbidden
+from clustercert.kubernetes.bindings import Bindings
+from clustercert.kubernetes.service_access import Access
 from clustercert.model import (
     ClusterOptions,
     credential_group,
@@ -18,14 +16,17 @@ from clustercert.model import (
     is_credential_number,
     number_of,
 )
-from issuing import Book
-from nouns import NOW, cluster, grant
+from clustercert.model.errors import Forbidden
+from clustercert.pki.leaf import new_serial
+from clustercert.pki.subject import MAX_NAME
+from support.issuance_doubles import issuance
+from support.samples import NOW, cluster, grant
 
 SERIAL = "7f" * 20
 
 
 @given(st.one_of(st.integers(0, 2**160 - 1), st.integers(0, 300)))
-def test_a_number_is_forty_digits_and_its_group_fits_into_an_organization_name(serial: int) -> None:
+def test_a_credential_number_has_40_digits_and_fits_into_a_group(serial: int) -> None:
     number = credential_number(serial)
     assert (len(number), int(number, 16), number) == (40, serial, number.lower())
     assert is_credential_number(number)
@@ -43,7 +44,7 @@ def test_a_new_serial_is_its_own_number() -> None:
 @pytest.mark.parametrize(
     "text", ["", "0" * 39, "0" * 41, "A" * 40, "g" * 40, "0" * 40 + "\n", "٣" * 40, "0x" + "0" * 38]
 )
-def test_anything_else_is_no_number_and_still_a_group_under_the_prefix(text: str) -> None:
+def test_a_malformed_number_is_rejected_but_its_group_has_the_prefix(text: str) -> None:
     assert not is_credential_number(text)
     group = f"clustercert:credential:{text}"
     assert credential_groups([group]) == [group]
@@ -74,7 +75,7 @@ class NeverRevoked:
 
 
 def bindings() -> Bindings:
-    return Bindings(Access({}, Book(), NeverRevoked(), lambda: NOW))
+    return Bindings(Access(issuance(), NeverRevoked().is_revoked, lambda: NOW))
 
 
 def with_roles(roles: dict[str, str] | None) -> ClusterOptions:
@@ -82,15 +83,17 @@ def with_roles(roles: dict[str, str] | None) -> ClusterOptions:
 
 
 @pytest.mark.parametrize("roles", [None, {}])
-def test_where_certificates_are_not_bound_the_grant_keeps_its_groups(roles: dict[str, str] | None) -> None:
+def test_without_bindings_the_grant_keeps_its_groups(roles: dict[str, str] | None) -> None:
     guarded = replace(cluster(), options=with_roles(roles))
-    assert bindings().granted(guarded, grant()) == grant()
+    assert bindings().apply_credential_group(guarded, grant()) == grant()
 
 
-def test_where_each_certificate_is_bound_its_credential_group_stands_alone() -> None:
+def test_with_bindings_a_certificate_has_only_its_credential_group() -> None:
     guarded = replace(cluster(), options=with_roles({"admin": "cluster-admin"}))
-    assert bindings().granted(guarded, grant()) == replace(grant(), groups=())
-    other = replace(grant(), rule="member", trace={"rule": "member"})
+    assert bindings().apply_credential_group(guarded, grant()) == replace(grant(), groups=())
+    several = replace(grant(), rule="member", rules=("member", "admin", "reader"))
+    assert bindings().apply_credential_group(guarded, several) == replace(several, rule="admin", groups=())
+    other = replace(grant(), rule="member", rules=("member",), trace={"rule": "member"})
     with pytest.raises(Forbidden, match="no ClusterRole for the rule member") as refused:
-        bindings().granted(guarded, other)
+        bindings().apply_credential_group(guarded, other)
     assert refused.value.trace == {"rule": "member"}

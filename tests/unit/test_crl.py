@@ -1,6 +1,8 @@
 """Revocation lists as OpenSSL and a parser read them."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,15 +12,22 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.certificate import LeafBuilder, new_client_ca, new_signing_request, serial_hex
-from clustercert.crl import Entry, crl_pem, new_crl
-from clustercert.keypair import new_key
 from clustercert.model import KeyType
-from leaf import openssl
-from nouns import BACKDATE, CA_KEY, ISSUED_AT, client_ca, grant
+from clustercert.model.errors import SignerError
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.crl import CrlContent, CrlEntry, check_crl, crl_pem, new_crl
+from clustercert.pki.keys import new_key
+from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
+from support.leaf_checks import openssl
+from support.samples import BACKDATE, CA_KEY, ISSUED_AT, client_ca, grant
 
 NEXT = ISSUED_AT + timedelta(days=1)
 CA = client_ca()
+REVOKED = CrlEntry("0a" * 20, ISSUED_AT, "unspecified")
+
+
+def content_of(entries: Sequence[CrlEntry] = (REVOKED,), number: int = 1) -> CrlContent:
+    return CrlContent(entries, number, this_update=ISSUED_AT, next_update=NEXT)
 
 
 @pytest.mark.parametrize("kind", ["ec-p256", "ec-p384", "ed25519", "rsa-2048"])
@@ -26,8 +35,8 @@ def test_openssl_verifies_a_list_of_each_kind_of_ca(kind: KeyType, tmp_path: Pat
     key = new_key(kind)
     ca = new_client_ca("clustercert test", key, ISSUED_AT - BACKDATE, timedelta(days=30))
     (tmp_path / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
-    entry = Entry("0a" * 20, ISSUED_AT, "keyCompromise")
-    crl = new_crl(ca, key, [entry], number=7 << 40, this_update=ISSUED_AT, next_update=NEXT)
+    entry = CrlEntry("0a" * 20, ISSUED_AT, "keyCompromise")
+    crl = new_crl(ca, key, CrlContent([entry], 7 << 40, this_update=ISSUED_AT, next_update=NEXT))
     (tmp_path / "crl.pem").write_bytes(crl_pem(crl))
     said = openssl("crl", "-in", tmp_path / "crl.pem", "-CAfile", tmp_path / "ca.pem", "-noout", "-text")
     text = said.decode()
@@ -56,10 +65,7 @@ def test_a_leaf_fails_the_check_once_it_is_listed(tmp_path: Path) -> None:
     crl = new_crl(
         CA.certificate,
         CA_KEY,
-        [Entry(serial_hex(leaves[0]), ISSUED_AT, "unspecified")],
-        number=1,
-        this_update=ISSUED_AT,
-        next_update=NEXT,
+        content_of([CrlEntry(serial_hex(leaves[0].serial_number), ISSUED_AT, "unspecified")]),
     )
     files = {"ca.pem": CA.certificate.public_bytes(Encoding.PEM), "crl.pem": crl_pem(crl)}
     files |= {f"leaf{number}.pem": leaf.public_bytes(Encoding.PEM) for number, leaf in enumerate(leaves)}
@@ -102,19 +108,13 @@ def test_what_is_listed_is_what_a_parser_finds(
 ) -> None:
     now = ISSUED_AT + timedelta(seconds=seconds)
     entries = [
-        Entry(f"{serial:x}", now - timedelta(seconds=place), reason)  # type: ignore[arg-type] # one of the five
+        CrlEntry(f"{serial:x}", now - timedelta(seconds=place), reason)  # type: ignore[arg-type] # one of the five
         for place, (serial, reason) in enumerate(zip(serials, reasons, strict=False))
     ]
-    crl = x509.load_der_x509_crl(
-        new_crl(
-            CA.certificate,
-            CA_KEY,
-            entries,
-            number=number,
-            this_update=now,
-            next_update=now + timedelta(days=1),
-        )
-    )
+    asked = CrlContent(entries, number, this_update=now, next_update=now + timedelta(days=1))
+    der = new_crl(CA.certificate, CA_KEY, asked)
+    check_crl(der, CA.certificate, asked)
+    crl = x509.load_der_x509_crl(der)
     assert crl.is_signature_valid(CA_KEY.public_key())
     assert crl.issuer == CA.certificate.subject
     assert (crl.last_update_utc, crl.next_update_utc) == (now, now + timedelta(days=1))
@@ -135,6 +135,24 @@ def test_what_is_listed_is_what_a_parser_finds(
 
 def test_a_long_list_takes_time_in_proportion(tmp_path: Path) -> None:
     """Ten thousand: copying the list at each entry would take minutes for ten times as many."""
-    entries = [Entry(os.urandom(19).hex(), ISSUED_AT, "unspecified") for _ in range(10_000)]
-    der = new_crl(CA.certificate, CA_KEY, entries, number=1, this_update=ISSUED_AT, next_update=NEXT)
+    entries = [CrlEntry(os.urandom(19).hex(), ISSUED_AT, "unspecified") for _ in range(10_000)]
+    der = new_crl(CA.certificate, CA_KEY, content_of(entries))
     assert len(x509.load_der_x509_crl(der)) == len(entries)
+
+
+def test_another_crl_than_the_requested_one_is_refused() -> None:
+    other_ca = new_client_ca("other", CA_KEY, ISSUED_AT - BACKDATE, timedelta(days=30))
+    answers = [
+        b"",
+        b"0" * 100,
+        new_crl(CA.certificate, CA_KEY, content_of(())),
+        new_crl(CA.certificate, CA_KEY, content_of((REVOKED, replace(REVOKED, serial="0b")))),
+        new_crl(CA.certificate, CA_KEY, content_of(number=2)),
+        new_crl(CA.certificate, CA_KEY, replace(content_of(), next_update=NEXT + timedelta(seconds=1))),
+        new_crl(CA.certificate, new_key("ec-p256"), content_of()),
+        new_crl(CA.certificate, new_key("ed25519"), content_of()),
+        new_crl(other_ca, CA_KEY, content_of()),
+    ]
+    for der in answers:
+        with pytest.raises(SignerError):
+            check_crl(der, CA.certificate, content_of())

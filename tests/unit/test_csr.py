@@ -10,12 +10,13 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asn1 import csr_of_version, flipped, pem, unsigned_csr
-from clustercert.errors import InvalidRequest
-from clustercert.keypair import csr_public_key, key_pem, key_type_of, new_key
 from clustercert.model import KeyType, PrivateKey
-from leaf import openssl, spki
-from nouns import SERVER_CA
+from clustercert.model.errors import InvalidRequest
+from clustercert.pki.csr import csr_public_key
+from clustercert.pki.keys import key_pem, key_type_of, new_key
+from support.asn1 import csr_of_version, flipped, pem, unsigned_csr
+from support.leaf_checks import openssl, spki
+from support.samples import SERVER_CA
 
 LEAF_KEY = new_key("ec-p256")
 
@@ -115,7 +116,14 @@ def test_a_csr_that_is_not_exactly_one_good_request_is_refused(name: str) -> Non
     assert refused.value.message.endswith(".")
 
 
-def test_an_rsa_key_over_4096_bits_is_refused_before_its_signature_is_checked() -> None:
+@pytest.mark.parametrize("exponent", [2**31 + 11, 2**2046 + 1])
+def test_a_large_rsa_exponent_is_refused_before_verification(exponent: int) -> None:
+    numbers = rsa.RSAPublicNumbers(exponent, (1 << 2047) + 12345678901)
+    with pytest.raises(InvalidRequest, match=r"an exponent from 65537 to 2\^31"):
+        csr_public_key(unsigned_csr(spki(numbers.public_key())))
+
+
+def test_an_rsa_key_over_4096_bits_is_refused_before_verification() -> None:
     numbers = rsa.RSAPublicNumbers(65537, (1 << 8191) + 12345678901)
     assert numbers.public_key().key_size == 8192
     with pytest.raises(InvalidRequest, match="2048 to 4096"):

@@ -1,17 +1,17 @@
-"""Whom `known-only` spares; that an API server's match conditions say the same is in `test_manifests`."""
+"""Exemptions of `known-only`. `test_manifests` compares them with the match conditions of API servers."""
 
 import pytest
 
 from clustercert.model import ClusterOptions
-from clustercert.webhook.exemptions import exempt
-from clustercert.webhook.review import Identity
+from clustercert.policy.exemptions import exempted_template, groups_and_templates, is_exempt
+from clustercert.policy.rule_settings import PolicySettings
 
-POLICY_GROUPS = ("auditors", "system:auditors")
+POLICY_GROUPS = ("auditors", "system:auditors", "team:{group}", "{group}:x", "system:{role}", "a:b{role}")
 
 
-def spared(username: str, *groups: str, exemptions: tuple[str, ...] | None = None) -> bool:
+def exempted(username: str, *groups: str, exemptions: tuple[str, ...] | None = None) -> bool:
     options = ClusterOptions() if exemptions is None else ClusterOptions(exemptions=exemptions)
-    return exempt(Identity(username, groups, ()), options, POLICY_GROUPS)
+    return is_exempt(username, groups, options, POLICY_GROUPS)
 
 
 @pytest.mark.parametrize(
@@ -22,36 +22,34 @@ def spared(username: str, *groups: str, exemptions: tuple[str, ...] | None = Non
         ("kubelet", ("system:nodes",), True),
         ("admin", ("system:masters",), True),
         ("bob", ("devs",), False),
-        # On every request there is: sparing them would spare everybody.
+        # Every request has one of these groups.
         ("bob", ("system:authenticated",), False),
         ("bob", ("system:unauthenticated", "system:authenticated"), False),
         ("system:node:n1", ("system:authenticated",), True),
-        # Each group has to match, whatever the name is.
+        # All groups must match; the user name does not matter.
         ("system:node:n1", ("system:nodes", "devs"), False),
         ("system:kube-scheduler", ("devs", "system:authenticated"), False),
         ("my-system:node", (), False),
         ("", (), False),
     ],
 )
-def test_by_default_what_is_kubernetes_own_is_spared(
-    username: str, groups: tuple[str, ...], expected: bool
-) -> None:
-    assert spared(username, *groups) is expected
+def test_system_names_are_exempt_by_default(username: str, groups: tuple[str, ...], expected: bool) -> None:
+    assert exempted(username, *groups) is expected
 
 
-def test_an_asterisk_stands_for_anything_only_at_the_end() -> None:
+def test_an_asterisk_is_a_wildcard_only_at_the_end() -> None:
     exemptions = ("ci-*", "*bot", "exact", "system:authenticated")
-    assert spared("ci-1", exemptions=exemptions)
-    assert spared("ci-", exemptions=exemptions)
-    assert spared("bob", "exact", exemptions=exemptions)
-    assert spared("*bot", exemptions=exemptions)
-    assert not spared("robot", exemptions=exemptions)
-    assert not spared("exactly", exemptions=exemptions)
-    assert not spared("ci", exemptions=exemptions)
-    assert not spared("system:node:n", exemptions=exemptions)
-    assert not spared("bob", "system:authenticated", exemptions=exemptions)
-    assert spared("anybody", exemptions=("*",))
-    assert not spared("system:node", exemptions=())
+    assert exempted("ci-1", exemptions=exemptions)
+    assert exempted("ci-", exemptions=exemptions)
+    assert exempted("bob", "exact", exemptions=exemptions)
+    assert exempted("*bot", exemptions=exemptions)
+    assert not exempted("robot", exemptions=exemptions)
+    assert not exempted("exactly", exemptions=exemptions)
+    assert not exempted("ci", exemptions=exemptions)
+    assert not exempted("system:node:n", exemptions=exemptions)
+    assert not exempted("bob", "system:authenticated", exemptions=exemptions)
+    assert exempted("anybody", exemptions=("*",))
+    assert not exempted("system:node", exemptions=())
 
 
 @pytest.mark.parametrize(
@@ -66,10 +64,40 @@ def test_an_asterisk_stands_for_anything_only_at_the_end() -> None:
         ("bob", ("auditors",)),
         ("system:node:n1", ("system:nodes", "system:auditors")),
         ("auditors", ()),
+        ("bob", ("team:a",)),
+        ("bob", ("system:nodes", "team:")),
+        ("bob", ("a:b",)),
+        ("team:x", ()),
     ],
 )
 @pytest.mark.parametrize("exemptions", [("*",), ("clustercert:*", "auditors", "*"), ("system:*",)])
-def test_a_name_or_group_of_ours_is_never_spared(
+def test_our_names_and_groups_are_never_exempt(
     username: str, groups: tuple[str, ...], exemptions: tuple[str, ...]
 ) -> None:
-    assert not spared(username, *groups, exemptions=exemptions)
+    assert not exempted(username, *groups, exemptions=exemptions)
+
+
+def test_the_templates_of_a_policy_are_among_its_groups() -> None:
+    rules = [{"grant": {"groups": ["a", "team:{group}"]}}, {"role": "r", "groups": ["{role}"]}]
+    policy = PolicySettings.model_validate({"rules": rules}).policy()
+    assert groups_and_templates(policy.rules) == {"a", "team:{group}", "{role}"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "template"),
+    [
+        ("ops", "{group}"),
+        ("ops*", "{group}"),
+        ("*", "{group}"),
+        ("ops:x", "{role}:x"),
+        ("ops:*", "{role}:x"),
+        ("system:*", None),
+        ("kubeadm:cluster:admins", None),
+        ("kubeadm:cluster:*", None),
+    ],
+)
+def test_a_pattern_for_names_of_a_template_without_a_prefix_is_found(
+    pattern: str, template: str | None
+) -> None:
+    assert exempted_template(pattern, ["team:{group}", "{group}", "{role}:x", "plain"]) == template
+    assert exempted_template(pattern, ["team:{group}", "plain"]) is None

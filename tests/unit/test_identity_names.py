@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.errors import InvalidRequest
 from clustercert.identity.names import MAX_NAME, checked_description, checked_name, is_id, searchable
+from clustercert.model.errors import InvalidRequest
 
 nouns = st.sampled_from(sorted(MAX_NAME))
 

@@ -9,9 +9,9 @@ from argon2 import PasswordHasher
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.errors import InvalidRequest, Unavailable
 from clustercert.identity import passwords as passwords_module
 from clustercert.identity.passwords import DEFAULT_HASHER, Passwords
+from clustercert.model.errors import InvalidRequest, Unavailable
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
@@ -45,7 +45,7 @@ def test_the_default_parameters_are_the_recommended_ones() -> None:
 
 
 @pytest.mark.parametrize("password", ["", "1234567", "x" * 1025, "é" * 513, "abcdefgh\ud800"])
-async def test_what_can_be_no_password_is_refused_where_it_is_set_and_matches_nothing(password: str) -> None:
+async def test_an_impossible_password_is_refused_and_matches_nothing(password: str) -> None:
     passwords = Passwords(CHEAP)
     with pytest.raises(InvalidRequest, match="at least 8 characters"):
         await passwords.hashed(password)
@@ -137,10 +137,10 @@ async def test_a_login_that_was_given_up_makes_room() -> None:
 async def test_a_hash_of_other_parameters_is_made_anew_once() -> None:
     old, new = Passwords(CHEAP), Passwords(PasswordHasher(time_cost=2, memory_cost=16, parallelism=1))
     kept = await old.hashed("correct horse")
-    fresh = await new.fresher("correct horse", kept)
+    fresh = await new.rehashed("correct horse", kept)
     assert fresh is not None
     assert await new.matches("correct horse", fresh)
-    assert await new.fresher("correct horse", fresh) is None
+    assert await new.rehashed("correct horse", fresh) is None
 
 
 async def test_hashing_leaves_the_event_loop_free() -> None:

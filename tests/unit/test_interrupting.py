@@ -34,3 +34,23 @@ def test_so_it_is_where_asyncios_own_handler_came_first() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_interruptible(work())
+
+
+def test_work_that_fails_by_its_cancellation_is_interrupted_too() -> None:
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            raise OSError("the connection is closed") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(work())
+
+
+def test_work_that_fails_by_itself_has_failed() -> None:
+    async def work() -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="disk"):
+        run_interruptible(work())

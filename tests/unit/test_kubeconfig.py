@@ -8,12 +8,12 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.certificate import LeafBuilder, new_signing_request
-from clustercert.keypair import new_key
-from clustercert.kubeconfig import render, to_json, to_yaml
+from clustercert.http.cce.clustercert import kubeconfig, to_json, to_yaml
 from clustercert.model import Cluster, Issued, JsonObject
-from leaf import assert_key_matches, leaf_of, user_of
-from nouns import CA_KEY, client_ca, cluster, grant, server_ca_pem
+from clustercert.pki.keys import new_key
+from clustercert.pki.leaf import LeafBuilder, new_signing_request
+from support.leaf_checks import assert_key_matches, leaf_of, user_of
+from support.samples import CA_KEY, client_ca, cluster, grant, server_ca_pem
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 EXTERNAL_URL = "https://203.0.113.54:5443"
@@ -60,12 +60,12 @@ def without_data(document: JsonObject) -> JsonObject:
 )
 def test_a_kubeconfig_is_the_documents_byte_for_byte(golden: str, at: Cluster) -> None:
     expected = json.loads((GOLDEN / golden).read_text())["kubeconfig"]
-    document = without_data(render(issued(at), insecure_external=True))
+    document = without_data(kubeconfig(issued(at), insecure_external=True))
     assert json.dumps(document, indent=2) == json.dumps(expected, indent=2)
 
 
 def test_custom_sans_without_an_eip_follow_the_internal_cluster() -> None:
-    document = cast("Any", render(issued(cluster(san_urls=SAN_URLS)), insecure_external=True))
+    document = cast("Any", kubeconfig(issued(cluster(san_urls=SAN_URLS)), insecure_external=True))
     names = ["internalCluster", "customSAN-0", "customSAN-1"]
     assert [entry["name"] for entry in document["clusters"]] == names
     assert [entry["name"] for entry in document["contexts"]] == ["internal", "customSAN-0", "customSAN-1"]
@@ -74,7 +74,7 @@ def test_custom_sans_without_an_eip_follow_the_internal_cluster() -> None:
 
 def test_the_certificate_and_key_are_base64_of_pem_and_belong_together() -> None:
     one = issued(INTERNAL_ONLY)
-    document = render(one, insecure_external=True)
+    document = kubeconfig(one, insecure_external=True)
     assert leaf_of(document).public_bytes(Encoding.DER) == one.leaf_der
     assert_key_matches(document)
     for value in user_of(document).values():
@@ -82,7 +82,7 @@ def test_the_certificate_and_key_are_base64_of_pem_and_belong_together() -> None
 
 
 def test_the_ca_is_the_api_servers_own_and_not_the_client_ca() -> None:
-    document = cast("Any", render(issued(WITH_SANS), insecure_external=True))
+    document = cast("Any", kubeconfig(issued(WITH_SANS), insecure_external=True))
     for entry in document["clusters"]:
         if entry["name"] != "externalCluster":
             assert base64.b64decode(entry["cluster"]["certificate-authority-data"]) == server_ca_pem()
@@ -91,7 +91,7 @@ def test_the_ca_is_the_api_servers_own_and_not_the_client_ca() -> None:
 def test_no_cluster_has_both_a_ca_and_the_skip() -> None:
     for at in (INTERNAL_ONLY, WITH_EIP, WITH_SANS):
         for insecure_external in (True, False):
-            document = cast("Any", render(issued(at), insecure_external=insecure_external))
+            document = cast("Any", kubeconfig(issued(at), insecure_external=insecure_external))
             for entry in document["clusters"]:
                 options = entry["cluster"].keys() & {"certificate-authority-data", "insecure-skip-tls-verify"}
                 assert len(options) == 1, entry["name"]
@@ -99,8 +99,8 @@ def test_no_cluster_has_both_a_ca_and_the_skip() -> None:
 
 def test_without_the_insecure_external_cluster_only_that_entry_changes() -> None:
     one = issued(WITH_SANS)
-    verified = cast("Any", render(one, insecure_external=False))
-    usual = cast("Any", render(one, insecure_external=True))
+    verified = cast("Any", kubeconfig(one, insecure_external=False))
+    usual = cast("Any", kubeconfig(one, insecure_external=True))
     entry = verified["clusters"][1]
     assert entry["name"] == "externalCluster"
     assert entry["cluster"] == verified["clusters"][2]["cluster"]
@@ -109,14 +109,14 @@ def test_without_the_insecure_external_cluster_only_that_entry_changes() -> None
 
 
 def test_a_csr_gets_no_key_back() -> None:
-    document = render(issued(INTERNAL_ONLY, from_csr=True), insecure_external=True)
+    document = kubeconfig(issued(INTERNAL_ONLY, from_csr=True), insecure_external=True)
     assert list(user_of(document)) == ["client-certificate-data"]
 
 
 @pytest.mark.parametrize("at", [INTERNAL_ONLY, WITH_EIP, WITH_SANS], ids=["internal", "EIP", "SANs"])
 def test_the_yaml_says_the_same_in_the_same_order(at: Cluster) -> None:
-    document = render(issued(at), insecure_external=True)
-    text = to_yaml(document)
+    document = kubeconfig(issued(at), insecure_external=True)
+    text = to_yaml(document).decode()
     assert json.dumps(yaml.safe_load(text)) == json.dumps(document)
     assert text.startswith("kind: Config\n")
     assert "\ncurrent-context: " in text
@@ -131,7 +131,7 @@ def test_the_json_is_the_document_and_each_time_with_its_own_credential(
     answers = []
     for _ in range(2):
         one = issued(at, from_csr=from_csr)
-        document = render(one, insecure_external=insecure_external)
+        document = kubeconfig(one, insecure_external=insecure_external)
         answers.append(to_json(document))
         assert json.loads(answers[-1]) == document
         assert answers[-1].isascii()

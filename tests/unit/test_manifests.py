@@ -7,34 +7,35 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import nouns
-from apiserver.expressions import holds, value
-from clustercert.certificate import chain_pem
-from clustercert.manifests import CREDENTIAL_ID, cel, commented, to_yaml
-from clustercert.manifests.access import SERVICE, bindings, service_access
-from clustercert.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
-from clustercert.manifests.authorization import (
-    Asking,
+from clustercert.kubernetes.manifests import cel, commented, to_yaml
+from clustercert.kubernetes.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
+from clustercert.kubernetes.manifests.authorization import (
+    WebhookConfig,
     authorization_comment,
     authorization_configuration,
     match_conditions,
     webhook_kubeconfig,
 )
-from clustercert.manifests.control_plane import Placed, audit_policy, kubeadm_patch
-from clustercert.manifests.folder import NAMES, Setup, files
+from clustercert.kubernetes.manifests.folder import audit_policy, files, kubeadm_patch
+from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mode_of
+from clustercert.kubernetes.manifests.rbac import bindings, service_access
+from clustercert.kubernetes.manifests.setup import NAMES, Setup
 from clustercert.model import CREDENTIAL_PREFIX, Cluster, ClusterOptions
-from clustercert.webhook.exemptions import exempt
-from clustercert.webhook.review import Identity
+from clustercert.model.kubernetes import CREDENTIAL_ID, SERVICE
+from clustercert.pki.certificates import chain_pem
+from clustercert.policy.exemptions import is_exempt
+from support import samples
+from support.apiserver.expressions import holds, value
 
 FINGERPRINT = "17ead5a1" * 8
 X509 = {CREDENTIAL_ID: [f"X509SHA256={FINGERPRINT}"]}
 NUMBER = "5eed" * 10
 OWN_GROUP = f"{CREDENTIAL_PREFIX}{NUMBER}"
 ANONYMOUS = {"user": "system:anonymous", "groups": ["system:unauthenticated"], "uid": "", "extra": {}}
-ASKING = Asking(
+WEBHOOK_CONFIG = WebhookConfig(
     mode="default",
     groups=("clustercert:admins", 'odd "group" \\ é'),
     unnumbered_until=None,
@@ -45,7 +46,7 @@ ASKING = Asking(
     timeout="3s",
     kubeconfig="/etc/kubernetes/clustercert/webhook.kubeconfig",
 )
-# Flags of kube-apiserver 1.32 and 1.36, as far as anything here names one.
+# Flags of kube-apiserver 1.32 and 1.36 that these tests use.
 FLAGS_OF_KUBE_APISERVER = {
     "--audit-log-path",
     "--audit-policy-file",
@@ -78,71 +79,81 @@ some_names = st.one_of(
 )
 
 
-def asked(asking: Asking, spec: Mapping[str, object]) -> bool:
-    """Whether an API server calls the webhook; it refuses a condition that is neither true nor false."""
-    return all(holds(condition, {"request": spec}) for condition in match_conditions(asking))
+def asked(webhook: WebhookConfig, spec: Mapping[str, object]) -> bool:
+    """Whether an API server calls the webhook. It rejects a condition that is not a boolean."""
+    return all(holds(condition, {"request": spec}) for condition in match_conditions(webhook))
 
 
 def review(
     user: str = "alice", groups: Sequence[str] = (), extra: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    # Source: staging/src/k8s.io/apiserver/pkg/authorization/cel: all four are there whatever was said.
+    # Always with all four fields. Source: staging/src/k8s.io/apiserver/pkg/authorization/cel.
     return {"user": user, "groups": [*groups, "system:authenticated"], "uid": "", "extra": extra or {}}
 
 
-def test_in_the_default_mode_only_certificates_with_a_credential_group_cost_a_call() -> None:
-    assert asked(ASKING, review(groups=["clustercert:admins", OWN_GROUP], extra=X509))
-    assert asked(ASKING, review(groups=[OWN_GROUP], extra=X509))
-    # API servers before 1.32 say no credential id.
-    assert asked(ASKING, review(groups=["clustercert:admins", OWN_GROUP]))
-    assert asked(ASKING, review(groups=[CREDENTIAL_PREFIX], extra={CREDENTIAL_ID: ["JTI=1"]}))
-    assert not asked(ASKING, review(groups=["clustercert:admins"], extra=X509))
-    assert not asked(ASKING, review(groups=["dev"], extra=X509))
-    assert not asked(ASKING, review("system:node:a", ["system:nodes"], X509))
-    assert not asked(ASKING, ANONYMOUS)
+def test_default_mode_asks_only_about_credential_groups() -> None:
+    assert asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins", OWN_GROUP], extra=X509))
+    assert asked(WEBHOOK_CONFIG, review(groups=[OWN_GROUP], extra=X509))
+    # API servers before 1.32 send no credential id.
+    assert asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins", OWN_GROUP]))
+    assert asked(WEBHOOK_CONFIG, review(groups=[CREDENTIAL_PREFIX], extra={CREDENTIAL_ID: ["JTI=1"]}))
+    assert not asked(WEBHOOK_CONFIG, review(groups=["clustercert:admins"], extra=X509))
+    assert not asked(WEBHOOK_CONFIG, review(groups=["dev"], extra=X509))
+    assert not asked(WEBHOOK_CONFIG, review("system:node:a", ["system:nodes"], X509))
+    assert not asked(WEBHOOK_CONFIG, ANONYMOUS)
 
 
-def test_while_certificates_without_that_group_live_client_certificates_in_our_groups_cost_a_call_too() -> (
-    None
-):
-    asking = replace(ASKING, unnumbered_until=nouns.NOW)
-    assert asked(asking, review(groups=["clustercert:admins"], extra=X509))
-    assert asked(asking, review(groups=["x", 'odd "group" \\ é'], extra=X509))
-    assert asked(asking, review(groups=[f"{CREDENTIAL_PREFIX}01ff"], extra=X509))
-    assert asked(asking, review(groups=[OWN_GROUP]))
-    assert not asked(asking, review(groups=["dev"], extra=X509))
-    assert not asked(asking, review(groups=["clustercert:admins"]))
-    assert not asked(asking, review(groups=["clustercert:admins"], extra={CREDENTIAL_ID: ["JTI=1"]}))
-    assert not asked(asking, review("system:node:a", ["system:nodes"], X509))
-    assert not asked(asking, ANONYMOUS)
-    assert "alive until 2026-03-14 15:09 UTC" in authorization_comment(asking)
-    assert "alive until" not in authorization_comment(ASKING)
+def test_default_mode_asks_about_policy_groups_for_unnumbered_certificates() -> None:
+    webhook = replace(WEBHOOK_CONFIG, unnumbered_until=samples.NOW)
+    assert asked(webhook, review(groups=["clustercert:admins"], extra=X509))
+    assert asked(webhook, review(groups=["x", 'odd "group" \\ é'], extra=X509))
+    assert asked(webhook, review(groups=[f"{CREDENTIAL_PREFIX}01ff"], extra=X509))
+    assert asked(webhook, review(groups=[OWN_GROUP]))
+    assert not asked(webhook, review(groups=["dev"], extra=X509))
+    assert not asked(webhook, review(groups=["clustercert:admins"]))
+    assert not asked(webhook, review(groups=["clustercert:admins"], extra={CREDENTIAL_ID: ["JTI=1"]}))
+    assert not asked(webhook, review("system:node:a", ["system:nodes"], X509))
+    assert not asked(webhook, ANONYMOUS)
+    assert "valid until 2026-03-14 15:09 UTC" in authorization_comment(webhook)
+    assert "valid until" not in authorization_comment(WEBHOOK_CONFIG)
 
 
-def test_members_of_masters_are_not_named_in_the_default_mode_where_no_webhook_sees_them() -> None:
-    for until in (None, nouns.NOW):
-        asking = replace(ASKING, groups=("system:masters", "dev"), unnumbered_until=until)
-        assert "system:masters" not in "".join(match_conditions(asking))
-        assert asked(asking, review(groups=["dev"], extra=X509)) == (until is not None)
+def test_default_mode_conditions_omit_system_masters() -> None:
+    for until in (None, samples.NOW):
+        webhook = replace(WEBHOOK_CONFIG, groups=("system:masters", "dev"), unnumbered_until=until)
+        assert "system:masters" not in "".join(match_conditions(webhook))
+        assert asked(webhook, review(groups=["dev"], extra=X509)) == (until is not None)
 
 
-@pytest.mark.parametrize("until", [None, nouns.NOW])
-def test_in_known_only_every_client_certificate_but_the_exempt_costs_a_call(until: datetime | None) -> None:
-    asking = replace(ASKING, mode="known-only", unnumbered_until=until)
-    assert asked(asking, review(extra=X509))
-    assert asked(asking, review(groups=["dev"], extra=X509))
-    assert not asked(asking, review("system:kube-scheduler", extra=X509))
-    assert not asked(asking, review("bob", ["builders"], X509))
-    assert not asked(asking, review("bob", ["builders", "system:nodes"], X509))
-    assert asked(asking, review("bob", ["builders-not"], X509))
-    # Each group has to be exempt, whatever the name is.
-    assert asked(asking, review("bob", ["builders", "dev"], X509))
-    assert asked(asking, review("system:kube-scheduler", ["dev"], X509))
-    # What we issued can be revoked whatever exempts it.
-    assert asked(asking, review("system:x", ["clustercert:admins"], X509))
-    assert asked(asking, review("system:x", ["system:nodes", OWN_GROUP]))
-    assert not asked(asking, review("system:serviceaccount:a:b", ["clustercert:admins"]))
-    assert asked(replace(asking, exemptions=()), review("system:kube-scheduler", extra=X509))
+@pytest.mark.parametrize("until", [None, samples.NOW])
+def test_known_only_asks_about_every_certificate_that_is_not_exempt(until: datetime | None) -> None:
+    webhook = replace(WEBHOOK_CONFIG, mode="known-only", unnumbered_until=until)
+    assert asked(webhook, review(extra=X509))
+    assert asked(webhook, review(groups=["dev"], extra=X509))
+    assert not asked(webhook, review("system:kube-scheduler", extra=X509))
+    assert not asked(webhook, review("bob", ["builders"], X509))
+    assert not asked(webhook, review("bob", ["builders", "system:nodes"], X509))
+    assert asked(webhook, review("bob", ["builders-not"], X509))
+    # All groups must be exempt; the user name does not matter.
+    assert asked(webhook, review("bob", ["builders", "dev"], X509))
+    assert asked(webhook, review("system:kube-scheduler", ["dev"], X509))
+    # Exemptions do not apply to certificates that we issued.
+    assert asked(webhook, review("system:x", ["clustercert:admins"], X509))
+    assert asked(webhook, review("system:x", ["system:nodes", OWN_GROUP]))
+    assert not asked(webhook, review("system:serviceaccount:a:b", ["clustercert:admins"]))
+    assert asked(replace(webhook, exemptions=()), review("system:kube-scheduler", extra=X509))
+
+
+def test_known_only_asks_about_groups_with_the_prefix_of_a_template() -> None:
+    webhook = replace(
+        WEBHOOK_CONFIG, mode="known-only", exemptions=("*",), templates=("team:{group}", "{group.id}")
+    )
+    assert asked(webhook, review("bob", ["team:a"], X509))
+    assert not asked(webhook, review("bob", ["teams"], X509))
+    assert mode_of(match_conditions(webhook)) == "known-only"
+    assert set(groups_in(match_conditions(webhook))) == set(
+        groups_in(match_conditions(replace(webhook, templates=())))
+    )
 
 
 patterns_of_names = st.lists(st.one_of(some_names, some_names.map(lambda name: f"{name}*"), st.just("*")))
@@ -155,15 +166,20 @@ patterns_of_names = st.lists(st.one_of(some_names, some_names.map(lambda name: f
     policy_groups=st.lists(some_names, max_size=3),
 )
 @settings(max_examples=300, deadline=None)
-def test_an_api_server_asks_about_exactly_those_whom_the_webhook_does_not_exempt(
+def test_match_conditions_and_webhook_exempt_the_same_certificates(
     user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
 ) -> None:
-    who = Identity(user, (*groups, "system:authenticated"), (bytes.fromhex(FINGERPRINT),))
     options = ClusterOptions(mode="known-only", exemptions=tuple(patterns))
-    asking = replace(ASKING, mode="known-only", groups=tuple(policy_groups), exemptions=tuple(patterns))
-    assert asked(asking, review(user, groups, X509)) != exempt(who, options, policy_groups)
-    # Without a client certificate only a credential group costs a call.
-    assert asked(asking, review(user, groups)) == any(group.startswith(CREDENTIAL_PREFIX) for group in groups)
+    webhook = replace(
+        WEBHOOK_CONFIG, mode="known-only", groups=tuple(policy_groups), exemptions=tuple(patterns)
+    )
+    assert asked(webhook, review(user, groups, X509)) != is_exempt(
+        user, (*groups, "system:authenticated"), options, policy_groups
+    )
+    # Without a client certificate it asks only about credential groups.
+    assert asked(webhook, review(user, groups)) == any(
+        group.startswith(CREDENTIAL_PREFIX) for group in groups
+    )
 
 
 @given(
@@ -172,31 +188,30 @@ def test_an_api_server_asks_about_exactly_those_whom_the_webhook_does_not_exempt
     patterns=patterns_of_names,
     policy_groups=st.lists(some_names, max_size=3),
 )
+@example(user="{", groups=[], patterns=["*"], policy_groups=["{"])
 @settings(max_examples=300, deadline=None)
-def test_the_condition_of_an_exemption_is_the_rule_of_the_webhook(
+def test_the_cel_exemption_equals_the_webhook_rule(
     user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
 ) -> None:
-    """Also of an identity that is in no group at all."""
-    expected = exempt(
-        Identity(user, tuple(groups), ()), ClusterOptions(exemptions=tuple(patterns)), policy_groups
-    )
-    condition = cel.exempt(patterns, policy_groups)
+    """Includes identities without groups."""
+    expected = is_exempt(user, groups, ClusterOptions(exemptions=tuple(patterns)), policy_groups)
+    condition = cel.is_exempt(patterns, policy_groups)
     assert holds(condition, {"request": {"user": user, "groups": groups}}) is expected
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_any_text_is_itself_in_a_condition(text: str) -> None:
+def test_cel_strings_round_trip_any_text(text: str) -> None:
     assert value(cel.string(text), {}) == text
 
 
-def test_this_service_is_asked_before_rbac_and_the_file_says_all_that_it_must() -> None:
-    document = authorization_configuration(replace(ASKING, failure_policy="Deny"))
+def test_the_authorization_configuration_lists_the_webhook_first() -> None:
+    document = authorization_configuration(replace(WEBHOOK_CONFIG, failure_policy="Deny"))
     assert (document["apiVersion"], document["kind"]) == (
         "apiserver.config.k8s.io/v1",
         "AuthorizationConfiguration",
     )
     webhook, node, rbac = yaml.safe_load(to_yaml([document]))["authorizers"]
-    # An API server refuses other names for these two, and a chain without RBAC.
+    # An API server rejects other names for these two, and a list without RBAC.
     assert (node, rbac) == ({"type": "Node", "name": "node"}, {"type": "RBAC", "name": "rbac"})
     assert webhook["webhook"] == {
         "authorizedTTL": "5s",
@@ -205,12 +220,12 @@ def test_this_service_is_asked_before_rbac_and_the_file_says_all_that_it_must() 
         "subjectAccessReviewVersion": "v1",
         "matchConditionSubjectAccessReviewVersion": "v1",
         "failurePolicy": "Deny",
-        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": ASKING.kubeconfig},
-        "matchConditions": [{"expression": condition} for condition in match_conditions(ASKING)],
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": WEBHOOK_CONFIG.kubeconfig},
+        "matchConditions": [{"expression": condition} for condition in match_conditions(WEBHOOK_CONFIG)],
     }
 
 
-def test_the_webhooks_kubeconfig_has_address_ca_and_token() -> None:
+def test_the_webhook_kubeconfig_has_address_ca_and_token() -> None:
     document = yaml.safe_load(webhook_kubeconfig("https://c.example/x", b"PEM", "ccw_secret"))
     (cluster,), (user,) = document["clusters"], document["users"]
     assert cluster["cluster"]["server"] == "https://c.example/x"
@@ -221,7 +236,7 @@ def test_the_webhooks_kubeconfig_has_address_ca_and_token() -> None:
     assert without["clusters"][0]["cluster"] == {"server": "https://c.example/x"}
 
 
-# The fallback
+# Without the API server's flags
 
 
 def policy_of(documents: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -263,12 +278,12 @@ def by(
         ([], {NUMBER: ""}, True),
         (None, {NUMBER: ""}, True),
         ([CREDENTIAL_PREFIX], {NUMBER: ""}, True),
-        # Two are forged; one of them is revoked.
+        # Two numbers: forged. One of them is revoked.
         ([f"{CREDENTIAL_PREFIX}{'0' * 40}", OWN_GROUP], {NUMBER: ""}, False),
     ],
 )
 @pytest.mark.parametrize("extra", [X509, {CREDENTIAL_ID: [f"X509SHA256={'0' * 64}"]}, {}, None])
-def test_the_admission_policy_reads_credential_numbers_whatever_the_hash(
+def test_the_admission_policy_denies_revoked_credential_numbers(
     extra: Mapping[str, object] | None,
     groups: Sequence[str] | None,
     data: Mapping[str, str] | None,
@@ -296,15 +311,15 @@ def test_the_admission_policy_reads_credential_numbers_whatever_the_hash(
     ],
 )
 @pytest.mark.parametrize("groups", [[], ["clustercert:admins"], [OWN_GROUP]])
-def test_the_admission_policy_refuses_the_revoked_and_nobody_else(
+def test_the_admission_policy_denies_only_revoked_hashes(
     groups: Sequence[str], extra: Mapping[str, object] | None, data: Mapping[str, str] | None, expected: bool
 ) -> None:
-    """By hash, also of what has a number: until the policy is known to read numbers, both are kept."""
+    """Also for certificates with a number: the map has both until `verify` has seen the policy."""
     params = {"metadata": {"name": CONFIG_MAP}} | ({} if data is None else {"data": data})
     assert admits(admission(), {"request": by(extra, groups), "params": params}) is expected
 
 
-def test_the_admission_policy_sees_every_write_and_outlives_its_parameters() -> None:
+def test_the_admission_policy_matches_all_writes() -> None:
     documents = admission()
     policy = policy_of(documents)
     (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
@@ -314,11 +329,11 @@ def test_the_admission_policy_sees_every_write_and_outlives_its_parameters() -> 
     specs: list[Any] = [document.get("spec", {}) for document in documents]
     (reference,) = (spec["paramRef"] for spec in specs if "paramRef" in spec)
     assert reference == {"name": CONFIG_MAP, "namespace": NAMESPACE, "parameterNotFoundAction": "Allow"}
-    # Applied again, it must not take the ids away.
+    # Applying it again must not delete the ids.
     assert not any("data" in document for document in storage())
 
 
-def test_as_many_ids_as_are_promised_fit_into_what_etcd_takes() -> None:
+def test_the_maximum_number_of_revoked_ids_fits_into_etcd() -> None:
     data = {f"{number:064x}": "2026-01-01T00:00:00Z" for number in range(MAX_REVOKED)}
     fields = {f"f:{fingerprint}": dict[str, str]() for fingerprint in data}
     size = len(yaml.dump(data, default_style='"')) + len(repr(fields).replace("'", '"').replace(" ", ""))
@@ -341,7 +356,7 @@ def guarded(roles: Sequence[str], groups: Sequence[str], **more: Any) -> bool:
     )
 
 
-def test_the_service_binds_the_groups_of_its_credentials_and_nothing_else() -> None:
+def test_the_service_may_bind_only_its_credential_groups() -> None:
     roles = ("edit", "view")
     assert guarded(roles, [SERVICE])
     assert guarded(roles, [SERVICE], operation="DELETE")
@@ -353,7 +368,7 @@ def test_the_service_binds_the_groups_of_its_credentials_and_nothing_else() -> N
     assert guarded(roles, ["others"], role="cluster-admin", name="mine")
 
 
-def test_the_service_may_do_what_it_does_and_no_more() -> None:
+def test_the_service_has_only_the_rights_it_needs() -> None:
     rules = [
         (document["kind"], rule["resources"], rule.get("resourceNames"), rule["verbs"])
         for document in service_access(["view", "edit", "view"])
@@ -371,7 +386,7 @@ def test_the_service_may_do_what_it_does_and_no_more() -> None:
 # Control plane
 
 
-def test_the_audit_policy_shows_masters_and_our_groups_before_it_leaves_anything_out() -> None:
+def test_the_audit_policy_logs_masters_and_our_groups_first() -> None:
     rules: Any = audit_policy(("clustercert:admins",))["rules"]
     first, quiet, rest = rules
     assert first == {"level": "Metadata", "userGroups": ["system:masters", "clustercert:admins"]}
@@ -379,24 +394,23 @@ def test_the_audit_policy_shows_masters_and_our_groups_before_it_leaves_anything
     assert rest == {"level": "Metadata"}
 
 
-def test_kubeadm_gets_the_flags_and_the_folder() -> None:
-    placed = Placed("/etc/k", "/etc/k/cas.pem", "/etc/k/a.yaml", "/etc/k/p.yaml", "/etc/k/w")
-    api_server: Any = kubeadm_patch(placed)["apiServer"]
-    assert {each["name"]: each["value"] for each in api_server["extraArgs"]} == {
-        "client-ca-file": "/etc/k/cas.pem",
-        "authorization-config": "/etc/k/a.yaml",
-        "audit-policy-file": "/etc/k/p.yaml",
-        "audit-webhook-config-file": "/etc/k/w",
+def test_the_kubeadm_patch_has_flags_and_volume() -> None:
+    api_server: Any = kubeadm_patch(setup(folder="/etc/k"))["apiServer"]
+    flags = {each["name"]: each["value"] for each in api_server["extraArgs"]}
+    assert flags == {
+        "client-ca-file": "/etc/k/client-ca-bundle.pem",
+        "authorization-config": "/etc/k/authorization-config.yaml",
+        "audit-policy-file": "/etc/k/audit-policy.yaml",
+        "audit-webhook-config-file": "/etc/k/audit-webhook.kubeconfig",
     }
-    assert {f"--{flag}" for flag in placed.flags} <= FLAGS_OF_KUBE_APISERVER
+    assert {f"--{flag}" for flag in flags} <= FLAGS_OF_KUBE_APISERVER
     (volume,) = api_server["extraVolumes"]
     assert (volume["hostPath"], volume["mountPath"], volume["readOnly"]) == ("/etc/k", "/etc/k", True)
 
 
 def test_no_flag_makes_an_api_server_discard_audit_events() -> None:
-    placed = Placed("/etc/k", "/etc/k/cas.pem", "/etc/k/a.yaml", "/etc/k/p.yaml", "/etc/k/w")
     # Truncation discards events over 100 KB; a mode other than batch keeps requests waiting.
-    assert [flag for flag in placed.flags if flag.startswith("audit-")] == [
+    assert [flag for flag in setup().flags if flag.startswith("audit-")] == [
         "audit-policy-file",
         "audit-webhook-config-file",
     ]
@@ -406,7 +420,7 @@ def test_no_flag_makes_an_api_server_discard_audit_events() -> None:
 
 
 def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
-    cluster: Cluster = replace(nouns.cluster(), options=options or ClusterOptions())
+    cluster: Cluster = replace(samples.cluster(), options=options or ClusterOptions())
     said: dict[str, Any] = {
         "cluster": cluster,
         "client_cas_pem": chain_pem((cluster.client_ca.certificate,)),
@@ -414,7 +428,7 @@ def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
         "service_ca_pem": b"PEM",
         "token": "ccw_secret",
         "folder": "/etc/kubernetes/clustercert",
-        "asking": ASKING,
+        "webhook": WEBHOOK_CONFIG,
         "bound": {"clustercert:admins": "cluster-admin"},
         "unbound": ("auditors",),
         "audit": True,
@@ -434,48 +448,51 @@ def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
     ],
     ids=["plain", "known-only", "admission", "bindings"],
 )
-def test_every_file_can_be_read_and_the_token_is_in_the_kubeconfigs_alone(
+def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
     failure_policy: Any, mode: Any, options: ClusterOptions
 ) -> None:
-    asking = replace(ASKING, failure_policy=failure_policy, mode=mode)
-    written = files(setup(options, asking=asking))
+    webhook = replace(WEBHOOK_CONFIG, failure_policy=failure_policy, mode=mode)
+    written = files(setup(options, webhook=webhook))
     assert written.keys() <= set(NAMES)
     for name, content in written.items():
         assert ("ccw_secret" in content) == name.endswith(".kubeconfig")
         assert all(line == line.rstrip() for line in content.splitlines())
         if name.endswith((".yaml", ".kubeconfig")):
             assert all(isinstance(document, dict) for document in yaml.safe_load_all(content))
-    told = written["README.md"]
-    assert all(name in told for name in written if name != "README.md")
-    assert ("deadlock" in told) == (failure_policy == "Deny")
-    assert ("kubectl --as" in told) == options.admission
-    assert ("--exempt kubeadm:cluster-admins" in told) == (mode == "known-only")
-    assert ("Attention" in told) == (mode == "default" and options.mode == "known-only")
-    flags = set(re.findall(r"--[a-z][a-z-]+", told))
+    text = written["README.md"]
+    assert all(name in text for name in written if name != "README.md")
+    assert ("deadlock" in text) == (failure_policy == "Deny")
+    assert ("kubectl --as" in text) == options.admission
+    assert ("--exempt kubeadm:cluster-admins" in text) == (mode == "known-only")
+    assert ("Attention" in text) == (mode == "default" and options.mode == "known-only")
+    flags = set(re.findall(r"--[a-z][a-z-]+", text))
     assert flags - FLAGS_OF_KUBE_APISERVER <= OPTIONS_OF_OTHERS
 
 
-# Of clustercert itself, of kubectl and of kubeadm.
+# Options of clustercert, kubectl and kubeadm.
 OPTIONS_OF_OTHERS = {
     "--as",
     "--config",
     "--webhook-mode",
+    "--no-admission",
+    "--no-credential-roles",
     "--exempt",
     "--cluster",
     "--force",
     "--group",
     "--out",
     "--mode",
+    "--kubernetes-version",
     "--no-audit",
 }
 
 
-def test_kubeadms_administrators_are_not_named_where_they_are_exempt() -> None:
-    asking = replace(ASKING, mode="known-only", exemptions=("kubeadm:cluster-admins",))
-    assert "--exempt" not in files(setup(asking=asking))["README.md"]
+def test_readme_omits_kubeadm_administrators_that_are_exempt() -> None:
+    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=("kubeadm:cluster-admins",))
+    assert "--exempt kubeadm" not in files(setup(webhook=webhook))["README.md"]
 
 
-def test_what_is_not_asked_for_is_not_written() -> None:
+def test_files_that_are_not_needed_are_not_written() -> None:
     plain = files(setup(audit=False))
     assert (
         not {"audit-policy.yaml", "audit-webhook.kubeconfig", "admission.yaml", "service-access.yaml"}
@@ -487,21 +504,21 @@ def test_what_is_not_asked_for_is_not_written() -> None:
     bound = files(setup(ClusterOptions(credential_roles={"admin": "edit"})))
     assert "admission.yaml" not in bound
     kinds = [document["kind"] for document in yaml.safe_load_all(bound["service-access.yaml"])]
-    # The place of a role has to be there before it.
+    # The namespace of a Role must exist first.
     assert kinds[0] == "Namespace"
 
 
-def test_groups_without_a_role_are_named_and_a_policy_without_any_gives_a_file_all_the_same() -> None:
+def test_rbac_file_names_unbound_groups_and_may_be_empty() -> None:
     assert "auditors" in files(setup())["rbac.yaml"]
     nothing = files(setup(bound={}))["rbac.yaml"]
     assert list(yaml.safe_load_all(nothing)) in ([], [None])
 
 
-def test_a_comment_stays_one() -> None:
+def test_every_comment_line_begins_with_a_hash() -> None:
     assert commented("a\n\nb: c", "d: e\n") == "# a\n#\n# b: c\nd: e\n"
 
 
-def test_bindings_of_similar_groups_have_names_of_their_own() -> None:
+def test_bindings_of_similar_groups_have_different_names() -> None:
     made = bindings({"a/b": "view", "a-b": "view", "a%b": "view"})
     found = [document["metadata"]["name"] for document in made]  # type: ignore[index] # an object
     assert len(set(found)) == len(found)

@@ -1,4 +1,4 @@
-"""What is read back from the files of an earlier set-up."""
+"""Reading the files of an earlier setup."""
 
 import itertools
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-import nouns
-from clustercert.certificate import chain_pem
-from clustercert.manifests import to_yaml
-from clustercert.manifests.access import bindings
-from clustercert.manifests.authorization import (
-    Asking,
-    Mode,
+from clustercert.kubernetes.manifests import to_yaml
+from clustercert.kubernetes.manifests.authorization import (
+    WebhookConfig,
     authorization_configuration,
     webhook_kubeconfig,
 )
-from clustercert.manifests.previous import PreviousSetup, UnreadableFile, read_back
+from clustercert.kubernetes.manifests.previous import PreviousSetup, UnreadableFile, read_back
+from clustercert.kubernetes.manifests.rbac import bindings
+from clustercert.model.choices import WebhookMode
+from clustercert.pki.certificates import chain_pem
+from support import samples
 
 if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
-# A group that looks like a condition, which must not be taken for one.
+# A group name that looks like a condition.
 ODD = '" || !(g in ["x"] || g.startsWith("clustercert:"))'
-ASKING = Asking(
+WEBHOOK_CONFIG = WebhookConfig(
     mode="default",
     groups=("clustercert:admins", "ops", ODD),
     unnumbered_until=None,
@@ -50,7 +50,7 @@ EXEMPT = (
 
 
 def read(**files: str) -> PreviousSetup:
-    """From files, which are given under short names."""
+    """Read files that are given under short names."""
     names = {
         "authorization": "authorization-config.yaml",
         "webhook": "webhook.kubeconfig",
@@ -67,7 +67,7 @@ def configured(document: Mapping[str, object]) -> str:
 
 
 def with_conditions(*conditions: str) -> str:
-    document: Any = authorization_configuration(ASKING)
+    document: Any = authorization_configuration(WEBHOOK_CONFIG)
     document["authorizers"][0]["webhook"]["matchConditions"] = [{"expression": each} for each in conditions]
     return configured(document)
 
@@ -83,11 +83,11 @@ def with_conditions(*conditions: str) -> str:
         )
     ),
 )
-def test_every_form_that_is_written_is_recognised(
-    mode: Mode, until: datetime | None, exemptions: tuple[str, ...], groups: tuple[str, ...]
+def test_all_written_match_conditions_are_recognised(
+    mode: WebhookMode, until: datetime | None, exemptions: tuple[str, ...], groups: tuple[str, ...]
 ) -> None:
-    asking = replace(ASKING, mode=mode, unnumbered_until=until, exemptions=exemptions, groups=groups)
-    found = read(authorization=configured(authorization_configuration(asking))).authorization
+    webhook = replace(WEBHOOK_CONFIG, mode=mode, unnumbered_until=until, exemptions=exemptions, groups=groups)
+    found = read(authorization=configured(authorization_configuration(webhook))).authorization
     assert found is not None
     assert found.mode == mode
     assert set(found.groups) <= set(groups)
@@ -109,40 +109,40 @@ def test_every_form_that_is_written_is_recognised(
     ],
     ids=["default", "known-only", "nobody exempt", "no other group", "an operator's own", "none"],
 )
-def test_the_conditions_of_earlier_versions_are_recognised_and_others_are_not(
-    conditions: tuple[str, ...], mode: Mode | None, groups: tuple[str, ...]
+def test_conditions_of_earlier_versions_are_recognised(
+    conditions: tuple[str, ...], mode: WebhookMode | None, groups: tuple[str, ...]
 ) -> None:
     found = read(authorization=with_conditions(*conditions)).authorization
     assert found is not None
     assert (found.mode, found.groups) == (mode, groups)
 
 
-def test_the_numbers_are_those_of_the_file() -> None:
-    found = read(authorization=configured(authorization_configuration(ASKING))).authorization
+def test_durations_and_failure_policy_are_read_back() -> None:
+    found = read(authorization=configured(authorization_configuration(WEBHOOK_CONFIG))).authorization
     assert found is not None
     assert (found.authorized_ttl, found.unauthorized_ttl, found.timeout) == ("1s", "1m30s", "500ms")
     assert (found.failure_policy, str(found.kubeconfig)) == ("Deny", "/opt/k/webhook.kubeconfig")
 
 
-def test_what_an_operator_added_to_the_configuration_stays() -> None:
-    document: Any = authorization_configuration(ASKING)
+def test_additions_to_the_configuration_are_kept() -> None:
+    document: Any = authorization_configuration(WEBHOOK_CONFIG)
     document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
     document["authorizers"][0]["webhook"]["cacheUnauthorizedRequests"] = False
     document["authorizers"].insert(0, {"type": "Webhook", "name": "other", "webhook": {"timeout": "9s"}})
     found = read(authorization=configured(document)).authorization
     assert found is not None
 
-    again: Any = authorization_configuration(replace(ASKING, unauthorized_ttl="9s"), found.document)
+    again: Any = authorization_configuration(replace(WEBHOOK_CONFIG, unauthorized_ttl="9s"), found.document)
 
     document["authorizers"][1]["webhook"]["unauthorizedTTL"] = "9s"
     assert again == document
 
 
-def test_the_kubeconfig_in_use_is_the_one_that_the_configuration_names() -> None:
-    ca_pem = chain_pem((nouns.cluster().client_ca.certificate,))
-    asking = replace(ASKING, kubeconfig="/opt/k/webhook-2.kubeconfig")
+def test_the_kubeconfig_named_in_the_configuration_is_read() -> None:
+    ca_pem = chain_pem((samples.cluster().client_ca.certificate,))
+    webhook = replace(WEBHOOK_CONFIG, kubeconfig="/opt/k/webhook-2.kubeconfig")
     files = {
-        "authorization": configured(authorization_configuration(asking)),
+        "authorization": configured(authorization_configuration(webhook)),
         "webhook": webhook_kubeconfig(URL, None, "ccw_old"),
     }
     before = read(**files).webhook
@@ -154,29 +154,27 @@ def test_the_kubeconfig_in_use_is_the_one_that_the_configuration_names() -> None
     assert (found.service_url, found.cluster_id) == ("https://c.example.com:8443", "0f-1e")
 
 
-def test_audit_events_are_sent_where_their_kubeconfig_is_there() -> None:
+def test_audit_is_on_if_its_kubeconfig_exists() -> None:
     webhook = webhook_kubeconfig(URL, None, "ccw_t")
     assert read(webhook=webhook, audit=webhook).audit is True
     assert read(webhook=webhook).audit is False
     assert read() == PreviousSetup()
 
 
-def test_bindings_are_read_and_an_operators_own_documents_are_kept() -> None:
+def test_bindings_are_read_and_other_documents_kept() -> None:
     ours: list[Any] = bindings({"clustercert:admins": "cluster-admin", "ops": "edit"})
     ours[1]["roleRef"]["name"] = "view"
     own: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ops"}}
     labelled: list[JsonObject] = bindings({"ops": "admin"})
-    found = read(rbac=to_yaml([*ours, own, *labelled])).bindings
-    assert found is not None
+    found = read(rbac=to_yaml([*ours, own, *labelled]))
     assert found.bound == {"clustercert:admins": "cluster-admin", "ops": "view"}
-    assert found.others == (own, *labelled)
-    nothing = read(rbac="# Not bound here: ops.\n").bindings
-    assert nothing is not None
-    assert (nothing.bound, nothing.others) == ({}, ())
+    assert found.other_rbac == (own, *labelled)
+    nothing = read(rbac="# Not bound here: ops.\n")
+    assert (nothing.bound, nothing.other_rbac) == ({}, ())
 
 
 def changed(**fields: object) -> str:
-    document: Any = yaml.safe_load(configured(authorization_configuration(ASKING)))
+    document: Any = yaml.safe_load(configured(authorization_configuration(WEBHOOK_CONFIG)))
     document["authorizers"][0]["webhook"].update(fields)
     return configured(document)
 
@@ -188,27 +186,31 @@ def changed(**fields: object) -> str:
         ("authorization", "", "the document is not a mapping"),
         ("authorization", "authorizers: []", "0 webhook authorizers"),
         ("authorization", changed(failurePolicy="Allow"), "failurePolicy is Allow"),
-        ("authorization", changed(unauthorizedTTL=5), "unauthorizedTTL is not a text"),
+        ("authorization", changed(unauthorizedTTL=5), "unauthorizedTTL is not a non-empty string"),
         ("authorization", changed(matchConditions="x"), "matchConditions is not a list"),
         (
             "authorization",
             changed(connectionInfo={"kubeConfigFile": "relative"}),
             "kubeConfigFile is relative",
         ),
-        ("authorization", changed(connectionInfo={"type": "InClusterConfig"}), "kubeConfigFile is not a text"),
-        ("webhook", "- a", "the document is not a mapping"),
-        ("webhook", "clusters: []", "clusters is empty"),
-        ("webhook", webhook_kubeconfig("https://c.example.com/authorize", None, "t"), "not the webhook"),
+        (
+            "authorization",
+            changed(connectionInfo={"type": "InClusterConfig"}),
+            "kubeConfigFile is not a non-empty string",
+        ),
+        ("webhook", "- a", "clusters.0.cluster is not a mapping"),
+        ("webhook", "clusters: []", "clusters.0.cluster is not a mapping"),
+        ("webhook", webhook_kubeconfig("https://c.example.com/authorize", None, "t"), "not the address"),
         ("webhook", webhook_kubeconfig(URL, b"nothing", "t"), "not a PEM file"),
         (
             "webhook",
             webhook_kubeconfig(URL, b"x", "t").replace("authority-data", "authority"),
             "certificate-authority names a file",
         ),
-        ("rbac", "[1]", "a document is not a mapping"),
+        ("rbac", "[1]", "the document is not a mapping"),
     ],
 )  # fmt: skip
-def test_a_file_that_cant_be_parsed_is_named_with_the_reason(name: str, text: str, reason: str) -> None:
+def test_an_unreadable_file_is_named_with_the_reason(name: str, text: str, reason: str) -> None:
     with pytest.raises(UnreadableFile, match=reason) as caught:
         read(**{name: text})
     assert name in caught.value.name

@@ -1,15 +1,16 @@
-"""What the README.md of a set-up says of releases, of the token, and of writing the files again."""
+"""The README.md of a setup: releases, token exchange, and when to write the files again."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
-from clustercert.manifests.authorization import Asking
-from clustercert.manifests.control_plane import Placed
-from clustercert.manifests.readme import Told, readme
+from clustercert.kubernetes.manifests.authorization import WebhookConfig
+from clustercert.kubernetes.manifests.readme import readme
+from clustercert.kubernetes.manifests.setup import Setup
+from support import samples
 
-ASKING = Asking(
+WEBHOOK_CONFIG = WebhookConfig(
     mode="default",
     groups=("clustercert:admins",),
     unnumbered_until=None,
@@ -20,45 +21,80 @@ ASKING = Asking(
     timeout="3s",
     kubeconfig="/etc/k/webhook.kubeconfig",
 )
-PLACED = Placed("/etc/k", "/etc/k/cas.pem", "/etc/k/a.yaml", "/etc/k/p.yaml", "/etc/k/audit.kubeconfig")
-TOLD = Told(
-    name="prod",
-    cluster_id="0f-1e",
-    cluster_mode="default",
-    asking=ASKING,
-    placed=PLACED,
-    admission=False,
-    in_the_cluster=["rbac.yaml"],
-    on_the_control_plane=["client-ca.pem"],
+SETUP = Setup(
+    cluster=samples.cluster(),
+    client_cas_pem=b"PEM",
+    service_url="https://clustercert.example.com",
+    service_ca_pem=None,
+    token="ccw_secret",
+    folder="/etc/k",
+    webhook=WEBHOOK_CONFIG,
+    bound={},
+    unbound=(),
+    audit=True,
 )
+FILES = ("rbac.yaml", "client-ca.pem")
 UNTIL = datetime(2026, 12, 24, 18, 30, tzinfo=UTC)
 
 
-def test_older_releases_are_served_where_every_certificate_has_its_group() -> None:
-    text = readme(TOLD)
+def test_readme_explains_older_releases() -> None:
+    text = readme(SETUP, FILES)
     assert "apiserver.config.k8s.io/v1beta1" in text
-    assert "can't be\nrevoked there" not in text
+    assert "can't be revoked, because" not in text
 
 
-def test_known_only_needs_the_release_that_tells_certificates() -> None:
-    text = readme(replace(TOLD, asking=replace(ASKING, mode="known-only")))
-    assert "Mode known-only takes Kubernetes 1.32 or newer" in text
+def test_readme_requires_1_32_for_known_only() -> None:
+    text = readme(replace(SETUP, webhook=replace(WEBHOOK_CONFIG, mode="known-only")), FILES)
+    assert "Mode known-only requires Kubernetes 1.32 or newer" in text
     assert "v1beta1" not in text
 
 
 @pytest.mark.parametrize("until", [None, UNTIL])
-def test_it_says_when_to_write_the_files_again(until: datetime | None) -> None:
-    text = readme(replace(TOLD, asking=replace(ASKING, unnumbered_until=until)))
-    assert ("Write them again after 2026-12-24 18:30 UTC" in text) == (until is not None)
-    assert ("alive until 2026-12-24 18:30 UTC, can't be\nrevoked there" in text) == (until is not None)
+def test_readme_says_when_to_write_the_files_again(until: datetime | None) -> None:
+    text = readme(replace(SETUP, webhook=replace(WEBHOOK_CONFIG, unnumbered_until=until)), FILES)
+    assert ("**After 2026-12-24 18:30 UTC:** write these files again" in text) == (until is not None)
+    assert ("certificate ends at 2026-12-24 18:30 UTC." in text) == (until is not None)
 
 
-def test_exchanging_the_token_names_the_audit_webhook_where_there_is_one() -> None:
-    assert "`audit-webhook.kubeconfig` too" in readme(TOLD)
-    placed = replace(PLACED, audit_policy=None, audit_kubeconfig=None)
-    assert "audit-webhook.kubeconfig" not in readme(replace(TOLD, placed=placed))
+def test_readme_includes_the_audit_webhook_in_a_token_exchange() -> None:
+    assert "`audit-webhook.kubeconfig` too" in readme(SETUP, FILES)
+    assert "audit-webhook.kubeconfig" not in readme(replace(SETUP, audit=False), FILES)
 
 
-def test_no_line_ends_in_a_space() -> None:
-    lines = readme(TOLD).splitlines()
+IN_CLUSTER = (*FILES, "service-access.yaml")
+
+
+def setup_with(**options: object) -> Setup:
+    cluster = samples.cluster()
+    changed = replace(cluster.options, **options)  # type: ignore[arg-type] # each value has its field's type
+    return replace(SETUP, cluster=replace(cluster, options=changed))
+
+
+def test_readme_has_a_way_without_the_control_plane() -> None:
+    for options, files in (
+        ({"admission": True}, (*IN_CLUSTER, "admission.yaml")),
+        ({"credential_roles": {"admin": "cluster-admin"}}, IN_CLUSTER),
+    ):
+        text = readme(setup_with(**options), files)
+        assert "**Without access to the control plane**" in text
+        assert "do only steps 1 and 4" in text
+    assert "Without access to the control plane" not in readme(SETUP, FILES)
+
+
+def test_readme_says_how_to_remove_the_objects_in_the_cluster() -> None:
+    policy = readme(setup_with(admission=True), (*IN_CLUSTER, "admission.yaml"))
+    assert "--no-admission" in policy
+    assert "kubectl delete -f admission.yaml" in policy
+    assert "kubectl delete -f service-access.yaml" in policy
+    assert "--no-credential-roles" not in policy
+    bindings = readme(setup_with(credential_roles={"admin": "cluster-admin"}), IN_CLUSTER)
+    assert "--no-credential-roles" in bindings
+    assert "kubectl delete -f service-access.yaml" in bindings
+    assert "admission.yaml" not in bindings
+    assert "kubectl delete" not in readme(SETUP, FILES)
+
+
+@pytest.mark.parametrize("files", [FILES, (*IN_CLUSTER, "admission.yaml")])
+def test_readme_has_no_trailing_spaces(files: tuple[str, ...]) -> None:
+    lines = readme(setup_with(credential_roles={"admin": "cluster-admin"}), files).splitlines()
     assert [line for line in lines if line != line.rstrip()] == []

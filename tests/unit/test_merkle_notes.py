@@ -7,8 +7,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.merkle import Checkpoint, NoteError, VerifierKey, opened, signed
-from clustercert.merkle.notes import MAX_NOTE, is_name, opened_text
+from clustercert.merkle.notes import (
+    MAX_NOTE,
+    Checkpoint,
+    NoteError,
+    VerifierKey,
+    is_name,
+    sign_note,
+    verify_checkpoint,
+    verify_note,
+)
 
 # Source: golang.org/x/mod/sumdb/note, the reference implementation of c2sp.org/signed-note.
 PETERS_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
@@ -25,31 +33,31 @@ NAME = "log.example/audit"
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 VERIFIER = VerifierKey(NAME, KEY.public_key().public_bytes_raw())
 HEAD = Checkpoint(NAME, 20852163, bytes(range(32)))
-NOTE = signed(HEAD.text(), NAME, KEY)
+NOTE = sign_note(HEAD.text(), NAME, KEY)
 
 
-def test_the_known_note_opens_and_is_signed_again_to_the_letter() -> None:
-    verifier = VerifierKey.parsed(PETERS_KEY)
-    assert opened_text(PETERS_NOTE, verifier) == PETERS_TEXT
+def test_the_known_note_verifies_and_signs_byte_for_byte() -> None:
+    verifier = VerifierKey.parse(PETERS_KEY)
+    assert verify_note(PETERS_NOTE, verifier) == PETERS_TEXT
     assert str(verifier) == PETERS_KEY
     secret = Ed25519PrivateKey.from_private_bytes(base64.b64decode(PETERS_SECRET)[1:])
-    assert signed(PETERS_TEXT, "PeterNeumann", secret) == PETERS_NOTE
+    assert sign_note(PETERS_TEXT, "PeterNeumann", secret) == PETERS_NOTE
 
 
 def test_a_checkpoint_is_its_three_lines() -> None:
     root = base64.b64encode(bytes(range(32))).decode()
     assert HEAD.text() == f"log.example/audit\n20852163\n{root}\n"
-    assert opened(NOTE, VERIFIER) == HEAD
+    assert verify_checkpoint(NOTE, VERIFIER) == HEAD
 
 
-def test_extension_lines_and_signatures_of_others_do_not_disturb() -> None:
+def test_extension_lines_and_other_signatures_are_ignored() -> None:
     other = Ed25519PrivateKey.generate()
     extended = HEAD.text() + "an extension\n"
-    note = signed(extended, NAME, KEY) + signed(extended, "witness.example", other).split("\n\n")[1]
-    assert opened(note, VERIFIER) == HEAD
+    note = sign_note(extended, NAME, KEY) + sign_note(extended, "witness.example", other).split("\n\n")[1]
+    assert verify_checkpoint(note, VERIFIER) == HEAD
     # The same name under another key is somebody else's signature.
-    same_name = signed(extended, NAME, other).split("\n\n")[1]
-    assert opened(note + same_name, VERIFIER) == HEAD
+    same_name = sign_note(extended, NAME, other).split("\n\n")[1]
+    assert verify_checkpoint(note + same_name, VERIFIER) == HEAD
 
 
 @given(position=st.integers(0, len(NOTE.encode()) - 1), bit=st.integers(0, 7))
@@ -61,54 +69,57 @@ def test_no_changed_bit_goes_unnoticed(position: int, bit: int) -> None:
     except UnicodeDecodeError:
         return
     with pytest.raises(NoteError):
-        opened(text, VERIFIER)
+        verify_checkpoint(text, VERIFIER)
 
 
 @pytest.mark.parametrize(
     ("note", "problem"),
     [
-        ("", "no signed note"),
-        (HEAD.text(), "no signed note"),
-        (NOTE.replace("\n", "\r\n"), "no signed note"),
-        (NOTE + "x" * MAX_NOTE, "no signed note"),
-        (NOTE[:-1], "cut off"),
-        (NOTE + "another line\n", "among its signatures"),
-        (NOTE + "\N{EM DASH} name AAAA\n", "among its signatures"),
-        (signed(HEAD.text(), NAME, Ed25519PrivateKey.from_private_bytes(bytes(32))), "not signed by the key"),
-        (signed(HEAD.text(), "another.example", KEY), "not signed by the key"),
-        (signed("other\n1\n" + "A" * 43 + "=\n", NAME, KEY), "of the log other"),
-        (signed(f"{NAME}\n01\n" + "A" * 43 + "=\n", NAME, KEY), "not a checkpoint"),
-        (signed(f"{NAME}\n-1\n" + "A" * 43 + "=\n", NAME, KEY), "not a checkpoint"),
-        (signed(f"{NAME}\n1\nAAAA\n", NAME, KEY), "not a checkpoint"),
-        (signed(f"{NAME}\n1\n", NAME, KEY), "not a checkpoint"),
+        ("", "not a signed note"),
+        (HEAD.text(), "not a signed note"),
+        (NOTE.replace("\n", "\r\n"), "not a signed note"),
+        (NOTE + "x" * MAX_NOTE, "not a signed note"),
+        (NOTE[:-1], "truncated"),
+        (NOTE + "another line\n", "invalid signature line"),
+        (NOTE + "\N{EM DASH} name AAAA\n", "invalid signature line"),
+        (
+            sign_note(HEAD.text(), NAME, Ed25519PrivateKey.from_private_bytes(bytes(32))),
+            "not signed by the key",
+        ),
+        (sign_note(HEAD.text(), "another.example", KEY), "not signed by the key"),
+        (sign_note("other\n1\n" + "A" * 43 + "=\n", NAME, KEY), "to the log other"),
+        (sign_note(f"{NAME}\n01\n" + "A" * 43 + "=\n", NAME, KEY), "not a checkpoint"),
+        (sign_note(f"{NAME}\n-1\n" + "A" * 43 + "=\n", NAME, KEY), "not a checkpoint"),
+        (sign_note(f"{NAME}\n1\nAAAA\n", NAME, KEY), "not a checkpoint"),
+        (sign_note(f"{NAME}\n1\n", NAME, KEY), "not a checkpoint"),
     ],
 )
-def test_what_is_no_checkpoint_of_this_log_is_refused(note: str, problem: str) -> None:
+def test_an_invalid_checkpoint_is_refused(note: str, problem: str) -> None:
     with pytest.raises(NoteError, match=problem):
-        opened(note, VERIFIER)
+        verify_checkpoint(note, VERIFIER)
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "not of the form"),
-        (NAME, "not of the form"),
-        (PETERS_KEY[:-4], "not of the form"),
-        (PETERS_KEY.replace("+A", "+B"), "not of the form"),
-        (PETERS_KEY.replace("PeterN", "Peter N"), "not of the form"),
-        (PETERS_KEY.replace("c74f20a3", "c74f20a4"), "does not belong"),
-        (PETERS_KEY.replace("PeterN", "PeterM"), "does not belong"),
+        ("", "not have the form"),
+        (NAME, "not have the form"),
+        (PETERS_KEY[:-4], "not have the form"),
+        (PETERS_KEY.replace("+A", "+B"), "not have the form"),
+        (PETERS_KEY.replace("PeterN", "Peter N"), "not have the form"),
+        (PETERS_KEY.replace("c74f20a3", "c74f20a4"), "does not match its name"),
+        (PETERS_KEY.replace("PeterN", "PeterM"), "does not match its name"),
     ],
 )
 def test_a_mangled_verifier_key_is_refused(text: str, problem: str) -> None:
     with pytest.raises(NoteError, match=problem):
-        VerifierKey.parsed(text)
+        VerifierKey.parse(text)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\u00a0b", "a\nb", "a\x00", "a\u2028b", "x" * 256])
-def test_such_a_name_no_key_can_have(name: str) -> None:
+def test_invalid_key_names_are_refused(name: str) -> None:
     assert not is_name(name)
 
 
-def test_names_are_like_urls() -> None:
+def test_url_like_names_are_valid() -> None:
     assert is_name(NAME)

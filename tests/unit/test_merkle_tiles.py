@@ -7,21 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.merkle import Frontier, PathError, TileId, TilePath, leaf_hash
 from clustercert.merkle.tiles import (
     ENTRIES,
     WIDTH,
+    PathError,
+    TileId,
+    TilePath,
     all_tiles,
-    decoded_bundle,
-    edge,
-    encoded_bundle,
-    grown,
-    node_in,
-    split,
+    append_leaves,
+    decode_bundle,
+    encode_bundle,
+    node_from_tile,
+    partial_tiles,
+    split_hashes,
     tile_of,
-    width_in,
+    tile_width,
 )
-from clustercert.merkle.tree import Node, complete_root, root_of
+from clustercert.merkle.tree import Node, complete_root, leaf_hash, root_of
+from support.merkle_frontier import Frontier
 
 
 def commitment(index: int) -> bytes:
@@ -32,8 +35,8 @@ def in_steps(steps: list[int]) -> tuple[int, dict[TileId, bytes]]:
     """A log that grew so, and all its tiles."""
     size, tiles = 0, dict[TileId, bytes]()
     for step in steps:
-        present = {tile: tiles[tile] for tile in edge(size)}
-        changed = grown(size, present, [commitment(size + more) for more in range(step)])
+        present = {tile: tiles[tile] for tile in partial_tiles(size)}
+        changed = append_leaves(size, present, [commitment(size + more) for more in range(step)])
         assert not set(changed) & (set(tiles) - set(present)), "a full tile never changes"
         tiles |= changed
         size += step
@@ -54,7 +57,7 @@ def in_steps(steps: list[int]) -> tuple[int, dict[TileId, bytes]]:
 def test_a_tile_has_one_path(path: str, level: int, index: int, width: int) -> None:
     tile = TilePath(TileId(level, index), width)
     assert str(tile) == path
-    assert TilePath.parsed(path) == tile
+    assert TilePath.parse(path) == tile
 
 
 @pytest.mark.parametrize(
@@ -85,15 +88,15 @@ def test_a_tile_has_one_path(path: str, level: int, index: int, width: int) -> N
         "0/" + "x999/" * 2000 + "999",
     ],
 )
-def test_nothing_else_is_a_path(path: str) -> None:
+def test_invalid_paths_are_refused(path: str) -> None:
     with pytest.raises(PathError):
-        TilePath.parsed(path)
+        TilePath.parse(path)
 
 
 @given(level=st.integers(-1, 63), index=st.integers(0, (1 << 63) - 1), width=st.integers(1, 256))
 def test_every_path_names_its_tile(level: int, index: int, width: int) -> None:
     tile = TilePath(TileId(level, index), width)
-    assert TilePath.parsed(str(tile)) == tile
+    assert TilePath.parse(str(tile)) == tile
 
 
 def test_the_specifications_example_of_70000_leaves() -> None:
@@ -105,7 +108,7 @@ def test_the_specifications_example_of_70000_leaves() -> None:
     assert by_level[1] == [256, 17]
     assert by_level[2] == [1]
     assert by_level[3] == []
-    assert edge(70_000) == [TileId(ENTRIES, 273), TileId(0, 273), TileId(1, 1), TileId(2, 0)]
+    assert partial_tiles(70_000) == [TileId(ENTRIES, 273), TileId(0, 273), TileId(1, 1), TileId(2, 0)]
 
 
 def test_256_leaves_are_a_full_tile_and_one_hash_above_it() -> None:
@@ -115,8 +118,8 @@ def test_256_leaves_are_a_full_tile_and_one_hash_above_it() -> None:
         TileId(0, 0): 8192,
         TileId(1, 0): 32,
     }
-    assert edge(size) == [TileId(1, 0)]
-    assert tiles[TileId(1, 0)] == complete_root(split(tiles[TileId(0, 0)]))
+    assert partial_tiles(size) == [TileId(1, 0)]
+    assert tiles[TileId(1, 0)] == complete_root(split_hashes(tiles[TileId(0, 0)]))
 
 
 @given(steps=st.lists(st.integers(0, 700), min_size=1, max_size=5))
@@ -131,21 +134,21 @@ def test_growth_in_any_steps_comes_to_the_same_tree(steps: list[int]) -> None:
     bundles = [
         hashes for tile, hashes in sorted(tiles.items(), key=lambda item: item[0].index) if tile.level < 0
     ]
-    assert split(b"".join(bundles)) == leaves
+    assert split_hashes(b"".join(bundles)) == leaves
     frontier = Frontier()
     for leaf in leaves:
         frontier.append(leaf_hash(leaf))
-    needed = {tile: tiles[tile] for tile in edge(size)}
-    assert root_of(size, lambda node: node_in(needed[tile_of(node)], node)) == frontier.root()
+    needed = {tile: tiles[tile] for tile in partial_tiles(size)}
+    assert root_of(size, lambda node: node_from_tile(needed[tile_of(node)], node)) == frontier.root()
 
 
 def test_a_tree_of_three_levels_has_the_right_root() -> None:
     size, tiles = in_steps([65_536, 300])
-    assert set(edge(size)) < set(tiles)
+    assert set(partial_tiles(size)) < set(tiles)
     frontier = Frontier()
     for index in range(size):
         frontier.append(leaf_hash(commitment(index)))
-    assert root_of(size, lambda node: node_in(tiles[tile_of(node)], node)) == frontier.root()
+    assert root_of(size, lambda node: node_from_tile(tiles[tile_of(node)], node)) == frontier.root()
 
 
 def test_every_node_is_computed_from_its_tile() -> None:
@@ -154,28 +157,28 @@ def test_every_node_is_computed_from_its_tile() -> None:
         for index in range(size >> height):
             node = Node(height, index)
             hashes = [leaf_hash(commitment(at)) for at in range(index << height, (index + 1) << height)]
-            assert node_in(tiles[tile_of(node)], node) == complete_root(hashes)
+            assert node_from_tile(tiles[tile_of(node)], node) == complete_root(hashes)
 
 
 def test_a_node_is_not_in_a_tile_that_is_too_narrow() -> None:
     with pytest.raises(IndexError):
-        node_in(bytes(32 * 3), Node(2, 0))
+        node_from_tile(bytes(32 * 3), Node(2, 0))
     with pytest.raises(IndexError):
-        node_in(b"", Node(0, 0))
+        node_from_tile(b"", Node(0, 0))
 
 
 @given(size=st.integers(0, 1 << 50))
-def test_the_edge_is_what_is_partial(size: int) -> None:
-    for tile in edge(size):
-        assert 0 < width_in(tile, size) < WIDTH
-    assert len({tile.level for tile in edge(size)}) == len(edge(size))
+def test_partial_tiles_are_at_the_right_edge(size: int) -> None:
+    for tile in partial_tiles(size):
+        assert 0 < tile_width(tile, size) < WIDTH
+    assert len({tile.level for tile in partial_tiles(size)}) == len(partial_tiles(size))
 
 
 @given(leaves=st.lists(st.binary(max_size=300), max_size=5))
-def test_a_bundle_gives_its_entries_back_and_is_not_cut_off_unseen(leaves: list[bytes]) -> None:
-    bundle = encoded_bundle(leaves)
-    assert decoded_bundle(bundle) == leaves
+def test_an_entry_bundle_round_trips_and_a_truncated_one_is_refused(leaves: list[bytes]) -> None:
+    bundle = encode_bundle(leaves)
+    assert decode_bundle(bundle) == leaves
     ends = {0, *itertools.accumulate(len(leaf) + 2 for leaf in leaves)}
     for length in set(range(len(bundle))) - ends:
-        with pytest.raises(ValueError, match="cut off"):
-            decoded_bundle(bundle[:length])
+        with pytest.raises(ValueError, match="truncated"):
+            decode_bundle(bundle[:length])

@@ -7,17 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.merkle import EMPTY_ROOT, Frontier, ProofError, leaf_hash, node_hash
 from clustercert.merkle.tree import (
+    EMPTY_ROOT,
     Node,
+    ProofError,
     consistency_ranges,
-    folded,
+    fold,
     inclusion_ranges,
+    leaf_hash,
+    node_hash,
     root_of,
     subtrees,
     verify_consistency,
     verify_inclusion,
 )
+from support.merkle_frontier import Frontier
 
 LARGEST = 70
 LEAVES = [index.to_bytes(2, "big") for index in range(LARGEST)]
@@ -124,7 +128,7 @@ def split(count: int) -> int:
 
 def made(ranges: Sequence[tuple[int, int]], leaves: Sequence[bytes] = LEAVES) -> list[bytes]:
     """A proof of these ranges, from complete subtrees alone, as the log has them."""
-    return [folded([node(leaves, each) for each in subtrees(*bounds)]) for bounds in ranges]
+    return [fold([node(leaves, each) for each in subtrees(*bounds)]) for bounds in ranges]
 
 
 def node(leaves: Sequence[bytes], which: Node) -> bytes:
@@ -159,7 +163,7 @@ def test_the_known_consistency_proofs(sizes: tuple[int, int], proof: list[str]) 
 
 
 @pytest.mark.parametrize("size", range(1, LARGEST + 1))
-def test_every_inclusion_proof_is_that_of_the_definition_and_verifies(size: int) -> None:
+def test_inclusion_proofs_match_the_definition_and_verify(size: int) -> None:
     root = mth(LEAVES[:size])
     for index in range(size):
         proof = made(inclusion_ranges(index, size))
@@ -168,7 +172,7 @@ def test_every_inclusion_proof_is_that_of_the_definition_and_verifies(size: int)
 
 
 @pytest.mark.parametrize("new", range(1, LARGEST + 1))
-def test_every_consistency_proof_is_that_of_the_definition_and_verifies(new: int) -> None:
+def test_consistency_proofs_match_the_definition_and_verify(new: int) -> None:
     for old in range(1, new + 1):
         proof = made(consistency_ranges(old, new))
         assert proof == subproof(old, LEAVES[:new], known=True)
@@ -246,7 +250,7 @@ def test_a_changed_consistency_proof_is_refused(data: st.DataObject, new: int) -
 
 
 @given(data=st.data(), new=sizes)
-def test_a_tree_that_was_changed_behind_is_found(data: st.DataObject, new: int) -> None:
+def test_a_change_to_the_old_tree_is_detected(data: st.DataObject, new: int) -> None:
     """Whatever the changed log offers as its proof, it does not fit the head that somebody kept."""
     old = data.draw(st.integers(1, new))
     forged = list(LEAVES[:new])
@@ -256,7 +260,7 @@ def test_a_tree_that_was_changed_behind_is_found(data: st.DataObject, new: int) 
         verify_consistency(old, mth(LEAVES[:old]), new, mth(forged), proof)
 
 
-def test_an_empty_tree_is_consistent_with_every_other_and_a_larger_one_with_no_smaller() -> None:
+def test_consistency_of_empty_and_shrunk_trees() -> None:
     verify_consistency(0, EMPTY_ROOT, 5, mth(LEAVES[:5]), [])
     for old, root, proof in ((0, bytes(32), []), (0, EMPTY_ROOT, [bytes(32)]), (6, mth(LEAVES[:6]), [])):
         with pytest.raises(ProofError):
@@ -266,16 +270,16 @@ def test_an_empty_tree_is_consistent_with_every_other_and_a_larger_one_with_no_s
 
 
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (-1, 3)])
-def test_there_is_no_proof_of_a_leaf_that_is_not_there(index: int, size: int) -> None:
+def test_there_is_no_proof_of_a_missing_leaf(index: int, size: int) -> None:
     with pytest.raises(ValueError, match="no such leaf"):
         inclusion_ranges(index, size)
 
 
 @pytest.mark.parametrize(("old", "new"), [(4, 3), (-1, 3)])
 def test_there_is_no_proof_of_shrinking(old: int, new: int) -> None:
-    with pytest.raises(ValueError, match="not the smaller"):
+    with pytest.raises(ValueError, match="larger than the new size"):
         consistency_ranges(old, new)
 
 
-def test_a_leaf_is_no_node() -> None:
+def test_leaf_and_node_hashes_differ() -> None:
     assert leaf_hash(bytes(64)) != node_hash(bytes(32), bytes(32))

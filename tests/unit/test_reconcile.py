@@ -1,4 +1,4 @@
-"""When clusters are brought up to date, by a clock that the test turns. The store is a list, and nothing is asked."""
+"""When clusters are synced. The test sets the clock; the store and the API servers are doubles."""
 
 import asyncio
 import itertools
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from clustercert.enforcement.reconcile import (
+from clustercert.kubernetes.api_client import Refused
+from clustercert.kubernetes.reconcile import (
     LONGEST_RETRY_SECONDS,
     MAX_AT_ONCE,
     MAX_RETRIED_AT_ONCE,
     SWEEP_SECONDS,
     Reconciler,
 )
-from clustercert.errors import RemoteFailed, Unavailable
-from clustercert.kubeapi import Refused
 from clustercert.model import Cluster, ClusterOptions
-from clustercert.store.enforcement import Touched
-from nouns import NOW, cluster
-from waiting import eventually_async
+from clustercert.model.errors import RemoteFailed, Unavailable
+from clustercert.observability import metrics
+from clustercert.store.enforcement import AffectedClusters
+from support.samples import NOW, cluster
 
 GUARDED = ClusterOptions(admission=True)
 
@@ -28,28 +28,15 @@ def named(number: int, options: ClusterOptions = GUARDED) -> Cluster:
 
 
 @dataclass
-class Leader:
-    leading: bool = True
-    resigned: bool = False
-    asked: int = 0
-
-    async def leads(self) -> bool:
-        self.asked += 1
-        return self.leading
-
-    async def resign(self) -> None:
-        self.resigned = True
-
-
-@dataclass
 class World:
-    """What there is, and what was done.
+    """Store and API servers.
 
     Attributes:
-        failing: what bringing up to date comes to, by cluster.
-        done: the clusters that it was tried for, in order.
-        finished: those of them for which it came to its end.
-        hold: where it is set, nothing is finished before it is released.
+        failing: cluster id -> error of its syncs.
+        done: ids of the clusters that were synced or failed, in order.
+        finished: ids of the clusters with successful syncs.
+        hold: syncs wait for this event, if there is one.
+        remembered: the clusters that were not forgotten, each time.
     """
 
     clusters: dict[str, Cluster] = field(default_factory=dict)
@@ -60,21 +47,22 @@ class World:
     done: list[str] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    remembered: list[frozenset[str]] = field(default_factory=list)
     too_many: bool = False
     away: bool = False
 
     async def newest(self) -> int:
         return self.generation
 
-    async def touched(self, since: int, now: object) -> Touched:
+    async def affected_clusters(self, since: int, now: object) -> AffectedClusters:
         if self.away:
             raise Unavailable("The database is away.")
         if self.too_many:
-            return Touched(None, self.generation)
+            return AffectedClusters(None, self.generation)
         found = frozenset(cluster_id for changed, cluster_id in self.changes if changed > since)
-        return Touched(found, max((changed for changed, _ in self.changes), default=since))
+        return AffectedClusters(found, max((changed for changed, _ in self.changes), default=since))
 
-    async def guarded(self, after: str, limit: int) -> tuple[Cluster, ...]:
+    async def enforced(self, after: str, limit: int) -> tuple[Cluster, ...]:
         wanted = (known for known in self.clusters.values() if known.options != ClusterOptions())
         return tuple(known for known in sorted(wanted, key=lambda known: known.id) if known.id > after)[
             :limit
@@ -99,12 +87,12 @@ class World:
         self.changes.append((self.generation, where.id))
 
 
-def reconciler(world: World, leader: Leader | None = None) -> Reconciler:
+def reconciler(world: World) -> Reconciler:
     return Reconciler(
         feed=world,
         clusters=world,
-        leader=leader or Leader(),  # type: ignore[arg-type] # what is used of it
         sync=world.sync,
+        forget_others=world.remembered.append,
         generation=lambda: world.generation,
         now=lambda: NOW,
         clock=lambda: world.time,
@@ -117,20 +105,25 @@ def world() -> World:
 
 
 async def turn(one: Reconciler) -> None:
-    await one.look()
+    await one.step()
     if one._running:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
 
-async def test_at_first_every_cluster_that_asks_for_it_is_looked_at(world: World) -> None:
+async def idle(one: Reconciler) -> None:
+    while one._running:
+        await asyncio.wait([task for _, task in one._running.values()])
+
+
+async def test_the_first_step_syncs_every_cluster_with_enforcement(world: World) -> None:
     wanted = [named(number) for number in range(3)]
     world.add(*wanted, named(9, ClusterOptions()))
     await turn(reconciler(world))
     assert sorted(world.done) == [each.id for each in wanted]
 
 
-async def test_a_revocation_has_its_cluster_looked_at_and_no_other(world: World) -> None:
+async def test_a_revocation_syncs_only_its_own_cluster(world: World) -> None:
     world.add(named(1), named(2))
     one = reconciler(world)
     await turn(one)
@@ -144,7 +137,7 @@ async def test_a_revocation_has_its_cluster_looked_at_and_no_other(world: World)
     assert world.done == [named(2).id]
 
 
-async def test_a_revocation_in_a_cluster_that_does_not_ask_for_it_costs_nothing(world: World) -> None:
+async def test_a_revocation_in_a_cluster_without_enforcement_does_nothing(world: World) -> None:
     world.add(named(1, ClusterOptions()))
     one = reconciler(world)
     await turn(one)
@@ -155,15 +148,13 @@ async def test_a_revocation_in_a_cluster_that_does_not_ask_for_it_costs_nothing(
 
 
 @pytest.mark.parametrize("options", [ClusterOptions(credential_roles={}), ClusterOptions(admission=True)])
-async def test_a_cluster_that_binds_no_more_is_still_looked_after(
-    world: World, options: ClusterOptions
-) -> None:
+async def test_a_cluster_without_bindings_is_still_synced(world: World, options: ClusterOptions) -> None:
     world.add(named(1, options))
     await turn(reconciler(world))
     assert world.done == [named(1).id]
 
 
-async def test_all_are_looked_at_now_and_then(world: World) -> None:
+async def test_all_clusters_are_synced_periodically(world: World) -> None:
     world.add(named(1))
     one = reconciler(world)
     await turn(one)
@@ -175,7 +166,7 @@ async def test_all_are_looked_at_now_and_then(world: World) -> None:
     assert len(world.done) == 2
 
 
-async def test_more_changes_than_can_be_told_apart_have_all_looked_at(world: World) -> None:
+async def test_too_many_changes_sync_every_cluster(world: World) -> None:
     world.add(named(1), named(2))
     one = reconciler(world)
     await turn(one)
@@ -185,7 +176,7 @@ async def test_more_changes_than_can_be_told_apart_have_all_looked_at(world: Wor
 
 
 @pytest.mark.parametrize("failure", [Unavailable("No."), RemoteFailed("No."), Refused(403, "no")])
-async def test_a_failure_is_tried_again_ever_less_often(world: World, failure: Exception) -> None:
+async def test_a_failure_is_retried_with_exponential_back_off(world: World, failure: Exception) -> None:
     world.add(named(1))
     world.failing[named(1).id] = failure
     one = reconciler(world)
@@ -208,7 +199,7 @@ async def test_a_failure_is_tried_again_ever_less_often(world: World, failure: E
     assert one._due == {}
 
 
-async def test_a_bug_is_tried_again_like_any_failure(world: World) -> None:
+async def test_an_unexpected_error_is_retried_like_any_failure(world: World) -> None:
     world.add(named(1), named(2))
     world.failing[named(1).id] = KeyError("bug")
     one = reconciler(world)
@@ -216,6 +207,62 @@ async def test_a_bug_is_tried_again_like_any_failure(world: World) -> None:
     world.time += 1
     await turn(one)
     assert world.done == [named(1).id, named(2).id, named(1).id]
+
+
+def failing() -> object:
+    return metrics.ENFORCEMENT_FAILING._value.get()
+
+
+async def fail(world: World, *numbers: int) -> Reconciler:
+    """Let the sync of these clusters fail once."""
+    world.add(*map(named, numbers))
+    world.failing = {each: Unavailable("No.") for each in world.clusters}
+    one = reconciler(world)
+    await turn(one)
+    await idle(one)
+    assert failing() == len(numbers)
+    return one
+
+
+@pytest.mark.parametrize("removed", [True, False])
+async def test_a_removed_cluster_does_not_fail_any_longer(world: World, removed: bool) -> None:
+    one = await fail(world, 1, 2)
+    if removed:
+        del world.clusters[named(1).id]
+    else:
+        world.add(named(1, ClusterOptions()))
+    del world.failing[named(2).id]
+    world.time += LONGEST_RETRY_SECONDS
+    await turn(one)
+    await idle(one)
+    assert failing() == 0
+
+
+async def test_the_only_failing_cluster_is_removed(world: World) -> None:
+    one = await fail(world, 1)
+    del world.clusters[named(1).id]
+    world.time += LONGEST_RETRY_SECONDS
+    await turn(one)
+    assert failing() == 0
+
+
+async def test_a_cluster_that_is_retried_still_fails(world: World) -> None:
+    one = await fail(world, 1)
+    world.hold = asyncio.Event()
+    world.time += LONGEST_RETRY_SECONDS
+    await turn(one)
+    assert one._running.keys() == {named(1).id}
+    assert failing() == 1
+    world.hold.set()
+    await idle(one)
+    assert failing() == 1
+
+
+async def test_a_former_leader_counts_no_cluster(world: World) -> None:
+    one = await fail(world, 1)
+    await one.finish()
+    assert failing() == 0
+    assert world.remembered == [frozenset({named(1).id}), frozenset()]
 
 
 async def test_a_revocation_makes_a_failing_cluster_due_at_once(world: World) -> None:
@@ -232,7 +279,7 @@ async def test_a_revocation_makes_a_failing_cluster_due_at_once(world: World) ->
     assert len(world.done) > tried
 
 
-async def test_those_that_fail_hold_up_none_of_the_others(world: World) -> None:
+async def test_failing_clusters_do_not_delay_the_others(world: World) -> None:
     bad = [named(number) for number in range(100, 140)]
     world.add(*bad)
     world.failing = {each.id: Unavailable("No.") for each in bad}
@@ -249,10 +296,10 @@ async def test_those_that_fail_hold_up_none_of_the_others(world: World) -> None:
     await turn(one)
     assert world.done == [named(1).id]
     world.hold.set()
-    await one.idle()
+    await idle(one)
 
 
-async def test_only_so_many_at_once(world: World) -> None:
+async def test_the_number_of_concurrent_syncs_is_limited(world: World) -> None:
     world.add(*(named(number) for number in range(3 * MAX_AT_ONCE)))
     world.hold = asyncio.Event()
     one = reconciler(world)
@@ -260,14 +307,14 @@ async def test_only_so_many_at_once(world: World) -> None:
         await turn(one)
     assert len(world.done) == MAX_AT_ONCE
     world.hold.set()
-    await one.idle()
+    await idle(one)
     for _ in range(3):
         await turn(one)
-    await one.idle()
+    await idle(one)
     assert len(set(world.done)) == 3 * MAX_AT_ONCE == len(world.done)
 
 
-async def test_what_comes_while_a_cluster_is_looked_at_has_it_looked_at_again(world: World) -> None:
+async def test_a_revocation_during_a_sync_causes_another_sync(world: World) -> None:
     world.add(named(1))
     world.hold = asyncio.Event()
     one = reconciler(world)
@@ -276,25 +323,25 @@ async def test_what_comes_while_a_cluster_is_looked_at_has_it_looked_at_again(wo
     await turn(one)
     assert len(world.done) == 1
     world.hold.set()
-    await one.idle()
+    await idle(one)
     await turn(one)
     assert len(world.done) == 2
 
 
-async def test_a_change_that_could_not_be_read_is_read_the_next_time(world: World) -> None:
+async def test_a_change_that_could_not_be_read_is_read_in_the_next_step(world: World) -> None:
     world.add(named(1))
     one = reconciler(world)
     await turn(one)
     world.revoke(named(1))
     world.away = True
     with pytest.raises(Unavailable):
-        await one.look()
+        await one.step()
     world.away = False
     await turn(one)
     assert len(world.done) == 2
 
 
-async def test_a_cluster_that_was_removed_is_forgotten(world: World) -> None:
+async def test_a_removed_cluster_is_no_longer_due(world: World) -> None:
     world.add(named(1))
     world.failing[named(1).id] = Unavailable("No.")
     one = reconciler(world)
@@ -305,71 +352,34 @@ async def test_a_cluster_that_was_removed_is_forgotten(world: World) -> None:
     assert one._due == {}
 
 
-async def test_the_process_that_does_not_lead_does_nothing_and_takes_over_with_all(world: World) -> None:
-    world.add(named(1))
-    leader = Leader(leading=False)
-    one = reconciler(world, leader)
-    stop = asyncio.Event()
-    running = asyncio.create_task(one.run(stop))
-    await eventually_async(lambda: leader.asked == 1)
-    world.time += 10
-    await eventually_async(lambda: leader.asked == 2)
-    world.time += 10
-    # The first turn has ended by now.
-    assert world.done == []
-    leader.leading = True
-    await eventually_async(lambda: world.done)
-    assert world.done == [named(1).id]
-    stop.set()
-    await running
-    assert leader.resigned
-
-
-async def test_a_bug_ends_nothing_for_good(world: World) -> None:
-    world.add(named(1))
+async def test_after_finishing_it_starts_again_with_every_cluster(world: World) -> None:
+    world.add(named(1), named(2))
+    world.failing[named(1).id] = Unavailable("No.")
     one = reconciler(world)
-    failed = asyncio.Event()
-
-    def failing() -> int:
-        failed.set()
-        raise KeyError
-
-    one.generation = failing
-    stop = asyncio.Event()
-    running = asyncio.create_task(one.run(stop))
-    await failed.wait()
-    one.generation = lambda: world.generation
-    await eventually_async(lambda: world.done)
-    stop.set()
-    await running
-    assert world.done == [named(1).id]
+    await turn(one)
+    await one.finish()
+    await turn(one)
+    assert sorted(world.done) == sorted(2 * [named(1).id, named(2).id])
 
 
-async def test_the_end_waits_for_what_is_under_way(world: World) -> None:
+async def test_finishing_waits_for_running_syncs(world: World) -> None:
     world.add(named(1))
     world.hold = asyncio.Event()
     one = reconciler(world)
-    stop = asyncio.Event()
-    running = asyncio.create_task(one.run(stop))
-    await eventually_async(lambda: world.done)
-    stop.set()
+    await turn(one)
     asyncio.get_running_loop().call_later(0.05, world.hold.set)
-    await running
+    await one.finish()
     # It would have been cancelled.
     assert world.finished == [named(1).id]
     assert one._running == {}
 
 
-async def test_the_end_does_not_wait_for_ever(world: World) -> None:
+async def test_finishing_cancels_syncs_that_take_too_long(world: World) -> None:
     world.add(named(1))
     world.hold = asyncio.Event()
-    leader = Leader()
-    one = reconciler(world, leader)
+    one = reconciler(world)
     one.patience = 0.1
-    stop = asyncio.Event()
-    running = asyncio.create_task(one.run(stop))
-    await eventually_async(lambda: world.done)
-    stop.set()
+    await turn(one)
     async with asyncio.timeout(5):
-        await running
-    assert (one._running, leader.resigned) == ({}, True)
+        await one.finish()
+    assert (world.finished, one._running) == ([], {})

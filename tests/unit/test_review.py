@@ -1,4 +1,4 @@
-"""SubjectAccessReviews as real API servers write them, and whatever else may come."""
+"""Parsing SubjectAccessReviews: recorded from real API servers, malformed, and random."""
 
 import json
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.errors import InvalidRequest
-from clustercert.webhook import review
-from clustercert.webhook.review import Identity
-from kubernetes_bytes import credential_id
-from kubernetes_bytes import review as review_bytes
+from clustercert.kubernetes.webhook import review
+from clustercert.kubernetes.webhook.review import Identity
+from clustercert.model.errors import InvalidRequest
+from support.kubernetes_messages import credential_id
+from support.kubernetes_messages import review as review_bytes
 
 # Recorded: kube-apiserver 1.32.13, POST /authorize?timeout=3s. The fingerprint is made up.
 RECORDED = (
@@ -23,8 +23,8 @@ RECORDED = (
 FINGERPRINT = bytes(range(32))
 
 
-def test_the_recorded_bytes_are_understood() -> None:
-    who = review.parse(RECORDED)
+def test_a_recorded_review_is_parsed() -> None:
+    who = review.parse(RECORDED).identity
     assert who.username == "bob"
     assert who.groups == ("issuer:cluster-admins", "issuer:devs", "system:authenticated")
     assert [each.hex() for each in who.fingerprints] == [
@@ -34,18 +34,18 @@ def test_the_recorded_bytes_are_understood() -> None:
 
 
 @pytest.mark.parametrize("release", ["1.32", "1.36"])
-def test_both_releases_forms_are_understood(release: str) -> None:
+def test_reviews_of_both_releases_are_parsed(release: str) -> None:
     raw = review_bytes(credential_id(FINGERPRINT), release=release, uid="u-1", unheard_of={"of": 1})
-    assert review.parse(raw).fingerprints == (FINGERPRINT,)
+    assert review.parse(raw).identity.fingerprints == (FINGERPRINT,)
 
 
-def test_what_says_nothing_of_a_certificate_has_no_fingerprint() -> None:
-    assert review.parse(review_bytes()).fingerprints == ()
-    assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")) == Identity(
+def test_a_review_without_certificate_has_no_fingerprint() -> None:
+    assert review.parse(review_bytes()).identity.fingerprints == ()
+    assert review.parse(review_bytes("JTI=7f3d1a52-6e0c-4b1a-9d0c-1f3f6f0a3c55")).identity == Identity(
         "bob", ("clustercert:admins", "system:authenticated"), (), malformed=False, has_other_ids=True
     )
     bare = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": {}}
-    assert review.parse(json.dumps(bare).encode()) == Identity("", (), ())
+    assert review.parse(json.dumps(bare).encode()).identity == Identity("", (), ())
 
 
 @pytest.mark.parametrize(
@@ -59,31 +59,31 @@ def test_what_says_nothing_of_a_certificate_has_no_fingerprint() -> None:
         "X509SHA256=" + "٣" * 64,
     ],
 )
-def test_an_x509_id_that_is_no_fingerprint_is_malformed(value: str) -> None:
-    who = review.parse(review_bytes(credential_id(FINGERPRINT), value))
+def test_an_x509_id_without_fingerprint_is_malformed(value: str) -> None:
+    who = review.parse(review_bytes(credential_id(FINGERPRINT), value)).identity
     assert who.malformed
     assert who.fingerprints == (FINGERPRINT,)
 
 
-def test_the_same_id_twice_is_looked_at_once() -> None:
-    who = review.parse(review_bytes(*[credential_id(FINGERPRINT)] * 2))
+def test_duplicate_ids_are_merged() -> None:
+    who = review.parse(review_bytes(*[credential_id(FINGERPRINT)] * 2)).identity
     assert who.fingerprints == (FINGERPRINT,)
     assert not who.malformed
 
 
 @pytest.mark.parametrize("count", [16, 17, 5000])
-def test_more_ids_than_an_api_server_would_say_are_malformed(count: int) -> None:
-    who = review.parse(review_bytes(*[f"X509SHA256={n:064x}" for n in range(count)]))
+def test_more_than_sixteen_ids_are_malformed(count: int) -> None:
+    who = review.parse(review_bytes(*[f"X509SHA256={n:064x}" for n in range(count)])).identity
     assert [int.from_bytes(each) for each in who.fingerprints] == list(range(16))
     assert who.malformed == (count > 16)
     assert who.has_certificate
     assert not who.has_other_ids
 
 
-def test_ids_of_another_kind_are_no_certificates_and_are_told() -> None:
-    who = review.parse(review_bytes("JTI=1", credential_id(FINGERPRINT), *["JTI=2"] * 20))
+def test_ids_of_another_kind_are_reported_separately() -> None:
+    who = review.parse(review_bytes("JTI=1", credential_id(FINGERPRINT), *["JTI=2"] * 20)).identity
     assert (who.fingerprints, who.malformed, who.has_other_ids) == ((FINGERPRINT,), False, True)
-    assert not review.parse(review_bytes("JTI=1")).has_certificate
+    assert not review.parse(review_bytes("JTI=1")).identity.has_certificate
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_ids_of_another_kind_are_no_certificates_and_are_told() -> None:
         RECORDED.replace(b'["X509', b'[["X509"],"'),
     ],
 )
-def test_anything_else_is_refused(raw: bytes) -> None:
+def test_other_documents_are_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
         review.parse(raw)
 
@@ -120,26 +120,63 @@ json_values = st.recursive(
     st.dictionaries(st.sampled_from(["user", "groups", "extra", "uid"]), json_values, max_size=4),
     st.lists(st.text(max_size=80), max_size=4),
 )
-def test_any_spec_is_an_identity_or_refused(spec: dict[str, object], ids: list[str]) -> None:
+def test_any_spec_is_parsed_or_rejected(spec: dict[str, object], ids: list[str]) -> None:
     document = json.loads(review_bytes(*ids))
     document["spec"] |= spec
     try:
-        who = review.parse(json.dumps(document).encode())
+        who = review.parse(json.dumps(document).encode()).identity
     except InvalidRequest:
         return
     assert all(len(each) == 32 for each in who.fingerprints)
-    # Nothing is made up: each fingerprint stands in the document as it is.
+    # Each fingerprint is in the document unchanged.
     assert all(credential_id(each) in json.dumps(document) for each in who.fingerprints)
 
 
 def test_an_answer_is_never_allowed_and_denied() -> None:
-    assert json.loads(review.NO_OPINION) == {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "status": {"allowed": False},
-    }
-    assert json.loads(review.denied("because"))["status"] == {
-        "allowed": False,
-        "denied": True,
-        "reason": "because",
-    }
+    for version in (review.V1, review.V1BETA1):
+        assert json.loads(review.NO_OPINION[version]) == {
+            "apiVersion": version,
+            "kind": "SubjectAccessReview",
+            "status": {"allowed": False},
+        }
+        assert json.loads(review.denied("because", version)) == {
+            "apiVersion": version,
+            "kind": "SubjectAccessReview",
+            "status": {"allowed": False, "denied": True, "reason": "because"},
+        }
+
+
+V1BETA1 = RECORDED.replace(b"authorization.k8s.io/v1", b"authorization.k8s.io/v1beta1").replace(
+    b'"groups":[', b'"group":['
+)
+
+
+def test_a_review_of_v1beta1_has_its_groups_in_another_field() -> None:
+    asked = review.parse(V1BETA1)
+    assert asked.api_version == review.V1BETA1
+    assert asked.identity == review.parse(RECORDED).identity
+    with pytest.raises(InvalidRequest):
+        review.parse(RECORDED.replace(b'"groups":[', b'"group":['))
+
+
+@pytest.mark.parametrize("length", [150, 100_000])
+def test_the_version_is_known_from_the_beginning(length: int) -> None:
+    assert review.version_in(V1BETA1[:length]) == review.V1BETA1
+    said_by_a_client = RECORDED.replace(b'"namespaces"', b'"authorization.k8s.io/v1beta1"')
+    assert review.version_in(said_by_a_client[:length]) == review.V1
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups", "needed"),
+    [
+        ((), ("clustercert:admins",), False),
+        (("JTI=1",), ("system:nodes",), False),
+        ((), ("clustercert:credential:x",), True),
+        ((credential_id(FINGERPRINT),), (), True),
+        (("X509SHA256=x",), (), True),
+    ],
+)
+def test_the_ledger_is_needed_for_certificates_and_credential_groups(
+    ids: tuple[str, ...], groups: tuple[str, ...], needed: bool
+) -> None:
+    assert review.parse(review_bytes(*ids, groups=groups)).identity.needs_ledger is needed

@@ -8,20 +8,20 @@ from unittest.mock import sentinel
 
 import pytest
 
-from clustercert.certificate import chain_pem
-from clustercert.keypair import key_pem, new_key
+from clustercert.observability import metrics
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls, new_server_certificate
 
 
-def server_context(folder: Path) -> ssl.SSLContext:
+def tls_context(folder: Path) -> TlsContext:
     key = new_key("ec-p256")
     now = datetime.now(UTC).replace(microsecond=0)
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
     certificate = folder / "tls.pem"
     certificate.write_bytes(chain_pem((leaf, ca)) + key_pem(key))
-    files = Tls(certificate, certificate, ca=None, fingerprint="", names=())
-    return TlsContext(files)(sentinel.config, sentinel.default)
+    return TlsContext(Tls(certificate, certificate, ca=None, fingerprint="", names=()))
 
 
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -31,17 +31,49 @@ def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
     return context
 
 
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Both ends of a connection, in memory."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server),
+    )
+    for side in (*reversed(ends), *reversed(ends)):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    return ends
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_the_server_ends_a_connection_without_an_answer(tmp_path: Path, version: ssl.TLSVersion) -> None:
     """A kept connection whose client sends nothing more must not hold up the service's end."""
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    server = server_context(tmp_path).wrap_bio(to_server, to_client, server_side=True)
-    client = client_context(version).wrap_bio(to_client, to_server)
-    for side in (client, server, client, server):
-        with contextlib.suppress(ssl.SSLWantReadError):
-            side.do_handshake()
+    context = tls_context(tmp_path)(sentinel.config, sentinel.default)
+    server, client = handshake(context, client_context(version))
     server.write(b"the last answer")
     server.unwrap()
     assert client.read() == b"the last answer"
     # Without close_notify it would want to read on.
     assert client.read() == b""
+
+
+def reloads(outcome: str) -> float:
+    [family] = metrics.RELOADS.labels("tls", outcome).collect()
+    return next(sample.value for sample in family.samples if sample.name == "clustercert_reloads_total")
+
+
+async def test_a_reload_counts_and_a_broken_pair_keeps_the_former_one(tmp_path: Path) -> None:
+    context = tls_context(tmp_path)
+    served = context(sentinel.config, sentinel.default)
+    done, failed = reloads("done"), reloads("failed")
+    await context.reload()
+    assert (reloads("done"), reloads("failed")) == (done, failed)
+    await context.reload(forced=True)
+    assert reloads("done") == done + 1
+    (tmp_path / "tls.pem").write_bytes(b"no certificate")
+    await context.reload()
+    # The same files are not read again.
+    await context.reload()
+    assert reloads("failed") == failed + 1
+    server, client = handshake(served, client_context(ssl.TLSVersion.TLSv1_3))
+    server.write(b"hello")
+    assert client.read() == b"hello"

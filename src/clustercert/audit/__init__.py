@@ -1,1 +1,1 @@
-"""Use case: every event has its place in a log that shows tampering to whoever kept an earlier head of it."""
+"""The audit log: a transparency log. Anyone who stored an earlier checkpoint can detect tampering."""

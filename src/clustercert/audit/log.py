@@ -1,21 +1,20 @@
-"""Reads the log: its head, its tiles, its events, and the proofs that it is what its head says."""
+"""Reads the audit log: checkpoints, tiles, events, and inclusion and consistency proofs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from clustercert.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
-from clustercert.merkle import TilePath, VerifierKey
-from clustercert.merkle.tiles import node_in, tile_of
+from clustercert.merkle.notes import VerifierKey
+from clustercert.merkle.tiles import TilePath, node_from_tile, tile_of
 from clustercert.merkle.tree import (
     HASH_BYTES,
-    Node,
-    Range,
+    LeafRange,
     consistency_ranges,
-    folded,
+    fold,
     inclusion_ranges,
     subtrees,
 )
-from clustercert.store.audit import AuditRows, StoredCheckpoint, StoredEvent, StoredLog
+from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
+from clustercert.store.audit import AuditQueries, StoredCheckpoint, StoredEvent, StoredLog
 from clustercert.store.event_pages import EventFilter, EventPage, EventPages
 
 MAX_PAGE = 1000
@@ -23,11 +22,10 @@ MAX_PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class InclusionProof:
-    """That an event is in the log.
+    """Proof that the log with this checkpoint includes an event.
 
     Attributes:
-        hashes: from the leaf's sibling up to the root's child.
-        checkpoint: the head that it is proved against.
+        hashes: the siblings' hashes, from the leaf's level up to just below the root.
     """
 
     event: StoredEvent
@@ -35,89 +33,89 @@ class InclusionProof:
     checkpoint: StoredCheckpoint
 
 
+@dataclass(frozen=True, slots=True)
 class AuditLog:
-    """The audit log, to be read and proved. Who may see which event is decided where they ask."""
+    """Reads the audit log and creates proofs. Does not check who may read an event; see `event_access`."""
 
-    def __init__(self, rows: AuditRows, pages: EventPages) -> None:
-        self.rows = rows
-        self.pages = pages
+    queries: AuditQueries
+    pages: EventPages
 
     async def log(self) -> StoredLog:
-        """The log itself. Raises Unavailable before it is begun."""
-        log = await self.rows.log()
+        """Return the log's stored state. Raises Unavailable if no log exists yet."""
+        log = await self.queries.log()
         if log is None:
-            raise Unavailable("The audit log has not been begun yet. Try again in a moment.")
+            raise Unavailable("The audit log does not exist yet. Try again in a moment.")
         return log
 
     async def verifier_key(self) -> VerifierKey:
-        """What checkpoints are verified with. Raises Unavailable before the log is begun."""
+        """Return the key that verifies checkpoints. Raises Unavailable if no log exists yet."""
         log = await self.log()
         return VerifierKey(log.origin, log.public_key)
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint:
-        """The log's newest head, or its head at a size. Raises NotFound where that one is not kept, Unavailable."""
-        checkpoint = await self.rows.checkpoint(size)
+        """Return the checkpoint for log size `size`, by default the newest one.
+
+        Raises NotFound if there is none for this size, or Unavailable if there is none at all yet.
+        """
+        checkpoint = await self.queries.checkpoint(size)
         if checkpoint is None and size is None:
             raise Unavailable("The audit log has no checkpoint yet. Try again in a moment.")
         if checkpoint is None:
             raise NotFound(
-                "No checkpoint of this size is kept. Ask for the newest one and a consistency proof."
+                "No checkpoint of this size is stored. Request the newest checkpoint and a consistency proof."
             )
         return checkpoint
 
     async def tile(self, path: TilePath) -> bytes:
-        """A tile's hashes, or the leaves of an entry bundle, one behind the other.
+        """The concatenated hashes of a tile, or the leaves of an entry bundle.
 
-        Raises NotFound where the log isn't large enough.
+        Raises NotFound if the log is too small for it.
         """
-        tile = (await self.rows.tiles([path.tile])).get(path.tile, b"")
+        tile = (await self.queries.tiles([path.tile])).get(path.tile, b"")
         if len(tile) < path.width * HASH_BYTES:
-            raise NotFound("The log has no such tile. Its checkpoint says how large it is.")
+            raise NotFound("The log has no such tile. See the checkpoint for the size of the log.")
         return tile[: path.width * HASH_BYTES]
 
     async def inclusion(self, event: StoredEvent, size: int | None = None) -> InclusionProof:
-        """The proof that an event is in the log of this size, or of its newest one.
+        """Prove that the log of this size includes an event. The default is the newest checkpoint's size.
 
-        Raises InvalidRequest where that log ends before the event, NotFound where its head is not kept, Unavailable
-        for an event that has no place in the log yet.
+        Raises InvalidRequest if the log of this size does not contain the event, NotFound if its checkpoint is not
+        stored, or Unavailable if the event is not sealed yet.
         """
         if event.leaf_index is None:
             raise Unavailable("The event is not sealed yet. Try again in a second.")
         checkpoint = await self.checkpoint(size)
         if event.leaf_index >= checkpoint.size:
-            raise InvalidRequest(f"size: the event is number {event.leaf_index}, so ask for a larger log.")
+            raise InvalidRequest(f"size: must be larger than the event's leaf index, {event.leaf_index}.")
         ranges = inclusion_ranges(event.leaf_index, checkpoint.size)
         return InclusionProof(event, await self._hashes(ranges), checkpoint)
 
     async def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
-        """The proof that the log of the larger size begins with the one of the smaller size.
+        """Prove that the log of size `new` begins with the log of size `old`.
 
-        Raises InvalidRequest for sizes in the wrong order, NotFound where the log isn't that large.
+        Raises InvalidRequest if the sizes are in the wrong order, or NotFound if the log is smaller than `new`.
         """
         if not 0 <= old <= new:
-            raise InvalidRequest("from, to: ask for two sizes, the smaller one first.")
+            raise InvalidRequest("from, to: must be two sizes of the log, the smaller one first.")
         if new > (await self.log()).size:
-            raise NotFound("to: the log is not that large. Ask for the newest checkpoint.")
+            raise NotFound("to: must not exceed the size of the log (see the newest checkpoint).")
         return await self._hashes(consistency_ranges(old, new))
 
     async def events(
         self, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
-        """A page of the events that are looked for, of at most `MAX_PAGE`."""
+        """Return a page of at most `MAX_PAGE` matching events."""
         return await self.pages.page(
             wanted, cursor=cursor, newest_first=newest_first, limit=max(1, min(limit, MAX_PAGE))
         )
 
-    async def _hashes(self, ranges: Sequence[Range]) -> tuple[bytes, ...]:
-        """The hash over each range of leaves, from no more tiles than that takes."""
+    async def _hashes(self, ranges: Sequence[LeafRange]) -> tuple[bytes, ...]:
+        """Compute the hash over each range of leaves. Reads only the necessary tiles."""
         parts = [subtrees(start, end) for start, end in ranges]
-        nodes = await self._nodes(node for nodes in parts for node in nodes)
-        return tuple(folded([nodes[node] for node in part]) for part in parts)
-
-    async def _nodes(self, wanted: Iterable[Node]) -> dict[Node, bytes]:
-        nodes = list(wanted)
-        tiles = await self.rows.tiles({tile_of(node) for node in nodes})
+        tiles = await self.queries.tiles({tile_of(node) for part in parts for node in part})
         try:
-            return {node: node_in(tiles[tile_of(node)], node) for node in nodes}
+            return tuple(
+                fold([node_from_tile(tiles[tile_of(node)], node) for node in part]) for part in parts
+            )
         except (KeyError, IndexError) as error:
-            raise LogDamaged("The audit log lacks a tile; see `clustercert audit verify`.") from error
+            raise LogDamaged("A tile of the audit log is missing. Run `clustercert audit verify`.") from error

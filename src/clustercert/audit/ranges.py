@@ -1,46 +1,45 @@
-"""Ranges of places, whose ends belong to them."""
+"""Ranges of leaf indexes, both ends included."""
 
 from collections.abc import Iterable, Sequence
 
-Range = tuple[int, int]
+PlaceRange = tuple[int, int]
 
 
-def merged(ranges: Iterable[Range]) -> list[Range]:
-    """The same places as the fewest ranges, in order."""
-    found: list[Range] = []
+def merge(ranges: Iterable[PlaceRange]) -> list[PlaceRange]:
+    """Merge ranges into as few as possible, in order."""
+    merged: list[PlaceRange] = []
     for first, last in sorted(ranges):
-        if found and first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(found[-1][1], last))
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
         else:
-            found.append((first, last))
-    return found
+            merged.append((first, last))
+    return merged
 
 
-def ranges_of(places: Iterable[int]) -> list[Range]:
-    """Places as ranges."""
-    return merged((place, place) for place in places)
+def ranges_of(places: Iterable[int]) -> list[PlaceRange]:
+    """Convert leaf indexes to ranges."""
+    return merge((place, place) for place in places)
 
 
-def without(ranges: Sequence[Range], taken: Iterable[Range]) -> list[Range]:
-    """What is left of ranges, which are in order and apart, when the places of others are taken away."""
-    left: list[Range] = []
-    apart = merged(taken)
+def subtract(ranges: Sequence[PlaceRange], removed: Iterable[PlaceRange]) -> list[PlaceRange]:
+    """Return the parts of `ranges` that are not in `removed`. `ranges` must be in order without overlaps."""
+    remaining: list[PlaceRange] = []
+    disjoint = merge(removed)
     at = 0
     for first, last in ranges:
-        while at < len(apart) and apart[at][1] < first:
+        while at < len(disjoint) and disjoint[at][1] < first:
             at += 1
         start, cursor = first, at
-        while cursor < len(apart) and apart[cursor][0] <= last:
-            begin, end = apart[cursor]
+        while cursor < len(disjoint) and disjoint[cursor][0] <= last:
+            begin, end = disjoint[cursor]
             if begin > start:
-                left.append((start, begin - 1))
+                remaining.append((start, begin - 1))
             start = max(start, end + 1)
             cursor += 1
         if start <= last:
-            left.append((start, last))
-    return left
+            remaining.append((start, last))
+    return remaining
 
 
-def count(ranges: Iterable[Range]) -> int:
-    """How many places they have."""
+def count_places(ranges: Iterable[PlaceRange]) -> int:
     return sum(last - first + 1 for first, last in ranges)

@@ -1,57 +1,53 @@
-"""Events are deleted for their age or for somebody's privacy; the log keeps their commitments, and says so.
+"""Deletes old events, or single events for privacy. The log keeps their commitments and records the deletion.
 
-What was deleted is still proved to have been there, and can't be told from its commitment: the salt is gone with it.
+The log still proves that a deleted event existed. Its content can't be guessed, because its salt is deleted too.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from clustercert.audit.ranges import ranges_of
-from clustercert.errors import NotFound
-from clustercert.model import AuditEvent, Origin
-from clustercert.store.evidence import DELETED, EvidenceRows
+from clustercert.model import Actor, rfc3339
+from clustercert.model.errors import NotFound
+from clustercert.model.events.administration import EventsDeleted
+from clustercert.store.evidence import EvidenceQueries
 
 
+@dataclass(frozen=True, slots=True)
 class Retention:
-    """Deletes events. Each deletion is an event itself, which is kept for good, in the same transaction."""
+    """Deletes events. Each deletion is recorded in the same transaction by a deletion event, which is never deleted."""
 
-    def __init__(self, rows: EvidenceRows, now: Callable[[], datetime]) -> None:
-        self._rows = rows
-        self._now = now
+    queries: EvidenceQueries
+    now: Callable[[], datetime]
 
-    async def prune(self, before: datetime, *, actor: str, origin: Origin) -> int:
-        """Delete some of the events of before a time; how many, 0 at the end. Raises Unavailable.
+    async def prune(self, before: datetime, *, actor: Actor) -> int:
+        """Delete a batch of sealed events older than `before`. Returns the number deleted, 0 when none are left.
 
-        What isn't sealed yet stays until it is.
+        Raises Unavailable.
         """
-        why = {"why": "retention", "before": before.isoformat()}
-        marker = self._marker(f"before {before:%Y-%m-%dT%H:%M:%SZ}", why, actor, origin)
-        return len(await self._rows.delete(marker, before=before))
+        marker = self._marker(f"before {rfc3339(before)}", "retention", actor, before)
+        return len(await self.queries.delete(marker, before=before))
 
-    async def erase(self, event_id: int, why: str, *, actor: str, origin: Origin) -> int:
-        """Delete one event; its place. Raises NotFound, also for what is not sealed yet or says what was deleted."""
-        marker = self._marker(str(event_id), {"why": why}, actor, origin)
-        places = await self._rows.delete(marker, only=event_id)
+    async def erase(self, event_id: int, why: str, *, actor: Actor) -> int:
+        """Delete one event. Returns its leaf index. Raises NotFound if it is missing, unsealed or a deletion event."""
+        marker = self._marker(str(event_id), why, actor)
+        places = await self.queries.delete(marker, only=event_id)
         if not places:
             raise NotFound(
-                f"There is no event {event_id} that can be erased: only sealed ones can, and none that says what was"
-                " deleted."
+                f"There is no event {event_id} that can be erased. Unsealed events and deletion events can't be erased."
             )
         return places[0]
 
     def _marker(
-        self, subject: str, why: dict[str, str], actor: str, origin: Origin
-    ) -> Callable[[Sequence[int]], AuditEvent]:
-        return lambda places: AuditEvent(
-            at=self._now(),
-            kind=DELETED,
-            project_id=None,
+        self, subject: str, why: str, actor: Actor, before: datetime | None = None
+    ) -> Callable[[Sequence[int]], EventsDeleted]:
+        return lambda places: EventsDeleted(
+            at=self.now(),
             actor=actor,
             subject=subject,
-            origin=origin,
-            detail={
-                **why,
-                "count": len(places),
-                "places": [list(pair) for pair in ranges_of(places)],
-            },
+            why=why,
+            count=len(places),
+            places=tuple(ranges_of(places)),
+            before=before,
         )

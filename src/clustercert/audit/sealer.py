@@ -1,81 +1,69 @@
-"""Puts events into the log, and signs the log's head. Issuing never waits for it.
+"""Seals events: assigns their leaf indexes and signs the new checkpoint. Runs in the background, not while issuing.
 
-Each call is one transaction that holds the log's row: a second sealer waits for its end and goes on behind it, and
-after a crash in the middle nothing of it has happened.
+Each batch is written in one transaction, which locks the log's row. A second sealer waits for the lock and then starts
+again. A crash rolls the batch back.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from clustercert import metrics
-from clustercert.errors import LogDamaged
-from clustercert.merkle import Checkpoint, NoteError, TileId, VerifierKey, opened, signed
-from clustercert.merkle.tiles import edge, grown, node_in, tile_of, width_in
-from clustercert.merkle.tree import HASH_BYTES, root_of
-from clustercert.model import AuditEvent, Origin
-from clustercert.sealing import Sealer
-from clustercert.store.audit import LOG, AuditRows, Sealing, StoredCheckpoint, StoredLog
+from clustercert.audit.log_key import KEY_CONTEXT, unseal_private_key
+from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, sign_note, verify_checkpoint
+from clustercert.merkle.tiles import TileId, append_leaves, partial_tiles, tile_width, tree_root
+from clustercert.merkle.tree import HASH_BYTES
+from clustercert.model import Actor
+from clustercert.model.errors import LogDamaged
+from clustercert.model.events.operation import AuditLogBegun
+from clustercert.observability import metrics
+from clustercert.pki.envelope import SecretSealer
+from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, StoredLog
 
-# A transaction this long keeps an SQLite file's other writers waiting for some milliseconds.
+# A batch of this size blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128
-# Whoever keeps checkpoints fetches them more often than this; of older ones, one an hour is enough to find a time.
+# Of the checkpoints older than this, one per hour is kept. So a verifier that fetches them daily can see each one.
 THIN_AFTER = timedelta(days=1)
-# What the log's key is sealed for.
-BOUND_TO = f"audit_log:{LOG}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Signer:
-    verifier: VerifierKey
-    key: Ed25519PrivateKey
 
 
 class LogSealer:
-    """Seals the log of one database."""
+    """Seals events into the log of one database."""
 
-    def __init__(self, rows: AuditRows, custody: Sealer, now: Callable[[], datetime], name: str) -> None:
-        """`name` is what a log that is begun here is called; one that is there keeps its own.
+    def __init__(
+        self, queries: AuditQueries, custody: SecretSealer, now: Callable[[], datetime], name: str
+    ) -> None:
+        """`name` is used for a new log; an existing log keeps its name.
 
-        No two logs may share a name: the checkpoints of one would seem to be the other's.
+        No two logs may share a name: their checkpoints could be confused.
         """
-        self._rows = rows
+        self._queries = queries
         self._custody = custody
         self._now = now
         self._name = name
-        self._signer: _Signer | None = None
+        self._key: tuple[VerifierKey, Ed25519PrivateKey] | None = None
         self._thinned_to = 0
 
-    async def begin(self, *, actor: str = "clustercert", origin: Origin | None = None) -> StoredLog:
-        """The log; it is begun, with a key of its own, where there is none. Raises SealError or Unavailable."""
-        while (log := await self._rows.log()) is None:
+    async def ensure_log(self, *, actor: Actor | None = None) -> StoredLog:
+        """Return the log. If there is none, create it with a new key. Raises Unavailable."""
+        while (log := await self._queries.log()) is None:
             key = Ed25519PrivateKey.generate()
             now = self._now()
-            begun = StoredLog(
+            new = StoredLog(
                 origin=self._name,
                 public_key=key.public_key().public_bytes_raw(),
-                sealed_key=await self._custody.seal(key.private_bytes_raw(), BOUND_TO),
+                sealed_key=await self._custody.seal(key.private_bytes_raw(), KEY_CONTEXT),
                 size=0,
                 created_at=now,
             )
-            verifier = VerifierKey(begun.origin, begun.public_key)
-            event = AuditEvent(
-                at=now,
-                kind="audit_log.begun",
-                project_id=None,
-                actor=actor,
-                subject=begun.origin,
-                origin=origin or Origin.local(),
-                detail={"verifier_key": str(verifier)},
-            )
-            await self._rows.add_log(begun, event)
+            verifier = VerifierKey(new.origin, new.public_key)
+            actor = actor or Actor.service()
+            event = AuditLogBegun(at=now, actor=actor, subject=new.origin, verifier_key=str(verifier))
+            await self._queries.add_log(new, event)
         return log
 
     async def seal_all(self) -> int:
-        """Give every event that is waiting now its place; how many. Raises as `seal` does."""
+        """Seal all waiting events. Returns the number sealed. Raises the same errors as `seal`."""
         sealed = count = await self.seal()
         while count == MAX_BATCH:
             count = await self.seal()
@@ -83,88 +71,98 @@ class LogSealer:
         return sealed
 
     async def seal(self) -> int:
-        """Give at most `MAX_BATCH` events their places and sign the new head; how many.
+        """Seal at most `MAX_BATCH` events. Returns the number sealed.
 
-        Raises LogDamaged where the log is not what was signed last, SealError where its key doesn't open,
+        Raises LogDamaged if the log does not match its newest checkpoint, UnsealError if its key can't be decrypted, or
         Unavailable.
         """
-        signer = self._signer = self._signer or await self._open()
-        head, count = await self._rows.seal(lambda sealing: self._put(sealing, signer))
+        verifier, private = self._key = self._key or await self._open()
+        head, count = await self._queries.seal(lambda sealing: self._append(sealing, verifier, private))
         if head is not None:
             metrics.SEALED.set(head.size)
         return count
 
-    def _put(self, sealing: Sealing, signer: _Signer) -> tuple[StoredCheckpoint | None, int]:
-        """The new head, and how many events are new below it; no head where there are none."""
+    async def unsealed_since(self) -> datetime | None:
+        """Return the time of the oldest unsealed event, or None if all are sealed. Raises Unavailable."""
+        return await self._queries.unsealed_since()
+
+    def _append(
+        self, sealing: Sealing, verifier: VerifierKey, private: Ed25519PrivateKey
+    ) -> tuple[StoredCheckpoint | None, int]:
+        """Append the waiting events. Returns how many, and the new checkpoint; None if no event was waiting."""
         leaves = sealing.take(MAX_BATCH)
         if not leaves:
             return None, 0
-        present = edge(sealing.size)
+        present = partial_tiles(sealing.size)
         tiles = sealing.tiles(present)
-        _check(sealing, tiles, signer.verifier)
-        changed = grown(sealing.size, tiles, leaves)
-        head = self._head(sealing.size + len(leaves), tiles | changed, signer)
+        _check(sealing, tiles, verifier)
+        changed = append_leaves(sealing.size, tiles, leaves)
+        size = sealing.size + len(leaves)
+        signed = Checkpoint(verifier.name, size, _root(size, tiles | changed))
+        note = sign_note(signed.text(), signed.origin, private)
+        head = StoredCheckpoint(size=size, at=self._now(), root=signed.root, note=note)
         sealing.write(changed, present, head)
         return head, len(leaves)
 
-    async def thin(self) -> None:
-        """Of the checkpoints that are a day old, keep one an hour. Raises Unavailable."""
+    async def verifier_key(self) -> VerifierKey:
+        """Return the public key for the sealed private key. Raises LogDamaged if another public key is stored.
+
+        Also raises UnsealError or Unavailable.
+        """
+        verifier, _ = await self._open()
+        return verifier
+
+    async def thin_checkpoints(self) -> None:
+        """Delete checkpoints older than a day, except one for each hour. Raises Unavailable."""
         before = self._now() - THIN_AFTER
         more = True
         while more:
-            ended, dropped = await self._rows.thin(before, self._thinned_to)
+            ended, dropped = await self._queries.thin(before, self._thinned_to)
             more = dropped > 0 or ended != self._thinned_to
             self._thinned_to = ended
 
-    def _head(self, size: int, tiles: dict[TileId, bytes], signer: _Signer) -> StoredCheckpoint:
-        head = Checkpoint(signer.verifier.name, size, _root(size, tiles))
-        note = signed(head.text(), head.origin, signer.key)
-        return StoredCheckpoint(size=size, at=self._now(), root=head.root, note=note)
-
-    async def _open(self) -> _Signer:
-        log = await self.begin()
-        key = Ed25519PrivateKey.from_private_bytes(await self._custody.unseal(log.sealed_key, BOUND_TO))
+    async def _open(self) -> tuple[VerifierKey, Ed25519PrivateKey]:
+        log = await self.ensure_log()
+        key = await unseal_private_key(log.sealed_key, self._custody)
         verifier = VerifierKey(log.origin, key.public_key().public_bytes_raw())
         if verifier.public_key != log.public_key:
             raise LogDamaged(
-                "The audit log's public key is not the one of its key. Restore the table audit_log."
+                "The audit log's public key does not belong to its private key. Restore the table audit_log."
             )
-        return _Signer(verifier, key)
+        return verifier, key
 
 
 def _check(sealing: Sealing, tiles: dict[TileId, bytes], verifier: VerifierKey) -> None:
-    """Raise LogDamaged unless the log ends as it was signed: nothing is to be signed on top of anything else."""
+    """Raise LogDamaged unless the log matches its newest checkpoint: a tampered log must not be signed again."""
     newest = sealing.checkpoint()
     if newest is None:
         if sealing.size:
             raise _damaged("its newest checkpoint is missing")
         return
     try:
-        head = opened(newest.note, verifier)
+        head = verify_checkpoint(newest.note, verifier)
         root = _root(sealing.size, tiles)
     except NoteError as error:
         raise _damaged(str(error)) from error
     except (KeyError, IndexError) as error:
         raise _damaged("a tile is missing") from error
     if (head.size, head.root) != (sealing.size, root):
-        raise _damaged(f"its newest checkpoint, of {head.size} events, is of another tree")
-    if any(len(hashes) > width_in(tile, sealing.size) * HASH_BYTES for tile, hashes in tiles.items()):
-        raise _damaged("a tile at its end is longer than the log")
+        raise _damaged(f"its newest checkpoint, for {head.size} events, does not match its tree")
+    if any(len(hashes) > tile_width(tile, sealing.size) * HASH_BYTES for tile, hashes in tiles.items()):
+        raise _damaged("its last tile has more hashes than its size allows")
 
 
 def _root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
-    """The root of a tree, from the tiles at its edge. Raises KeyError where one is missing."""
-    return _root_of(size, tuple((tile, tiles[tile]) for tile in edge(size)))
+    return _cached_root(size, tuple((tile, tiles[tile]) for tile in partial_tiles(size)))
 
 
-# What was signed is what is found the next time, unless somebody changed it.
+# Cached, because each sealing checks the tiles that the previous one signed.
 @functools.lru_cache(maxsize=2)
-def _root_of(size: int, tiles: tuple[tuple[TileId, bytes], ...]) -> bytes:
-    by_id = dict(tiles)
-    return root_of(size, lambda node: node_in(by_id[tile_of(node)], node))
+def _cached_root(size: int, tiles: tuple[tuple[TileId, bytes], ...]) -> bytes:
+    return tree_root(size, dict(tiles))
 
 
-def _damaged(how: str) -> LogDamaged:
+def _damaged(reason: str) -> LogDamaged:
     return LogDamaged(
-        f"The audit log is damaged: {how}. Nothing is sealed until it is whole again; see `clustercert audit verify`."
+        f"The audit log is damaged: {reason}. Nothing is sealed until it is repaired. Run `clustercert audit verify`."
     )

@@ -1,4 +1,4 @@
-"""Callers who sign their requests with an access key. Which keys exist is looked up elsewhere."""
+"""Authentication by a request signature with an access key (AK/SK)."""
 
 import hashlib
 import hmac
@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from clustercert.errors import Unauthenticated
+from clustercert.authn.credentials import UnverifiedCredential
+from clustercert.authn.signature_lock import SignatureLock
 from clustercert.model import Caller, Origin, UnverifiedRequest
-from clustercert.signature import (
+from clustercert.model.errors import Unauthenticated
+from clustercert.pki.request_signature import (
+    ALGORITHMS,
     BadSignature,
     SignedParts,
     UnverifiedSignature,
@@ -19,26 +22,28 @@ from clustercert.signature import (
     verify,
 )
 
-# API gateway of the vendors, "date skew": 15 minutes either way. Signatures of that age pass again and again:
-# real clients send two equal requests in one second, whose signatures are equal too.
+# The vendors' API gateways allow a clock skew of 15 minutes in both directions. Within that time a signature can be
+# replayed. Replays can't be rejected: real clients send equal requests, with equal signatures, within a second.
 MAX_SKEW = timedelta(minutes=15)
 
-# Several times what any client sends. To put a long one into its canonical form takes as long as issuing does, many
-# times over, and is done before anybody has proved anything.
+# The longest path and query: several times what real clients send. Canonicalizing longer ones would take more time
+# than issuing a certificate, and happens before authentication.
 MAX_ADDRESS = 4096
 
-# As long as a real SK, and nobody's: so that an unknown access key costs what a known one does.
-_NOBODYS_SECRET = bytes(40)
+# As long as a real SK, so that the response time does not reveal whether an access key exists.
+_DUMMY_SECRET = bytes(40)
+
+_SCHEMES = frozenset(ALGORITHMS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An access key in the clear, for as long as a check needs it.
+    """An access key with its decrypted secret.
 
     Attributes:
         secret: the SK.
-        security_token_hash: SHA-256 of the security token that a temporary key must come with, or None.
-        expires_at: the end of a temporary key, or None.
+        security_token_hash: SHA-256 of the security token that a temporary key requires, or `None`.
+        expires_at: when a temporary key expires, or `None`.
     """
 
     id: str
@@ -49,47 +54,59 @@ class SigningKey:
 
 
 class AccessKeyLookup(Protocol):
-    """What the identity answers about access keys."""
+    """Looks up access keys. Implemented by `identity`."""
+
+    def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
+        """Return the key if it is cached, without I/O."""
 
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
-        """Find the key in the clear; None where there is none or it is disabled."""
+        """Return the key, or `None` if it is missing or disabled."""
+
+    async def load_in_vain(self, access_key_id: str) -> None:
+        """Take as long as for an unknown key, and return nothing."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
-        """Find the caller whose key it is; the proof has been judged.
-
-        Raises:
-            Unauthenticated: the user is disabled or gone.
-        """
+        """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccessKeyAuthenticator:
-    """Verifies a signature over the request as it was received."""
+    """Verifies request signatures."""
 
     identity: AccessKeyLookup
     now: Callable[[], datetime]
+    lock: SignatureLock = field(default_factory=SignatureLock)
 
-    async def authenticate(self, authorization: str, request: UnverifiedRequest) -> Caller:
-        """Tell whose access key signed the request.
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.scheme in _SCHEMES
 
-        Raises:
-            Unauthenticated: the signature is malformed, stale, wrong, or does not cover what it must.
-        """
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        """See `Authenticator`. Rejects signatures that are malformed, too old, wrong, or incomplete."""
         headers = _by_name(request)
         try:
-            unverified = parse_authorization(authorization)
+            unverified = parse_authorization(credential.text)
+            key_id = unverified.credential.access_key_id
+            if self.lock.is_locked(key_id, request.origin):
+                raise Unauthenticated("the access key is locked for this address after wrong signatures")
             parts = _signed_parts(unverified, request, headers)
             self._check_time(unverified, parts)
-            key = await self.identity.signing_key(unverified.credential.access_key_id)
-            genuine = verify(unverified, parts, key.secret if key else _NOBODYS_SECRET)
+            cached = self.identity.cached_signing_key(key_id)
+            key = cached or await self.identity.signing_key(key_id)
+            genuine = verify(unverified, parts, key.secret if key else _DUMMY_SECRET)
+            if cached is not None and not genuine:
+                # Only known keys are cached. Without this delay, a fast 401 would reveal which keys are in use.
+                await self.identity.load_in_vain(key_id)
         except BadSignature as e:
             raise Unauthenticated(str(e)) from e
         if key is None:
+            self.lock.wrong(key_id, request.origin)
             raise Unauthenticated("the access key is unknown or disabled")
         if not genuine:
+            self.lock.wrong(key_id, request.origin)
             raise Unauthenticated(
                 f"the signature with access key {key.id} does not match the request", known=key.id
             )
+        self.lock.right(key_id, request.origin)
         if key.expires_at is not None and self.now() >= key.expires_at:
             raise Unauthenticated(f"the temporary access key {key.id} has expired", known=key.id)
         _check_security_token(key, {token for token in headers.get(b"x-security-token", ()) if token})
@@ -101,7 +118,7 @@ class AccessKeyAuthenticator:
             raise BadSignature("X-Sdk-Date is more than 15 minutes away from the server's clock")
         credential = unverified.credential
         if credential.scheme != "flat" and credential.date != parts.timestamp[:8]:
-            raise BadSignature("the date of the scope is not that of X-Sdk-Date")
+            raise BadSignature("the scope's date differs from X-Sdk-Date")
 
 
 def _by_name(request: UnverifiedRequest) -> dict[bytes, list[bytes]]:
@@ -115,24 +132,23 @@ def _signed_parts(
     unverified: UnverifiedSignature, request: UnverifiedRequest, received: dict[bytes, list[bytes]]
 ) -> SignedParts:
     if len(request.raw_path) + len(request.raw_query) > MAX_ADDRESS:
-        raise BadSignature("path and query are longer than those of any request that is signed")
-    # All of it is taken from what was received, whatever the request says of itself.
+        raise BadSignature("path and query are longer than allowed for signed requests")
     body_hash = payload_hash(request.body)
     claims = received.get(b"x-sdk-content-sha256", ())
     if claims and set(claims) != {body_hash.encode()}:
-        # UNSIGNED-PAYLOAD among them: a signature that leaves the body open would be a bearer token.
+        # UNSIGNED-PAYLOAD is rejected too: a signature that does not cover the body would be a bearer token.
         raise BadSignature("X-Sdk-Content-Sha256 is not the hash of the received body")
     signed: list[tuple[bytes, bytes]] = []
     for name in map(str.encode, unverified.signed_headers):
         values = received.get(name, ())
         if len(values) != 1:
-            raise BadSignature(f"the signed header {name.decode()} is not in the request exactly once")
+            raise BadSignature(f"the signed header {name.decode()} must appear exactly once in the request")
         signed.append((name, values[0]))
     return SignedParts(request.method, request.raw_path, request.raw_query, tuple(signed), body_hash)
 
 
 def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
-    # Both Go client families add it after signing, so it may be unsigned and only its value counts.
+    # The vendors' Go SDKs add X-Security-Token after signing, so it may be unsigned. Only its value is checked.
     if key.security_token_hash is None:
         if presented:
             raise Unauthenticated(
@@ -141,9 +157,9 @@ def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
         return
     if len(presented) != 1:
         raise Unauthenticated(
-            f"the temporary access key {key.id} did not come with one security token", known=key.id
+            f"the temporary access key {key.id} came without a security token, or with several", known=key.id
         )
     if not hmac.compare_digest(hashlib.sha256(presented.pop()).digest(), key.security_token_hash):
         raise Unauthenticated(
-            f"the temporary access key {key.id} came with another's security token", known=key.id
+            f"the temporary access key {key.id} was sent with the wrong security token", known=key.id
         )

@@ -1,72 +1,113 @@
-"""Finds the one credential in a request and hands it to the authenticator of its kind."""
+"""Extracts a request's credential, selects its authenticator, and authenticates tokens."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from clustercert.authn.access_keys import AccessKeyAuthenticator
-from clustercert.authn.tokens import TokenAuthenticator
-from clustercert.errors import Unauthenticated
-from clustercert.model import Caller, UnverifiedRequest
-from clustercert.signature import ALGORITHMS
+from clustercert.model import Caller, Origin, UnverifiedRequest
+from clustercert.model.errors import NoCredential, Unauthenticated
 
-_CARRIERS = frozenset({b"x-auth-token", b"authorization"})
-_SIGNATURES = frozenset(ALGORITHMS.values())
+BEARER = "bearer"
+# Longer than any token. Keystone's longest tokens, which are signed, have about 3,000 characters.
+MAX_TOKEN = 4096
 
-
-class _Found(NamedTuple):
-    kind: Literal["token", "signature"]
-    text: str
+_HEADERS = frozenset({b"x-auth-token", b"authorization"})
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """The authenticator of authenticators: X-Auth-Token, Authorization: Bearer, or an AK/SK signature."""
+class UnverifiedCredential:
+    """The credential in a request, before it is verified.
 
-    tokens: TokenAuthenticator
-    access_keys: AccessKeyAuthenticator
+    Attributes:
+        scheme: `bearer` for a token, including one in X-Auth-Token; else the Authorization header's scheme, as sent.
+        text: the token, or the whole Authorization header.
+    """
 
-    async def authenticate(self, request: UnverifiedRequest) -> Caller:
-        """Tell who sent the request.
+    scheme: str
+    text: str = field(repr=False)
 
-        Raises:
-            Unauthenticated: no credential, two different ones, an unknown kind, or one that proves nothing.
+
+class Authenticator(Protocol):
+    """Authenticates one kind of credential."""
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        """Whether this authenticator can check credentials of this kind."""
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        """Return the caller. Raises Unauthenticated; only the error's `reason`, which is for the log, says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticators:
+    """Tries several authenticators in order. The first one that authenticates the caller wins."""
+
+    members: tuple[Authenticator, ...]
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return any(member.accepts(credential) for member in self.members)
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        """Return the caller. Raises the first authenticator's Unauthenticated if all fail."""
+        failure: Unauthenticated | None = None
+        for member in self.members:
+            if member.accepts(credential):
+                try:
+                    return await member.authenticate(credential, request)
+                except Unauthenticated as error:
+                    failure = failure or error
+        raise failure or Unauthenticated("the credential is of an unknown scheme")
+
+
+class TokenLookup(Protocol):
+    """Looks up tokens that the built-in identity service issued."""
+
+    async def caller_of_token(self, token: str, origin: Origin) -> Caller:
+        """Return the token's owner.
+
+        Raises Unauthenticated if the token is unknown, expired or revoked, or if its user or scope is disabled.
         """
-        found = _only_credential(request)
-        if found.kind == "token":
-            return await self.tokens.authenticate(found.text, request.origin)
-        return await self.access_keys.authenticate(found.text, request)
 
 
-def _only_credential(request: UnverifiedRequest) -> _Found:
-    # Two that say the same are one. Of two that differ, whichever we chose might not be the one meant.
-    found: _Found | None = None
-    for name, value in request.headers:
-        one = _credential_in(name, value)
-        if found is not None and one not in (None, found):
-            raise Unauthenticated("the request carries two different credentials")
-        found = found or one
+@dataclass(frozen=True, slots=True)
+class TokenAuthenticator:
+    """Authenticates bearer tokens that the built-in identity service issued."""
+
+    identity: TokenLookup
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.scheme == BEARER and "." not in credential.text  # as in a JWT
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        if len(credential.text) > MAX_TOKEN:
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters")
+        return await self.identity.caller_of_token(credential.text, request.origin)
+
+
+def only_credential(headers: Iterable[tuple[bytes, bytes]]) -> UnverifiedCredential:
+    """Return the request's only credential. Equal duplicates count as one.
+
+    Raises Unauthenticated if there is none, or if two differ: it is not clear which one the caller meant.
+    """
+    found: UnverifiedCredential | None = None
+    for name, value in headers:
+        if name in _HEADERS and (credential := _credential(name, value)) is not None:
+            if found is not None and credential != found:
+                raise Unauthenticated("the request carries two different credentials")
+            found = credential
     if found is None:
-        raise Unauthenticated("the request carries no credential")
+        raise NoCredential("the request carries no credential")
     return found
 
 
-def _credential_in(name: bytes, value: bytes) -> _Found | None:
-    if name not in _CARRIERS or not (text := _text(value)):
-        # An empty value is no credential: the vendor SDKs send an empty Authorization beside a token.
-        return None
-    if name == b"x-auth-token":
-        return _Found("token", text)
-    scheme, _, rest = text.partition(" ")
-    if scheme in _SIGNATURES:
-        return _Found("signature", text)
-    if scheme.lower() != "bearer":
-        raise Unauthenticated("the Authorization header is of an unknown scheme")
-    token = rest.strip(" ")
-    return _Found("token", token) if token else None
-
-
-def _text(value: bytes) -> str:
+def _credential(name: bytes, value: bytes) -> UnverifiedCredential | None:
+    """Return the header's credential, or `None` for an empty header, which vendors' SDKs send with a token."""
     try:
-        return value.strip(b" \t").decode("ascii")
-    except UnicodeDecodeError as e:
-        raise Unauthenticated("the credential is not ASCII text") from e
+        text = value.strip(b" \t").decode("ascii")
+    except UnicodeDecodeError as error:
+        raise Unauthenticated("the credential is not ASCII text") from error
+    if name == b"authorization":
+        scheme, _, rest = text.partition(" ")
+        if scheme.lower() != BEARER:
+            return UnverifiedCredential(scheme, text) if text else None
+        text = rest.strip(" ")
+    return UnverifiedCredential(BEARER, text) if text else None

@@ -1,5 +1,4 @@
-"""The command line: one module a command group, no logic beyond talk to the user.
+"""The command line: one module for each command or group, imported when it is used. See `command_table`.
 
-Modules here are imported for every command, `--help` included, so they import at the top only what is light; what a
-command needs beyond that it imports itself.
+Help and completion import these modules, so each command imports large packages only when it runs.
 """

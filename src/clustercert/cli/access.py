@@ -1,116 +1,107 @@
-"""`clustercert certificate access|crl`: who can still get into a cluster, and its revocation list."""
+"""`clustercert certificate access|crl`: the access report and the CRL of a cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli import cluster as cluster_commands
-from clustercert.cli.cluster import InProjectOption
-from clustercert.cli.named import user_id_of
-from clustercert.cli.output import Output, OutputOption, Row, answer, note, paragraph, show_list, show_one
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption
+from clustercert.cli.output import Output, OutputOption, Row, note, paragraph, show_list, show_one, write_out
+from clustercert.cli.session import Operator
 
 if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
     from clustercert.model import JsonObject
 
-# It takes a minute or so, and nobody else waits for it.
+# A report of this size takes about a minute. Only this command waits for it, so no smaller limit is needed.
 MAX_CREDENTIALS = 500_000
 
-ClusterOption = Annotated[str, typer.Option("--cluster", metavar="CLUSTER", help="Which, by name or id.")]
+_COLUMNS = ("user", "fingerprint", "state", "has_access", "not_after", "last_seen_at", "groups", "stopped_by")
 
-_COLUMNS = ("user", "fingerprint", "state", "gets_in", "not_after", "last_seen_at", "groups", "stopped_by")
+_UNKNOWN_COLUMNS = ("username", "has_access", "fingerprint", "groups", "last_seen_at")
 
 
-def show_access(
-    context: typer.Context,
+@on_store
+async def show_access(
+    operator: Operator,
     cluster: ClusterOption,
     project: InProjectOption = None,
-    user: Annotated[
-        str | None, typer.Option(metavar="USER", help="Only this user, by name, or id if they are gone.")
-    ] = None,
+    user: OnlyUserOption = None,
     group: Annotated[
-        str | None, typer.Option(metavar="GROUP", help="Only members of this Kubernetes group.")
+        str | None, typer.Option(metavar="GROUP", help="List only members of this Kubernetes group.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who can still get into a cluster, what stops them and how fast, and what goes on all the same.
+    """Show who has access to a cluster.
 
-    JSON and YAML have everything; the other forms have a line for each certificate that has not ended.
+    Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
+    other formats one line for each certificate that has not expired.
     """
+    from clustercert.http.api.inventory_rows import report_row
 
-    async def work(operator: Operator) -> "JsonObject":
-        from clustercert.inventory.rows import report_row
-
-        registered = await cluster_commands.find(operator, cluster, project)
-        report = await operator.parts.inventory.access.report(
-            registered, user_id=await user_id_of(operator, user), group=group, most=MAX_CREDENTIALS
-        )
-        return report_row(report)
-
-    report = operate(context, work)
+    registered = await operator.cluster(cluster, project)
+    user_id = await operator.user_id(user) if user is not None else None
+    access = operator.parts.inventory.access
+    report = report_row(await access.report(registered, user_id=user_id, group=group, most=MAX_CREDENTIALS))
     if output in (Output.JSON, Output.YAML):
         show_one(report, output)
         return
-    show_list(_lines(report), output, columns=_COLUMNS, name="fingerprint")
+    show_list(_certificate_rows(report), output, columns=_COLUMNS, name="fingerprint")
     if output is Output.TABLE:
-        _explain(report)
+        _print_explanations(report)
 
 
-def crl(
-    context: typer.Context,
+@on_store
+async def crl(
+    operator: Operator,
     cluster: ClusterOption,
     project: InProjectOption = None,
-    ca: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of this client CA. [default: the one that signs]")
-    ] = None,
+    ca: Annotated[str | None, typer.Option(metavar="ID", help="Client CA. [default: the active one]")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it there. [default: standard output]")
+        Path | None, typer.Option(metavar="FILE", help="File to write. [default: standard output]")
     ] = None,
 ) -> None:
-    """Print the certificate revocation list of a client CA, PEM. kube-apiserver reads none; other verifiers do."""
+    """Print the certificate revocation list of a client CA (PEM).
 
-    async def work(operator: Operator) -> bytes:
-        from clustercert.crl import crl_pem
+    kube-apiserver does not read CRLs; other verifiers do.
+    """
+    from clustercert.pki.crl import crl_pem
 
-        registered = await cluster_commands.find(operator, cluster, project)
-        made = await operator.parts.crls.crl(registered.id, ca or registered.client_ca.id)
-        return crl_pem(made.der)
-
-    pem = operate(context, work)
+    registered = await operator.cluster(cluster, project)
+    made = await operator.parts.crls.crl(registered.id, ca or registered.client_ca.id)
+    pem = crl_pem(made.der)
     if out is None:
-        answer(pem.decode())
+        write_out(pem.decode())
     else:
         out.write_bytes(pem)
         note(f"Wrote {out}.")
 
 
-def _lines(report: "JsonObject") -> list[Row]:
-    """A row for each certificate."""
-    holders = cast("list[dict[str, object]]", report["users"])
+def _certificate_rows(report: "JsonObject") -> list[Row]:
+    users = cast("list[dict[str, object]]", report["users"])
     return [
-        {"user": holder["user_name"], "user_id": holder["user_id"], **credential}
-        for holder in holders
-        for credential in cast("list[dict[str, object]]", holder["credentials"])
+        {"user": user["user_name"], "user_id": user["user_id"], **credential}
+        for user in users
+        for credential in cast("list[dict[str, object]]", user["credentials"])
     ]
 
 
-def _explain(report: "JsonObject") -> None:
-    """The rest of the report, for people."""
+def _print_explanations(report: "JsonObject") -> None:
     if not report["complete"]:
-        note("There are more certificates than these: narrow it down with --user.")
+        note("Not all certificates are listed. Filter them with --user.")
     if unknown := cast("list[Row]", report["unknown_credentials"]):
-        answer("\nClient certificates that the API server saw and that were not issued here:\n\n")
-        show_list(unknown, Output.TABLE, columns=("username", "fingerprint", "groups", "last_seen_at"))
+        write_out("\nClient certificates from other issuers, used at the API server:\n\n")
+        show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS)
     if groups := cast("list[Row]", report["groups"]):
-        answer("\nKubernetes groups that they get in with:\n\n")
+        write_out("\nKubernetes groups in these certificates:\n\n")
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))
-    answer("\nWhat stops a certificate once it is revoked, and how fast:\n\n")
-    for way in cast("list[dict[str, str]]", report["ways_to_stop"]):
-        set_up = "" if way["set_up"] else " (not set up)"
-        lacking = f" {way['lacking']}" if way["lacking"] else ""
-        paragraph(f"{way['name']}{set_up}:{lacking} {way['within']} Does not stop: {way['does_not_stop']}")
-    answer("\nWhat goes on all the same:\n\n")
-    for sentence in cast("list[str]", report["what_remains"]):
+    write_out("\nControls that stop a revoked certificate, and how fast:\n\n")
+    for control in cast("list[dict[str, str]]", report["controls"]):
+        set_up = "" if control["set_up"] else " (not set up)"
+        lacking = f" {control['lacking']}" if control["lacking"] else ""
+        paragraph(
+            f"{control['name']}{set_up}:{lacking} {control['within']} Does not stop: {control['does_not_stop']}"
+        )
+    write_out("\nNot stopped by any revocation:\n\n")
+    for sentence in cast("list[str]", report["residual_risks"]):
         paragraph(f"- {sentence}")

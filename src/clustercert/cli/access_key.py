@@ -1,101 +1,73 @@
-"""`clustercert access-key`: key pairs that sign requests, AK and SK."""
+"""`clustercert access-key`: access keys (AK and SK), which sign requests."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clustercert.cli import user as user_commands
-from clustercert.cli.options import DomainOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import enable_and_disable, on_store
+from clustercert.cli.options import DescriptionOption, DomainOption
+from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
+from clustercert.cli.session import Operator
 
-if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
-    from clustercert.model import AccessKey
+_DETAILS = ("user_id", "description", "enabled", "created_at", "expires_at")
 
-app = typer.Typer(name="access-key", help="Access keys (AK/SK), which sign requests.", no_args_is_help=True)
+app = typer.Typer(
+    name="access-key", help="Manage access keys (AK/SK), which sign requests.", no_args_is_help=True
+)
 
-UserOption = Annotated[str, typer.Option(metavar="USER", help="Whose, by name or id.")]
-KeyArgument = Annotated[str, typer.Argument(metavar="ACCESS_KEY", help="The AK.")]
+UserOption = Annotated[str, typer.Option(metavar="USER", help="Owner of the key, by name or id.")]
+KeyArgument = Annotated[str, typer.Argument(metavar="ACCESS_KEY", help="The access key (AK).")]
 
 
 @app.command()
-def create(
-    context: typer.Context,
+@on_store
+async def create(
+    operator: Operator,
     user: UserOption,
     domain: DomainOption = None,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    description: DescriptionOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make an access key. Its secret is shown this once."""
+    """Create an access key. Shows its secret once, and never again."""
     if output is Output.NAME:
-        raise typer.BadParameter("a name alone would leave the secret unseen; choose another --output.")
-
-    async def work(operator: Operator) -> Row:
-        issued = await operator.parts.identity.access_keys.create(
-            await user_commands.find(operator, user, domain), description=description, **operator.who
-        )
-        return {"access_key": issued.key.id, "secret_key": issued.secret, **_more(issued.key)}
-
-    show_one(operate(context, work), output, name="access_key")
+        raise typer.BadParameter("The format `name` would not show the secret. Choose another format.")
+    issued = await operator.parts.identity.access_keys.create(
+        await operator.user(user, domain), description=description, actor=operator.actor
+    )
+    row = {"access_key": issued.key.id, "secret_key": issued.secret, **row_of(issued.key, *_DETAILS)}
+    show_one(row, output, name="access_key")
 
 
 @app.command("list")
-def list_access_keys(
-    context: typer.Context, user: UserOption, domain: DomainOption = None, output: OutputOption = Output.TABLE
+@on_store
+async def list_access_keys(
+    operator: Operator, user: UserOption, domain: DomainOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """List a user's access keys, the temporary ones too."""
-
-    async def work(operator: Operator) -> "tuple[AccessKey, ...]":
-        return await operator.parts.identity.access_keys.of_user(
-            await user_commands.find(operator, user, domain)
-        )
-
-    rows = [{"access_key": key.id, **_more(key)} for key in operate(context, work)]
+    """List a user's access keys, including temporary ones."""
+    owner = await operator.user(user, domain)
+    keys = await operator.parts.identity.access_keys.of_user(owner)
+    rows = [{"access_key": key.id, **row_of(key, *_DETAILS)} for key in keys]
     columns = ("access_key", "enabled", "created_at", "expires_at", "description")
     show_list(rows, output, columns=columns, name="access_key")
 
 
-@app.command()
-def enable(context: typer.Context, access_key: KeyArgument) -> None:
-    """Let an access key sign again."""
-    _enable(context, access_key, enabled=True)
-
-
-@app.command()
-def disable(context: typer.Context, access_key: KeyArgument) -> None:
-    """Let an access key rest. All temporary keys of its user end."""
-    _enable(context, access_key, enabled=False)
-
-
-@app.command()
-def delete(context: typer.Context, access_key: KeyArgument) -> None:
-    """Delete an access key. All temporary keys of its user end too."""
-
-    async def work(operator: Operator) -> None:
-        access_keys = operator.parts.identity.access_keys
-        key = await access_keys.find(access_key)
-        await access_keys.remove(key, **operator.who)
-
-    operate(context, work)
-    note(f"Deleted the access key {access_key}.")
-
-
-def _enable(context: typer.Context, access_key: str, *, enabled: bool) -> None:
-    async def work(operator: Operator) -> None:
-        access_keys = operator.parts.identity.access_keys
-        key = await access_keys.find(access_key)
-        await access_keys.enable(key, enabled=enabled, **operator.who)
-
-    operate(context, work)
+@enable_and_disable(
+    app,
+    "Enable an access key.",
+    "Disable an access key, and delete all temporary keys of its user.",
+)
+async def switch(operator: Operator, access_key: KeyArgument, *, enabled: bool) -> None:
+    access_keys = operator.parts.identity.access_keys
+    key = await access_keys.find(access_key)
+    await access_keys.enable(key, enabled=enabled, actor=operator.actor)
     note(f"{'Enabled' if enabled else 'Disabled'} the access key {access_key}.")
 
 
-def _more(key: "AccessKey") -> Row:
-    return {
-        "user_id": key.user_id,
-        "description": key.description,
-        "enabled": key.enabled,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-    }
+@app.command()
+@on_store
+async def delete(operator: Operator, access_key: KeyArgument) -> None:
+    """Delete an access key, and all temporary keys of its user."""
+    access_keys = operator.parts.identity.access_keys
+    key = await access_keys.find(access_key)
+    await access_keys.remove(key, actor=operator.actor)
+    note(f"Deleted the access key {access_key}.")

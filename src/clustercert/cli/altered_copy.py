@@ -1,28 +1,23 @@
-"""Another encoding of a certificate: the same signed content under another signature of the same key."""
+"""Altered copies of certificates: the same signed content with another valid signature."""
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-from cryptography.x509.oid import SignatureAlgorithmOID
 
-from clustercert.tbs import ALGORITHM_DER, signed
+from clustercert.pki.keys import CURVES
+from clustercert.pki.leaf import encode_certificate
 
-# The service uses each digest with one curve: see `certificate.digest_for`.
-_CURVES: dict[x509.ObjectIdentifier, tuple[str, ec.EllipticCurve]] = {
-    SignatureAlgorithmOID.ECDSA_WITH_SHA256: ("ec-p256", ec.SECP256R1()),
-    SignatureAlgorithmOID.ECDSA_WITH_SHA384: ("ec-p384", ec.SECP384R1()),
-}
+_CURVES = {each.signature_oid: each for each in CURVES.values()}
 
 
 def altered_copy(der: bytes) -> bytes | None:
-    """The certificate with the signature (r, n - s) in the place of (r, s), DER; n is the order of the CA's curve.
+    """Copy a certificate (DER) with the signature (r, n - s) instead of (r, s); n is the order of the CA's curve.
 
-    The copy is as valid and has another fingerprint. None where the CA's signature is not ECDSA.
+    The copy is also valid, and has another fingerprint. Returns `None` if the CA's signature is not ECDSA.
     """
     leaf = x509.load_der_x509_certificate(der)
-    if leaf.signature_algorithm_oid not in _CURVES:
+    algorithm = _CURVES.get(leaf.signature_algorithm_oid)
+    if algorithm is None:
         return None
-    key_type, curve = _CURVES[leaf.signature_algorithm_oid]
     r, s = decode_dss_signature(leaf.signature)
-    signature = encode_dss_signature(r, curve.group_order - s)
-    return signed(leaf.tbs_certificate_bytes, ALGORITHM_DER[key_type], signature)
+    signature = encode_dss_signature(r, algorithm.curve.group_order - s)
+    return encode_certificate(leaf.tbs_certificate_bytes, algorithm.algorithm_der, signature)

@@ -1,25 +1,25 @@
-"""What a certificate's holder can ask an API server about themselves."""
+"""Calls an API server with one client certificate: identity, permissions, admission."""
 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from clustercert.errors import ClustercertError
-from clustercert.kubeapi import KubeApi, Refused
-from clustercert.manifests import CREDENTIAL_ID
-from clustercert.manifests.admission import POLICY
+from clustercert.kubernetes.api_client import KubeApi, Refused
+from clustercert.kubernetes.manifests.admission import POLICY
 from clustercert.model import JsonObject
+from clustercert.model.errors import ClustercertError
+from clustercert.model.kubernetes import CREDENTIAL_ID
 
 UNAUTHORIZED = 401
 FORBIDDEN = 403
 POLICIES_PATH = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 
 
-class Failed(ClustercertError):
-    """Something is not as it should be.
+class CheckFailed(ClustercertError):
+    """A check found a fault.
 
     Attributes:
-        advice: what to do about it.
+        advice: how to correct the fault.
     """
 
     def __init__(self, detail: str, advice: str) -> None:
@@ -27,27 +27,27 @@ class Failed(ClustercertError):
         self.advice = advice
 
 
-class Denied(Failed):
-    """The API server knows who asks, and forbids it."""
+class Denied(CheckFailed):
+    """The API server accepted the certificate but denied the request."""
 
     @property
     def by_admission_policy(self) -> bool:
-        """Whether it was the policy that reads what is revoked, and no authorizer."""
+        """Whether the admission policy for revoked certificates denied the request, not an authorizer."""
         return f"ValidatingAdmissionPolicy '{POLICY}'" in self.message
 
 
-class NotAuthenticated(Failed):
-    """The API server does not accept the certificate."""
+class NotAuthenticated(CheckFailed):
+    """The API server rejected the certificate."""
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
-    """Something that a group should be allowed; an asterisk is everything.
+class Permission:
+    """A permission that a group should have; an asterisk stands for everything.
 
     Attributes:
-        resource: its plural.
+        resource: the plural name, such as pods.
         api_group: empty for the core group.
-        namespace: None for all of them.
+        namespace: `None` for all namespaces.
     """
 
     verb: str
@@ -61,22 +61,22 @@ class Right:
         return f"{self.verb} {f'{self.resource}.{self.api_group}' if self.api_group else self.resource}"
 
 
-EVERYTHING = Right("*", "*", "*")
-RIGHTS = {
+EVERYTHING = Permission("*", "*", "*")
+ROLE_PERMISSIONS = {
     "cluster-admin": EVERYTHING,
-    "admin": Right("create", "rolebindings", "rbac.authorization.k8s.io", "default"),
-    "edit": Right("create", "deployments", "apps", "default"),
-    "view": Right("list", "pods", "", "default"),
+    "admin": Permission("create", "rolebindings", "rbac.authorization.k8s.io", "default"),
+    "edit": Permission("create", "deployments", "apps", "default"),
+    "view": Permission("list", "pods", "", "default"),
 }
-"""One right that tells each of Kubernetes' own ClusterRoles from those below it."""
+"""For each built-in ClusterRole of Kubernetes, a permission that the weaker ClusterRoles lack."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom an API server takes somebody for.
+    """The identity that an API server derives from a certificate.
 
     Attributes:
-        credential_ids: which credential it was, where the API server says that.
+        credential_ids: empty if the API server does not report them.
     """
 
     username: str
@@ -86,73 +86,72 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An API server, asked with one certificate. Its methods raise Denied or Failed."""
+    """Calls an API server with one certificate. Its methods raise CheckFailed."""
 
     api: KubeApi
 
     async def who_am_i(self) -> Identity:
-        """What `kubectl auth whoami` shows; every authenticated user may ask."""
+        """Return the certificate's identity, like `kubectl auth whoami`. Every authenticated user may do this."""
         review: JsonObject = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        with _answered():
-            said = await self.api.create("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
-        user = _object(_object(said.get("status")).get("userInfo"))
+        status = await self._review("/apis/authentication.k8s.io/v1/selfsubjectreviews", review)
+        user = _object(status.get("userInfo"))
         return Identity(
             username=str(user.get("username", "")),
             groups=frozenset(_strings(user.get("groups"))),
             credential_ids=_strings(_object(user.get("extra")).get(CREDENTIAL_ID)),
         )
 
-    async def may(self, right: Right) -> bool:
-        """What `kubectl auth can-i` shows."""
-        attributes = {"verb": right.verb, "resource": right.resource, "group": right.api_group}
-        if right.namespace is not None:
-            attributes["namespace"] = right.namespace
+    async def is_allowed(self, permission: Permission) -> bool:
+        """Whether the certificate has a permission, like `kubectl auth can-i`."""
+        attributes = {"verb": permission.verb, "resource": permission.resource, "group": permission.api_group}
+        if permission.namespace is not None:
+            attributes["namespace"] = permission.namespace
         review: JsonObject = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": attributes},
         }
-        with _answered():
-            said = await self.api.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
-        return _object(said.get("status")).get("allowed") is True
+        status = await self._review("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return status.get("allowed") is True
 
-    async def try_to_write(self) -> None:
-        """Go through admission with a namespace that is not made."""
-        namespace: JsonObject = {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": "clustercert-verify"},
-        }
-        with _answered():
+    async def _review(self, path: str, review: JsonObject) -> JsonObject:
+        """Create a review and return its status."""
+        with _translate_errors():
+            return _object((await self.api.create(path, review)).get("status"))
+
+    async def dry_run_write(self) -> None:
+        """Create a namespace as a dry run. Admission policies apply to it."""
+        metadata = {"name": "clustercert-verify"}
+        namespace: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        with _translate_errors():
             await self.api.create("/api/v1/namespaces", namespace, {"dryRun": "All"})
 
     async def admission_policy(self) -> JsonObject:
-        """The policy that reads what is revoked, as it stands in the cluster."""
-        with _answered():
+        """Fetch the cluster's admission policy for revoked certificates."""
+        with _translate_errors():
             return await self.api.get(f"{POLICIES_PATH}/{POLICY}")
 
 
-_KINDS: dict[int, type[Failed]] = {UNAUTHORIZED: NotAuthenticated, FORBIDDEN: Denied}
+_EXCEPTIONS: dict[int, type[CheckFailed]] = {UNAUTHORIZED: NotAuthenticated, FORBIDDEN: Denied}
 _ADVICE = {
     UNAUTHORIZED: "Append the output of `clustercert kubernetes ca-bundle` to the API server's --client-ca-file.",
-    FORBIDDEN: "The webhook denies it, or rules of your own do: see what the API server says.",
-    500: "The API server may have got no answer from the webhook, under failurePolicy Deny: see if it reaches this "
-    "service.",
+    FORBIDDEN: "The webhook or your own rules deny it: see the API server's message.",
+    500: "With failurePolicy Deny, the webhook may not have responded: check that the API server reaches this service.",
 }
 
 
 @contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """Raise Denied or Failed for whatever is no answer, with what that means most often."""
+def _translate_errors() -> Iterator[None]:
+    """Turn errors in the `with` block into CheckFailed, with advice for their most frequent cause."""
     try:
         yield
     except Refused as refused:
         advice = _ADVICE.get(refused.http_status, "See the API server's log.")
-        kind = _KINDS.get(refused.http_status, Failed)
-        raise kind(f"HTTP {refused.http_status} {refused.said}".strip(), advice) from refused
+        exception = _EXCEPTIONS.get(refused.http_status, CheckFailed)
+        raise exception(f"HTTP {refused.http_status} {refused.said}".strip(), advice) from refused
     except ClustercertError as error:
-        raise Failed(
-            error.message, "Check the address and the CA of the cluster, or say --address."
+        raise CheckFailed(
+            error.message, "Check the address and the CA of the cluster, or give --address."
         ) from error
 
 

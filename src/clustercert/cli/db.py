@@ -1,146 +1,120 @@
-"""`clustercert db`: the database and its schema."""
+"""`clustercert db`: manages the database schema, and deletes old certificates."""
 
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from datetime import datetime
+from typing import Annotated
 
 import typer
 
-from clustercert.cli.asking import agreed
-from clustercert.cli.options import YesOption
-from clustercert.cli.output import Output, OutputOption, note, show_one, time_text
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import YesOption, time_ago
+from clustercert.cli.output import Output, OutputOption, note, show_one
+from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
     Operator,
+    actor,
     operate,
     require_database,
     settings,
-    who,
 )
-from clustercert.errors import Conflict
+from clustercert.model.errors import Conflict
+from clustercert.model.times import rfc3339
 
-if TYPE_CHECKING:
-    # The commands load what opens the database only when they are run.
-    from collections.abc import Awaitable, Callable
-    from datetime import datetime
-
-    from clustercert.model import AuditEvent
-    from clustercert.store.database import Database
-
-T = TypeVar("T")
-
-app = typer.Typer(name="db", help="The database and its schema.", no_args_is_help=True)
+app = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
 
 
 @app.command()
 def upgrade(context: typer.Context) -> None:
-    """Make the database, or bring its schema up to what this program needs.
+    """Create the database, or upgrade its schema.
 
-    A new one also gets the data folder, the first data key, the roles and the domain Default.
+    For a new database this also creates the data folder, the first data key, the roles and the domain Default.
     """
     import asyncio
 
-    from clustercert.app.wiring import initialise
+    from clustercert.wiring import initialise
 
-    asyncio.run(initialise(settings(context), **who()))
+    asyncio.run(initialise(settings(context), actor=actor()))
     if operate(context, _ensure_domain):
-        note(f"Made the domain {DEFAULT_DOMAIN}.")
-    note("The database has the schema that this program needs.")
+        note(f"Created the domain {DEFAULT_DOMAIN}.")
+    note("The database schema is up to date.")
 
 
 @app.command()
 def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
-    """Show which schema the database has and which one this program needs."""
-    from clustercert.store import migrate
+    """Show the schema version of the database.
 
-    has = _with_database(context, migrate.current)
-    show_one({"current": has, "needed": migrate.head()}, output, name="current")
-
-
-@app.command()
-def check(context: typer.Context) -> None:
-    """Check the schema and that the keys open what they should; exit with 1 if they don't."""
-
-    async def work(_: Operator) -> None:
-        """Opening the store has checked it."""
-
-    operate(context, work)
-    note("The database's schema and keys are as they should be.")
-
-
-@app.command()
-def prune(
-    context: typer.Context,
-    older_than: Annotated[
-        str, typer.Option(help="How long ago a certificate must have ended, such as 90d or 2w.")
-    ],
-    yes: YesOption = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Forget the certificates that ended long enough ago, while the service runs.
-
-    What the audit says of them stays. Stopped half-way, it goes on when it is run again.
+    Also shows the version that this program needs.
     """
-    from datetime import UTC, datetime
-
-    from clustercert.policy import parse_lifetime
-
-    try:
-        ended_before = datetime.now(UTC) - parse_lifetime(older_than)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter("write it like 90d, 12h or 2w.", param_hint="--older-than") from None
-    agreed(
-        f"Certificates that ended before {time_text(ended_before)} will be gone from the ledger. Go on?",
-        yes=yes,
-    )
-
-    async def work(operator: Operator) -> int:
-        pruned = 0
-        while count := await operator.parts.certificates.prune(ended_before, _pruned(operator, ended_before)):
-            pruned += count
-        return pruned
-
-    show_one({"pruned": operate(context, work), "ended_before": ended_before}, output, name="pruned")
-
-
-def _pruned(operator: Operator, ended_before: "datetime") -> "Callable[[int], AuditEvent]":
-    """What the audit says of a number of certificates that are forgotten together."""
-    from clustercert.model import AuditEvent, utc_now
-
-    return lambda count: AuditEvent(
-        at=utc_now(),
-        kind="certificates.pruned",
-        project_id=None,
-        subject=time_text(ended_before),
-        detail={"count": count, "ended_before": time_text(ended_before)},
-        **operator.who,
-    )
-
-
-async def _ensure_domain(operator: Operator) -> bool:
-    directory = operator.parts.identity.directory
-    if await directory.domains():
-        return False
-    try:
-        await directory.create_domain(DEFAULT_DOMAIN, **operator.who)
-    except Conflict:
-        # Another process, upgrading at the same moment, was quicker.
-        return False
-    return True
-
-
-def _with_database(context: typer.Context, work: "Callable[[Database], Awaitable[T]]") -> T:
-    """Work on a database whose schema may be any, or none at all."""
     import asyncio
 
-    from clustercert.store.database import Database
+    from clustercert.store.engine import migrate
+    from clustercert.store.engine.database import Database
 
     loaded = settings(context)
     require_database(loaded)
 
-    async def opened() -> T:
+    async def version() -> str | None:
         database = Database(loaded.store_url)
         try:
-            return await work(database)
+            return await migrate.current(database)
         finally:
             await database.close()
 
-    return asyncio.run(opened())
+    show_one({"current": asyncio.run(version()), "needed": migrate.head()}, output, name="current")
+
+
+@app.command()
+@on_store
+async def check(operator: Operator) -> None:
+    """Check the schema and the keys. Exit with 1 if either is wrong. Also warns of risky settings."""
+    from clustercert.cli.deployment_warnings import show_warnings
+
+    # Opening the store has checked both.
+    await show_warnings(operator.parts)
+    note("The database schema and the keys are valid.")
+
+
+@app.command()
+@on_store
+async def prune(
+    operator: Operator,
+    older_than: Annotated[
+        datetime,
+        typer.Option(parser=time_ago, metavar="AGE", help="Minimum time since expiry, such as 90d or 2w."),
+    ],
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Delete certificates that expired long ago. Their audit events stay.
+
+    The service can keep running. If the command is interrupted, run it again.
+    """
+    from clustercert.model import utc_now
+    from clustercert.model.events.administration import CertificatesPruned
+
+    ended = rfc3339(older_than)
+    expired = await operator.parts.certificates.count_expired(older_than)
+    confirm(f"Delete the {expired} certificates that expired before {ended}?", yes=yes)
+
+    def event(count: int) -> CertificatesPruned:
+        """Create the audit event for a number of certificates deleted together."""
+        return CertificatesPruned(
+            at=utc_now(), actor=operator.actor, subject=ended, count=count, ended_before=ended
+        )
+
+    pruned = 0
+    while count := await operator.parts.certificates.prune(older_than, event):
+        pruned += count
+    show_one({"pruned": pruned, "ended_before": older_than}, output, name="pruned")
+
+
+async def _ensure_domain(operator: Operator) -> bool:
+    directory = operator.directory
+    if await directory.domains():
+        return False
+    try:
+        await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor)
+    except Conflict:
+        # Another process upgraded the schema at the same time.
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""`clustercert demo`: the options of it."""
+"""`clustercert demo`: starts a service for trying things out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,47 +6,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from clustercert.cli.session import Where
-
-
-TlsOption = Annotated[
-    bool, typer.Option("--tls", help="Serve https with a certificate made here: API servers need it.")
-]
+    from clustercert.cli.session import RootOptions
 
 
 def demo(
     context: typer.Context,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where to listen on loopback; 0 takes any free port.")
-    ] = 8080,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where to keep everything. [default: clustercert-data]")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="How many processes serve.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback, 0 for any free one.")] = 8080,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder. [default: clustercert-data]")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
     with_eip: Annotated[
-        bool, typer.Option("--with-eip", help="Give the cluster an external address too.")
+        bool, typer.Option("--with-eip", help="Add an external address to the cluster.")
     ] = False,
     tenants: Annotated[
-        int, typer.Option(min=0, max=1000, help="Make so many more projects, users and clusters.")
+        int, typer.Option(min=0, max=1000, help="Create this many more projects, users and clusters.")
     ] = 0,
-    tls: TlsOption = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Serve https with a new certificate, as API servers require.")
+    ] = False,
     as_json: Annotated[
         bool,
-        typer.Option(
-            "--json", help="Print one JSON object when ready; everything else goes to standard error."
-        ),
+        typer.Option("--json", help="Print one JSON object when ready, everything else to standard error."),
     ] = False,
 ) -> None:
-    """Try it: start a service on loopback and get a kubeconfig from it.
+    """Start a demo service on loopback, and get a kubeconfig.
 
-    Everything that it needs is made in the data folder, and used again by the next run.
+    It creates everything that it needs in the data folder, and reuses that folder in later runs.
     """
-    from clustercert.demo import DemoOptions, run
+    from clustercert.demo import run
 
-    where: Where = context.obj
-    folder = data_dir or where.data_dir or Path("clustercert-data")
-    run(
-        DemoOptions(
-            folder, port, workers=workers, with_eip=with_eip, tenants=tenants, tls=tls, as_json=as_json
-        )
-    )
+    root: RootOptions = context.obj
+    folder = data_dir or root.data_dir or Path("clustercert-data")
+    run(folder, port, workers=workers, with_eip=with_eip, tenants=tenants, tls=tls, as_json=as_json)

@@ -1,67 +1,46 @@
-"""`clustercert domain`: the owners of users and projects."""
+"""`clustercert domain`: domains of the built-in identity service."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import enable_and_disable, on_store
+from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
+from clustercert.cli.session import Operator
 
-if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
-    from clustercert.model import Domain
+app = typer.Typer(name="domain", help="Manage domains, which own users and projects.", no_args_is_help=True)
 
-app = typer.Typer(name="domain", help="Domains, which own users and projects.", no_args_is_help=True)
+_COLUMNS = ("id", "name", "enabled")
 
-NameArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Its name or id.")]
+DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
 
 
 @app.command()
-def create(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+@on_store
+async def create(
+    operator: Operator,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the domain.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a domain."""
-
-    async def work(operator: Operator) -> "Domain":
-        return await operator.parts.identity.directory.create_domain(name, **operator.who)
-
-    show_one(_row(operate(context, work)), output)
+    """Create a domain."""
+    domain = await operator.directory.create_domain(name, actor=operator.actor)
+    show_one(row_of(domain, *_COLUMNS), output)
 
 
 @app.command("list")
-def list_domains(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+@on_store
+async def list_domains(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """List the domains."""
-
-    async def work(operator: Operator) -> "tuple[Domain, ...]":
-        return await operator.parts.identity.directory.domains()
-
-    rows = [_row(domain) for domain in operate(context, work)]
-    show_list(rows, output, columns=("id", "name", "enabled"))
+    domains = await operator.directory.domains()
+    show_list([row_of(domain, *_COLUMNS) for domain in domains], output, columns=_COLUMNS)
 
 
-@app.command()
-def enable(context: typer.Context, name: NameArgument) -> None:
-    """Let a domain's users log in again."""
-    _enable(context, name, enabled=True)
-
-
-@app.command()
-def disable(context: typer.Context, name: NameArgument) -> None:
-    """Take a domain with its users and projects out of use."""
-    _enable(context, name, enabled=False)
-
-
-def _enable(context: typer.Context, name: str, *, enabled: bool) -> None:
-    async def work(operator: Operator) -> "Domain":
-        directory = operator.parts.identity.directory
-        domain = await directory.find_domain(name)
-        await directory.enable_domain(domain, enabled=enabled, **operator.who)
-        return domain
-
-    note(f"{'Enabled' if enabled else 'Disabled'} the domain {operate(context, work).name}.")
-
-
-def _row(domain: "Domain") -> Row:
-    return {"id": domain.id, "name": domain.name, "enabled": domain.enabled}
+@enable_and_disable(
+    app,
+    "Enable a domain, so that its users can log in again.",
+    "Disable a domain with its users and projects.",
+)
+async def switch(operator: Operator, name: DomainArgument, *, enabled: bool) -> None:
+    domain = await operator.directory.find_domain(name)
+    await operator.directory.enable_domain(domain, enabled=enabled, actor=operator.actor)
+    note(f"{'Enabled' if enabled else 'Disabled'} the domain {domain.name}.")

@@ -1,93 +1,85 @@
-"""`clustercert kubernetes import-audit-log`: learn from a kube-apiserver's audit log which credentials were used."""
+"""`clustercert kubernetes import-audit-log`: credential usage from a kube-apiserver's audit log."""
 
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli import cluster as cluster_commands
-from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_one
-from clustercert.cli.session import Operator, operate
-from clustercert.errors import InvalidRequest
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.output import Output, OutputOption, note, row_of, show_one
+from clustercert.cli.session import Operator
+from clustercert.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    # The commands load the nouns only when they are run.
-    from clustercert.webhook.audit_events import Observed
+    from clustercert.kubernetes.webhook.audit_events import AuditedRequest
 
-# A line may be longer than this: it is parsed in pieces.
-PIECE = 256 * 1024
-AT_ONCE = 5000
+# Longer lines are parsed in chunks of this size.
+CHUNK_BYTES = 256 * 1024
+BATCH_SIZE = 5000
 
 
-def import_audit_log(
-    context: typer.Context,
+@on_store
+async def import_audit_log(
+    operator: Operator,
     name: ClusterArgument,
     file: Annotated[
         typer.FileBinaryRead,
-        typer.Argument(metavar="FILE", help="The log, a JSON event a line; - for stdin."),
+        typer.Argument(metavar="FILE", help="Audit log with one JSON event per line; - for standard input."),
     ],
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Read a kube-apiserver's audit log: when each certificate was used, and which ones the ledger doesn't know.
+    """Import a kube-apiserver's audit log.
 
-    Members of system:masters are seen nowhere else: an API server asks nobody about them. Reading a log twice changes
-    nothing. A file in which nothing is an audit event is refused; an empty one is not.
+    The log shows when certificates were used, and which client certificates came from other issuers. Only the audit log
+    shows members of system:masters, since no webhook is called for them. Importing a log twice changes nothing. A file
+    without any audit event is rejected, unless it is empty.
     """
-    from clustercert.webhook.audit_events import API_VERSION
+    from clustercert.kubernetes.webhook.audit_events import API_VERSION
 
-    async def work(operator: Operator) -> Row:
-        cluster = await cluster_commands.find(operator, name, project)
-        webhook = operator.parts.webhook
-        gate = await webhook.tokens.gate(cluster.id)
-        lines = _Lines(file)
-        while events := list(islice(lines.events(), AT_ONCE)):
-            await webhook.observation.observe(gate, events, operator.who["origin"], "import-audit-log")
-            await webhook.sightings.flush()
-        if lines.read and lines.read == lines.skipped:
-            raise InvalidRequest(
-                f"None of the {lines.read} lines is an event of {API_VERSION}. Name the file that the API server's"
-                " --audit-log-path names, in the format json."
-            )
-        return {
-            "cluster": cluster.name,
-            "lines": lines.read,
-            "uses": lines.uses,
-            "skipped": lines.skipped,
-        }
-
-    row = operate(context, work)
-    show_one(row, output, name="cluster")
-    if not row["lines"]:
-        # As it is right after it was rotated.
+    cluster = await operator.cluster(name, project)
+    log = _AuditLog(file)
+    webhook = operator.parts.webhook
+    webhook_config, events = await webhook.tokens.webhook_config(cluster.id), log.events()
+    while batch := list(islice(events, BATCH_SIZE)):
+        await webhook.audit_batches.ingest(webhook_config, batch, operator.actor.origin, "import-audit-log")
+        await webhook.credential_usage.flush()
+    if log.lines and log.lines == log.skipped:
+        raise InvalidRequest(
+            f"None of the {log.lines} lines is an event of {API_VERSION}. Name the file written by the API"
+            " server's --audit-log-path, in the format json."
+        )
+    show_one({"cluster": cluster.name, **row_of(log, "lines", "uses", "skipped")}, output, name="cluster")
+    if not log.lines:
+        # An empty log is normal after a rotation, so it is not an error.
         note("The log is empty.")
-    if row["skipped"]:
-        note(f"{row['skipped']} lines are no audit events and were skipped.")
+    if log.skipped:
+        note(f"Skipped {log.skipped} lines that are not audit events.")
 
 
-class _Lines:
-    """The events of a log.
+class _AuditLog:
+    """Reads the events of an audit log.
 
     Attributes:
-        read: lines so far, the empty ones aside.
-        uses: those that tell of a client certificate.
-        skipped: those that are no audit events.
+        lines: number of lines read so far, without empty lines.
+        uses: number of lines that show the use of a client certificate.
+        skipped: number of lines that are not audit events.
     """
 
     def __init__(self, file: typer.FileBinaryRead) -> None:
         self._file = file
-        self.read = self.uses = self.skipped = 0
+        self.lines = self.uses = self.skipped = 0
 
-    def events(self) -> "Iterator[Observed]":
-        while piece := self._file.readline(PIECE):
-            if not piece.strip() and _ends_line(piece):
+    def events(self) -> "Iterator[AuditedRequest]":
+        while chunk := self._file.readline(CHUNK_BYTES):
+            if not chunk.strip() and _ends_line(chunk):
                 continue
-            self.read += 1
+            self.lines += 1
             try:
-                event = self._event(piece)
+                event = self._parse_line(chunk)
             except InvalidRequest:
                 self.skipped += 1
             else:
@@ -95,22 +87,22 @@ class _Lines:
                     self.uses += 1
                     yield event
 
-    def _event(self, piece: bytes) -> "Observed | None":
-        """The event of the line that a piece begins, which is read to its end. Raises InvalidRequest."""
-        from clustercert.webhook.audit_events import EventParser
+    def _parse_line(self, chunk: bytes) -> "AuditedRequest | None":
+        """Parse the line that begins with `chunk`, and read it to its end. Raises InvalidRequest if it is no event."""
+        from clustercert.kubernetes.webhook.audit_events import EventParser
 
         parser = EventParser()
         try:
-            parser.feed(piece)
-            while not _ends_line(piece) and (piece := self._file.readline(PIECE)):
-                parser.feed(piece)
+            parser.feed(chunk)
+            while not _ends_line(chunk) and (chunk := self._file.readline(CHUNK_BYTES)):
+                parser.feed(chunk)
         except InvalidRequest:
-            while not _ends_line(piece) and (piece := self._file.readline(PIECE)):
+            while not _ends_line(chunk) and (chunk := self._file.readline(CHUNK_BYTES)):
                 pass
             raise
         return parser.close()
 
 
-def _ends_line(piece: bytes) -> bool:
-    """Whether a piece is the last one of its line."""
-    return piece.endswith(b"\n") or len(piece) < PIECE
+def _ends_line(chunk: bytes) -> bool:
+    """Whether the chunk is the last part of its line."""
+    return chunk.endswith(b"\n") or len(chunk) < CHUNK_BYTES

@@ -1,6 +1,5 @@
-"""`clustercert kubeconfig`: a kubeconfig from a running service, as one of its users."""
+"""`clustercert kubeconfig`: kubeconfigs from a running service."""
 
-import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,178 +8,170 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clustercert.cli import lifetime, os_environment, profile
-from clustercert.cli.login import PlainHttpOption
-from clustercert.cli.output import Output, answer, document, note
-from clustercert.cli.profile import DEFAULT_PROFILE, Profile
-from clustercert.errors import ClustercertError
-from clustercert.private_file import write_private
+from clustercert.cli import kubeconfig_entries, kubeconfig_merge, kubeconfig_unmerge
+from clustercert.cli.commands import expand_options
+from clustercert.cli.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
+from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.options import CommandError, ContextNameOption, InsecureOption
+from clustercert.cli.output import Output, document, note, write_out
+from clustercert.secure_file import write_private
 
 if TYPE_CHECKING:
-    # Only whoever gets a kubeconfig loads the HTTP client.
+    from clustercert.cli.kubeconfig_validation import ValidatedKubeconfig
     from clustercert.client import Client
     from clustercert.model import JsonObject
 
-app = typer.Typer(name="kubeconfig", help="Kubeconfigs from a running service.", no_args_is_help=True)
+app = typer.Typer(
+    name="kubeconfig",
+    help="Get kubeconfigs from a running service, or merge clusters into yours.",
+    no_args_is_help=True,
+)
+
+app.command("merge")(kubeconfig_merge.merge)
+app.command("unmerge")(kubeconfig_unmerge.unmerge)
+app.command("list")(kubeconfig_unmerge.list_merged)
+app.command("allowlist")(kubeconfig_unmerge.allowlist)
 
 _STANDARD_OUTPUT = Path("-")
-# One for each further address of a cluster, which the API tells of in kubeconfigs alone.
+# Contexts for a cluster's additional addresses. The API lists them only in kubeconfigs.
 _SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-
-
-KubeconfigOutput = Literal["yaml", "json"]
-"""The forms of a kubeconfig; kubectl reads both."""
-
-
-class KubeconfigError(ClustercertError):
-    """The kubeconfig can't be had or kept; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
-    """Where the kubeconfig goes: a file, or None for standard output."""
+class FileOptions:
+    """The options for the kubeconfig file. If the file can't be written, raises CommandError before issuing."""
 
-    path: Path | None
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False
+    output: Annotated[Literal["yaml", "json"], typer.Option("--output", "-o", help="Output format.")] = "yaml"
 
-    @classmethod
-    def of(cls, out: Path | None, *, force: bool) -> "_File":
-        """Looked at before a certificate is issued that would have nowhere to go. Raises KubeconfigError."""
-        if out is None or out == _STANDARD_OUTPUT:
-            return cls(None)
-        if out.exists() and not force:
-            raise KubeconfigError(
-                f"The file {out} exists already. Name another one, or add --force to replace it."
+    def __post_init__(self) -> None:
+        if self.out is None or self.out == _STANDARD_OUTPUT:
+            return
+        if self.out.exists() and not self.force:
+            raise CommandError(
+                f"The file {self.out} exists. Name another file, or add --force to replace it."
             )
-        if not out.resolve().parent.is_dir():
-            raise KubeconfigError(f"There is no folder for {out}. Make it first.")
-        return cls(out)
+        if not self.out.resolve().parent.is_dir():
+            raise CommandError(f"The folder of {self.out} does not exist. Create it first.")
 
-    def write(self, text: str) -> None:
-        if self.path is None:
-            answer(text)
+    def write(self, kubeconfig: "JsonObject") -> None:
+        text = document(kubeconfig, Output(self.output))
+        if self.out is None or self.out == _STANDARD_OUTPUT:
+            write_out(text)
             return
         try:
-            write_private(self.path, text)
+            write_private(self.out, text)
         except OSError as error:
-            raise KubeconfigError(f"The file {self.path} can't be written: {error.strerror}.") from error
+            raise CommandError(f"The file {self.out} can't be written: {error.strerror}.") from error
 
 
 @app.callback()
 def kubeconfig() -> None:
-    """Kubeconfigs from a running service, for the user that `login` or the variables OS_AUTH_URL etc. say."""
-
-
-@app.command()
-def get(
-    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster, by name or id.")],
-    duration: Annotated[
-        int | None,
-        typer.Option(metavar="DAYS", min=-1, max=1825, help="Whole days, or -1 for the longest allowed."),
-    ] = None,
-    expires_in: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="From now, like 30m or 8h. [default: 8h, or less if that is all there is]"
-        ),
-    ] = None,
-    expire_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Until then: 2027-01-31T18:00:00Z.")
-    ] = None,
-    local_key: Annotated[
-        bool, typer.Option("--local-key", help="Make the private key here: the service never has it.")
-    ] = False,
-    reason: Annotated[str | None, typer.Option(help="What for; kept in the service's audit log.")] = None,
-    context: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Make this the current context, such as externalTLSVerify."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write a file of mode 0600 instead of standard output.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
-    output: Annotated[KubeconfigOutput, typer.Option("--output", "-o", help="The form.")] = "yaml",
-    profile_name: Annotated[
-        str | None,
-        typer.Option("--profile", envvar="CLUSTERCERT_PROFILE", metavar="NAME", help="As whom; see login."),
-    ] = None,
-    plain_http: PlainHttpOption = False,
-) -> None:
-    """Get a kubeconfig with a new certificate for a cluster.
-
-    Without --profile the variables of OpenStack's clients count, if OS_AUTH_URL is among them: OS_USERNAME,
-    OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
-    """
-    from clustercert.cli.obtained import LocalKey, vetted
-
-    wish = lifetime.wished(duration, expires_in, expire_at, datetime.now(UTC))
-    file = _File.of(out, force=force)
-    key = LocalKey() if local_key else None
-    asking = _Asking(wish, key.csr_pem() if key else None, reason, context)
-    whose = _whose(profile_name, plain_http=plain_http)
-    with whose.explained(), whose.client() as client:
-        obtained = vetted(asking.kubeconfig(client, whose.project_id, cluster), key)
-    if context in obtained.contexts:
-        obtained.document["current-context"] = context
-    file.write(document(obtained.document, Output(output)))
-    note(
-        f"For {whose.user} ({obtained.username}) with the groups {', '.join(obtained.groups) or 'none'}, valid until "
-        f"{obtained.not_after:%Y-%m-%d %H:%M:%S} UTC"
-    )
-    if context is not None and context not in obtained.contexts:
-        # What was issued is not thrown away for it.
-        raise KubeconfigError(
-            f"The kubeconfig was issued and is good, but has no context {context}: its current one is "
-            f"{obtained.document['current-context']}. It has: {', '.join(obtained.contexts)}."
-        )
-
-
-def _whose(profile_name: str | None, *, plain_http: bool) -> Profile:
-    if profile_name is None and os_environment.is_set(os.environ):
-        return os_environment.log_in(os.environ, plain_http=plain_http)
-    return profile.load(profile_name or DEFAULT_PROFILE, os.environ)
+    """Get kubeconfigs from a running service, as the user of `login` or of OpenStack's variables (OS_AUTH_URL)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
-    """What is asked for."""
+class ContextOptions:
+    """The options for the contexts in the file."""
 
-    wish: lifetime.Lifetime
-    csr_pem: str | None
-    reason: str | None
-    context: str | None
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Address to use, such as internal. [default: a verified one]"),
+    ] = None
+    insecure: InsecureOption = False
+    context_name: ContextNameOption = DEFAULT_TEMPLATE
+    cce_names: Annotated[
+        bool,
+        typer.Option("--cce-names", help="Write all addresses, under the names of CCE, such as internal."),
+    ] = False
 
-    def kubeconfig(self, client: "Client", project_id: str, cluster: str) -> "JsonObject":
-        """The service's answer. Raises ClientError or KubeconfigError."""
-        from clustercert.client import LONGEST, Wish
-        from clustercert.client.wire import Refused
+    def check(self, client: "Client", ref: ClusterRef, user: str) -> None:
+        """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
+        kubeconfig_entries.context_name(self.context_name, ref, user)
+        if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
+            return
+        contexts = client.contexts(ref.project_id, ref.cluster_id)
+        if self.context not in contexts:
+            raise CommandError(
+                f"Kubeconfigs for this cluster have no context {self.context}. They have: {', '.join(contexts)}. If "
+                "the cluster has further addresses, they also have customSAN-0 and so on."
+            )
 
-        cluster_id = cluster if _UUID.fullmatch(cluster) else _found(client, project_id, cluster)
-        if self.context is not None and not _SAN_CONTEXT.fullmatch(self.context):
-            _check_context(self.context, client.contexts(project_id, cluster_id))
-        wish = Wish(self.wish.duration, self.wish.expire_at, self.csr_pem, self.reason)
-        try:
-            return client.kubeconfig(project_id, cluster_id, wish)
-        except Refused as error:
-            if error.http_status != 403 or wish.expire_at is None:  # noqa: PLR2004 - the status of "too long"
-                raise
-            # What was wished may be more than the policy allows. A little less is better than nothing, if it's little.
-            if wish.expire_at - client.longest(project_id, cluster_id) > self.wish.may_lose:
-                raise
-        return client.kubeconfig(project_id, cluster_id, Wish(LONGEST, None, self.csr_pem, self.reason))
+    def document(self, kubeconfig: "ValidatedKubeconfig", ref: ClusterRef, user: str) -> "JsonObject":
+        """The file's content. Raises CommandError if it would need --insecure."""
+        if self.cce_names:
+            if self.context in kubeconfig.contexts:
+                kubeconfig.document["current-context"] = self.context
+            return kubeconfig.document
+        wanted = self.context if self.context in kubeconfig.contexts else None
+        address = kubeconfig_entries.verified_address(
+            kubeconfig.document, internal=False, insecure=self.insecure, only=wanted
+        )
+        name = kubeconfig_entries.context_name(self.context_name, ref, user)
+        return {
+            "kind": "Config",
+            "apiVersion": "v1",
+            "clusters": [{"name": name, "cluster": address}],
+            "users": [{"name": name, "user": dict(kubeconfig.credential)}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        }
 
 
-def _found(client: "Client", project_id: str, name: str) -> str:
-    found = [cluster.id for cluster in client.clusters(project_id) if cluster.name == name]
-    if not found:
-        raise KubeconfigError(f"There is no cluster {name} in your project.")
-    return found[0]
+@app.command()
+@expand_options
+def get(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Name or id of the cluster.")],
+    lifetime_options: LifetimeOptions,
+    file: FileOptions,
+    login: LoginOptions,
+    contexts: ContextOptions,
+    local_key: Annotated[
+        bool, typer.Option("--local-key", help="Create the private key on this machine, where it stays.")
+    ] = False,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Project of the cluster; required if several have a cluster of this name."),
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
+) -> None:
+    """Get a kubeconfig with a new certificate for a cluster in any of your projects.
+
+    OpenStack's variables are used with --from-env, or if there is no saved login: OS_AUTH_URL, OS_USERNAME,
+    OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
+    """
+    from clustercert.cli.certificate_request import CertificateRequest
+    from clustercert.cli.lookup import find_cluster
+
+    lifetime_options.lifetime(datetime.now(UTC))
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        found = find_cluster(client, chosen, cluster, project)
+        profile = login.saved_name or "openstack"
+        ref = ClusterRef(profile, found.project_id, found.project, found.id, found.name)
+        contexts.check(client, ref, chosen.user)
+        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
+        kubeconfig = request.send(client).kubeconfig
+    document = contexts.document(kubeconfig, ref, chosen.user)
+    file.write(document)
+    _report(kubeconfig, chosen.user, document, contexts.context)
 
 
-def _check_context(wanted: str, contexts: tuple[str, ...]) -> None:
-    """Before a certificate is issued in vain."""
-    if wanted not in contexts:
-        raise KubeconfigError(
-            f"The kubeconfigs of this cluster have no context {wanted}. They have: {', '.join(contexts)}; and"
-            " customSAN-0 and so on, where the cluster has further addresses."
+def _report(
+    kubeconfig: "ValidatedKubeconfig", user: str, document: "JsonObject", context: str | None
+) -> None:
+    note(
+        f"For {user} ({kubeconfig.username}) with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
+        f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    if warning := kubeconfig_entries.current_address_warning(document):
+        note(warning)
+    if context is not None and context not in kubeconfig.contexts:
+        raise CommandError(
+            f"The kubeconfig is valid, but has no context {context}. The current context is "
+            f"{document['current-context']}. Contexts: {', '.join(kubeconfig.contexts)}."
         )

@@ -1,17 +1,18 @@
-"""`clustercert kubernetes`: what a cluster has to be given before issued certificates work there."""
+"""`clustercert kubernetes`: prepares clusters to accept issued certificates and to enforce revocations."""
 
 import typer
 
-from clustercert.cli import cluster as cluster_commands
 from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verify, webhook_token
-from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.output import answer, printable
-from clustercert.cli.session import Operator, operate, settings
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.output import write_out
+from clustercert.cli.printable import printable
+from clustercert.cli.session import Operator, settings
 from clustercert.cli.setup_options import BindOption, bound_roles
 
 app = typer.Typer(
     name="kubernetes",
-    help="What to give a cluster so that issued certificates work.",
+    help="Set up clusters for issued certificates and revocation.",
     no_args_is_help=True,
 )
 app.command("setup")(kubernetes_setup.setup)
@@ -21,32 +22,32 @@ app.add_typer(webhook_token.app)
 
 
 @app.command("ca-bundle")
-def ca_bundle(context: typer.Context, name: ClusterArgument, project: InProjectOption = None) -> None:
-    """Print the client CAs of a cluster, PEM: append them to the API server's --client-ca-file."""
+@on_store
+async def ca_bundle(operator: Operator, name: ClusterArgument, project: InProjectOption = None) -> None:
+    """Print the client CAs of a cluster (PEM).
 
-    async def work(operator: Operator) -> bytes:
-        from clustercert.certificate import chain_pem
+    Append them to the API server's --client-ca-file.
+    """
+    from clustercert.pki.certificates import chain_pem
 
-        cluster = await cluster_commands.find(operator, name, project)
-        return chain_pem(await operator.parts.clusters.rows.bundle(cluster.id))
-
-    answer(operate(context, work).decode())
+    cluster = await operator.cluster(name, project)
+    write_out(chain_pem(await operator.parts.clusters.queries.bundle(cluster.id)).decode())
 
 
 @app.command()
 def rbac(context: typer.Context, bind: BindOption = None) -> None:
-    """Print the ClusterRoleBindings for the groups of the policy, for `kubectl apply -f -`.
+    """Print ClusterRoleBindings for the policy's groups.
 
-    Administrators get cluster-admin, editors edit, viewers view.
+    For `kubectl apply -f -`. By default they bind admins to cluster-admin, editors to edit, and viewers to view.
     """
-    from clustercert.manifests import to_yaml
-    from clustercert.manifests.access import bindings
+    from clustercert.kubernetes.manifests import to_yaml
+    from clustercert.kubernetes.manifests.rbac import bindings
 
     groups = settings(context).policy.policy().groups
     bound = bound_roles(groups, bind)
     for group in groups:
         if group not in bound:
-            answer(
-                f"# The group {printable(group)} is not bound here: bind it by hand, or add --bind GROUP=CLUSTERROLE.\n"
+            write_out(
+                f"# The group {printable(group)} is not bound here. Bind it, or add --bind GROUP=CLUSTERROLE.\n"
             )
-    answer(to_yaml(bindings(bound)))
+    write_out(to_yaml(bindings(bound)))

@@ -1,160 +1,161 @@
-"""`clustercert kubernetes verify`: what `cluster_proof` proves, asked for and shown."""
+"""`clustercert kubernetes verify`: proves that issuing, permissions and revocation work in a cluster."""
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from clustercert.cli import cluster as cluster_commands
-from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list
-from clustercert.cli.session import Operator, operate, settings
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.output import Output, OutputOption, note, show_list
+from clustercert.cli.session import Operator
 from clustercert.cli.setup_options import BindOption, bound_roles
-from clustercert.errors import InvalidRequest
+from clustercert.model.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    # The command loads what makes the proof only when it is run.
-    from clustercert.cli.cluster_probe import Right
-    from clustercert.cli.cluster_proof import Check, Means
-    from clustercert.model import ClusterOptions
-    from clustercert.settings import RuleSettings, Settings
+    from collections.abc import Sequence
 
-# The longest that an API server keeps an answer by default is half of it.
+    from clustercert.cli.cluster_probe import Permission
+    from clustercert.cli.expectation import Expectation
+    from clustercert.model import Cluster, ClusterOptions
+    from clustercert.policy.rule_settings import PolicySettings, RuleSettings
+
+# Twice the longest time for which an API server caches a response by default.
 WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
 
 
-By = Literal["webhook", "binding", "admission"]
-"""By what a revocation takes effect."""
+Control = Literal["webhook", "binding", "admission"]
+"""The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
 
 
-def verify(
-    context: typer.Context,
-    name: ClusterArgument,
-    project: InProjectOption = None,
+def _parse_address(text: str) -> str:
+    from clustercert.clusters.registration import check_url
+
+    try:
+        check_url(text)
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.message) from error
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """The options for the expected behavior of the cluster."""
+
     rule: Annotated[
         str | None,
-        typer.Option(
-            metavar="ROLE", help="The rule of the policy to prove, by its role. [default: the first]"
-        ),
-    ] = None,
-    bind: BindOption = None,
+        typer.Option(metavar="NAME", help="Policy rule to test. [default: the first that needs only a role]"),
+    ] = None
+    bind: BindOption = None
     can: Annotated[
         list[str] | None,
         typer.Option(
             metavar="VERB:RESOURCE",
-            help="What its groups may do, such as list:pods or create:deployments.apps; any number of times. "
-            "[default: by the cluster role they are bound to]",
+            help="Permission to test: list:pods, create:deployments.apps. Repeatable. "
+            "[default: one that the bound cluster role grants]",
         ),
-    ] = None,
-    namespace: Annotated[str, typer.Option(help="Where --can is asked about.")] = "default",
+    ] = None
+    namespace: Annotated[str, typer.Option(help="Namespace for --can.")] = "default"
     address: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The API server. [default: the cluster's internal address]"),
-    ] = None,
+        typer.Option(
+            parser=_parse_address, metavar="URL", help="API server. [default: the cluster's internal address]"
+        ),
+    ] = None
     wait: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=1, max=MAX_WAIT_SECONDS, help="How long a revocation may take."),
-    ] = WAIT_SECONDS,
-    by: Annotated[
-        By | None,
         typer.Option(
-            help="By what a revocation should take effect. [default: binding or admission where the cluster has that, "
-            "else webhook]"
+            metavar="SECONDS", min=1, max=MAX_WAIT_SECONDS, help="Time limit for a revocation to take effect."
         ),
-    ] = None,
+    ] = WAIT_SECONDS
+    by: Annotated[
+        Control | None,
+        typer.Option(
+            help="Mechanism to test. [default: binding or admission if the cluster uses that, else webhook]"
+        ),
+    ] = None
+
+    def expectation(self, policy: "PolicySettings", cluster: "Cluster") -> "Expectation":
+        """Return how the cluster is expected to behave. Raises typer.BadParameter if an option is invalid."""
+        from clustercert.cli.cluster_probe import ROLE_PERMISSIONS
+        from clustercert.cli.expectation import Expectation
+
+        rule = self._find_rule(policy.all_rules)
+        role = (cluster.options.credential_roles or {}).get(rule.name)
+        bound = bound_roles(policy.policy().groups, self.bind)
+        roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
+        given = tuple(_parse_permission(each, self.namespace) for each in self.can or ())
+        return Expectation(
+            role=rule.tested_role or "",
+            permissions=given or tuple(ROLE_PERMISSIONS[each] for each in roles if each in ROLE_PERMISSIONS),
+            control=self.by or _default_control(cluster.options),
+            address=self.address or cluster.internal_url,
+            seconds=self.wait,
+        )
+
+    def _find_rule(self, rules: "Sequence[RuleSettings]") -> "RuleSettings":
+        if not rules:
+            raise typer.BadParameter("The policy has no rule.", param_hint="--rule")
+        if self.rule is None:
+            found = next((each for each in rules if each.tested_role is not None), rules[0])
+        elif (named := next((each for each in rules if each.name == self.rule), None)) is not None:
+            found = named
+        else:
+            raise typer.BadParameter(
+                f"The policy has no rule {self.rule}. Its rules are {', '.join(each.name for each in rules)}.",
+                param_hint="--rule",
+            )
+        if found.tested_role is None:
+            raise typer.BadParameter(
+                f"The rule {found.name} can't be tested: it denies, has conditions besides a role, or grants"
+                " only groups from templates. Choose another.",
+                param_hint="--rule",
+            )
+        return found
+
+
+@on_store
+async def verify(
+    operator: Operator,
+    name: ClusterArgument,
+    options: VerifyOptions,
+    project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Prove that issuing, rights and revocation work in a cluster.
+    """Prove that issuing, permissions and revocation work.
 
-    Issues two certificates for the user clustercert:verify, uses them at the API server, revokes one, measures the
-    seconds until it is refused, and revokes the other. The service has to run. Exit code 1 if anything fails.
+    The service must be running. This command issues two certificates for the user clustercert:verify, uses them at
+    the API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with 1 if
+    a check fails.
     """
-    loaded = settings(context)
-    wanted_rule = _rule(loaded, rule)
-    bound = bound_roles(loaded.policy.policy().groups, bind)
-    said = tuple(_right(each, namespace) for each in can or ())
-    if address is not None:
-        _check_address(address)
+    from clustercert.cli.cluster_verification import ClusterVerification
 
-    async def work(operator: Operator) -> "list[Check]":
-        from clustercert.cli.cluster_proof import Proof, Wanted
-
-        cluster = await cluster_commands.find(operator, name, project)
-        roles = (cluster.options.credential_roles or {}).get(wanted_rule.role)
-        cluster_roles = [roles] if roles else [bound[group] for group in wanted_rule.groups if group in bound]
-        wanted = Wanted(
-            role=wanted_rule.role,
-            rights=said or _rights(cluster_roles),
-            means=by or _means(cluster.options),
-            address=address or cluster.internal_url,
-            seconds=wait,
-        )
-        return list(await Proof(operator, cluster, wanted).run())
-
-    checks = operate(context, work)
-    show_list(
-        [_row(check) for check in checks],
-        output,
-        columns=("check", "result", "seconds", "detail"),
-        name="check",
-    )
-    for check in checks:
-        if check.advice:
-            note(f"{check.check}: {check.advice}")
-    if any(check.result == "failed" for check in checks):
+    cluster = await operator.cluster(name, project)
+    expectation = options.expectation(operator.parts.settings.policy, cluster)
+    results = await ClusterVerification(operator, cluster, expectation).run()
+    columns = ("check", "result", "seconds", "detail")
+    show_list([asdict(result) for result in results], output, columns=columns, name="check")
+    for result in results:
+        if result.advice:
+            note(f"{result.check}: {result.advice}")
+    if any(result.result == "failed" for result in results):
         raise typer.Exit(1)
 
 
-def _rule(loaded: "Settings", role: str | None) -> "RuleSettings":
-    rules = loaded.policy.rules
-    if not rules:
-        raise typer.BadParameter("the policy has no rule.", param_hint="--rule")
-    for each in rules:
-        if role is None or each.role == role:
-            return each
-    raise typer.BadParameter(
-        f"the policy has rules for {', '.join(each.role for each in rules)}.", param_hint="--rule"
-    )
-
-
-def _check_address(address: str) -> None:
-    """Before anything is issued that would have to be revoked. Raises typer.BadParameter."""
-    from clustercert.clusters import check_url
-
-    try:
-        check_url(address)
-    except InvalidRequest as error:
-        raise typer.BadParameter(error.message, param_hint="--address") from error
-
-
-def _rights(cluster_roles: list[str]) -> "tuple[Right, ...]":
-    from clustercert.cli.cluster_probe import RIGHTS
-
-    return tuple(RIGHTS[role] for role in cluster_roles if role in RIGHTS)
-
-
-def _right(text: str, namespace: str) -> "Right":
-    from clustercert.cli.cluster_probe import Right
+def _parse_permission(text: str, namespace: str) -> "Permission":
+    from clustercert.cli.cluster_probe import Permission
 
     verb, colon, resource = text.partition(":")
     plural, _, api_group = resource.partition(".")
     if not (verb and colon and plural):
-        raise typer.BadParameter("write it like list:pods or create:deployments.apps.", param_hint="--can")
-    return Right(verb, plural, api_group, namespace)
+        raise typer.BadParameter(
+            f"{text!r} is not valid. Write it like list:pods or create:deployments.apps.", param_hint="--can"
+        )
+    return Permission(verb, plural, api_group, namespace)
 
 
-def _means(options: "ClusterOptions") -> "Means":
-    """By what a revocation takes effect in a cluster with these options."""
+def _default_control(options: "ClusterOptions") -> Control:
     if options.credential_roles:
         return "binding"
     return "admission" if options.admission else "webhook"
-
-
-def _row(check: "Check") -> Row:
-    return {
-        "check": check.check,
-        "result": check.result,
-        "seconds": check.seconds,
-        "detail": check.detail,
-        "advice": check.advice,
-    }

@@ -1,84 +1,106 @@
-"""How long a certificate shall live, from the options to what the API takes.
+"""Converts the options for a certificate's lifetime to the API's fields.
 
-The API counts whole days, or takes a point in time; hours have to be turned into one by this machine's clock.
+The API accepts whole days or a point in time. Hours are converted to a point in time by this machine's clock.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from typing import Annotated
 
 import typer
 
-# Long enough for a working day, short enough to be lost with little harm.
+from clustercert.model.times import parse_rfc3339
+
+# One working day, so that a lost certificate expires soon.
 DEFAULT = timedelta(hours=8)
-# CCE API reference: expire_at is at least 15 minutes ahead, at the moment when the service reads it.
-LEAST = timedelta(minutes=15)
-_ON_THE_WAY = timedelta(seconds=30)
-# By how much this machine's clock may be ahead, so that the longest lifetime of the policy is a little too long.
-_CLOCKS_DIFFER = timedelta(minutes=5)
+# CCE API reference: expire_at must be at least 15 minutes ahead when the service reads it.
+MINIMUM = timedelta(minutes=15)
+_TRANSFER_TIME = timedelta(seconds=30)
+# If this machine's clock is ahead, the service sees a longer lifetime and may reject it. So accept this much less.
+_CLOCK_DIFFERENCE = timedelta(minutes=5)
 _DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """A wish.
+    """A requested lifetime. Either `duration` or `expire_at` is `None`.
 
     Attributes:
         duration: whole days, or -1 for the longest allowed.
-        expire_at: whole seconds; one of the two is None.
-        may_lose: by how much it may be shorter, where the policy doesn't allow it.
+        expire_at: whole seconds.
+        tolerance: how much shorter the certificate may be, if the policy does not allow the whole lifetime.
     """
 
     duration: int | None = None
     expire_at: datetime | None = None
-    may_lose: timedelta = timedelta(0)
+    tolerance: timedelta = timedelta(0)
 
 
-def wished(duration: int | None, expires_in: str | None, expire_at: str | None, now: datetime) -> Lifetime:
-    """The lifetime that the options say. Raises typer.BadParameter."""
-    if sum(option is not None for option in (duration, expires_in, expire_at)) > 1:
-        raise typer.BadParameter("say one of --duration, --expires-in and --expire-at.")
-    if duration is not None:
-        if duration == 0:
-            raise typer.BadParameter(
-                "say 1 to 1825 days, or -1 for the longest allowed.", param_hint="--duration"
-            )
-        return Lifetime(duration=duration)
-    if expire_at is not None:
-        return Lifetime(expire_at=_time(expire_at))
-    if expires_in is None:
-        return Lifetime(expire_at=_after(DEFAULT, now), may_lose=DEFAULT)
-    lifetime = _parsed(expires_in)
-    if lifetime % _DAY == timedelta(0):
-        return Lifetime(duration=lifetime // _DAY)
-    return Lifetime(expire_at=_after(lifetime, now), may_lose=_CLOCKS_DIFFER)
+@dataclass(frozen=True, slots=True)
+class LifetimeOptions:
+    """The options for the lifetime of a new certificate."""
+
+    duration: Annotated[
+        int | None,
+        typer.Option(metavar="DAYS", min=-1, max=1825, help="Whole days, or -1 for the longest allowed."),
+    ] = None
+    expires_in: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+    ] = None
+    expire_at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time of expiry, such as 2027-01-31T18:00:00Z.")
+    ] = None
+
+    def lifetime(self, now: datetime) -> Lifetime:
+        """Return the requested lifetime. Raises typer.BadParameter."""
+        given = [each for each in (self.duration, self.expires_in, self.expire_at) if each is not None]
+        if len(given) > 1:
+            raise typer.BadParameter("Give only one of --duration, --expires-in and --expire-at.")
+        if self.duration is not None:
+            if self.duration == 0:
+                raise typer.BadParameter(
+                    "0 is out of range. Give 1 to 1825 days, or -1 for the longest allowed.",
+                    param_hint="--duration",
+                )
+            return Lifetime(duration=self.duration)
+        if self.expire_at is not None:
+            return Lifetime(expire_at=_parse_time(self.expire_at))
+        if self.expires_in is None:
+            return Lifetime(expire_at=_expiry(DEFAULT, now), tolerance=DEFAULT)
+        lifetime = _parse_lifetime(self.expires_in)
+        if lifetime % _DAY == timedelta(0):
+            return Lifetime(duration=lifetime // _DAY)
+        return Lifetime(expire_at=_expiry(lifetime, now), tolerance=_CLOCK_DIFFERENCE)
 
 
-def _parsed(text: str) -> timedelta:
-    from clustercert.policy import MAX_LIFETIME, parse_lifetime
+def _parse_lifetime(text: str) -> timedelta:
+    from clustercert.policy.lifetime import MAX_LIFETIME, parse_lifetime
 
     try:
         lifetime = parse_lifetime(text)
     except (ValueError, OverflowError):
-        raise typer.BadParameter("write it like 15m, 8h, 30d or 1h30m.", param_hint="--expires-in") from None
-    if not LEAST <= lifetime <= MAX_LIFETIME:
-        raise typer.BadParameter("say 15m to 1825d.", param_hint="--expires-in")
+        raise typer.BadParameter(
+            f"{text!r} is not a duration. Write it like 15m, 8h, 30d or 1h30m.", param_hint="--expires-in"
+        ) from None
+    if not MINIMUM <= lifetime <= MAX_LIFETIME:
+        raise typer.BadParameter(
+            f"{text!r} is out of range. The lifetime must be between 15m and 1825d.",
+            param_hint="--expires-in",
+        )
     return lifetime
 
 
-def _after(lifetime: timedelta, now: datetime) -> datetime:
-    # Asked for to the second, the least that the API takes would be too little on arrival.
-    longer = max(lifetime, LEAST + _ON_THE_WAY)
-    return now.replace(microsecond=0) + longer
+def _expiry(lifetime: timedelta, now: datetime) -> datetime:
+    # Add a margin, so that the minimum is still met when the service reads the request.
+    return now.replace(microsecond=0) + max(lifetime, MINIMUM + _TRANSFER_TIME)
 
 
-def _time(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
-        time = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
-        if time.tzinfo is None:
-            raise ValueError("no offset")
-        return time.astimezone(UTC).replace(microsecond=0)
-    except (ValueError, OverflowError):
+        return parse_rfc3339(text.strip().removesuffix(" UTC")).replace(microsecond=0)
+    except ValueError:
         raise typer.BadParameter(
-            "write it with its offset, like 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00.",
+            f"{text!r} is not a time with an offset. Write it like 2027-01-31T18:00:00Z or 2027-01-31T18:00:00+01:00.",
             param_hint="--expire-at",
         ) from None

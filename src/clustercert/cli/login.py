@@ -1,121 +1,178 @@
-"""`clustercert login` and `logout`: who one is at a running service, kept as a profile."""
+"""`clustercert login` and `logout`: log in to a running service, and save the login as a profile."""
 
 import os
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clustercert.cli import logging_in, profile
-from clustercert.cli.asking import asked, read_secret
-from clustercert.cli.options import PasswordFileOption
+from clustercert.cli import login_flow, profile
+from clustercert.cli.commands import expand_options
+from clustercert.cli.login_options import PlainHttpOption, ProfileOption
+from clustercert.cli.login_trust import TrustOptions
+from clustercert.cli.options import CommandError, PasswordFileOption
 from clustercert.cli.output import note
-from clustercert.cli.profile import DEFAULT_PROFILE, Profile
+from clustercert.cli.profile import Profile
+from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN
 
-if TYPE_CHECKING:
-    # Only whoever logs in loads the HTTP client.
-    from clustercert.client import Login
-
-ProfileOption = Annotated[
-    str,
-    typer.Option(
-        "--profile", envvar="CLUSTERCERT_PROFILE", metavar="NAME", help="The profile to keep or use."
-    ),
-]
-PlainHttpOption = Annotated[
-    bool, typer.Option("--plain-http", help="Talk to an http:// address that is not on this machine.")
-]
+_PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-def login(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The service: https://clustercert.example.com.")],
-    user: Annotated[str | None, typer.Option("--user", "-u", help="Log in by password as this user.")] = None,
-    domain: Annotated[str, typer.Option(help="The user's domain.")] = DEFAULT_DOMAIN,
-    password_file: PasswordFileOption = None,
+@dataclass(frozen=True, slots=True)
+class CredentialOptions:
+    """The options for the credentials: a password, or an access key."""
+
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "-u", help="User, to log in with a password. [default: the last one]"),
+    ] = None
+    domain: Annotated[
+        str | None, typer.Option(help="Domain of the user. [default: the last one, or Default]")
+    ] = None
+    password_file: PasswordFileOption = None
     access_key: Annotated[
-        str | None, typer.Option(metavar="AK", help="Log in by this access key instead of a password.")
-    ] = None,
+        str | None, typer.Option(metavar="AK", help="Access key to log in with, instead of a password.")
+    ] = None
     secret_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Read the access key's secret from a file, or from - (standard input)."
+        typer.Option(metavar="FILE", help="Read the secret key from FILE, or from standard input (-)."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.user is not None and self.access_key is not None:
+            raise typer.BadParameter("Give only one of --user and --access-key.")
+
+    def log_in(self, url: str, project: str | None, ca_pem: str | None, last: Profile | None) -> Profile:
+        """Log in with these credentials, or as the user of the last login. Raises ClientError or CommandError."""
+        access_key = self.access_key or (last.access_key if last is not None and self.user is None else None)
+        if access_key is not None:
+            secret_key = _secret("Secret key", "CLUSTERCERT_SECRET_KEY", self.secret_file, "--secret-file")
+            return login_flow.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
+        from clustercert.client import Login
+
+        same_user = last is not None and last.access_key is None and self.user in (None, last.user)
+        user = self.user or (last.user if last is not None and same_user else None)
+        if user is None:
+            user = prompt_text("User", "add --user NAME")
+        elif self.user is None:
+            note(f"Logging in to {url} as {user}.")
+        domain = self.domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
+        by_id = project is not None and _PROJECT_ID.fullmatch(project)
+        login = Login(
+            user=user,
+            domain=domain,
+            password=_secret("Password", "CLUSTERCERT_PASSWORD", self.password_file, "--password-file"),
+            project_id=project if by_id else None,
+            project=None if by_id else project,
+        )
+        session = login_flow.log_in_by_password(url, login, ca_pem)
+        return replace(login_flow.profile_of(url, session, None, ca_pem), domain=domain)
+
+
+@expand_options
+def login(
+    credentials: CredentialOptions,
+    trust: TrustOptions,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="URL",
+            help="Service, such as https://clustercert.example.com. [default: that of the last login]",
         ),
     ] = None,
     project: Annotated[
-        str | None, typer.Option(help="The project, by name or id; needed where you have roles in several.")
+        str | None, typer.Option(help="Project in which to look for clusters first, by name or id.")
     ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The CA of the service's certificate, PEM.")
-    ] = None,
-    profile_name: ProfileOption = DEFAULT_PROFILE,
+    profile_name: ProfileOption = None,
     plain_http: PlainHttpOption = False,
 ) -> None:
-    """Log in at a running service, for `kubeconfig get`.
+    """Log in to a running service, for `clusters`, `kubeconfig` and kubectl.
 
-    A login by password keeps a token until it ends, never the password. Secrets are asked for, or come from a file,
-    or from CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY in the environment.
+    The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
+    A login at another service creates another profile.
+
+    A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
+    or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
     """
-    from clustercert.client.wire import service_url
-
-    if user is not None and access_key is not None:
-        raise typer.BadParameter("--user and --access-key exclude each other.")
-    base = service_url(url, plain_http=plain_http)
-    ca_pem = logging_in.read_ca(ca_file)
-    if access_key is not None:
-        secret_key = _secret("Secret key", "CLUSTERCERT_SECRET_KEY", secret_file, "--secret-file")
-        found = logging_in.by_access_key(base, access_key, secret_key, project, ca_pem)
-    else:
-        user = user or asked("User", "add --user NAME")
-        password = _secret("Password", "CLUSTERCERT_PASSWORD", password_file, "--password-file")
-        found = _by_password(base, _login(user, domain, password, project), ca_pem)
-    path = profile.save(profile_name, found, os.environ)
+    base, name, last = _service(url, profile_name, plain_http=plain_http)
+    ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
+    found = credentials.log_in(base, project, ca_pem, last)
+    path = profile.save(name, found, os.environ)
+    if profile_name is None:
+        profile.use(name, os.environ)
     until = f" until {found.expires_at:%Y-%m-%d %H:%M} UTC" if found.expires_at else ""
-    note(f"Logged in as {found.user} in the project {found.project_name}{until}; kept in {path}")
+    note(f"Logged in as {found.user} in {found.scope}{until}. Saved in {path}")
 
 
-def logout(profile_name: ProfileOption = DEFAULT_PROFILE) -> None:
-    """End a login: its token is revoked, and the profile deleted."""
-    from clustercert.client.wire import ClientError
+def _service(
+    url: str | None, profile_name: str | None, *, plain_http: bool
+) -> tuple[str, str, Profile | None]:
+    """Return the address, the profile's name, and the last login at this address."""
+    from clustercert.client.connection import service_url
 
-    found = profile.load(profile_name, os.environ)
-    profile.forget(profile_name, os.environ)
-    if found.token is not None:
+    name = profile_name or profile.current(os.environ)
+    last = profile.remembered(name, os.environ)
+    if url is None:
+        if last is None:
+            raise CommandError("Name the service: `clustercert login URL`. Later logins don't need it.")
+        return last.url, name, last
+    base = service_url(url, plain_http=plain_http)
+    if last is None or last.url == base:
+        return base, name, last
+    if profile_name is None:
+        # Keep the login at the other service.
+        name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
+        note(
+            f"This is another service than that of the profile {profile.current(os.environ)}. New profile: {name}"
+        )
+        last = profile.remembered(name, os.environ)
+        return base, name, last
+    return base, name, None
+
+
+def logout(
+    profile_name: ProfileOption = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also forget the address, the CA and the user.")
+    ] = False,
+) -> None:
+    """Log out: revoke the token and delete it."""
+    from clustercert.cli import credential_cache
+    from clustercert.client.connection import ClientError
+
+    name = profile_name or profile.current(os.environ)
+    found = profile.remembered(name, os.environ) if forget else None
+    found = found or profile.load(name, os.environ)
+    if forget:
+        profile.delete(name, os.environ)
+    else:
+        profile.save(name, profile.without_login(found), os.environ)
+    credential_cache.clear(name)
+    if found.token is not None and not found.has_expired:
         try:
             with found.client() as client:
                 client.revoke(found.token)
-        except (ClientError, profile.ProfileError) as error:
-            note(f"The token could not be revoked, and ends by itself: {error.message}")
+        except (ClientError, CommandError) as error:
+            note(f"The token could not be revoked and stays valid until it expires: {error.message}")
     note(f"Logged out from {found.url}.")
+    _name_remaining_keys(name)
+
+
+def _name_remaining_keys(name: str) -> None:
+    """Tell the user about files with private keys that logout leaves."""
+    from clustercert.cli.certificate_files import certificate_files
+
+    if files := [file.path for file in certificate_files() if file.profile == name]:
+        note(
+            f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
+            "them with `clustercert kubeconfig unmerge`."
+        )
 
 
 def _secret(prompt: str, variable: str, file: Path | None, option: str) -> str:
     if file is None and (value := os.environ.get(variable)):
         return value
     return read_secret(prompt, file, f"add {option} FILE or set {variable}")
-
-
-def _login(user: str, domain: str, password: str, project: str | None) -> "Login":
-    from clustercert.client import Login
-
-    by_id = project is not None and logging_in.is_id(project)
-    return Login(
-        user=user,
-        domain=domain,
-        password=password,
-        project_id=project if by_id else None,
-        project=None if by_id else project,
-    )
-
-
-def _by_password(url: str, wanted: "Login", ca_pem: str | None) -> Profile:
-    session, project = logging_in.by_password(url, wanted, ca_pem)
-    return Profile(
-        url=url,
-        user=session.user.name,
-        project_id=project.id,
-        project_name=project.name,
-        ca_pem=ca_pem,
-        token=session.token,
-        expires_at=session.expires_at,
-    )

@@ -1,10 +1,11 @@
-"""How answers look: tables for people, JSON, YAML and CSV for programs, names for shells; not what they say.
+"""Output formats: tables for people; JSON, YAML and CSV for programs; names for shells.
 
-Answers go to standard output and nothing else does; notes and errors go to standard error. What came from elsewhere
-is data: never markup, and its control characters are shown, not sent to the terminal.
+Results go to standard output, notes and errors to standard error. Control characters are escaped, so they can't affect
+the terminal, and no text is interpreted as markup.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -12,154 +13,164 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from clustercert.cli.printable import printable, printable_line
+from clustercert.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.model import Group, Project, User
 
 Row = Mapping[str, object]
 
 _GAP = "   "
-_NOTHING = "-"
-_PAGE_WIDTH, _LEAST_WIDTH = 100, 40
-_PERHAPS_NOT_PRINTABLE = re.compile(r"[^\n -~]")
+_EMPTY_CELL = "-"
+_PAGE_WIDTH, _MIN_WIDTH = 100, 40
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
 
 
 class Output(StrEnum):
-    """The forms that an answer has."""
+    """The output formats."""
 
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"
     CSV = "csv"
     NAME = "name"
+    WIDE = "wide"
 
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="The form of the answer.")]
+class _Layout:
+    """How tables are shown.
+
+    Attributes:
+        wide: whether all columns are shown, even if they don't fit into the terminal.
+    """
+
+    wide = False
+
+
+def _choose_layout(output: Output) -> Output:
+    """Make `wide` a table with all columns."""
+    _Layout.wide = output is Output.WIDE
+    return Output.TABLE if _Layout.wide else output
+
+
+OutputOption = Annotated[
+    Output,
+    typer.Option(
+        "--output", "-o", callback=_choose_layout, help="Output format. `wide` is a table with all columns."
+    ),
+]
+
+
+def row_of(value: object, *fields: str) -> dict[str, object]:
+    """Return the named attributes of an object as a row."""
+    return {field: getattr(value, field) for field in fields}
+
+
+def row_in_domain(value: "User | Group | Project") -> dict[str, object]:
+    """Return the id, the name and the domain of an object as a row."""
+    return {**row_of(value, "id", "name"), "domain": value.domain.name, "domain_id": value.domain.id}
 
 
 def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], name: str = "name") -> None:
-    """Answer with a list. A table has the given columns, `name` has one, the other forms have everything."""
+    """Print a list. A table has the given columns; JSON, YAML and CSV have all fields.
+
+    Args:
+        name: the field that `--output name` prints.
+    """
     match output:
         case Output.TABLE if rows:
-            _print_table(
-                [column.upper().replace("_", "-") for column in columns],
-                [_cells(row, columns) for row in rows],
-            )
+            shown = _fitting(columns, rows, name)
+            headings = [column.upper().replace("_", "-") for column in shown]
+            _print_table(headings, [[_cell(row[column]) for column in shown] for row in rows])
         case Output.TABLE:
-            note("There is nothing to list.")
+            note("Nothing found.")
         case Output.NAME:
-            answer("".join(f"{_cell(row[name])}\n" for row in rows))
+            write_out("".join(f"{_cell(row[name])}\n" for row in rows))
         case Output.CSV:
-            answer(csv(rows, list(rows[0]) if rows else columns))
+            write_out(csv(rows, list(rows[0]) if rows else columns))
         case _:
-            answer(document([_plain(row) for row in rows], output))
+            write_out(document([_plain(row) for row in rows], output))
 
 
 def show_one(row: Row, output: Output, *, name: str = "name") -> None:
-    """Answer with one thing."""
     match output:
         case Output.TABLE:
-            _print_table(["FIELD", "VALUE"], [(field, _cell(value)) for field, value in row.items()])
-        case Output.NAME:
-            answer(f"{_cell(row[name])}\n")
-        case Output.CSV:
-            answer(csv([row], list(row)))
+            _print_table(["FIELD", "VALUE"], [(field, _detailed(value)) for field, value in row.items()])
+        case Output.JSON | Output.YAML:
+            write_out(document(_plain(row), output))
         case _:
-            answer(document(_plain(row), output))
+            show_list([row], output, columns=list(row), name=name)
 
 
 def document(value: object, output: Output) -> str:
-    """A value of JSON's kinds as a JSON or YAML document with a line end."""
+    """Write a JSON value as a JSON or YAML document that ends with a line feed."""
     if output is Output.JSON:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        # Whatever is not printable stands inside a string, where JSON has escapes for it.
-        return _PERHAPS_NOT_PRINTABLE.sub(_json_escape, text)
+        # Non-printable characters occur only in strings, where JSON can escape them.
+        return _NOT_PLAIN_ASCII.sub(lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
     import yaml
 
-    text = yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1_000_000
-    )
-    if all(line.isprintable() for line in text.split("\n")):
-        return text
-    return yaml.safe_dump(
-        value, sort_keys=False, allow_unicode=False, default_flow_style=False, width=1_000_000
-    )
+    # If a character is not printable, escape everything outside ASCII.
+    for allow_unicode in (True, False):
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=allow_unicode, width=1_000_000)
+        if all(line.isprintable() for line in text.split("\n")):
+            break
+    return text
 
 
 def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """With a header, lists and objects as JSON; nothing in it is a formula to a spreadsheet."""
-    from clustercert.spreadsheet import csv_text
+    """Write CSV with a header. Lists and objects become JSON. Escapes cells that spreadsheets read as formulas."""
+    from clustercert.inventory.csv_export import csv_text
 
     text = csv_text([_plain(row) for row in rows], columns)
-    return "\r\n".join(_escaped(line) for line in text.split("\r\n"))
+    return "\r\n".join(printable_line(line) for line in text.split("\r\n"))
 
 
-def answer(text: str) -> None:
-    """Write to standard output."""
+def write_out(text: str) -> None:
     sys.stdout.write(text)
 
 
 def paragraph(text: str) -> None:
-    """Write a text to standard output, indented, in lines that fit the terminal, or a page where there is none."""
+    """Write indented text to standard output, wrapped at the width of the terminal or at 100 columns."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PAGE_WIDTH
     lines = textwrap.wrap(
         printable(text),
-        max(width, _LEAST_WIDTH),
+        max(width, _MIN_WIDTH),
         initial_indent="  ",
         subsequent_indent="    ",
         break_long_words=False,
         break_on_hyphens=False,
     )
-    answer("".join(f"{line}\n" for line in lines))
+    write_out("".join(f"{line}\n" for line in lines))
 
 
 def note(text: str) -> None:
-    """Say something that is not the answer."""
+    """Write a note to standard error."""
     sys.stderr.write(f"{printable(text)}\n")
 
 
-def printable(text: str) -> str:
-    """Text with everything escaped that is not printable, line ends aside."""
-    return "\n".join(_escaped(line) for line in text.split("\n"))
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
-
-
-def _json_escape(match: re.Match[str]) -> str:
-    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
-
-
 def _plain(row: Row) -> dict[str, object]:
-    """The row with values of JSON's kinds only."""
+    """Convert the values of a row to JSON types."""
     return {field: _plain_value(value) for field, value in row.items()}
 
 
 def _plain_value(value: object) -> object:
     match value:
         case datetime():
-            return time_text(value)
+            return rfc3339(value)
         case Mapping():
             return _plain(value)
         case tuple() | list():
             return [_plain_value(item) for item in value]
         case _:
             return value
-
-
-def time_text(time: datetime) -> str:
-    """RFC 3339, UTC, whole seconds."""
-    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_cell(row[column]) for column in columns)
 
 
 def _cell(value: object) -> str:
@@ -169,35 +180,66 @@ def _cell(value: object) -> str:
         case bool():
             text = "yes" if value else "no"
         case datetime():
-            text = time_text(value)
+            text = _relative(value) if sys.stdout.isatty() else rfc3339(value)
         case Mapping():
             text = ",".join(f"{key}={item}" for key, item in value.items())
         case tuple() | list():
             text = ",".join(str(item) for item in value)
         case _:
             text = str(value)
-    return _escaped(text) or _NOTHING
+    return printable_line(text) or _EMPTY_CELL
+
+
+def _detailed(value: object) -> str:
+    """Return the text of a field that has a line of its own."""
+    if isinstance(value, datetime) and sys.stdout.isatty():
+        return f"{rfc3339(value)} ({_relative(value)})"
+    return _cell(value)
+
+
+def _relative(time: datetime) -> str:
+    """Return how far a time is from now, such as `in 7h` or `3d ago`."""
+    seconds = round((time - datetime.now(UTC)).total_seconds())
+    size, unit = next((size, unit) for size, unit in _UNITS if abs(seconds) >= 2 * size or size == 1)
+    amount = f"{abs(seconds) // size}{unit}"
+    return f"in {amount}" if seconds > 0 else f"{amount} ago"
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
+    """Return the columns that fit into the terminal, and say which ones do not. Values are never wrapped or cut.
+
+    Ids are left out first, then the last columns.
+
+    Args:
+        name: the column that identifies a row, which always stays.
+    """
+    if _Layout.wide or not sys.stdout.isatty():
+        return columns
+    width = shutil.get_terminal_size().columns
+    widths = {
+        column: max(len(column), *(len(_cell(row[column])) for row in rows)) + len(_GAP) for column in columns
+    }
+    shown = list(columns)
+    ids = [column for column in columns if column == "id" or column.endswith("_id")]
+    for column in [*ids, *reversed(columns)]:
+        if sum(widths[each] for each in shown) - len(_GAP) <= width:
+            break
+        if column != name and column in shown and len(shown) > 1:
+            shown.remove(column)
+    if hidden := [column for column in columns if column not in shown]:
+        note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
+    return shown
 
 
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    if sys.stdout.isatty():
-        _print_for_a_terminal(headings, rows)
-        return
-    # As kubectl does it: aligned columns and nothing around them, so that grep, awk and sort can read it.
+    """Print aligned columns without borders, as kubectl does, so that grep, awk and sort can read them."""
     widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
     for line in (headings, *rows):
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        answer(_GAP.join(padded).rstrip() + "\n")
+        text = _GAP.join(padded).rstrip()
+        write_out(f"{_BOLD}{text}{_PLAIN}\n" if line is headings and _has_style() else f"{text}\n")
 
 
-def _print_for_a_terminal(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, len(_GAP), 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(markup=False, highlight=False, emoji=False).print(table)
+def _has_style() -> bool:
+    """Whether to print the headings in bold. See https://no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,42 +1,40 @@
-"""Where this user is logged in: one file of mode 0600 for each profile, in a folder of mode 0700.
+"""Saved logins: one file of mode 0600 for each profile, in a folder of mode 0700.
 
-A profile has a token or an access key, never a password.
+A profile contains a token or an access key, never a password.
 """
 
 import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.errors import ClustercertError
-from clustercert.private_file import make_private_folder, write_private
+from clustercert.cli.options import CommandError, NotLoggedIn, did_you_mean
+from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
-    # Whoever only reads a profile loads no HTTP client.
     from clustercert.client import Client
 
 DEFAULT_PROFILE = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class ProfileError(ClustercertError):
-    """There is no profile to work with, or it can't be kept; the message says what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A service, and who one is there.
+    """A login to a service.
 
     Attributes:
-        url: the base of the service's addresses.
-        user: for messages; a name, or the access key.
-        ca_pem: the CAs to trust instead of this machine's own; their text, so that the file may go away.
-        token, expires_at: of a login by password.
-        access_key, secret_key: of the other kind of login.
+        url: the service's base URL.
+        user: the user name or access key, for messages.
+        domain: the user's domain, by name; `None` if the profile is from an older version.
+        project_id, project_name: the project that is used if an object is not looked up in all projects.
+        chosen_project: whether the user chose the project, so that it decides between clusters of one name.
+        ca_pem: the CAs to trust instead of this machine's CAs.
+        token, expires_at: set only after a login with a password.
+        access_key, secret_key: the secret key is set only after a login with an access key.
     """
 
     url: str
@@ -48,82 +46,157 @@ class Profile:
     expires_at: datetime | None = None
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
+    domain: str | None = None
+    chosen_project: bool = True
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether the profile has a token or a secret key. The token may have expired."""
+        return self.token is not None or self.secret_key is not None
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+    @property
+    def scope(self) -> str:
+        """The projects in which clusters are looked up, for messages."""
+        return f"the project {self.project_name}" if self.chosen_project else "all your projects"
 
     def client(self) -> "Client":
-        """A client that is this user. Raises ProfileError where the login has expired."""
+        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
         from clustercert.client import Client
-        from clustercert.client.auth import AccessKeyAuth, TokenAuth
+        from clustercert.client.auth import AccessKeyAuth, ProjectTokenAuth
 
+        client = Client(self.url, ca_pem=self.ca_pem)
         if self.access_key is not None and self.secret_key is not None:
-            return Client(self.url, AccessKeyAuth(self.access_key, self.secret_key), ca_pem=self.ca_pem)
-        if self.expires_at is not None and self.expires_at <= datetime.now(UTC):
-            raise ProfileError(
+            client.auth = AccessKeyAuth(self.access_key, self.secret_key)
+            return client
+        if self.has_expired and self.expires_at is not None:
+            raise NotLoggedIn(
                 f"The login at {self.url} expired at {self.expires_at:%Y-%m-%d %H:%M} UTC. Run `clustercert login` "
                 "again."
             )
-        return Client(self.url, TokenAuth(self.token or ""), ca_pem=self.ca_pem)
+        token = self.token or ""
+        client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
+        return client
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Say what to do where the service doesn't know this user any more. Raises ProfileError."""
-        from clustercert.client.wire import Refused
+    def explain_rejection(self) -> Iterator[None]:
+        """Raise NotLoggedIn with advice if the service rejects the token."""
+        from clustercert.client.connection import ApiError
 
         try:
             yield
-        except Refused as error:
-            if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - the refusal of who one is
+        except ApiError as error:
+            if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - not authenticated
                 raise
-            raise ProfileError(
-                f"{error.message} The login at {self.url} has ended. Run `clustercert login` again."
+            raise NotLoggedIn(
+                f"{error.message} The login at {self.url} is no longer valid. Run `clustercert login` again."
             ) from error
 
 
-def load(name: str, environment: Mapping[str, str]) -> Profile:
-    """The kept profile of that name. Raises ProfileError."""
-    path = _path(name, environment)
+def current(environment: Mapping[str, str]) -> str:
+    """Return the name of the profile to use: the one in the environment, or the one chosen last."""
+    if name := environment.get("CLUSTERCERT_PROFILE"):
+        return name
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["expires_at"] is not None:
-            kept["expires_at"] = datetime.fromisoformat(kept["expires_at"])
-        return Profile(**kept)
-    except FileNotFoundError:
-        raise ProfileError(
-            f"There is no profile {name}. Run `clustercert login URL`, or set OS_AUTH_URL and its like."
-        ) from None
+        name = _current_file(environment).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return DEFAULT_PROFILE
+    return name if _NAME.fullmatch(name) else DEFAULT_PROFILE
+
+
+def use(name: str, environment: Mapping[str, str]) -> None:
+    """Make a profile the current one. Raises CommandError if there is no such profile."""
+    if not path_of(name, environment).exists():
+        raise NotLoggedIn(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
+    try:
+        write_private(_current_file(environment), f"{name}\n")
     except OSError as error:
-        raise ProfileError(f"The profile {path} can't be read: {error.strerror}.") from error
+        raise CommandError(f"The current profile can't be changed: {error.strerror}.") from error
+
+
+def names(environment: Mapping[str, str]) -> list[str]:
+    """List the saved profiles by name."""
+    files = path_of(DEFAULT_PROFILE, environment).parent.glob("*.json")
+    return sorted(path.stem for path in files if _NAME.fullmatch(path.stem))
+
+
+def load(name: str, environment: Mapping[str, str]) -> Profile:
+    """Load a login. Raises CommandError if the profile is malformed, or NotLoggedIn."""
+    found = remembered(name, environment)
+    if found is None:
+        raise NotLoggedIn(
+            f"There is no profile {name}.{did_you_mean(name, names(environment))} Run `clustercert login URL`, or set "
+            "OS_AUTH_URL and OS_USERNAME etc."
+        )
+    if not found.is_logged_in:
+        option = "" if name == DEFAULT_PROFILE else f" --profile {name}"
+        raise NotLoggedIn(f"You are logged out from {found.url}. Run `clustercert login{option}`.")
+    return found
+
+
+def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
+    """Load a profile, which may have no login. Returns `None` if it is missing. Raises CommandError."""
+    path = path_of(name, environment)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["expires_at"] is not None:
+            data["expires_at"] = datetime.fromisoformat(data["expires_at"])
+        return Profile(**data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandError(f"The profile {path} can't be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise ProfileError(f"The profile {path} is damaged. Run `clustercert login URL` again.") from error
+        raise CommandError(f"The profile {path} is damaged. Run `clustercert login URL` again.") from error
 
 
 def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
-    """Keep a profile, in place of one of the same name; where. Raises ProfileError."""
-    path = _path(name, environment)
-    kept = asdict(profile)
-    kept["expires_at"] = profile.expires_at.isoformat() if profile.expires_at else None
+    """Write or replace a profile, and return the file's path. Raises CommandError."""
+    path = path_of(name, environment)
+    data = asdict(profile)
+    data["expires_at"] = profile.expires_at.isoformat() if profile.expires_at else None
     try:
         for folder in (path.parent.parent, path.parent):
             make_private_folder(folder)
-        write_private(path, json.dumps(kept, indent=2) + "\n")
+        write_private(path, json.dumps(data, indent=2) + "\n")
     except OSError as error:
-        raise ProfileError(f"The profile {path} can't be written: {error.strerror}.") from error
+        raise CommandError(f"The profile {path} can't be written: {error.strerror}.") from error
     return path
 
 
-def forget(name: str, environment: Mapping[str, str]) -> None:
-    """Delete a profile. Raises ProfileError."""
-    path = _path(name, environment)
+def delete(name: str, environment: Mapping[str, str]) -> None:
+    """Delete a profile. Raises CommandError if the file is missing or can't be deleted."""
+    path = path_of(name, environment)
     try:
         path.unlink()
     except OSError as error:
-        raise ProfileError(f"The profile {path} can't be deleted: {error.strerror}.") from error
+        raise CommandError(f"The profile {path} can't be deleted: {error.strerror}.") from error
 
 
-def _path(name: str, environment: Mapping[str, str]) -> Path:
+def without_login(profile: Profile) -> Profile:
+    """Return what the next login needs: the address, the CA and the user."""
+    return replace(profile, token=None, expires_at=None, secret_key=None)
+
+
+def path_of(name: str, environment: Mapping[str, str]) -> Path:
+    """Return the file of a profile. Raises CommandError if the name is not valid."""
     if not _NAME.fullmatch(name):
-        raise ProfileError("A profile's name has 1 to 64 letters, digits, dots, hyphens or underscores.")
-    # XDG Base Directory Specification: a relative path in the variable is to be ignored.
+        raise CommandError(
+            f"{name!r} is not a valid profile name. Use 1 to 64 letters, digits, dots, hyphens or underscores."
+        )
+    return _folder(environment) / "profiles" / f"{name}.json"
+
+
+def _current_file(environment: Mapping[str, str]) -> Path:
+    return _folder(environment) / "current-profile"
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    # XDG Base Directory Specification: ignore a relative path in the variable.
     folder = Path(environment.get("XDG_CONFIG_HOME") or "")
     if not folder.is_absolute():
         folder = Path.home() / ".config"
-    return folder / "clustercert" / "profiles" / f"{name}.json"
+    return folder / "clustercert"

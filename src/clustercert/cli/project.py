@@ -1,116 +1,90 @@
-"""`clustercert project`: what clusters belong to."""
+"""`clustercert project`: projects of the built-in identity service."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.options import DomainOption, InDomainOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import enable_and_disable, on_store
+from clustercert.cli.options import DescriptionOption, DomainOption, InDomainOption
+from clustercert.cli.output import Output, OutputOption, Row, note, row_in_domain, row_of, show_list, show_one
+from clustercert.cli.session import Operator
 
 if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
     from clustercert.model import Project
 
-app = typer.Typer(
-    name="project",
-    help="Projects, which clusters belong to. The vendors' clients expect one named like the region.",
-    no_args_is_help=True,
-)
+app = typer.Typer(name="project", help="Manage projects, which own clusters.", no_args_is_help=True)
 
-ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Its name or id.")]
+ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or id of the project.")]
 
 
 @app.command()
-def create(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+@on_store
+async def create(
+    operator: Operator,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name of the project. The vendors' SDKs expect the region's name."
+        ),
+    ],
     domain: DomainOption = None,
-    description: Annotated[str, typer.Option(help="What it is for.")] = "",
+    description: DescriptionOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a project."""
-
-    async def work(operator: Operator) -> "Project":
-        return await operator.parts.identity.directory.create_project(
-            name, await operator.domain(domain), description=description, **operator.who
-        )
-
-    show_one(_row(operate(context, work)), output)
+    """Create a project."""
+    project = await operator.directory.create_project(
+        name, await operator.domain(domain), description=description, actor=operator.actor
+    )
+    show_one(_row(project), output)
 
 
 @app.command("list")
-def list_projects(
-    context: typer.Context, domain: InDomainOption = None, output: OutputOption = Output.TABLE
+@on_store
+async def list_projects(
+    operator: Operator, domain: InDomainOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """List the projects."""
-
-    async def work(operator: Operator) -> "tuple[Project, ...]":
-        return await operator.parts.identity.directory.projects(await operator.domain_or_any(domain))
-
-    rows = [_row(project) for project in operate(context, work)]
+    projects = await operator.directory.projects(await operator.domain_or_any(domain))
+    rows = [_row(project) for project in projects]
     show_list(rows, output, columns=("id", "name", "domain", "enabled", "description"))
 
 
 @app.command()
-def show(
-    context: typer.Context,
+@on_store
+async def show(
+    operator: Operator,
     name: ProjectArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a project."""
-
-    async def work(operator: Operator) -> "Project":
-        return await find(operator, name, domain)
-
-    show_one(_row(operate(context, work)), output)
+    show_one(_row(await operator.project(name, domain)), output)
 
 
-@app.command()
-def enable(context: typer.Context, name: ProjectArgument, domain: DomainOption = None) -> None:
-    """Let a project's members work in it again."""
-    _enable(context, name, domain, enabled=True)
-
-
-@app.command()
-def disable(context: typer.Context, name: ProjectArgument, domain: DomainOption = None) -> None:
-    """Take a project out of use: nobody has a role in it. What was issued stays valid until it ends."""
-    _enable(context, name, domain, enabled=False)
+@enable_and_disable(
+    app,
+    "Enable a project, so that its members can use it again.",
+    "Disable a project: its members can't use it. Its certificates stay valid until they expire.",
+)
+async def switch(
+    operator: Operator, name: ProjectArgument, domain: DomainOption = None, *, enabled: bool
+) -> None:
+    project = await operator.project(name, domain)
+    await operator.directory.enable_project(project, enabled=enabled, actor=operator.actor)
+    note(f"{'Enabled' if enabled else 'Disabled'} the project {project.name}.")
 
 
 @app.command()
-def delete(context: typer.Context, name: ProjectArgument, domain: DomainOption = None) -> None:
-    """Delete a project that has no clusters, with its role assignments and tokens."""
+@on_store
+async def delete(operator: Operator, name: ProjectArgument, domain: DomainOption = None) -> None:
+    """Delete a project that has no clusters.
 
-    async def work(operator: Operator) -> "Project":
-        project = await find(operator, name, domain)
-        await operator.parts.identity.directory.remove_project(project, **operator.who)
-        return project
-
-    note(f"Deleted the project {operate(context, work).name}.")
-
-
-async def find(operator: Operator, wanted: str, domain: str | None = None) -> "Project":
-    """The project of that id or name. Raises NotFound, or Conflict where several domains have it."""
-    return await operator.parts.identity.directory.find_project(wanted, await operator.domain_or_any(domain))
-
-
-def _enable(context: typer.Context, name: str, domain: str | None, *, enabled: bool) -> None:
-    async def work(operator: Operator) -> "Project":
-        project = await find(operator, name, domain)
-        await operator.parts.identity.directory.enable_project(project, enabled=enabled, **operator.who)
-        return project
-
-    note(f"{'Enabled' if enabled else 'Disabled'} the project {operate(context, work).name}.")
+    Also deletes its role assignments and tokens.
+    """
+    project = await operator.project(name, domain)
+    await operator.directory.remove_project(project, actor=operator.actor)
+    note(f"Deleted the project {project.name}.")
 
 
 def _row(project: "Project") -> Row:
-    return {
-        "id": project.id,
-        "name": project.name,
-        "domain": project.domain.name,
-        "domain_id": project.domain.id,
-        "enabled": project.enabled,
-        "description": project.description,
-    }
+    return {**row_in_domain(project), **row_of(project, "enabled", "description")}

@@ -1,67 +1,115 @@
-"""What the options say of a cluster, wherever they say it: in themselves, in a CA file, in somebody's kubeconfig."""
+"""The options that describe a cluster: its addresses, CA and labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clustercert.cli.options import parse_pairs, read_file
 from clustercert.cli.output import note
-from clustercert.errors import ClustercertError
 
-# What `clusters` accepts is less; this keeps a mistaken file from being read to its end.
-_MAX_CA_BYTES = 1024 * 1024
-
-
-class RegistrationError(ClustercertError):
-    """A file that an option names can't be used."""
+if TYPE_CHECKING:
+    from clustercert.clusters.registration import Registration
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """The options that say where a cluster is and how its API server is known."""
+class AddressOptions:
+    """The options for the address and CA of a cluster's API server."""
 
-    internal_url: str | None
-    server_ca: Path | None
-    from_kubeconfig: Path | None
-    context: str | None
-    follow_files: bool
+    internal_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Address of the API server in its network: https://host:port."),
+    ] = None
+    server_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA of the API server's certificate (PEM).")
+    ] = None
+    from_kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read address and CA from a kubeconfig, or from standard input (-). Runs no program that it names.",
+        ),
+    ] = None
+    kube_context: Annotated[
+        str | None,
+        typer.Option("--context", help="Context of that kubeconfig. [default: its current context]"),
+    ] = None
+    follow_files: Annotated[
+        bool, typer.Option("--follow-files", help="Read the CA file that the kubeconfig names.")
+    ] = False
 
-    def address_and_ca(self) -> tuple[str, bytes]:
-        """Both. Raises typer.BadParameter where one is missing."""
-        url, ca_pem = self.given()
-        if url is None or ca_pem is None:
-            raise typer.BadParameter("say --internal-url and --server-ca, or --from-kubeconfig.")
-        return url, ca_pem
-
-    def given(self) -> tuple[str | None, bytes | None]:
-        """What is said of the two; an option of its own wins over the kubeconfig."""
-        if self.from_kubeconfig is None and (self.context is not None or self.follow_files):
-            raise typer.BadParameter("--context and --follow-files go with --from-kubeconfig.")
-        ca_pem = _read(self.server_ca) if self.server_ca is not None else None
+    def read(self) -> tuple[str | None, bytes | None]:
+        """Return the API server's address and CA, `None` if not given. Explicit options override the kubeconfig."""
+        ca_pem = read_file(self.server_ca) if self.server_ca is not None else None
         if self.from_kubeconfig is None:
+            if self.kube_context is not None or self.follow_files:
+                raise typer.BadParameter("--context and --follow-files require --from-kubeconfig.")
             return self.internal_url, ca_pem
-        from clustercert.cli import foreign_kubeconfig
+        from clustercert.cli import kubeconfig_import
 
-        found = foreign_kubeconfig.read(
-            self.from_kubeconfig, self.context, need_ca=ca_pem is None, follow_files=self.follow_files
+        found = kubeconfig_import.read(
+            self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
         )
-        if found.left_out:
-            note(f"Not taken over from the context {found.context}: {', '.join(found.left_out)}.")
+        if found.skipped_fields:
+            note(f"Not imported from the context {found.context}: {', '.join(found.skipped_fields)}.")
         return self.internal_url or found.server, ca_pem or found.ca_pem
 
 
-def labels(options: Sequence[str] | None) -> Mapping[str, str]:
-    """The labels of `KEY=VALUE` options. Raises typer.BadParameter."""
-    pairs = [option.partition("=") for option in options or ()]
-    if not all(equals for _, equals, _ in pairs):
-        raise typer.BadParameter("write a label as KEY=VALUE.", param_hint="--label")
-    return {key: value for key, _, value in pairs}
+@dataclass(frozen=True, slots=True)
+class DetailOptions:
+    """The options for a cluster's properties other than its name, internal address and CA."""
+
+    external_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Public address of the API server.")
+    ] = None
+    san_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Further address in the API server's certificate. Repeatable."),
+    ] = None
+    version: Annotated[str | None, typer.Option(help="Kubernetes version, such as v1.32, for display.")] = (
+        None
+    )
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label. Repeatable.")] = None
+
+    def changes(self, before: "Registration") -> dict[str, object]:
+        """Return the fields to change, with their new values. Raises typer.BadParameter."""
+        fields = {
+            "external_url": self.external_url,
+            "san_urls": tuple(self.san_url) if self.san_url else None,
+            "version": self.version,
+            "labels": {**before.labels, **_parse_labels(self.label)} if self.label else None,
+        }
+        return {field: value for field, value in fields.items() if value is not None}
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_CA_BYTES)
-    except OSError as error:
-        raise RegistrationError(f"The file {path} can't be read: {error.strerror}.") from error
+@dataclass(frozen=True, slots=True)
+class DetailChangeOptions(DetailOptions):
+    """The options that change a cluster's properties other than its name, internal address and CA."""
+
+    no_external_url: Annotated[bool, typer.Option("--no-external-url", help="Remove the public address.")] = (
+        False
+    )
+    no_san_urls: Annotated[bool, typer.Option("--no-san-urls", help="Remove all further addresses.")] = False
+    remove_label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Remove a label. Repeatable.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if (self.external_url and self.no_external_url) or (self.san_url and self.no_san_urls):
+            raise typer.BadParameter("Give an option or its --no- form, not both.")
+
+    def changes(self, before: "Registration") -> dict[str, object]:
+        """Return the fields to change, with their new values. Raises typer.BadParameter."""
+        fields = DetailOptions.changes(self, before)
+        if self.no_external_url:
+            fields["external_url"] = None
+        if self.no_san_urls:
+            fields["san_urls"] = ()
+        kept = {key: value for key, value in before.labels.items() if key not in (self.remove_label or ())}
+        return fields | {"labels": {**kept, **_parse_labels(self.label)}}
+
+
+def _parse_labels(options: Sequence[str] | None) -> dict[str, str]:
+    return parse_pairs(options, "KEY=VALUE", "--label", may_be_empty=True)

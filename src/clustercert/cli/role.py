@@ -1,157 +1,140 @@
-"""`clustercert role`: who may do what where."""
+"""`clustercert role`: roles of users and groups in projects or in the whole service."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli import group as group_commands
-from clustercert.cli import project as project_commands
-from clustercert.cli import user as user_commands
-from clustercert.cli.options import DomainOption
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import DomainOption, did_you_mean
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.session import Operator
 
 if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
     from clustercert.model import Group, Project, RoleAssignment, User
 
 app = typer.Typer(
-    name="role",
-    help="Roles in projects, which the policy turns into Kubernetes groups.",
-    no_args_is_help=True,
+    name="role", help="Manage roles, which the policy maps to Kubernetes groups.", no_args_is_help=True
 )
 
 RoleArgument = Annotated[
-    str, typer.Argument(metavar="ROLE", help="admin, member, reader, operator or any other.")
-]
-UserOption = Annotated[str | None, typer.Option(metavar="USER", help="The user who has it.")]
-GroupOption = Annotated[str | None, typer.Option(metavar="GROUP", help="The group whose members have it.")]
-ProjectOption = Annotated[str | None, typer.Option(metavar="PROJECT", help="The project in which.")]
-ServiceOption = Annotated[
-    bool, typer.Option("--service", help="In the whole service, as an operator has it.")
+    str, typer.Argument(metavar="ROLE", help="Role: admin, member, reader, operator or any other.")
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Assignment:
-    """An assignment as the options say it."""
+class AssigneeOptions:
+    """The options that name a user or group, and a project."""
 
-    user: str | None
-    group: str | None
-    project: str | None
-    service: bool
-    domain: str | None
+    user: Annotated[str | None, typer.Option(metavar="USER", help="User, by name or id.")] = None
+    group: Annotated[str | None, typer.Option(metavar="GROUP", help="Group, by name or id.")] = None
+    project: Annotated[str | None, typer.Option(metavar="PROJECT", help="Project, by name or id.")] = None
+    domain: DomainOption = None
+
+    def __post_init__(self) -> None:
+        if self.user is not None and self.group is not None:
+            raise typer.BadParameter("Give only one of --user and --group.")
+
+    async def find_assignee(self, operator: Operator) -> "User | Group | None":
+        if self.user is not None:
+            return await operator.user(self.user, self.domain)
+        if self.group is not None:
+            return await operator.group(self.group, self.domain)
+        return None
+
+    async def find_project(self, operator: Operator) -> "Project | None":
+        return await operator.project(self.project, self.domain) if self.project is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentOptions(AssigneeOptions):
+    """The options that name one assignment."""
+
+    service: Annotated[
+        bool,
+        typer.Option(
+            "--service", help="Assign the role in the whole service, not in a project. For operators."
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if (self.user is None) == (self.group is None):
-            raise typer.BadParameter("say one of --user and --group.")
+            raise typer.BadParameter("Give either --user or --group.")
         if (self.project is None) != self.service:
-            raise typer.BadParameter("say one of --project and --service.")
+            raise typer.BadParameter("Give either --project or --service.")
 
-    async def found(self, operator: Operator) -> "tuple[User | Group, Project | None]":
-        """Who has the role, and where."""
-        where = None
-        if self.project is not None:
-            where = await project_commands.find(operator, self.project, self.domain)
-        if self.user is not None:
-            return await user_commands.find(operator, self.user, self.domain), where
-        return await group_commands.find(operator, self.group or "", self.domain), where
+    async def find(self, operator: Operator) -> "tuple[User | Group, Project | None]":
+        assignee = cast("User | Group", await self.find_assignee(operator))
+        return assignee, await self.find_project(operator)
 
 
 @app.command()
-def assign(
-    context: typer.Context,
-    role: RoleArgument,
-    user: UserOption = None,
-    group: GroupOption = None,
-    project: ProjectOption = None,
-    service: ServiceOption = False,
-    domain: DomainOption = None,
-) -> None:
-    """Give a role to a user or a group, in a project or in the whole service."""
-    wanted = _Assignment(user, group, project, service, domain)
+@on_store
+async def assign(operator: Operator, role: RoleArgument, assignment: AssignmentOptions) -> None:
+    """Assign a role to a user or group."""
+    from clustercert.policy.roles import OPERATOR, PROJECT_ROLES
 
-    async def work(operator: Operator) -> str:
-        assignee, where = await wanted.found(operator)
-        await operator.parts.identity.roles.assign(role, assignee, where, **operator.who)
-        said = f"{assignee.name} has the role {role} in {_words(where)}."
-        if where is not None and role not in {rule.role for rule in operator.parts.issuance.policy.rules}:
-            said += " No rule of the policy names it, so it gives no certificates."
-        return said
-
-    note(operate(context, work))
+    assignee, project = await assignment.find(operator)
+    await operator.parts.identity.roles.assign(role, assignee, project, actor=operator.actor)
+    text = f"Assigned the role {role} in {_scope(project)} to {assignee.name}."
+    rules = operator.parts.issuance.policy.rules
+    if project is not None and not any(rule.takes_role(role) for rule in rules if rule.deny is None):
+        text += " No policy rule names this role, so it grants no certificates."
+        text += did_you_mean(role, PROJECT_ROLES)
+    if project is None and role != OPERATOR:
+        text += f" Only the role {OPERATOR} has rights in the whole service." + did_you_mean(
+            role, (OPERATOR,)
+        )
+    note(text)
 
 
 @app.command()
-def unassign(
-    context: typer.Context,
-    role: RoleArgument,
-    user: UserOption = None,
-    group: GroupOption = None,
-    project: ProjectOption = None,
-    service: ServiceOption = False,
-    domain: DomainOption = None,
-) -> None:
-    """Take a role away."""
-    wanted = _Assignment(user, group, project, service, domain)
-
-    async def work(operator: Operator) -> str:
-        assignee, where = await wanted.found(operator)
-        await operator.parts.identity.roles.unassign(role, assignee, where, **operator.who)
-        return f"{assignee.name} has the role {role} in {_words(where)} no more."
-
-    note(operate(context, work))
+@on_store
+async def unassign(operator: Operator, role: RoleArgument, assignment: AssignmentOptions) -> None:
+    """Remove a role from a user or group."""
+    assignee, project = await assignment.find(operator)
+    await operator.parts.identity.roles.unassign(role, assignee, project, actor=operator.actor)
+    note(f"Removed the role {role} in {_scope(project)} from {assignee.name}.")
 
 
 @app.command("list")
-def list_assignments(
-    context: typer.Context,
-    user: UserOption = None,
-    group: GroupOption = None,
-    project: ProjectOption = None,
-    domain: DomainOption = None,
-    names: Annotated[
-        bool, typer.Option("--names", help="List the roles that there are, not who has them.")
-    ] = False,
+@on_store
+async def list_assignments(
+    operator: Operator,
+    assignee: AssigneeOptions,
+    names: Annotated[bool, typer.Option("--names", help="List the roles, not their assignments.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List who has which role where; direct assignments, not those by way of a group."""
-    if user is not None and group is not None:
-        raise typer.BadParameter("--user and --group exclude each other.")
+    """List role assignments.
 
-    async def work(operator: Operator) -> list[Row]:
-        roles = operator.parts.identity.roles
-        if names:
-            return [{"role": role.name, "id": role.id} for role in await roles.all()]
-        assignee: User | Group | None = None
-        if user is not None:
-            assignee = await user_commands.find(operator, user, domain)
-        elif group is not None:
-            assignee = await group_commands.find(operator, group, domain)
-        where = await project_commands.find(operator, project, domain) if project is not None else None
-        return [_row(found) for found in await roles.assignments(assignee=assignee, project=where)]
-
-    columns = ("role", "id") if names else ("role", "user", "group", "project")
-    show_list(operate(context, work), output, columns=columns, name="role")
+    The roles that users have through groups are not listed.
+    """
+    roles = operator.parts.identity.roles
+    if names:
+        rows = [{"role": role.name, "id": role.id} for role in await roles.all()]
+        show_list(rows, output, columns=("role", "id"), name="role")
+        return
+    assignments = await roles.assignments(
+        assignee=await assignee.find_assignee(operator), project=await assignee.find_project(operator)
+    )
+    columns = ("role", "user", "group", "project")
+    show_list([_row(assignment) for assignment in assignments], output, columns=columns, name="role")
 
 
-def _words(project: "Project | None") -> str:
+def _scope(project: "Project | None") -> str:
     return f"the project {project.name}" if project else "the whole service"
 
 
 def _row(assignment: "RoleAssignment") -> Row:
     from clustercert.model import User
 
-    actor, project = assignment.actor, assignment.project
-    is_user = isinstance(actor, User)
-    return {
-        "role": assignment.role.name,
-        "user": actor.name if is_user else None,
-        "user_id": actor.id if is_user else None,
-        "group": None if is_user else actor.name,
-        "group_id": None if is_user else actor.id,
-        "project": project.name if project else None,
-        "project_id": project.id if project else None,
-        "service": project is None,
+    is_user = isinstance(assignment.actor, User)
+    objects = {
+        "user": assignment.actor if is_user else None,
+        "group": None if is_user else assignment.actor,
+        "project": assignment.project,
     }
+    row: dict[str, object] = {"role": assignment.role.name}
+    for name, each in objects.items():
+        row |= {name: each.name, f"{name}_id": each.id} if each else {name: None, f"{name}_id": None}
+    return row | {"service": assignment.project is None}

@@ -1,6 +1,6 @@
-"""The root command: what holds for all commands, and how each of them ends.
+"""The root command: global options, error messages and exit codes.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
+Exit codes: see `exit_codes`.
 """
 
 import itertools
@@ -13,51 +13,28 @@ from typing import Annotated, NoReturn
 import typer
 
 from clustercert import __version__
-from clustercert.cli import (
-    access_key,
-    audit,
-    certificate,
-    cluster,
-    db,
-    demo,
-    domain,
-    group,
-    keys,
-    kubeconfig,
-    kubernetes,
-    login,
-    project,
-    role,
-    serve,
-    user,
-)
-from clustercert.cli.output import answer, note
-from clustercert.cli.session import Where
-from clustercert.errors import ClustercertError, Unavailable
+from clustercert.cli.command_table import RootGroup
+from clustercert.cli.exit_codes import FAILED, exit_code
+from clustercert.cli.output import note, write_out
+from clustercert.cli.session import RootOptions
+from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 
-_ANYWHERE = ("--config", "--data-dir")
+_ROOT_OPTIONS, _ROOT_FLAG = ("--config", "--data-dir"), "--verbose"
 
 app = typer.Typer(
     name="clustercert",
+    cls=RootGroup,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    # Plain help and plain errors: they read the same in a terminal, a pipe and a log, and come at once.
+    # No rich formatting: plain output loads fast, and looks the same in a terminal, a pipe and a log.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(demo.demo)
-app.command("serve")(serve.serve)
-_groups = (db, keys, domain, project, user, group, role, access_key, cluster, certificate, kubernetes, audit)
-for group_of_commands in _groups:
-    app.add_typer(group_of_commands.app)
-app.command("login")(login.login)
-app.command("logout")(login.logout)
-app.add_typer(kubeconfig.app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        answer(f"clustercert {__version__}\n")
+def _print_version(requested: bool) -> None:
+    if requested:
+        write_out(f"clustercert {__version__}\n")
         raise typer.Exit
 
 
@@ -68,107 +45,130 @@ def root(
         Path | None,
         typer.Option(
             envvar="CLUSTERCERT_CONFIG",
-            help="The settings, a TOML file. CLUSTERCERT_… variables win over it.",
+            help="Settings file (TOML). CLUSTERCERT_… variables override it.",
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="The data folder; wins over the settings and CLUSTERCERT_DATA_DIR.")
+        Path | None, typer.Option(help="Data folder. Overrides the settings and CLUSTERCERT_DATA_DIR.")
     ] = None,
-    version: Annotated[  # noqa: ARG001 - its callback has answered by now
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show each request to the service, without secrets.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001 - only the option's callback uses it
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
+    """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
 
-    Commands work on the store of the settings, as operator. Only login, logout and kubeconfig talk to a running
-    service, as one of its users.
+    login, logout, status, profile, clusters and kubeconfig call a running service as one of its users. The other
+    commands work directly on the store that the settings name, as operator.
     """
-    context.obj = Where(config, data_dir)
+    context.obj = RootOptions(config, data_dir)
+    if verbose:
+        from clustercert.client.connection import Connection
+
+        Connection.trace = note
 
 
 def main() -> NoReturn:
-    """Do what this process's arguments say, and end it."""
+    """Run the command given by the process's arguments, then exit."""
     sys.exit(run())
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say, or else those of this process; the exit code."""
-    # Where the shell closed them, what is written there goes nowhere: not into a file that is given their number.
-    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
-    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - the same
+    """Run the command given by the arguments, by default this process's. Returns the exit code."""
+    # A shell may close these streams. Reopen them, so that no other file takes their descriptors.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - stays open
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that can't show a character must not keep the rest of the answer from being shown.
+        # Escape characters that the terminal can't show, instead of failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     try:
-        app(_hoisted(sys.argv[1:] if arguments is None else arguments), prog_name="clustercert")
+        app(_root_options_first(sys.argv[1:] if arguments is None else arguments), prog_name="clustercert")
     except SystemExit as end:
-        return _flushed(end.code if isinstance(end.code, int) else 0)
+        return _flush_output(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:
-        _debug()
-        note(f"Error: {_sentence(error)}")
+        _print_traceback()
+        note(f"Error: {_message(error)}")
+        return _flush_output(exit_code(error))
     except OSError as error:
-        _debug()
-        _tell(error)
+        _print_traceback()
+        _print_os_error(error)
+    except ModuleNotFoundError as error:
+        _print_traceback()
+        note(f"Error: {_missing_package(error)}")
     except Exception as error:  # noqa: BLE001 - the last resort of a program that shows no tracebacks
-        _debug()
+        _print_traceback()
         note(
-            f"Error: Something unforeseen went wrong ({type(error).__name__}). Run it again with CLUSTERCERT_DEBUG=1 "
-            "to see where, and report it."
+            f"Error: Unexpected error ({type(error).__name__}). Run the command again with CLUSTERCERT_DEBUG=1 "
+            "for a traceback, and report it."
         )
-    return _flushed(1)
+    return _flush_output(FAILED)
 
 
-def _hoisted(arguments: Sequence[str]) -> list[str]:
-    """The arguments with the root command's options in front, wherever they were given: people put them last.
+def _root_options_first(arguments: Sequence[str]) -> list[str]:
+    """Move the root command's options to the front of the arguments, since people often type them last.
 
-    `demo` has a --data-dir of its own.
+    `demo` defines its own --data-dir, which is not moved.
     """
     front: list[str] = []
     rest: list[str] = []
-    coming = iter(arguments)
-    for argument in coming:
+    remaining = iter(arguments)
+    for argument in remaining:
         if argument == "--":
-            rest += [argument, *coming]
-        elif argument in _ANYWHERE:
-            front += [argument, *itertools.islice(coming, 1)]
+            rest += [argument, *remaining]
+        elif argument == _ROOT_FLAG:
+            front.append(argument)
+        elif argument in _ROOT_OPTIONS:
+            front += [argument, *itertools.islice(remaining, 1)]
         else:
-            (front if argument.startswith(tuple(f"{option}=" for option in _ANYWHERE)) else rest).append(
+            (front if argument.startswith(tuple(f"{option}=" for option in _ROOT_OPTIONS)) else rest).append(
                 argument
             )
     command = next((argument for argument in rest if not argument.startswith("-")), None)
     return list(arguments) if command == "demo" else [*front, *rest]
 
 
-def _tell(error: OSError) -> None:
-    """What the operating system refused; nothing where the reader of our output has gone."""
+def _print_os_error(error: OSError) -> None:
+    """Print an operating-system error, unless it is a broken pipe: then the reader has closed its end."""
     if not isinstance(error, BrokenPipeError):
         note(f"Error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
 
 
-def _sentence(error: ClustercertError) -> str:
-    """What the operator is told: also what a remote caller would not be."""
-    reason = getattr(error, "reason", None)
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """Name the package to install. Only the service's packages are optional."""
+    return (
+        f"This command needs the packages of the service, and {error.name} is not installed. Install them with "
+        "`pip install 'clustercert[server]'`."
+    )
+
+
+def _message(error: ClustercertError) -> str:
+    """Return the message with its reason, which only local commands may show, not the API."""
+    if isinstance(error, StoreFault):
+        return error.reason
+    detail = getattr(error, "reason", None)
     cause = error.__cause__
-    driver_error = getattr(cause, "orig", None)
-    # The driver leaves it as it is where there is no connection at all.
-    unreached = cause if isinstance(error, Unavailable) and isinstance(cause, OSError) else None
-    more = reason or driver_error or unreached
-    return f"{error.message} ({more})" if more else error.message
+    # If the database can't be reached, the driver raises a plain OSError.
+    if isinstance(error, Unavailable) and isinstance(cause, OSError) and cause.errno:
+        detail = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror
+    return f"{error.message} ({detail})" if detail else error.message
 
 
-def _debug() -> None:
+def _print_traceback() -> None:
     if os.environ.get("CLUSTERCERT_DEBUG"):
         import traceback
 
         traceback.print_exc()
 
 
-def _flushed(code: int) -> int:
-    """The code, once nothing is left that the interpreter would try to write at its end."""
+def _flush_output(code: int) -> int:
+    """Flush standard output here, because an error at exit could not be handled. Returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        _tell(error)
+        _print_os_error(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 1
     return code

@@ -1,33 +1,37 @@
-"""What a command gets its hands on: the settings, and the opened store with a name to act in."""
+"""The settings and the opened store for commands."""
 
 import os
 import pwd
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from clustercert.errors import ClustercertError
+from clustercert.cli.options import CommandError
+from clustercert.cli.unknown_variables import warn_of_unknown_variables
+from clustercert.model.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
-    # Only the commands that work on the store load what opens it.
-    from clustercert.app.wiring import Components
-    from clustercert.model import Domain, Who
+    from clustercert.identity.directory import Directory
+    from clustercert.model import Actor, Cluster, Domain, Group, Project, User
     from clustercert.settings import Settings
+    from clustercert.store.certificate_view import CertificateView
+    from clustercert.wiring import Components
 
 T = TypeVar("T")
 
 DEFAULT_DOMAIN = "Default"
-
-
-class UnclearError(ClustercertError):
-    """The command could mean more than one thing; the message says how to be clearer."""
+MIN_DIGITS = 8
+_HEX_DIGITS = re.compile(r"[0-9a-f]{1,64}")
+CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
-class Where:
+class RootOptions:
     """The root command's options."""
 
     config: Path | None
@@ -36,90 +40,168 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """The opened store, and who acts on it."""
+    """The context of an operator's command: the components on an open store, and the actor for audit events.
+
+    Its methods find objects by name or id. They raise NotFound, or Conflict or CommandError if several match.
+    """
 
     parts: "Components"
-    who: "Who"
+    actor: "Actor"
 
-    async def domain(self, wanted: str | None) -> "Domain":
-        """The domain of that id or name; unnamed, the only one or `Default`. Raises NotFound or UnclearError."""
-        directory = self.parts.identity.directory
-        if wanted is not None:
-            return await directory.find_domain(wanted)
-        domains = await directory.domains()
-        likely = (
-            domains if len(domains) == 1 else [domain for domain in domains if domain.name == DEFAULT_DOMAIN]
-        )
-        if not likely:
-            names = ", ".join(domain.name for domain in domains[:10])
-            raise UnclearError(
-                f"Say which domain with --domain: {names}."
-                if domains
-                else "There is no domain yet. Make one with `clustercert domain create NAME`."
+    @property
+    def directory(self) -> "Directory":
+        return self.parts.identity.directory
+
+    async def domain(self, name_or_id: str | None) -> "Domain":
+        """Find a domain, by default the only domain or `Default`."""
+        if name_or_id is not None:
+            return await self.directory.find_domain(name_or_id)
+        domains = await self.directory.domains()
+        candidates = [each for each in domains if len(domains) == 1 or each.name == DEFAULT_DOMAIN]
+        if candidates:
+            return candidates[0]
+        if not domains:
+            raise CommandError("There is no domain yet. Create one with `clustercert domain create NAME`.")
+        names = ", ".join(domain.name for domain in domains[:10])
+        raise CommandError(f"There are several domains. Choose one with --domain: {names}.")
+
+    async def domain_or_any(self, name_or_id: str | None) -> "Domain | None":
+        """Find a domain. `None` means all domains."""
+        return None if name_or_id is None else await self.directory.find_domain(name_or_id)
+
+    async def project(self, name_or_id: str, domain: str | None = None) -> "Project":
+        return await self.directory.find_project(name_or_id, await self.domain_or_any(domain))
+
+    async def user(self, name_or_id: str, domain: str | None = None) -> "User":
+        return await self.directory.find_user(name_or_id, await self.domain_or_any(domain))
+
+    async def group(self, name_or_id: str, domain: str | None = None) -> "Group":
+        return await self.directory.find_group(name_or_id, await self.domain_or_any(domain))
+
+    async def cluster(self, name_or_id: str, project: str | None = None) -> "Cluster":
+        owner = await self.project(project) if project is not None else None
+        found = await self.parts.clusters.queries.find(name_or_id, owner.id if owner else None)
+        if not found:
+            where = f" in the project {owner.name}" if owner else ""
+            raise NotFound(f"There is no cluster {name_or_id}{where}.")
+        if len(found) > 1:
+            raise CommandError(
+                f"Several projects have a cluster named {name_or_id}. Name the project with --project, or use the id."
             )
-        return likely[0]
+        return found[0]
 
-    async def domain_or_any(self, wanted: str | None) -> "Domain | None":
-        """The domain of that id or name, or None for all of them. Raises NotFound."""
-        return None if wanted is None else await self.parts.identity.directory.find_domain(wanted)
+    async def cluster_id(self, name_or_id: str, project: str | None) -> str:
+        """Find the id of a cluster. A removed cluster, whose certificates are kept, can be given only by id."""
+        try:
+            return (await self.cluster(name_or_id, project)).id
+        except NotFound:
+            if CLUSTER_ID.fullmatch(name_or_id):
+                return name_or_id
+            raise
+
+    async def user_id(self, name_or_id: str) -> str:
+        """Find the id of a user. A deleted user can be given by id, or by the user name in their certificates.
+
+        Raises Conflict if the name is that of one user, and the name in certificates of another user.
+        """
+        from clustercert.identity.names import is_id
+        from clustercert.model.kubernetes import SERVICE
+
+        owner = await self.parts.revocation.usernames.owner(name_or_id)
+        try:
+            found = (await self.user(name_or_id)).id
+        except NotFound:
+            if is_id(name_or_id) or name_or_id == SERVICE:
+                return name_or_id
+            if owner is None:
+                raise
+            return owner
+        if owner not in {None, found}:
+            raise Conflict(
+                f"{name_or_id} is the name of the user {found}, and is in certificates of the user {owner}."
+                " Give the id instead."
+            )
+        return found
+
+    async def certificate(self, name: str) -> "CertificateView":
+        """Find a certificate by fingerprint (or its first digits), credential number or serial."""
+        from clustercert.inventory.service import only
+
+        digits = name.replace(":", "").lower()
+        if not _HEX_DIGITS.fullmatch(digits) or len(digits) < MIN_DIGITS:
+            raise NotFound(
+                f"{name} does not name a certificate. Give its fingerprint, at least {MIN_DIGITS} digits of it, its "
+                "credential number, or its serial."
+            )
+        return only(await self.parts.inventory.queries.find(digits, abbreviated=True))
 
 
-def settings(context: typer.Context, **overrides: object) -> "Settings":
-    """The settings; options win over the environment, which wins over the file. Raises SettingsError."""
+def settings_loader(
+    context: typer.Context, policy_file: Path | None = None, /, **overrides: object
+) -> "Callable[..., Settings]":
+    """Return a function that loads the settings, and that can be pickled. See `settings`."""
     from clustercert.settings import load
 
-    where: Where = context.obj
-    if where.data_dir is not None:
-        overrides["data_dir"] = where.data_dir
-    loaded = load(where.config, **overrides)
+    warn_of_unknown_variables(os.environ)
+    options: RootOptions = context.obj
+    if options.data_dir is not None:
+        overrides["data_dir"] = options.data_dir
+    return partial(load, options.config, policy_file, **overrides)
+
+
+def settings(context: typer.Context, policy_file: Path | None = None, /, **overrides: object) -> "Settings":
+    """Load the settings. Options override the environment, which overrides the file. Raises SettingsError.
+
+    Args:
+        policy_file: takes the place of the whole table `[policy]`.
+    """
+    load = settings_loader(context, policy_file, **overrides)
+    loaded = load()
     if not loaded.demo or loaded.kek_file is not None:
         return loaded
-    # A demo's key lies in its folder, so that whoever looks into a demo needs no settings either.
-    from clustercert.demo import KEK_FILE
+    # A demo's key is in its data folder, so commands find it without settings.
+    from clustercert.demo.tenants import KEK_FILE
 
-    return load(where.config, **overrides, kek_file=loaded.data_dir / KEK_FILE)
+    return load(kek_file=loaded.data_dir / KEK_FILE)
 
 
 def require_database(loaded: "Settings") -> None:
-    """Raise UnclearError where the database would be a file that isn't there: opening it would make an empty one."""
+    """Raise CommandError if the database file is missing, because opening it would create it."""
     _, _, path = loaded.store_url.partition(":///")
     if not loaded.shared_database and not Path(path.partition("?")[0]).exists():
-        raise UnclearError(
-            f"There is no database in {loaded.data_dir.absolute()}. Make one with `clustercert db upgrade`, or "
-            "say where it is with --data-dir or --config."
+        raise CommandError(
+            f"There is no database in {loaded.data_dir.absolute()}. Create one with `clustercert db upgrade`, or "
+            "name its folder with --data-dir or --config."
         )
 
 
 def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) -> T:
-    """Open the store, do the work in it as this machine's user, close it. Raises ClustercertError."""
+    """Open the store, run `work` as this machine's user, and close the store. Raises ClustercertError."""
     loaded = settings(context)
     require_database(loaded)
-    # After that: most of what can go wrong has gone wrong by now, and quickly.
+    # Imported only now, so that invalid settings are reported without delay.
     import asyncio
 
-    from clustercert import log
-    from clustercert.app.wiring import components
+    from clustercert.observability import log
+    from clustercert.wiring import components
 
     log.configure_command()
 
     async def opened() -> T:
         async with components(loaded) as parts:
-            return await work(Operator(parts, who()))
+            return await work(Operator(parts, actor()))
 
     return asyncio.run(opened())
 
 
-def who() -> "Who":
-    """Who runs this command, for the audit. All events of the command have one request id."""
-    from clustercert.model import Origin
+def actor() -> "Actor":
+    """Return this command's user as the actor. All events of the command share one request id."""
+    from clustercert.model import Actor, Origin
 
-    return {"actor": _actor(), "origin": Origin.local()}
-
-
-def _actor() -> str:
-    """The account of the operating system, which the environment can't pretend."""
+    # Ask the operating system for the account, since environment variables can be forged.
     uid = os.getuid()
     try:
-        return f"cli:{pwd.getpwuid(uid).pw_name}"
+        account = pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"cli:{uid}"
+        account = str(uid)
+    return Actor(f"cli:{account}", Origin.local())

@@ -1,77 +1,73 @@
-"""The folder that `clustercert kubernetes setup` writes, and writes again."""
+"""The folder that `clustercert kubernetes setup` writes and updates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from clustercert.cli.setup_options import SetupError
+import typer
+
+from clustercert.cli.options import CommandError
 
 if TYPE_CHECKING:
-    # The command loads what parses and writes the files only when it is run.
-    from clustercert.manifests.previous import PreviousSetup
+    from clustercert.kubernetes.manifests.previous import PreviousSetup
 
 
 @dataclass(frozen=True, slots=True)
 class SetupFolder:
-    """The folder to write.
+    """The folder to write, and whether existing files may be overwritten."""
 
-    Attributes:
-        force: write over an earlier one.
-    """
-
-    path: Path
-    force: bool
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, created with mode 0700.")]
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Update an existing folder: change only the given options, keep a valid token."
+        ),
+    ] = False
 
     def check(self) -> None:
-        """Raise SetupError where something would be lost."""
-        if self.path.exists() and not self.path.is_dir():
-            raise SetupError(f"{self.path} is not a folder.")
-        there = [name for name in _names() if (self.path / name).exists()]
-        if there and not self.force:
-            raise SetupError(
-                f"{self.path} has {', '.join(there)} already. Say another folder, or add --force to write over them: "
-                "what no option says stays as it is."
+        """Raise CommandError if existing files would be overwritten without --force."""
+        from clustercert.kubernetes.manifests.setup import NAMES
+
+        if self.out.exists() and not self.out.is_dir():
+            raise CommandError(f"{self.out} is not a folder.")
+        existing = [name for name in NAMES if (self.out / name).exists()]
+        if existing and not self.force:
+            raise CommandError(
+                f"{self.out} already has {', '.join(existing)}. Name another folder, or add --force to update this "
+                "one: options that you omit leave their values unchanged."
             )
 
-    def previous(self) -> "PreviousSetup":
-        """What an earlier run wrote here, with an operator's changes. Raises SetupError."""
-        from clustercert.manifests.previous import UnreadableFile, read_back
+    def read_previous(self) -> "PreviousSetup":
+        """Read the values of an earlier run and an operator's changes. Raises CommandError if a file is malformed."""
+        from clustercert.kubernetes.manifests.previous import UnreadableFile, read_back
 
         try:
             return read_back(self._text)
         except UnreadableFile as error:
-            raise self.unreadable(error.name, error.message) from error
+            raise CommandError(
+                f"{self.out / error.name} can't be read back: {error.message.rstrip('.')}. Correct the file, or move "
+                "it away so that a new one is written."
+            ) from error
 
-    def unreadable(self, name: str, reason: str) -> SetupError:
-        """The error for a file of an earlier time."""
-        return SetupError(
-            f"{self.path / name} can't be read back: {reason.rstrip('.')}. Correct it, or move it away to have it "
-            "written from the options and the defaults."
-        )
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write the files, and remove obsolete files of an earlier run. Raises OSError."""
+        from clustercert.kubernetes.manifests.setup import NAMES
+        from clustercert.secure_file import make_private_folder, write_private
 
-    def write(self, files: Mapping[str, str]) -> Mapping[str, str]:
-        """Write the files, take away what else is there of an earlier time, and return them. Raises OSError."""
-        from clustercert.private_file import make_private_folder, write_private
-
-        make_private_folder(self.path)
+        make_private_folder(self.out)
         for name, content in files.items():
-            write_private(self.path / name, content)
-        for name in _names():
+            write_private(self.out / name, content)
+        for name in NAMES:
             if name not in files:
-                (self.path / name).unlink(missing_ok=True)
-        return files
+                (self.out / name).unlink(missing_ok=True)
 
     def _text(self, name: str) -> str | None:
+        from clustercert.kubernetes.manifests.previous import UnreadableFile
+
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return (self.out / name).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
-            raise self.unreadable(name, "it is not UTF-8") from error
-
-
-def _names() -> tuple[str, ...]:
-    from clustercert.manifests.folder import NAMES
-
-    return NAMES
+            raise UnreadableFile(name, "it is not UTF-8") from error

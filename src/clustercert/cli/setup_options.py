@@ -1,169 +1,166 @@
-"""The options of `clustercert kubernetes setup`, and what is wrong with a value."""
+"""The options of `clustercert kubernetes setup`, and their validation."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
-from clustercert.cli.guarding import WebhookMode
-from clustercert.cli.output import printable
-from clustercert.errors import ClustercertError
+from clustercert.cli.options import parse_pairs
+from clustercert.cli.printable import printable
+from clustercert.model.choices import FailurePolicy, WebhookMode
 
 CONTROL_PLANE_FOLDER = "/etc/kubernetes/clustercert"
 
-# Kubernetes keeps an answer for the default of 30 seconds where 0 is written, and takes no negative duration.
+# Go's format for durations. Kubernetes replaces 0 with 30 seconds, so 0 is rejected here.
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
+_VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
 MAX_TTL_SECONDS = 300
 # Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation: at most 30 seconds.
 MAX_TIMEOUT_SECONDS = 30
 
 
-FailurePolicy = Literal["NoOpinion", "Deny"]
-"""What the API server does without an answer."""
-
-
-class SetupError(ClustercertError):
-    """The folder can't be written; the message says why."""
-
-
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="The folder to write; made with mode 0700.")]
-ModeOption = Annotated[
-    WebhookMode | None,
-    typer.Option(
-        help="Ask about certificates of this service, or about every client certificate but the exempt. "
-        "[default: as before, or as the cluster is]"
-    ),
-]
-FailurePolicyOption = Annotated[
-    FailurePolicy | None,
-    typer.Option(
-        help="Without an answer: NoOpinion lets RBAC decide, Deny lets nobody in who is asked about. "
-        "[default: as before, or NoOpinion]"
-    ),
-]
-AuthorizedTtlOption = Annotated[
-    str | None, typer.Option(metavar="DURATION", help="Kept for: allowed. [default: as before, or 5s]")
-]
-UnauthorizedTtlOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DURATION",
-        help="Kept for: denied, and no opinion. A revocation takes as long. [default: as before, or 2s]",
-    ),
-]
-TimeoutOption = Annotated[
-    str | None,
-    typer.Option(metavar="DURATION", help="How long to wait for an answer. [default: as before, or 3s]"),
-]
-WebhookUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="This service, as the control plane reaches it; https. [default: as before, or server.public_url]",
-    ),
-]
-WebhookCaOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="The CA of its certificate, PEM. [default: as before, or the self-made one, or the system's]",
-    ),
-]
 BindOption = Annotated[
     list[str] | None,
     typer.Option(
+        "--bind",
         metavar="GROUP=CLUSTERROLE",
-        help="Bind a group of the policy to this cluster role; wins over the defaults. Any number of times.",
+        help="Bind a group from the policy to this cluster role. Overrides the defaults. Repeatable.",
     ),
 ]
-GroupOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="GROUP",
-        help="Ask about this group too: one that certificates still have and the policy hasn't. "
-        "[default: those from before]",
-    ),
-]
-AuditOption = Annotated[
-    bool | None,
-    typer.Option("--audit/--no-audit", help="Send audit events too. [default: as before, or --audit]"),
-]
-ControlPlaneDirOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help=f"Where the files will lie on the control plane. [default: as before, or {CONTROL_PLANE_FOLDER}]",
-    ),
-]
-ForceOption = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Write over what is there. What no option says stays as it is there, the token too if it is still good.",
-    ),
-]
+
+
+def _duration_option(max_seconds: int, help_text: str) -> Any:
+    def parse(text: str) -> str:
+        parts = _DURATION.findall(text)
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= max_seconds:
+            raise typer.BadParameter(
+                f"{text!r} is not valid. Write it like 2s or 500ms, greater than 0 and at most {max_seconds}s."
+            )
+        return text
+
+    return typer.Option(parser=parse, metavar="DURATION", help=help_text)
+
+
+def _parse_version(text: str) -> int:
+    """Return the minor version."""
+    version = _VERSION.fullmatch(text)
+    if version is None:
+        raise typer.BadParameter(f"{text!r} is not valid. Write it like 1.29, at least 1.24.")
+    return int(version[1])
+
+
+def _parse_folder(text: str) -> str:
+    if not (PurePosixPath(text).is_absolute() and text.isprintable()):
+        raise typer.BadParameter(f"{text!r} is not an absolute path.")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
 class SetupOptions:
-    """What the command line says; None for what it doesn't say."""
+    """The options for the files. `None` keeps the value of an existing folder, or uses the default."""
 
-    mode: WebhookMode | None
-    failure_policy: FailurePolicy | None
-    authorized_ttl: str | None
-    unauthorized_ttl: str | None
-    timeout: str | None
-    webhook_url: str | None
-    webhook_ca: Path | None
-    bind: Sequence[str] | None
-    group: Sequence[str] | None
-    audit: bool | None
-    control_plane_dir: str | None
-
-    def check(self) -> None:
-        """Raise typer.BadParameter for what an API server would refuse."""
-        _check_duration(self.authorized_ttl, MAX_TTL_SECONDS, "--authorized-ttl")
-        _check_duration(self.unauthorized_ttl, MAX_TTL_SECONDS, "--unauthorized-ttl")
-        _check_duration(self.timeout, MAX_TIMEOUT_SECONDS, "--timeout")
-        folder = self.control_plane_dir
-        if folder is not None and not (PurePosixPath(folder).is_absolute() and folder.isprintable()):
-            raise typer.BadParameter("say an absolute path.", param_hint="--control-plane-dir")
-
-
-def _check_duration(duration: str | None, most_seconds: int, option: str) -> None:
-    """Raise typer.BadParameter unless it is a duration as Go writes it, within its bounds."""
-    if duration is None:
-        return
-    parts = _DURATION.findall(duration)
-    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != duration or not 0 < seconds <= most_seconds:
-        raise typer.BadParameter(
-            f"write it like 2s or 500ms, more than nothing and at most {most_seconds}s.", param_hint=option
-        )
+    mode: Annotated[
+        WebhookMode | None,
+        typer.Option(
+            help="Call the webhook for this service's certificates, or for all client certificates except exempt "
+            "ones. [default: the cluster's mode]"
+        ),
+    ] = None
+    kubernetes_version: Annotated[
+        int | None,
+        typer.Option(
+            parser=_parse_version,
+            metavar="1.N",
+            help="API server version, if older than 1.32. Up to 1.29, flags are written instead of a file.",
+        ),
+    ] = None
+    failure_policy: Annotated[
+        FailurePolicy | None,
+        typer.Option(
+            help="If the webhook fails: NoOpinion leaves the decision to RBAC, Deny denies. [default: NoOpinion]"
+        ),
+    ] = None
+    authorized_ttl: Annotated[
+        str | None, _duration_option(MAX_TTL_SECONDS, "Cache `allowed` this long. [default: 5s]")
+    ] = None
+    unauthorized_ttl: Annotated[
+        str | None,
+        _duration_option(
+            MAX_TTL_SECONDS, "Cache `denied` and `no opinion` this long; delays revocations. [default: 2s]"
+        ),
+    ] = None
+    timeout: Annotated[
+        str | None, _duration_option(MAX_TIMEOUT_SECONDS, "Time limit for a webhook call. [default: 3s]")
+    ] = None
+    webhook_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of this service for the control plane (https). [default: webhook.public_url, or else "
+            "server.public_url]",
+        ),
+    ] = None
+    webhook_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CA of this service's certificate (PEM). [default: the self-signed CA, or the system's CAs]",
+        ),
+    ] = None
+    webhook_client_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificate with which the API server connects, if webhook.client_ca requires one (PEM).",
+        ),
+    ] = None
+    webhook_client_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key of that certificate (PEM, not encrypted).")
+    ] = None
+    bind: BindOption = None
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GROUP",
+            help="Also call the webhook for this group, which only older certificates have. Repeatable.",
+        ),
+    ] = None
+    audit: Annotated[
+        bool | None,
+        typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),
+    ] = None
+    control_plane_dir: Annotated[
+        str | None,
+        typer.Option(
+            parser=_parse_folder,
+            metavar="DIR",
+            help=f"Folder for the files on the control plane. [default: {CONTROL_PLANE_FOLDER}]",
+        ),
+    ] = None
 
 
 def bound_roles(
     groups: Sequence[str], bind: Sequence[str] | None, previous: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The ClusterRole of each group that has one.
+    """Return the ClusterRole for each group to bind. Raises typer.BadParameter.
 
-    Where there were bindings before, they take the place of the defaults. Raises typer.BadParameter.
+    Args:
+        previous: bindings to use instead of the defaults.
     """
-    from clustercert.manifests.access import DEFAULT_BINDINGS
+    from clustercert.kubernetes.manifests.rbac import DEFAULT_BINDINGS
 
-    # The last one, since a group's name may have an equals sign and a cluster role's has none.
-    pairs = [option.rpartition("=") for option in bind or ()]
-    if not all(group and role for group, _, role in pairs):
-        raise typer.BadParameter("write it as GROUP=CLUSTERROLE.", param_hint="--bind")
-    wanted = {group: role for group, _, role in pairs}
-    if unknown := wanted.keys() - set(groups):
+    # Split at the last equals sign: a group name may contain one, a cluster role name can't.
+    given = parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)
+    if unknown := given.keys() - set(groups):
         raise typer.BadParameter(
-            f"no rule of the policy gives {', '.join(map(printable, sorted(unknown)))}.", param_hint="--bind"
+            f"No policy rule grants the group {', '.join(map(printable, sorted(unknown)))}.",
+            param_hint="--bind",
         )
     if previous is None:
         previous = {group: DEFAULT_BINDINGS[group] for group in groups if group in DEFAULT_BINDINGS}
-    return {**previous, **wanted}
+    return {**previous, **given}

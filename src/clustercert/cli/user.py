@@ -1,105 +1,130 @@
-"""`clustercert user`: people and machines of the built-in identity."""
+"""`clustercert user`: users of the built-in identity service, people and machines; blocked users of OIDC issuers."""
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.asking import read_secret
+from clustercert.cli.commands import enable_and_disable, on_store
 from clustercert.cli.options import DomainOption, InDomainOption, PasswordFileOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, Row, note, row_in_domain, show_list, show_one
+from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import Operator, operate
 
 if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
     from clustercert.model import User
 
-app = typer.Typer(name="user", help="Users of the built-in identity.", no_args_is_help=True)
+app = typer.Typer(name="user", help="Manage users of the built-in identity service.", no_args_is_help=True)
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Their name or id.")]
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the user.")]
+UserIdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of the user, 32 hex digits, as in the audit log.")
+]
 
-_CERTIFICATES_REVOKED = "Certificates that they hold are revoked."
+_CERTIFICATES_REVOKED = "Their certificates are revoked."
 
 
 @app.command()
 def create(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Their name.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")],
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="Give them no password: they work with access keys alone.")
+        bool, typer.Option("--no-password", help="Set no password: the user has only access keys.")
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a user. The password is asked for, unless an option says where it comes from."""
+    """Create a user. Asks for the password unless --password-file or --no-password is given."""
     if no_password and password_file is not None:
-        raise typer.BadParameter("--no-password and --password-file exclude each other.")
-    password = (
-        None if no_password else _new_password(password_file, "add --password-file FILE or --no-password")
-    )
+        raise typer.BadParameter("Give only one of --no-password and --password-file.")
+    instead = "add --password-file FILE or --no-password"
+    password = None if no_password else read_secret("Password", password_file, instead, confirm=True)
 
     async def work(operator: Operator) -> "User":
-        return await operator.parts.identity.directory.create_user(
-            name, await operator.domain(domain), password=password, **operator.who
+        return await operator.directory.create_user(
+            name, await operator.domain(domain), password=password, actor=operator.actor
         )
 
     show_one(_row(operate(context, work)), output)
 
 
 @app.command("list")
-def list_users(
-    context: typer.Context, domain: InDomainOption = None, output: OutputOption = Output.TABLE
+@on_store
+async def list_users(
+    operator: Operator, domain: InDomainOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """List the users."""
-
-    async def work(operator: Operator) -> "tuple[User, ...]":
-        return await operator.parts.identity.directory.users(await operator.domain_or_any(domain))
-
-    rows = [_row(user) for user in operate(context, work)]
+    users = await operator.directory.users(await operator.domain_or_any(domain))
+    rows = [_row(user) for user in users]
     show_list(rows, output, columns=("id", "name", "domain", "enabled"))
 
 
 @app.command()
-def show(
-    context: typer.Context,
+@on_store
+async def show(
+    operator: Operator,
     name: UserArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show a user. Their id is the common name of their certificates."""
+    """Show a user. The id is the common name of their certificates."""
+    user = await operator.user(name, domain)
+    projects = await operator.parts.identity.roles.projects_of(user)
+    show_one({**_row(user), "projects": [project.name for project in projects]}, output)
 
-    async def work(operator: Operator) -> Row:
-        user = await find(operator, name, domain)
-        projects = await operator.parts.identity.roles.projects_of(user)
-        return {**_row(user), "projects": [project.name for project in projects]}
 
-    show_one(operate(context, work), output)
+@enable_and_disable(
+    app,
+    "Enable a user.",
+    "Disable a user, and permanently revoke their certificates.\n\nAlso revokes their tokens. Their access keys do not "
+    "work until the user is enabled again.",
+)
+async def switch(
+    operator: Operator,
+    name: UserArgument,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+    *,
+    enabled: bool,
+) -> None:
+    user = await operator.user(name, domain)
+    await operator.directory.enable_user(user, enabled=enabled, actor=operator.actor)
+    show_one(_row(replace(user, enabled=enabled)), output)
+    note(f"{'Enabled' if enabled else 'Disabled'} the user {user.name}.")
+    if not enabled:
+        note(_CERTIFICATES_REVOKED)
 
 
 @app.command()
-def enable(context: typer.Context, name: UserArgument, domain: DomainOption = None) -> None:
-    """Let a user in again."""
-    _enable(context, name, domain, enabled=True)
+@on_store
+async def block(operator: Operator, user_id: UserIdArgument) -> None:
+    """Block a user of an OIDC issuer, and permanently revoke their certificates.
+
+    Their log-ins fail from now on. Their id is the common name of their certificates by default.
+    """
+    await operator.parts.identity.federation.block(user_id, actor=operator.actor)
+    note(f"Blocked the user {user_id}. {_CERTIFICATES_REVOKED}")
 
 
 @app.command()
-def disable(context: typer.Context, name: UserArgument, domain: DomainOption = None) -> None:
-    """Keep a user out: their tokens end and their certificates are revoked for good, their access keys rest."""
-    _enable(context, name, domain, enabled=False)
-    note(_CERTIFICATES_REVOKED)
+@on_store
+async def unblock(operator: Operator, user_id: UserIdArgument) -> None:
+    """Accept log-ins of a blocked user again. Their old certificates stay revoked."""
+    await operator.parts.identity.federation.unblock(user_id, actor=operator.actor)
+    note(f"Unblocked the user {user_id}.")
 
 
 @app.command()
-def delete(context: typer.Context, name: UserArgument, domain: DomainOption = None) -> None:
-    """Delete a user with their tokens, access keys, roles and memberships; their certificates are revoked."""
+@on_store
+async def delete(operator: Operator, name: UserArgument, domain: DomainOption = None) -> None:
+    """Delete a user, and revoke their certificates.
 
-    async def work(operator: Operator) -> "User":
-        user = await find(operator, name, domain)
-        await operator.parts.identity.directory.remove_user(user, **operator.who)
-        return user
-
-    note(f"Deleted the user {operate(context, work).name}. {_CERTIFICATES_REVOKED}")
+    Also deletes their tokens, access keys, roles and memberships.
+    """
+    user = await operator.user(name, domain)
+    await operator.directory.remove_user(user, actor=operator.actor)
+    note(f"Deleted the user {user.name}. {_CERTIFICATES_REVOKED}")
 
 
 @app.command("set-password")
@@ -109,40 +134,16 @@ def set_password(
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
 ) -> None:
-    """Change a user's password. Their tokens and temporary access keys end."""
-    password = _new_password(password_file, "add --password-file FILE")
+    """Change a user's password. Revokes their tokens and temporary access keys."""
+    password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
 
     async def work(operator: Operator) -> "User":
-        user = await find(operator, name, domain)
-        await operator.parts.identity.directory.set_password(user, password, **operator.who)
+        user = await operator.user(name, domain)
+        await operator.directory.set_password(user, password, actor=operator.actor)
         return user
 
     note(f"Changed the password of the user {operate(context, work).name}.")
 
 
-async def find(operator: Operator, wanted: str, domain: str | None = None) -> "User":
-    """The user of that id or name. Raises NotFound, or Conflict where several domains have it."""
-    return await operator.parts.identity.directory.find_user(wanted, await operator.domain_or_any(domain))
-
-
-def _new_password(file: Path | None, instead: str) -> str:
-    return read_secret("Password", file, instead, confirm=True)
-
-
-def _enable(context: typer.Context, name: str, domain: str | None, *, enabled: bool) -> None:
-    async def work(operator: Operator) -> "User":
-        user = await find(operator, name, domain)
-        await operator.parts.identity.directory.enable_user(user, enabled=enabled, **operator.who)
-        return user
-
-    note(f"{'Enabled' if enabled else 'Disabled'} the user {operate(context, work).name}.")
-
-
 def _row(user: "User") -> Row:
-    return {
-        "id": user.id,
-        "name": user.name,
-        "domain": user.domain.name,
-        "domain_id": user.domain.id,
-        "enabled": user.enabled,
-    }
+    return {**row_in_domain(user), "enabled": user.enabled}

@@ -1,92 +1,73 @@
-"""`clustercert kubernetes token`: by what a cluster's API server says who it is, when it asks or tells."""
+"""`clustercert kubernetes token`: manages the tokens that API servers send to the webhooks."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from clustercert.cli import cluster as cluster_commands
-from clustercert.cli.asking import agreed
-from clustercert.cli.cluster import ClusterArgument, InProjectOption
-from clustercert.cli.options import YesOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import ClusterArgument, InProjectOption, YesOption
+from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
+from clustercert.cli.prompts import confirm
+from clustercert.cli.session import Operator
 
-if TYPE_CHECKING:
-    # The commands load the nouns only when they are run.
-    from clustercert.store.webhook_tokens import WebhookToken
+_DETAILS = ("cluster_id", "created_at", "last_asked_at")
 
 app = typer.Typer(
-    name="token",
-    help="The tokens that a cluster's API server shows to the webhooks; two at once, to exchange one.",
-    no_args_is_help=True,
+    name="token", help="Manage webhook tokens: at most two for each cluster.", no_args_is_help=True
 )
 
 
 @app.command()
-def create(
-    context: typer.Context,
+@on_store
+async def create(
+    operator: Operator,
     name: ClusterArgument,
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a token. It is shown this once."""
+    """Create a token. Shows the token once, and never again."""
     if output is Output.NAME:
-        raise typer.BadParameter("a name alone would leave the token unseen; choose another --output.")
-
-    async def work(operator: Operator) -> Row:
-        cluster = await cluster_commands.find(operator, name, project)
-        issued = await operator.parts.webhook.tokens.create(cluster, **operator.who)
-        return {"id": issued.token.id, "token": issued.text, **_more(issued.token)}
-
-    show_one(operate(context, work), output, name="id")
+        raise typer.BadParameter("The format `name` would not show the token. Choose another format.")
+    cluster = await operator.cluster(name, project)
+    issued = await operator.parts.webhook.tokens.create(cluster, actor=operator.actor)
+    show_one(
+        {"id": issued.token.id, "token": issued.text, **row_of(issued.token, *_DETAILS)}, output, name="id"
+    )
     note(
-        "Next: give it to every API server of the cluster, as docs/kubernetes.md says under The token, and remove the"
-        " old one."
+        "Next: give the token to every API server of the cluster, as docs/kubernetes.md describes under The token. "
+        "Then remove the old token."
     )
 
 
 @app.command("list")
-def list_tokens(
-    context: typer.Context,
+@on_store
+async def list_tokens(
+    operator: Operator,
     name: ClusterArgument,
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List a cluster's tokens by their ids, and when the API server last asked with each.
+    """List a cluster's tokens.
 
-    The tokens themselves are not kept. What the audit webhook tells counts as no question.
+    Shows the id of each token and its last authorization request. The tokens themselves are not stored.
     """
-
-    async def work(operator: Operator) -> list[Row]:
-        cluster = await cluster_commands.find(operator, name, project)
-        tokens = await operator.parts.webhook.tokens.of_cluster(cluster.id)
-        return [{"id": token.id, **_more(token)} for token in tokens]
-
-    show_list(operate(context, work), output, columns=("id", "created_at", "last_asked_at"), name="id")
+    cluster = await operator.cluster(name, project)
+    tokens = await operator.parts.webhook.tokens.of_cluster(cluster.id)
+    rows = [row_of(token, "id", *_DETAILS) for token in tokens]
+    show_list(rows, output, columns=("id", "created_at", "last_asked_at"), name="id")
 
 
 @app.command()
-def remove(
-    context: typer.Context,
+@on_store
+async def remove(
+    operator: Operator,
     name: ClusterArgument,
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as `list` shows it.")],
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, from `list`.")],
     project: InProjectOption = None,
     yes: YesOption = False,
 ) -> None:
-    """End a token. An API server that shows it still gets errors, and its failurePolicy decides."""
-    agreed(f"End the token {token_id} of the cluster {name}?", yes=yes)
-
-    async def work(operator: Operator) -> None:
-        cluster = await cluster_commands.find(operator, name, project)
-        await operator.parts.webhook.tokens.remove(cluster, token_id, **operator.who)
-
-    operate(context, work)
-    note(f"Removed the token {token_id}. It is refused within a second.")
-
-
-def _more(token: "WebhookToken") -> Row:
-    return {
-        "cluster_id": token.cluster_id,
-        "created_at": token.created_at,
-        "last_asked_at": token.last_asked_at,
-    }
+    """Remove a token. An API server that still uses it receives errors, and applies its failurePolicy."""
+    cluster = await operator.cluster(name, project)
+    confirm(f"Remove the token {token_id} of the cluster {cluster.name} ({cluster.id})?", yes=yes)
+    await operator.parts.webhook.tokens.remove(cluster, token_id, actor=operator.actor)
+    note(f"Removed the token {token_id}. It is rejected within a second.")

@@ -1,32 +1,28 @@
-"""HTTP client of this service's own API, for the command line; any CCE v3 service with Keystone will do.
+"""HTTP client of this service's API, for the command line. Works with any CCE v3 service that has Keystone.
 
-It keeps nothing. Who is logged in where is the command line's business.
+The client stores nothing; the command line saves logins.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
-import httpx
-
-from clustercert.client.wire import Answer, Wire, an_object, expected_form
+from clustercert.client.connection import Connection, Response, json_object
 from clustercert.model import JsonObject
 
-# CCE API reference, cce_02_0248: 1 to 1825 days, -1 means the longest.
+# CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
 LONGEST = -1
-# As in the catalogs of Open Telekom Cloud.
+# The service type in the catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user with a password, and the project that they want a token for.
+    """User name and password, and the requested project.
 
     Attributes:
-        user: a name in `domain`, or with `domain` None an id.
-        project: a name in `project_domain`, or in the user's own where that is None.
+        user: a name in `domain`, or an id if `domain` is `None`.
+        project: a name in `project_domain`, which defaults to the user's domain.
     """
 
     user: str
@@ -38,8 +34,8 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """An id and a name: of a project, or of a cluster."""
+class NamedRef:
+    """The id and name of a user, project or cluster."""
 
     id: str
     name: str
@@ -47,131 +43,114 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A token and what it is worth.
+    """A token with its properties.
 
     Attributes:
-        project: its scope, or None.
-        service_url: where its catalog says that the clusters' API is, or None.
+        project: the scope of the token, or `None`.
+        service_url: the address of the cluster API in the catalog, or `None`.
     """
 
     token: str = field(repr=False)
     expires_at: datetime
-    user: Named
-    project: Named | None
+    user: NamedRef
+    project: NamedRef | None
     service_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a kubeconfig is asked for with. Field meanings as in the API."""
+class IssueOptions:
+    """The options of a kubeconfig request, with the names and meanings that they have in the API."""
 
     duration: int | None = None
     expire_at: datetime | None = None
-    csr_pem: str | None = None
+    csr: str | None = None
     reason: str | None = None
 
     def body(self) -> JsonObject:
-        """The fields that are said."""
-        expire_at = (
-            f"{self.expire_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} +0000 UTC" if self.expire_at else None
-        )
-        fields = {
-            "duration": self.duration,
-            "expire_at": expire_at,
-            "csr": self.csr_pem,
-            "reason": self.reason,
-        }
+        """Build the request body from the options that are set."""
+        expire_at = self.expire_at and f"{self.expire_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} +0000 UTC"
+        fields = asdict(self) | {"expire_at": expire_at}
         return {name: value for name, value in fields.items() if value is not None}
 
 
-class Client:
-    """Talks to one service. Raises ClientError, and nothing else, for whatever goes wrong."""
-
-    def __init__(
-        self,
-        url: str,
-        auth: httpx.Auth | None = None,
-        *,
-        ca_pem: str | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        """Connect when the first request is made.
-
-        Attributes:
-            url: as `wire.service_url` gives it.
-            ca_pem: the CAs to trust instead of this machine's own.
-        """
-        self._wire = Wire(url, auth, ca_pem, transport)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._wire.close()
+class Client(Connection):
+    """Calls one service. Raises ClientError, and no other exception."""
 
     def log_in(self, login: Login) -> Session:
-        """A new token by password."""
-        user: JsonObject = {"password": login.password}
-        user |= (
-            {"id": login.user}
-            if login.domain is None
-            else {"name": login.user, "domain": {"name": login.domain}}
-        )
+        """Create a token with a password."""
+        user: JsonObject = {"id": login.user}
+        if login.domain is not None:
+            user = {"name": login.user, "domain": {"name": login.domain}}
+        user["password"] = login.password
         return self._new_token({"methods": ["password"], "password": {"user": user}}, _scope(login))
 
-    def rescoped(self, token: str, project_id: str) -> Session:
-        """A new token for a project, by one for another scope."""
+    def rescope(self, token: str, project_id: str) -> Session:
+        """Create a token for a project from a token for another scope."""
         return self._new_token(
             {"methods": ["token"], "token": {"id": token}}, {"project": {"id": project_id}}
         )
 
     def session(self, token: str) -> Session:
-        """What a token is worth."""
+        """Return the properties of a token."""
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
-        return _session(token, self._wire.exchange("GET", "/v3/auth/tokens", headers=headers))
+        return self._parse_session(token, self.exchange("GET", "/v3/auth/tokens", headers=headers))
 
     def revoke(self, token: str) -> None:
-        """End a token."""
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
-        self._wire.exchange("DELETE", "/v3/auth/tokens", headers=headers)
+        self.exchange("DELETE", "/v3/auth/tokens", headers=headers)
 
-    def projects(self) -> tuple[Named, ...]:
-        """The projects that the caller has a role in."""
-        answer = self._wire.exchange("GET", "/v3/auth/projects")
-        with expected_form(answer.url):
-            return tuple(_named(item) for item in _list(answer.body["projects"]))
+    def projects(self) -> tuple[NamedRef, ...]:
+        """List the projects in which the caller has a role."""
+        response = self.exchange("GET", "/v3/auth/projects")
+        with self.check_format():
+            return tuple(_named(item) for item in _list(response.body["projects"]))
 
-    def clusters(self, project_id: str) -> tuple[Named, ...]:
-        """The clusters of a project."""
-        answer = self._wire.exchange("GET", _clusters(project_id))
-        with expected_form(answer.url):
-            found = [an_object(an_object(item)["metadata"]) for item in _list(answer.body["items"] or [])]
-            return tuple(Named(str(item["uid"]), str(item["name"])) for item in found)
+    def clusters(self, project_id: str) -> tuple[NamedRef, ...]:
+        """List the clusters in a project."""
+        response = self.exchange("GET", _clusters(project_id))
+        with self.check_format():
+            found = [
+                json_object(json_object(item)["metadata"]) for item in _list(response.body["items"] or [])
+            ]
+            return tuple(NamedRef(str(item["uid"]), str(item["name"])) for item in found)
 
     def contexts(self, project_id: str, cluster_id: str) -> tuple[str, ...]:
-        """The contexts of a cluster's kubeconfigs, but for any `customSAN-N`: only a kubeconfig tells of those."""
-        answer = self._wire.exchange("GET", f"{_cluster(project_id, cluster_id)}/openapi")
-        with expected_form(answer.url):
-            public = an_object(answer.body["status"]).get("publicEndpoint")
+        """List the contexts in a cluster's kubeconfigs, except `customSAN-N`, which only a kubeconfig shows."""
+        response = self.exchange("GET", f"{_cluster(project_id, cluster_id)}/openapi")
+        with self.check_format():
+            public = json_object(response.body["status"]).get("publicEndpoint")
         return ("internal", "external", "externalTLSVerify") if public else ("internal",)
 
-    def kubeconfig(self, project_id: str, cluster_id: str, wish: Wish) -> JsonObject:
-        """A new certificate for the caller, as the service answers it: not looked into yet."""
-        return self._wire.exchange("POST", _clustercert(project_id, cluster_id), body=wish.body()).body
+    def issue(self, project_id: str, cluster_id: str, options: IssueOptions) -> Response:
+        """Request a kubeconfig with a new certificate for the caller. The response is not validated."""
+        path = f"{_cluster(project_id, cluster_id)}/clustercert"
+        return self.exchange("POST", path, body=options.body())
 
-    def longest(self, project_id: str, cluster_id: str) -> datetime:
-        """When a certificate would end that is issued now for as long as the policy allows."""
-        path = f"{_clustercert(project_id, cluster_id)}?dryRun=All"
-        answer = self._wire.exchange("POST", path, body=Wish(duration=LONGEST).body())
-        with expected_form(answer.url):
-            return _time(answer.body["not_after"])
+    def longest_not_after(self, project_id: str, cluster_id: str) -> datetime:
+        """Return when a certificate issued now with the longest allowed lifetime would expire."""
+        path = f"{_cluster(project_id, cluster_id)}/clustercert?dryRun=All"
+        response = self.exchange("POST", path, body=IssueOptions(duration=LONGEST).body())
+        with self.check_format():
+            return _time(response.body["not_after"])
 
     def _new_token(self, identity: JsonObject, scope: JsonObject) -> Session:
         body: JsonObject = {"auth": {"identity": identity} | ({"scope": scope} if scope else {})}
-        answer = self._wire.exchange("POST", "/v3/auth/tokens", body=body)
-        return _session(answer.headers.get("X-Subject-Token", ""), answer)
+        response = self.exchange("POST", "/v3/auth/tokens", body=body)
+        return self._parse_session(response.headers.get("X-Subject-Token", ""), response)
+
+    def _parse_session(self, token: str, response: Response) -> Session:
+        with self.check_format():
+            body = json_object(response.body["token"])
+            project = body.get("project")
+            if not token:
+                raise ValueError("the response contains no token")
+            return Session(
+                token=token,
+                expires_at=_time(body["expires_at"]),
+                user=_named(body["user"]),
+                project=_named(project) if project else None,
+                service_url=_catalog_url(body.get("catalog")),
+            )
 
 
 def _clusters(project_id: str) -> str:
@@ -180,10 +159,6 @@ def _clusters(project_id: str) -> str:
 
 def _cluster(project_id: str, cluster_id: str) -> str:
     return f"{_clusters(project_id)}/{quote(cluster_id, safe='')}"
-
-
-def _clustercert(project_id: str, cluster_id: str) -> str:
-    return f"{_cluster(project_id, cluster_id)}/clustercert"
 
 
 def _scope(login: Login) -> JsonObject:
@@ -195,43 +170,28 @@ def _scope(login: Login) -> JsonObject:
     return {"project": {"name": login.project} | domain}
 
 
-def _session(token: str, answer: Answer) -> Session:
-    with expected_form(answer.url):
-        said = an_object(answer.body["token"])
-        project = said.get("project")
-        if not token:
-            raise ValueError("no token")
-        return Session(
-            token=token,
-            expires_at=_time(said["expires_at"]),
-            user=_named(said["user"]),
-            project=_named(project) if project else None,
-            service_url=_catalog_url(said.get("catalog")),
-        )
-
-
 def _catalog_url(catalog: object) -> str | None:
     services = _list(catalog) if catalog else []
-    for service in map(an_object, services):
+    for service in map(json_object, services):
         if service.get("type") == CCE_SERVICE:
-            for endpoint in map(an_object, _list(service["endpoints"])):
+            for endpoint in map(json_object, _list(service["endpoints"])):
                 if endpoint.get("interface") == "public":
                     return str(endpoint["url"])
     return None
 
 
 def _time(value: object) -> datetime:
-    """An aware time; Keystone's are in UTC, whether they say so or not."""
+    """Parse a time. Keystone's times are in UTC, even without an offset."""
     time = datetime.fromisoformat(str(value))
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def _named(value: object) -> Named:
-    item = an_object(value)
-    return Named(str(item["id"]), str(item["name"]))
+def _named(value: object) -> NamedRef:
+    item = json_object(value)
+    return NamedRef(str(item["id"]), str(item["name"]))
 
 
 def _list(value: object) -> list[object]:
     if not isinstance(value, list):
-        raise TypeError("not a list")
+        raise TypeError("The value is not a list.")
     return value

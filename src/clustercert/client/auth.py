@@ -1,43 +1,71 @@
-"""The two ways to say who calls: a token, or a signature by an access key."""
+"""Authentication with a token, or with a signature made with an access key."""
 
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
-import httpx
+from clustercert.client.transport import Request
+from clustercert.pki.request_signature import (
+    TIMESTAMP_FORMAT,
+    SignatureCredential,
+    SignedParts,
+    payload_hash,
+    sign,
+)
 
-from clustercert.signature import TIMESTAMP_FORMAT, Credential, SignedParts, payload_hash, sign
+_PROJECT = re.compile(r"/projects/([^/?]+)")
+_SIGNED = frozenset({"content-type", "host", "x-sdk-date"})
 
 
-class TokenAuth(httpx.Auth):
-    """Sends a token."""
+class TokenAuth:
+    """Sends a token with each request."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["X-Auth-Token"] = self._token
-        yield request
+    def headers(self, request: Request) -> Mapping[str, str]:
+        del request
+        return {"X-Auth-Token": self._token}
 
 
-class AccessKeyAuth(httpx.Auth):
-    """Signs with an access key, the way of Huawei Cloud's SDKs."""
+class ProjectTokenAuth:
+    """Sends the token for the project that the request names, and creates these tokens from the first one.
 
-    requires_request_body = True
+    So one login serves all projects of its user.
+
+    Args:
+        project_id: the scope of the token.
+        rescope: returns a token for another project.
+    """
+
+    def __init__(self, token: str, project_id: str, rescope: Callable[[str], str]) -> None:
+        self._token = token
+        self._tokens = {project_id: token}
+        self._rescope = rescope
+
+    def headers(self, request: Request) -> Mapping[str, str]:
+        found = _PROJECT.search(request.target)
+        if found is None:
+            return {"X-Auth-Token": self._token}
+        project_id = unquote(found[1])
+        if project_id not in self._tokens:
+            self._tokens[project_id] = self._rescope(project_id)
+        return {"X-Auth-Token": self._tokens[project_id]}
+
+
+class AccessKeyAuth:
+    """Signs each request with an access key, like Huawei Cloud's SDKs."""
 
     def __init__(self, access_key: str, secret_key: str, now: Callable[[], datetime] | None = None) -> None:
-        self._credential = Credential("flat", access_key)
+        self._credential = SignatureCredential("flat", access_key)
         self._secret = secret_key.encode()
         self._now = now or (lambda: datetime.now(UTC))
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["X-Sdk-Date"] = self._now().strftime(TIMESTAMP_FORMAT)
-        signed = {"content-type", "host", "x-sdk-date"}
-        headers = [
-            (name.lower(), value) for name, value in request.headers.raw if name.decode().lower() in signed
-        ]
-        path, _, query = request.url.raw_path.decode("ascii").partition("?")
-        parts = SignedParts(
-            request.method, path, query, tuple(sorted(headers)), payload_hash(request.content)
-        )
-        request.headers["Authorization"] = sign(parts, self._credential, self._secret)
-        yield request
+    def headers(self, request: Request) -> Mapping[str, str]:
+        date = self._now().strftime(TIMESTAMP_FORMAT)
+        headers = {name.lower(): value for name, value in request.headers.items()} | {"x-sdk-date": date}
+        signed = tuple((name.encode(), headers[name].encode()) for name in sorted(_SIGNED & headers.keys()))
+        path, _, query = request.target.partition("?")
+        parts = SignedParts(request.method, path, query, signed, payload_hash(request.content))
+        return {"X-Sdk-Date": date, "Authorization": sign(parts, self._credential, self._secret)}

@@ -1,4 +1,4 @@
-"""Where key-encryption keys come from: a file that this program can also write, or an environment variable."""
+"""Sources of key-encryption keys: a file, which the service can also change, or an environment variable."""
 
 import asyncio
 import contextlib
@@ -8,39 +8,18 @@ import stat
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from clustercert.errors import CustodyError
-from clustercert.sealing import Kek, kek_line, kek_of_line, new_kek, parse_keks
+from clustercert.model.errors import CustodyError
+from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
 
-# Thousands of keys; more is not a key file.
+# Enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
 _LOCK_INTERVAL = 0.05
 
 
-class KekSource(Protocol):
-    """Key-encryption keys, kept outside the database. The first one wraps, all of them unwrap."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it, in the middle of a sentence."""
-
-    def read(self) -> tuple[Kek, ...]:
-        """The keys as they are now. Raises CustodyError."""
-
-    def held(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """While it lasts, no other process changes the keys, nor wraps anything by one that could be dropped."""
-
-    def prepend(self, kek: Kek, /) -> None:
-        """Put a new key in front of the others, durably. Call it while held. Raises CustodyError."""
-
-    def drop(self, kek_ids: Collection[str]) -> None:
-        """Forget keys, durably. Call it while held. Raises CustodyError."""
-
-
 @dataclass(frozen=True, slots=True)
 class KekVariable:
-    """Keys from an environment variable, which only the operator can change."""
+    """Keys from an environment variable, which only the operator can change. See `KekFile` for the methods."""
 
     variable: str
     text: str = field(repr=False)
@@ -53,90 +32,107 @@ class KekVariable:
         return _parsed(self.text, self.name)
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def lock(self) -> AsyncIterator[None]:
         yield
 
     def prepend(self, _kek: Kek, /) -> None:
         raise CustodyError(
-            f"The data keys are wrapped by the first key of {self.name} already, and it can't be written from here. "
-            "Put a new key, 32 random bytes in base64, on a line in front of the others there, restart every process "
-            "with it, and run this command again."
+            f"This command can't change {self.name}, and its first key already wraps the data keys. Put a new key, 32 "
+            "random bytes in base64, on a line before the others, restart all processes with it, and run this command "
+            "again."
         )
 
-    def drop(self, kek_ids: Collection[str]) -> None:
+    def remove(self, kek_ids: Collection[str]) -> None:
         raise CustodyError(
-            f"{_sentence(self.name)} can't be written from here. Take the keys {', '.join(sorted(kek_ids))} out of it "
-            "for every process."
+            f"This command can't change {self.name}. Remove the keys {', '.join(sorted(kek_ids))} from it for all "
+            "processes."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class KekFile:
-    """Keys from a file that nobody but its owner can read."""
+    """Keys from a file that only its owner can read. The first one wraps new data keys."""
 
     path: Path
 
     @property
     def name(self) -> str:
+        """The name of this source in messages."""
         return f"the file {self.path}"
 
     def read(self) -> tuple[Kek, ...]:
-        return read_kek_file(self.path)
+        """Read the keys. Raises CustodyError if the file is missing, readable by others, or invalid."""
+        return _parsed(_read_private(self.path), self.name)
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
+    async def lock(self) -> AsyncIterator[None]:
+        """Prevent other processes from changing these keys, and from wrapping data keys with them."""
         with contextlib.ExitStack() as stack:
-            while not self._lock(stack):
+            while not self._try_lock(stack):
                 stack.close()
                 await asyncio.sleep(_LOCK_INTERVAL)
             yield
 
     def prepend(self, kek: Kek, /) -> None:
+        """Insert a new key before the existing ones, durably. The caller must hold the lock. Raises CustodyError."""
         self._replace(kek_line(kek) + _read_private(self.path))
 
-    def drop(self, kek_ids: Collection[str]) -> None:
+    def remove(self, kek_ids: Collection[str]) -> None:
+        """Remove keys, durably. The caller must hold the lock. Raises CustodyError if the file can't be written."""
         keks = [(line, kek_of_line(line)) for line in _read_private(self.path).split("\n")]
         self._replace("\n".join(line for line, kek in keks if kek is None or kek.id not in kek_ids))
 
-    def _lock(self, stack: contextlib.ExitStack) -> bool:
-        with _sentences(f"lock {self.name}"):
+    def _try_lock(self, stack: contextlib.ExitStack) -> bool:
+        with _errors_as_custody(f"lock {self.name}"):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            # The one who held the lock may have put another file in this one's place.
+            # The previous holder of the lock may have replaced the file. If so, the lock is on the old file.
             return os.path.samestat(os.fstat(descriptor), self.path.stat())
 
     def _replace(self, text: str) -> None:
-        """Put a whole new file in the old one's place: whoever reads sees the old one or the new one."""
+        """Replace the file atomically and durably."""
         target = self.path.resolve()
-        # The name is always the same and the lock is held, so what a killed process left there is overwritten.
-        beside = target.with_name(f".{target.name}.new")
-        with _sentences(f"replace {self.name}"):
-            old = target.stat()
-            beside.unlink(missing_ok=True)
-            with _new_private_file(beside) as descriptor:
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(descriptor, old.st_uid, old.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-                _write(descriptor, text)
-            beside.replace(target)
+        # The name is fixed, so that a file left by a killed process is replaced. The lock excludes other writers.
+        temporary = target.with_name(f".{target.name}.new")
+        with _errors_as_custody(f"replace {self.name}"):
+            temporary.unlink(missing_ok=True)
+            _write_new(temporary, text, like=target.stat())
+            temporary.replace(target)
             _sync_folder(target.parent)
 
 
-def read_kek_file(path: Path) -> tuple[Kek, ...]:
-    """The keys of a file. Raises CustodyError where it is missing, others may read it, or it holds something else."""
-    return _parsed(_read_private(path), f"the file {path}")
+@dataclass(frozen=True, slots=True)
+class NoKeks:
+    """The source of a process that needs no secrets, such as the webhook. Every use fails. See `KekFile`."""
+
+    name = "this process"
+
+    def read(self) -> tuple[Kek, ...]:
+        raise CustodyError("This process has no key-encryption keys, because its role needs none.")
+
+    @contextlib.asynccontextmanager
+    async def lock(self) -> AsyncIterator[None]:
+        yield
+
+    def prepend(self, _kek: Kek, /) -> None:
+        self.read()
+
+    def remove(self, _kek_ids: Collection[str]) -> None:
+        self.read()
+
+
+KekSource = KekVariable | KekFile | NoKeks
 
 
 def write_new_kek_file(path: Path) -> Kek:
-    """Make a file with one new key, durably. Raises CustodyError; a file that is there already stays as it is."""
+    """Create a file with one new key, durably. Raises CustodyError, for example if the file exists."""
     kek = new_kek()
-    with _sentences(f"make the file {path}"):
-        with _new_private_file(path) as descriptor:
-            _write(descriptor, kek_line(kek))
+    with _errors_as_custody(f"create the file {path}"):
+        _write_new(path, kek_line(kek))
         _sync_folder(path.parent)
     return kek
 
@@ -145,50 +141,48 @@ def _parsed(text: str, name: str) -> tuple[Kek, ...]:
     try:
         return parse_keks(text)
     except ValueError as reason:
-        raise CustodyError(f"{_sentence(name)} does not hold key-encryption keys: {reason}.") from None
+        source = name[:1].upper() + name[1:]
+        raise CustodyError(f"{source} does not have valid key-encryption keys: {reason}.") from None
 
 
 def _read_private(path: Path) -> str:
-    with _sentences(f"read the file {path}"):
-        # Without O_NONBLOCK, opening a pipe would wait for its writer.
+    with _errors_as_custody(f"read the file {path}"):
+        # If the path is a pipe, opening it without O_NONBLOCK would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            _check_private(path, os.fstat(descriptor).st_mode)
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise CustodyError(
+                    f"{path} is not a file. Name the file that contains the key-encryption keys."
+                )
+            if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise CustodyError(f"The file {path} is accessible by other users. Run `chmod 600 {path}`.")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 content = file.read(_MAX_BYTES + 1)
         finally:
             os.close(descriptor)
     if len(content) > _MAX_BYTES:
-        raise CustodyError(f"The file {path} is too large to hold key-encryption keys.")
-    # Comments may be in any encoding, and come out as they went in.
+        raise CustodyError(f"The file {path} is too large to be a key-encryption key file.")
+    # Comments may have any encoding, and `_write_new` must write them back unchanged.
     return content.decode(errors="surrogateescape")
 
 
-def _check_private(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise CustodyError(f"{path} is not a file. Name the file that holds the key-encryption keys.")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise CustodyError(f"Others than its owner can use the file {path}. Run `chmod 600 {path}`.")
-
-
-@contextlib.contextmanager
-def _new_private_file(path: Path) -> Iterator[int]:
-    """A descriptor to write a new file by; the file is gone again if that fails."""
+def _write_new(path: Path, text: str, like: os.stat_result | None = None) -> None:
+    """Create a file with mode 0600, or with the owner and mode of another file. Deletes it if writing fails."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
-        yield descriptor
+        with os.fdopen(descriptor, "wb") as file:
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            file.write(text.encode(errors="surrogateescape"))
+            file.flush()
+            os.fsync(descriptor)
     except BaseException:
         path.unlink()
         raise
-    finally:
-        os.close(descriptor)
-
-
-def _write(descriptor: int, text: str) -> None:
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(text.encode(errors="surrogateescape"))
-    os.fsync(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -200,12 +194,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _sentences(operation: str) -> Iterator[None]:
+def _errors_as_custody(operation: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise CustodyError(f"Can't {operation} of key-encryption keys: {error.strerror}.") from error
-
-
-def _sentence(name: str) -> str:
-    return name[:1].upper() + name[1:]

@@ -1,30 +1,31 @@
-"""Exchanging keys for new ones while the service runs. Killed at any point, everything stays readable."""
+"""Rotates keys while the service runs. Secrets stay readable even if a rotation is killed at any point."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.custody.keks import KekSource
-from clustercert.custody.ring import load_ring, open_ring, wrapped_anew
-from clustercert.errors import SealError
-from clustercert.model import AuditEvent, Origin
-from clustercert.sealing import KeyRing, new_data_key, new_kek
-from clustercert.store.generation import Generation
-from clustercert.store.keys import SEALED_TABLES, KeyRows, SealedRow
+from clustercert.custody.ring import active_wrapped_key, load_ring, open_ring
+from clustercert.model import Actor
+from clustercert.model.errors import UnsealError
+from clustercert.model.events.administration import KeysChanged
+from clustercert.pki.envelope import KeyRing, new_data_key, new_kek
+from clustercert.store.engine.generation import Generation
+from clustercert.store.keys import SEALED_TABLES, KeyQueries, SealedRow
 
-# Few enough that the transaction which stores them keeps nobody waiting.
+# Rows per transaction, few enough to keep transactions short.
 _BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
 class KekRotation:
-    """What a rotation of key-encryption keys did.
+    """The result of a rotation of key-encryption keys.
 
     Attributes:
-        kek_id: the key that wraps all data keys now.
-        added: whether this rotation made it; if not, it was there and an earlier one is finished now.
-        rewrapped: how many data keys were wrapped anew.
+        kek_id: the key that now wraps all data keys.
+        added: whether this rotation generated the key. If not, it already existed.
+        rewrapped: the number of data keys that were wrapped again.
     """
 
     kek_id: str
@@ -34,12 +35,12 @@ class KekRotation:
 
 @dataclass(frozen=True, slots=True)
 class DataKeyRotation:
-    """What a rotation of data keys did.
+    """The result of a rotation of data keys.
 
     Attributes:
-        data_key_id: the one that seals from now on.
-        resealed: how many secrets were sealed anew.
-        damaged: `table:id` of the secrets which do not open; they stay as they are.
+        data_key_id: the new active data key.
+        resealed: the number of secrets that were encrypted again.
+        damaged: the secrets that can't be decrypted, as `table:id`; they are unchanged.
     """
 
     data_key_id: int
@@ -49,25 +50,24 @@ class DataKeyRotation:
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Rotates keys; every method raises CustodyError, Unavailable, or Conflict where another process does the same.
+    """Rotates keys. Every method raises CustodyError, Unavailable, or Conflict after a concurrent rotation.
 
     Attributes:
-        settle: seconds until every worker has noticed a new data key.
+        settle: seconds until all workers use a new data key.
     """
 
-    rows: KeyRows
+    queries: KeyQueries
     keks: KekSource
     now: Callable[[], datetime]
     settle: float = Generation.STALE_AFTER + Generation.INTERVAL
 
-    async def rotate_kek(self, *, actor: str, origin: Origin) -> KekRotation:
-        """Wrap all data keys by a new key-encryption key, which comes to stand in front of the others.
+    async def rotate_kek(self, *, actor: Actor) -> KekRotation:
+        """Wrap all data keys with a new KEK, and insert that KEK before the existing ones.
 
-        Where the first one is not in use yet (the operator put it there, or an earlier rotation was killed), it is
-        the new one.
+        If the first KEK is not in use yet, uses it: the operator added it, or an earlier rotation was killed.
         """
-        async with self.keks.held():
-            keks, wrapped = self.keks.read(), await self.rows.all()
+        async with self.keks.lock():
+            keks, wrapped = self.keks.read(), await self.queries.all()
             ring = open_ring(wrapped, keks, self.keks.name)
             first = keks[0]
             added = all(key.kek_id == first.id for key in wrapped)
@@ -79,81 +79,89 @@ class Rotation:
                 for old, data_key in zip(wrapped, ring.data_keys, strict=True)
                 if old.kek_id != first.id
             ]
-            detail = {"kek_id": first.id, "data_key_ids": [old.id for old, _new in exchanges]}
-            await self.rows.rewrap(exchanges, self._event("keys.rotated", first.id, detail, actor, origin))
+            ids = tuple(old.id for old, _new in exchanges)
+            event = KeysChanged(
+                at=self.now(),
+                kind="keys.rotated",
+                actor=actor,
+                subject=first.id,
+                kek_id=first.id,
+                data_key_ids=ids,
+            )
+            await self.queries.rewrap(exchanges, event)
         return KekRotation(first.id, added, len(exchanges))
 
-    async def retire(self, *, actor: str, origin: Origin) -> tuple[str, ...]:
-        """Drop the key-encryption keys that wrap nothing in this database; their ids.
+    async def unused(self) -> tuple[str, ...]:
+        """Return the ids of the KEKs that this database does not use."""
+        keks, wrapped = self.keks.read(), await self.queries.all()
+        open_ring(wrapped, keks, self.keks.name)
+        # Keep the first KEK, because it will wrap the next data key.
+        needed = {keks[0].id, *(key.kek_id for key in wrapped)}
+        return tuple(kek.id for kek in keks if kek.id not in needed)
 
-        What they wrapped in an older backup can't be read without a copy of them.
+    async def retire(self, *, actor: Actor) -> tuple[str, ...]:
+        """Remove the KEKs that this database does not use, and return their ids.
+
+        Older backups may need these KEKs, so keep a copy.
         """
-        async with self.keks.held():
-            keks, wrapped = self.keks.read(), await self.rows.all()
-            open_ring(wrapped, keks, self.keks.name)
-            # The first one stays: whoever makes the next data key wraps it by that.
-            needed = {keks[0].id, *(key.kek_id for key in wrapped)}
-            unused = tuple(kek.id for kek in keks if kek.id not in needed)
-            if unused:
-                event = self._event("keys.retired", keks[0].id, {"kek_ids": list(unused)}, actor, origin)
-                async with self.rows.recording(event):
-                    self.keks.drop(unused)
+        async with self.keks.lock():
+            if unused := await self.unused():
+                active = self.keks.read()[0].id
+                event = KeysChanged(
+                    at=self.now(), kind="keys.retired", actor=actor, subject=active, kek_ids=unused
+                )
+                async with self.queries.recording(event):
+                    self.keks.remove(unused)
         return unused
 
-    async def rotate_data_key(self, *, actor: str, origin: Origin) -> DataKeyRotation:
-        """Seal every secret under a new data key. The old ones stay, for whoever reads an older copy of a row."""
-        async with self.keks.held():
-            keks, wrapped = self.keks.read(), await self.rows.all()
+    async def rotate_data_key(self, *, actor: Actor) -> DataKeyRotation:
+        """Encrypt all secrets again with a new data key. Keeps the old data keys, which caches may still need."""
+        async with self.keks.lock():
+            keks, wrapped = self.keks.read(), await self.queries.all()
             open_ring(wrapped, keks, self.keks.name)
-            new = wrapped_anew(new_data_key(max(key.id for key in wrapped) + 1), keks[0], self.now())
-            detail = {"kek_id": new.kek_id, "data_key_id": new.id}
-            await self.rows.add_active(new, self._event("keys.rotated", str(new.id), detail, actor, origin))
-        first = await self._sweep_until_clean()
-        # A worker may have sealed by the old key until it noticed the new one.
+            new = active_wrapped_key(new_data_key(max(key.id for key in wrapped) + 1), keks[0], self.now())
+            event = KeysChanged(
+                at=new.created_at,
+                kind="keys.rotated",
+                actor=actor,
+                subject=str(new.id),
+                kek_id=new.kek_id,
+                data_key_id=new.id,
+            )
+            await self.queries.add_active(new, event)
+        first = await self._reseal_all()
+        # Until workers find the new key, they may still seal secrets with the old one.
         await asyncio.sleep(self.settle)
-        second = await self._sweep_until_clean()
+        second = await self._reseal_all()
         return replace(second, resealed=first.resealed + second.resealed)
 
-    async def _sweep_until_clean(self) -> DataKeyRotation:
-        resealed = 0
-        while True:
-            swept = await self._sweep()
-            resealed += swept.resealed
-            if swept.resealed == 0:
-                return replace(swept, resealed=resealed)
+    async def _reseal_all(self) -> DataKeyRotation:
+        result = await self._reseal_once()
+        total = result.resealed
+        while result.resealed:
+            result = await self._reseal_once()
+            total += result.resealed
+        return replace(result, resealed=total)
 
-    async def _sweep(self) -> DataKeyRotation:
-        """Seal anew, once over all rows, what the active data key has not sealed."""
-        ring = await load_ring(self.rows, self.keks)
+    async def _reseal_once(self) -> DataKeyRotation:
+        """Go through all rows once. Encrypt again each secret that is not sealed with the active data key."""
+        ring = await load_ring(self.queries, self.keks)
         resealed, damaged = 0, list[str]()
         for table in SEALED_TABLES:
             after = ""
-            while batch := await self.rows.sealed_by_others(table, ring.active_id, after, _BATCH):
+            while batch := await self.queries.sealed_by_others(table, ring.active_id, after, _BATCH):
                 after = batch[-1].id
                 exchanges = [(row, _resealed(ring, row)) for row in batch]
                 damaged += [row.bound_to for row, sealed in exchanges if sealed is None]
-                resealed += await self.rows.reseal(
+                resealed += await self.queries.reseal(
                     [(row, sealed) for row, sealed in exchanges if sealed is not None]
                 )
         return DataKeyRotation(ring.active_id, resealed, tuple(damaged))
 
-    def _event(
-        self, kind: str, subject: str, detail: Mapping[str, object], actor: str, origin: Origin
-    ) -> AuditEvent:
-        return AuditEvent(
-            at=self.now(),
-            kind=kind,
-            project_id=None,
-            actor=actor,
-            subject=subject,
-            origin=origin,
-            detail=detail,
-        )
-
 
 def _resealed(ring: KeyRing, row: SealedRow) -> bytes | None:
-    """The same secret under the active data key; None where it does not open."""
+    """Seal the row's secret with the active data key. Returns None if it can't be decrypted."""
     try:
         return ring.seal(ring.unseal(row.sealed, row.bound_to), row.bound_to)
-    except SealError:
+    except UnsealError:
         return None

@@ -1,4 +1,4 @@
-"""The demo as its own first client: a kubeconfig for each tenant, and what there is to try."""
+"""The demo's first client: requests a kubeconfig for each tenant, and prints commands to try."""
 
 import base64
 import contextlib
@@ -7,8 +7,8 @@ import os
 import shlex
 import signal
 import ssl
+import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,188 +17,175 @@ import yaml
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from clustercert.certificate import certificates, fingerprint
 from clustercert.demo.tenants import DemoError, Say, Tenant
-from clustercert.errors import ClustercertError
-from clustercert.private_file import write_private
+from clustercert.model.errors import ClustercertError
+from clustercert.pki.certificates import fingerprint, parse_certificates
+from clustercert.secure_file import write_private
 from clustercert.settings import DEMO_FILE
 
 SERVER_LOG = "server.log"
-# A worker that has not answered after this long will not.
 START_SECONDS = 60
 
 
+@dataclass(slots=True)
 class Guide:
-    """The demo's first client, in a thread of the server's main process."""
+    """The demo's first client. It runs in a thread of the server's main process.
 
-    def __init__(
-        self,
-        url: str,
-        tls_ca: Path | None,
-        folder: Path,
-        tenants: tuple[Tenant, ...],
-        *,
-        as_json: bool,
-        say: Say,
-    ) -> None:
-        """`tls_ca` is the CA file of the server's certificate; None for plain HTTP."""
-        self._url = url
-        self._tls_ca = tls_ca
-        self._folder = folder
-        self._tenants = tenants
-        self._as_json = as_json
-        self._say = say
-        self.failure: ClustercertError | None = None
+    Attributes:
+        tls_ca: the CA file for the server's certificate, or `None` for plain HTTP.
+        failure: why `show` stopped the server, or `None`.
+    """
+
+    url: str
+    tls_ca: Path | None
+    folder: Path
+    tenants: tuple[Tenant, ...]
+    as_json: bool
+    say: Say
+    failure: ClustercertError | None = None
 
     def show(self) -> None:
-        """Wait for the server, get a kubeconfig for each tenant, print what there is to see."""
+        """Wait for the server, get a kubeconfig for each tenant, and print the results. Stops the server on failure."""
         try:
-            verify = ssl.create_default_context(cafile=self._tls_ca)
-            with httpx.Client(base_url=self._url, verify=verify, timeout=30, trust_env=False) as client:
-                obtained = self._obtained(client)
+            verify = ssl.create_default_context(cafile=self.tls_ca)
+            with httpx.Client(base_url=self.url, verify=verify, timeout=30, trust_env=False) as client:
+                issued = self._request_kubeconfigs(client)
         except (httpx.HTTPError, OSError, ValueError, ClustercertError) as error:
             self.failure = DemoError(
-                f"The demo could not get its kubeconfig: {error}. See {self._folder / SERVER_LOG}."
+                f"The demo could not get a kubeconfig: {error}. See {self.folder / SERVER_LOG}."
             )
             os.kill(os.getpid(), signal.SIGINT)
             return
-        if self._as_json:
-            first, *others = [one.summary(self._url, self._tls_ca) for one in obtained]
-            print(json.dumps(first | {"tenants": others}), flush=True)  # noqa: T201 - the answer
+        if self.as_json:
+            first, *others = [summary for _, summary in issued]
+            print(json.dumps(first | {"tenants": others}), flush=True)  # noqa: T201 - the command's result
         else:
-            _tell(obtained[0], self._url, self._tls_ca, self._folder, self._say)
+            self._print_guide(issued[0][0], self.tenants[0])
 
-    def _obtained(self, client: httpx.Client) -> list["_Obtained"]:
-        """What all tenants got. Tries again where the server can't be reached: it starts, or has been told to stop."""
+    def _request_kubeconfigs(self, client: httpx.Client) -> list[tuple[x509.Certificate, dict[str, object]]]:
+        """Wait until the server is ready, and request a kubeconfig for each tenant. Raises DemoError.
+
+        Starts again after a lost connection. If the user has just stopped the server, this thread must not report a
+        failure; it ends with the process.
+        """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
                 if client.get("/readyz").is_success:
-                    return [_Obtained.over(client, tenant, self._folder) for tenant in self._tenants]
+                    return [self._request_kubeconfig(client, tenant) for tenant in self.tenants]
             time.sleep(0.05)
         raise DemoError(f"the server did not become ready within {START_SECONDS} seconds")
 
+    def _request_kubeconfig(
+        self, client: httpx.Client, tenant: Tenant
+    ) -> tuple[x509.Certificate, dict[str, object]]:
+        """Log in, request a kubeconfig for one day, check it against the client CA, and write it to private files.
 
-@dataclass(frozen=True, slots=True)
-class _Obtained:
-    """What a tenant got over HTTP.
-
-    Attributes:
-        files: name -> path of what was written, all of mode 0600.
-    """
-
-    tenant: Tenant
-    token: str
-    leaf: x509.Certificate
-    issuer: x509.Certificate
-    files: Mapping[str, Path]
-
-    @classmethod
-    def over(cls, client: httpx.Client, tenant: Tenant, folder: Path) -> "_Obtained":
-        """Log in, ask for a kubeconfig of a day, check it against the client CA, write it down."""
+        Returns the certificate, and a summary for scripts.
+        """
         token = _token(client, tenant)
-        answer = client.post(
-            f"/api/v3/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/clustercert",
+        response = client.post(
+            _clustercert_path(tenant),
             headers={"X-Auth-Token": token, "Accept": "application/yaml"},
             json={"duration": 1, "reason": "clustercert demo"},
         ).raise_for_status()
-        leaf_pem = base64.b64decode(
-            yaml.safe_load(answer.text)["users"][0]["user"]["client-certificate-data"]
-        )
+        user = yaml.safe_load(response.text)["users"][0]["user"]
+        leaf_pem = base64.b64decode(user["client-certificate-data"])
         leaf = x509.load_pem_x509_certificate(leaf_pem)
-        ca_path = folder / f"client-ca-{tenant.user_name}.pem"
-        (issuer,) = certificates(ca_path.read_bytes())
+        client_ca, kubeconfig = (
+            self._file("client-ca", tenant, "pem"),
+            self._file("kubeconfig", tenant, "yaml"),
+        )
+        (issuer,) = parse_certificates(client_ca.read_bytes())
         leaf.verify_directly_issued_by(issuer)
-        files = {
-            "kubeconfig": folder / f"kubeconfig-{tenant.user_name}.yaml",
-            "certificate": folder / f"certificate-{tenant.user_name}.pem",
-            "header": folder / f"token-{tenant.user_name}.header",
-            "client_ca": ca_path,
-        }
-        write_private(files["kubeconfig"], answer.text)
-        write_private(files["certificate"], leaf_pem.decode())
-        write_private(files["header"], f"X-Auth-Token: {token}\n")
-        return cls(tenant, token, leaf, issuer, files)
-
-    def summary(self, url: str, tls_ca: Path | None) -> dict[str, object]:
-        """What scripts get."""
-        return {
-            "url": url,
-            **({"tls_ca": str(tls_ca)} if tls_ca is not None else {}),
-            **asdict(self.tenant),
-            "token": self.token,
-            "kubeconfig": str(self.files["kubeconfig"]),
-            "client_ca": str(self.files["client_ca"]),
+        write_private(kubeconfig, response.text)
+        write_private(self._file("certificate", tenant, "pem"), leaf_pem)
+        write_private(self._file("token", tenant, "header"), f"X-Auth-Token: {token}\n")
+        write_private(self._file("password", tenant, "txt"), f"{tenant.password}\n")
+        return leaf, {
+            "url": self.url,
+            **({"tls_ca": str(self.tls_ca)} if self.tls_ca is not None else {}),
+            **asdict(tenant),
+            "token": token,
+            "kubeconfig": str(kubeconfig),
+            "client_ca": str(client_ca),
             "pid": os.getpid(),
         }
 
+    def _file(self, content: str, tenant: Tenant, suffix: str) -> Path:
+        return self.folder / f"{content}-{tenant.user_name}.{suffix}"
 
-def _token(client: httpx.Client, tenant: Tenant) -> str:
-    body = {
-        "auth": {
-            "identity": {
-                "methods": ["password"],
-                "password": {"user": {"id": tenant.user_id, "password": tenant.password}},
-            },
-            "scope": {"project": {"id": tenant.project_id}},
-        }
-    }
-    return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
-
-
-def _tell(obtained: _Obtained, url: str, tls_ca: Path | None, folder: Path, say: Say) -> None:
-    """What was issued, and lines to copy."""
-    leaf, tenant, files = obtained.leaf, obtained.tenant, obtained.files
-    groups = [
-        str(attribute.value) for attribute in leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    ]
-    say(
-        f"""
+    def _print_guide(self, leaf: x509.Certificate, tenant: Tenant) -> None:
+        """Print the certificate's properties, and commands to copy."""
+        groups = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        self.say(
+            f"""
 Issued through POST clustercert:
   subject      {leaf.subject.rfc4514_string()}
-  groups       {", ".join(groups)}
+  groups       {", ".join(str(group.value) for group in groups)}
   valid        {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC
   fingerprint  {fingerprint(leaf).hex()} (SHA-256)
-  chain        verified against {obtained.issuer.subject.rfc4514_string()}
-  kubeconfig   {files["kubeconfig"]}
-{f"  CA file      {tls_ca}, of the certificate of {url}{chr(10)}" if tls_ca else ""}
+  chain        verified against {leaf.issuer.rfc4514_string()}
+  kubeconfig   {self._file("kubeconfig", tenant, "yaml")}
+{f"  CA file      {self.tls_ca}, for the certificate of {self.url}{chr(10)}" if self.tls_ca else ""}
 Try it from another terminal:
-{_lines_to_copy(tenant, files, url, tls_ca, folder)}
+{self._commands(tenant)}
 Ctrl-C stops the server; the next run uses the same data."""
-    )
+        )
 
+    def _commands(self, tenant: Tenant) -> str:
+        """Return commands for clustercert, curl, openssl and the vendor's SDK."""
+        header, certificate = self._file("token", tenant, "header"), self._file("certificate", tenant, "pem")
+        cacert, ca_file, imported, trusting = "", "", "", ""
+        if self.tls_ca:
+            ca_file = f" --ca-file {_quote(self.tls_ca)}"
+            cacert = f" --cacert {_quote(self.tls_ca)}"
+            imported = "  from huaweicloudsdkcore.http.http_config import HttpConfig\n"
+            trusting = f"      .with_http_config(HttpConfig(ssl_ca_cert={str(self.tls_ca)!r}))\n"
+        # The tenant's domain, user and cluster have the same name.
+        return f"""
+  {_program()} login {self.url} --user {tenant.user_name} --domain {tenant.user_name} \\
+    --password-file {_quote(self._file("password", tenant, "txt"))}{ca_file}
+  {_program()} kubeconfig get {tenant.user_name}
 
-def _lines_to_copy(
-    tenant: Tenant, files: Mapping[str, Path], url: str, tls_ca: Path | None, folder: Path
-) -> str:
-    """For curl, openssl and the vendor's SDK."""
-    path = f"{url}/api/v3/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/clustercert"
-    cacert = f" --cacert {_quote(tls_ca)}" if tls_ca else ""
-    imported = "  from huaweicloudsdkcore.http.http_config import HttpConfig\n" if tls_ca else ""
-    trusting = f"      .with_http_config(HttpConfig(ssl_ca_cert={str(tls_ca)!r}))\n" if tls_ca else ""
-    return f"""
-  curl -sS{cacert} -X POST -H @{_quote(files["header"])} -H 'Content-Type: application/json' \\
-    -d '{{"duration": 1}}' {path}
+  curl -sS{cacert} -X POST -H @{_quote(header)} -H 'Content-Type: application/json' \\
+    -d '{{"duration": 1}}' {self.url}{_clustercert_path(tenant)}
 
-  openssl x509 -in {_quote(files["certificate"])} -noout -text
+  openssl x509 -in {_quote(certificate)} -noout -text
 
   pip install huaweicloudsdkcce && python3 - <<'END'
   import json
   from huaweicloudsdkcore.auth.credentials import BasicCredentials
 {imported}  from huaweicloudsdkcce.v3 import CceClient, ClusterCertDuration, CreateKubernetesClusterCertRequest
-  me = json.load(open({str(folder / DEMO_FILE)!r}))["tenants"][0]
+  me = json.load(open({str(self.folder / DEMO_FILE)!r}))["tenants"][0]
   client = (
       CceClient.new_builder()
 {trusting}      .with_credentials(BasicCredentials(me["access_key"], me["secret_key"], me["project_id"]))
-      .with_endpoint({url!r})
+      .with_endpoint({self.url!r})
       .build()
   )
-  wish = CreateKubernetesClusterCertRequest(me["cluster_id"], body=ClusterCertDuration(duration=1))
-  print(client.create_kubernetes_cluster_cert(wish))
+  request = CreateKubernetesClusterCertRequest(me["cluster_id"], body=ClusterCertDuration(duration=1))
+  print(client.create_kubernetes_cluster_cert(request))
   END
 """
 
 
+def _token(client: httpx.Client, tenant: Tenant) -> str:
+    user = {"id": tenant.user_id, "password": tenant.password}
+    identity = {"methods": ["password"], "password": {"user": user}}
+    body = {"auth": {"identity": identity, "scope": {"project": {"id": tenant.project_id}}}}
+    return client.post("/v3/auth/tokens", json=body).raise_for_status().headers["X-Subject-Token"]
+
+
+def _clustercert_path(tenant: Tenant) -> str:
+    return f"/api/v3/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/clustercert"
+
+
+def _program() -> str:
+    """Return how the user called this program."""
+    called = sys.argv[0]
+    return f"{sys.executable} -m clustercert" if called.endswith("__main__.py") else shlex.quote(called)
+
+
 def _quote(path: Path) -> str:
-    """A path as a shell reads it."""
     return shlex.quote(str(path))

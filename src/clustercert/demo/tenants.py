@@ -1,4 +1,4 @@
-"""What an operator would make by hand: an identity, an access key and a cluster for each tenant."""
+"""Sets up the demo's tenants, each with a user, an access key and a cluster."""
 
 import contextlib
 import json
@@ -9,20 +9,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from clustercert.app.wiring import Components, components, initialise
-from clustercert.certificate import chain_pem, new_client_ca
-from clustercert.clusters import Registration
+from clustercert.clusters.registration import Registration
 from clustercert.custody.keks import write_new_kek_file
-from clustercert.errors import ClustercertError, NotFound
-from clustercert.keypair import new_key
-from clustercert.model import Origin, Who
-from clustercert.private_file import write_private
+from clustercert.model import Actor, Origin
+from clustercert.model.errors import ClustercertError, NotFound
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from clustercert.secure_file import write_private
 from clustercert.settings import DATABASE_FILE, DEMO_FILE, Settings
+from clustercert.wiring import Components, components, initialise
 
 REGION = "eu-de"
-ACTOR = "demo"
+ACTOR = Actor("demo", Origin.local())
 KEK_FILE = "kek"
-# A private address: no API server of the demo's answers anywhere.
+# A private address. The demo has no API server.
 INTERNAL_URL = "https://192.168.0.10:5443"
 
 T = TypeVar("T")
@@ -31,16 +32,12 @@ Say = Callable[[str], None]
 
 
 class DemoError(ClustercertError):
-    """The demo can't go on; the message says where it stopped."""
+    """The demo can't continue. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A project with a user, an access key and a cluster; what `demo.json` keeps of it.
-
-    Attributes:
-        password, secret_key: in the clear, which is why the file has mode 0600.
-    """
+    """A project with a user, an access key and a cluster, as in `demo.json`, which has mode 0600."""
 
     region: str
     project_id: str
@@ -53,59 +50,63 @@ class Tenant:
     secret_key: str
 
 
-async def prepared(
+async def set_up_tenants(
     settings: Settings, tenants: int, external_url: str | None, say: Say
 ) -> tuple[Tenant, ...]:
-    """The store with everything in it that the demo shows; what an earlier run made is used again."""
+    """Create the database, and the tenants that earlier runs did not create. Returns 1 + `tenants` tenants."""
     folder = settings.data_dir
     if not (folder / KEK_FILE).exists() and not (folder / DATABASE_FILE).exists():
         write_new_kek_file(folder / KEK_FILE)
-        say(f"Made the key-encryption key {folder / KEK_FILE}")
-    await initialise(settings, **_who())
+        say(f"Created the key-encryption key {folder / KEK_FILE}")
+    await initialise(settings, actor=ACTOR)
     say(f"The database is {settings.store_url.removeprefix('sqlite+aiosqlite:///')}")
-    known = _known(folder)
+    known = _known_tenants(folder)
     async with components(settings) as parts:
         for number in range(len(known), 1 + tenants):
             known.append(await _new_tenant(parts, number, say))
-            # Before the next step, so that a demo that is stopped half-way goes on from there.
+            # Write after each tenant, so that the next run can continue after an interruption.
             write_private(
                 folder / DEMO_FILE, json.dumps({"tenants": [asdict(tenant) for tenant in known]}, indent=2)
             )
         for tenant in known:
-            await _with_address(parts, tenant, external_url)
-            bundle = await parts.clusters.rows.bundle(tenant.cluster_id)
+            await _set_external_url(parts, tenant, external_url)
+            bundle = await parts.clusters.queries.bundle(tenant.cluster_id)
             write_private(folder / f"client-ca-{tenant.user_name}.pem", chain_pem(bundle).decode())
     return tuple(known[: 1 + tenants])
 
 
-def _known(folder: Path) -> list[Tenant]:
-    """What earlier runs made. Raises DemoError where somebody has changed it."""
+def _known_tenants(folder: Path) -> list[Tenant]:
+    """Read the tenants that earlier runs created. Raises DemoError if their file is malformed."""
     try:
         return [Tenant(**tenant) for tenant in json.loads((folder / DEMO_FILE).read_text())["tenants"]]
     except (ValueError, TypeError, KeyError) as error:
         raise DemoError(
-            f"The file {folder / DEMO_FILE} is damaged. Start anew in another --data-dir."
+            f"The file {folder / DEMO_FILE} is damaged. Use another folder with --data-dir."
         ) from error
 
 
 async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
-    """A domain, a project named like the region, a user with the role admin, an access key, a cluster."""
+    """Create a domain, a project, a user with the role admin, an access key and a cluster."""
     who = f"tenant-{number}" if number else "demo"
-    directory, by = parts.identity.directory, _who()
+    directory = parts.identity.directory
     say(
-        f"Making {who}: a domain, the project {REGION}, a user, an access key, a cluster with its own client CA"
+        f"Creating {who}: a domain, the project {REGION}, a user, an access key, a cluster with its own client CA"
     )
-    domain = await _found(directory.find_domain(who)) or await directory.create_domain(who, **by)
+    domain = await _found(directory.find_domain(who)) or await directory.create_domain(who, actor=ACTOR)
     project = await _found(directory.find_project(REGION, domain)) or await directory.create_project(
-        REGION, domain, **by
+        REGION, domain, actor=ACTOR
     )
-    user = await _found(directory.find_user(who, domain)) or await directory.create_user(who, domain, **by)
+    user = await _found(directory.find_user(who, domain)) or await directory.create_user(
+        who, domain, actor=ACTOR
+    )
     password = secrets.token_urlsafe(18)
-    await directory.set_password(user, password, **by)
-    await parts.identity.roles.assign("admin", user, project, **by)
-    key = await parts.identity.access_keys.create(user, description="demo", **by)
-    cluster = await parts.clusters.rows.named(project.id, who) or await parts.clusters.add(
-        project.id, Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()), **by
+    await directory.set_password(user, password, actor=ACTOR)
+    await parts.identity.roles.assign("admin", user, project, actor=ACTOR)
+    key = await parts.identity.access_keys.create(user, description="demo", actor=ACTOR)
+    cluster = await parts.clusters.queries.named(project.id, who) or await parts.clusters.add(
+        project.id,
+        Registration(name=who, internal_url=INTERNAL_URL, server_ca_pem=_server_ca_pem()),
+        actor=ACTOR,
     )
     return Tenant(
         region=REGION,
@@ -121,24 +122,21 @@ async def _new_tenant(parts: Components, number: int, say: Say) -> Tenant:
 
 
 async def _found(search: Awaitable[T]) -> T | None:
-    """What is there already, from a demo that was stopped before it wrote it down."""
+    """Return an object that an interrupted run created but did not write to `demo.json`, or `None`."""
     with contextlib.suppress(NotFound):
         return await search
     return None
 
 
-def _who() -> Who:
-    return {"actor": ACTOR, "origin": Origin.local()}
-
-
-async def _with_address(parts: Components, tenant: Tenant, external_url: str | None) -> None:
-    cluster = await parts.clusters.rows.cluster(tenant.project_id, tenant.cluster_id)
+async def _set_external_url(parts: Components, tenant: Tenant, external_url: str | None) -> None:
+    """Set or remove the external address of the tenant's cluster."""
+    cluster = await parts.clusters.queries.cluster(tenant.project_id, tenant.cluster_id)
     if cluster is not None and cluster.external_url != external_url:
-        wanted = replace(Registration.of(cluster), external_url=external_url)
-        await parts.clusters.update(cluster, wanted, **_who())
+        changed = replace(Registration.of(cluster), external_url=external_url)
+        await parts.clusters.update(cluster, changed, actor=ACTOR)
 
 
 def _server_ca_pem() -> bytes:
-    """A CA that an API server's certificate could come from; its key is forgotten at once."""
+    """Create a CA for an API server that does not exist. The CA's key is discarded."""
     now = datetime.now(UTC).replace(microsecond=0)
     return chain_pem((new_client_ca("kubernetes (demo)", new_key("ec-p256"), now, timedelta(days=3650)),))

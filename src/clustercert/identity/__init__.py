@@ -1,34 +1,33 @@
-"""The built-in identity: users, projects and roles, and the tokens and access keys that prove them.
-
-It stands on the store alone. What Keystone's clients say and hear is `web.iam`'s business.
-"""
+"""Use case: the built-in identity service, and the rights of users whom OIDC issuers authenticate."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from clustercert.identity.access_keys import AccessKeys
 from clustercert.identity.directory import Directory
+from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
-from clustercert.model import utc_now
-from clustercert.sealing import Sealer
-from clustercert.store.database import Database
+from clustercert.model import Caller, Project, utc_now
+from clustercert.model.errors import NotFound
+from clustercert.model.identity import BUILT_IN
+from clustercert.pki.envelope import SecretSealer
+from clustercert.store.engine.database import Database
 
 
 class Identity:
-    """The parts of the built-in identity, put together.
+    """The parts of the built-in identity service.
 
     Attributes:
-        region: the region in the catalog; projects are conventionally named like it.
-        tokens: fills `authn.tokens.TokenLookup`.
-        access_keys: fills `authn.access_keys.AccessKeyLookup`.
+        region: the region in the service catalog. Projects are usually named after it.
+        tokens, access_keys, federation: implement the lookups of the authenticators in `authn`.
     """
 
     def __init__(
         self,
         database: Database,
-        sealer: Sealer,
+        sealer: SecretSealer,
         *,
         region: str,
         token_lifetime: timedelta = timedelta(hours=24),
@@ -41,9 +40,25 @@ class Identity:
         self.roles = Roles(database, now)
         self.tokens = Tokens(database, self.passwords, now, token_lifetime)
         self.access_keys = AccessKeys(database, sealer, now)
+        self.federation = Federation(database, now)
+
+    async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
+        """List the projects, including disabled ones, in which the caller's user has a role."""
+        if caller.issuer != BUILT_IN:
+            return await self.federation.projects_of(caller)
+        return await self.roles.projects_of(caller.user)
+
+    async def project_of(self, caller: Caller, project_id: str) -> Project:
+        """Return a project. Raises NotFound if it does not exist or the caller's user has no role in it."""
+        if caller.issuer == BUILT_IN:
+            return await self.roles.project_of(caller.user, project_id)
+        found = [each for each in await self.federation.projects_of(caller) if each.id == project_id]
+        if not found:
+            raise NotFound("Could not find project.")
+        return found[0]
 
     async def prune(self) -> int:
-        """Forget every token and temporary access key that has expired; how many. Run it now and then."""
+        """Delete all expired tokens and temporary access keys, and return the number deleted."""
         pruned = 0
         for part in (self.tokens, self.access_keys):
             while count := await part.prune():
@@ -51,5 +66,5 @@ class Identity:
         return pruned
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads that hash passwords."""
         self.passwords.close()

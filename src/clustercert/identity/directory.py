@@ -1,197 +1,331 @@
-"""Use case: domains, projects, users and groups. What they may do is `roles`' business."""
+"""Use case: domains, projects, users and groups."""
 
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from clustercert.errors import Conflict, NotFound
-from clustercert.identity.names import checked_description, checked_name, is_id, searchable
+from clustercert.identity.names import checked_description, checked_new_name, is_id, searchable
 from clustercert.identity.passwords import Passwords
-from clustercert.model import AuditEvent, Domain, Group, JsonObject, Origin, Project, User
-from clustercert.store.database import Database
-from clustercert.store.directory import DirectoryRows
+from clustercert.model import Actor, Domain, Group, Project, User, new_id
+from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.events import AuditEvent
+from clustercert.model.events.administration import (
+    DirectoryChange,
+    DirectoryChanged,
+    DirectoryUpdate,
+    DirectoryUpdated,
+    RevocationChanged,
+)
+from clustercert.model.labels import checked_labels
+from clustercert.store.directory import DirectoryQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.entities import Reference
 
+Entity = Domain | Project | User | Group
 T = TypeVar("T", Domain, Project, User, Group)
+E = TypeVar("E", bound=Entity)
+N = TypeVar("N", Project, User, Group)
+
+NO_LABELS: Mapping[str, str] = {}
 
 
 class Directory:
-    """Who and what there is. Every change is audited; `actor` and `origin` say whose it is.
+    """Manages domains, projects, users and groups. Every change is audited.
 
-    `find_…` takes an id or a name. Raises NotFound, or Conflict where several domains have one so named.
+    The `find_…` methods take an id or a name. They raise NotFound, or Conflict if the name exists in several domains.
+    The `create_…` methods raise InvalidRequest or Conflict. The other changes raise NotFound.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
-        self._rows = DirectoryRows(database)
+        self._queries = DirectoryQueries(database)
         self._passwords = passwords
         self._now = now
 
     async def domains(self) -> tuple[Domain, ...]:
-        """By name."""
-        return await self._rows.domains()
+        """List all domains, sorted by name."""
+        return await self._queries.domains()
 
-    async def find_domain(self, wanted: str) -> Domain:
-        found = await self._rows.domains(domain_id=wanted) if is_id(wanted) else ()
-        if not found and (name := searchable(wanted)):
-            found = await self._rows.domains(name=name)
-        return _only(found, "domain", wanted)
+    async def find_domain(self, name_or_id: str) -> Domain:
+        found = await self._queries.domains(domain_id=name_or_id) if is_id(name_or_id) else ()
+        if not found and (name := searchable(name_or_id)):
+            found = await self._queries.domains(name=name)
+        return _only(found, "domain", name_or_id)
 
-    async def create_domain(self, name: str, *, actor: str, origin: Origin) -> Domain:
-        """Raises InvalidRequest or Conflict."""
-        domain = Domain(id=secrets.token_hex(16), name=checked_name(name, "domain"))
-        await self._rows.add_domain(domain, self._event("domain.created", domain, actor, origin))
+    async def create_domain(self, name: str, *, enabled: bool = True, actor: Actor) -> Domain:
+        domain = Domain(id=new_id(), name=checked_new_name(name, "domain"), enabled=enabled)
+        await self._queries.add(domain, *self._created(domain, actor))
         return domain
 
-    async def enable_domain(self, domain: Domain, *, enabled: bool, actor: str, origin: Origin) -> None:
-        """Disabled, it takes its users and projects out of use. Raises NotFound."""
-        event = self._event(_kind("domain", enabled), domain, actor, origin)
-        await self._rows.enable_domain(domain.id, enabled, event)
+    async def enable_domain(self, domain: Domain, *, enabled: bool, actor: Actor) -> None:
+        """Enable or disable a domain with its users and projects."""
+        event = self._event("domain.enabled" if enabled else "domain.disabled", domain, actor)
+        await self._queries.enable(domain, enabled, event)
+
+    async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
+        """Like `enable_domain`, but does nothing if it is enabled or disabled already. See `_update`."""
+        return await self._update(before, replace(before, enabled=enabled), actor)
+
+    async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
+        """Delete a domain. Raises Conflict if it still has projects, users or groups."""
+        await self._queries.remove_domain(domain, self._event("domain.removed", domain, actor))
+
+    async def page(
+        self, kind: type[E], domain: Domain | None = None, *, after: str = "", limit: int
+    ) -> tuple[E, ...]:
+        """List at most `limit` projects, users or groups with ids above `after`, sorted by id."""
+        return await self._queries.page(kind, _in(domain), after, limit)
 
     async def projects(self, domain: Domain | None = None) -> tuple[Project, ...]:
-        """By domain and name."""
-        return await self._rows.projects(domain_id=domain.id if domain else None)
+        """List projects, sorted by domain and name."""
+        return await self._queries.find(Project, _in(domain))
 
-    async def find_project(self, wanted: str, domain: Domain | None = None) -> Project:
-        found = await self._rows.projects(project_id=wanted) if is_id(wanted) else ()
-        if not found and (name := searchable(wanted)):
-            found = await self._rows.projects(name=name, domain_id=domain.id if domain else None)
-        return _only(found, "project", wanted)
+    async def find_project(self, name_or_id: str, domain: Domain | None = None) -> Project:
+        return await self._find(Project, name_or_id, domain)
 
     async def create_project(
-        self, name: str, domain: Domain, *, description: str = "", actor: str, origin: Origin
+        self,
+        name: str,
+        domain: Domain,
+        *,
+        description: str = "",
+        enabled: bool = True,
+        labels: Mapping[str, str] = NO_LABELS,
+        actor: Actor,
     ) -> Project:
-        """Raises InvalidRequest or Conflict."""
         project = Project(
-            id=secrets.token_hex(16),
-            name=checked_name(name, "project"),
+            id=new_id(),
+            name=checked_new_name(name, "project"),
             domain=domain,
             description=checked_description(description),
+            enabled=enabled,
+            labels=checked_labels(labels),
         )
-        await self._rows.add_project(project, self._event("project.created", project, actor, origin))
+        await self._queries.add(project, *self._created(project, actor))
         return project
 
-    async def enable_project(self, project: Project, *, enabled: bool, actor: str, origin: Origin) -> None:
-        """Disabled, nobody has a role in it. Raises NotFound."""
-        event = self._event(_kind("project", enabled), project, actor, origin)
-        await self._rows.enable_project(project.id, enabled, event)
+    async def update_project(
+        self, before: Project, *, description: str, enabled: bool, labels: Mapping[str, str], actor: Actor
+    ) -> Project:
+        """Change a project. See `_update`."""
+        after = replace(
+            before,
+            description=checked_description(description),
+            enabled=enabled,
+            labels=checked_labels(labels),
+        )
+        return await self._update(before, after, actor)
 
-    async def remove_project(self, project: Project, *, actor: str, origin: Origin) -> None:
-        """With its role assignments and tokens. Raises NotFound, or Conflict while it has clusters."""
-        await self._rows.remove_project(project.id, self._event("project.removed", project, actor, origin))
+    async def enable_project(self, project: Project, *, enabled: bool, actor: Actor) -> None:
+        """Enable or disable a project. Roles in a disabled project have no effect."""
+        event = self._event("project.enabled" if enabled else "project.disabled", project, actor)
+        await self._queries.enable(project, enabled, event)
+
+    async def remove_project(self, project: Project, *, actor: Actor) -> None:
+        """Delete a project with its role assignments and tokens. Raises Conflict if it still has clusters."""
+        await self._queries.remove_project(
+            project.id, self._event("project.removed", project, actor), project
+        )
 
     async def users(self, domain: Domain | None = None) -> tuple[User, ...]:
-        """By domain and name."""
-        return await self._rows.users(domain_id=domain.id if domain else None)
+        """List users, sorted by domain and name."""
+        return await self._queries.find(User, _in(domain))
 
-    async def find_user(self, wanted: str, domain: Domain | None = None) -> User:
-        found = await self._rows.users(user_id=wanted) if is_id(wanted) else ()
-        if not found and (name := searchable(wanted)):
-            found = await self._rows.users(name=name, domain_id=domain.id if domain else None)
-        return _only(found, "user", wanted)
+    async def find_user(self, name_or_id: str, domain: Domain | None = None) -> User:
+        return await self._find(User, name_or_id, domain)
 
     async def create_user(
-        self, name: str, domain: Domain, *, password: str | None = None, actor: str, origin: Origin
+        self,
+        name: str,
+        domain: Domain,
+        *,
+        password: str | None = None,
+        enabled: bool = True,
+        labels: Mapping[str, str] = NO_LABELS,
+        actor: Actor,
     ) -> User:
-        """Without a password the user has no login, only access keys. Raises InvalidRequest or Conflict."""
-        user = User(id=secrets.token_hex(16), name=checked_name(name, "user"), domain=domain)
+        """Create a user. Without a password, they can only use access keys."""
+        user = User(
+            id=new_id(),
+            name=checked_new_name(name, "user"),
+            domain=domain,
+            enabled=enabled,
+            labels=checked_labels(labels),
+        )
         password_hash = await self._passwords.hashed(password) if password is not None else None
-        event = self._event("user.created", user, actor, origin, password=password is not None)
-        await self._rows.add_user(user, password_hash, self._now(), event)
+        events = self._created(user, actor, password=password is not None)
+        await self._queries.add(user, *events, password_hash=password_hash, created_at=self._now())
         return user
 
-    async def set_password(self, user: User, password: str, *, actor: str, origin: Origin) -> None:
-        """Ends the user's tokens and temporary access keys. Raises InvalidRequest or NotFound."""
+    async def update_user(
+        self, before: User, *, enabled: bool, labels: Mapping[str, str], actor: Actor
+    ) -> User:
+        """Change a user. Disabling has the effects of `enable_user`. See `_update`."""
+        return await self._update(
+            before, replace(before, enabled=enabled, labels=checked_labels(labels)), actor
+        )
+
+    async def set_password(self, user: User, password: str, *, actor: Actor) -> None:
+        """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length."""
         password_hash = await self._passwords.hashed(password)
-        event = self._event("user.password_changed", user, actor, origin)
-        await self._rows.set_password(user.id, password_hash, event)
+        event = self._event("user.password_changed", user, actor)
+        await self._queries.set_password(user.id, password_hash, event)
 
-    async def enable_user(self, user: User, *, enabled: bool, actor: str, origin: Origin) -> None:
-        """Disabling ends the user's tokens and temporary keys for good, and rests the permanent ones.
+    async def enable_user(self, user: User, *, enabled: bool, actor: Actor) -> None:
+        """Enable or disable a user.
 
-        It revokes what certificates they have, and what a worker that doesn't know yet issues meanwhile. Enabling
-        the user again lets new certificates be good, and none of the old ones.
+        Disabling deletes the user's tokens and temporary keys, suspends their permanent keys, and revokes all their
+        certificates, including those that workers with a stale cache still issue. These certificates stay revoked
+        after the user is enabled again.
         """
-        event = self._event(_kind("user", enabled), user, actor, origin)
+        event = self._event("user.enabled" if enabled else "user.disabled", user, actor)
         more = () if enabled else (self._revoked(event),)
-        await self._rows.enable_user(user.id, enabled, event, *more)
+        await self._queries.enable_user(user.id, enabled, event, *more)
 
-    async def remove_user(self, user: User, *, actor: str, origin: Origin) -> None:
-        """With tokens, access keys, roles and memberships; their certificates are revoked. Raises NotFound."""
-        event = self._event("user.removed", user, actor, origin)
-        await self._rows.remove_user(user.id, event, self._revoked(event))
+    async def remove_user(self, user: User, *, actor: Actor) -> None:
+        """Delete a user with their tokens, keys, roles and memberships, and revoke their certificates."""
+        event = self._event("user.removed", user, actor)
+        await self._queries.remove_user(user.id, event, self._revoked(event), before=user)
 
     async def groups(self, domain: Domain | None = None) -> tuple[Group, ...]:
-        """By domain and name."""
-        return await self._rows.groups(domain_id=domain.id if domain else None)
+        """List groups, sorted by domain and name."""
+        return await self._queries.find(Group, _in(domain))
 
-    async def find_group(self, wanted: str, domain: Domain | None = None) -> Group:
-        found = await self._rows.groups(group_id=wanted) if is_id(wanted) else ()
-        if not found and (name := searchable(wanted)):
-            found = await self._rows.groups(name=name, domain_id=domain.id if domain else None)
-        return _only(found, "group", wanted)
+    async def find_group(self, name_or_id: str, domain: Domain | None = None) -> Group:
+        return await self._find(Group, name_or_id, domain)
 
     async def members(self, group: Group) -> tuple[User, ...]:
-        """By domain and name."""
-        return await self._rows.members(group.id)
+        """List the members of a group, sorted by domain and name."""
+        return await self._queries.members(group.id)
 
-    async def create_group(self, name: str, domain: Domain, *, actor: str, origin: Origin) -> Group:
-        """Raises InvalidRequest or Conflict."""
-        group = Group(id=secrets.token_hex(16), name=checked_name(name, "group"), domain=domain)
-        await self._rows.add_group(group, self._event("group.created", group, actor, origin))
+    async def member_page(self, group: Group, *, after: str, limit: int) -> tuple[User, ...]:
+        """List at most `limit` members of a group with ids above `after`, sorted by id."""
+        return await self._queries.member_page(group.id, after, limit)
+
+    async def create_group(
+        self, name: str, domain: Domain, *, labels: Mapping[str, str] = NO_LABELS, actor: Actor
+    ) -> Group:
+        group = Group(
+            id=new_id(), name=checked_new_name(name, "group"), domain=domain, labels=checked_labels(labels)
+        )
+        await self._queries.add(group, *self._created(group, actor))
         return group
 
-    async def remove_group(self, group: Group, *, actor: str, origin: Origin) -> None:
-        """With its memberships and roles. Raises NotFound."""
-        await self._rows.remove_group(group.id, self._event("group.removed", group, actor, origin))
+    async def update_group(self, before: Group, *, labels: Mapping[str, str], actor: Actor) -> Group:
+        """Change a group. See `_update`."""
+        return await self._update(before, replace(before, labels=checked_labels(labels)), actor)
 
-    async def add_member(self, group: Group, user: User, *, actor: str, origin: Origin) -> None:
-        """The user has the group's roles from now on. Twice is once."""
-        event = self._event("group.member_added", group, actor, origin, user_id=user.id, user_name=user.name)
-        await self._rows.add_member(group.id, user.id, event)
+    async def remove_group(self, group: Group, *, actor: Actor) -> None:
+        """Delete a group with its memberships and roles."""
+        await self._queries.remove_group(group.id, self._event("group.removed", group, actor), group)
 
-    async def remove_member(self, group: Group, user: User, *, actor: str, origin: Origin) -> None:
-        """Raises NotFound where the user is no member."""
-        event = self._event(
-            "group.member_removed", group, actor, origin, user_id=user.id, user_name=user.name
+    async def find_member(self, group: Group, user: User) -> User:
+        """Return the user. Raises NotFound if they are not in the group."""
+        if not await self._queries.is_member(group.id, user.id):
+            raise NotFound("The user is not a member of this group.")
+        return user
+
+    async def add_member(self, group: Group, user: User, *, actor: Actor) -> None:
+        """Add a user to a group, unless they are a member already."""
+        event = self._event("group.member_added", group, actor, member=user)
+        await self._queries.add_member(group.id, user.id, event)
+
+    async def remove_member(self, group: Group, user: User, *, actor: Actor) -> None:
+        """Remove a user from a group. Raises NotFound if they are not a member."""
+        event = self._event("group.member_removed", group, actor, member=user)
+        await self._queries.remove_member(group.id, user.id, event)
+
+    async def _find(self, kind: type[N], name_or_id: str, domain: Domain | None) -> N:
+        found = await self._queries.find(kind, Reference(id=name_or_id)) if is_id(name_or_id) else ()
+        if not found and (name := searchable(name_or_id)):
+            found = await self._queries.find(kind, _in(domain, name))
+        return _only(found, kind.__name__.lower(), name_or_id)
+
+    async def _update(self, before: E, after: E, actor: Actor) -> E:
+        """Write a changed entity, and return it. Does nothing if nothing has changed.
+
+        Raises NotFound if the entity was deleted, or ConcurrentChange if it is no longer equal to `before`.
+        """
+        if events := list(self._changes(before, after, actor)):
+            await self._queries.replace(before, after, *events)
+        return after
+
+    def _changes(self, before: Entity, after: Entity, actor: Actor) -> Iterator[AuditEvent]:
+        """Yield the audit events for a changed entity. If a user is disabled, its event is the first."""
+        noun = type(after).__name__.lower()
+        if not isinstance(after, Group) and after.enabled != getattr(before, "enabled", None):
+            kind = f"{noun}.{'enabled' if after.enabled else 'disabled'}"
+            event = self._event(cast("DirectoryChange", kind), after, actor)
+            yield event
+            if isinstance(after, User) and not after.enabled:
+                yield self._revoked(event)
+        described = isinstance(after, Project) and after.description != getattr(before, "description", "")
+        if not isinstance(after, Domain) and (described or after.labels != getattr(before, "labels", None)):
+            yield DirectoryUpdated(
+                at=self._now(),
+                kind=cast("DirectoryUpdate", f"{noun}.updated"),
+                project_id=after.id if isinstance(after, Project) else None,
+                actor=actor,
+                subject=after.id,
+                name=after.name,
+                domain_id=after.domain.id,
+                labels=after.labels,
+                description=after.description if isinstance(after, Project) else None,
+            )
+
+    def _created(
+        self, entity: Entity, actor: Actor, *, password: bool | None = None
+    ) -> Iterator[DirectoryChanged]:
+        """Yield the audit events for a new entity."""
+        noun = type(entity).__name__.lower()
+        yield self._event(cast("DirectoryChange", f"{noun}.created"), entity, actor, password=password)
+        if not isinstance(entity, Group) and not entity.enabled:
+            yield self._event(cast("DirectoryChange", f"{noun}.disabled"), entity, actor)
+
+    def _revoked(self, cause: DirectoryChanged) -> RevocationChanged:
+        """Return the audit event for certificates that are revoked because their user was changed."""
+        return RevocationChanged(
+            at=cause.at,
+            kind="user.revoked",
+            actor=cause.actor,
+            subject=cause.subject,
+            user_id=cause.subject,
+            cluster_id=None,
+            reason="cessationOfOperation",
+            note=cause.kind,
+            proved=False,
         )
-        await self._rows.remove_member(group.id, user.id, event)
-
-    def _revoked(self, event: AuditEvent) -> AuditEvent:
-        """What the audit says of a user's certificates, beside what it says of the user."""
-        detail: JsonObject = {
-            "user_id": event.subject,
-            "cluster_id": None,
-            "reason": "cessationOfOperation",
-            "note": event.kind,
-            "proved": False,
-        }
-        return replace(event, kind="user.revoked", detail=detail)
 
     def _event(
-        self, kind: str, noun: Domain | Project | User | Group, actor: str, origin: Origin, **more: object
-    ) -> AuditEvent:
-        detail: JsonObject = {"name": noun.name, **more}
-        if not isinstance(noun, Domain):
-            detail["domain_id"] = noun.domain.id
-        return AuditEvent(
+        self,
+        kind: DirectoryChange,
+        changed: Entity,
+        actor: Actor,
+        *,
+        password: bool | None = None,
+        member: User | None = None,
+    ) -> DirectoryChanged:
+        return DirectoryChanged(
             at=self._now(),
             kind=kind,
-            project_id=noun.id if isinstance(noun, Project) else None,
+            project_id=changed.id if isinstance(changed, Project) else None,
             actor=actor,
-            subject=noun.id,
-            origin=origin,
-            detail=detail,
+            subject=changed.id,
+            name=changed.name,
+            domain_id=None if isinstance(changed, Domain) else changed.domain.id,
+            password=password,
+            user_id=member.id if member else None,
+            user_name=member.name if member else None,
         )
 
 
-def _kind(noun: str, enabled: bool) -> str:
-    return f"{noun}.{'enabled' if enabled else 'disabled'}"
+def _in(domain: Domain | None, name: str | None = None) -> Reference:
+    return Reference(name=name, domain_id=domain.id if domain else None)
 
 
-def _only(found: Sequence[T], noun: str, wanted: str) -> T:
+def _only(found: Sequence[T], noun: str, name_or_id: str) -> T:
     if not found:
-        raise NotFound(f"There is no {noun} {wanted}.")
+        raise NotFound(f"There is no {noun} {name_or_id}.")
     if len(found) > 1:
-        raise Conflict(f"Several domains have a {noun} named {wanted}. Say which domain, or use the id.")
+        raise Conflict(f"Several domains have a {noun} named {name_or_id}. Give its id or its domain.")
     return found[0]

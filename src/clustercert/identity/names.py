@@ -1,11 +1,11 @@
-"""What names and ids of the built-in identity look like; which ones exist is the store's business."""
+"""The format of names and ids in the built-in identity service."""
 
 import re
 import unicodedata
 
-from clustercert.errors import InvalidRequest
+from clustercert.model.errors import InvalidRequest
 
-# Keystone's own bounds, except for roles (255 there).
+# Keystone's limits, except for roles (255 in Keystone).
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
 
@@ -13,40 +13,47 @@ _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def checked_name(text: str, noun: str) -> str:
-    """The name as it is kept: without spaces around it, in one Unicode form. Raises InvalidRequest.
+    """Remove surrounding spaces from a name, and convert it to Unicode NFC. Raises InvalidRequest.
 
     `noun` is domain, project, group, role or user.
     """
-    name = searchable(text.strip())
-    longest = MAX_NAME[noun]
+    name, longest = searchable(text.strip()), MAX_NAME[noun]
     if name is None or not 1 <= len(name) <= longest:
         raise InvalidRequest(
-            f"The name of a {noun} has 1 to {longest} printable characters,"
-            " none of them a control, bidirectional or invisible one."
+            f"The name of a {noun} must have 1 to {longest} printable characters,"
+            " without control, bidirectional or invisible ones."
         )
     return name
 
 
+def checked_new_name(text: str, noun: str) -> str:
+    """Like `checked_name`, for a new object. Also raises InvalidRequest for a name that looks like an id."""
+    name = checked_name(text, noun)
+    if is_id(name.lower()):
+        raise InvalidRequest(f"name: {name} looks like an id. Choose another name for the {noun}.")
+    return name
+
+
 def checked_description(text: str) -> str:
-    """Raises InvalidRequest."""
+    """Return the description if it is valid, else raise InvalidRequest."""
     if len(text) > MAX_DESCRIPTION or not text.isprintable():
-        raise InvalidRequest(f"A description has at most {MAX_DESCRIPTION} printable characters.")
+        raise InvalidRequest(f"A description can have at most {MAX_DESCRIPTION} printable characters.")
     return text
 
 
 def searchable(text: str) -> str | None:
-    """Text in the form in which names are kept, or None where no name can be like it."""
-    # `isprintable` refuses control, format (the bidirectional ones too), surrogate and private characters.
+    """Normalize a string in the same way as stored names. Returns None if it can't be a name."""
+    # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or len(text) > max(MAX_NAME.values()):
         return None
     return unicodedata.normalize("NFC", text)
 
 
-def is_called(kept: str, wanted: str | None) -> bool:
-    """Whether a kept name is the wanted one, however that is spelled; None wants any."""
-    return wanted is None or searchable(wanted) == kept
+def matches_name(stored: str, wanted: str | None) -> bool:
+    """Whether a stored name equals the requested one after normalization. If `wanted` is `None`, every name matches."""
+    return wanted is None or searchable(wanted) == stored
 
 
 def is_id(text: str) -> bool:
-    """Whether text has the form of an id: 32 lower-case hex digits."""
+    """Whether the string has the format of an id: 32 lower-case hex digits."""
     return _ID.fullmatch(text) is not None

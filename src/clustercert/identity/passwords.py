@@ -1,4 +1,4 @@
-"""Passwords: hashed and checked without stopping anything else. Whose they are is not known here."""
+"""Hashes and checks passwords in threads."""
 
 import asyncio
 import secrets
@@ -10,82 +10,80 @@ from typing import TypeVar
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
-from clustercert.errors import InvalidRequest, Unavailable
+from clustercert.identity.password_queue import Contender, PasswordQueue
+from clustercert.model.errors import InvalidRequest
 
 T = TypeVar("T")
 
 MIN_CHARACTERS = 8
 MAX_BYTES = 1024
-# Of those bytes, before accents are composed: none makes more than three code points of two bytes. Composing takes
-# time with the square of how many there are in a row, while nobody else is answered.
+# NFC composes at most three code points into two bytes, so a longer string can't fit. Reject it before normalization,
+# which blocks the event loop for a time quadratic in the number of consecutive combining characters.
 _MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 
-# OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane. Two at once stay small in a worker.
+# OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane. Two threads limit the memory that a worker uses.
 DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 THREADS = 2
-# About a second's work; who comes later is told so instead of waiting for longer than a client does.
-MAX_WAITING = 32
+# The maximum queue, which takes a few seconds. More are rejected, because their clients would time out.
+MAX_WAITING = 128
 
 
 class Passwords:
-    """Argon2id in a few threads of its own. A check costs the same whether there is such a user or not."""
+    """Runs Argon2id in threads. A check takes as long for an unknown user as for a known one."""
 
     def __init__(self, hasher: PasswordHasher = DEFAULT_HASHER, *, max_waiting: int = MAX_WAITING) -> None:
         self._hasher = hasher
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
-        self._under_way = 0
-        self._bound = THREADS + max_waiting
-        self._nobodys_hash = hasher.hash(secrets.token_urlsafe())
+        self._queue = PasswordQueue(THREADS, max_waiting)
+        self._dummy_hash = hasher.hash(secrets.token_urlsafe())
 
     async def hashed(self, password: str) -> str:
-        """The hash to keep. Raises InvalidRequest for one that is too short or too long, or Unavailable."""
+        """Hash a password for storage. Raises Unavailable, or InvalidRequest if it is too short or too long."""
         raw = _bytes(password)
         if raw is None or len(password) < MIN_CHARACTERS:
             raise InvalidRequest(
-                f"A password has at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
+                f"A password must have at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
             )
         return await self._in_thread(lambda: self._hasher.hash(raw))
 
-    async def matches(self, password: str, kept: str | None) -> bool:
-        """Whether it is the password that was hashed; if none was, it costs the same. Raises Unavailable."""
+    async def matches(self, password: str, stored: str | None, contender: Contender | None = None) -> bool:
+        """Whether the password matches the stored hash. Takes as long if `stored` is None. Raises Unavailable."""
         raw = _bytes(password)
-        matches = await self._in_thread(lambda: self._verify(kept or self._nobodys_hash, raw or b"\0"))
-        return matches and kept is not None and raw is not None
+        hashed = stored or self._dummy_hash
+        verified = await self._in_thread(lambda: self._verify(hashed, raw or b"\0"), contender)
+        matches = verified and stored is not None and raw is not None
+        if matches:
+            self._queue.forget(contender)
+        return matches
 
-    async def fresher(self, password: str, kept: str) -> str | None:
-        """A new hash of a password that matches, if the kept one's parameters aren't today's; else None."""
+    async def rehashed(self, password: str, stored: str) -> str | None:
+        """Return a new hash of a matching password if the hash parameters have changed, else None."""
         raw = _bytes(password)
-        if raw is None or not self._hasher.check_needs_rehash(kept):
+        if raw is None or not self._hasher.check_needs_rehash(stored):
             return None
         return await self._in_thread(lambda: self._hasher.hash(raw))
 
     def close(self) -> None:
-        """Let go of the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _verify(self, kept: str, raw: bytes) -> bool:
+    def _verify(self, stored: str, raw: bytes) -> bool:
         try:
-            return self._hasher.verify(kept, raw)
+            return self._hasher.verify(stored, raw)
         except (VerifyMismatchError, InvalidHashError):
             return False
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._under_way >= self._bound:
-            raise Unavailable("Too many logins are waiting. Try again in a moment.", retry_after=2)
-        self._under_way += 1
-        try:
+    async def _in_thread(self, work: Callable[[], T], contender: Contender | None = None) -> T:
+        async with self._queue.turn(contender):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._under_way -= 1
 
 
 def _bytes(password: str) -> bytes | None:
-    """What is hashed, or None for what can't be a password: nothing, too much, or no text at all."""
+    """Return the bytes to hash, or None if the string is empty, too long, or not encodable in UTF-8."""
     if len(password) > _MAX_CODE_POINTS:
         return None
     try:
-        # RFC 8265, OpaqueString: keyboards differ in how they compose an accent.
+        # RFC 8265, OpaqueString. Keyboards compose accents in different ways, so normalize them.
         raw = unicodedata.normalize("NFC", password).encode()
     except UnicodeEncodeError:
         return None

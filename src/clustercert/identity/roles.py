@@ -1,106 +1,128 @@
-"""Use case: who has which role where. Users, groups and projects are `directory`'s business."""
+"""Use case: role assignments."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
+from typing import Literal
 
-from clustercert.errors import NotFound
-from clustercert.identity.names import checked_name, is_id
-from clustercert.model import AuditEvent, Group, Origin, Project, Role, RoleAssignment, User
-from clustercert.policy import ADMIN, OPERATOR
-from clustercert.store.database import Database
-from clustercert.store.nouns import Reference
-from clustercert.store.roles import RoleRows
+from clustercert.identity.names import checked_name, checked_new_name, is_id, searchable
+from clustercert.model import Actor, Group, Project, Role, RoleAssignment, User, new_id
+from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
+from clustercert.policy.roles import ADMIN, OPERATOR
+from clustercert.store.engine.database import Database
+from clustercert.store.entities import Reference
+from clustercert.store.roles import RoleQueries
 from clustercert.store.roles import Roles as LiveRoles
 
 BUILT_IN = (ADMIN, "member", OPERATOR, "reader")
 
 
 class Roles:
-    """Assigns roles, in a project or, without one, in the whole service."""
+    """Assigns roles in a project. If the project is `None`, the role is valid in the whole service."""
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
-        self._rows = RoleRows(database)
+        self._queries = RoleQueries(database)
         self._now = now
 
     async def bootstrap(self) -> None:
-        """Make the roles that everything begins with; any number of times."""
-        await self._rows.ensure(BUILT_IN)
+        """Create the built-in roles unless they exist."""
+        await self._queries.ensure(BUILT_IN)
 
     async def all(self) -> tuple[Role, ...]:
-        """By name."""
-        return await self._rows.roles()
+        """List all roles, sorted by name."""
+        return await self._queries.roles()
+
+    async def find(self, name_or_id: str) -> Role:
+        """Return a role. Raises NotFound if it does not exist."""
+        name = searchable(name_or_id)
+        found = next((role for role in await self.all() if name_or_id == role.id or name == role.name), None)
+        if found is None:
+            raise NotFound(f"There is no role {name_or_id}.")
+        return found
+
+    async def create(self, name: str, *, actor: Actor) -> Role:
+        """Create a role. Raises InvalidRequest for a bad name, or Conflict if it exists."""
+        role = Role(new_id(), checked_new_name(name, "role"))
+        await self._queries.add(role, self._role_event("role.created", role, actor))
+        return role
+
+    async def remove(self, role: Role, *, actor: Actor) -> None:
+        """Delete a role. Raises Conflict if it is built in or assigned, or NotFound."""
+        if role.name in BUILT_IN:
+            raise Conflict(f"The role {role.name} is built in.")
+        await self._queries.remove(role, self._role_event("role.removed", role, actor))
+
+    async def in_service(self) -> tuple[RoleAssignment, ...]:
+        """List the direct assignments in the whole service."""
+        return await self._queries.in_service()
 
     async def assignments(
         self, *, assignee: User | Group | None = None, project: Project | None = None
     ) -> tuple[RoleAssignment, ...]:
-        """Direct ones: all, or those of a user or group, in a project, or both."""
-        return await self._rows.assignments(
+        """List direct assignments, optionally only for one user or group, or only in one project."""
+        return await self._queries.assignments(
             actor_id=assignee.id if assignee else None, project_id=project.id if project else None
         )
 
     async def projects_of(self, user: User) -> tuple[Project, ...]:
-        """Where the user, or a group of theirs, has a role; disabled projects too. By domain and name."""
-        return await self._rows.projects_of(user.id)
+        """List the projects, including disabled ones, in which the user has a role, sorted by domain and name."""
+        return await self._queries.projects_of(user.id)
 
     async def project_of(self, user: User, project_id: str) -> Project:
-        """The project. Raises NotFound where it is missing or the user has no role in it."""
-        project = (
-            await self._rows.reachable_project(user.id, Reference(id=project_id))
-            if is_id(project_id)
-            else None
-        )
-        if project is None:
-            raise NotFound("Could not find project.")
-        return project
+        """Return a project. Raises NotFound if it does not exist or the user has no role in it."""
+        if is_id(project_id):
+            project = await self._queries.reachable_project(user.id, Reference(id=project_id))
+            if project is not None:
+                return project
+        raise NotFound("Could not find project.")
 
     async def assign(
-        self, role: str, assignee: User | Group, project: Project | None, *, actor: str, origin: Origin
+        self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> None:
-        """Give a role, which is made on demand. Raises InvalidRequest for a name that no role can have."""
-        name = checked_name(role, "role")
-        event = self._event("role.assigned", name, assignee, project, actor, origin)
-        await self._rows.assign(assignee.id, project.id if project else None, name, event)
+        """Assign a role, which is created if it does not exist. Raises InvalidRequest if its name is invalid."""
+        event = self._event("role.assigned", role, assignee, project, actor)
+        await self._queries.assign(assignee.id, event.project_id, event.role, event)
 
     async def unassign(
-        self, role: str, assignee: User | Group, project: Project | None, *, actor: str, origin: Origin
+        self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
     ) -> None:
-        """Take a role away. Raises NotFound where it is not given."""
-        name = checked_name(role, "role")
-        event = self._event("role.unassigned", name, assignee, project, actor, origin)
-        await self._rows.unassign(assignee.id, project.id if project else None, name, event)
+        """Remove an assignment. Raises NotFound if there is none."""
+        event = self._event("role.unassigned", role, assignee, project, actor)
+        await self._queries.unassign(assignee.id, event.project_id, event.role, event)
+
+    def _role_event(
+        self, kind: Literal["role.created", "role.removed"], role: Role, actor: Actor
+    ) -> RoleDefined:
+        return RoleDefined(at=self._now(), kind=kind, actor=actor, subject=role.id, name=role.name)
 
     def _event(
         self,
-        kind: str,
+        kind: RoleChange,
         role: str,
         assignee: User | Group,
         project: Project | None,
-        actor: str,
-        origin: Origin,
-    ) -> AuditEvent:
-        return AuditEvent(
+        actor: Actor,
+    ) -> RoleChanged:
+        return RoleChanged(
             at=self._now(),
             kind=kind,
             project_id=project.id if project else None,
             actor=actor,
             subject=assignee.id,
-            origin=origin,
-            detail={
-                "role": role,
-                "assignee": "user" if isinstance(assignee, User) else "group",
-                "name": assignee.name,
-                "project": project.name if project else None,
-            },
+            role=checked_name(role, "role"),
+            assignee="user" if isinstance(assignee, User) else "group",
+            name=assignee.name,
+            project=project.name if project else None,
         )
 
 
 def role_names(roles: LiveRoles) -> Mapping[str, tuple[str, ...]]:
-    """As a caller has them: names by project id, sorted. Nobody can change them."""
-    names = {project_id: tuple(role.name for role in held) for project_id, held in roles.by_project.items()}
-    return MappingProxyType(names)
+    """Return sorted role names by project id for a `Caller`, in a read-only mapping."""
+    items = roles.by_project.items()
+    return MappingProxyType({project_id: tuple(role.name for role in roles) for project_id, roles in items})
 
 
 def service_role_names(roles: LiveRoles) -> tuple[str, ...]:
-    """As a caller has them: sorted."""
+    """Return the sorted names of roles in the whole service for a `Caller`."""
     return tuple(role.name for role in roles.service)

@@ -1,4 +1,4 @@
-"""Use case: log in, carry a token, give it up. Users and roles are `directory`'s business."""
+"""Use case: log in, look up a token's caller, revoke tokens."""
 
 import hashlib
 import secrets
@@ -6,23 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from clustercert.errors import NotFound, Unauthenticated
-from clustercert.identity.names import is_called, is_id, searchable
+from clustercert.identity.names import is_id, matches_name, searchable
+from clustercert.identity.password_queue import Contender
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import role_names, service_role_names
-from clustercert.model import AuditEvent, Caller, Domain, Origin, Project, Token, User
-from clustercert.policy import operates
-from clustercert.store.database import Database
-from clustercert.store.generation import Cache
-from clustercert.store.nouns import Reference
-from clustercert.store.roles import RoleRows
-from clustercert.store.tokens import LiveToken, Login, TokenRows
+from clustercert.model import Caller, Domain, Origin, Project, Token, User
+from clustercert.model.errors import NotFound, Unauthenticated
+from clustercert.model.events.administration import TokenRevoked
+from clustercert.policy.roles import operates
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.generation import Cache
+from clustercert.store.entities import Reference
+from clustercert.store.roles import RoleQueries
+from clustercert.store.tokens import LiveToken, TokenQueries
 
 TOKEN_BYTES = 32
-# What base64url makes of them, without padding.
+# 32 random bytes in base64url without padding.
 TOKEN_CHARACTERS = 43
 
-# About two kilobytes each.
+# Each cached token takes about two kilobytes.
 CACHED_TOKENS = 10_000
 
 _NO_TOKEN = "Could not find token."
@@ -38,21 +40,21 @@ class ByPassword:
 
 @dataclass(frozen=True, slots=True)
 class ByToken:
-    """A login by a token that the client has, for another scope."""
+    """A login with an existing token, to get a token for another scope."""
 
     token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectScope:
-    """A project. A name without a domain is meant in the user's own."""
+    """A project as the scope of a token. If its domain is not named, it is looked up in the user's domain."""
 
     project: Reference
 
 
 @dataclass(frozen=True, slots=True)
 class DomainScope:
-    """The user's own domain, by id or name; any other is refused."""
+    """The user's own domain, by id or name, as the scope of a token. Other domains are rejected."""
 
     id: str | None = None
     name: str | None = None
@@ -64,15 +66,15 @@ Scope = ProjectScope | DomainScope | None
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token that its user gets to see once."""
+    """A new token with its secret string, which is not stored."""
 
     text: str = field(repr=False)
     live: LiveToken
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A token that was found good, and what its callers are made of."""
+class _CachedToken:
+    """A valid token, with its user's roles and the credential id for the `Caller`."""
 
     live: LiveToken
     roles: Mapping[str, tuple[str, ...]]
@@ -81,152 +83,149 @@ class _Known:
 
 
 class Tokens:
-    """Issues tokens and answers whose they are. A token found a moment ago costs one hash and no I/O."""
+    """Issues tokens, and returns the callers who use them. Looking up a cached token needs one hash and no I/O."""
 
     def __init__(
         self, database: Database, passwords: Passwords, now: Callable[[], datetime], lifetime: timedelta
     ) -> None:
-        self._rows = TokenRows(database)
-        self._roles = RoleRows(database)
+        self._queries = TokenQueries(database)
+        self._roles = RoleQueries(database)
         self._passwords = passwords
         self._now = now
         self._lifetime = lifetime
-        self._cache: Cache[bytes, _Known] = Cache(database.generation, CACHED_TOKENS)
+        self._cache: Cache[bytes, _CachedToken] = Cache(database.generation, CACHED_TOKENS)
 
-    async def issue(self, proof: Proof, scope: Scope) -> IssuedToken:
-        """A new token. Raises Unauthenticated for anything wrong with proof or scope, or Unavailable."""
+    async def issue(self, proof: Proof, scope: Scope, source: str = "") -> IssuedToken:
+        """Issue a token. Raises Unavailable, or Unauthenticated if the password, old token or scope is not valid.
+
+        `source`: the client's address or network, for the order of password checks.
+        """
         text = secrets.token_urlsafe(TOKEN_BYTES)
         if isinstance(proof, ByPassword):
-            live = await self._by_password(proof, scope, _hash(text))
+            live = await self._by_password(proof, scope, _hash(text), source)
         else:
             live = await self._by_token(proof, scope, _hash(text))
         if live is None:
-            raise Unauthenticated("the password or token was revoked while it was checked")
+            raise Unauthenticated("the password or token was revoked while it was being checked")
         return IssuedToken(text, live)
 
     async def caller_of_token(self, token: str, origin: Origin) -> Caller:
-        """The caller whose token this is. Raises Unauthenticated."""
-        known = await self._known(token)
+        """Return the caller for a token. Raises Unauthenticated if the token is not valid."""
+        cached = await self._usable(token)
         return Caller(
-            user=known.live.user,
-            roles=known.roles,
+            user=cached.live.user,
+            roles=cached.roles,
             method="token",
             origin=origin,
-            service_roles=known.service_roles,
-            expires_at=known.live.token.expires_at,
-            credential_id=known.credential_id,
+            service_roles=cached.service_roles,
+            expires_at=cached.live.token.expires_at,
+            credential_id=cached.credential_id,
+            groups=cached.live.roles.groups,
         )
 
     async def inspect(self, caller: Caller, token: str) -> LiveToken:
-        """What a token is worth. Raises NotFound unless the caller is its user or an operator."""
+        """Look up a token. Raises NotFound unless the caller is its user or an operator."""
         try:
-            known = await self._known(token)
+            cached = await self._usable(token)
         except Unauthenticated as error:
             raise NotFound(_NO_TOKEN) from error
-        if not _may_know(caller, known.live):
+        if not _may_see(caller, cached.live):
             raise NotFound(_NO_TOKEN)
-        return known.live
+        return cached.live
 
     async def revoke(self, caller: Caller, token: str) -> None:
-        """End a token. What was made with it, such as a token of another scope, lives on. Raises NotFound.
+        """Revoke a token. Tokens for another scope that were created with it stay valid.
 
-        One that is worth nothing now is ended all the same: its project may be enabled again.
+        Even a token for a disabled project is revoked, because the project may be enabled again. Raises NotFound unless
+        the token has not expired and the caller is its user or an operator.
         """
-        live = await self._rows.live(_hash(token)) if _has_our_form(token) else None
-        if live is None or self._now() >= live.token.expires_at or not _may_know(caller, live):
+        live = await self._queries.live(_hash(token)) if _is_well_formed(token) else None
+        if live is None or self._now() >= live.token.expires_at or not _may_see(caller, live):
             raise NotFound(_NO_TOKEN)
-        event = AuditEvent(
-            at=self._now(),
-            kind="token.revoked",
-            project_id=live.token.project_id,
-            actor=caller.user.id,
-            subject=live.token.hash.hex(),
-            origin=caller.origin,
-            detail={"user_id": live.user.id},
+        project_id, subject = live.token.project_id, live.token.hash.hex()
+        event = TokenRevoked(
+            at=self._now(), project_id=project_id, actor=caller.actor, subject=subject, user_id=live.user.id
         )
-        await self._rows.remove(live.token.hash, event)
+        await self._queries.remove(live.token.hash, event)
 
     async def prune(self) -> int:
-        """Forget some expired tokens; how many."""
-        return await self._rows.prune(self._now())
+        """Delete a batch of expired tokens, and return the number deleted."""
+        return await self._queries.prune(self._now())
 
-    async def _by_password(self, proof: ByPassword, scope: Scope, token_hash: bytes) -> LiveToken | None:
-        login = await self._login(proof.user)
+    async def _by_password(
+        self, proof: ByPassword, scope: Scope, token_hash: bytes, source: str
+    ) -> LiveToken | None:
+        user = _normalized(proof.user)
+        login = await self._queries.login(user) if user is not None else None
         usable = login is not None and login.user.enabled and login.user.domain.enabled
-        kept = login.password_hash if login is not None and usable else None
-        # Checked in any case, so that the time it takes does not tell which users there are.
-        matches = await self._passwords.matches(proof.password, kept)
-        if login is None or kept is None or not matches:
+        stored_hash = login.password_hash if login is not None and usable else None
+        contender = Contender(source, repr(user))
+        # Check the password even if the user is unknown, to avoid a timing oracle for user names.
+        matches = await self._passwords.matches(proof.password, stored_hash, contender)
+        if login is None or stored_hash is None or not matches:
             raise Unauthenticated(
                 "the user is unknown, disabled or without a password, or the password is wrong",
                 known=login.user.id if login is not None else "",
             )
-        now = self._now()
-        token = await self._token(login.user, scope, token_hash, ("password",), now, now + self._lifetime)
-        fresh_hash = await self._passwords.fresher(proof.password, kept)
-        return await self._rows.add_by_password(token, kept, fresh_hash=fresh_hash)
+        token = await self._token(login.user, scope, token_hash)
+        fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
+        return await self._queries.add_by_password(token, stored_hash, fresh_hash=fresh_hash)
 
     async def _by_token(self, proof: ByToken, scope: Scope, token_hash: bytes) -> LiveToken | None:
-        live = (await self._known(proof.token)).live
-        parent = live.token
-        methods = tuple(dict.fromkeys((*parent.methods, "token")))
-        # The end stays, or whoever has a token would have it for ever.
-        token = await self._token(live.user, scope, token_hash, methods, self._now(), parent.expires_at)
-        return await self._rows.add_by_token(token, parent.hash)
+        live = (await self._usable(proof.token)).live
+        token = await self._token(live.user, scope, token_hash, parent=live.token)
+        return await self._queries.add_by_token(token, live.token.hash)
 
     async def _token(
-        self,
-        user: User,
-        scope: Scope,
-        token_hash: bytes,
-        methods: tuple[str, ...],
-        issued_at: datetime,
-        expires_at: datetime,
+        self, user: User, scope: Scope, token_hash: bytes, *, parent: Token | None = None
     ) -> Token:
-        """The token in its scope. Raises Unauthenticated where the user may not have that scope."""
+        """Create a token for a scope. Raises Unauthenticated if the user may not use that scope.
+
+        `parent` is the token of a login by token. The new token expires with it, because otherwise tokens could be
+        renewed forever.
+        """
         project = await self._project(user, scope.project) if isinstance(scope, ProjectScope) else None
         domain = _own_domain(user, scope) if isinstance(scope, DomainScope) else None
+        now = self._now()
         return Token(
             hash=token_hash,
             user_id=user.id,
             project_id=project.id if project else None,
             domain_id=domain.id if domain else None,
-            methods=methods,
-            issued_at=issued_at,
-            expires_at=expires_at,
+            methods=tuple(dict.fromkeys((*parent.methods, "token"))) if parent else ("password",),
+            issued_at=now,
+            expires_at=parent.expires_at if parent else now + self._lifetime,
         )
 
-    async def _login(self, user: Reference) -> Login | None:
-        findable = _findable(user)
-        return await self._rows.login(findable) if findable is not None else None
-
-    async def _project(self, user: User, wanted: Reference) -> Project:
-        if wanted.id is None and wanted.domain_id is None and wanted.domain_name is None:
-            # Open Telekom Cloud documents a name alone.
-            wanted = replace(wanted, domain_id=user.domain.id)
-        findable = _findable(wanted)
-        project = await self._roles.reachable_project(user.id, findable) if findable is not None else None
+    async def _project(self, user: User, requested: Reference) -> Project:
+        if requested.id is None and requested.domain_id is None and requested.domain_name is None:
+            # Open Telekom Cloud's documentation shows requests with a project name but no domain.
+            requested = replace(requested, domain_id=user.domain.id)
+        normalized = _normalized(requested)
+        project = await self._roles.reachable_project(user.id, normalized) if normalized is not None else None
         if project is None or not project.enabled or not project.domain.enabled:
             raise Unauthenticated("the project is unknown or disabled, or the user has no role in it")
         return project
 
-    async def _known(self, token: str) -> _Known:
-        if not _has_our_form(token):
-            raise Unauthenticated("the token is not of our form")
-        known = await self._cache.get(_hash(token), self._load)
-        if known is None:
+    async def _usable(self, token: str) -> _CachedToken:
+        if not _is_well_formed(token):
+            raise Unauthenticated("the token is malformed")
+        cached = await self._cache.get(_hash(token), self._load)
+        if cached is None:
             raise Unauthenticated("the token is unknown")
-        if self._now() >= known.live.token.expires_at:
+        if self._now() >= cached.live.token.expires_at:
             raise Unauthenticated("the token has expired")
-        return known
+        return cached
 
-    async def _load(self, token_hash: bytes) -> _Known | None:
-        live = await self._rows.live(token_hash)
+    async def _load(self, token_hash: bytes) -> _CachedToken | None:
+        live = await self._queries.live(token_hash)
         if live is None:
             return None
-        if problem := _problem(live):
-            raise Unauthenticated(problem)
-        return _Known(
+        if not live.user.enabled or not live.user.domain.enabled:
+            raise Unauthenticated("the token's user or their domain is disabled")
+        if live.project is not None and not (live.project.enabled and live.project.domain.enabled):
+            raise Unauthenticated("the token's project or its domain is disabled")
+        return _CachedToken(
             live=live,
             roles=role_names(live.roles),
             service_roles=service_role_names(live.roles),
@@ -234,11 +233,11 @@ class Tokens:
         )
 
 
-def _may_know(caller: Caller, live: LiveToken) -> bool:
+def _may_see(caller: Caller, live: LiveToken) -> bool:
     return live.user.id == caller.user.id or operates(caller)
 
 
-def _has_our_form(token: str) -> bool:
+def _is_well_formed(token: str) -> bool:
     return len(token) == TOKEN_CHARACTERS and token.isascii()
 
 
@@ -246,27 +245,20 @@ def _hash(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _problem(live: LiveToken) -> str | None:
-    """Why a token is worth nothing now, for the log; or None."""
-    if not live.user.enabled or not live.user.domain.enabled:
-        return "the token's user or their domain is disabled"
-    if live.project is not None and not (live.project.enabled and live.project.domain.enabled):
-        return "the token's project or its domain is disabled"
-    return None
-
-
 def _own_domain(user: User, scope: DomainScope) -> Domain:
-    if scope.id not in (None, user.domain.id) or not is_called(user.domain.name, scope.name):
+    if scope.id not in (None, user.domain.id) or not matches_name(user.domain.name, scope.name):
         raise Unauthenticated("the domain is not the user's own")
     return user.domain
 
 
-def _findable(wanted: Reference) -> Reference | None:
-    """The reference in the form that the store has, or None where nothing can be called so."""
-    ids = [text for text in (wanted.id, wanted.domain_id) if text is not None]
-    name = searchable(wanted.name) if wanted.name is not None else None
-    domain_name = searchable(wanted.domain_name) if wanted.domain_name is not None else None
-    lost = (name is None) != (wanted.name is None) or (domain_name is None) != (wanted.domain_name is None)
-    if lost or not all(is_id(text) for text in ids):
+def _normalized(reference: Reference) -> Reference | None:
+    """Return the reference with normalized names, or None if it can't match any user or project."""
+    ids = [text for text in (reference.id, reference.domain_id) if text is not None]
+    names = {
+        field: searchable(text)
+        for field, text in (("name", reference.name), ("domain_name", reference.domain_name))
+        if text is not None
+    }
+    if None in names.values() or not all(is_id(text) for text in ids):
         return None
-    return replace(wanted, name=name, domain_name=domain_name)
+    return replace(reference, **names)

@@ -1,91 +1,65 @@
-"""Who can still get into a cluster, what stops them and how fast, and what goes on after they are stopped.
+"""The access report for a cluster: who has access, which controls can stop them, and which risks remain."""
 
-Source of the speeds and of what remains: measurements of kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
-"""
-
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
-from typing import Literal
 
-from clustercert.manifests import AUTHENTICATED, MASTERS
+from clustercert.inventory.controls import RESIDUAL_RISKS, Control, ControlName, controls_of
 from clustercert.model import Cluster
-from clustercert.store.access import AccessRows, Unknown
-from clustercert.store.inventory import Listed, State
+from clustercert.model.choices import CertificateState
+from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
+from clustercert.policy.exemptions import is_exempt
+from clustercert.store.access import AccessQueries, UnknownIdentity
+from clustercert.store.certificate_view import CertificateView
 
-# What a worker goes through while others wait for it; that there are more, the report says of itself.
-MAX_CREDENTIALS = 2000
+# Limits the time that a report blocks a worker. `AccessReport.complete` is False if it omits certificates.
+MAX_CERTIFICATES = 2000
 MAX_UNKNOWN = 1000
 
-# An API server asks only while somebody shows one of our certificates, and keeps an answer for some seconds: a silent
-# night says nothing.
-ASKED_WITHIN = timedelta(days=1)
-
-WayName = Literal["webhook", "binding", "admission", "ca", "expiry"]
-
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to keep a credential out.
+class CertificateAccess:
+    """The access that an unexpired certificate gives.
 
     Attributes:
-        set_up: whether this service has been told to use it in the cluster, and for the webhook, whether the API
-            server asked lately; that it does as it is told, only `clustercert kubernetes verify` shows.
-        within: how soon it takes effect, a sentence.
-        limits: what it doesn't stop, a sentence.
-        lacking: what was begun and isn't done, a sentence; None where nothing is known to lack.
+        groups: the groups that the API server sees: those in the certificate and system:authenticated, without the
+            credential group.
+        cluster_role: the role now bound to the credential group, if that is the certificate's only group; else `None`.
+        has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
+            gives access if no control stops it.
+        stopped_by: the controls that can stop the certificate, fastest first.
     """
 
-    name: WayName
-    set_up: bool
-    within: str
-    limits: str
-    lacking: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A certificate that has not ended.
-
-    Attributes:
-        groups: what the API server counts the holder into: those of the certificate, the credential group aside, and
-            system:authenticated.
-        cluster_role: what the credential group is bound to as things are now; None where it does not stand alone.
-        gets_in: whether it opens the cluster, as far as this service can know: also a revoked one, where nothing is
-            set up that would keep it out.
-        stopped_by: the ways that stop it, the quickest first.
-    """
-
-    certificate: Listed
-    state: State
+    certificate: CertificateView
+    state: CertificateState
     groups: tuple[str, ...]
     cluster_role: str | None
-    gets_in: bool
-    stopped_by: tuple[WayName, ...]
+    has_access: bool
+    stopped_by: tuple[ControlName, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A user and their credentials, the longest-lived first. `groups` are those of all of them, sorted."""
+class UserAccess:
+    """A user's certificates, latest expiry first, and the groups in any of them, sorted."""
 
     user_id: str
     user_name: str
     groups: tuple[str, ...]
-    credentials: tuple[Credential, ...]
+    credentials: tuple[CertificateAccess, ...]
 
     @property
     def first_seen_at(self) -> datetime | None:
-        return min(_times(each.certificate.first_seen_at for each in self.credentials), default=None)
+        return min(filter(None, (each.certificate.first_seen_at for each in self.credentials)), default=None)
 
     @property
     def last_seen_at(self) -> datetime | None:
-        return max(_times(each.certificate.last_seen_at for each in self.credentials), default=None)
+        return max(filter(None, (each.certificate.last_seen_at for each in self.credentials)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupAccess:
-    """A Kubernetes group, and how many get in with it."""
+    """A Kubernetes group, and the number of users and certificates that have access through it."""
 
     name: str
     users: int
@@ -94,101 +68,132 @@ class GroupAccess:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Who can still get into a cluster.
+class UnknownAccess:
+    """An identity in client certificates that this service did not issue.
 
     Attributes:
-        complete: whether all certificates that have not ended are in it.
-        unknown: client certificates that the API server saw and that aren't ours.
-        remains: what goes on after a credential is stopped, sentences.
+        has_access: whether it gives access, as far as this service knows. False if the cluster's webhook is called, is
+            in mode `known-only`, and the identity is not exempt.
+    """
+
+    identity: UnknownIdentity
+    has_access: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReport:
+    """Who has access to a cluster.
+
+    Attributes:
+        complete: whether the report includes all unexpired certificates.
+        unknown: identities seen in client certificates that this service did not issue.
     """
 
     cluster: Cluster
     at: datetime
     complete: bool
-    holders: tuple[Holder, ...]
+    users: tuple[UserAccess, ...]
     groups: tuple[GroupAccess, ...]
-    unknown: tuple[Unknown, ...]
-    ways: tuple[Way, ...]
-    remains: tuple[str, ...]
+    unknown: tuple[UnknownAccess, ...]
+    controls: tuple[Control, ...]
+    residual_risks: tuple[str, ...] = RESIDUAL_RISKS
 
 
 @dataclass(frozen=True, slots=True)
 class AccessReports:
-    """Answers who can still get in."""
+    """Creates the access reports of clusters.
 
-    rows: AccessRows
+    Attributes:
+        policy_groups: the Kubernetes groups that the policy grants; their members are never exempt from `known-only`.
+    """
+
+    queries: AccessQueries
     now: Callable[[], datetime]
+    policy_groups: Collection[str] = ()
 
     async def report(
-        self, cluster: Cluster, *, user_id: str | None, group: str | None, most: int = MAX_CREDENTIALS
-    ) -> Report:
-        """About everybody, or one user, or the members of a Kubernetes group, or both.
+        self, cluster: Cluster, *, user_id: str | None, group: str | None, most: int = MAX_CERTIFICATES
+    ) -> AccessReport:
+        """Report on all users, on one user, on the members of a Kubernetes group, or on one user in a group.
 
-        Goes through at most so many certificates, the longest-lived first.
+        Reads at most `most` certificates, latest expiry first.
         """
         now = self.now()
-        found = await self.rows.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)
-        ways = await self.ways(cluster)
-        set_up = {way.name for way in ways if way.set_up}
+        found = await self.queries.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)
+        controls = await self.controls(cluster)
+        set_up = {control.name for control in controls if control.set_up}
         roles = cluster.options.credential_roles or {}
-        credentials = [_credential(each, now, set_up, roles) for each in found[:most]]
-        # A stranger is none of our users, whatever name their certificate has.
-        unknown = await self.rows.unknown(cluster.id, limit=MAX_UNKNOWN) if user_id is None else ()
-        return Report(
+        accesses = [_access(each, now, set_up, roles) for each in found[:most]]
+        accesses = [each for each in accesses if group is None or group in each.groups]
+        # Reports on one user omit certificates from other issuers: these may have the same user name by chance.
+        unknown = await self.queries.unknown(cluster.id, limit=MAX_UNKNOWN) if user_id is None else ()
+        return AccessReport(
             cluster=cluster,
             at=now,
             complete=len(found) <= most,
-            holders=_holders(each for each in credentials if group is None or group in each.groups),
-            groups=_groups(each for each in credentials if group is None or group in each.groups),
-            unknown=tuple(each for each in unknown if group is None or group in each.groups),
-            ways=ways,
-            remains=_REMAINS,
+            users=_users(accesses),
+            groups=_groups(accesses),
+            unknown=tuple(
+                UnknownAccess(each, has_access=not self._is_refused(each, cluster, set_up))
+                for each in unknown
+                if group is None or group in each.groups
+            ),
+            controls=controls,
         )
 
-    async def ways(self, cluster: Cluster) -> tuple[Way, ...]:
-        """What can keep a credential out of a cluster, set up there or not, the quickest first."""
-        return _ways(cluster, await self.rows.asked(cluster.id), self.now())
+    def _is_refused(
+        self, unknown: UnknownIdentity, cluster: Cluster, set_up: Collection[ControlName]
+    ) -> bool:
+        """Whether the webhook refuses a certificate that this service did not issue."""
+        if cluster.options.mode != "known-only" or "webhook" not in set_up or MASTERS in unknown.groups:
+            return False
+        return not is_exempt(unknown.username, unknown.groups, cluster.options, self.policy_groups)
+
+    async def controls(self, cluster: Cluster) -> tuple[Control, ...]:
+        return controls_of(cluster, await self.queries.webhook_calls(cluster.id), self.now())
 
 
-def _credential(listed: Listed, now: datetime, set_up: set[WayName], roles: Mapping[str, str]) -> Credential:
-    state = listed.state(now)
-    groups = (*listed.groups, AUTHENTICATED)
-    own_group = listed.bound_alone
-    stopped_by: list[WayName] = ["ca", "expiry"]
-    # The API server lets this group pass before it asks any authorizer, and its members can remove the rest.
+def _access(
+    certificate: CertificateView, now: datetime, set_up: set[ControlName], roles: Mapping[str, str]
+) -> CertificateAccess:
+    groups = (*certificate.groups, AUTHENTICATED)
+    bound_alone = certificate.has_only_credential_group
+    stopped_by: list[ControlName] = ["ca", "expiry"]
+    # The API server never asks the webhook about members of system:masters, and they can remove the other controls.
     if MASTERS not in groups:
-        quick: tuple[WayName, ...] = ("webhook", "binding", "admission")
-        stopped_by[:0] = [name for name in quick if name in set_up and (own_group or name != "binding")]
-    kept_out = state != "live" and bool({"webhook", "binding"} & set(stopped_by))
-    return Credential(
-        certificate=listed,
+        fast: tuple[ControlName, ...] = ("webhook", "binding", "admission")
+        stopped_by[:0] = [name for name in fast if name in set_up and (bound_alone or name != "binding")]
+    state = certificate.state(now)
+    is_stopped = state != "live" and not {"webhook", "binding"}.isdisjoint(stopped_by)
+    return CertificateAccess(
+        certificate=certificate,
         state=state,
         groups=groups,
-        cluster_role=roles.get(listed.rule or "") if own_group else None,
-        gets_in=not kept_out,
+        cluster_role=roles.get(certificate.rule or "") if bound_alone else None,
+        has_access=not is_stopped,
         stopped_by=tuple(stopped_by),
     )
 
 
-def _holders(credentials: Iterable[Credential]) -> tuple[Holder, ...]:
-    """By name and id; `sorted` keeps the longest-lived first."""
-    holders = []
-    ordered = sorted(credentials, key=lambda each: (each.certificate.user_name, each.certificate.user_id))
-    for (name, user_id), own in groupby(
-        ordered, lambda each: (each.certificate.user_name, each.certificate.user_id)
-    ):
-        held = tuple(own)
-        groups = tuple(sorted({group for each in held for group in each.groups}))
-        holders.append(Holder(user_id, name, groups, held))
-    return tuple(holders)
+def _users(accesses: Iterable[CertificateAccess]) -> tuple[UserAccess, ...]:
+    """Group certificates by user, sorted by user name and id. Keeps the order of each user's certificates."""
+    users = []
+    for (name, user_id), own in groupby(sorted(accesses, key=_name_and_id), _name_and_id):
+        certificates = tuple(own)
+        groups = tuple(sorted({group for each in certificates for group in each.groups}))
+        users.append(UserAccess(user_id, name, groups, certificates))
+    return tuple(users)
 
 
-def _groups(credentials: Iterable[Credential]) -> tuple[GroupAccess, ...]:
-    """By name, of those that get in."""
-    members: dict[str, list[Listed]] = {}
-    for each in credentials:
-        if each.gets_in:
+def _name_and_id(access: CertificateAccess) -> tuple[str, str]:
+    return access.certificate.user_name, access.certificate.user_id
+
+
+def _groups(accesses: Iterable[CertificateAccess]) -> tuple[GroupAccess, ...]:
+    """Return the groups in certificates that give access, sorted by name."""
+    members: dict[str, list[CertificateView]] = {}
+    for each in accesses:
+        if each.has_access:
             for group in set(each.groups):
                 members.setdefault(group, []).append(each.certificate)
     return tuple(
@@ -196,85 +201,7 @@ def _groups(credentials: Iterable[Credential]) -> tuple[GroupAccess, ...]:
             name=group,
             users=len({each.user_id for each in own}),
             credentials=len(own),
-            last_seen_at=max(_times(each.last_seen_at for each in own), default=None),
+            last_seen_at=max(filter(None, (each.last_seen_at for each in own)), default=None),
         )
         for group, own in sorted(members.items())
     )
-
-
-def _times(times: Iterable[datetime | None]) -> Iterable[datetime]:
-    return (time for time in times if time is not None)
-
-
-def _ways(cluster: Cluster, asked: Sequence[datetime | None], now: datetime) -> tuple[Way, ...]:
-    options = cluster.options
-    last = max(_times(asked), default=None)
-    asks = last is not None and now - last <= ASKED_WITHIN
-    return (
-        Way(
-            "webhook",
-            set_up=asks,
-            lacking=_silence(last) if asked and not asks else None,
-            within="Within 1 second plus the webhook's unauthorizedTTL, so 3 seconds as `clustercert kubernetes setup`"
-            " writes it.",
-            limits="Members of system:masters: the API server never asks the webhook about them. While the webhook"
-            " doesn't answer, its failurePolicy decides.",
-        ),
-        Way(
-            "binding",
-            # Where new certificates have no binding of their own any more, older ones still do.
-            set_up=options.credential_roles is not None,
-            within="About 2 seconds, once the API server has let this service remove the certificate's own"
-            " ClusterRoleBinding.",
-            limits="What the holder bound to themselves meanwhile.",
-        ),
-        Way(
-            "admission",
-            set_up=options.admission,
-            within="About 2 seconds, once this service has listed the certificate in the cluster.",
-            limits="Reading: only writes and connections are refused. Whoever may impersonate others writes on as them,"
-            " and whoever may delete a ValidatingAdmissionPolicy can delete this one.",
-        ),
-        Way(
-            "ca",
-            set_up=True,
-            within="0.1 seconds after the client CA is taken out of the file that --client-ca-file names (replace it"
-            " by rename).",
-            limits="Nothing new gets in by that CA, good certificates neither: everybody needs another one.",
-        ),
-        Way(
-            "expiry",
-            set_up=True,
-            within="At the certificate's not_after; the API server looks at each request.",
-            limits="Nothing sooner.",
-        ),
-    )
-
-
-def _silence(last: datetime | None) -> str:
-    since = "never asked" if last is None else f"not asked since {last:%Y-%m-%dT%H:%M:%SZ}"
-    return (
-        f"A token exists, but the API server has {since}. Give it the files of `clustercert kubernetes setup`, and"
-        " prove it with `clustercert kubernetes verify`."
-    )
-
-
-_REMAINS = (
-    (
-        "A watch that was opened before goes on until its own end, as a rule 30 to 60 minutes later, after revocation,"
-        " the CA's removal and expiry alike; exec, attach and port-forward that run may go on too."
-    ),
-    (
-        "A service-account token that the holder minted works until it ends, with whatever was bound to its service"
-        " account: look for RoleBindings and ClusterRoleBindings made meanwhile, and delete what should not be there."
-    ),
-    (
-        "Whoever may impersonate users or groups acts under other names; once allowed, such a request says nothing of"
-        " the certificate behind it."
-    ),
-    "Another certificate of the same user is another credential: revoke the user in the cluster to stop all of them.",
-    (
-        "Credentials that this service didn't issue (other CAs in the bundle, tokens, service accounts) are here only"
-        " where the webhook or the audit events showed their certificates."
-    ),
-)

@@ -1,39 +1,37 @@
-"""One certificate revocation list a client CA, for verifiers other than kube-apiserver, which reads none."""
+"""Certificate revocation lists, one for each client CA. kube-apiserver ignores CRLs, but other verifiers read them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cachetools import LRUCache
 
-from clustercert.crl import new_crl
-from clustercert.errors import NotFound, Unavailable
-from clustercert.keypair import load_key_der
 from clustercert.model import ClientCA
-from clustercert.policy import BACKDATE
-from clustercert.sealing import Unsealer
-from clustercert.store.crls import CrlRows, Revoked
+from clustercert.model.errors import NotFound, Unavailable
+from clustercert.pki.crl import CrlContent, check_crl
+from clustercert.pki.signer import Signer, signer_named
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.store.crls import CrlQueries
 
 LIFETIME = timedelta(days=1)
-# Anybody may ask, and making a long list takes seconds: what is this young is given out whatever was revoked since, as
-# caches do with it anyway.
-LEAST_AGE = timedelta(seconds=10)
-# Some ten megabytes. Who has that many revoked at once takes the CA out of use instead.
+# Requests need no authentication, and a long list takes seconds to sign. So a list is reused for this time even if a
+# revocation has changed meanwhile, as in HTTP caches.
+MIN_AGE = timedelta(seconds=10)
+# A CRL of this length has about ten megabytes. If a CA has more revoked certificates, the operator should retire it.
 MAX_ENTRIES = 200_000
-KEPT = 64
-# Numbers rise with the store's generation, and within one with the time.
+MAX_CACHED = 64
+# A CRL number must never decrease. Its high bits are the store's generation number, its low bits the time in seconds.
 _SECONDS_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Crl:
-    """A list that may be given out.
+    """A signed CRL.
 
     Attributes:
-        number: its CRL number.
-        made_at: when its content was read.
-        refresh_at: from then on a new one is made, whatever has changed.
+        made_at: when its entries were read from the store.
+        refresh_at: when it is replaced even if no revocation has changed.
     """
 
     der: bytes
@@ -43,8 +41,8 @@ class Crl:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A list, the `changed` of its content, and the generation at which that was found to be still so."""
+class _Cached:
+    """A CRL, and the generation numbers of the last change to a revocation and of the last check for changes."""
 
     crl: Crl
     changed: int
@@ -52,75 +50,69 @@ class _Kept:
 
 
 class Crls:
-    """Makes the lists, and gives each out until a revocation changes or half of its lifetime is over.
+    """Signs CRLs. A CRL is reused until a revocation changes or half of its lifetime is over.
 
-    A revocation shows within LEAST_AGE and the second that it takes to reach every process.
+    A revocation appears in the CRL within MIN_AGE plus one second: processes notice a change within a second.
     """
 
-    def __init__(self, rows: CrlRows, custody: Unsealer, now: Callable[[], datetime]) -> None:
-        self._rows = rows
-        self._custody = custody
+    def __init__(
+        self, queries: CrlQueries, signers: Mapping[str, Signer], now: Callable[[], datetime]
+    ) -> None:
+        self._queries = queries
+        self._signers = signers
         self._now = now
-        self._kept: LRUCache[tuple[str, str], _Kept] = LRUCache(KEPT)
-        # Making one takes the processor; whoever asks for many waits for one after the other.
-        self._making = asyncio.Lock()
+        self._cache: LRUCache[tuple[str, str], _Cached] = LRUCache(MAX_CACHED)
+        # Signs one CRL at a time, because signing is CPU-bound.
+        self._signing = asyncio.Lock()
 
     async def crl(self, cluster_id: str, ca_id: str) -> Crl:
-        """The list of a client CA. Raises NotFound or Unavailable."""
+        """Return a client CA's CRL. Raises NotFound for an unknown CA, Unavailable, SignerError or RemoteFailed."""
         key = cluster_id, ca_id
-        if kept := await self._good(key):
-            return kept
-        async with self._making:
-            if kept := await self._good(key):
-                return kept
-            generation = self._rows.generation.value
-            ca = await self._rows.authority(cluster_id, ca_id)
-            if ca is None:
-                raise NotFound("There is no such client CA. Check the cluster's id and the CA's.")
-            crl, changed = await self._make(ca)
-            self._kept[key] = _Kept(crl, changed, generation)
+        if cached := await self._cached(key):
+            return cached
+        async with self._signing:
+            if cached := await self._cached(key):
+                return cached
+            generation = self._queries.generation.value
+            found = await self._queries.authority(cluster_id, ca_id)
+            if found is None:
+                raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
+            ca, signer = found
+            crl, changed = await self._sign(ca, signer_named(self._signers, signer))
+            self._cache[key] = _Cached(crl, changed, generation)
         return crl
 
-    async def _good(self, key: tuple[str, str]) -> Crl | None:
-        """The kept list, if nothing has changed since."""
-        kept, now = self._kept.get(key), self._now()
-        # A clock that was set back must not make a list last.
-        if kept is None or not kept.crl.made_at <= now < kept.crl.refresh_at:
+    async def _cached(self, key: tuple[str, str]) -> Crl | None:
+        """Return the cached CRL if it is still usable."""
+        cached, now = self._cache.get(key), self._now()
+        # Do not extend a cached list if the clock moved back.
+        if cached is None or not cached.crl.made_at <= now < cached.crl.refresh_at:
             return None
-        if now < kept.crl.made_at + LEAST_AGE:
-            return kept.crl
-        generation = self._rows.generation
-        seen = generation.value
-        if not (generation.fresh() and kept.generation == seen):
-            if await self._rows.last_change() != kept.changed:
+        if now < cached.crl.made_at + MIN_AGE:
+            return cached.crl
+        generation = self._queries.generation
+        current = generation.value
+        if not (generation.fresh() and cached.generation == current):
+            if await self._queries.last_change() != cached.changed:
                 return None
-            kept.generation = seen
-        return kept.crl
+            cached.generation = current
+        return cached.crl
 
-    async def _make(self, ca: ClientCA) -> tuple[Crl, int]:
-        if ca.sealed_key is None:
-            raise NotFound("The key of this client CA is not kept here, and so neither is a CRL of it.")
+    async def _sign(self, ca: ClientCA, signer: Signer) -> tuple[Crl, int]:
         now = self._now().replace(microsecond=0)
-        revoked = await self._rows.revoked(ca, now, limit=MAX_ENTRIES + 1)
+        revoked = await self._queries.revoked(ca, now, limit=MAX_ENTRIES + 1)
         if len(revoked.entries) > MAX_ENTRIES:
             raise Unavailable(
-                f"More than {MAX_ENTRIES} certificates of this CA are revoked and have not ended: too many for one CRL."
-                " Take the CA out of use instead.",
+                f"More than {MAX_ENTRIES} unexpired certificates of this CA are revoked: too many for a CRL."
+                " Retire the CA instead.",
                 retry_after=3600,
             )
-        key = load_key_der(await self._custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
-        number = _number(revoked, now)
-        der = await asyncio.to_thread(
-            new_crl,
-            ca.certificate,
-            key,
-            revoked.entries,
-            number=number,
+        content = CrlContent(
+            entries=revoked.entries,
+            number=revoked.generation << _SECONDS_BITS | int(now.timestamp()),
             this_update=now - BACKDATE,
             next_update=now + LIFETIME,
         )
-        return Crl(der, number, made_at=now, refresh_at=now + LIFETIME / 2), revoked.changed
-
-
-def _number(revoked: Revoked, now: datetime) -> int:
-    return revoked.generation << _SECONDS_BITS | int(now.timestamp())
+        der = await signer.sign_crl(ca, content)
+        await asyncio.to_thread(check_crl, der, ca.certificate, content)
+        return Crl(der, content.number, made_at=now, refresh_at=now + LIFETIME / 2), revoked.changed

@@ -1,7 +1,7 @@
-"""The tree cut into tiles: which tiles it has, what stands in them, what they are called.
+"""The tree's tiles: their hashes and paths.
 
-A tile of level L holds up to 256 consecutive hashes of nodes of height 8 L; the nodes between are computed from them.
-Level `ENTRIES` is ours: the leaves themselves, which are 32 bytes each in this log.
+A tile at level L has up to 256 consecutive hashes of nodes at height 8 L. Nodes at other heights are computed from
+tiles. Our level `ENTRIES` is for entry bundles, which contain the leaves themselves, 32 bytes each in this log.
 
 Source: c2sp.org/tlog-tiles.
 """
@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from clustercert.merkle.tree import HASH_BYTES, Node, complete_root, leaf_hash
+from clustercert.merkle.tree import HASH_BYTES, Node, complete_root, leaf_hash, root_of
 
 HEIGHT = 8
 WIDTH = 1 << HEIGHT
 ENTRIES = -1
 MAX_LEVEL = 63
-# Nobody's log is larger, and a database's whole numbers end here.
+# One more than the largest integer that the database can store.
 _MAX_SIZE = 1 << 63
 
 _PATH = re.compile(
@@ -25,12 +25,12 @@ _PATH = re.compile(
 
 
 class PathError(ValueError):
-    """No tile is called this."""
+    """The path is not a valid tile path."""
 
 
 @dataclass(frozen=True, slots=True)
 class TileId:
-    """A tile, whether full or not."""
+    """A tile, full or partial."""
 
     level: int
     index: int
@@ -38,11 +38,11 @@ class TileId:
 
 @dataclass(frozen=True, slots=True)
 class TilePath:
-    """A tile of a certain width, as a client asks for it.
+    """A tile with the width that a client requests.
 
     Attributes:
-        tile: of level `ENTRIES` for an entry bundle.
-        width: how many hashes; `WIDTH` for a full tile.
+        tile: its level is `ENTRIES` for an entry bundle.
+        width: number of hashes; `WIDTH` for a full tile.
     """
 
     tile: TileId
@@ -60,8 +60,8 @@ class TilePath:
         return f"{level}/{'/'.join(reversed(parts))}{partial}"
 
     @classmethod
-    def parsed(cls, path: str) -> "TilePath":
-        """The tile that a path names. Raises PathError; each tile has exactly one name."""
+    def parse(cls, path: str) -> "TilePath":
+        """Parse a tile path. Each tile has exactly one valid path. Raises PathError."""
         if not (match := _PATH.fullmatch(path)):
             raise PathError
         level = ENTRIES if match[1] == "entries" else int(match[1])
@@ -72,14 +72,14 @@ class TilePath:
         return found
 
 
-def width_in(tile: TileId, size: int) -> int:
-    """How many hashes a tile has in a tree of this size."""
+def tile_width(tile: TileId, size: int) -> int:
+    """The number of hashes that a tile has in a tree of this size."""
     count = size >> (HEIGHT * max(tile.level, 0))
     return max(0, min(WIDTH, count - tile.index * WIDTH))
 
 
-def edge(size: int) -> list[TileId]:
-    """The tiles that are partial in a tree of this size, which are those that grow next."""
+def partial_tiles(size: int) -> list[TileId]:
+    """The partial tiles at the right edge of a tree of this size."""
     tiles = []
     level = 0
     while count := size >> (HEIGHT * level):
@@ -90,38 +90,50 @@ def edge(size: int) -> list[TileId]:
 
 
 def all_tiles(size: int) -> Iterable[TilePath]:
-    """Every tile and bundle of a tree of this size, those of each level from the first to the last."""
+    """All tiles and entry bundles in a tree of this size, level by level."""
     for level in range(ENTRIES, MAX_LEVEL + 1):
         count = size >> (HEIGHT * max(level, 0))
         if not count:
             return
         for index in range(-(-count // WIDTH)):
             tile = TileId(level, index)
-            yield TilePath(tile, width_in(tile, size))
+            yield TilePath(tile, tile_width(tile, size))
 
 
-def grown(size: int, tiles: Mapping[TileId, bytes], leaves: Sequence[bytes]) -> dict[TileId, bytes]:
-    """The tiles that change when leaves are put behind the last of `size`, as they are then.
+def append_leaves(size: int, tiles: Mapping[TileId, bytes], leaves: Sequence[bytes]) -> dict[TileId, bytes]:
+    """Append leaves to a tree of this size. Returns the new content of the tiles that change.
 
-    `tiles` are those of the `edge`, as they are now; `leaves` are the data, 32 bytes each.
+    `tiles` must contain the current `partial_tiles`. `leaves` has 32 bytes of data for each leaf.
     """
-    changed = _extended(ENTRIES, size, tiles, leaves)
-    level, hashes = 0, [leaf_hash(leaf) for leaf in leaves]
+    bundles = _append(ENTRIES, size, tiles, leaves)
+    return bundles | append_hashes(size, tiles, [leaf_hash(leaf) for leaf in leaves])
+
+
+def append_hashes(size: int, tiles: Mapping[TileId, bytes], hashes: Sequence[bytes]) -> dict[TileId, bytes]:
+    """Like `append_leaves`, but takes leaf hashes and omits entry bundles."""
+    changed: dict[TileId, bytes] = {}
+    level = 0
     while hashes:
-        count = size >> (HEIGHT * level)
-        extended = _extended(level, count, tiles, hashes)
-        changed |= extended
-        hashes = [complete_root(split(tile)) for tile in extended.values() if len(tile) == WIDTH * HASH_BYTES]
+        appended = _append(level, size >> (HEIGHT * level), tiles, hashes)
+        changed |= appended
+        hashes = [
+            complete_root(split_hashes(tile)) for tile in appended.values() if len(tile) == WIDTH * HASH_BYTES
+        ]
         level += 1
     return changed
 
 
-def _extended(
+def tree_root(size: int, tiles: Mapping[TileId, bytes]) -> bytes:
+    """Compute the root from `partial_tiles`. Raises KeyError or IndexError if one is missing or too narrow."""
+    return root_of(size, lambda node: node_from_tile(tiles[tile_of(node)], node))
+
+
+def _append(
     level: int, count: int, tiles: Mapping[TileId, bytes], hashes: Sequence[bytes]
 ) -> dict[TileId, bytes]:
-    """The tiles of one level that more hashes go into, in order; `count` are there already."""
+    """Append hashes to `count` existing ones at one level. Returns the tiles that change, in order."""
     first, present = divmod(count, WIDTH)
-    begun = split(tiles[TileId(level, first)]) if present else []
+    begun = split_hashes(tiles[TileId(level, first)]) if present else []
     values = [*begun, *hashes]
     return {
         TileId(level, first + at // WIDTH): b"".join(values[at : at + WIDTH])
@@ -129,8 +141,8 @@ def _extended(
     }
 
 
-def split(tile: bytes) -> list[bytes]:
-    """The hashes in a tile, or the leaves in a bundle as we keep it."""
+def split_hashes(tile: bytes) -> list[bytes]:
+    """Split a tile into hashes, or a stored entry bundle into leaves."""
     return [tile[at : at + HASH_BYTES] for at in range(0, len(tile), HASH_BYTES)]
 
 
@@ -140,30 +152,30 @@ def tile_of(node: Node) -> TileId:
     return TileId(level, (node.index << within) // WIDTH)
 
 
-def node_in(tile: bytes, node: Node) -> bytes:
-    """The hash of a node, out of its tile. Raises IndexError where the tile is too narrow for it."""
+def node_from_tile(tile: bytes, node: Node) -> bytes:
+    """Compute a node's hash from its tile. Raises IndexError if the tile is too narrow."""
     within = node.height % HEIGHT
     start = (node.index << within) % WIDTH * HASH_BYTES
-    part = split(tile[start : start + (HASH_BYTES << within)])
+    part = split_hashes(tile[start : start + (HASH_BYTES << within)])
     if len(part) != 1 << within:
         raise IndexError
     return complete_root(part)
 
 
-def encoded_bundle(leaves: Iterable[bytes]) -> bytes:
-    """An entry bundle as it is served: each leaf behind its length in two bytes, big-endian."""
+def encode_bundle(leaves: Iterable[bytes]) -> bytes:
+    """Encode an entry bundle for clients: each leaf is preceded by its length in two bytes, big-endian."""
     return b"".join(len(leaf).to_bytes(2, "big") + leaf for leaf in leaves)
 
 
-def decoded_bundle(bundle: bytes) -> list[bytes]:
-    """The leaves in an entry bundle as it is served. Raises ValueError where it is cut off."""
+def decode_bundle(bundle: bytes) -> list[bytes]:
+    """Decode the leaves in an entry bundle that `encode_bundle` encoded. Raises ValueError if it is truncated."""
     leaves = []
     at = 0
     while at < len(bundle):
         length = int.from_bytes(bundle[at : at + 2], "big")
         leaf = bundle[at + 2 : at + 2 + length]
         if len(bundle) < at + 2 or len(leaf) != length:
-            raise ValueError("the entry bundle is cut off")
+            raise ValueError("the entry bundle is truncated")
         leaves.append(leaf)
         at += 2 + length
     return leaves

@@ -1,9 +1,9 @@
-"""The tree's hashes, which of them a proof consists of, and the check of a proof.
+"""The Merkle tree: hashes, and inclusion and consistency proofs.
 
-A subtree that is complete is named by its height and its place among those of this height: node (h, i) stands over the
-leaves from i * 2**h to (i + 1) * 2**h. Whatever the size of the tree, such a node never changes once it is complete.
+Height and index identify a complete subtree: node (h, i) covers the leaves from i * 2**h up to (i + 1) * 2**h.
+Its hash does not change when the tree grows.
 
-Source: RFC 6962, 2.1; the checks are those of RFC 9162, 2.1.3.2 and 2.1.4.2.
+Source: RFC 6962, 2.1.
 """
 
 import hashlib
@@ -15,39 +15,37 @@ EMPTY_ROOT = hashlib.sha256().digest()
 
 
 class ProofError(ValueError):
-    """A proof does not prove what it should. The message says what is wrong, for whoever verifies."""
+    """A proof does not verify."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A complete subtree: `2**height` leaves, the `index`-th of this height."""
+    """A complete subtree with `2**height` leaves, the `index`-th at this height."""
 
     height: int
     index: int
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """The hash of a leaf."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """The hash of an inner node."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 def complete_root(hashes: Sequence[bytes]) -> bytes:
-    """The root over hashes whose number is a power of two."""
+    """Compute the root over hashes, whose number must be a power of two."""
     while len(hashes) > 1:
         hashes = [node_hash(*hashes[at : at + 2]) for at in range(0, len(hashes), 2)]
     return hashes[0]
 
 
 def subtrees(start: int, end: int) -> list[Node]:
-    """The fewest complete subtrees that make up the leaves from `start` up to `end`, left to right."""
+    """The fewest complete subtrees that cover the leaves from `start` up to but excluding `end`, left to right."""
     nodes = []
     while start < end:
-        # As high as the place allows, and not beyond the end.
+        # The highest subtree that starts here and does not extend beyond the end.
         height = (end - start).bit_length() - 1
         if start:
             height = min(height, (start & -start).bit_length() - 1)
@@ -56,151 +54,102 @@ def subtrees(start: int, end: int) -> list[Node]:
     return nodes
 
 
-def folded(hashes: Sequence[bytes]) -> bytes:
-    """The hash over the subtrees of a range, which `subtrees` gives, from the right to the left."""
+def fold(hashes: Sequence[bytes]) -> bytes:
+    """Compute the hash of a range from the hashes of its `subtrees`, combined from right to left."""
     root, *others = reversed(hashes)
     for left in others:
         root = node_hash(left, root)
     return root
 
 
-Range = tuple[int, int]
+LeafRange = tuple[int, int]
+"""A range of leaves: from the first index up to but excluding the second."""
 
 
-def inclusion_ranges(index: int, size: int) -> list[Range]:
-    """The ranges of leaves whose hashes are the proof that a leaf is in a tree, lowest first.
+def inclusion_ranges(index: int, size: int) -> list[LeafRange]:
+    """The ranges of leaves whose hashes form a leaf's inclusion proof, lowest first.
 
-    Raises ValueError where the tree has no such leaf.
+    Raises ValueError if the tree has no such leaf.
     """
     if not 0 <= index < size:
-        raise ValueError("there is no such leaf in a tree of this size")
-    ranges: list[Range] = []
-    start, end = 0, size
-    while end - start > 1:
-        middle = start + _split(end - start)
-        if index < middle:
-            ranges.append((middle, end))
-            end = middle
-        else:
-            ranges.append((start, middle))
-            start = middle
-    return ranges[::-1]
+        raise ValueError("the tree has no such leaf")
+    return _inclusion_ranges(index, 0, size)
 
 
-def consistency_ranges(old: int, new: int) -> list[Range]:
-    """The ranges of leaves whose hashes are the proof that a tree grew out of an older one, in the proof's order.
+def _inclusion_ranges(index: int, start: int, end: int) -> list[LeafRange]:
+    if end - start == 1:
+        return []
+    middle = start + _split(end - start)
+    if index < middle:
+        return [*_inclusion_ranges(index, start, middle), (middle, end)]
+    return [*_inclusion_ranges(index, middle, end), (start, middle)]
 
-    Raises ValueError where the older one is larger. There is nothing to prove for an empty tree, nor for the same one.
+
+def consistency_ranges(old: int, new: int) -> list[LeafRange]:
+    """The ranges of leaves whose hashes form the consistency proof between two tree sizes, in the proof's order.
+
+    Empty if the sizes are equal or the old one is 0. Raises ValueError if the old one is larger.
     """
     if not 0 <= old <= new:
-        raise ValueError("the older tree is not the smaller one")
-    if old in (0, new):
-        return []
-    ranges: list[Range] = []
-    start, end = 0, new
-    whole = True
-    while (left := old - start) != end - start:
-        middle = start + _split(end - start)
-        if left <= middle - start:
-            ranges.append((middle, end))
-            end = middle
-        else:
-            ranges.append((start, middle))
-            start, whole = middle, False
-    # The old tree's own root is known to whoever checks.
-    return ranges[::-1] if whole else [(start, end), *ranges[::-1]]
+        raise ValueError("the old size is larger than the new size")
+    return _consistency_ranges(old, 0, new, whole=True) if old else []
+
+
+def _consistency_ranges(old: int, start: int, end: int, *, whole: bool) -> list[LeafRange]:
+    if old == end:
+        # The verifier already knows the old tree's root, so the proof omits it.
+        return [] if whole else [(start, end)]
+    middle = start + _split(end - start)
+    if old <= middle:
+        return [*_consistency_ranges(old, start, middle, whole=whole), (middle, end)]
+    return [*_consistency_ranges(old, middle, end, whole=False), (start, middle)]
 
 
 def _split(count: int) -> int:
-    """The largest power of two smaller than this."""
+    """The largest power of two smaller than `count`."""
     return 1 << ((count - 1).bit_length() - 1)
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
-    """Raise ProofError unless the leaf hash is the tree's `index`-th."""
+    """Raise ProofError unless the proof shows that this is the tree's leaf hash at `index`."""
     if not 0 <= index < size:
-        raise ProofError(f"there is no leaf {index} in a tree of {size}")
-    number, last, computed = index, size - 1, leaf
-    for sibling in proof:
-        if last == 0:
-            raise ProofError("the proof is too long")
-        if number & 1 or number == last:
-            computed = node_hash(sibling, computed)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            computed = node_hash(computed, sibling)
-        number, last = number >> 1, last >> 1
-    if last:
-        raise ProofError("the proof is too short")
+        raise ProofError(f"a tree of size {size} has no leaf {index}")
+    computed = leaf
+    for (start, _), sibling in _steps(inclusion_ranges(index, size), proof):
+        computed = node_hash(computed, sibling) if start > index else node_hash(sibling, computed)
     if computed != root:
-        raise ProofError(f"leaf {index} is not in the tree of {size} with this root")
+        raise ProofError(f"leaf {index} is not in the tree of size {size} with this root")
 
 
 def verify_consistency(
     old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
 ) -> None:
-    """Raise ProofError unless the new tree begins with all of the old one."""
+    """Raise ProofError unless the new tree begins with the whole old tree."""
     if not 0 <= old_size <= new_size:
-        raise ProofError(f"a tree of {old_size} can't have grown to one of {new_size}")
-    if old_size in (0, new_size):
-        if proof:
-            raise ProofError("the proof is too long")
-        if old_size == 0 and old_root != EMPTY_ROOT:
-            raise ProofError("the older root is not that of an empty tree")
-        if old_size and old_root != new_root:
-            raise ProofError(f"two trees of {new_size} have different roots")
-        return
-    _verify_grown(old_size, old_root, new_size, new_root, list(proof))
-
-
-def _verify_grown(old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: list[bytes]) -> None:
-    if old_size & (old_size - 1) == 0:
-        # The old tree is a node of the new one.
-        proof = [old_root, *proof]
-    if not proof:
-        raise ProofError("the proof is too short")
-    number, last = old_size - 1, new_size - 1
-    while number & 1:
-        number, last = number >> 1, last >> 1
-    old = new = proof[0]
-    for sibling in proof[1:]:
-        if last == 0:
-            raise ProofError("the proof is too long")
-        if number & 1 or number == last:
-            old, new = node_hash(sibling, old), node_hash(sibling, new)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
+        raise ProofError(f"the old size {old_size} is larger than the new size {new_size}")
+    steps = _steps(consistency_ranges(old_size, new_size), proof)
+    if old_size == new_size and old_root != new_root:
+        raise ProofError(f"two trees of size {new_size} have different roots")
+    old, new = (old_root, old_root) if old_size else (EMPTY_ROOT, new_root)
+    for (start, end), sibling in steps:
+        if end == old_size:
+            # The proof starts with the old tree's last subtree, unless that is the whole old tree.
+            old = new = sibling
+        elif start >= old_size:
             new = node_hash(new, sibling)
-        number, last = number >> 1, last >> 1
-    if last:
-        raise ProofError("the proof is too short")
-    if old != old_root or new != new_root:
-        raise ProofError(f"the tree of {new_size} did not grow out of the tree of {old_size}")
+        else:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+    if (old, new) != (old_root, new_root):
+        raise ProofError(f"the tree of size {new_size} does not begin with the tree of size {old_size}")
 
 
-class Frontier:
-    """The right edge of a growing tree: enough to take in leaves one by one and to tell the root at any time."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._hashes: list[bytes] = []
-
-    def append(self, leaf: bytes) -> None:
-        """Take in the hash of the next leaf."""
-        joined = leaf
-        # As many subtrees end here as there are ones at the end of the size.
-        for _ in range((~self.size & (self.size + 1)).bit_length() - 1):
-            joined = node_hash(self._hashes.pop(), joined)
-        self._hashes.append(joined)
-        self.size += 1
-
-    def root(self) -> bytes:
-        """The root of the tree as it is now."""
-        return folded(self._hashes) if self._hashes else EMPTY_ROOT
+def _steps(ranges: Sequence[LeafRange], proof: Sequence[bytes]) -> list[tuple[LeafRange, bytes]]:
+    """Pair the ranges with the proof's hashes."""
+    if len(proof) != len(ranges):
+        raise ProofError(f"the proof has {len(proof)} hashes instead of {len(ranges)}")
+    return list(zip(ranges, proof, strict=True))
 
 
 def root_of(size: int, node: Callable[[Node], bytes]) -> bytes:
-    """The root of a tree, from the hashes of its complete subtrees."""
-    return folded([node(each) for each in subtrees(0, size)]) if size else EMPTY_ROOT
+    """Compute the root of a tree of this size. `node` returns the hash of a complete subtree."""
+    return fold([node(each) for each in subtrees(0, size)]) if size else EMPTY_ROOT

@@ -1,4 +1,4 @@
-"""Registered clusters and the CAs that sign for them."""
+"""Registered clusters and their client CAs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Literal
 
 from cryptography import x509
+
+from clustercert.model.choices import WebhookMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +17,9 @@ class ClientCA:
     Attributes:
         id: 32 hex digits.
         certificate: the CA certificate.
-        sealed_key: the PKCS#8 DER private key, sealed (see `sealing`); None where a signer holds it elsewhere.
-        state: `next` is in the bundle and does not sign yet, `active` signs, `retired` is out of use.
-        not_after: the certificate's.
+        sealed_key: the private key (PKCS#8 DER), sealed, see `pki.envelope`; None if a signer keeps the key elsewhere.
+        state: `next` is in the CA bundle but does not sign yet, `active` signs, `retired` no longer signs.
+        not_after: when the CA certificate expires.
     """
 
     id: str
@@ -33,22 +35,20 @@ class ClientCA:
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """How a cluster's credentials are guarded; what isn't said is the default.
+    """How revocations and unknown certificates are enforced in a cluster.
 
     Attributes:
-        mode: what its webhook answers for an X.509 credential id that the ledger doesn't know: no opinion, or denied.
-        exemptions: patterns of user and group names that `known-only` spares; an asterisk at the end stands for
-            anything.
-        listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator knows of.
-        credential_roles: by the policy's rule, the ClusterRole that each certificate's own group is bound to. None
-            where certificates never had such groups; empty where new ones don't, while what is bound is still
-            looked after.
-        admission: keep what is revoked in the cluster, for its ValidatingAdmissionPolicy.
-        admission_by_number: `kubernetes verify` has seen that the policy in the cluster reads credential numbers; until
-            then, hashes are kept beside them.
+        mode: the webhook's decision on certificates not in the ledger: `default`: no opinion; `known-only`: deny.
+        exemptions: user and group names exempt from `known-only`; a final asterisk is a wildcard.
+        listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator accepts.
+        credential_roles: maps a policy rule's name to the ClusterRole bound to each certificate's credential group.
+            None if no certificate ever had such a binding; empty if only older certificates have one.
+        admission: whether to write revocations to the cluster, for its ValidatingAdmissionPolicy.
+        admission_by_number: whether `kubernetes verify` found that this policy reads credential numbers. If not,
+            fingerprints are written as well.
     """
 
-    mode: Literal["default", "known-only"] = "default"
+    mode: WebhookMode = "default"
     exemptions: tuple[str, ...] = ("system:*",)
     listed_masters: tuple[str, ...] = ()
     credential_roles: Mapping[str, str] | None = None
@@ -61,15 +61,14 @@ class Cluster:
     """A registered Kubernetes cluster.
 
     Attributes:
-        id: UUID text.
+        id: a UUID.
         internal_url: the API server's address inside its network, `https://host:port`.
-        external_url: its public address (CCE: EIP), or None.
-        san_urls: further addresses that its server certificate is valid for, in order.
-        server_ca_pem: the CA that signed the API server's own certificate; one or more PEM blocks.
-        signer: the entry-point name of what signs for it.
-        version: the Kubernetes version, such as `v1.32`.
+        external_url: the API server's public address (CCE: EIP), or None.
+        san_urls: further addresses that the API server's certificate is valid for.
+        server_ca_pem: the CA of the API server's certificate; one or more PEM blocks.
+        signer: the signer's entry-point name.
+        version: the Kubernetes version, such as `v1.32`; empty if it is not known.
         client_ca: the active client CA.
-        options: how its credentials are guarded.
     """
 
     id: str

@@ -1,10 +1,17 @@
-"""Who there is, what they may show, and who asks."""
+"""Users, groups, projects, roles, tokens, access keys, and the caller of a request."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from clustercert.model.requests import AuthMethod, Origin
+from clustercert.model.errors import NotFound
+from clustercert.model.requests import Actor, AuthMethod, Origin
+
+BUILT_IN = "built-in"
+"""The issuer of callers whom the built-in identity authenticates."""
+
+_ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +24,53 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedDomain(Domain):
+    """The domain of the users and groups of an OIDC issuer. It has the issuer's name, and is not in the store."""
+
+
+def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
+    """Return the domain of users whom this issuer authenticates: a `FederatedDomain` unless it is `built-in`."""
+    return Domain(domain_id, name) if issuer == BUILT_IN else FederatedDomain(domain_id, name)
+
+
+def _qualified_names(own_id: str, name: str, domain: Domain) -> tuple[str, ...]:
+    """Return the id, the name, and the name with its domain, without those that another user or group could have.
+
+    Omits a name with a slash, which separates domain and name, and a name like an id, unless it has its domain. The
+    name of an issuer's user usually begins with the domain already.
+    """
+    if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
+        return own_id, name
+    bare = () if "/" in name or _ID.fullmatch(name) else (name,)
+    return (own_id, *bare) if "/" in domain.name else (own_id, *bare, f"{domain.name}/{name}")
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
-    """A Keystone project. By the convention of the vendor SDKs it is named like its region."""
+    """A Keystone project. Vendor SDKs expect its name to equal the region's name."""
 
     id: str
     name: str
     domain: Domain
     description: str = ""
     enabled: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person or machine of the built-in identity. `id` becomes the CN of their certificates."""
+    """A user of the built-in identity service or of an OIDC issuer. `id` is the CN of their certificates by default."""
 
     id: str
     name: str
     domain: Domain
     enabled: bool = True
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def qualified_names(self) -> tuple[str, ...]:
+        """The names by which the policy can refer to the user: id, name, and name with domain."""
+        return _qualified_names(self.id, self.name, self.domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +83,22 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A Keystone group of users. It has nothing to do with the Kubernetes groups of a certificate."""
+    """A Keystone group of users. Not to be confused with the Kubernetes groups of a certificate."""
 
     id: str
     name: str
     domain: Domain
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def qualified_names(self) -> tuple[str, ...]:
+        """The names by which the policy can refer to the group: id, name, and name with domain."""
+        return _qualified_names(self.id, self.name, self.domain)
 
 
 @dataclass(frozen=True, slots=True)
 class RoleAssignment:
-    """A role that a user or a group has in a project, or, without one, in the whole service."""
+    """A role assigned to a user or group, in a project, or in the whole service if `project` is None."""
 
     role: Role
     actor: User | Group
@@ -65,14 +107,15 @@ class RoleAssignment:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent the request, authenticated.
+    """The authenticated sender of a request.
 
     Attributes:
-        roles: role names by project id, sorted; only the projects that this credential reaches
-            (a project-scoped token reaches one).
-        service_roles: role names that hold for the whole service, such as `operator`.
-        expires_at: when the credential itself ends, or None.
-        credential_id: the access key's id, or the token's SHA-256 in hex; empty where there is neither.
+        roles: sorted role names by project id. A project-scoped token has only its project.
+        service_roles: role names in the whole service, such as `operator`.
+        expires_at: when the token or access key expires, or None.
+        credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
+        groups: the user's groups, sorted by name.
+        issuer: who authenticated the user: an OIDC issuer's URL, or `built-in`.
     """
 
     user: User
@@ -82,20 +125,32 @@ class Caller:
     service_roles: tuple[str, ...] = ()
     expires_at: datetime | None = None
     credential_id: str = ""
+    groups: tuple[Group, ...] = ()
+    issuer: str = BUILT_IN
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.user.id, self.origin)
 
     def roles_in(self, project_id: str) -> tuple[str, ...]:
-        """The caller's role names in a project; empty where they have none."""
         return self.roles.get(project_id, ())
+
+    def require_roles_in(self, project_id: str) -> tuple[str, ...]:
+        """Return the roles in a project. If there are none, raises NotFound as for a missing project."""
+        roles = self.roles_in(project_id)
+        if not roles:
+            raise NotFound
+        return roles
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A bearer token as the store keeps it: never the token itself.
+    """A bearer token as stored: its hash, not the token itself.
 
     Attributes:
-        hash: SHA-256 of the token text, 32 bytes.
+        hash: SHA-256 of the token, 32 bytes.
         methods: Keystone's authentication methods, `password` and/or `token`.
-        project_id, domain_id: its scope; at most one of the two.
+        project_id, domain_id: the token's scope; at most one of them is set.
     """
 
     hash: bytes
@@ -109,13 +164,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """An AK/SK pair as the store keeps it.
+    """An AK/SK pair as stored.
 
     Attributes:
         id: the access key (AK), 20 upper-case letters and digits.
-        sealed_secret: the secret key (SK), sealed: HMAC needs it in the clear at each check.
-        security_token_hash: SHA-256 of the security token that a temporary key must come with, or None.
-        expires_at: the end of a temporary key, or None.
+        sealed_secret: the secret key (SK), sealed, not hashed, because HMAC needs the plaintext.
+        security_token_hash: SHA-256 of the security token that a temporary key requires, or None.
+        expires_at: when a temporary key expires, or None.
     """
 
     id: str

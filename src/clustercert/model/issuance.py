@@ -1,75 +1,68 @@
-"""From what is asked for, by way of what is granted, to the certificate that the ledger keeps."""
+"""The stages of issuance: request, grant, signing request, issued certificate, ledger record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from clustercert.model.choices import KeyOrigin
 from clustercert.model.clusters import ClientCA, Cluster
 from clustercert.model.credentials import credential_group
-from clustercert.model.keys import KeyOrigin, PrivateKey, PublicKey
+from clustercert.model.keys import PrivateKey, PublicKey
 from clustercert.model.requests import AuthMethod
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyRule:
-    """Members of `role` get `groups` for at most `max_lifetime`."""
-
-    role: str
-    groups: tuple[str, ...]
-    max_lifetime: timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """What a caller asks for, parsed and bounded, not yet decided.
+class IssueRequest:
+    """A caller's request, parsed and validated, before the policy decides.
 
     Attributes:
-        duration: whole days 1 to 1825, or -1 for the longest allowed; None where `expire_at` says it.
-        expire_at: the wished end, whole seconds; wins over `duration`.
-        public_key: from a checked CSR; None lets the service make the key pair.
-        clip: give the longest allowed where the wish is longer, instead of refusing it.
-        reason: for the audit; printable text of at most 512 characters.
+        duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
+        expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
+        public_key: from a verified CSR; None if the service generates the key pair.
+        truncate: grant the longest allowed lifetime if the requested one exceeds it, instead of denying the request.
+        reason: for the audit event; printable text of at most 512 characters.
     """
 
     duration: int | None = None
     expire_at: datetime | None = None
-    clip: bool = False
+    truncate: bool = False
     public_key: PublicKey | None = None
     reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the policy allows: the whole identity and validity of the leaf.
+    """The policy's decision: the leaf's subject and validity.
 
     Attributes:
-        rule: the name of the rule that decided.
-        username: CN, the caller's user id.
-        groups: the Kubernetes groups, in the rule's order; each is an O of the certificate.
+        rule: the name of the first matching rule; None for the service's own certificates.
+        rules: the names of all matching rules, in order.
+        username: the CN: the caller's user id, or a name chosen by the policy that belongs only to this user.
+        groups: the Kubernetes groups, in the order of the rules; each is an O of the certificate.
         not_before: back-dated, whole seconds.
         not_after: whole seconds.
-        trace: how the policy came to it, JSON values; two grants of the same are equal, however they came about.
+        trace: the decision trace, JSON values; ignored when grants are compared.
     """
 
-    rule: str
+    rule: str | None
     username: str
     groups: tuple[str, ...]
     not_before: datetime
     not_after: datetime
     trace: Mapping[str, object] = field(default_factory=dict, compare=False)
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningRequest:
-    """What a signer is asked to certify, and what its answer is checked against.
+    """The certificate that a signer must return.
 
     Attributes:
         credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
-            None for certificates that were issued without one, which are only checked again.
-        serial: what the certificate's serial has to be, positive and of at most 159 bits; None leaves it to the
-            signer.
+            None only for checks of older certificates, which have no number.
+        serial: the required serial, positive, at most 159 bits. If None, the signer chooses it.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
 
@@ -87,14 +80,14 @@ class SigningRequest:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate that is durable in the ledger and may leave the service.
+    """An issued certificate that is recorded durably in the ledger.
 
     Attributes:
-        leaf_der: the certificate, DER; its issuer is the root, and nothing stands between them.
-        private_key: None where the caller sent a CSR.
+        leaf_der: the certificate, DER; signed directly by the cluster's client CA.
+        private_key: the generated key; None if the caller sent a CSR.
         serial: lower-case hex.
-        credential_number: 40 lower-case hex digits; the certificate is in the credential group of this number.
-        fingerprint: SHA-256 of the leaf's DER, lower-case hex; what kube-apiserver calls `X509SHA256`.
+        credential_number: 40 lower-case hex digits, see `credentials`.
+        fingerprint: SHA-256 of the leaf's DER, lower-case hex; `X509SHA256` in kube-apiserver.
     """
 
     grant: Grant
@@ -108,12 +101,12 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What would be issued, had it been asked for without `dryRun`.
+    """The result of a `dryRun`: what would be issued.
 
     Attributes:
-        organizations: every O of the certificate, in its order; the credential group has no number yet.
+        organizations: the O attributes of the subject, in order; the credential group has no number yet.
         issuer: the CA's subject, an RFC 4514 string.
-        key_type: of the key that would be made or that the CSR brought.
+        key_type: the type of the CSR's key, or of the key that would be generated.
     """
 
     grant: Grant
@@ -124,14 +117,14 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRecord:
-    """A leaf as the ledger keeps it. Field meanings as in `Grant`, `Caller` and `Issued`.
+    """An issued certificate as recorded. `Grant`, `Caller` and `Issued` describe the other fields.
 
     Attributes:
         fingerprint: 32 bytes, SHA-256 of `der`; unique.
         groups: the Kubernetes groups without the credential group.
-        rule: of the policy, that gave the grant; None where an older program recorded it.
-        credential_number: names the certificate in its credential group, unique; None where an older program recorded
-            it, see `credentials.number_of`.
+        rule: the name of the matching policy rule; None in records of older versions.
+        username: CN of the subject if it is a name chosen by the policy instead of the user's id, or None.
+        credential_number: unique; None in records of older versions, see `credentials.number_of`.
     """
 
     fingerprint: bytes
@@ -154,10 +147,30 @@ class CertificateRecord:
     der: bytes
     rule: str | None = None
     credential_number: str | None = None
+    username: str | None = None
+
+    @property
+    def common_name(self) -> str:
+        """CN of the subject."""
+        return self.username or self.user_id
 
     @property
     def organizations(self) -> tuple[str, ...]:
-        """Every O of the certificate, in its order."""
+        """The O attributes of the subject, in order."""
         if self.credential_number is None:
             return self.groups
         return (*self.groups, credential_group(self.credential_number))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedIssue:
+    """A certificate that any process issued, as recorded in the audit log.
+
+    Attributes:
+        source: the source address of the request.
+    """
+
+    request_id: str
+    user_id: str
+    project_id: str
+    source: str

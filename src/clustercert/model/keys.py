@@ -1,4 +1,4 @@
-"""Keys, and who made them."""
+"""Key types."""
 
 from typing import Literal
 
@@ -10,7 +10,4 @@ PrivateKey = EllipticCurvePrivateKey | RSAPrivateKey | Ed25519PrivateKey
 PublicKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
 
 KeyType = Literal["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"]
-"""What a key is; a CSR may also bring RSA sizes in between, then named `rsa-<bits>`."""
-
-KeyOrigin = Literal["generated", "csr"]
-"""Who made a certificate's private key: this service, or the caller who sent a CSR."""
+"""Types of generated keys. A CSR may also have an RSA key of another size; its type is `rsa-<bits>`."""

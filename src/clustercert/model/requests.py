@@ -1,11 +1,19 @@
-"""A request as it comes in, before anybody has judged it."""
+"""Requests before authentication, and the origins and actors that audit events name."""
 
-import uuid
 from dataclasses import dataclass, field
-from typing import Literal, Self, TypedDict
+from ipaddress import IPv6Network
+from typing import Self
 
-AuthMethod = Literal["token", "access_key", "cli", "service"]
-"""How a caller proved who they are; `cli` is the operator at the store itself, `service` this program on its own."""
+from clustercert.model.ids import new_id
+
+AuthMethod = str
+"""How a caller authenticated: the authenticator's name for it, at most 16 characters, such as `token` or `oidc`.
+
+`cli`: an operator with access to the store. `service`: the service itself.
+"""
+
+AUTH_METHODS = ("token", "access_key", "oidc", "cli")
+"""The methods of callers about whom the policy decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,40 +21,53 @@ class Origin:
     """Where a request came from.
 
     Attributes:
-        address: the peer's IP address as text, or "local" for the command line.
-        request_id: 32 hex digits, the one that the caller is told.
+        address: the source IP address as determined by `http.source_address`, or "local" for the command line.
+        request_id: 32 hex digits, also sent to the caller.
     """
 
     address: str
     request_id: str
 
+    @property
+    def network(self) -> str:
+        """The address or, for IPv6, its /64: one client usually has all addresses in a /64."""
+        if ":" not in self.address:
+            return self.address
+        return str(IPv6Network((self.address.partition("%")[0], 64), strict=False))
+
     @classmethod
     def local(cls) -> Self:
-        """This program itself, with a new request id."""
-        return cls(address="local", request_id=uuid.uuid4().hex)
+        """Return the origin of work on this machine, with a new request id."""
+        return cls(address="local", request_id=new_id())
 
 
-class Who(TypedDict):
-    """Who changes something, as the use cases take it for the audit.
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """The user or component that caused an audit event.
 
     Attributes:
-        actor: a user's id, `cli:<operating-system user>`, or a part of this program.
+        id: a user's id, `cli:<operating-system user>`, or the name of a component of this service.
     """
 
-    actor: str
+    id: str
     origin: Origin
+
+    @classmethod
+    def service(cls) -> Self:
+        """Return the service itself as an actor, with a new request id."""
+        return cls("clustercert", Origin.local())
 
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedRequest:
-    """A request as it came over the wire: what an authenticator judges before anything else reads it.
+    """A request before authentication.
 
     Attributes:
         method: upper case.
         raw_path: percent-encoded, without the query.
         raw_query: percent-encoded, without the question mark.
-        headers: as ASGI gives them: lower-case names, values as the bytes that were sent, repeats kept.
-        body: all of it; signatures cover the very bytes.
+        headers: as in ASGI: lower-case names, raw values, duplicates included.
+        body: the raw bytes, which signatures cover.
     """
 
     method: str

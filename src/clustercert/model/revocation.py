@@ -1,29 +1,25 @@
-"""What is not to be honoured any more."""
+"""Revocations."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
-RevocationReason = Literal[
-    "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
-]
-"""Why a certificate is revoked. Source: RFC 5280, 5.3.1; those that can be said of a client certificate."""
+from clustercert.model.choices import RevocationReason
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What is not to be honoured any more: one certificate, or all of a user or a cluster up to an epoch.
+    """A revocation of one certificate, or of all certificates of a user or cluster up to an epoch.
 
     Attributes:
-        id: as it was stored; 0 before.
-        epoch: the generation that the revocation made; what was recorded in an older one is revoked.
-        fingerprint: of the one certificate, 32 bytes; None where it is about a user or a cluster.
-        user_id: whose; empty for everybody's.
-        cluster_id: where; empty for all clusters.
-        by: the actor's id, or `holder` where the certificate's key itself asked.
-        note: free text of whoever revoked, or None.
-        proved: whether the holder proved to have the key; such a revocation can't be undone.
-        project_id: the project of the certificate or cluster; None where it is about a user in all clusters.
+        id: the row id; 0 before it is stored.
+        epoch: the store's epoch when the revocation was recorded. It covers certificates from earlier epochs.
+        fingerprint: the certificate's fingerprint, 32 bytes; None for a user or cluster.
+        user_id: empty for all users.
+        cluster_id: empty for all clusters.
+        by: the actor's id, or `holder` for a revocation by proof of possession.
+        note: free text from the actor, or None.
+        proved: whether proof of possession of the key authorized the revocation. If so, it can't be undone.
+        project_id: the project of the certificate or cluster; None for a user in all clusters.
     """
 
     id: int

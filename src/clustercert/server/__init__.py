@@ -1,11 +1,9 @@
-"""The HTTP server: uvicorn as it comes, its listening socket, and TLS files that are renewed.
+"""The HTTP server: uvicorn, its listening socket, its TLS files, and the application that it serves."""
 
-What is served is `app`'s business.
-"""
-
+from clustercert.server.file_watch import FileWatch
 from clustercert.server.interrupting import run_interruptible
-from clustercert.server.listener import listener
+from clustercert.server.listener import Listener, listener
 from clustercert.server.serving import run
 from clustercert.server.tls_files import Tls, self_signed, tls
 
-__all__ = ["Tls", "listener", "run", "run_interruptible", "self_signed", "tls"]
+__all__ = ["FileWatch", "Listener", "Tls", "listener", "run", "run_interruptible", "self_signed", "tls"]

@@ -1,4 +1,4 @@
-"""Work in an event loop that Ctrl-C ends, whatever the work makes of being cancelled."""
+"""Runs an event loop that Ctrl-C always stops."""
 
 import asyncio
 import signal
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def run_interruptible(work: Coroutine[object, object, T]) -> T:
-    """`asyncio.run`, but Ctrl-C ends in KeyboardInterrupt even where the work swallowed it.
+    """`asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallowed the cancellation.
 
-    A cancellation that arrives inside a database call may come out as that call's failure, which is then tried again.
+    A cancelled database call may fail with an unrelated error, which the work may retry or raise.
     """
     interrupted = False
 
@@ -25,16 +25,21 @@ def run_interruptible(work: Coroutine[object, object, T]) -> T:
             task.cancel()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
-        result = await task
-        # Before the handler is there, asyncio's own cancels this task, which hands that on to the work.
-        this = asyncio.current_task()
-        interrupted = interrupted or (this is not None and this.cancelling() > 0)
-        return result
+        try:
+            return await task
+        finally:
+            # Before the handler above is set, Ctrl-C makes asyncio cancel this task, and thereby the work.
+            this = asyncio.current_task()
+            interrupted = interrupted or (this is not None and this.cancelling() > 0)
 
     try:
         result = asyncio.run(watched())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
     if interrupted:
         raise KeyboardInterrupt
     return result

@@ -1,8 +1,8 @@
-"""uvicorn with this application: one process for one worker, uvicorn's own supervisor for several."""
+"""Runs uvicorn with this application: one worker in this process, or several under uvicorn's supervisor."""
 
+import asyncio
 import contextlib
 import ctypes
-import functools
 import logging
 import multiprocessing
 import os
@@ -13,72 +13,85 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from clustercert.errors import ClustercertError
+from clustercert.model.choices import ServerRole
+from clustercert.model.errors import ClustercertError
+from clustercert.server.applied_policy import AppliedPolicy
+from clustercert.server.draining import DrainingServer
+from clustercert.server.file_watch import FileWatch
+from clustercert.server.listener import Listener
+from clustercert.server.reloading import Reloader
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls
 from clustercert.settings import Settings
 
-# How long requests in flight may take once the server is told to stop.
+# When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35
-# More than the 60 s after which load balancers by default close idle connections, so that they close first.
-KEEP_ALIVE_SECONDS = 75
-# Connections that the kernel keeps until they are accepted.
+# Load balancers close idle connections after 60 s by default. They must close first, so this is longer.
+KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
-# How often the TLS files are looked at.
+# Interval for checking whether the TLS files were renewed.
 RELOAD_SECONDS = 5
-# A worker that does not answer its supervisor for so long is killed; on a busy machine one starts slowly.
+# The supervisor kills a worker that does not respond within this time. Starting is slow on a busy machine.
 HEALTH_CHECK_SECONDS = 30
-# As uvicorn has it: the exit code of a worker whose application did not start.
+# uvicorn's exit code for a worker whose application did not start.
 STARTUP_FAILURE = 3
-# The database's thread must get the interpreter lock in time: with Python's own 5 ms each step of a transaction that
-# holds the database's lock could wait as long.
+# Interval at which Python switches threads. With its default of 5 ms, a database thread could wait that long for the
+# interpreter lock at each step, while it holds the database lock.
 SWITCH_SECONDS = 0.0005
-# glibc hands blocks from this size on back to the system as soon as they are freed. Left to itself it raises the bound
-# and keeps the 19 MiB of each check of a password. Source: mallopt(3), malloc.h.
+# glibc returns freed blocks of at least this size to the system. By default it raises this threshold at run time, so
+# it would keep the 19 MiB that each password check frees. Source: mallopt(3), malloc.h.
 M_MMAP_THRESHOLD = -3
-GIVEN_BACK_FROM_BYTES = 1024 * 1024
-# Connections are files, of which a login session may usually open 1,024.
+MMAP_THRESHOLD_BYTES = 1024 * 1024
+# Each connection is an open file, and the usual limit of a login session is only 1,024.
 OPEN_FILES = 65536
 
 
 def run(
     settings: Settings,
-    listener: socket.socket,
+    listener: Listener,
     files: Tls | None,
+    role: ServerRole = "all",
     *,
+    load: Callable[[], Settings],
+    watch: FileWatch,
     on_start: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight are finished. Raises ClustercertError.
+    """Serve until SIGINT or SIGTERM, and finish requests in flight. Raises ClustercertError.
 
-    `on_start` is called in this process just before it serves, or starts its workers.
+    Args:
+        load: reads the settings again, also in workers, so it is pickled.
+        watch: the files that `load` reads, as they were before the settings were loaded.
+        on_start: called in this process, just before it serves or starts its workers.
     """
     _raise_open_files()
-    config = _config(settings, files)
+    app = _Application(settings, role, load, watch, TlsContext(files) if files else None)
+    config = _config(app)
     on_start()
     if settings.server.workers == 1:
         _serve(config, listener)
     else:
-        _supervise(config, listener)
+        _supervise(app, config, listener.socket)
 
 
-def _config(settings: Settings, files: Tls | None) -> uvicorn.Config:
-    context = TlsContext(files) if files else None
+def _config(app: "_Application") -> uvicorn.Config:
     return uvicorn.Config(
-        functools.partial(_application, settings),
+        app,
         factory=True,
         interface="asgi3",
         loop="uvloop",
         http="httptools",
         ws="none",
         lifespan="on",
-        workers=settings.server.workers,
-        # A stranger can bring about any number of its warnings.
+        workers=app.settings.server.workers,
+        # Log errors only: any client can trigger any number of warnings.
         log_config=None,
         log_level="error",
         access_log=False,
@@ -88,62 +101,97 @@ def _config(settings: Settings, files: Tls | None) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_worker_healthcheck=HEALTH_CHECK_SECONDS,
-        ssl_context_factory=context,
-        callback_notify=context.reload if context else None,
+        ssl_context_factory=app.tls,
+        callback_notify=app.tls.reload if app.tls else None,
         timeout_notify=RELOAD_SECONDS,
     )
 
 
-def _serve(config: uvicorn.Config, listener: socket.socket) -> None:
-    # uvicorn stops at the signal and raises it again when it is done: that is no failure.
+def _serve(config: uvicorn.Config, listener: Listener) -> None:
+    # uvicorn raises the signal again after it has stopped. Ignore it, so that the exit code is 0.
     before = signal.signal(signal.SIGTERM, lambda _number, _frame: None)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run([listener])
+            # Draining takes time, which is useful only if another process then takes over the socket.
+            server = DrainingServer(config) if listener.inherited else uvicorn.Server(config)
+            server.run([listener.socket])
     except SystemExit as end:
         raise ClustercertError("The service could not start. See the log.") from end
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _supervise(config: uvicorn.Config, listener: socket.socket) -> None:
-    # The supervisor says which workers died. Each worker sets up its own log.
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor. Each worker reloads its settings."""
+
+    def handle_hup(self) -> None:
+        """Pass SIGHUP on to the workers, which don't end."""
+        for process in self.processes:
+            if process.pid is not None:
+                # A worker that has ended will be replaced.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
+
+
+def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.socket) -> None:
+    # For the supervisor, which reports dead workers. Each worker sets up its own log.
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
-    _keep_interrupts_from_workers()
-    with _folder_of_the_counts():
-        supervisor = Multiprocess(config, [listener])
+    # Without it, child processes would import modules from the current folder before installed ones.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    _block_signals_in_workers()
+    with _metrics_folder() as folder:
+        config.app = replace(app, applied=AppliedPolicy(folder / "policy"))
+        supervisor = _Supervisor(config, [listener])
         supervisor.run()
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
         raise ClustercertError("A worker could not start. See the log.")
 
 
-def _keep_interrupts_from_workers() -> None:
-    """A terminal sends Ctrl-C to every process: workers inherit that it is blocked, and get SIGTERM in time.
+def _block_signals_in_workers() -> None:
+    """Block SIGINT in workers, and SIGHUP until they can handle it.
 
-    This process still takes it, in another thread.
+    A terminal sends both to every process. Workers inherit the blocked signals; this process still receives them, in
+    another thread. The supervisor stops workers with SIGTERM.
     """
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-    # multiprocessing's own helper would let interrupts in again when it is started.
+    # Start multiprocessing's helper process now: starting it later would unblock the signals.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
 
 
-def _application(settings: Settings) -> ASGIApp:
-    """The application, made in the process that serves it."""
-    from clustercert.app.asgi import create_app  # noqa: PLC0415 - the supervisor does not need it
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """Creates the application in the process that serves it. It is pickled and sent to each worker."""
 
-    sys.setswitchinterval(SWITCH_SECONDS)
-    _return_freed_memory()
-    # Renewed files are found without it, and to a supervisor it means new workers.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if multiprocessing.parent_process() is not None:
-        threading.Thread(target=_end_with_supervisor, daemon=True).start()
-    return create_app(settings)
+    settings: Settings
+    role: ServerRole
+    load: Callable[[], Settings]
+    watch: FileWatch
+    tls: TlsContext | None
+    applied: AppliedPolicy | None = None
+
+    def __call__(self) -> ASGIApp:
+        """Create the application, in the running event loop."""
+        from clustercert.server.application import create_app  # noqa: PLC0415 - the supervisor does not need it
+
+        sys.setswitchinterval(SWITCH_SECONDS)
+        _return_freed_memory()
+        reloader = Reloader(self.load, self.tls, self.watch, self.applied)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.requested.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        if multiprocessing.parent_process() is not None:
+            threading.Thread(target=_end_with_supervisor, daemon=True).start()
+        return create_app(self._applied_settings(), self.role, reloader)
+
+    def _applied_settings(self) -> Settings:
+        """Return the settings with the policy of the running workers. A newer one is loaded and checked later."""
+        policy = self.applied.read() if self.applied is not None else None
+        return self.settings if policy is None else self.settings.model_copy(update={"policy": policy})
 
 
 def _end_with_supervisor() -> None:
-    """End a worker whose supervisor was killed: left alone it would hold the port and serve on, unseen."""
+    """Stop this worker if its supervisor is killed. Otherwise it would keep the port and continue to serve."""
     supervisor = multiprocessing.parent_process()
     if supervisor is not None:
         supervisor.join()
@@ -151,13 +199,13 @@ def _end_with_supervisor() -> None:
 
 
 def _return_freed_memory() -> None:
-    """Have glibc hand large blocks back to the system; other C libraries do so or have no such option."""
+    """Make glibc return large freed blocks to the system. Other C libraries already do so, or have no such option."""
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, GIVEN_BACK_FROM_BYTES)
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
 def _raise_open_files() -> None:
-    """Let the workers open as many files as the system lets them, within reason."""
+    """Raise the limit of open files, for the workers too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -165,11 +213,11 @@ def _raise_open_files() -> None:
 
 
 @contextlib.contextmanager
-def _folder_of_the_counts() -> Iterator[None]:
-    """A folder that only this user can open, in which the workers' counts add up; gone with the server."""
+def _metrics_folder() -> Iterator[Path]:
+    """Create a temporary private folder for the metrics, which are summed over all workers, and the policy."""
     with tempfile.TemporaryDirectory(prefix="clustercert-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         try:
-            yield
+            yield Path(folder)
         finally:
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]

@@ -1,12 +1,13 @@
-"""TLS as it is spoken: one context of the standard library, which takes up renewed files."""
+"""The TLS context of the server, which reloads renewed files."""
 
 import contextlib
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
+from clustercert.observability import metrics
+from clustercert.server.file_watch import Stamp, file_stamp
 from clustercert.server.tls_files import Tls
 
 if TYPE_CHECKING:
@@ -16,22 +17,22 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger()
 
-_Stamp = tuple[tuple[int, int, int], ...]
+_Stamps = tuple[Stamp, ...]
 
 
 class TlsContext:
     """uvicorn's `ssl_context_factory`; `reload` is its `callback_notify`.
 
-    A copy of it is pickled to each worker, before a context is made.
+    An instance is pickled and sent to each worker, so it creates its context only when called.
     """
 
     def __init__(self, files: Tls) -> None:
-        self._certificate, self._key = files.certificate, files.key
+        self._certificate, self._key, self._client_ca = files.certificate, files.key, files.client_ca
         self._context: ssl.SSLContext | None = None
-        self._loaded: _Stamp = ()
+        self._loaded: _Stamps = ()
 
     def __call__(self, _config: "uvicorn.Config", _default: "Callable[[], ssl.SSLContext]") -> ssl.SSLContext:
-        """TLS 1.2 or later, no renegotiation, HTTP/1.1."""
+        """Create a context for TLS 1.2 or later and HTTP/1.1, without renegotiation."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
@@ -39,44 +40,45 @@ class TlsContext:
         context.sslobject_class = _Session
         self._loaded = self._stamp()
         context.load_cert_chain(self._certificate, self._key)
+        if self._client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self._client_ca)
         self._context = context
         return context
 
-    async def reload(self) -> None:
-        """Load the files again where they have changed; handshakes from now on show the new certificate."""
+    async def reload(self, *, forced: bool = False) -> None:
+        """Load the files again if they have changed or `forced` is set. New handshakes use the new certificate."""
         stamp = self._stamp()
-        if self._context is None or stamp == self._loaded:
+        if self._context is None or (stamp == self._loaded and not forced):
             return
         self._loaded = stamp
         try:
-            # A failure in the middle would leave the served context without a key.
+            # Load the files into another context first: a failure would leave the served context without a key.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self._context.load_cert_chain(self._certificate, self._key)
+            if self._client_ca is not None:
+                # This adds new CAs. Only a restart removes one.
+                self._context.load_verify_locations(self._client_ca)
         except OSError as error:
-            logger.error("renewed TLS files not usable", file=str(self._certificate), cause=str(error))  # noqa: TRY400 - the cause says it all
+            metrics.RELOADS.labels("tls", "failed").inc()
+            logger.error("renewed TLS files not usable", file=str(self._certificate), cause=str(error))  # noqa: TRY400 - a traceback would add nothing
         else:
+            metrics.RELOADS.labels("tls", "done").inc()
             logger.info("TLS files reloaded", file=str(self._certificate))
 
-    def _stamp(self) -> _Stamp:
-        return tuple(_identity(path) for path in (self._certificate, self._key))
+    def _stamp(self) -> _Stamps:
+        paths = (self._certificate, self._key, self._client_ca)
+        return tuple(file_stamp(path) for path in paths if path is not None)
 
 
 class _Session(ssl.SSLObject):
-    """One TLS connection, whose end needs no answer from the peer.
+    """A TLS connection that closes without waiting for the peer's close_notify.
 
-    RFC 8446 6.1 and RFC 5246 7.2.1 allow that. Event loops wait 30 s for the answer, and a client that keeps an idle
-    connection need not give one: each such client would hold up the service's end.
+    RFC 8446 6.1 and RFC 5246 7.2.1 allow that. Event loops would wait 30 s for close_notify, which clients with idle
+    connections need not send. So each such client would delay the shutdown.
     """
 
     def unwrap(self) -> None:
         """Send close_notify."""
         with contextlib.suppress(ssl.SSLWantReadError):
             super().unwrap()
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced; zeros where there is none."""
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        return status.st_mtime_ns, status.st_size, status.st_ino
-    return 0, 0, 0

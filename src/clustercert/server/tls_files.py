@@ -1,11 +1,11 @@
-"""The TLS files that are served: those given, or a pair made here."""
+"""The server's TLS files: the files named in the settings, or a self-signed pair."""
 
 import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,17 +14,13 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from clustercert.certificate import (
-    authority_key_identifier,
-    chain_pem,
-    digest_for,
-    fingerprint,
-    key_usage,
-    new_client_ca,
-)
-from clustercert.keypair import key_pem, new_key
 from clustercert.model import PrivateKey
-from clustercert.private_file import write_private
+from clustercert.model.addresses import is_loopback
+from clustercert.model.choices import ServerRole
+from clustercert.pki.certificates import chain_pem, fingerprint
+from clustercert.pki.client_ca import authority_key_identifier, key_usage, new_client_ca, signature_digest
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.secure_file import write_private
 from clustercert.settings import Settings, SettingsError
 
 SELF_SIGNED_LIFETIME = timedelta(days=825)
@@ -32,13 +28,15 @@ SELF_SIGNED_LIFETIME = timedelta(days=825)
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What the server shows.
+    """The TLS files that the server uses.
 
     Attributes:
-        certificate, key: PEM files, chain leaf first.
-        ca: the file to give to clients, where the pair was made here; else None.
+        certificate, key: PEM files; the chain begins with the leaf.
+        ca: the CA file that clients need to trust a self-signed pair; otherwise `None`.
         fingerprint: SHA-256 of the leaf's DER, lower-case hex.
-        names: what the pair made here is good for.
+        issuer_fingerprint: the same of the last certificate in the file; `None` if the file has only the leaf.
+        names: host names and IP addresses in a self-signed certificate; otherwise empty.
+        client_ca: PEM file; clients must have a certificate from one of these CAs. `None` if they need none.
     """
 
     certificate: Path
@@ -46,22 +44,34 @@ class Tls:
     ca: Path | None
     fingerprint: str
     names: tuple[str, ...] = ()
+    client_ca: Path | None = None
+    issuer_fingerprint: str | None = None
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ip_address(host).is_loopback
-    return False
+def tls(settings: Settings, host: str, role: ServerRole = "all") -> Tls | None:
+    """Return the TLS files for listening on `host`, or `None` for plain HTTP. Raises SettingsError.
 
+    If the settings name no files, creates a self-signed pair for addresses other than loopback.
 
-def tls(settings: Settings, host: str) -> Tls | None:
-    """The TLS files that the settings ask for, made where they ask for none off loopback; None for plain HTTP.
-
-    `host` is the address that is listened on. Raises SettingsError.
+    Args:
+        settings: the result of `Settings.for_role` for this role.
     """
+    files, client_ca = _server_files(settings, host), settings.webhook.client_ca
+    if role != "webhook" or client_ca is None:
+        return files
+    if files is None:
+        raise SettingsError(
+            "webhook.client_ca needs TLS. Set webhook.tls_certificate and webhook.tls_key, or let the proxy that "
+            "terminates TLS check client certificates."
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(client_ca)
+    except OSError as error:
+        raise SettingsError(f"webhook.client_ca: can't use {client_ca}: {error}.") from error
+    return replace(files, client_ca=client_ca)
+
+
+def _server_files(settings: Settings, host: str) -> Tls | None:
     server = settings.server
     if server.tls_certificate is not None and server.tls_key is not None:
         return _given(server.tls_certificate, server.tls_key)
@@ -69,35 +79,36 @@ def tls(settings: Settings, host: str) -> Tls | None:
         return None
     if settings.shared_database:
         raise SettingsError(
-            f"Listening on {host} needs TLS: set server.tls_certificate and server.tls_key, or"
-            " server.plain_http = true behind a proxy. A self-signed certificate is made only for a single server"
-            " with its own SQLite database."
+            f"Listening on {host} needs TLS. Set server.tls_certificate and server.tls_key, or server.plain_http ="
+            " true behind a proxy. Self-signed certificates are only for a single server with an SQLite database."
         )
-    return self_signed(settings.data_dir, _own_names({server.host, host}, server.public_url))
+    # Both roles may use the pair, so it has the names of both.
+    hosts, urls = {server.host, settings.webhook.host, host}, (server.public_url, settings.webhook.public_url)
+    return self_signed(settings.data_dir, _own_names(hosts, urls))
 
 
 def _given(certificate: Path, key: Path) -> Tls:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-        leaf = x509.load_pem_x509_certificate(certificate.read_bytes())
+        leaf, *issuers = x509.load_pem_x509_certificates(certificate.read_bytes())
     except (OSError, ValueError) as error:
-        raise SettingsError(f"The TLS files {certificate} and {key} can't be used: {error}.") from error
-    return Tls(certificate=certificate, key=key, ca=None, fingerprint=fingerprint(leaf).hex())
+        raise SettingsError(f"Can't use the TLS files {certificate} and {key}: {error}.") from error
+    issuer = fingerprint(issuers[-1]).hex() if issuers else None
+    return Tls(certificate, key, ca=None, fingerprint=fingerprint(leaf).hex(), issuer_fingerprint=issuer)
 
 
-def _own_names(hosts: set[str], public_url: str | None) -> set[str]:
-    """Every name and address by which clients may know this machine."""
+def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
+    """Names and addresses under which clients may reach this machine."""
     names = {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn(), *_own_addresses()}
-    # These two are no address of any machine.
+    # These two mean "all addresses", so clients can't use them.
     names |= hosts - {"0.0.0.0", "::"}  # noqa: S104
-    if public_url is not None and (hostname := urlsplit(public_url).hostname):
-        names.add(hostname)
-    return names
+    hostnames = (urlsplit(url).hostname for url in public_urls if url is not None)
+    return names | {name for name in hostnames if name}
 
 
 def _own_addresses() -> Iterator[str]:
-    """The addresses from which this machine would reach the rest of the world. Nothing is sent."""
-    # RFC 5737 and RFC 3849: addresses for documentation, which only the routing table is asked about.
+    """Yield this machine's source addresses for traffic to other networks. Sends nothing."""
+    # Documentation addresses (RFC 5737, RFC 3849), to look up a route without contacting a real host.
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((somewhere, 9))
@@ -105,10 +116,7 @@ def _own_addresses() -> Iterator[str]:
 
 
 def self_signed(folder: Path, names: set[str]) -> Tls:
-    """The pair in the data folder; made at the first start, and again when it has expired or lacks a name.
-
-    The CA's key is thrown away once it has signed the one certificate: nobody can sign another.
-    """
+    """Return the self-signed pair in the data folder. Replaces a pair that expires soon or lacks a name."""
     certificate, key_file, ca_file = (
         folder / f"tls-{name}" for name in ("server.pem", "server.key", "ca.pem")
     )
@@ -117,7 +125,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
     if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
         key = new_key("ec-p256")
         leaf, ca = new_server_certificate(key, sorted(names), now, SELF_SIGNED_LIFETIME)
-        # Where the database lies elsewhere, nobody has needed it before.
+        # If the database is elsewhere, the folder may not exist yet.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(key_file, key_pem(key))
         write_private(ca_file, chain_pem((ca,)))
@@ -128,7 +136,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
 def new_server_certificate(
     key: PrivateKey, names: list[str], not_before: datetime, lifetime: timedelta
 ) -> tuple[x509.Certificate, x509.Certificate]:
-    """(leaf, CA) for this service's own TLS: host names and IP addresses, and a CA whose key is forgotten at once."""
+    """Create a TLS leaf and its CA for this service. The CA's key is discarded, so the CA can't sign anything else."""
     ca_key = new_key("ec-p256")
     ca = new_client_ca(f"clustercert TLS {os.urandom(4).hex()}", ca_key, not_before, lifetime)
     leaf = (
@@ -145,7 +153,7 @@ def new_server_certificate(
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(authority_key_identifier(ca), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(ca_key, digest_for(ca_key))
+        .sign(ca_key, signature_digest(ca_key))
     )
     return leaf, ca
 

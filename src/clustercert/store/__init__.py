@@ -1,1 +1,1 @@
-"""Every SQL statement of the project, and nothing else."""
+"""All SQL in the project: the engine, the tables, and one module of queries per domain."""

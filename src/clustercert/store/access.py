@@ -1,24 +1,27 @@
-"""Every SQL statement about who gets into a cluster now, and what could keep them out."""
+"""Queries for a cluster's access report: its certificates, unknown identities and webhook calls."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from sqlalchemy import select
 
+from clustercert.model import ClusterOptions
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.inventory import Listed, explained, listed_query
+from clustercert.store.certificate_view import CertificateView, certificate_views, view_query
+from clustercert.store.clusters import options_of
+from clustercert.store.engine.queries import Queries
 
-_certificate, _token, _unknown = tables.certificate, tables.webhook_token, tables.unknown_identity
+_certificate, _cluster = tables.certificate, tables.cluster
+_token, _unknown = tables.webhook_token, tables.unknown_identity
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
-    """Somebody whose client certificates the cluster's API server saw, and the ledger doesn't know.
+class UnknownIdentity:
+    """A user name with groups, seen by the API server in client certificates that are not in the ledger.
 
     Attributes:
-        fingerprints: of the certificates seen last, lower-case hex, the newest last; at most 16.
-        hashes: how many certificates were seen, or encodings of them; at least, where they are many.
+        fingerprints: of at most 16 certificates that were seen most recently, newest last, in lower-case hex.
+        hashes: about how many different certificates were seen. Another encoding of a certificate counts again.
     """
 
     fingerprints: tuple[str, ...]
@@ -29,18 +32,23 @@ class Unknown:
     last_seen_at: datetime
 
 
-class AccessRows:
-    """What is known of a cluster's credentials."""
+@dataclass(frozen=True, slots=True)
+class ClusterControls:
+    """A cluster's name, and the options that say how it refuses revoked certificates."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    name: str
+    options: ClusterOptions
+
+
+class AccessQueries(Queries):
+    """Reads the data for a cluster's access report."""
 
     async def unexpired(
         self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None
-    ) -> tuple[Listed, ...]:
-        """What has not ended yet, revoked or not, the longest-lived first."""
+    ) -> tuple[CertificateView, ...]:
+        """Return the unexpired certificates, including revoked ones, latest expiry first."""
         query = (
-            listed_query()
+            view_query()
             .where(_certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now)
             .order_by(_certificate.c.not_after.desc())
             .limit(limit)
@@ -48,27 +56,29 @@ class AccessRows:
         if user_id is not None:
             query = query.where(_certificate.c.user_id == user_id)
         async with self._database.read() as connection:
-            return await explained(connection, (await connection.execute(query)).all())
+            return await certificate_views(connection, query)
 
-    async def unknown(self, cluster_id: str, *, limit: int) -> tuple[Unknown, ...]:
-        """The strangers, those first that were seen last."""
-        query = select(_unknown).where(_unknown.c.cluster_id == cluster_id)
-        async with self._database.read() as connection:
-            newest_first = query.order_by(_unknown.c.last_seen_at.desc(), _unknown.c.identity)
-            return tuple(
-                Unknown(
-                    fingerprints=tuple(row.fingerprints),
-                    hashes=row.hashes,
-                    username=row.username,
-                    groups=tuple(row.groups),
-                    first_seen_at=row.first_seen_at,
-                    last_seen_at=row.last_seen_at,
-                )
-                for row in await connection.execute(newest_first.limit(limit))
-            )
+    async def unknown(self, cluster_id: str, *, limit: int) -> tuple[UnknownIdentity, ...]:
+        """Return the unknown identities, most recently seen first."""
+        query = (
+            select(*(_unknown.c[each.name] for each in fields(UnknownIdentity)))
+            .where(_unknown.c.cluster_id == cluster_id)
+            .order_by(_unknown.c.last_seen_at.desc(), _unknown.c.identity)
+            .limit(limit)
+        )
+        return tuple(
+            UnknownIdentity(tuple(fingerprints), hashes, username, tuple(groups), *seen)
+            for fingerprints, hashes, username, groups, *seen in await self._rows(query)
+        )
 
-    async def asked(self, cluster_id: str) -> tuple[datetime | None, ...]:
-        """For each token of the cluster's webhooks, when its API server last asked with it; None is never."""
+    async def never_called(self, *, limit: int) -> tuple[ClusterControls, ...]:
+        """Return clusters whose API server has never called the webhook."""
+        called = select(_token.c.cluster_id).where(_token.c.last_asked_at.is_not(None))
+        without = select(_cluster.c.name, _cluster.c.options).where(_cluster.c.id.not_in(called))
+        query = without.order_by(_cluster.c.id).limit(limit)
+        return tuple(ClusterControls(name, options_of(options)) for name, options in await self._rows(query))
+
+    async def webhook_calls(self, cluster_id: str) -> tuple[datetime | None, ...]:
+        """Return when the API server last used each of the cluster's webhook tokens; None for never."""
         query = select(_token.c.last_asked_at).where(_token.c.cluster_id == cluster_id)
-        async with self._database.read() as connection:
-            return tuple((await connection.execute(query)).scalars())
+        return tuple(last_asked_at for (last_asked_at,) in await self._rows(query))

@@ -1,97 +1,102 @@
-"""Every SQL statement about access keys, permanent and temporary."""
+"""Queries for access keys, permanent and temporary."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
-from clustercert.errors import NotFound, Unauthenticated
 from clustercert.model import AccessKey, AuditEvent, Caller, User
+from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.nouns import change_one, columns, noun_of, user_columns, user_of
+from clustercert.store.engine.queries import BATCH, Queries, change_one, exists
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.entities import entity_columns, entity_of
 from clustercert.store.roles import Roles, roles_everywhere
-from clustercert.store.tokens import PRUNED_AT_ONCE, token_is_there, user_is_usable
-from clustercert.store.transaction import Transaction
+from clustercert.store.tokens import lock_token, lock_usable_user
 
 _domain, _user, _key = tables.domain, tables.user, tables.access_key
 
-_GONE = "This access key does not exist any more."
+_GONE = "This access key no longer exists."
+# An id that no user has.
+_NOBODY = "0" * 32
 
 
 @dataclass(frozen=True, slots=True)
 class LiveKey:
-    """An access key and all that decides what it is worth, read in one transaction; not judged yet."""
+    """An access key with its user and roles, from one snapshot. The key or the user may be disabled."""
 
     key: AccessKey
     user: User
     roles: Roles
 
 
-class AccessKeyRows:
-    """Access keys, permanent and temporary."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AccessKeyQueries(Queries):
+    """Reads and changes access keys, permanent and temporary."""
 
     async def of_user(self, user_id: str) -> tuple[AccessKey, ...]:
-        """Oldest first."""
-        query = (
-            select(*_key_columns()).where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
-        )
-        async with self._database.read() as connection:
-            return tuple(noun_of(AccessKey, row, "key") for row in await connection.execute(query))
+        """Return a user's keys, oldest first."""
+        query = _KEYS.where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
+        return tuple(entity_of(AccessKey, row) for row in await self._rows(query))
 
     async def key(self, key_id: str) -> AccessKey | None:
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(*_key_columns()).where(_key.c.id == key_id))).first()
-            return noun_of(AccessKey, row, "key") if row is not None else None
+        row = await self._row(_KEYS.where(_key.c.id == key_id))
+        return None if row is None else entity_of(AccessKey, row)
 
     async def live(self, key_id: str) -> LiveKey | None:
-        """The key, its user and their roles everywhere."""
+        """Return the key with its user and the user's roles in all projects.
+
+        Runs the same queries for a key that does not exist, to avoid a timing oracle.
+        """
         async with self._database.read() as connection:
             row = (await connection.execute(_LIVE, {"key_id": key_id})).first()
+            roles = await roles_everywhere(connection, row.user_id if row is not None else _NOBODY)
             if row is None:
                 return None
-            return LiveKey(
-                noun_of(AccessKey, row, "key"), user_of(row), await roles_everywhere(connection, row.user_id)
-            )
+            return LiveKey(entity_of(AccessKey, row), entity_of(User, row), roles)
 
     async def add(self, key: AccessKey, event: AuditEvent) -> None:
-        """Raises NotFound where the user is gone."""
-        async with self._database.write(event) as connection:
+        """Add a permanent key. Raises NotFound if the user no longer exists."""
+        async with self._database.transaction(event) as connection:
             user = select(_user.c.id).where(_user.c.id == key.user_id).with_for_update()
-            if (await connection.execute(user)).first() is None:
-                raise NotFound("The user does not exist any more.")
+            if not await exists(connection, user):
+                raise NotFound("The user no longer exists.")
             await connection.execute(insert(_key).values(asdict(key)))
 
     async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
-        """Raises Unauthenticated where the user or the caller's credential was revoked a moment ago."""
-        async with self._database.write(event) as connection:
-            usable = await user_is_usable(connection, key.user_id)
-            if not usable or not await _still_holds(connection, caller):
-                raise Unauthenticated("the credential was revoked a moment ago")
+        """Add a temporary key. Raises Unauthenticated if the user or the caller's credential was just revoked."""
+        async with self._database.transaction(event) as connection:
+            usable = await lock_usable_user(connection, key.user_id)
+            if not usable or not await _is_credential_stored(connection, caller):
+                raise Unauthenticated("the credential was just revoked")
             await connection.execute(insert(_key).values(asdict(key)))
 
-    async def enable(self, key: AccessKey, enabled: bool, event: AuditEvent) -> None:
-        """Disabling ends the user's temporary keys: one may have been made with it. Raises NotFound."""
-        async with self._database.change(event) as connection:
+    async def enable(
+        self, key: AccessKey, enabled: bool, event: AuditEvent, *, unchanged: bool = False
+    ) -> None:
+        """Enable or disable a key. Disabling deletes the user's temporary keys.
+
+        Raises NotFound for a deleted key. If it must be unchanged, raises ConcurrentChange if it has been enabled or
+        disabled meanwhile.
+        """
+        async with self._database.transaction(event, invalidate=True) as connection:
+            lock = select(_key.c.enabled).where(_key.c.id == key.id).with_for_update()
+            if unchanged and (await connection.execute(lock)).scalar() not in {None, key.enabled}:
+                raise ConcurrentChange
             query = update(_key).where(_key.c.id == key.id).values(enabled=enabled)
             await change_one(connection, query, _GONE)
             if not enabled:
                 await end_temporary_keys(connection, key.user_id)
 
     async def remove(self, key: AccessKey, event: AuditEvent) -> None:
-        """Ends the user's temporary keys: one may have been made with it. Raises NotFound."""
-        async with self._database.change(event) as connection:
+        """Delete a key, and the user's temporary keys, which it may have created. Raises NotFound for a deleted key."""
+        async with self._database.transaction(event, invalidate=True) as connection:
             await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
             await end_temporary_keys(connection, key.user_id)
 
     async def prune(self, now: datetime) -> int:
-        """Forget some expired temporary keys; how many. No cache answers with an expired one."""
-        expired = select(_key.c.id).where(_key.c.expires_at <= now).limit(PRUNED_AT_ONCE)
-        async with self._database.write() as connection:
+        """Delete a batch of expired temporary keys, and return how many. Caches check expiry themselves."""
+        expired = select(_key.c.id).where(_key.c.expires_at <= now).limit(BATCH)
+        async with self._database.transaction() as connection:
             return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
 
 
@@ -100,21 +105,17 @@ async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
     await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
 
 
-async def _still_holds(connection: Transaction, caller: Caller) -> bool:
+async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool:
     """Whether the caller's credential is still in the store."""
     if caller.method == "token":
-        return await token_is_there(connection, bytes.fromhex(caller.credential_id))
-    query = select(_key.c.id).where(_key.c.id == caller.credential_id, _key.c.enabled).with_for_update()
-    return (await connection.execute(query)).first() is not None
+        return await lock_token(connection, bytes.fromhex(caller.credential_id))
+    query = select(_key.c.id).where(_key.c.id == caller.credential_id, _key.c.enabled)
+    return await exists(connection, query.with_for_update())
 
 
-def _key_columns() -> tuple[ColumnElement[Any], ...]:
-    return columns(_key, "key", *_key.c.keys())
-
-
-# Made once: putting such a statement together takes longer than running it.
+_KEYS = select(*entity_columns(AccessKey))
 _LIVE = (
-    select(*_key_columns(), *user_columns(_domain))
+    _KEYS.add_columns(*entity_columns(User))
     .join(_user, _user.c.id == _key.c.user_id)
     .join(_domain, _domain.c.id == _user.c.domain_id)
     .where(_key.c.id == bindparam("key_id"))

@@ -1,25 +1,27 @@
-"""Every SQL statement about the audit log: events and their places in it, its tree, its signed heads, its key.
+"""Queries that create the audit log and append to it: leaf indexes of events, tree tiles, checkpoints, the log's key.
 
-Events are written by whatever they are about; see `events`. A place (leaf index) is given once and never changes.
+The events themselves are recorded elsewhere; see `events`. Once assigned, an event's leaf index never changes.
 """
 
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
     Connection,
     Integer,
+    Row,
     Select,
     TextClause,
     UpdateBase,
     bindparam,
     case,
     delete,
+    func,
     insert,
     select,
     text,
@@ -28,33 +30,31 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.merkle import TileId
+from clustercert.merkle.tiles import TileId
 from clustercert.model import AuditEvent
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.engine.queries import Queries
 
 T = TypeVar("T")
 
-# A statement and its parameters.
 _Change = tuple[UpdateBase | TextClause, Mapping[str, object]]
 
 _log, _tile, _unsealed = tables.audit_log, tables.audit_tile, tables.audit_unsealed
 _checkpoint = tables.audit_checkpoint
 
 LOG = "log"
-# Checkpoints are looked through in pages of this many where older ones are dropped.
+# Page size for deleting old checkpoints.
 THINNED_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLog:
-    """The log itself.
+    """The stored state of the log.
 
     Attributes:
-        origin: its name, which is its key's name as well.
+        origin: name of the log, which is also the name of its key.
         public_key: 32 bytes, Ed25519.
         sealed_key: the private key's 32 bytes, sealed.
-        size: how many events have their place in it.
     """
 
     origin: str
@@ -66,12 +66,7 @@ class StoredLog:
 
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
-    """The log's head at one size.
-
-    Attributes:
-        root: 32 bytes.
-        note: signed, as it is published.
-    """
+    """A checkpoint: the size of the log, its root hash (32 bytes), and the signed note that is published."""
 
     size: int
     at: datetime
@@ -81,13 +76,12 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as it was recorded.
+    """An event as recorded.
 
     Attributes:
-        leaf_index: its place in the log, or None before it has one.
+        leaf_index: its position in the log; None until it is sealed.
         body: canonical JSON.
-        salt: 16 bytes.
-        commitment: SHA-256 over salt and body: the leaf.
+        commitment: SHA-256 of salt and body; stored in the log as the leaf.
     """
 
     id: int
@@ -103,13 +97,13 @@ class StoredEvent:
 
 
 class Sealing:
-    """What puts events into the log: how it is and what waits, in one snapshot; then the changes to make of that.
+    """Seals one batch: reads the log and unsealed events in one snapshot, and collects the changes to write.
 
-    See `AuditRows.seal`.
+    See `AuditQueries.seal`.
 
     Attributes:
-        size: the log's, before.
-        changes: in this order, in one transaction, they grow the log, or fail where it is of another size by then.
+        size: the size of the log before the sealing.
+        changes: statements to run in this order in one transaction. The first fails if the log's size has changed.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -119,37 +113,37 @@ class Sealing:
         self._taken: list[tuple[int, str | None]] = []
 
     def take(self, limit: int) -> list[bytes]:
-        """The first events, at most `limit`, that have no place yet: their commitments in the order of their places.
+        """Take at most `limit` unsealed events, and return their commitments in the order of their leaf indexes.
 
-        The order is that of the ids, of what is committed by now: what is committed later gets a later place, even
-        where its id is smaller.
+        Events are taken in the order of their ids. An event that commits after this sealing is assigned a higher leaf
+        index, even if its id is lower.
         """
         waiting = self._connection.execute(_WAITING, {"at_most": limit}).all()
         self._taken = [(row.event_id, row.project_id) for row in waiting]
         return [row.commitment for row in waiting]
 
     def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
-        """Those of the tiles that there are."""
+        """Return the requested tiles that exist."""
         return _tiles(self._connection, ids)
 
     def checkpoint(self) -> StoredCheckpoint | None:
-        """The newest one."""
-        return _newest(self._connection, _NEWEST)
+        """Return the newest checkpoint."""
+        return _stored_checkpoint(self._connection.execute(_NEWEST).first())
 
     def write(
         self, tiles: Mapping[TileId, bytes], present: Iterable[TileId], checkpoint: StoredCheckpoint
     ) -> None:
-        """Place what was taken, with the tiles that change, of which some are `present` already, and the new head."""
-        there = set(present)
+        """Seal the taken events: write the changed tiles and a checkpoint. `present`: the tiles that already exist."""
+        existing = set(present)
         dialect = self._connection.dialect.name
         self.changes = [
-            # The first one: another process that seals waits at this row, and then finds another size.
+            # Must come first: a concurrent sealing waits for this row, and then fails because the size has changed.
             (_GROW, {"size_before": self.size, "size_after": checkpoint.size}),
             (_PLACE[dialect], {"first": self.size, "events": json.dumps(self._taken)}),
             (_TAKE[dialect], {"ids": json.dumps([number for number, _ in self._taken])}),
             *[
                 (
-                    _REPLACE_TILE if tile in there else _ADD_TILE,
+                    _REPLACE_TILE if tile in existing else _ADD_TILE,
                     {"at_level": tile.level, "at_index": tile.index, "holds": hashes},
                 )
                 for tile, hashes in tiles.items()
@@ -158,10 +152,9 @@ class Sealing:
         ]
 
 
-# What each sealing says, made once: to make it takes longer than to run it.
 _WAITING = select(_unsealed).order_by(_unsealed.c.event_id).limit(bindparam("at_most", type_=Integer))
-# Events as arrays in JSON, so that each is one statement however many they are. Nothing is joined: PostgreSQL's
-# planner, which knows little of a table that is emptied all the time, would read the whole of the other.
+# The events are passed as JSON arrays, so that one statement takes any number of them. No joins: PostgreSQL has no
+# useful statistics for a table that is emptied all the time, so it would scan the other table.
 _PLACE = {
     "sqlite": text(
         "INSERT INTO audit_place (leaf_index, event_id, project_id)"
@@ -180,11 +173,11 @@ _TAKE = {
     ),
 }
 _SIZE = select(_log.c.size)
-# A size can't be NULL: where it isn't the one that was read, the whole transaction is refused.
+# If the size has changed since it was read, the CASE is NULL, which violates the NOT NULL constraint.
 _GROW = update(_log).values(
     size=case((_log.c.size == bindparam("size_before"), bindparam("size_after", type_=BigInteger)))
 )
-_NEWEST = select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
+_NEWEST: Select[Any] = select(_checkpoint).order_by(_checkpoint.c.size.desc()).limit(1)
 _TILES = select(_tile).where(tuple_(_tile.c.level, _tile.c.index).in_(bindparam("wanted", expanding=True)))
 _ADD_CHECKPOINT = insert(_checkpoint)
 _HOLDS: dict[str, object] = {"hashes": bindparam("holds")}
@@ -196,29 +189,25 @@ _REPLACE_TILE = (
 _ADD_TILE = insert(_tile).values({"level": bindparam("at_level"), "index": bindparam("at_index")} | _HOLDS)
 
 
-class AuditRows:
-    """The audit log, as it is stored."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class AuditQueries(Queries):
+    """Reads and extends the stored audit log."""
 
     async def log(self) -> StoredLog | None:
-        """The log, or None where it has not been begun."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(_log))).mappings().one_or_none()
-        return None if row is None else StoredLog(**{name: row[name] for name in row if name != "id"})
+        """Return the log, or None if it has not been created yet."""
+        row = await self._row(select(*(_log.c[each.name] for each in fields(StoredLog))))
+        return None if row is None else StoredLog(*row)
 
     async def add_log(self, log: StoredLog, event: AuditEvent) -> None:
-        """Begin the log. Where another process has begun it meanwhile, that one stays."""
+        """Create the log, unless another process has created it."""
         with contextlib.suppress(IntegrityError):
-            async with self._database.write(event) as connection:
+            async with self._database.transaction(event) as connection:
                 await connection.execute(insert(_log).values(id=LOG, **asdict(log)))
 
     async def seal(self, put: Callable[[Sealing], T]) -> T:
-        """What `put` returns, once what it would have changed is durable. It is called again where others were faster.
+        """Call `put` in a snapshot, write its changes, and return its result once they are durable.
 
-        Nobody is kept from writing while it reads and thinks. The log has to have been begun. Raises Unavailable, or
-        what `put` raises, and nothing of it has happened then.
+        Calls it again if another process sealed events meanwhile. Holds no locks while `put` runs. The log must exist.
+        Raises Unavailable, or any error from `put`; then nothing was changed.
         """
 
         def sealing(connection: Connection) -> tuple[Sealing, T]:
@@ -229,37 +218,35 @@ class AuditRows:
             async with self._database.read() as connection:
                 begun, result = await connection.run_sync(sealing)
             try:
-                await self._database.run(_make, begun.changes)
+                await self._database.run(_execute, begun.changes)
             except IntegrityError:
-                if await self._size() == begun.size:
+                if await self._scalar(_SIZE) == begun.size:
                     raise
             else:
                 return result
 
-    async def _size(self) -> int:
-        async with self._database.read() as connection:
-            size: int = (await connection.execute(_SIZE)).scalar_one()
-            return size
+    async def unsealed_since(self) -> datetime | None:
+        """Return the time of the oldest unsealed event, or None if all are sealed."""
+        oldest = select(func.min(_unsealed.c.event_id)).scalar_subquery()
+        return await self._scalar(select(tables.audit_event.c.at).where(tables.audit_event.c.id == oldest))
 
     async def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
-        """The newest checkpoint, or the one of a certain size, where it is kept."""
+        """Return the checkpoint for the given log size, by default the newest. Returns None if it is not stored."""
         query = _NEWEST if size is None else select(_checkpoint).where(_checkpoint.c.size == size)
-        async with self._database.read() as connection:
-            return await connection.run_sync(_newest, query)
+        return _stored_checkpoint(await self._row(query))
 
     async def checkpoints(self, after: int, limit: int) -> list[StoredCheckpoint]:
-        """At most `limit` checkpoints of more than a size, the smallest first."""
+        """Return at most `limit` checkpoints with sizes above `after`, sorted by size."""
         query = (
             select(_checkpoint).where(_checkpoint.c.size > after).order_by(_checkpoint.c.size).limit(limit)
         )
-        async with self._database.read() as connection:
-            return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
+        return [StoredCheckpoint(**row._asdict()) for row in await self._rows(query)]
 
     async def thin(self, before: datetime, after: int) -> tuple[int, int]:
-        """Of a page of the checkpoints older than `before`, keep the last one of each hour.
+        """Delete one page of checkpoints older than `before`, except the last one in each hour.
 
-        `after` is where the last page ended, 0 at first. Gives where this one ended, and how many were dropped; there
-        is nothing more to do where the page ended where it began and dropped none.
+        `after` is the size at which the previous page ended, 0 at first. Returns the size at which this page ended, and
+        the number deleted. No work is left when the size equals `after` and nothing was deleted.
         """
         query = (
             select(_checkpoint.c.size, _checkpoint.c.at)
@@ -267,26 +254,25 @@ class AuditRows:
             .order_by(_checkpoint.c.size)
             .limit(THINNED_AT_ONCE)
         )
-        async with self._database.read() as connection:
-            heads = (await connection.execute(query)).all()
+        heads = await self._rows(query)
         last_of_hour = {f"{at:%Y%m%d%H}": size for size, at in heads}
         kept = {*last_of_hour.values()}
-        superfluous = [{"of_size": size} for size, _ in heads if size not in kept]
-        if superfluous:
+        deleted = [{"of_size": size} for size, _ in heads if size not in kept]
+        if deleted:
             drop = delete(_checkpoint).where(_checkpoint.c.size == bindparam("of_size"))
-            async with self._database.write() as connection:
-                await connection.execute(drop, superfluous)
-        # The last hour of a page may go on in the next one.
+            async with self._database.transaction() as connection:
+                await connection.execute(drop, deleted)
+        # The last hour in this page may continue in the next page, so the next page begins with that hour.
         ended = max((size for size in kept if size < heads[-1][0]), default=after) if heads else after
-        return ended, len(superfluous)
+        return ended, len(deleted)
 
     async def tiles(self, ids: Iterable[TileId]) -> dict[TileId, bytes]:
-        """Those of the tiles that there are, as wide as they are now."""
+        """Return the requested tiles that exist. The last tile in each level may be incomplete."""
         async with self._database.read() as connection:
             return await connection.run_sync(_tiles, ids)
 
 
-def _make(connection: Connection, changes: Iterable[_Change]) -> None:
+def _execute(connection: Connection, changes: Iterable[_Change]) -> None:
     for change, values in changes:
         connection.execute(change, values)
 
@@ -299,6 +285,5 @@ def _tiles(connection: Connection, ids: Iterable[TileId]) -> dict[TileId, bytes]
     return {TileId(level, index): hashes for level, index, hashes in found}
 
 
-def _newest(connection: Connection, query: Select[tuple[object, ...]]) -> StoredCheckpoint | None:
-    row = connection.execute(query).mappings().first()
-    return None if row is None else StoredCheckpoint(**row)
+def _stored_checkpoint(row: Row[Any] | None) -> StoredCheckpoint | None:
+    return None if row is None else StoredCheckpoint(**row._asdict())

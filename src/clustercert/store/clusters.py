@@ -1,134 +1,125 @@
-"""Every SQL statement about clusters and their client CAs."""
+"""Queries for clusters and their client CAs."""
 
+import json
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 from cryptography import x509
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
-from clustercert.certificate import certificate_der
-from clustercert.errors import Conflict, NotFound
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions
+from clustercert.model.errors import ConcurrentChange, NotFound
+from clustercert.pki.certificates import certificate_der
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.generation import Cache
+from clustercert.store.cluster_cache import ClusterCache
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.queries import Queries, conflict_if_violated
+from clustercert.store.engine.transaction import Transaction
 
 _cluster, _ca = tables.cluster, tables.client_ca
 
-# Some kilobytes each, the parsed CA included.
-CACHED_CLUSTERS = 4096
 
-
-class ClusterLookup(Protocol):
-    """Where the clusters are; `ClusterRows` fills it."""
-
-    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None: ...
-
-
-async def existing(clusters: ClusterLookup, project_id: str, cluster_id: str) -> Cluster:
-    """The cluster. Raises NotFound where the project has no such one."""
-    cluster = await clusters.cluster(project_id, cluster_id)
-    if cluster is None:
-        raise NotFound
-    return cluster
-
-
-class ClusterRows:
-    """Clusters with their active client CA. One cluster is found from memory when it was found a moment ago."""
+class ClusterQueries(Queries):
+    """Reads and changes clusters with their active client CA. Only results of `cluster` are cached."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
-        self._cache: Cache[tuple[str, str], Cluster] = Cache(database.generation, CACHED_CLUSTERS)
+        super().__init__(database)
+        self.cache = ClusterCache(database.generation, self._load)
 
     async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
-        """The cluster, if it is this project's."""
-        # What is no text to PostgreSQL is no id either: a zero byte, half a surrogate pair.
-        if not cluster_id.isprintable():
-            return None
-        # Another project's is looked for and not found, as one that isn't there: it takes as long.
-        return await self._cache.get((project_id, cluster_id), self._load)
+        """Return the cluster if it belongs to the project, else None."""
+        return await self.cache.cluster(project_id, cluster_id)
 
     async def named(self, project_id: str, name: str) -> Cluster | None:
-        """The project's cluster of that name, read afresh."""
+        """Return the cluster with this name in the project, or None."""
         return await self._first(_cluster.c.project_id == project_id, _cluster.c.name == name)
 
     async def find(self, wanted: str, project_id: str | None = None) -> tuple[Cluster, ...]:
-        """Those of that id or name, in a project or everywhere, read afresh."""
+        """Return at most 16 clusters with this id or name, in one project or in all projects."""
         conditions = [or_(_cluster.c.id == wanted, _cluster.c.name == wanted)]
         if project_id is not None:
             conditions.append(_cluster.c.project_id == project_id)
-        async with self._database.read() as connection:
-            # No client has a use for more than a few that it has to choose from.
-            query = _with_ca().where(*conditions).order_by(_cluster.c.id != wanted).limit(16)
-            return tuple(_parsed(row) for row in await connection.execute(query))
+        return await self._all(_with_ca().where(*conditions).order_by(_cluster.c.id != wanted).limit(16))
+
+    async def reachable(self, cluster_id: str, project_ids: Collection[str] | None) -> Cluster | None:
+        """Return the cluster if it belongs to one of the projects, else None. `None` stands for all projects."""
+        # PostgreSQL rejects strings with a zero byte or half a surrogate pair.
+        if not cluster_id.isprintable():
+            return None
+        in_projects = () if project_ids is None else (_cluster.c.project_id.in_(project_ids),)
+        return await self._first(_cluster.c.id == cluster_id, *in_projects)
 
     async def in_project(self, project_id: str) -> tuple[Cluster, ...]:
-        """All clusters of a project, by name."""
-        async with self._database.read() as connection:
-            query = _with_ca().where(_cluster.c.project_id == project_id).order_by(_cluster.c.name)
-            return tuple(_parsed(row) for row in await connection.execute(query))
+        """Return all clusters in a project, sorted by name."""
+        query = _with_ca().where(_cluster.c.project_id == project_id)
+        return await self._all(query.order_by(_cluster.c.name))
+
+    async def page(self, project_id: str, after: str, limit: int) -> tuple[Cluster, ...]:
+        """Return at most `limit` clusters in a project with ids above `after`, sorted by id."""
+        query = _with_ca().where(_cluster.c.project_id == project_id, _cluster.c.id > after)
+        return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def everywhere(self) -> tuple[Cluster, ...]:
-        """All clusters of all projects, by project and name."""
-        async with self._database.read() as connection:
-            query = _with_ca().order_by(_cluster.c.project_id, _cluster.c.name)
-            return tuple(_parsed(row) for row in await connection.execute(query))
+        """Return the clusters in all projects, sorted by project and name."""
+        return await self._all(_with_ca().order_by(_cluster.c.project_id, _cluster.c.name))
 
-    async def guarded(self, after: str, limit: int) -> tuple[Cluster, ...]:
-        """Those, by id and from behind one, whose options have this service work on their API servers."""
+    async def enforced(self, after: str, limit: int) -> tuple[Cluster, ...]:
+        """Return a page, sorted by id, of clusters with options that require bindings or an admission policy."""
         options = _cluster.c.options
-        asked_for = or_(
+        is_enforced = or_(
             options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
         )
-        query = _with_ca().where(_cluster.c.id > after, asked_for).order_by(_cluster.c.id).limit(limit)
-        async with self._database.read() as connection:
-            return tuple(_parsed(row) for row in await connection.execute(query))
+        query = _with_ca().where(_cluster.c.id > after, is_enforced)
+        return await self._all(query.order_by(_cluster.c.id).limit(limit))
+
+    async def custom_exemptions(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+        """Return id, name and patterns of each cluster whose exemptions are not the default."""
+        default = json.dumps(ClusterOptions().exemptions)
+        query = select(_cluster.c.id, _cluster.c.name, _cluster.c.options).where(
+            _cluster.c.options["exemptions"].as_string() != default
+        )
+        rows = await self._rows(query.order_by(_cluster.c.name, _cluster.c.id))
+        return tuple((row.id, row.name, options_of(row.options).exemptions) for row in rows)
 
     async def some(self, ids: Collection[str]) -> tuple[Cluster, ...]:
-        """Those of the ids that there are, of whatever project, read afresh."""
-        async with self._database.read() as connection:
-            return tuple(
-                _parsed(row) for row in await connection.execute(_with_ca().where(_cluster.c.id.in_(ids)))
-            )
+        """Return the clusters with these ids, in any project. Ignores ids that do not exist."""
+        return await self._all(_with_ca().where(_cluster.c.id.in_(ids)))
 
     async def bundle(self, cluster_id: str) -> tuple[x509.Certificate, ...]:
-        """The client CAs that the API server must trust: the active one and those that will be, oldest first."""
-        async with self._database.read() as connection:
-            query = (
-                select(_ca.c.certificate_der)
-                .where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
-                .order_by(_ca.c.not_after)
-            )
-            return tuple(
-                x509.load_der_x509_certificate(der) for der in (await connection.execute(query)).scalars()
-            )
+        """Return the client CAs that the API server must trust: the active one and the next ones, oldest first."""
+        query = select(_ca.c.certificate_der).where(_ca.c.cluster_id == cluster_id, _ca.c.state != "retired")
+        rows = await self._rows(query.order_by(_ca.c.not_after))
+        return tuple(x509.load_der_x509_certificate(der) for (der,) in rows)
 
     async def add(self, cluster: Cluster, event: AuditEvent) -> None:
-        """Store a new cluster and its client CA. Raises Conflict where the project has one of that name."""
-        try:
-            async with self._database.write(event) as connection:
+        """Add a cluster with its client CA. Raises Conflict if the project has a cluster with this name."""
+        with conflict_if_violated(_name_taken(cluster)):
+            async with self._database.transaction(event) as connection:
                 await connection.execute(insert(_cluster).values(_cluster_row(cluster)))
                 await connection.execute(insert(_ca).values(_ca_row(cluster.client_ca)))
-        except IntegrityError as error:
-            raise _name_taken(cluster) from error
 
-    async def replace(self, cluster: Cluster, event: AuditEvent) -> None:
-        """Store a cluster's new properties; its client CA stays. Raises Conflict as `add` does."""
-        try:
-            async with self._database.change(event) as connection:
+    async def replace(self, cluster: Cluster, event: AuditEvent, before: Cluster | None = None) -> None:
+        """Replace a cluster's properties, but not its client CA.
+
+        Raises Conflict like `add`, or errors like `remove`.
+        """
+        with conflict_if_violated(_name_taken(cluster)):
+            async with self._database.transaction(event, invalidate=True) as connection:
+                await _require_unchanged(connection, before)
                 query = update(_cluster).where(_cluster.c.id == cluster.id)
                 await connection.execute(query.values(_cluster_row(cluster)))
-        except IntegrityError as error:
-            raise _name_taken(cluster) from error
 
-    async def remove(self, cluster_id: str, event: AuditEvent) -> None:
-        """Forget a cluster and its client CAs. The certificates issued for it stay in the ledger."""
-        async with self._database.change(event) as connection:
-            # Replicas of before schema 0005 may still write unknown credentials.
-            for seen in (tables.webhook_token, tables.unknown_identity, tables.unknown_credential):
-                await connection.execute(delete(seen).where(seen.c.cluster_id == cluster_id))
+    async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
+        """Delete a cluster and its client CAs. Its certificates stay in the ledger.
+
+        With `before`, raises NotFound if it was removed, or ConcurrentChange if it is no longer so.
+        """
+        async with self._database.transaction(event, invalidate=True) as connection:
+            await _require_unchanged(connection, before)
+            # Replicas from before schema 0005 may still write `unknown_credential`.
+            for table in (tables.webhook_token, tables.unknown_identity, tables.unknown_credential):
+                await connection.execute(delete(table).where(table.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
 
@@ -137,9 +128,23 @@ class ClusterRows:
         return await self._first(_cluster.c.id == cluster_id, _cluster.c.project_id == project_id)
 
     async def _first(self, *conditions: ColumnElement[bool]) -> Cluster | None:
-        async with self._database.read() as connection:
-            row = (await connection.execute(_with_ca().where(*conditions))).first()
-            return _parsed(row) if row is not None else None
+        row = await self._row(_with_ca().where(*conditions))
+        return None if row is None else _parsed(row)
+
+    async def _all(self, query: Select[Any]) -> tuple[Cluster, ...]:
+        return tuple(map(_parsed, await self._rows(query)))
+
+
+async def _require_unchanged(connection: Transaction, before: Cluster | None) -> None:
+    """Lock a cluster's row. Raises NotFound if it was removed, or ConcurrentChange if it is not equal to `before`."""
+    if before is None:
+        return
+    query = _with_ca().where(_cluster.c.id == before.id).with_for_update(of=_cluster)
+    row = (await connection.execute(query)).first()
+    if row is None:
+        raise NotFound
+    if _parsed(row) != before:
+        raise ConcurrentChange
 
 
 def _with_ca() -> Select[Any]:
@@ -150,17 +155,17 @@ def _with_ca() -> Select[Any]:
 
 def _parsed(row: Row[Any]) -> Cluster:
     certificate = x509.load_der_x509_certificate(row.certificate_der)
-    said = {column.name: getattr(row, column.name) for column in _cluster.c}
-    said |= {"san_urls": tuple(row.san_urls), "options": options_of(row.options)}
-    return Cluster(**said, client_ca=ClientCA(row.ca_id, row.id, certificate, row.sealed_key))
+    values = {column.name: getattr(row, column.name) for column in _cluster.c}
+    values |= {"san_urls": tuple(row.san_urls), "options": options_of(row.options)}
+    return Cluster(**values, client_ca=ClientCA(row.ca_id, row.id, certificate, row.sealed_key))
 
 
-def options_of(said: dict[str, Any] | None) -> ClusterOptions:
-    """JSON has lists, where the options have tuples; an older program says nothing."""
-    known: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in (said or {}).items()
+def options_of(stored: dict[str, Any] | None) -> ClusterOptions:
+    """Convert a cluster's stored options. Older programs stored NULL for the defaults; JSON stores tuples as lists."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in (stored or {}).items()
     }
-    return ClusterOptions(**known)
+    return ClusterOptions(**values)
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
@@ -169,11 +174,11 @@ def _cluster_row(cluster: Cluster) -> dict[str, object]:
 
 
 def _options_row(options: ClusterOptions) -> dict[str, object]:
-    said = asdict(options)
-    # A program before schema 0005 that still runs takes no option that it doesn't know.
+    values = asdict(options)
+    # Omit the new option if it is off, because a replica from before schema 0005 rejects unknown options.
     if not options.admission_by_number:
-        del said["admission_by_number"]
-    return said
+        del values["admission_by_number"]
+    return values
 
 
 def _ca_row(ca: ClientCA) -> dict[str, object]:
@@ -187,5 +192,5 @@ def _ca_row(ca: ClientCA) -> dict[str, object]:
     }
 
 
-def _name_taken(cluster: Cluster) -> Conflict:
-    return Conflict(f"The project has a cluster named {cluster.name} already. Choose another name.")
+def _name_taken(cluster: Cluster) -> str:
+    return f"The project already has a cluster named {cluster.name}. Choose another name."

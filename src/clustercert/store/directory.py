@@ -1,208 +1,222 @@
-"""Every SQL statement about domains, projects, users and groups. Tokens and roles have files of their own."""
+"""Queries for domains, projects, users and groups."""
 
-from collections.abc import Callable
-from datetime import datetime
+from dataclasses import fields
 from typing import Any, TypeVar
 
-from sqlalchemy import Insert, Row, Select, and_, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Select, delete, insert, select, update
 
-from clustercert.errors import Conflict
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
+from clustercert.model.errors import ConcurrentChange, NotFound
 from clustercert.store import tables
 from clustercert.store.access_keys import end_temporary_keys
-from clustercert.store.database import Database, raise_generation
-from clustercert.store.nouns import (
-    change_one,
-    changed_meanwhile,
-    domain_of,
-    domains_query,
-    group_of,
-    groups_query,
-    insert_once,
-    narrowed,
-    project_of,
-    projects_query,
-    user_of,
-    users_query,
+from clustercert.store.engine.database import raise_generation
+from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.entities import (
+    ALL,
+    TABLES,
+    E,
+    Reference,
+    entity_columns,
+    entity_of,
+    filter_by,
+    in_domains,
 )
 from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
-from clustercert.store.transaction import Transaction
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member = tables.group_member
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Domain | Project | User | Group)
 
 
-class DirectoryRows:
-    """Who and what there is. Creating contradicts no cache; everything else makes every worker forget."""
+class DirectoryQueries(Queries):
+    """Reads and changes domains, projects, users and groups.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    All changes invalidate caches, except that of adding a user or group.
+    """
 
     async def domains(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[Domain, ...]:
-        """By name; all, or the one of an id or name."""
-        query = domains_query().order_by(_domain.c.name)
-        return await self._all(narrowed(query, (_domain.c.id, domain_id), (_domain.c.name, name)), domain_of)
+        """Return domains, sorted by name, optionally only those with this id or name."""
+        query = select(*entity_columns(Domain)).order_by(_domain.c.name)
+        return await self._all(Domain, filter_by(query, (_domain.c.id, domain_id), (_domain.c.name, name)))
 
-    async def projects(
-        self, *, domain_id: str | None = None, name: str | None = None, project_id: str | None = None
-    ) -> tuple[Project, ...]:
-        """By domain and name; all, or those of a domain, of a name, or of both; or the one of an id."""
-        query = projects_query().order_by(_domain.c.name, _project.c.name)
-        wanted = (_project.c.domain_id, domain_id), (_project.c.name, name), (_project.c.id, project_id)
-        return await self._all(narrowed(query, *wanted), project_of)
+    async def find(self, kind: type[E], wanted: Reference = ALL) -> tuple[E, ...]:
+        """Return the projects, users or groups to which a reference refers, sorted by domain and name."""
+        query = in_domains(kind, wanted).order_by(_domain.c.name, TABLES[kind].c.name)
+        return await self._all(kind, query)
 
-    async def users(
-        self, *, domain_id: str | None = None, name: str | None = None, user_id: str | None = None
-    ) -> tuple[User, ...]:
-        """As `projects`."""
-        query = users_query().order_by(_domain.c.name, _user.c.name)
-        wanted = (_user.c.domain_id, domain_id), (_user.c.name, name), (_user.c.id, user_id)
-        return await self._all(narrowed(query, *wanted), user_of)
-
-    async def groups(
-        self, *, domain_id: str | None = None, name: str | None = None, group_id: str | None = None
-    ) -> tuple[Group, ...]:
-        """As `projects`."""
-        query = groups_query().order_by(_domain.c.name, _group.c.name)
-        wanted = (_group.c.domain_id, domain_id), (_group.c.name, name), (_group.c.id, group_id)
-        return await self._all(narrowed(query, *wanted), group_of)
+    async def page(self, kind: type[E], wanted: Reference, after: str, limit: int) -> tuple[E, ...]:
+        """Return at most `limit` projects, users or groups with ids above `after`, sorted by id."""
+        row_id = TABLES[kind].c.id
+        query = in_domains(kind, wanted).where(row_id > after)
+        return await self._all(kind, query.order_by(row_id).limit(limit))
 
     async def members(self, group_id: str) -> tuple[User, ...]:
-        """By domain and name."""
-        members = select(_member.c.user_id).where(_member.c.group_id == group_id)
-        query = users_query().where(_user.c.id.in_(members)).order_by(_domain.c.name, _user.c.name)
-        return await self._all(query, user_of)
+        """Return the users in a group, sorted by domain and name."""
+        return await self._all(User, _in_group(group_id).order_by(_domain.c.name, _user.c.name))
 
-    async def add_domain(self, domain: Domain, event: AuditEvent) -> None:
-        """Raises Conflict."""
-        row = insert(_domain).values(id=domain.id, name=domain.name, enabled=domain.enabled)
-        await self._add(row, event, f"A domain named {domain.name} exists already.")
+    async def member_page(self, group_id: str, after: str, limit: int) -> tuple[User, ...]:
+        """Return at most `limit` users in a group with ids above `after`, sorted by id."""
+        query = _in_group(group_id).where(_user.c.id > after)
+        return await self._all(User, query.order_by(_user.c.id).limit(limit))
 
-    async def add_project(self, project: Project, event: AuditEvent) -> None:
-        """Raises Conflict."""
-        row = insert(_project).values(
-            id=project.id,
-            domain_id=project.domain.id,
-            name=project.name,
-            description=project.description,
-            enabled=project.enabled,
-        )
-        await self._add(row, event, f"A project named {project.name} exists already in this domain.")
+    async def add(
+        self, entity: Domain | Project | User | Group, *events: AuditEvent, **others: object
+    ) -> None:
+        """Add an entity. `others` are values of further columns. Raises Conflict if the entity's name is taken."""
+        row = _values(entity) | others
+        where = "" if isinstance(entity, Domain) else " in this domain"
+        taken = f"A {type(entity).__name__.lower()} named {entity.name} already exists{where}."
+        with conflict_if_violated(taken):
+            # A cached log-in of a federated user depends on the names of domains, and on the list of projects.
+            invalidate = isinstance(entity, Domain | Project)
+            async with self._database.transaction(*events, invalidate=invalidate) as connection:
+                await connection.execute(insert(TABLES[type(entity)]).values(row))
 
-    async def add_user(self, user: User, password_hash: str | None, at: datetime, event: AuditEvent) -> None:
-        """Raises Conflict."""
-        row = insert(_user).values(
-            id=user.id,
-            domain_id=user.domain.id,
-            name=user.name,
-            password_hash=password_hash,
-            enabled=user.enabled,
-            created_at=at,
-        )
-        await self._add(row, event, f"A user named {user.name} exists already in this domain.")
+    async def replace(self, before: T, after: T, *events: AuditEvent) -> None:
+        """Change an entity. Enabling or disabling a user has the same effects as `enable_user`.
 
-    async def add_group(self, group: Group, event: AuditEvent) -> None:
-        """Raises Conflict."""
-        row = insert(_group).values(id=group.id, domain_id=group.domain.id, name=group.name)
-        await self._add(row, event, f"A group named {group.name} exists already in this domain.")
+        A revocation takes its actor and time from the first event. Raises NotFound if the entity was deleted, or
+        ConcurrentChange if it is no longer equal to `before`.
+        """
+        old, new = _values(before), _values(after)
+        changed = {name: value for name, value in new.items() if value != old[name]}
+        table = TABLES[type(before)]
+        async with self._database.transaction(*events, invalidate=True) as connection:
+            await _require_unchanged(connection, before)
+            await connection.execute(update(table).where(table.c.id == before.id).values(changed))
+            if isinstance(after, User) and "enabled" in changed:
+                await _after_switch(connection, after.id, after.enabled, events[0])
 
-    async def enable_domain(self, domain_id: str, enabled: bool, event: AuditEvent) -> None:
-        """Raises NotFound."""
-        async with self._database.change(event) as connection:
-            await change_one(
-                connection, update(_domain).where(_domain.c.id == domain_id).values(enabled=enabled)
-            )
-
-    async def enable_project(self, project_id: str, enabled: bool, event: AuditEvent) -> None:
-        """Raises NotFound."""
-        async with self._database.change(event) as connection:
-            query = update(_project).where(_project.c.id == project_id)
-            await change_one(connection, query.values(enabled=enabled))
+    async def enable(self, entity: Domain | Project, enabled: bool, event: AuditEvent) -> None:
+        """Enable or disable a project, or a domain with its users and projects. Raises NotFound if it was deleted."""
+        table = TABLES[type(entity)]
+        await self._change(update(table).where(table.c.id == entity.id).values(enabled=enabled), event)
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
-        """Disabling ends the user's tokens and temporary keys for good, and revokes their certificates.
+        """Enable or disable a user. Disabling deletes their tokens and temporary keys and revokes their certificates.
 
-        The first event says who does it, and when. Raises NotFound.
+        The revocation takes its actor and time from the first event. Raises NotFound if the user does not exist.
         """
-        async with self._database.write(*events) as connection:
+        async with self._database.transaction(*events) as connection:
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
-            if enabled:
-                await end_disabled(connection, user_id, await raise_generation(connection))
-            else:
-                await _end_logins(connection, user_id)
-                await _revoke(connection, user_id, events[0])
+            await _after_switch(connection, user_id, enabled, events[0])
 
     async def set_password(self, user_id: str, password_hash: str, event: AuditEvent) -> None:
-        """Ends the user's tokens and temporary keys. Raises NotFound."""
-        async with self._database.change(event) as connection:
+        """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted."""
+        async with self._database.transaction(event, invalidate=True) as connection:
             query = update(_user).where(_user.c.id == user_id)
             await change_one(connection, query.values(password_hash=password_hash))
-            await _end_logins(connection, user_id)
+            await _delete_logins(connection, user_id)
 
-    async def remove_user(self, user_id: str, *events: AuditEvent) -> None:
-        """With tokens, keys, roles and memberships; their certificates are revoked.
+    async def remove_domain(self, domain: Domain, event: AuditEvent) -> None:
+        """Delete a domain. Raises Conflict if it still has projects, users or groups; else like `replace`."""
+        with conflict_if_violated("The domain still has projects, users or groups. Delete them first."):
+            async with self._database.transaction(event, invalidate=True) as connection:
+                await _require_unchanged(connection, domain)
+                await connection.execute(delete(_domain).where(_domain.c.id == domain.id))
 
-        The first event says who does it, and when. Raises NotFound.
+    async def remove_user(self, user_id: str, *events: AuditEvent, before: User | None = None) -> None:
+        """Delete a user with tokens, keys, roles and memberships, and revoke their certificates.
+
+        The revocation takes its actor and time from the first event. Raises NotFound, or ConcurrentChange if the user
+        is not equal to `before`.
         """
-        async with self._database.write(*events) as connection:
-            # The row is locked first, so that no token appears between its tokens' end and its own.
+        async with self._database.transaction(*events) as connection:
+            await _require_unchanged(connection, before)
+            # Lock the row first, so that no token is added while the tokens are being deleted.
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=False))
-            await _end_logins(connection, user_id)
+            await _delete_logins(connection, user_id)
             await connection.execute(delete(tables.access_key).where(tables.access_key.c.user_id == user_id))
             await connection.execute(delete(_member).where(_member.c.user_id == user_id))
             await _drop_roles(connection, user_id)
             await connection.execute(delete(_user).where(_user.c.id == user_id))
             await _revoke(connection, user_id, events[0])
 
-    async def remove_project(self, project_id: str, event: AuditEvent) -> None:
-        """With its role assignments and tokens. Raises NotFound, or Conflict while it has clusters."""
+    async def remove_project(self, project_id: str, event: AuditEvent, before: Project | None = None) -> None:
+        """Delete a project, its role assignments and tokens.
+
+        Raises Conflict if it still has clusters, NotFound, or ConcurrentChange if it is not equal to `before`.
+        """
         assignment, token = tables.role_assignment, tables.token
-        try:
-            async with self._database.change(event) as connection:
+        with conflict_if_violated("The project still has clusters. Remove them first."):
+            async with self._database.transaction(event, invalidate=True) as connection:
+                await _require_unchanged(connection, before)
                 await change_one(
                     connection, update(_project).where(_project.c.id == project_id).values(enabled=False)
                 )
                 await connection.execute(delete(assignment).where(assignment.c.project_id == project_id))
                 await connection.execute(delete(token).where(token.c.project_id == project_id))
                 await connection.execute(delete(_project).where(_project.c.id == project_id))
-        except IntegrityError as error:
-            raise Conflict("The project has clusters still. Remove them first.") from error
 
-    async def remove_group(self, group_id: str, event: AuditEvent) -> None:
-        """With its memberships and roles. Raises NotFound."""
-        async with self._database.change(event) as connection:
+    async def remove_group(self, group_id: str, event: AuditEvent, before: Group | None = None) -> None:
+        """Delete a group with its memberships and roles.
+
+        Raises NotFound, or ConcurrentChange if it is not equal to `before`.
+        """
+        async with self._database.transaction(event, invalidate=True) as connection:
+            await _require_unchanged(connection, before)
             await connection.execute(delete(_member).where(_member.c.group_id == group_id))
             await _drop_roles(connection, group_id)
             await change_one(connection, delete(_group).where(_group.c.id == group_id))
 
     async def add_member(self, group_id: str, user_id: str, event: AuditEvent) -> None:
-        """Twice is once."""
-        with changed_meanwhile():
-            async with self._database.change(event) as connection:
-                await insert_once(connection, _member, {"group_id": group_id, "user_id": user_id})
+        """Add a user to a group. Does nothing if they are a member."""
+        with conflict_if_violated():
+            async with self._database.transaction() as connection:
+                await insert_once(connection, _member, {"group_id": group_id, "user_id": user_id}, event)
+
+    async def is_member(self, group_id: str, user_id: str) -> bool:
+        query = select(_member.c.user_id).where(_member.c.group_id == group_id, _member.c.user_id == user_id)
+        return await self._scalar(query) is not None
 
     async def remove_member(self, group_id: str, user_id: str, event: AuditEvent) -> None:
-        """Raises NotFound."""
-        row = and_(_member.c.group_id == group_id, _member.c.user_id == user_id)
-        async with self._database.change(event) as connection:
-            await change_one(connection, delete(_member).where(row), "The user is no member of this group.")
+        """Remove a user from a group. Raises NotFound if they are not a member."""
+        row = delete(_member).where(_member.c.group_id == group_id, _member.c.user_id == user_id)
+        await self._change(row, event, "The user is not a member of this group.")
 
-    async def _add(self, statement: Insert, event: AuditEvent, taken: str) -> None:
-        try:
-            async with self._database.write(event) as connection:
-                await connection.execute(statement)
-        except IntegrityError as error:
-            raise Conflict(taken) from error
-
-    async def _all(self, query: Select[Any], parse: Callable[[Row[Any]], T]) -> tuple[T, ...]:
-        async with self._database.read() as connection:
-            return tuple(parse(row) for row in await connection.execute(query))
+    async def _all(self, kind: type[E], query: Select[Any]) -> tuple[E, ...]:
+        return tuple(entity_of(kind, row) for row in await self._rows(query))
 
 
-async def _end_logins(connection: Transaction, user_id: str) -> None:
+async def _require_unchanged(connection: Transaction, before: Domain | Project | User | Group | None) -> None:
+    """Lock an entity's row. Raises NotFound if it was deleted, or ConcurrentChange if it is not equal to `before`."""
+    if before is None:
+        return
+    kind, table = type(before), TABLES[type(before)]
+    query = select(*entity_columns(Domain)) if kind is Domain else in_domains(kind, ALL)
+    row = (await connection.execute(query.where(table.c.id == before.id).with_for_update(of=table))).first()
+    if row is None:
+        raise NotFound("It no longer exists.")
+    if entity_of(kind, row) != before:
+        raise ConcurrentChange
+
+
+def _values(entity: Domain | Project | User | Group) -> dict[str, object]:
+    """Return the entity's row, without columns that are not its fields."""
+    row: dict[str, object] = {each.name: getattr(entity, each.name) for each in fields(entity)}
+    if not isinstance(entity, Domain):
+        del row["domain"]
+        row |= {"domain_id": entity.domain.id, "labels": dict(entity.labels) or None}
+    return row
+
+
+def _in_group(group_id: str) -> Select[Any]:
+    members = select(_member.c.user_id).where(_member.c.group_id == group_id)
+    return in_domains(User, ALL).where(_user.c.id.in_(members))
+
+
+async def _after_switch(connection: Transaction, user_id: str, enabled: bool, event: AuditEvent) -> None:
+    """Do what follows from enabling or disabling a user."""
+    if enabled:
+        await end_disabled(connection, user_id, await raise_generation(connection))
+    else:
+        await _delete_logins(connection, user_id)
+        await _revoke(connection, user_id, event)
+
+
+async def _delete_logins(connection: Transaction, user_id: str) -> None:
     await connection.execute(delete(tables.token).where(tables.token.c.user_id == user_id))
     await end_temporary_keys(connection, user_id)
 
@@ -215,7 +229,7 @@ async def _revoke(connection: Transaction, user_id: str, event: AuditEvent) -> N
         user_id=user_id,
         cluster_id="",
         at=event.at,
-        by=event.actor,
+        by=event.actor.id,
         reason="cessationOfOperation",
         note=event.kind,
     )

@@ -1,33 +1,30 @@
-"""Every SQL statement of keeping API servers up to date: what a revocation touches, what lives, what is revoked."""
+"""Queries for enforcing revocations in clusters: affected clusters, live certificates and revoked certificates."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, and_, case, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
-from clustercert.model import AuditEvent, number_of, without_credential_group
+from clustercert.model import number_of, without_credential_group
 from clustercert.store import tables
-from clustercert.store.credentials import is_bound_by_serial
-from clustercert.store.database import Database
-from clustercert.store.revocations import is_revoked, stands_after
+from clustercert.store.certificate_view import is_bound_by_serial
+from clustercert.store.engine.queries import Queries
+from clustercert.store.revocation_state import is_revoked, revoked_later
 
 _certificate, _revocation = tables.certificate, tables.revocation
 
-# More at once, and it is simpler to look at every cluster.
+# After more changes than this, every cluster is checked instead.
 MAX_CHANGES = 1000
 PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
-    """What revocations, and what undid them, have touched since a generation.
+class AffectedClusters:
+    """The clusters with changed revocations, and the generation number from which the next query starts.
 
-    Attributes:
-        cluster_ids: where; None where there are too many changes to say.
-        newest: the generation of the last change, to ask from next.
+    `cluster_ids` is None after too many changes. Then any cluster may be affected.
     """
 
     cluster_ids: frozenset[str] | None
@@ -35,8 +32,8 @@ class Touched:
 
 
 @dataclass(frozen=True, slots=True)
-class Credential:
-    """A live certificate, as far as its binding depends on it. Field meanings as in `CertificateRecord`."""
+class LiveCertificate:
+    """The fields of a live certificate that its binding depends on. See `CertificateView`."""
 
     id: int
     fingerprint: bytes
@@ -47,26 +44,23 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
-    """A revoked certificate that has not ended. Field meanings as in `CertificateRecord`."""
+class RevokedCertificate:
+    """A revoked certificate that has not expired. See `CertificateView`."""
 
     fingerprint: bytes
     credential_number: str | None
     not_after: datetime
 
 
-class EnforcementRows:
-    """What API servers have to know."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class EnforcementQueries(Queries):
+    """Reads which certificates clusters must accept or reject."""
 
     async def newest(self) -> int:
-        """The generation as of now."""
+        """Return the current generation number."""
         return await self._database.read_generation()
 
-    async def touched(self, since: int, now: datetime) -> Touched:
-        """Where something was revoked, or a revocation undone, after a generation."""
+    async def affected_clusters(self, since: int, now: datetime) -> AffectedClusters:
+        """Return the clusters with revocations that were made or undone since a given generation number."""
         columns = (_revocation.c.cluster_id, _revocation.c.user_id, _revocation.c.changed)
         query = (
             select(*columns)
@@ -78,130 +72,98 @@ class EnforcementRows:
             changes = (await connection.execute(query)).all()
             if len(changes) > MAX_CHANGES:
                 newest = (await connection.execute(select(func.max(_revocation.c.changed)))).scalar_one()
-                return Touched(None, newest)
-            everywhere = {row.user_id for row in changes if not row.cluster_id}
+                return AffectedClusters(None, newest)
             found = {row.cluster_id for row in changes if row.cluster_id}
-            found |= await _clusters_of(connection, everywhere, now)
-        return Touched(frozenset(found), max((row.changed for row in changes), default=since))
+            if everywhere := {row.user_id for row in changes if not row.cluster_id}:
+                theirs = select(_certificate.c.cluster_id).where(
+                    _certificate.c.user_id.in_(everywhere), _certificate.c.not_after > now
+                )
+                found |= set((await connection.execute(theirs.distinct())).scalars())
+        return AffectedClusters(frozenset(found), max((row.changed for row in changes), default=since))
 
-    async def live(self, cluster_id: str, now: datetime, after: Credential | None) -> tuple[Credential, ...]:
-        """A page of a cluster's certificates that are neither revoked nor expired, those first that end first."""
-        ends, number = _certificate.c.not_after, _certificate.c.id
-        # The first of the two is what an index is searched by.
-        beyond = (
-            and_(ends >= max(after.not_after, now), or_(ends > after.not_after, number > after.id))
+    async def live(
+        self, cluster_id: str, now: datetime, after: LiveCertificate | None
+    ) -> tuple[LiveCertificate, ...]:
+        """Return a page of live certificates for a cluster, sorted by expiry."""
+        not_after, row_id = _certificate.c.not_after, _certificate.c.id
+        # The first condition is a range in the index, and the second one excludes the rows of the previous page.
+        behind = (
+            and_(not_after >= max(after.not_after, now), or_(not_after > after.not_after, row_id > after.id))
             if after
-            else ends > now
+            else not_after > now
         )
+        names = ("id", "fingerprint", "credential_number", "serial", "groups", "rule", "not_after")
         query = (
-            select(
-                number,
-                _certificate.c.fingerprint,
-                _certificate.c.credential_number,
-                _certificate.c.serial,
-                _certificate.c.groups,
-                _certificate.c.rule,
-                ends,
-            )
-            .where(_certificate.c.cluster_id == cluster_id, beyond, ~is_revoked())
-            .order_by(ends, number)
+            select(*(_certificate.c[name] for name in names))
+            .where(_certificate.c.cluster_id == cluster_id, behind, ~is_revoked())
+            .order_by(not_after, row_id)
             .limit(PAGE)
         )
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query)).all()
-        return tuple(_credential(row) for row in rows)
+        return tuple(map(_live_certificate, await self._rows(query)))
 
     async def ended(self, fingerprints: Collection[bytes], now: datetime) -> dict[bytes, bool]:
-        """Of those of the fingerprints that are in the ledger, whether they are revoked or expired."""
-        over = or_(_certificate.c.not_after <= now, is_revoked()).label("over")
-        query = select(_certificate.c.fingerprint, over).where(_certificate.c.fingerprint.in_(fingerprints))
-        async with self._database.read() as connection:
-            return {row.fingerprint: bool(row.over) for row in await connection.execute(query)}
+        """Return, for each fingerprint in the ledger, whether the certificate is revoked or expired."""
+        ended = or_(_certificate.c.not_after <= now, is_revoked()).label("ended")
+        query = select(_certificate.c.fingerprint, ended).where(_certificate.c.fingerprint.in_(fingerprints))
+        return {row.fingerprint: bool(row.ended) for row in await self._rows(query)}
 
     async def is_revoked(self, fingerprint: bytes) -> bool:
-        """Whether one certificate is."""
+        """Whether the certificate is in the ledger and revoked."""
         query = select(_certificate.c.id).where(_certificate.c.fingerprint == fingerprint, is_revoked())
-        async with self._database.read() as connection:
-            return (await connection.execute(query)).first() is not None
+        return await self._row(query) is not None
 
-    async def revoked(self, cluster_id: str, now: datetime, limit: int) -> tuple[Revoked, ...]:
-        """A cluster's revoked certificates without the expired, those revoked last first."""
+    async def revoked(self, cluster_id: str, now: datetime, limit: int) -> tuple[RevokedCertificate, ...]:
+        """Return the revoked, unexpired certificates for a cluster, most recently revoked first."""
         query = _revoked(cluster_id, now).order_by(_revoked_at().desc(), _certificate.c.id.desc())
-        async with self._database.read() as connection:
-            return tuple(
-                Revoked(
-                    row.fingerprint,
-                    number_of(row.credential_number, row.serial, row.groups),
-                    row.not_after,
-                )
-                for row in await connection.execute(query.limit(limit))
+        return tuple(
+            RevokedCertificate(
+                row.fingerprint, number_of(row.credential_number, row.serial, row.groups), row.not_after
             )
+            for row in await self._rows(query.limit(limit))
+        )
 
     async def count_revoked(self, cluster_id: str, now: datetime) -> int:
-        """How many certificates `revoked` would find without its limit."""
+        """Return how many certificates `revoked` would return without a limit."""
         query = select(func.count()).select_from(_revoked(cluster_id, now).subquery())
-        async with self._database.read() as connection:
-            count: int = (await connection.execute(query)).scalar_one()
-            return count
+        return await self._scalar(query) or 0
 
     async def last_unnumbered(self, now: datetime) -> datetime | None:
-        """When the last certificate without a credential group ends, of whatever cluster; None where all have one.
+        """Return when the last certificate without a credential number expires, in any cluster; `None` if none is left.
 
-        A cluster that was registered again trusts the certificates of its former registration.
+        Considers all clusters, because a cluster that is registered again still trusts certificates from its former
+        registration.
         """
         query = select(_certificate.c.not_after).where(
             _certificate.c.not_after > now,
             _certificate.c.credential_number.is_(None),
             ~is_bound_by_serial(),
         )
-        async with self._database.read() as connection:
-            ends = await connection.execute(query.order_by(_certificate.c.not_after.desc()).limit(1))
-            return ends.scalar_one_or_none()
-
-    async def note(self, event: AuditEvent) -> None:
-        """Record an event by itself."""
-        async with self._database.write(event):
-            pass
+        return await self._scalar(query.order_by(_certificate.c.not_after.desc()).limit(1))
 
 
-def _credential(row: Any) -> Credential:
+def _live_certificate(row: Row[Any]) -> LiveCertificate:
     number = number_of(row.credential_number, row.serial, row.groups)
     groups = without_credential_group(row.groups, number)
-    return Credential(row.id, row.fingerprint, number, groups, row.rule, row.not_after)
+    return LiveCertificate(row.id, row.fingerprint, number, groups, row.rule, row.not_after)
 
 
 def _revoked(cluster_id: str, now: datetime) -> Select[Any]:
-    columns = ("fingerprint", "credential_number", "serial", "groups", "not_after")
-    return select(*(_certificate.c[name] for name in columns)).where(
+    names = ("fingerprint", "credential_number", "serial", "groups", "not_after")
+    return select(*(_certificate.c[name] for name in names)).where(
         _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, is_revoked()
     )
 
 
-def _revoked_at() -> Any:
-    """When a revoked certificate was: by itself, or else along with others."""
-    along = (
+def _revoked_at() -> ColumnElement[datetime]:
+    """Return when a certificate was revoked: by its own revocation, or else by the last one for its user or cluster."""
+    wider = (
         select(func.max(_revocation.c.at))
         .where(
             _revocation.c.user_id.in_((_certificate.c.user_id, "")),
             _revocation.c.cluster_id.in_((_certificate.c.cluster_id, "")),
-            stands_after(),
+            revoked_later(),
         )
         .correlate(_certificate)
         .scalar_subquery()
     )
-    return case(
-        (_certificate.c.revoked_at.is_not(None), _certificate.c.revoked_at),
-        else_=along,
-    )
-
-
-async def _clusters_of(connection: AsyncConnection, user_ids: Collection[str], now: datetime) -> set[str]:
-    """Where these have certificates that haven't expired."""
-    if not user_ids:
-        return set()
-    query = (
-        select(_certificate.c.cluster_id)
-        .where(_certificate.c.user_id.in_(user_ids), _certificate.c.not_after > now)
-        .distinct()
-    )
-    return set((await connection.execute(query)).scalars())
+    return func.coalesce(_certificate.c.revoked_at, wider)

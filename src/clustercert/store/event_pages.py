@@ -1,39 +1,43 @@
-"""Every SQL statement that reads events back: one, a run of them in the log's order, or pages of what is looked for.
+"""Queries that read audit events: a single event, a range of the log, or a page of a filtered list.
 
-Only what has its place in the log is listed: places are in the order of commits, so whoever goes on behind the last
-one that they saw misses nothing.
+Lists contain only sealed events. Leaf indexes follow the order of commits, so a reader that continues after the last
+event it has seen misses none.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, literal, select, true
+from sqlalchemy import ColumnElement, literal, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.store import tables
 from clustercert.store.audit import StoredEvent
-from clustercert.store.database import Database
-from clustercert.store.walk import BEHIND_ALL, FIRST, Walk, compares_rows, walk
+from clustercert.store.engine.keyset_pagination import (
+    AFTER_LAST_ID,
+    FIRST_ID,
+    KeysetPagination,
+    compares_row_values,
+    keyset_range,
+)
+from clustercert.store.engine.queries import Queries
 
 _event, _place, _checkpoint = tables.audit_event, tables.audit_place, tables.audit_checkpoint
-_FIELDS = [field.name for field in fields(StoredEvent)]
 
-# A page looks at no more events than this, however few of them it finds: it costs the same whatever is asked for.
+# A page scans at most this many events, even if few match. So its cost does not depend on the filter.
 SCANNED = 5_000
-# An event is sealed within seconds of its time; clocks may differ by this much.
+# Events are sealed within seconds of their time, but clocks may differ by this much.
 SLACK = timedelta(minutes=5)
-# Bounds of the calendar: a time that is asked for may be as near to one as it likes.
+# The earliest and latest times in Python. Near them, adding or subtracting the slack would overflow.
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events are looked for; None is all of them.
+    """Selects events. A field that is `None` does not filter.
 
     Attributes:
-        kind: a kind, or with an asterisk at its end all that begin so.
+        kind: an event kind, or a prefix followed by an asterisk.
         since, until: bounds of the event's time, both inclusive.
     """
 
@@ -47,56 +51,45 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Some of what is looked for, in order.
+    """A page of events, which may be short or empty even if there is a next page.
 
-    Attributes:
-        cursor: go on behind this leaf index; None where there is nothing more. A page may be short, even empty, and
-            not be the last.
+    The next page begins after the leaf index `cursor`, which is None on the last page.
     """
 
     events: tuple[StoredEvent, ...]
     cursor: int | None
 
 
-class EventPages:
-    """The events of the log, to be read."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class EventPages(Queries):
+    """Reads audit events."""
 
     async def event(self, event_id: int, project_id: str | None = None) -> StoredEvent | None:
-        """One event, sealed or not; with a project, only if it is that one's."""
-        query = select(*(_event.c[name] for name in _FIELDS if name in _event.c), _place.c.leaf_index)
+        """Return an event, sealed or not. If a project is given, only an event in that project."""
+        query = select(_event, _place.c.leaf_index).where(_event.c.id == event_id)
         query = query.join_from(_event, _place, _event.c.id == _place.c.event_id, isouter=True)
-        query = query.where(_event.c.id == event_id)
         if project_id is not None:
             query = query.where(_event.c.project_id == project_id)
-        async with self._database.read() as connection:
-            row = (await connection.execute(query)).mappings().first()
-        return None if row is None else StoredEvent(**row)
-
-    async def run(self, start: int, limit: int) -> list[StoredEvent]:
-        """At most `limit` events from a leaf index on, in the log's order. What was deleted is missing."""
-        query = _events_at(_place).where(_place.c.leaf_index >= start)
-        query = query.order_by(_place.c.leaf_index).limit(limit)
-        async with self._database.read() as connection:
-            return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
+        row = await self._row(query)
+        return None if row is None else StoredEvent(**row._asdict())
 
     async def page(
         self, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
-        """At most `limit` events, behind the cursor in the order that is asked for."""
+        """Return at most `limit` events that follow the cursor in the requested order."""
         async with self._database.read() as connection:
             first, behind = await _places(connection, wanted, cursor, newest_first=newest_first)
-            scope = _scope(wanted.project_id, first, behind, by_rows=compares_rows(self._database))
+            scope = _scope(
+                wanted.project_id, first, behind, by_row_values=compares_row_values(self._database)
+            )
             places = select(_place).where(scope.condition)
             places = places.order_by(*scope.order(_place, newest_first=newest_first))
-            # Places that are chosen first, by a number that is known: else PostgreSQL's planner, which may not have
-            # counted for a while, starts from the conditions and reads every event.
+            # The subquery has a fixed limit. Without it, outdated statistics can make PostgreSQL start from the filter
+            # and read every event.
             count = limit if wanted == EventFilter(project_id=wanted.project_id) else SCANNED
-            looked_at = places.limit(count).subquery("looked_at")
-            query = _events_at(looked_at).where(true(), *_conditions(wanted))
-            query = query.order_by(*scope.order(looked_at, newest_first=newest_first)).limit(limit)
+            scanned = places.limit(count).subquery("scanned")
+            query = select(_event, scanned.c.leaf_index).where(true(), *_conditions(wanted))
+            query = query.join_from(scanned, _event, _event.c.id == scanned.c.event_id)
+            query = query.order_by(*scope.order(scanned, newest_first=newest_first)).limit(limit)
             found = tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
             if len(found) == limit:
                 return EventPage(found, found[-1].leaf_index)
@@ -104,36 +97,33 @@ class EventPages:
             return EventPage(found, (await connection.execute(last)).scalar())
 
 
-def _events_at(places: FromClause) -> Select[Any]:
-    columns = ((places if name in places.c else _event).c[name] for name in _FIELDS)
-    return select(*columns).join_from(places, _event, _event.c.id == places.c.event_id)
-
-
-def _scope(project_id: str | None, first: int, behind: int, *, by_rows: bool) -> Walk:
-    """The places to look at, as an index has them."""
+def _scope(project_id: str | None, first: int, behind: int, *, by_row_values: bool) -> KeysetPagination:
+    """Return the rows to scan: a range of leaf indexes, optionally only in one project."""
     place, project = _place.c.leaf_index, _place.c.project_id
-    owned = None if project_id is None else (project, literal(project_id, project.type))
-    return walk(place, literal(first, place.type), literal(behind, place.type), owned, by_rows=by_rows)
+    owner = None if project_id is None else (project, literal(project_id, project.type))
+    return keyset_range(
+        place, literal(first, place.type), literal(behind, place.type), owner, by_row_values=by_row_values
+    )
 
 
 async def _places(
     connection: AsyncConnection, wanted: EventFilter, cursor: int | None, *, newest_first: bool
 ) -> tuple[int, int]:
-    """Where in the log to look: from the first place to before the second."""
-    first, behind = FIRST, BEHIND_ALL
-    if (size := await _sealed_by(connection, wanted.since)) is not None:
+    """Return the range of leaf indexes to scan, with the end excluded."""
+    first, behind = FIRST_ID, AFTER_LAST_ID
+    if (size := await size_before(connection, wanted.since)) is not None:
         first = size
     if (size := await _sealed_after(connection, wanted.until)) is not None:
         behind = size
     if cursor is not None and newest_first:
         behind = min(behind, cursor)
     elif cursor is not None:
-        first = max(first, min(cursor + 1, BEHIND_ALL))
+        first = max(first, min(cursor + 1, AFTER_LAST_ID))
     return first, behind
 
 
-async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """How large the log was before a time: what happened after it has a place behind that."""
+async def size_before(connection: AsyncConnection, time: datetime | None) -> int | None:
+    """Return a size that the log had before a time: events after that time have this or a higher leaf index."""
     if time is None or time - _EARLIEST < SLACK:
         return None
     older = select(_checkpoint.c.size).where(_checkpoint.c.at <= time - SLACK)
@@ -141,13 +131,13 @@ async def _sealed_by(connection: AsyncConnection, time: datetime | None) -> int 
 
 
 async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> int | None:
-    """A size of the log within which everything has its place that happened before a time."""
+    """Return a log size that includes all events up to a time."""
     if time is None or _LATEST - time < SLACK:
         return None
     late = time + SLACK
     newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= late)
     size: int | None = (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
-    # What has its place behind it happened after it, unless more had waited than is sealed at a time.
+    # A backlog may be sealed in several batches, so the events after this size may still be early enough. Search on.
     step = 1
     while size is not None and (at := await _at(connection, size)) is not None and at <= late:
         size, step = size + step, 2 * step
@@ -155,22 +145,21 @@ async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> i
 
 
 async def _at(connection: AsyncConnection, place: int) -> datetime | None:
-    """When the first event at or behind a place happened."""
+    """Return the time of the first event at or after a leaf index."""
     query = select(_event.c.at).join_from(_place, _event, _event.c.id == _place.c.event_id)
     query = query.where(_place.c.leaf_index >= place).order_by(_place.c.leaf_index).limit(1)
     return (await connection.execute(query)).scalar()
 
 
 def _conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
-    """Those that follow no index."""
+    """Return the filter conditions that no index covers."""
     if wanted.kind is not None and wanted.kind.endswith("*"):
         yield _event.c.kind.startswith(wanted.kind[:-1], autoescape=True)
     elif wanted.kind is not None:
         yield _event.c.kind == wanted.kind
-    if wanted.actor is not None:
-        yield _event.c.actor == wanted.actor
-    if wanted.subject is not None:
-        yield _event.c.subject == wanted.subject
+    for column in (_event.c.actor, _event.c.subject):
+        if (value := getattr(wanted, column.name)) is not None:
+            yield column == value
     if wanted.since is not None:
         yield _event.c.at >= wanted.since
     if wanted.until is not None:

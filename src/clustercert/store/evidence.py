@@ -1,7 +1,4 @@
-"""Every SQL statement that reads the whole audit log to check or copy it, a piece at a time; and that deletes events.
-
-What seals the log, and looks up single events and proofs, is elsewhere.
-"""
+"""Queries that read the whole audit log in parts, to verify or export it, and that delete events."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,29 +8,21 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clustercert.errors import Unavailable
-from clustercert.merkle import VerifierKey
+from clustercert.merkle.notes import VerifierKey
 from clustercert.merkle.tiles import ENTRIES, WIDTH
 from clustercert.merkle.tree import HASH_BYTES
 from clustercert.model import AuditEvent
+from clustercert.model.errors import Unavailable
 from clustercert.store import tables
 from clustercert.store.audit import StoredCheckpoint, StoredEvent
-from clustercert.store.database import Database
+from clustercert.store.engine.queries import BATCH, Queries
 from clustercert.store.events import record_events
 
-_event, _place, _unsealed, _tile, _checkpoint, _log = (
-    tables.audit_event,
-    tables.audit_place,
-    tables.audit_unsealed,
-    tables.audit_tile,
-    tables.audit_checkpoint,
-    tables.audit_log,
-)
+_event, _place, _unsealed = tables.audit_event, tables.audit_place, tables.audit_unsealed
+_tile, _checkpoint, _log = tables.audit_tile, tables.audit_checkpoint, tables.audit_log
 
-# What an event that says which events were deleted is called. Such events are never deleted themselves.
+# Kind of the events that name deleted events. They are never deleted themselves.
 DELETED = "events.deleted"
-# Few enough that other writers wait only for a moment.
-DELETED_AT_ONCE = 1000
 MAX_STRAY = 100
 _AT_PLACE = _event.c.id == _place.c.event_id
 _BYTES = ("body", "salt", "commitment")
@@ -41,13 +30,13 @@ _BYTES = ("body", "salt", "commitment")
 
 @dataclass(frozen=True, slots=True)
 class LogHead:
-    """Where a log ends.
+    """The newest state of a log.
 
     Attributes:
-        note: its newest checkpoint, signed; None where it has none.
-        stray: events at places that the log doesn't have, at most some of them.
-        unsealed: how many events have no place yet.
-        sizes: how many leaves the log has as it is kept beside the note, by what says so.
+        note: the newest checkpoint, signed; None if there is none.
+        stray: some of the events with leaf indexes outside the log.
+        unsealed: number of events without a leaf index.
+        sizes: the size of the log according to other parts of the database, by the name of the part.
     """
 
     note: str | None
@@ -56,20 +45,21 @@ class LogHead:
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
-class EvidenceRows:
-    """The log as it is kept. What checks it gets a ValueError or TypeError for a value that is none of its column's."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class EvidenceQueries(Queries):
+    """Reads the stored log, which may have been tampered with. Values of a wrong type raise ValueError or TypeError."""
 
     async def verifier(self) -> VerifierKey | None:
-        """The key that the store says the log is signed with; None where there is no log yet."""
-        async with self._database.read() as connection:
-            row = (await connection.execute(select(_log.c.origin, _log.c.public_key))).first()
-            return VerifierKey(row.origin, row.public_key) if row is not None else None
+        """Return the stored public key of the log, or None if the log has not been created yet."""
+        row = await self._row(select(_log.c.origin, _log.c.public_key))
+        return None if row is None else VerifierKey(str(row.origin), _bytes(row.public_key))
+
+    async def sealed_key(self) -> bytes:
+        """Return the log's sealed private key, or empty bytes if the log has not been created yet."""
+        row = await self._row(select(_log.c.sealed_key))
+        return b"" if row is None else _bytes(row.sealed_key)
 
     async def head(self) -> LogHead:
-        """Where the log ends, all in one moment."""
+        """Read the newest state of the log in one snapshot."""
         newest = select(_checkpoint.c.note, _checkpoint.c.size).order_by(_checkpoint.c.size.desc()).limit(1)
         async with self._reading() as connection:
             found = (await connection.execute(newest)).first()
@@ -78,7 +68,7 @@ class EvidenceRows:
                 "the row of the newest checkpoint": size,
                 "the row of the log": (await connection.execute(select(_log.c.size))).scalar() or 0,
             }
-            # Of what the tree lacks, the walk over it tells.
+            # Check only for a tree that is too large, because verification finds one that is too small.
             if (leaves := await _leaves(connection, size)) > size:
                 sizes["the tree"] = leaves
             outside = _events(or_(_place.c.leaf_index >= size, _place.c.leaf_index < 0)).limit(MAX_STRAY)
@@ -88,7 +78,7 @@ class EvidenceRows:
         return LogHead(found.note if found is not None else None, stray, count, sizes)
 
     async def tiles(self, level: int, first: int, last: int) -> dict[int, bytes]:
-        """The hashes in the tiles of a level from `first` up to `last`, by index, as wide as they are now."""
+        """Return the tiles in a level by index, from index `first` up to but excluding `last`."""
         query = select(_tile.c.index, _tile.c.hashes).where(
             _tile.c.level == level, _tile.c.index >= first, _tile.c.index < last
         )
@@ -96,20 +86,20 @@ class EvidenceRows:
             return {index: _bytes(hashes) for index, hashes in await connection.execute(query)}
 
     async def events(self, first: int, last: int) -> list[StoredEvent]:
-        """The events at the places from `first` up to `last`, in their order."""
+        """Return the events with leaf indexes from `first` up to but excluding `last`, in this order."""
         query = _events(_place.c.leaf_index >= first, _place.c.leaf_index < last)
         async with self._reading() as connection:
             return await _stored(connection, query)
 
     async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
-        """The kept checkpoints of sizes from `first` up to `last`, by size."""
+        """Return the stored checkpoints with sizes from `first` up to but excluding `last`, sorted by size."""
         sizes = _checkpoint.c.size >= first, _checkpoint.c.size < last
         query = select(_checkpoint).where(*sizes).order_by(_checkpoint.c.size)
         async with self._reading() as connection:
             return [StoredCheckpoint(**row) for row in (await connection.execute(query)).mappings()]
 
     async def markers(self, first: int) -> list[StoredEvent]:
-        """The events that say what was deleted, at places from `first` on or without one."""
+        """Return events that name deleted events: unsealed ones, and those with leaf indexes of at least `first`."""
         sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
         waiting = _event.c.id.in_(select(_unsealed.c.event_id))
         unsealed = select(_event, null().label("leaf_index")).where(_event.c.kind == DELETED, waiting)
@@ -118,13 +108,13 @@ class EvidenceRows:
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection to read by. Text that is no text, which SQLite keeps too, is no failure of the database."""
+        """Open a read connection. Raises ValueError for strings that are not UTF-8, which SQLite can also store."""
         try:
             async with self._database.read() as connection:
                 yield connection
         except Unavailable as failure:
             if "Could not decode to UTF-8" in str(failure.__cause__):
-                raise ValueError("a column has something else in it than text") from failure
+                raise ValueError("a text column holds bytes that are not UTF-8") from failure
             raise
 
     async def delete(
@@ -134,19 +124,19 @@ class EvidenceRows:
         before: datetime | None = None,
         only: int | None = None,
     ) -> list[int]:
-        """Delete some of the events of before a time, or the one of an id; their places, none at the end.
+        """Delete a batch of events older than a time, or one event by id, and return the deleted leaf indexes.
 
-        Only what has a place in the log is deleted, so that the log keeps its commitment. `marker` makes the event
-        that says so, of the places; it is written in the same transaction.
+        Deletes only sealed events; their commitments stay in the log. `marker` creates an event that names the leaf
+        indexes, which is recorded in the same transaction. Returns an empty list when nothing is left to delete.
         """
         which = [_event.c.kind != DELETED]
         if only is not None:
             which.append(_event.c.id == only)
-        # The oldest ones, and of those what is old enough: however many are not, they are not walked through.
+        # The time is compared in Python, so that the query does not scan the events that are too new.
         columns = _event.c.id, _place.c.leaf_index, _event.c.at
         sealed = select(*columns).join_from(_event, _place, _AT_PLACE)
-        oldest = sealed.where(*which).order_by(_event.c.id).limit(DELETED_AT_ONCE)
-        async with self._database.write() as connection:
+        oldest = sealed.where(*which).order_by(_event.c.id).limit(BATCH)
+        async with self._database.transaction() as connection:
             rows = (await connection.execute(oldest.with_for_update(of=_event))).all()
             old = [row for row in rows if before is None or row.at < before]
             places = sorted(row.leaf_index for row in old)
@@ -158,7 +148,7 @@ class EvidenceRows:
 
 
 async def _leaves(connection: AsyncConnection, size: int) -> int:
-    """How many leaves the tree has; 0 where it doesn't reach the last tile of this size."""
+    """Return the number of leaves in the tree, or 0 if it lacks the last tile for this size."""
     query = select(_tile.c.index, func.length(_tile.c.hashes)).where(
         _tile.c.level == ENTRIES, _tile.c.index >= size // WIDTH
     )
@@ -177,5 +167,5 @@ async def _stored(connection: AsyncConnection, query: Select[tuple[object, ...]]
 
 
 def _bytes(value: object) -> bytes:
-    """What stands in a column of bytes: SQLite takes text as well, from whoever writes it there."""
+    """Return the value of a bytes column as bytes. SQLite may return a string after tampering."""
     return value if isinstance(value, bytes) else str(value).encode()

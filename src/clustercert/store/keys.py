@@ -1,4 +1,4 @@
-"""Every SQL statement about data keys, and about exchanging what they seal for the same sealed anew."""
+"""Queries for data keys, and for the secrets that they seal."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -6,17 +6,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import func, insert, or_, select, update
-from sqlalchemy.exc import IntegrityError
 
-from clustercert.errors import Conflict
 from clustercert.model import AuditEvent
-from clustercert.sealing import sealed_prefix
+from clustercert.model.errors import Conflict
+from clustercert.pki.envelope import sealed_prefix
 from clustercert.store import tables
-from clustercert.store.database import Database
+from clustercert.store.engine.queries import Queries, conflict_if_violated
 
 _data_key = tables.data_key
 
-# What a sealed secret is bound to begins with the name of its table; see `SealedRow.bound_to`.
+# The columns of sealed secrets, by table. `SealedRow.bound_to` begins with the table's name.
 _SEALED = {
     "audit_log": (tables.audit_log, tables.audit_log.c.sealed_key),
     "access_key": (tables.access_key, tables.access_key.c.sealed_secret),
@@ -24,15 +23,12 @@ _SEALED = {
 }
 SEALED_TABLES = tuple(_SEALED)
 
+_CONCURRENT_CHANGE = "Another process changed the data keys at the same time. Run the command again."
+
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A data key as the store keeps it.
-
-    Attributes:
-        kek_id: which key-encryption key wraps it.
-        active: whether it seals; exactly one does.
-    """
+    """A data key, wrapped by the key-encryption key `kek_id`. Exactly one key is active: it seals new secrets."""
 
     id: int
     kek_id: str
@@ -43,7 +39,7 @@ class WrappedKey:
 
 @dataclass(frozen=True, slots=True)
 class SealedRow:
-    """A secret in its row."""
+    """A sealed secret, and the table and id of its row."""
 
     table: str
     id: str
@@ -51,34 +47,28 @@ class SealedRow:
 
     @property
     def bound_to(self) -> str:
-        """What the secret was sealed for."""
+        """Return the context that the secret is bound to, as additional authenticated data."""
         return f"{self.table}:{self.id}"
 
 
-class KeyRows:
-    """Data keys, and the rows that hold what they seal."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class KeyQueries(Queries):
+    """Reads and changes data keys and sealed secrets."""
 
     async def all(self) -> tuple[WrappedKey, ...]:
-        """Every data key, oldest first."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(select(_data_key).order_by(_data_key.c.id))
-            return tuple(WrappedKey(**row) for row in rows.mappings())
+        """Return all data keys, oldest first."""
+        rows = await self._rows(select(_data_key).order_by(_data_key.c.id))
+        return tuple(WrappedKey(**row._asdict()) for row in rows)
 
     async def add_active(self, key: WrappedKey, event: AuditEvent) -> None:
-        """Store a new data key, which seals from now on. Raises Conflict where there is one of that id."""
-        try:
-            async with self._database.change(event) as connection:
+        """Add a data key and make it the active one. Raises Conflict if its id is taken."""
+        with conflict_if_violated(_CONCURRENT_CHANGE):
+            async with self._database.transaction(event, invalidate=True) as connection:
                 await connection.execute(update(_data_key).values(active=False))
                 await connection.execute(insert(_data_key).values(asdict(key)))
-        except IntegrityError as error:
-            raise _changed_meanwhile() from error
 
     async def rewrap(self, exchanges: Iterable[tuple[WrappedKey, WrappedKey]], event: AuditEvent) -> None:
-        """Exchange each first key for its second, all or none. Raises Conflict where one is not as it was."""
-        async with self._database.write(event) as connection:
+        """Replace the first key in each pair with the second. If one has changed, replace none and raise Conflict."""
+        async with self._database.transaction(event) as connection:
             for old, new in exchanges:
                 result = await connection.execute(
                     update(_data_key)
@@ -86,19 +76,19 @@ class KeyRows:
                     .values(kek_id=new.kek_id, wrapped=new.wrapped)
                 )
                 if result.rowcount != 1:
-                    raise _changed_meanwhile()
+                    raise Conflict(_CONCURRENT_CHANGE)
 
     @contextlib.asynccontextmanager
     async def recording(self, event: AuditEvent) -> AsyncIterator[None]:
-        """Record an event of something outside the database, if the block comes to its end."""
-        async with self._database.write(event):
+        """Record an event about a change outside the database, once the `with` block has succeeded."""
+        async with self._database.transaction(event):
             yield
 
     async def sealed_by_others(self, table: str, data_key_id: int, after: str, limit: int) -> list[SealedRow]:
-        """At most `limit` secrets that this data key has not sealed, of the rows after an id, in order."""
+        """Return at most `limit` secrets that this data key did not seal, sorted by id, with ids after `after`."""
         rows, column = _SEALED[table]
         prefix = sealed_prefix(data_key_id)
-        # To SQLite, a part of nothing is NULL, which differs from nothing.
+        # Compare the length too, because `substr` of an empty BLOB is NULL in SQLite.
         by_another = or_(func.length(column) < len(prefix), func.substr(column, 1, len(prefix)) != prefix)
         query = (
             select(rows.c.id, column)
@@ -106,21 +96,14 @@ class KeyRows:
             .order_by(rows.c.id)
             .limit(limit)
         )
-        async with self._database.read() as connection:
-            return [SealedRow(table, *row) for row in await connection.execute(query)]
+        return [SealedRow(table, *row) for row in await self._rows(query)]
 
     async def reseal(self, exchanges: Sequence[tuple[SealedRow, bytes]]) -> int:
-        """Put new sealed secrets in place of those that are still as they were; how many these are."""
+        """Replace sealed secrets that have not changed meanwhile, and return the number replaced."""
         resealed = 0
-        async with self._database.write() as connection:
+        async with self._database.transaction() as connection:
             for old, sealed in exchanges:
                 rows, column = _SEALED[old.table]
-                condition = (rows.c.id == old.id, column == old.sealed)
-                resealed += (
-                    await connection.execute(update(rows).where(*condition).values({column: sealed}))
-                ).rowcount
+                query = update(rows).where(rows.c.id == old.id, column == old.sealed)
+                resealed += (await connection.execute(query.values({column: sealed}))).rowcount
         return resealed
-
-
-def _changed_meanwhile() -> Conflict:
-    return Conflict("Another process changed the data keys at the same moment. Run the command again.")

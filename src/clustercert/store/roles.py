@@ -1,6 +1,5 @@
-"""Every SQL statement about roles: which there are, who has them where, and what one user may do."""
+"""Queries for roles, their assignments, and the roles of one user."""
 
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,6 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Connection,
-    FromClause,
     Row,
     Select,
     Table,
@@ -24,26 +22,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.model import AuditEvent, Project, Role, RoleAssignment
+from clustercert.model import AuditEvent, Group, Project, Role, RoleAssignment, User, new_id
 from clustercert.store import tables
-from clustercert.store.database import Database
-from clustercert.store.nouns import (
-    Reference,
-    change_one,
-    changed_meanwhile,
-    group_columns,
-    group_of,
-    insert_once,
-    narrowed,
-    project_columns,
-    project_of,
-    projects_query,
-    role_columns,
-    role_of,
-    user_columns,
-    user_of,
-)
-from clustercert.store.transaction import Transaction
+from clustercert.store.engine.queries import Queries, conflict_if_violated, insert_once
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.entities import ALL, TABLES, Reference, entity_columns, entity_of, in_domains
+from clustercert.store.tables.columns import Hex
 
 _role, _assignment, _service = tables.role, tables.role_assignment, tables.service_role
 _project, _domain, _member = tables.project, tables.domain, tables.group_member
@@ -51,197 +35,229 @@ _project, _domain, _member = tables.project, tables.domain, tables.group_member
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What a user may do, sorted by role name. Disabled projects and domains don't count."""
+    """A user's groups, and their roles sorted by name, without those of disabled projects and domains."""
 
     by_project: Mapping[str, tuple[Role, ...]]
     service: tuple[Role, ...]
+    groups: tuple[Group, ...] = ()
 
 
-class RoleRows:
-    """Roles and their assignments. Whoever changes one makes every worker forget."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class RoleQueries(Queries):
+    """Reads and changes roles and their assignments. Changes to assignments invalidate caches."""
 
     async def roles(self) -> tuple[Role, ...]:
-        """By name."""
-        async with self._database.read() as connection:
-            rows = await connection.execute(select(_role.c.id, _role.c.name).order_by(_role.c.name))
-            return tuple(Role(id=row.id, name=row.name) for row in rows)
+        """Return all roles, sorted by name."""
+        rows = await self._rows(select(*entity_columns(Role)).order_by(_role.c.name))
+        return tuple(entity_of(Role, row) for row in rows)
 
     async def ensure(self, names: Iterable[str]) -> None:
-        """Make the roles that are not there yet."""
-        async with self._database.write() as connection:
+        """Create the roles that do not exist yet."""
+        async with self._database.transaction() as connection:
             for name in names:
                 await _role_id(connection, name)
 
+    async def add(self, role: Role, event: AuditEvent) -> None:
+        """Add a role. Raises Conflict if it exists."""
+        with conflict_if_violated(f"There is a role {role.name} already."):
+            async with self._database.transaction(event) as connection:
+                await connection.execute(insert(_role).values(id=role.id, name=role.name))
+
+    async def remove(self, role: Role, event: AuditEvent) -> None:
+        """Delete a role. Raises Conflict if it is assigned, or NotFound."""
+        with conflict_if_violated(f"The role {role.name} is assigned. Remove its assignments first."):
+            await self._change(delete(_role).where(_role.c.id == role.id), event)
+
     async def assign(self, actor_id: str, project_id: str | None, role: str, event: AuditEvent) -> None:
-        """Give a role, made on demand, in a project or, without one, in the whole service. Twice is once."""
-        row = (
-            {"actor_id": actor_id} if project_id is None else {"actor_id": actor_id, "project_id": project_id}
-        )
-        table = _service if project_id is None else _assignment
-        with changed_meanwhile():
-            async with self._database.change(event) as connection:
-                row["role_id"] = await _role_id(connection, role)
-                await insert_once(connection, table, row)
+        """Assign a role in a project or, if that is `None`, in the service. Creates a missing role.
+
+        Does nothing if the role is assigned.
+        """
+        table, row = _assignment_row(actor_id, project_id)
+        with conflict_if_violated():
+            async with self._database.transaction() as connection:
+                role_id = await _role_id(connection, role)
+                await insert_once(connection, table, row | {"role_id": role_id}, event)
 
     async def unassign(self, actor_id: str, project_id: str | None, role: str, event: AuditEvent) -> None:
-        """Take a role away. Raises NotFound where it is not given."""
+        """Remove an assignment. Raises NotFound if it does not exist."""
+        table, row = _assignment_row(actor_id, project_id)
         role_id = select(_role.c.id).where(_role.c.name == role).scalar_subquery()
-        if project_id is None:
-            query = delete(_service).where(_service.c.actor_id == actor_id, _service.c.role_id == role_id)
-        else:
-            query = delete(_assignment).where(
-                _assignment.c.actor_id == actor_id,
-                _assignment.c.project_id == project_id,
-                _assignment.c.role_id == role_id,
-            )
-        async with self._database.change(event) as connection:
-            await change_one(connection, query, f"The role {role} is not assigned there.")
+        query = delete(table).filter_by(**row).where(table.c.role_id == role_id)
+        await self._change(query, event, f"The role {role} is not assigned there.")
 
     async def projects_of(self, user_id: str) -> tuple[Project, ...]:
-        """Where the user, or a group of theirs, has a role; disabled projects too. By domain and name."""
+        """Return the projects where the user has a role, directly or through a group, sorted by domain and name.
+
+        Includes disabled projects.
+        """
         query = _with_role(user_id).order_by(_domain.c.name, _project.c.name)
-        async with self._database.read() as connection:
-            return tuple(project_of(row) for row in await connection.execute(query))
+        return tuple(entity_of(Project, row) for row in await self._rows(query))
 
     async def reachable_project(self, user_id: str, wanted: Reference) -> Project | None:
-        """The project that is meant, if the user has a role in it."""
-        query = narrowed(
-            _with_role(user_id),
-            (_project.c.id, wanted.id),
-            (_project.c.name, wanted.name),
-            (_project.c.domain_id, wanted.domain_id),
-            (_domain.c.name, wanted.domain_name),
-        )
+        """Return the requested project if the user has a role in it and the reference is unambiguous, else None."""
+        rows = await self._rows(_with_role(user_id, wanted))
+        return entity_of(Project, rows[0]) if len(rows) == 1 else None
+
+    async def in_service(self) -> tuple[RoleAssignment, ...]:
+        """Return the direct assignments in the whole service."""
+        found: list[RoleAssignment] = []
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-            return project_of(row) if row is not None else None
+            for actor in (User, Group):
+                rows = await connection.execute(_assigned(actor, _service))
+                found += [_role_assignment(actor, row, None) for row in rows]
+        return tuple(found)
 
     async def assignments(
         self, *, actor_id: str | None = None, project_id: str | None = None
     ) -> tuple[RoleAssignment, ...]:
-        """Direct ones: all, or those of a user or group, in a project, or both."""
+        """Return direct assignments, optionally only for one user or group, or only in one project."""
         found: list[RoleAssignment] = []
         async with self._database.read() as connection:
-            for actor, parse in ((tables.user, user_of), (tables.group, group_of)):
-                of_actor = () if actor_id is None else (actor.c.id == actor_id,)
+            for actor in (User, Group):
+                of_actor = () if actor_id is None else (TABLES[actor].c.id == actor_id,)
                 in_project = () if project_id is None else (_project.c.id == project_id,)
                 rows = await connection.execute(_assigned_in_projects(actor).where(*of_actor, *in_project))
-                found += [RoleAssignment(role_of(row), parse(row), project_of(row)) for row in rows]
+                found += [_role_assignment(actor, row, entity_of(Project, row)) for row in rows]
                 if project_id is None:
-                    rows = await connection.execute(_assigned_in_service(actor).where(*of_actor))
-                    found += [RoleAssignment(role_of(row), parse(row), None) for row in rows]
+                    in_service = _assigned(actor, _service).where(*of_actor)
+                    rows = await connection.execute(in_service.order_by(TABLES[actor].c.name, _role.c.name))
+                    found += [_role_assignment(actor, row, None) for row in rows]
         return tuple(found)
 
 
-def _with_role(user_id: str) -> Select[Any]:
-    """Projects in which the user, or a group of theirs, has a role."""
+def _assignment_row(actor_id: str, project_id: str | None) -> tuple[Table, dict[str, str]]:
+    """Return the table for an assignment, and the values of its columns except the role."""
+    if project_id is None:
+        return _service, {"actor_id": actor_id}
+    return _assignment, {"actor_id": actor_id, "project_id": project_id}
+
+
+def _role_assignment(
+    actor: type[User] | type[Group], row: Row[Any], project: Project | None
+) -> RoleAssignment:
+    return RoleAssignment(entity_of(Role, row), entity_of(actor, row), project)
+
+
+def _with_role(user_id: str, wanted: Reference = ALL) -> Select[Any]:
+    """Select the projects in which the user has a role, directly or through a group."""
     with_role = select(_assignment.c.project_id).where(
         _assignment.c.actor_id.in_(_user_and_groups(literal(user_id)))
     )
-    return projects_query().where(_project.c.id.in_(with_role))
+    return in_domains(Project, wanted).where(_project.c.id.in_(with_role))
 
 
 async def roles_everywhere(connection: Transaction, user_id: str) -> Roles:
-    """What a user may do, directly and by groups, in all projects."""
-    return _sorted_out(await connection.execute(_ROLES_EVERYWHERE, {"user_id": user_id}))
+    """Return a user's roles in all projects, directly and through groups."""
+    rows = await connection.execute(_ROLES_EVERYWHERE, {"user_id": user_id})
+    return _roles_by_project(rows, await _groups(connection, user_id))
 
 
 async def roles_in(connection: Transaction, user_id: str, project_id: str | None) -> Roles:
-    """What a user may do, directly and by groups, in one project or, without one, in none."""
-    # Nothing equals NULL, so no project is found where there is none.
+    """Return a user's roles in one project, directly and through groups. Without a project, only service roles."""
+    # In SQL nothing equals NULL, so without a project no project roles are found.
     values = {"user_id": user_id, "project_id": project_id}
-    return _sorted_out(await connection.execute(_ROLES_IN_PROJECT, values))
+    rows = await connection.execute(_ROLES_IN_PROJECT, values)
+    return _roles_by_project(rows, await _groups(connection, user_id))
+
+
+async def _groups(connection: Transaction, user_id: str) -> tuple[Group, ...]:
+    rows = await connection.execute(_GROUPS, {"user_id": user_id})
+    groups = (entity_of(Group, row) for row in rows)
+    return tuple(sorted(groups, key=lambda group: (group.name, group.id)))
 
 
 def _roles_query(*projects: ColumnElement[bool]) -> CompoundSelect[Any]:
-    """The roles of the user `user_id`: in the projects for which the conditions hold, and in the whole service."""
-    actors = _user_and_groups(bindparam("user_id", type_=tables.Hex))
+    """Select a user's roles in the projects that meet the conditions, and in the service."""
+    actors = _user_and_groups(bindparam("user_id", type_=Hex))
     in_projects = (
-        select(*role_columns(), _assignment.c.project_id)
+        select(*entity_columns(Role), _assignment.c.project_id)
         .join(_role, _role.c.id == _assignment.c.role_id)
         .join(_project, _project.c.id == _assignment.c.project_id)
         .join(_domain, _domain.c.id == _project.c.domain_id)
         .where(_assignment.c.actor_id.in_(actors), _project.c.enabled, _domain.c.enabled, *projects)
     )
     in_service = (
-        select(*role_columns(), null())
+        select(*entity_columns(Role), null())
         .join(_role, _role.c.id == _service.c.role_id)
         .where(_service.c.actor_id.in_(actors))
     )
-    # A role that is held twice, directly and by a group, is one row of the union.
+    # UNION removes duplicates, because a user may have a role both directly and through a group.
     return union(in_projects, in_service)
 
 
-def _sorted_out(rows: Iterable[Row[Any]]) -> Roles:
-    by_project: dict[str, list[Role]] = {}
-    service: list[Role] = []
-    for row in rows:
-        roles = service if row.project_id is None else by_project.setdefault(row.project_id, [])
-        roles.append(role_of(row))
-    return Roles({project: _by_name(roles) for project, roles in by_project.items()}, _by_name(service))
+def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> Roles:
+    by_project: dict[str | None, list[Role]] = {}
+    # Sorted here, because databases differ in how they compare strings.
+    for row in sorted(rows, key=lambda row: row.role_name):
+        by_project.setdefault(row.project_id, []).append(entity_of(Role, row))
+    service = tuple(by_project.pop(None, ()))
+    in_projects = {project: tuple(roles) for project, roles in by_project.items() if project}
+    return Roles(in_projects, service, groups)
 
 
-def _by_name(roles: list[Role]) -> tuple[Role, ...]:
-    # Sorted here, because databases differ in how they compare text.
-    return tuple(sorted(roles, key=lambda role: role.name))
-
-
-def _assigned_in_projects(actor: Table) -> Select[Any]:
-    actors_domain, projects_domain = _domain.alias("actors_domain"), _domain.alias("projects_domain")
+def _assigned(kind: type[User] | type[Group], assignment: Table) -> Select[Any]:
+    """Select role assignments from a table for users or groups, joined with the roles and the users or groups."""
+    actor, domain = TABLES[kind], _domain.alias("actors_domain")
     return (
-        select(*role_columns(), *_actor_columns(actor, actors_domain), *project_columns(projects_domain))
-        .select_from(_assignment)
-        .join(_role, _role.c.id == _assignment.c.role_id)
-        .join(actor, actor.c.id == _assignment.c.actor_id)
-        .join(actors_domain, actors_domain.c.id == actor.c.domain_id)
+        select(*entity_columns(Role), *entity_columns(kind, domain=domain))
+        .select_from(assignment)
+        .join(_role, _role.c.id == assignment.c.role_id)
+        .join(actor, actor.c.id == assignment.c.actor_id)
+        .join(domain, domain.c.id == actor.c.domain_id)
+    )
+
+
+def _assigned_in_projects(kind: type[User] | type[Group]) -> Select[Any]:
+    return (
+        _assigned(kind, _assignment)
+        .add_columns(*entity_columns(Project))
         .join(_project, _project.c.id == _assignment.c.project_id)
-        .join(projects_domain, projects_domain.c.id == _project.c.domain_id)
-        .order_by(projects_domain.c.name, _project.c.name, actor.c.name, _role.c.name)
+        .join(_domain, _domain.c.id == _project.c.domain_id)
+        .order_by(_domain.c.name, _project.c.name, TABLES[kind].c.name, _role.c.name)
     )
-
-
-def _assigned_in_service(actor: Table) -> Select[Any]:
-    return (
-        select(*role_columns(), *_actor_columns(actor, _domain))
-        .select_from(_service)
-        .join(_role, _role.c.id == _service.c.role_id)
-        .join(actor, actor.c.id == _service.c.actor_id)
-        .join(_domain, _domain.c.id == actor.c.domain_id)
-        .order_by(actor.c.name, _role.c.name)
-    )
-
-
-def _actor_columns(actor: Table, domain: FromClause) -> tuple[ColumnElement[Any], ...]:
-    return user_columns(domain) if actor is tables.user else group_columns(domain)
 
 
 def _user_and_groups(user_id: ColumnElement[str]) -> CompoundSelect[Any]:
-    return union_all(select(user_id), select(_member.c.group_id).where(_member.c.user_id == user_id))
+    """Select the ids of a user and of their groups, except groups in disabled domains."""
+    return union_all(select(user_id), effective_groups(_member.c.user_id == user_id))
+
+
+def effective_groups(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the group ids of memberships that meet the conditions, except groups in disabled domains."""
+    # An alias, because enclosing queries select from `domain` too.
+    domain = _domain.alias("groups_domain")
+    return (
+        select(_member.c.group_id)
+        .join(tables.group, tables.group.c.id == _member.c.group_id)
+        .join(domain, domain.c.id == tables.group.c.domain_id)
+        .where(domain.c.enabled, *conditions)
+    )
 
 
 async def _role_id(connection: Transaction, name: str) -> str:
-    """The role's id; the role is made where it is missing."""
+    """Return a role's id. Creates the role if it does not exist."""
     query = select(_role.c.id).where(_role.c.name == name)
-    if (role_id := (await connection.execute(query)).scalar()) is not None:
-        return str(role_id)
-    made = secrets.token_hex(16)
+    if (found := (await connection.execute(query)).scalar()) is not None:
+        return str(found)
+    role_id = new_id()
     try:
-        await connection.run_sync(_insert_role, made, name)
+        await connection.run_sync(_insert_role, role_id, name)
     except IntegrityError:
-        # Another process made it in the meantime.
+        # Another process has just created it.
         return str((await connection.execute(query)).scalar_one())
-    return made
+    return role_id
 
 
 def _insert_role(connection: Connection, role_id: str, name: str) -> None:
-    """Leaves the transaction usable where the role is there already."""
+    """Insert a role in a savepoint, so that the transaction stays usable if the role exists."""
     with connection.begin_nested():
         connection.execute(insert(_role).values(id=role_id, name=name))
 
 
-# Made once: putting such a statement together takes longer than running it.
 _ROLES_EVERYWHERE = _roles_query()
 _ROLES_IN_PROJECT = _roles_query(_assignment.c.project_id == bindparam("project_id"))
+_GROUPS = (
+    in_domains(Group, ALL)
+    .join(_member, _member.c.group_id == tables.group.c.id)
+    .where(_member.c.user_id == bindparam("user_id", type_=Hex), _domain.c.enabled)
+)

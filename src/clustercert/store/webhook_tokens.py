@@ -1,32 +1,30 @@
-"""Every SQL statement about the tokens by which a cluster's API server says who it is."""
+"""Queries for webhook tokens, with which a cluster's API server authenticates."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import bindparam, delete, func, insert, select
 
-from clustercert.errors import Conflict, NotFound
 from clustercert.model import AuditEvent, ClusterOptions
+from clustercert.model.errors import Conflict, NotFound
 from clustercert.store import tables
 from clustercert.store.clusters import options_of
-from clustercert.store.database import Database
-from clustercert.store.nouns import change_one
+from clustercert.store.engine.queries import Queries, exists
 
 _cluster, _token = tables.cluster, tables.webhook_token
 
-# One in use and one to exchange it for.
+# Two, so that an API server can switch to a new token before the old one is removed.
 MAX_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookToken:
-    """A token as the store keeps it: never the token itself.
+    """A stored token. Only its hash is stored.
 
     Attributes:
-        id: 32 hex digits; what it is called where it must not be seen.
-        hash: SHA-256 of the token text, 32 bytes.
-        last_asked_at: when an API server last asked with it whether to honour a credential, to the minute; None where
-            none ever did.
+        id: 32 hex digits; identifies the token in lists and logs.
+        hash: SHA-256 of the token string, 32 bytes.
+        last_asked_at: when an API server last requested an authorization with it, to the minute, or None.
     """
 
     id: str
@@ -37,12 +35,8 @@ class WebhookToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A cluster as its webhooks need it: who may come in, and by which rules.
-
-    Attributes:
-        hashes: of its tokens.
-    """
+class ClusterWebhookConfig:
+    """The part of a cluster that its webhooks need, with the hashes of its webhook tokens."""
 
     cluster_id: str
     project_id: str
@@ -50,19 +44,15 @@ class Gate:
     hashes: tuple[bytes, ...]
 
 
-class WebhookTokenRows:
-    """Tokens of all clusters."""
+class WebhookTokenQueries(Queries):
+    """Reads and changes the webhook tokens of all clusters."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def gate(self, cluster_id: str) -> Gate | None:
-        """The cluster with its tokens, or None where there is no such cluster."""
-        async with self._database.read() as connection:
-            rows = (await connection.execute(_GATE, {"cluster_id": cluster_id})).all()
+    async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig | None:
+        """Return a cluster's webhook configuration, or None if the cluster does not exist."""
+        rows = await self._rows(_WEBHOOK_CONFIG, {"cluster_id": cluster_id})
         if not rows:
             return None
-        return Gate(
+        return ClusterWebhookConfig(
             cluster_id=rows[0].id,
             project_id=rows[0].project_id,
             options=options_of(rows[0].options),
@@ -70,39 +60,34 @@ class WebhookTokenRows:
         )
 
     async def of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
-        """Oldest first."""
+        """Return a cluster's tokens, oldest first."""
         query = select(_token).where(_token.c.cluster_id == cluster_id)
-        async with self._database.read() as connection:
-            rows = await connection.execute(query.order_by(_token.c.created_at, _token.c.id))
-            return tuple(WebhookToken(**row) for row in rows.mappings())
+        rows = await self._rows(query.order_by(_token.c.created_at, _token.c.id))
+        return tuple(WebhookToken(**row._asdict()) for row in rows)
 
     async def add(self, token: WebhookToken, event: AuditEvent) -> None:
-        """Raises NotFound where the cluster is gone, or Conflict where it has as many as it may."""
+        """Add a token. Raises NotFound if the cluster no longer exists, or Conflict if it has `MAX_TOKENS` tokens."""
         this = _token.c.cluster_id == token.cluster_id
-        async with self._database.change(event) as connection:
-            # Whoever adds another one at the same moment waits here, and counts this one.
-            cluster = select(_cluster.c.id).where(_cluster.c.id == token.cluster_id).with_for_update()
-            if (await connection.execute(cluster)).first() is None:
-                raise NotFound("The cluster does not exist any more.")
+        async with self._database.transaction(event, invalidate=True) as connection:
+            # Lock the cluster's row, so that concurrent calls can't exceed the limit together.
+            cluster = select(_cluster.c.id).where(_cluster.c.id == token.cluster_id)
+            if not await exists(connection, cluster.with_for_update()):
+                raise NotFound("The cluster no longer exists.")
             count = (await connection.execute(select(func.count()).select_from(_token).where(this))).scalar()
             if count is not None and count >= MAX_TOKENS:
                 raise Conflict(
-                    f"The cluster has {MAX_TOKENS} webhook tokens already. Remove the one that its API server"
-                    " doesn't use any more."
+                    f"The cluster already has {MAX_TOKENS} webhook tokens. Remove the one that its API server no"
+                    " longer uses."
                 )
-            row = {name: getattr(token, name) for name in ("id", "cluster_id", "hash", "created_at")}
-            await connection.execute(insert(_token).values(row))
+            await connection.execute(insert(_token).values(asdict(token)))
 
     async def remove(self, cluster_id: str, token_id: str, event: AuditEvent) -> None:
-        """Raises NotFound where the cluster has no such token."""
+        """Remove a token. Raises NotFound if the cluster has no such token."""
         this = delete(_token).where(_token.c.cluster_id == cluster_id, _token.c.id == token_id)
-        async with self._database.change(event) as connection:
-            missing = "The cluster has no such webhook token. List them to see their ids."
-            await change_one(connection, this, missing)
+        await self._change(this, event, "The cluster has no such webhook token. List them to see their ids.")
 
 
-# Made once: putting such a statement together takes longer than running it.
-_GATE = (
+_WEBHOOK_CONFIG = (
     select(_cluster.c.id, _cluster.c.project_id, _cluster.c.options, _token.c.hash)
     .outerjoin(_token, _token.c.cluster_id == _cluster.c.id)
     .where(_cluster.c.id == bindparam("cluster_id"))

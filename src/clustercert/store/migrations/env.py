@@ -1,4 +1,4 @@
-"""What Alembic runs to apply the migrations to the connection that `store.migrate` hands it."""
+"""Alembic's environment: runs migrations on the connection that `store.engine.migrate` passes."""
 
 from alembic import context
 
@@ -7,7 +7,7 @@ from clustercert.store import tables
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=tables.metadata,
-    # Whoever opened the connection's transaction commits everything at once, on SQLite too.
+    # The owner of the connection commits, also on SQLite.
     transactional_ddl=True,
 )
 with context.begin_transaction():

@@ -8,11 +8,11 @@ down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
 
-# The revision that the oldest program needs which works with this schema, reading and writing, while it is being made
-# and afterwards; this one, if none does.
+# The revision of the oldest program that can read and write this schema, during the migration and afterwards; this
+# revision if there is none.
 oldest_program = ${repr(up_revision)}
 
 
-# The way back is a backup: an older program can't know what newer rows mean.
+# No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
     ${upgrades if upgrades else "pass"}

@@ -1,72 +1,36 @@
-"""The tables, as SQLAlchemy Core sees them. Migrations make them; `tests/store` holds the two together.
+"""The tables for SQLAlchemy Core. Migrations create them; a test in `tests/store` compares the two.
 
-Only types and clauses that SQLite and every PostgreSQL-compatible engine have alike.
+They use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
 """
 
-from clustercert.store.tables.audit import (
-    audit_checkpoint,
-    audit_event,
-    audit_log,
-    audit_place,
-    audit_tile,
-    audit_unsealed,
-)
-from clustercert.store.tables.clusters import (
-    client_ca,
-    cluster,
-    unknown_credential,
-    unknown_identity,
-    webhook_token,
-)
-from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, as_json, metadata
-from clustercert.store.tables.identity import (
-    access_key,
-    domain,
-    group,
-    group_member,
-    project,
-    role,
-    role_assignment,
-    service_role,
-    token,
-    user,
-)
-from clustercert.store.tables.ledger import certificate, revocation
-from clustercert.store.tables.service import data_key, generation, lease, migration, progress
-
-__all__ = [
-    "Hex",
-    "RowId",
-    "Utc",
-    "Uuid",
-    "access_key",
-    "as_json",
-    "audit_checkpoint",
-    "audit_event",
-    "audit_log",
-    "audit_place",
-    "audit_tile",
-    "audit_unsealed",
-    "certificate",
-    "client_ca",
-    "cluster",
-    "data_key",
-    "domain",
-    "generation",
-    "group",
-    "group_member",
-    "lease",
-    "metadata",
-    "migration",
-    "progress",
-    "project",
-    "revocation",
-    "role",
-    "role_assignment",
-    "service_role",
-    "token",
-    "unknown_credential",
-    "unknown_identity",
-    "user",
-    "webhook_token",
-]
+from clustercert.store.tables.audit import audit_checkpoint as audit_checkpoint
+from clustercert.store.tables.audit import audit_event as audit_event
+from clustercert.store.tables.audit import audit_log as audit_log
+from clustercert.store.tables.audit import audit_place as audit_place
+from clustercert.store.tables.audit import audit_tile as audit_tile
+from clustercert.store.tables.audit import audit_unsealed as audit_unsealed
+from clustercert.store.tables.clusters import client_ca as client_ca
+from clustercert.store.tables.clusters import cluster as cluster
+from clustercert.store.tables.clusters import unknown_credential as unknown_credential
+from clustercert.store.tables.clusters import unknown_identity as unknown_identity
+from clustercert.store.tables.clusters import webhook_token as webhook_token
+from clustercert.store.tables.columns import Utc as Utc
+from clustercert.store.tables.columns import metadata as metadata
+from clustercert.store.tables.identity import access_key as access_key
+from clustercert.store.tables.identity import domain as domain
+from clustercert.store.tables.identity import group as group
+from clustercert.store.tables.identity import group_member as group_member
+from clustercert.store.tables.identity import project as project
+from clustercert.store.tables.identity import role as role
+from clustercert.store.tables.identity import role_assignment as role_assignment
+from clustercert.store.tables.identity import service_role as service_role
+from clustercert.store.tables.identity import token as token
+from clustercert.store.tables.identity import user as user
+from clustercert.store.tables.ledger import certificate as certificate
+from clustercert.store.tables.ledger import revocation as revocation
+from clustercert.store.tables.ledger import username as username
+from clustercert.store.tables.service import data_key as data_key
+from clustercert.store.tables.service import generation as generation
+from clustercert.store.tables.service import lease as lease
+from clustercert.store.tables.service import migration as migration
+from clustercert.store.tables.service import progress as progress

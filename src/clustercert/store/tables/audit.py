@@ -1,14 +1,14 @@
-"""The events, and the log that they are put into."""
+"""Audit events, and the log that contains them."""
 
-from sqlalchemy import DDL, BigInteger, Column, Index, LargeBinary, SmallInteger, String, Table, Text
+from sqlalchemy import DDL, BigInteger, Column, Index, LargeBinary, SmallInteger, String, Text
 from sqlalchemy.event import listen
 
-from clustercert.store.tables.columns import Hex, RowId, Utc, metadata
+from clustercert.store.tables.columns import Hex, RowId, Utc, table
 
-# body is the canonical JSON of the event, commitment SHA-256 over salt and body. Written once: see audit_place.
-audit_event = Table(
+# body: canonical JSON; commitment: SHA-256 of salt and body. Leaf indexes are in audit_place, so that rows are never
+# updated.
+audit_event = table(
     "audit_event",
-    metadata,
     Column("id", RowId, primary_key=True, autoincrement=True),
     Column("at", Utc, nullable=False),
     Column("kind", String(64), nullable=False),
@@ -21,10 +21,9 @@ audit_event = Table(
     sqlite_autoincrement=True,
 )
 
-# The places of events in the log. Ids are not in the order of commits everywhere, places are.
-audit_place = Table(
+# The leaf indexes of events. Leaf indexes follow the order of commits, but ids need not.
+audit_place = table(
     "audit_place",
-    metadata,
     Column("leaf_index", RowId, primary_key=True, autoincrement=False),
     Column("event_id", BigInteger, nullable=False),
     Column("project_id", Hex, nullable=True),
@@ -32,49 +31,31 @@ audit_place = Table(
     Index(None, "project_id", "leaf_index"),
 )
 
-# The events that have no place yet, and what the log needs of them. A trigger adds each new event, the sealer removes
-# it.
-audit_unsealed = Table(
+# The events without a leaf index. A trigger adds each new event, and the sealer removes it.
+audit_unsealed = table(
     "audit_unsealed",
-    metadata,
     Column("event_id", RowId, primary_key=True, autoincrement=False),
     Column("project_id", Hex, nullable=True),
     Column("commitment", LargeBinary(32), nullable=False),
 )
 
-_QUEUE_EVENTS = (
-    (
-        "sqlite",
-        (
-            "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event BEGIN"
-            " INSERT INTO audit_unsealed (event_id, project_id, commitment)"
-            " VALUES (NEW.id, NEW.project_id, NEW.commitment); END"
-        ),
-    ),
-    (
-        "postgresql",
-        (
-            "CREATE FUNCTION audit_event_unsealed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-            " INSERT INTO audit_unsealed (event_id, project_id, commitment)"
-            " VALUES (NEW.id, NEW.project_id, NEW.commitment); RETURN NULL; END $$"
-        ),
-    ),
-    (
-        "postgresql",
-        (
-            "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event"
-            " FOR EACH ROW EXECUTE FUNCTION audit_event_unsealed()"
-        ),
-    ),
+_TRIGGER = "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event"
+_QUEUE = (
+    "BEGIN INSERT INTO audit_unsealed (event_id, project_id, commitment)"
+    " VALUES (NEW.id, NEW.project_id, NEW.commitment);"
 )
-for _dialect, _statement in _QUEUE_EVENTS:
+_FUNCTION = "CREATE FUNCTION audit_event_unsealed() RETURNS trigger LANGUAGE plpgsql AS"
+for _dialect, _statement in (
+    ("sqlite", f"{_TRIGGER} {_QUEUE} END"),
+    ("postgresql", f"{_FUNCTION} $$ {_QUEUE} RETURN NULL; END $$"),
+    ("postgresql", f"{_TRIGGER} FOR EACH ROW EXECUTE FUNCTION audit_event_unsealed()"),
+):
     _ddl = DDL(_statement)  # type: ignore[no-untyped-call] # untyped upstream
     listen(audit_event, "after_create", _ddl.execute_if(dialect=_dialect))
 
-# One row: the log that all events are put into. Whoever seals locks it.
-audit_log = Table(
+# One row: the log. A sealing locks it while it writes.
+audit_log = table(
     "audit_log",
-    metadata,
     Column("id", String(16), primary_key=True),
     Column("origin", Text, nullable=False),
     Column("public_key", LargeBinary(32), nullable=False),
@@ -83,22 +64,19 @@ audit_log = Table(
     Column("created_at", Utc, nullable=False),
 )
 
-# The log's tree. hashes: up to 256 of 32 bytes each; of level -1, the leaves themselves: commitments.
-audit_tile = Table(
+# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each; in level -1, the commitments.
+audit_tile = table(
     "audit_tile",
-    metadata,
     Column("level", SmallInteger, primary_key=True, autoincrement=False),
     Column("index", BigInteger, primary_key=True, autoincrement=False),
     Column("hashes", LargeBinary(8192), nullable=False),
 )
 
-# The log's signed heads; of older ones only some are kept. note is what is published.
-audit_checkpoint = Table(
+# Signed checkpoints of the log; most older ones are deleted. The column `note` has the text as published.
+audit_checkpoint = table(
     "audit_checkpoint",
-    metadata,
     Column("size", BigInteger, primary_key=True, autoincrement=False),
-    Column("at", Utc, nullable=False),
+    Column("at", Utc, nullable=False, index=True),
     Column("root", LargeBinary(32), nullable=False),
     Column("note", Text, nullable=False),
-    Index(None, "at"),
 )

@@ -1,23 +1,11 @@
-"""Registered clusters, their CAs, and what their API servers tell."""
+"""Registered clusters, their CAs and webhook tokens, and unknown identities that their API servers report."""
 
-from sqlalchemy import (
-    JSON,
-    Column,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import JSON, Column, ForeignKey, Integer, LargeBinary, String, Text, UniqueConstraint
 
-from clustercert.store.tables.columns import Hex, Utc, Uuid, metadata
+from clustercert.store.tables.columns import Hex, Utc, Uuid, table
 
-cluster = Table(
+cluster = table(
     "cluster",
-    metadata,
     Column("id", Uuid, primary_key=True),
     Column("project_id", ForeignKey("project.id"), nullable=False),
     Column("name", String(128), nullable=False),
@@ -34,36 +22,31 @@ cluster = Table(
     UniqueConstraint("project_id", "name"),
 )
 
-client_ca = Table(
+client_ca = table(
     "client_ca",
-    metadata,
     Column("id", Hex, primary_key=True),
-    Column("cluster_id", ForeignKey("cluster.id"), nullable=False),
+    Column("cluster_id", ForeignKey("cluster.id"), nullable=False, index=True),
     Column("certificate_der", LargeBinary, nullable=False),
     Column("sealed_key", LargeBinary, nullable=True),
     Column("state", String(8), nullable=False),
     Column("not_after", Utc, nullable=False),
-    Index(None, "cluster_id"),
 )
 
-# Who may ask and tell for a cluster: its API server's webhooks. Two at once, so that one can be exchanged.
-webhook_token = Table(
+# Tokens with which a cluster's API server calls the webhooks. At most two: see `MAX_TOKENS`.
+webhook_token = table(
     "webhook_token",
-    metadata,
     Column("id", Hex, primary_key=True),
-    Column("cluster_id", ForeignKey("cluster.id"), nullable=False),
+    Column("cluster_id", ForeignKey("cluster.id"), nullable=False, index=True),
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Utc, nullable=False),
     Column("last_asked_at", Utc, nullable=True),
-    Index(None, "cluster_id"),
 )
 
-# Who showed an API server client certificates that the ledger doesn't know. identity is the SHA-256 of user name and
-# groups; hashes counts the certificates, and fingerprints has the last of them, lower-case hex, the newest last.
-# last_alert_at is when an event last named it.
-unknown_identity = Table(
+# Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:
+# number of certificates; fingerprints: of the last certificates, newest last, in lower-case hex; last_alert_at: time of
+# the last event.
+unknown_identity = table(
     "unknown_identity",
-    metadata,
     Column("cluster_id", Uuid, primary_key=True),
     Column("identity", LargeBinary(32), primary_key=True),
     Column("username", Text, nullable=False),
@@ -75,10 +58,9 @@ unknown_identity = Table(
     Column("last_alert_at", Utc, nullable=False),
 )
 
-# What programs before schema 0005 write instead: it stays while replicas of them may still run.
-unknown_credential = Table(
+# Only programs from before schema 0005 write this table. It is not dropped, because their replicas may still run.
+unknown_credential = table(
     "unknown_credential",
-    metadata,
     Column("cluster_id", Uuid, primary_key=True),
     Column("fingerprint", LargeBinary(32), primary_key=True),
     Column("username", Text, nullable=False),

@@ -1,14 +1,15 @@
-"""The kinds of columns, and the metadata that all tables are in."""
+"""Column types, and a function that creates tables."""
 
 import functools
 import json
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String, TypeDecorator
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String, Table, TypeDecorator
+from sqlalchemy.schema import SchemaItem
 
 
 class Utc(TypeDecorator[datetime]):
-    """An aware UTC time; SQLite keeps it without its zone, so it is put back on the way out."""
+    """A timezone-aware time in UTC. SQLite stores it without a zone, so the zone is added when it is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -17,7 +18,7 @@ class Utc(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a naive time reached the store")
+            raise ValueError("naive datetime passed to the store")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
@@ -28,11 +29,11 @@ class Utc(TypeDecorator[datetime]):
 
 
 def as_json(value: object) -> str:
-    """A JSON value as text, for what is written without the engine's way through its types."""
+    """Serialize a JSON value, for statements that bypass SQLAlchemy's types."""
     return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
 
 
-# The groups that a policy gives are few.
+# Cached, because policies grant only a few different lists of groups.
 _known_json = functools.lru_cache(maxsize=1024)(json.dumps)
 
 
@@ -45,7 +46,13 @@ metadata = MetaData(
     }
 )
 
-# SQLite makes a column the row id itself only if its type is spelled INTEGER.
+
+def table(name: str, *items: SchemaItem, sqlite_autoincrement: bool = False) -> Table:
+    """Declare a table with its columns, constraints and indexes."""
+    return Table(name, metadata, *items, sqlite_autoincrement=sqlite_autoincrement)
+
+
+# In SQLite, only a column of type INTEGER can be the row id.
 RowId = BigInteger().with_variant(Integer, "sqlite")
 Hex = String(32)
 Uuid = String(36)

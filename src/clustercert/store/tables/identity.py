@@ -1,108 +1,95 @@
-"""Who there is, and what they may show."""
+"""Tables of the built-in identity service: domains, projects, users, groups, roles, tokens, access keys."""
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, LargeBinary, String, Table, UniqueConstraint
+from sqlalchemy import JSON, Boolean, Column, ForeignKey, LargeBinary, String, UniqueConstraint
 
-from clustercert.store.tables.columns import Hex, Utc, metadata
+from clustercert.store.tables.columns import Hex, Utc, table
 
-domain = Table(
+domain = table(
     "domain",
-    metadata,
     Column("id", Hex, primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
     Column("enabled", Boolean, nullable=False),
 )
 
-project = Table(
+project = table(
     "project",
-    metadata,
     Column("id", Hex, primary_key=True),
     Column("domain_id", ForeignKey("domain.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("description", String(255), nullable=False),
     Column("enabled", Boolean, nullable=False),
+    Column("labels", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("domain_id", "name"),
 )
 
-user = Table(
+user = table(
     "user",
-    metadata,
     Column("id", Hex, primary_key=True),
     Column("domain_id", ForeignKey("domain.id"), nullable=False),
     Column("name", String(255), nullable=False),
     Column("password_hash", String(255), nullable=True),
     Column("enabled", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
+    Column("labels", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("domain_id", "name"),
 )
 
-# "group" is a Keystone user group; the Kubernetes groups of a certificate are only text.
-group = Table(
+# Keystone groups. The Kubernetes groups in a certificate are plain strings, without a table.
+group = table(
     "group",
-    metadata,
     Column("id", Hex, primary_key=True),
     Column("domain_id", ForeignKey("domain.id"), nullable=False),
     Column("name", String(64), nullable=False),
+    Column("labels", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("domain_id", "name"),
 )
 
-group_member = Table(
+group_member = table(
     "group_member",
-    metadata,
     Column("group_id", ForeignKey("group.id"), primary_key=True),
-    Column("user_id", ForeignKey("user.id"), primary_key=True),
-    Index(None, "user_id"),
+    Column("user_id", ForeignKey("user.id"), primary_key=True, index=True),
 )
 
-role = Table(
+role = table(
     "role",
-    metadata,
     Column("id", Hex, primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
 )
 
-# actor_id: a user's or a group's id.
-role_assignment = Table(
+# actor_id: the id of a user or group.
+role_assignment = table(
     "role_assignment",
-    metadata,
     Column("actor_id", Hex, primary_key=True),
-    Column("project_id", ForeignKey("project.id"), primary_key=True),
+    Column("project_id", ForeignKey("project.id"), primary_key=True, index=True),
     Column("role_id", ForeignKey("role.id"), primary_key=True),
-    Index(None, "project_id"),
 )
 
-# Roles that hold for the whole service, such as operator.
-service_role = Table(
+# Service-wide role assignments, such as operator.
+service_role = table(
     "service_role",
-    metadata,
     Column("actor_id", Hex, primary_key=True),
     Column("role_id", ForeignKey("role.id"), primary_key=True),
 )
 
-token = Table(
+token = table(
     "token",
-    metadata,
     Column("hash", LargeBinary(32), primary_key=True),
-    Column("user_id", ForeignKey("user.id"), nullable=False),
+    Column("user_id", ForeignKey("user.id"), nullable=False, index=True),
     Column("project_id", ForeignKey("project.id"), nullable=True),
     Column("domain_id", ForeignKey("domain.id"), nullable=True),
     Column("methods", JSON, nullable=False),
     Column("issued_at", Utc, nullable=False),
-    Column("expires_at", Utc, nullable=False),
-    Index(None, "user_id"),
-    Index(None, "expires_at"),
+    Column("expires_at", Utc, nullable=False, index=True),
 )
 
-access_key = Table(
+access_key = table(
     "access_key",
-    metadata,
     Column("id", String(40), primary_key=True),
-    Column("user_id", ForeignKey("user.id"), nullable=False),
+    Column("user_id", ForeignKey("user.id"), nullable=False, index=True),
     Column("sealed_secret", LargeBinary, nullable=False),
     Column("description", String(255), nullable=False),
     Column("enabled", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("security_token_hash", LargeBinary(32), nullable=True),
-    Column("expires_at", Utc, nullable=True),
-    Index(None, "user_id"),
-    Index(None, "expires_at"),
+    Column("expires_at", Utc, nullable=True, index=True),
 )

@@ -1,40 +1,34 @@
-"""The service's own: its schema, its keys, and what its processes tell one another."""
+"""Tables of the service itself: schema version, data keys, and state that its processes share."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, SmallInteger, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, LargeBinary, SmallInteger, String, Text
 
-from clustercert.store.tables.columns import Hex, Utc, metadata
+from clustercert.store.tables.columns import Hex, Utc, table
 
-# One row; its value rises with every change that a worker may have cached the opposite of.
-generation = Table(
+# One row. Its value increases with every change that may make a cache stale; see `engine.generation`.
+generation = table(
     "generation",
-    metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("value", BigInteger, nullable=False),
 )
 
-# One row. Whoever migrates locks it. `oldest_program` is the revision that the oldest program needs which can still
-# use this schema: a program can't know what the migrations after its own mean.
-migration = Table(
+# One row, which migrations lock. `oldest_program` is the revision of the oldest program that can use this schema.
+migration = table(
     "migration",
-    metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("oldest_program", String(4), nullable=False),
 )
 
-# Who does the work that one process is to do for all. The time is the database's, in seconds since 1970, so that no
-# clocks are compared.
-lease = Table(
+# Leases for leader election. Times are from the database's clock, in seconds since 1970, so no clocks are compared.
+lease = table(
     "lease",
-    metadata,
     Column("name", String(32), primary_key=True),
     Column("holder", Hex, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
 )
 
-# Data keys, each wrapped by a key-encryption key that is kept elsewhere. One is active and seals.
-data_key = Table(
+# Data keys, each wrapped by a key-encryption key that is not in the database. The active one seals new secrets.
+data_key = table(
     "data_key",
-    metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("kek_id", String(16), nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
@@ -42,10 +36,9 @@ data_key = Table(
     Column("created_at", Utc, nullable=False),
 )
 
-# How far some work has come that goes on for as long as the service is there, and what it found last.
-progress = Table(
+# Cursors of background jobs, and the problems that they found.
+progress = table(
     "progress",
-    metadata,
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
 )

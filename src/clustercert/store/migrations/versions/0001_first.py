@@ -1,4 +1,4 @@
-"""The first schema: data keys, the built-in identity, clusters and their CAs, certificates, the audit."""
+"""The first schema: data keys, the built-in identity service, clusters and their CAs, certificates, audit events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,7 @@ TIME = sa.DateTime(timezone=True)
 ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-# The way back is a backup: an older program can't know what newer rows mean.
+# No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
 def upgrade() -> None:
     _make_keys()
     _make_identity()

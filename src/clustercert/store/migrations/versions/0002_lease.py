@@ -1,4 +1,4 @@
-"""Leases, for work that one process does for all; live certificates are counted in an index alone."""
+"""Adds leases for leader election, and a covering index for counting live certificates."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# The older program neither knows leases nor minds another index.
+# The older program does not use leases, and its queries can use the new index.
 oldest_program = "0001"
 
 

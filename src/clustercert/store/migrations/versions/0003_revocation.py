@@ -1,4 +1,4 @@
-"""Revocations, first and last use, what a kube-apiserver's webhook needs, a cluster's options."""
+"""Adds revocations, times of use, webhook tokens, unknown credentials, and cluster options."""
 
 from datetime import UTC, datetime
 
@@ -10,8 +10,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-# The older program records certificates with epoch 0: issued before any revocation, so a revoked user's stay
-# revoked until that program is gone. It fails closed.
+# The older program records certificates with epoch 0, which is older than any revocation. So while that program runs,
+# its new certificates for a revoked user are revoked: it fails closed.
 oldest_program = "0001"
 
 TIME = sa.DateTime(timezone=True)
@@ -46,7 +46,7 @@ def upgrade() -> None:
     op.create_index("ix_revocation_project_id_id", "revocation", ["project_id", "id"])
     op.create_index("ix_revocation_fingerprint", "revocation", ["fingerprint"])
     op.create_index("ix_revocation_changed", "revocation", ["changed"])
-    _revoke_who_is_gone()
+    _revoke_former_users()
     op.create_table(
         "webhook_token",
         sa.Column("id", sa.String(32), nullable=False),
@@ -78,14 +78,14 @@ def upgrade() -> None:
     op.create_index("ix_certificate_cluster_id_not_after", "certificate", ["cluster_id", "not_after"])
 
 
-def _revoke_who_is_gone() -> None:
-    """From here on whoever disables or removes a user revokes too; for those who were before, nobody did."""
+def _revoke_former_users() -> None:
+    """Revoke the certificates of users who were disabled or deleted before this program could revoke them."""
     user = sa.table("user", sa.column("id"), sa.column("enabled", sa.Boolean()))
     issued_to = sa.table("certificate", sa.column("user_id")).c.user_id
     disabled = sa.select(user.c.id).where(user.c.enabled.is_(sa.false()))
     removed = sa.select(issued_to).where(issued_to.not_in(sa.select(user.c.id))).distinct()
     gone = sa.union(disabled, removed).subquery()
-    # Without an end; and no memory is to be told, since no program that has one runs on an older schema.
+    # Epoch `revocations.NO_END` includes future certificates. No program caches revocations yet, so `changed` is 0.
     revocation = {
         "user_id": gone.c.id,
         "epoch": sa.literal(2**63 - 1, sa.BigInteger()),

@@ -1,4 +1,4 @@
-"""The audit log: each event's place in it, its tree, its signed heads, its key."""
+"""Adds the audit log: leaf indexes of events, tree tiles, checkpoints, and the key of the log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# What the older program records has no place in the log, until the newer one gives it one.
+# Events that the older program records stay unsealed until a newer program seals them.
 oldest_program = "0001"
 
 TIME = sa.DateTime(timezone=True)

@@ -1,6 +1,6 @@
-"""Credential numbers, which certificates carry in a signed group; unknown credentials by user name and groups.
+"""Adds credential numbers, which certificates contain in one of their groups, and a table of unknown identities.
 
-Nothing here takes long: the new columns lock the ledger, also for who only reads it. Their indexes are made by 0006.
+Adding columns locks the ledger for readers too, but only briefly. Migration 0006 creates the indexes on them.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# An older program recognises certificates by their hash alone, which their holders can change, so none may start here.
-# One that runs already goes on; what it records has no credential number.
+# An older version recognizes certificates only by their hash, which their holders can change, so it must not start on
+# this schema. One that is already running continues; the certificates that it records have no credential number.
 oldest_program = "0005"
 
 TIME = sa.DateTime(timezone=True)
-# As many hashes as a row keeps to tell new ones from those that were seen.
+# Number of fingerprints stored in a row, to recognize new ones.
 KEPT_HASHES = 16
 
 
@@ -46,7 +46,7 @@ def upgrade() -> None:
 
 
 def _copy_unknown_credentials() -> None:
-    """One row for each user name and groups in a cluster. The old table stays for replicas that still run."""
+    """Add one row per cluster, user name and groups. Keeps the old table for older replicas that still run."""
     names = ("cluster_id", "username", "first_seen_at", "last_seen_at")
     old = sa.table(
         "unknown_credential",
@@ -68,8 +68,8 @@ def _copy_unknown_credentials() -> None:
 def _merged(rows: Iterable[Any]) -> Iterator[dict[str, object]]:
     by_identity: dict[bytes, list[Any]] = {}
     for row in rows:
-        said = json.dumps([row["username"], sorted(set(row["groups"]))])
-        by_identity.setdefault(hashlib.sha256(said.encode()).digest(), []).append(row)
+        text = json.dumps([row["username"], sorted(set(row["groups"]))])
+        by_identity.setdefault(hashlib.sha256(text.encode()).digest(), []).append(row)
     for identity, same in by_identity.items():
         yield {
             "cluster_id": same[0]["cluster_id"],

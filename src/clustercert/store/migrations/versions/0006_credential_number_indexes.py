@@ -1,4 +1,4 @@
-"""The indexes of credential numbers. While they are made the ledger can be read, and nothing is recorded."""
+"""Adds indexes on credential numbers. While they are being created, the ledger can be read but not written."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The places of audit events, in a narrow table of their own, and the events that wait for one."""
+"""Moves the leaf indexes of audit events to a narrow table, and adds a table of unsealed events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,8 +8,8 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# An older program reads and writes the column that is dropped here. One that runs already goes on issuing: its events
-# wait for a newer program to seal them, while its lists of events and its sealer fail.
+# An older program uses the column that is dropped here, so it must not start. An already running one continues to issue
+# certificates, and a newer program seals their events. But it can no longer list or seal events.
 oldest_program = "0007"
 
 ROW_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -61,7 +61,7 @@ def upgrade() -> None:
     op.create_index("uq_audit_place_event_id", "audit_place", ["event_id"], unique=True)
     op.create_index("ix_audit_place_project_id_leaf_index", "audit_place", ["project_id", "leaf_index"])
     if dialect == "postgresql":
-        # Until here, older replicas recorded and sealed events.
+        # Copy the rest under a lock, because older replicas may have recorded and sealed events until now.
         op.execute("LOCK TABLE audit_event IN ACCESS EXCLUSIVE MODE")
         _copy_places("leaf_index > (SELECT coalesce(max(leaf_index), -1) FROM audit_place)")
     op.execute(
@@ -82,6 +82,6 @@ def upgrade() -> None:
 
 def _copy_places(which: str) -> None:
     op.execute(
-        "INSERT INTO audit_place (leaf_index, event_id, project_id)"  # noqa: S608 - all of it is ours
+        "INSERT INTO audit_place (leaf_index, event_id, project_id)"  # noqa: S608 - only constants from this module
         f" SELECT leaf_index, id, project_id FROM audit_event WHERE {which} ORDER BY leaf_index"
     )

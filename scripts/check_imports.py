@@ -1,0 +1,153 @@
+"""Checks which packages each command of the client imports, since imports are most of its start-up time.
+
+`make check` runs it. A command may import the standard library, `clustercert` and the packages that its rule names.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+from clustercert.cli.credential_cache import Entry, login_state, path_of, rendered
+from clustercert.cli.profile import Profile, save
+
+# typer imports the other two.
+PARSER = frozenset({"typer", "annotated_doc", "shellingham"})
+ISSUING = PARSER | {"cryptography", "yaml"}
+# Slow modules of the standard library that a cached credential does not need.
+NETWORK = frozenset({"ssl", "socket", "json", "asyncio"})
+SLOW = frozenset({"asyncio"})
+PROJECT, CLUSTER = "a" * 32, "6a3c2e2c-0000-4000-8000-000000000001"
+# What comes with the interpreter, and what the packages bring along.
+IGNORED = frozenset({"clustercert", "__mp_main__", "_cffi_backend", "_openssl", "_yaml", "cython_runtime"})
+
+
+class Rule(NamedTuple):
+    """What a command may import: these packages, and the standard library without `forbidden`."""
+
+    command: tuple[str, ...]
+    packages: frozenset[str]
+    forbidden: frozenset[str] = SLOW
+
+
+RULES = (
+    Rule(("--version",), frozenset(), NETWORK),
+    Rule(("credential", CLUSTER, "--profile", "default", "--project", PROJECT), frozenset(), NETWORK),
+    Rule(("--help",), PARSER, SLOW | {"ssl"}),
+    Rule(("cluster", "add", "--help"), PARSER, SLOW | {"ssl"}),
+    Rule(("profile", "list"), PARSER, SLOW | {"ssl"}),
+    Rule(("clusters",), PARSER),
+    Rule(("status",), PARSER),
+    Rule(("kubeconfig", "get", "prod"), ISSUING),
+    Rule(("logout",), PARSER),
+)
+PROBE = """
+import sys
+before = set(sys.modules)
+target = sys.argv.pop(1)
+from clustercert.__main__ import main
+try:
+    main()
+except SystemExit:
+    pass
+with open(target, "w") as file:
+    file.write("\\n".join(set(sys.modules) - before))
+"""
+
+
+class Service(BaseHTTPRequestHandler):
+    """Answers the requests of the commands. It refuses to issue certificates."""
+
+    def do_GET(self) -> None:
+        """Return one project with one cluster."""
+        self._answer(
+            200,
+            {
+                "projects": [{"id": PROJECT, "name": "eu-de"}],
+                "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
+            },
+        )
+
+    def do_POST(self) -> None:
+        """Refuse a certificate."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(403, {"error_msg": "No.", "error_code": "CCE.01403001"})
+
+    def do_DELETE(self) -> None:
+        """Accept the end of a login."""
+        self._answer(200, {})
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
+        """Write no log."""
+
+    def _answer(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def prepare(home: Path, url: str) -> dict[str, str]:
+    """Write a login and a cached credential. Returns the environment that uses them."""
+    ours = ("CLUSTERCERT", "OS_", "COVERAGE")
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    variables |= {"XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
+    login = Profile(url, "alice", PROJECT, "eu-de", token="none")
+    file = save("default", login, variables)
+    os.environ["XDG_CACHE_HOME"] = variables["XDG_CACHE_HOME"]
+    cached = Path(str(path_of("default", PROJECT, CLUSTER, service_key=False)))
+    cached.parent.mkdir(parents=True, mode=0o700)
+    now = int(time.time())
+    entry = Entry(issued=now, renew=now + 3600, expires=now + 7200, login=login_state(str(file)), body="{}\n")
+    cached.write_text(rendered(entry))
+    cached.chmod(0o600)
+    return variables
+
+
+def imported(command: Sequence[str], folder: Path, variables: dict[str, str]) -> set[str]:
+    """Return the modules that a command imported."""
+    target = folder / "modules"
+    target.unlink(missing_ok=True)
+    run = [sys.executable, "-c", PROBE, str(target), *command]
+    done = subprocess.run(run, env=variables, capture_output=True, text=True, check=False)
+    if not target.exists() or "Traceback" in done.stderr:
+        sys.exit(f"check_imports: {' '.join(command)} failed:\n{done.stderr}")
+    return set(target.read_text().splitlines())
+
+
+def violations(rule: Rule, modules: set[str]) -> set[str]:
+    """Return the modules and packages that the command must not import."""
+    top = {module.partition(".")[0] for module in modules}
+    packages = {
+        name for name in top - sys.stdlib_module_names - rule.packages if not name.startswith("_cython_")
+    }
+    packages -= IGNORED
+    return packages | (modules & rule.forbidden)
+
+
+def main() -> None:
+    """Run all commands, and print what breaks a rule."""
+    broken = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory(prefix="clustercert-imports-") as name:
+        variables = prepare(Path(name), f"http://127.0.0.1:{server.server_port}")
+        for rule in RULES:
+            found = violations(rule, imported(rule.command, Path(name), variables))
+            broken += [f"`clustercert {' '.join(rule.command)}` imports {module}" for module in sorted(found)]
+    server.shutdown()
+    if broken:
+        sys.exit("\n".join(broken))
+    print(f"{len(RULES)} commands import only what they may")
+
+
+if __name__ == "__main__":
+    main()

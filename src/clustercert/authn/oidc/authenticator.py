@@ -1,0 +1,106 @@
+"""Authentication by tokens from OIDC issuers."""
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from cachetools import LRUCache
+
+from clustercert.authn.credentials import BEARER, UnverifiedCredential
+from clustercert.authn.oidc.claim_checks import valid_until
+from clustercert.authn.oidc.explanation import Explanation, explain
+from clustercert.authn.oidc.fetching import fetch_keys
+from clustercert.authn.oidc.issuers import FederatedUser, Issuer
+from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.mapping import federated_user
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
+from clustercert.authn.oidc.verification import Verifier
+from clustercert.model import Caller, Origin, UnverifiedRequest
+
+# A token with many groups takes about 20 KiB.
+CACHED_TOKENS = 4_000
+
+
+class FederatedLookup(Protocol):
+    """Looks up the rights of federated users. Implemented by `identity`."""
+
+    async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
+        """Return the caller. Raises Unauthenticated if the user is blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _VerifiedToken:
+    """A token whose signature and claims were right.
+
+    Attributes:
+        version: of the issuer's keys that verified it.
+    """
+
+    user: FederatedUser
+    version: int
+    valid_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OidcAuthenticator:
+    """Verifies tokens from OIDC issuers. A cached token needs one hash and no I/O."""
+
+    identity: FederatedLookup
+    verifier: Verifier
+    _cache: LRUCache[bytes, _VerifiedToken] = field(
+        default_factory=lambda: LRUCache(CACHED_TOKENS), repr=False
+    )
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.scheme == BEARER and is_jwt(credential.text)
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        """See `Authenticator`. Raises Unavailable if the issuer of an unknown key can't be reached."""
+        if len(credential.text) > MAX_TOKEN_BYTES:
+            raise TokenRefused("size", f"{len(credential.text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
+        user = await self._user(credential.text)
+        return await self.identity.caller_of_federated_user(user, request.origin)
+
+    @property
+    def issuers(self) -> tuple[Issuer, ...]:
+        """The issuers in the settings, in their order."""
+        return tuple(self.verifier.issuers.values())
+
+    async def explain(self, text: str) -> Explanation:
+        """Explain what would become of a token, without authenticating anyone."""
+        return await explain(self.verifier, text)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Keep the keys of all issuers up to date until `stop` is set."""
+        await asyncio.gather(*(keys.watch(stop) for keys in self.verifier.keys.values()))
+
+    async def _user(self, text: str) -> FederatedUser:
+        digest = hashlib.sha256(text.encode()).digest()
+        cached = self._cache.get(digest)
+        if cached is not None:
+            current = self.verifier.keys[cached.user.issuer.url].version
+            if cached.version == current and self.verifier.now() < cached.valid_until:
+                return cached.user
+            del self._cache[digest]
+        issuer, token = await self.verifier.verify(text)
+        user = federated_user(issuer, token)
+        version = self.verifier.keys[issuer.url].version
+        self._cache[digest] = _VerifiedToken(user, version, valid_until(issuer, token))
+        return user
+
+
+def new_authenticator(
+    issuers: Iterable[Issuer], identity: FederatedLookup, now: Callable[[], datetime]
+) -> OidcAuthenticator:
+    """Create the authenticator for these issuers. Their keys are fetched by `watch`, or for the first token."""
+    by_url = {issuer.url: issuer for issuer in issuers}
+    keys = {
+        url: IssuerKeys(issuer.name, functools.partial(fetch_keys, url, issuer.source))
+        for url, issuer in by_url.items()
+    }
+    return OidcAuthenticator(identity, Verifier(by_url, keys, now))

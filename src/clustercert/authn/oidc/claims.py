@@ -1,0 +1,58 @@
+"""Reads claims by name or path, and compares them with the settings."""
+
+from dataclasses import dataclass
+
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.model import JsonObject
+from clustercert.model.name_patterns import Names
+
+
+def claim_value(claims: JsonObject, path: str) -> object:
+    """Return a claim, or None without it.
+
+    A path that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a claim's name.
+    Source: RFC 6901.
+    """
+    if not path.startswith("/"):
+        return claims.get(path)
+    value: object = claims
+    for name in path[1:].split("/"):
+        value = value.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
+    return value
+
+
+def claim_texts(value: object) -> tuple[str, ...] | None:
+    """Return the strings of a claim: of a single value, or of each in a list. None if it has another type."""
+    values = value if isinstance(value, list) else [value]
+    texts = tuple(map(_text, values))
+    return None if None in texts else tuple(text for text in texts if text is not None)
+
+
+def _text(value: object) -> str | None:
+    match value:
+        case str():
+            return value
+        case bool():
+            return str(value).lower()
+        case int():
+            # Python refuses to convert numbers of thousands of digits.
+            return str(value) if value.bit_length() <= 64 else None  # noqa: PLR2004 - no id is larger
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCheck:
+    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough."""
+
+    claim: str
+    values: Names
+
+    def is_met(self, claims: JsonObject) -> bool:
+        value = claim_value(claims, self.claim)
+        return value is not None and self.values.match(claim_texts(value) or ())
+
+    def require(self, claims: JsonObject) -> None:
+        """Raise TokenRefused unless the claim has one of the values."""
+        if not self.is_met(claims):
+            raise TokenRefused(self.claim, claim_value(claims, self.claim), self.values.text)

@@ -1,0 +1,83 @@
+"""Explains what became of a token: each check, and what the mapping made of its claims. For operators only."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clustercert.authn.oidc.claim_checks import claim_results
+from clustercert.authn.oidc.issuers import FederatedUser, Issuer
+from clustercert.authn.oidc.mapping import federated_user
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.tokens import UnverifiedToken
+from clustercert.model.errors import Unavailable
+
+if TYPE_CHECKING:
+    from clustercert.authn.oidc.verification import Verifier
+
+# An explanation does not wait longer for an issuer's keys.
+KEYS_SECONDS = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check of a token.
+
+    Attributes:
+        came: what the token has, if the check failed; shortened.
+        expected: what would have passed.
+    """
+
+    check: str
+    passed: bool
+    came: str = ""
+    expected: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What became of a token.
+
+    Attributes:
+        issuer: the issuer in the settings whose keys verified the token; None if none did.
+        checks: in order. All checks of the claims are made, even after one fails.
+        user: the user whom the token describes; None if a check failed.
+    """
+
+    issuer: Issuer | None
+    checks: tuple[CheckResult, ...]
+    user: FederatedUser | None
+
+
+async def explain(verifier: "Verifier", text: str) -> Explanation:
+    """Check a token without logging anyone in. Nothing is stored or logged."""
+    try:
+        async with asyncio.timeout(KEYS_SECONDS):
+            issuer, token = await verifier.verify_signature(text)
+    except TokenRefused as refusal:
+        return Explanation(None, (_failed(refusal),), None)
+    except Unavailable as error:
+        return _without_keys(str(error.__cause__ or error))
+    except TimeoutError:
+        return _without_keys(f"no response within {KEYS_SECONDS:g} seconds")
+    results = [CheckResult("signature", passed=True)]
+    for name, failure in claim_results(issuer, token, verifier.now()):
+        results.append(CheckResult(name, passed=True) if failure is None else _failed(failure))
+    if not all(each.passed for each in results):
+        return Explanation(issuer, tuple(results), None)
+    return _mapped(issuer, token, results)
+
+
+def _without_keys(reason: str) -> Explanation:
+    return Explanation(None, (CheckResult("keys", False, reason, "the keys of the issuer"),), None)
+
+
+def _mapped(issuer: Issuer, token: UnverifiedToken, results: list[CheckResult]) -> Explanation:
+    try:
+        user = federated_user(issuer, token)
+    except TokenRefused as refusal:
+        return Explanation(issuer, (*results, _failed(refusal)), None)
+    return Explanation(issuer, (*results, CheckResult("mapping", passed=True)), user)
+
+
+def _failed(refusal: TokenRefused) -> CheckResult:
+    return CheckResult(refusal.check, False, refusal.came, refusal.expected)

@@ -1,0 +1,37 @@
+"""Expressions in CEL over the claims of a token."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.model import JsonObject
+from clustercert.policy.expressions import compile_expression
+
+if TYPE_CHECKING:
+    from cel.cel import Program
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimExpression:
+    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims."""
+
+    source: str
+    _program: "Program" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the expression. Raises ValueError."""
+        object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
+
+    def value(self, claims: JsonObject) -> Any:
+        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing."""
+        from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
+
+        try:
+            return self._program.execute(cel.Context({"claims": claims}))
+        except BaseException as error:
+            # The library raises many types, and its panics don't derive from Exception.
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise TokenRefused(
+                "mapping", str(error)[:100], f"claims for the expression {self.source}"
+            ) from None

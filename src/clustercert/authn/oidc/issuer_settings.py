@@ -1,0 +1,230 @@
+"""Issuers as written in TOML, and their conversion to `Issuer`."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from clustercert.authn.oidc.claims import ClaimCheck
+from clustercert.authn.oidc.expressions import ClaimExpression
+from clustercert.authn.oidc.issuers import (
+    ClaimMapping,
+    Issuer,
+    KeySource,
+    LoginClient,
+    RoleGrant,
+)
+from clustercert.authn.oidc.presets import PRESETS, Preset, PresetName
+from clustercert.authn.oidc.urls import DISCOVERY_PATH, is_https_url
+from clustercert.model.name_patterns import Names
+from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"
+]
+
+
+def _https_url(value: str) -> str:
+    if not is_https_url(value):
+        raise ValueError(
+            "expected an address like https://sso.example.com/realms/acme, without fragment or password"
+        )
+    return value
+
+
+def _expression(source: str) -> str:
+    ClaimExpression(source)
+    return source
+
+
+HttpsUrl = Annotated[str, Field(max_length=512), AfterValidator(_https_url)]
+ClaimExpressionText = Annotated[str, AfterValidator(_expression)]
+ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
+ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
+
+
+class RoleGrantSettings(Section):
+    """`[[identity.issuers.roles]]`: a role for the issuer's users who meet all conditions.
+
+    Attributes:
+        role: name of the role, such as `member`.
+        projects: ids of projects; by default all projects of the issuer.
+        service: give the role in the whole service instead of projects, such as `operator`. Needs a condition.
+        groups: names or patterns of the user's groups, as the issuer writes them.
+        claims: a table of claims with lists of values or patterns; the token must have every claim.
+        cel: an expression in CEL over `claims`. Needs `clustercert[policy]`.
+    """
+
+    role: str = Field(min_length=1, max_length=64)
+    projects: Annotated[ProjectIds, Field(min_length=1)] | None = None
+    service: bool = False
+    groups: NameList | None = None
+    claims: ClaimTable = Field(default={})
+    cel: ClaimExpressionText | None = None
+
+    @model_validator(mode="after")
+    def _is_narrow(self) -> Self:
+        if self.service and self.projects is not None:
+            raise RuleFault("service and projects exclude each other", "projects")
+        if self.service and self.groups is None and not self.claims and self.cel is None:
+            raise RuleFault("a role in the whole service needs groups, claims or cel", "service")
+        if not self.service and self.role == "operator":
+            raise RuleFault("the role operator has no effect in projects; add service = true", "role")
+        return self
+
+    def grant(self) -> RoleGrant:
+        return RoleGrant(
+            role=self.role,
+            projects=self.projects,
+            in_service=self.service,
+            groups=Names(self.groups) if self.groups is not None else None,
+            claims=tuple(_checks(self.claims.items())),
+            condition=ClaimExpression(self.cel) if self.cel is not None else None,
+        )
+
+
+class IssuerSettings(Section):
+    """`[[identity.issuers]]`: an OIDC issuer whose tokens are accepted.
+
+    See [identity.md](identity.md). A claim is written by its name or, if it is nested, as a JSON pointer such as
+    `/kubernetes.io/namespace`.
+
+    Attributes:
+        name: short name, which begins the names of its users and groups: `NAME/alice`. No domain may have it.
+        preset: defaults for the claims of a well-known issuer.
+        issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
+        audiences: the claim `aud` must have one of these values.
+        algorithms: accepted signature algorithms: `RS…`, `PS…`, `ES…` with 256, 384 or 512, or `Ed25519`.
+        discovery_url: base of the discovery document, if it is not below the issuer's URL.
+        jwks_uri: address of the keys, instead of discovery.
+        keys_file: JSON Web Key Set on disk, instead of an address.
+        ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
+        proxy: URL of an HTTP proxy for requests to the issuer.
+        leeway: accepted difference of the clocks, at most 5m.
+        max_age: longest time since a token was issued. By default, 24h.
+        claims: a table of claims with lists of values or patterns; a token must have every claim.
+        username: claim with the user's name, or a list of claims that a slash joins. By default, `sub`.
+        username_cel: an expression in CEL over `claims` for the name. Needs `clustercert[policy]`.
+        groups: claim with a list of groups.
+        groups_cel: an expression in CEL over `claims` for the list of groups.
+        prefix_names: if false, users and groups are called as the issuer calls them, without its name. Policy rules
+            then can't tell them from those of the built-in identity.
+        projects: ids of the only projects in which its users can have roles.
+        domain: name or id of a domain, in whose projects its users can have roles.
+        projects_claim: claim with a list of project ids, which limits the user's projects further.
+        roles: roles of its users. See below.
+        client_id: id of the public OAuth client for `clustercert login`. Without it, people can't log in there.
+        scopes: scopes that the client requests.
+    """
+
+    name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
+    preset: PresetName | None = None
+    issuer: HttpsUrl
+    audiences: NameList
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
+    discovery_url: HttpsUrl | None = None
+    jwks_uri: HttpsUrl | None = None
+    keys_file: Path | None = None
+    ca_file: Path | None = None
+    proxy: str | None = Field(default=None, pattern="^https?://[!-~]+$")
+    leeway: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(0), le=timedelta(minutes=5))
+    max_age: Lifetime | None = Field(default=None, ge=timedelta(minutes=1), le=timedelta(days=366))
+    claims: ClaimTable = Field(default={})
+    username: Name | NameList | None = None
+    username_cel: ClaimExpressionText | None = None
+    groups: Name | None = None
+    groups_cel: ClaimExpressionText | None = None
+    prefix_names: bool = True
+    projects: ProjectIds = frozenset()
+    domain: Name | None = None
+    projects_claim: Name | None = None
+    roles: tuple[RoleGrantSettings, ...] = Field(default=(), max_length=500)
+    client_id: Name | None = None
+    scopes: NameList = ("openid", "profile", "groups")
+
+    @model_validator(mode="after")
+    def _is_bound(self) -> Self:
+        if not self.projects and self.domain is None:
+            raise RuleFault("name the projects or the domain in which its users can have roles", "projects")
+        for number, grant in enumerate(self.roles):
+            if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
+                raise RuleFault("not among the issuer's projects", "roles", number, "projects")
+        for one, other in (("username", "username_cel"), ("groups", "groups_cel"), ("jwks_uri", "keys_file")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise RuleFault(f"{one} and {other} exclude each other", other)
+        return self
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        preset = self._preset
+        if (
+            preset.url is not None
+            and self.issuer != preset.url
+            and not self.issuer.startswith(f"{preset.url}/")
+        ):
+            raise RuleFault(f"the preset {self.preset} is for {preset.url}", "issuer")
+        pinned = (self.claims.get(claim, ("*",)) for claim in preset.pinned)
+        if preset.pinned and not any(all(set(value) - set("*?") for value in values) for values in pinned):
+            raise RuleFault(
+                f"everybody can get a token from this issuer: check one of {', '.join(preset.pinned)}",
+                "claims",
+            )
+        return self
+
+    @property
+    def _preset(self) -> Preset:
+        return PRESETS[self.preset] if self.preset is not None else Preset(ClaimMapping())
+
+    def configured(self) -> Issuer:
+        """Return the issuer with the defaults of its preset."""
+        discovery = (self.discovery_url or self.issuer).rstrip("/") + DISCOVERY_PATH
+        required = {claim: ("*",) for claim in self._preset.required if claim not in self.claims}
+        return Issuer(
+            name=self.name,
+            url=self.issuer,
+            audiences=frozenset(self.audiences),
+            source=KeySource(discovery, self.jwks_uri, self.keys_file, self.ca_file, self.proxy),
+            algorithms=frozenset(self.algorithms),
+            leeway=self.leeway,
+            max_age=self.max_age or self._preset.max_age,
+            checks=tuple(_checks([*required.items(), *self.claims.items()])),
+            mapping=self._mapping(),
+            grants=tuple(grant.grant() for grant in self.roles),
+            projects=self.projects,
+            domain=self.domain,
+            login=LoginClient(self.client_id, self.scopes) if self.client_id is not None else None,
+        )
+
+    def _mapping(self) -> ClaimMapping:
+        mapping = replace(
+            self._preset.mapping, prefixed=self.prefix_names, projects_claim=self.projects_claim
+        )
+        if self.username is not None:
+            names = (self.username,) if isinstance(self.username, str) else self.username
+            mapping = replace(mapping, username=names)
+        if self.username_cel is not None:
+            mapping = replace(mapping, username=ClaimExpression(self.username_cel))
+        if self.groups is not None or self.groups_cel is not None:
+            groups = ClaimExpression(self.groups_cel) if self.groups_cel is not None else self.groups
+            mapping = replace(mapping, groups=groups)
+        return mapping
+
+
+def configured_issuers(issuers: Iterable[IssuerSettings]) -> tuple[Issuer, ...]:
+    """Return the issuers. Raises RuleFault if two have the same name or URL."""
+    found = tuple(each.configured() for each in issuers)
+    for number, issuer in enumerate(found):
+        for earlier in found[:number]:
+            if issuer.name == earlier.name:
+                raise RuleFault(f"two issuers have the name {issuer.name}", "issuers", number, "name")
+            if issuer.url == earlier.url:
+                raise RuleFault(f"two issuers have the URL {issuer.url}", "issuers", number, "issuer")
+    return found
+
+
+def _checks(claims: Iterable[tuple[str, tuple[str, ...]]]) -> Iterator[ClaimCheck]:
+    for claim, values in claims:
+        yield ClaimCheck(claim, Names(values))

@@ -1,0 +1,145 @@
+"""The issuers that the operator trusts, and what the claims in their tokens mean."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from clustercert.authn.oidc.claims import ClaimCheck
+from clustercert.authn.oidc.expressions import ClaimExpression
+from clustercert.model import Domain, FederatedDomain, User
+from clustercert.model.identity import Group
+from clustercert.model.name_patterns import Names
+
+ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
+"""The signature algorithms that can be allowed, all asymmetric."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where an issuer's public keys come from.
+
+    Attributes:
+        discovery_url: where the discovery document is, if not below the issuer's URL.
+        jwks_uri: the address of the keys. Without it, discovery finds it.
+        keys_file: a JSON Web Key Set on disk, instead of any address.
+        ca_file: CAs of the issuer's server, in PEM. Without it, those of the system.
+        proxy: the URL of an HTTP proxy.
+    """
+
+    discovery_url: str
+    jwks_uri: str | None = None
+    keys_file: Path | None = None
+    ca_file: Path | None = None
+    proxy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RoleGrant:
+    """A role for the users of an issuer who meet all conditions.
+
+    Attributes:
+        projects: project ids; None for all projects of the issuer.
+        in_service: give the role in the whole service instead of projects.
+        groups: one of the user's groups must match.
+    """
+
+    role: str
+    projects: frozenset[str] | None = None
+    in_service: bool = False
+    groups: Names | None = None
+    claims: tuple[ClaimCheck, ...] = ()
+    condition: ClaimExpression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimMapping:
+    """How the claims of an issuer become a user and their groups.
+
+    Attributes:
+        subject: claims that together identify the user forever.
+        username: claims joined by a slash, or an expression whose value is a string.
+        groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
+        strip_slash: remove a slash at the beginning of groups, as Keycloak writes paths of groups.
+        prefixed: whether users and groups are called `ISSUER/NAME`, so that the issuer can't choose other names.
+        projects_claim: a claim that lists the only projects of the user, by id.
+    """
+
+    subject: tuple[str, ...] = ("sub",)
+    username: tuple[str, ...] | ClaimExpression = ("sub",)
+    groups: str | ClaimExpression | None = None
+    strip_slash: bool = False
+    prefixed: bool = True
+    projects_claim: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """A trusted issuer.
+
+    Attributes:
+        name: the operator's short name for it, which begins the names of its users and groups.
+        url: its exact claim `iss`.
+        audiences: the claim `aud` must have one of them.
+        leeway: accepted difference between the issuer's and the service's clock.
+        max_age: longest time since `iat`.
+        checks: all of them must be met.
+        projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain.
+        login: what clients need to log people in there: `client_id` and `scopes`; None for machines only.
+    """
+
+    name: str
+    url: str
+    audiences: frozenset[str]
+    source: KeySource
+    algorithms: frozenset[str] = frozenset({"RS256", "ES256"})
+    leeway: timedelta = timedelta(seconds=60)
+    max_age: timedelta = timedelta(hours=24)
+    checks: tuple[ClaimCheck, ...] = ()
+    mapping: ClaimMapping = field(default_factory=ClaimMapping)
+    grants: tuple[RoleGrant, ...] = ()
+    projects: frozenset[str] = frozenset()
+    domain: str | None = None
+    login: "LoginClient | None" = None
+
+    @property
+    def user_domain(self) -> Domain:
+        """The domain of the issuer's users and groups. It is not in the store."""
+        return FederatedDomain(derived_id(self.url), self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginClient:
+    """The public OAuth client with which people log in at an issuer."""
+
+    client_id: str
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedUser:
+    """A user as described by a verified token.
+
+    Attributes:
+        roles: role names by project id; the key None stands for all projects of the issuer.
+        only_projects: if given, the roles count only in these projects.
+        credential_id: SHA-256 of the token in hex.
+    """
+
+    issuer: Issuer = field(repr=False)
+    user: User
+    groups: tuple[Group, ...]
+    roles: Mapping[str | None, frozenset[str]]
+    service_roles: frozenset[str]
+    only_projects: frozenset[str] | None
+    expires_at: datetime
+    credential_id: str
+
+
+def derived_id(issuer: str, *parts: str) -> str:
+    """Return the id of an issuer's user: the first 32 hex digits of SHA-256 over the URL and the subject claims.
+
+    Each is in UTF-8, and NUL separates them. It occurs in none of them, so two users never share the hashed bytes.
+    """
+    return hashlib.sha256("\0".join((issuer, *parts)).encode()).hexdigest()[:32]

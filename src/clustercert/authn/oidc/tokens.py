@@ -1,0 +1,125 @@
+"""Parses a token before its signature is verified, strictly: two parsers must never read it differently."""
+
+import base64
+import binascii
+import json
+import math
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.model import JsonObject
+
+# Far more than real tokens have. Entra's largest, with 200 groups, have about 10 KiB.
+MAX_TOKEN_BYTES = 16 * 1024
+# Keys that the token brings itself, or that an address in it names. Source: RFC 7515, 4.1.2, 4.1.3, 4.1.5.
+_FOREIGN_KEYS = ("jku", "jwk", "x5u")
+# Access and ID tokens. Others, such as `logout+jwt`, are signed with the same keys for another purpose.
+_TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+_MAX_KEY_ID = 512
+
+
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A parsed token. Nothing in it may be trusted before its signature is verified.
+
+    Attributes:
+        text: the token as sent.
+        key_id: `kid` in the header; None if it has none.
+        issuer: the claim `iss`.
+    """
+
+    text: str = field(repr=False)
+    algorithm: str
+    key_id: str | None
+    issuer: str
+    claims: JsonObject = field(repr=False)
+
+
+def is_jwt(text: str) -> bool:
+    """Whether a bearer token has the form of a JWT. Tokens of the built-in identity have no dot."""
+    return "." in text
+
+
+def parse_token(text: str) -> UnverifiedToken:
+    """Parse a token, and check its header. Raises TokenRefused."""
+    if len(text) > MAX_TOKEN_BYTES:
+        raise TokenRefused("size", f"{len(text)} bytes", f"at most {MAX_TOKEN_BYTES} bytes")
+    parts = text.split(".")
+    if len(parts) != 3:  # noqa: PLR2004 - RFC 7515, 7.1: header, payload, signature
+        raise TokenRefused("form", f"{len(parts)} parts", "three parts separated by dots (a signed JWT)")
+    header, claims = _parse_object(parts[0], "header"), _parse_object(parts[1], "payload")
+    _decode(parts[2], "signature")
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str):
+        raise TokenRefused("alg", algorithm, "the name of a signature algorithm")
+    _check_header(header)
+    issuer = claims.get("iss")
+    if not isinstance(issuer, str):
+        raise TokenRefused("iss", issuer, "the issuer's URL")
+    return UnverifiedToken(text, algorithm, _key_id(header), issuer, claims)
+
+
+def _check_header(header: JsonObject) -> None:
+    for name in _FOREIGN_KEYS:
+        if name in header:
+            raise TokenRefused("header", name, "no key or key address in the token")
+    if "crit" in header or "b64" in header:
+        raise TokenRefused("header", "crit or b64", "no critical extensions")
+    kind = header.get("typ", "JWT")
+    if not isinstance(kind, str) or kind.lower() not in _TYPES:
+        raise TokenRefused("typ", kind, "JWT or at+jwt")
+
+
+def _key_id(header: JsonObject) -> str | None:
+    key_id = header.get("kid")
+    if key_id is None:
+        return None
+    if not isinstance(key_id, str) or not 1 <= len(key_id) <= _MAX_KEY_ID:
+        raise TokenRefused("kid", key_id, f"a string of at most {_MAX_KEY_ID} characters")
+    return key_id
+
+
+def _parse_object(part: str, name: str) -> JsonObject:
+    expected = "a JSON object without repeated names, in base64url"
+    try:
+        value = json.loads(
+            _decode(part, name).decode("utf-8"),
+            object_pairs_hook=_object_of,
+            parse_constant=_reject,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError):
+        raise TokenRefused(name, None, expected) from None
+    if not isinstance(value, dict):
+        raise TokenRefused(name, type(value).__name__, expected)
+    return value
+
+
+def _decode(part: str, name: str) -> bytes:
+    """Decode base64url without padding. Rejects every other spelling of the same bytes."""
+    try:
+        decoded = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        decoded = b""
+    if not decoded or base64.urlsafe_b64encode(decoded).rstrip(b"=").decode() != part:
+        raise TokenRefused(name, None, "base64url without padding")
+    return decoded
+
+
+def _object_of(pairs: list[tuple[str, object]]) -> JsonObject:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("repeated name")
+    return members
+
+
+def _reject(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number

@@ -1,0 +1,194 @@
+"""`clustercert apply`, `diff` and `export`: administration with YAML documents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.options import CommandError, YesOption, parse_pairs
+from clustercert.cli.output import note, write_out
+from clustercert.cli.progress import Progress
+from clustercert.cli.prompts import confirm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clustercert.cli.desired_state import Change, Planner
+    from clustercert.cli.documents import Document
+    from clustercert.client.administration import AdministrationClient
+
+T = TypeVar("T")
+
+FileOption = Annotated[
+    Path,
+    typer.Option(
+        "--file", "-f", metavar="FILE|DIR|-", help="YAML file, folder with YAML files, or standard input (-)."
+    ),
+]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Work on the store that the settings name, without a running service.")
+]
+_DONE = {"create": "created", "change": "changed", "delete": "deleted"}
+_SIGNS = {"create": "+", "change": "~", "delete": "-"}
+
+
+@expand_options
+def apply(
+    context: typer.Context,
+    file: FileOption,
+    login: LoginOptions,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
+    ] = False,
+    selector: Annotated[
+        list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
+    ] = None,
+    local: LocalOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Create and change projects, users, groups, role bindings and clusters, as YAML documents say.
+
+    Everything is checked before the first change. Applying the same documents again changes nothing.
+    """
+    labels = parse_pairs(selector, "KEY=VALUE", "--selector")
+    if prune != bool(labels):
+        raise typer.BadParameter("Give --prune and --selector together.")
+    documents = _read(file)
+
+    def work(client: "AdministrationClient") -> None:
+        planner, changes = _plan(client, documents)
+        planner.check(changes)
+        deleted = _deletions(client, documents, labels)
+        if deleted:
+            _show(deleted)
+            confirm(f"Delete these {len(deleted)} objects?", yes=yes)
+        _make(client, planner, [*changes, *deleted])
+
+    _with_client(context, login, work, local=local)
+
+
+@expand_options
+def diff(
+    context: typer.Context,
+    file: FileOption,
+    login: LoginOptions,
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--selector", "-l", metavar="KEY=VALUE", help="Show what --prune would delete. Repeatable."
+        ),
+    ] = None,
+    local: LocalOption = False,
+) -> None:
+    """Show what `apply` would change."""
+    labels = parse_pairs(selector, "KEY=VALUE", "--selector")
+    documents = _read(file)
+
+    def work(client: "AdministrationClient") -> None:
+        planner, changes = _plan(client, documents)
+        planner.check(changes)
+        changes += _deletions(client, documents, labels)
+        _show(changes)
+        note(f"{_count(changes)}." if changes else "Nothing to change.")
+
+    _with_client(context, login, work, local=local)
+
+
+@expand_options
+def export(context: typer.Context, login: LoginOptions, local: LocalOption = False) -> None:
+    """Print all projects, users, groups, role bindings and clusters as documents for `apply`."""
+
+    def work(client: "AdministrationClient") -> None:
+        from clustercert.cli.documents import write_documents
+        from clustercert.cli.export_documents import exported
+
+        write_out(write_documents(list(exported(client))))
+
+    _with_client(context, login, work, local=local)
+
+
+def _read(file: Path) -> "list[Document]":
+    from clustercert.cli.documents import read_documents
+
+    return read_documents(file)
+
+
+def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "tuple[Planner, list[Change]]":
+    from clustercert.cli.desired_state import Planner
+
+    planner = Planner(client, documents)
+    return planner, planner.changes()
+
+
+def _deletions(
+    client: "AdministrationClient", documents: "Sequence[Document]", labels: dict[str, str]
+) -> "list[Change]":
+    from clustercert.cli.desired_state import deletions
+
+    return deletions(client, documents, labels) if labels else []
+
+
+def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[Change]") -> None:
+    """Make the changes, and print each one. Raises CommandError with what was applied."""
+    from clustercert.client.connection import ClientError
+
+    with Progress(len(changes)) as progress:
+        for number, change in enumerate(changes):
+            try:
+                _make_one(client, planner, change)
+            except ClientError as error:
+                raise CommandError(
+                    f"{change.title}: {error.message} Applied {number} of {len(changes)} changes, which are printed"
+                    " above. Correct the cause and apply again."
+                ) from error
+            progress.print(f"{change.title} {_DONE[change.action]}\n")
+    note(f"{_count(changes)} applied." if changes else "Nothing to change.")
+
+
+def _make_one(client: "AdministrationClient", planner: "Planner", change: "Change") -> None:
+    path = planner.full_path(change)
+    if change.body is None:
+        client.delete(path)
+        return
+    made = client.put(path, change.body)
+    for key in planner.awaited_projects(change):
+        planner.project_ids[key] = str(made["id"])
+
+
+def _count(changes: "Sequence[Change]") -> str:
+    return f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
+
+
+def _show(changes: "Sequence[Change]") -> None:
+    for change in changes:
+        write_out(f"{_SIGNS[change.action]} {change.title}\n")
+        for name, (old, new) in change.differences.items():
+            write_out(f"    {name}: {old!r} -> {new!r}\n")
+
+
+def _with_client(
+    context: typer.Context, login: LoginOptions, work: "Callable[[AdministrationClient], T]", *, local: bool
+) -> T:
+    """Call a function with a client that has the login, or that works on the store."""
+    from clustercert.client.administration import AdministrationClient
+
+    if local:
+        from clustercert.cli.local_api import run_on_store
+
+        return run_on_store(context, work)
+    from clustercert.client.auth import AccessKeyAuth, TokenAuth
+
+    chosen = login.profile()
+    is_key = chosen.access_key is not None and chosen.secret_key is not None
+    with chosen.explain_rejection():
+        # Checks that the login has not expired.
+        chosen.client()
+        auth = (
+            AccessKeyAuth(chosen.access_key or "", chosen.secret_key or "")
+            if is_key
+            else TokenAuth(chosen.token or "")
+        )
+        with AdministrationClient(chosen.url, auth, ca_pem=chosen.ca_pem) as client:
+            return work(client)

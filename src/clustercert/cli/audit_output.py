@@ -1,0 +1,151 @@
+"""Reads the keys and checkpoints given to `clustercert audit`, and prints its reports and events."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustercert.cli.options import CommandError, read_file
+from clustercert.cli.output import Output, Row, csv, document, note, row_of, show_one, write_out
+from clustercert.cli.printable import printable
+from clustercert.model.errors import LogDamaged
+from clustercert.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.audit.certificate_scrubber import Mismatch
+    from clustercert.audit.findings import VerificationReport
+    from clustercert.audit.tree_check import TrustedHead
+    from clustercert.merkle.notes import VerifierKey
+    from clustercert.store.audit import StoredEvent
+
+
+EVENT_FIELDS = (
+    *("id", "place", "at", "kind", "version", "project_id", "actor", "subject"),
+    *("source", "request_id", "detail"),
+)
+"""The fields that `event_row` returns: the header of CSV output."""
+
+
+def parse_key(given: str) -> "VerifierKey":
+    """Parse a verifier key, given as a string or as a file name. Raises CommandError."""
+    from clustercert.merkle.notes import NoteError, VerifierKey
+
+    if not Path(given).exists() and "+" not in given:
+        raise CommandError(f"--key: there is no file {given}, and it is not a key of the form NAME+HASH+KEY.")
+    text = _text(Path(given)) if Path(given).exists() else given
+    try:
+        return VerifierKey.parse(text)
+    except NoteError as error:
+        raise CommandError(f"--key: {error}.") from error
+
+
+def trusted_heads(files: Iterable[Path], key: "VerifierKey") -> "list[TrustedHead]":
+    """Read checkpoints that the user saved to files.
+
+    Raises LogDamaged if a checkpoint is not valid, or CommandError if a file can't be read.
+    """
+    from clustercert.audit.verification import parse_checkpoints
+
+    with translate_note_errors():
+        return [head for file in files for head in parse_checkpoints(_text(file), str(file), key)]
+
+
+@contextlib.contextmanager
+def translate_note_errors() -> Iterator[None]:
+    """Turn a NoteError from the `with` block into LogDamaged."""
+    from clustercert.merkle.notes import NoteError
+
+    try:
+        yield
+    except NoteError as error:
+        raise LogDamaged(f"A checkpoint can't be trusted: {error}.") from error
+
+
+def show_report(report: "VerificationReport", output: Output) -> None:
+    """Print a verification report. In table format, findings go to standard error."""
+    summary = {
+        **row_of(report, "size", "root", "events", "deleted", "unsealed"),
+        "checkpoints": report.trusted,
+        "findings": report.found,
+    }
+    if output in (Output.JSON, Output.YAML):
+        found = [
+            {
+                "problem": each.kind.problem,
+                "place": each.place,
+                "id": each.event_id,
+                "message": each.text(),
+            }
+            for each in report.findings
+        ]
+        write_out(document(summary | {"findings": found, "found": report.found}, output))
+        return
+    show_one(summary, output, name="root")
+    for finding in report.findings:
+        note(f"{finding.kind.problem.upper()}: {finding.text()}")
+    if report.found > len(report.findings):
+        note(f"There are {report.found - len(report.findings)} more findings.")
+
+
+def print_events(events: "Sequence[StoredEvent]", output: Output) -> None:
+    """Print each event on one line, or as a YAML document. CSV output has no header."""
+    for event in events:
+        row = event_row(event)
+        match output:
+            case Output.JSON:
+                write_out(json.dumps(row | {"at": rfc3339(event.at)}, ensure_ascii=True) + "\n")
+            case Output.YAML:
+                write_out("---\n" + document(row | {"at": rfc3339(event.at)}, output))
+            case Output.CSV:
+                write_out(csv([row], EVENT_FIELDS).partition("\r\n")[2])
+            case Output.NAME:
+                write_out(f"{event.id}\n")
+            case _:
+                fields = (rfc3339(event.at), str(event.id), event.kind, event.actor, event.subject)
+                write_out(printable("   ".join(fields)).replace("\n", "\\n") + "\n")
+    # Flush, so that the reader of a pipe receives each event immediately.
+    sys.stdout.flush()
+
+
+def event_row(event: "StoredEvent") -> dict[str, object]:
+    """Return the fields of an event and of its body."""
+    from clustercert.audit.event_parsing import parse_body
+    from clustercert.model.events import FIRST_VERSION
+
+    body = parse_body(event.body)
+    return {
+        "id": event.id,
+        "place": event.leaf_index,
+        **row_of(event, "at", "kind"),
+        "version": body.get("version", FIRST_VERSION),
+        **row_of(event, "project_id", "actor", "subject"),
+        **{field: body.get(field) for field in ("source", "request_id", "detail")},
+    }
+
+
+def check_proof(event: "StoredEvent", size: int, root: bytes, proof: Sequence[bytes]) -> None:
+    """Raise LogDamaged unless the proof shows that the log with this root includes the event."""
+    from clustercert.merkle.tree import ProofError, leaf_hash, verify_inclusion
+    from clustercert.store.events import commitment
+
+    leaf = leaf_hash(commitment(event.salt, event.body))
+    try:
+        verify_inclusion(leaf, event.leaf_index or 0, size, proof, root)
+    except ProofError as error:
+        raise LogDamaged(
+            f"Event {event.id} differs from the sealed event: {error}. Run `clustercert audit verify`."
+        ) from error
+
+
+def mismatch_row(mismatch: "Mismatch") -> Row:
+    """Return the row for a certificate that failed the check."""
+    record = mismatch.certificate.record
+    row = {"fingerprint": record.fingerprint.hex(), **row_of(record, "serial", "cluster_id", "user_id")}
+    return {**row, "problems": list(mismatch.problems)}
+
+
+def _text(file: Path) -> str:
+    # The parsers reject a replaced character, since no key or checkpoint has one.
+    return read_file(file).decode(errors="replace")

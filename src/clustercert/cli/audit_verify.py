@@ -1,0 +1,179 @@
+"""`clustercert audit verify|export|checkpoint|key|check-certificates`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.audit_output import (
+    mismatch_row,
+    parse_key,
+    show_report,
+    translate_note_errors,
+    trusted_heads,
+)
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import CommandError
+from clustercert.cli.output import Output, OutputOption, Row, note, row_of, show_list, show_one, write_out
+from clustercert.cli.session import Operator, require_database, settings
+
+if TYPE_CHECKING:
+    from clustercert.audit.findings import VerificationReport
+
+_PAGE_SIZE = 1000
+
+
+def verify(
+    context: typer.Context,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Saved checkpoints: the log must extend them. Repeatable."),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Verify this exported folder instead of the store.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Saved verifier key, or a file that contains it.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Verify the whole log: events, tree and checkpoint.
+
+    Without --key, derives the key from the store's sealed private key, which needs the key-encryption key.
+    Exits with 1 if anything was changed, or if no key can be trusted. Verifying an exported folder needs only the key:
+    no store, no settings.
+    """
+    files = checkpoint or []
+    if export is not None:
+        report, untrusted = _verified_export(export, files, key)
+    else:
+        report, untrusted = _verified_store(context, files, key)
+    show_report(report, output)
+    if untrusted:
+        note(untrusted)
+    if report.found or untrusted:
+        raise typer.Exit(1)
+    if not files:
+        note("The log was not compared with a saved checkpoint. See --checkpoint.")
+
+
+@on_store
+async def export(
+    operator: Operator,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write. An older export is updated.")],
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="Write all events again, to remove deleted ones from the folder."),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Export the log to a folder.
+
+    `verify --export` and other tools for transparency logs can verify it.
+    """
+    from clustercert.audit.export import Exporter, has_foreign_files
+    from clustercert.store.evidence import EvidenceQueries
+
+    if out.exists() and (not out.is_dir() or has_foreign_files(out)):
+        raise CommandError(
+            f"{out} contains files that don't belong to an export. Specify a new or empty folder."
+        )
+    parts = operator.parts
+    await parts.log_sealer.seal_all()
+    exporter = Exporter(EvidenceQueries(parts.database), parts.audit_log, parts.log_sealer.seal_all)
+    done = await exporter.export(out, refresh=refresh)
+    row = {"folder": str(out), "size": done.size, "tiles": done.tiles, "events": done.events}
+    show_one(row, output, name="folder")
+
+
+@on_store
+async def checkpoint(operator: Operator, output: OutputOption = Output.TABLE) -> None:
+    """Show a new checkpoint of the log.
+
+    Keep it where nobody with access to the database can change it.
+    """
+    parts = operator.parts
+    await parts.log_sealer.seal_all()
+    found = await parts.audit_log.checkpoint()
+    if output is Output.TABLE:
+        write_out(found.note)
+        return
+    key = str(await parts.audit_log.verifier_key())
+    row = {"size": found.size, "root": found.root.hex(), **row_of(found, "at", "note"), "verifier_key": key}
+    show_one(row, output, name="root")
+
+
+@on_store
+async def show_key(operator: Operator) -> None:
+    """Show the log's verifier key. Keep it with the checkpoints."""
+    write_out(f"{await operator.parts.log_sealer.verifier_key()}\n")
+
+
+@on_store
+async def check_certificates(operator: Operator, output: OutputOption = Output.TABLE) -> None:
+    """Check every stored certificate.
+
+    Compares it with its row, its CA and the policy's limits. Exits with 1 on a mismatch. A running service does the
+    same in the background.
+    """
+    from clustercert.audit.certificate_scrubber import CertificateScrubber
+    from clustercert.model import utc_now
+
+    policy = operator.parts.settings.policy.policy()
+    checker = CertificateScrubber(operator.parts.database, policy, utc_now)
+    count, position, rows = 0, 0, list[Row]()
+    while True:
+        checked = await checker.check_after(position, _PAGE_SIZE)
+        position = checked.last_id
+        count += checked.count
+        rows += [mismatch_row(mismatch) for mismatch in checked.mismatches]
+        if checked.count < _PAGE_SIZE:
+            break
+    if rows or output is not Output.TABLE:
+        show_list(
+            rows, output, columns=("fingerprint", "serial", "cluster_id", "problems"), name="fingerprint"
+        )
+    note(f"{count} certificates were checked; {len(rows)} failed the check.")
+    if rows:
+        raise typer.Exit(1)
+
+
+def _verified_store(
+    context: typer.Context, files: list[Path], key: str | None
+) -> "tuple[VerificationReport, str]":
+    """Verify the stored log. Also returns why its key can't be trusted, or an empty string."""
+    import asyncio
+
+    from clustercert.cli.log_verification import verify_stored_log
+    from clustercert.observability import log
+
+    loaded = settings(context)
+    require_database(loaded)
+    log.configure_command()
+    report, reason = asyncio.run(verify_stored_log(loaded, files, key))
+    if not reason:
+        return report, ""
+    return report, (
+        f"Not proved: {reason} The log was checked with the public key in the database, but anyone who can write "
+        "there can replace both the key and the log. Give the key that you kept with --key, or set kek_file or "
+        "CLUSTERCERT_KEK, and verify again."
+    )
+
+
+def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple[VerificationReport, str]":
+    """Verify an exported log. Also returns why its key can't be trusted, or an empty string."""
+    import asyncio
+
+    from clustercert.audit.exported_log import VERIFIER_KEY, ExportedLog
+    from clustercert.audit.verification import verify as verified
+
+    if not folder.is_dir() or (key is None and not (folder / VERIFIER_KEY).is_file()):
+        raise CommandError(f"{folder} is not an exported log. See `clustercert audit export`.")
+    verifier = parse_key(key or str(folder / VERIFIER_KEY))
+    with translate_note_errors():
+        report = asyncio.run(verified(ExportedLog(folder), verifier, trusted_heads(files, verifier)))
+    untrusted = (
+        f"Not proved: the log was checked with the key in {folder}, which the folder's creator chose. Give the key "
+        "that you kept with --key, and verify again."
+    )
+    return report, "" if key is not None else untrusted

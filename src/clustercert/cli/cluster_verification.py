@@ -1,0 +1,219 @@
+"""Verifies that issuing, permissions and revocation work, with two temporary certificates at the API server."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from clustercert.cli.altered_copy import altered_copy
+from clustercert.cli.cluster_probe import CheckFailed, Denied, NotAuthenticated, Probe
+from clustercert.cli.expectation import COPY_ADVICE, Expectation
+from clustercert.cli.kubernetes_verify import Control
+from clustercert.cli.throwaway_certificates import ThrowawayCertificates
+from clustercert.kubernetes.manifests.admission import reads_numbers
+from clustercert.model import Cluster, Issued, credential_group
+from clustercert.model.kubernetes import MASTERS, X509_ID
+from clustercert.pki.key_validation import accepted_key
+from clustercert.pki.keys import key_type_of
+
+if TYPE_CHECKING:
+    from clustercert.cli.session import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The outcome of a check that found no fault.
+
+    Attributes:
+        seconds: how long the revocation took, if measured.
+        skipped: true if nothing could be checked; the detail says why.
+    """
+
+    detail: str
+    seconds: float | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one check. A failed check has advice about how to correct the fault."""
+
+    check: str
+    result: Literal["ok", "failed", "skipped"]
+    seconds: float | None
+    detail: str
+    advice: str = ""
+
+
+class ClusterVerification:
+    """Runs the checks in order."""
+
+    def __init__(self, operator: "Operator", cluster: Cluster, expected: Expectation) -> None:
+        self._operator = operator
+        self._cluster = cluster
+        self._expected = expected
+        self._issued: list[Issued] = []
+        self._probes: list[Probe] = []
+        self._tells_hash = False
+
+    async def run(self) -> Sequence[CheckResult]:
+        """Run all checks and return their results. After a failure, the remaining checks are skipped.
+
+        Always revokes the certificates at the end. Raises ClustercertError if the store fails.
+        """
+        results: list[CheckResult] = []
+        async with AsyncExitStack() as stack:
+            certificates = ThrowawayCertificates(self._operator, self._cluster, self._expected.address, stack)
+            checks: dict[str, Callable[[], Awaitable[Passed]]] = {
+                "issue": lambda: self._issue_two(certificates),
+                "authenticate": self._authenticate,
+                "authorize": self._authorize,
+                "revoke": lambda: self._revoke_one(certificates),
+                "altered copy": lambda: self._use_copies(certificates),
+                "other certificate": self._use_other,
+            }
+            for name, check in checks.items():
+                if any(result.result == "failed" for result in results):
+                    results.append(CheckResult(name, "skipped", None, "an earlier check failed"))
+                else:
+                    results.append(await _result(name, check))
+        return results
+
+    async def _issue_two(self, certificates: ThrowawayCertificates) -> Passed:
+        """Issue two certificates for the same identity, and connect with each."""
+        for _ in range(2):
+            issued = await certificates.issue(self._expected.role)
+            self._issued.append(issued)
+            self._probes.append(await certificates.open(issued))
+        grant = self._issued[0].grant
+        groups = ", ".join(grant.groups) or "one credential group each"
+        return Passed(f"two certificates for {grant.username} in {groups}")
+
+    async def _authenticate(self) -> Passed:
+        issued = self._issued[0]
+        identity = await self._probes[0].who_am_i()
+        groups = {*issued.grant.groups, credential_group(issued.credential_number)}
+        if identity.username != issued.grant.username or not identity.groups >= groups:
+            raise CheckFailed(
+                f"the cluster accepted the certificate as user {identity.username} "
+                f"(groups: {', '.join(sorted(identity.groups))})",
+                "A proxy may rewrite identities, or another server may use this address.",
+            )
+        if not identity.credential_ids:
+            return Passed("accepted, and recognized by its credential group; this API server sends no hash")
+        if identity.credential_ids != (f"{X509_ID}{issued.fingerprint}",):
+            raise CheckFailed(
+                f"the cluster accepted the certificate with the id {', '.join(identity.credential_ids)}",
+                "A proxy may present its own certificate: give the API server's own address.",
+            )
+        self._tells_hash = True
+        return Passed("accepted, and recognized by its credential group")
+
+    async def _authorize(self) -> Passed:
+        permissions = self._expected.permissions
+        if missing := [str(each) for each in permissions if not await self._probes[0].is_allowed(each)]:
+            raise CheckFailed(
+                f"the certificate's user lacks permission to: {', '.join(missing)}",
+                "Apply the output of `clustercert kubernetes rbac`, or name the group's permissions with --can.",
+            )
+        if not permissions:
+            return Passed("no permission was tested: give --can VERB:RESOURCE")
+        return Passed(f"may {', '.join(str(each) for each in permissions)}")
+
+    async def _revoke_one(self, certificates: ThrowawayCertificates) -> Passed:
+        """Revoke the first certificate, and wait until it is refused."""
+        control, issued, probe = self._expected.control, self._issued[0], self._probes[0]
+        if control == "webhook" and MASTERS in issued.grant.groups:
+            raise CheckFailed(
+                f"members of {MASTERS} are authorized before any webhook is called",
+                f"Remove {MASTERS} from the policy, and bind a group of your own to cluster-admin.",
+            )
+        if control == "binding" and not self._expected.permissions:
+            raise CheckFailed("there is no known permission to test", "Give one with --can VERB:RESOURCE.")
+        if await self._expected.is_refused(probe):
+            raise CheckFailed(
+                "the certificate was refused before it was revoked",
+                "An admission policy stops only writes: choose a rule that may create namespaces, with --rule.",
+            )
+        await certificates.revoke(issued)
+        return Passed(_REFUSED_BY[control], await self._expected.wait_until_refused(probe))
+
+    async def _use_copies(self, certificates: ThrowawayCertificates) -> Passed:
+        """Check that the cluster rejects an altered copy of the revoked certificate.
+
+        If the webhook enforces revocations, check an altered copy of the valid certificate too.
+        """
+        copy_der = altered_copy(self._issued[0].leaf_der)
+        if copy_der is None:
+            key_type = key_type_of(accepted_key(self._cluster.client_ca.certificate.public_key()))
+            detail = f"not tried: a signature of the client CA's key ({key_type}) has no second form"
+            return Passed(detail + await self._check_policy(None), skipped=True)
+        copy = await certificates.open(self._issued[0], copy_der)
+        await self._expected.require_copy_refused(
+            copy, f"a copy with another signature is accepted after {self._expected.seconds:.0f} seconds"
+        )
+        # The certificate is not revoked, so only the hash reveals that this is a copy.
+        if self._expected.control == "webhook" and self._tells_hash:
+            other = self._issued[1]
+            await self._expected.require_copy_refused(
+                await certificates.open(other, altered_copy(other.leaf_der)),
+                "a copy of the user's other certificate with another signature is accepted",
+            )
+        return Passed("refused with another signature too" + await self._check_policy(copy))
+
+    async def _check_policy(self, copy: Probe | None) -> str:
+        """Record whether the cluster's admission policy reads credential numbers. Returns a remark for the result.
+
+        Raises CheckFailed if it does not read them, and no other control stops altered copies.
+        """
+        options = self._cluster.options
+        if not options.admission or options.admission_by_number:
+            return ""
+        if copy is None or not await _is_refused_by_policy(copy):
+            try:
+                current = reads_numbers(await self._probes[1].admission_policy())
+            except CheckFailed:
+                return "; hashes are still written into the cluster: its admission policy could not be read"
+            if not current and copy is None and self._expected.control == "admission":
+                raise CheckFailed(
+                    "the cluster's admission policy is an older version", COPY_ADVICE["admission"]
+                )
+            if not current:
+                return "; hashes are still written into the cluster: its admission policy is an older version"
+        clusters = self._operator.parts.clusters
+        await clusters.note_admission_by_number(self._cluster, actor=self._operator.actor)
+        return "; the admission policy reads credential numbers, so hashes are no longer written"
+
+    async def _use_other(self) -> Passed:
+        if await self._expected.is_refused(self._probes[1]):
+            raise CheckFailed(
+                "the user's other certificate is refused too",
+                "See `clustercert certificate list` for other revocations.",
+            )
+        return Passed("the user's other certificate still works")
+
+
+async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckResult:
+    try:
+        passed = await check()
+    except CheckFailed as failed:
+        return CheckResult(name, "failed", None, failed.message, failed.advice)
+    return CheckResult(name, "skipped" if passed.skipped else "ok", passed.seconds, passed.detail)
+
+
+async def _is_refused_by_policy(probe: Probe) -> bool:
+    """Whether the admission policy denies a write that authorization allows. Raises CheckFailed."""
+    try:
+        await probe.dry_run_write()
+    except Denied as denied:
+        return denied.by_admission_policy
+    except NotAuthenticated:
+        pass
+    return False
+
+
+_REFUSED_BY: dict[Control, str] = {
+    "webhook": "refused, by the authorization webhook",
+    "binding": "all permissions lost, by the end of its binding",
+    "admission": "writes refused, by the admission policy; it still reads",
+}

@@ -1,0 +1,124 @@
+"""The commands below the root command, each imported only when it is used.
+
+The table repeats the first sentence of each help text, so that `--help` needs no import.
+"""
+
+import importlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any, NamedTuple
+
+import typer
+from typer.core import TyperGroup
+
+
+class Entry(NamedTuple):
+    """A command or a group of commands.
+
+    Attributes:
+        module: below `clustercert.cli`. Its attribute `app` is the group; a command has the name of its function.
+        help: one sentence.
+    """
+
+    name: str
+    module: str
+    help: str
+
+
+COMMANDS = {
+    entry.name: entry
+    for entry in (
+        Entry("login", "login", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."),
+        Entry("logout", "login", "Log out: revoke the token and delete it."),
+        Entry("status", "status", "Show who is logged in, where, until when, and in which projects."),
+        Entry("profile", "profiles", "Manage saved logins at several services."),
+        Entry("clusters", "clusters", "List the clusters in all your projects."),
+        Entry(
+            "kubeconfig",
+            "kubeconfig",
+            "Get kubeconfigs from a running service, or merge clusters into yours.",
+        ),
+        Entry("refresh", "refresh", "Renew the certificate files that `kubeconfig merge --files` wrote."),
+        Entry("credential", "credential", "Print a client certificate for kubectl, which runs this command."),
+        Entry("demo", "demo", "Start a demo service on loopback, and get a kubeconfig."),
+        Entry("serve", "serve", "Run the service until it is interrupted."),
+        Entry("db", "db", "Manage the database and its schema."),
+        Entry("keys", "keys", "Manage the keys that encrypt secrets at rest."),
+        Entry("domain", "domain", "Manage domains, which own users and projects."),
+        Entry("project", "project", "Manage projects, which own clusters."),
+        Entry("user", "user", "Manage users of the built-in identity service."),
+        Entry("group", "group", "Manage groups of users, who share the group's roles."),
+        Entry("role", "role", "Manage roles, which the policy maps to Kubernetes groups."),
+        Entry("access-key", "access_key", "Manage access keys (AK/SK), which sign requests."),
+        Entry("identity", "identity", "Check tokens from OIDC issuers."),
+        Entry("cluster", "cluster", "Manage the clusters for which certificates are issued."),
+        Entry(
+            "apply",
+            "apply",
+            "Create and change projects, users, groups, role bindings and clusters, as YAML documents say.",
+        ),
+        Entry("diff", "apply", "Show what `apply` would change."),
+        Entry(
+            "export",
+            "apply",
+            "Print all projects, users, groups, role bindings and clusters as documents for `apply`.",
+        ),
+        Entry("certificate", "certificate", "List, show and revoke certificates, and see who has access."),
+        Entry("kubernetes", "kubernetes", "Set up clusters for issued certificates and revocation."),
+        Entry("policy", "policy", "Check the policy, and explain what it decides."),
+        Entry("audit", "audit", "Read, verify, export and prune the audit log."),
+    )
+}
+
+
+class _Commands(MutableMapping[str, Any]):
+    """Commands by name. Reading one imports its module."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded[name] = _load(COMMANDS[name])
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class RootGroup(TyperGroup):
+    """The root command, which imports only the chosen command."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # its base class is private
+        del ctx
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # the same
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(entry.name, entry.help) for entry in COMMANDS.values()])
+
+
+def _load(entry: Entry) -> Any:
+    """Import a command and build it with Typer."""
+    module = importlib.import_module(f"clustercert.cli.{entry.module}")
+    # A callback, because Typer builds no group for a single command.
+    parent = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
+    if (group := getattr(module, "app", None)) is not None:
+        parent.add_typer(group)
+    else:
+        parent.command(entry.name)(getattr(module, entry.name))
+    built: Any = typer.main.get_command(parent)
+    return built.commands[entry.name]

@@ -1,0 +1,124 @@
+"""The exec plugin's cache: one file for each credential, with mode 0600, in a folder of mode 0700.
+
+The first line says until when the file is used. The rest is the response for kubectl. kubectl reads the cache for each
+command, so this module imports only modules that Python has loaded anyway.
+"""
+
+import os
+
+_MAGIC = "clustercert-1"
+# Several times the size of a response with an RSA key and a chain.
+_MAX_BYTES = 256 * 1024
+# A file from further in the future means that the clock was set back.
+_CLOCK_STEP_S = 60
+
+
+class Entry:
+    """A cached response.
+
+    Attributes:
+        issued, renew, expires: seconds since the epoch, by this machine's clock.
+        login: the state of the login's file, see `login_state`.
+        body: the response for kubectl, in version v1.
+    """
+
+    __slots__ = ("body", "expires", "issued", "login", "renew")
+
+    def __init__(self, *, issued: int, renew: int, expires: int, login: str, body: str) -> None:
+        self.issued = issued
+        self.renew = renew
+        self.expires = expires
+        self.login = login
+        self.body = body
+
+    def is_usable(self, now: float) -> bool:
+        """Whether the certificate is valid, and the login is still the same."""
+        _, _, path = self.login.partition(" ")
+        return self.issued - _CLOCK_STEP_S <= now < self.expires and login_state(path) == self.login
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether to use the credential without trying to renew it."""
+        return now < self.renew and self.is_usable(now)
+
+
+def folder() -> str | None:
+    """The cache's folder, or `None` if there is no home directory."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # XDG Base Directory Specification: ignore a relative path in the variable.
+    if not base.startswith("/"):
+        base = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib takes 10 ms to import
+    return f"{base}/clustercert/credentials" if base.startswith("/") else None
+
+
+def path_of(profile: str, project: str, cluster: str, *, service_key: bool) -> str | None:
+    """The file for a credential, or `None` if it can't be cached."""
+    parts = (profile, project, cluster, *(("service-key",) if service_key else ()))
+    place = folder()
+    if place is None or not all(part and _is_plain(part) for part in parts):
+        return None
+    return f"{place}/{','.join(parts)}"
+
+
+def read(path: str) -> Entry | None:
+    """Read a file. Returns `None` if it is missing, damaged, or not private."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        status = os.fstat(descriptor)
+        content = os.read(descriptor, _MAX_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        return None
+    return _parsed(content)
+
+
+def rendered(entry: Entry) -> str:
+    """Return the content of the file for an entry."""
+    header = (_MAGIC, entry.issued, entry.renew, entry.expires, len(entry.body), entry.login)
+    return f"{' '.join(map(str, header))}\n{entry.body}"
+
+
+def clear(profile: str) -> None:
+    """Delete what is cached for a login, as far as that is possible."""
+    place = folder()
+    try:
+        names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(f"{profile},"):
+            try:
+                os.unlink(f"{place}/{name}")  # noqa: PTH108 - the same
+            except OSError:
+                continue
+
+
+def login_state(path: str) -> str:
+    """Return the path with what changes when the file is replaced. Only the path follows the first space."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - pathlib takes 10 ms to import
+    except OSError:
+        return f"missing {path}"
+    return f"{status.st_mtime_ns}:{status.st_ino} {path}"
+
+
+def _parsed(content: bytes) -> Entry | None:
+    try:
+        header, _, body = content.decode("ascii").partition("\n")
+        magic, issued, renew, expires, length, login = header.split(" ", 5)
+        entry = Entry(issued=int(issued), renew=int(renew), expires=int(expires), login=login, body=body)
+    except ValueError:
+        return None
+    complete = magic == _MAGIC and len(body) == int(length)
+    return entry if complete else None
+
+
+def _is_plain(part: str) -> bool:
+    """Whether the part is safe in a file name. It has no comma, and does not start with a dot."""
+    plain = part.replace("-", "").replace("_", "").replace(".", "")
+    return plain.isascii() and plain.isalnum() and not part.startswith(".") and len(part) <= 64  # noqa: PLR2004

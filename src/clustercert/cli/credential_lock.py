@@ -1,0 +1,81 @@
+"""A lock for each file of the exec plugin's cache, so that parallel calls of kubectl cause one request.
+
+The lock file also keeps the last failure, so that the calls that waited meanwhile fail with the same message.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+# A process that holds the lock asks the service for up to 10 seconds.
+_WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+_MAX_BYTES = 4096
+
+
+class LockTimeout(Exception):
+    """Another process held the lock for too long."""
+
+
+class Lock:
+    """A held lock. `descriptor` is `None` if the cache can't be written: then there is nothing to lock."""
+
+    def __init__(self, descriptor: int | None, waiting_since: float) -> None:
+        self._descriptor = descriptor
+        self._waiting_since = waiting_since
+
+    def failure_meanwhile(self) -> tuple[int, str] | None:
+        """The exit code and message of a call that failed while this one waited for the lock."""
+        if self._descriptor is None:
+            return None
+        try:
+            text = os.pread(self._descriptor, _MAX_BYTES, 0).decode()
+            failed_at, exit_code, message = text.split(" ", 2)
+            return (int(exit_code), message) if float(failed_at) >= self._waiting_since else None
+        except (OSError, ValueError):
+            return None
+
+    def record_failure(self, exit_code: int, message: str) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, f"{time.time()} {exit_code} {message}".encode()[:_MAX_BYTES], 0)
+
+
+@contextlib.contextmanager
+def locked(path: str | None) -> Iterator[Lock]:
+    """Hold the lock of a cache file, if its folder can be written. Raises LockTimeout."""
+    descriptor = _opened(f"{path}.lock") if path is not None else None
+    if descriptor is None:
+        yield Lock(None, 0)
+        return
+    waiting_since = time.time()
+    try:
+        _acquire(descriptor)
+        yield Lock(descriptor, waiting_since)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: str) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
+
+
+def _acquire(descriptor: int) -> None:
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise LockTimeout from None
+            time.sleep(_POLL_SECONDS)
+        except OSError:
+            return  # The file system has no locks.
+        else:
+            return

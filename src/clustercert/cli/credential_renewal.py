@@ -1,0 +1,129 @@
+"""Gets a new credential for the exec plugin, and caches it.
+
+One call of many in parallel asks the service. The others wait for its result. Without a terminal nothing waits for an
+answer: a missing login is an error that names the command to run.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from clustercert.cli import credential_cache
+from clustercert.cli.credential_cache import Entry
+from clustercert.cli.credential_lock import Lock, LockTimeout, locked
+
+if TYPE_CHECKING:
+    from clustercert.cli.credential_entry import Request
+    from clustercert.cli.credential_source import Credential
+
+NETWORK_SECONDS = 10.0
+# If a renewal fails while the certificate is valid, the next call uses the cache for this long.
+_RETRY_SECONDS = 60
+FAILED, NOT_LOGGED_IN, FORBIDDEN, NOT_FOUND, UNREACHABLE = 1, 3, 4, 5, 6
+
+
+class Failure(NamedTuple):
+    """Why there is no credential.
+
+    Attributes:
+        exit_code: 1 failed, 3 not logged in, 4 forbidden, 5 not found, 6 unreachable.
+        cache_helps: whether a cached certificate that is still valid can be used meanwhile.
+    """
+
+    exit_code: int
+    message: str
+    cache_helps: bool = False
+
+
+def renew(request: "Request") -> str | Failure:
+    """Return the response for kubectl. Asks the service, unless a parallel call did."""
+    completed = _completed(request)
+    if isinstance(completed, Failure):
+        return completed
+    path = request.cache_path()
+    if path is not None:
+        make_folder(path)
+    try:
+        with locked(path) as lock:
+            return _renew_locked(request, path, lock)
+    except LockTimeout:
+        return Failure(FAILED, f"Another clustercert holds {path}.lock. End it, and try again.")
+
+
+def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Failure:
+    cached = credential_cache.read(path) if path is not None else None
+    now = time.time()
+    if cached is not None and cached.is_fresh(now) and not request.refresh:
+        return cached.body
+    if (failed := lock.failure_meanwhile()) is not None:
+        return Failure(*failed)
+    result = _with_time_limit(request)
+    if not isinstance(result, Failure):
+        return store(path, result)
+    if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:
+        cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
+        _write(path, cached)
+        return cached.body
+    lock.record_failure(result.exit_code, result.message)
+    return result
+
+
+def store(path: str | None, credential: "Credential") -> str:
+    """Cache a credential, and return the response for kubectl."""
+    entry = credential.cache_entry(time.time())
+    if path is not None:
+        make_folder(path)
+        _write(path, entry)
+    return entry.body
+
+
+def _completed(request: "Request") -> Failure | None:
+    """Fill in the profile and the project that the call leaves open."""
+    if request.cluster is None:
+        return Failure(
+            2, "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true."
+        )
+    if request.profile is None or request.project is None:
+        from clustercert.cli.credential_source import complete
+
+        return complete(request)
+    return None
+
+
+def _with_time_limit(request: "Request") -> "Credential | Failure":
+    """Ask the service in a thread, because a name lookup can't be interrupted."""
+    from clustercert.cli.credential_source import obtain
+
+    results: list[Credential | Failure] = []
+    thread = threading.Thread(target=lambda: results.append(obtain(request)), daemon=True)
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    if results:
+        return results[0]
+    if not thread.is_alive():
+        return Failure(FAILED, "The credential could not be requested.")
+    return Failure(
+        UNREACHABLE, f"The service did not answer within {NETWORK_SECONDS:.0f} seconds.", cache_helps=True
+    )
+
+
+def make_folder(path: str) -> None:
+    """Create the cache's folder if that is possible."""
+    from clustercert.secure_file import make_private_folder
+
+    with contextlib.suppress(OSError):
+        make_private_folder(Path(path).parent)
+
+
+def _write(path: str | None, entry: Entry) -> None:
+    """Write the cache file. If that fails, kubectl still gets the credential."""
+    from clustercert.secure_file import write_private
+
+    _, _, login = entry.login.partition(" ")
+    if path is None or "\n" in login or not os.path.isabs(login) or not login.isascii():  # noqa: PTH117
+        return
+    with contextlib.suppress(OSError):
+        write_private(Path(path), credential_cache.rendered(entry))

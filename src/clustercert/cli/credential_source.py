@@ -1,0 +1,152 @@
+"""Asks the service for the exec plugin's credential, with a saved login."""
+
+import json
+import os
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import typer
+
+from clustercert.cli import credential_cache, profile
+from clustercert.cli.certificate_request import CertificateRequest, IssuedKubeconfig
+from clustercert.cli.credential_cache import Entry
+from clustercert.cli.credential_renewal import (
+    FAILED,
+    FORBIDDEN,
+    NOT_FOUND,
+    NOT_LOGGED_IN,
+    UNREACHABLE,
+    Failure,
+)
+from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.lookup import cluster_id
+from clustercert.cli.options import CommandError, UnknownName
+from clustercert.cli.profile import DEFAULT_PROFILE, Profile
+from clustercert.client.connection import ApiError, ClientError
+from clustercert.model.errors import ClustercertError
+from clustercert.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.cli.credential_entry import Request
+
+# Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
+_EARLY = timedelta(seconds=60)
+_MIN_LEFT = timedelta(minutes=5)
+_EXIT_CODES = {403: FORBIDDEN, 404: NOT_FOUND, 408: UNREACHABLE, 429: UNREACHABLE}
+_FIRST_SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A certificate with its key, in PEM.
+
+    Attributes:
+        expires: by this machine's clock.
+        login: the state of the login's file.
+    """
+
+    certificate_pem: str
+    key_pem: str
+    expires: datetime
+    login: str
+
+    @classmethod
+    def of(cls, issued: IssuedKubeconfig, login: str) -> "Credential":
+        user = issued.kubeconfig.credential
+        certificate, key = user["client-certificate-data"], user["client-key-data"]
+        return cls(b64decode(certificate).decode(), b64decode(key).decode(), issued.expires, login)
+
+    def cache_entry(self, now: float) -> Entry:
+        """The response for kubectl, and when to renew it: when a fifth or 5 minutes are left."""
+        lifetime = self.expires - datetime.fromtimestamp(now, UTC)
+        left = min(max(lifetime / 5, _MIN_LEFT), lifetime / 2)
+        status = {
+            "clientCertificateData": self.certificate_pem,
+            "clientKeyData": self.key_pem,
+            "expirationTimestamp": rfc3339(self.expires - _EARLY),
+        }
+        body = {"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": status}
+        return Entry(
+            issued=int(now),
+            renew=int((self.expires - left).timestamp()),
+            expires=int(self.expires.timestamp()),
+            login=self.login,
+            body=json.dumps(body, separators=(",", ":")) + "\n",
+        )
+
+
+def complete(request: "Request") -> Failure | None:
+    """Fill in the profile and the project that the call leaves open."""
+    request.profile = request.profile or profile.current(os.environ)
+    found = _login(request.profile)
+    if isinstance(found, Failure):
+        return found
+    request.project = request.project or found.project_id
+    return None
+
+
+def obtain(request: "Request") -> Credential | Failure:
+    """Request a certificate. Reports every error as a Failure."""
+    name = request.profile or DEFAULT_PROFILE
+    state = credential_cache.login_state(str(profile.path_of(name, os.environ)))
+    found = _login(name)
+    if isinstance(found, Failure):
+        return found
+    if found.has_expired:
+        return _log_in_again(name, f"Your login at {found.url} expired", cache_helps=True)
+    try:
+        return Credential.of(_request(request, found), state)
+    except (ClustercertError, typer.BadParameter) as error:
+        return _failure(error, name, found)
+
+
+def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:
+    match error:
+        case ApiError(http_status=401):
+            return _log_in_again(name, f"{found.url} refused your login", cache_helps=False)
+        case ApiError(http_status=status):
+            code = UNREACHABLE if status >= _FIRST_SERVER_ERROR else _EXIT_CODES.get(status, FAILED)
+            return Failure(code, error.message, cache_helps=code == UNREACHABLE)
+        case ClientError():
+            return Failure(UNREACHABLE, error.message, cache_helps=True)
+        case UnknownName():
+            return Failure(_EXIT_CODES[error.status], error.message)
+        case typer.BadParameter():
+            return Failure(2, error.message)
+        case _:
+            return Failure(FAILED, error.message)
+
+
+def _request(request: "Request", found: Profile) -> IssuedKubeconfig:
+    project_id = request.project or found.project_id
+    with found.client() as client:
+        wanted = CertificateRequest(
+            project_id,
+            cluster_id(client, project_id, request.cluster or ""),
+            LifetimeOptions(expires_in=request.expires_in),
+            local_key=not request.service_key,
+        )
+        return wanted.send(client)
+
+
+def _login(name: str) -> Profile | Failure:
+    try:
+        return profile.load(name, os.environ)
+    except CommandError as error:
+        if profile.path_of(name, os.environ).exists():
+            return Failure(NOT_LOGGED_IN, error.message)
+        return Failure(
+            NOT_LOGGED_IN,
+            f"You are not logged in (profile {name}). Run `clustercert login URL{_option(name)}`.",
+        )
+
+
+def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:
+    """Name the command that creates this login again: the profile has the address and the user."""
+    return Failure(NOT_LOGGED_IN, f"{problem}. Run `clustercert login{_option(name)}`.", cache_helps)
+
+
+def _option(name: str) -> str:
+    return "" if name == DEFAULT_PROFILE else f" --profile {name}"

@@ -1,0 +1,140 @@
+"""Warnings about risky deployments, which `serve` and `db check` show."""
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from clustercert.cli.output import note
+from clustercert.clusters.exempted_templates import exempted_templates
+from clustercert.model.errors import Unavailable
+from clustercert.policy.cluster_options import positional_names
+from clustercert.policy.lifetime import lifetime_text
+
+if TYPE_CHECKING:
+    from clustercert.policy.decision import Policy
+    from clustercert.settings import Settings
+    from clustercert.wiring import Components
+
+LONG_LIFETIME = timedelta(days=7)
+# Tokens and signed requests are valid for minutes, so a larger difference is a fault.
+MAX_CLOCK_OFFSET = timedelta(minutes=2)
+MAX_NAMED = 5
+# At most this many clusters are counted; a service may have a million.
+MAX_CLUSTERS = 1000
+
+
+async def show_warnings(parts: "Components") -> None:
+    """Write each warning to standard error. Raises Unavailable."""
+    async for warning in warnings(parts):
+        note(f"Warning: {warning}")
+
+
+async def warnings(parts: "Components") -> AsyncIterator[str]:
+    for warning in (*_long_lifetimes(parts.issuance.policy), *_kek_beside_data(parts)):
+        yield warning
+    async for warning in _unguarded_clusters(parts):
+        yield warning
+    async for warning in _roles_without_rules(parts):
+        yield warning
+    async for warning in _exempted_templates(parts):
+        yield warning
+    async for warning in _wrong_clock(parts):
+        yield warning
+
+
+def _long_lifetimes(policy: "Policy") -> Iterator[str]:
+    long = [
+        f"{rule.name} ({lifetime_text(rule.max_lifetime)})"
+        for rule in policy.rules
+        if rule.deny is None and rule.max_lifetime > LONG_LIFETIME
+    ]
+    if long:
+        yield (
+            f"These policy rules allow certificates for more than {LONG_LIFETIME.days} days: {_listed(long)}. A"
+            " stolen one works that long, unless it is revoked. Set max_lifetime in [[policy.rules]]."
+        )
+
+
+def _kek_beside_data(parts: "Components") -> Iterator[str]:
+    settings: Settings = parts.settings
+    if settings.kek is not None or settings.kek_file is None:
+        return
+    kek, folders = settings.kek_file.resolve(), [settings.data_dir.resolve().parent]
+    if parts.database.folder is not None:
+        folders += [parts.database.folder.resolve(), parts.database.folder.resolve().parent]
+    if kek.parent in folders:
+        yield (
+            f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move it"
+            " elsewhere, and set kek_file."
+        )
+
+
+async def _unguarded_clusters(parts: "Components") -> AsyncIterator[str]:
+    try:
+        clusters = await parts.inventory.access.queries.never_called(limit=MAX_CLUSTERS)
+    except Unavailable:
+        # With very many clusters, the query may time out, which must not prevent the start.
+        return
+    unguarded = sorted(
+        cluster.name
+        for cluster in clusters
+        if cluster.options.credential_roles is None and not cluster.options.admission
+    )
+    if unguarded:
+        count = f"{len(unguarded)}{' or more' if len(clusters) == MAX_CLUSTERS else ''}"
+        yield (
+            f"Revoked certificates still work in clusters without revocation: {_listed(unguarded, count)}. Their API"
+            " servers have never called the webhook. Run `clustercert kubernetes setup` for each of them."
+        )
+
+
+async def _roles_without_rules(parts: "Components") -> AsyncIterator[str]:
+    """Warn of ClusterRoles that a change to the policy could give to other users, or that nobody gets."""
+    policy = parts.settings.policy
+    stable = {rule.name for rule in policy.all_rules} - positional_names(policy)
+    try:
+        clusters = await parts.clusters.queries.enforced("", MAX_CLUSTERS)
+    except Unavailable:
+        return
+    found = [
+        f"{cluster.name} ({rule})"
+        for cluster in clusters
+        for rule in sorted((cluster.options.credential_roles or {}).keys() - stable)
+    ]
+    if found:
+        yield (
+            f"These clusters have ClusterRoles for rules that the policy lacks or does not name: {_listed(found)}. Set"
+            " name in [[policy.rules]]. Then run `clustercert cluster update` with --no-credential-roles, and again"
+            " with --credential-role NAME=CLUSTERROLE for each rule."
+        )
+
+
+async def _exempted_templates(parts: "Components") -> AsyncIterator[str]:
+    """Warn of exemptions that were set before the policy got a template whose groups they could exempt."""
+    try:
+        found = await exempted_templates(parts.clusters.queries, parts.policy_groups)
+    except Unavailable:
+        return
+    if found:
+        yield (
+            f"These clusters exempt groups that the policy's templates could give: {_listed(map(str, found))}. A"
+            " certificate of another issuer with such a group passes known-only. Let the template begin with a prefix,"
+            " such as team:{group}, or run `clustercert cluster update` with --remove-exempt."
+        )
+
+
+async def _wrong_clock(parts: "Components") -> AsyncIterator[str]:
+    offset = await parts.database.clock_offset()
+    if abs(offset) > MAX_CLOCK_OFFSET:
+        seconds = round(abs(offset).total_seconds())
+        yield (
+            f"This machine's clock is {seconds} seconds {'ahead of' if offset > timedelta() else 'behind'} the"
+            " database server's. Certificates may be not yet valid, or expire too late. Synchronize both clocks."
+        )
+
+
+def _listed(names: Iterable[str], count: str | None = None) -> str:
+    """List the first names, and say how many there are."""
+    given = tuple(names)
+    listed = ", ".join(given[:MAX_NAMED])
+    return listed if len(given) <= MAX_NAMED else f"{listed} and others, {count or len(given)} in total"

@@ -1,0 +1,95 @@
+"""The behavior that `clustercert kubernetes verify` expects from an API server, and checks whether it shows it."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from clustercert.cli.cluster_probe import CheckFailed, Denied, NotAuthenticated, Permission, Probe
+from clustercert.cli.kubernetes_verify import Control
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The expected behavior of a cluster.
+
+    Attributes:
+        role: the role of the policy rule to test.
+        permissions: the permissions that the rule's groups should have.
+        control: the mechanism that should enforce a revocation.
+        address: the API server's address.
+        seconds: how long a revocation may take to become effective.
+    """
+
+    role: str
+    permissions: tuple[Permission, ...]
+    control: Control
+    address: str
+    seconds: float
+
+    async def is_refused(self, probe: Probe) -> bool:
+        """Whether the API server refuses a certificate. Raises CheckFailed."""
+        try:
+            match self.control:
+                case "binding":
+                    return not await probe.is_allowed(self.permissions[0])
+                case "admission":
+                    await probe.dry_run_write()
+                case "webhook":
+                    await probe.who_am_i()
+        except Denied:
+            return True
+        return False
+
+    async def wait_until_refused(self, probe: Probe) -> float:
+        """Measure the seconds until a revoked certificate is refused. Raises CheckFailed."""
+        seconds = await self._seconds_until(lambda: self.is_refused(probe))
+        if seconds is None:
+            raise CheckFailed(
+                f"the certificate was still accepted {self.seconds:.0f} seconds after it was revoked",
+                _ADVICE[self.control],
+            )
+        return seconds
+
+    async def require_copy_refused(self, probe: Probe, fault: str) -> None:
+        """Raise CheckFailed unless an altered copy is refused within the time limit."""
+        if await self._seconds_until(lambda: self._is_copy_refused(probe)) is None:
+            raise CheckFailed(fault, COPY_ADVICE[self.control])
+
+    async def _is_copy_refused(self, probe: Probe) -> bool:
+        try:
+            return await self.is_refused(probe)
+        except NotAuthenticated:
+            # Some API servers reject the copy's signature, which also counts as refused.
+            return True
+
+    async def _seconds_until(self, holds: Callable[[], Awaitable[bool]]) -> float | None:
+        """Measure the seconds until a condition holds. Returns `None` after the time limit."""
+        start = time.monotonic()
+        while time.monotonic() - start < self.seconds:
+            if await holds():
+                return round(time.monotonic() - start, 2)
+            await asyncio.sleep(POLL_SECONDS)
+        return None
+
+
+_ADVICE: dict[Control, str] = {
+    "webhook": "Check that the API server uses the --authorization-config of `clustercert kubernetes setup`, that the "
+    "service runs and that the API server reaches it by https, with the CA and token of webhook.kubeconfig, and that "
+    "unauthorizedTTL is short. See the API server's log and apiserver_authorization_webhook_evaluations_total.",
+    "binding": "Check that the service runs and reaches the API server. Its log names bindings that were not deleted.",
+    "admission": "Check that the service runs and reaches the API server. Apply admission.yaml and service-access.yaml "
+    "of `clustercert kubernetes setup`.",
+}
+_OLDER_SERVICE = (
+    "An older service version serves this cluster. Upgrade every replica, then run `clustercert kubernetes setup` "
+    "again."
+)
+COPY_ADVICE: dict[Control, str] = {
+    "webhook": _OLDER_SERVICE,
+    "binding": _OLDER_SERVICE,
+    "admission": "The cluster's policy recognizes only hashes, and a copy has another hash. Run `clustercert "
+    "kubernetes setup` again, then apply admission.yaml and service-access.yaml.",
+}

@@ -1,0 +1,128 @@
+"""`clustercert kubeconfig unmerge`, `list` and `allowlist`: the entries that `merge` wrote."""
+
+import base64
+import contextlib
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clustercert.cli import credential_cache, kubeconfig_entries, kubeconfig_files
+from clustercert.cli.certificate_files import CertificateFile
+from clustercert.cli.kubeconfig_entries import Merged
+from clustercert.cli.kubeconfig_merge import KubeconfigOption
+from clustercert.cli.options import CommandError
+from clustercert.cli.output import Output, OutputOption, note, show_list, write_out
+
+_COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
+
+
+def unmerge(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME…", help="Contexts or clusters, by name.")
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
+    kubeconfig: KubeconfigOption = None,
+) -> None:
+    """Remove what `merge` wrote from your kubeconfig, with cached certificates."""
+    if bool(names) == every:
+        raise typer.BadParameter("Name contexts or clusters, or give --all.")
+    left = set(names or ())
+    found = False
+    for path in kubeconfig_files.loading_order(kubeconfig, os.environ):
+        config = kubeconfig_files.load(path)
+        removed = [
+            each for each in kubeconfig_entries.merged(config) if every or _names(each) & set(names or ())
+        ]
+        left -= {name for each in removed for name in _names(each)}
+        if removed:
+            found = True
+            contexts = {each.context for each in removed}
+            kubeconfig_files.change(path, partial(kubeconfig_entries.removal, contexts=contexts))
+            for each in removed:
+                _forget(each)
+                note(f"Removed the context {each.context} from {path}")
+            if any(each.kind == "embedded" for each in removed):
+                note(
+                    f"{kubeconfig_files.backup_of(path)} still has private keys. Delete it if you do not need it."
+                )
+            if config.current in contexts:
+                note("There is no current context now. Choose one with `kubectl config use-context NAME`.")
+    if left or not found:
+        missing = ", ".join(sorted(left)) or "none"
+        raise CommandError(f"`merge` wrote no such context: {missing}. See `clustercert kubeconfig list`.")
+
+
+def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:
+    """List the contexts that `merge` wrote."""
+    rows = []
+    seen: set[str] = set()
+    files = kubeconfig_files.loading_order(kubeconfig, os.environ)
+    configs = {path: kubeconfig_files.load(path) for path in files}
+    current = next((config.current for config in configs.values() if config.current), None)
+    for path, config in configs.items():
+        for each in kubeconfig_entries.merged(config):
+            if each.context not in seen:
+                rows.append(_row(each, path, current))
+            seen.add(each.context)
+    show_list(rows, output, columns=_COLUMNS, name="context")
+
+
+def allowlist() -> None:
+    """Print the lines that allow the exec plugin in kubectl's preferences (kuberc).
+
+    Needed only where ~/.kube/kuberc has a credentialPluginPolicy.
+    """
+    command = kubeconfig_entries.plugin_command()[0]
+    write_out(
+        "credentialPluginPolicy: Allowlist\n"
+        "credentialPluginAllowlist:\n"
+        f"- command: {command}  # kubectl 1.36 and newer\n"
+        f"# - name: {command}  # kubectl 1.35\n"
+    )
+
+
+def _names(each: Merged) -> set[str]:
+    return {each.context, each.ref.cluster, each.ref.cluster_id}
+
+
+def _row(each: Merged, path: Path, current: str | None) -> dict[str, object]:
+    return {
+        "current": "*" if each.context == current else None,
+        "context": each.context,
+        "cluster": each.ref.cluster,
+        "project": each.ref.project,
+        "profile": each.ref.profile,
+        "credential": each.kind,
+        "expires": _expiry(each),
+        "server": each.server,
+        "cluster_id": each.ref.cluster_id,
+        "project_id": each.ref.project_id,
+        "file": str(path),
+    }
+
+
+def _expiry(each: Merged) -> object:
+    """The end of the certificate in the file, or `None` if it is not there or not readable."""
+    from cryptography import x509
+
+    data = each.user.get("client-certificate-data")
+    file = each.user.get("client-certificate")
+    with contextlib.suppress(ValueError, OSError, TypeError):
+        pem = base64.b64decode(data) if data else Path(file).read_bytes() if file else b""
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc
+    return None
+
+
+def _forget(each: Merged) -> None:
+    """Delete the cached certificates and keys of a context."""
+    if each.kind == "files":
+        CertificateFile(*each.ref.identity).delete()
+    for service_key in (False, True):
+        path = credential_cache.path_of(*each.ref.identity, service_key=service_key)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()

@@ -1,0 +1,100 @@
+"""`clustercert policy explain`: what the policy decides on a request, and why."""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.options import ClusterOption, DomainOption, InProjectOption, PolicyFileOption
+from clustercert.cli.output import Output, OutputOption, show_list, show_one
+from clustercert.cli.policy_explain_output import show_explanation
+from clustercert.cli.session import Operator, operate, settings
+from clustercert.model.errors import InvalidRequest
+from clustercert.model.keys import KeyType
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clustercert.cli.output import Row
+    from clustercert.issuance.explanations import ExplainedRequest, Question
+
+_COLUMNS = ("name", "outcome", "first_false")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """The options for the request that is asked about."""
+
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")
+    ] = None
+    duration: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Whole days, or -1 for the longest allowed.")
+    ] = None
+    csr: Annotated[bool, typer.Option("--csr", help="The request has a CSR.")] = False
+    key_type: Annotated[
+        KeyType | None,
+        typer.Option(help="Type of the CSR's key. [default: ec-p256 with --csr]", show_choices=True),
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="The request's reason.")] = None
+    auth_method: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="token or access_key. [default: token]")
+    ] = None
+    source: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="IP address of the request. [default: none]")
+    ] = None
+
+    def question(self, max_days: int) -> "Question":
+        """Return the question. Raises typer.BadParameter."""
+        from clustercert.http import query
+        from clustercert.http.api import policy_bodies
+
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
+        texts = {name: str(value) for name, value in given.items() if value is not None}
+        if self.csr:
+            texts["csr"] = "true"
+        try:
+            return policy_bodies.question(query.parsed(texts, policy_bodies.EXPLAIN, others=()), max_days)
+        except InvalidRequest as error:
+            raise typer.BadParameter(error.message) from None
+
+
+@expand_options
+def explain(
+    context: typer.Context,
+    user: Annotated[str, typer.Option(metavar="USER", help="The user, by name or id.")],
+    cluster: ClusterOption,
+    request: RequestOptions,
+    project: InProjectOption = None,
+    domain: DomainOption = None,
+    policy: PolicyFileOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Explain what the policy decides on a user's request. Exit with 1 if it is refused.
+
+    Shows what would be signed, what each rule needs, and which rule is nearest to allowing a refused request. Signs and
+    records nothing.
+    """
+    from clustercert.http.api.policy_bodies import explanation_body
+
+    loaded = settings(context, policy)
+    question = request.question(loaded.api.max_duration)
+
+    async def work(operator: Operator) -> "ExplainedRequest":
+        explanations = operator.parts.explanations
+        explanations.policy = loaded.policy.policy(loaded.issuing.key_type)
+        registered = await operator.cluster(cluster, project)
+        return await explanations.explain_user(registered, (await operator.user(user, domain)).id, question)
+
+    explained = operate(context, work)
+    body = explanation_body(explained)
+    match output:
+        case Output.JSON | Output.YAML:
+            show_one(body, output)
+        case Output.TABLE:
+            show_explanation(explained)
+        case _:
+            show_list(cast("Sequence[Row]", body["rules"]), output, columns=_COLUMNS)
+    if not body["allowed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,166 @@
+"""`clustercert policy replay`: recorded decisions under another policy."""
+
+import sys
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.options import CommandError, past_time
+from clustercert.cli.output import Output, OutputOption
+from clustercert.cli.policy_replay_output import show_replay
+from clustercert.cli.session import Operator, operate, settings
+from clustercert.model.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from clustercert.model import JsonObject
+    from clustercert.policy.recorded_decisions import DecisionFilter
+    from clustercert.policy.replay import Replay
+
+# Nothing is written about progress before the first time, and then no more often than the second. In seconds.
+_FIRST_PROGRESS, _PROGRESS = 1.0, 0.5
+_EVENTS_BETWEEN_LOOKS = 100
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="FILE", help="Policy file to compare with. [default: the policy in the settings]"
+    ),
+]
+SinceOption = Annotated[
+    datetime,
+    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions since then; 30d or RFC 3339."),
+]
+UntilOption = Annotated[
+    datetime | None,
+    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions until then; 1d or RFC 3339."),
+]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="PATH",
+        help="Read an exported log, or events as lines of JSON, instead of the database.",
+    ),
+]
+
+
+def replay_decisions(
+    context: typer.Context,
+    policy: PolicyOption = None,
+    since: SinceOption = "30d",  # type: ignore[assignment] # typer parses it
+    until: UntilOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER", help="Replay only decisions about this cluster, by id or name at that time."
+        ),
+    ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT", help="Replay only decisions in this project, by name or id; with --from by id."
+        ),
+    ] = None,
+    log: LogOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Decide recorded requests again by another policy, and show what would differ.
+
+    Changes nothing. Each request is decided as of its time.
+    """
+    from clustercert.policy.recorded_decisions import DecisionFilter
+    from clustercert.policy.replay import Replay
+
+    loaded = settings(context, policy)
+    replay = Replay(loaded.policy.policy(loaded.issuing.key_type))
+    wanted = DecisionFilter(since, until, project, cluster)
+    if log is None:
+        operate(context, lambda operator: _replay_stored(operator, replay, wanted))
+    else:
+        _replay_exported(log, replay, wanted)
+    show_replay(replay, wanted, output)
+
+
+async def _replay_stored(operator: Operator, replay: "Replay", wanted: "DecisionFilter") -> None:
+    from clustercert.audit.event_parsing import parse_body
+    from clustercert.store.decision_events import DecisionEvents
+
+    if wanted.project_id is not None:
+        wanted = replace(wanted, project_id=await _project_id(operator, wanted.project_id))
+    progress, events = Progress(), DecisionEvents(operator.parts.database)
+    async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
+        _add(replay, map(parse_body, page), wanted, progress)
+    progress.clear()
+
+
+def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
+    from clustercert.audit.event_files import read_events
+
+    progress, has_events = Progress(), False
+
+    def events() -> "Iterator[JsonObject]":
+        nonlocal has_events
+        for event in read_events(log):
+            has_events = has_events or "kind" in event
+            yield event
+
+    try:
+        _add(replay, events(), wanted, progress)
+    except OSError as error:
+        raise CommandError(f"--from: {log} can't be read: {error.strerror}.") from error
+    progress.clear()
+    if not has_events:
+        raise CommandError(
+            f"--from: {log} has no events. Give the folder of `audit export`, or lines of JSON."
+        )
+
+
+async def _project_id(operator: Operator, name_or_id: str) -> str:
+    """Find the id of a project. A deleted project can be given by id."""
+    from clustercert.identity.names import is_id
+
+    try:
+        return (await operator.project(name_or_id)).id
+    except NotFound:
+        if is_id(name_or_id):
+            return name_or_id
+        raise
+
+
+def _add(
+    replay: "Replay", events: "Iterable[JsonObject]", wanted: "DecisionFilter", progress: "Progress"
+) -> None:
+    for event in events:
+        if wanted.includes(event):
+            replay.add(event)
+        progress.count()
+
+
+class Progress:
+    """Shows the number of events on a terminal, if reading them takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._events = 0
+        self._next = time.monotonic() + _FIRST_PROGRESS
+        self._shown = False
+
+    def count(self) -> None:
+        self._events += 1
+        if (
+            self._events % _EVENTS_BETWEEN_LOOKS == 0
+            and time.monotonic() > self._next
+            and sys.stderr.isatty()
+        ):
+            sys.stderr.write(f"\r{self._events:,} events read")
+            sys.stderr.flush()
+            self._next, self._shown = time.monotonic() + _PROGRESS, True
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")

@@ -1,0 +1,16 @@
+"""Escapes text from servers and files, so that it can't control the terminal. Imports nothing, for the exec plugin."""
+
+
+def printable(text: str) -> str:
+    """Escape all non-printable characters except line feeds."""
+    return "\n".join(printable_line(line) for line in text.split("\n"))
+
+
+def printable_line(text: str) -> str:
+    """Escape all non-printable characters."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )

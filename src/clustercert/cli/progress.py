@@ -1,0 +1,47 @@
+"""A progress bar on standard error, if that is a terminal."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from clustercert.cli.output import write_out
+
+_WIDTH = 30
+_CLEAR = "\r\033[K"
+
+
+class Progress:
+    """Counts steps. Results can be printed meanwhile."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._shown = sys.stderr.isatty() and total > 0
+
+    def __enter__(self) -> Self:
+        self._draw()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    def print(self, text: str) -> None:
+        """Print a line of results to standard output, and count a step."""
+        self._clear()
+        write_out(text)
+        sys.stdout.flush()
+        self._done += 1
+        self._draw()
+
+    def _clear(self) -> None:
+        if self._shown:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()
+
+    def _draw(self) -> None:
+        if self._shown:
+            filled = "#" * (_WIDTH * self._done // self._total)
+            sys.stderr.write(f"[{filled:-<{_WIDTH}}] {self._done}/{self._total}")
+            sys.stderr.flush()

@@ -1,0 +1,98 @@
+"""Prompts on a terminal. Secrets are read from the terminal or a file, never from arguments.
+
+All users of a machine can read the arguments of its processes.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import typer
+
+from clustercert.cli.exit_codes import INTERRUPTED
+from clustercert.cli.options import CommandError
+from clustercert.cli.output import note
+
+_STANDARD_INPUT = Path("-")
+# Longer than any password or secret key.
+_MAX_CHARACTERS = 8192
+
+
+def read_secret(
+    prompt: str, file: Path | None, instead: str, *, confirm: bool = False, longest: int = _MAX_CHARACTERS
+) -> str:
+    """Read a secret from a file if given, otherwise from the terminal.
+
+    Args:
+        instead: the end of the error message if there is no terminal: what to do instead.
+        confirm: whether to ask twice.
+        longest: maximum number of characters in the file's first line.
+    """
+    if file is not None:
+        return _first_line(file, longest)
+    _require_terminal(f"ask for the {prompt.lower()}", instead)
+    with _interruptible():
+        return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def prompt_text(prompt: str, instead: str) -> str:
+    """Ask for a value that is visible while it is typed."""
+    _require_terminal(f"ask for the {prompt.lower()}", instead)
+    with _interruptible():
+        return str(typer.prompt(prompt, err=True))
+
+
+def confirm(question: str, *, yes: bool, instead: str = "add --yes") -> None:
+    """Ask for confirmation unless `yes` is set. Raises typer.Exit on no, or CommandError without a terminal.
+
+    Name the objects in the question as the store knows them, so that a wrong name is noticed.
+
+    Args:
+        instead: the end of the error message if there is no terminal: what to do instead.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} There is no terminal to ask for confirmation: {instead}.")
+    with _interruptible():
+        confirmed = typer.confirm(question, err=True)
+    if not confirmed:
+        note("Aborted.")
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End the command with 130 if Ctrl-C is pressed at the prompt in the `with` block."""
+    # In an event loop, asyncio's handler would let Ctrl-C wait for the end of the prompt.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except typer.Abort:
+        note("")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _require_terminal(purpose: str, instead: str) -> None:
+    if not sys.stdin.isatty():
+        raise CommandError(f"There is no terminal to {purpose}: {instead}.")
+
+
+def _first_line(file: Path, longest: int) -> str:
+    try:
+        with nullcontext(sys.stdin) if file == _STANDARD_INPUT else file.open(encoding="utf-8") as opened:
+            line = opened.readline(longest + 1)
+    except OSError as error:
+        raise CommandError(f"The file {file} can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise CommandError(f"The file {file} is not text in UTF-8.") from None
+    secret = line.removesuffix("\n").removesuffix("\r")
+    if not secret or len(line) > longest:
+        raise CommandError(
+            f"The first line of {file} is empty or longer than {longest} characters, so it is not a secret."
+        )
+    return secret

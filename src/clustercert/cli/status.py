@@ -1,0 +1,45 @@
+"""`clustercert status`: shows the current login."""
+
+import os
+import time
+from pathlib import Path
+
+from clustercert.cli import credential_cache, profile
+from clustercert.cli.commands import expand_options
+from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.output import Output, OutputOption, show_one
+
+
+@expand_options
+def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
+    """Show who is logged in, where, until when, and in which projects. Asks the service.
+
+    Exits with 3 if there is no login, or if the service does not accept it.
+    """
+    name = login.saved_name
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        projects = client.projects()
+    row = {
+        "service": chosen.url,
+        "user": chosen.user,
+        "profile": name,
+        "projects": sorted(each.name for each in projects),
+        "project": chosen.project_name if chosen.chosen_project else None,
+        "method": "access key" if chosen.access_key else "token",
+        "expires_at": chosen.expires_at,
+        "cached_credentials": 0 if name is None else _cached(name),
+    }
+    show_one(row, output, name="user")
+
+
+def _cached(name: str) -> int:
+    """Count the valid credentials for kubectl that belong to a profile."""
+    folder = credential_cache.folder()
+    if folder is None:
+        return 0
+    entries = map(credential_cache.read, map(str, Path(folder).glob(f"{name},*")))
+    state = credential_cache.login_state(str(profile.path_of(name, os.environ)))
+    return sum(
+        entry is not None and entry.login == state and entry.is_usable(time.time()) for entry in entries
+    )

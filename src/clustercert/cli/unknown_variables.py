@@ -1,0 +1,42 @@
+"""Warns about environment variables that look like settings and have no effect."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, get_args, get_origin
+
+from clustercert.cli.options import did_you_mean
+from clustercert.cli.output import note
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_PREFIX = "CLUSTERCERT_"
+# Those that the command line itself reads.
+_OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY"})
+
+
+def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Write a warning to standard error for each variable `CLUSTERCERT_…` that is not a setting."""
+    from clustercert.settings import Settings
+
+    known, tables = set(_OTHERS), set[str]()
+    for name, is_table in _variables(Settings, ""):
+        (tables if is_table else known).add(name)
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(_PREFIX)
+        if not variable.upper().startswith(_PREFIX) or name in known or name.partition("__")[0] in tables:
+            continue
+        similar = did_you_mean(variable, [_PREFIX + each for each in known])
+        note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
+
+
+def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, bool]]:
+    """Yield the name of each variable, and whether it stands for a table with free names."""
+    from pydantic import BaseModel
+
+    for field, info in model.model_fields.items():
+        name = prefix + field.upper()
+        kinds = [info.annotation, *get_args(info.annotation)]
+        yield name, any(get_origin(kind) is dict for kind in kinds)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _variables(kind, f"{name}__")

@@ -1,0 +1,61 @@
+"""The first contact with a service: checks its certificate, or reads it for confirmation by a person."""
+
+import hashlib
+import ssl
+import sys
+from dataclasses import dataclass
+
+from clustercert.client.connection import Connection, UntrustedCertificate
+from clustercert.client.transport import HttpTransport
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedCertificate:
+    """A certificate that a service sent. Nothing about it is verified.
+
+    Attributes:
+        fingerprint: SHA-256 of the DER, lower-case hex.
+    """
+
+    pem: str
+    fingerprint: str
+
+
+def is_trusted(url: str, ca_pem: str | None) -> bool:
+    """Whether the service's certificate is valid and signed by these CAs. Raises ClientError if it can't be reached."""
+    try:
+        with Connection(url, ca_pem=ca_pem) as connection:
+            connection.open()
+    except UntrustedCertificate:
+        return False
+    return True
+
+
+def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
+    """Return the certificates that the service sends, leaf first. Python 3.11 and 3.12 give only the leaf.
+
+    Sends nothing over the unverified connection. Raises ClientError.
+    """
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    with Connection(url, transport=(transport := HttpTransport(url, unverified))) as connection:
+        connection.open()
+        return tuple(
+            PresentedCertificate(ssl.DER_cert_to_PEM_cert(der), hashlib.sha256(der).hexdigest())
+            for der in _chain(transport.tls_socket)
+        )
+
+
+def chosen_certificate(url: str, fingerprint: str) -> PresentedCertificate | None:
+    """Return the certificate of the service's chain that has this fingerprint, with or without colons."""
+    wanted = fingerprint.replace(":", "").lower()
+    return next((each for each in presented_chain(url) if each.fingerprint == wanted), None)
+
+
+def _chain(connection: ssl.SSLSocket) -> list[bytes]:
+    if sys.version_info >= (3, 13):
+        return connection.get_unverified_chain()
+    else:  # noqa: RET505 - mypy checks only the branch of its Python
+        leaf = connection.getpeercert(binary_form=True)
+        return [leaf] if leaf else []

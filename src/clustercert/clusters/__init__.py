@@ -1,0 +1,1 @@
+"""Use case: the registry of clusters."""

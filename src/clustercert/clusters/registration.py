@@ -1,0 +1,144 @@
+"""Validates the properties that an operator enters for a cluster."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
+from urllib.parse import urlsplit
+
+from clustercert.model import Cluster, ClusterOptions
+from clustercert.model.errors import InvalidRequest
+from clustercert.model.labels import checked_labels
+from clustercert.pki.certificates import chain_pem, parse_certificates
+from clustercert.policy.names import is_plain_text
+
+MAX_SAN_URLS = 16
+MAX_CA_BYTES = 64 * 1024
+MAX_URL = 512
+MAX_VERSION = 64
+MAX_EXEMPTIONS = 64
+MAX_LISTED_MASTERS = 64
+MAX_CREDENTIAL_ROLES = 64
+
+# CCE API reference, "Creating a Cluster": a lower-case letter first, 4 to 128 lower-case letters, digits, hyphens.
+# This pattern allows more, for existing clusters with other names.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
+# The forms of ids, with and without hyphens. Commands and policy rules take a cluster's name or id.
+_LIKE_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}", re.IGNORECASE)
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+# Kubernetes accepts any path segment as the name of a role.
+_CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
+_EXEMPTION = re.compile(r"[^*]{1,252}\*?")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The properties of a cluster that an operator sets. See `Cluster` for the fields."""
+
+    name: str
+    internal_url: str
+    server_ca_pem: bytes
+    external_url: str | None = None
+    san_urls: tuple[str, ...] = ()
+    version: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    signer: str = "local"
+    options: ClusterOptions = field(default_factory=ClusterOptions)
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> "Registration":
+        """Return the current registration of a cluster, as a base for changes."""
+        return cls(**{each.name: getattr(cluster, each.name) for each in fields(cls)})
+
+    def checked(self) -> "Registration":
+        """Return the validated registration, safe to write into a kubeconfig. Raises InvalidRequest."""
+        _check(self)
+        _check_options(self.options)
+        # Removes the text outside the PEM blocks, because it may contain anything.
+        return replace(self, server_ca_pem=chain_pem(parse_certificates(self.server_ca_pem)))
+
+
+def check_new_name(name: str) -> None:
+    """Raise InvalidRequest if a new name looks like an id. Clusters that have such a name keep it."""
+    if _LIKE_AN_ID.fullmatch(name):
+        raise InvalidRequest(f"name: {name} looks like an id. Choose another name.")
+
+
+def check_url(url: str) -> None:
+    """Raise InvalidRequest if the URL is not a valid API server address."""
+    try:
+        parts = urlsplit(url)
+        has_valid_port = parts.port is None or parts.port > 0
+    except ValueError:
+        has_valid_port = False
+    if (
+        not has_valid_port
+        or not url.isascii()
+        or not is_plain_text(url)
+        or len(url) > MAX_URL
+        or parts.scheme != "https"
+        or not parts.hostname
+        or parts.username is not None
+        or parts.query
+        or parts.fragment
+        or " " in url
+    ):
+        raise InvalidRequest(
+            f"{url!r} is not a valid API server address. Write it like https://10.0.0.5:6443."
+        )
+
+
+def _check(registration: Registration) -> None:
+    """Raise InvalidRequest if a value other than the options is invalid."""
+    if not _NAME.fullmatch(registration.name):
+        raise InvalidRequest(
+            "A cluster's name must have 1 to 128 letters, digits, dots, hyphens or underscores."
+        )
+    if len(registration.san_urls) > MAX_SAN_URLS:
+        raise InvalidRequest(f"A cluster can have at most {MAX_SAN_URLS} additional addresses.")
+    external_urls = (registration.external_url,) if registration.external_url else ()
+    for url in (registration.internal_url, *external_urls, *registration.san_urls):
+        check_url(url)
+    if len(registration.server_ca_pem) > MAX_CA_BYTES or b"PRIVATE KEY" in registration.server_ca_pem:
+        raise InvalidRequest("The server CA must be a PEM file with certificates only, at most 64 KiB.")
+    if not is_plain_text(registration.version) or len(registration.version) > MAX_VERSION:
+        raise InvalidRequest("Write the Kubernetes version like v1.32.")
+    checked_labels(registration.labels)
+
+
+def _check_options(options: ClusterOptions) -> None:
+    """Raise InvalidRequest if a cluster's options are invalid."""
+    if options.mode not in ("default", "known-only"):
+        raise InvalidRequest("The webhook's mode must be default or known-only.")
+    if len(options.exemptions) > MAX_EXEMPTIONS:
+        raise InvalidRequest(f"A cluster can have at most {MAX_EXEMPTIONS} exemptions.")
+    for pattern in options.exemptions:
+        if not _EXEMPTION.fullmatch(pattern) or not is_plain_text(pattern):
+            raise InvalidRequest(
+                f"{pattern!r} is not a valid exemption. Write a user, a group, or a prefix such as system:*."
+            )
+    _check_masters(options.listed_masters)
+    _check_roles(options.credential_roles or {})
+
+
+def _check_masters(fingerprints: Collection[str]) -> None:
+    """Raise InvalidRequest if `ClusterOptions.listed_masters` is invalid."""
+    if len(fingerprints) > MAX_LISTED_MASTERS:
+        raise InvalidRequest(
+            f"A cluster can list at most {MAX_LISTED_MASTERS} certificates in system:masters."
+        )
+    for text in fingerprints:
+        if not _FINGERPRINT.fullmatch(text):
+            raise InvalidRequest(
+                f"{text!r} is not a valid fingerprint. Write the certificate's SHA-256 as 64 lower-case hex digits."
+            )
+
+
+def _check_roles(roles: Mapping[str, str]) -> None:
+    """Raise InvalidRequest if `ClusterOptions.credential_roles` is invalid."""
+    if len(roles) > MAX_CREDENTIAL_ROLES:
+        raise InvalidRequest(
+            f"A cluster can have at most {MAX_CREDENTIAL_ROLES} ClusterRoles for credentials."
+        )
+    for rule, role in roles.items():
+        if not _CLUSTER_ROLE.fullmatch(role) or not is_plain_text(role) or not is_plain_text(rule):
+            raise InvalidRequest(f"{rule!r}={role!r} has an invalid rule or ClusterRole name.")

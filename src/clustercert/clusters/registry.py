@@ -1,0 +1,145 @@
+"""Use case: register clusters, and show them to callers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from clustercert.clusters.registration import Registration, check_new_name
+from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
+from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.model.events.administration import ClusterChange, ClusterChanged
+from clustercert.pki.signer import Signer
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.store.cluster_cache import require_cluster
+from clustercert.store.clusters import ClusterQueries
+
+# Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
+CA_LIFETIME = timedelta(days=3650)
+# The built-in signer, which is always installed.
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Registers and shows clusters. Methods that take a `Caller` authorize it; the others do not.
+
+    Attributes:
+        signers: the installed signers, by entry point name.
+        ca_key_type: the key type of new client CAs.
+    """
+
+    queries: ClusterQueries
+    signers: Mapping[str, Signer]
+    now: Callable[[], datetime]
+    ca_key_type: KeyType = "ec-p256"
+
+    async def of_project(self, caller: Caller, project_id: str) -> tuple[Cluster, ...]:
+        """List a project's clusters. Raises NotFound if the caller has no role in the project."""
+        caller.require_roles_in(project_id)
+        return await self.queries.in_project(project_id)
+
+    async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
+        """Return a cluster. Raises NotFound if it is not in the project or the caller has no role there."""
+        caller.require_roles_in(project_id)
+        return await require_cluster(self.queries, project_id, cluster_id)
+
+    async def find(self, project_id: str, name_or_id: str) -> Cluster:
+        """Return a project's cluster as stored now. Raises NotFound if there is none with this id or name."""
+        found = await self.queries.find(name_or_id, project_id) if name_or_id.isprintable() else ()
+        if not found:
+            raise NotFound(f"There is no cluster {name_or_id}.")
+        return found[0]
+
+    async def add(
+        self, project_id: str, wanted: Registration, *, actor: Actor, planned: bool = False
+    ) -> Cluster:
+        """Register a cluster with a new client CA. A planned one gets a CA of the built-in signer.
+
+        Raises InvalidRequest if a value is invalid, Conflict if the name is taken, or an error from the signer.
+        """
+        values = _checked_values(wanted)
+        check_new_name(wanted.name)
+        if wanted.signer not in self.signers:
+            installed = ", ".join(sorted(self.signers))
+            raise InvalidRequest(f"The signer {wanted.signer} is not installed. Installed: {installed}.")
+        now, cluster_id = self._now(), new_cluster_id()
+        client_ca = await self.signers[LOCAL if planned else wanted.signer].create_ca(
+            cluster_id, self.ca_key_type, now - BACKDATE, CA_LIFETIME
+        )
+        cluster = Cluster(
+            **values,
+            id=cluster_id,
+            project_id=project_id,
+            created_at=now,
+            updated_at=now,
+            client_ca=client_ca,
+        )
+        await self.queries.add(cluster, self._event("cluster.added", cluster, actor))
+        return cluster
+
+    async def update(self, cluster: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
+        """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""
+        return await self._replace(_changed(cluster, wanted), actor)
+
+    async def replace(self, before: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
+        """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if it is no longer `before`."""
+        after = _changed(before, wanted)
+        if wanted.signer != before.signer:
+            raise InvalidRequest("signer: it can't be changed.")
+        return before if after == before else await self._replace(after, actor, before)
+
+    async def note_admission_by_number(self, cluster: Cluster, *, actor: Actor) -> None:
+        """Set the option `admission_by_number` of a cluster. Raises NotFound if the cluster was removed."""
+        found = next(iter(await self.queries.some([cluster.id])), None)
+        if found is None:
+            raise NotFound
+        options = replace(found.options, admission_by_number=True)
+        await self._replace(replace(found, options=options), actor)
+
+    async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
+        """Delete a cluster and the key of its client CA. The API server trusts the CA until an operator removes it.
+
+        If it must be unchanged, raises NotFound or ConcurrentChange.
+        """
+        event = self._event("cluster.removed", cluster, actor)
+        await self.queries.remove(cluster.id, event, cluster if unchanged else None)
+
+    async def _replace(self, wanted: Cluster, actor: Actor, before: Cluster | None = None) -> Cluster:
+        changed = replace(wanted, updated_at=self._now())
+        await self.queries.replace(changed, self._event("cluster.updated", changed, actor), before)
+        return changed
+
+    def _now(self) -> datetime:
+        return self.now().replace(microsecond=0)
+
+    def _event(self, kind: ClusterChange, cluster: Cluster, actor: Actor) -> ClusterChanged:
+        return ClusterChanged(
+            at=self.now(),
+            kind=kind,
+            project_id=cluster.project_id,
+            actor=actor,
+            subject=cluster.id,
+            name=cluster.name,
+            internal_url=cluster.internal_url,
+            external_url=cluster.external_url,
+            san_urls=cluster.san_urls,
+            signer=cluster.signer,
+            version=cluster.version,
+            labels=cluster.labels,
+            options=cluster.options,
+            client_ca_id=cluster.client_ca.id,
+        )
+
+
+def _changed(cluster: Cluster, wanted: Registration) -> Cluster:
+    """Return the cluster with a validated registration. Raises InvalidRequest."""
+    if wanted.name != cluster.name:
+        check_new_name(wanted.name)
+    return replace(cluster, **_checked_values(wanted))
+
+
+def _checked_values(wanted: Registration) -> dict[str, Any]:
+    """Validate a registration, and return its values by field name. Raises InvalidRequest."""
+    checked = wanted.checked()
+    return {each.name: getattr(checked, each.name) for each in fields(checked)}

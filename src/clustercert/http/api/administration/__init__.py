@@ -1,0 +1,1 @@
+"""The administration API: domains, projects, users, groups, roles, clusters and their credentials."""

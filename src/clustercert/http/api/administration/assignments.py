@@ -1,0 +1,236 @@
+"""Routes that assign roles in a project, for its admins and operators, or in the whole service, for operators.
+
+Admins reach only users and groups in their project's domain, and those who have a role in the project already.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.api import IN_PROJECT, OWN
+from clustercert.http.api.administration import changes, descriptions
+from clustercert.http.api.administration.authorization import (
+    AdminCall,
+    AdminChange,
+    OperatorCall,
+    OperatorChange,
+)
+from clustercert.http.api.administration.changes import Change
+from clustercert.http.api.administration.directory_names import DomainDep, project_by_id
+from clustercert.http.dependencies import Call
+from clustercert.http.paging import KeyPageDep, keyed_page_of_all
+from clustercert.model import Domain, Group, JsonObject, Project, RoleAssignment, User
+from clustercert.model.errors import Forbidden, NotFound
+from clustercert.policy.roles import may_assign, may_unassign, operates
+
+IN_SERVICE = OWN + "/assignments"
+OF_PROJECT = IN_PROJECT + "/assignments"
+_ONE = "/{role}/{assignees}/{name}"
+
+
+class AssignmentBody(BaseModel):
+    """A role that a user or group has in a project or in the whole service."""
+
+    id: str
+    role: str
+    assignee: Literal["user", "group"]
+    assignee_id: str
+    name: str = Field(description="The name of the user or group.")
+    domain: str
+    domain_id: str
+
+
+class AssignmentListBody(BaseModel):
+    """A page of assignments, sorted by id. Roles that users have through groups are not listed."""
+
+    assignments: list[AssignmentBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+router = APIRouter(tags=["Administration"])
+
+
+async def own_domain(
+    call: AdminCall,
+    project_id: str,
+    domain: Annotated[
+        str | None,
+        Query(
+            description="The domain of the user or group, by name or id. By default, the project's domain."
+        ),
+    ] = None,
+) -> Domain:
+    """Return the domain of the user's or group's name. Raises NotFound if it is out of an admin's reach."""
+    project = await project_by_id(call, project_id)
+    if domain is None or domain in {project.domain.id, project.domain.name}:
+        return project.domain
+    if not operates(call.caller):
+        raise NotFound(f"There is no domain {domain}.")
+    return await call.services.identity.directory.find_domain(domain)
+
+
+OwnDomainDep = Annotated[Domain, Depends(own_domain)]
+
+
+@router.get(OF_PROJECT, responses=descriptions.listed(AssignmentListBody))
+async def list_in_project(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
+    """List the role assignments in a project. Sorted by id. Only for project admins and operators."""
+    return _list(await _assignments(call, await project_by_id(call, project_id)), page)
+
+
+@router.get(OF_PROJECT + _ONE, responses=descriptions.one(AssignmentBody))
+async def show_in_project(
+    call: AdminCall, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
+) -> Response:
+    """Show an assignment in a project. `assignees` is `users` or `groups`. Only for project admins and operators."""
+    project = await project_by_id(call, project_id)
+    return changes.shown(_view(await _find(call, project, role, assignees, name, domain)))
+
+
+@router.put(OF_PROJECT + _ONE, responses=descriptions.replaced(AssignmentBody))
+async def assign_in_project(
+    change: AdminChange, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
+) -> Response:
+    """Assign a role in a project. `assignees` is `users` or `groups`. The request has no body.
+
+    Project admins may assign admin, member, reader and roles that they have themselves.
+    """
+    project = await project_by_id(change.call, project_id)
+    if not may_assign(change.call.caller, project.id, role):
+        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.")
+    return await _assign(change, project, role, assignees, name, domain)
+
+
+@router.delete(OF_PROJECT + _ONE, status_code=204, responses=descriptions.deleted())
+async def unassign_in_project(
+    change: AdminChange, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
+) -> Response:
+    """Remove an assignment in a project. `assignees` is `users` or `groups`.
+
+    Project admins may remove admin, member and reader.
+    """
+    project = await project_by_id(change.call, project_id)
+    if not may_unassign(change.call.caller, role):
+        raise Forbidden(f"role: only operators may remove the role {role}.")
+    return await _unassign(change, project, role, assignees, name, domain)
+
+
+@router.get(IN_SERVICE, responses=descriptions.listed(AssignmentListBody))
+async def list_in_service(call: OperatorCall, page: KeyPageDep) -> Response:
+    """List the role assignments in the whole service. Sorted by id. Only for operators."""
+    return _list(await _assignments(call, None), page)
+
+
+@router.get(IN_SERVICE + _ONE, responses=descriptions.one(AssignmentBody))
+async def show_in_service(
+    call: OperatorCall, role: str, assignees: str, name: str, domain: DomainDep
+) -> Response:
+    """Show an assignment in the whole service. `assignees` is `users` or `groups`. Only for operators."""
+    return changes.shown(_view(await _find(call, None, role, assignees, name, domain)))
+
+
+@router.put(IN_SERVICE + _ONE, responses=descriptions.replaced(AssignmentBody))
+async def assign_in_service(
+    change: OperatorChange, role: str, assignees: str, name: str, domain: DomainDep
+) -> Response:
+    """Assign a role in the whole service, such as operator. `assignees` is `users` or `groups`. Only for operators."""
+    return await _assign(change, None, role, assignees, name, domain)
+
+
+@router.delete(IN_SERVICE + _ONE, status_code=204, responses=descriptions.deleted())
+async def unassign_in_service(
+    change: OperatorChange, role: str, assignees: str, name: str, domain: DomainDep
+) -> Response:
+    """Remove an assignment in the whole service. `assignees` is `users` or `groups`. Only for operators."""
+    return await _unassign(change, None, role, assignees, name, domain)
+
+
+async def _assign(
+    change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
+) -> Response:
+    change.require_no_body()
+    call = change.call
+
+    async def save(before: RoleAssignment | None, _current: JsonObject | None) -> RoleAssignment:
+        if before is not None:
+            return before
+        known = await call.services.identity.roles.find(role)
+        assignee = await _assignee(call, assignees, name, domain)
+        await call.services.identity.roles.assign(known.name, assignee, project, actor=call.caller.actor)
+        return RoleAssignment(known, assignee, project)
+
+    return await changes.put(change, lambda: _find(call, project, role, assignees, name, domain), save, _view)
+
+
+async def _unassign(
+    change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
+) -> Response:
+    call = change.call
+
+    async def remove(found: RoleAssignment) -> None:
+        await call.services.identity.roles.unassign(
+            found.role.name, found.actor, project, actor=call.caller.actor
+        )
+
+    return await changes.delete(
+        change, lambda: _find(call, project, role, assignees, name, domain), remove, _view
+    )
+
+
+def _list(found: Sequence[RoleAssignment], page: KeyPageDep) -> Response:
+    return responses.private(keyed_page_of_all("assignments", map(_view, found), page))
+
+
+async def _assignments(call: Call, project: Project | None) -> Sequence[RoleAssignment]:
+    roles = call.services.identity.roles
+    return await (roles.assignments(project=project) if project is not None else roles.in_service())
+
+
+async def _find(
+    call: Call, project: Project | None, role: str, assignees: str, name: str, domain: Domain
+) -> RoleAssignment:
+    """Return an assignment. Raises NotFound."""
+    kind = _kind(assignees)
+    for each in await _assignments(call, project):
+        by_name = each.actor.name == name and each.actor.domain.id == domain.id
+        if each.role.name == role and isinstance(each.actor, kind) and (by_name or each.actor.id == name):
+            return each
+    raise NotFound("There is no such assignment.")
+
+
+async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> User | Group:
+    """Return a user or group. Raises NotFound if it is missing, or in a domain out of an admin's reach."""
+    directory = call.services.identity.directory
+    find = directory.find_user if _kind(assignees) is User else directory.find_group
+    found = await find(name, domain)
+    if found.domain.id != domain.id and not operates(call.caller):
+        raise NotFound(f"There is no {_kind(assignees).__name__.lower()} {name}.")
+    return found
+
+
+def _kind(assignees: str) -> type[User] | type[Group]:
+    """Return the type that a path names. Raises NotFound."""
+    match assignees:
+        case "users":
+            return User
+        case "groups":
+            return Group
+        case _:
+            raise NotFound("Write users or groups before the name.")
+
+
+def _view(assignment: RoleAssignment) -> JsonObject:
+    actor = assignment.actor
+    return {
+        "id": f"{actor.id}:{assignment.role.id}",
+        "role": assignment.role.name,
+        "assignee": "user" if isinstance(actor, User) else "group",
+        "assignee_id": actor.id,
+        "name": actor.name,
+        "domain": actor.domain.name,
+        "domain_id": actor.domain.id,
+    }

@@ -1,0 +1,180 @@
+"""Changes to the resources of the administration API: preconditions, dry runs and concurrent requests.
+
+A PUT creates a resource or replaces all of its fields. Repeating it changes nothing and records no event. If another
+request changes the resource between our reading and writing, everything is done again with the new state.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Header, Query
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from clustercert.http import query, responses
+from clustercert.http.body import json_object, require_json, validated
+from clustercert.http.dependencies import Call, CallDep
+from clustercert.model import JsonObject
+from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound, PreconditionFailed
+from clustercert.observability import canonical_json
+from clustercert.store.engine.transaction import rolling_back
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+DRY_RUN = "All"
+ATTEMPTS = 10
+_TAG_DIGITS = 32
+_PARAMETERS = {"dryRun", "domain"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A request that changes a resource.
+
+    Attributes:
+        if_match: the entity tags of which the resource must have one; `None` if every state is right.
+        must_be_new: whether the resource must not exist yet.
+        dry_run: whether to check everything and change nothing.
+    """
+
+    call: Call
+    if_match: frozenset[str] | None
+    must_be_new: bool
+    dry_run: bool
+
+    def check(self, current: JsonObject | None) -> None:
+        """Raise PreconditionFailed unless the resource, `None` if it is missing, is in the required state."""
+        if self.must_be_new and current is not None:
+            raise PreconditionFailed("If-None-Match: it exists already.")
+        if self.if_match is None:
+            return
+        if current is None:
+            raise PreconditionFailed("If-Match: it does not exist.")
+        if not self.if_match & {"*", entity_tag(current)}:
+            raise PreconditionFailed("If-Match: it has been changed. Read it again, and send its new ETag.")
+
+    def body(self, shape: type[M], current: JsonObject | None) -> M:
+        """Validate the body. Fields that can't be changed may be sent back as they are. Raises InvalidRequest."""
+        require_json(self.call.request)
+        sent = json_object(self.call.body)
+        for name, value in (current or {}).items():
+            if name in sent and name not in shape.model_fields and sent.pop(name) != value:
+                raise InvalidRequest(
+                    f"{name}: it can't be changed. Send its value as it is, or leave it out."
+                )
+        return validated(sent, shape)
+
+    def require_no_body(self) -> None:
+        """Raise InvalidRequest if the request has a body other than an empty object."""
+        if self.call.body.strip() not in {b"", b"{}"}:
+            raise InvalidRequest("The body must be empty, or an empty JSON object.")
+
+    def transactions(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the change is made: on a dry run, one that rolls back."""
+        return rolling_back() if self.dry_run else contextlib.nullcontext()
+
+
+async def change(
+    call: CallDep,
+    dry_run: Annotated[
+        str | None,
+        Query(
+            alias="dryRun",
+            description="`All`: check everything, and return the result without changing anything.",
+            json_schema_extra={"enum": [DRY_RUN]},
+        ),
+    ] = None,
+    if_match: Annotated[
+        str | None, Header(alias="If-Match", description="Change it only if this is its ETag.")
+    ] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(alias="If-None-Match", description="`*`: create it, but don't change an existing one."),
+    ] = None,
+) -> Change:
+    """Parse the preconditions. Raises InvalidRequest, also for an unknown parameter, such as a misspelled dryRun."""
+    if unknown := set(call.request.query_params) - _PARAMETERS:
+        supported = ", ".join(sorted(_PARAMETERS))
+        raise InvalidRequest(
+            f"{query.shown_name(min(unknown))}: unknown query parameter. Known: {supported}."
+        )
+    if dry_run not in {None, DRY_RUN}:
+        raise InvalidRequest(f"dryRun: must be {DRY_RUN}.")
+    if if_none_match not in {None, "*"}:
+        raise InvalidRequest("If-None-Match: must be *.")
+    tags = None if if_match is None else frozenset(tag.strip() for tag in if_match.split(","))
+    return Change(call, tags, if_none_match is not None, dry_run is not None)
+
+
+ChangeDep = Annotated[Change, Depends(change)]
+
+
+def entity_tag(view: JsonObject) -> str:
+    """Return the strong entity tag of a resource in this state."""
+    digest = hashlib.sha256(canonical_json.dumps(view, sort_names=True)).hexdigest()
+    return f'"{digest[:_TAG_DIGITS]}"'
+
+
+def shown(view: JsonObject, status: int = 200) -> Response:
+    """Return the response with a resource and its ETag."""
+    return responses.json_response(view, status, {**responses.NO_STORE, "ETag": entity_tag(view)})
+
+
+async def put(
+    wanted: Change,
+    find: Callable[[], Awaitable[T]],
+    save: Callable[[T | None, JsonObject | None], Awaitable[T]],
+    view: Callable[[T], JsonObject],
+) -> Response:
+    """Create or replace a resource.
+
+    Args:
+        find: returns the resource, or raises NotFound.
+        save: creates or changes it, given its current state and view, which are `None` if it does not exist.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        before = await _existing(find)
+        current = view(before) if before is not None else None
+        wanted.check(current)
+        try:
+            with wanted.transactions():
+                after = await save(before, current)
+        except Conflict as conflict:
+            # Another request may have created or changed it at the same time.
+            if attempt == ATTEMPTS or not (before is None or isinstance(conflict, ConcurrentChange)):
+                raise
+        else:
+            return shown(view(after), 200 if before is not None else 201)
+    raise ConcurrentChange
+
+
+async def delete(
+    wanted: Change,
+    find: Callable[[], Awaitable[T]],
+    remove: Callable[[T], Awaitable[None]],
+    view: Callable[[T], JsonObject],
+) -> Response:
+    """Delete a resource. `find` raises NotFound if it does not exist."""
+    for attempt in range(1, ATTEMPTS + 1):
+        before = await find()
+        wanted.check(view(before))
+        try:
+            with wanted.transactions():
+                await remove(before)
+        except ConcurrentChange:
+            if attempt == ATTEMPTS:
+                raise
+        else:
+            break
+    return Response(status_code=204)
+
+
+async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
+    try:
+        return await find()
+    except NotFound:
+        return None

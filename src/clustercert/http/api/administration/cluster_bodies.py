@@ -1,0 +1,131 @@
+"""Bodies of the administration API for clusters."""
+
+from typing import get_args
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import BaseModel, Field
+
+from clustercert.clusters.registration import Registration
+from clustercert.http.api.administration.directory_bodies import LABELS, Labels, Wanted
+from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
+from clustercert.model.choices import WebhookMode
+from clustercert.model.errors import InvalidRequest
+from clustercert.pki.certificates import parse_certificates
+
+_DEFAULTS = ClusterOptions()
+
+
+class ClusterRequest(Wanted):
+    """The wanted state of a cluster."""
+
+    name: str | None = Field(
+        default=None, description="A new name; by default, it keeps its name. Only for operators."
+    )
+    internal_url: str = Field(description="Address of the API server in its network: https://host:port.")
+    server_ca: str = Field(description="CA of the API server's certificate, PEM.")
+    external_url: str | None = Field(default=None, description="Public address of the API server.")
+    san_urls: list[str] = Field(default=[], description="Further addresses in the API server's certificate.")
+    version: str = Field(default="", description="Kubernetes version, such as v1.32, for display.")
+    labels: Labels = Field(default={}, description=f"{LABELS} Only for operators.")
+    signer: str = Field(default="local", description="Signer of its certificates. Can't be changed later.")
+    webhook_mode: WebhookMode = Field(
+        default=_DEFAULTS.mode,
+        description="Webhook's response for certificates from other issuers: no opinion (default), or denied.",
+    )
+    exemptions: list[str] = Field(
+        default=list(_DEFAULTS.exemptions), description="Users and groups exempt from known-only."
+    )
+    listed_masters: list[str] = Field(
+        default=[], description="Fingerprints of certificates in system:masters that raise no alert."
+    )
+    credential_roles: dict[str, str] = Field(
+        default={}, description="ClusterRole of each certificate, by policy rule. Only for operators."
+    )
+    admission: bool = Field(
+        default=False, description="Keep the ids of revoked certificates in the cluster. Only for operators."
+    )
+
+    def registration(self, name: str, before: ClusterOptions | None) -> Registration:
+        """Return the registration. `before` has the current options, if there is a cluster. Raises InvalidRequest."""
+        # Empty, not `None`, if there were roles: the bindings for earlier certificates are still removed.
+        had_roles = before is not None and before.credential_roles is not None
+        roles = self.credential_roles if self.credential_roles or had_roles else None
+        server_ca_pem = self.server_ca.encode("ascii", "replace")
+        try:
+            parse_certificates(server_ca_pem)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"server_ca: {error.message}") from error
+        return Registration(
+            name=self.name if self.name is not None else name,
+            internal_url=self.internal_url,
+            server_ca_pem=server_ca_pem,
+            external_url=self.external_url,
+            san_urls=tuple(self.san_urls),
+            version=self.version,
+            labels=self.labels,
+            signer=self.signer,
+            options=ClusterOptions(
+                mode=self.webhook_mode,
+                exemptions=tuple(dict.fromkeys(self.exemptions)),
+                listed_masters=tuple(dict.fromkeys(self.listed_masters)),
+                credential_roles=roles,
+                admission=self.admission,
+                admission_by_number=self.admission and before is not None and before.admission_by_number,
+            ),
+        )
+
+
+class ClusterBody(BaseModel):
+    """A cluster. Times are RFC 3339."""
+
+    id: str
+    name: str
+    project_id: str
+    internal_url: str
+    server_ca: str
+    external_url: str | None
+    san_urls: list[str]
+    version: str
+    labels: Labels
+    signer: str
+    webhook_mode: str = Field(json_schema_extra={"enum": list(get_args(WebhookMode))})
+    exemptions: list[str]
+    listed_masters: list[str]
+    credential_roles: dict[str, str]
+    admission: bool
+    client_ca_id: str
+    client_ca: str = Field(description="The certificate for the API server's --client-ca-file, PEM.")
+    created_at: str
+    updated_at: str
+
+
+class ClusterListBody(BaseModel):
+    """A page of clusters, sorted by id."""
+
+    clusters: list[ClusterBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+def cluster_view(cluster: Cluster) -> JsonObject:
+    options, client_ca = cluster.options, cluster.client_ca
+    return {
+        "id": cluster.id,
+        "name": cluster.name,
+        "project_id": cluster.project_id,
+        "internal_url": cluster.internal_url,
+        "server_ca": cluster.server_ca_pem.decode("ascii"),
+        "external_url": cluster.external_url,
+        "san_urls": list(cluster.san_urls),
+        "version": cluster.version,
+        "labels": dict(sorted(cluster.labels.items())),
+        "signer": cluster.signer,
+        "webhook_mode": options.mode,
+        "exemptions": list(options.exemptions),
+        "listed_masters": list(options.listed_masters),
+        "credential_roles": dict(sorted((options.credential_roles or {}).items())),
+        "admission": options.admission,
+        "client_ca_id": client_ca.id,
+        "client_ca": client_ca.certificate.public_bytes(Encoding.PEM).decode("ascii"),
+        "created_at": rfc3339(cluster.created_at),
+        "updated_at": rfc3339(cluster.updated_at),
+    }

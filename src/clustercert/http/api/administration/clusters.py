@@ -1,0 +1,129 @@
+"""Routes that manage clusters, for operators and admins of their project.
+
+Only operators change what makes the service connect to a cluster: with the admission policy or ClusterRoles for
+credentials, the service sends its own certificate to the cluster's address. Only operators change names and labels,
+because policy rules depend on them.
+"""
+
+import re
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from clustercert.clusters.registration import Registration
+from clustercert.clusters.registry import LOCAL
+from clustercert.http import responses
+from clustercert.http.api import IN_PROJECT
+from clustercert.http.api.administration import changes, descriptions
+from clustercert.http.api.administration import cluster_bodies as bodies
+from clustercert.http.api.administration.authorization import AdminCall, AdminChange
+from clustercert.http.api.administration.changes import Change
+from clustercert.http.api.administration.directory_names import project_by_id
+from clustercert.http.openapi import json_body
+from clustercert.http.paging import KeyPageDep, keyed_page
+from clustercert.model import Cluster, ClusterOptions, JsonObject
+from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
+from clustercert.policy.cluster_options import (
+    credential_rule_problem,
+    effective_exemptions,
+    exemption_problem,
+)
+from clustercert.policy.roles import operates
+
+CLUSTERS = IN_PROJECT + "/clusters"
+CLUSTER = CLUSTERS + "/{cluster}"
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+router = APIRouter(tags=["Administration"])
+
+
+@router.get(CLUSTERS, responses=descriptions.listed(bodies.ClusterListBody))
+async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
+    """List the clusters of a project. Sorted by id. Only for project admins and operators."""
+    found = await call.services.clusters.queries.page(project_id, page.after, page.limit + 1)
+    return responses.private(keyed_page("clusters", [*map(bodies.cluster_view, found)], page))
+
+
+@router.get(CLUSTER, responses=descriptions.one(bodies.ClusterBody))
+async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Response:
+    """Show how a cluster is registered. By name or id. Only for project admins and operators."""
+    return changes.shown(bodies.cluster_view(await call.services.clusters.find(project_id, cluster)))
+
+
+@router.put(
+    CLUSTER,
+    responses=descriptions.replaced(bodies.ClusterBody),
+    openapi_extra=json_body(bodies.ClusterRequest.model_json_schema()),
+)
+async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
+    """Register or change a cluster. By name, or an existing one by id.
+
+    Only for project admins and operators. Only operators may set or change `labels`, `admission`,
+    `credential_roles` and `signer`, rename a cluster, and change the address and CA of a cluster with `admission` or
+    `credential_roles`.
+    """
+    call = change.call
+    await project_by_id(call, project_id)
+    clusters, actor = call.services.clusters, call.caller.actor
+
+    async def save(before: Cluster | None, current: JsonObject | None) -> Cluster:
+        body = change.body(bodies.ClusterRequest, current)
+        options = before.options if before is not None else None
+        wanted = body.registration(before.name if before is not None else cluster, options).checked()
+        _require_rights(change, before, wanted)
+        _check_policy(change, options or ClusterOptions(), wanted.options)
+        if before is not None:
+            return await clusters.replace(before, wanted, actor=actor)
+        if _ID.fullmatch(cluster):
+            raise NotFound(f"There is no cluster with the id {cluster}.")
+        if wanted.name != cluster:
+            raise InvalidRequest("name: it must be the name in the path.")
+        return await clusters.add(project_id, wanted, actor=actor, planned=change.dry_run)
+
+    return await changes.put(change, lambda: clusters.find(project_id, cluster), save, bodies.cluster_view)
+
+
+@router.delete(CLUSTER, status_code=204, responses=descriptions.deleted())
+async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
+    """Remove a cluster and the key of its client CA. By name or id. Only for project admins and operators."""
+    clusters = change.call.services.clusters
+
+    async def remove(found: Cluster) -> None:
+        await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
+
+    return await changes.delete(
+        change, lambda: clusters.find(project_id, cluster), remove, bodies.cluster_view
+    )
+
+
+def _require_rights(change: Change, before: Cluster | None, wanted: Registration) -> None:
+    """Raise Forbidden if a project admin changes what policy rules depend on, or what makes the service connect."""
+    if operates(change.call.caller):
+        return
+    options = before.options if before is not None else ClusterOptions()
+    is_connected = options.admission or options.credential_roles is not None
+    changed = {
+        "labels": wanted.labels != (before.labels if before is not None else {}),
+        # A new cluster has a new CA, so its certificates are valid only where an API server is set up to trust it.
+        "name": before is not None and wanted.name != before.name,
+        "admission": wanted.options.admission != options.admission,
+        "credential_roles": wanted.options.credential_roles != options.credential_roles,
+        "signer": wanted.signer != (before.signer if before is not None else LOCAL),
+    }
+    if before is not None and is_connected:
+        changed["internal_url"] = wanted.internal_url != before.internal_url
+        changed["server_ca"] = wanted.server_ca_pem != before.server_ca_pem
+    if fields := [name for name, is_changed in changed.items() if is_changed]:
+        raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
+
+
+def _check_policy(change: Change, before: ClusterOptions, wanted: ClusterOptions) -> None:
+    """Raise InvalidRequest if new options don't fit the policy."""
+    policy = change.call.services.policy
+    rules = set(wanted.credential_roles or {}) - set(before.credential_roles or {})
+    if problem := credential_rule_problem(rules, policy):
+        raise InvalidRequest(f"credential_roles: {problem}")
+    for_operator = operates(change.call.caller)
+    if problem := exemption_problem(effective_exemptions(before, wanted), policy, for_operator=for_operator):
+        raise InvalidRequest(f"exemptions: {problem}")

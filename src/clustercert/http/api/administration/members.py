@@ -1,0 +1,93 @@
+"""Routes that manage passwords of users, and members of groups. Only for operators."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.api import OWN
+from clustercert.http.api.administration import changes, descriptions
+from clustercert.http.api.administration import directory_bodies as bodies
+from clustercert.http.api.administration.authorization import OperatorCall, OperatorChange
+from clustercert.http.api.administration.directory_names import DirectoryDep, DomainDep
+from clustercert.http.openapi import json_body
+from clustercert.http.paging import KeyPageDep, keyed_page
+from clustercert.model import JsonObject, User
+
+MEMBERS = OWN + "/groups/{name}/members"
+MEMBER = MEMBERS + "/{user}"
+
+
+class PasswordRequest(bodies.Wanted):
+    """A new password."""
+
+    password: str = Field(json_schema_extra={"minLength": 8, "maxLength": 1024})
+
+
+class MemberListBody(BaseModel):
+    """A page of users, sorted by id."""
+
+    members: list[bodies.UserBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+router = APIRouter(tags=["Administration"])
+
+
+@router.put(
+    OWN + "/users/{name}/password",
+    status_code=204,
+    responses=descriptions.done("Changed."),
+    openapi_extra=json_body(PasswordRequest.model_json_schema()),
+)
+async def set_password(
+    change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
+) -> Response:
+    """Set a user's password. Deletes their tokens and temporary access keys. Only for operators."""
+    user = await directory.find_user(name, domain)
+    change.check(bodies.user_view(user))
+    password = change.body(PasswordRequest, None).password
+    with change.transactions():
+        await directory.set_password(user, password, actor=change.call.caller.actor)
+    return Response(status_code=204)
+
+
+@router.get(MEMBERS, responses=descriptions.listed(MemberListBody))
+async def list_members(
+    _call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
+) -> Response:
+    """List the members of a group. Sorted by id. Only for operators."""
+    group = await directory.find_group(name, domain)
+    found = await directory.member_page(group, after=page.after, limit=page.limit + 1)
+    return responses.private(keyed_page("members", [*map(bodies.user_view, found)], page))
+
+
+@router.put(MEMBER, responses=descriptions.replaced(bodies.UserBody))
+async def add_member(
+    change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
+) -> Response:
+    """Add a user to a group. The request has no body. Only for operators."""
+    change.require_no_body()
+    group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
+
+    async def save(before: User | None, _current: JsonObject | None) -> User:
+        if before is None:
+            await directory.add_member(group, member, actor=change.call.caller.actor)
+        return member
+
+    return await changes.put(change, lambda: directory.find_member(group, member), save, bodies.user_view)
+
+
+@router.delete(MEMBER, status_code=204, responses=descriptions.deleted())
+async def remove_member(
+    change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
+) -> Response:
+    """Remove a user from a group. Only for operators."""
+    group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
+
+    async def remove(found: User) -> None:
+        await directory.remove_member(group, found, actor=change.call.caller.actor)
+
+    return await changes.delete(
+        change, lambda: directory.find_member(group, member), remove, bodies.user_view
+    )

@@ -1,0 +1,187 @@
+"""Routes of the audit log: events and proofs for authorized callers; checkpoint, key and tiles are public.
+
+Source of paths and formats: c2sp.org/tlog-tiles.
+"""
+
+import functools
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from clustercert.audit.event_access import EventAccess
+from clustercert.http import openapi, query, responses
+from clustercert.http.api import IN_PROJECT, OWN
+from clustercert.http.api import audit_bodies as bodies
+from clustercert.http.dependencies import Anonymous, Call, CallDep, ServicesDep
+from clustercert.http.openapi import PUBLIC_ERRORS, described
+from clustercert.http.paging import PageDep, PageRequest, page_body, row_number
+from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle, split_hashes
+from clustercert.model.errors import InvalidRequest, NotFound
+
+LOG = OWN + "/audit/log"
+
+TEXT = "text/plain"
+BINARY = "application/octet-stream"
+
+# Tiles never change, so caches may keep them. The checkpoint changes every second.
+_IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
+_ONE_SECOND = {"Cache-Control": "public, max-age=1"}
+
+_FILTERS = query.described(bodies.FILTERS)
+_LISTED = described("A page of events.", bodies.EventListBody)
+_SHOWN = described("The event.", bodies.EventBody)
+_PROVED = described(
+    "The proof. As plain text: a c2sp.org/tlog-proof file that includes the event.",
+    bodies.InclusionBody,
+    content={TEXT: openapi.TEXT},
+)
+
+_public = functools.partial(described, errors=PUBLIC_ERRORS)
+
+Size = Annotated[
+    str | None,
+    Query(description="Prove inclusion in the log at this size. A checkpoint with this size must exist."),
+]
+
+router = APIRouter(tags=["Audit"])
+public = APIRouter(tags=["Audit"], dependencies=[Anonymous], default_response_class=Response)
+
+
+@router.get(IN_PROJECT + "/events", responses=_LISTED, openapi_extra=_FILTERS)
+async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Response:
+    """List the events of a project.
+
+    Events are in log order, and appear after one or two seconds. Only for project admins and operators.
+    """
+    return await _list(call, project_id, page)
+
+
+@router.get(OWN + "/events", responses=_LISTED, openapi_extra=_FILTERS)
+async def list_everywhere(call: CallDep, page: PageDep) -> Response:
+    """List the events of all projects and of the service.
+
+    Events are in log order, and appear after one or two seconds. Only for operators.
+    """
+    return await _list(call, None, page)
+
+
+@router.get(IN_PROJECT + "/events/{event_id}", responses=_SHOWN)
+async def show_of_project(call: CallDep, project_id: str, event_id: str) -> Response:
+    """Show an event of a project. Only for project admins and operators."""
+    return await _show(call, project_id, event_id)
+
+
+@router.get(OWN + "/events/{event_id}", responses=_SHOWN)
+async def show_anywhere(call: CallDep, event_id: str) -> Response:
+    """Show an event of any project or of the service. Only for operators."""
+    return await _show(call, None, event_id)
+
+
+@router.get(IN_PROJECT + "/events/{event_id}/proof", responses=_PROVED)
+async def prove_of_project(call: CallDep, project_id: str, event_id: str, size: Size = None) -> Response:
+    """Prove that an event of a project is in the log. Only for project admins and operators."""
+    return await _prove(call, project_id, event_id, size)
+
+
+@router.get(OWN + "/events/{event_id}/proof", responses=_PROVED)
+async def prove_anywhere(call: CallDep, event_id: str, size: Size = None) -> Response:
+    """Prove that an event of any project is in the log. Only for operators."""
+    return await _prove(call, None, event_id, size)
+
+
+@public.get(
+    LOG + "/checkpoint",
+    responses=_public(
+        "A signed note: name, size and root. Keep copies to detect later tampering.",
+        content={TEXT: openapi.TEXT},
+    ),
+)
+async def show_checkpoint(services: ServicesDep) -> Response:
+    """Show the log's newest checkpoint. Public. It reveals the number of events, but not their content."""
+    checkpoint = await services.audit_log.checkpoint()
+    return Response(checkpoint.note, headers=_ONE_SECOND, media_type=TEXT)
+
+
+@public.get(
+    LOG + "/key",
+    responses=_public("One line: the log's name, the key's id and the key.", content={TEXT: openapi.TEXT}),
+)
+async def show_key(services: ServicesDep) -> Response:
+    """Show the key that verifies the log's checkpoints. Public. Verifiers should store a copy outside this service."""
+    return Response(f"{await services.audit_log.verifier_key()}\n", media_type=TEXT)
+
+
+@public.get(
+    LOG + "/consistency",
+    responses=_public("The proof.", bodies.ConsistencyBody),
+)
+async def prove_consistency(
+    services: ServicesDep,
+    from_size: Annotated[
+        str | None, Query(alias="from", description="The size in the earlier checkpoint.")
+    ] = None,
+    to_size: Annotated[str | None, Query(alias="to", description="The size in the later checkpoint.")] = None,
+) -> Response:
+    """Prove that the log was only appended to between two checkpoints. Public."""
+    if from_size is None or to_size is None:
+        raise InvalidRequest("from, to: send the sizes of two checkpoints.")
+    old, new = _size("from", from_size), _size("to", to_size)
+    hashes = await services.audit_log.consistency(old, new)
+    return responses.json_response(
+        {"from": old, "to": new, "hashes": [each.hex() for each in hashes]}, headers=_IMMUTABLE
+    )
+
+
+@public.get(
+    LOG + "/tile/{tile_path:path}",
+    responses=_public(
+        "Hashes of 32 bytes each. In `entries/…`: commitments, each after its two-byte length.",
+        content={BINARY: openapi.BINARY},
+    ),
+)
+async def show_tile(tile_path: str, services: ServicesDep) -> Response:
+    """Show a tile of the log's tree, or a bundle of its entries.
+
+    Public. The path is `<level>/<index>[.p/<width>]` or `entries/<index>[.p/<width>]`, as in c2sp.org/tlog-tiles.
+    """
+    try:
+        path = TilePath.parse(tile_path)
+    except PathError as error:
+        raise NotFound(
+            "There is no such tile. Valid paths look like 0/000 or entries/x001/067.p/8."
+        ) from error
+    tile = await services.audit_log.tile(path)
+    content = encode_bundle(split_hashes(tile)) if path.tile.level == ENTRIES else tile
+    return Response(content, headers=_IMMUTABLE, media_type=BINARY)
+
+
+async def _list(call: Call, project_id: str | None, page: PageRequest) -> Response:
+    selected, newest_first = bodies.event_filter(call.request.query_params, project_id)
+    found = await EventAccess(call.services.audit_log).page(
+        call.caller, selected, cursor=page.cursor, newest_first=newest_first, limit=page.limit
+    )
+    return responses.private(page_body("events", map(bodies.event_body, found.events), found.cursor))
+
+
+async def _show(call: Call, project_id: str | None, event_id: str) -> Response:
+    event = await EventAccess(call.services.audit_log).event(call.caller, project_id, _id(event_id))
+    return responses.private(bodies.event_body(event))
+
+
+async def _prove(call: Call, project_id: str | None, event_id: str, size: str | None) -> Response:
+    tree_size = _size("size", size) if size is not None else None
+    access = EventAccess(call.services.audit_log)
+    proof = await access.proof(call.caller, project_id, _id(event_id), tree_size)
+    headers = {**responses.NO_STORE, "Vary": "Accept"}
+    if TEXT in ",".join(call.request.headers.getlist("accept")).lower():
+        return Response(bodies.inclusion_text(proof), headers=headers, media_type=TEXT)
+    return responses.json_response(bodies.inclusion_body(proof), headers=headers)
+
+
+def _id(text: str) -> int:
+    return row_number(text, NotFound("There is no such event. Check its id; it may have been deleted."))
+
+
+def _size(name: str, text: str) -> int:
+    return row_number(text, InvalidRequest(f"{name}: send a whole number."))

@@ -1,0 +1,79 @@
+"""Routes about OIDC issuers and their users: log-in, explanation of a token, blocking."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.api import OWN
+from clustercert.http.api import identity_bodies as bodies
+from clustercert.http.body import parsed, require_json
+from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
+from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
+from clustercert.identity.token_report import report_on_token
+from clustercert.policy.roles import require_operator
+
+_PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
+_CONFLICT = ERRORS | {409: "The user is in the built-in identity, or is blocked already."}
+
+router = APIRouter(tags=["Identity providers"])
+
+
+@router.get(
+    OWN + "/issuers",
+    responses=described("The issuers.", bodies.IssuersBody, errors=_PUBLIC),
+    dependencies=[Anonymous],
+)
+async def list_issuers(services: ServicesDep) -> Response:
+    """List the OIDC issuers at which people log in.
+
+    Needs no authentication. Contains the public OAuth client of each issuer.
+    """
+    issuers = services.oidc.issuers if services.oidc is not None else ()
+    found = [bodies.issuer_body(each, each.login) for each in issuers if each.login is not None]
+    return responses.json_response({"issuers": found})
+
+
+@router.post(
+    OWN + "/identity/explain",
+    responses=described("The checks, and what the mapping made of the claims.", bodies.ExplanationBody),
+    openapi_extra=json_body(bodies.ExplainRequest.model_json_schema()),
+)
+async def explain_token(call: CallDep) -> Response:
+    """Explain what would become of a token from an OIDC issuer.
+
+    Only for operators. Authenticates nobody, and stores or logs nothing of the token.
+    """
+    require_operator(call.caller)
+    require_json(call.request)
+    text = parsed(call.body, bodies.ExplainRequest).token
+    report = await report_on_token(call.services.oidc, call.services.identity.federation, text)
+    return responses.private(bodies.explanation_body(report))
+
+
+@router.post(
+    OWN + "/users/{user_id}/block",
+    status_code=204,
+    responses=described("Blocked, and their certificates are revoked.", status=204, errors=_CONFLICT),
+    response_class=Response,
+)
+async def block_user(call: CallDep, user_id: str) -> Response:
+    """Block a user of an OIDC issuer, and revoke their certificates.
+
+    Only for operators. The user's log-ins fail until they are unblocked. Old certificates stay revoked.
+    """
+    require_operator(call.caller)
+    await call.services.identity.federation.block(user_id, actor=call.caller.actor)
+    return Response(status_code=204)
+
+
+@router.post(
+    OWN + "/users/{user_id}/unblock",
+    status_code=204,
+    responses=described("Unblocked.", status=204, errors=_CONFLICT),
+    response_class=Response,
+)
+async def unblock_user(call: CallDep, user_id: str) -> Response:
+    """Accept the log-ins of a blocked user again. Only for operators."""
+    require_operator(call.caller)
+    await call.services.identity.federation.unblock(user_id, actor=call.caller.actor)
+    return Response(status_code=204)

@@ -1,0 +1,95 @@
+"""Bodies of the routes about OIDC issuers and their users."""
+
+from dataclasses import asdict
+
+from pydantic import BaseModel, Field
+
+from clustercert.authn.oidc.issuers import Issuer, LoginClient
+from clustercert.http.body import RequestBody
+from clustercert.identity.token_report import TokenReport
+from clustercert.model import JsonObject, rfc3339
+
+
+class ExplainRequest(RequestBody):
+    """The body of a request to explain a token."""
+
+    token: str = Field(description="The JWT.", json_schema_extra={"minLength": 1})
+
+
+class IssuerBody(BaseModel):
+    """An issuer at which people log in, with the public OAuth client for that."""
+
+    name: str
+    issuer: str
+    client_id: str
+    scopes: list[str]
+
+
+class IssuersBody(BaseModel):
+    """The issuers, in the order of the settings."""
+
+    issuers: list[IssuerBody]
+
+
+class CheckBody(BaseModel):
+    """A check of the token: if it failed, what the token has and what was expected."""
+
+    check: str
+    passed: bool
+    came: str
+    expected: str
+
+
+class MappedUserBody(BaseModel):
+    """The user whom the token describes, with their roles by project id, and in the whole service."""
+
+    id: str
+    name: str
+    groups: list[str]
+    roles: dict[str, list[str]]
+    service_roles: list[str]
+    expires_at: str
+
+
+class ExplanationBody(BaseModel):
+    """What would become of the token. `failed` is the first check that failed."""
+
+    accepted: bool
+    issuer: str | None
+    failed: str | None
+    checks: list[CheckBody]
+    user: MappedUserBody | None
+
+
+def issuer_body(issuer: Issuer, login: LoginClient) -> JsonObject:
+    return {
+        "name": issuer.name,
+        "issuer": issuer.url,
+        "client_id": login.client_id,
+        "scopes": list(login.scopes),
+    }
+
+
+def explanation_body(report: TokenReport) -> JsonObject:
+    explanation, failed = report.explanation, report.failed
+    return {
+        "accepted": failed is None,
+        "issuer": explanation.issuer.name if explanation.issuer is not None else None,
+        "failed": failed.check if failed is not None else None,
+        "checks": [asdict(check) for check in explanation.checks],
+        "user": _user_body(report),
+    }
+
+
+def _user_body(report: TokenReport) -> JsonObject | None:
+    user, login = report.explanation.user, report.login
+    if user is None:
+        return None
+    return {
+        "id": user.user.id,
+        "name": user.user.name,
+        "groups": [group.name for group in user.groups],
+        "roles": {project: list(roles) for project, roles in login.roles.items()} if login else {},
+        "service_roles": list(login.service_roles) if login else [],
+        "expires_at": rfc3339(user.expires_at),
+    }

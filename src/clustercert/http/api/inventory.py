@@ -1,0 +1,136 @@
+"""Routes of the inventory: issued certificates, and access to clusters."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from clustercert.http import openapi, query, responses
+from clustercert.http.accept import prefers
+from clustercert.http.api import IN_CLUSTER, IN_PROJECT, OWN
+from clustercert.http.api import inventory_bodies as bodies
+from clustercert.http.api.inventory_rows import COLUMNS, certificate_row, report_row, whole_certificate_row
+from clustercert.http.dependencies import Call, CallDep
+from clustercert.http.openapi import ERRORS, described
+from clustercert.http.paging import PageDep, page_body
+from clustercert.inventory.csv_export import csv_text
+from clustercert.model.errors import NotFound
+from clustercert.revocation.names import certificate_name
+from clustercert.store.certificate_view import CertificateView
+from clustercert.store.inventory import Page
+
+CSV = "text/csv"
+NEXT = "X-Clustercert-Next"
+
+_IN_CLUSTER = query.described(bodies.IN_CLUSTER)
+_IN_PROJECT = query.described(bodies.IN_PROJECT)
+_LISTED = described(
+    "A page of certificates, newest first. In CSV, lists are JSON, and a cell that looks like a"
+    " formula starts with an apostrophe.",
+    bodies.CertificateListBody,
+    content={CSV: openapi.TEXT},
+    headers={NEXT: "The same as `next`; absent on the last page."},
+)
+_SHOWN = described(
+    "The certificate and its state.",
+    bodies.WholeCertificateBody,
+    errors=ERRORS | {409: "Two certificates have this serial."},
+)
+
+router = APIRouter(tags=["Inventory"])
+
+
+@router.get(IN_PROJECT + "/certificates", responses=_LISTED, openapi_extra=_IN_PROJECT)
+async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Response:
+    """List the certificates of a project.
+
+    Project admins and operators see all, other users their own. Includes certificates for removed clusters.
+    """
+    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    found = await call.services.inventory.of_project(
+        call.caller, project_id, selected, limit=page.limit, before=page.cursor
+    )
+    return _list(call, found)
+
+
+@router.get(IN_CLUSTER + "/certificates", responses=_LISTED, openapi_extra=_IN_CLUSTER)
+async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page: PageDep) -> Response:
+    """List the certificates of a cluster. Project admins and operators see all, other users their own."""
+    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_CLUSTER)
+    found = await call.services.inventory.of_project(
+        call.caller, project_id, selected, cluster_id=cluster_id, limit=page.limit, before=page.cursor
+    )
+    return _list(call, found)
+
+
+@router.get(OWN + "/certificates", responses=_LISTED, openapi_extra=_IN_PROJECT)
+async def list_everywhere(call: CallDep, page: PageDep) -> Response:
+    """List the certificates of all projects. Only for operators."""
+    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    found = await call.services.inventory.of_all_projects(
+        call.caller, selected, limit=page.limit, before=page.cursor
+    )
+    return _list(call, found)
+
+
+@router.get(IN_CLUSTER + "/certificates/{certificate}", responses=_SHOWN)
+async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
+    """Show a certificate of a cluster.
+
+    Send its fingerprint, credential number or serial in hex. Users see their own, project admins and operators any.
+    """
+    inventory = call.services.inventory
+    return _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
+
+
+@router.get(OWN + "/certificates/{certificate}", responses=_SHOWN)
+async def show_anywhere(call: CallDep, certificate: str) -> Response:
+    """Show a certificate of any project. Send its fingerprint, credential number or serial. Only for operators."""
+    return _show(call, await call.services.inventory.show_in_any_project(call.caller, _name(certificate)))
+
+
+@router.get(IN_CLUSTER + "/access", responses=described("The access report.", bodies.AccessBody))
+async def show_access(
+    call: CallDep,
+    project_id: str,
+    cluster_id: str,
+    user: Annotated[str | None, Query(description="Only this user, by id.")] = None,
+    group: Annotated[str | None, Query(description="Only members of this Kubernetes group.")] = None,
+) -> Response:
+    """Show who has access to a cluster.
+
+    Lists the unexpired certificates, and the controls that can stop their use. Only for project admins and operators.
+    """
+    report = await call.services.inventory.access_report(
+        call.caller,
+        project_id,
+        cluster_id,
+        user_id=query.plain_text("user", user) if user is not None else None,
+        group=query.plain_text("group", group) if group is not None else None,
+    )
+    return responses.private(report_row(report))
+
+
+def _list(call: Call, page: Page) -> Response:
+    now = call.services.inventory.now()
+    rows = [certificate_row(each, now) for each in page.items]
+    body = page_body("certificates", rows, page.next)
+    headers = {**responses.NO_STORE, "Vary": "Accept"}
+    if page.next is not None:
+        headers[NEXT] = str(page.next)
+    sent = call.request.query_params.get("format")
+    if sent == "csv" or (sent is None and prefers(call.request, (CSV,))):
+        return Response(csv_text(rows, COLUMNS), headers=headers, media_type=CSV)
+    return responses.json_response(body, headers=headers)
+
+
+def _show(call: Call, certificate: CertificateView) -> Response:
+    return responses.private(whole_certificate_row(certificate, call.services.inventory.now()))
+
+
+def _name(text: str) -> str:
+    """Normalize a fingerprint, credential number or serial. Raises NotFound for any other string."""
+    name = certificate_name(text)
+    if name is None:
+        raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
+    return name

@@ -1,0 +1,121 @@
+"""Health, metrics, API documentation, and the root path."""
+
+import contextlib
+import functools
+import hmac
+import ipaddress
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from clustercert.http import openapi, responses
+from clustercert.http.dependencies import ServicesDep, base_url
+from clustercert.http.keystone import response_bodies as keystone
+from clustercert.http.openapi import described
+from clustercert.model.errors import Forbidden, Unavailable
+from clustercert.observability import metrics
+
+# Swagger UI; see the README in its folder.
+_DOCS_ASSETS = "/docs/assets"
+_PLAIN = {"text/plain": openapi.TEXT}
+_ALIVE = described("The process responds.", content=_PLAIN, errors={})
+_READY = described("Certificates can be issued.", errors={503: "Not ready."})
+
+router = APIRouter(tags=["Operations"])
+root_path = APIRouter(tags=["Operations"])
+
+
+# Load balancers send HEAD. The HTTP server then drops the body.
+@router.head("/healthz", responses=_ALIVE, response_class=Response)
+@router.get("/healthz", responses=_ALIVE, response_class=Response)
+async def healthz() -> Response:
+    """Check whether the process responds.
+
+    Does not use the database: a process must not be restarted because the database is down.
+    """
+    return Response("ok\n", media_type="text/plain")
+
+
+@router.head("/readyz", responses=_READY)
+@router.get("/readyz", responses=_READY)
+async def readyz(services: ServicesDep) -> Response:
+    """Check whether certificates can be issued. Checks the database and the key-encryption keys."""
+    await services.check_ready()
+    return responses.json_response({"status": "ready"}, headers=responses.NO_STORE)
+
+
+@router.get(
+    "/metrics",
+    responses=described(
+        "The metrics.",
+        content=_PLAIN,
+        errors={403: "The request has no valid metrics token, and the settings require one."},
+    ),
+    response_class=Response,
+)
+async def show_metrics(request: Request, services: ServicesDep) -> Response:
+    """Show the metrics of all workers, in Prometheus text format.
+
+    Requires the metrics token, unless the settings allow requests without it.
+    """
+    options = services.options
+    trusted = options.metrics_public or (options.metrics_loopback and _from_loopback(request))
+    if not (trusted or _has_token(request, options.metrics_token)):
+        raise Forbidden(
+            "Reading the metrics requires the metrics token (Authorization: Bearer), which is set in metrics.token."
+        )
+    # If the database is down, the workers' own metrics are needed most, so they are still returned.
+    with contextlib.suppress(Unavailable):
+        await services.update_gauges()
+    return Response(metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@root_path.get("/", responses=described("The versions.", status=300, errors={}))
+async def root(request: Request) -> Response:
+    """List the versions of the identity service.
+
+    openstacksdk requests this list first. Browsers are redirected to the documentation.
+    """
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/docs")
+    versions = {"values": [keystone.version(base_url(request))]}
+    return responses.json_response({"versions": versions}, 300)
+
+
+def add_documentation(app: FastAPI) -> None:
+    """Serve `/openapi.json` and `/docs`, without assets from other hosts."""
+    rendered = functools.cache(lambda: responses.json_response(openapi.document(app)).body)
+
+    @app.api_route("/openapi.json", methods=openapi.UNDOCUMENTED, include_in_schema=False)
+    async def document() -> Response:
+        return responses.Rendered(bytes(rendered()), responses.JSON)
+
+    @app.api_route("/docs", methods=openapi.UNDOCUMENTED, include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=openapi.TITLE,
+            swagger_js_url=f"{_DOCS_ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{_DOCS_ASSETS}/swagger-ui.css",
+            swagger_favicon_url=f"{_DOCS_ASSETS}/favicon-32x32.png",
+        )
+
+    app.mount(_DOCS_ASSETS, StaticFiles(directory=Path(__file__).with_name("swagger_ui")))
+
+
+def _from_loopback(request: Request) -> bool:
+    # A request with proxy headers is not trusted: behind a local proxy, every client seems to come from loopback.
+    if any(name in request.headers for name in ("forwarded", "x-forwarded-for")) or request.client is None:
+        return False
+    try:
+        return ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _has_token(request: Request, token: str | None) -> bool:
+    presented = request.headers.get("authorization", "").encode()
+    return token is not None and hmac.compare_digest(presented, f"Bearer {token}".encode())

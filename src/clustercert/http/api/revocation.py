@@ -1,0 +1,176 @@
+"""Routes of revocation: CCE's clustercertrevoke, and our own API.
+
+Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our differences.
+"""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.api import IN_CLUSTER, OWN
+from clustercert.http.api import revocation_bodies as bodies
+from clustercert.http.body import parsed, require_json
+from clustercert.http.cce.clusters import CLUSTER
+from clustercert.http.context import context_of
+from clustercert.http.dependencies import Anonymous, Call, CallDep, RawBody, Services, ServicesDep
+from clustercert.http.openapi import ERRORS, described, json_body
+from clustercert.http.paging import PageDep, page_body, row_number
+from clustercert.model import Revocation
+from clustercert.model.errors import NotFound
+from clustercert.revocation.reasons import Reason
+from clustercert.revocation.service import RevocationPage
+
+_REVOKED = described(
+    "The revocation, durably recorded.",
+    bodies.RevocationBody,
+    errors=ERRORS | {409: "Two certificates have this serial."},
+)
+_LISTED = described("The revocations, including undone ones.", bodies.RevocationListBody)
+_UNDONE = described(
+    "The revocation, undone.",
+    bodies.RevocationBody,
+    errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
+)
+_REASON = json_body(bodies.RevokeRequest.model_json_schema(), required=False)
+
+router = APIRouter(tags=["Revocation"])
+
+
+@router.post(
+    CLUSTER + "/clustercertrevoke",
+    tags=["CCE"],
+    responses=described("Revoked. The response has no body."),
+    openapi_extra=json_body(bodies.ClusterCertRevokeRequest.model_json_schema()),
+    response_class=Response,
+)
+async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
+    """Revoke all certificates of a user for a cluster.
+
+    Users can revoke their own certificates, project admins any user's. Certificates issued later stay valid.
+    """
+    require_json(call.request)
+    user_id = parsed(call.body, bodies.ClusterCertRevokeRequest).user_id()
+    revocation = await call.services.revocation.revoke_user_on_cluster(
+        call.caller, project_id, cluster_id, user_id, Reason()
+    )
+    _log(call.request, revocation)
+    return Response(status_code=200)
+
+
+@router.post(IN_CLUSTER + "/revoke", responses=_REVOKED, openapi_extra=_REASON)
+async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
+    """Revoke all certificates of a cluster. Only for project admins. Certificates issued later stay valid."""
+    revocation = await call.services.revocation.revoke_cluster(
+        call.caller, project_id, cluster_id, _reason(call)
+    )
+    return _revoked(call.request, call.services, revocation)
+
+
+@router.post(IN_CLUSTER + "/certificates/{certificate}/revoke", responses=_REVOKED, openapi_extra=_REASON)
+async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
+    """Revoke one certificate.
+
+    Send its fingerprint, credential number or serial. Users can revoke their own certificates, project admins any.
+
+    If the caller has already revoked the certificate for an equal or stronger reason, returns that revocation.
+    """
+    revocation = await call.services.revocation.revoke_certificate(
+        call.caller, project_id, cluster_id, certificate, _reason(call)
+    )
+    return _revoked(call.request, call.services, revocation)
+
+
+@router.get(IN_CLUSTER + "/revocations", responses=_LISTED)
+async def list_cluster_revocations(
+    call: CallDep, project_id: str, cluster_id: str, page: PageDep
+) -> Response:
+    """List the revocations in a cluster.
+
+    Only for project admins. Revocations of a user in all clusters are listed under the user.
+    """
+    found = await call.services.revocation.cluster_revocations(
+        call.caller, project_id, cluster_id, limit=page.limit, before=page.cursor
+    )
+    return _page(call.services, found)
+
+
+@router.post(OWN + "/users/{user_id}/revoke", responses=_REVOKED, openapi_extra=_REASON)
+async def revoke_user(call: CallDep, user_id: str) -> Response:
+    """Revoke all certificates of a user in every project.
+
+    Only for operators. The user may already be deleted. Certificates issued later stay valid.
+    """
+    revocation = await call.services.revocation.revoke_user(call.caller, user_id, _reason(call))
+    return _revoked(call.request, call.services, revocation)
+
+
+@router.get(OWN + "/users/{user_id}/revocations", responses=_LISTED)
+async def list_user_revocations(call: CallDep, user_id: str, page: PageDep) -> Response:
+    """List the revocations of a user in all clusters.
+
+    Only for operators. Includes revocations caused by disabling or deleting the user.
+    """
+    found = await call.services.revocation.user_revocations(
+        call.caller, user_id, limit=page.limit, before=page.cursor
+    )
+    return _page(call.services, found)
+
+
+@router.post(OWN + "/revocations/{revocation_id}/undo", responses=_UNDONE)
+async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
+    """Undo a revocation.
+
+    Only for operators, within `revocation.undo_window`. Revocations for keyCompromise or by the key's holder are final.
+    """
+    number = row_number(revocation_id, NotFound("There is no such revocation."))
+    undone = await call.services.revocation.undo(call.caller, number)
+    return _revoked(call.request, call.services, undone)
+
+
+@router.post(
+    OWN + "/certificates/{certificate}/revoke-with-key",
+    responses=_REVOKED,
+    openapi_extra=json_body(bodies.RevokeWithKeyRequest.model_json_schema()) | {"security": []},
+    dependencies=[Anonymous],
+)
+async def revoke_with_key(
+    request: Request, certificate: str, raw: RawBody, services: ServicesDep
+) -> Response:
+    """Revoke a certificate by proof of possession of its key.
+
+    Send its fingerprint or credential number. Needs no authentication. The revocation can't be undone.
+    """
+    require_json(request)
+    body = parsed(raw, bodies.RevokeWithKeyRequest)
+    revocation = await services.revocation.revoke_by_key(
+        certificate.lower(), body.signature_bytes(), body.stated_reason(), context_of(request).origin
+    )
+    return _revoked(request, services, revocation)
+
+
+def _reason(call: Call) -> Reason:
+    """Parse the reason from the optional body."""
+    if not call.body:
+        return Reason()
+    require_json(call.request)
+    return parsed(call.body, bodies.RevokeRequest).stated_reason()
+
+
+def _revoked(request: Request, services: Services, revocation: Revocation) -> Response:
+    _log(request, revocation)
+    return responses.private(bodies.revocation_body(revocation, services.revocation.recorder))
+
+
+def _page(services: Services, page: RevocationPage) -> Response:
+    recorder = services.revocation.recorder
+    items = (bodies.revocation_body(each, recorder) for each in page.revocations)
+    return responses.private(page_body("revocations", items, page.next))
+
+
+def _log(request: Request, revocation: Revocation) -> None:
+    context_of(request).log_fields |= {
+        "revocation": revocation.id,
+        "user": revocation.user_id,
+        "cluster": revocation.cluster_id,
+        "fingerprint": revocation.fingerprint.hex() if revocation.fingerprint is not None else None,
+    }

@@ -1,0 +1,82 @@
+"""Creates the FastAPI application with all routes. The middleware handles failures."""
+
+from typing import NoReturn
+
+from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
+
+from clustercert.http import openapi
+from clustercert.http.api import audit, crl, identity, inventory, operations, policy, revocation
+from clustercert.http.api.administration import (
+    access_keys,
+    assignments,
+    directory,
+    domains,
+    members,
+    roles,
+    webhook_tokens,
+)
+from clustercert.http.api.administration import clusters as registered_clusters
+from clustercert.http.cce import clustercert_routes, clusters
+from clustercert.http.keystone import routes as keystone
+from clustercert.http.webhook import routes as webhook
+from clustercert.model.choices import ServerRole
+from clustercert.model.errors import InvalidRequest, MethodNotAllowed, NoSuchRoute
+
+WEBHOOK_ROUTERS = (webhook.router, operations.router)
+API_ROUTERS = (
+    clustercert_routes.router,
+    clusters.router,
+    revocation.router,
+    inventory.router,
+    policy.router,
+    identity.router,
+    crl.router,
+    audit.router,
+    audit.public,
+    domains.router,
+    directory.router,
+    members.router,
+    roles.router,
+    assignments.router,
+    access_keys.router,
+    registered_clusters.router,
+    webhook_tokens.router,
+    keystone.router,
+    operations.root_path,
+    operations.router,
+)
+ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
+    "all": (webhook.router, *API_ROUTERS),
+    "api": API_ROUTERS,
+    "webhook": WEBHOOK_ROUTERS,
+}
+
+
+def new_app(role: ServerRole = "all") -> FastAPI:
+    """Create the application with the routes of a role. `app.state.services` must be set before the first request."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for router in ROUTERS[role]:
+        app.include_router(router)
+    if role != "webhook":
+        operations.add_documentation(app)
+    app.add_exception_handler(HTTPException, _raise_ours)
+    # Without this handler, the framework would respond to other exceptions itself.
+    app.add_exception_handler(Exception, _raise_ours)
+    return app
+
+
+async def _raise_ours(request: Request, failure: Exception) -> NoReturn:
+    """Pass exceptions on to the middleware. Translates the framework's HTTP errors into our own."""
+    if not isinstance(failure, HTTPException):
+        raise failure
+    match failure.status_code:
+        case 404:
+            raise NoSuchRoute("This API has no such path. See /docs for its paths.") from None
+        case 405:
+            allow = openapi.methods(request.app, request.url.path)
+            raise MethodNotAllowed(
+                f"This path does not support this method. It supports {', '.join(allow)}.", allow=allow
+            ) from None
+        case _:
+            raise InvalidRequest("Invalid request. See /docs for the parameters.") from None

@@ -1,0 +1,143 @@
+"""Reads and parses request bodies: size and time limits, strict JSON, and validation against a model."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import NoReturn, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.types import Message
+
+from clustercert.http.context import context_of
+from clustercert.model import JsonObject
+from clustercert.model.errors import InvalidRequest, RequestTimeout, TooLarge, UnsupportedMedia
+
+M = TypeVar("M", bound=BaseModel)
+
+# The maximum number of digits accepted in a Content-Length. Python refuses to parse numbers with thousands of digits.
+MAX_DIGITS = 18
+
+
+class RequestBody(BaseModel):
+    """A JSON request body. Types are strict; null counts as absent; unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", hide_input_in_errors=True)
+
+
+async def received(request: Request, seconds: float, limit: int) -> bytes:
+    """Read the whole body.
+
+    Raises TooLarge if it has more than `limit` bytes, and RequestTimeout if it takes longer than `seconds`.
+    """
+    for name, declared in request.scope["headers"]:
+        if name != b"content-length" or not declared.isdigit():
+            continue
+        if len(declared) > MAX_DIGITS or int(declared) > limit:
+            raise _too_large(limit)
+    body = await beginning(request, seconds, limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+async def beginning(request: Request, seconds: float, limit: int) -> bytes:
+    """Read the body, but stop as soon as it has more than `limit` bytes.
+
+    Raises RequestTimeout if it takes longer than `seconds`.
+    """
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(seconds):
+            while more and len(body) <= limit:
+                message = await request.receive()
+                body += _chunk(message)
+                more = message.get("more_body", False)
+    except TimeoutError as error:
+        raise RequestTimeout("The request's body did not arrive in time. Send it again.") from error
+    return bytes(body)
+
+
+async def chunks(request: Request, seconds: float) -> AsyncIterator[bytes]:
+    """Yield the body's chunks, for routes without a size limit. Each chunk extends the request's deadline.
+
+    Raises RequestTimeout if a chunk takes longer than `seconds`.
+    """
+    context, more = context_of(request), True
+    while more:
+        try:
+            async with asyncio.timeout(seconds):
+                message = await request.receive()
+        except TimeoutError as error:
+            raise RequestTimeout(f"No part of the request's body arrived for {seconds:g} seconds.") from error
+        chunk = _chunk(message)
+        context.extend_deadline()
+        yield chunk
+        more = message.get("more_body", False)
+
+
+def _chunk(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise RequestTimeout("The connection was closed before the whole request body arrived.")
+    return cast("bytes", message.get("body", b""))
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request's body is larger than {limit} bytes. Send less.")
+
+
+def require_json(request: Request) -> None:
+    """Raise UnsupportedMedia unless the Content-Type is one of the two that the contract allows."""
+    values = [value for name, value in request.scope["headers"] if name == b"content-type"]
+    if values == [b"application/json"]:
+        return
+    media_type, *parameters = (part.strip().lower() for part in b"".join(values[:1]).split(b";"))
+    charset = [parameter.replace(b'"', b"") for parameter in parameters if parameter]
+    if len(values) != 1 or media_type != b"application/json" or charset not in ([], [b"charset=utf-8"]):
+        raise UnsupportedMedia(
+            "Content type not supported. Send application/json or application/json;charset=utf-8."
+        )
+
+
+def parsed(raw: bytes, shape: type[M]) -> M:
+    """Parse a JSON body and validate it against its model. Raises InvalidRequest naming the invalid field."""
+    return validated(json_object(raw), shape)
+
+
+def validated(value: JsonObject, shape: type[M]) -> M:
+    """Validate a JSON object against its model. Raises InvalidRequest naming the invalid field."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise InvalidRequest(f"{field}: {problem['msg']}.") from error
+
+
+def json_object(raw: bytes) -> JsonObject:
+    """Parse a JSON object: UTF-8, no duplicate keys, no NaN or Infinity. Raises InvalidRequest."""
+    if not raw.strip():
+        raise InvalidRequest("The body is empty. Send a JSON object.")
+    try:
+        value = _STRICT.decode(raw.decode("utf-8"))
+    except RecursionError as error:
+        raise InvalidRequest("The JSON is nested too deeply.") from error
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
+    if not isinstance(value, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    return cast("JsonObject", value)
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> JsonObject:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidRequest("The JSON object has a duplicate key. Send each key only once.")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"{name} is not a JSON number. Send finite numbers.")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)

@@ -1,0 +1,1 @@
+"""CCE's API: clusters and `clustercert`."""

@@ -1,0 +1,128 @@
+"""Clusters in the CCE v3 API: list, show, addresses.
+
+Source: CCE API reference, "Listing Clusters", "Reading a Specified Cluster". `docs/cce-divergences.md` lists the client
+bugs that matter here.
+"""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.cce import bodies
+from clustercert.http.dependencies import CallDep, Options
+from clustercert.http.openapi import described
+from clustercert.model import Cluster, JsonObject
+
+# The phase of every registered cluster: this service does not check whether its API server responds.
+PHASE = "Available"
+TYPE = "VirtualMachine"
+
+CLUSTERS = "/api/v3/projects/{project_id}/clusters"
+CLUSTER = CLUSTERS + "/{cluster_id}"
+
+router = APIRouter(tags=["CCE"])
+
+
+@router.get(CLUSTERS, responses=described("The clusters, sorted by name.", bodies.ClusterListBody))
+async def list_clusters(
+    call: CallDep,
+    project_id: str,
+    status: Annotated[str | None, Query(description="Only clusters in this phase.")] = None,
+    cluster_type: Annotated[
+        str | None, Query(alias="type", description="Only clusters of this type.")
+    ] = None,
+    version: Annotated[str | None, Query(description="Only clusters of this Kubernetes version.")] = None,
+) -> Response:
+    """List the clusters of a project. Responds with 404 if the caller has no role in the project."""
+    items = [
+        _cluster_body(cluster, call.services.options)
+        for cluster in await call.services.clusters.of_project(call.caller, project_id)
+        if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
+    ]
+    return responses.json_response({"kind": "Cluster", "apiVersion": "v3", "items": items})
+
+
+@router.get(CLUSTER, responses=described("The cluster.", bodies.ClusterBody))
+async def show_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
+    """Show a cluster. Fields whose value is not known are empty, not absent."""
+    cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
+    return responses.json_response(_cluster_body(cluster, call.services.options))
+
+
+@router.get(CLUSTER + "/openapi", responses=described("The addresses.", bodies.EndpointsBody))
+async def show_cluster_endpoints(call: CallDep, project_id: str, cluster_id: str) -> Response:
+    """Show the addresses of a cluster.
+
+    Returns the API server's private address and its public address, which is empty without an EIP.
+    """
+    cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
+    eip: JsonObject = {"bandwidth": {"size": 0, "sharetype": ""}}
+    return responses.json_response(
+        {
+            "metadata": {},
+            "spec": {"spec": {"id": "", "eip": eip, "IsDynamic": False}},
+            "status": {
+                "privateEndpoint": cluster.internal_url,
+                "publicEndpoint": cluster.external_url or "",
+            },
+        }
+    )
+
+
+def _cluster_body(cluster: Cluster, options: Options) -> JsonObject:
+    """Render a cluster in CCE's format.
+
+    Fields whose value is not known are empty, not absent: both Go providers dereference them without a check.
+    """
+    return {
+        "kind": "Cluster",
+        "apiVersion": "v3",
+        "metadata": {
+            "name": cluster.name,
+            "uid": cluster.id,
+            "creationTimestamp": _cce_time(cluster.created_at),
+            "updateTimestamp": _cce_time(cluster.updated_at),
+            "labels": dict(cluster.labels),
+            "annotations": {},
+        },
+        "spec": {
+            "category": "CCE",
+            "type": TYPE,
+            "flavor": "",
+            "version": cluster.version,
+            "description": "",
+            "ipv6enable": False,
+            "supportIstio": False,
+            "hostNetwork": {"vpc": "", "subnet": "", "SecurityGroup": ""},
+            "containerNetwork": {"mode": "", "cidr": ""},
+            "eniNetwork": {},
+            "serviceNetwork": {"IPv4CIDR": ""},
+            "authentication": {"mode": "rbac", "authenticatingProxy": {}},
+            "billingMode": 0,
+            "extendParam": {},
+            "kubernetesSvcIpRange": "",
+            "kubeProxyMode": "",
+        },
+        "status": {
+            "phase": PHASE,
+            "endpoints": _endpoints(cluster, as_list=options.endpoints_as_list),
+        },
+    }
+
+
+def _endpoints(cluster: Cluster, *, as_list: bool) -> JsonObject | list[JsonObject]:
+    """Render a list, as in Huawei Cloud, or an object, as in Open Telekom Cloud, whose CLI shows `external_otc`."""
+    internal, external = cluster.internal_url, cluster.external_url
+    if as_list:
+        public: list[JsonObject] = [{"url": external, "type": "External"}] if external else []
+        return [{"url": internal, "type": "Internal"}, *public]
+    addresses: JsonObject = {"external": external, "external_otc": external} if external else {}
+    return {"internal": internal, **addresses}
+
+
+def _cce_time(time: datetime) -> str:
+    """Format a time as Go prints it: `2020-02-02 03:48:58.968214000 +0000 UTC`."""
+    return f"{time:%Y-%m-%d %H:%M:%S.%f}000 +0000 UTC"

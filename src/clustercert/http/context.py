@@ -1,0 +1,46 @@
+"""The state of one request that the middleware and the routes share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+from clustercert.model import Caller, IssueRequest, Origin
+
+_KEY = "clustercert.context"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """The context of one request. The middleware creates it, and routes add to it.
+
+    Attributes:
+        extend_deadline: restarts the request's time limit.
+        caller: the authenticated caller; `None` before authentication.
+        certificate_of: project id and cluster id, as sent, if the request is for a certificate.
+        issue_request: the parsed request for a certificate; `None` until its body is parsed.
+        dry_run: whether the request is a dry run: nothing is issued, and denials are not recorded.
+        log_fields: fields to add to the request's log line.
+        quiet: whether to log a success at level debug.
+    """
+
+    origin: Origin
+    extend_deadline: Callable[[], None]
+    caller: Caller | None = None
+    certificate_of: tuple[str, str] | None = None
+    issue_request: IssueRequest | None = None
+    dry_run: bool = False
+    log_fields: dict[str, object] = field(default_factory=dict)
+    quiet: bool = False
+
+
+def attach(scope: Scope, context: RequestContext) -> None:
+    scope[_KEY] = context
+
+
+def context_of(request: Request | Scope) -> RequestContext:
+    """Return the context that the middleware attached."""
+    scope = request.scope if isinstance(request, Request) else request
+    return cast("RequestContext", scope[_KEY])

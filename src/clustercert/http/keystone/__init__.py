@@ -1,0 +1,1 @@
+"""The subset of Keystone's API that clients of the vendors' clouds need."""

@@ -1,0 +1,243 @@
+"""Request bodies of the Keystone subset.
+
+Source: OpenStack Identity API v3; IAM API reference of the vendors, "Obtaining a Temporary AK/SK".
+"""
+
+from datetime import timedelta
+from typing import Annotated, Literal, TypeVar, cast
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+)
+
+from clustercert.http.body import RequestBody
+from clustercert.http.openapi import json_body
+from clustercert.identity.access_keys import MIN_LIFETIME
+from clustercert.identity.tokens import (
+    ByPassword,
+    ByToken,
+    DomainScope,
+    ProjectScope,
+    Proof,
+    Scope,
+)
+from clustercert.model import JsonObject
+from clustercert.store.entities import Reference
+
+
+def _reference_kind(value: object) -> str:
+    """Return `id` if an id is present, else `name`. Null means absent."""
+    return "id" if isinstance(value, dict) and value.get("id") is not None else "name"
+
+
+A = TypeVar("A")
+B = TypeVar("B")
+_ByIdOrName = Annotated[Annotated[A, Tag("id")] | Annotated[B, Tag("name")], Discriminator(_reference_kind)]
+
+
+class _DomainById(RequestBody):
+    id: str
+
+
+class _DomainByName(RequestBody):
+    id: None = None
+    name: str
+
+
+_Domain = _ByIdOrName[_DomainById, _DomainByName]
+
+
+class _ById(RequestBody):
+    id: str
+
+    def reference(self) -> Reference:
+        return Reference(id=self.id)
+
+
+class _ByName(RequestBody):
+    id: None = None
+    name: str
+    domain: _Domain | None = None
+
+    def reference(self) -> Reference:
+        return Reference(
+            name=self.name,
+            domain_id=self.domain.id if isinstance(self.domain, _DomainById) else None,
+            domain_name=self.domain.name if isinstance(self.domain, _DomainByName) else None,
+        )
+
+
+# `repr` omits secrets, because it may appear in tracebacks.
+_Secret = Annotated[str, Field(repr=False)]
+
+
+class _UserById(_ById):
+    password: _Secret
+
+
+class _UserByName(_ByName):
+    domain: _Domain
+    password: _Secret
+
+
+class _Password(RequestBody):
+    user: _ByIdOrName[_UserById, _UserByName]
+
+
+class _Token(RequestBody):
+    id: _Secret
+
+
+class _PasswordIdentity(RequestBody):
+    methods: Annotated[list[Literal["password"]], Field(min_length=1, max_length=1)]
+    password: _Password
+
+    def proof(self) -> ByPassword:
+        return ByPassword(self.password.user.reference(), self.password.user.password)
+
+
+class _TokenIdentity(RequestBody):
+    methods: Annotated[list[Literal["token"]], Field(min_length=1, max_length=1)]
+    token: _Token
+
+    def proof(self) -> ByToken:
+        return ByToken(self.token.id)
+
+
+class _InProject(RequestBody):
+    project: _ByIdOrName[_ById, _ByName]
+    domain: None = None
+
+    def scope(self) -> Scope:
+        return ProjectScope(self.project.reference())
+
+
+class _InDomain(RequestBody):
+    project: None = None
+    domain: _Domain
+
+    def scope(self) -> Scope:
+        if isinstance(self.domain, _DomainById):
+            return DomainScope(id=self.domain.id)
+        return DomainScope(name=self.domain.name)
+
+
+def _method(value: object) -> str | None:
+    methods = value.get("methods") if isinstance(value, dict) else None
+    return str(methods[0]) if methods in (["password"], ["token"]) else None
+
+
+def _scope_kind(value: object) -> str | None:
+    if value == "unscoped":
+        return "none"
+    if not isinstance(value, dict):
+        return None
+    return next((kind for kind in ("project", "domain") if value.get(kind) is not None), None)
+
+
+class _Auth(RequestBody):
+    identity: Annotated[
+        Annotated[_PasswordIdentity, Tag("password")] | Annotated[_TokenIdentity, Tag("token")],
+        Discriminator(
+            _method,
+            custom_error_type="method",
+            custom_error_message='methods must be ["password"] or ["token"]',
+        ),
+    ]
+    scope: (
+        Annotated[
+            Annotated[_InProject, Tag("project")]
+            | Annotated[_InDomain, Tag("domain")]
+            | Annotated[Literal["unscoped"], Tag("none")],
+            Discriminator(
+                _scope_kind,
+                custom_error_type="scope",
+                custom_error_message="must be a project, a domain or absent; other scopes are not supported",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class TokenRequest(RequestBody):
+    """The body of POST /v3/auth/tokens."""
+
+    auth: _Auth
+
+    def proof(self) -> Proof:
+        return self.auth.identity.proof()
+
+    def scope(self) -> Scope:
+        scope = self.auth.scope
+        return scope.scope() if isinstance(scope, _InProject | _InDomain) else None
+
+
+class _TemporaryKeyToken(RequestBody):
+    id: Annotated[str | None, Field(repr=False)] = None
+    # The vendors' documents and clients use both field names, and send a number or a string of digits.
+    duration_seconds: Annotated[
+        int | Annotated[str, Field(pattern=r"^[0-9]{1,6}$")] | None,
+        Field(
+            validation_alias=AliasChoices("duration_seconds", "duration-seconds"),
+            description="Seconds: 900 (the default) to 86400. The key expires no later than the request's credential.",
+        ),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 900, "maximum": 86_400}, {"type": "null"}]}),
+    ] = None
+
+
+class _TemporaryKeyIdentity(RequestBody):
+    methods: Annotated[list[Literal["token"]], Field(min_length=1, max_length=1)]
+    token: _TemporaryKeyToken | None = None
+    policy: None = Field(default=None, description="Policies that restrict the key are not supported.")
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _no_policy(cls, value: object) -> None:
+        # A policy is rejected, not ignored: otherwise the key would have more rights than requested.
+        if value is not None:
+            raise ValueError("policies that restrict the key are not supported; omit the field")
+
+
+class _TemporaryKeyAuth(RequestBody):
+    identity: _TemporaryKeyIdentity
+
+
+class TemporaryKeyRequest(RequestBody):
+    """The body of POST /v3.0/OS-CREDENTIAL/securitytokens."""
+
+    auth: _TemporaryKeyAuth
+
+    def token(self) -> str | None:
+        """Return the token in the body, which is used if no header has a credential."""
+        sent = self.auth.identity.token
+        return sent.id if sent is not None else None
+
+    def lifetime(self) -> timedelta:
+        sent = self.auth.identity.token
+        if sent is None or sent.duration_seconds is None:
+            return MIN_LIFETIME
+        # Clamped to prevent an overflow: numbers outside this range are invalid anyway.
+        return timedelta(seconds=max(-1, min(int(sent.duration_seconds), 10**6)))
+
+
+def described(shape: type[BaseModel]) -> JsonObject:
+    schema = shape.model_json_schema()
+    parts = schema.pop("$defs", {})
+    return json_body(_inlined(schema, parts))
+
+
+def _inlined(schema: object, parts: JsonObject) -> object:
+    """Replace each `$ref` by the schema that it names, because OpenAPI resolves it against the whole document."""
+    if isinstance(schema, list):
+        return [_inlined(item, parts) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[cast("str", schema["$ref"]).rsplit("/", 1)[-1]], parts)
+    return {key: _inlined(value, parts) for key, value in schema.items() if key != "discriminator"}

@@ -1,0 +1,237 @@
+"""The outermost middleware: request context, limits, error responses, one log line and metric for each request."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+import structlog
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from clustercert.http import responses
+from clustercert.http.context import RequestContext, attach, context_of
+from clustercert.http.dependencies import WEBHOOK_PREFIX
+from clustercert.http.query import refuse_repeated
+from clustercert.http.source_address import HEADERS, SourceAddresses, peer_address
+from clustercert.model import Origin, new_id
+from clustercert.model.errors import (
+    ClustercertError,
+    HeaderTooLarge,
+    InvalidRequest,
+    TooManyFailures,
+    Unauthenticated,
+    Unavailable,
+)
+from clustercert.observability import log, metrics
+
+logger = structlog.get_logger("clustercert.request")
+
+# The metric label for unknown paths and methods: callers choose them freely, but a metric needs few label values.
+OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+SERVER_ERRORS = 500
+
+AuthenticationFailure = Unauthenticated | TooManyFailures
+
+# With more concurrent requests, clients would time out before the response. Excess requests get 503 at once.
+MAX_IN_FLIGHT = 512
+# Limits for a request: the total size of its target and header fields, and the number of header fields.
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_FIELDS = 100
+# Longer paths are truncated in the log.
+MAX_LOGGED_PATH = 1024
+ALIVE = "/healthz"
+
+
+class RequestMiddleware:
+    """Wraps the application.
+
+    Attributes:
+        timeout: seconds until a request is cancelled.
+        record_denial: called with each failure before the response is sent; may raise Unavailable.
+        on_authentication_failure: called after the response to each failed authentication.
+        sources: determines the source address of a request from a trusted proxy; `None` without any.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        timeout: float,
+        record_denial: Callable[[Scope, ClustercertError], Awaitable[None]],
+        on_authentication_failure: Callable[[Scope, AuthenticationFailure], None],
+        max_in_flight: int = MAX_IN_FLIGHT,
+        sources: SourceAddresses | None = None,
+    ) -> None:
+        self.app = app
+        self._timeout = timeout
+        self._record_denial = record_denial
+        self._on_authentication_failure = on_authentication_failure
+        self._max_in_flight = max_in_flight
+        self._sources = sources
+        self._in_flight = 0
+        self._has_warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._exchange(scope, receive, send)
+
+    async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        deadline = asyncio.timeout(self._timeout)
+        context = _new_context(scope, deadline, self._timeout)
+        request_id = context.origin.request_id.encode()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        failure: ClustercertError | None = None
+        try:
+            failure = await self._run(scope, receive, send_with_id, deadline)
+            # If the response has begun, only closing the connection can signal the failure.
+            if failure is not None and not status:
+                await _answer_to(failure, scope["path"], context)(scope, receive, send_with_id)
+        finally:
+            _account(scope, context, status, time.perf_counter() - started)
+            if isinstance(failure, AuthenticationFailure):
+                self._on_authentication_failure(scope, failure)
+
+    async def _run(
+        self, scope: Scope, receive: Receive, send: Send, deadline: asyncio.Timeout
+    ) -> ClustercertError | None:
+        """Run the application. Returns its failure, or None."""
+        in_flight = False
+
+        async def receive_counted() -> Message:
+            nonlocal in_flight
+            message = await receive()
+            if not in_flight and not message.get("more_body", False):
+                in_flight = self._enter(scope["path"])
+            return message
+
+        try:
+            if self._sources is not None:
+                context = context_of(scope)
+                context.origin = replace(context.origin, address=self._sources.of(scope))
+            names = [name for name, _ in scope["headers"]]
+            if not HEADERS.isdisjoint(names):
+                self._note_forwarding(scope)
+            if not _check(scope, names):
+                in_flight = self._enter(scope["path"])
+            async with deadline:
+                try:
+                    await self.app(scope, receive_counted, send)
+                except ClustercertError as failure:
+                    await self._record_denial(scope, failure)
+                    raise
+        except TimeoutError:
+            return Unavailable("The request took too long and was cancelled. Try again in a moment.")
+        except ClustercertError as failure:
+            return failure
+        except Exception:
+            logger.exception("unexpected error")
+            return ClustercertError()
+        finally:
+            self._in_flight -= in_flight
+        return None
+
+    def _note_forwarding(self, scope: Scope) -> None:
+        """Count a forwarding header that is ignored. Warn of the first one: a proxy may be missing in the settings."""
+        peer = peer_address(scope)
+        if self._sources is not None and self._sources.trusts(peer):
+            return
+        metrics.FORWARDING_IGNORED.inc()
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "forwarding header ignored: peer is not a trusted proxy",
+                peer=peer,
+                advice="if it is your proxy, add it to server.trusted_proxies",
+            )
+
+    def _enter(self, path: str) -> bool:
+        """Count a request as in flight, once it has arrived completely: slow senders must not use up the limit."""
+        # After an error, an API server may accept a revoked certificate, so webhooks have a higher limit.
+        limit = 2 * self._max_in_flight if path.startswith(WEBHOOK_PREFIX) else self._max_in_flight
+        if self._in_flight >= limit and path != ALIVE:
+            raise Unavailable("Too many requests are in progress. Try again in a moment.")
+        self._in_flight += 1
+        return True
+
+
+def _new_context(scope: Scope, deadline: asyncio.Timeout, seconds: float) -> RequestContext:
+    request_id = new_id()
+    log.request_id.set(request_id)
+
+    def extend_deadline() -> None:
+        deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    origin = Origin(address=peer_address(scope), request_id=request_id)
+    context = RequestContext(origin, extend_deadline)
+    attach(scope, context)
+    return context
+
+
+def _check(scope: Scope, names: list[bytes]) -> bool:
+    """Check query and header fields. Returns whether a body follows. Raises InvalidRequest or HeaderTooLarge."""
+    fields = scope["headers"]
+    size = len(scope["path"]) + len(scope["query_string"]) + sum([len(n) + len(v) + 4 for n, v in fields])
+    if size > MAX_HEADER_BYTES or len(fields) > MAX_HEADER_FIELDS:
+        raise HeaderTooLarge(
+            f"The request target and headers exceed {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} header fields. "
+            "Send a smaller request."
+        )
+    # RFC 9112 3.2 and 6.1: of two values, a proxy might use one and this service the other.
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):
+        raise InvalidRequest("The request must have exactly one Host header.")
+    chunked, counted = b"transfer-encoding" in names, b"content-length" in names
+    if chunked and counted:
+        raise InvalidRequest("The request has Content-Length and Transfer-Encoding. Send one of them.")
+    if scope["query_string"]:
+        refuse_repeated(scope["query_string"])
+    return chunked or counted
+
+
+def _answer_to(failure: ClustercertError, path: str, context: RequestContext) -> Response:
+    """Return the response to a failure. Details withheld from the caller go into the log line."""
+    context.log_fields |= {
+        "error": type(failure).__name__,
+        "reason": getattr(failure, "reason", failure.message),
+    }
+    if failure.trace:
+        unmet = getattr(failure, "unmet_conditions", None)
+        context.log_fields["trace"] = {
+            **failure.trace,
+            **({"unmet_conditions": dict(unmet)} if unmet else {}),
+        }
+    if failure.__cause__ is not None:
+        # In a client error, the text may contain a secret that the caller sent in the wrong field: log only the type.
+        ours = failure.status >= SERVER_ERRORS
+        context.log_fields["cause"] = repr(failure.__cause__) if ours else type(failure.__cause__).__name__
+    return responses.error(failure, path, context.origin.request_id)
+
+
+def _account(scope: Scope, context: RequestContext, status: int, elapsed: float) -> None:
+    route = str(getattr(scope.get("route"), "path", OTHER))
+    method = scope["method"] if scope["method"] in METHODS else OTHER
+    metrics.request(route, method, status, elapsed)
+    write = logger.debug if context.quiet else logger.info
+    if status >= SERVER_ERRORS or not status:
+        write = logger.error
+    write(
+        "request",
+        method=scope["method"],
+        path=scope["path"][:MAX_LOGGED_PATH],
+        status=status,
+        ms=round(elapsed * 1000, 1),
+        source=context.origin.address,
+        **context.log_fields,
+    )

@@ -1,0 +1,127 @@
+"""The OpenAPI document, and how routes describe their bodies and responses in it.
+
+The first sentence of a route's docstring is its summary, the rest is its description.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict
+from starlette.routing import compile_path
+
+from clustercert import __version__
+from clustercert.model import JsonObject
+
+TITLE = "clustercert"
+_END_OF_SENTENCE = re.compile(r"\.\s+")
+# Methods of `/openapi.json` and `/docs`, which the document leaves out.
+UNDOCUMENTED = ["GET", "HEAD"]
+
+TEXT: JsonObject = {"type": "string"}
+BINARY: JsonObject = {"type": "string", "format": "binary"}
+AUTHENTICATED: list[JsonObject] = [{"token": []}, {"bearer": []}, {"signature": []}]
+ERRORS = {
+    400: "The request is invalid.",
+    401: "No credential, or an invalid one.",
+    403: "The caller's role or the policy does not allow the request.",
+    404: "No such project or cluster, or the caller has no role in it.",
+    405: "The method is disabled.",
+    408: "The request's body did not arrive in time.",
+    413: "The request's body is over 64 KiB.",
+    429: "A rate limit or quota is exceeded; see Retry-After.",
+    500: "Internal error.",
+    502: "A remote signer failed.",
+    503: "Temporarily unavailable; see Retry-After.",
+}
+# For routes that need neither authentication nor a body.
+PUBLIC_ERRORS = {status: ERRORS[status] for status in (400, 404, 429, 500, 503)}
+
+
+class ErrorBody(BaseModel):
+    """The body of an error response outside the Keystone subset. Codes are from the CCE API reference."""
+
+    model_config = ConfigDict(extra="allow")
+
+    errorCode: str  # noqa: N815 - CCE's name
+    errorMessage: str  # noqa: N815 - CCE's name
+    error_code: str
+    error_msg: str
+    message: str
+    request_id: str
+
+
+def described(
+    description: str,
+    model: object = None,
+    *,
+    status: int = 200,
+    content: Mapping[str, JsonObject] | None = None,
+    headers: Mapping[str, str] | None = None,
+    errors: Mapping[int, str] = ERRORS,
+    error_model: type[BaseModel] = ErrorBody,
+) -> dict[int | str, dict[str, Any]]:
+    """Describe a route's responses. `content` has additional media types, with their schemas."""
+    success: dict[str, Any] = {"description": description}
+    if model is not None:
+        success["model"] = model
+    if content:
+        success["content"] = {media_type: {"schema": schema} for media_type, schema in content.items()}
+    if headers:
+        success["headers"] = {name: {"description": text, "schema": TEXT} for name, text in headers.items()}
+    failures: dict[int | str, dict[str, Any]] = {
+        code: {"model": error_model, "description": text} for code, text in errors.items()
+    }
+    return {status: success, **failures}
+
+
+def json_body(schema: object, *, required: bool = True) -> dict[str, Any]:
+    """Describe a request body. FastAPI must not parse it: the routes do, after they authenticate the caller."""
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, which is generated only once."""
+    if app.openapi_schema is None:
+        app.openapi_schema = _document(app)
+    return app.openapi_schema
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(
+        title=TITLE,
+        version=__version__,
+        summary="X.509 client credentials for Kubernetes clusters, as kubeconfig files.",
+        routes=app.routes,
+    )
+    schema["components"]["securitySchemes"] = {
+        "token": {"type": "apiKey", "in": "header", "name": "X-Auth-Token"},
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "signature": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "Authorization",
+            "description": "SDK-HMAC-SHA256 or V11-HMAC-SHA256, as the vendor SDKs sign with an access key.",
+        },
+    }
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(unused, None)
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            summary, *rest = _END_OF_SENTENCE.split(operation.get("description", ""), maxsplit=1)
+            operation |= {"summary": summary, "description": "".join(rest)}
+            # FastAPI's own validation errors can't occur: all parameters are strings, which the routes validate.
+            operation["responses"].pop("422", None)
+            if "401" in operation["responses"] and not path.endswith("/auth/tokens"):
+                operation.setdefault("security", AUTHENTICATED)
+    return schema
+
+
+def methods(app: FastAPI, path: str) -> list[str]:
+    """Return the methods of all routes for a path, sorted. The framework reports only the first route's methods."""
+    for template, operations in document(app)["paths"].items():
+        if compile_path(template)[0].match(path):
+            return sorted(method.upper() for method in operations)
+    return UNDOCUMENTED

@@ -1,0 +1,1 @@
+"""Endpoints for API servers: authorization and audit webhooks."""

@@ -1,0 +1,182 @@
+"""Webhooks of kube-apiservers: authorization (SubjectAccessReview) and audit events.
+
+The body is read only if the request has the cluster's token. After an error, the API server's failurePolicy decides,
+and it may allow the request. So no input from a client of the API server may cause an error here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from clustercert.http import responses
+from clustercert.http.body import beginning, chunks
+from clustercert.http.context import context_of
+from clustercert.http.dependencies import Services, ServicesDep, check_limits
+from clustercert.http.direct_route import DirectRoute
+from clustercert.http.early_response import EarlyResponse
+from clustercert.http.openapi import ERRORS, TEXT, described, json_body
+from clustercert.http.webhook import bodies as webhook_bodies
+from clustercert.kubernetes.webhook import audit_events, review
+from clustercert.kubernetes.webhook.authorization import NO_OPINION, TOO_LARGE, Decision, count_decision
+from clustercert.kubernetes.webhook.tokens import token_hash
+from clustercert.model import JsonObject
+from clustercert.model.errors import TooLarge, Unauthenticated, Unavailable
+from clustercert.observability import metrics
+
+CLUSTER = "/clustercert/v1/kubernetes/clusters/{cluster_id}"
+AUTHORIZE = f"{CLUSTER}/authorize"
+AUDIT_EVENTS = f"{CLUSTER}/audit-events"
+# Create these series at zero: the alert on an increase would otherwise miss the first errors.
+for _route in (AUTHORIZE, AUDIT_EVENTS):
+    for _status in ("500", "503"):
+        metrics.REQUESTS.labels(_route, "POST", _status)
+
+# A review is usually about 1 KB. But a client can send a selector of 1 MB, the API server's header limit, which makes
+# the review larger than 30 MB. A review over this limit is denied before the rest of it arrives.
+MAX_REVIEW = 256 * 1024
+
+_SUCCESS: JsonObject = {"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"}
+
+_ERRORS = {
+    400: "The body is not an object of the expected kind.",
+    401: "The token is missing or wrong, or the cluster does not exist.",
+    408: ERRORS[408],
+    413: "The request's body is too large.",
+    429: "A rate limit is exceeded; see Retry-After.",
+    500: ERRORS[500],
+    503: "The database does not respond. The API server's failurePolicy decides.",
+}
+
+
+def _object(api_version: str, kind: str, **properties: JsonObject) -> dict[str, Any]:
+    """Describe the Kubernetes object in the request body."""
+    properties = {"apiVersion": _constant(api_version), "kind": _constant(kind), **properties}
+    schema = {"title": kind, "type": "object", "properties": properties, "required": list(properties)}
+    return json_body(schema) | {"security": [{"bearer": []}]}
+
+
+def _constant(value: str) -> JsonObject:
+    return {"type": "string", "const": value}
+
+
+_STRINGS: JsonObject = {"type": "array", "items": TEXT}
+_EXTRA: JsonObject = {"type": "object", "additionalProperties": _STRINGS}
+_GROUPS: JsonObject = {"groups": _STRINGS, "extra": _EXTRA}
+_SPEC: JsonObject = {"type": "object", "properties": {"user": TEXT, **_GROUPS}}
+_USER: JsonObject = {"type": "object", "properties": {"username": TEXT, **_GROUPS}}
+_EVENT: JsonObject = {
+    "type": "object",
+    "properties": {"user": _USER, "requestReceivedTimestamp": TEXT | {"format": "date-time"}},
+    "required": ["requestReceivedTimestamp"],
+}
+
+router = APIRouter(tags=["Kubernetes"])
+
+
+@router.post(
+    AUTHORIZE,
+    responses=described(
+        "Denied, or no opinion; never allowed.", webhook_bodies.SubjectAccessReview, errors=_ERRORS
+    ),
+    openapi_extra=_object(review.V1, review.KIND, spec=_SPEC),
+)
+async def authorize(request: Request, services: ServicesDep, cluster_id: str) -> Response:
+    """Decide whether a cluster accepts a credential.
+
+    This is kube-apiserver's authorization webhook. It denies X.509 credentials that are revoked or for another cluster.
+    """
+    return await answer_review(request, services, cluster_id)
+
+
+@router.post(
+    AUDIT_EVENTS,
+    responses=described(
+        "Accepted. Events with an invalid user or time are ignored.",
+        webhook_bodies.KubernetesStatus,
+        errors={status: text for status, text in _ERRORS.items() if status != TooLarge.status},
+    ),
+    openapi_extra=_object(audit_events.API_VERSION, "EventList", items={"type": "array", "items": _EVENT}),
+)
+async def take_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
+    """Report the use of credentials.
+
+    This is kube-apiserver's audit webhook, for batches of any size.
+
+    It records when credentials were used, and which ones are unknown or altered.
+    """
+    await check_limits(request, services, None)
+    try:
+        webhook_config = await services.webhook.tokens.authenticate(cluster_id, _token(request))
+        body = chunks(request, services.options.body_timeout)
+        await services.webhook.audit_batches.take(webhook_config, body, context_of(request).origin)
+    except Unavailable as failure:
+        raise _without_retry(failure) from failure
+    context_of(request).quiet = True
+    return responses.json_response(_SUCCESS)
+
+
+async def answer_review(request: Request, services: Services, cluster_id: str) -> Response:
+    """Check limits, token, size and content, in this order, and decide on the credential."""
+    await check_limits(request, services, None)
+    try:
+        token = _token(request)
+        tokens, seconds = services.webhook.tokens, services.options.body_timeout
+        if not tokens.was_valid(cluster_id, token):
+            await tokens.authenticate(cluster_id, token)
+        services.webhook.credential_usage.note_token_use(token_hash(token))
+        raw = await beginning(request, seconds, MAX_REVIEW)
+        if len(raw) > MAX_REVIEW:
+            return _too_large(request, raw, seconds)
+        asked = review.parse(raw)
+        if not asked.identity.needs_ledger:
+            # Needs no database, because an old API server asks about all callers, who must be served while it is down.
+            return _answered(request, asked, NO_OPINION)
+        webhook_config = await tokens.authenticate(cluster_id, token)
+        decision = await services.webhook.authorization.decide(
+            webhook_config, asked.identity, context_of(request).origin
+        )
+    except Unavailable as failure:
+        raise _without_retry(failure) from failure
+    return _answered(request, asked, decision)
+
+
+def direct(services: Callable[[], Services]) -> DirectRoute:
+    """Return the authorization route that bypasses the framework's middleware."""
+
+    async def authorize(request: Request) -> Response:
+        return await answer_review(request, services(), request.path_params["cluster_id"])
+
+    return DirectRoute(AUTHORIZE, authorize, methods=["POST"])
+
+
+def _too_large(request: Request, beginning: bytes, seconds: float) -> Response:
+    count_decision(TOO_LARGE)
+    context_of(request).log_fields["denied"] = TOO_LARGE.outcome
+    denial = review.denied(str(TOO_LARGE.reason), review.version_in(beginning))
+    return EarlyResponse(denial, responses.JSON, seconds)
+
+
+def _answered(request: Request, asked: review.Review, decision: Decision) -> Response:
+    count_decision(decision)
+    if decision.reason is None:
+        # The most frequent response, up to thousands a second, so it is not logged at level info.
+        context_of(request).quiet = True
+        return responses.Rendered(review.NO_OPINION[asked.api_version], responses.JSON)
+    context_of(request).log_fields["denied"] = decision.outcome
+    return responses.Rendered(review.denied(decision.reason, asked.api_version), responses.JSON)
+
+
+def _token(request: Request) -> str:
+    """Return the bearer token. Raises Unauthenticated if the request has none."""
+    values = [value for name, value in request.scope["headers"] if name == b"authorization"]
+    scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise Unauthenticated("the request carries no bearer token")
+    return token.decode("latin-1")
+
+
+def _without_retry(failure: Unavailable) -> Unavailable:
+    """Remove Retry-After: with it, an API server would wait instead of applying its failurePolicy."""
+    return Unavailable(failure.message, retry_after=None)

@@ -1,0 +1,137 @@
+"""Use case: the rights of users whom OIDC issuers authenticate, and blocking them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import cast
+
+from clustercert.authn.oidc.issuers import FederatedUser
+from clustercert.identity.names import is_id
+from clustercert.model import Actor, Caller, Origin, Project, Revocation
+from clustercert.model.errors import InvalidRequest, Unauthenticated
+from clustercert.model.events.administration import RevocationChanged, UserBlocked
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.generation import Cache
+from clustercert.store.federation import FederatedAccess, FederationQueries
+from clustercert.store.revocations import NO_END
+
+AUTH_METHOD = "oidc"
+CACHED_LOGINS = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The roles that a token gives now."""
+
+    roles: Mapping[str, tuple[str, ...]]
+    service_roles: tuple[str, ...]
+
+    def caller(self, user: FederatedUser, origin: Origin) -> Caller:
+        return Caller(
+            user=user.user,
+            roles=self.roles,
+            method=AUTH_METHOD,
+            origin=origin,
+            service_roles=self.service_roles,
+            expires_at=user.expires_at,
+            credential_id=user.credential_id,
+            groups=user.groups,
+            issuer=user.issuer.url,
+        )
+
+
+class Federation:
+    """Returns the callers of verified tokens. Looking up a cached token needs no I/O.
+
+    Their roles come from the settings of the issuer alone. The store says which projects exist, and who is blocked.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._queries = FederationQueries(database)
+        self._now = now
+        self._cache: Cache[str, Login] = Cache(database.generation, CACHED_LOGINS)
+
+    async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
+        """Return the caller. Raises Unauthenticated if the user is blocked."""
+
+        async def load(_: str) -> Login:
+            return await self.login(user)
+
+        login = cast("Login", await self._cache.get(user.credential_id, load))  # `load` never returns None
+        return login.caller(user, origin)
+
+    async def login(self, user: FederatedUser) -> Login:
+        """Return the roles of a user, from the database. Raises Unauthenticated if they may not log in."""
+        return login_of(user, await self._access(user))
+
+    async def _access(self, user: FederatedUser) -> FederatedAccess:
+        """Return what the store says about a user, from the database."""
+        issuer = user.issuer
+        return await self._queries.access(user.user.id, issuer.name, issuer.projects, issuer.domain)
+
+    async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
+        """List the projects in which a federated caller has a role, sorted by domain and name."""
+        return await self._queries.projects(caller.roles.keys())
+
+    async def block(self, user_id: str, *, actor: Actor) -> None:
+        """Refuse a user's log-ins, and revoke their certificates, including those that stale workers still issue.
+
+        Raises InvalidRequest for a malformed id, or Conflict.
+        """
+        event = UserBlocked(at=self._now(), kind="user.blocked", actor=actor, subject=_checked_id(user_id))
+        revocation = Revocation(
+            id=0,
+            epoch=NO_END,
+            fingerprint=None,
+            user_id=user_id,
+            cluster_id="",
+            at=event.at,
+            by=actor.id,
+            reason="cessationOfOperation",
+            note=event.kind,
+        )
+        revoked = RevocationChanged(
+            at=event.at,
+            kind="user.revoked",
+            actor=actor,
+            subject=user_id,
+            user_id=user_id,
+            cluster_id=None,
+            reason=revocation.reason,
+            note=revocation.note,
+            proved=False,
+        )
+        await self._queries.block(revocation, event, revoked)
+
+    async def unblock(self, user_id: str, *, actor: Actor) -> None:
+        """Accept a user's log-ins again. Raises InvalidRequest, NotFound or Conflict."""
+        event = UserBlocked(at=self._now(), kind="user.unblocked", actor=actor, subject=_checked_id(user_id))
+        await self._queries.unblock(user_id, event)
+
+
+def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
+    """Return the roles that a user has now. Raises Unauthenticated if they may not log in."""
+    issuer = user.issuer
+    if access.blocked:
+        raise Unauthenticated("the user is blocked", known=user.user.id)
+    if access.name_taken:
+        raise Unauthenticated(f"a domain has the name of the issuer {issuer.name}: rename the issuer")
+    projects = access.projects if user.only_projects is None else access.projects & user.only_projects
+    everywhere = user.roles.get(None, frozenset())
+    roles = {
+        project: tuple(sorted(everywhere | user.roles.get(project, frozenset())))
+        for project in sorted(projects)
+    }
+    return Login(
+        MappingProxyType({project: names for project, names in roles.items() if names}),
+        tuple(sorted(user.service_roles)),
+    )
+
+
+def _checked_id(user_id: str) -> str:
+    if not is_id(user_id):
+        raise InvalidRequest(
+            "A user id has 32 lower-case hex digits. `clustercert certificate list` shows those of certificates."
+        )
+    return user_id

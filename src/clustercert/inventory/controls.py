@@ -1,0 +1,113 @@
+"""Controls that stop a revoked certificate from being used in a cluster, and the risks that remain.
+
+Source of the times and risks: measurements with kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from clustercert.model import Cluster, rfc3339
+
+ControlName = Literal["webhook", "binding", "admission", "ca", "expiry"]
+
+# An API server calls the webhook only while one of our certificates is in use, and caches responses for a few seconds.
+# So a few hours without a call are not a sign of a fault.
+_RECENT_CALL = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A way to stop a certificate from being used in a cluster.
+
+    Attributes:
+        set_up: whether this service is configured to use it; for the webhook, whether the API server called it
+            recently. Only `clustercert kubernetes verify` proves that it works.
+        lacking: a sentence that says what is missing from an unfinished set-up; None if nothing is known to be missing.
+        within: a sentence that says how soon the control takes effect.
+        does_not_stop: a sentence that says what the control does not stop.
+    """
+
+    name: ControlName
+    set_up: bool
+    within: str
+    does_not_stop: str
+    lacking: str | None = None
+
+
+_CA = Control(
+    "ca",
+    set_up=True,
+    within="0.1 seconds after the client CA is removed from the file that --client-ca-file names (replace the file by"
+    " rename).",
+    does_not_stop="Nothing: it stops all certificates from that CA, valid ones too, so every user needs a new one.",
+)
+_EXPIRY = Control(
+    "expiry",
+    set_up=True,
+    within="At the certificate's not_after: the API server checks it on each request.",
+    does_not_stop="Anything before that time.",
+)
+
+
+def controls_of(cluster: Cluster, calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
+    """Return all controls, fastest first, whether set up or not.
+
+    `calls` has the time of the last call with each of the cluster's webhook tokens.
+    """
+    binding = Control(
+        "binding",
+        # An empty mapping also counts: new certificates get no bindings, but older ones may still have them.
+        set_up=cluster.options.credential_roles is not None,
+        within="About 2 seconds, while this service reaches the API server to delete the certificate's"
+        " ClusterRoleBinding.",
+        does_not_stop="Roles that the holder has bound to themselves.",
+    )
+    admission = Control(
+        "admission",
+        set_up=cluster.options.admission,
+        within="About 2 seconds, while this service reaches the API server to list the certificate.",
+        does_not_stop="Reading: it refuses only writes and connections. Also users who may impersonate others, or"
+        " delete the ValidatingAdmissionPolicy.",
+    )
+    return (_webhook(calls, now), binding, admission, _CA, _EXPIRY)
+
+
+def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
+    last_call = max((call for call in calls if call is not None), default=None)
+    since = "never called" if last_call is None else f"not called since {rfc3339(last_call)}"
+    is_called = last_call is not None and now - last_call <= _RECENT_CALL
+    return Control(
+        "webhook",
+        set_up=is_called,
+        lacking=None
+        if is_called or not calls
+        else f"A token exists, but the API server has {since}. Install the files of `clustercert kubernetes setup`, and"
+        " check with `clustercert kubernetes verify`.",
+        within="Within 1 second plus the webhook's unauthorizedTTL: 3 seconds with the files of `clustercert kubernetes"
+        " setup`.",
+        does_not_stop="Members of system:masters: the API server never calls the webhook for them. While the webhook"
+        " does not answer, its failurePolicy decides.",
+    )
+
+
+RESIDUAL_RISKS = (
+    (
+        "An open watch continues until its own time-out, usually 30 to 60 minutes, after revocation, removal of the CA"
+        " and expiry alike. Running exec, attach and port-forward sessions may continue too."
+    ),
+    (
+        "A service-account token that the holder created is valid until it expires, with all rights of its service"
+        " account. Look for RoleBindings and ClusterRoleBindings that the holder created, and delete them."
+    ),
+    (
+        "Users who may impersonate other users or groups can act under their names. The authorizer does not see the"
+        " certificate behind an impersonated request."
+    ),
+    "Another certificate of the same user stays valid: revoke the user in the cluster to stop all of them.",
+    (
+        "Credentials from other issuers (other CAs in the bundle, tokens, service accounts) are listed here only if the"
+        " webhook or the audit events reported their certificates."
+    ),
+)

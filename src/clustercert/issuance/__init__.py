@@ -1,0 +1,1 @@
+"""The issuance service: decides on, signs, checks and records certificates."""

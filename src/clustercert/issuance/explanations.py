@@ -1,0 +1,184 @@
+"""Explains what the policy decides on a request that nobody has sent. Nothing is signed or recorded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from clustercert.issuance.ports import CredentialBindings
+from clustercert.issuance.service import NUMBER_PLACEHOLDER
+from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
+from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
+from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.policy.decision import Policy
+from clustercert.policy.explanation import Explanation, explain
+from clustercert.policy.lifetime import LONGEST
+from clustercert.policy.roles import administers, operates
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.members import Member, MemberQueries
+from clustercert.store.usernames import UsernameQueries
+
+# Used if the question does not say how the user logs in.
+DEFAULT_METHOD = "token"
+
+
+class CannotLogIn(Unauthenticated):
+    """The user can't log in. The message, which the user would not get, says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The request that is asked about.
+
+    Attributes:
+        duration: whole days, or -1 for the longest; ignored if `expires_in` is set.
+        csr_key_type: the type of the key in the request's CSR; None for a request without CSR.
+        auth_method, source: how and from which address the user logs in; None for the asker's own.
+    """
+
+    duration: int = LONGEST
+    expires_in: timedelta | None = None
+    csr_key_type: str | None = None
+    reason: str | None = None
+    auth_method: str | None = None
+    source: str | None = None
+
+    def request_at(self, now: datetime) -> IssueRequest:
+        ends = None if self.expires_in is None else now.replace(microsecond=0) + self.expires_in
+        return IssueRequest(
+            duration=self.duration if ends is None else None,
+            expire_at=ends,
+            public_key=stand_in_key(self.csr_key_type) if self.csr_key_type is not None else None,
+            reason=self.reason,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedRequest:
+    """A request and its explained decision.
+
+    Attributes:
+        caller: who would send the request.
+        is_complete: whether the explanation has all rules, and all of their conditions.
+    """
+
+    explanation: Explanation
+    caller: Caller
+    cluster: Cluster
+    request: IssueRequest
+    is_complete: bool
+
+    @property
+    def organizations(self) -> tuple[str, ...]:
+        """The O attributes that would be signed, in order; the credential group has no number yet."""
+        grant = self.explanation.grant
+        return (*grant.groups, credential_group(NUMBER_PLACEHOLDER)) if grant is not None else ()
+
+
+@dataclass(slots=True)
+class Explanations:
+    """Explains decisions as `Issuance` would make them, without limits on rates and numbers of certificates."""
+
+    policy: Policy
+    clusters: ClusterQueries
+    members: MemberQueries
+    usernames: UsernameQueries
+    bindings: CredentialBindings
+    now: Callable[[], datetime]
+
+    async def explain(
+        self, caller: Caller, cluster_id: str, user_id: str | None, question: Question
+    ) -> ExplainedRequest:
+        """Explain the decision on a request by a user, by default the caller.
+
+        Operators may ask about all users, project admins about users with a role in their project. Only operators see
+        rules that are not about the user. Raises NotFound if the caller may not ask, or Forbidden if they may not
+        choose the source.
+        """
+        projects = None if operates(caller) else caller.roles.keys()
+        cluster = await self.clusters.reachable(cluster_id, projects)
+        if cluster is None:
+            raise _not_found()
+        manages = administers(caller, cluster.project_id)
+        if question.source is not None and not manages:
+            raise Forbidden("source: only operators and admins of the project can ask about another address.")
+        if user_id in (None, caller.user.id):
+            asked = caller
+        elif manages:
+            asked = await self._member(caller, cluster, str(user_id))
+        else:
+            raise _not_found()
+        asked = _logged_in(asked, question, caller.origin)
+        return await self._explained(asked, cluster, question, only_own=not operates(caller))
+
+    async def explain_user(self, cluster: Cluster, user_id: str, question: Question) -> ExplainedRequest:
+        """Explain the decision on a request by a user, with all rules. Raises NotFound if there is no such user."""
+        member = await self.members.member(cluster.project_id, user_id)
+        if member is None:
+            raise _not_found()
+        origin = Origin.local()
+        asked = _logged_in(as_caller(member, cluster.project_id, origin), question, origin)
+        return await self._explained(asked, cluster, question, only_own=False)
+
+    async def _member(self, caller: Caller, cluster: Cluster, user_id: str) -> Caller:
+        """Return another user as a caller. Raises NotFound."""
+        member = await self.members.member(cluster.project_id, user_id) if user_id.isprintable() else None
+        if member is None or not (member.roles or operates(caller)):
+            raise _not_found()
+        return as_caller(member, cluster.project_id, caller.origin)
+
+    async def _explained(
+        self, asked: Caller, cluster: Cluster, question: Question, *, only_own: bool
+    ) -> ExplainedRequest:
+        now = self.now()
+        request = question.request_at(now)
+        explanation = explain(
+            self.policy,
+            asked,
+            cluster,
+            request,
+            now,
+            only_own=only_own,
+            adapt=lambda grant: self.bindings.apply_credential_group(cluster, grant),
+        )
+        try:
+            await self._require_usable(asked, explanation)
+        except (CannotLogIn, Forbidden) as refused:
+            explanation = replace(explanation, grant=None, error=refused)
+        return ExplainedRequest(explanation, asked, cluster, request, is_complete=not only_own)
+
+    async def _require_usable(self, asked: Caller, explanation: Explanation) -> None:
+        """Raise CannotLogIn, or Forbidden if the user name is another user's."""
+        if not (asked.user.enabled and asked.user.domain.enabled):
+            raise CannotLogIn(
+                f"The user {asked.user.name} or their domain is disabled, so they can't log in."
+            )
+        grant = explanation.grant
+        if grant is not None and grant.username != asked.user.id:
+            await self.usernames.require_free(grant, asked.user.id)
+
+
+def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:
+    """Return a user as the caller of a request, with their roles in one project."""
+    return Caller(
+        user=member.user,
+        roles={project_id: member.roles},
+        method=DEFAULT_METHOD,
+        origin=origin,
+        service_roles=member.service_roles,
+        groups=member.groups,
+    )
+
+
+def _logged_in(caller: Caller, question: Question, origin: Origin) -> Caller:
+    source = question.source or origin.address
+    return replace(
+        caller, method=question.auth_method or caller.method, origin=Origin(source, origin.request_id)
+    )
+
+
+def _not_found() -> NotFound:
+    return NotFound("There is no such cluster or user, or you have no rights there. Check both ids.")

@@ -1,0 +1,181 @@
+"""Issues certificates: decides, generates the key, signs, checks and records."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+
+from clustercert.issuance.ports import CredentialBindings, Recorder, Usernames
+from clustercert.model import (
+    Caller,
+    CertificateRecord,
+    Cluster,
+    Grant,
+    Issued,
+    IssueRequest,
+    Preview,
+    SigningRequest,
+    credential_group,
+)
+from clustercert.model.events.issuance import CertificateIssued, event_caller, event_cluster, event_request
+from clustercert.observability import metrics
+from clustercert.pki.keys import KeyGenerator, key_type_of
+from clustercert.pki.leaf import CheckedLeaf, check_leaf, der_fingerprint, new_signing_request, serial_hex
+from clustercert.pki.signer import LeafSigner, missing_signer
+from clustercert.policy.decision import Policy
+from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+
+# Stands for the credential number in a preview, because the number is not chosen yet.
+NUMBER_PLACEHOLDER = "<number>"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuance:
+    """Issues all certificates, for users and for the service itself.
+
+    Attributes:
+        signers: the signer for each value of `Cluster.signer`.
+        now: returns the current time in UTC.
+        bindings: applies per-credential RBAC. If `None`, certificates keep the groups of their grant.
+        require_space: raises Unavailable if there is no disk space for further certificates.
+    """
+
+    clusters: ClusterLookup
+    policy: Policy
+    keys: KeyGenerator
+    signers: Mapping[str, LeafSigner]
+    ledger: Recorder
+    usernames: Usernames
+    now: Callable[[], datetime]
+    bindings: CredentialBindings | None = None
+    require_space: Callable[[], None] = lambda: None
+
+    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+        """Apply the policy, issue a certificate, and return it once it is recorded durably.
+
+        Raises NotFound, InvalidRequest, Forbidden, SignerError, RemoteFailed or Unavailable. `audit.denials` records
+        denials.
+        """
+        started = time.perf_counter()
+        try:
+            cluster, grant, decided_at = await self._decide(caller, project_id, cluster_id, request)
+            self.require_space()
+            if grant.username != caller.user.id:
+                await self.usernames.claim(grant, caller.user.id)
+            issued = await self.issue_granted(caller, cluster, grant, request, decided_at)
+        except Exception as failure:
+            metrics.issuance(started, type(failure).__name__)
+            raise
+        metrics.issuance(started)
+        return issued
+
+    async def issue_granted(
+        self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
+    ) -> Issued:
+        """Issue a certificate for a grant. From the request, uses only the key and the reason.
+
+        `decided_at`, the time from which the grant's validity was computed, is recorded as the time of issue.
+
+        Raises SignerError, RemoteFailed or Unavailable.
+        """
+        private_key = None if request.public_key else await self.keys.new_key()
+        public_key = request.public_key or private_key.public_key()  # type: ignore[union-attr] # one of the two is set
+        signer = self.signers.get(cluster.signer)
+        if signer is None:
+            raise missing_signer(cluster.signer)
+        to_sign = new_signing_request(grant, public_key, cluster.client_ca, takes_serial=signer.takes_serial)
+        leaf = check_leaf(await signer.sign(to_sign), to_sign)
+        record = _record(caller, request, to_sign, cluster, leaf, decided_at)
+        async with self.bindings.binding(cluster, record) if self.bindings else nullcontext():
+            await self.ledger.record(record, _issued_event(record, caller, cluster, request, grant))
+        return Issued(
+            grant=grant,
+            cluster=cluster,
+            leaf_der=leaf.der,
+            private_key=private_key,
+            serial=record.serial,
+            credential_number=record.credential_number or "",
+            fingerprint=record.fingerprint.hex(),
+        )
+
+    async def preview(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
+    ) -> Preview:
+        """Return what `issue` would issue, without signing or recording. Raises the same errors if it would deny."""
+        cluster, grant, _ = await self._decide(caller, project_id, cluster_id, request)
+        return Preview(
+            grant=grant,
+            organizations=(*grant.groups, credential_group(NUMBER_PLACEHOLDER)),
+            issuer=cluster.client_ca.certificate.subject.rfc4514_string(),
+            key_type=key_type_of(request.public_key) if request.public_key else self.keys.key_type,
+        )
+
+    async def _decide(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
+    ) -> tuple[Cluster, Grant, datetime]:
+        # Check the roles before the lookup, so that timing does not reveal clusters of other projects.
+        caller.require_roles_in(project_id)
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        now = self.now()
+        grant = self.policy.decide(caller, cluster, request, now)
+        if self.bindings:
+            grant = self.bindings.apply_credential_group(cluster, grant)
+        return cluster, grant, now
+
+
+def _record(
+    caller: Caller,
+    request: IssueRequest,
+    signed: SigningRequest,
+    cluster: Cluster,
+    leaf: CheckedLeaf,
+    now: datetime,
+) -> CertificateRecord:
+    grant = signed.grant
+    return CertificateRecord(
+        fingerprint=der_fingerprint(leaf.der),
+        serial=serial_hex(leaf.serial),
+        cluster_id=cluster.id,
+        project_id=cluster.project_id,
+        ca_id=signed.ca.id,
+        user_id=caller.user.id,
+        user_name=caller.user.name,
+        groups=grant.groups,
+        not_before=grant.not_before,
+        not_after=grant.not_after,
+        key_type=key_type_of(signed.public_key),
+        key_origin="csr" if request.public_key else "generated",
+        auth_method=caller.method,
+        source_address=caller.origin.address,
+        request_id=caller.origin.request_id,
+        reason=request.reason,
+        issued_at=now,
+        der=leaf.der,
+        rule=grant.rule,
+        credential_number=signed.credential_number,
+        username=grant.username if grant.username != caller.user.id else None,
+    )
+
+
+def _issued_event(
+    record: CertificateRecord, caller: Caller, cluster: Cluster, request: IssueRequest, grant: Grant
+) -> CertificateIssued:
+    return CertificateIssued(
+        at=record.issued_at,
+        project_id=record.project_id,
+        actor=caller.actor,
+        subject=record.fingerprint.hex(),
+        caller=event_caller(caller, cluster.project_id),
+        request=event_request(request, record.key_type),
+        cluster=event_cluster(cluster),
+        serial=record.serial,
+        credential_number=record.credential_number,
+        common_name=record.common_name,
+        organizations=record.organizations,
+        not_before=record.not_before,
+        not_after=record.not_after,
+        key_type=record.key_type,
+        rule=record.rule,
+        trace=grant.trace,
+    )

@@ -1,0 +1,1 @@
+"""Periodic work that only the leader among the serving processes does."""

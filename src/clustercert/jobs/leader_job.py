@@ -1,0 +1,106 @@
+"""Periodic work that only one process of a deployment does: the leader, which holds a lease in the database."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from clustercert.background import running, wait_for_stop
+from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
+from clustercert.store.engine.leader import Leader
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodicWork:
+    """One task of a job.
+
+    Attributes:
+        run: does the work once, and returns the seconds until the next run.
+        retry_seconds: seconds until the next run if `run` raised.
+        finish: called once when the process stops or is no longer the leader.
+    """
+
+    name: str
+    run: Callable[[], Awaitable[float]]
+    retry_seconds: float = 10.0
+    finish: Callable[[], Awaitable[object]] | None = None
+
+
+def every(seconds: float, name: str, action: Callable[[], Awaitable[object]]) -> PeriodicWork:
+    """Create work with the same pause after each successful run."""
+
+    async def run() -> float:
+        await action()
+        return seconds
+
+    return PeriodicWork(name, run)
+
+
+class LeaderJob:
+    """Runs its tasks, one at a time, while this process is the leader.
+
+    The lease avoids duplicate work but does not exclude it: a suspended process may finish a task after another process
+    took over. So every task must be safe to run twice at the same time.
+    """
+
+    def __init__(self, leader: Leader, work: Sequence[PeriodicWork]) -> None:
+        self._leader = leader
+        self._work = work
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Compete for the lease until `stop` is set. The lease is renewed while work runs."""
+        async with contextlib.AsyncExitStack() as term:
+            leads = False
+            while not stop.is_set():
+                # If the election fails with an error, this process remains leader or follower.
+                elected = await self._attempt("leader election failed", self._leader.leads, leads)
+                if elected and not leads:
+                    await term.enter_async_context(running(self._do_work))
+                elif leads and not elected:
+                    await term.aclose()
+                leads = elected
+                await wait_for_stop(stop, self._leader.seconds / 3)
+        with contextlib.suppress(Unavailable):
+            await self._leader.resign()
+
+    async def _do_work(self, stop: asyncio.Event) -> None:
+        due_at = [float("-inf")] * len(self._work)
+        failed = "periodic work failed"
+        while not stop.is_set():
+            for index, work in enumerate(self._work):
+                if time.monotonic() >= due_at[index] and not stop.is_set():
+                    pause = await self._attempt(failed, work.run, work.retry_seconds, work=work.name)
+                    due_at[index] = pause + time.monotonic()
+            await wait_for_stop(stop, min(due_at) - time.monotonic())
+        for work in self._work:
+            if work.finish is not None:
+                await self._attempt(failed, work.finish, None, work=work.name)
+
+    async def _attempt(
+        self, on_failure: str, action: Callable[[], Awaitable[T]], default: T, **fields: str
+    ) -> T:
+        """Run an action. If it fails, log `on_failure` with the fields, and return the default."""
+        try:
+            return await action()
+        except Exception as failure:  # noqa: BLE001 - a failure must not stop the loop or other work
+            self._log(on_failure, failure, **fields)
+            return default
+
+    def _log(self, event: str, failure: Exception, **fields: str) -> None:
+        fields["lease"] = self._leader.name
+        if isinstance(failure, StoreFault):
+            logger.error(event, error=failure.reason, **fields)
+        elif isinstance(failure, Unavailable):
+            logger.warning(event, error=failure.message, cause=repr(failure.__cause__), **fields)
+        elif isinstance(failure, ClustercertError):
+            logger.error(event, error=failure.message, **fields)
+        else:
+            logger.error(event, exc_info=failure, **fields)

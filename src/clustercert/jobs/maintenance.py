@@ -1,0 +1,44 @@
+"""Periodic work on stored data: expired credentials, published checkpoints, certificate checks, old events."""
+
+from datetime import timedelta
+
+from clustercert.audit.certificate_scrubber import BATCH_SIZE, CertificateScrubber
+from clustercert.audit.publishing import CheckpointPublisher
+from clustercert.audit.retention import Retention
+from clustercert.identity import Identity
+from clustercert.jobs.leader_job import PeriodicWork, every
+from clustercert.model import Actor, utc_now
+
+PRUNE_SECONDS = 3600.0
+# Seconds between two steps while there is more to do.
+NEXT_STEP_SECONDS = 1.0
+
+
+def credential_pruning(identity: Identity) -> PeriodicWork:
+    """Delete expired tokens and temporary access keys."""
+    return every(PRUNE_SECONDS, "prune credentials", identity.prune)
+
+
+def checkpoint_publishing(publisher: CheckpointPublisher, interval: timedelta) -> PeriodicWork:
+    """Publish the newest checkpoint if the audit log has grown."""
+    return every(interval.total_seconds(), "publish checkpoints", publisher.publish)
+
+
+def certificate_checking(scrubber: CertificateScrubber, interval: timedelta) -> PeriodicWork:
+    """Check all stored certificates in steps, then pause for the interval."""
+
+    async def check() -> float:
+        checked = await scrubber.step()
+        return NEXT_STEP_SECONDS if checked.count == BATCH_SIZE else interval.total_seconds()
+
+    return PeriodicWork("check certificates", check)
+
+
+def event_pruning(retention: Retention, keep: timedelta) -> PeriodicWork:
+    """Delete audit events that are older than `keep`."""
+
+    async def prune() -> float:
+        pruned = await retention.prune(utc_now() - keep, actor=Actor.service())
+        return NEXT_STEP_SECONDS if pruned else PRUNE_SECONDS
+
+    return PeriodicWork("prune audit events", prune)

@@ -1,0 +1,56 @@
+"""Seals new events into the audit log, within a second or two."""
+
+import contextlib
+from collections.abc import Iterator
+
+from clustercert.audit.sealer import MAX_BATCH, LogSealer
+from clustercert.jobs.leader_job import PeriodicWork, every
+from clustercert.model.errors import Unavailable
+from clustercert.observability import metrics
+
+# Longest and shortest pause between two batches.
+SEAL_SECONDS = 1.0
+SHORTEST_SEAL_SECONDS = 0.005
+THIN_SECONDS = 3600
+
+
+def sealing(sealer: LogSealer) -> list[PeriodicWork]:
+    """Create the job that seals new events and thins out old checkpoints. When stopped, it seals all waiting events."""
+    pause = SEAL_SECONDS
+
+    async def seal() -> float:
+        nonlocal pause
+        # If sealing fails, the next pause is the longest one.
+        last, pause = pause, SEAL_SECONDS
+        with _failures_counted():
+            pause = until_next_seal(last, await sealer.seal())
+        return pause
+
+    async def seal_all() -> None:
+        with _failures_counted():
+            await sealer.seal_all()
+
+    return [
+        PeriodicWork("seal events", seal, SEAL_SECONDS, finish=seal_all),
+        every(THIN_SECONDS, "thin out checkpoints", sealer.thin_checkpoints),
+    ]
+
+
+@contextlib.contextmanager
+def _failures_counted() -> Iterator[None]:
+    try:
+        yield
+    except Exception as failure:
+        reason = "unavailable" if isinstance(failure, Unavailable) else "other"
+        metrics.SEALING_FAILURES.labels(reason).inc()
+        raise
+
+
+def until_next_seal(seconds: float, sealed: int) -> float:
+    """Compute the pause before the next batch from the last pause and the last number of sealed events.
+
+    Each batch has a fixed cost, so small batches are wasteful. But sealing a large backlog at once delays all writers.
+    """
+    if sealed == MAX_BATCH:
+        return max(SHORTEST_SEAL_SECONDS, seconds / 4)
+    return min(SEAL_SECONDS, seconds * 1.25) if sealed < MAX_BATCH / 2 else seconds

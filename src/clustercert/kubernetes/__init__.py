@@ -1,0 +1,1 @@
+"""Kubernetes API servers: API client, manifests, webhooks, and enforcement of revocations."""

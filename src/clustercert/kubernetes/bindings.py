@@ -1,0 +1,176 @@
+"""Per-credential RBAC: each certificate has only its credential group, and one ClusterRoleBinding for that group.
+
+Deleting the binding removes the certificate's rights, and the API server needs no flags for this. The certificate must
+not have the policy's groups, because their bindings would still give it rights.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from http import HTTPStatus
+
+import structlog
+
+from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
+from clustercert.kubernetes.manifests import MANAGED_BY
+from clustercert.kubernetes.manifests.rbac import cluster_role_binding
+from clustercert.kubernetes.service_access import Access
+from clustercert.model import (
+    CREDENTIAL_PREFIX,
+    CertificateRecord,
+    Cluster,
+    Grant,
+    JsonObject,
+    credential_group,
+    rfc3339,
+)
+from clustercert.model.errors import ClustercertError, RemoteFailed
+from clustercert.observability import metrics
+from clustercert.policy.credential_roles import bound_grant
+
+logger = structlog.get_logger()
+
+FINGERPRINT_ANNOTATION = "clustercert/fingerprint"
+NOT_AFTER_ANNOTATION = "clustercert/not-after"
+
+BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
+_SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
+_PAGE = "500"
+# Enough for 200,000 bindings, more than any cluster has.
+_MAX_PAGES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The ClusterRoleBinding of one certificate.
+
+    Attributes:
+        role: the name of the ClusterRole.
+        fingerprint: the certificate's fingerprint, lower-case hex.
+    """
+
+    credential_number: str
+    role: str
+    fingerprint: str
+    not_after: datetime
+
+    @property
+    def name(self) -> str:
+        """The name of the binding, and of the group in it."""
+        return credential_group(self.credential_number)
+
+    def document(self) -> JsonObject:
+        """Return the ClusterRoleBinding as a Kubernetes object."""
+        annotations = {
+            FINGERPRINT_ANNOTATION: self.fingerprint,
+            NOT_AFTER_ANNOTATION: rfc3339(self.not_after),
+        }
+        return cluster_role_binding(self.name, self.name, self.role, annotations)
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """Applies per-credential RBAC to certificates that are being issued."""
+
+    access: Access
+
+    def apply_credential_group(self, cluster: Cluster, grant: Grant) -> Grant:
+        """Return the grant for a cluster with per-credential RBAC; see `bound_grant`. Raises Forbidden."""
+        roles = cluster.options.credential_roles
+        return bound_grant(grant, roles) if roles else grant
+
+    def binding(
+        self, cluster: Cluster, record: CertificateRecord
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Create the certificate's binding, if it needs one, before the `with` block. Delete it if the block fails.
+
+        If the process crashes in the block, `sync` deletes the binding. Raises RemoteFailed or Unavailable.
+        """
+        role = (cluster.options.credential_roles or {}).get(record.rule or "")
+        number = record.credential_number
+        if role is None or number is None or record.groups:
+            return contextlib.nullcontext()
+        return self._bind_during(cluster, Binding(number, role, record.fingerprint.hex(), record.not_after))
+
+    @contextlib.asynccontextmanager
+    async def _bind_during(self, cluster: Cluster, binding: Binding) -> AsyncIterator[None]:
+        with metrics.enforcing("bind"):
+            await self.access.call(cluster, lambda api: bind(api, binding))
+        try:
+            yield
+        except Exception:
+            await self._unbind(cluster, binding.name)
+            raise
+
+    async def _unbind(self, cluster: Cluster, name: str) -> None:
+        """Delete the binding of a certificate that was not recorded. Logs a failure: `sync` will delete the binding."""
+        try:
+            with metrics.enforcing("unbind"):
+                await self.access.call(cluster, lambda api: unbind(api, name))
+        except ClustercertError as failure:
+            logger.warning(
+                "deleting a binding failed, will be retried",
+                cluster=cluster.id,
+                name=name,
+                cause=repr(failure),
+            )
+
+
+async def bind(api: KubeApi, binding: Binding) -> None:
+    """Create a binding. Succeeds if the same binding exists. Raises RemoteFailed or Unavailable."""
+    document = binding.document()
+    try:
+        await api.create(BINDINGS_PATH, document)
+    except Refused as refused:
+        if refused.http_status != HTTPStatus.CONFLICT:
+            raise
+        existing = await api.get(f"{BINDINGS_PATH}/{segment(binding.name)}")
+        if _effect(existing) != _effect(document):
+            raise RemoteFailed(
+                f"The cluster has a different ClusterRoleBinding with the name {binding.name}. Tell the operator."
+            ) from refused
+
+
+async def unbind(api: KubeApi, name: str) -> None:
+    """Delete a binding if it exists. Raises RemoteFailed or Unavailable."""
+    await api.delete(f"{BINDINGS_PATH}/{segment(name)}")
+
+
+async def list_fingerprints(api: KubeApi) -> dict[str, str]:
+    """Return the fingerprint (lower-case hex, or empty) of each certificate binding in the cluster, by name.
+
+    Raises RemoteFailed or Unavailable.
+    """
+    found: dict[str, str] = {}
+    parameters = {"labelSelector": _SELECTOR, "limit": _PAGE}
+    for _ in range(_MAX_PAGES):
+        page = await api.get(BINDINGS_PATH, parameters)
+        found |= dict(_fingerprints(page))
+        metadata = page.get("metadata")
+        next_page = metadata.get("continue") if isinstance(metadata, dict) else None
+        if not next_page:
+            return found
+        parameters = parameters | {"continue": str(next_page)}
+    raise RemoteFailed("The cluster has too many bindings of certificates. Tell the operator.")
+
+
+def _fingerprints(page: JsonObject) -> list[tuple[str, str]]:
+    """Return name and fingerprint of each certificate binding. Skips other bindings with this service's label."""
+    try:
+        named = [(item["metadata"]["name"], item["metadata"]) for item in page["items"]]  # type: ignore[attr-defined] # TypeError is caught
+        return [
+            (str(name), str((metadata.get("annotations") or {}).get(FINGERPRINT_ANNOTATION, "")))
+            for name, metadata in named
+            if str(name).startswith(CREDENTIAL_PREFIX)
+        ]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise RemoteFailed(UNEXPECTED_RESPONSE) from error
+
+
+def _effect(document: JsonObject) -> tuple[object, ...]:
+    """Return the parts that must be equal in two bindings of the same certificate."""
+    metadata = document.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    fingerprint = annotations.get(FINGERPRINT_ANNOTATION) if isinstance(annotations, dict) else None
+    return document.get("roleRef"), document.get("subjects"), fingerprint

@@ -1,0 +1,210 @@
+"""kube-apiserver's AuthorizationConfiguration for this service, and the kubeconfigs of its webhooks.
+
+The times were measured on kube-apiserver 1.32.13 and 1.36.2.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import cast
+
+from clustercert.kubernetes.manifests import to_yaml
+from clustercert.kubernetes.manifests.authorization_flags import FIRST_WITH_CONFIGURATION, FIRST_WITH_V1
+from clustercert.kubernetes.manifests.cel import has_credential_group, has_x509, in_groups, is_exempt
+from clustercert.model import JsonObject
+from clustercert.model.choices import FailurePolicy, WebhookMode
+from clustercert.model.kubernetes import MASTERS, OUR_PREFIX
+
+AUTHORIZER = "clustercert"
+"""The name of this service in an AuthorizationConfiguration."""
+
+# No certificate of this service has more groups.
+MANY_GROUPS = 128
+
+_TTL_COMMENT = """\
+clustercert answers "denied" or "no opinion", never "allowed". RBAC still decides what a user may do.
+
+unauthorizedTTL  How long the API server caches both answers. A revoked certificate may work for this time, plus one
+                 second until all workers of clustercert know the revocation. Measured with 2s: a certificate in use
+                 was denied 1.2 seconds after its revocation. A longer time saves calls. Undoing a revocation takes as
+                 long. "0s" means the default of 30s.
+                 From Kubernetes 1.34 on, `cacheUnauthorizedRequests: false` turns this cache off. Measured on 1.36: a
+                 certificate was denied after 0.06 seconds. Kubernetes 1.32 rejects a file with that field and keeps
+                 the old configuration.
+authorizedTTL    How long the API server caches "allowed". clustercert never answers that. It is short in case another
+                 program answers at the same address.
+failurePolicy    What happens while clustercert does not answer."""
+
+_FAILURE = {
+    "NoOpinion": """\
+                 NoOpinion: RBAC decides alone. Nobody is locked out, but revoked certificates work while clustercert
+                 is down or blocked.""",
+    "Deny": """\
+                 Deny: callers that match the conditions below get HTTP 500 while clustercert is down. If clustercert
+                 runs in this cluster, these callers can't repair it: see README.md.""",
+}
+
+_MATCH_CONDITIONS = {
+    "default": """\
+matchConditions  Which callers the API server asks about: those with a certificate of clustercert. It has a group with
+                 the prefix clustercert:credential:. There are no calls for nodes, service accounts and anonymous
+                 health checks.""",
+    "known-only": """\
+matchConditions  Which callers the API server asks about: those with a client certificate (needs Kubernetes 1.32),
+                 unless all their groups match the cluster's exemptions. Without groups, the user name has to match.
+                 There are no calls for service accounts and anonymous health checks.""",
+}
+
+_OLDER = """\
+                 Some certificates without that group are valid until {until}.
+                 Until then the API server also asks about callers with a client certificate in a group of the policy.
+                 Write the files again after that time."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookConfig:
+    """When and how an API server calls the authorization webhook.
+
+    Attributes:
+        mode: in mode "known-only", the API server also calls the webhook for certificates from other issuers.
+        groups: the Kubernetes groups that the policy grants, and further groups to call the webhook for.
+        templates: the templates of the policy's groups, which `known-only` does not exempt either.
+        unnumbered_until: when the last certificate without a credential group expires; `None` if there is none.
+        exemptions: patterns for the users and groups that `known-only` exempts.
+        kubeconfig: the path of the webhook's kubeconfig on the control plane.
+        authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them, such as 2s or 1m30s.
+        minor: the minor version of Kubernetes; `None` for 1.32 or newer.
+    """
+
+    mode: WebhookMode
+    groups: tuple[str, ...]
+    unnumbered_until: datetime | None
+    exemptions: tuple[str, ...]
+    kubeconfig: str
+    failure_policy: FailurePolicy = "NoOpinion"
+    authorized_ttl: str = "5s"
+    unauthorized_ttl: str = "2s"
+    timeout: str = "3s"
+    minor: int | None = None
+    templates: tuple[str, ...] = ()
+
+    @property
+    def uses_flags(self) -> bool:
+        """Whether the API server is configured by flags instead of an AuthorizationConfiguration."""
+        return self.minor is not None and self.minor < FIRST_WITH_CONFIGURATION
+
+    @property
+    def configuration_version(self) -> str:
+        """The `apiVersion` of the AuthorizationConfiguration."""
+        is_beta = self.minor is not None and self.minor < FIRST_WITH_V1
+        return f"apiserver.config.k8s.io/{'v1beta1' if is_beta else 'v1'}"
+
+
+def authorization_comment(webhook: WebhookConfig) -> str:
+    """Return the comment at the top of the AuthorizationConfiguration, which explains its settings."""
+    lines = [_TTL_COMMENT, _FAILURE[webhook.failure_policy], _MATCH_CONDITIONS[webhook.mode]]
+    if webhook.mode == "default" and webhook.unnumbered_until is not None:
+        lines.append(_OLDER.format(until=f"{webhook.unnumbered_until:%Y-%m-%d %H:%M} UTC"))
+    return "\n".join(lines)
+
+
+def authorization_configuration(webhook: WebhookConfig, previous: JsonObject | None = None) -> JsonObject:
+    """The file for --authorization-config: this service first, then Node and RBAC as in kubeadm.
+
+    Args:
+        previous: the previous file. Its other fields and authorizers are kept.
+    """
+    base = _DEFAULT if previous is None else previous
+    authorizers = cast("list[dict[str, dict[str, object]]]", base["authorizers"])
+    merged = [
+        {**each, "webhook": {**each["webhook"], **_webhook(webhook)}} if is_ours(each) else each
+        for each in authorizers
+    ]
+    version = {"apiVersion": webhook.configuration_version} if webhook.minor is not None else {}
+    return {**base, **version, "authorizers": merged}
+
+
+_DEFAULT: JsonObject = {
+    "apiVersion": "apiserver.config.k8s.io/v1",
+    "kind": "AuthorizationConfiguration",
+    "authorizers": [
+        {"type": "Webhook", "name": AUTHORIZER, "webhook": {}},
+        {"type": "Node", "name": "node"},
+        {"type": "RBAC", "name": "rbac"},
+    ],
+}
+
+
+def is_ours(authorizer: Mapping[str, object]) -> bool:
+    """Whether an entry of an AuthorizationConfiguration is for this service."""
+    return authorizer.get("type") == "Webhook" and authorizer.get("name") == AUTHORIZER
+
+
+def _webhook(webhook: WebhookConfig) -> JsonObject:
+    return {
+        "authorizedTTL": webhook.authorized_ttl,
+        "unauthorizedTTL": webhook.unauthorized_ttl,
+        "timeout": webhook.timeout,
+        "subjectAccessReviewVersion": "v1",
+        "matchConditionSubjectAccessReviewVersion": "v1",
+        "failurePolicy": webhook.failure_policy,
+        "connectionInfo": {"type": "KubeConfigFile", "kubeConfigFile": webhook.kubeconfig},
+        "matchConditions": [{"expression": each} for each in match_conditions(webhook)],
+    }
+
+
+def match_conditions(webhook: WebhookConfig) -> Sequence[str]:
+    """CEL conditions on `request`, the spec of a SubjectAccessReview. The webhook is called if all are true."""
+    # API servers never call a webhook for system:masters.
+    others = [group for group in webhook.groups if group != MASTERS and not group.startswith(OUR_PREFIX)]
+    # Kubernetes limits the cost of a condition. So callers with very many groups match without a test of each group.
+    numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
+    certificate = has_x509("request.extra")
+    if webhook.mode == "known-only":
+        ours = [group for group in webhook.groups if not group.startswith(OUR_PREFIX)]
+        return (
+            f"{numbered} || ({certificate} && !{is_exempt(webhook.exemptions, (*ours, *webhook.templates))})",
+        )
+    if webhook.unnumbered_until is None:
+        return (numbered,)
+    return (f"{numbered} || ({certificate} && {in_groups(others, [OUR_PREFIX])})",)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookClient:
+    """The certificate and key with which an API server connects, in PEM."""
+
+    certificate_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+def webhook_kubeconfig(
+    url: str, ca_pem: bytes | None, token: str, client: WebhookClient | None = None
+) -> str:
+    """Return a webhook's kubeconfig in YAML. It contains secrets, so write it with mode 0600.
+
+    Args:
+        ca_pem: the CA of the service's TLS certificate; `None` for the CAs of the control plane's operating system.
+        client: `None` if the service requires no client certificate.
+    """
+    authority = {"certificate-authority-data": _base64(ca_pem)} if ca_pem else {}
+    identity = {}
+    if client is not None:
+        identity = {
+            "client-certificate-data": _base64(client.certificate_pem),
+            "client-key-data": _base64(client.key_pem),
+        }
+    document: JsonObject = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "clustercert", "cluster": {"server": url, **authority}}],
+        "users": [{"name": "kube-apiserver", "user": {"token": token, **identity}}],
+        "contexts": [{"name": "webhook", "context": {"cluster": "clustercert", "user": "kube-apiserver"}}],
+        "current-context": "webhook",
+    }
+    return to_yaml([document])
+
+
+def _base64(pem: bytes) -> str:
+    return base64.b64encode(pem).decode()

@@ -1,0 +1,73 @@
+"""Conditions in the Common Expression Language, as kube-apiserver evaluates them.
+
+Source: https://github.com/google/cel-spec/blob/master/doc/langdef.md; Kubernetes, "Common Expression Language".
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from clustercert.model import CREDENTIAL_PREFIX
+from clustercert.model.kubernetes import CREDENTIAL_ID, GROUPS_OF_EVERYBODY, OUR_PREFIX, X509_ID
+from clustercert.policy.exemptions import template_prefixes
+from clustercert.policy.templates import is_template
+
+_WILDCARD = "*"
+
+
+def string(text: str) -> str:
+    """Return a string literal. CEL lacks JSON's surrogate pairs, so non-ASCII characters are not escaped."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def strings(texts: Iterable[str]) -> str:
+    """Return a list literal of strings."""
+    return "[" + ", ".join(string(text) for text in texts) + "]"
+
+
+def has_x509(extra: str) -> str:
+    """Return a condition: the extra fields (an expression) name a client certificate.
+
+    First tests for the key: in CEL a missing key is an error, which denies the request if the failure policy is Deny.
+    """
+    key = string(CREDENTIAL_ID)
+    return f"has({extra}) && {key} in {extra} && {extra}[{key}].exists(c, c.startsWith({string(X509_ID)}))"
+
+
+def in_groups(names: Sequence[str], prefixes: Sequence[str]) -> str:
+    """Return a condition: the user has one of the groups, or a group with one of the prefixes."""
+    return f"request.groups.exists(g, {_is_one_of('g', names, prefixes)})"
+
+
+def has_credential_group(groups: str) -> str:
+    """Return a condition: the groups (an expression) contain a credential group."""
+    return f"{groups}.exists(g, g.startsWith({string(CREDENTIAL_PREFIX)}))"
+
+
+def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
+    """Return a condition like `policy.exemptions`: all groups match a pattern; without groups, the user name does.
+
+    A pattern is a name, or a prefix and an asterisk. Groups that every caller has are ignored. This service's user
+    name and groups, and the policy's groups and the names from its templates, are never exempt.
+    """
+    all_patterns = list(patterns)
+    names = [pattern for pattern in all_patterns if not pattern.endswith(_WILDCARD)]
+    prefixes = [pattern.removesuffix(_WILDCARD) for pattern in all_patterns if pattern.endswith(_WILDCARD)]
+    if not all_patterns:
+        return "false"
+    of_everybody = f"g in {strings(GROUPS_OF_EVERYBODY)}"
+    ours_by_prefix = [OUR_PREFIX, *template_prefixes(policy_groups)]
+    our_names = [group for group in policy_groups if not is_template(group)]
+    our_groups = [group for group in our_names if group not in GROUPS_OF_EVERYBODY]
+    user = _is_one_of("request.user", names, prefixes)
+    ours = _is_one_of("request.user", our_names, ours_by_prefix)
+    group = _is_one_of("g", names, prefixes)
+    return (
+        f"(!({ours}) && !{in_groups(our_groups, ours_by_prefix)}"
+        f" && request.groups.all(g, {of_everybody} || {group})"
+        f" && (request.groups.exists(g, !({of_everybody})) || {user}))"
+    )
+
+
+def _is_one_of(subject: str, names: Sequence[str], prefixes: Sequence[str]) -> str:
+    is_named = [f"{subject} in {strings(names)}"] if names else []
+    return " || ".join([*is_named, *(f"{subject}.startsWith({string(prefix)})" for prefix in prefixes)])

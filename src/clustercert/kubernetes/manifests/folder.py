@@ -1,0 +1,132 @@
+"""Writes the contents of the files that an operator copies to a control plane or applies to a cluster."""
+
+from collections.abc import Iterable
+
+from clustercert.kubernetes.manifests import admission, commented, rbac, to_yaml
+from clustercert.kubernetes.manifests.authorization import (
+    authorization_comment,
+    authorization_configuration,
+    webhook_kubeconfig,
+)
+from clustercert.kubernetes.manifests.readme import readme
+from clustercert.kubernetes.manifests.setup import (
+    ADMISSION,
+    AUDIT_POLICY,
+    AUDIT_WEBHOOK,
+    AUTHORIZATION,
+    CLIENT_CA,
+    KUBEADM,
+    RBAC,
+    README,
+    SERVICE_ACCESS,
+    WEBHOOK,
+    Setup,
+)
+from clustercert.model import JsonObject
+from clustercert.model.kubernetes import MASTERS
+
+_AUDIT_COMMENT = """\
+clustercert reads from the audit events which client certificates are used. Only audit events show certificates of
+system:masters. The level Metadata is enough. If the API server has an audit policy already, keep it, and make sure that
+it logs these requests at Metadata or a higher level."""
+_KUBEADM_COMMENT = """\
+Merge this into kubeadm's ClusterConfiguration: see README.md. In kubeadm.k8s.io/v1beta3 extraArgs is a map: write
+`client-ca-file: …` instead of `- name: client-ca-file` and `value: …`."""
+_KUBEADM_V1BETA3_COMMENT = "Merge this into kubeadm's ClusterConfiguration: see README.md."
+_CLIENT_CA_COMMENT = """\
+The client CAs of the cluster {name}. Add them to the CAs in the API server's --client-ca-file. Never replace those:
+nodes and the control plane authenticate with their certificates.
+"""
+
+
+def files(setup: Setup) -> dict[str, str]:
+    """Return the content of each file, by name. Only files that end in .kubeconfig contain the token."""
+    options = setup.cluster.options
+    roles = (options.credential_roles or {}).values()
+    written = {
+        CLIENT_CA: commented(
+            _CLIENT_CA_COMMENT.format(name=setup.cluster.name), setup.client_cas_pem.decode()
+        ),
+        WEBHOOK: _kubeconfig(setup, "authorize"),
+        RBAC: _rbac(setup),
+        KUBEADM: commented(
+            _KUBEADM_V1BETA3_COMMENT if setup.webhook.uses_flags else _KUBEADM_COMMENT,
+            to_yaml([kubeadm_patch(setup)]),
+        ),
+    }
+    if not setup.webhook.uses_flags:
+        written[AUTHORIZATION] = commented(
+            authorization_comment(setup.webhook),
+            to_yaml([authorization_configuration(setup.webhook, setup.previous_authorization)]),
+        )
+    if setup.audit:
+        written[AUDIT_POLICY] = commented(_AUDIT_COMMENT, to_yaml([audit_policy(setup.webhook.groups)]))
+        written[AUDIT_WEBHOOK] = _kubeconfig(setup, "audit-events")
+    if options.admission:
+        written[ADMISSION] = to_yaml(admission.admission())
+    if options.admission or roles:
+        storage = () if options.admission else admission.storage()
+        written[SERVICE_ACCESS] = to_yaml([*storage, *rbac.service_access(roles)])
+    written[README] = readme(setup, written)
+    return written
+
+
+def kubeadm_patch(setup: Setup) -> JsonObject:
+    """The part to merge into kubeadm's ClusterConfiguration."""
+    # v1beta4, where the arguments are a list, needs kubeadm 1.31 or newer.
+    is_older = setup.webhook.uses_flags
+    arguments = [{"name": flag, "value": path} for flag, path in setup.flags.items()]
+    return {
+        "apiVersion": f"kubeadm.k8s.io/{'v1beta3' if is_older else 'v1beta4'}",
+        "kind": "ClusterConfiguration",
+        "apiServer": {
+            "extraArgs": dict(setup.flags) if is_older else arguments,
+            # Mount the folder: a single mounted file keeps its old content after a new file is renamed over it.
+            "extraVolumes": [
+                {
+                    "name": "clustercert",
+                    "hostPath": setup.folder,
+                    "mountPath": setup.folder,
+                    "readOnly": True,
+                    "pathType": "Directory",
+                }
+            ],
+        },
+    }
+
+
+def audit_policy(groups: Iterable[str]) -> JsonObject:
+    """A minimal policy that logs all use of client certificates except the cluster's own traffic.
+
+    The first matching rule applies. So members of system:masters and of the policy's groups are logged, even if they
+    are in other groups too.
+    """
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "Metadata", "userGroups": list(dict.fromkeys([MASTERS, *groups]))},
+            {
+                "level": "None",
+                "userGroups": ["system:nodes", "system:serviceaccounts", "system:unauthenticated"],
+            },
+            {"level": "Metadata"},
+        ],
+    }
+
+
+def _kubeconfig(setup: Setup, endpoint: str) -> str:
+    url = f"{setup.service_url}/clustercert/v1/kubernetes/clusters/{setup.cluster.id}/{endpoint}"
+    return webhook_kubeconfig(url, setup.service_ca_pem, setup.token, setup.client)
+
+
+def _rbac(setup: Setup) -> str:
+    written = [*rbac.bindings(setup.bound), *setup.other_rbac]
+    documents = to_yaml(written) if written else ""
+    if not setup.unbound:
+        return documents
+    groups = ", ".join(setup.unbound)
+    return commented(
+        f"Not bound here: {groups}. Bind them yourself, or use --bind GROUP=CLUSTERROLE.", documents
+    )

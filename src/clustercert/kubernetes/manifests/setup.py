@@ -1,0 +1,75 @@
+"""The names of the files of a setup, and the values that they contain."""
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clustercert.kubernetes.manifests.authorization import WebhookClient, WebhookConfig
+from clustercert.kubernetes.manifests.authorization_flags import authorization_flags
+from clustercert.model import Cluster, JsonObject
+
+CLIENT_CA = "client-ca.pem"
+AUTHORIZATION = "authorization-config.yaml"
+WEBHOOK = "webhook.kubeconfig"
+AUDIT_POLICY = "audit-policy.yaml"
+AUDIT_WEBHOOK = "audit-webhook.kubeconfig"
+RBAC = "rbac.yaml"
+ADMISSION = "admission.yaml"
+SERVICE_ACCESS = "service-access.yaml"
+KUBEADM = "kubeadm.yaml"
+README = "README.md"
+
+# In the order in which README.md names them.
+FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
+FOR_CLUSTER = (RBAC, ADMISSION, SERVICE_ACCESS)
+NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README)
+"""All file names that `folder.files` can return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The values in the files of one cluster.
+
+    Attributes:
+        client_cas_pem: the client CAs to add to the API server's bundle.
+        service_url: the address of this service for the API server, without a trailing slash.
+        service_ca_pem: the CA of the service's TLS certificate; `None` if the control plane trusts it already.
+        client: the certificate and key with which the API server connects; `None` if it needs none; secret.
+        token: one of the cluster's webhook tokens; secret.
+        folder: the absolute path of the folder on the control plane.
+        bound: the ClusterRole to bind to each group.
+        unbound: the policy's groups without a ClusterRole.
+        audit: whether the API server sends audit events.
+        previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
+        other_rbac: documents that an operator added to the RBAC bindings.
+    """
+
+    cluster: Cluster
+    client_cas_pem: bytes
+    service_url: str
+    service_ca_pem: bytes | None
+    token: str
+    folder: str
+    webhook: WebhookConfig
+    bound: Mapping[str, str]
+    unbound: tuple[str, ...]
+    audit: bool
+    client: WebhookClient | None = None
+    previous_authorization: JsonObject | None = None
+    other_rbac: tuple[JsonObject, ...] = ()
+
+    @property
+    def client_ca_bundle(self) -> str:
+        """The path of the file with the API server's previous client CAs and those of this service."""
+        return posixpath.join(self.folder, "client-ca-bundle.pem")
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """The flags of kube-apiserver, without the leading dashes."""
+        paths = {"client-ca-file": self.client_ca_bundle}
+        if not self.webhook.uses_flags:
+            paths["authorization-config"] = AUTHORIZATION
+        if self.audit:
+            paths |= {"audit-policy-file": AUDIT_POLICY, "audit-webhook-config-file": AUDIT_WEBHOOK}
+        flags = {flag: posixpath.join(self.folder, path) for flag, path in paths.items()}
+        return {**flags, **(authorization_flags(self.webhook) if self.webhook.uses_flags else {})}

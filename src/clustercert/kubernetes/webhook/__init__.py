@@ -1,0 +1,41 @@
+"""The webhooks that API servers call.
+
+The authorization webhook denies credentials. The audit webhook receives audit events, which show their use.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from datetime import datetime
+
+from clustercert.kubernetes.webhook.audit_batches import AuditBatches
+from clustercert.kubernetes.webhook.authorization import Authorization
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.recognition import Recognition
+from clustercert.kubernetes.webhook.tokens import WebhookTokens
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_usage import CredentialUsageQueries
+from clustercert.store.engine.database import Database
+from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.webhook_tokens import WebhookTokenQueries
+
+__all__ = ["Webhook"]
+
+
+class Webhook:
+    """Processes the requests to both webhooks. Create one instance per event loop."""
+
+    def __init__(
+        self, database: Database, now: Callable[[], datetime], policy_groups: Collection[str]
+    ) -> None:
+        self.feed = RevocationFeed(database)
+        recognition = Recognition(CredentialCache(database, self.feed, now=now))
+        self.tokens = WebhookTokens(WebhookTokenQueries(database), self.feed, now)
+        self.credential_usage = CredentialUsage(CredentialUsageQueries(database), now, policy_groups)
+        self.authorization = Authorization(recognition, self.credential_usage, now, policy_groups)
+        self.audit_batches = AuditBatches(recognition, self.credential_usage, database, now)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Follow revocations and record the use of credentials, until `stop` is set."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.feed.watch(stop))
+            group.create_task(self.credential_usage.watch(stop))

@@ -1,0 +1,155 @@
+"""Use case: record which credentials were used, from the audit events that a kube-apiserver sends.
+
+Batches may have any size. A kube-apiserver drops a batch after a few failed attempts, so the readable events of an
+invalid batch are recorded too.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from clustercert.kubernetes.webhook.audit_events import AuditedRequest, EventListParser
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.json_tokens import IncompleteJson
+from clustercert.kubernetes.webhook.observed_use import ObservedUse, Reporter
+from clustercert.kubernetes.webhook.recognition import Recognition
+from clustercert.model import Actor, Origin
+from clustercert.model.errors import InvalidRequest, RequestTimeout, Unavailable
+from clustercert.model.events.operation import AuditBatchRefused
+from clustercert.observability import metrics
+from clustercert.store.engine.database import Database
+from clustercert.store.webhook_tokens import ClusterWebhookConfig
+
+if TYPE_CHECKING:
+    from clustercert.kubernetes.webhook.review import Identity
+
+logger = structlog.get_logger()
+
+# Bytes parsed at a time: about a thousand events, which take ten milliseconds.
+CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch that is still being received."""
+
+    webhook_config: ClusterWebhookConfig
+    origin: Origin
+    parser: EventListParser = field(default_factory=EventListParser)
+    bytes_read: int = 0
+
+    def parse(self, chunk: bytes, *, last: bool) -> InvalidRequest | None:
+        """Parse a chunk. Returns an error instead of raising it, so that the events before it can be recorded first."""
+        self.bytes_read += len(chunk)
+        try:
+            self.parser.feed(chunk)
+            if last:
+                self.parser.close()
+        except InvalidRequest as refusal:
+            return refusal
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditBatches:
+    """Reads batches of audit events. Create one instance per event loop."""
+
+    recognition: Recognition
+    credential_usage: CredentialUsage
+    database: Database
+    now: Callable[[], datetime]
+    # Only one thread parses at a time, because it competes with the event loop.
+    _parsing: asyncio.Semaphore = field(default_factory=asyncio.Semaphore)
+
+    async def take(
+        self, webhook_config: ClusterWebhookConfig, chunks: AsyncIterator[bytes], origin: Origin
+    ) -> None:
+        """Record the events of a batch while it arrives. Records an audit event if a part was unreadable.
+
+        Raises Unavailable, any error that `chunks` raises, and InvalidRequest if the batch is not an EventList.
+        """
+        batch = _Batch(webhook_config, origin)
+        try:
+            await self._read(batch, chunks)
+        except (InvalidRequest, RequestTimeout, asyncio.CancelledError) as error:
+            is_cut_off = not isinstance(error, InvalidRequest) or isinstance(error, IncompleteJson)
+            await self._report(batch, "cut_off" if is_cut_off else "malformed")
+            raise
+        except Unavailable:
+            # The database is down, so record no audit event. The API server sends the batch again.
+            metrics.AUDIT_BATCHES_REFUSED.labels("unavailable").inc()
+            raise
+        if batch.parser.unreadable:
+            await self._report(batch, "unreadable_events")
+
+    async def ingest(
+        self,
+        webhook_config: ClusterWebhookConfig,
+        requests: Iterable[AuditedRequest],
+        origin: Origin,
+        reporter: Reporter = "audit-events",
+    ) -> None:
+        """Record each identity once, with the times of its first and last requests. Raises Unavailable."""
+        # An API server's clock may be ahead of this machine's, so replace later times by the current time.
+        now = self.now()
+        spans: dict[Identity, tuple[datetime, datetime]] = {}
+        for request in requests:
+            at = min(request.at, now)
+            first, last = spans.get(request.identity, (at, at))
+            spans[request.identity] = min(first, at), max(last, at)
+        for identity, (first, last) in spans.items():
+            for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
+                self.credential_usage.note(
+                    ObservedUse(webhook_config, identity, recognized, first, last, origin, reporter)
+                )
+
+    async def _read(self, batch: _Batch, chunks: AsyncIterator[bytes]) -> None:
+        waiting = bytearray()
+        try:
+            async for chunk in chunks:
+                waiting += chunk
+                while len(waiting) >= CHUNK_BYTES:
+                    await self._parse(batch, bytes(waiting[:CHUNK_BYTES]))
+                    del waiting[:CHUNK_BYTES]
+        except RequestTimeout:
+            await self._parse(batch, bytes(waiting))
+            raise
+        await self._parse(batch, bytes(waiting), last=True)
+
+    async def _parse(self, batch: _Batch, chunk: bytes, *, last: bool = False) -> None:
+        async with self._parsing:
+            refusal = await asyncio.to_thread(batch.parse, chunk, last=last)
+        await self.ingest(batch.webhook_config, batch.parser.take_requests(), batch.origin)
+        if refusal is not None:
+            raise refusal
+
+    async def _report(self, batch: _Batch, reason: metrics.AuditBatchRefusal) -> None:
+        """Count and log a batch that was not read completely, and record an audit event."""
+        metrics.AUDIT_BATCHES_REFUSED.labels(reason).inc()
+        event = AuditBatchRefused(
+            at=self.now(),
+            project_id=batch.webhook_config.project_id,
+            actor=Actor(f"cluster:{batch.webhook_config.cluster_id}", batch.origin),
+            subject=batch.webhook_config.cluster_id,
+            cluster_id=batch.webhook_config.cluster_id,
+            reason=reason,
+            bytes_read=batch.bytes_read,
+            events_taken=batch.parser.readable,
+            events_unreadable=batch.parser.unreadable,
+        )
+        logger.warning(
+            "audit batch not read completely",
+            cluster_id=event.cluster_id,
+            reason=reason,
+            bytes_read=event.bytes_read,
+            events_taken=event.events_taken,
+            events_unreadable=event.events_unreadable,
+        )
+        # Suppressed, because the caller raises the batch's error, which the response must report.
+        with contextlib.suppress(Unavailable):
+            await self.database.record(event)

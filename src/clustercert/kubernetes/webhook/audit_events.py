@@ -1,0 +1,222 @@
+"""Parses events of audit.k8s.io/v1 while they arrive: who used which credential, and when. No I/O.
+
+API servers never call the authorization webhook for members of `system:masters`, so only audit events show them. The
+parser stores only the fields that it needs, so that its memory does not depend on the size of other fields.
+Source: kubernetes.io, "Auditing"; staging/src/k8s.io/apiserver/pkg/apis/audit/v1/types.go.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import ijson
+
+from clustercert.kubernetes.webhook.json_tokens import JsonTokens, Token
+from clustercert.kubernetes.webhook.review import Identity, parse_identity
+from clustercert.model import credential_groups, parse_rfc3339
+from clustercert.model.errors import InvalidRequest
+
+API_VERSION = "audit.k8s.io/v1"
+LIST_KIND = "EventList"
+FIRST_KUBERNETES = datetime(2014, 6, 6, tzinfo=UTC)
+# Limit for the `user` object of an event: its characters, plus CHARACTERS_A_TOKEN for each of its JSON tokens.
+MAX_USER = 4 * 1024 * 1024
+CHARACTERS_A_TOKEN = 64
+# Go limits the nesting of JSON from clients to 10,000, so a valid event is not nested this deep.
+MAX_DEPTH = 20_000
+
+_STARTS, _ENDS = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
+
+Reading: TypeAlias = Generator[None, Token, Any]
+"""A generator that receives the tokens of one JSON value, and returns the needed part of the value."""
+Reader: TypeAlias = Callable[[Token], Reading]
+"""A function that reads a value, given the value's first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedRequest:
+    """The sender and time of a request to an API server."""
+
+    identity: Identity
+    at: datetime
+
+
+class _Parser:
+    """Parses a JSON object, and stores the members that have a reader."""
+
+    def __init__(self, readers: Mapping[str, "Reader"]) -> None:
+        self._members: dict[str, Any] = {}
+        readers = {"apiVersion": _scalar, "kind": _scalar, **readers}
+        self._tokens = JsonTokens(_token_receiver(_members(readers, self._members)))
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse the next bytes. Raises InvalidRequest; the requests before the error stay available."""
+        self._tokens.feed(chunk)
+
+    def _close(self, kind: str) -> bool:
+        """Finish parsing. Returns whether the object has this `kind`. Raises InvalidRequest if it is not valid JSON."""
+        self._tokens.close()
+        return (self._members.get("apiVersion"), self._members.get("kind")) == (API_VERSION, kind)
+
+
+class EventListParser(_Parser):
+    """Parses an EventList and collects the requests that used a client certificate.
+
+    Attributes:
+        readable: number of events so far with a valid user and time.
+        unreadable: number of events so far without a valid user or time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"items": self._items})
+        self.readable = self.unreadable = 0
+        self._requests: list[AuditedRequest] = []
+
+    def close(self) -> None:
+        """Finish parsing. Raises InvalidRequest if the document is not an EventList."""
+        if not self._close(LIST_KIND):
+            raise _not_an_event_list()
+
+    def take_requests(self) -> list[AuditedRequest]:
+        """Return the requests parsed since the last call."""
+        requests, self._requests = self._requests, []
+        return requests
+
+    def _items(self, token: Token) -> Reading:
+        # A document may have these fields after the items, so `close` checks them again.
+        head = self._members.get("apiVersion", API_VERSION), self._members.get("kind", LIST_KIND)
+        if head != (API_VERSION, LIST_KIND):
+            raise _not_an_event_list()
+        if token[0] == "null":
+            return
+        if token[0] != "start_array":
+            raise InvalidRequest("items: must be an array of events.")
+        event = _members(_EVENT)
+        while (token := (yield))[0] != "end_array":
+            self._take((yield from event(token)))
+
+    def _take(self, event: Any) -> None:
+        try:
+            request = _audited_request(event)
+        except InvalidRequest:
+            self.unreadable += 1
+            return
+        self.readable += 1
+        if _has_certificate(request):
+            self._requests.append(request)
+
+
+class EventParser(_Parser):
+    """Parses one Event: a line of an audit log."""
+
+    def __init__(self) -> None:
+        super().__init__(_EVENT)
+
+    def close(self) -> AuditedRequest | None:
+        """Return the request, or `None` if it had no client certificate. Raises InvalidRequest if it is no Event."""
+        if not self._close("Event"):
+            raise InvalidRequest(f"The line is not an Event of {API_VERSION}.")
+        request = _audited_request(self._members)
+        return request if _has_certificate(request) else None
+
+
+def _token_receiver(read: Reader) -> Callable[[Token], object]:
+    """Return a function that passes the tokens of a document, one at a time, to the reader of its only value."""
+
+    def reading() -> Reading:
+        yield from read((yield))
+        while True:
+            yield
+
+    receiver = reading()
+    next(receiver)
+    return receiver.send
+
+
+def _skipped(token: Token, depth: int = 0) -> Reading:
+    while True:
+        if token[0] in _STARTS:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise InvalidRequest(f"The JSON has more than {MAX_DEPTH} levels. Send an {LIST_KIND}.")
+        elif token[0] in _ENDS:
+            depth -= 1
+        if not depth:
+            return
+        token = yield
+
+
+def _scalar(token: Token) -> Reading:
+    """Read a string, number, boolean or null. Returns `None` for an object or array."""
+    yield from _skipped(token)
+    return token[1]
+
+
+def _members(readers: Mapping[str, Reader], kept: dict[str, Any] | None = None) -> Reader:
+    """Return a reader for objects. It returns the members named in `readers`, or `None` if the value is not an object.
+
+    If `kept` is given, the reader stores each member there as soon as it is read.
+    """
+
+    def read(token: Token) -> Reading:
+        if token[0] != "start_map":
+            yield from _skipped(token)
+            return None
+        members = {} if kept is None else kept
+        while (member := (yield))[0] != "end_map":
+            name = member[1]
+            if name in readers:
+                members[name] = yield from readers[name]((yield))
+            else:
+                yield from _skipped((yield))
+        return members
+
+    return read
+
+
+def _user(token: Token) -> Reading:
+    """Read the `user` object of an event. Returns `None` if it is larger than MAX_USER."""
+    built, size, depth = ijson.ObjectBuilder(), 0, 0
+    while size <= MAX_USER:
+        kind, value = token
+        built.event(kind, value)
+        size += CHARACTERS_A_TOKEN + (len(value) if isinstance(value, str) else 0)
+        depth += (kind in _STARTS) - (kind in _ENDS)
+        if not depth:
+            return built.value
+        token = yield
+    yield from _skipped(token, depth)
+    return None
+
+
+# Not `impersonatedUser`: the certificate belongs to the real user.
+_EVENT: Mapping[str, Reader] = {"user": _user, "requestReceivedTimestamp": _scalar}
+
+
+def _not_an_event_list() -> InvalidRequest:
+    return InvalidRequest(f"Send an {LIST_KIND} of {API_VERSION}.")
+
+
+def _audited_request(event: Any) -> AuditedRequest:
+    if not isinstance(event, dict):
+        raise InvalidRequest("items: must be an array of events.")
+    user = event.get("user", {})
+    if not isinstance(user, dict):
+        raise InvalidRequest("user: must be an object.")
+    identity = parse_identity(user.get("username"), user.get("groups"), user.get("extra"))
+    return AuditedRequest(identity, _time(event.get("requestReceivedTimestamp")))
+
+
+def _time(text: Any) -> datetime:
+    try:
+        time = parse_rfc3339(text)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest("requestReceivedTimestamp: must be an RFC 3339 time with an offset.") from error
+    if time < FIRST_KUBERNETES:
+        raise InvalidRequest(f"requestReceivedTimestamp: must be after {FIRST_KUBERNETES:%Y-%m-%d}.")
+    return time
+
+
+def _has_certificate(request: AuditedRequest) -> bool:
+    return request.identity.has_certificate or bool(credential_groups(request.identity.groups))

@@ -1,0 +1,111 @@
+"""Use case: deny a credential at a kube-apiserver, or return no opinion. Only RBAC allows a request."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
+
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
+from clustercert.kubernetes.webhook.review import Identity
+from clustercert.model import Origin, rfc3339
+from clustercert.observability import metrics
+from clustercert.policy.exemptions import is_exempt
+from clustercert.store.webhook_tokens import ClusterWebhookConfig
+
+Outcome = Literal["no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "too_large"]
+
+_GET_ONE = "Get one with `clustercert kubeconfig get`."
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The response to a SubjectAccessReview.
+
+    Attributes:
+        reason: why the credential is denied, written for its holder; `None` for no opinion.
+    """
+
+    outcome: Outcome
+    reason: str | None = None
+
+
+NO_OPINION = Decision("no_opinion")
+UNKNOWN = Decision(
+    "unknown", f"This cluster accepts only certificates that clustercert issued for it. {_GET_ONE}"
+)
+NOT_RECORDED = Decision(
+    "unknown", f"This certificate is not in the ledger of this clustercert installation. {_GET_ONE}"
+)
+ALTERED = Decision(
+    "altered",
+    f"This is an altered copy of a certificate. Use the certificate as it was issued. {_GET_ONE}",
+)
+TOO_LARGE = Decision("too_large", "This request is too large to review. Use fewer names in its selectors.")
+_FAULTS = {
+    "other_cluster": Decision(
+        "other_cluster", f"This certificate was issued for another cluster. {_GET_ONE}"
+    ),
+    "forged": Decision("forged", f"This certificate does not match its credential number. {_GET_ONE}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """Answers SubjectAccessReviews.
+
+    Attributes:
+        policy_groups: the Kubernetes groups that the policy grants; their members are never exempt.
+    """
+
+    recognition: Recognition
+    credential_usage: CredentialUsage
+    now: Callable[[], datetime]
+    policy_groups: Collection[str]
+
+    async def decide(
+        self, webhook_config: ClusterWebhookConfig, identity: Identity, origin: Origin
+    ) -> Decision:
+        """Deny the request if any of its credentials is denied. Raises Unavailable."""
+        decision = NO_OPINION
+        for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
+            now = self.now()
+            self.credential_usage.note(
+                ObservedUse(webhook_config, identity, recognized, now, now, origin, "webhook")
+            )
+            if decision.reason is None:
+                decision = self._decide_one(webhook_config, identity, recognized)
+        return decision
+
+    def _decide_one(
+        self, webhook_config: ClusterWebhookConfig, identity: Identity, recognized: Recognized
+    ) -> Decision:
+        credential = recognized.credential
+        if credential is not None:
+            if credential.revoked:
+                return _revoked(credential.revoked_at)
+            return ALTERED if recognized.altered else NO_OPINION
+        if recognized.fault in _FAULTS:
+            return _FAULTS[recognized.fault]
+        if recognized.claims_ours:
+            return NOT_RECORDED
+        options = webhook_config.options
+        if options.mode == "known-only" and not is_exempt(
+            identity.username, identity.groups, options, self.policy_groups
+        ):
+            return UNKNOWN
+        return NO_OPINION
+
+
+def count_decision(decision: Decision) -> None:
+    _COUNTERS[decision.outcome].inc()
+
+
+def _revoked(at: datetime | None) -> Decision:
+    when = f" on {rfc3339(at)}" if at is not None else ""
+    return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE}")
+
+
+# Cached, because looking up a labeled series takes longer than incrementing it.
+_COUNTERS = {outcome: metrics.WEBHOOK_DECISIONS.labels(outcome) for outcome in get_args(Outcome)}

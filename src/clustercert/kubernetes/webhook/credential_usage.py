@@ -1,0 +1,244 @@
+"""Collects the reported use of credentials in memory and writes it to the store every few seconds.
+
+A killed process loses a few seconds of reports. The loss only makes recorded times less exact and delays alerts,
+because the next use of the credential is reported again.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import structlog
+
+from clustercert.background import wait_for_stop
+from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.written_times import WrittenTimes
+from clustercert.model import Actor
+from clustercert.model.errors import Unavailable
+from clustercert.model.events.operation import CredentialAlert, CredentialAltered, CredentialSeen
+from clustercert.model.kubernetes import MASTERS
+from clustercert.observability import metrics
+from clustercert.policy.exemptions import is_exempt
+from clustercert.store.credential_usage import WRITTEN_AT_ONCE, CredentialUsageQueries, UnknownUse, Use
+
+logger = structlog.get_logger()
+
+FLUSH_SECONDS = 3.0
+# Maximum numbers of pending reports. They are reached only while the database is down, and further reports are dropped.
+MAX_PENDING = 200_000
+MAX_PENDING_ALERTS = 10_000
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Reports that are not written yet.
+
+    Attributes:
+        uses: first and last uses of issued certificates, by certificate row.
+        masters: uses of issued certificates in `system:masters`, by certificate row.
+        altered: altered copies of issued certificates, by certificate row.
+        unknown: uses of unknown credentials, each with its first report, by cluster id and identity.
+        token_uses: the time of the last use, by token hash.
+    """
+
+    uses: dict[int, Use] = field(default_factory=dict)
+    masters: dict[int, ObservedUse] = field(default_factory=dict)
+    altered: dict[int, ObservedUse] = field(default_factory=dict)
+    unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]] = field(default_factory=dict)
+    token_uses: dict[bytes, datetime] = field(default_factory=dict)
+
+    def add_use(self, use: Use) -> None:
+        known = self.uses.get(use.id)
+        if known is not None:
+            self.uses[use.id] = Use(use.id, min(use.first, known.first), max(use.last, known.last))
+        elif len(self.uses) < MAX_PENDING:
+            self.uses[use.id] = use
+
+    def add_unknown(self, use: UnknownUse, observed: ObservedUse) -> None:
+        key = (use.cluster_id, use.identity)
+        known = self.unknown.get(key)
+        if known is not None:
+            self.unknown[key] = known[0].joined(use), known[1]
+        elif len(self.unknown) < MAX_PENDING_ALERTS:
+            self.unknown[key] = use, observed
+
+    def put_back(self, failed: "_Pending") -> None:
+        """Add reports that could not be written. Writing a report twice is harmless."""
+        self.masters = failed.masters | self.masters
+        self.altered = failed.altered | self.altered
+        self.unknown = failed.unknown | self.unknown
+        self.token_uses = failed.token_uses | self.token_uses
+        for use in failed.uses.values():
+            self.add_use(use)
+
+
+@dataclass(slots=True)
+class CredentialUsage:
+    """Collects reports and writes them periodically."""
+
+    queries: CredentialUsageQueries
+    now: Callable[[], datetime]
+    policy_groups: Collection[str]
+    _pending: _Pending = field(default_factory=_Pending)
+    _written: WrittenTimes = field(default_factory=WrittenTimes)
+
+    def note(self, use: ObservedUse) -> None:
+        """Add a report of a credential's use to the pending reports."""
+        fingerprint, credential = use.recognized.fingerprint, use.recognized.credential
+        listed = fingerprint is not None and fingerprint.hex() in use.webhook_config.options.listed_masters
+        master = MASTERS in use.identity.groups and not listed
+        if credential is not None:
+            self._note_use(credential.id, use, master=master)
+            if use.recognized.altered:
+                self._note_altered(credential.id, use)
+        elif self._needs_alert(use, listed=listed, master=master):
+            self._note_unknown(use)
+
+    def note_token_use(self, token_hash: bytes) -> None:
+        """Add a report that an API server used a valid webhook token just now."""
+        now = self.now()
+        if not self._written.has(token_hash, now, now):
+            self._pending.token_uses[token_hash] = now
+
+    def _needs_alert(self, use: ObservedUse, *, listed: bool, master: bool) -> bool:
+        """Whether to alert about a certificate that was not issued for this cluster."""
+        if master or use.recognized.fault != "unknown" or use.recognized.claims_ours:
+            return True
+        identity, options = use.identity, use.webhook_config.options
+        return not listed and not is_exempt(identity.username, identity.groups, options, self.policy_groups)
+
+    def _note_use(self, row: int, use: ObservedUse, *, master: bool) -> None:
+        if self._written.has(row, use.first, use.last):
+            return
+        if master:
+            self._pending.masters.setdefault(row, use.shortened())
+        self._pending.add_use(Use(row, use.first, use.last))
+
+    def _note_altered(self, row: int, use: ObservedUse) -> None:
+        now, altered = self.now(), self._pending.altered
+        if len(altered) < MAX_PENDING_ALERTS and not self._written.has(("altered", row), now, now):
+            altered.setdefault(row, use.shortened())
+
+    def _note_unknown(self, use: ObservedUse) -> None:
+        # Thousands of reports may be pending, and names may be long, so shorten the names first.
+        use = use.shortened()
+        unknown = use.unknown_use()
+        if not all(self._written.has(key, use.first, use.last) for key in _keys(unknown)):
+            self._pending.add_unknown(unknown, use)
+
+    async def flush(self) -> None:
+        """Write all reports. Raises Unavailable, and keeps the reports for the next flush."""
+        self._written.rotate()
+        pending, self._pending = self._pending, _Pending()
+        try:
+            # Write `masters` before `uses`, because `_write_masters` must still see which certificates were never used.
+            await self._write_masters(pending.masters)
+            await self._write_altered(pending.altered)
+            await self._write_unknown(pending.unknown)
+            await self.queries.add(list(pending.uses.values()))
+            await self.queries.add_webhook_calls(pending.token_uses)
+        except Unavailable:
+            self._pending.put_back(pending)
+            raise
+        self._remember(pending)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Flush every few seconds until `stop` is set, then once more."""
+        while not stop.is_set():
+            await wait_for_stop(stop, FLUSH_SECONDS)
+            try:
+                await self.flush()
+            except Unavailable as failure:
+                logger.warning("recording credential usage failed", cause=repr(failure.__cause__))
+            except Exception:
+                # Do not raise, because the task would end, and later uses would not be recorded.
+                logger.exception("recording credential usage failed: unexpected error")
+
+    def _remember(self, written: _Pending) -> None:
+        for token_hash, at in written.token_uses.items():
+            self._written.add(token_hash, at)
+        for use in written.uses.values():
+            self._written.add(use.id, use.last)
+        for row in written.altered:
+            self._written.add(("altered", row), self.now())
+        for unknown, _ in written.unknown.values():
+            for key in _keys(unknown):
+                self._written.add(key, unknown.last)
+
+    async def _write_masters(self, masters: dict[int, ObservedUse]) -> None:
+        for row, use in masters.items():
+            event = self._event("credential.masters", use)
+            if await self.queries.first_use(Use(row, use.first, use.last), event):
+                metrics.MASTERS_CREDENTIALS.inc()
+
+    async def _write_altered(self, altered: dict[int, ObservedUse]) -> None:
+        for row, use in altered.items():
+            if await self.queries.report_altered(row, self.now(), self._altered_event(use)):
+                metrics.ALTERED_CREDENTIALS.inc()
+                logger.warning(
+                    "altered copy of a certificate in use",
+                    cluster=use.webhook_config.cluster_id,
+                    user=use.identity.username,
+                    reported_by=use.reporter,
+                )
+
+    async def _write_unknown(self, unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]]) -> None:
+        by_cluster: dict[str, list[UnknownUse]] = {}
+        for unknown_use, _ in unknown.values():
+            by_cluster.setdefault(unknown_use.cluster_id, []).append(unknown_use)
+
+        def event(kind: CredentialAlert, use: UnknownUse) -> CredentialSeen:
+            return self._event(kind, unknown[use.cluster_id, use.identity][1])
+
+        for uses in by_cluster.values():
+            for start in range(0, len(uses), WRITTEN_AT_ONCE):
+                alerts = await self.queries.add_unknown(uses[start : start + WRITTEN_AT_ONCE], event)
+                metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
+                metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
+                if alerts.left_out:
+                    logger.warning(
+                        "unknown credentials not recorded: the limit of the cluster is reached",
+                        cluster=uses[start].cluster_id,
+                        left_out=alerts.left_out,
+                    )
+
+    def _event(self, kind: CredentialAlert, use: ObservedUse) -> CredentialSeen:
+        fingerprint = use.recognized.fingerprint
+        return CredentialSeen(
+            at=self.now(),
+            kind=kind,
+            project_id=use.webhook_config.project_id,
+            actor=Actor(f"cluster:{use.webhook_config.cluster_id}", use.origin),
+            subject=fingerprint.hex() if fingerprint is not None else use.identity.username,
+            cluster_id=use.webhook_config.cluster_id,
+            username=use.identity.username,
+            groups=use.identity.groups,
+            first_seen_at=use.first,
+            reported_by=use.reporter,
+            fault=use.recognized.fault,
+            # The event does not name the other cluster, because this cluster's administrators can read the event.
+            known_for_another_cluster=use.recognized.fault == "other_cluster",
+        )
+
+    def _altered_event(self, use: ObservedUse) -> CredentialAltered:
+        credential, presented = use.recognized.credential, use.recognized.fingerprint
+        if credential is None:
+            raise ValueError("a report of an altered copy must name the original credential")
+        return CredentialAltered(
+            at=self.now(),
+            project_id=use.webhook_config.project_id,
+            actor=Actor(f"cluster:{use.webhook_config.cluster_id}", use.origin),
+            subject=credential.fingerprint.hex(),
+            cluster_id=use.webhook_config.cluster_id,
+            credential_number=credential.credential_number,
+            presented=presented.hex() if presented is not None else None,
+            username=use.identity.username,
+            first_seen_at=use.first,
+            reported_by=use.reporter,
+        )
+
+
+def _keys(use: UnknownUse) -> list[tuple[str, bytes, str]]:
+    """Return one key per fingerprint, or one key without a fingerprint if the API server sent none."""
+    return [(use.cluster_id, use.identity, each) for each in use.fingerprints or ("",)]

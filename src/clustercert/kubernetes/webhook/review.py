@@ -1,0 +1,138 @@
+"""Parses a SubjectAccessReview of authorization.k8s.io/v1 or v1beta1 and serializes the response. No decisions, no I/O.
+
+Source: kubernetes.io, "Webhook Mode"; staging/src/k8s.io/api/authorization/v1/types.go. The tests use requests recorded
+from real API servers.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from clustercert.model import credential_groups
+from clustercert.model.errors import InvalidRequest
+from clustercert.model.kubernetes import CREDENTIAL_ID, X509_ID
+
+V1, V1BETA1 = "authorization.k8s.io/v1", "authorization.k8s.io/v1beta1"
+# Each version has its own name for the groups in the spec.
+_GROUPS = {V1: "groups", V1BETA1: "group"}
+KIND = "SubjectAccessReview"
+
+# kube-apiserver writes only this form. Source: staging/src/k8s.io/apiserver/pkg/authentication/request/x509.
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+# API servers send one credential id. Only callers with the right to impersonate can send more, so limit the look-ups.
+MAX_CREDENTIAL_IDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The authenticated sender of a request to an API server.
+
+    Attributes:
+        fingerprints: the fingerprints in the X.509 credential ids, 32 bytes each, at most 16.
+        malformed: whether an X.509 credential id is not a fingerprint, or there are more than 16.
+        has_other_ids: whether there are credential ids of another kind, such as token ids.
+    """
+
+    username: str
+    groups: tuple[str, ...]
+    fingerprints: tuple[bytes, ...]
+    malformed: bool = False
+    has_other_ids: bool = False
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether there is an X.509 credential id, well-formed or not."""
+        return bool(self.fingerprints) or self.malformed
+
+    @property
+    def needs_ledger(self) -> bool:
+        """Whether a decision needs the ledger. Otherwise, the response is "no opinion" in every mode."""
+        return self.has_certificate or bool(credential_groups(self.groups))
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A SubjectAccessReview without the requested action.
+
+    Attributes:
+        api_version: also the version of the response, because an API server reads no other.
+    """
+
+    api_version: str
+    identity: Identity
+
+
+def parse(raw: bytes) -> Review:
+    """Parse a review, and ignore the requested action. Raises InvalidRequest if it is malformed.
+
+    Does not reject duplicate names: the sender is an authenticated API server, whose encoder writes none.
+    """
+    try:
+        document = orjson.loads(raw)
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON in UTF-8.") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    version = document.get("apiVersion")
+    if version not in (V1, V1BETA1) or document.get("kind") != KIND:
+        raise InvalidRequest(
+            f"Send a {KIND} of {V1} or v1beta1: set subjectAccessReviewVersion: v1 in the AuthorizationConfiguration."
+        )
+    spec = document.get("spec")
+    if not isinstance(spec, dict):
+        raise InvalidRequest("spec: must be an object.")
+    # If the groups were read from the wrong field, a revoked certificate would not be recognized.
+    if _GROUPS[V1BETA1 if version == V1 else V1] in spec:
+        raise InvalidRequest(f"spec: the groups of {version} are in the field {_GROUPS[version]}.")
+    return Review(version, parse_identity(spec.get("user"), spec.get(_GROUPS[version]), spec.get("extra")))
+
+
+def version_in(beginning: bytes) -> str:
+    """Return the API version of a partly received review. An API server writes it before the spec."""
+    head, _, _ = beginning.partition(b'"spec"')
+    return V1BETA1 if V1BETA1.encode() in head else V1
+
+
+def parse_identity(username: object, groups: object, extra: object) -> Identity:
+    """Parse the identity from the three fields that reviews and audit events share. Raises InvalidRequest."""
+    username = "" if username is None else username
+    if not isinstance(username, str):
+        raise InvalidRequest("user: must be a string.")
+    extra = {} if extra is None else extra
+    if not isinstance(extra, dict):
+        raise InvalidRequest("extra: must be an object.")
+    credential_ids = _strings(extra.get(CREDENTIAL_ID), CREDENTIAL_ID)
+    x509_ids = [each.removeprefix(X509_ID) for each in credential_ids if each.startswith(X509_ID)]
+    found = [bytes.fromhex(each) for each in x509_ids[:MAX_CREDENTIAL_IDS] if _FINGERPRINT.fullmatch(each)]
+    return Identity(
+        username=username,
+        groups=_strings(groups, "groups"),
+        fingerprints=tuple(dict.fromkeys(found)),
+        malformed=len(found) < len(x509_ids),
+        has_other_ids=len(x509_ids) < len(credential_ids),
+    )
+
+
+def _strings(value: Any, name: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise InvalidRequest(f"{name}: must be an array of strings.")
+    return tuple(value)
+
+
+def _response(status: dict[str, object], api_version: str) -> bytes:
+    return json.dumps({"apiVersion": api_version, "kind": KIND, "status": status}).encode()
+
+
+NO_OPINION = {version: _response({"allowed": False}, version) for version in _GROUPS}
+"""The response "no opinion" by API version, after which the next authorizer decides."""
+
+
+def denied(reason: str, api_version: str) -> bytes:
+    """Return the response for a denial, after which the API server asks no other authorizer."""
+    return _response({"allowed": False, "denied": True, "reason": reason}, api_version)

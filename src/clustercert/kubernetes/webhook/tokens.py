@@ -1,0 +1,130 @@
+"""The tokens with which API servers authenticate to the webhooks."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cachetools import LRUCache
+
+from clustercert.model import Actor, Cluster, new_id
+from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
+from clustercert.model.events.administration import WebhookTokenChange, WebhookTokenChanged
+from clustercert.store.engine.generation import Cache, Generation
+from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
+
+# People and secret scanners recognize a token by this prefix.
+PREFIX = "ccw_"
+TOKEN_BYTES = 32
+
+CACHED_CONFIGS = 4096
+# An API server waits for three seconds.
+READ_SECONDS = 2.0
+
+_CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedWebhookToken:
+    """A new token. The token itself is shown only once; the store contains only its hash."""
+
+    text: str = field(repr=False)
+    token: WebhookToken
+
+
+class WebhookTokens:
+    """Creates and checks tokens. A check takes one hash, and a query only if the cluster is not cached."""
+
+    def __init__(
+        self,
+        queries: WebhookTokenQueries,
+        generation: Generation,
+        now: Callable[[], datetime],
+        read_seconds: float = READ_SECONDS,
+    ) -> None:
+        self._queries = queries
+        self._now = now
+        self._generation = generation
+        self._read_seconds = read_seconds
+        self._last: LRUCache[str, ClusterWebhookConfig] = LRUCache(CACHED_CONFIGS)
+        self._cache: Cache[str, ClusterWebhookConfig] = Cache(generation, CACHED_CONFIGS)
+
+    async def authenticate(self, cluster_id: str, token: str) -> ClusterWebhookConfig:
+        """Return the cluster if the token is valid for it, else raise Unauthenticated, always with the same message."""
+        webhook_config = None
+        if _CLUSTER_ID.fullmatch(cluster_id):
+            # Unknown ids are not cached, because an attacker could fill the cache with random ids.
+            webhook_config = await self._cache.get(cluster_id, self._read)
+        if webhook_config is None:
+            raise Unauthenticated("unknown cluster")
+        self._last[cluster_id] = webhook_config
+        if not _has_token(webhook_config, token):
+            raise Unauthenticated("invalid webhook token")
+        return webhook_config
+
+    def was_valid(self, cluster_id: str, token: str) -> bool:
+        """Whether the token was valid when the database last answered. Always False while the cache is up to date."""
+        last = self._last.get(cluster_id)
+        return last is not None and not self._generation.fresh() and _has_token(last, token)
+
+    async def _read(self, cluster_id: str) -> ClusterWebhookConfig | None:
+        try:
+            async with asyncio.timeout(self._read_seconds):
+                return await self._queries.webhook_config(cluster_id)
+        except TimeoutError as error:
+            raise Unavailable("The database does not answer in time. Try again later.") from error
+
+    async def webhook_config(self, cluster_id: str) -> ClusterWebhookConfig:
+        """Return a cluster's webhook configuration, without checking a token. Raises NotFound without a cluster."""
+        webhook_config = await self._queries.webhook_config(cluster_id)
+        if webhook_config is None:
+            raise NotFound
+        return webhook_config
+
+    async def of_cluster(self, cluster_id: str) -> tuple[WebhookToken, ...]:
+        """List a cluster's tokens, oldest first."""
+        return await self._queries.of_cluster(cluster_id)
+
+    async def create(self, cluster: Cluster, *, actor: Actor) -> IssuedWebhookToken:
+        """Create a token. Raises NotFound if the cluster was removed, or Conflict if it has too many tokens already."""
+        text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+        token = WebhookToken(
+            id=new_id(), cluster_id=cluster.id, hash=token_hash(text), created_at=self._now()
+        )
+        await self._queries.add(token, self._event("webhook_token.created", cluster, token.id, actor))
+        return IssuedWebhookToken(text, token)
+
+    async def is_valid(self, cluster_id: str, token: str) -> bool:
+        """Whether the cluster has the token. Does not use the cache."""
+        return token_hash(token) in {each.hash for each in await self._queries.of_cluster(cluster_id)}
+
+    async def remove(self, cluster: Cluster, token_id: str, *, actor: Actor) -> None:
+        """Remove a token, which is then rejected within a second. Raises NotFound if the cluster lacks it."""
+        event = self._event("webhook_token.removed", cluster, token_id, actor)
+        await self._queries.remove(cluster.id, token_id, event)
+
+    def _event(
+        self, kind: WebhookTokenChange, cluster: Cluster, token_id: str, actor: Actor
+    ) -> WebhookTokenChanged:
+        return WebhookTokenChanged(
+            at=self._now(),
+            kind=kind,
+            project_id=cluster.project_id,
+            actor=actor,
+            subject=token_id,
+            cluster_id=cluster.id,
+        )
+
+
+def _has_token(webhook_config: ClusterWebhookConfig, token: str) -> bool:
+    presented = token_hash(token)
+    return bool(sum(hmac.compare_digest(presented, stored) for stored in webhook_config.hashes))
+
+
+def token_hash(token: str) -> bytes:
+    """Compute the stored form of a token: SHA-256, 32 bytes."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,191 @@
+"""Limits for issuing certificates: rates by caller, project and source address, and a quota of live certificates.
+
+Only issued certificates count. Each process counts its own at once, and reads those of other processes from the audit
+log in the background, so a request causes no write beyond its certificate.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from cachetools import LRUCache, TTLCache
+
+from clustercert.background import wait_for_stop
+from clustercert.limits.rates import Kind, Rate, TokenBuckets
+from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue
+from clustercert.model.errors import ClustercertError, TooManyRequests
+from clustercert.observability import metrics
+
+logger = structlog.get_logger()
+
+_WHOSE: Mapping[Kind, str] = {
+    "caller": "you",
+    "project": "this project",
+    "source": "your address",
+}
+
+# How often the certificates of other processes are read.
+READ_SECONDS = 1.0
+# The maximum number of certificates of this process that its reads of the audit log have not reached yet.
+MAX_OWN = 100_000
+# How long a count of live certificates is cached. Certificates that this process issues meanwhile are added to it.
+COUNT_SECONDS = 1.0
+MAX_COUNTS = 10_000
+QUOTA_RETRY_SECONDS = 60
+
+
+class Issuer(Protocol):
+    """Issues certificates. Implemented by `issuance`."""
+
+    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+        """Issue a certificate, and return it once it is recorded durably."""
+
+    async def preview(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
+    ) -> Preview:
+        """Return what `issue` would issue."""
+
+
+class IssuedFeed(Protocol):
+    """Lists certificates that any process has issued. Implemented by `store.issued_feed`."""
+
+    async def read(self) -> Sequence[RecordedIssue]:
+        """Return the next batch of the certificates issued since the first call. Raises Unavailable."""
+
+
+class IssuingRates:
+    """Token buckets by caller, project and source."""
+
+    def __init__(
+        self, rates: Mapping[Kind, Rate], feed: IssuedFeed, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._buckets = {kind: TokenBuckets(rate, clock=clock) for kind, rate in rates.items()}
+        self._feed = feed
+        self._own: LRUCache[str, None] = LRUCache(MAX_OWN)
+
+    @contextlib.contextmanager
+    def token(self, caller: Caller, project_id: str) -> Iterator[None]:
+        """Take a token from each bucket, and return them if the block fails. Raises TooManyRequests."""
+        keys = _keys(caller.user.id, project_id, caller.origin)
+        waits = {kind: buckets.seconds_until_token(keys[kind]) for kind, buckets in self._buckets.items()}
+        kind: Kind
+        for kind, seconds in waits.items():
+            if seconds:
+                wait = max(waits.values())
+                message = (
+                    f"Too many certificates were issued for {_WHOSE[kind]}. Try again in {wait} seconds."
+                )
+                raise _refused(kind, message, wait)
+        self._add(keys, -1)
+        self._own[caller.origin.request_id] = None
+        try:
+            yield
+        except BaseException:
+            # If the certificate was recorded despite the error, the feed counts it.
+            self._own.pop(caller.origin.request_id, None)
+            self._add(keys, 1)
+            raise
+
+    async def read_others(self) -> None:
+        """Count the certificates that other processes have issued. Raises Unavailable."""
+        for issued in await self._feed.read():
+            if issued.request_id in self._own:
+                del self._own[issued.request_id]
+            else:
+                origin = Origin(issued.source, issued.request_id)
+                self._add(_keys(issued.user_id, issued.project_id, origin), -1)
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Count other processes' certificates periodically until `stop` is set. Each worker runs this."""
+        failing = False
+        while not stop.is_set():
+            try:
+                await self.read_others()
+                failing = False
+            except Exception as error:
+                metrics.RATE_READ_FAILURES.inc()
+                if not failing and isinstance(error, ClustercertError):
+                    logger.warning("rates not shared: audit log can't be read", error=error.message)
+                elif not failing:
+                    logger.exception("rates not shared: audit log can't be read")
+                failing = True
+            await wait_for_stop(stop, READ_SECONDS)
+
+    def _add(self, keys: Mapping[Kind, str], tokens: int) -> None:
+        for kind, buckets in self._buckets.items():
+            buckets.add(keys[kind], tokens)
+
+
+class LiveQuota:
+    """A quota of live certificates for each user and cluster.
+
+    `count_live`: returns the number for a user id and a cluster.
+    """
+
+    def __init__(
+        self,
+        quota: int,
+        count_live: Callable[[str, str], Awaitable[int]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._quota = quota
+        self._count_live = count_live
+        self._counts: TTLCache[tuple[str, str], list[int]] = TTLCache(MAX_COUNTS, COUNT_SECONDS, clock)
+
+    async def check(self, user_id: str, cluster_id: str) -> None:
+        """Raise TooManyRequests if the quota is used up. Otherwise count one more. Raises Unavailable."""
+        key = user_id, cluster_id
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = [await self._count_live(user_id, cluster_id)]
+        if count[0] >= self._quota:
+            message = (
+                f"You have {count[0]} live certificates for this cluster, and {self._quota} are allowed."
+                " Revoke some, or wait until some expire."
+            )
+            raise _refused("quota", message, QUOTA_RETRY_SECONDS)
+        count[0] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedIssuance:
+    """Issues certificates within the limits, which don't apply to previews."""
+
+    issuance: Issuer
+    rates: IssuingRates | None = None
+    quota: LiveQuota | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        return self.rates is not None or self.quota is not None
+
+    async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
+        """See `Issuance.issue`. Also raises TooManyRequests."""
+        # Outsiders must not take tokens from a project. For a caller without a role, this raises NotFound.
+        if not caller.roles_in(project_id):
+            return await self.issuance.issue(caller, project_id, cluster_id, request)
+        with self.rates.token(caller, project_id) if self.rates else contextlib.nullcontext():
+            if self.quota is not None:
+                # Requests that the policy refuses must not count.
+                await self.issuance.preview(caller, project_id, cluster_id, request)
+                await self.quota.check(caller.user.id, cluster_id)
+            return await self.issuance.issue(caller, project_id, cluster_id, request)
+
+    async def preview(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
+    ) -> Preview:
+        return await self.issuance.preview(caller, project_id, cluster_id, request)
+
+
+def _keys(user_id: str, project_id: str, origin: Origin) -> Mapping[Kind, str]:
+    return {"caller": user_id, "project": project_id, "source": origin.network}
+
+
+def _refused(limit: str, message: str, seconds: int) -> TooManyRequests:
+    metrics.LIMITED.labels(limit).inc()
+    metrics.ISSUANCES.labels(TooManyRequests.__name__).inc()
+    return TooManyRequests(message, retry_after=seconds)

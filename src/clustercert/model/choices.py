@@ -1,0 +1,23 @@
+"""Fixed sets of values. The command line imports this module at start-up, so it imports no other module."""
+
+from typing import Literal
+
+CertificateState = Literal["live", "revoked", "expired"]
+"""A certificate that is both revoked and expired is `revoked`."""
+
+FailurePolicy = Literal["NoOpinion", "Deny"]
+"""What an API server does if the authorization webhook does not respond: use RBAC alone, or deny."""
+
+KeyOrigin = Literal["generated", "csr"]
+"""Whether the service generated the private key, or the caller sent a CSR."""
+
+RevocationReason = Literal[
+    "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
+]
+"""Reasons that apply to client certificates. Source: RFC 5280, 5.3.1."""
+
+ServerRole = Literal["all", "api", "webhook"]
+"""Which requests a process serves: all, those from clients, or those from API servers."""
+
+WebhookMode = Literal["default", "known-only"]
+"""The webhook's decision on client certificates that this service did not issue: no opinion, or denial."""

@@ -1,0 +1,248 @@
+"""All errors returned to callers, with HTTP status and CCE code.
+
+* ClustercertError            500  CCE.01500001
+    + InvalidRequest          400  CCE.01400001
+    |   + UnsupportedMedia    400  CCE.01400006
+    + Unauthenticated         401  CCE.01401001
+    |   + NoCredential        401  CCE.01401001
+    + Forbidden               403  CCE.01403001
+    + NotFound                404  CCE.01404001
+    |   + NoSuchRoute         404  APIGW.0101
+    + MethodNotAllowed        405  APIGW.0201
+    + RequestTimeout          408  APIGW.0201
+    + Conflict                409  CCE.01409001
+    |   + ConcurrentChange    409  CCE.01409001
+    + PreconditionFailed      412  CCE.01412001
+    + TooLarge                413  APIGW.0201
+    + TooManyRequests         429  CCE.02429001   (carries Retry-After)
+    |   + TooManyFailures     429  CCE.02429001   (carries Retry-After)
+    + HeaderTooLarge          431  APIGW.0201
+    + SignerError             500  CCE.01500001
+    + UnsealError             500  CCE.01500001
+    + CustodyError            500  CCE.01500001
+    + SchemaError             500  CCE.01500001
+    + LogDamaged              500  CCE.01500001
+    + RemoteFailed            502  CCE.01502001
+    + Unavailable             503  CCE.01503001   (carries Retry-After)
+        + CredentialUnverified  503  CCE.01503001
+        + StoreFault          500  CCE.01500001
+
+The message is for the caller: what is wrong, and what to do. The cause (`raise … from`) is for the log.
+Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes missing there are our own.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+_NO_TRACE: Mapping[str, object] = MappingProxyType({})
+
+
+class ClustercertError(Exception):
+    """The base class of all errors in this module. Its own message is never sent to callers.
+
+    Attributes:
+        message: for the caller.
+        trace: the policy's decision trace, for the audit event; empty if the policy did not deny the request.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "CCE.01500001"
+
+    def __init_subclass__(cls, *, status: int | None = None, code: str | None = None) -> None:
+        cls.status = status or cls.status
+        cls.code = code or cls.code
+
+    def __init__(self, message: str = "Internal error.", *, trace: Mapping[str, object] = _NO_TRACE) -> None:
+        super().__init__(message)
+        self.message = message
+        self.trace = trace
+
+
+class InvalidRequest(ClustercertError, status=400, code="CCE.01400001"):
+    """The request is malformed or has invalid values."""
+
+
+class UnsupportedMedia(InvalidRequest, code="CCE.01400006"):
+    """The Content-Type is missing or not JSON."""
+
+
+class Unauthenticated(ClustercertError, status=401, code="CCE.01401001"):
+    """The credential is missing or invalid. The message does not say which.
+
+    Attributes:
+        reason: what is wrong, for the log.
+        known: for the audit event, the existing user or access key that the request named; empty if there is none.
+    """
+
+    def __init__(self, reason: str, *, known: str = "") -> None:
+        super().__init__("Authorization failed.")
+        self.reason = reason
+        self.known = known
+
+
+class NoCredential(Unauthenticated):
+    """The request has no credential."""
+
+
+class Forbidden(ClustercertError, status=403, code="CCE.01403001"):
+    """The caller is authenticated but not authorized.
+
+    Attributes:
+        unmet_conditions: the first false clauses of the policy's rules, also of those that the caller may not see. Only
+            for the log line.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        trace: Mapping[str, object] = _NO_TRACE,
+        unmet_conditions: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message, trace=trace)
+        self.unmet_conditions = unmet_conditions
+
+
+class NotFound(ClustercertError, status=404, code="CCE.01404001"):
+    """The object is missing, or the caller has no access to its project. The message does not say which."""
+
+    def __init__(self, message: str = "Resource not found. Check the project id and the cluster id.") -> None:
+        super().__init__(message)
+
+
+class NoSuchRoute(NotFound, code="APIGW.0101"):
+    """The API has no such path."""
+
+
+class MethodNotAllowed(ClustercertError, status=405, code="APIGW.0201"):
+    """The path does not support the method.
+
+    Attributes:
+        allow: the supported methods. Source: RFC 9110, 15.5.6.
+    """
+
+    def __init__(self, message: str, *, allow: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.allow = tuple(allow)
+
+
+class RequestTimeout(ClustercertError, status=408, code="APIGW.0201"):
+    """The request did not arrive in time."""
+
+
+class Conflict(ClustercertError, status=409, code="CCE.01409001"):
+    """The name exists already, or the change conflicts with another change."""
+
+
+class ConcurrentChange(Conflict):
+    """Another request changed the object at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__("Concurrent modification. Reload and try again.")
+
+
+class PreconditionFailed(ClustercertError, status=412, code="CCE.01412001"):
+    """The object is not in the state that the request's If-Match or If-None-Match requires."""
+
+
+class TooLarge(ClustercertError, status=413, code="APIGW.0201"):
+    """The body exceeds its limit."""
+
+
+class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):
+    """A rate limit or quota is exceeded.
+
+    Attributes:
+        retry_after: whole seconds for the Retry-After header.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooManyFailures(TooManyRequests):
+    """Too many authentications from the request's source address have failed.
+
+    Attributes:
+        known: as in `Unauthenticated`.
+    """
+
+    def __init__(self, message: str, *, retry_after: int, known: str = "") -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.known = known
+
+
+class HeaderTooLarge(ClustercertError, status=431, code="APIGW.0201"):
+    """The request's path, query or header fields exceed their limits."""
+
+
+class SignerError(ClustercertError):
+    """A signer failed, or returned a certificate that does not match the request."""
+
+
+class UnsealError(ClustercertError):
+    """A sealed secret can't be decrypted: damaged, copied from another row, or sealed under an unknown data key.
+
+    Attributes:
+        reason: for the log; not sent to callers.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The service can't decrypt one of its secrets. Contact its operator.")
+        self.reason = reason
+
+
+class CustodyError(ClustercertError):
+    """The key-encryption keys or data keys can't be used. The message is for the operator."""
+
+
+class SchemaError(ClustercertError):
+    """The database's schema version is not the one that this program needs. The message is for the operator."""
+
+
+class LogDamaged(ClustercertError):
+    """The audit log does not match its signed checkpoint. The message is for the operator."""
+
+
+class RemoteFailed(ClustercertError, status=502, code="CCE.01502001"):
+    """A remote signer, identity service or API server failed."""
+
+
+class Unavailable(ClustercertError, status=503, code="CCE.01503001"):
+    """A temporary failure: the database or the keys are unavailable, or the service is overloaded.
+
+    Attributes:
+        retry_after: whole seconds for the Retry-After header; if None, the header is omitted.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: int | None = 1, trace: Mapping[str, object] = _NO_TRACE
+    ) -> None:
+        super().__init__(message, trace=trace)
+        self.retry_after = retry_after
+
+
+class CredentialUnverified(Unavailable):
+    """A credential can't be verified for now, because its issuer's keys are not available."""
+
+
+class StoreFault(Unavailable):
+    """The database can't be used until its operator acts: it is damaged, or access is denied.
+
+    Attributes:
+        reason: what is wrong and what to do, for the operator; not sent to callers.
+    """
+
+    status = 500
+    code = "CCE.01500001"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The service can't use its database. Ask its operator to read the log.", retry_after=None
+        )
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reason!r})"

@@ -1,0 +1,35 @@
+"""Audit events. The modules of this package declare their types. Kinds of events with the same fields share a type.
+
+If you add, remove or rename fields of a kind, increment its `event_version`, so that readers know its fields.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from clustercert.model.requests import Actor
+
+FIRST_VERSION = 1
+"""Stored events of this version have no `version` field, because they predate it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One recorded event. It is written in the same transaction as the change that it records.
+
+    The fields that a subclass adds are the event's `detail`. Fields with their default value are omitted.
+    No field contains a secret.
+
+    Attributes:
+        kind: a noun and a verb in the past tense, such as `certificate.issued`.
+        project_id: the project that the event belongs to, or None for events of the whole service.
+        subject: the id of the affected object.
+    """
+
+    event_version: ClassVar[int] = FIRST_VERSION
+
+    at: datetime
+    kind: str
+    actor: Actor
+    subject: str
+    project_id: str | None = None

@@ -1,0 +1,197 @@
+"""Changes by operators, administrators and users: identity, clusters, revocations, keys, the audit log."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from clustercert.model.choices import RevocationReason
+from clustercert.model.clusters import ClusterOptions
+from clustercert.model.events import AuditEvent
+
+DirectoryChange = Literal[
+    "domain.created", "domain.enabled", "domain.disabled", "domain.removed",
+    "project.created", "project.enabled", "project.disabled", "project.removed",
+    "user.created", "user.enabled", "user.disabled", "user.removed", "user.password_changed",
+    "group.created", "group.removed", "group.member_added", "group.member_removed",
+]  # fmt: skip
+DirectoryUpdate = Literal["project.updated", "user.updated", "group.updated"]
+RoleChange = Literal["role.assigned", "role.unassigned"]
+AccessKeyChange = Literal[
+    "access_key.created", "access_key.enabled", "access_key.disabled", "access_key.removed"
+]
+WebhookTokenChange = Literal["webhook_token.created", "webhook_token.removed"]
+ClusterChange = Literal["cluster.added", "cluster.updated", "cluster.removed"]
+RevocationChange = Literal["certificate.revoked", "user.revoked", "cluster.revoked", "revocation.undone"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryChanged(AuditEvent):
+    """A domain, project, user or group was created, changed or removed.
+
+    Attributes:
+        domain_id: the domain of a project, user or group.
+        password: whether a new user has a password.
+        user_id, user_name: the member added to or removed from a group.
+    """
+
+    kind: DirectoryChange
+    name: str
+    domain_id: str | None = None
+    password: bool | None = None
+    user_id: str | None = None
+    user_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryUpdated(AuditEvent):
+    """The labels of a project, user or group, or a project's description, were changed. Has the new values."""
+
+    kind: DirectoryUpdate
+    name: str
+    domain_id: str
+    labels: Mapping[str, str]
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserBlocked(AuditEvent):
+    """A user of an OIDC issuer was blocked or unblocked. The subject is their user id."""
+
+    kind: Literal["user.blocked", "user.unblocked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleChanged(AuditEvent):
+    """A role was assigned to a user or group, or removed from it.
+
+    Attributes:
+        name: the user's or group's name.
+        project: the project's name; None for a role in the whole service.
+    """
+
+    kind: RoleChange
+    role: str
+    assignee: Literal["user", "group"]
+    name: str
+    project: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleDefined(AuditEvent):
+    """A role was created by itself, or deleted. The subject is its id."""
+
+    kind: Literal["role.created", "role.removed"]
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKeyChanged(AuditEvent):
+    """An access key was created, changed or removed. The subject is the AK."""
+
+    kind: AccessKeyChange
+    user_id: str
+    description: str
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevoked(AuditEvent):
+    """A token was revoked. The subject is its SHA-256 in hex."""
+
+    kind: Literal["token.revoked"] = "token.revoked"
+    user_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookTokenChanged(AuditEvent):
+    """A webhook token of a cluster was created or removed."""
+
+    kind: WebhookTokenChange
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterChanged(AuditEvent):
+    """A cluster was added, changed or removed. The fields contain its properties after the change.
+
+    Attributes:
+        version: the Kubernetes version.
+    """
+
+    kind: ClusterChange
+    name: str
+    internal_url: str
+    external_url: str | None
+    san_urls: tuple[str, ...]
+    signer: str
+    version: str
+    labels: Mapping[str, str]
+    options: ClusterOptions
+    client_ca_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationChanged(AuditEvent):
+    """Certificates were revoked, or a revocation was undone.
+
+    Attributes:
+        user_id, cluster_id: None means all users, or all clusters.
+        proved: whether proof of possession of the certificate's key authorized the revocation.
+        serial: the serial of a single certificate, lower-case hex.
+        revoked_at, revoked_by: when and by whom the undone revocation was made.
+    """
+
+    kind: RevocationChange
+    user_id: str | None
+    cluster_id: str | None
+    reason: RevocationReason
+    note: str | None
+    proved: bool
+    serial: str | None = None
+    revoked_at: datetime | None = None
+    revoked_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysChanged(AuditEvent):
+    """The keys that seal secrets were created, rotated or retired.
+
+    Attributes:
+        kek_id: the key-encryption key that now wraps the data keys.
+        data_key_id: the id of the new data key, if there is one.
+        data_key_ids: the data keys that were rewrapped.
+        kek_ids: the key-encryption keys that were retired.
+    """
+
+    kind: Literal["keys.created", "keys.rotated", "keys.retired"]
+    kek_id: str | None = None
+    data_key_id: int | None = None
+    data_key_ids: tuple[int, ...] | None = None
+    kek_ids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesPruned(AuditEvent):
+    """Expired certificates were deleted from the ledger."""
+
+    kind: Literal["certificates.pruned"] = "certificates.pruned"
+    count: int
+    ended_before: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsDeleted(AuditEvent):
+    """Audit events were deleted; their commitments remain. This event is never deleted.
+
+    Attributes:
+        why: `retention`, or the reason that the operator gave.
+        places: ranges of leaf indexes, as pairs of first and last.
+        before: the events were older than this time.
+    """
+
+    kind: Literal["events.deleted"] = "events.deleted"
+    why: str
+    count: int
+    places: tuple[tuple[int, int], ...]
+    before: datetime | None = None

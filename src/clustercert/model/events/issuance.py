@@ -1,0 +1,179 @@
+"""Events of issued and refused certificates. They contain all inputs of the policy decision, so it can be replayed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Literal, TypedDict
+
+from clustercert.model.clusters import Cluster
+from clustercert.model.events import AuditEvent
+from clustercert.model.identity import Caller, Group
+from clustercert.model.issuance import IssueRequest
+from clustercert.model.requests import AuthMethod
+
+REPLAYABLE_VERSION = 6
+"""The first version of these events that contains all inputs of the decision."""
+
+_VERSION = 7
+
+
+class EventGroup(TypedDict):
+    """One of the caller's groups."""
+
+    id: str
+    name: str
+    domain_id: str
+    domain_name: str
+
+
+class EventCaller(TypedDict):
+    """The caller; the event's actor is their user id.
+
+    Attributes:
+        issuer: an OIDC issuer's URL, or `built-in`.
+        roles: the caller's roles in the requested project.
+        credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
+    """
+
+    name: str
+    domain_id: str
+    domain_name: str
+    groups: tuple[EventGroup, ...]
+    roles: tuple[str, ...]
+    service_roles: tuple[str, ...]
+    auth_method: AuthMethod
+    issuer: str
+    credential_id: str
+
+
+class EventRequest(TypedDict):
+    """The request for a certificate.
+
+    Attributes:
+        duration: whole days, or -1 for the longest allowed; None if `expire_at` is used.
+        truncate: whether to shorten a lifetime that exceeds the limit, instead of denying the request.
+        key_type: the type of the CSR's key, or of the generated key; None if a key would have been generated.
+    """
+
+    duration: int | None
+    expire_at: datetime | None
+    truncate: bool
+    csr: bool
+    key_type: str | None
+    reason: str | None
+
+
+class EventCluster(TypedDict):
+    """The cluster, as registered in the event's project at that time.
+
+    Attributes:
+        ca_not_after: when its client CA expires; certificates expire no later.
+        credential_roles: maps rules to the ClusterRole bound to each certificate; see `ClusterOptions`.
+    """
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    signer: str
+    ca_id: str
+    ca_not_after: datetime
+    credential_roles: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateIssued(AuditEvent):
+    """A certificate was issued. The subject is its fingerprint.
+
+    Attributes:
+        credential_number: 40 lower-case hex digits; `serial` is lower-case hex too.
+        organizations: the O attributes of the subject, in order.
+        rule: the first matching policy rule, or with per-credential RBAC the first one with a ClusterRole; None for the
+            service's own certificates. The trace has all matching rules.
+        trace: the policy's decision trace. Of rules that did not match, it names those that the caller may see.
+    """
+
+    event_version: ClassVar[int] = _VERSION
+
+    kind: Literal["certificate.issued"] = "certificate.issued"
+    caller: EventCaller
+    request: EventRequest
+    cluster: EventCluster
+    serial: str
+    credential_number: str | None
+    common_name: str
+    organizations: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    key_type: str
+    rule: str | None
+    trace: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRefused(AuditEvent):
+    """A request for a certificate was denied, or a signer failed. The subject is the requested cluster id.
+
+    Attributes:
+        requested_project_id: the project id as sent. It may not exist, nor may the cluster id in the subject.
+        request: the parsed request; None if the body was invalid.
+        cluster: the requested cluster; None if it was not found.
+        error: the error's class name.
+        trace: the policy's decision trace up to the error. Rules that did not match: as in `CertificateIssued`.
+    """
+
+    event_version: ClassVar[int] = _VERSION
+
+    kind: Literal["certificate.refused", "certificate.failed"]
+    caller: EventCaller
+    requested_project_id: str
+    request: EventRequest | None
+    cluster: EventCluster | None
+    error: str
+    message: str
+    trace: Mapping[str, object]
+
+
+def event_caller(caller: Caller, project_id: str) -> EventCaller:
+    return {
+        "name": caller.user.name,
+        "domain_id": caller.user.domain.id,
+        "domain_name": caller.user.domain.name,
+        "groups": tuple(map(_event_group, caller.groups)),
+        "roles": caller.roles_in(project_id),
+        "service_roles": caller.service_roles,
+        "auth_method": caller.method,
+        "issuer": caller.issuer,
+        "credential_id": caller.credential_id,
+    }
+
+
+def _event_group(group: Group) -> EventGroup:
+    return {
+        "id": group.id,
+        "name": group.name,
+        "domain_id": group.domain.id,
+        "domain_name": group.domain.name,
+    }
+
+
+def event_request(request: IssueRequest, key_type: str | None) -> EventRequest:
+    return {
+        "duration": request.duration,
+        "expire_at": request.expire_at,
+        "truncate": request.truncate,
+        "csr": request.public_key is not None,
+        "key_type": key_type,
+        "reason": request.reason,
+    }
+
+
+def event_cluster(cluster: Cluster) -> EventCluster:
+    return {
+        "id": cluster.id,
+        "name": cluster.name,
+        "labels": cluster.labels,
+        "signer": cluster.signer,
+        "ca_id": cluster.client_ca.id,
+        "ca_not_after": cluster.client_ca.not_after,
+        "credential_roles": cluster.options.credential_roles,
+    }

@@ -1,0 +1,182 @@
+"""Events that the service itself detects: denied requests, suspicious credentials, damage, a new policy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypedDict
+
+from clustercert.model.events import AuditEvent
+from clustercert.model.requests import AuthMethod
+
+CredentialAlert = Literal["credential.unknown", "credential.masters"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRefused(AuditEvent):
+    """A request other than for a certificate was denied (403). The subject is the path.
+
+    Attributes:
+        method: the HTTP method.
+        error: the error's class name.
+    """
+
+    kind: Literal["request.refused"] = "request.refused"
+    method: str
+    error: str
+    message: str
+    auth_method: AuthMethod
+
+
+class RefusalCount(TypedDict):
+    """Refusals of one kind.
+
+    Attributes:
+        kind: the kind of event for an individual refusal, such as `request.refused`.
+        error: the error's class name.
+        last_subject: the subject of the last refusal: a path, or a cluster id.
+        last_source: the source address of the last refusal.
+    """
+
+    kind: str
+    error: str
+    count: int
+    first: datetime
+    last: datetime
+    last_subject: str
+    last_source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalsRepeated(AuditEvent):
+    """More requests of a caller were refused than are recorded individually.
+
+    The subject is the caller's user id. Each worker records at most one such event a minute for a caller and project.
+    """
+
+    kind: Literal["refusals.repeated"] = "refusals.repeated"
+    count: int
+    refusals: tuple[RefusalCount, ...]
+
+
+class FailureSource(TypedDict):
+    """Failed requests from one source.
+
+    Attributes:
+        source: an IP address, or `other`.
+        known: ids of existing users and access keys that the requests named.
+    """
+
+    source: str
+    count: int
+    first: datetime
+    last: datetime
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthenticationsFailed(AuditEvent):
+    """Requests failed to authenticate. Each worker records at most one such event a minute."""
+
+    kind: Literal["authentication.failed"] = "authentication.failed"
+    count: int
+    sources: tuple[FailureSource, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLoaded(AuditEvent):
+    """The service loaded a policy, at its start or on a reload, that differs from the last recorded one.
+
+    Attributes:
+        rules: the policy's rules, including those of a preset, in the order of the settings; lifetimes are in seconds.
+        allow_system: the names with the prefix `system:` that certificates may contain.
+        sha256: the policy's digest; `before` is the previous policy's digest.
+    """
+
+    kind: Literal["policy.loaded"] = "policy.loaded"
+    rules: tuple[Mapping[str, object], ...]
+    allow_system: tuple[str, ...]
+    sha256: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialSeen(AuditEvent):
+    """An API server saw a certificate that is not in the ledger, or one in `system:masters`.
+
+    Attributes:
+        reported_by: `webhook`, `audit-events` or `import-audit-log`.
+        fault: why the certificate was not recognized: `unknown`, `other_cluster` or `forged`; None if it was.
+    """
+
+    kind: CredentialAlert
+    cluster_id: str
+    username: str
+    groups: tuple[str, ...]
+    first_seen_at: datetime
+    reported_by: str
+    fault: str | None
+    known_for_another_cluster: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialAltered(AuditEvent):
+    """An API server saw an altered copy of a certificate; at most one event an hour for each certificate.
+
+    Attributes:
+        presented: the altered copy's fingerprint, lower-case hex; None if the API server did not send it.
+    """
+
+    kind: Literal["credential.altered"] = "credential.altered"
+    cluster_id: str
+    credential_number: str | None
+    presented: str | None
+    username: str
+    first_seen_at: datetime
+    reported_by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditBatchRefused(AuditEvent):
+    """A batch of audit events from an API server was not read completely.
+
+    Attributes:
+        reason: `cut_off`, `malformed` or `unreadable_events`.
+    """
+
+    kind: Literal["audit_batch.refused"] = "audit_batch.refused"
+    cluster_id: str
+    reason: str
+    bytes_read: int
+    events_taken: int
+    events_unreadable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnforcementOverflowed(AuditEvent):
+    """A cluster has more revoked certificates than its ConfigMap can hold."""
+
+    kind: Literal["enforcement.overflowed"] = "enforcement.overflowed"
+    left_out: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateMismatch(AuditEvent):
+    """A stored certificate does not match its row, its CA or the policy.
+
+    Attributes:
+        problems: one sentence for each problem.
+    """
+
+    kind: Literal["certificate.mismatch"] = "certificate.mismatch"
+    cluster_id: str
+    serial: str
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLogBegun(AuditEvent):
+    """The first event of a log, recorded when its key is created. The subject is the log's name."""
+
+    kind: Literal["audit_log.begun"] = "audit_log.begun"
+    verifier_key: str

@@ -1,0 +1,356 @@
+"""Policy rules, their conditions, and the input of a policy decision."""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import ClassVar, Protocol, TypeGuard
+
+from clustercert.model import JsonObject
+from clustercert.model.clusters import Cluster
+from clustercert.model.identity import Caller, Group
+from clustercert.model.issuance import IssueRequest
+from clustercert.model.name_patterns import Names, Values
+
+MAX_GROUPS = 64
+"""The maximum number of Kubernetes groups in one certificate."""
+
+MAX_TRACED = 50
+"""The maximum number of skipped rules and of conditions in a decision trace."""
+
+# Conditions on names that the caller chooses.
+_CHOSEN = frozenset({"auth_method", "key_type"})
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(slots=True, eq=False)
+class DecisionInput:
+    """The input of a policy decision. Audit events contain it, so that the decision can be computed again.
+
+    Attributes:
+        roles: the caller's roles in the cluster's project.
+        key_type: the type of the CSR's key, or of the key that the service would generate.
+        cel_context: created by the first expression, and reused by the others.
+    """
+
+    caller: Caller
+    cluster: Cluster
+    request: IssueRequest
+    roles: tuple[str, ...]
+    at: datetime
+    key_type: str
+    cel_context: object | None = field(init=False, default=None)
+    _named: dict[str, Values] = field(init=False, repr=False, default_factory=dict)
+
+    def named(self, what: str) -> Values:
+        """Return the values of a kind in `NAMED`."""
+        values = self._named.get(what)
+        if values is None:
+            values = self._named[what] = Values(NAMED[what](self))
+        return values
+
+    def groups_matching(self, names: Names | None) -> list[Group]:
+        """The caller's groups with one of the names, or all groups if it is `None`."""
+        return [group for group in self.caller.groups if names is None or names.match(group.qualified_names)]
+
+
+class ConditionFailed(Exception):
+    """A condition can't be evaluated for this input. The message contains its clause and the reason."""
+
+
+class Condition(Protocol):
+    """A condition that a decision's input must meet for a rule to match."""
+
+    @property
+    def clause(self) -> str:
+        """Return the condition in words, such as `role is admin`."""
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """Return the first clause that is false, for the decision trace, or None if the condition is met.
+
+        Raises ConditionFailed.
+        """
+
+    def found(self, said: DecisionInput) -> str:
+        """Return what the input has instead, in words; empty if that can't be said in words."""
+
+
+class Template(Protocol):
+    """The template of a Kubernetes group's name."""
+
+    @property
+    def text(self) -> str:
+        """Return the template as in the settings."""
+
+    def render(self, said: DecisionInput, trace: JsonObject) -> Iterable[str]:
+        """Return the names. Raises Forbidden for a name that must not be issued."""
+
+
+class NameTemplate(Protocol):
+    """The template of a user name."""
+
+    def render_name(self, said: DecisionInput, trace: JsonObject) -> str:
+        """Return the name. Raises Forbidden for a name that must not be issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasName:
+    """One of the input's values of this kind, such as the caller's roles, matches the names."""
+
+    what: str
+    names: Names
+    clause: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clause", f"{self.what} is {self.names.text}")
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if self.names.match_prepared(said.named(self.what)) else self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return ", ".join((_SHOWN.get(self.what) or NAMED[self.what])(said)) or "none"
+
+
+NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "role": lambda said: said.roles,
+    "group": lambda said: tuple(name for group in said.caller.groups for name in group.qualified_names),
+    "user": lambda said: said.caller.user.qualified_names,
+    "project": lambda said: (said.cluster.project_id,),
+    "cluster": lambda said: (said.cluster.id, said.cluster.name),
+    "auth_method": lambda said: (said.caller.method,),
+    "issuer": lambda said: (said.caller.issuer,),
+    "key_type": lambda said: (said.key_type,),
+}
+"""The values that the names in a rule are compared with, by the kind of name."""
+
+# The values to display, where `NAMED` has several for one thing.
+_SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "group": lambda said: tuple(group.qualified_names[-1] for group in said.caller.groups),
+    "user": lambda said: said.caller.user.qualified_names[-1:],
+    "cluster": lambda said: (said.cluster.name,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HasLabel:
+    """The cluster has a label with one of the values."""
+
+    label: str
+    values: Names
+
+    @property
+    def clause(self) -> str:
+        return f"cluster label {self.label} is {self.values.text}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        value = said.cluster.labels.get(self.label)
+        return None if value is not None and self.values.match((value,)) else self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return said.cluster.labels.get(self.label, "no such label")
+
+
+@dataclass(frozen=True, slots=True)
+class FromNetwork:
+    """The request comes from one of the networks."""
+
+    networks: tuple[IPNetwork, ...]
+
+    @property
+    def clause(self) -> str:
+        return f"source is {' or '.join(map(str, self.networks))}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        try:
+            address = ipaddress.ip_address(said.caller.origin.address)
+        except ValueError:
+            # The command line has the address "local".
+            address = None
+        if address is not None:
+            address = getattr(address, "ipv4_mapped", None) or address
+            if any(address in network for network in self.networks):
+                return None
+        return self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return said.caller.origin.address
+
+
+@dataclass(frozen=True, slots=True)
+class HasCsr:
+    """The request has a certificate signing request."""
+
+    clause: ClassVar[str] = "the request has a csr"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if said.request.public_key is not None else self.clause
+
+    def found(self, _: DecisionInput) -> str:
+        return "no csr"
+
+
+@dataclass(frozen=True, slots=True)
+class HasReason:
+    """The request has a reason."""
+
+    clause: ClassVar[str] = "the request has a reason"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if (said.request.reason or "").strip() else self.clause
+
+    def found(self, _: DecisionInput) -> str:
+        return "no reason"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request.
+
+    Attributes:
+        name: unique in its policy.
+        default_lifetime: the lifetime for the duration -1; None for the longest.
+        username: the template of the certificate's user name; None for the user's id.
+        deny: the message of a rule that denies.
+        final: whether the rules after it are ignored if it matches.
+        declared: the rule as in the settings, JSON values with lifetimes in seconds; for the audit event.
+        private: the conditions that only those who meet them may see: they can name other users, projects or networks.
+            Empty for a rule that needs nothing but roles and what the caller chooses.
+        chosen: the clauses of the conditions on what the caller chooses.
+    """
+
+    name: str
+    conditions: tuple[Condition, ...]
+    groups: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
+    max_lifetime: timedelta = timedelta(days=1825)
+    default_lifetime: timedelta | None = None
+    username: NameTemplate | None = None
+    deny: str | None = None
+    final: bool = False
+    declared: Mapping[str, object] = field(default_factory=dict, compare=False)
+    private: tuple[Condition, ...] = field(init=False, repr=False, compare=False)
+    chosen: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        private = tuple(each for each in self.conditions if not is_chosen(each))
+        if all(is_on_role(each) for each in private):
+            private = ()
+        object.__setattr__(self, "private", private)
+        object.__setattr__(
+            self, "chosen", frozenset(each.clause for each in self.conditions if is_chosen(each))
+        )
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """Return the first false clause of the first condition that is not met, or None if the rule matches.
+
+        Raises ConditionFailed if a condition fails and those before it are met.
+        """
+        for condition in self.conditions:
+            if (clause := condition.first_false(said)) is not None:
+                return clause
+        return None
+
+    def takes_role(self, role: str) -> bool:
+        """Whether this role alone meets all conditions on roles."""
+        return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
+
+    def is_own(self, said: DecisionInput) -> bool:
+        """Whether the caller may see the rule: another request of theirs would meet it, or other roles alone would.
+
+        Other rules can name users, groups, projects and clusters of others, or be named after them.
+        """
+        try:
+            return all(each.first_false(said) is None for each in self.private)
+        except ConditionFailed:
+            return False
+
+
+def is_on_role(condition: object) -> TypeGuard[HasName]:
+    return isinstance(condition, HasName) and condition.what == "role"
+
+
+def is_chosen(condition: object) -> bool:
+    """Whether the condition depends only on what the caller chooses."""
+    return isinstance(condition, HasCsr | HasReason) or (
+        isinstance(condition, HasName) and condition.what in _CHOSEN
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The rules that match an input.
+
+    Attributes:
+        rules: those that grant, in order. Empty if a rule denies.
+        denied_by: the first rule that denies or fails, or None.
+        unmet: for each rule that does not match, its first false clause, in order.
+        failure: why a condition of `denied_by` fails; empty if it does not.
+    """
+
+    rules: tuple[PolicyRule, ...]
+    denied_by: PolicyRule | None
+    unmet: Mapping[str, str]
+    failure: str = ""
+
+    def own_unmet(self, rules: Iterable[PolicyRule], said: DecisionInput) -> dict[str, str]:
+        """Return `unmet` for those of the rules that the caller may see, at most `MAX_TRACED`."""
+        own: dict[str, str] = {}
+        for rule in rules:
+            clause = self.unmet.get(rule.name)
+            if clause is None or (rule.private and not (clause in rule.chosen and rule.is_own(said))):
+                continue
+            own[rule.name] = clause
+            if len(own) == MAX_TRACED:
+                break
+        return own
+
+    def skipped(self, own: Mapping[str, str]) -> JsonObject:
+        """Return the names in `own` for the decision trace, and the number of all if there are others."""
+        skipped: JsonObject = {"skipped_rules": list(own)}
+        return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
+
+
+def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
+    """Compare the rules with an input, up to the first that fails, or that matches and denies or is final.
+
+    A rule that fails denies, because skipping it would also skip its limits.
+    """
+    matching: list[PolicyRule] = []
+    unmet: dict[str, str] = {}
+    for rule in rules:
+        try:
+            clause = rule.first_false(said)
+        except ConditionFailed as failed:
+            return Match((), rule, unmet, str(failed))
+        if clause is not None:
+            unmet[rule.name] = clause
+            continue
+        if rule.deny is not None:
+            return Match((), rule, unmet)
+        matching.append(rule)
+        if rule.final:
+            break
+    return Match(tuple(matching), None, unmet)
+
+
+def chosen_username(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> str:
+    """Return the user name from the first rule with a template for it, or else the user's id. Raises Forbidden."""
+    template = next((rule.username for rule in rules if rule.username is not None), None)
+    return said.caller.user.id if template is None else template.render_name(said, trace)
+
+
+def united_groups(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:
+    """Return the groups of the rules without duplicates. Stops soon after `MAX_GROUPS`.
+
+    Raises Forbidden for a name that must not be issued.
+    """
+    groups: dict[str, None] = {}
+    for rule in rules:
+        groups |= dict.fromkeys(rule.groups)
+        for template in rule.templates:
+            for name in template.render(said, trace):
+                groups[name] = None
+                if len(groups) > MAX_GROUPS:
+                    return tuple(groups)
+    return tuple(groups)

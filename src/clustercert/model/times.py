@@ -1,0 +1,27 @@
+"""The current time in UTC; parsing and formatting of RFC 3339 times."""
+
+import functools
+from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """The current time. Code that needs the time receives a clock function; in production it is this one."""
+    return datetime.now(UTC)
+
+
+# Cached: certificates issued in the same second with the same lifetime have the same times.
+@functools.lru_cache(maxsize=1024)
+def rfc3339(time: datetime) -> str:
+    """Format an aware time in UTC, without fractions of a second: `2027-01-31T18:00:00Z`."""
+    return f"{time.astimezone(UTC).isoformat(timespec='seconds').removesuffix('+00:00')}Z"
+
+
+def parse_rfc3339(text: str) -> datetime:
+    """Parse a time and convert it to UTC. Raises ValueError if it is malformed or has no offset."""
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError("no offset")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time has no equivalent in UTC") from error

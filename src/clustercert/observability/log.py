@@ -1,0 +1,126 @@
+"""Structured logs without secrets, one line per event.
+
+JSON, or plain text on a terminal. Audit events are separate: they are in the database.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from clustercert.observability import canonical_json
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# A field with one of these words in its name is redacted.
+_SECRET_WORDS = ("token", "password", "secret", "key", "pem", "authorization", "cookie")
+# Exceptions: fields that hold no secret.
+_HARMLESS = frozenset({"key_type", "key_id", "kek_id", "data_key_id", "access_key_id"})
+
+REDACTED = "[redacted]"
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Id of the current request, added to each of its log lines. Empty outside a request."""
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+
+
+def configure(
+    style: Literal["json", "console"] | None, level: str = "info", file: Path | None = None
+) -> None:
+    """Set up logging for this process: structlog, and the standard library's logging for dependencies."""
+    output = os.open(file, _APPEND, 0o600) if file else sys.stdout.fileno()
+    stream = io.BufferedWriter(_Output(output, "wb", closefd=file is not None))
+    if style is None:
+        style = "console" if stream.isatty() else "json"
+    # Plain tracebacks in both styles: structlog's rich tracebacks print local variables, which may hold keys.
+    renderer: list[structlog.typing.Processor]
+    if style == "console":
+        renderer = [
+            _escape_controls,
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+            _as_bytes,  # type: ignore[list-item] # follows a renderer, which returns text
+        ]
+    else:
+        renderer = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(canonical_json.dumps),
+        ]
+    structlog.configure(
+        processors=[_with_context, redact, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.BytesLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    # For libraries: log only warnings and errors.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def configure_command() -> None:
+    """Set up structlog for a command: on standard error, since standard output is for the command's result."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(
+        processors=[_with_context, redact, _escape_controls, plain],
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+class _Output(io.FileIO):
+    """Drops lines that can't be written: a full disk or a closed pipe must not fail a request."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        written = None
+        with contextlib.suppress(OSError):
+            written = super().write(data)
+        return memoryview(data).nbytes if written is None else written
+
+
+def _with_context(_logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the request id, the level and the time."""
+    if request := request_id.get():
+        event.setdefault("request_id", request)
+    event["level"] = method
+    event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat('T', 'microseconds')}Z"
+    return event
+
+
+def _escape_controls(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Escape control characters for a terminal, since clients can send them."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = ascii(value)
+    return event
+
+
+def _as_bytes(_logger: object, _method: str, line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace")
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Redact the values of fields whose names suggest a secret."""
+    for name in event:
+        if _is_secret(name):
+            event[name] = REDACTED
+    return event
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    return name not in _HARMLESS and any(word in name.lower() for word in _SECRET_WORDS)

@@ -1,0 +1,237 @@
+"""Prometheus metrics. No label names a cluster, a user or a project.
+
+Each worker process writes its counts to the folder named by `PROMETHEUS_MULTIPROC_DIR`; a scrape adds them up.
+The metrics table in docs/operations.md is generated from the descriptions: run `make docs` after a change.
+"""
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+REQUESTS = Counter("clustercert_requests", "HTTP requests answered", ["route", "method", "status"])
+REQUEST_SECONDS = Histogram(
+    "clustercert_request_seconds",
+    "Time from the arrival of a request to its response",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+ISSUANCES = Counter(
+    "clustercert_issuances", "Requests for a certificate: issued, or the name of the error", ["outcome"]
+)
+ISSUANCE_SECONDS = Histogram(
+    "clustercert_issuance_seconds",
+    "Time to issue a certificate, recording included",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+REVOCATIONS = Counter(
+    "clustercert_revocations",
+    "Revocations: certificate, holder (proved by its key), user (in one cluster), cluster, or everywhere (one user)",
+    ["kind"],
+)
+CHECKPOINTS = Counter(
+    "clustercert_audit_checkpoints",
+    "Checkpoints of the audit log sent to a target: published or failed",
+    ["outcome"],
+)
+for _published in ("published", "failed"):
+    CHECKPOINTS.labels(_published)
+MISMATCHES = Counter(
+    "clustercert_certificate_mismatches",
+    "Stored certificates found to differ from their row or their CA, each counted once until it is repaired",
+)
+CHECKED = Counter("clustercert_certificates_checked", "Stored certificates checked in the background")
+LIMITED = Counter(
+    "clustercert_limited",
+    "Requests refused by a limit: failures (failed authentications from one address), caller, project, source or quota",
+    ["limit"],
+)
+FORWARDING_IGNORED = Counter(
+    "clustercert_forwarding_ignored",
+    "Requests with X-Forwarded-For or Forwarded from a peer that is not in server.trusted_proxies",
+)
+ISSUER_FETCHES = Counter(
+    "clustercert_issuer_fetches",
+    "Attempts to fetch the keys of an OIDC issuer: done or failed",
+    ["issuer", "outcome"],
+)
+EXPIRING = Gauge(
+    "clustercert_certificates_expiring",
+    "Live certificates that expire within 1h, 24h, 7d or 30d",
+    ["window"],
+    multiprocess_mode="mostrecent",
+)
+# Includes certificates of revoked users and clusters: to exclude them, the query would read more than one index range.
+LIVE = Gauge(
+    "clustercert_certificates_live",
+    "Certificates that are valid and not revoked individually; revocations of a whole user or cluster do not count",
+    multiprocess_mode="mostrecent",
+)
+
+WEBHOOK_DECISIONS = Counter(
+    "clustercert_webhook_decisions",
+    "SubjectAccessReviews answered: no_opinion, or the reason for a denial",
+    ["outcome"],
+)
+FEED_SECONDS = Histogram(
+    "clustercert_webhook_feed_seconds",
+    "Time between a worker's reads of the revocations; above 2, every SubjectAccessReview reads the database",
+    buckets=(0.1, 0.3, 0.5, 1, 2, 5, 10, 60),
+)
+UNKNOWN_CREDENTIALS = Counter(
+    "clustercert_unknown_credentials",
+    "Client certificates reported by API servers but missing from the ledger, by user name and groups, once for each"
+    " cluster",
+)
+ALTERED_CREDENTIALS = Counter(
+    "clustercert_altered_credentials",
+    "Certificates for which an API server reported an altered copy, an attempt to evade revocation; each counted"
+    " at most once an hour",
+)
+MASTERS_CREDENTIALS = Counter(
+    "clustercert_masters_credentials",
+    "Client certificates in system:masters reported by API servers and not listed by the operator, once for each"
+    " cluster",
+)
+
+AuditBatchRefusal = Literal["malformed", "cut_off", "unreadable_events", "unavailable"]
+AUDIT_BATCHES_REFUSED = Counter(
+    "clustercert_audit_batches_refused",
+    "Batches of audit events not processed completely: malformed, cut_off, unreadable_events or unavailable",
+    ["reason"],
+)
+# Create these series at zero: an alert on an increase would otherwise miss the first count.
+for _refusal in get_args(AuditBatchRefusal):
+    AUDIT_BATCHES_REFUSED.labels(_refusal)
+
+ENFORCEMENTS = Counter(
+    "clustercert_enforcements",
+    "Operations on API servers (bind, unbind, bindings or admission): done, or the name of the error",
+    ["what", "outcome"],
+)
+ENFORCEMENT_SECONDS = Histogram(
+    "clustercert_enforcement_seconds",
+    "Time until a change was enforced on a cluster, failed attempts included",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
+)
+ENFORCEMENT_FAILING = Gauge(
+    "clustercert_enforcement_failing",
+    "Clusters where the last enforcement attempt failed: revoked certificates may still work there",
+    multiprocess_mode="livemostrecent",
+)
+ENFORCEMENT_LEFT_OUT = Gauge(
+    "clustercert_enforcement_left_out",
+    "Ids of revoked certificates that do not fit into the ConfigMaps of their clusters",
+    multiprocess_mode="livemostrecent",
+)
+
+SEALED = Gauge(
+    "clustercert_audit_log_size",
+    "Events sealed into the audit log",
+    multiprocess_mode="mostrecent",
+)
+SEALING_FAILURES = Counter(
+    "clustercert_audit_sealing_failures",
+    "Failed attempts to seal events into the audit log: unavailable (the database did not answer), or other",
+    ["reason"],
+)
+for _reason in ("unavailable", "other"):
+    SEALING_FAILURES.labels(_reason)
+UNSEALED_SECONDS = Gauge(
+    "clustercert_audit_unsealed_seconds",
+    "Age of the oldest event that is not sealed into the audit log; 0 if all are",
+    multiprocess_mode="mostrecent",
+)
+
+CLOCK_OFFSET = Gauge(
+    "clustercert_clock_offset_seconds",
+    "How far this machine's clock is ahead of the database server's; 0 with SQLite",
+    multiprocess_mode="mostrecent",
+)
+RELOADS = Counter(
+    "clustercert_reloads",
+    "Reloads by each worker of TLS files, settings or the shadow policy (what: tls, settings, shadow): done or failed",
+    ["what", "outcome"],
+)
+for _what in ("tls", "settings", "shadow"):
+    for _outcome in ("done", "failed"):
+        RELOADS.labels(_what, _outcome)
+SHADOW_DECISIONS = Counter(
+    "clustercert_shadow_decisions",
+    "Decisions compared with the shadow policy: same, different, skipped (to save time), off (too slow) or failed",
+    ["outcome"],
+)
+SHADOW_DIFFERENCES = Counter(
+    "clustercert_shadow_differences",
+    "Decisions that the shadow policy makes otherwise: allow_to_deny, deny_to_allow, shorter, longer, other_groups or"
+    " other_username",
+    ["kind"],
+)
+RATE_READ_FAILURES = Counter(
+    "clustercert_rate_read_failures",
+    "Reads of other processes' certificates for the rates that failed, and events that were unreadable",
+)
+DISK_FREE = Gauge(
+    "clustercert_disk_free_bytes",
+    "Free space on the disk of the SQLite file; absent with PostgreSQL",
+    ["disk"],
+    multiprocess_mode="livemostrecent",
+)
+DISK_RESERVE = Gauge(
+    "clustercert_disk_reserve_bytes",
+    "The setting issuing.disk_reserve_mib: with less free space, no certificates are issued; absent with PostgreSQL",
+    ["disk"],
+    multiprocess_mode="livemostrecent",
+)
+
+
+def request(route: str, method: str, status: int, seconds: float) -> None:
+    """Count one HTTP request."""
+    count, latency = _of_request(route, method, status)
+    count.inc()
+    latency.observe(seconds)
+
+
+# Cached, because looking up a labelled series takes longer than incrementing it.
+@functools.lru_cache(maxsize=1024)
+def _of_request(route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(route, method, status), REQUEST_SECONDS.labels(route)
+
+
+@contextlib.contextmanager
+def enforcing(what: str) -> Iterator[None]:
+    """Count the operation in the `with` block as `done`, or under the name of the error that it raises."""
+    try:
+        yield
+    except Exception as error:
+        ENFORCEMENTS.labels(what, type(error).__name__).inc()
+        raise
+    ENFORCEMENTS.labels(what, "done").inc()
+
+
+def issuance(started: float, outcome: str = "issued") -> None:
+    """Count one request for a certificate. `started` is its start time by `time.perf_counter()`."""
+    ISSUANCES.labels(outcome).inc()
+    if outcome == "issued":
+        ISSUANCE_SECONDS.observe(time.perf_counter() - started)
+
+
+def exposition() -> bytes:
+    """Return the metrics of all workers in Prometheus's text format."""
+    # Without this variable there is only one process.
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call] # untyped upstream
+    return generate_latest(registry)

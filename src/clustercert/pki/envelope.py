@@ -1,0 +1,175 @@
+"""Envelope encryption of secrets at rest, with AES-256-GCM.
+
+* A key-encryption key (KEK) encrypts data keys: it wraps them. KEKs are never stored in the database.
+* A data key encrypts secrets: it seals them. Data keys are stored wrapped. One is active; the others only decrypt.
+
+Wrapped data key: version (1) | nonce (12) | ciphertext and tag
+Sealed secret: version (1) | data key id (4) | nonce (12) | ciphertext and tag
+
+Each secret is bound to its row, written `table:id`: if it is copied to another row, it can't be decrypted.
+`custody` loads and rotates the keys.
+"""
+
+import base64
+import hashlib
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from clustercert.model.errors import UnsealError
+
+KEY_BYTES = 32
+_NONCE_BYTES = 12
+_VERSION = b"\x01"
+_HEAD = struct.Struct(">cI")
+
+
+class SecretSealer(Protocol):
+    """Encrypts and decrypts the secret in the row `bound_to`. `custody` implements it."""
+
+    async def seal(self, plaintext: bytes, bound_to: str) -> bytes: ...
+
+    async def unseal(self, sealed: bytes, bound_to: str) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kek:
+    """A key-encryption key of 32 bytes. Its id, 16 lower-case hex digits from a hash of the key, is not secret."""
+
+    key: bytes = field(repr=False)
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.key) != KEY_BYTES:
+            raise ValueError(f"a key-encryption key has {KEY_BYTES} bytes")
+        digest = hashlib.sha256(b"clustercert key-encryption key id\0" + self.key)
+        object.__setattr__(self, "id", digest.hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A key of 32 bytes that encrypts secrets. Its id, a positive number of at most 32 bits, is never reused."""
+
+    id: int
+    key: bytes = field(repr=False)
+
+    def wrap(self, kek: Kek) -> bytes:
+        """Encrypt this key with a KEK, for storage in the database."""
+        return _VERSION + _seal(kek.key, self.key, _wrapping_context(self.id))
+
+    @classmethod
+    def unwrap(cls, data_key_id: int, wrapped: bytes, kek: Kek) -> "DataKey":
+        """Decrypt a wrapped data key. Raises UnsealError if this KEK did not wrap it, or it was altered."""
+        name = f"data key {data_key_id}"
+        if not wrapped.startswith(_VERSION):
+            raise UnsealError(f"{name} has an unknown format; a newer version may have written it")
+        key = _open(kek.key, wrapped[len(_VERSION) :], _wrapping_context(data_key_id), name)
+        if len(key) != KEY_BYTES:
+            raise UnsealError(f"{name} has the wrong length")
+        return cls(data_key_id, key)
+
+
+class KeyRing:
+    """All data keys of a database, unwrapped. Immutable.
+
+    Attributes:
+        active_id: the id of the data key that seals new secrets.
+    """
+
+    def __init__(self, data_keys: Iterable[DataKey], active_id: int) -> None:
+        self.data_keys = tuple(data_keys)
+        self._keys = {data_key.id: data_key.key for data_key in self.data_keys}
+        self.active_id = active_id
+
+    def knows(self, sealed: bytes) -> bool:
+        """Whether the ring has the data key of a sealed secret."""
+        return data_key_id_of(sealed) in self._keys
+
+    def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+        """Encrypt a secret under the active data key, bound to the row `bound_to`, written `table:id`."""
+        head = _HEAD.pack(_VERSION, self.active_id)
+        return head + _seal(self._keys[self.active_id], plaintext, head + bound_to.encode())
+
+    def unseal(self, sealed: bytes, bound_to: str) -> bytes:
+        """Decrypt a secret that is bound to a row. Raises UnsealError if key, row or content is wrong."""
+        data_key_id, name = data_key_id_of(sealed), f"the secret of {bound_to}"
+        if data_key_id is None:
+            raise UnsealError(f"{name} has an unknown format; a newer version may have written it")
+        if data_key_id not in self._keys:
+            raise UnsealError(f"{name} is sealed under data key {data_key_id}, which does not exist")
+        head, rest = sealed[: _HEAD.size], sealed[_HEAD.size :]
+        return _open(self._keys[data_key_id], rest, head + bound_to.encode(), name)
+
+
+def data_key_id_of(sealed: bytes) -> int | None:
+    """Return the id of the data key that sealed a secret, or None if this is not a sealed secret."""
+    if len(sealed) < _HEAD.size or not sealed.startswith(_VERSION):
+        return None
+    return int(_HEAD.unpack_from(sealed)[1])
+
+
+def sealed_prefix(data_key_id: int) -> bytes:
+    """Return the first bytes of every secret sealed under this data key."""
+    return _HEAD.pack(_VERSION, data_key_id)
+
+
+def new_kek() -> Kek:
+    return Kek(os.urandom(KEY_BYTES))
+
+
+def new_data_key(data_key_id: int) -> DataKey:
+    return DataKey(data_key_id, os.urandom(KEY_BYTES))
+
+
+def kek_line(kek: Kek) -> str:
+    """Format a KEK as a line for `parse_keks`, with the id as a comment."""
+    return f"{base64.b64encode(kek.key).decode()}  # {kek.id}\n"
+
+
+def kek_of_line(line: str) -> Kek | None:
+    """Parse one line. Returns None for an empty line or a comment. Raises ValueError."""
+    encoded = line.partition("#")[0].strip()
+    return Kek(base64.b64decode(encoded, validate=True)) if encoded else None
+
+
+def parse_keks(text: str) -> tuple[Kek, ...]:
+    """Parse the key-encryption keys in a file or variable. The first one wraps new data keys.
+
+    Each line has one key: standard base64 of 32 bytes; `#` starts a comment. Raises ValueError with a message that
+    never contains a key.
+    """
+    keks: list[Kek] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            kek = kek_of_line(line)
+        except ValueError:
+            raise ValueError(f"line {number} is not the standard base64 of 32 bytes") from None
+        if kek in keks:
+            raise ValueError(f"line {number} repeats a key")
+        if kek is not None:
+            keks.append(kek)
+    if not keks:
+        raise ValueError("it has no keys")
+    return tuple(keks)
+
+
+def _wrapping_context(data_key_id: int) -> bytes:
+    return f"clustercert data key {data_key_id}".encode()
+
+
+def _seal(key: bytes, plaintext: bytes, context: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, context)
+
+
+def _open(key: bytes, sealed: bytes, context: bytes, name: str) -> bytes:
+    # ValueError: nonce or ciphertext too short. InvalidTag: wrong key, row or content.
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
+    except (InvalidTag, ValueError):
+        raise UnsealError(f"{name} is damaged or belongs to another row") from None

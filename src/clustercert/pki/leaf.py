@@ -1,0 +1,293 @@
+"""Builds leaf certificates, and checks leaves that a signer returned.
+
+Source: RFC 5280; the profile is in `docs/security-model.md`.
+"""
+
+import functools
+import hashlib
+import os
+import ssl
+import time
+from datetime import datetime
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from clustercert.model import (
+    ClientCA,
+    Grant,
+    PrivateKey,
+    PublicKey,
+    SigningRequest,
+    credential_number,
+)
+from clustercert.model.errors import SignerError
+from clustercert.pki.client_ca import Issuer, issuer_of, signature_scheme
+from clustercert.pki.keys import key_kind
+from clustercert.pki.leaf_mismatch import parse_reencoded_leaf
+from clustercert.pki.subject import subject, subject_template
+
+# A serial is positive and has at most 20 octets. RFC 5280 4.1.2.2.
+MAX_SERIAL_BITS = 159
+_RANDOM_SERIAL_BITS = 112
+_SERIALS_PER_SECOND = 1 << 16
+_TIME_MASK = (1 << MAX_SERIAL_BITS - _RANDOM_SERIAL_BITS) - 1
+
+# RFC 5280 4.1.2.5: UTCTime through 2049, GeneralizedTime from 2050.
+_FIRST_GENERALIZED_YEAR = 2050
+
+_VERSION_3 = bytes.fromhex("a003020102")
+# Extension := SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }, in the order of the profile.
+_BASIC_CONSTRAINTS = bytes.fromhex("300c0603551d130101ff04023000")
+_KEY_USAGE = bytes.fromhex("300e0603551d0f0101ff040403020780")
+_KEY_USAGE_RSA = bytes.fromhex("300e0603551d0f0101ff0404030205a0")
+_EXTENDED_KEY_USAGE = bytes.fromhex("30130603551d25040c300a06082b06010505070302")
+_AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
+_SUBJECT_KEY_IDENTIFIER = bytes.fromhex("301d0603551d0e04160414")
+# The bytes before the curve point in every P-256 SubjectPublicKeyInfo. RFC 5480 2.
+_P256_HEAD = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+
+_SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING = 0x30, 0x02, 0x03, 0x04
+_UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
+_EXTENSIONS = 0xA3
+_SUBJECT_OID = "2.5.29.14"
+# The length of a SHA-1 digest.
+KEY_IDENTIFIER_BYTES = 20
+_LONG_FORM = 0x80
+
+
+class LeafBuilder:
+    """Builds and signs leaves for one CA."""
+
+    def __init__(self, ca: x509.Certificate, ca_key: PrivateKey) -> None:
+        self._ca_key = ca_key
+        self._scheme = signature_scheme(ca_key)
+        self._issuer = issuer_of(ca)
+
+    def build(self, request: SigningRequest) -> bytes:
+        """Build and sign a leaf. Returns DER. Generates a serial if the request has none."""
+        serial = request.serial if request.serial is not None else new_serial()
+        tbs = requested_tbs(request, self._issuer, serial)
+        signature = self._ca_key.sign(tbs, *self._scheme)
+        return encode_certificate(tbs, self._issuer.algorithm_der, signature)
+
+
+class CheckedLeaf(NamedTuple):
+    """A leaf that matches its request. The serial is positive and has at most 159 bits."""
+
+    der: bytes
+    serial: int
+
+
+def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf:
+    """Check that a signer's chain (DER) is one leaf that matches the request and verifies against the CA.
+
+    Whatever the signer returned, this raises only SignerError, which names the first difference.
+    """
+    der, issuer = _only_certificate(chain), issuer_of(request.ca.certificate)
+    try:
+        serial, signature, tbs = _parse(der, issuer, request)
+        issuer.key.verify(signature, tbs, *issuer.scheme)
+    except InvalidSignature as error:
+        raise SignerError(
+            "The signer's certificate does not verify against the cluster's client CA."
+        ) from error
+    if request.serial not in (None, serial):
+        raise SignerError("The signer's certificate has a different serial number from the one requested.")
+    if not 0 < serial < 1 << MAX_SERIAL_BITS:
+        raise SignerError("The serial of the signer's certificate is not positive or exceeds 20 octets.")
+    if request.grant.not_after > issuer.not_after:
+        raise SignerError("The certificate would outlive its CA.")
+    return CheckedLeaf(der, serial)
+
+
+def _only_certificate(chain: tuple[bytes, ...]) -> bytes:
+    """Return the only certificate in a chain. Raises SignerError unless there is exactly one."""
+    # Signers are plugins, so their types are unchecked. A mutable result could change after the check.
+    if type(chain) is not tuple:
+        raise SignerError(f"The signer returned {type(chain).__name__} instead of a tuple.")
+    # The API server trusts the leaf's issuer, so the chain must not have intermediates.
+    if len(chain) != 1:
+        raise SignerError(f"The signer returned {len(chain)} certificates instead of one.")
+    if type(chain[0]) is not bytes:
+        raise SignerError(f"The signer returned {type(chain[0]).__name__} instead of DER bytes.")
+    return chain[0]
+
+
+def _parse(der: bytes, issuer: Issuer, request: SigningRequest) -> tuple[int, bytes, bytes]:
+    """Parse a leaf, and compare it with our own encoding of the request. Returns (serial, signature, TBSCertificate).
+
+    Only serial, signature and the order of extensions may differ. Raises SignerError, or InvalidSignature for other
+    differences.
+    """
+    try:
+        serial, signature = serial_and_signature(der)
+    except ValueError:
+        pass  # The slow path below reports what is wrong.
+    else:
+        tbs = requested_tbs(request, issuer, serial)
+        if der == encode_certificate(tbs, issuer.algorithm_der, signature):
+            return serial, signature, tbs
+    expected_subject = subject(request.grant, request.credential_number)
+    serial, signature, order = parse_reencoded_leaf(der, request, expected_subject.public_bytes())
+    tbs = requested_tbs(request, issuer, max(serial, 0), order)
+    if der != encode_certificate(tbs, issuer.algorithm_der, signature):
+        raise SignerError("The signer's certificate has a different encoding or more content than requested.")
+    return serial, signature, tbs
+
+
+def requested_tbs(
+    request: SigningRequest, issuer: Issuer, serial: int, order: tuple[str, ...] | None = None
+) -> bytes:
+    """Encode the requested leaf's TBSCertificate. `order`: OIDs of the extensions; the default is our order.
+
+    The credential number has a fixed length, so it is inserted into the subject's cached encoding.
+    """
+    grant, number = request.grant, request.credential_number
+    before, after = subject_template(grant.username, grant.groups, numbered=number is not None)
+    extensions = _extensions(key_kind(type(request.public_key)) == "rsa", issuer.key_identifier, order)
+    return _element(
+        _SEQUENCE,
+        b"".join(
+            (
+                _VERSION_3,
+                _element(_INTEGER, serial.to_bytes(serial.bit_length() // 8 + 1, "big")),
+                issuer.algorithm_der,
+                issuer.name_der,
+                _validity(grant.not_before, grant.not_after),
+                before,
+                (number or "").encode("ascii"),
+                after,
+                request.spki,
+                extensions[0],
+                key_identifier(request.spki),
+                extensions[1],
+            )
+        ),
+    )
+
+
+# Cached: a CA's leaf certificates have the same extensions except for the subject key identifier's value.
+@functools.lru_cache(maxsize=4096)
+def _extensions(
+    rsa_key: bool, authority_key_identifier: bytes, order: tuple[str, ...] | None
+) -> tuple[bytes, bytes]:
+    """Encode the `extensions` field. Returns the parts before and after the subject key identifier's value."""
+    authority = _element(_OCTET_STRING, _element(_SEQUENCE, _element(0x80, authority_key_identifier)))
+    by_oid = {
+        "2.5.29.19": _BASIC_CONSTRAINTS,
+        "2.5.29.15": _KEY_USAGE_RSA if rsa_key else _KEY_USAGE,
+        "2.5.29.37": _EXTENDED_KEY_USAGE,
+        "2.5.29.35": _element(_SEQUENCE, _AUTHORITY_KEY_IDENTIFIER + authority),
+        _SUBJECT_OID: _SUBJECT_KEY_IDENTIFIER + bytes(KEY_IDENTIFIER_BYTES),
+    }
+    oids = order or tuple(by_oid)
+    whole = _element(_EXTENSIONS, _element(_SEQUENCE, b"".join([by_oid[oid] for oid in oids])))
+    after = b"".join([by_oid[oid] for oid in oids[oids.index(_SUBJECT_OID) + 1 :]])
+    return whole[: len(whole) - len(after) - KEY_IDENTIFIER_BYTES], after
+
+
+def encode_certificate(tbs: bytes, algorithm: bytes, signature: bytes) -> bytes:
+    """Encode a certificate in DER."""
+    # The first octet of a BIT STRING is the number of unused bits.
+    return _element(_SEQUENCE, tbs + algorithm + _element(_BIT_STRING, b"\0" + signature))
+
+
+def serial_and_signature(unverified_der: bytes) -> tuple[int, bytes]:
+    """Extract a certificate's serial and signature. Raises ValueError if they can't be found.
+
+    Validates nothing else, so the caller must encode the result with `encode_certificate` and compare the encodings.
+    The encodings differ if the certificate has wrong tags, trailing bytes, or lengths or integers that are not
+    minimal. They also differ for a negative serial, which this function reads as positive.
+    """
+    try:
+        outer, _ = _content(unverified_der, 0)
+        tbs, tbs_size = _content(unverified_der, outer)
+        number, digits = _content(unverified_der, tbs + len(_VERSION_3))
+        algorithm, algorithm_size = _content(unverified_der, tbs + tbs_size)
+        bits, _ = _content(unverified_der, algorithm + algorithm_size)
+    # `_content` also raises IndexError for an offset beyond the largest index.
+    except IndexError as error:
+        raise ValueError("the certificate is truncated") from error
+    serial = int.from_bytes(unverified_der[number : number + digits], "big")
+    # Skip the octet with the number of unused bits.
+    return serial, unverified_der[bits + 1 :]
+
+
+def key_identifier(spki: bytes) -> bytes:
+    """The key identifier: SHA-1 of the key bits in a SubjectPublicKeyInfo (DER). RFC 5280 4.2.1.2 method (1)."""
+    if spki.startswith(_P256_HEAD):
+        return hashlib.sha1(spki[len(_P256_HEAD) :], usedforsecurity=False).digest()
+    start, _ = _content(spki, 0)
+    algorithm, length = _content(spki, start)
+    bits, _ = _content(spki, algorithm + length)
+    return hashlib.sha1(spki[bits + 1 :], usedforsecurity=False).digest()
+
+
+# Cached: most certificates issued in the same second have the same validity.
+@functools.lru_cache(maxsize=1024)
+def _validity(not_before: datetime, not_after: datetime) -> bytes:
+    return _element(_SEQUENCE, _time(not_before) + _time(not_after))
+
+
+def _time(time: datetime) -> bytes:
+    if time.year < _FIRST_GENERALIZED_YEAR:
+        return _element(_UTC_TIME, f"{time:%y%m%d%H%M%SZ}".encode())
+    return _element(_GENERALIZED_TIME, f"{time:%Y%m%d%H%M%SZ}".encode())
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < _LONG_FORM:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, _LONG_FORM | len(length))) + length + content
+
+
+def _content(der: bytes, at: int) -> tuple[int, int]:
+    """Find the content of the DER element at an offset. Returns (offset, length)."""
+    first = der[at + 1]
+    if first < _LONG_FORM:
+        return at + 2, first
+    start = at + 2 + (first & ~_LONG_FORM)
+    return start, int.from_bytes(der[at + 2 : start], "big")
+
+
+def new_serial() -> int:
+    """Generate a serial of 159 bits: 47 bits of time (31 for seconds, 16 for the fraction), then 112 random bits.
+
+    Because serials increase with time, inserts go to the end of the database index and touch few pages.
+    """
+    ticks = int(time.time() * _SERIALS_PER_SECOND) & _TIME_MASK
+    return ticks << _RANDOM_SERIAL_BITS | int.from_bytes(os.urandom(_RANDOM_SERIAL_BITS // 8), "big")
+
+
+def new_signing_request(
+    grant: Grant, public_key: PublicKey, ca: ClientCA, *, takes_serial: bool
+) -> SigningRequest:
+    """Create a request with a new credential number, which is also the serial if the signer accepts one."""
+    serial = new_serial()
+    return SigningRequest(
+        grant=grant,
+        public_key=public_key,
+        ca=ca,
+        credential_number=credential_number(serial),
+        serial=serial if takes_serial else None,
+    )
+
+
+def serial_hex(serial: int) -> str:
+    """Format a serial as lower-case hex with an even number of digits, at most 40, as OpenSSL does."""
+    digits = f"{serial:x}"
+    return digits if len(digits) % 2 == 0 else f"0{digits}"
+
+
+def der_fingerprint(der: bytes) -> bytes:
+    """SHA-256 of a certificate's DER. kube-apiserver's credential id is `X509SHA256=` followed by this hash in hex."""
+    return hashlib.sha256(der).digest()
+
+
+def der_pem(der: bytes) -> bytes:
+    """Encode a certificate's DER as a PEM block with 64 characters per line. Source: RFC 7468 section 2."""
+    return ssl.DER_cert_to_PEM_cert(der).encode()

@@ -1,0 +1,63 @@
+"""The interface of signers. A signer creates client CAs, and signs leaves and CRLs with their keys.
+
+Signers are plugins in the entry point group `clustercert.signers`. No other code decrypts a client CA's key.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from clustercert.model import ClientCA, KeyType, SigningRequest
+from clustercert.model.errors import SignerError
+from clustercert.pki.crl import CrlContent
+from clustercert.pki.envelope import SecretSealer
+
+
+class LeafSigner(Protocol):
+    """Signs leaves.
+
+    Attributes:
+        takes_serial: whether the signer uses the requested serial. If not, it chooses the serial, and only the
+            credential number in the subject comes from this service.
+    """
+
+    @property
+    def takes_serial(self) -> bool: ...
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        """Sign a leaf. Returns the chain in DER, leaf first, without the root.
+
+        The caller compares it with the request, see `leaf.check_leaf`. Raises only SignerError, RemoteFailed or
+        Unavailable.
+        """
+
+
+class Signer(LeafSigner, Protocol):
+    """Creates client CAs, and signs leaves and CRLs. Raises SignerError, RemoteFailed or Unavailable."""
+
+    async def create_ca(
+        self, cluster_id: str, key_type: KeyType, not_before: datetime, lifetime: timedelta
+    ) -> ClientCA:
+        """Create a client CA in the state `active`. The caller stores it."""
+
+    async def sign_crl(self, ca: ClientCA, content: CrlContent) -> bytes:
+        """Sign a CRL for a client CA. Returns DER, which the caller checks with `crl.check_crl`.
+
+        Raises NotFound if the signer can't sign CRLs for this CA.
+        """
+
+
+# The class or function that the entry point names. It takes the table `[signers.NAME]` from the settings, and raises
+# ValueError if it is invalid. The message names the setting but does not contain its value.
+SignerFactory = Callable[[Mapping[str, object], SecretSealer], Signer]
+
+
+def signer_named(signers: Mapping[str, Signer], name: str) -> Signer:
+    """Return the signer with this name. Raises SignerError if it is not installed."""
+    if signer := signers.get(name):
+        return signer
+    raise missing_signer(name)
+
+
+def missing_signer(name: str) -> SignerError:
+    return SignerError(f"This cluster's signer {name} is not installed.")

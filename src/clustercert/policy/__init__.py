@@ -1,0 +1,1 @@
+"""The policy: decides on the groups and the lifetime of a caller's certificate."""

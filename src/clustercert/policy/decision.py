@@ -1,0 +1,154 @@
+"""Decides which certificate a caller may get. Pure functions: no I/O, no clock.
+
+CCE's API counts lifetimes in days. Only this module and `http.cce` use days; other code uses `timedelta`.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject, PolicyRule
+from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
+from clustercert.model.policy import MAX_GROUPS, DecisionInput, chosen_username, match_rules, united_groups
+from clustercert.pki.keys import key_type_of
+from clustercert.policy.lifetime import BACKDATE, LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, lifetime_text
+from clustercert.policy.names import name_problem
+from clustercert.policy.refusal import group_count_refusal, refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules that give callers their Kubernetes groups and maximum lifetime.
+
+    Attributes:
+        rules: those that match a request are united.
+        allowed_system_names: names with the prefix `system:` that certificates may contain.
+        key_type: the type of keys that the service generates.
+    """
+
+    rules: tuple[PolicyRule, ...]
+    allowed_system_names: frozenset[str] = frozenset()
+    key_type: str = "ec-p256"
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The Kubernetes groups of all rules, in order, without duplicates and without templates."""
+        return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
+
+    def decide(self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime) -> Grant:
+        """Decide which certificate the caller may get. The grant or the error contains the decision trace.
+
+        Raises NotFound if the caller has no role in the project, InvalidRequest if the requested end is out of range,
+        Forbidden if no rule matches or the limit is exceeded, or Unavailable if the client CA has expired.
+        """
+        said = self.input_of(caller, cluster, request, now)
+        trace: JsonObject = {
+            "roles": list(said.roles),
+            "decided_at": now.isoformat(),
+            "key_type": said.key_type,
+        }
+        rules = self._matching(said, trace)
+        groups = self._groups(rules, said, trace)
+        username = chosen_username(rules, said, trace)
+        self._check_names((username, *groups), trace)
+        issued_at = now.replace(microsecond=0)
+        return Grant(
+            rule=rules[0].name,
+            rules=tuple(rule.name for rule in rules),
+            username=username,
+            groups=groups,
+            not_before=issued_at - BACKDATE,
+            not_after=_not_after(rules, cluster.client_ca, request, issued_at, trace),
+            trace=trace,
+        )
+
+    def input_of(
+        self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime
+    ) -> DecisionInput:
+        """Return what the rules are compared with. Raises NotFound if the caller has no role in the project."""
+        roles = caller.require_roles_in(cluster.project_id)
+        key_type = key_type_of(request.public_key) if request.public_key else self.key_type
+        return DecisionInput(caller, cluster, request, roles, now, key_type)
+
+    def _matching(self, said: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
+        """Return the rules that grant. Raises Forbidden."""
+        match = match_rules(self.rules, said)
+        own = match.own_unmet(self.rules, said)
+        trace |= match.skipped(own)
+        if not match.rules:
+            raise refusal(self.rules, match, said, own, trace)
+        trace["rule"] = match.rules[0].name
+        trace["rules"] = [rule.name for rule in match.rules]
+        return match.rules
+
+    def _groups(self, rules: Sequence[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:
+        groups = united_groups(rules, said, trace)
+        trace["groups"] = list(groups)
+        if not 1 <= len(groups) <= MAX_GROUPS:
+            raise Forbidden(group_count_refusal(len(groups)), trace=trace)
+        return groups
+
+    def _check_names(self, names: Iterable[str], trace: JsonObject) -> None:
+        for name in names:
+            if problem := self.name_problem(name):
+                raise Forbidden(f"A certificate can't be issued: {problem} Ask the operator.", trace=trace)
+
+    def name_problem(self, name: str) -> str | None:
+        """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
+        return name_problem(name, self.allowed_system_names)
+
+
+# Cached: all requests in one second format the same times.
+@functools.lru_cache(maxsize=1024)
+def _text(time: datetime) -> str:
+    return time.isoformat()
+
+
+def _not_after(
+    rules: Sequence[PolicyRule], ca: ClientCA, request: IssueRequest, issued_at: datetime, trace: JsonObject
+) -> datetime:
+    """Compute the end of validity. Raises errors as described for `Policy.decide`."""
+    rule = min(rules, key=lambda rule: rule.max_lifetime)
+    longest = min(issued_at + rule.max_lifetime, ca.not_after)
+    trace["allowed_until"] = _text(longest)
+    trace["allowed_by"] = "rule" if longest < ca.not_after else "ca"
+    if longest <= issued_at:
+        raise Unavailable(
+            "The cluster's client CA has expired. Ask the operator to rotate it.",
+            retry_after=3600,
+            trace=trace,
+        )
+    by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=MAX_LIFETIME)
+    requested = _requested_end(request, issued_at, by_default, trace)
+    truncates = request.truncate or (request.expire_at is None and request.duration == LONGEST)
+    trace["requested_not_after"] = _text(requested)
+    trace["truncated"] = requested > longest and truncates
+    if requested > longest and not truncates:
+        limit = (
+            f"the limit of rule {rule.name} ({lifetime_text(rule.max_lifetime)})"
+            if longest < ca.not_after
+            else f"the end of the cluster's client CA ({ca.not_after:%Y-%m-%d %H:%M:%S} UTC)"
+        )
+        raise Forbidden(
+            f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}."
+            " Request less, or duration -1 for the longest allowed.",
+            trace=trace,
+        )
+    return min(requested, longest)
+
+
+def _requested_end(
+    request: IssueRequest, issued_at: datetime, by_default: timedelta, trace: JsonObject
+) -> datetime:
+    if request.expire_at is not None:
+        if not MIN_LIFETIME <= request.expire_at - issued_at <= MAX_LIFETIME:
+            raise InvalidRequest(
+                f"expire_at: must be 15 minutes to 5 years ({MAX_DAYS} days) ahead;"
+                f" the time is {issued_at:%Y-%m-%d %H:%M:%S} +0000 UTC.",
+                trace=trace,
+            )
+        return request.expire_at
+    if request.duration is None:
+        raise InvalidRequest("Send duration (whole days) or expire_at.", trace=trace)
+    return issued_at + (by_default if request.duration == LONGEST else timedelta(days=request.duration))

@@ -1,0 +1,256 @@
+"""Finds out by which rules users could get a Kubernetes group, whatever request they send. Pure: no I/O, no clock.
+
+Conditions on the request are met if some request meets them. An expression (CEL) that reads the request or the time is
+taken as true in the rule that gives the group, and as false in the other rules.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from clustercert.model import Caller, Cluster, DecisionInput, IssueRequest, PolicyRule
+from clustercert.model.errors import ClustercertError
+from clustercert.model.name_patterns import Names
+from clustercert.model.policy import Condition, ConditionFailed, united_groups
+from clustercert.policy.decision import Policy
+from clustercert.policy.expressions import Expression
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.request_variants import RequestVariant, depends_on_request, request_variants
+
+
+@dataclass(frozen=True, slots=True)
+class Entitlement:
+    """How a user could get a Kubernetes group.
+
+    Attributes:
+        groups: those that match the requested group.
+        lifetime: the longest.
+        needs: what the request must be like.
+        unless: the names of rules that refuse some of these requests, or end the list before this rule.
+    """
+
+    rule: str
+    groups: tuple[str, ...]
+    lifetime: timedelta
+    needs: tuple[str, ...]
+    unless: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A rule, with its conditions on the user and the cluster apart from those on the request.
+
+    Attributes:
+        on_request: without expressions, which are not evaluated.
+        expressions: those that read the request or the time.
+    """
+
+    rule: PolicyRule
+    on_user: tuple[Condition, ...]
+    on_request: tuple[Condition, ...]
+    expressions: tuple[Condition, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it depends on the request if the rule matches this user."""
+        return bool(self.on_request or self.expressions)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(condition.clause for condition in (*self.on_request, *self.expressions))
+
+    def takes(self, said: DecisionInput) -> bool:
+        """Whether the request meets the conditions on it, without expressions."""
+        return all(condition.first_false(said) is None for condition in self.on_request)
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A rule whose conditions on the user and the cluster are met; `fails` if an expression among them fails."""
+
+    rule: _Rule
+    fails: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A request by which a rule grants.
+
+    Attributes:
+        policy: the rules that match this request, without conditions.
+    """
+
+    policy: Policy
+    variant: RequestVariant
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The requests by which a rule grants, to users who meet the same conditions on users.
+
+    Attributes:
+        choices: requests that different rules match, the best first. Names and groups of a user can make the policy
+            refuse the first ones.
+    """
+
+    rule: PolicyRule
+    choices: tuple[_Choice, ...]
+    unless: tuple[str, ...]
+
+
+class Entitlements:
+    """Finds the entitlements of users to a group in a cluster. Users who meet the same conditions share the work."""
+
+    def __init__(self, policy: Policy, cluster: Cluster, group: str, now: datetime) -> None:
+        """Take the group's name, or a pattern in which `*` stands for any characters."""
+        self._policy, self._cluster, self._now = policy, cluster, now
+        self._group = Names((group,))
+        self._rules = tuple(map(_split, policy.rules))
+        self._plans: dict[tuple[object, ...], tuple[_Plan, ...]] = {}
+
+    def of(self, caller: Caller) -> tuple[Entitlement, ...]:
+        """Return the entitlements of a user, given as a caller, in the order of the rules."""
+        if not caller.roles_in(self._cluster.project_id):
+            return ()
+        said = self._input(caller, IssueRequest())
+        matches = tuple(_matches(self._rules, said))
+        key = (caller.issuer, caller.method, tuple((each.rule.rule.name, each.fails) for each in matches))
+        plans = self._plans.get(key)
+        if plans is None:
+            plans = self._plans[key] = tuple(self._new_plans(matches, caller))
+        return tuple(found for plan in plans if (found := self._granted(plan, said)) is not None)
+
+    def _input(self, caller: Caller, request: IssueRequest) -> DecisionInput:
+        return self._policy.input_of(caller, self._cluster, request, self._now)
+
+    def _granted(self, plan: _Plan, said: DecisionInput) -> Entitlement | None:
+        """Decide on the plan's requests, as issuing would, until one is granted."""
+        try:
+            own = united_groups((plan.rule,), said, {})
+        except ClustercertError:
+            return None
+        groups = tuple(group for group in own if self._group.match((group,)))
+        for choice in plan.choices if groups else ():
+            caller = choice.variant.sent_by(said.caller)
+            with contextlib.suppress(ClustercertError):
+                grant = choice.policy.decide(caller, self._cluster, choice.variant.request, self._now)
+                lifetime = grant.not_after - grant.not_before - BACKDATE
+                return Entitlement(plan.rule.name, groups, lifetime, choice.needs, plan.unless)
+        return None
+
+    def _new_plans(self, matches: Sequence[_Match], caller: Caller) -> Iterator[_Plan]:
+        """Yield the requests for each rule that can give the group."""
+        conditions = [condition for match in matches for condition in match.rule.on_request]
+        requests = [
+            (variant, self._input(variant.sent_by(caller), variant.request))
+            for variant in request_variants(conditions, caller)
+        ]
+        for position, match in enumerate(matches):
+            if self._can_give(match.rule.rule):
+                # First without rules that only protect from a refusal, because they also need something.
+                choices = [
+                    choice
+                    for protected in (False, True)
+                    for choice in self._choices(
+                        match.rule, _outcomes(matches, position, requests, protected=protected)
+                    )
+                ]
+                if choices:
+                    unless = tuple(_unless(matches, position, (sent for _, sent in requests)))
+                    yield _Plan(match.rule.rule, tuple(choices), unless)
+
+    def _choices(
+        self, target: _Rule, outcomes: Iterable[tuple[RequestVariant, Sequence[_Rule]]]
+    ) -> list[_Choice]:
+        """Return one request for each different list of granting rules, that with the longest lifetime first."""
+        different: dict[tuple[str, ...], tuple[RequestVariant, Sequence[_Rule]]] = {}
+        for variant, granting in outcomes:
+            different.setdefault(tuple(each.rule.name for each in granting), (variant, granting))
+        choices = []
+        for variant, granting in sorted(different.values(), key=_shortest_limit, reverse=True):
+            ending = granting[-1]
+            needs = target.needs + (ending.needs if ending.rule.final and ending is not target else ())
+            rules = tuple(replace(each.rule, conditions=()) for each in granting)
+            choices.append(_Choice(replace(self._policy, rules=rules), variant, tuple(dict.fromkeys(needs))))
+        return choices
+
+    def _can_give(self, rule: PolicyRule) -> bool:
+        return rule.deny is None and (
+            bool(rule.templates) or any(self._group.match((group,)) for group in rule.groups)
+        )
+
+
+def _shortest_limit(outcome: tuple[RequestVariant, Sequence[_Rule]]) -> timedelta:
+    return min(each.rule.max_lifetime for each in outcome[1])
+
+
+def _split(rule: PolicyRule) -> _Rule:
+    on_request = tuple(each for each in rule.conditions if depends_on_request(each))
+    return _Rule(
+        rule,
+        tuple(each for each in rule.conditions if not depends_on_request(each)),
+        tuple(each for each in on_request if not isinstance(each, Expression)),
+        tuple(each for each in on_request if isinstance(each, Expression)),
+    )
+
+
+def _matches(rules: Iterable[_Rule], said: DecisionInput) -> Iterator[_Match]:
+    """Yield the rules whose conditions on the user and the cluster are met."""
+    for rule in rules:
+        try:
+            if all(condition.first_false(said) is None for condition in rule.on_user):
+                yield _Match(rule, fails=False)
+        except ConditionFailed:
+            yield _Match(rule, fails=True)
+
+
+def _outcomes(
+    matches: Sequence[_Match],
+    position: int,
+    requests: Iterable[tuple[RequestVariant, DecisionInput]],
+    *,
+    protected: bool,
+) -> Iterator[tuple[RequestVariant, Sequence[_Rule]]]:
+    """Yield the requests that the rule at the position grants, with all rules that grant them."""
+    for variant, sent in requests:
+        if (granting := _granting(matches, position, sent, protected=protected)) is not None:
+            yield variant, granting
+
+
+def _granting(
+    matches: Sequence[_Match], position: int, sent: DecisionInput, *, protected: bool
+) -> Sequence[_Rule] | None:
+    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at the position.
+
+    `protected`: a final rule after it is taken to match if its expression can be true.
+    """
+    granting: list[_Rule] = []
+    for number, match in enumerate(matches):
+        rule = match.rule.rule
+        can_protect = protected and number > position and rule.final and rule.deny is None
+        is_taken_as_false = match.rule.expressions and number != position and not can_protect
+        if is_taken_as_false or not match.rule.takes(sent):
+            continue
+        if match.fails or rule.deny is not None:
+            return None
+        granting.append(match.rule)
+        if rule.final:
+            break
+    return granting if matches[position].rule in granting else None
+
+
+def _unless(matches: Sequence[_Match], position: int, requests: Iterable[DecisionInput]) -> Iterator[str]:
+    """Yield the rules that can refuse requests that the rule at the position takes, or that end the list before it."""
+    target = matches[position].rule
+    taken = [sent for sent in requests if target.takes(sent)]
+    for number, match in enumerate(matches):
+        rule = match.rule.rule
+        if number != position and match.rule.is_open:
+            stops = rule.deny is not None or match.fails or (rule.final and number < position)
+            if stops and any(match.rule.takes(sent) for sent in taken):
+                yield rule.name
+        elif rule.final:
+            # The rules after it are never reached.
+            return

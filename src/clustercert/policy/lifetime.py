@@ -1,0 +1,36 @@
+"""The limits of lifetimes, and their string forms, such as `8h` and `30 days`."""
+
+import re
+from datetime import timedelta
+
+# Huawei's other clouds document a duration of up to 1826 or 1827 days: five years have one or two leap days.
+MOST_DAYS = 1827
+# CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest lifetime.
+MAX_DAYS = 1825
+LONGEST = -1
+MAX_LIFETIME = timedelta(days=MAX_DAYS)
+# cce_02_0248: expire_at must be 15 minutes to 5 years ahead.
+MIN_LIFETIME = timedelta(minutes=15)
+# Validity starts this much before the request, as in kube-controller-manager, since kube-apiserver's clock may be slow.
+# Source: kubernetes/pkg/controller/certificates/authority/policies.go.
+BACKDATE = timedelta(minutes=5)
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_lifetime(text: str) -> timedelta:
+    """Parse a lifetime such as `90s`, `15m`, `8h`, `30d`, `2w` or `1h30m`. Raises ValueError."""
+    parts = re.findall(r"(\d{1,9})([smhdw])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
+        raise ValueError(f"{text!r} is not a lifetime; write it like 90s, 15m, 8h, 30d or 1h30m")
+    return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+
+
+def lifetime_text(lifetime: timedelta) -> str:
+    """Format a lifetime in the largest unit that divides it evenly, such as `30 days`."""
+    seconds = int(lifetime.total_seconds())
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds % size == 0:
+            count = seconds // size
+            return f"{count} {unit}{'s' if count != 1 else ''}"
+    return f"{seconds} seconds"

@@ -1,0 +1,92 @@
+"""Types of tables and fields in the settings of the policy. Each rejects what a rule can't use."""
+
+import ipaddress
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+)
+
+from clustercert.model.policy import IPNetwork
+from clustercert.model.requests import AUTH_METHODS
+from clustercert.policy.expressions import Expression
+from clustercert.policy.lifetime import MIN_LIFETIME, MOST_DAYS, parse_lifetime
+from clustercert.policy.templates import GroupTemplate, UserNameTemplate
+
+
+class Section(BaseModel):
+    """A table of the TOML file. Unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RuleFault(ValueError):
+    """A fault that involves several fields.
+
+    Attributes:
+        path: where the fault is, relative to the table that is checked.
+    """
+
+    def __init__(self, message: str, *path: str | int) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def _lifetime(value: object) -> object:
+    return parse_lifetime(value) if isinstance(value, str) else value
+
+
+def _in_bounds(lifetime: timedelta) -> timedelta:
+    if not MIN_LIFETIME <= lifetime <= timedelta(days=MOST_DAYS):
+        raise ValueError("a lifetime must be from 15m to 1827d")
+    return lifetime
+
+
+def _network(value: object) -> IPNetwork:
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError as error:
+        raise ValueError(f"{error}; write a network like 10.0.0.0/8 or 2001:db8::/32") from error
+
+
+def _expression(source: str) -> str:
+    Expression(source)
+    return source
+
+
+def _group(text: str) -> str:
+    GroupTemplate(text)
+    return text
+
+
+def _username(text: str) -> str:
+    UserNameTemplate(text)
+    return text
+
+
+def _auth_method(name: str) -> str:
+    if not {"*", "?"} & set(name) and name not in AUTH_METHODS:
+        raise ValueError(f"{name}: unknown authentication method; write {', '.join(AUTH_METHODS)}")
+    return name
+
+
+def _seconds(lifetime: timedelta) -> int:
+    return int(lifetime.total_seconds())
+
+
+Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
+RuleLifetime = Annotated[Lifetime, AfterValidator(_in_bounds), PlainSerializer(_seconds)]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+AuthMethodName = Annotated[Name, AfterValidator(_auth_method)]
+NameList = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
+Network = Annotated[IPNetwork, PlainValidator(_network), PlainSerializer(str)]
+GroupList = Annotated[tuple[Annotated[str, AfterValidator(_group)], ...], Field(max_length=32)]
+ExpressionText = Annotated[str, AfterValidator(_expression)]
+UserNameText = Annotated[str, AfterValidator(_username)]

@@ -1,0 +1,233 @@
+"""The ASGI application of one worker, and the background work that runs with it."""
+
+import asyncio
+import contextlib
+import functools
+import gc
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import cast
+
+import structlog
+from fastapi import FastAPI
+from starlette.routing import Router
+from starlette.types import ASGIApp, Scope
+
+from clustercert.audit import policy_changes
+from clustercert.audit.failed_authentications import FailedAuthentications
+from clustercert.background import running
+from clustercert.clusters.exempted_templates import exempted_templates, refuse_new_exempted_templates
+from clustercert.http import denial_audit
+from clustercert.http.app import new_app
+from clustercert.http.cce import clustercert
+from clustercert.http.dependencies import Options, Services
+from clustercert.http.middleware import AuthenticationFailure, RequestMiddleware
+from clustercert.http.source_address import SourceAddresses
+from clustercert.http.webhook import routes as webhook
+from clustercert.limits import Unlimited
+from clustercert.limits.failures import FailureLimit
+from clustercert.limits.issuing import LimitedIssuance
+from clustercert.model import utc_now
+from clustercert.model.choices import ServerRole
+from clustercert.model.errors import ClustercertError
+from clustercert.observability import log
+from clustercert.policy.decision import Policy
+from clustercert.policy.digest import policy_digest
+from clustercert.policy.exemptions import groups_and_templates
+from clustercert.policy.rule_settings import PolicySettings
+from clustercert.server.monitoring import Readiness, StoreGauges
+from clustercert.server.readiness_notice import notify_ready
+from clustercert.server.reloading import Reloader
+from clustercert.server.shadow_file import load_shadow
+from clustercert.settings import Settings
+from clustercert.store.job_cursors import JobCursor
+from clustercert.wiring import Components, change_policy, components, leader_jobs, limited_issuance
+
+logger = structlog.get_logger()
+
+# At most this many exemptions in a line of the log.
+MAX_NAMED = 5
+
+
+def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader | None = None) -> ASGIApp:
+    """Create the ASGI application of one worker with this role. Its lifespan opens and closes all components."""
+    log.configure(settings.log.format, settings.log.level, settings.log.file)
+    _warn_of(settings.policy)
+    failures = FailedAuthentications(utc_now)
+    app = new_app(role)
+
+    def services() -> Services:
+        return cast("Services", app.state.services)
+
+    async def record_denial(scope: Scope, failure: ClustercertError) -> None:
+        await denial_audit.record(services().denials, scope, failure)
+
+    def count_failure(scope: Scope, failure: AuthenticationFailure) -> None:
+        denial_audit.count_failure(failures, services().failure_limit, scope, failure)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_router: Router) -> AsyncIterator[None]:
+        # A second Ctrl-C cancels the shutdown. Do not report that as a failure.
+        with contextlib.suppress(asyncio.CancelledError):
+            async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
+                app.state.services = services_of(parts, role)
+                limited = limited_issuance(parts)
+                # Without limits, a request does not pass through them.
+                if limited.is_limited:
+                    app.state.services = replace(app.state.services, issuance=limited)
+                if limited.rates is not None:
+                    await stack.enter_async_context(running(limited.rates.watch))
+                reload_shadow = functools.partial(_reload_shadow, app, parts, role)
+                await reload_shadow(settings)
+                if reloader is not None:
+                    apply = functools.partial(_apply_policy, app, parts, role)
+                    watch = functools.partial(reloader.watch, settings, apply, reload_shadow)
+                    await stack.enter_async_context(running(watch))
+                notify_ready()
+                yield
+
+    direct = {"api": clustercert.direct(services), "webhook": webhook.direct(services)}
+    router = Router(
+        list(direct.values()) if role == "all" else [direct[role]],
+        default=app,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    proxies = settings.server.trusted_proxies
+    return RequestMiddleware(
+        router,
+        settings.server.request_timeout,
+        record_denial=record_denial,
+        on_authentication_failure=count_failure,
+        sources=SourceAddresses(proxies) if proxies else None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    settings: Settings, role: ServerRole, failures: FailedAuthentications
+) -> AsyncIterator[Components]:
+    """Open all components, and run the role's background work until the `with` block ends."""
+    async with (
+        components(settings, with_keys=role != "webhook") as parts,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        if not await parts.database.flushes():
+            logger.warning("database server has fsync off: a crash of its machine loses certificates")
+        await stack.enter_async_context(parts.database.generation.watching())
+        if found := await exempted_templates(parts.clusters.queries, parts.policy_groups):
+            named = [str(each) for each in found[:MAX_NAMED]]
+            logger.warning(
+                "clusters exempt groups that templates of the policy give", count=len(found), clusters=named
+            )
+        policy = parts.issuance.policy
+        if role != "webhook":
+            await _record_policy(parts, policy)
+            if parts.oidc is not None:
+                await stack.enter_async_context(running(parts.oidc.watch))
+            for job in leader_jobs(parts):
+                await stack.enter_async_context(running(job.run))
+        examples = len(settings.policy.examples)
+        logger.info("policy loaded", sha256=policy_digest(policy), rules=len(policy.rules), examples=examples)
+        for counted in (failures, parts.denials.repeats):
+            flush = functools.partial(counted.flush_periodically, parts.database)
+            await stack.enter_async_context(running(flush))
+        if role != "api":
+            await stack.enter_async_context(running(parts.webhook.watch))
+        await stack.enter_async_context(running(parts.disk_space.watch))
+        # Exempt these long-lived objects from later garbage collections, which block the event loop.
+        gc.collect()
+        gc.freeze()
+        yield parts
+
+
+async def _apply_policy(app: FastAPI, parts: Components, role: ServerRole, settings: Settings) -> None:
+    """Record the policy of the settings, and switch to it. Raises Unavailable, or Conflict with an exemption."""
+    _warn_of(settings.policy)
+    policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
+    groups = groups_and_templates(policy.rules)
+    await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
+    if role != "webhook":
+        await _record_policy(parts, policy)
+    _set_policy(app, change_policy(parts, policy).issuance.policy)
+    app.state.services = replace(app.state.services, policy=settings.policy)
+
+
+def _set_policy(app: FastAPI, policy: Policy) -> None:
+    """Let the requests be decided by another policy."""
+    before = app.state.services.issuance
+    limited = isinstance(before, LimitedIssuance)
+    issuance = replace(before.issuance if limited else before, policy=policy)
+    app.state.services = replace(
+        app.state.services, issuance=replace(before, issuance=issuance) if limited else issuance
+    )
+
+
+async def _reload_shadow(app: FastAPI, parts: Components, role: ServerRole, settings: Settings) -> bool:
+    """Load the shadow policy, and compare the decisions on requests with it. Returns False if it can't be used."""
+    # The policy in use: `change_policy` replaces it there.
+    policy = parts.explanations.policy
+    if settings.policy.shadow_file is None or role == "webhook":
+        _set_policy(app, policy)
+        return True
+    from clustercert.policy.shadow import with_shadow  # noqa: PLC0415 - few services have a shadow policy
+
+    shadow = await asyncio.to_thread(load_shadow, settings)
+    _set_policy(app, policy if shadow is None else with_shadow(policy, shadow))
+    return shadow is not None
+
+
+def _warn_of(policy: PolicySettings) -> None:
+    """Warn of a policy that allows very long lifetimes or reserved names."""
+    if not policy.rules and policy.effective_preset == "contract":
+        logger.warning(
+            "the policy has no rules, so the preset contract applies, which allows certificates valid for 5 years",
+            advice="set policy.preset to production, or write rules",
+        )
+    if names := sorted(policy.allow_system):
+        logger.warning(
+            "policy allows reserved names: members of system:masters can't be revoked", names=names
+        )
+
+
+async def _record_policy(parts: Components, policy: Policy) -> None:
+    """Record the policy if it has changed. Raises Unavailable."""
+    cursor = JobCursor(parts.database, policy_changes.NAME)
+    await policy_changes.record_policy_change(cursor, policy, utc_now())
+
+
+def services_of(parts: Components, role: ServerRole) -> Services:
+    settings = parts.settings
+    metrics_token = settings.metrics.token
+    return Services(
+        issuance=parts.issuance,
+        explanations=parts.explanations,
+        clusters=parts.clusters,
+        identity=parts.identity,
+        revocation=parts.revocation,
+        audit_log=parts.audit_log,
+        denials=parts.denials,
+        inventory=parts.inventory,
+        crls=parts.crls,
+        webhook=parts.webhook,
+        authenticator=parts.authenticator,
+        oidc=parts.oidc,
+        limiter=Unlimited(),
+        failure_limit=FailureLimit(settings.limits.failures_per_minute),
+        check_ready=Readiness(parts.database, parts.custody if role != "webhook" else None).check,
+        update_gauges=StoreGauges(
+            parts.database, parts.certificates, parts.log_sealer.unsealed_since, utc_now
+        ).update,
+        options=Options(
+            public_url=settings.server.public_url,
+            body_timeout=settings.server.body_timeout,
+            insecure_external=settings.api.insecure_external,
+            get_clustercert=settings.api.get_clustercert,
+            max_duration=settings.api.max_duration,
+            endpoints_as_list=settings.api.endpoints == "list",
+            metrics_public=settings.metrics.public,
+            metrics_loopback=settings.metrics.loopback,
+            metrics_token=metrics_token.get_secret_value() if metrics_token else None,
+        ),
+        policy=settings.policy,
+    )

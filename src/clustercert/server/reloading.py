@@ -1,0 +1,182 @@
+"""Reloads the policy when its files change, and on SIGHUP. Changes to other settings need a restart."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+from pydantic import BaseModel
+
+from clustercert.model.errors import ClustercertError, Conflict
+from clustercert.observability import metrics
+from clustercert.policy.digest import policy_digest
+from clustercert.policy.rule_settings import PolicySettings
+from clustercert.server.applied_policy import AppliedPolicy
+from clustercert.server.file_watch import POLL_SECONDS, FileWatch
+from clustercert.server.retry import Retry
+from clustercert.server.tls_context import TlsContext
+from clustercert.settings import Settings, SettingsError
+
+logger = structlog.get_logger()
+
+POLICY = "policy"
+# Faulty settings are read again after this time, in case the fault was in reading them.
+FAULT_SECONDS = 300
+# The maximum number of rules in each list of a log line.
+MAX_NAMED = 20
+# If one of these differs after SIGHUP, the file is probably empty, half-written, or another service's.
+FIXED = ("data_dir", "database_url", "kek_file", "service_name")
+
+
+@dataclass(slots=True)
+class Reloader:
+    """Reloads the policy in one worker when its files change, and with the TLS files on SIGHUP.
+
+    A policy that can't be used is read again after a few minutes. One that can't be recorded, because the database is
+    away, is tried again after a back-off.
+
+    Attributes:
+        load: reads the settings again, from the same sources. Raises SettingsError.
+        tls: `None` if the service speaks plain HTTP.
+        applied: for workers that start later. `None` if there is only this process.
+        requested: set by SIGHUP.
+    """
+
+    load: Callable[[], Settings]
+    tls: TlsContext | None
+    files: FileWatch = field(default_factory=lambda: FileWatch(None))
+    applied: AppliedPolicy | None = None
+    requested: asyncio.Event = field(default_factory=asyncio.Event)
+    _retry: Retry = field(default_factory=Retry)
+
+    async def watch(
+        self,
+        current: Settings,
+        apply: Callable[[Settings], Awaitable[None]],
+        reload_shadow: Callable[[Settings], Awaitable[bool]],
+        stop: asyncio.Event,
+    ) -> None:
+        """Reload when it is necessary, until `stop` is set.
+
+        Args:
+            current: the settings that apply now.
+            apply: switches to settings with another policy.
+            reload_shadow: loads the shadow policy again. Returns False if it can't be used.
+            stop: ends the work.
+        """
+        stopping = asyncio.ensure_future(stop.wait())
+        while not stop.is_set():
+            requested = asyncio.ensure_future(self.requested.wait())
+            await asyncio.wait(
+                {stopping, requested}, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            requested.cancel()
+            signalled = self.requested.is_set()
+            if not stop.is_set() and (signalled or self._is_due()):
+                self.requested.clear()
+                current = await self._reload(current, apply, signalled=signalled)
+                if not await reload_shadow(current) and not self._retry.is_planned:
+                    self._retry.plan(FAULT_SECONDS)
+
+    def _is_due(self) -> bool:
+        """Whether a file has changed or an attempt is planned for now, and no file is being written."""
+        return self.files.has_settled() and (self.files.has_changed() or self._retry.is_due())
+
+    async def _reload(
+        self, current: Settings, apply: Callable[[Settings], Awaitable[None]], *, signalled: bool
+    ) -> Settings:
+        """Reload the settings and, after SIGHUP, the TLS files. Returns the settings that apply now."""
+        self._retry.plan(FAULT_SECONDS)
+        try:
+            if self.tls is not None and signalled:
+                await self.tls.reload(forced=True)
+            # In a thread: a thousand rules take a second, in which the event loop must answer requests.
+            loaded, following = await asyncio.to_thread(self._read, current)
+            if self.files.has_changed():
+                raise SettingsError("The files changed while they were read.")
+            if following != current:
+                self._retry.back_off()
+                await apply(following)
+                await asyncio.to_thread(self._store_applied, following.policy)
+        except ClustercertError as failure:
+            if isinstance(failure, Conflict):
+                # An exemption of a cluster forbids the policy until an operator changes one of them.
+                self._retry.plan(FAULT_SECONDS)
+            metrics.RELOADS.labels("settings", "failed").inc()
+            logger.error("settings not reloaded", error=failure.message)  # noqa: TRY400 - a traceback would add nothing
+            return current
+        except Exception:
+            metrics.RELOADS.labels("settings", "failed").inc()
+            logger.exception("settings not reloaded")
+            return current
+        self._retry.clear()
+        metrics.RELOADS.labels("settings", "done").inc()
+        await asyncio.to_thread(_log_reloaded, current, following, loaded)
+        return following
+
+    def _read(self, current: Settings) -> tuple[Settings, Settings]:
+        """Read the settings, and run the examples. Returns all that was read, and the settings that can apply."""
+        self.files.mark()
+        loaded = self.load()
+        return loaded, with_policy_of(current, loaded)
+
+    def _store_applied(self, policy: PolicySettings) -> None:
+        if self.applied is None:
+            return
+        try:
+            self.applied.write(policy)
+        except OSError as failure:
+            # Such a worker loads and checks the policy itself, a few seconds after its start.
+            logger.warning("policy not stored for workers that start later", error=str(failure))
+
+
+def with_policy_of(current: Settings, loaded: Settings) -> Settings:
+    """Return the current settings with the policy from the loaded settings.
+
+    Raises SettingsError if the loaded settings seem to come from an empty or half-written file, or if the policy's
+    examples fail.
+    """
+    if differing := [name for name in FIXED if getattr(loaded, name) != getattr(current, name)]:
+        raise SettingsError(
+            f"{', '.join(differing)}: differs from the running service. Restart it, if this is intended."
+        )
+    if loaded.policy.is_unwritten and not current.policy.is_unwritten:
+        raise SettingsError(
+            "policy: has neither preset nor rules. Set policy.preset to contract, if 5 years are intended."
+        )
+    following = current.model_copy(update={POLICY: loaded.policy})
+    following.check_examples()
+    return following
+
+
+def _log_reloaded(current: Settings, following: Settings, loaded: Settings) -> None:
+    logger.info(
+        "settings reloaded",
+        changed=list(changed_fields(current, following)),
+        needs_restart=list(changed_fields(following, loaded)),
+        policy_sha256=policy_digest(following.policy.policy()),
+        **changed_rules(current.policy, following.policy),
+    )
+
+
+def changed_rules(before: PolicySettings, after: PolicySettings) -> dict[str, list[str]]:
+    """Return the names of rules by what happened to them: `rules_added`, `rules_removed`, `rules_changed`."""
+    old, new = ({rule.name: rule for rule in policy.all_rules} for policy in (before, after))
+    found = {
+        "rules_added": [name for name in new if name not in old],
+        "rules_removed": [name for name in old if name not in new],
+        "rules_changed": [name for name in new if name in old and new[name] != old[name]],
+    }
+    return {what: names[:MAX_NAMED] for what, names in found.items() if names}
+
+
+def changed_fields(before: BaseModel, after: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Yield the names of the fields that differ, such as `server.port`."""
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(after, name)
+        if old == new:
+            continue
+        if isinstance(old, BaseModel) and isinstance(new, BaseModel):
+            yield from changed_fields(old, new, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

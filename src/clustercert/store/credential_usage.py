@@ -1,0 +1,297 @@
+"""Queries that record the use of credentials, and webhook calls."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from clustercert.model import AuditEvent
+from clustercert.model.events.operation import CredentialAlert
+from clustercert.model.kubernetes import MASTERS
+from clustercert.store import tables
+from clustercert.store.engine.queries import Queries, exists
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.events import record_events
+
+_certificate, _cluster, _unknown = tables.certificate, tables.cluster, tables.unknown_identity
+_token = tables.webhook_token
+
+# Resolution of times of use. In each interval, all workers together write at most once for each credential.
+RESOLUTION = timedelta(minutes=1)
+# Rows per transaction, few enough that other writers wait only briefly.
+WRITTEN_AT_ONCE = 100
+# Maximum number of unknown identities per cluster. Without it, any CA in the bundle could fill the table.
+MAX_UNKNOWN = 10_000
+# Additional rows for members of `system:masters`, so that other identities can't crowd them out.
+RESERVED_FOR_MASTERS = 1_000
+# When the limit is reached, identities not seen for this long are deleted. They are reported again when next seen.
+DELETED_AFTER = timedelta(days=30)
+
+# At most one event per interval about an altered certificate, or about a member of `system:masters`.
+ALERT_EVERY = timedelta(hours=1)
+# Number of fingerprints stored for an unknown identity, to recognize new ones.
+KEPT_HASHES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """The first and last use of a certificate in a period. `id` is the id of its row."""
+
+    id: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownUse:
+    """The use of client certificates that are not in the ledger for the cluster.
+
+    Attributes:
+        groups: as the API server reports them, including those that every user has.
+        fingerprints: of at most 16 certificates that were used most recently, newest last, in lower-case hex.
+        identity: SHA-256 of user name and groups, 32 bytes.
+    """
+
+    cluster_id: str
+    username: str
+    groups: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+    first: datetime
+    last: datetime
+    identity: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = json.dumps([self.username, sorted(set(self.groups))])
+        object.__setattr__(self, "identity", hashlib.sha256(text.encode()).digest())
+
+    def joined(self, other: "UnknownUse") -> "UnknownUse":
+        """Combine this use with another one by the same identity."""
+        fingerprints = tuple(dict.fromkeys((*self.fingerprints, *other.fingerprints)))
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        return replace(self, fingerprints=fingerprints[-KEPT_HASHES:], first=first, last=last)
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """How many alerts were recorded.
+
+    Attributes:
+        unknown: alerts about new identities.
+        masters: alerts about members of `system:masters` that are new or have a new certificate.
+        left_out: new identities that were not recorded because of the limit.
+    """
+
+    unknown: int = 0
+    masters: int = 0
+    left_out: int = 0
+
+
+class CredentialUsageQueries(Queries):
+    """Records the use of credentials."""
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        """Update the certificates' times of first and last use."""
+        # Sorted, so that concurrent workers lock rows in the same order.
+        rows = [
+            {"row": use.id, "first": use.first, "last": use.last, "before": use.last - RESOLUTION}
+            for use in sorted(uses, key=lambda use: use.id)
+        ]
+        for start in range(0, len(rows), WRITTEN_AT_ONCE):
+            async with self._database.transaction() as connection:
+                await connection.execute(_SEEN, rows[start : start + WRITTEN_AT_ONCE])
+
+    async def add_webhook_calls(self, times: Mapping[bytes, datetime]) -> None:
+        """Record when API servers last used their webhook tokens. The keys are hashes of tokens."""
+        rows = [
+            {"token_hash": token, "at": at, "before": at - RESOLUTION} for token, at in sorted(times.items())
+        ]
+        if rows:
+            async with self._database.transaction() as connection:
+                await connection.execute(_CALLED, rows)
+
+    async def first_use(self, use: Use, event: AuditEvent) -> bool:
+        """Record the first use of a certificate, with an event. Returns False if it was used before."""
+        never = _certificate.c.first_seen_at.is_(None)
+        query = update(_certificate).where(_certificate.c.id == use.id, never)
+        return await self._update(query.values(first_seen_at=use.first, last_seen_at=use.last), event)
+
+    async def report_altered(self, row: int, at: datetime, event: AuditEvent) -> bool:
+        """Record that an altered copy of a certificate was used, with an event. Returns whether it was recorded.
+
+        Records at most one copy per hour for each certificate.
+        """
+        due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALERT_EVERY)
+        query = update(_certificate).where(_certificate.c.id == row, due)
+        return await self._update(query.values(altered_at=at), event)
+
+    async def _update(self, query: Update, event: AuditEvent) -> bool:
+        """Run an UPDATE, and record the event if it changed a row. Returns whether it did."""
+        async with self._database.transaction() as connection:
+            changed = (await connection.execute(query)).rowcount > 0
+            if changed:
+                await record_events(connection, (event,))
+        return changed
+
+    async def add_unknown(
+        self, uses: Sequence[UnknownUse], event: Callable[[CredentialAlert, UnknownUse], AuditEvent]
+    ) -> Alerts:
+        """Record unknown identities seen by one cluster's API server, with an event for each new one.
+
+        Also records an event, at most once an hour, for new certificates of a known member of `system:masters`. Records
+        nothing for a deleted cluster or beyond a cluster's limits. `event` creates an event from its kind and the use.
+        """
+        cluster_id = uses[0].cluster_id
+        async with self._database.transaction() as connection:
+            # Lock the cluster's row, because workers may record the same identity at the same time.
+            cluster = select(_cluster.c.id).where(_cluster.c.id == cluster_id)
+            if not await exists(connection, cluster.with_for_update()):
+                return Alerts()
+            stored = await _stored_identities(connection, cluster_id, [use.identity for use in uses])
+            unseen = [use for use in uses if use.identity not in stored]
+            new = _first_within(await _remaining_capacity(connection, cluster_id, unseen), unseen)
+            if new:
+                await connection.execute(insert(_unknown), [_row(use) for use in new])
+            known = [use for use in uses if use.identity in stored]
+            masters = [use for use in new if MASTERS in use.groups]
+            masters += [use for use in known if _is_alert_due(use, stored[use.identity])]
+            if updates := [_update_values(use, stored[use.identity]) for use in known]:
+                await connection.execute(_SEEN_AGAIN, updates)
+            events = [event("credential.unknown", use) for use in new]
+            await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
+        return Alerts(len(new), len(masters), left_out=len(unseen) - len(new))
+
+
+async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
+    """Return how many more identities may be added. Deletes old ones if the new ones would exceed the limit."""
+    query = select(func.count()).select_from(_unknown).where(_unknown.c.cluster_id == cluster_id)
+    capacity: int = MAX_UNKNOWN - (await connection.execute(query)).scalar_one()
+    if not uses or capacity >= len(uses):
+        return capacity
+    long_ago = max(use.last for use in uses) - DELETED_AFTER
+    gone = delete(_unknown).where(_unknown.c.cluster_id == cluster_id, _unknown.c.last_seen_at < long_ago)
+    return capacity + (await connection.execute(gone)).rowcount
+
+
+def _first_within(capacity: int, uses: Sequence[UnknownUse]) -> list[UnknownUse]:
+    """Return the uses that fit into the capacity. Members of `system:masters` also use the reserved rows."""
+    masters = [use for use in uses if MASTERS in use.groups][: max(0, capacity + RESERVED_FOR_MASTERS)]
+    others = [use for use in uses if MASTERS not in use.groups]
+    return masters + others[: max(0, capacity - len(masters))]
+
+
+async def _stored_identities(
+    connection: Transaction, cluster_id: str, identities: Sequence[bytes]
+) -> dict[bytes, Row[Any]]:
+    query: Select[Any] = select(_unknown.c.identity, _unknown.c.fingerprints, _unknown.c.last_alert_at)
+    these = (_unknown.c.cluster_id == cluster_id, _unknown.c.identity.in_(identities))
+    return {row.identity: row for row in await connection.execute(query.where(*these))}
+
+
+def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
+    return [each for each in use.fingerprints if each not in stored.fingerprints]
+
+
+def _is_alert_due(use: UnknownUse, stored: Row[Any]) -> bool:
+    return (
+        MASTERS in use.groups
+        and bool(_new_fingerprints(use, stored))
+        and use.last >= stored.last_alert_at + ALERT_EVERY
+    )
+
+
+def _row(use: UnknownUse) -> dict[str, object]:
+    return {
+        "cluster_id": use.cluster_id,
+        "identity": use.identity,
+        "username": use.username,
+        "groups": list(use.groups),
+        "hashes": len(use.fingerprints),
+        "fingerprints": list(use.fingerprints),
+        "first_seen_at": use.first,
+        "last_seen_at": use.last,
+        "last_alert_at": use.last,
+    }
+
+
+def _update_values(use: UnknownUse, stored: Row[Any]) -> dict[str, object]:
+    is_alert_due = _is_alert_due(use, stored)
+    # For members of `system:masters`, a new fingerprint is stored only with an event. Until then it counts as new.
+    new = _new_fingerprints(use, stored) if is_alert_due or MASTERS not in use.groups else []
+    return {
+        "cluster": use.cluster_id,
+        "who": use.identity,
+        "new_hashes": len(new),
+        "last_fingerprints": [*stored.fingerprints, *new][-KEPT_HASHES:],
+        "alerted": use.last if is_alert_due else stored.last_alert_at,
+        "first": use.first,
+        "last": use.last,
+        "before": use.last - RESOLUTION,
+    }
+
+
+def _time(name: str) -> ColumnElement[datetime]:
+    return bindparam(name, type_=tables.Utc())
+
+
+def _extended_times(table: Table) -> dict[str, ColumnElement[datetime]]:
+    """Return the updated times of use. Uses `CASE`, because databases have different functions for a minimum."""
+    first, last = table.c.first_seen_at, table.c.last_seen_at
+    return {
+        "first_seen_at": case((or_(first.is_(None), first > _time("first")), _time("first")), else_=first),
+        "last_seen_at": case((or_(last.is_(None), last < _time("last")), _time("last")), else_=last),
+    }
+
+
+def _needs_update(table: Table) -> ColumnElement[bool]:
+    """Return an SQL condition: the times of use have changed enough to be written."""
+    first, last = table.c.first_seen_at, table.c.last_seen_at
+    return or_(last.is_(None), last < _time("before"), first > _time("first"))
+
+
+_SEEN = (
+    update(_certificate)
+    .where(_certificate.c.id == bindparam("row"), _needs_update(_certificate))
+    .values(_extended_times(_certificate))
+)
+_CALLED = (
+    update(_token)
+    .where(
+        _token.c.hash == bindparam("token_hash"),
+        or_(_token.c.last_asked_at.is_(None), _token.c.last_asked_at < _time("before")),
+    )
+    .values(last_asked_at=_time("at"))
+)
+_SEEN_AGAIN = (
+    update(_unknown)
+    .where(
+        _unknown.c.cluster_id == bindparam("cluster"),
+        _unknown.c.identity == bindparam("who"),
+        or_(bindparam("new_hashes", type_=Integer()) > 0, _needs_update(_unknown)),
+    )
+    .values(
+        **_extended_times(_unknown),
+        hashes=_unknown.c.hashes + bindparam("new_hashes", type_=Integer()),
+        fingerprints=bindparam("last_fingerprints", type_=JSON()),
+        last_alert_at=_time("alerted"),
+    )
+)

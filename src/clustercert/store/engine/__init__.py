@@ -1,0 +1,1 @@
+"""The engine: connections, transactions, bulk inserts, the generation number, leases, migrations."""

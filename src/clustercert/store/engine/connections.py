@@ -1,0 +1,226 @@
+"""Creates database connections, configures them for each kind of database, and decides when to drop them.
+
+`database` opens transactions, and `failures` translates their errors.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from clustercert.store.engine.failures import is_lasting
+
+if TYPE_CHECKING:
+    # Only for type checking. At run time, SQLAlchemy loads the driver.
+    from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+
+# How long a writer waits for another writer, and a request waits for a connection.
+BUSY_SECONDS = 5.0
+_RETRY_SECONDS = 0.001
+POOL_SIZE = 8
+
+# The server's time-out. The client's time-out is longer by the grace time, so that a slow statement ends with the
+# server's error, which leaves the connection usable.
+STATEMENT_SECONDS = 3.0
+_GRACE_SECONDS = 0.5
+# A process that is suspended during a transaction must not keep its rows locked for longer.
+_IDLE_SECONDS = 10
+# Network devices drop idle connections, often after four minutes. So connections are replaced before that.
+_RECYCLE_SECONDS = 180
+
+# SQLSTATE of a write to a read-only server. A demoted primary rejects all writes, so its connections leave the pool.
+_DEMOTED = "25006"
+
+
+def new_engine(
+    url: URL, busy_seconds: float, statement_seconds: float | None, abandon: Callable[[int], None]
+) -> AsyncEngine:
+    """Create an engine for a database.
+
+    Args:
+        statement_seconds: if `None`, statements have no time-out.
+        abandon: called with the id of the server process when a PostgreSQL connection is closed after a time-out.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, busy_seconds)
+    return _postgresql(url, busy_seconds, statement_seconds, abandon)
+
+
+def _postgresql(
+    url: URL, busy_seconds: float, statement_seconds: float | None, abandon: Callable[[int], None]
+) -> AsyncEngine:
+    # No pre-ping, because it would double the round trips. Each worker reads the generation several times a second, so
+    # it soon finds a broken connection, and then all connections in the pool are replaced.
+    engine = create_async_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=busy_seconds,
+        pool_recycle=_RECYCLE_SECONDS,
+        pool_use_lifo=True,
+        hide_parameters=True,
+        connect_args={
+            "timeout": STATEMENT_SECONDS,
+            "command_timeout": statement_seconds and statement_seconds + _GRACE_SECONDS,
+        },
+    )
+    wanted = dict(_ALWAYS)
+    if statement_seconds is not None:
+        wanted["statement_timeout"] = str(int(statement_seconds * 1000))
+        wanted["idle_in_transaction_session_timeout"] = str(_IDLE_SECONDS * 1000)
+
+    def prepare(connection: "AsyncAdapt_asyncpg_connection", _entry: ConnectionPoolEntry) -> None:
+        connection.run_async(lambda driver_connection: _prepare_postgresql(driver_connection, wanted))
+
+    event.listen(engine.sync_engine, "connect", prepare)
+    event.listen(
+        engine.sync_engine, "handle_error", lambda context: _drop_broken_connection(context, abandon)
+    )
+    return engine
+
+
+# A commit must be on disk when it returns, regardless of the configuration of server, database or role. Stricter
+# settings are not changed. The isolation level is set here for statements outside of a transaction.
+_ALWAYS = {"synchronous_commit": "on", "default_transaction_isolation": "read committed"}
+_STRICTER = {"synchronous_commit": "remote_apply"}
+# Reads which of these settings the engine has, because compatible engines may lack some.
+_SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])"
+
+
+async def _prepare_postgresql(connection: Any, wanted: Mapping[str, str]) -> None:
+    settings = dict(await connection.fetch(_SETTINGS, [*wanted]))
+    for name, value in wanted.items():
+        if name in settings and settings[name] not in (value, _STRICTER.get(name)):
+            await connection.execute(f"SET {name} = '{value}'")
+
+
+def _drop_broken_connection(context: ExceptionContext, abandon: Callable[[int], None]) -> None:
+    failure = context.original_exception
+    if getattr(failure, "sqlstate", None) == _DEMOTED:
+        context.is_disconnect = True
+    elif isinstance(failure, TimeoutError) and context.connection is not None:
+        # Terminate the connection at once, because a rollback would also time out.
+        driver_connection = context.connection.connection.driver_connection
+        if driver_connection is not None:
+            abandon(driver_connection.get_server_pid())
+            driver_connection.terminate()
+        context.is_disconnect = True
+
+
+# 32 MB. When the log reaches this size, a commit checkpoints it; see `checkpointer`.
+_WAL_PAGES = 8000
+# Temporary data stays in memory, because creating and deleting the statement journal took a third of a commit's time.
+_PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "temp_store=MEMORY",
+    f"wal_autocheckpoint={_WAL_PAGES}",
+)
+
+
+def _sqlite(url: URL, busy_seconds: float) -> AsyncEngine:
+    """Create the engine for read-only connections."""
+    engine = create_async_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=busy_seconds,
+        # The most recently used connection has the warmest caches.
+        pool_use_lifo=True,
+        hide_parameters=True,
+        # The driver must not begin transactions on its own.
+        connect_args={"timeout": busy_seconds, "isolation_level": None},
+    )
+    _prepare_sqlite(engine.sync_engine, (*_PRAGMAS, "query_only=ON"))
+    event.listen(engine.sync_engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def new_sqlite_writer(url: URL) -> Engine:
+    """Create the engine for the only connection with which this process writes to an SQLite file. See `writer`.
+
+    The execution option `begin_until` is the monotonic time until which a transaction waits for other processes.
+    """
+    engine = create_engine(
+        url.set(drivername="sqlite"),
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
+        connect_args={
+            # No time-out here, because `_begin_immediate` waits.
+            "timeout": 0,
+            "isolation_level": None,
+            "check_same_thread": True,
+            # Bulk inserts use a different statement for each number of rows.
+            "cached_statements": 512,
+        },
+    )
+    event.listen(engine, "connect", _switch_to_wal)
+    # 16 MB, enough for the inner pages of the largest index in a ledger of 10^7 certificates.
+    _prepare_sqlite(engine, (*_PRAGMAS, "cache_size=-16000"))
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Begin a transaction as soon as no other process writes.
+
+    SQLite's busy time-out polls at intervals of up to 100 ms, so one of two busy processes could wait for seconds.
+    """
+    deadline = connection.get_execution_options().get("begin_until", 0)
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as failure:
+            if not _is_busy(failure.orig) or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+def _is_busy(failure: BaseException | None) -> bool:
+    # The lower byte of an extended error code is the primary error code.
+    return isinstance(failure, sqlite3.Error) and failure.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _prepare_sqlite(engine: Engine, pragmas: Iterable[str]) -> None:
+    def prepare(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        for pragma in pragmas:
+            connection.cursor().execute(f"PRAGMA {pragma}")
+
+    event.listen(engine, "do_connect", _before_connect)
+    event.listen(engine, "connect", prepare)
+
+
+def _before_connect(
+    _dialect: Dialect, _entry: ConnectionPoolEntry, args: Sequence[str], _options: object
+) -> None:
+    # Create the file with mode 600. SQLite would use the umask. SQLite's other files copy the mode of this one.
+    # Do not open an existing file, because closing it would drop this process's locks on it.
+    # Source: "How To Corrupt An SQLite Database File", section 2.2.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(args[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _switch_to_wal(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # SQLite's busy time-out does not cover this statement, and several processes may run it on a new file. So retry.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.cursor().execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as failure:
+            if is_lasting(failure) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return

@@ -1,0 +1,262 @@
+"""The database: opens transactions. `failures` translates their errors.
+
+A read transaction sees one snapshot. On SQLite, write transactions start with BEGIN IMMEDIATE, so that two of them
+queue instead of failing half-way. On PostgreSQL, they use READ COMMITTED, and code that bases a decision on rows locks
+them first. So the ledger, which only inserts, never has to retry because of other writers. A commit returns when it is
+on disk.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, bindparam, func, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from clustercert.model import AuditEvent
+from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.store import tables
+from clustercert.store.engine.bulk_insert import (
+    BulkInsert,
+    Inserts,
+    Rows,
+    insert_into_sqlite,
+    postgresql_statement,
+)
+from clustercert.store.engine.checkpointer import Checkpointer
+from clustercert.store.engine.connections import (
+    BUSY_SECONDS,
+    POOL_SIZE,
+    STATEMENT_SECONDS,
+    new_engine,
+    new_sqlite_writer,
+)
+from clustercert.store.engine.failures import failures_translated
+from clustercert.store.engine.generation import Generation
+from clustercert.store.engine.transaction import RolledBack, Transaction, roll_back_if_asked
+from clustercert.store.engine.writer import NothingBegun, Writer
+from clustercert.store.engine.writer_slots import WriterSlots
+from clustercert.store.events import record_events
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# Maximum number of connections for writers. The rest of the pool is for readers.
+_WRITERS = POOL_SIZE // 2
+_GENERATION = select(tables.generation.c.value)
+_RUNNING = text(
+    "SELECT pid FROM pg_stat_activity WHERE pid IN :process_ids AND pid <> pg_backend_pid()"
+    " AND usename = current_user AND state = 'active'"
+).bindparams(bindparam("process_ids", expanding=True))
+
+
+class Database:
+    """Connections to one database.
+
+    Attributes:
+        generation: the number that tells caches when to drop their entries; see `generation`.
+        engine, writing_engine: the engines for reading and for writing, which are the same on PostgreSQL.
+    """
+
+    def __init__(
+        self, url: str, busy_seconds: float = BUSY_SECONDS, statement_seconds: float = STATEMENT_SECONDS
+    ) -> None:
+        self.url = make_url(url)
+        self._busy_seconds = busy_seconds
+        self._writer_slots = WriterSlots(_WRITERS, self._still_running)
+        self.engine = new_engine(self.url, busy_seconds, statement_seconds, self._writer_slots.abandon)
+        self._writer: Writer | None = None
+        if self.url.get_backend_name() == "sqlite":
+            self.writing_engine = new_sqlite_writer(self.url)
+            self._writer = Writer(self.writing_engine, busy_seconds, Checkpointer(str(self.url.database)))
+            self._reader = self._writing = self._by_statement = self.engine
+        else:
+            self.writing_engine = self.engine.sync_engine
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            self._writing = self.engine.execution_options(isolation_level="READ COMMITTED")
+            # Runs each statement as a transaction of its own, without BEGIN and COMMIT.
+            self._by_statement = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # No time-out for SQLite: opening a file is fast, and must not be cancelled half-way.
+        self._connect_seconds = None if self._writer is not None else busy_seconds
+        self.generation = Generation(self.read_generation)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the SQLite file, or None for a database server."""
+        return Path(str(self.url.database)).absolute().parent if self._writer is not None else None
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection in a read transaction. Raises Unavailable."""
+        with failures_translated(self.url):
+            async with self._connected(self._reader) as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *events: AuditEvent, invalidate: bool = False) -> AsyncIterator[Transaction]:
+        """Open a write transaction, which is durable after the block. Records the events at its end.
+
+        `invalidate`: the transaction changes data that workers may have cached, so every worker drops its caches within
+        a second. Raises Unavailable or IntegrityError.
+        """
+        with contextlib.suppress(RolledBack), failures_translated(self.url):
+            async with self._begin() as transaction:
+                yield transaction
+                if invalidate:
+                    await raise_generation(transaction)
+                await record_events(transaction, events)
+                roll_back_if_asked()
+
+    @contextlib.asynccontextmanager
+    async def _begin(self) -> AsyncIterator[Transaction]:
+        if self._writer is not None:
+            async with self._writer.transaction() as transaction:
+                yield transaction
+        else:
+            async with (
+                self._writer_slots.hold(self._busy_seconds),
+                self._connected(self._writing) as connection,
+                connection.begin(),
+            ):
+                yield connection
+
+    async def record(self, *events: AuditEvent) -> None:
+        """Record audit events in a transaction of their own. Raises Unavailable."""
+        async with self.transaction(*events):
+            pass
+
+    async def insert(self, *inserts: tuple[BulkInsert, Rows]) -> None:
+        """Insert rows in one transaction without invalidating caches, and return when the rows are durable.
+
+        Raises NothingBegun, another Unavailable, or the database's error if it rejects a row.
+        """
+        inserts = tuple((statement, rows) for statement, rows in inserts if rows)
+        if not inserts:
+            return
+        if self._writer is not None:
+            with failures_translated(self.url):
+                await self._writer.run(insert_into_sqlite, inserts)
+        else:
+            await self._insert_by_statement(inserts)
+
+    async def _insert_by_statement(self, inserts: Inserts) -> None:
+        """Insert with one statement outside of a transaction, in one round trip."""
+        statement, parameters = postgresql_statement(inserts)
+        begun = False
+        try:
+            with failures_translated(self.url):
+                async with (
+                    self._writer_slots.hold(self._busy_seconds),
+                    self._connected(self._by_statement) as connection,
+                ):
+                    begun = True
+                    await connection.exec_driver_sql(statement, parameters)
+        except Unavailable as failure:
+            if begun or isinstance(failure, StoreFault):
+                raise
+            raise NothingBegun(failure.message) from failure.__cause__
+
+    async def run(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a function in a write transaction, with its connection. Returns the result once it is durable.
+
+        On SQLite, the whole transaction runs in the writer thread, so a busy event loop does not delay other writers.
+        """
+        with failures_translated(self.url):
+            if self._writer is not None:
+                return await self._writer.run(function, *args, **kwargs)
+            async with self._begin() as transaction:
+                return await transaction.run_sync(function, *args, **kwargs)
+
+    @contextlib.asynccontextmanager
+    async def migration(self) -> AsyncIterator[Transaction]:
+        """Like `transaction`, but statements have no time-out."""
+        if self._writer is not None:
+            async with self.transaction() as transaction:
+                yield transaction
+            return
+        engine = new_engine(
+            self.url, self._busy_seconds, statement_seconds=None, abandon=self._writer_slots.abandon
+        )
+        try:
+            with failures_translated(self.url):
+                async with engine.execution_options(isolation_level="READ COMMITTED").begin() as connection:
+                    yield connection
+        finally:
+            await engine.dispose()
+
+    async def ping(self) -> None:
+        """Run a trivial query. Raises Unavailable."""
+        await self.read_generation()
+
+    async def clock_offset(self) -> timedelta:
+        """How far this machine's clock is ahead of the database server's. Zero for SQLite. Raises Unavailable."""
+        if self._writer is not None:
+            return timedelta()
+        with failures_translated(self.url):
+            async with self._connected(self._by_statement) as connection:
+                before = datetime.now(UTC)
+                theirs: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+                return before + (datetime.now(UTC) - before) / 2 - theirs
+
+    async def flushes(self) -> bool:
+        """Whether the server is configured to flush commits to disk. Raises Unavailable."""
+        if self._writer is not None:
+            return True
+        async with self.read() as connection:
+            query = text("SELECT setting FROM pg_settings WHERE name = 'fsync'")
+            return (await connection.execute(query)).scalar() != "off"
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            await self._writer.close()
+        await self.engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(self._connect_seconds):
+                try:
+                    connection = await stack.enter_async_context(engine.connect())
+                except (SQLAlchemyError, OSError):
+                    raise
+                except Exception as failure:
+                    # SQLAlchemy does not wrap driver exceptions from the statements that prepare a new connection.
+                    raise ConnectionError("a new connection to the database failed") from failure
+            yield connection
+
+    async def _still_running(self, process_ids: Collection[int]) -> set[int]:
+        """Return the given server processes that run a statement for this database user. Raises Unavailable."""
+        async with self.read() as connection:
+            rows = await connection.execute(_RUNNING, {"process_ids": list(process_ids)})
+            return {row.pid for row in rows}
+
+    async def read_generation(self) -> int:
+        """Read the current generation. Raises Unavailable.
+
+        Each worker reads it several times a second. Outside of a transaction, this takes one round trip to PostgreSQL
+        instead of three.
+        """
+        with failures_translated(self.url):
+            async with self._connected(self._by_statement) as connection:
+                value: int = (await connection.execute(_GENERATION)).scalar_one()
+                return value
+
+
+async def raise_generation(connection: Transaction) -> int:
+    """Increase the generation in the caller's transaction, and return the new number.
+
+    Its row stays locked until the commit, so generations commit in increasing order. To avoid deadlocks, transactions
+    lock this row last. Only the transactions in `revocations` lock it first.
+    """
+    raised = update(tables.generation).values(value=tables.generation.c.value + 1)
+    value: int = (await connection.execute(raised.returning(tables.generation.c.value))).scalar_one()
+    return value

@@ -1,0 +1,186 @@
+"""Translates errors of the database drivers.
+
+A failure that may pass becomes Unavailable; one that lasts until the operator acts becomes StoreFault, with the remedy.
+The driver's error, which may contain SQL, stays the `__cause__`, for the log.
+"""
+
+import contextlib
+import os
+import pwd
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.store.engine.writer import NOT_NOW, NothingBegun
+
+DISK_FULL = "The database's disk is full. Ask the operator to free space."
+_DISK_FULL_RETRY_SECONDS = 60
+
+# SQLSTATE classes for which a retry is useless: data, constraint, and syntax or access errors. `_rejected` compares
+# these, because the driver raises the same exception for most errors.
+_REJECTED = frozenset({"22", "23", "42"})
+# Not rejected: a table is also missing while the database is being created or restored, so a retry can help.
+_NO_SUCH_TABLE = "42P01"
+# Source: PostgreSQL, appendix A, error codes.
+_NO_LOGIN, _NO_DATABASE, _NO_RIGHT, _SERVER_DISK_FULL = (
+    frozenset({"28000", "28P01"}),
+    "3D000",
+    "42501",
+    "53100",
+)
+# Source: sqlite.org/rescode.html.
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_ACCESS = frozenset(
+    {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
+)
+_MOVED = 8 | 4 << 8
+
+
+@contextlib.contextmanager
+def failures_translated(url: URL) -> Iterator[None]:
+    """Turn database errors in the `with` block into Unavailable or StoreFault, except errors of rejected statements."""
+    try:
+        yield
+    except NothingBegun as error:
+        if reason := _fault(error.__cause__, url):
+            raise StoreFault(reason) from error.__cause__
+        raise
+    except (DBAPIError, PoolTimeout, sqlite3.Error, TimeoutError, OSError) as error:
+        if reason := _fault(error, url):
+            raise StoreFault(reason) from error
+        if _rejected(error):
+            raise
+        if _is_disk_full(error):
+            raise Unavailable(DISK_FULL, retry_after=_DISK_FULL_RETRY_SECONDS) from error
+        raise Unavailable(NOT_NOW) from error
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether an SQLite error lasts until the operator acts, so that a retry is useless."""
+    code = _sqlite_code(error)
+    return code is not None and code & 0xFF in _DAMAGED | _NO_ACCESS
+
+
+def _fault(error: BaseException | None, url: URL) -> str | None:
+    """Return what is wrong and the remedy, or None for an error that may pass."""
+    if error is None:
+        return None
+    if url.get_backend_name() == "sqlite":
+        return _sqlite_fault(error, Path(str(url.database)).absolute())
+    return _postgresql_fault(_sqlstate(error), url)
+
+
+def _sqlite_fault(error: BaseException, path: Path) -> str | None:
+    code = _sqlite_code(error)
+    if code is None:
+        # Not for a time-out: it says nothing about the file, and checking a file system that hangs would take long.
+        is_file_error = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+        return _file_problem(path) if is_file_error else None
+    if code & 0xFF in _DAMAGED:
+        return (
+            f"The file {path} is not an SQLite database, or it is damaged. Stop the service and restore a backup, or"
+            " correct data_dir or database_url."
+        )
+    if code == _MOVED:
+        return f"The database file {path} was moved or deleted. Stop the service, put the file back, and start again."
+    return _file_problem(path) if code & 0xFF in _NO_ACCESS else None
+
+
+def _file_problem(path: Path) -> str | None:
+    """Say why this process can't read and write an SQLite file, or return None if it can."""
+    folder = path.parent
+    try:
+        if not folder.exists():
+            return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
+        if path.is_dir():
+            return f"{path} is a folder. Name a database file in database_url."
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return f"The file system of {folder} is read-only. Mount it with write access."
+        # SQLite also creates files beside the database.
+        for each in (folder, path, *folder.glob(f"{path.name}-*")):
+            if each.exists() and not _may_use(each):
+                return _no_access(each)
+    except OSError as error:
+        # Other errors, such as a stale NFS handle, say less than the driver's error.
+        return _no_access(Path(error.filename)) if isinstance(error, PermissionError) else None
+    return None
+
+
+def _may_use(path: Path) -> bool:
+    wanted = os.R_OK | os.W_OK | (os.X_OK if path.is_dir() else 0)
+    return os.access(path, wanted, effective_ids=True)
+
+
+def _no_access(path: Path) -> str:
+    """Say that this process can't use a file or folder, and whose it is."""
+    user, owner = _user_name(os.geteuid()), "another user"
+    with contextlib.suppress(OSError):
+        owner = _user_name(path.stat().st_uid)
+    return (
+        f"The user {user} has no read and write access to {path}, which belongs to {owner}. Run this as {owner}, or"
+        " change its owner and mode."
+    )
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _postgresql_fault(sqlstate: str | None, url: URL) -> str | None:
+    role, name = url.username or "of this process", url.database or ""
+    if sqlstate in _NO_LOGIN:
+        return (
+            f"The database server rejects the log-in of the role {role}. Check the role and its password in"
+            " database_url, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf."
+        )
+    if sqlstate == _NO_DATABASE:
+        return f"The database server has no database {name}. Create it, or correct database_url."
+    if sqlstate == _NO_RIGHT:
+        return (
+            f"The database role {role} lacks rights. Make it the owner of the database {name} and its tables, or grant"
+            " it CREATE and USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on the tables."
+        )
+    return None
+
+
+def _rejected(error: Exception) -> bool:
+    """Whether the database rejected a statement, so that a retry would not help."""
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if sqlstate is None:
+        return isinstance(error, (IntegrityError, ProgrammingError, DataError, NotSupportedError))
+    return sqlstate[:2] in _REJECTED and sqlstate != _NO_SUCH_TABLE
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    code = _sqlite_code(error)
+    return _sqlstate(error) == _SERVER_DISK_FULL or (code is not None and code & 0xFF == sqlite3.SQLITE_FULL)
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return next((state for each in _chain(error) if (state := getattr(each, "sqlstate", None))), None)
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    """Return SQLite's extended error code, or None."""
+    return next((code for each in _chain(error) if (code := getattr(each, "sqlite_errorcode", None))), None)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the errors that it wraps."""
+    while error is not None:
+        yield error
+        error = getattr(error, "orig", None) or error.__cause__

@@ -1,0 +1,116 @@
+"""The generation, a number in the store that tells processes when their caches are out of date.
+
+Every change that could make a cache stale raises the number, in the same transaction. Each process reads it several
+times a second and drops all caches when the number has changed. While it can't be read, caches are not used. They are
+also dropped afterwards, because a failover may lose changes, and other changes may raise the number to the same value.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import structlog
+from cachetools import LRUCache
+
+from clustercert.background import running, wait_for_stop
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+logger = structlog.get_logger()
+
+
+class Generation:
+    """The generation number as last read; -1 before the first read. Caches are used only while `watch` runs.
+
+    Attributes:
+        interruptions: how often reading succeeded again after it had failed, or after `STALE_AFTER` had passed.
+    """
+
+    # Every process must apply a change within one second of its commit.
+    STALE_AFTER = 1.0
+    INTERVAL = 0.25
+
+    def __init__(
+        self, read: Callable[[], Awaitable[int]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self._failed = False
+        self.value = -1
+        self.interruptions = 0
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """The state that caches compare: a value that was loaded in another state may be out of date."""
+        return self.value, self.interruptions
+
+    def fresh(self) -> bool:
+        """Whether caches may be used: the number was read less than `STALE_AFTER` seconds ago."""
+        return self._clock() - self._asked_at < self.STALE_AFTER
+
+    async def refresh(self) -> None:
+        """Read the generation once. Raises Unavailable."""
+        # Read the clock before the query: the returned number may already be that old.
+        asked_at = self._clock()
+        try:
+            self.value = await self._read()
+        except BaseException:
+            self._failed = True
+            raise
+        if self._failed or not self.fresh():
+            self.interruptions += 1
+        self._failed, self._asked_at = False, asked_at
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Read the generation periodically until `stop` is set. Each worker runs this method."""
+        failing = False
+        while not stop.is_set():
+            try:
+                await self.refresh()
+                failing = False
+            except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
+                if not failing:
+                    logger.warning(
+                        "caches disabled: store not answering", cause=repr(error.__cause__ or error)
+                    )
+                failing = True
+            await wait_for_stop(stop, self.INTERVAL)
+
+    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Run `watch` during the `with` block."""
+        return running(self.watch)
+
+
+class Cache(Generic[K, V]):
+    """Caches at most `size` values. Evicts the least recently used value, and all values if the state changes.
+
+    The absence of a value is not cached, so creating an object makes no cache stale.
+    """
+
+    def __init__(self, generation: Generation, size: int) -> None:
+        self._generation = generation
+        self._seen = generation.state
+        self._entries: LRUCache[K, V] = LRUCache(size)
+
+    def cached(self, key: K) -> V | None:
+        """Return the cached value, or None if it must be loaded."""
+        state = self._generation.state
+        if self._seen != state:
+            self._entries.clear()
+            self._seen = state
+        return self._entries.get(key) if self._generation.fresh() else None
+
+    async def get(self, key: K, load: Callable[[K], Awaitable[V | None]]) -> V | None:
+        """Return the cached value, or the result of `load`."""
+        if (value := self.cached(key)) is not None:
+            return value
+        before = self._seen
+        value = await load(key)
+        # A value that was read before the state changed must not be cached afterwards.
+        if value is not None and self._generation.state == before == self._seen:
+            self._entries[key] = value
+        return value

@@ -1,0 +1,157 @@
+"""Upgrades a database's schema, and checks that this program can use it.
+
+A program of revision N needs schema N. It also works on a newer schema whose migrations declare N or an older revision
+as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from sqlalchemy import Connection, TableClause, column, insert, inspect, select, table, text, update
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+from clustercert.model.errors import SchemaError, Unavailable
+from clustercert.store import tables
+from clustercert.store.engine.database import Database
+
+MIGRATIONS = Path(str(files("clustercert.store") / "migrations"))
+
+_migration = tables.migration
+# Alembic's table, which contains the current revision.
+_version = table("alembic_version", column("version_num"))
+# Source: PostgreSQL, appendix A, error codes.
+_DUPLICATE_TABLE, _LOCK_NOT_AVAILABLE = "42P07", "55P03"
+# All queries on a table queue behind a migration that waits for its lock, so the migration waits only briefly.
+LOCK_SECONDS = 2
+
+
+async def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
+    """Bring the schema to the revision that this program needs, each migration in its own transaction.
+
+    Several processes may run it at once: one migrates, the others wait and find nothing to do.
+    Raises SchemaError if the database is too new for this program or other transactions keep a table locked. Raises
+    Unavailable.
+    """
+    try:
+        await _create_lock(database)
+        done = False
+        while not done:
+            async with database.migration() as connection:
+                # Locks a row, because not every PostgreSQL-compatible engine has other kinds of locks.
+                await connection.execute(select(_migration.c.id).with_for_update())
+                if database.url.get_backend_name() == "postgresql":
+                    await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+                done = await connection.run_sync(_upgrade_once, migrations)
+    except Unavailable as failure:
+        if getattr(getattr(failure.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise SchemaError(
+            f"A migration waited {LOCK_SECONDS} seconds for a table that another transaction has locked, such as a"
+            " backup or a long query. It was rolled back. Run `clustercert db upgrade` again after that transaction."
+        ) from failure
+
+
+async def current(database: Database) -> str | None:
+    """Return the database's revision, or None if it has no schema. Raises Unavailable."""
+    async with database.read() as connection:
+        return await connection.run_sync(_revision)
+
+
+def head(migrations: Path = MIGRATIONS) -> str:
+    """Return the revision that this program needs. Raises SchemaError if the migrations are missing."""
+    return max(_known(migrations))
+
+
+async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
+    """Raise SchemaError with advice if this program can't use the database's schema. Raises Unavailable."""
+    async with database.read() as connection:
+        has, oldest = await connection.run_sync(_revision), await connection.run_sync(_oldest_program)
+    _check(has, head(migrations), _known(migrations), oldest)
+
+
+def _check(has: str | None, needs: str, known: Collection[str], oldest_program: str | None = None) -> None:
+    if has is None:
+        raise SchemaError("The database has no schema yet. Run `clustercert db upgrade`.")
+    if has == needs:
+        return
+    if has in known:
+        raise SchemaError(
+            f"The database has schema {has} and this program needs {needs}. Run `clustercert db upgrade`."
+        )
+    if oldest_program is None or oldest_program > needs:
+        raise SchemaError(
+            f"The database has schema {has}, which is too new for this program. Run the newer program that created it."
+        )
+
+
+async def _create_lock(database: Database) -> None:
+    """Create the table and the row that a migration locks."""
+    with _ignore_if_exists():
+        async with database.transaction() as connection:
+            await connection.run_sync(_migration.create, checkfirst=True)
+    with _ignore_if_exists():
+        async with database.transaction() as connection:
+            if (await connection.execute(select(_migration.c.id))).first() is None:
+                await connection.execute(insert(_migration).values(id=1, oldest_program=""))
+
+
+@contextlib.contextmanager
+def _ignore_if_exists() -> Iterator[None]:
+    """Ignore the error that an object already exists, because another process may create it at the same time."""
+    try:
+        yield
+    except IntegrityError:
+        pass
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _DUPLICATE_TABLE:
+            raise
+
+
+def _upgrade_once(connection: Connection, migrations: Path) -> bool:
+    """Run the next migration. Returns whether none is left."""
+    # Imported here, because the import takes 70 ms and 6 MB, and workers only check the schema.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    known, has = sorted(_known(migrations)), _revision(connection)
+    if has is not None and has not in known:
+        # A newer schema is not changed, whether or not this program can use it.
+        _check(has, known[-1], (), _oldest_program(connection))
+        return True
+    following = next((revision for revision in known if has is None or revision > has), None)
+    if following is None:
+        return True
+    config = Config()
+    # Escape percent signs, because the configuration parser would interpolate them.
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, following)
+    made = ScriptDirectory.from_config(config).get_revision(following)
+    connection.execute(update(_migration).values(oldest_program=made.module.oldest_program))
+    return following == known[-1]
+
+
+def _revision(connection: Connection) -> str | None:
+    return _value(connection, _version, "version_num")
+
+
+def _oldest_program(connection: Connection) -> str | None:
+    return _value(connection, _migration, "oldest_program")
+
+
+def _value(connection: Connection, table: TableClause, name: str) -> str | None:
+    """Return a column from the only row of a table, or None if the table does not exist."""
+    if not inspect(connection).has_table(table.name):
+        return None
+    return connection.execute(select(table.c[name])).scalar()
+
+
+def _known(migrations: Path) -> set[str]:
+    """Return the revisions in a folder of migrations, from their file names. Raises SchemaError if there are none."""
+    revisions = {path.name.partition("_")[0] for path in migrations.glob("versions/[0-9]*_*.py")}
+    if not revisions:
+        raise SchemaError("The database migrations are missing from this installation. Install it again.")
+    return revisions

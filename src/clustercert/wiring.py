@@ -1,0 +1,341 @@
+"""Builds the store, custody, signers and use cases from the settings, for the service and for the command line."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from clustercert.audit.certificate_scrubber import CertificateScrubber
+from clustercert.audit.denials import DenialAudit
+from clustercert.audit.log import AuditLog
+from clustercert.audit.publishing import CheckpointPublisher
+from clustercert.audit.repeated_refusals import RepeatedRefusals
+from clustercert.audit.retention import Retention
+from clustercert.audit.sealer import LogSealer
+from clustercert.authn.access_keys import AccessKeyAuthenticator
+from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
+from clustercert.authn.oidc.issuer_settings import configured_issuers
+from clustercert.clusters.registry import Clusters
+from clustercert.custody import Custody
+from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks
+from clustercert.identity import Identity
+from clustercert.identity.roles import Roles
+from clustercert.inventory.access import AccessReports
+from clustercert.inventory.crls import Crls
+from clustercert.inventory.service import Inventory
+from clustercert.issuance.explanations import Explanations
+from clustercert.issuance.service import Issuance
+from clustercert.jobs import maintenance
+from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
+from clustercert.jobs.sealing import sealing
+from clustercert.kubernetes.bindings import Bindings
+from clustercert.kubernetes.reconcile import Reconciler
+from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.sync import Sync
+from clustercert.kubernetes.webhook import Webhook
+from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota
+from clustercert.model import Actor, utc_now
+from clustercert.pki.envelope import SecretSealer
+from clustercert.pki.key_generator import new_key_generator
+from clustercert.pki.keys import KeyGenerator
+from clustercert.pki.signer import Signer, SignerFactory
+from clustercert.policy.decision import Policy
+from clustercert.policy.exemptions import groups_and_templates
+from clustercert.revocation.recorder import RevocationRecorder
+from clustercert.revocation.service import RevocationService
+from clustercert.settings import Settings, SettingsError
+from clustercert.store.access import AccessQueries
+from clustercert.store.audit import AuditQueries
+from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.crls import CrlQueries
+from clustercert.store.disk_space import MIB, DiskSpace
+from clustercert.store.enforcement import EnforcementQueries
+from clustercert.store.engine import migrate
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.leader import Leader
+from clustercert.store.event_pages import EventPages
+from clustercert.store.evidence import EvidenceQueries
+from clustercert.store.inventory import InventoryQueries
+from clustercert.store.issued_feed import IssuedFeed
+from clustercert.store.ledger import Ledger
+from clustercert.store.members import MemberQueries
+from clustercert.store.revocations import RevocationQueries
+from clustercert.store.usernames import UsernameQueries
+
+if TYPE_CHECKING:
+    from clustercert.authn.oidc.authenticator import OidcAuthenticator
+
+# If a leader is killed, another process takes over after this time. It is short: sealing and enforcement wait for it.
+SEALING_LEASE_SECONDS = 10
+ENFORCEMENT_LEASE_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The objects that the service and the command line share.
+
+    Attributes:
+        policy_groups: the groups and templates of the policy. `change_policy` updates them in place.
+    """
+
+    settings: Settings
+    database: Database
+    custody: Custody
+    identity: Identity
+    authenticator: Authenticator
+    oidc: "OidcAuthenticator | None"
+    clusters: Clusters
+    issuance: Issuance
+    explanations: Explanations
+    certificates: CertificateMaintenance
+    revocation: RevocationService
+    inventory: Inventory
+    crls: Crls
+    webhook: Webhook
+    access: Access
+    enforcement: EnforcementQueries
+    audit_log: AuditLog
+    denials: DenialAudit
+    log_sealer: LogSealer
+    disk_space: DiskSpace
+    scrubber: CertificateScrubber
+    policy_groups: set[str]
+
+
+@contextlib.asynccontextmanager
+async def opened_database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database, which needs no key-encryption key. Raises SchemaError or Unavailable."""
+    database = Database(settings.store_url)
+    try:
+        await migrate.check(database)
+        yield database
+    finally:
+        await database.close()
+
+
+@contextlib.asynccontextmanager
+async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
+    """Open the store and build the components. Raises SchemaError, CustodyError, SettingsError or Unavailable.
+
+    Without keys, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        database = await stack.enter_async_context(opened_database(settings))
+        custody = Custody(database, kek_source(settings) if with_keys else NoKeks(), utc_now)
+        if with_keys:
+            await custody.open()
+        keys = new_key_generator(settings.issuing.key_type)
+        stack.push_async_callback(keys.close)
+        identity = _identity(settings, database, custody)
+        stack.callback(identity.close)
+        parts = _components(settings, database, custody, keys, identity)
+        stack.push_async_callback(parts.access.close)
+        yield parts
+
+
+def _components(
+    settings: Settings, database: Database, custody: Custody, keys: KeyGenerator, identity: Identity
+) -> Components:
+    oidc = oidc_authenticator(settings, identity)
+    clusters, signers, ledger = ClusterQueries(database), _signers(settings, custody), Ledger(database)
+    policy = settings.policy.policy(settings.issuing.key_type)
+    usernames = UsernameQueries(database)
+    issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
+    enforcement = EnforcementQueries(database)
+    # The service needs a certificate to create bindings, so its own certificates are issued without a binding.
+    access = Access(issuance, enforcement.is_revoked, utc_now)
+    policy_groups = groups_and_templates(policy.rules)
+    disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
+    access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
+    return Components(
+        settings=settings,
+        database=database,
+        custody=custody,
+        identity=identity,
+        authenticator=_authenticator(identity, oidc),
+        oidc=oidc,
+        clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
+        issuance=replace(issuance, bindings=Bindings(access), require_space=disk_space.require),
+        explanations=Explanations(
+            policy, clusters, MemberQueries(database), usernames, Bindings(access), utc_now
+        ),
+        certificates=CertificateMaintenance(database),
+        webhook=Webhook(database, utc_now, policy_groups),
+        inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
+        crls=Crls(CrlQueries(database), signers, utc_now),
+        revocation=_revocation(settings, database, clusters),
+        access=access,
+        enforcement=enforcement,
+        audit_log=AuditLog(AuditQueries(database), EventPages(database)),
+        denials=DenialAudit(ledger, clusters, utc_now, RepeatedRefusals(settings.audit.refusals_per_minute)),
+        log_sealer=_log_sealer(settings, database, custody),
+        disk_space=disk_space,
+        scrubber=CertificateScrubber(database, policy, utc_now),
+        policy_groups=policy_groups,
+    )
+
+
+def change_policy(parts: Components, policy: Policy) -> Components:
+    """Return the components with another policy. Background work uses the new policy at once."""
+    parts.policy_groups.clear()
+    parts.policy_groups.update(groups_and_templates(policy.rules))
+    parts.scrubber.policy = parts.explanations.policy = policy
+    return replace(parts, issuance=replace(parts.issuance, policy=policy))
+
+
+def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
+    wanted = settings.identity
+    return Identity(
+        database, custody, region=wanted.region, token_lifetime=wanted.token_lifetime, now=utc_now
+    )
+
+
+def _revocation(settings: Settings, database: Database, clusters: ClusterQueries) -> RevocationService:
+    return RevocationService(
+        clusters=clusters,
+        recorder=RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now),
+        usernames=UsernameQueries(database),
+        service_name=settings.service_name,
+    )
+
+
+def _authenticator(identity: Identity, oidc: "OidcAuthenticator | None") -> Authenticator:
+    built_in = (
+        TokenAuthenticator(identity.tokens),
+        AccessKeyAuthenticator(identity.access_keys, utc_now),
+    )
+    return Authenticators(built_in if oidc is None else (*built_in, oidc))
+
+
+def oidc_authenticator(settings: Settings, identity: Identity) -> "OidcAuthenticator | None":
+    """Return the authenticator for the issuers in the settings, or None if there are none."""
+    if not settings.identity.issuers:
+        return None
+    from clustercert.authn.oidc.authenticator import new_authenticator  # noqa: PLC0415 - joserfc takes 5 MB
+
+    return new_authenticator(configured_issuers(settings.identity.issuers), identity.federation, utc_now)
+
+
+def limited_issuance(parts: Components) -> LimitedIssuance:
+    """Return the issuance for requests, with the limits in the settings."""
+    limits, database, certificates = parts.settings.limits, parts.database, parts.certificates
+
+    async def count_live(user_id: str, cluster_id: str) -> int:
+        return await certificates.count_live(utc_now(), user_id=user_id, cluster_id=cluster_id)
+
+    return LimitedIssuance(
+        parts.issuance,
+        rates=IssuingRates(limits.rates, IssuedFeed(database)) if limits.rates else None,
+        quota=LiveQuota(limits.live_certificates, count_live) if limits.live_certificates else None,
+    )
+
+
+def leader_jobs(parts: Components) -> tuple[LeaderJob, ...]:
+    """Return a process's periodic jobs. Start sealing first and stop it last, so that other jobs' events are sealed."""
+    database = parts.database
+    work = (
+        (Leader(database, "seal", SEALING_LEASE_SECONDS), sealing(parts.log_sealer)),
+        (Leader(database, "prune"), [maintenance.credential_pruning(parts.identity)]),
+        (Leader(database, "audit"), _audit_work(parts)),
+        (Leader(database, "enforce", ENFORCEMENT_LEASE_SECONDS), [_enforcement(parts)]),
+    )
+    return tuple(LeaderJob(leader, pieces) for leader, pieces in work if pieces)
+
+
+def _audit_work(parts: Components) -> list[PeriodicWork]:
+    audit = parts.settings.audit
+    work = []
+    if audit.publish:
+        publisher = CheckpointPublisher(parts.audit_log, audit.publish)
+        work.append(maintenance.checkpoint_publishing(publisher, audit.publish_every))
+    if audit.check_certificates:
+        work.append(maintenance.certificate_checking(parts.scrubber, audit.check_every))
+    if audit.retention is not None:
+        retention = Retention(EvidenceQueries(parts.database), utc_now)
+        work.append(maintenance.event_pruning(retention, audit.retention))
+    return work
+
+
+def _enforcement(parts: Components) -> PeriodicWork:
+    generation = parts.database.generation
+    sync = Sync(parts.enforcement, parts.access, parts.database.record, utc_now)
+    reconciler = Reconciler(
+        feed=parts.enforcement,
+        clusters=parts.clusters.queries,
+        sync=sync.sync_cluster,
+        forget_others=sync.forget_others,
+        generation=lambda: generation.value,
+        now=utc_now,
+    )
+    return PeriodicWork("reconcile clusters", reconciler.step, retry_seconds=1.0, finish=reconciler.finish)
+
+
+async def initialise(settings: Settings, *, actor: Actor) -> None:
+    """Create whichever of these is missing: data folder, schema, first data key, audit log, built-in roles.
+
+    Raises SchemaError, CustodyError, SettingsError or Unavailable.
+    """
+    keks = kek_source(settings)
+    keks.read()
+    _make_folder(settings)
+    database = Database(settings.store_url)
+    try:
+        await migrate.upgrade(database)
+        custody = Custody(database, keks, utc_now)
+        await custody.initialise(actor=actor)
+        await _log_sealer(settings, database, custody).ensure_log(actor=actor)
+        await Roles(database, utc_now).bootstrap()
+    finally:
+        await database.close()
+
+
+def _log_sealer(settings: Settings, database: Database, custody: Custody) -> LogSealer:
+    # The name for a new log. The random part keeps it unique even if two services have the same name.
+    name = f"{settings.service_name}/{secrets.token_hex(8)}"
+    return LogSealer(AuditQueries(database), custody, utc_now, name)
+
+
+def kek_source(settings: Settings) -> KekSource:
+    """The source of key-encryption keys. Raises SettingsError if none is set, or if its file is in the data folder."""
+    if settings.kek is not None:
+        return KekVariable("CLUSTERCERT_KEK", settings.kek.get_secret_value().replace(",", "\n"))
+    if settings.kek_file is None:
+        raise SettingsError(
+            "There is no key-encryption key. Create one with `clustercert keys generate --out FILE` outside the data"
+            " folder and set kek_file, or set CLUSTERCERT_KEK."
+        )
+    if settings.kek_file.resolve().is_relative_to(settings.data_dir.resolve()) and not settings.demo:
+        raise SettingsError(
+            f"The key-encryption key {settings.kek_file} is in the data folder, so a copy of the data includes it."
+            " Move it to another folder and set kek_file."
+        )
+    return KekFile(settings.kek_file)
+
+
+def _make_folder(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"Can't create the data folder {settings.data_dir}: {error.strerror}. Set data_dir to another folder."
+        ) from error
+
+
+def _signers(settings: Settings, custody: SecretSealer) -> dict[str, Signer]:
+    """Create every installed signer, by entry-point name. Raises SettingsError."""
+    points = {point.name: point for point in entry_points(group="clustercert.signers")}
+    if unknown := settings.signers.keys() - points.keys():
+        raise SettingsError(
+            f"signers.{min(unknown)}: this signer is not installed. Installed: {', '.join(sorted(points))}."
+        )
+    signers = {}
+    for name, point in points.items():
+        factory = cast("SignerFactory", point.load())
+        try:
+            signers[name] = factory(settings.signers.get(name, {}), custody)
+        except ValueError as error:
+            raise SettingsError(f"signers.{name}: {error}.") from error
+    return signers

@@ -1,0 +1,146 @@
+"""A disk that is almost full: issuing stops, and everything else continues."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clustercert.model.errors import Unavailable
+from clustercert.store import disk_space
+from clustercert.store.disk_space import MIB, DiskSpace
+from support import world as worlds
+from support.log_capture import captured_logs
+from support.service import Service
+from support.stores import rows
+from support.wait import eventually
+from support.world import World
+
+SMALL_DISK_MIB = 96
+
+
+def post(
+    service: Service, world: World, tail: str = "/clustercert", query: str = "", user_id: str = ""
+) -> httpx.Response:
+    admin = world.people["admin"]
+    body = {"duration": 1} if tail == "/clustercert" else {"userId": user_id or admin.user.id}
+    return service.client.post(world.path(tail=tail) + query, json=body, headers=admin.headers)
+
+
+def assert_only_issuing_stops(service: Service, world: World) -> None:
+    refused = eventually(lambda: (answer := post(service, world)).status_code == 503 and answer)
+    assert isinstance(refused, httpx.Response)
+    assert refused.json()["errorCode"] == "CCE.01503001"
+    assert "disk is almost full" in refused.json()["errorMessage"]
+    assert int(refused.headers["Retry-After"]) >= 1
+    headers = world.people["admin"].headers
+    assert service.client.get(world.path(), headers=headers).status_code == 503
+    clusters = f"/api/v3/projects/{world.project.id}/clusters"
+    certificates = f"/clustercert/v1/projects/{world.project.id}/certificates"
+    for path in (clusters, certificates, "/readyz"):
+        assert service.client.get(path, headers=headers).status_code == 200
+    assert post(service, world, query="?dryRun=All").status_code == 200
+    assert post(service, world, "/clustercertrevoke").status_code == 200
+
+
+def test_below_the_reserve_only_issuing_stops(service_with: Callable[..., Service], world: World) -> None:
+    free_mib = shutil.disk_usage(world.database.parent).free // MIB
+    service = service_with(issuing={"disk_reserve_mib": 2 * free_mib + 1024})
+    assert_only_issuing_stops(service, world)
+
+
+def test_free_space_and_the_reserve_are_metrics(service_with: Callable[..., Service]) -> None:
+    service = service_with(issuing={"disk_reserve_mib": 3})
+
+    def disk(name: str) -> list[float]:
+        lines = service.client.get("/metrics").text.split("\n")
+        return [float(line.split()[1]) for line in lines if line.startswith(f'{name}{{disk="database"}} ')]
+
+    assert eventually(lambda: disk("clustercert_disk_free_bytes"))
+    assert disk("clustercert_disk_reserve_bytes") == [3 * MIB]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = f"size={SMALL_DISK_MIB}m,mode=0700"
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_fills_up_and_gets_space_again(small_disk: Path) -> None:
+    world = worlds.make(small_disk)
+    filler = small_disk / "filler"
+    with Service(world.settings()).running() as service:
+        assert post(service, world).status_code == 200
+        free = shutil.disk_usage(small_disk).free
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - 60 * MIB)
+        assert_only_issuing_stops(service, world)
+        for number in range(50):
+            # Another user each time, because a repetition would change nothing.
+            assert post(service, world, "/clustercertrevoke", user_id=f"user{number}").status_code == 200
+        # Durable: another process sees them at once.
+        assert rows(world.database, "SELECT count(*) FROM revocation") == [(51,)]
+        filler.unlink()
+        eventually(lambda: post(service, world).status_code == 200)
+
+
+def test_each_level_is_logged_once(tmp_path: Path) -> None:
+    free = disk_space.free_bytes(tmp_path)
+    assert free is not None
+    space = DiskSpace(tmp_path, 0)
+    with captured_logs(disk_space) as said:
+        for reserve in (0, free // 2, free // 2, 2 * free, 2 * free, 0, 0):
+            space._reserve_bytes = reserve
+            space._take(free)
+    assert [(line["event"], line["log_level"]) for line in said] == [
+        ("disk space low", "warning"),
+        ("disk almost full: issuing stopped", "error"),
+        ("disk space sufficient", "info"),
+    ]
+
+
+def test_one_failed_measurement_is_ignored(tmp_path: Path) -> None:
+    space = DiskSpace(tmp_path, MIB)
+    assert disk_space.free_bytes(tmp_path / "missing") is None
+    space._take(None)
+    space.require()
+
+
+async def test_a_disk_that_hangs_stops_issuing_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), []
+
+    def hang(folder: Path) -> int:
+        asked.append(folder)
+        answers.wait()
+        return 1024 * MIB
+
+    monkeypatch.setattr(disk_space, "free_bytes", hang)
+    space = DiskSpace(tmp_path, MIB)
+    try:
+        # The event loop runs this loop while the thread hangs.
+        for _ in range(disk_space.MOST_MISSED):
+            space._start_measurement(tmp_path)
+        space.require()
+        space._start_measurement(tmp_path)
+        with pytest.raises(Unavailable, match="disk does not respond"):
+            space.require()
+    finally:
+        answers.set()
+    while space._is_measuring:
+        await asyncio.sleep(0.01)
+    space.require()
+    assert asked == [tmp_path]

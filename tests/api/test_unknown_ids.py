@@ -1,0 +1,56 @@
+"""Unknown ids, sent by operators, who can access every project; on both databases."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from support import postgres
+from support import world as worlds
+from support.service import Service
+from support.world import World
+
+OWN = "/clustercert/v1"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[World, httpx.Client]]:
+    folder = tmp_path_factory.mktemp("strange")
+    if request.param == "sqlite":
+        world = worlds.make(folder)
+        with Service(world.settings()).running() as service:
+            yield world, service.client
+        return
+    with postgres.server() as server:
+        world = worlds.make(folder, server.create())
+        with Service(world.settings()).running() as service:
+            yield world, service.client
+
+
+@pytest.mark.parametrize("strange", ["%00", "a%00b", "%ED%A0%80", "%FF", "%0A", "x" * 3000, "%F0%9F%98%80"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        OWN + "/projects/{}/certificates",
+        OWN + "/projects/{}/events",
+        OWN + "/projects/{}/events/1",
+        OWN + "/projects/{}/events/1/proof",
+        OWN + "/projects/{}/clusters/{}/certificates",
+        OWN + "/projects/{}/clusters/{}/access",
+        OWN + "/projects/{}/clusters/{}/revocations",
+        OWN + "/users/{}/revocations",
+        OWN + "/clusters/{}/client-cas/{}/crl",
+        "/v3/projects/{}",
+        "/api/v3/projects/{}/clusters/{}",
+    ],
+)
+def test_what_is_no_id_is_not_there_or_makes_no_sense(
+    anywhere: tuple[World, httpx.Client], path: str, strange: str
+) -> None:
+    world, client = anywhere
+    response = client.get(path.replace("{}", strange), headers=world.people["operator"].headers)
+    assert response.status_code in (200, 400, 404)
+    if response.status_code == 200:
+        assert next(iter(response.json().values())) == []

@@ -1,0 +1,349 @@
+"""`clustercert apply`, `diff` and `export`, on the store and over the API."""
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clustercert.cli.document_kinds import json_schema
+from clustercert.cli.progress import Progress
+from support.certificate_authority import kubeconfig_document
+from support.command_line import Operator, new_operator
+from support.operated_cluster import SERVICE_CA
+from support.samples import server_ca_pem
+from support.stores import rows
+from support.wait import eventually
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLE = DOCS / "examples" / "apply.yaml"
+URL = "https://10.0.0.5:6443"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return new_operator(tmp_path_factory.mktemp("empty")).folder
+
+
+@pytest.fixture
+def operator(empty: Path, tmp_path: Path) -> Operator:
+    folder = tmp_path / "store"
+    shutil.copytree(empty, folder)
+    found = Operator(folder)
+    found.configure()
+    return found
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The example of the documentation, with the kubeconfig that it names."""
+    shutil.copy(EXAMPLE, tmp_path)
+    (tmp_path / "prod.kubeconfig").write_bytes(kubeconfig_document(URL, server_ca_pem(), b""))
+    return tmp_path / EXAMPLE.name
+
+
+def documents(path: Path, *values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump_all(values), encoding="utf-8")
+    return path
+
+
+def document(kind: str, name: str, spec: object = None, **metadata: object) -> dict[str, Any]:
+    return {
+        "apiVersion": "clustercert/v1",
+        "kind": kind,
+        "metadata": {"name": name, **metadata},
+        "spec": spec or {},
+    }
+
+
+def cluster(name: str, project: str, **more: object) -> dict[str, Any]:
+    spec = {"internal_url": URL, "server_ca": server_ca_pem().decode(), **more}
+    return document("Cluster", name, spec, project=project)
+
+
+def events(operator: Operator) -> list[str]:
+    found = rows(operator.folder / "data" / "clustercert.db", "SELECT kind FROM audit_event ORDER BY id")
+    return [str(kind) for (kind,) in found]
+
+
+def test_the_example_of_the_documentation_is_applied_once(operator: Operator, example: Path) -> None:
+    before = len(events(operator))
+    done = operator.run("apply", "--local", "-f", example)
+    assert done.code == 0, done.err
+    assert done.out.splitlines() == [
+        "Project eu-de created",
+        "User alice created",
+        "User ci created",
+        "Group developers created",
+        "Group developers member alice created",
+        "RoleBinding eu-de: member of User ci created",
+        "RoleBinding eu-de: member of Group developers created",
+        "Cluster eu-de/prod created",
+    ]
+    assert done.err == "8 changes applied.\n"
+    assert events(operator)[before:] == [
+        "project.created",
+        *["user.created"] * 2,
+        "group.created",
+        "group.member_added",
+        *["role.assigned"] * 2,
+        "cluster.added",
+    ]
+    actors = rows(operator.folder / "data" / "clustercert.db", "SELECT DISTINCT actor FROM audit_event")
+    assert all(str(actor).startswith("cli:") for (actor,) in actors)
+    shown = operator.output_json("cluster", "show", "prod")
+    assert (shown["internal_url"], shown["webhook_mode"]) == (URL, "known-only")
+
+    for command in ("apply", "diff"):
+        again = operator.run(command, "--local", "-f", example)
+        assert (again.code, again.out, again.err) == (0, "", "Nothing to change.\n")
+    assert len(events(operator)) == before + 8
+
+
+def test_the_order_of_documents_does_not_matter(operator: Operator, example: Path) -> None:
+    values = list(yaml.safe_load_all(example.read_text()))
+    documents(example, *reversed(values))
+    operator.output("apply", "--local", "-f", example)
+    assert operator.output_json("project", "show", "eu-de")["description"] == "Production"
+
+
+def test_diff_shows_what_apply_then_changes(operator: Operator, tmp_path: Path) -> None:
+    file = documents(tmp_path / "a.yaml", document("Project", "eu-de", {"description": "one"}))
+    operator.output("apply", "--local", "-f", file)
+    documents(file, document("Project", "eu-de", {"description": "two"}), document("User", "alice"))
+    before = len(events(operator))
+    done = operator.run("diff", "--local", "-f", tmp_path)
+    assert done.out == "~ Project eu-de\n    description: 'one' -> 'two'\n+ User alice\n"
+    assert done.err == "2 changes.\n"
+    assert len(events(operator)) == before
+    assert (
+        operator.output("apply", "--local", "-f", tmp_path) == "Project eu-de changed\nUser alice created\n"
+    )
+
+
+def test_an_export_is_applied_to_another_store(operator: Operator, example: Path, empty: Path) -> None:
+    operator.output("apply", "--local", "-f", example)
+    operator.output("role", "assign", "operator", "--user", "alice", "--service")
+    exported = operator.output("export", "--local")
+    file = example.parent / "exported.yaml"
+    file.write_text(exported, encoding="utf-8")
+    assert operator.run("diff", "--local", "-f", file).err == "Nothing to change.\n"
+
+    folder = example.parent / "other"
+    shutil.copytree(empty, folder)
+    other = Operator(folder)
+    other.configure()
+    other.output("apply", "--local", "-f", file)
+    assert other.output("export", "--local") == exported
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "version": ({"apiVersion": "v1", "kind": "User", "metadata": {"name": "a"}}, "apiVersion must be"),
+    "kind": ({**document("User", "a"), "kind": "Usr"}, "kind must be Project, User"),
+    "no name": ({"apiVersion": "clustercert/v1", "kind": "User", "metadata": {}}, "metadata.name is missing"),
+    "field": (
+        document("Project", "a", {"descriptoin": "x"}),
+        "there is no field descriptoin. Known: description",
+    ),
+    "type": (document("Project", "a", {"enabled": "yes"}), "spec.enabled: it must be of type boolean"),
+    "number": (cluster("a", "eu-de", version=1.33), "spec.version: it must be of type string"),
+    "list": (document("Group", "a", {"members": [1]}), "spec.members[0]: it must be of type string"),
+    "choice": (
+        cluster("a", "eu-de", webhook_mode="off"),
+        "spec.webhook_mode: it must be default or known-only",
+    ),
+    "member": (document("Group", "a", {"members": ["alise"]}), "there is no user alise. Did you mean alice?"),
+    "project": (cluster("a", "eu-ed"), "there is no project eu-ed. Did you mean eu-de?"),
+    "role": (
+        document("RoleBinding", "a", {"project": "eu-de", "role": "memeber", "users": ["alice"]}),
+        "there is no role memeber. Did you mean member?",
+    ),
+    "no scope": (document("RoleBinding", "a", {"role": "member"}), "give either project or service: true"),
+    "address": (cluster("a", "eu-de", internal_url="http://10.0.0.1"), "not a valid API server address"),
+    "CA": (cluster("a", "eu-de", server_ca="x"), "not a PEM file"),
+    "no address": (document("Cluster", "a", {}, project="eu-de"), "give internal_url and server_ca"),
+    "rule": (cluster("a", "Existing", credential_roles={"no": "view"}), "no rule no"),
+    "name": (document("User", "a\u202eb"), "name"),
+    "label": (document("User", "a", labels={"-": "x"}), "label"),
+    "twice": (document("User", "alice"), "is also in"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_nothing_changes_if_one_document_is_wrong(operator: Operator, tmp_path: Path, mistake: str) -> None:
+    operator.output("project", "create", "Existing")
+    wrong, message = MISTAKES[mistake]
+    file = documents(tmp_path / "a.yaml", document("Project", "eu-de"), document("User", "alice"), wrong)
+    before = len(events(operator))
+    assert message in operator.error("apply", "--local", "-f", file)
+    assert len(events(operator)) == before
+
+
+def test_a_later_failure_says_what_was_applied(operator: Operator, tmp_path: Path) -> None:
+    """A cluster in a project that is still missing is checked by the service only when it is registered."""
+    file = documents(
+        tmp_path / "a.yaml",
+        document("Project", "eu-de"),
+        cluster("prod", "eu-de", credential_roles={"no": "view"}),
+    )
+    done = operator.run("apply", "--local", "-f", file)
+    assert (done.code, done.out) == (1, "Project eu-de created\n")
+    assert "Cluster eu-de/prod: credential_roles: The policy has no rule no." in done.err
+    assert "Applied 1 of 2 changes" in done.err
+
+
+def test_members_that_are_not_listed_are_removed(operator: Operator, tmp_path: Path) -> None:
+    people = [document("User", name) for name in ("alice", "bob", "carol")]
+    file = documents(tmp_path / "a.yaml", *people, document("Group", "g", {"members": ["alice", "bob"]}))
+    operator.output("apply", "--local", "-f", file)
+    documents(file, *people, document("Group", "g", {"members": ["bob", "carol"]}))
+    operator.output("apply", "--local", "-f", file)
+    assert operator.output_json("group", "show", "g")["members"] == ["bob", "carol"]
+    documents(file, document("Group", "g"))
+    assert operator.run("apply", "--local", "-f", file).err == "Nothing to change.\n"
+
+
+def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tmp_path: Path) -> None:
+    labels = {"team": "web"}
+    values = [
+        document("Project", "p", labels=labels),
+        document("Project", "old", labels=labels),
+        document("Project", "theirs", labels={"team": "db"}),
+        document("User", "gone", labels=labels),
+        document("User", "kept"),
+        document("Group", "g", labels=labels),
+        cluster("c", "old") | {"metadata": {"name": "c", "project": "old", "labels": labels}},
+    ]
+    file = documents(tmp_path / "a.yaml", *values)
+    operator.output("apply", "--local", "-f", file)
+    documents(file, values[0])
+    planned = operator.run("diff", "--local", "-f", file, "-l", "team=web")
+    assert planned.out.splitlines() == ["- Cluster old/c", "- Group g", "- User gone", "- Project old"]
+    refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
+    assert refused.code != 0
+    done = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web", "--yes")
+    assert done.code == 0, done.err
+    assert "Project old deleted" in done.out
+    left = {row["name"] for row in operator.output_json("project", "list")}
+    assert left == {"p", "theirs"}
+    assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
+    operator.usage_error("apply", "--local", "-f", file, "--prune")
+    operator.usage_error("apply", "--local", "-f", file, "-l", "team=web")
+
+
+def test_fifty_clusters_twenty_users_and_three_groups(operator: Operator, tmp_path: Path) -> None:
+    users = [document("User", f"user-{number}") for number in range(20)]
+    groups = [
+        document("Group", f"group-{number}", {"members": [f"user-{each}" for each in range(number, 20, 3)]})
+        for number in range(3)
+    ]
+    clusters = [cluster(f"cluster-{number}", "eu-de") for number in range(50)]
+    bindings = [
+        document(
+            "RoleBinding",
+            f"b-{number}",
+            {"project": "eu-de", "role": "member", "groups": [f"group-{number}"]},
+        )
+        for number in range(3)
+    ]
+    file = documents(tmp_path / "a.yaml", *clusters, *bindings, *groups, *users, document("Project", "eu-de"))
+    operator.output("apply", "--local", "-f", file)
+    assert len(operator.output_json("cluster", "list")) == 50
+    assert operator.run("apply", "--local", "-f", file).err == "Nothing to change.\n"
+
+
+@pytest.fixture
+def over_api(made: tuple[Operator, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
+    """The command line without access to the store of a service, with the log-in of one of its operators."""
+    operator, url = made
+    name = "root-of-apply"
+    if name not in {row["name"] for row in operator.output_json("user", "list")}:
+        operator.output("user", "create", name, "--no-password")
+        operator.output("role", "assign", "operator", "--user", name, "--service")
+        operator.output("role", "assign", "reader", "--user", name, "--project", "eu-de")
+    key = operator.output_json("access-key", "create", "--user", name)
+    environment = {
+        "OS_AUTH_URL": url,
+        "OS_ACCESS_KEY": key["access_key"],
+        "OS_SECRET_KEY": key["secret_key"],
+        "OS_PROJECT_NAME": "eu-de",
+        "OS_CACERT": str(operator.folder / SERVICE_CA),
+        # No saved login.
+        "XDG_CONFIG_HOME": str(operator.folder / "config"),
+    }
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    yield operator
+    operator.output("access-key", "delete", key["access_key"])
+
+
+def test_documents_are_applied_over_the_api(over_api: Operator, example: Path) -> None:
+    text = example.read_text().replace("eu-de", "over-api").replace("team: web", "team: over-api")
+    # Other tests on this service have a cluster of the example's name.
+    text = text.replace("name: prod\n", "name: over-api\n").replace("name: prod,", "name: over-api,")
+    assert "name: over-api" in text
+    example.write_text(text, encoding="utf-8")
+    done = over_api.run("apply", "-f", example)
+    assert done.code == 0, done.err
+    assert done.err.endswith("\n8 changes applied.\n")
+    assert over_api.run("diff", "-f", example).err.endswith("\nNothing to change.\n")
+    assert "name: over-api\n" in over_api.output("export")
+    actors = rows(
+        over_api.folder / "data" / "clustercert.db",
+        "SELECT actor FROM audit_event WHERE kind = 'cluster.added' ORDER BY id DESC LIMIT 1",
+    )
+    assert not str(actors[0][0]).startswith("cli:")
+
+
+def test_only_operators_may_apply(over_api: Operator, tmp_path: Path) -> None:
+    over_api.output("role", "unassign", "operator", "--user", "root-of-apply", "--service")
+    try:
+        numbers = itertools.count()
+
+        def refused() -> str:
+            labels = {"try": str(next(numbers))}
+            file = documents(tmp_path / "a.yaml", document("User", "mallory", labels=labels))
+            done = over_api.run("apply", "-f", file)
+            return done.err if done.code else ""
+
+        # The service remembers the role for up to a second.
+        assert "Only operators can do this." in eventually(refused)
+    finally:
+        over_api.output("role", "assign", "operator", "--user", "root-of-apply", "--service")
+
+
+def test_a_progress_bar_is_shown_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_terminal in (False, True):
+        monkeypatch.setattr("sys.stderr.isatty", lambda is_terminal=is_terminal: is_terminal)
+        with Progress(2) as progress:
+            progress.print("one\n")
+            progress.print("two\n")
+        out, err = capsys.readouterr()
+        assert out == "one\ntwo\n"
+        assert ("1/2" in err) == is_terminal
+
+
+def test_the_page_shows_the_example() -> None:
+    page, example = (path.read_text(encoding="utf-8") for path in (DOCS / "administration.md", EXAMPLE))
+    assert example.partition("\n")[2] in page
+
+
+def test_the_schema_for_editors_is_up_to_date() -> None:
+    committed = json.loads((DOCS / "apply.schema.json").read_text(encoding="utf-8"))
+    assert committed == json_schema()
+
+
+def test_a_cluster_is_added_from_a_kubeconfig_on_standard_input(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, example: Path
+) -> None:
+    operator.output("project", "create", "eu-de")
+    with (example.parent / "prod.kubeconfig").open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        operator.output("cluster", "add", "prod", "--project", "eu-de", "--from-kubeconfig", "-")
+    assert operator.output_json("cluster", "show", "prod")["internal_url"] == URL

@@ -1,0 +1,293 @@
+"""`audit verify` finds each manipulation by an attacker who can write to the database, but has no other access.
+
+The attacker knows the program and recomputes what needs no key: commitments, leaves and the tree. The auditor has the
+key-encryption key, or the verifier key, and for attacks that go back in time a kept checkpoint.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from clustercert.merkle.notes import Checkpoint, VerifierKey, sign_note
+from clustercert.merkle.tiles import append_leaves, tree_root
+from clustercert.merkle.tree import leaf_hash
+from clustercert.store.events import commitment
+from support.command_line import Operator
+from support.stores import blob, execute, rows
+
+_AT = "SELECT event_id FROM audit_place WHERE leaf_index"
+
+
+@pytest.fixture
+def file(operator: Operator) -> Path:
+    """The database file of a store with a sealed log."""
+    for name in ("first", "second", "third", "fourth"):
+        operator.output("domain", "create", name)
+        operator.output("audit", "checkpoint")
+    return operator.folder / "data" / "clustercert.db"
+
+
+def size_of(file: Path) -> int:
+    [(size,)] = rows(file, "SELECT size FROM audit_log")
+    return int(str(size))
+
+
+def event_id(file: Path, place: int) -> int:
+    [(found,)] = rows(file, f"{_AT} = ?", place)
+    return int(str(found))
+
+
+def findings(operator: Operator, *options: str | Path) -> list[dict[str, Any]]:
+    """Verify the log, which must fail. Return the findings."""
+    done = operator.run("audit", "verify", "-o", "json", *options)
+    assert done.code == 1, done
+    found: list[dict[str, Any]] = json.loads(done.out)["findings"]
+    assert found
+    return found
+
+
+def change_event(file: Path) -> None:
+    """Change an event and its commitment."""
+    [(body, salt)] = rows(file, f"SELECT body, salt FROM audit_event WHERE id IN ({_AT} = 3)")
+    changed = blob(body).replace(b"domain.created", b"domain.updated")
+    assert changed != body
+    execute(
+        file,
+        f"UPDATE audit_event SET kind = 'domain.updated', body = ?, commitment = ? WHERE id IN ({_AT} = 3)",
+        changed,
+        commitment(blob(salt), changed),
+    )
+
+
+def change_actor(file: Path) -> None:
+    execute(file, f"UPDATE audit_event SET actor = 'cli:nobody' WHERE id IN ({_AT} = 3)")
+
+
+def delete_event(file: Path) -> None:
+    execute(file, f"DELETE FROM audit_event WHERE id IN ({_AT} = 3)")
+    execute(file, "DELETE FROM audit_place WHERE leaf_index = 3")
+
+
+def insert_event(file: Path) -> None:
+    """Insert a copy of an event after the end of the log, as if it had been sealed."""
+    size = size_of(file)
+    execute(
+        file,
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
+        " SELECT 9000, at, kind, actor, subject, body, salt, commitment FROM audit_event"
+        f" WHERE id IN ({_AT} = 3)",
+    )
+    execute(file, "INSERT INTO audit_place (leaf_index, event_id) VALUES (?, 9000)", size)
+
+
+def exchange_events(file: Path) -> None:
+    for old, new in ((3, -1), (4, 3), (-1, 4)):
+        execute(file, "UPDATE audit_place SET leaf_index = ? WHERE leaf_index = ?", new, old)
+
+
+def change_entry(file: Path) -> None:
+    """Change an event together with its commitment in the tree."""
+    change_event(file)
+    [(changed,)] = rows(file, f"SELECT commitment FROM audit_event WHERE id IN ({_AT} = 3)")
+    replace_hash(file, -1, 3, blob(changed))
+
+
+def change_leaf(file: Path) -> None:
+    """Change an event together with its commitment and its leaf hash in the tree."""
+    change_entry(file)
+    [(changed,)] = rows(file, f"SELECT commitment FROM audit_event WHERE id IN ({_AT} = 3)")
+    replace_hash(file, 0, 3, leaf_hash(blob(changed)))
+
+
+def change_leaf_hash(file: Path) -> None:
+    replace_hash(file, 0, 3, bytes(32))
+
+
+def delete_tile(file: Path) -> None:
+    execute(file, "DELETE FROM audit_tile WHERE level = -1")
+
+
+def change_checkpoint(file: Path) -> None:
+    """Change the root in a stored checkpoint that is not the newest one."""
+    [(size,)] = rows(file, "SELECT min(size) FROM audit_checkpoint")
+    execute(file, "UPDATE audit_checkpoint SET root = ? WHERE size = ?", bytes(32), size)
+
+
+def forge_newest_checkpoint(file: Path) -> None:
+    """Sign the newest checkpoint with another key."""
+    [(origin,)] = rows(file, "SELECT origin FROM audit_log")
+    note = sign_note(
+        Checkpoint(str(origin), size_of(file), bytes(32)).text(), str(origin), Ed25519PrivateKey.generate()
+    )
+    execute(file, "UPDATE audit_checkpoint SET note = ? WHERE size = ?", note, size_of(file))
+
+
+def replace_hash(file: Path, level: int, place: int, value: bytes) -> None:
+    [(hashes,)] = rows(file, 'SELECT hashes FROM audit_tile WHERE level = ? AND "index" = 0', level)
+    content = bytearray(blob(hashes))
+    content[32 * place : 32 * place + 32] = value
+    execute(file, 'UPDATE audit_tile SET hashes = ? WHERE level = ? AND "index" = 0', bytes(content), level)
+
+
+def cut_off(file: Path, size: int) -> None:
+    """Truncate the log consistently to an earlier stored checkpoint."""
+    execute(file, f"DELETE FROM audit_event WHERE id IN ({_AT} >= ?)", size)
+    execute(file, "DELETE FROM audit_place WHERE leaf_index >= ?", size)
+    execute(file, "DELETE FROM audit_checkpoint WHERE size > ?", size)
+    execute(file, "UPDATE audit_tile SET hashes = substr(hashes, 1, ?)", 32 * size)
+    execute(file, "UPDATE audit_log SET size = ?", size)
+
+
+def cut_off_tail(file: Path) -> None:
+    """Truncate the log to an earlier checkpoint, but leave the tree."""
+    [(size,)] = rows(file, "SELECT max(size) FROM audit_checkpoint WHERE size < ?", size_of(file))
+    tiles = rows(file, 'SELECT level, "index", hashes FROM audit_tile')
+    cut_off(file, int(str(size)))
+    for level, index, hashes in tiles:
+        execute(
+            file, 'UPDATE audit_tile SET hashes = ? WHERE level = ? AND "index" = ?', hashes, level, index
+        )
+
+
+def sign_anew(file: Path) -> VerifierKey:
+    """Delete an event, rebuild the tree without it, and sign it with a new key, which replaces the stored one."""
+    delete_event(file)
+    execute(file, "UPDATE audit_place SET leaf_index = leaf_index - 1 WHERE leaf_index > 3")
+    leaves = [
+        blob(leaf)
+        for (leaf,) in rows(
+            file, "SELECT commitment FROM audit_event JOIN audit_place ON event_id = id ORDER BY leaf_index"
+        )
+    ]
+    tiles = append_leaves(0, {}, leaves)
+    [(origin,)] = rows(file, "SELECT origin FROM audit_log")
+    key = Ed25519PrivateKey.generate()
+    root = tree_root(len(leaves), tiles)
+    note = sign_note(Checkpoint(str(origin), len(leaves), root).text(), str(origin), key)
+    execute(file, "DELETE FROM audit_tile")
+    for tile, hashes in tiles.items():
+        execute(
+            file,
+            'INSERT INTO audit_tile (level, "index", hashes) VALUES (?, ?, ?)',
+            tile.level,
+            tile.index,
+            hashes,
+        )
+    execute(file, "DELETE FROM audit_checkpoint")
+    execute(
+        file,
+        "INSERT INTO audit_checkpoint (size, at, root, note) VALUES (?, '2026-03-14 15:09:26.000000', ?, ?)",
+        len(leaves),
+        root,
+        note,
+    )
+    public = key.public_key().public_bytes_raw()
+    execute(file, "UPDATE audit_log SET size = ?, public_key = ?", len(leaves), public)
+    return VerifierKey(str(origin), public)
+
+
+# Each attack, with the findings that must be among those reported: the problem, and the place of which event.
+ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
+    change_event: [("changed", 3)],
+    change_actor: [("changed", 3)],
+    delete_event: [("removed", 3)],
+    exchange_events: [("reordered", 3), ("reordered", 4)],
+    change_entry: [("tree", 3), ("checkpoint", None)],
+    change_leaf: [("checkpoint", None)],
+    change_leaf_hash: [("tree", 3)],
+    change_checkpoint: [("checkpoint", None)],
+    cut_off_tail: [("checkpoint", None)],
+    forge_newest_checkpoint: [("checkpoint", None)],
+    sign_anew: [("key", None), ("checkpoint", None)],
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+@pytest.mark.parametrize("trust", ["key-encryption key", "verifier key"])
+def test_an_attack_by_way_of_the_database_is_found(
+    operator: Operator, file: Path, attack: Callable[[Path], object], trust: str
+) -> None:
+    key = operator.output("audit", "key").strip()
+    assert operator.output_json("audit", "verify", "--key", key)["findings"] == []
+    attack(file)
+    if trust == "key-encryption key":
+        found = findings(operator)
+        expected = ATTACKS[attack]
+    else:
+        # No key-encryption key is needed.
+        (operator.folder / "kek").unlink()
+        found = findings(operator, "--key", key)
+        expected = [each for each in ATTACKS[attack] if each[0] != "key"]
+    assert set(expected) <= {(each["problem"], each["place"]) for each in found}
+
+
+def test_an_inserted_event_is_found(operator: Operator, file: Path) -> None:
+    size = size_of(file)
+    insert_event(file)
+    [finding] = findings(operator)
+    assert (finding["problem"], finding["place"], finding["id"]) == ("inserted", size, 9000)
+
+
+def test_a_deleted_part_of_the_tree_is_found(operator: Operator, file: Path) -> None:
+    delete_tile(file)
+    [finding] = findings(operator)
+    assert finding["problem"] == "tree"
+    assert "Entry bundle 0 is missing" in finding["message"]
+
+
+def test_a_replaced_key_is_found_by_the_sealed_one(operator: Operator, file: Path) -> None:
+    key = operator.output("audit", "key").strip()
+    forged = sign_anew(file)
+    texts = [each["message"] for each in findings(operator)]
+    assert any("audit_log" in text and str(forged) in text and key in text for text in texts)
+    assert "does not belong to its private key" in operator.error("audit", "key")
+
+
+def test_a_replaced_private_key_is_found(operator: Operator, file: Path) -> None:
+    """The attacker's private key can't be sealed without the data keys."""
+    sign_anew(file)
+    execute(file, "UPDATE audit_log SET sealed_key = ?", b"\x01" * 80)
+    [finding] = findings(operator)
+    assert finding["problem"] == "key"
+    assert "The private key in the table audit_log was changed" in finding["message"]
+
+
+def test_without_any_key_the_log_is_checked_but_not_proved(operator: Operator, file: Path) -> None:
+    """A log that was signed anew is consistent, so the command must not succeed without a trusted key."""
+    sign_anew(file)
+    (operator.folder / "kek").unlink()
+    done = operator.run("audit", "verify")
+    assert done.code == 1
+    assert "Not proved:" in done.err
+    assert "--key" in done.err
+    assert "kek_file" in done.err
+    change_actor(file)
+    assert findings(operator)[0]["problem"] == "changed"
+
+
+@pytest.mark.parametrize("how", ["cut off", "restored"])
+def test_a_log_that_went_back_in_time_is_found_by_a_kept_checkpoint(
+    operator: Operator, file: Path, how: str
+) -> None:
+    """All of an older state is valid, so only something outside of the database can prove that it is not the newest."""
+    old = Path(shutil.copy(file, operator.folder / "old.db"))
+    size = size_of(file)
+    operator.output("domain", "create", "fifth")
+    kept = operator.folder / "kept"
+    kept.write_text(operator.output("audit", "checkpoint"))
+    if how == "restored":
+        for leftover in file.parent.glob(f"{file.name}-*"):
+            leftover.unlink()
+        shutil.copy(old, file)
+    else:
+        cut_off(file, size)
+    assert operator.run("audit", "verify").code == 0
+    [finding] = findings(operator, "--checkpoint", kept)
+    assert finding["problem"] == "checkpoint"
+    assert f"The log was cut off: the checkpoint in {kept}" in finding["message"]
+    assert f"only {size} are left" in finding["message"]

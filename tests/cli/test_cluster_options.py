@@ -1,0 +1,211 @@
+"""The options of `clustercert cluster` that say how a cluster enforces revocations."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from support.command_line import Operator
+from support.stores import Store, sqlite_url
+
+DEFAULTS = {
+    "webhook_mode": "default",
+    "exemptions": ["system:*"],
+    "listed_masters": [],
+    "credential_roles": None,
+    "admission": False,
+}
+
+
+@pytest.fixture
+def server_ca(tmp_path: Path) -> Path:
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    path = tmp_path / "server-ca.pem"
+    path.write_bytes(chain_pem((ca,)))
+    return path
+
+
+def add(operator: Operator, server_ca: Path, *more: str) -> dict[str, Any]:
+    operator.run("project", "create", "eu-de")
+    address = ("--internal-url", "https://10.0.0.5:6443", "--server-ca", server_ca)
+    return options_of(operator.output_json("cluster", "add", "prod", "--project", "eu-de", *address, *more))
+
+
+def update(operator: Operator, *more: str) -> dict[str, Any]:
+    return options_of(operator.output_json("cluster", "update", "prod", *more))
+
+
+def options_of(shown: dict[str, Any]) -> dict[str, Any]:
+    return {field: shown[field] for field in DEFAULTS}
+
+
+def test_a_cluster_has_default_options(operator: Operator, server_ca: Path) -> None:
+    assert add(operator, server_ca) == DEFAULTS
+    assert options_of(operator.output_json("cluster", "show", "prod")) == DEFAULTS
+
+
+def test_add_takes_all_options(operator: Operator, server_ca: Path) -> None:
+    said = (
+        "--webhook-mode", "known-only", "--exempt", "ops", "--exempt", "robots:*", "--listed-master", "AB:" * 31 + "AB",
+        "--credential-role", "admin=cluster-admin", "--credential-role", "member=team=edit", "--admission",
+    )  # fmt: skip
+    assert add(operator, server_ca, *said) == {
+        "webhook_mode": "known-only",
+        "exemptions": ["system:*", "ops", "robots:*"],
+        "listed_masters": ["ab" * 32],
+        "credential_roles": {"admin": "cluster-admin", "member": "team=edit"},
+        "admission": True,
+    }
+
+
+def test_update_changes_only_the_given_options(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca, "--webhook-mode", "known-only", "--exempt", "ops", "--listed-master", "ab" * 32)
+    assert update(operator, "--version", "v1.33") == DEFAULTS | {
+        "webhook_mode": "known-only",
+        "exemptions": ["system:*", "ops"],
+        "listed_masters": ["ab" * 32],
+    }
+    changed = update(
+        operator, "--webhook-mode", "default", "--exempt", "ops", "--remove-exempt", "system:*",
+        "--remove-listed-master", "ab" * 32, "--listed-master", "cd" * 32, "--admission",
+    )  # fmt: skip
+    assert changed == DEFAULTS | {
+        "exemptions": ["ops"],
+        "listed_masters": ["cd" * 32],
+        "admission": True,
+    }
+    assert update(operator, "--no-admission")["admission"] is False
+
+
+def test_removed_credential_roles_leave_an_empty_mapping(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    assert update(operator, "--no-credential-roles")["credential_roles"] is None
+    assert update(operator, "--credential-role", "admin=a")["credential_roles"] == {"admin": "a"}
+    more = update(operator, "--credential-role", "member=b", "--credential-role", "admin=c")
+    assert more["credential_roles"] == {"admin": "c", "member": "b"}
+    assert update(operator, "--no-credential-roles")["credential_roles"] == {}
+
+
+@pytest.mark.parametrize("said", [("--admission",), ("--credential-role", "admin=cluster-admin")])
+def test_update_names_the_next_step(operator: Operator, server_ca: Path, said: tuple[str, ...]) -> None:
+    add(operator, server_ca)
+    assert "kubernetes setup" in operator.run("cluster", "update", "prod", *said).err
+    assert operator.run("cluster", "update", "prod", "--no-admission", "--exempt", "ops").err == ""
+
+
+def test_remove_says_what_stays_in_the_cluster(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca, "--credential-role", "admin=cluster-admin")
+    assert "clustercert:credential:" in operator.run("cluster", "remove", "prod", "--yes").err
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (("--exempt", "*"), "exemption"),
+        (("--exempt", ""), "exemption"),
+        (("--exempt", "a*b"), "exemption"),
+        (("--exempt", "tab\there"), "exemption"),
+        (("--exempt", "x" * 254), "exemption"),
+        (("--listed-master", "ab"), "fingerprint"),
+        (("--listed-master", "zz" * 32), "fingerprint"),
+        (("--credential-role", "admin=a/b"), "ClusterRole"),
+        (("--credential-role", "admin=.."), "ClusterRole"),
+        (("--credential-role", "admin=" + "x" * 254), "ClusterRole"),
+        (sum((("--exempt", f"e{n}") for n in range(64)), ()), "at most 64"),
+        (sum((("--listed-master", f"{n:064x}") for n in range(65)), ()), "at most 64"),
+    ],
+)
+def test_invalid_option_values_are_refused(
+    operator: Operator, server_ca: Path, said: tuple[str, ...], words: str
+) -> None:
+    add(operator, server_ca)
+    assert words in operator.error("cluster", "update", "prod", *said)
+    assert options_of(operator.output_json("cluster", "show", "prod")) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (("--credential-role", "admin"), "RULE=CLUSTERROLE"),
+        (("--credential-role", "=x"), "RULE=CLUSTERROLE"),
+        (("--credential-role", "admin="), "RULE=CLUSTERROLE"),
+        (("--credential-role", "auditor=view"), "no rule auditor"),
+        (("--credential-role", "rule-1=view"), "no rule rule-1"),
+        (("--credential-role", "admin=a", "--no-credential-roles"), "Give only one of"),
+        (("--webhook-mode", "paranoid"), "known-only"),
+    ],
+)
+def test_wrong_usage_of_update_is_explained(operator: Operator, said: tuple[str, ...], words: str) -> None:
+    assert words in " ".join(operator.usage_error("cluster", "update", "prod", *said).split())
+
+
+def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    update(operator, "--webhook-mode", "known-only", "--credential-role", "admin=cluster-admin")
+    events = Store(sqlite_url(operator.folder / "data" / "clustercert.db")).events()
+    (changed,) = [event["detail"] for event in events if event["kind"] == "cluster.updated"]
+    assert isinstance(changed, dict)
+    assert changed["options"] == {
+        "mode": "known-only",
+        "exemptions": ["system:*"],
+        "listed_masters": [],
+        "credential_roles": {"admin": "cluster-admin"},
+        "admission": False,
+        "admission_by_number": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ("clustercert:service", "is reserved for this service"),
+        ("clustercert:credential:" + "0" * 40, "reserved for credential groups"),
+    ],
+)
+def test_the_policy_may_not_give_reserved_groups(operator: Operator, group: str, words: str) -> None:
+    operator.configure(f"[[policy.rules]]\nrole = 'admin'\ngroups = ['{group}']\nmax_lifetime = '1d'\n")
+    assert words in operator.error("cluster", "list")
+
+
+def test_a_rule_named_by_its_position_gets_no_cluster_role(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca)
+    with operator.config.open("a") as config:
+        config.write(
+            "[[policy.rules]]\ngrant.groups = ['a']\n[[policy.rules]]\nname = 'rule-7'\ngrant.groups = ['b']\n"
+            "[[policy.rules]]\nrole = 'admin'\ngroups = ['c']\n"
+        )
+    said = operator.usage_error("cluster", "update", "prod", "--credential-role", "rule-1=view")
+    assert "depends on the rule's position" in said
+    changed = update(operator, "--credential-role", "rule-7=view", "--credential-role", "admin=edit")
+    assert changed["credential_roles"] == {"rule-7": "view", "admin": "edit"}
+
+
+def test_a_pattern_that_could_exempt_the_names_of_a_template_is_refused(
+    operator: Operator, server_ca: Path
+) -> None:
+    add(operator, server_ca)
+    with operator.config.open("a") as config:
+        config.write("[policy]\npreset = 'cce'\n")
+    said = operator.usage_error("cluster", "update", "prod", "--exempt", "ops")
+    assert "ops could exempt a group that the policy's template {group.id} gives" in said
+    assert update(operator, "--exempt", "kubeadm:cluster-admins")["exemptions"] == [
+        "system:*",
+        "kubeadm:cluster-admins",
+    ]
+
+
+def test_known_only_is_not_switched_on_with_an_exemption_from_before_the_template(
+    operator: Operator, server_ca: Path
+) -> None:
+    add(operator, server_ca, "--exempt", "ops")
+    with operator.config.open("a") as config:
+        config.write("[policy]\npreset = 'cce'\n")
+    update(operator, "--rename", "prod")
+    said = operator.usage_error("cluster", "update", "prod", "--webhook-mode", "known-only")
+    assert "ops could exempt a group that the policy's template {group.id} gives" in said
+    changed = update(operator, "--webhook-mode", "known-only", "--remove-exempt", "ops")
+    assert (changed["webhook_mode"], changed["exemptions"]) == ("known-only", ["system:*"])

@@ -1,0 +1,127 @@
+"""What `db check`, and `serve` at its start, warn of."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from clustercert.store.engine.database import Database
+from support.command_line import Operator
+from support.stores import execute, rows
+
+SHORT_RULES = """
+[[policy.rules]]
+role = "admin"
+groups = ["clustercert:admins"]
+max_lifetime = "7d"
+"""
+
+
+def warnings(operator: Operator) -> list[str]:
+    done = operator.run("db", "check")
+    assert done.code == 0, done.err
+    *lines, last = done.err.splitlines()
+    assert last == "The database schema and the keys are valid."
+    assert all(line.startswith("Warning: ") for line in lines)
+    return lines
+
+
+@pytest.fixture
+def careful(operator: Operator, tmp_path: Path) -> Operator:
+    """An operator with short lifetimes and a key far from the data."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    (tmp_path / "kek").rename(keys / "kek")
+    operator.config.write_text(
+        f"data_dir = '{tmp_path / 'data'}'\nkek_file = '{keys / 'kek'}'\n{SHORT_RULES}", encoding="utf-8"
+    )
+    return operator
+
+
+def add_cluster(operator: Operator, name: str, *options: str) -> None:
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    path = operator.folder / "server-ca.pem"
+    path.write_bytes(chain_pem((ca,)))
+    operator.run("project", "create", "eu-de")
+    address = ("--internal-url", "https://10.0.0.5:6443", "--server-ca", str(path))
+    operator.output("cluster", "add", name, "--project", "eu-de", *address, *options)
+
+
+def test_a_careful_deployment_gets_none(careful: Operator) -> None:
+    assert warnings(careful) == []
+
+
+def test_long_lifetimes_are_named_with_their_rules(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write(SHORT_RULES.replace("admin", "member").replace("7d", "8d"))
+    [warning] = warnings(careful)
+    assert "more than 7 days: member (8 days)." in warning
+
+
+def test_a_rule_that_refuses_is_not_named(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write('[[policy.rules]]\ndeny = "Not today."\n')
+    assert warnings(careful) == []
+
+
+def test_a_key_beside_the_data_is_named(operator: Operator) -> None:
+    operator.configure(SHORT_RULES)
+    [warning] = warnings(operator)
+    assert f"{operator.folder / 'kek'} lies beside the data" in warning
+
+
+def test_clusters_without_revocation_are_named(careful: Operator) -> None:
+    for number in range(7):
+        add_cluster(careful, f"cluster-{number}")
+    add_cluster(careful, "admission", "--admission")
+    add_cluster(careful, "bound", "--credential-role", "admin=view")
+    database = careful.folder / "data" / "clustercert.db"
+    [(called,)] = rows(database, "SELECT id FROM cluster WHERE name = 'cluster-0'")
+    execute(
+        database,
+        "INSERT INTO webhook_token (id, cluster_id, hash, created_at, last_asked_at) VALUES (?, ?, ?, ?, ?)",
+        *("0" * 32, called, bytes(32), "2026-03-14 15:09:26.000000", "2026-03-14 15:09:26.000000"),
+    )
+    [warning] = warnings(careful)
+    listed = "cluster-1, cluster-2, cluster-3, cluster-4, cluster-5 and others, 6 in total."
+    assert f"clusters without revocation: {listed}" in warning
+
+
+def test_cluster_roles_of_rules_without_a_name_are_named(careful: Operator) -> None:
+    add_cluster(careful, "bound", "--credential-role", "admin=view")
+    database = careful.folder / "data" / "clustercert.db"
+    execute(
+        database,
+        "UPDATE cluster SET options = json_set(options, '$.credential_roles', json(?))",
+        '{"admin": "view", "rule-2": "edit", "gone": "view"}',
+    )
+    with careful.config.open("a") as config:
+        config.write("[[policy.rules]]\ngrant = { groups = ['b'], max_lifetime = '1d' }\n")
+    [warning] = warnings(careful)
+    assert "lacks or does not name: bound (gone), bound (rule-2). Set name" in warning
+
+
+def test_exemptions_that_a_later_template_could_match_are_named(careful: Operator) -> None:
+    add_cluster(careful, "prod", "--exempt", "oncall-*", "--exempt", "kubeadm:cluster-admins", "--admission")
+    add_cluster(careful, "dev", "--admission")
+    with careful.config.open("a") as config:
+        config.write("[[policy.rules]]\ngrant = { groups = ['team:{group}'], max_lifetime = '1d' }\n")
+    assert warnings(careful) == []
+    with careful.config.open("a") as config:
+        config.write("[[policy.rules]]\ngrant = { groups = ['{group}'], max_lifetime = '1d' }\n")
+    [warning] = warnings(careful)
+    assert "templates could give: prod (oncall-* for {group})." in warning
+
+
+@pytest.mark.parametrize(("seconds", "direction"), [(121, "ahead of"), (-600, "behind")])
+def test_a_wrong_clock_is_named(careful: Operator, seconds: int, direction: str) -> None:
+    async def offset(_database: Database) -> timedelta:
+        return timedelta(seconds=seconds)
+
+    with patch.object(Database, "clock_offset", offset):
+        [warning] = warnings(careful)
+    assert f"clock is {abs(seconds)} seconds {direction} the database server's" in warning

@@ -1,0 +1,321 @@
+"""`clustercert credential`, the exec plugin, against a running service."""
+
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from support.command_line import Operator
+from support.exec_plugin import COMMAND, User, add_cluster, status_of
+from support.operated_cluster import SERVICE_CA
+
+PARALLEL = 50
+INFO = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/%s","spec":{"interactive":false}}'
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A user with a cluster, and the arguments that `kubeconfig merge` writes."""
+
+    user: User
+    cluster_id: str
+    project_id: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return ("credential", self.cluster_id, "--profile", "default", "--project", self.project_id)
+
+    @property
+    def cache_file(self) -> Path:
+        return self.user.cache / f"default,{self.project_id},{self.cluster_id}"
+
+    @property
+    def issued(self) -> int:
+        return self.user.issued(self.cluster_id)
+
+    def credential(self, *options: str, **variables: str) -> str:
+        return self.user.output(*self.arguments, *options, **variables)
+
+    def age(self) -> None:
+        """Make the cached credential due for renewal. It stays valid."""
+        header, _, body = self.cache_file.read_text().partition("\n")
+        fields = header.split(" ")
+        fields[2] = str(int(time.time()) - 1)
+        self.cache_file.write_text(f"{' '.join(fields)}\n{body}")
+
+
+@pytest.fixture
+def plugin(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Plugin]:
+    operator, url = made
+    name = f"user-{tmp_path.name[-40:].strip('-').lower()}"
+    user = User.create(operator, url, tmp_path / "home", name)
+    cluster_id = add_cluster(operator, name, operator.folder / SERVICE_CA)
+    user.log_in()
+    yield Plugin(user, cluster_id, user.project_id)
+    operator.output("cluster", "remove", cluster_id, "--yes")
+
+
+def make_unreachable(plugin: Plugin) -> None:
+    """Let the login name a port on which nothing listens, as if the cached certificate came from there."""
+    path = plugin.user.home / ".config" / "clustercert" / "profiles" / "default.json"
+    path.write_text(path.read_text().replace(plugin.user.url, "https://127.0.0.1:9"))
+    if plugin.cache_file.exists():
+        header, _, body = plugin.cache_file.read_text().partition("\n")
+        status = path.stat()
+        fields = [*header.split(" ")[:5], f"{status.st_mtime_ns}:{status.st_ino}", str(path)]
+        plugin.cache_file.write_text(f"{' '.join(fields)}\n{body}")
+
+
+def test_the_second_call_comes_from_the_cache(plugin: Plugin) -> None:
+    first = plugin.credential()
+
+    status = status_of(first)
+    leaf = x509.load_pem_x509_certificate(status["clientCertificateData"].encode())
+    key = load_pem_private_key(status["clientKeyData"].encode(), password=None)
+    assert key.public_key() == leaf.public_key()
+    early = leaf.not_valid_after_utc - datetime.fromisoformat(status["expirationTimestamp"])
+    assert timedelta(0) < early < timedelta(minutes=5)
+    assert stat.S_IMODE(plugin.user.cache.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in plugin.user.cache.iterdir()} == {0o600}
+    assert plugin.credential() == first
+    assert plugin.issued == 1
+    assert plugin.user.key_origins(plugin.cluster_id) == ["csr"]
+
+
+def test_parallel_calls_cause_one_request(plugin: Plugin) -> None:
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        outputs = list(pool.map(lambda _: plugin.user.run(*plugin.arguments), range(PARALLEL)))
+
+    assert {done.returncode for done in outputs} == {0}
+    assert len({done.stdout for done in outputs}) == 1
+    assert plugin.issued == 1
+
+
+def test_parallel_calls_share_a_failure(plugin: Plugin) -> None:
+    make_unreachable(plugin)
+
+    with ThreadPoolExecutor(10) as pool:
+        outputs = list(pool.map(lambda _: plugin.user.run(*plugin.arguments), range(10)))
+
+    assert {(done.returncode, done.stdout) for done in outputs} == {(6, "")}
+    assert all("https://127.0.0.1:9" in done.stderr for done in outputs)
+
+
+def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
+    plugin.credential()
+    script = (
+        f"import sys; sys.argv[1:] = {list(plugin.arguments)!r}; before = set(sys.modules)\n"
+        "from clustercert.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted(set(sys.modules) - before), file=sys.stderr)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        # Coverage would import its own modules.
+        env={k: v for k, v in plugin.user.environment.items() if not k.startswith("COVERAGE")},
+    )
+
+    status_of(done.stdout)
+    assert [name for name in json.loads(done.stderr.replace("'", '"')) if name != "time"] == [
+        "clustercert",
+        "clustercert.__main__",
+        "clustercert.cli",
+        "clustercert.cli.credential_cache",
+        "clustercert.cli.credential_entry",
+    ]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta1"])
+def test_the_version_that_kubectl_asks_for_is_answered(plugin: Plugin, version: str) -> None:
+    for _ in range(2):
+        output = plugin.credential(KUBERNETES_EXEC_INFO=INFO % version)
+        assert json.loads(output)["apiVersion"] == f"client.authentication.k8s.io/{version}"
+
+
+@pytest.mark.parametrize("info", [INFO % "v1alpha1", "{", "[]", '{"kind": "ExecCredential"}'])
+def test_an_unknown_exec_info_is_refused(plugin: Plugin, info: str) -> None:
+    done = plugin.user.run(*plugin.arguments, KUBERNETES_EXEC_INFO=info)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_cluster_can_come_from_provide_cluster_info(plugin: Plugin) -> None:
+    config = {"profile": "default", "project_id": plugin.project_id, "cluster_id": plugin.cluster_id}
+    info = json.loads(INFO % "v1")
+    info["spec"]["cluster"] = {"server": "https://10.0.0.5:6443", "config": config}
+
+    first = plugin.user.output("credential", KUBERNETES_EXEC_INFO=json.dumps(info))
+
+    assert plugin.credential() == first
+    nameless = plugin.user.run("credential", KUBERNETES_EXEC_INFO=INFO % "v1")
+    assert nameless.returncode == 2
+    assert "provideClusterInfo" in nameless.stderr
+
+
+def test_the_service_can_create_the_key(plugin: Plugin) -> None:
+    status_of(plugin.credential("--service-key"))
+    assert plugin.user.key_origins(plugin.cluster_id) == ["generated"]
+
+
+def test_refresh_replaces_a_cached_certificate(plugin: Plugin) -> None:
+    first = plugin.credential()
+    second = plugin.credential("--refresh")
+    assert second != first
+    assert plugin.credential() == second
+    assert plugin.issued == 2
+
+
+def test_a_due_certificate_is_renewed(plugin: Plugin) -> None:
+    first = plugin.credential()
+    plugin.age()
+    assert plugin.credential() != first
+    assert plugin.issued == 2
+
+
+def test_a_due_certificate_is_used_while_the_service_is_unreachable(plugin: Plugin) -> None:
+    first = plugin.credential()
+    plugin.age()
+    due = int(plugin.cache_file.read_text().split(" ")[2])
+    make_unreachable(plugin)
+
+    assert plugin.credential() == first
+    assert int(plugin.cache_file.read_text().split(" ")[2]) > due, "the next call would try at once"
+
+
+def test_without_a_login_it_names_the_command_and_ends(plugin: Plugin) -> None:
+    plugin.credential()
+    assert plugin.user.run("logout").returncode == 0
+    assert list(plugin.user.cache.iterdir()) == []
+
+    done = plugin.user.run(*plugin.arguments)
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        f"clustercert: You are logged out from {plugin.user.url}. Run `clustercert login`.\n"
+    )
+
+
+def test_a_refused_login_names_the_command(plugin: Plugin) -> None:
+    operator = plugin.user.operator
+    operator.output(
+        "user", "set-password", plugin.user.name, "--password-file", plugin.user.home / "password"
+    )
+    done = plugin.user.run(*plugin.arguments)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert (
+        f"Run `clustercert login {plugin.user.url} --user {plugin.user.name} --project eu-de`" in done.stderr
+    )
+
+
+def test_a_new_login_gets_a_new_certificate(plugin: Plugin) -> None:
+    first = plugin.credential()
+    plugin.user.log_in()
+    assert plugin.credential() != first
+
+
+@pytest.mark.parametrize("options", [("--profile",), ("--nonsense",), ("a", "b")])
+def test_wrong_usage_is_explained(plugin: Plugin, options: tuple[str, ...]) -> None:
+    done = plugin.user.run("credential", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Error: " in done.stderr
+
+
+def test_unknown_and_forbidden_clusters_have_exit_codes(plugin: Plugin) -> None:
+    project = ("--profile", "default", "--project", plugin.project_id)
+    missing = plugin.user.run("credential", "00000000-0000-4000-8000-000000000000", *project)
+    assert (missing.returncode, missing.stdout) == (5, "")
+    operator = plugin.user.operator
+    operator.output("role", "assign", "nothing", "--user", plugin.user.name, "--project", "eu-de")
+    operator.output("role", "unassign", "admin", "--user", plugin.user.name, "--project", "eu-de")
+    forbidden = plugin.user.run(*plugin.arguments)
+    assert (forbidden.returncode, forbidden.stdout) == (4, ""), forbidden.stderr
+
+
+def test_an_empty_environment_is_no_login(plugin: Plugin) -> None:
+    python = {key: value for key, value in plugin.user.environment.items() if key.startswith("PYTHON")}
+    done = plugin.user.run("credential", "prod", "--profile", "only-in-tests", env=python)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "clustercert login URL --profile only-in-tests" in done.stderr
+
+
+def test_it_works_without_a_home(plugin: Plugin) -> None:
+    env = {key: value for key, value in plugin.user.environment.items() if key.startswith("PYTHON")}
+    home = plugin.user.home
+    folders = {"XDG_CONFIG_HOME": f"{home}/.config", "XDG_CACHE_HOME": f"{home}/.cache"}
+    done = plugin.user.run(*plugin.arguments, env=env | folders)
+    assert done.returncode == 0, done.stderr
+    assert plugin.credential() == done.stdout
+
+
+def test_it_works_without_a_cache(plugin: Plugin) -> None:
+    not_a_folder = plugin.user.home / "password"
+    for _ in range(2):
+        done = plugin.user.run(*plugin.arguments, XDG_CACHE_HOME=str(not_a_folder))
+        assert (done.returncode, done.stderr) == (0, "")
+        status_of(done.stdout)
+    assert plugin.issued == 2
+
+
+def test_a_full_disk_leaves_no_half_written_file(plugin: Plugin) -> None:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    done = plugin.user.run(*plugin.arguments, env=plugin.user.uncovered, preexec=no_room)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    status_of(done.stdout)
+    assert [path.name for path in plugin.user.cache.iterdir()] == [f"{plugin.cache_file.name}.lock"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "public", "link"])
+def test_a_damaged_or_foreign_cache_file_is_not_used(plugin: Plugin, damage: str) -> None:
+    first = plugin.credential()
+    file = plugin.cache_file
+    if damage == "truncated":
+        file.write_text(file.read_text()[:-10])
+    elif damage == "empty":
+        file.write_text("")
+    elif damage == "public":
+        file.chmod(0o644)
+    else:
+        file.rename(file.with_name("elsewhere"))
+        file.symlink_to("elsewhere")
+
+    second = plugin.credential()
+
+    assert second != first
+    if damage != "link":
+        assert plugin.credential() == second
+
+
+def test_a_closed_pipe_ends_with_a_message(plugin: Plugin) -> None:
+    plugin.credential()
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*COMMAND, *plugin.arguments],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=plugin.user.environment,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr

@@ -1,0 +1,76 @@
+"""The first login at a service whose CA is private."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.command_line import Operator
+from support.terminal import in_a_terminal
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def account(made: tuple[Operator, str], tmp_path: Path) -> tuple[str, str]:
+    """The service's address, and the fingerprint that it shows."""
+    operator, url = made
+    (tmp_path / "password").write_text(PASSWORD)
+    if "carol" not in operator.output("user", "list", "-o", "name").split():
+        operator.output("user", "create", "carol", "--password-file", tmp_path / "password")
+        operator.output("role", "assign", "reader", "--user", "carol", "--project", "eu-de")
+    log_in = run(tmp_path, "login", url, "--user", "carol")
+    assert log_in.returncode == 1
+    return url, log_in.stderr.partition("SHA-256 fingerprint")[2].partition(": ")[2].partition("\n")[0]
+
+
+def environment(home: Path) -> dict[str, str]:
+    ours = ("CLUSTERCERT", "OS_", "XDG_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return kept | {"HOME": str(home), "CLUSTERCERT_PASSWORD": PASSWORD}
+
+
+def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "clustercert", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(home),
+        check=False,
+    )
+
+
+def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, str], tmp_path: Path) -> None:
+    url, fingerprint = account
+    refused = run(tmp_path, "login", url, "--user", "carol")
+    assert f"add --ca-fingerprint {fingerprint} after you compared it" in refused.stderr
+    other = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", "00:" * 31 + "00")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert f"It sends: {fingerprint}." in other.stderr
+
+    pairs = ":".join(fingerprint[i : i + 2].upper() for i in range(0, 64, 2))
+    done = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", pairs)
+    assert done.returncode == 0, done.stderr
+    assert run(tmp_path, "login").returncode == 0
+    assert run(tmp_path, "status").returncode == 0
+
+
+def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> None:
+    url, fingerprint = account
+    login = ["login", url, "--user", "carol"]
+    variables = environment(tmp_path)
+    code, screen = in_a_terminal(login, {"[y/N]": "n\n"}, variables)
+    assert code == 1
+    assert fingerprint in screen
+    code, screen = in_a_terminal(login, {"[y/N]": "\x03"}, variables)
+    assert code == 130
+    assert "Traceback" not in screen
+    code, screen = in_a_terminal(login, {"[y/N]": "y\n"}, variables)
+    assert code == 0, screen
+    code, screen = in_a_terminal(["login"], {}, variables)
+    assert code == 0
+    assert "fingerprint" not in screen

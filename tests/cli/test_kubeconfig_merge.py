@@ -1,0 +1,327 @@
+"""`clustercert kubeconfig merge`, `unmerge` and `list` against a running service."""
+
+import json
+import resource
+import signal
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from support.command_line import Operator
+from support.exec_plugin import COMMAND, User, add_cluster, status_of
+from support.operated_cluster import SERVICE_CA
+from support.wait import line_with
+
+SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
+EXTERNAL = ("--external-url", "https://203.0.113.5:6443")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A user with two clusters, of which the second one has a public address."""
+
+    user: User
+    first: str
+    second: str
+    ids: dict[str, str]
+
+    @property
+    def config(self) -> Path:
+        return self.user.home / ".kube" / "config"
+
+    def read(self) -> dict[str, Any]:
+        document: dict[str, Any] = yaml.safe_load(self.config.read_text())
+        return document
+
+    def merge(self, *arguments: str, **variables: str) -> str:
+        environment = self.user.environment | variables
+        done = self.user.run("kubeconfig", "merge", *arguments, env=environment)
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        return done.stderr
+
+    def error(self, *arguments: str) -> str:
+        done = self.user.run("kubeconfig", *arguments)
+        assert done.returncode in {1, 5}, done
+        assert done.stdout == ""
+        return done.stderr
+
+
+@pytest.fixture
+def desk(made: tuple[Operator, str], tmp_path: Path) -> Iterator[Desk]:
+    operator, url = made
+    name = f"user-{tmp_path.name[-40:].strip('-').lower()}"
+    user = User.create(operator, url, tmp_path / "home", name)
+    first, second = f"{name}-a", f"{name}-b"
+    ids = {
+        first: add_cluster(operator, first, operator.folder / SERVICE_CA),
+        second: add_cluster(operator, second, operator.folder / SERVICE_CA, *EXTERNAL),
+    }
+    user.log_in()
+    yield Desk(user, first, second, ids)
+    for cluster_id in ids.values():
+        operator.output("cluster", "remove", cluster_id, "--yes")
+
+
+def by_name(document: dict[str, Any], field: str, noun: str) -> dict[str, Any]:
+    return {entry["name"]: entry[noun] for entry in document[field]}
+
+
+def test_two_clusters_get_their_own_names_and_the_exec_plugin(desk: Desk) -> None:
+    said = desk.merge(desk.first, desk.ids[desk.second])
+
+    document = desk.read()
+    names = [f"default-{desk.first}", f"default-{desk.second}"]
+    assert stat.S_IMODE(desk.config.stat().st_mode) == 0o600
+    for field in ("clusters", "users", "contexts"):
+        assert [entry["name"] for entry in document[field]] == names
+    clusters = by_name(document, "clusters", "cluster")
+    assert [cluster["server"] for cluster in clusters.values()] == [
+        "https://10.0.0.5:6443",
+        "https://203.0.113.5:6443",
+    ]
+    assert all("certificate-authority-data" in cluster for cluster in clusters.values())
+    assert "insecure-skip-tls-verify" not in desk.config.read_text()
+    assert "current-context" not in document
+    assert all(name in said for name in names)
+    plugin = by_name(document, "users", "user")[names[0]]["exec"]
+    assert Path(plugin["command"]).is_absolute()
+    done = desk.user.run(*plugin["args"][plugin["args"].index("credential") :])
+    status_of(done.stdout)
+    assert desk.user.issued(desk.ids[desk.first]) == 1, "merge has put its certificate into the cache"
+
+
+def test_a_second_merge_changes_nothing_but_keeps_additions(desk: Desk) -> None:
+    desk.merge(desk.first)
+    before = desk.config.read_bytes()
+    desk.merge(desk.first)
+    assert desk.config.read_bytes() == before
+    assert not desk.config.with_name("config.clustercert-backup").exists()
+    text = desk.config.read_text().replace("    user: ", "    namespace: shop\n    user: ")
+    desk.config.write_text(text)
+
+    desk.merge(desk.first, "--expires-in", "1h")
+
+    (context,) = by_name(desk.read(), "contexts", "context").values()
+    assert context["namespace"] == "shop"
+    assert "1h" in desk.read()["users"][0]["user"]["exec"]["args"]
+    assert desk.config.with_name("config.clustercert-backup").read_text() == text
+
+
+@pytest.mark.parametrize("sample", sorted(SAMPLES.iterdir()), ids=lambda path: path.stem)
+def test_entries_of_other_tools_stay(desk: Desk, sample: Path) -> None:
+    desk.config.parent.mkdir()
+    desk.config.write_text(sample.read_text())
+    original = desk.read()
+
+    desk.merge("--all", "--context-name", "{project}/{cluster}@{profile}")
+    assert by_name(desk.read(), "contexts", "context").keys() >= {f"eu-de/{desk.first}@default"}
+    done = desk.user.run("kubeconfig", "unmerge", "--all")
+
+    assert done.returncode == 0, done.stderr
+    left = desk.read()
+    assert {key: value for key, value in left.items() if value} == {
+        key: value for key, value in original.items() if value
+    }
+    assert list(desk.user.cache.glob("default,*,*[0-9a-f]")) == []
+
+
+def test_certificates_can_be_embedded(desk: Desk) -> None:
+    desk.merge(desk.first, "--embed", "--use")
+    document = desk.read()
+    assert document["current-context"] == f"default-{desk.first}"
+    assert document["users"][0]["user"].keys() == {"client-certificate-data", "client-key-data", "extensions"}
+    assert desk.user.key_origins(desk.ids[desk.first]) == ["csr"]
+    (row,) = json.loads(desk.user.output("kubeconfig", "list", "-o", "json"))
+    assert (row["credential"], row["current"], row["cluster"]) == ("embedded", "*", desk.first)
+    assert row["expires"] > "2026"
+
+    done = desk.user.run("kubeconfig", "unmerge", desk.first)
+    assert "no current context" in done.stderr
+    assert "config.clustercert-backup still has private keys" in done.stderr
+    assert not desk.read()["current-context"]
+
+
+def test_the_private_or_unverified_address_is_a_choice(desk: Desk) -> None:
+    desk.merge(desk.second, "--internal")
+    assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
+    said = desk.merge(desk.second, "--insecure", "--context-name", "unsafe")
+    assert by_name(desk.read(), "clusters", "cluster")["unsafe"]["insecure-skip-tls-verify"] is True
+    assert "Warning: kubectl will not check the certificate of https://203.0.113.5:6443" in said
+
+
+def test_a_name_of_another_entry_is_refused(desk: Desk) -> None:
+    desk.config.parent.mkdir()
+    desk.config.write_text((SAMPLES / "kind.yaml").read_text())
+    before = desk.config.read_bytes()
+    assert "--context-name" in desk.error("merge", desk.first, "--context-name", "kind-kind")
+    assert "Two clusters would get the name x" in desk.error("merge", "--all", "--context-name", "x")
+    assert "not a template" in desk.error("merge", desk.first, "--context-name", "{nope}")
+    assert "no cluster nope" in desk.error("merge", "nope")
+    assert desk.config.read_bytes() == before
+    assert desk.user.issued(desk.ids[desk.first]) == 0
+    for wrong in (("merge",), ("merge", "--all", "a"), ("merge", "a", "b", "--use"), ("unmerge",)):
+        assert desk.user.run("kubeconfig", *wrong).returncode == 2
+    assert "wrote no such context" in desk.error("unmerge", "kind-kind")
+
+
+def test_kubeconfig_files_are_chosen_like_kubectl(desk: Desk) -> None:
+    home = desk.user.home
+    (home / "b").write_text((SAMPLES / "k3s.yaml").read_text())
+    desk.merge(desk.first, KUBECONFIG=f"{home}/a:{home}/b:{home}/c")
+    assert f"default-{desk.first}" in (home / "b").read_text()
+    (home / "a").write_text("")
+
+    # The entry stays where it is, although new ones go into the first file.
+    desk.merge("--all", "--expires-in", "1h", KUBECONFIG=f"{home}/a:{home}/b:{home}/c")
+
+    assert "1h" in (home / "b").read_text()
+    assert f"default-{desk.first}" not in (home / "a").read_text()
+    assert f"default-{desk.second}" in (home / "a").read_text()
+    assert not (home / "c").exists()
+
+
+def test_a_symbolic_link_is_followed(desk: Desk) -> None:
+    target = desk.user.home / "dotfiles"
+    target.write_text((SAMPLES / "aws.yaml").read_text())
+    desk.config.parent.mkdir()
+    desk.config.symlink_to(target)
+    desk.merge(desk.first)
+    assert desk.config.is_symlink()
+    assert desk.first in target.read_text()
+
+
+def test_the_lock_of_kubectl_is_waited_for(desk: Desk) -> None:
+    desk.config.parent.mkdir()
+    lock = desk.config.with_name("config.lock")
+    lock.touch()
+    released = threading.Timer(2, lock.unlink)
+    released.start()
+    desk.merge(desk.first)
+    released.join()
+    assert not lock.exists()
+    lock.touch()
+    assert f"The lock {lock} exists" in desk.error("merge", desk.second)
+    assert desk.second not in desk.config.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x]\nb: [*a, *a]\n", "aliases"),
+        ("a: b: c", "not valid YAML"),
+        ("clusters: {}", "not a list"),
+        ("#" * 5_000_000, "larger than"),
+    ],
+)
+def test_a_file_that_is_no_kubeconfig_stays_as_it_is(desk: Desk, text: str, reason: str) -> None:
+    desk.config.parent.mkdir()
+    desk.config.write_text(text)
+    said = desk.error("merge", desk.first)
+    assert reason in said
+    assert len(said.splitlines()) == 1
+    assert desk.config.read_text() == text
+    assert desk.user.issued(desk.ids[desk.first]) == 0
+
+
+def test_a_full_disk_leaves_the_file_as_it_is(desk: Desk) -> None:
+    desk.config.parent.mkdir()
+    text = (SAMPLES / "gcloud.yaml").read_text()
+    desk.config.write_text(text)
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(text) + 10, len(text) + 10))
+
+    done = desk.user.run("kubeconfig", "merge", desk.first, env=desk.user.uncovered, preexec=no_room)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "can't be written: File too large. It was not changed." in done.stderr
+    assert desk.config.read_text() == text
+    assert sorted(path.name for path in desk.config.parent.iterdir()) == [
+        "config",
+        "config.clustercert-backup",
+    ]
+
+
+def test_without_a_login_nothing_is_written(desk: Desk) -> None:
+    done = desk.user.run("kubeconfig", "merge", desk.first, "--profile", "nope")
+    assert done.returncode != 0
+    assert "clustercert login" in done.stderr
+    assert not desk.config.exists()
+
+
+def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
+    operator = desk.user.operator
+    operator.output("role", "assign", "nothing", "--user", desk.user.name, "--project", "eu-de")
+    operator.output("role", "unassign", "admin", "--user", desk.user.name, "--project", "eu-de")
+    said = desk.error("merge", "--all")
+    assert f"Skipped {desk.first}: " in said
+    assert "refused certificates for all clusters" in said
+
+
+def test_the_allowlist_names_the_plugin(desk: Desk) -> None:
+    text = desk.user.output("kubeconfig", "allowlist")
+    (entry,) = yaml.safe_load(text)["credentialPluginAllowlist"]
+    assert Path(entry["command"]).is_absolute()
+    assert "name:" in text
+
+
+def test_certificate_files_are_renewed_and_removed(desk: Desk) -> None:
+    desk.merge(desk.first, "--files")
+    user = desk.read()["users"][0]["user"]
+    path = Path(user["client-certificate"])
+    assert user["client-key"] == str(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    first = path.read_bytes()
+    x509.load_pem_x509_certificate(first)
+    load_pem_private_key(first[first.index(b"-----BEGIN PRIVATE KEY") :], password=None)
+
+    assert desk.user.run("refresh").stderr == ""
+    assert path.read_bytes() == first, "it is not due"
+    assert desk.user.run("refresh", "--all").stderr == f"Renewed {path}\n"
+    assert path.read_bytes() != first
+    path.write_bytes(b"")
+    assert desk.user.run("refresh").returncode == 0
+    assert path.read_bytes() != b""
+
+    logout = desk.user.run("logout")
+    assert logout.returncode == 0
+    assert f"Certificate files with private keys remain in {path.parent}" in logout.stderr
+    failed = desk.user.run("refresh", "--all")
+    assert failed.returncode == 3
+    assert "Run `clustercert login`." in failed.stderr
+    assert desk.user.run("kubeconfig", "unmerge", desk.first).returncode == 0
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_that_expires_soon_is_renewed_while_watching(desk: Desk) -> None:
+    desk.merge(desk.first, "--files", "--expires-in", "15m")
+    path = Path(desk.read()["users"][0]["user"]["client-certificate"])
+    # The lifetime is 15 to 20 minutes, so a file is due when 10 minutes are left: empty it instead.
+    path.write_bytes(b"")
+    process = subprocess.Popen(
+        [*COMMAND, "refresh", "--watch"], env=desk.user.environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert line_with(process.stderr, "Renewed") == f"Renewed {path}\n"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_the_timer_runs_refresh(desk: Desk) -> None:
+    text = desk.user.output("refresh", "--print-timer", "--expires-in", "1h")
+    (command,) = [line for line in text.splitlines() if line.startswith("ExecStart=/")]
+    assert command.endswith("refresh --expires-in 1h")
+    assert "OnUnitActiveSec=5min" in text
+    assert desk.user.run("kubeconfig", "merge", desk.first, "--files", "--embed").returncode == 2

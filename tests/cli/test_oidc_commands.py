@@ -1,0 +1,106 @@
+"""`clustercert identity explain` and `clustercert user block`."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from clustercert.authn.oidc import explanation
+from clustercert.authn.oidc.issuers import derived_id
+from support.command_line import Operator
+from support.oidc import IssuerServer, Response
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explanation, "KEYS_SECONDS", 60)
+
+
+@pytest.fixture
+def issuer(operator: Operator, tmp_path: Path) -> Iterator[IssuerServer]:
+    with IssuerServer(tmp_path).running() as running:
+        operator.configure(
+            f"""
+[[identity.issuers]]
+name = "sso"
+issuer = "{running.url}"
+audiences = ["clustercert"]
+ca_file = "{running.ca_file}"
+username = "preferred_username"
+groups = "groups"
+domain = "Default"
+roles = [{{role = "member", groups = ["team-*"]}}]
+"""
+        )
+        yield running
+
+
+def saved(folder: Path, text: str) -> Path:
+    file = folder / "token"
+    file.write_text(text + "\n")
+    return file
+
+
+def test_an_accepted_token_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
+    project = operator.output_json("project", "create", "eu-de")
+    token = saved(tmp_path, issuer.token())
+    said = operator.output_json("identity", "explain", "--token-file", token)
+    assert (said["accepted"], said["user"]["roles"]) == (True, {project["id"]: ["member"]})
+    table = operator.run("identity", "explain", "--token-file", token)
+    assert "sso/team-blue" in table.out
+    assert "would be accepted" in table.err
+
+
+def test_a_refused_token_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
+    text = issuer.token(aud="account")
+    done = operator.run("identity", "explain", "--token-file", saved(tmp_path, text))
+    assert done.code == 1
+    [line] = [line for line in done.out.splitlines() if line.startswith("aud")]
+    assert line.split() == ["aud", "no", "'account'", "clustercert"]
+    assert "refused by the check aud" in done.err
+    assert text not in done.out + done.err
+
+
+@pytest.mark.parametrize("text", ["x", "a.b.c", "a." * 40_000])
+def test_what_is_no_token_is_explained(
+    operator: Operator, issuer: IssuerServer, tmp_path: Path, text: str
+) -> None:
+    done = operator.run("identity", "explain", "--token-file", saved(tmp_path, text))
+    assert done.code == 1
+    assert "Error" in done.err or "refused by the check" in done.err
+
+
+def test_an_issuer_that_hangs_is_explained(
+    operator: Operator, issuer: IssuerServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation, "KEYS_SECONDS", 0.2)
+    end = threading.Event()
+    issuer.responses["/keys"] = Response(b"{}", work=lambda: end.wait(60))
+    try:
+        done = operator.run("identity", "explain", "--token-file", saved(tmp_path, issuer.token()))
+    finally:
+        end.set()
+    assert done.code == 1
+    assert "no response within" in done.out
+
+
+def test_without_issuers_the_settings_are_named(operator: Operator, tmp_path: Path) -> None:
+    done = operator.run("identity", "explain", "--token-file", saved(tmp_path, "a.b.c"))
+    assert (done.code, "[[identity.issuers]]" in done.out) == (1, True)
+
+
+def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
+    operator.output("project", "create", "eu-de")
+    user_id = derived_id(issuer.url, "f3b1")
+    token = saved(tmp_path, issuer.token())
+    assert "Blocked" in operator.run("user", "block", user_id).err
+    done = operator.run("identity", "explain", "--token-file", token)
+    assert (done.code, "the user is blocked" in done.out) == (1, True)
+    assert "blocked already" in operator.error("user", "block", user_id)
+    operator.output("user", "unblock", user_id)
+    assert operator.run("identity", "explain", "--token-file", token).code == 0
+    assert "not blocked" in operator.error("user", "unblock", user_id)
+    assert "32 lower-case hex digits" in operator.error("user", "block", "alice")
+    alice = operator.output_json("user", "create", "alice", "--no-password")
+    assert "user disable" in operator.error("user", "block", alice["id"])

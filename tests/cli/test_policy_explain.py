@@ -1,0 +1,195 @@
+"""`clustercert policy explain` and `policy can`."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from support.command_line import Operator, new_operator
+from support.samples import server_ca_pem
+
+POLICY = """
+[[rules]]
+name = "frozen"
+when.cluster_labels = { frozen = ["true"] }
+deny = "This cluster is frozen. Ask the platform team."
+
+[[rules]]
+name = "members"
+when.roles = ["member"]
+grant.groups = ["clustercert:viewers"]
+grant.max_lifetime = "8h"
+
+[[rules]]
+name = "break-glass"
+when.groups = ["on-call"]
+grant.groups = ["clustercert:admins"]
+grant.max_lifetime = "1h"
+grant.reason_required = true
+
+[[rules]]
+name = "the-rule-of-the-runners-in-the-data-center"
+when.sources = ["10.20.0.0/16", "10.21.0.0/16", "10.22.0.0/16", "10.23.0.0/16", "2001:db8::/32"]
+grant.groups = ["ci"]
+grant.csr_required = true
+"""
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """An operator with the users alice, carol (both on call) and dave, who has no role, and two clusters."""
+    folder = tmp_path_factory.mktemp("explain")
+    operator = new_operator(folder)
+    (folder / "policy.toml").write_text(POLICY, encoding="utf-8")
+    (folder / "ca.pem").write_bytes(server_ca_pem())
+    operator.output("project", "create", "eu-de")
+    operator.output("group", "create", "on-call")
+    for name, role in (("alice", "member"), ("carol", "admin"), ("dave", None)):
+        operator.output("user", "create", name, "--no-password")
+        if role is not None:
+            operator.output("role", "assign", role, "--user", name, "--project", "eu-de")
+            operator.output("group", "add-user", "on-call", name)
+    for name, label in (("prod", "env=production"), ("old", "frozen=true")):
+        operator.output(
+            *("cluster", "add", name, "--project", "eu-de", "--label", label),
+            *("--internal-url", "https://192.168.1.7:5443", "--server-ca", folder / "ca.pem"),
+        )
+    operator.configure(f"[policy]\nfile = '{folder / 'policy.toml'}'\n")
+    return operator
+
+
+def explained(operator: Operator, user: str, cluster: str, *options: str) -> tuple[int, list[str]]:
+    done = operator.run("policy", "explain", "--user", user, "--cluster", cluster, *options)
+    assert done.err == ""
+    return done.code, done.out.splitlines()
+
+
+def test_an_allowed_request_ends_with_0(operator: Operator) -> None:
+    code, lines = explained(operator, "alice", "prod", "--expires-in", "30m", "--reason", "incident 4711")
+    assert (code, lines[0]) == (0, "Allowed: alice gets a certificate for the cluster prod.")
+    text = "\n".join(lines)
+    assert re.search(r"\n  user name   [0-9a-f]{32}\n", text)
+    assert "\n  groups      clustercert:viewers, clustercert:admins,\n" in text
+    assert "clustercert:credential:<number>" in text
+    assert re.search(r"\n  not after   20\d\d-.*Z \(30 minutes\)\n", text)
+    assert "\n  key type    ec-p256\n" in text
+    assert "\n  limit       1 hour, by rule break-glass\n" in text
+    assert "\n  yes   members                   grants\n" in text
+    assert "Nearest rule" not in text
+
+
+def test_a_refused_request_ends_with_1(operator: Operator) -> None:
+    code, lines = explained(operator, "carol", "prod")
+    assert (code, lines[0]) == (
+        1,
+        "Refused (403): No rule of the policy matches this request. What the nearest",
+    )
+    text = "\n".join(lines)
+    assert "Nearest rule: break-glass. It would allow the request with:\n" in text
+    assert "  - the request has a reason (found: no reason)\n" in text
+    assert "  no    members                   needs role is member (found: admin)\n" in text
+    code, lines = explained(operator, "alice", "old")
+    assert (code, lines[0]) == (1, "Refused (403): This cluster is frozen. Ask the platform team.")
+    assert "  DENY  frozen                    denies, because cluster label frozen is true" in lines
+    assert "  -     members                   not reached; would match" in lines
+    code, lines = explained(operator, "dave", "prod")
+    assert (code, lines) == (1, ["Refused (404): dave has no role in the project of the cluster prod."])
+
+
+def test_lines_have_at_most_80_columns(operator: Operator) -> None:
+    for user, options in (
+        ("alice", ()),
+        ("carol", ("--source", "10.20.1.1")),
+        ("carol", ("--duration", "3")),
+    ):
+        _, lines = explained(operator, user, "prod", *options)
+        assert max(map(len, lines)) <= 80, lines
+
+
+def test_another_policy_can_be_asked(operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('[[rules]]\nrole = "admin"\ngroups = ["ours"]\nmax_lifetime = "2h"\n', encoding="utf-8")
+    code, lines = explained(operator, "carol", "prod", "--policy", str(file))
+    assert (code, lines[-1]) == (0, "  yes   admin  grants, and ends the list")
+    assert "  limit       2 hours, by rule admin, which shortens the request" in lines
+
+
+def test_json_has_what_the_api_answers(operator: Operator) -> None:
+    done = operator.run(
+        *("policy", "explain", "--user", "carol", "--cluster", "prod", "--key-type", "ed25519"),
+        *("--source", "10.20.1.1", "--auth-method", "access_key", "--output", "json"),
+    )
+    assert done.code == 0
+    body = json.loads(done.out)
+    assert (body["allowed"], body["complete"], body["source"]) == (True, True, "10.20.1.1")
+    assert (body["would_sign"]["key_type"], body["would_sign"]["organizations"][0]) == ("ed25519", "ci")
+    done = operator.run("policy", "explain", "--user", "carol", "--cluster", "prod", "--output", "json")
+    assert done.code == 1
+    assert json.loads(done.out)["nearest"]["rule"] == "break-glass"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--duration", "0"], "duration: must be whole days"),
+        (["--expires-in", "8"], "expires_in: write it like"),
+        (["--expires-in", "8h", "--duration", "1"], "send only one of them"),
+        (["--source", "here"], "source: must be an IP address"),
+        (["--auth-method", "password"], "auth_method: must be"),
+        (["--reason", "a\u202eb"], "reason: must have at most"),
+    ],
+)
+def test_wrong_options_are_named(operator: Operator, options: list[str], named: str) -> None:
+    asked = ["policy", "explain", "--user", "carol", "--cluster", "prod"]
+    assert named in " ".join(operator.usage_error(*asked, *options).split())
+
+
+def test_an_unknown_user_or_cluster_is_named(operator: Operator) -> None:
+    assert "no user nobody" in operator.error("policy", "explain", "--user", "nobody", "--cluster", "prod")
+    assert "no cluster none" in operator.error("policy", "explain", "--user", "carol", "--cluster", "none")
+
+
+# policy can
+
+
+def test_who_could_get_a_group_is_listed_with_rule_lifetime_and_needs(operator: Operator) -> None:
+    lines = operator.output("policy", "can", "--group", "clustercert:*", "--cluster", "prod").splitlines()
+    assert [re.split(" {3,}", line) for line in lines] == [
+        ["USER", "GROUPS", "RULE", "LONGEST", "NEEDS", "UNLESS"],
+        ["Default/alice", "clustercert:viewers", "members", "8 hours", "-", "-"],
+        ["Default/alice", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
+        ["Default/carol", "clustercert:admins", "break-glass", "1 hour", "the request has a reason", "-"],
+    ]
+    rows = operator.output_json("policy", "can", "--group", "ci", "--cluster", "prod")
+    assert [(row["user"], row["rule"], row["longest_seconds"]) for row in rows] == [
+        # The rule for members matches too, and has the shorter lifetime.
+        ("Default/alice", "the-rule-of-the-runners-in-the-data-center", 8 * 3600),
+        ("Default/carol", "the-rule-of-the-runners-in-the-data-center", 1825 * 86400),
+    ]
+    assert rows[0]["needs"][1] == "the request has a csr"
+    assert (rows[0]["issuer"], rows[0]["seen_at"], rows[0]["unless"]) == ("built-in", None, [])
+
+
+def test_nobody_could_get_a_group_that_no_rule_gives(operator: Operator) -> None:
+    for group, cluster in (("system:masters", "prod"), ("clustercert:admins", "old")):
+        done = operator.run("policy", "can", "--group", group, "--cluster", cluster)
+        assert (done.code, done.out, done.err) == (0, "", "Nothing found.\n")
+
+
+def test_who_could_get_a_group_under_another_policy(operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text('[[rules]]\nrole = "admin"\ngroups = ["ours"]\nmax_lifetime = "2h"\n', encoding="utf-8")
+    asked = ("policy", "can", "--group", "ours", "--cluster", "prod")
+    assert operator.output(*asked, "--policy", file, "--output", "name") == "Default/carol\n"
+    assert operator.run(*asked).out == ""
+
+
+def test_clusters_with_a_binding_for_each_certificate_have_no_groups(operator: Operator) -> None:
+    operator.output(
+        *("cluster", "add", "bound", "--project", "eu-de", "--credential-role", "members=view"),
+        *("--internal-url", "https://192.168.1.7:5443", "--server-ca", operator.folder / "ca.pem"),
+    )
+    done = operator.run("policy", "can", "--group", "*", "--cluster", "bound")
+    assert (done.code, done.out) == (0, "")
+    assert "Certificates for bound have no groups of the policy" in done.err

@@ -1,0 +1,219 @@
+"""`clustercert policy replay`, with certificates that the service issued and refused."""
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustercert.cli import policy_replay, policy_replay_output
+from clustercert.model import Caller, IssueRequest
+from clustercert.model.errors import Forbidden
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from clustercert.settings import load
+from clustercert.wiring import components
+from support.command_line import Operator, new_operator
+from support.samples import caller
+
+NOW_DENIED = """
+[[rules]]
+name = "freeze"
+deny = "Frozen."
+"""
+SHORTER = """
+[[rules]]
+name = "all"
+grant.groups = ["viewers"]
+grant.max_lifetime = "1h"
+"""
+DECISIONS = 4
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A store with recorded decisions."""
+
+    operator: Operator
+    project_id: str
+    cluster_id: str
+
+    def replay(self, rules: str | None = None, *more: str | Path) -> Any:
+        return self.operator.output_json("policy", "replay", *self.policy(rules), *more)
+
+    def policy(self, rules: str | None) -> tuple[str | Path, ...]:
+        if rules is None:
+            return ()
+        file = self.operator.folder / "new.toml"
+        file.write_text(rules, encoding="utf-8")
+        return "--policy", file
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    operator = new_operator(tmp_path_factory.mktemp("recorded"))
+    server_ca = operator.folder / "server-ca.pem"
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    server_ca.write_bytes(chain_pem((ca,)))
+    operator.output("project", "create", "eu-de")
+    added = operator.output_json(
+        *("cluster", "add", "prod", "--project", "eu-de"),
+        *("--internal-url", "https://10.0.0.5:6443", "--server-ca", server_ca),
+    )
+    asyncio.run(_decide(operator, added["project_id"], added["id"]))
+    return Recorded(operator, added["project_id"], added["id"])
+
+
+async def _decide(operator: Operator, project_id: str, cluster_id: str) -> None:
+    """Issue three certificates, and refuse one."""
+
+    def member(user_id: str, role: str = "member") -> Caller:
+        return caller(user_id=user_id * 32, in_projects={project_id: (role,)})
+
+    request = IssueRequest(duration=-1)
+    async with components(load(operator.config)) as parts:
+        for user_id in "112":
+            await parts.issuance.issue(member(user_id), project_id, cluster_id, request)
+        stranger = replace(member("3", "nothing"), origin=replace(member("3").origin, request_id="e" * 32))
+        with pytest.raises(Forbidden) as refused:
+            await parts.issuance.issue(stranger, project_id, cluster_id, request)
+        await parts.denials.certificate(stranger, project_id, cluster_id, request, refused.value)
+
+
+def decisions(replayed: Any) -> dict[str, int]:
+    return {name: each["decisions"] for name, each in replayed["changes"].items() if each["decisions"]}
+
+
+def test_the_policy_in_use_changes_nothing(recorded: Recorded) -> None:
+    replayed = recorded.replay()
+    assert (replayed["decisions"], replayed["unchanged"]) == (DECISIONS, DECISIONS)
+    assert decisions(replayed) == {}
+    assert replayed["not_replayable"] == []
+
+
+def test_another_policy_is_compared_by_users_clusters_and_rules(recorded: Recorded) -> None:
+    replayed = recorded.replay(NOW_DENIED)
+    assert decisions(replayed) == {"allow_to_deny": 3}
+    denied = replayed["changes"]["allow_to_deny"]
+    assert [(each["id"][0], each["name"], each["decisions"]) for each in denied["users"]] == [
+        ("1", "default/alice", 2),
+        ("2", "default/alice", 1),
+    ]
+    assert denied["clusters"] == [{"id": recorded.cluster_id, "name": "prod", "decisions": 3}]
+    assert denied["recorded_rules"] == [{"name": "member", "decisions": 3}]
+    assert denied["rules"] == [{"name": "freeze", "decisions": 3}]
+    assert denied["examples"][0]["replayed"]["message"] == "Frozen."
+    allowed = recorded.replay(SHORTER)
+    assert decisions(allowed) == {"deny_to_allow": 1, "shorter": 3, "other_groups": 3}
+    assert allowed["changes"]["deny_to_allow"]["examples"][0]["request_id"] == "e" * 32
+
+
+def test_the_table_names_who_is_affected(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = recorded.operator.run("policy", "replay", *recorded.policy(NOW_DENIED))
+    assert done.code == 0
+    assert "allow to deny    3           2       1\n" in done.out
+    assert f"users: default/alice {'1' * 32} (2), default/alice {'2' * 32} (1)" in " ".join(done.out.split())
+    assert "rules then: member (3)\n  rules now: freeze (3)\n" in done.out
+    assert "now: refused: Frozen.\n" in done.out
+    assert done.err == f"{DECISIONS} decisions were replayed; 3 would differ.\n"
+    monkeypatch.setattr(policy_replay_output, "MAX_LISTED", 1)
+    assert "(2), and 1 more" in recorded.operator.output("policy", "replay", *recorded.policy(NOW_DENIED))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (lambda place: ("--cluster", "prod"), DECISIONS),
+        (lambda place: ("--cluster", place.cluster_id), DECISIONS),
+        (lambda place: ("--cluster", "other"), 0),
+        (lambda place: ("--project", "eu-de"), DECISIONS),
+        (lambda place: ("--project", place.project_id), DECISIONS),
+        (lambda place: ("--project", "0" * 32), 0),
+        (lambda place: ("--until", "1h"), 0),
+        (lambda place: ("--since", "2999-01-01T00:00:00Z"), 0),
+    ],
+)
+def test_decisions_are_selected(
+    recorded: Recorded, options: Callable[[Recorded], tuple[str, ...]], expected: int
+) -> None:
+    assert recorded.replay(None, *options(recorded))["decisions"] == expected
+
+
+def test_files_with_events_are_replayed_as_well(recorded: Recorded, tmp_path: Path) -> None:
+    operator, lines = recorded.operator, tmp_path / "events.jsonl"
+    operator.output("audit", "export", "--out", tmp_path / "log")
+    lines.write_text(operator.output("audit", "tail", "--output", "json") + "no event\n", encoding="utf-8")
+    stored = recorded.replay(NOW_DENIED)
+    for path in (tmp_path / "log", lines):
+        read = recorded.replay(NOW_DENIED, "--from", path)
+        assert read | {"since": stored["since"]} == stored
+        assert recorded.replay(None, "--from", path, "--until", "1h")["decisions"] == 0
+        assert recorded.replay(None, "--from", path, "--project", "0" * 32)["decisions"] == 0
+        assert recorded.replay(None, "--from", path, "--cluster", "prod")["decisions"] == DECISIONS
+    missing = operator.error("policy", "replay", "--from", tmp_path / "nothing")
+    assert "can't be read: No such file" in missing
+
+
+def test_a_folder_or_file_without_events_is_an_error(recorded: Recorded, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no event\n", encoding="utf-8")
+    for path in (tmp_path / "empty", tmp_path / "notes.txt"):
+        assert "has no events" in recorded.operator.error("policy", "replay", "--from", path)
+
+
+def test_older_events_are_counted_as_not_replayable(recorded: Recorded, tmp_path: Path) -> None:
+    lines = tmp_path / "events.jsonl"
+    events = [
+        json.loads(line) for line in recorded.operator.output("audit", "tail", "-o", "json").splitlines()
+    ]
+    older = [event | {"version": 3} for event in events]
+    repeated = {
+        "kind": "refusals.repeated",
+        "project_id": None,
+        "at": events[-1]["at"],
+        "detail": {
+            "refusals": [{"kind": "certificate.refused", "count": 7}, {"kind": "request.refused", "count": 1}]
+        },
+    }
+    lines.write_text("".join(json.dumps(event) + "\n" for event in (*older, repeated)), encoding="utf-8")
+    replayed = recorded.replay(None, "--from", lines)
+    assert replayed["decisions"] == 0
+    assert [each["decisions"] for each in replayed["not_replayable"]] == [7, DECISIONS]
+    assert "only counted" in replayed["not_replayable"][0]["reason"]
+    # They name no cluster, so any cluster may be theirs.
+    of_cluster = recorded.replay(None, "--from", lines, "--cluster", "prod")["not_replayable"]
+    assert [each["decisions"] for each in of_cluster] == [7, DECISIONS]
+    told = recorded.operator.run("policy", "replay", "--from", lines).err
+    assert "Not replayable: 4, because the event has version 3; inputs are complete since 6." in told
+
+
+def test_a_fault_in_the_policy_is_reported_with_its_place(recorded: Recorded) -> None:
+    policy = recorded.policy(SHORTER.replace("1h", "an hour"))
+    message = recorded.operator.error("policy", "replay", *policy)
+    assert "new.toml:5:7: policy.rules.0.grant.max_lifetime: " in message
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1000.0])
+def test_progress_is_shown_on_a_terminal_after_some_time(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr(policy_replay, "_FIRST_PROGRESS", seconds)
+    monkeypatch.setattr(policy_replay, "_EVENTS_BETWEEN_LOOKS", 1)
+    assert "events read" not in recorded.operator.run("policy", "replay").err
+    terminal, progress = Terminal(), policy_replay.Progress()
+    with contextlib.redirect_stderr(terminal):
+        progress.count()
+        progress.clear()
+    assert terminal.getvalue() == ("\r1 events read\r\x1b[K" if seconds < 0 else "")

@@ -1,0 +1,358 @@
+"""First and last use of credentials, altered copies, and pending reports, on both databases."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from clustercert.kubernetes.webhook import credential_usage as webhook_usage
+from clustercert.kubernetes.webhook.credential_usage import (
+    MAX_PENDING,
+    MAX_PENDING_ALERTS,
+    CredentialUsage,
+)
+from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.recognition import Recognition
+from clustercert.kubernetes.webhook.review import Identity
+from clustercert.kubernetes.webhook.tokens import WebhookTokens, token_hash
+from clustercert.model import Actor, Cluster
+from clustercert.model.errors import Unavailable
+from clustercert.observability.metrics import ALTERED_CREDENTIALS
+from clustercert.store import credential_usage as module
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_usage import CredentialUsageQueries, Use
+from clustercert.store.engine.database import Database
+from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.revocations import RevocationQueries
+from clustercert.store.webhook_tokens import WebhookTokenQueries
+from support.credential_cache import revocation as revocation_of
+from support.credential_usage import (
+    ORIGIN,
+    POLICY_GROUPS,
+    WEBHOOK_CONFIG,
+    alerts,
+    altered,
+    recorded,
+    seen,
+    times,
+    unknown,
+    usage_at,
+)
+from support.log_capture import captured_logs
+from support.samples import CLUSTER_ID, PROJECT_ID
+from support.stores import NOW, Store, event
+
+SECOND = timedelta(seconds=1)
+
+
+async def test_first_and_last_use_are_written(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record, unused = await recorded(database), await recorded(database)
+    for seconds in (5, 0, 9, 3):
+        usage.note(await seen(known, record, NOW + seconds * SECOND))
+    assert times(store, record) == (None, None), "not before the flush"
+    await usage.flush()
+    assert times(store, record) == (store.time(NOW), store.time(NOW + 9 * SECOND))
+    assert times(store, unused) == (None, None)
+    assert alerts(store) == []
+
+
+async def test_a_credential_is_written_once_a_minute_by_all_workers(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    other_worker = usage_at(database)
+    for seconds, expected in ((0, 0), (30, 0), (59, 0), (61, 61), (90, 61), (122, 122)):
+        for worker in (usage, other_worker):
+            worker.note(await seen(known, record, NOW + seconds * SECOND))
+            await worker.flush()
+        assert times(store, record) == (store.time(NOW), store.time(NOW + expected * SECOND))
+
+
+async def test_an_older_log_moves_the_first_use_and_not_the_last(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    usage.note(await seen(known, record, NOW))
+    await usage.flush()
+    usage.note(await seen(known, record, NOW - timedelta(days=3)))
+    await usage.flush()
+    assert times(store, record) == (store.time(NOW - timedelta(days=3)), store.time(NOW))
+
+
+async def test_written_times_are_forgotten_after_minutes(database: Database, usage: CredentialUsage) -> None:
+    usage._written.add("row", NOW)
+    usage._written._rotated_at -= 61
+    await usage.flush()
+    assert usage._written.has("row", NOW, NOW)
+    usage._written._rotated_at -= 61
+    await usage.flush()
+    assert not usage._written.has("row", NOW, NOW)
+
+
+async def test_many_uses_are_written_in_several_transactions(database: Database, store: Store) -> None:
+    records = [await recorded(database) for _ in range(3)]
+    ids = [int(str(row)) for (row,) in store.rows("SELECT id FROM certificate ORDER BY id")]
+    nobodys = [Use(10_000 + number, NOW, NOW) for number in range(module.WRITTEN_AT_ONCE)]
+    await CredentialUsageQueries(database).add([*nobodys, *(Use(row, NOW, NOW) for row in reversed(ids))])
+    assert all(times(store, record) == (store.time(NOW), store.time(NOW)) for record in records)
+
+
+# Altered copies
+
+
+async def test_an_altered_copy_is_reported_once_an_hour_by_all_workers(
+    database: Database, store: Store, known: CredentialCache, there: Cluster
+) -> None:
+    clock = [NOW]
+    workers = [usage_at(database, lambda: clock[0]) for _ in range(2)]
+    record, other = await recorded(database), await recorded(database)
+    copies = [os.urandom(32) for _ in range(3)]
+    before = ALTERED_CREDENTIALS._value.get()
+    minutes_of_reports = []
+    for minute in (0, 1, 30, 59, 60, 61, 119, 121):
+        clock[0] = NOW + timedelta(minutes=minute)
+        for worker in workers:
+            for copy in copies:
+                worker.note(await seen(known, record, clock[0], copy=copy))
+            told = len(altered(store))
+            await worker.flush()
+            minutes_of_reports += [minute] * (len(altered(store)) - told)
+    assert minutes_of_reports == [0, 60, 121]
+    first, *_ = altered(store)
+    assert (first["subject"], first["actor"]) == (record.fingerprint.hex(), f"cluster:{CLUSTER_ID}")
+    assert (first["project_id"], first["source"]) == (PROJECT_ID, "192.0.2.1")
+    assert first["detail"] == {
+        "cluster_id": CLUSTER_ID,
+        "credential_number": record.credential_number,
+        "presented": copies[0].hex(),
+        "username": record.user_id,
+        "first_seen_at": NOW.isoformat(),
+        "reported_by": "webhook",
+    }
+    query = "SELECT altered_at FROM certificate WHERE fingerprint = ?"
+    assert store.rows(query, record.fingerprint) == [(store.time(NOW + timedelta(minutes=121)),)]
+    assert store.rows(query, other.fingerprint) == [(None,)]
+    assert ALTERED_CREDENTIALS._value.get() - before == 3
+    # It counts as a use of the certificate, not as unknown.
+    assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=121)))
+    assert unknown(store) == []
+    # A copy of another certificate is reported at once.
+    workers[0].note(await seen(known, other, clock[0], copy=copies[0]))
+    await workers[0].flush()
+    assert [each["subject"] for each in altered(store)][3:] == [other.fingerprint.hex()]
+
+
+async def test_pending_altered_copies_are_limited(
+    database: Database, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    observed = await seen(known, record, copy=os.urandom(32))
+    usage._pending.altered = dict.fromkeys(range(-MAX_PENDING_ALERTS, 0), observed)
+    usage.note(observed)
+    assert len(usage._pending.altered) == MAX_PENDING_ALERTS
+
+
+@pytest.mark.parametrize("what", ["certificate", "user"])
+async def test_reporting_an_altered_copy_changes_no_revocation(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage, what: str
+) -> None:
+    record = await recorded(database)
+    query = "SELECT revoked_at, epoch FROM certificate"
+    before = store.rows(query)
+    usage.note(await seen(known, record, copy=os.urandom(32)))
+    await usage.flush()
+    assert store.rows(query) == before
+    assert store.rows("SELECT * FROM revocation") == []
+    await RevocationQueries(database).revoke(revocation_of(record, what), event())
+    revoked = store.rows(query)
+    usage.note(await seen(CredentialCache(database, RevocationFeed(database)), record, copy=os.urandom(32)))
+    await usage.flush()
+    assert store.rows(query) == revoked
+    assert store.rows("SELECT undone_at FROM revocation") == [(None,)]
+
+
+async def test_a_forged_number_is_not_a_use_of_its_certificate(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    number = f"clustercert:credential:{record.credential_number}"
+    usage.note(await seen(known, record.fingerprint, NOW, "clustercert:admins", number))
+    await usage.flush()
+    (alert,) = alerts(store)
+    detail = alert["detail"]
+    assert isinstance(detail, dict)
+    assert (alert["kind"], detail["fault"], detail["username"]) == ("credential.unknown", "forged", "bob")
+    assert times(store, record) == (None, None)
+
+
+async def test_a_report_without_credential_id_stores_no_hash(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """As with API servers before 1.32."""
+    identity = Identity("bob", ("clustercert:credential:" + "0" * 40, "system:authenticated"), ())
+    (shown,) = await Recognition(known).recognize(CLUSTER_ID, identity)
+    for minutes in (0, 0, 2):
+        at = NOW + timedelta(minutes=minutes)
+        usage.note(ObservedUse(WEBHOOK_CONFIG, identity, shown, at, at, ORIGIN, "audit-events"))
+        await usage.flush()
+    assert [(hashes, kept) for _, _, hashes, kept in unknown(store)] == [(0, [])]
+    (alert,) = alerts(store)
+    detail = alert["detail"]
+    assert isinstance(detail, dict)
+    assert detail["reported_by"] == "audit-events"
+
+
+async def test_a_certificate_without_number_is_recorded_by_its_hash(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database, credential_number=None)
+    usage.note(await seen(known, record))
+    await usage.flush()
+    assert times(store, record) == (store.time(NOW), store.time(NOW))
+    assert alerts(store) == []
+
+
+@pytest.mark.parametrize("changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"])
+async def test_a_certificate_of_another_cluster_is_unknown_here(
+    database: Database,
+    store: Store,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    changed: dict[str, object],
+) -> None:
+    record = await recorded(database, cluster_id="another cluster", **changed)
+    usage.note(await seen(known, record))
+    await usage.flush()
+    (alert,) = alerts(store)
+    detail = alert["detail"]
+    assert isinstance(detail, dict)
+    assert (detail["fault"], detail["known_for_another_cluster"]) == ("other_cluster", True)
+    assert "another cluster" not in str(alert)
+    assert times(store, record) == (None, None)
+
+
+async def test_pending_reports_are_shortened(
+    database: Database, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """A review may have 100,000 groups, and thousands of alerts may be pending while the database is down."""
+    groups = (*(str(n) for n in range(1000)), "system:masters")
+    record = await recorded(database, groups=groups, user_id="x" * 1000)
+    usage.note(await seen(known, os.urandom(32), NOW, *groups, username="x" * 1000))
+    usage.note(await seen(known, record))
+    usage.note(await seen(known, record, copy=os.urandom(32)))
+    ((use, alert),), (master,) = usage._pending.unknown.values(), usage._pending.masters.values()
+    (copy,) = usage._pending.altered.values()
+    for observed in (alert, master, copy):
+        assert (len(observed.identity.username), len(observed.identity.groups)) == (256, 32)
+        assert observed.identity.groups[0] == "system:masters"
+    assert use.groups == alert.identity.groups
+
+
+async def test_pending_reports_are_limited(
+    database: Database, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record, fingerprint = await recorded(database), os.urandom(32)
+    usage._pending.uses = dict.fromkeys(range(-MAX_PENDING, 0), Use(0, NOW, NOW))
+    usage.note(await seen(known, record))
+    usage.note(await seen(known, fingerprint))
+    (alert,) = usage._pending.unknown.values()
+    usage._pending.unknown = dict.fromkeys(
+        ((CLUSTER_ID, bytes([n % 256, n // 256])) for n in range(10_000)), alert
+    )
+    usage.note(await seen(known, os.urandom(32)))
+    assert (len(usage._pending.uses), len(usage._pending.unknown)) == (MAX_PENDING, MAX_PENDING_ALERTS)
+
+
+async def test_reports_of_a_removed_cluster_are_dropped(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    usage.note(await seen(known, os.urandom(32)))
+    await usage.flush()
+    usage.note(await seen(known, os.urandom(32)))
+    # Written by a replica before schema 0005.
+    store.execute(
+        "INSERT INTO unknown_credential (cluster_id, fingerprint, username, groups, first_seen_at, last_seen_at)"
+        f" VALUES ('{CLUSTER_ID}', ?, 'bob', '[]', '2026-03-14 15:09:26.000000', '2026-03-14 15:09:26.000000')",
+        os.urandom(32),
+    )
+    await ClusterQueries(database).remove(CLUSTER_ID, event("cluster.removed"))
+    await usage.flush()
+    assert unknown(store) == []
+    assert store.rows("SELECT * FROM unknown_credential") == []
+
+
+async def test_the_use_of_a_token_is_written_once_a_minute(
+    database: Database, store: Store, there: Cluster
+) -> None:
+    clock = [NOW]
+    tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
+    here, elsewhere = (usage_at(database, lambda: clock[0]) for _ in range(2))
+    first, second = [(await tokens.create(there, actor=Actor("cli:test", ORIGIN))) for _ in range(2)]
+
+    async def asked_at(by: CredentialUsage) -> dict[str, object]:
+        by.note_token_use(token_hash(first.text))
+        await by.flush()
+        return {token.id: token.last_asked_at for token in await tokens.of_cluster(there.id)}
+
+    generation = store.rows("SELECT value FROM generation")
+    assert await asked_at(here) == {first.token.id: NOW, second.token.id: None}
+    for seconds, expected in ((59, 0), (121, 121)):
+        clock[0] = NOW + seconds * SECOND
+        for by in (elsewhere, here):
+            assert await asked_at(by) == {first.token.id: NOW + expected * SECOND, second.token.id: None}
+    assert store.rows("SELECT value FROM generation") == generation
+    # A use while the database is down is written later.
+    clock[0] = NOW + timedelta(hours=1)
+    store.execute("ALTER TABLE webhook_token RENAME TO elsewhere")
+    with pytest.raises(Unavailable):
+        await asked_at(here)
+    store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
+    await here.flush()
+    assert clock[0] in {token.last_asked_at for token in await tokens.of_cluster(there.id)}
+    # The use of a removed token is dropped.
+    await tokens.remove(there, first.token.id, actor=Actor("cli:test", ORIGIN))
+    clock[0] += timedelta(hours=1)
+    assert await asked_at(here) == {second.token.id: None}
+
+
+async def test_failed_reports_are_written_later(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record, fingerprint = await recorded(database, groups=("system:masters",)), os.urandom(32)
+    usage.note(await seen(known, record))
+    usage.note(await seen(known, record, copy=os.urandom(32)))
+    usage.note(await seen(known, fingerprint))
+    store.execute("ALTER TABLE audit_event RENAME TO elsewhere")
+    with pytest.raises(Unavailable):
+        await usage.flush()
+    store.execute("ALTER TABLE elsewhere RENAME TO audit_event")
+    usage.note(await seen(known, record, NOW + timedelta(minutes=2)))
+    await usage.flush()
+    kinds = sorted(str(alert["kind"]) for alert in alerts(store))
+    assert kinds == ["credential.altered", "credential.masters", "credential.unknown"]
+    assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
+
+
+class Failing(CredentialUsageQueries):
+    """Fails with an unexpected error."""
+
+    async def add(self, uses: Sequence[Use]) -> None:
+        raise ValueError(uses)
+
+
+async def test_an_unexpected_error_does_not_end_the_writing(
+    database: Database, known: CredentialCache
+) -> None:
+    usage, stop = CredentialUsage(Failing(database), lambda: NOW, POLICY_GROUPS), asyncio.Event()
+    usage.note(await seen(known, await recorded(database)))
+    with captured_logs(webhook_usage) as logs:
+        writing = asyncio.create_task(usage.watch(stop))
+        await asyncio.sleep(0)
+        stop.set()
+        await writing
+    assert [(log["log_level"], log["exc_info"]) for log in logs] == [("error", True)]

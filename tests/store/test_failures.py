@@ -1,0 +1,185 @@
+"""Faults that last until the operator acts: each is named with its remedy, and never called temporary."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.failures import failures_translated
+from support import postgres
+from support.stores import Store, event, sqlite_url
+
+NOBODY = 65534
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    database = Database(url, busy_seconds=0.5)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def faults(database: Database) -> set[str]:
+    """What is said about a read, a write, and a certificate's way to the ledger."""
+
+    async def read() -> None:
+        await database.ping()
+
+    async def write() -> None:
+        await database.record(event())
+
+    async def run() -> None:
+        await database.run(lambda _connection: None)
+
+    said = set()
+    for attempt in (read, write, run):
+        with pytest.raises(StoreFault) as caught:
+            await attempt()
+        assert caught.value.message == "The service can't use its database. Ask its operator to read the log."
+        assert caught.value.retry_after is None
+        said.add(caught.value.reason)
+    return said
+
+
+async def fault(database: Database) -> str:
+    [reason] = await faults(database)
+    return reason
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    file = tmp_path / "garbage.db"
+    file.write_bytes(b"This is a letter to my grandmother." * 1000)
+    async with opened(sqlite_url(file)) as database:
+        assert f"{file} is not an SQLite database" in await fault(database)
+
+
+async def test_a_damaged_file(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[100:] = bytes([0xA5]) * (len(content) - 100)
+    file.write_bytes(content)
+    async with opened(sqlite_url(file)) as database:
+        with pytest.raises(StoreFault) as caught:
+            await database.ping()
+    assert "damaged. Stop the service and restore a backup" in caught.value.reason
+
+
+async def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+    async with opened(sqlite_url(tmp_path / "missing" / "some.db")) as database:
+        assert f"The folder {tmp_path / 'missing'} does not exist. Create it" in await fault(database)
+
+
+async def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
+    async with opened(sqlite_url(tmp_path)) as database:
+        assert f"{tmp_path} is a folder." in await fault(database)
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can enter."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Run as a user who is not root."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("denied", ["file", "folder"])
+async def test_missing_permissions(file: Path, public_folder: Path, denied: str) -> None:
+    path = Path(shutil.copy(file, public_folder / "some.db"))
+    path.chmod(0o444 if denied == "file" else 0o666)
+    public_folder.chmod(0o777 if denied == "file" else 0o555)
+    async with opened(sqlite_url(path)) as database:
+        with unprivileged(), pytest.raises(StoreFault) as caught:
+            await database.record(event())
+    named = path if denied == "file" else public_folder
+    assert f"has no read and write access to {named}, which belongs to " in caught.value.reason
+    assert caught.value.reason.endswith("or change its owner and mode.")
+
+
+async def test_a_read_only_file_system(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    shutil.copy(file, folder / "some.db")
+    mount = f"mount --bind '{folder}' '{folder}' && mount -o remount,bind,ro '{folder}'"
+    if os.geteuid() or os.system(mount + " 2>/dev/null"):  # noqa: S605 - a path of this test
+        pytest.skip("only root can mount a file system")
+    try:
+        async with opened(sqlite_url(folder / "some.db")) as database:
+            with pytest.raises(StoreFault) as caught:
+                await database.record(event())
+    finally:
+        os.system(f"umount --lazy '{folder}'")  # noqa: S605 - the same
+    assert f"The file system of {folder} is read-only." in caught.value.reason
+
+
+async def test_what_may_pass_is_still_temporary(file: Path) -> None:
+    async with opened(sqlite_url(file)) as one, opened(sqlite_url(file)) as other, one.transaction():
+        with pytest.raises(Unavailable) as caught:
+            await other.record(event())
+    assert not isinstance(caught.value, StoreFault)
+    assert caught.value.retry_after == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(errno.ESTALE, "Stale file handle")])
+def test_an_error_of_a_file_system_that_does_not_answer_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    probed: list[Path] = []
+
+    def stale(folder: Path) -> None:
+        probed.append(folder)
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "statvfs", stale)
+    with pytest.raises(Unavailable), failures_translated(make_url(sqlite_url(tmp_path / "some.db"))):
+        raise error
+    assert bool(probed) is not isinstance(error, TimeoutError)
+
+
+async def test_a_role_without_rights(on_postgresql: Store) -> None:
+    role = f"weak_{os.urandom(4).hex()}"
+    on_postgresql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'weak'")
+    url = make_url(on_postgresql.url).set(username=role, password="weak")
+    try:
+        async with opened(url.render_as_string(hide_password=False)) as database:
+            reason = await fault_of_reading(database)
+    finally:
+        on_postgresql.execute(f"DROP ROLE {role}")
+    assert f"The database role {role} lacks rights. Make it the owner" in reason
+
+
+async def fault_of_reading(database: Database) -> str:
+    with pytest.raises(StoreFault) as caught:
+        await database.ping()
+    return caught.value.reason
+
+
+async def test_a_wrong_password_and_a_missing_database(on_postgresql: Store) -> None:
+    url = make_url(on_postgresql.url)
+    async with opened(url.set(password="wrong").render_as_string(hide_password=False)) as database:
+        assert f"rejects the log-in of the role {url.username}." in await fault_of_reading(database)
+    async with opened(url.set(database="missing").render_as_string(hide_password=False)) as database:
+        assert "has no database missing. Create it" in await fault_of_reading(database)
+    assert postgres.look(on_postgresql.url, "SELECT 1") == [(1,)]

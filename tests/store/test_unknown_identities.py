@@ -1,0 +1,295 @@
+"""Unknown identities and members of `system:masters`: rows and alerts, on both databases."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from clustercert.kubernetes.webhook import credential_usage as webhook_usage
+from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
+from clustercert.model import AuditEvent, Cluster, ClusterOptions
+from clustercert.model.events.operation import CredentialAlert
+from clustercert.observability.metrics import MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
+from clustercert.store import credential_usage as module
+from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
+from clustercert.store.engine.database import Database
+from support.credential_usage import WEBHOOK_CONFIG, alerts, recorded, seen, times, unknown, usage_at
+from support.log_capture import captured_logs
+from support.samples import CLUSTER_ID, PROJECT_ID
+from support.stores import NOW, Store, event
+
+SECOND = timedelta(seconds=1)
+
+
+async def test_an_unknown_identity_is_stored_and_reported_once(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    fingerprint = os.urandom(32)
+    before = UNKNOWN_CREDENTIALS._value.get()
+    workers = (usage, usage_at(database))
+    for minutes in (0, 2, 4):
+        for worker in workers:
+            worker.note(await seen(known, fingerprint, NOW + timedelta(minutes=minutes), "devs"))
+            await worker.flush()
+    assert unknown(store) == [("bob", ["devs", "system:authenticated"], 1, [fingerprint.hex()])]
+    query = "SELECT cluster_id, first_seen_at, last_seen_at FROM unknown_identity"
+    assert store.rows(query) == [(CLUSTER_ID, store.time(NOW), store.time(NOW + timedelta(minutes=4)))]
+    (alert,) = alerts(store)
+    assert alert["kind"] == "credential.unknown"
+    assert (alert["subject"], alert["actor"]) == (fingerprint.hex(), f"cluster:{CLUSTER_ID}")
+    assert (alert["project_id"], alert["source"]) == (PROJECT_ID, "192.0.2.1")
+    assert alert["detail"] == {
+        "cluster_id": CLUSTER_ID,
+        "username": "bob",
+        "groups": ["devs", "system:authenticated"],
+        "first_seen_at": NOW.isoformat(),
+        "reported_by": "webhook",
+        "fault": "unknown",
+        "known_for_another_cluster": False,
+    }
+    assert UNKNOWN_CREDENTIALS._value.get() - before == 1
+
+
+async def test_many_hashes_of_one_identity_share_a_row(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    hashes = [number.to_bytes(32) for number in range(1, 41)]
+    workers = (usage, usage_at(database))
+    for number, fingerprint in enumerate(hashes):
+        groups = ("devs", "ops") if number % 2 else ("ops", "devs", "ops")
+        workers[number % 2].note(await seen(known, fingerprint, NOW + number * SECOND, *groups))
+        if number % 8 == 7:
+            for worker in workers:
+                await worker.flush()
+    ((username, _, count, kept),) = unknown(store)
+    assert (username, count, len(kept)) == ("bob", 40, 16)
+    assert set(kept) <= {each.hex() for each in hashes[-24:]}
+    assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown"]
+    # Known hashes are not counted again.
+    for each in kept:
+        workers[0].note(await seen(known, bytes.fromhex(each), NOW + timedelta(hours=1), "devs", "ops"))
+    await workers[0].flush()
+    assert [each[2] for each in unknown(store)] == [40]
+    # Each identity has its own row.
+    workers[0].note(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs"))
+    workers[0].note(await seen(known, hashes[0], NOW + timedelta(hours=1), "devs", "ops", username="eve"))
+    await workers[0].flush()
+    assert sorted(each[2] for each in unknown(store) if isinstance(each[2], int)) == [1, 1, 40]
+
+
+# Alerts
+
+
+@pytest.mark.parametrize(
+    ("groups", "username", "fault"),
+    [
+        (["clustercert:admins", "clustercert:credential:" + "0" * 40], "bob", "unknown"),
+        (["clustercert:credential:12"], "bob", "forged"),
+        (["clustercert:credential:" + "0" * 40, "clustercert:credential:" + "1" * 40], "bob", "forged"),
+        (["clustercert:credential:" + "0" * 40], "system:node:n1", "unknown"),
+    ],
+)
+async def test_credential_groups_raise_alerts_despite_exemptions(
+    store: Store,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    groups: list[str],
+    username: str,
+    fault: str,
+) -> None:
+    everybody = replace(WEBHOOK_CONFIG, options=ClusterOptions(exemptions=("*",)))
+    usage.note(await seen(known, os.urandom(32), NOW, *groups, username=username, webhook_config=everybody))
+    await usage.flush()
+    (alert,) = alerts(store)
+    detail = alert["detail"]
+    assert isinstance(detail, dict)
+    assert (alert["kind"], detail["fault"], detail["groups"][: len(groups)]) == (
+        "credential.unknown",
+        fault,
+        groups,
+    )
+
+
+@pytest.mark.parametrize(("username", "group"), [("system:node:n1", "system:nodes"), ("bob", "system:nodes")])
+async def test_an_exempt_identity_raises_no_alert(
+    store: Store, known: CredentialCache, usage: CredentialUsage, username: str, group: str
+) -> None:
+    usage.note(await seen(known, os.urandom(32), NOW, group, username=username))
+    await usage.flush()
+    assert alerts(store) == []
+    assert unknown(store) == []
+
+
+@pytest.mark.parametrize(
+    ("username", "groups"),
+    [
+        ("system:node:n1", ["system:nodes", "devs"]),
+        ("system:node:n1", ["devs"]),
+        ("bob", ["system:auditors"]),
+        ("clustercert:service", ["system:nodes"]),
+    ],
+)
+async def test_a_partly_exempt_identity_raises_an_alert(
+    store: Store, known: CredentialCache, usage: CredentialUsage, username: str, groups: list[str]
+) -> None:
+    usage.note(await seen(known, os.urandom(32), NOW, *groups, username=username))
+    await usage.flush()
+    assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown"]
+
+
+async def test_system_masters_raises_both_alerts_although_it_is_exempt(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    fingerprint = os.urandom(32)
+    before = MASTERS_CREDENTIALS._value.get()
+    for _ in range(2):
+        usage.note(await seen(known, fingerprint, NOW, "system:masters", username="kubernetes-admin"))
+        await usage.flush()
+    assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
+    assert MASTERS_CREDENTIALS._value.get() - before == 1
+
+
+async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    first, second = os.urandom(32), os.urandom(32)
+    for minutes, fingerprint in ((0, first), (10, second), (30, second), (70, second), (140, second)):
+        at = NOW + timedelta(minutes=minutes)
+        usage.note(await seen(known, fingerprint, at, "system:masters", username="kubernetes-admin"))
+        await usage.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown", "credential.masters", "credential.masters"]
+
+
+async def test_new_certificates_of_a_master_are_reported_once_an_hour(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    for minutes in (0, 30, 59, 61, 90, 122):
+        at = NOW + timedelta(minutes=minutes)
+        usage.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
+        await usage.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown", "credential.masters", "credential.masters", "credential.masters"]
+    assert store.rows("SELECT hashes FROM unknown_identity") == [(3,)], (
+        "what was not told of is not counted yet"
+    )
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+async def test_an_earlier_report_of_the_same_hash_hides_no_master(
+    store: Store, known: CredentialCache, usage: CredentialUsage, flushed: bool
+) -> None:
+    """A caller with the right to impersonate can send any id for any user."""
+    fingerprint = os.urandom(32)
+    usage.note(await seen(known, fingerprint, NOW, "devs"))
+    if flushed:
+        await usage.flush()
+    masters = [*(f"group {number}" for number in range(40)), "system:masters"]
+    usage.note(await seen(known, fingerprint, NOW, *masters, username="root"))
+    usage.note(await seen(known, fingerprint, NOW, "devs"))
+    await usage.flush()
+    await usage.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert sorted(map(str, kinds)) == ["credential.masters", "credential.unknown", "credential.unknown"]
+    by_name = {username: groups for username, groups, _, _ in unknown(store)}
+    assert by_name.keys() == {"bob", "root"}
+    assert "system:masters" in by_name["root"]
+
+
+async def test_an_issued_master_raises_one_alert_at_its_first_use(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database, groups=("system:masters",))
+    for minutes in (0, 2):
+        for worker in (usage, usage_at(database)):
+            at = NOW + timedelta(minutes=minutes)
+            worker.note(await seen(known, record, at))
+            await worker.flush()
+    assert [alert["kind"] for alert in alerts(store)] == ["credential.masters"]
+    assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
+
+
+async def test_a_listed_master_raises_no_alert(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record, fingerprint = await recorded(database, groups=("system:masters",)), os.urandom(32)
+    listed = (record.fingerprint.hex(), fingerprint.hex())
+    webhook_config = replace(WEBHOOK_CONFIG, options=ClusterOptions(listed_masters=listed, exemptions=()))
+    for each in (record, fingerprint):
+        usage.note(await seen(known, each, NOW, "system:masters", webhook_config=webhook_config))
+    await usage.flush()
+    assert alerts(store) == []
+    assert times(store, record) == (store.time(NOW), store.time(NOW))
+
+
+async def test_unknown_identities_are_limited_per_cluster(
+    database: Database, store: Store, there: Cluster
+) -> None:
+    rows = CredentialUsageQueries(database)
+
+    def uses(first: int, last: int) -> list[UnknownUse]:
+        return [
+            UnknownUse(CLUSTER_ID, f"mallory {number}", (), (f"{number:064x}",), NOW, NOW)
+            for number in range(first, last)
+        ]
+
+    def told(kind: CredentialAlert, use: UnknownUse) -> AuditEvent:
+        return event(kind, use.fingerprints[-1])
+
+    assert await rows.add_unknown(uses(0, 6000), told) == Alerts(6000, 0)
+    assert await rows.add_unknown(uses(5000, 12_000), told) == Alerts(4000, 0, left_out=2000)
+    assert await rows.add_unknown(uses(20_000, 20_001), told) == Alerts(0, 0, left_out=1)
+    assert store.rows("SELECT count(*) FROM unknown_identity") == [(module.MAX_UNKNOWN,)]
+    assert len(alerts(store)) == 10_000
+
+
+@pytest.fixture
+def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNKNOWN", 2)
+    monkeypatch.setattr(module, "RESERVED_FOR_MASTERS", 1)
+
+
+@pytest.mark.usefixtures("room_for_two")
+async def test_masters_have_room_beyond_the_limit(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    for number, groups in enumerate(([], [], [], ["system:masters"], ["system:masters"])):
+        usage.note(await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}"))
+        with captured_logs(webhook_usage) as logs:
+            await usage.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown"] * 3 + ["credential.masters"]
+    [said] = logs
+    assert "not recorded" in said["event"]
+
+
+@pytest.mark.usefixtures("room_for_two")
+async def test_identities_unseen_for_a_month_make_room(
+    store: Store, known: CredentialCache, there: Cluster, database: Database
+) -> None:
+    now = NOW
+    usage = usage_at(database, lambda: now)
+    often, once, third, fourth = (os.urandom(32) for _ in range(4))
+    for fingerprint, days in ((often, 0), (once, 0), (often, 20), (third, 29), (third, 31), (fourth, 31)):
+        at = NOW + timedelta(days=days)
+        usage.note(await seen(known, fingerprint, at, username=fingerprint.hex()))
+        await usage.flush()
+    assert [alert["subject"] for alert in alerts(store)] == [each.hex() for each in (often, once, third)]
+    assert {username for username, _, _, _ in unknown(store)} == {often.hex(), third.hex()}
+
+
+async def test_names_in_unknown_certificates_are_sanitised(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    identity = "evil\x00\x1b[31m\udc80" + "x" * 1000
+    usage.note(await seen(known, os.urandom(32), NOW, *["g\x00\n" * 200] * 40, username=identity))
+    await usage.flush()
+    ((username, _, _, _),) = unknown(store)
+    assert str(username).startswith("evil\ufffd\ufffd[31m\ufffdx")
+    assert len(str(username)) == 256
+    (alert,) = alerts(store)
+    detail = alert["detail"]
+    assert isinstance(detail, dict)
+    assert len(detail["groups"]) == 32

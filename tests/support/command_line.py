@@ -1,0 +1,83 @@
+"""The command line on a separate store, run in this process."""
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clustercert.cli.exit_codes import FAILED, NOT_FOUND
+from clustercert.cli.root import run
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Runs commands with a configuration file."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "clustercert.toml"
+
+    def configure(self, more: str = "") -> None:
+        self.config.write_text(
+            f"data_dir = '{self.folder / 'data'}'\nkek_file = '{self.folder / 'kek'}'\n{more}",
+            encoding="utf-8",
+        )
+
+    def run(self, *arguments: str | Path) -> CommandResult:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(["--config", str(self.config), *map(str, arguments)])
+        said = CommandResult(code, _written(out), _written(err))
+        assert "Traceback" not in said.err
+        return said
+
+    def output(self, *arguments: str | Path) -> str:
+        """The output of a command that succeeds."""
+        done = self.run(*arguments)
+        assert done.code == 0, done.err
+        return done.out
+
+    def output_json(self, *arguments: str | Path) -> Any:
+        return json.loads(self.output(*arguments, "--output", "json"))
+
+    def error(self, *arguments: str | Path) -> str:
+        """The error message of a command that fails with an empty standard output."""
+        done = self.run(*arguments)
+        assert done.code in {FAILED, NOT_FOUND}, done
+        assert done.out == ""
+        assert done.err.startswith("Error: ")
+        return done.err.removeprefix("Error: ").rstrip("\n")
+
+    def usage_error(self, *arguments: str | Path) -> str:
+        """The error output of wrong usage."""
+        done = self.run(*arguments)
+        assert (done.code, done.out) == (2, ""), done
+        return done.err
+
+
+def new_operator(folder: Path) -> Operator:
+    """An operator with a new store."""
+    operator = Operator(folder)
+    operator.configure()
+    operator.output("keys", "generate", "--out", folder / "kek")
+    operator.output("db", "upgrade")
+    return operator
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()

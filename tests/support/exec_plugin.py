@@ -1,0 +1,135 @@
+"""Users of the command line with their own home directories, for `credential` and `kubeconfig merge`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.command_line import Operator
+from support.operated_cluster import SERVICE_CA
+from support.stores import rows
+
+COMMAND = (sys.executable, "-m", "clustercert")
+PASSWORD = "correct horse"
+PROJECT = "eu-de"
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of a running TLS service.
+
+    Attributes:
+        home: their home directory. The variables of the test process do not reach their commands.
+        name: at the service.
+    """
+
+    operator: Operator
+    url: str
+    home: Path
+    name: str
+
+    @classmethod
+    def create(cls, operator: Operator, url: str, home: Path, name: str, role: str = "admin") -> "User":
+        """A user with a role in the project eu-de."""
+        home.mkdir(mode=0o700)
+        password = home / "password"
+        password.write_text(PASSWORD)
+        operator.output("user", "create", name, "--password-file", password)
+        operator.output("role", "assign", role, "--user", name, "--project", PROJECT)
+        return cls(operator, url, home, name)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        python = {
+            name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "COVERAGE"))
+        }
+        return {**python, "PATH": "/usr/bin:/bin", "HOME": str(self.home)}
+
+    @property
+    def uncovered(self) -> dict[str, str]:
+        """The environment without coverage, which writes files of its own."""
+        return {
+            name: value
+            for name, value in self.environment.items()
+            if not name.startswith("COVERAGE_PROCESS_")
+        }
+
+    @property
+    def cache(self) -> Path:
+        return self.home / ".cache" / "clustercert" / "credentials"
+
+    @property
+    def project_id(self) -> str:
+        return str(self.operator.output_json("project", "show", PROJECT)["id"])
+
+    def run(
+        self,
+        *arguments: str | Path,
+        stdin: str = "",
+        env: dict[str, str] | None = None,
+        preexec: Callable[[], None] | None = None,
+        **variables: str,
+    ) -> Done:
+        """Run a command of this user."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=self.home,
+            env=(self.environment if env is None else env) | variables,
+            check=False,
+            preexec_fn=preexec,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def output(self, *arguments: str | Path, **variables: str) -> str:
+        """The output of a command that succeeds."""
+        done = self.run(*arguments, env=self.environment | variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def log_in(self, *options: str) -> None:
+        done = self.run(
+            "login", self.url, "--user", self.name, "--project", PROJECT, "--password-file", "password",
+            "--ca-file", self.operator.folder / SERVICE_CA, *options,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    def issued(self, cluster_id: str) -> int:
+        """The number of this user's certificates for a cluster, in the database."""
+        return len(self.key_origins(cluster_id))
+
+    def key_origins(self, cluster_id: str) -> list[object]:
+        """Where the keys of those certificates come from."""
+        database = self.operator.folder / "data" / "clustercert.db"
+        query = (
+            "SELECT key_origin FROM certificate JOIN user ON user.id = certificate.user_id"
+            f" WHERE user.name = '{self.name}' AND cluster_id = '{cluster_id}'"
+        )
+        return [origin for (origin,) in rows(database, query)]
+
+
+def add_cluster(operator: Operator, name: str, server_ca: Path, *options: str) -> str:
+    """Register a cluster in the project eu-de. Returns its id."""
+    address = () if "--internal-url" in options else ("--internal-url", "https://10.0.0.5:6443")
+    return str(
+        operator.output_json(
+            "cluster", "add", name, "--project", PROJECT, *address, *options, "--server-ca", server_ca
+        )["id"]
+    )
+
+
+def status_of(output: str) -> dict[str, Any]:
+    """The status of an ExecCredential."""
+    credential = json.loads(output)
+    assert credential["kind"] == "ExecCredential"
+    status: dict[str, Any] = credential["status"]
+    return status

@@ -1,0 +1,109 @@
+"""The issuance service with real keys, policy and certificates. Clusters and ledger are in memory."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from clustercert.issuance.service import Issuance
+from clustercert.model import AuditEvent, CertificateRecord, Cluster, Grant, IssueRequest, SigningRequest
+from clustercert.model.errors import ClustercertError, Forbidden
+from clustercert.pki.keys import KeyGenerator
+from clustercert.pki.leaf import LeafBuilder
+from clustercert.pki.signer import LeafSigner
+from support.samples import CA_KEY, NOW, POLICY, client_ca, cluster
+
+CA = client_ca()
+CLUSTER = cluster(CA)
+
+
+class HonestSigner:
+    takes_serial = True
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        return (LeafBuilder(request.ca.certificate, CA_KEY).build(request),)
+
+
+# Of 128 bits, as an external CA may have it.
+CHOSEN_SERIAL = 0x7B << 120
+
+
+class SerialChoosingSigner:
+    """Chooses the serial itself."""
+
+    takes_serial = False
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        assert request.serial is None
+        chosen = replace(request, serial=CHOSEN_SERIAL)
+        return (LeafBuilder(request.ca.certificate, CA_KEY).build(chosen),)
+
+
+class FailingSigner:
+    takes_serial = True
+
+    def __init__(self, failure: ClustercertError) -> None:
+        self.failure = failure
+
+    async def sign(self, request: SigningRequest) -> tuple[bytes, ...]:
+        raise self.failure
+
+
+@dataclass
+class Clusters:
+    known: Cluster = CLUSTER
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def cluster(self, project_id: str, cluster_id: str) -> Cluster | None:
+        self.asked.append((project_id, cluster_id))
+        return self.known if (project_id, cluster_id) == (self.known.project_id, self.known.id) else None
+
+
+@dataclass
+class MemoryLedger:
+    """A ledger in memory; raises `failure` if set."""
+
+    failure: ClustercertError | None = None
+    entries: list[tuple[CertificateRecord, AuditEvent]] = field(default_factory=list)
+    notes: list[AuditEvent] = field(default_factory=list)
+
+    async def record(self, record: CertificateRecord, event: AuditEvent) -> None:
+        if self.failure:
+            raise self.failure
+        self.entries.append((record, event))
+
+    async def note(self, event: AuditEvent) -> None:
+        if self.failure:
+            raise self.failure
+        self.notes.append(event)
+
+
+@dataclass
+class Usernames:
+    """The owners of user names, in memory."""
+
+    owners: dict[str, str] = field(default_factory=dict)
+
+    async def claim(self, grant: Grant, user_id: str) -> None:
+        if self.owners.setdefault(grant.username, user_id) != user_id:
+            trace = {**grant.trace, "username_taken": grant.username}
+            raise Forbidden("The user name belongs to another user.", trace=trace)
+
+
+def issuance(
+    signers: Mapping[str, LeafSigner] | None = None,
+    ledger: MemoryLedger | None = None,
+    clusters: Clusters | None = None,
+    now: Callable[[], datetime] = lambda: NOW,
+) -> Issuance:
+    return Issuance(
+        clusters=clusters or Clusters(),
+        policy=POLICY,
+        keys=KeyGenerator("ec-p256"),
+        signers=signers if signers is not None else {"local": HonestSigner()},
+        ledger=ledger or MemoryLedger(),
+        usernames=Usernames(),
+        now=now,
+    )
+
+
+REQUEST = IssueRequest(duration=30, reason="incident 4711")

@@ -1,0 +1,229 @@
+"""Revocation scenarios, for the double and for a real kube-apiserver.
+
+Each scenario takes an `Installation`, and leaves it unchanged.
+"""
+
+import json
+import re
+
+from support.certificate_authority import Authority
+from support.installation import FORBIDDEN, LIST_NAMESPACES, Holder, Installation
+from support.installed_demo import operator, restarted, stop
+from support.wait import eventually
+
+# What `kubernetes setup` writes and what the service promises; then for a busy machine.
+REFUSED_WITHIN_S = 60.0
+SEEN_WITHIN_S = 60
+
+
+def an_issued_certificate_works(installation: Installation) -> None:
+    holder = installation.issue()
+
+    status, said = holder.kubectl("auth", "whoami", "-o", "json")
+
+    assert status == 0, said
+    assert json.loads(said)["status"]["userInfo"] == {
+        "username": installation.demo.own.user_id,
+        "groups": ["clustercert:admins", holder.credential_group, "system:authenticated"],
+        "extra": {"authentication.kubernetes.io/credential-id": [f"X509SHA256={holder.fingerprint}"]},
+    }
+    assert holder.lists_namespaces()
+
+
+def one_revoked_certificate_is_refused_within_the_ttl(installation: Installation) -> None:
+    """Other certificates of the same user, older or newer, still work."""
+    lost, kept = installation.issue(), installation.issue()
+    assert lost.lists_namespaces()
+    assert kept.lists_namespaces()
+
+    installation.revoke(lost)
+
+    eventually(lambda: not lost.lists_namespaces(), REFUSED_WITHIN_S)
+    status, said = lost.kubectl(*LIST_NAMESPACES)
+    assert status == 1
+    assert "revoked" in said
+    _, said = lost.kubectl(*LIST_NAMESPACES, "--as", "somebody", "--as-group", "system:masters")
+    assert FORBIDDEN in said, "nor does impersonation help"
+    assert kept.lists_namespaces()
+    assert installation.issue().lists_namespaces()
+
+
+def everything_of_a_user_is_revoked_by_the_call_of_cce(installation: Installation) -> None:
+    """Certificates issued after it are valid."""
+    lost = [installation.issue(), installation.issue()]
+    assert all(holder.lists_namespaces() for holder in lost)
+
+    answer = installation.registered.post(
+        f"{installation.registered.tenant.clustercert_path}revoke", {"userId": installation.demo.own.user_id}
+    )
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    fresh = installation.issue()
+    eventually(lambda: not any(holder.lists_namespaces() for holder in lost), REFUSED_WITHIN_S)
+    assert fresh.lists_namespaces()
+
+
+def known_only_refuses_a_certificate_that_nobody_issued_here(installation: Installation) -> None:
+    """Exempt users and members of system:masters are not refused."""
+    for group in ("team", "system:nodes"):
+        installation.as_admin(
+            "apply", "-f", "-", stdin=json.dumps(_binding(group, "system:aggregate-to-view"))
+        )
+    stranger, named = installation.foreign("eve", ["team"]), installation.foreign("system:eve", ["team"])
+    kubelet = installation.foreign("system:node:n1", ["system:nodes"])
+    master = installation.foreign("root", ["system:masters"])
+    assert stranger.lists_namespaces(), "in the default mode RBAC alone decides about others' certificates"
+
+    installation.guard("known-only")
+    try:
+        eventually(lambda: not stranger.lists_namespaces(), REFUSED_WITHIN_S)
+        eventually(lambda: not named.lists_namespaces(), REFUSED_WITHIN_S)
+        assert kubelet.lists_namespaces(), "each of its groups is exempt"
+        assert master.lists_namespaces()
+        assert installation.issue().lists_namespaces()
+    finally:
+        installation.guard("default")
+
+    eventually(lambda: _told_of(installation, "credential.unknown", stranger), SEEN_WITHIN_S)
+
+
+def a_member_of_system_masters_raises_an_alert(installation: Installation) -> None:
+    """They bypass all authorizers; audit events report them afterwards."""
+    # Another name than elsewhere: of one identity there is an event an hour.
+    master = installation.foreign("intruder", ["system:masters"])
+
+    assert master.lists_namespaces()
+
+    eventually(lambda: _told_of(installation, "credential.masters", master), SEEN_WITHIN_S)
+
+
+def a_ca_that_is_dropped_from_the_bundle_lets_nobody_in(installation: Installation) -> None:
+    holder = installation.issue()
+    assert holder.lists_namespaces()
+
+    installation.cluster.trust(Authority("another").certificate_pem)
+    try:
+        eventually(lambda: "You must be logged in" in holder.kubectl(*LIST_NAMESPACES)[1], 10)
+    finally:
+        installation.trust()
+
+    eventually(holder.lists_namespaces, 10)
+
+
+def the_use_of_a_credential_is_seen(installation: Installation) -> None:
+    holder = installation.issue()
+    tenant = installation.registered.tenant
+    path = f"/clustercert/v1/projects/{tenant.project_id}/clusters/{tenant.cluster_id}/certificates/"
+    assert installation.registered.get(path + holder.fingerprint).get("last_seen_at") is None
+
+    assert holder.lists_namespaces()
+
+    eventually(
+        lambda: installation.registered.get(path + holder.fingerprint).get("last_seen_at") is not None,
+        SEEN_WITHIN_S,
+    )
+
+
+def verify_proves_it_and_measures_the_seconds(installation: Installation) -> None:
+    said = operator(installation.demo, "kubernetes", "verify", installation.id, "--output", "json")
+
+    checks = {check["check"]: check for check in json.loads(said)}
+    assert {check["result"] for check in checks.values()} == {"ok"}
+    assert checks["revoke"]["seconds"] > 0
+
+
+WITH_A_WEBHOOK = (
+    an_issued_certificate_works,
+    one_revoked_certificate_is_refused_within_the_ttl,
+    everything_of_a_user_is_revoked_by_the_call_of_cce,
+    known_only_refuses_a_certificate_that_nobody_issued_here,
+    a_member_of_system_masters_raises_an_alert,
+    a_ca_that_is_dropped_from_the_bundle_lets_nobody_in,
+    the_use_of_a_credential_is_seen,
+    verify_proves_it_and_measures_the_seconds,
+)
+
+
+def the_admission_policy_stops_writes_and_no_reads(installation: Installation) -> None:
+    """For a managed cluster with `--admission`."""
+    lost, kept = installation.issue(), installation.issue()
+    for number, holder in enumerate((lost, kept)):
+        status, said = holder.kubectl("create", "configmap", f"before-{number}", "--from-literal=a=b")
+        assert status == 0, said
+
+    installation.revoke(lost)
+
+    eventually(
+        lambda: "revoked" in lost.kubectl("create", "configmap", "probe", "--dry-run=server")[1],
+        SEEN_WITHIN_S,
+    )
+    status, said = lost.kubectl("delete", "configmap", "before-0")
+    assert status == 1
+    assert re.search(r"ValidatingAdmissionPolicy 'clustercert-revoked' .* revoked", said), said
+    assert lost.lists_namespaces(), "admission sees no reads"
+    status, said = kept.kubectl("delete", "configmap", "before-0", "before-1")
+    assert status == 0, said
+
+
+def a_credentials_own_binding_ends_with_it(installation: Installation) -> None:
+    """For a cluster with `--credential-role`."""
+    lost, kept = installation.issue(), installation.issue()
+    status, said = lost.kubectl("auth", "whoami", "-o", "json")
+    assert status == 0, said
+    groups = json.loads(said)["status"]["userInfo"]["groups"]
+    assert re.fullmatch(r"clustercert:credential:[0-9a-f]+", groups[0]), groups
+    assert groups[1:] == ["system:authenticated"], "no other group, or there were nothing to take away"
+    assert lost.lists_namespaces()
+
+    installation.revoke(lost)
+
+    eventually(lambda: not lost.lists_namespaces(), SEEN_WITHIN_S)
+    assert kept.lists_namespaces()
+    bindings = installation.as_admin("get", "clusterrolebindings", "-o", "name")
+    assert groups[0] not in bindings
+
+
+def without_the_service_the_failure_policy_decides(installation: Installation) -> None:
+    """Stops the service, and starts it at the same address with the same data."""
+    lost, kept = installation.issue(), installation.issue()
+    master = installation.foreign("root", ["system:masters"])
+    installation.as_admin("apply", "-f", "-", stdin=json.dumps(_binding("team", "system:aggregate-to-view")))
+    stranger = installation.foreign("eve", ["team"])
+    installation.revoke(lost)
+    eventually(lambda: not lost.lists_namespaces(), REFUSED_WITHIN_S)
+
+    stop(installation.demo)
+    # NoOpinion is the default: RBAC alone decides, for the revoked too.
+    eventually(lost.lists_namespaces, REFUSED_WITHIN_S)
+    assert kept.lists_namespaces()
+
+    installation.set_up("--failure-policy", "Deny")
+    installation.cluster.authorize_with(installation.setup_folder / "authorization-config.yaml")
+    eventually(lambda: _fails_inside(lost), REFUSED_WITHIN_S)
+    assert _fails_inside(kept)
+    assert stranger.lists_namespaces(), "whom no match condition selects is not asked about"
+    assert master.lists_namespaces()
+
+    installation.demo = restarted(installation.demo)
+    eventually(lambda: not _fails_inside(kept), SEEN_WITHIN_S)
+    assert kept.lists_namespaces()
+    assert not lost.lists_namespaces()
+
+
+def _fails_inside(holder: Holder) -> bool:
+    """Whether the API server answers HTTP 500."""
+    return "(InternalError)" in holder.kubectl(*LIST_NAMESPACES)[1]
+
+
+def _told_of(installation: Installation, kind: str, holder: Holder) -> bool:
+    return any(holder.fingerprint in body for body in installation.events(kind))
+
+
+def _binding(group: str, role: str) -> object:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": f"{group}:{role}"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}],
+    }

@@ -1,0 +1,75 @@
+"""`clustercert serve` on a world's store, as a separate process."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support.demo_process import COMMAND
+from support.world import World
+
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A `serve` process and the address on which it listens."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+
+
+def environment_of(world: World, **more: str | Path) -> dict[str, str]:
+    """The settings of a world's store as environment variables, and these."""
+    settings = world.settings()
+    variables = {
+        "CLUSTERCERT_DATA_DIR": settings.data_dir,
+        "CLUSTERCERT_KEK_FILE": settings.kek_file,
+        "CLUSTERCERT_LOG__FILE": world.folder / "log",
+        "CLUSTERCERT_METRICS__LOOPBACK": "true",
+        **({"CLUSTERCERT_DATABASE_URL": settings.database_url} if settings.database_url else {}),
+        **{f"CLUSTERCERT_{name}": value for name, value in more.items()},
+    }
+    return os.environ | {name: str(value) for name, value in variables.items()}
+
+
+def start(
+    options: Sequence[str], env: Mapping[str, str], inherited: Sequence[int] = ()
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*COMMAND, "serve", *options],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=inherited,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def serving(world: World, *options: str, **more: str | Path) -> Iterator[Serving]:
+    """A process that listens on a free port. It ends with the block."""
+    process = start((*options, "--port", "0"), environment_of(world, **more))
+    assert process.stderr is not None
+    try:
+        said = ""
+        while (listening := re.search(r"Listening on (\S+)", said)) is None:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield Serving(process, listening[1])
+    finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()

@@ -1,0 +1,162 @@
+"""Test data for the API: two projects, people with each role, clusters of each kind."""
+
+import asyncio
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+
+from clustercert.clusters.registration import Registration
+from clustercert.custody.keks import write_new_kek_file
+from clustercert.identity.tokens import ByPassword, ProjectScope
+from clustercert.model import Actor, Cluster, Domain, Origin, Project, User
+from clustercert.settings import Settings, load
+from clustercert.store.entities import Reference
+from clustercert.wiring import Components, components, initialise
+from support.samples import server_ca_pem
+
+REGION = "eu-de"
+ACTOR = "cli:test"
+EXTERNAL_URL = "https://203.0.113.54:5443"
+SAN_URLS = ("https://api.example.com:5443", "https://10.0.0.9:5443")
+
+# Who has which role in the first project. A stranger has one in the other project alone.
+ROLES = {"admin": "admin", "member": "member", "reader": "reader", "auditor": "auditor"}
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user and their token, whose scope is the one project where they have a role."""
+
+    user: User
+    password: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Auth-Token": self.token}
+
+
+@dataclass(frozen=True)
+class World:
+    """Projects, people and clusters in a new store.
+
+    Attributes:
+        people: by their role in the first project, a `stranger` of the other one, and an `operator` of the service,
+            who has no role in any project.
+        clusters: `plain`, `eip` and `sans` in the first project, `foreign` in the other.
+        access_key: the admin's AK and SK.
+    """
+
+    folder: Path
+    project: Project
+    other_project: Project
+    people: dict[str, Person]
+    clusters: dict[str, Cluster]
+    access_key: tuple[str, str]
+    database_url: str | None = None
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "data" / "clustercert.db"
+
+    def settings(self, **changed: object) -> Settings:
+        return settings(self.folder, **({"database_url": self.database_url} | changed))
+
+    def client_ca(self, cluster: str) -> x509.Certificate:
+        return self.clusters[cluster].client_ca.certificate
+
+    def path(self, cluster: str = "plain", tail: str = "/clustercert") -> str:
+        """The address of a cluster, in the project it belongs to."""
+        known = self.clusters[cluster]
+        return f"/api/v3/projects/{known.project_id}/clusters/{known.id}{tail}"
+
+
+def settings(folder: Path, **changed: object) -> Settings:
+    values: dict[str, object] = {
+        "data_dir": folder / "data",
+        "kek_file": folder / "kek",
+        "identity": {"region": REGION},
+        "metrics": {"loopback": True},
+        "log": {"format": "json"},
+        # Tests fail more often than the defaults allow, and look for the event of each refusal.
+        "limits": {"failures_per_minute": 0},
+        "audit": {"refusals_per_minute": 1_000_000},
+    }
+    return load(None, **(values | changed))
+
+
+def make(folder: Path, database_url: str | None = None) -> World:
+    """Create the data in a new folder."""
+    write_new_kek_file(folder / "kek")
+    return asyncio.run(_made(folder, database_url))
+
+
+async def _made(folder: Path, database_url: str | None) -> World:
+    origin = Origin(address="local", request_id=os.urandom(16).hex())
+    with_database = settings(folder, database_url=database_url)
+    await initialise(with_database, actor=Actor(ACTOR, origin))
+    async with components(with_database) as parts:
+        directory = parts.identity.directory
+        domain = await directory.create_domain("tests", actor=Actor(ACTOR, origin))
+        project, other = [
+            await directory.create_project(name, domain, actor=Actor(ACTOR, origin))
+            for name in (REGION, "eu-nl")
+        ]
+        people = {name: await _person(parts, name, role, project, origin) for name, role in ROLES.items()} | {
+            "stranger": await _person(parts, "stranger", "admin", other, origin),
+            "operator": await _operator(parts, project.domain, origin),
+        }
+        clusters = {
+            "plain": await _cluster(parts, "plain", project, origin),
+            "eip": await _cluster(parts, "eip", project, origin, external_url=EXTERNAL_URL),
+            "sans": await _cluster(
+                parts, "sans", project, origin, external_url=EXTERNAL_URL, san_urls=SAN_URLS
+            ),
+            "foreign": await _cluster(parts, "foreign", other, origin),
+        }
+        key = await parts.identity.access_keys.create(people["admin"].user, actor=Actor(ACTOR, origin))
+    return World(folder, project, other, people, clusters, (key.key.id, key.secret), database_url)
+
+
+async def _person(parts: Components, name: str, role: str, project: Project, origin: Origin) -> Person:
+    identity, password = parts.identity, secrets.token_urlsafe(12)
+    user = await identity.directory.create_user(
+        name, project.domain, password=password, actor=Actor(ACTOR, origin)
+    )
+    await identity.roles.assign(role, user, project, actor=Actor(ACTOR, origin))
+    proof = ByPassword(Reference(id=user.id), password)
+    issued = await identity.tokens.issue(proof, ProjectScope(Reference(id=project.id)))
+    return Person(user, password, issued.text)
+
+
+async def _operator(parts: Components, domain: Domain, origin: Origin) -> Person:
+    identity, password = parts.identity, secrets.token_urlsafe(12)
+    user = await identity.directory.create_user(
+        "operator", domain, password=password, actor=Actor(ACTOR, origin)
+    )
+    await identity.roles.assign("operator", user, None, actor=Actor(ACTOR, origin))
+    issued = await identity.tokens.issue(ByPassword(Reference(id=user.id), password), None)
+    return Person(user, password, issued.text)
+
+
+async def _cluster(
+    parts: Components,
+    name: str,
+    project: Project,
+    origin: Origin,
+    external_url: str | None = None,
+    san_urls: tuple[str, ...] = (),
+) -> Cluster:
+    wanted = Registration(
+        name=name,
+        internal_url="https://192.168.1.7:5443",
+        server_ca_pem=server_ca_pem(),
+        external_url=external_url,
+        san_urls=san_urls,
+        labels={"team": "tests"},
+        version="v1.32",
+    )
+    return await parts.clusters.add(project.id, wanted, actor=Actor(ACTOR, origin))

@@ -1,0 +1,164 @@
+"""The declared audit events: every kind is declared, the page names them, and old stored events stay readable."""
+
+import ast
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clustercert
+from clustercert.audit.denials import DenialAudit
+from clustercert.cli.audit_output import event_row
+from clustercert.http.api.audit_bodies import event_body
+from clustercert.model import Caller, Domain, Group, IssueRequest, User
+from clustercert.model.errors import ClustercertError
+from clustercert.model.events.administration import DirectoryChanged
+from clustercert.store.audit import StoredEvent
+from clustercert.store.events import canonical, commitment
+from scripts.generate_docs import event_types
+from support.issuance_doubles import CA, CLUSTER, Clusters, MemoryLedger, issuance
+from support.samples import CLUSTER_ID, NOW, POLICY, PROJECT_ID, USER_ID, caller
+
+SOURCES = Path(clustercert.__file__).parent
+
+# As programs before event versions recorded it.
+ISSUED_V1 = (Path(__file__).parents[1] / "golden" / "certificate_issued_v1.json").read_bytes()
+
+
+def stored(body: bytes) -> StoredEvent:
+    said, salt = json.loads(body), bytes(16)
+    return StoredEvent(
+        id=1,
+        leaf_index=0,
+        at=datetime.fromisoformat(said["at"]),
+        kind=said["kind"],
+        project_id=said["project_id"],
+        actor=said["actor"],
+        subject=said["subject"],
+        body=body,
+        salt=salt,
+        commitment=commitment(salt, body),
+    )
+
+
+def _calls() -> Iterator[tuple[Path, ast.Call]]:
+    for path in SOURCES.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        yield from ((path, node) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def test_every_event_that_is_constructed_has_a_declared_type() -> None:
+    """The type checker holds the kinds of a declared type against its Literal."""
+    undeclared = [
+        f"{path.relative_to(SOURCES)}:{call.lineno}"
+        for path, call in _calls()
+        if isinstance(call.func, ast.Name) and call.func.id == "AuditEvent"
+    ]
+    assert undeclared == []
+
+
+def test_every_declared_kind_is_constructed_somewhere() -> None:
+    declarations = {declared.__name__ for declared in event_types().values()}
+    constructed = {call.func.id for _, call in _calls() if isinstance(call.func, ast.Name)}
+    assert declarations <= constructed
+
+
+def test_an_event_without_a_version_is_of_the_first_one() -> None:
+    event = stored(ISSUED_V1)
+    for shown in (event_body(event), event_row(event)):
+        assert shown["version"] == 1
+        assert shown["detail"] == json.loads(ISSUED_V1)["detail"]
+    assert event_body(event)["canonical"] == ISSUED_V1.decode()
+
+
+def test_a_kind_that_never_changed_keeps_its_form() -> None:
+    event = DirectoryChanged(
+        at=NOW,
+        kind="user.created",
+        project_id=None,
+        actor=caller().actor,
+        subject=USER_ID,
+        name="bob",
+        domain_id="d" * 32,
+        password=False,
+    )
+    assert canonical(event) == (
+        b'{"actor":"7116d09f88fa41908676fdd4b039e95b","at":"2026-03-14T15:09:26.535897+00:00","detail":{"domain_id":'
+        b'"dddddddddddddddddddddddddddddddd","name":"bob","password":false},"kind":"user.created","project_id":null,'
+        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":'
+        b'"7116d09f88fa41908676fdd4b039e95b"}'
+    )
+
+
+REQUESTS = [
+    IssueRequest(duration=30, reason="incident 4711"),
+    IssueRequest(duration=-1),
+    IssueRequest(duration=1825, truncate=True),
+    IssueRequest(duration=1825),
+    IssueRequest(expire_at=NOW.replace(microsecond=0) + timedelta(hours=1)),
+    IssueRequest(),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=str)
+@pytest.mark.parametrize("role", ["admin", "member", "reader", "auditor"])
+async def test_a_decision_is_computed_again_from_its_event(role: str, request_: IssueRequest) -> None:
+    ledger = MemoryLedger()
+    error = None
+    try:
+        await issuance(ledger=ledger).issue(caller(role), PROJECT_ID, CLUSTER_ID, request_)
+    except ClustercertError as refusal:
+        error = type(refusal).__name__
+        audit = DenialAudit(ledger, Clusters(), lambda: NOW)
+        await audit.certificate(caller(role), PROJECT_ID, CLUSTER_ID, request_, refusal)
+    [event] = [*ledger.notes, *(event for _, event in ledger.entries)]
+    said = json.loads(canonical(event))
+    detail = said["detail"]
+    assert (said["version"], detail.get("error")) == (7, error)
+    trace, again = replay(said)
+    assert trace == detail["trace"]
+    if error is None:
+        assert (again["not_before"], again["not_after"]) == (detail["not_before"], detail["not_after"])
+        assert again["organizations"] == detail["organizations"][:-1]
+    else:
+        assert again["error"] == error
+
+
+def replay(event: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The policy's decision on what an event says: its trace, and what it gives or refuses."""
+    said, asked, cluster = (event["detail"][name] for name in ("caller", "request", "cluster"))
+    assert (cluster["id"], cluster["ca_id"]) == (CLUSTER.id, CA.id)
+    assert datetime.fromisoformat(cluster["ca_not_after"]) == CA.not_after
+    assert cluster["labels"] == CLUSTER.labels
+    who = Caller(
+        user=User(event["actor"], said["name"], Domain(said["domain_id"], said["domain_name"])),
+        roles={event["project_id"]: tuple(said["roles"])},
+        method=said["auth_method"],
+        origin=caller().origin,
+        service_roles=tuple(said["service_roles"]),
+        credential_id=said["credential_id"],
+        issuer=said["issuer"],
+        groups=tuple(
+            Group(each["id"], each["name"], Domain(each["domain_id"], each["domain_name"]))
+            for each in said["groups"]
+        ),
+    )
+    assert (asked["csr"], asked["key_type"]) in {(False, None), (False, "ec-p256")}
+    request = IssueRequest(
+        duration=asked["duration"],
+        expire_at=datetime.fromisoformat(asked["expire_at"]) if asked["expire_at"] else None,
+        truncate=asked["truncate"],
+        reason=asked["reason"],
+    )
+    try:
+        grant = POLICY.decide(who, CLUSTER, request, datetime.fromisoformat(event["at"]))
+    except ClustercertError as refusal:
+        return refusal.trace, {"error": type(refusal).__name__}
+    return grant.trace, {
+        "not_before": grant.not_before.isoformat(),
+        "not_after": grant.not_after.isoformat(),
+        "organizations": list(grant.groups),
+    }

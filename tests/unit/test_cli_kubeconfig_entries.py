@@ -1,0 +1,81 @@
+"""What `kubeconfig merge` and `unmerge` do to entries that other programs wrote, and which addresses they accept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clustercert.cli import kubeconfig_entries, kubeconfig_files, kubeconfig_merge
+from clustercert.cli.kubeconfig_entries import ClusterRef
+from clustercert.cli.kubeconfig_text import Changes
+from clustercert.cli.options import CommandError
+
+EMPTY = "apiVersion: v1\nkind: Config\n"
+FOREIGN = """apiVersion: v1
+kind: Config
+clusters:
+- name: default-prod
+  cluster: {server: 'https://mine.test'}
+users:
+- name: default-prod
+  user: {token: secret}
+contexts:
+- name: default-prod
+  context: {cluster: default-prod, user: default-prod}
+"""
+NAME = "default-prod"
+REF = ClusterRef("default", "1" * 32, "eu-de", "2" * 32, "prod")
+
+
+def wanted() -> Changes:
+    address: dict[str, Any] = {"server": "https://theirs.test"}
+    return kubeconfig_entries.changes(NAME, REF, address, kubeconfig_entries.exec_user(REF, []))
+
+
+def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(EMPTY)
+    plan = kubeconfig_merge._Plan.read(config)
+    plan.add(NAME, REF)
+    config.write_text(FOREIGN)
+
+    with pytest.raises(CommandError, match="has another entry named default-prod"):
+        kubeconfig_merge._write(plan, {NAME: wanted()}, use=False)
+
+    assert config.read_text() == FOREIGN
+    assert list(tmp_path.iterdir()) == [config]
+
+
+def test_a_context_that_another_program_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(FOREIGN)
+    changed = kubeconfig_files.change(config, lambda it: kubeconfig_entries.removal(it, {NAME}))
+    assert not changed
+    assert config.read_text() == FOREIGN
+
+
+def document(server: str) -> dict[str, Any]:
+    return {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "contexts": [{"name": "internal", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "internal",
+    }
+
+
+@pytest.mark.parametrize("server", ["http://10.0.0.1:8080", "HTTP://10.0.0.1", "10.0.0.1:6443", "httpss://a"])
+def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
+    config = document(server)
+    with pytest.raises(CommandError, match="--insecure"):
+        kubeconfig_entries.verified_address(config, internal=False, insecure=False)
+    with pytest.raises(CommandError, match="--insecure"):
+        kubeconfig_entries.verified_address(config, internal=False, insecure=False, only="internal")
+    address = kubeconfig_entries.verified_address(config, internal=False, insecure=True)
+    assert address == {"server": server}
+    assert "unencrypted" in str(kubeconfig_entries.address_warning(address))
+    assert "unencrypted" in str(kubeconfig_entries.current_address_warning(config))
+
+
+def test_an_https_address_needs_no_warning() -> None:
+    config = document("https://10.0.0.1:6443")
+    assert kubeconfig_entries.verified_address(config, internal=True, insecure=False)
+    assert kubeconfig_entries.current_address_warning(config) is None

@@ -1,0 +1,29 @@
+import pytest
+
+from clustercert.cli.unknown_variables import warn_of_unknown_variables
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "CLUSTERCERT_CONFIG",
+        "CLUSTERCERT_DATA_DIR",
+        "CLUSTERCERT_SERVER__PORT",
+        "clustercert_server__port",
+        "CLUSTERCERT_SERVER",
+        "CLUSTERCERT_SIGNERS__HSM",
+        "CLUSTERCERT_POLICY__RULES",
+        "OTHER_SERVER_PORT",
+    ],
+)
+def test_settings_and_other_variables_are_known(variable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_unknown_variables({variable: "1"})
+    assert capsys.readouterr().err == ""
+
+
+def test_a_variable_without_effect_is_named_with_the_likely_one(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_of_unknown_variables({"CLUSTERCERT_SERVER_PORT": "8443"})
+    said = capsys.readouterr().err
+    assert said.startswith("Warning: The environment variable CLUSTERCERT_SERVER_PORT is not a setting")
+    assert "Did you mean CLUSTERCERT_SERVER__PORT" in said
+    assert "8443" not in said

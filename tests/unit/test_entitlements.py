@@ -1,0 +1,256 @@
+"""Who could get a group: compared with decisions on every kind of request."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
+from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.policy.decision import Policy
+from clustercert.policy.entitlements import Entitlement, Entitlements
+from clustercert.policy.lifetime import BACKDATE
+from clustercert.policy.rule_settings import PolicySettings
+from support.samples import NOW, PROJECT_ID, caller, client_ca, cluster
+
+Rule = dict[str, Any]
+DOMAIN = Domain("d" * 32, "default")
+CLUSTER = replace(cluster(), labels={"env": "prod"})
+HOUR = timedelta(hours=1)
+
+
+def loaded(*rules: Rule) -> Policy:
+    return PolicySettings.model_validate({"rules": list(rules)}).policy()
+
+
+def member(*groups: str, roles: tuple[str, ...] = ("member",)) -> Caller:
+    found = tuple(Group(f"{n:032x}", each, DOMAIN) for n, each in enumerate(groups))
+    return replace(caller(), roles={PROJECT_ID: roles}, groups=found)
+
+
+def entitled(*rules: Rule, group: str = "*", who: Caller | None = None) -> tuple[Entitlement, ...]:
+    return Entitlements(loaded(*rules), CLUSTER, group, NOW).of(who or member())
+
+
+def ways(*rules: Rule, group: str = "*", who: Caller | None = None) -> list[tuple[object, ...]]:
+    return [(each.rule, each.needs, each.unless) for each in entitled(*rules, group=group, who=who)]
+
+
+def rule(name: str, when: Rule | None = None, **grant: object) -> Rule:
+    return {"name": name, "when": when or {}, "grant": {"groups": [f"g-{name}"]} | grant}
+
+
+# Every kind of request that the conditions below can tell apart.
+REQUESTS = [
+    IssueRequest(duration=1825, truncate=True, public_key=stand_in_key(key) if key else None, reason=reason)
+    for key in (None, "ec-p256", "rsa-2048", "ed25519")
+    for reason in (None, "incident")
+]
+ADDRESSES = ("192.0.2.9", "10.1.2.3", "10.1.0.0", "10.200.0.1", "198.51.100.7")
+LOGINS = list(itertools.product(("token", "access_key"), ADDRESSES))
+
+
+def obtained(policy: Policy, who: Caller) -> Iterator[tuple[str, timedelta]]:
+    """The groups that the user gets with any request, and for how long."""
+    for (method, address), request in itertools.product(LOGINS, REQUESTS):
+        sender = replace(who, method=method, origin=Origin(address, "f" * 32))
+        try:
+            grant = policy.decide(sender, CLUSTER, request, NOW)
+        except ClustercertError:
+            continue
+        for group in grant.groups:
+            yield group, grant.not_after - grant.not_before - BACKDATE
+
+
+def longest(found: Iterator[tuple[str, timedelta]]) -> dict[str, timedelta]:
+    lifetimes: dict[str, timedelta] = {}
+    for group, lifetime in found:
+        lifetimes[group] = max(lifetime, lifetimes.get(group, lifetime))
+    return lifetimes
+
+
+def conditions(*expressions: str) -> st.SearchStrategy[Rule]:
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "roles": st.sampled_from([["member"], ["admin"], ["read*"]]),
+            "groups": st.sampled_from([["team-*"], ["ops"]]),
+            "cluster_labels": st.sampled_from([{"env": ["prod"]}, {"env": ["test"]}]),
+            "auth_methods": st.sampled_from([["token"], ["access_key"], ["*"]]),
+            "sources": st.sampled_from([["10.0.0.0/8"], ["10.1.0.0/16", "192.0.2.9/32"]]),
+            "cel": st.sampled_from(['"ops" in user.groups', "cluster.labels.none == ''", *expressions]),
+        },
+    )
+
+
+def rules(*expressions: str) -> st.SearchStrategy[list[Rule]]:
+    grant = st.fixed_dictionaries(
+        {"groups": st.lists(st.sampled_from(["a", "b", "t:{group}", "r:{role}"]), max_size=2)},
+        optional={
+            "max_lifetime": st.sampled_from(["1h", "8h", "30d"]),
+            "csr_required": st.booleans(),
+            "reason_required": st.booleans(),
+            "key_types": st.sampled_from([["ec-p256"], ["rsa-2048", "ed25519"]]),
+        },
+    )
+    granting = st.fixed_dictionaries(
+        {"when": conditions(*expressions), "grant": grant}, optional={"final": st.booleans()}
+    )
+    denying = st.fixed_dictionaries({"when": conditions(*expressions), "deny": st.just("No.")})
+    return st.lists(st.one_of(granting, granting, denying), max_size=5)
+
+
+CALLERS = st.builds(
+    lambda roles, groups: member(*groups, roles=roles),
+    st.sampled_from([("member",), ("admin", "member"), ("reader",), ()]),
+    st.lists(st.sampled_from(["team-a", "team-b", "ops", "a:b"]), max_size=3, unique=True),
+)
+
+
+@given(given_rules=rules(), who=CALLERS)
+@settings(max_examples=60)
+def test_users_could_get_what_some_request_gets(given_rules: list[Rule], who: Caller) -> None:
+    policy = loaded(*given_rules)
+    found = Entitlements(policy, CLUSTER, "*", NOW).of(who)
+    assert longest((group, each.lifetime) for each in found for group in each.groups) == longest(
+        obtained(policy, who)
+    )
+
+
+@given(
+    given_rules=rules("!request.csr", 'request.reason != ""', "now.getHours() < 12", "request.none == 1"),
+    who=CALLERS,
+)
+@settings(max_examples=60)
+def test_no_user_is_missed_because_of_expressions_on_requests(given_rules: list[Rule], who: Caller) -> None:
+    policy = loaded(*given_rules)
+    found = Entitlements(policy, CLUSTER, "*", NOW).of(who)
+    could = longest((group, each.lifetime) for each in found for group in each.groups)
+    for group, lifetime in longest(obtained(policy, who)).items():
+        assert could[group] >= lifetime
+
+
+def test_users_who_meet_the_same_conditions_share_a_plan() -> None:
+    found = Entitlements(
+        loaded(rule("teams", {"groups": ["team-*"]}, groups=["team:{group}"])), CLUSTER, "*", NOW
+    )
+    assert [each.groups for each in found.of(member("team-a"))] == [("team:team-a",)]
+    assert [each.groups for each in found.of(member("team-b", "ops"))] == [("team:team-b",)]
+    assert found.of(member("ops")) == ()
+
+
+def test_what_the_request_needs_is_said() -> None:
+    strict = rule("strict", {"auth_methods": ["access_key"], "sources": ["10.0.0.0/8"]}, csr_required=True)
+    [found] = entitled(strict | {"grant": strict["grant"] | {"max_lifetime": "1h", "reason_required": True}})
+    assert found == Entitlement(
+        rule="strict",
+        groups=("g-strict",),
+        lifetime=HOUR,
+        needs=(
+            "auth_method is access_key",
+            "source is 10.0.0.0/8",
+            "the request has a csr",
+            "the request has a reason",
+        ),
+        unless=(),
+    )
+
+
+def test_rules_that_may_refuse_are_named() -> None:
+    keys = {"name": "keys", "when": {"auth_methods": ["access_key"]}, "deny": "No keys."}
+    night = {"name": "night", "when": {"cel": "now.getHours() < 6"}, "deny": "Sleep."}
+    assert ways(keys, rule("a"), night) == [("a", (), ("keys", "night"))]
+    assert ways(keys, rule("a", {"auth_methods": ["token"]})) == [("a", ("auth_method is token",), ())]
+    assert ways(keys, rule("a", {"auth_methods": ["access_key"]})) == []
+    assert ways(rule("a") | {"final": True}, night) == [("a", (), ())]
+    early = rule("early", {"cel": "now.getHours() < 6"}) | {"final": True}
+    assert ways(early, rule("a")) == [("early", (EARLY,), ()), ("a", (), ("early",))]
+
+
+EARLY = "cel: now.getHours() < 6"
+
+
+def test_a_final_rule_that_may_match_protects_from_a_refusal() -> None:
+    nobody = {"name": "nobody", "deny": "No."}
+    early = rule("early", {"cel": "now.getHours() < 6"}) | {"final": True}
+    assert ways(rule("a"), early, nobody) == [("a", (EARLY,), ()), ("early", (EARLY,), ())]
+    by_reason = rule("b", reason_required=True) | {"final": True}
+    assert ways(rule("a"), by_reason, nobody) == [
+        ("a", ("the request has a reason",), ()),
+        ("b", ("the request has a reason",), ()),
+    ]
+    assert ways(rule("a"), nobody) == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        ("g-a", ["g-a"]),
+        ("g-*", ["g-a", "g-b"]),
+        ("team:*", ["team:x"]),
+        ("*", ["g-a", "g-b", "team:x"]),
+        ("g", []),
+        ("G-A", []),
+    ],
+)
+def test_groups_match_by_wildcards(pattern: str, groups: Sequence[str]) -> None:
+    given_rules = (rule("a"), rule("b"), rule("t", groups=["team:{group}"]))
+    found = entitled(*given_rules, group=pattern, who=member("x"))
+    assert [group for each in found for group in each.groups] == groups
+
+
+def test_the_longest_lifetime_is_that_of_a_certificate() -> None:
+    both = (rule("a", max_lifetime="8h"), rule("b", max_lifetime="1h"))
+    assert [each.lifetime for each in entitled(*both)] == [HOUR, HOUR]
+    optional = (rule("a", max_lifetime="8h"), rule("b", csr_required=True, max_lifetime="1h"))
+    assert [each.lifetime for each in entitled(*optional)] == [8 * HOUR, HOUR]
+    short = replace(CLUSTER, client_ca=client_ca(lifetime=timedelta(days=1, hours=2)))
+    [found] = Entitlements(loaded(rule("a")), short, "*", NOW).of(member())
+    assert found.lifetime == 2 * HOUR
+    expired = replace(CLUSTER, client_ca=client_ca(lifetime=HOUR))
+    assert Entitlements(loaded(rule("a")), expired, "*", NOW).of(member()) == ()
+
+
+def test_rules_that_tell_too_many_requests_apart_are_an_error() -> None:
+    networks = [f"10.{n // 256}.{n % 256}.0/24" for n in range(100)]
+    many = [rule(f"r{n}", {"sources": networks}) for n in range(30)]
+    different = [rule(f"d{n}", {"sources": [f"10.{n // 256}.{n % 256}.0/24"]}) for n in range(900)]
+    assert len(entitled(*many)) == 30
+    needy = rule("needy", {"auth_methods": ["token"]}, reason_required=True, key_types=["ed25519"])
+    with pytest.raises(InvalidRequest, match="can tell more than 5000 requests apart"):
+        entitled(needy, *different)
+
+
+def test_a_user_whose_names_can_not_be_issued_gets_nothing() -> None:
+    templated = rule("a", groups=["team:{group}", "plain"])
+    assert ways(templated, who=member("x")) == [("a", (), ())]
+    assert ways(templated, who=member("a:b")) == []
+
+
+def test_an_address_between_two_networks_of_a_deny_is_tried() -> None:
+    deny = {"name": "d", "when": {"sources": ["10.0.0.0/24", "10.255.255.0/24"]}, "deny": "no"}
+    last = {"name": "l", "when": {"sources": ["255.255.255.255/32", "::/0"]}, "deny": "no"}
+    found = ways(deny, last, rule("g", {"sources": ["10.0.0.0/8"]}))
+    assert found == [("g", ("source is 10.0.0.0/8",), ("d",))]
+
+
+@pytest.mark.parametrize(
+    ("who", "other"),
+    [
+        (member(*(f"team-{n}" for n in range(70))), rule("b", {}, groups=["team:{group}"])),
+        (member("a:b"), rule("b", {}, groups=["team:{group}"])),
+        (
+            replace(member(), user=replace(member().user, name="x" * 70)),
+            rule("b", {}, groups=[], username="{user.name}"),
+        ),
+    ],
+)
+def test_another_request_is_tried_where_the_users_names_refuse_the_first(who: Caller, other: Rule) -> None:
+    by_token = other | {"when": {"auth_methods": ["token"]}}
+    assert [each.rule for each in entitled(rule("a"), by_token, group="g-a", who=who)] == ["a"]

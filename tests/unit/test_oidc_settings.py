@@ -1,0 +1,153 @@
+"""Settings of issuers: what is refused at the start of the service."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from clustercert.authn.oidc.issuer_settings import IssuerSettings
+from clustercert.identity.federation import login_of
+from clustercert.model import IssueRequest, Origin
+from clustercert.model.errors import Forbidden, NotFound
+from clustercert.policy.examples import run_examples
+from clustercert.settings import SettingsError, load
+from clustercert.store.federation import FederatedAccess
+from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
+from support.samples import NOW, cluster
+
+PROJECT = "1" * 32
+GITHUB_URL = "https://token.actions.githubusercontent.com"
+MINIMAL: Mapping[str, object] = {
+    "name": "sso",
+    "issuer": "https://sso.example.com",
+    "audiences": ["clustercert"],
+    "projects": [PROJECT],
+}
+PAGE = Path(__file__).parents[2] / "docs" / "identity.md"
+
+
+def problem(**changed: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        IssuerSettings.model_validate(dict(MINIMAL) | changed)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"projects": []}, "name the projects or the domain"),
+        ({"audiences": []}, "audiences"),
+        ({"issuer": "http://sso.example.com"}, "https"),
+        ({"jwks_uri": "http://sso.example.com/keys"}, "https"),
+        ({"discovery_url": "ftp://sso.example.com"}, "https"),
+        ({"algorithms": []}, "algorithms"),
+        ({"algorithms": ["none"]}, "algorithms"),
+        ({"algorithms": ["HS256"]}, "algorithms"),
+        ({"leeway": "1h"}, "leeway"),
+        ({"name": "SSO"}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"preset": "okta"}, "preset"),
+        ({"projects": ["*"]}, "projects"),
+        ({"username": "a", "username_cel": "claims.a"}, "exclude each other"),
+        ({"groups": "a", "groups_cel": "claims.a"}, "exclude each other"),
+        ({"keys_file": "a", "jwks_uri": "https://sso.example.com/keys"}, "exclude each other"),
+        ({"username_cel": "claims."}, "syntax error"),
+        ({"username_cel": "user.name"}, "valid variables are claims"),
+        ({"roles": [{"role": "member", "projects": ["2" * 32]}]}, "not among the issuer's projects"),
+        ({"roles": [{"role": "operator", "service": True}]}, "needs groups, claims or cel"),
+        ({"roles": [{"role": "operator"}]}, "add service = true"),
+        ({"roles": [{"role": "a", "service": True, "projects": [PROJECT]}]}, "exclude each other"),
+    ],
+)
+def test_settings_that_are_refused(changed: dict[str, object], text: str) -> None:
+    assert text in problem(**changed)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {},
+        {"repository": ["octo-org/octo-repo"]},
+        {"repository_owner_id": ["*"]},
+        {"repository_id": ["1", "?*"]},
+    ],
+)
+def test_an_issuer_that_serves_everybody_must_be_pinned(claims: dict[str, list[str]]) -> None:
+    assert "everybody can get a token" in problem(preset="github", issuer=GITHUB_URL, claims=claims)
+
+
+def test_the_github_preset_is_for_github_only() -> None:
+    claims = {"repository_owner_id": ["9919"]}
+    for url in ("https://github.example.com", GITHUB_URL + ".example.com"):
+        assert "is for https://token.actions" in problem(preset="github", issuer=url, claims=claims)
+    acme = dict(MINIMAL) | {"preset": "github", "issuer": f"{GITHUB_URL}/acme", "claims": claims}
+    assert IssuerSettings.model_validate(acme).issuer == f"{GITHUB_URL}/acme"
+
+
+@pytest.mark.parametrize("changed", [{"name": "other"}, {"issuer": "https://other.example.com"}])
+def test_two_issuers_have_two_names_and_urls(changed: dict[str, object]) -> None:
+    issuers = [dict(MINIMAL), dict(MINIMAL) | changed]
+    with pytest.raises(SettingsError, match="two issuers have the"):
+        load(None, identity={"issuers": issuers})
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A recipe on the page, loaded like a settings file."""
+    _, _, text = PAGE.read_text(encoding="utf-8").partition(f"<!-- identity: {name} -->\n```toml\n")
+    return tomllib.loads(text.partition("```")[0])
+
+
+async def granted(
+    name: str, claims: dict[str, Any], cluster_name: str = "production", **changed: object
+) -> str:
+    """The groups in the certificate that a recipe's policy gives for a token, or the name of the error."""
+    settings = load(None, **recipe(name))
+    user = await user_of(settings.identity.issuers[0].configured(), claims, **changed)
+    access = FederatedAccess(frozenset({PROJECT}), blocked=False, name_taken=False)
+    caller = login_of(user, access).caller(user, Origin("192.0.2.1", "0" * 32))
+    where = replace(cluster(), project_id=PROJECT, name=cluster_name)
+    try:
+        grant = settings.policy.policy().decide(caller, where, IssueRequest(duration=-1), NOW)
+    except (Forbidden, NotFound) as error:
+        return type(error).__name__
+    return " ".join(grant.groups)
+
+
+async def test_keycloak_groups_become_teams() -> None:
+    assert await granted("keycloak", KEYCLOAK) == "team:sso/team-blue"
+    assert await granted("keycloak", KEYCLOAK, groups=["/team-red", "/team-blue"]) == (
+        "team:sso/team-blue team:sso/team-red"
+    )
+    assert await granted("keycloak", KEYCLOAK, groups=["/platform"]) == "NotFound"
+
+
+def test_the_examples_of_a_recipe_pass() -> None:
+    settings = load(None, **recipe("keycloak"))
+    [one] = run_examples(settings.policy.policy(), settings.policy.examples)
+    assert one.passed
+
+
+async def test_a_github_repository_gets_one_group() -> None:
+    assert await granted("github", GITHUB) == "ci:deploy"
+    assert await granted("github", GITHUB, ref="refs/heads/feature") == "NotFound"
+    assert await granted("github", GITHUB, repository_id="7") == "NotFound"
+    assert await granted("github", GITHUB, event_name="pull_request_target") == "NotFound"
+
+
+async def test_a_service_account_of_one_cluster_reads_another() -> None:
+    assert await granted("kubernetes", KUBERNETES, "cluster-b") == "clustercert:viewers"
+    assert await granted("kubernetes", KUBERNETES, "cluster-c") == "Forbidden"
+    other = KUBERNETES["kubernetes.io"] | {"namespace": "default"}
+    assert await granted("kubernetes", KUBERNETES, "cluster-b", **{"kubernetes.io": other}) == "NotFound"
+
+
+def test_every_block_on_the_page_is_valid() -> None:
+    names = [
+        line.split()[2] for line in PAGE.read_text(encoding="utf-8").splitlines() if "<!-- identity" in line
+    ]
+    assert names == ["keycloak", "github", "kubernetes", "expressions"]
+    assert all(load(None, **recipe(name)).identity.issuers for name in names)

@@ -1,0 +1,416 @@
+"""Attacks on tokens: each is refused by the check that is meant for it."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from joserfc.jwk import ECKey
+
+from clustercert.authn.oidc.issuer_settings import IssuerSettings
+from clustercert.authn.oidc.issuers import Issuer, derived_id
+from clustercert.authn.oidc.jwks import UnusableKeySet, parse_key_set
+from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.mapping import federated_user
+from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.verification import Verifier
+from support.oidc import AUDIENCE, URL, Key, claims_of, key_set, new_key, signed
+
+KEY, RSA, OTHER = new_key("first"), new_key("rsa", "RSA"), new_key("first")
+PROJECT = "a" * 32
+
+
+def padded_rsa(bits: int, length: int) -> dict[str, object]:
+    """A public RSA key whose modulus has leading zeros up to this length in bytes."""
+    modulus = rsa.generate_private_key(65537, bits).public_key().public_numbers().n.to_bytes(length, "big")
+    return {
+        "kty": "RSA",
+        "kid": "padded",
+        "e": "AQAB",
+        "n": base64.urlsafe_b64encode(modulus).rstrip(b"=").decode(),
+    }
+
+
+def configured(**changed: object) -> Issuer:
+    values = {"name": "sso", "issuer": URL, "audiences": [AUDIENCE], "projects": [PROJECT]} | changed
+    return IssuerSettings.model_validate(values).configured()
+
+
+def verifier(issuer: Issuer, *keys: Key) -> Verifier:
+    async def fetch() -> Any:
+        return parse_key_set(key_set(*(keys or (KEY, RSA))))
+
+    return Verifier(
+        {issuer.url: issuer}, {issuer.url: IssuerKeys(issuer.name, fetch)}, lambda: datetime.now(UTC)
+    )
+
+
+async def refusal(text: str, issuer: Issuer | None = None) -> TokenRefused:
+    with pytest.raises(TokenRefused) as caught:
+        await verifier(issuer or configured()).verify(text)
+    assert str(caught.value) == "Authorization failed."
+    assert text not in caught.value.reason
+    return caught.value
+
+
+def encoded(value: object) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+# Cases are made when pytest starts, and run much later.
+DAY = 24 * 3600
+
+
+def in_seconds(seconds: float) -> int:
+    return int(time.time() + seconds)
+
+
+@pytest.mark.parametrize("curve", ["P-256", "P-384", "P-521", "RSA", "Ed25519"])
+async def test_a_right_token_is_accepted(curve: str) -> None:
+    key = new_key("k", curve)
+    algorithms = ["ES256", "ES384", "ES512", "RS256", "Ed25519"]
+    issuer, token = await verifier(configured(algorithms=algorithms), key).verify(signed(claims_of(), key))
+    assert (issuer.name, token.claims["sub"]) == ("sso", "f3b1")
+
+
+@pytest.mark.parametrize(
+    ("header", "check"),
+    [
+        ({"jwk": OTHER.as_dict(private=False)}, "header"),
+        ({"jku": "https://attacker.example/keys"}, "header"),
+        ({"x5u": "https://attacker.example/chain"}, "header"),
+        ({"crit": ["exp"]}, "header"),
+        ({"crit": ["clustercert"], "clustercert": 1}, "header"),
+        ({"typ": "logout+jwt"}, "typ"),
+        ({"typ": "dpop+jwt"}, "typ"),
+        ({"kid": "unknown"}, "kid"),
+        ({"kid": "../../dev/null"}, "kid"),
+        ({"kid": "' OR 1=1 --"}, "kid"),
+        ({"kid": ""}, "kid"),
+        ({"kid": "k" * 513}, "kid"),
+        ({"kid": "rsa"}, "kid"),
+    ],
+)
+async def test_a_header_that_names_another_key_or_use_is_refused(
+    header: dict[str, object], check: str
+) -> None:
+    # A library would refuse to write some of these headers, so they are put together here.
+    text = f"{encoded({'alg': 'ES256', 'kid': 'first'} | header)}.{encoded(claims_of())}.{'A' * 86}"
+    assert (await refusal(text)).check == check
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS512", "ES384", "RS1", "", "es256"])
+async def test_an_algorithm_outside_the_list_is_refused(algorithm: str) -> None:
+    text = f"{encoded({'alg': algorithm, 'kid': 'first'})}.{encoded(claims_of())}.{'A' * 86}"
+    assert (await refusal(text)).check == "alg"
+
+
+async def test_a_token_without_signature_is_refused() -> None:
+    header, payload, _ = signed(claims_of(), KEY).split(".")
+    assert (await refusal(f"{header}.{payload}.")).check == "signature"
+    assert (await refusal(f"{encoded({'alg': 'none'})}.{payload}.")).check == "signature"
+
+
+async def test_the_public_key_is_no_secret_of_an_hmac() -> None:
+    signed_part = f"{encoded({'alg': 'HS256', 'kid': 'rsa'})}.{encoded(claims_of())}"
+    mac = hmac.digest(RSA.as_pem(private=False), signed_part.encode(), "sha256")
+    assert (await refusal(f"{signed_part}.{encoded(mac)}")).check == "alg"
+
+
+async def test_a_key_counts_for_its_own_algorithm_only() -> None:
+    text = signed(claims_of(), KEY)
+    forged = f"{encoded({'alg': 'RS256', 'kid': 'first'})}.{text.split('.', 1)[1]}"
+    assert (await refusal(forged)).check == "kid"
+
+
+async def test_a_key_declared_for_one_algorithm_counts_for_no_other() -> None:
+    document = {"keys": [RSA.as_dict(private=False) | {"alg": "RS512"}]}
+    (key,) = parse_key_set(json.dumps(document).encode())
+    assert key.algorithms == {"RS512"}
+
+
+async def test_a_key_of_somebody_else_with_the_same_id_is_refused() -> None:
+    assert (await refusal(signed(claims_of(), OTHER))).check == "signature"
+
+
+async def test_a_changed_payload_is_refused() -> None:
+    header, _, signature = signed(claims_of(), KEY).split(".")
+    assert (await refusal(f"{header}.{encoded(claims_of(sub='root'))}.{signature}")).check == "signature"
+
+
+async def test_a_certificate_in_the_header_is_no_key() -> None:
+    text = signed(claims_of(), OTHER, x5c=["MIIB"])
+    assert (await refusal(text)).check == "signature"
+
+
+async def test_without_a_key_id_the_key_must_be_the_only_one() -> None:
+    text = signed(claims_of(), KEY, kid=None)
+    await verifier(configured(), KEY, RSA).verify(text)
+    with pytest.raises(TokenRefused) as caught:
+        await verifier(configured(), KEY, new_key("second")).verify(text)
+    assert caught.value.check == "kid"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (lambda text: text + "." + "A" * 16_384, "size"),
+        (lambda text: text + ".", "form"),
+        (lambda text: text.replace(".", "..", 1), "form"),
+        (lambda text: text.rsplit(".", 1)[0], "form"),
+        (lambda text: text + "=", "signature"),
+        (lambda text: text + "\n", "signature"),
+        (lambda text: text.replace(".", " .", 1), "header"),
+        (lambda text: "." + text.split(".", 1)[1], "header"),
+        (lambda text: text + "ß", "signature"),
+    ],
+)
+async def test_another_spelling_of_a_token_is_refused(spoil: Callable[[str], str], check: str) -> None:
+    assert (await refusal(spoil(signed(claims_of(), KEY)))).check == check
+
+
+async def test_unused_bits_of_base64_must_be_zero() -> None:
+    text = signed(claims_of(), KEY)
+    # 64 bytes leave four unused bits in the last character.
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    changed = text[:-1] + alphabet[alphabet.index(text[-1]) + 1]
+    assert (await refusal(changed)).check == "signature"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"iss":"https://sso.example.com/realms/acme","iss":"https://attacker.example"}',
+        b'{"iss":"https://sso.example.com/realms/acme","a":{"b":1,"b":2}}',
+        b'{"iss":"https://sso.example.com/realms/acme","exp":NaN}',
+        b'{"iss":"https://sso.example.com/realms/acme","exp":Infinity}',
+        b'{"iss":"https://sso.example.com/realms/acme","exp":1e999}',
+        b'{"iss":"https://sso.example.com/realms/acme","exp":' + b"9" * 5000 + b"}",
+        b"[" * 8000,
+        b'"text"',
+        b"[]",
+        b"\xff\xfe",
+        b'{"iss":"https://sso.example.com/realms/acme"} ,',
+    ],
+)
+async def test_a_payload_that_parsers_read_differently_is_refused(payload: bytes) -> None:
+    assert (await refusal(signed(payload, KEY))).check == "payload"
+
+
+@pytest.mark.parametrize(
+    "issuer",
+    [URL + "/", URL.upper(), URL.replace("https", "http"), "https://attacker.example", "", 7, [URL], None],
+)
+async def test_an_issuer_that_is_not_spelled_exactly_alike_is_refused(issuer: object) -> None:
+    claims = claims_of() | {"iss": issuer}
+    assert (await refusal(signed(claims, KEY))).check == "iss"
+
+
+@pytest.mark.parametrize(
+    ("changed", "check"),
+    [
+        ({"aud": None}, "aud"),
+        ({"aud": "other"}, "aud"),
+        ({"aud": "clustercert "}, "aud"),
+        ({"aud": []}, "aud"),
+        ({"aud": {"clustercert": True}}, "aud"),
+        ({"aud": ["clustercert", 1]}, "aud"),
+        ({"exp": None}, "exp"),
+        ({"exp": in_seconds(-61)}, "exp"),
+        ({"exp": "9999999999"}, "exp"),
+        ({"exp": True}, "exp"),
+        ({"exp": -1}, "exp"),
+        ({"exp": 10**18}, "exp"),
+        ({"nbf": in_seconds(DAY)}, "nbf"),
+        ({"nbf": "soon"}, "nbf"),
+        ({"iat": None}, "iat"),
+        ({"iat": in_seconds(DAY)}, "iat"),
+        ({"iat": in_seconds(-25 * 3600)}, "iat"),
+        ({"sub": None}, "sub"),
+        ({"sub": ""}, "sub"),
+        ({"sub": 7}, "sub"),
+        ({"sub": "s" * 256}, "sub"),
+    ],
+)
+async def test_claims_that_every_token_needs(changed: dict[str, object], check: str) -> None:
+    found = await refusal(signed(claims_of(**changed), KEY))
+    assert (found.check, bool(found.expected)) == (check, True)
+
+
+async def test_the_clocks_may_differ_by_the_leeway() -> None:
+    late = signed(claims_of(exp=in_seconds(-30), nbf=in_seconds(30), iat=in_seconds(-300)), KEY)
+    await verifier(configured()).verify(late)
+    assert (await refusal(late, configured(leeway="0s"))).check == "exp"
+
+
+@pytest.mark.parametrize(
+    ("claims", "wanted", "accepted"),
+    [
+        ({"ref": "refs/heads/main"}, {"ref": ["refs/heads/main"]}, True),
+        ({"ref": "refs/heads/main2"}, {"ref": ["refs/heads/main"]}, False),
+        ({"ref": "refs/tags/v1"}, {"ref": ["refs/heads/*", "refs/tags/v*"]}, True),
+        ({"email_verified": False}, {"email_verified": ["true"]}, False),
+        ({"email_verified": True}, {"email_verified": ["true"]}, True),
+        ({"tid": 7}, {"tid": ["7"]}, True),
+        ({"tid": [6, 7]}, {"tid": ["7"]}, True),
+        ({"tid": {"7": 7}}, {"tid": ["*"]}, False),
+        ({"tid": None}, {"tid": ["*"]}, False),
+        ({"a": {"b/c": "d"}}, {"/a/b~1c": ["d"]}, True),
+        ({"a": "d"}, {"/a/b": ["*"]}, False),
+        ({"https://example.com/role": "x"}, {"https://example.com/role": ["x"]}, True),
+    ],
+)
+async def test_claims_that_the_settings_demand(
+    claims: dict[str, object], wanted: dict[str, list[str]], *, accepted: bool
+) -> None:
+    text = signed(claims_of(**claims), KEY)
+    if accepted:
+        await verifier(configured(claims=wanted)).verify(text)
+    else:
+        assert (await refusal(text, configured(claims=wanted))).check in wanted
+
+
+def test_a_user_id_is_the_hash_of_issuer_and_subject() -> None:
+    # printf '%s\0%s' https://sso.example.com/realms/acme f3b1 | sha256sum | cut -c 1-32
+    assert derived_id(URL, "f3b1") == "059ec375984d7a8182e2049601bc90ff"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [((URL, "a"), (URL + "a", "")), ((URL, "ab", "c"), (URL, "a", "bc")), ((URL, "a"), (URL, "group", "a"))],
+)
+def test_two_users_never_have_one_id(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    assert derived_id(*one) != derived_id(*other)
+
+
+@pytest.mark.parametrize(
+    ("changed", "check"),
+    [
+        ({"sub": "group\0team-blue"}, "sub"),
+        ({"preferred_username": "ali\u202ece"}, "preferred_username"),
+        ({"preferred_username": "ali\nce"}, "preferred_username"),
+        ({"preferred_username": "\ud800"}, "preferred_username"),
+        ({"preferred_username": " alice"}, "preferred_username"),
+        ({"preferred_username": ""}, "preferred_username"),
+        ({"preferred_username": ["alice"]}, "preferred_username"),
+        ({"preferred_username": None}, "preferred_username"),
+        ({"groups": {"admins": True}}, "groups"),
+        ({"groups": [["admins"]]}, "groups"),
+        ({"groups": ["ad\u200bmins"]}, "groups"),
+        ({"groups": ["a" * 201]}, "groups"),
+        ({"groups": [str(number) for number in range(501)]}, "groups"),
+        ({"preferred_username": "\u212aate"}, "preferred_username"),
+        ({"preferred_username": "Rene\u0301"}, "preferred_username"),
+        ({"groups": ["\u212a8s-admins"]}, "groups"),
+        ({"groups": None, "_claim_names": {"groups": "src1"}}, "groups"),
+        ({"groups": None, "hasgroups": True}, "groups"),
+    ],
+)
+async def test_claims_that_can_be_no_user_or_group(changed: dict[str, object], check: str) -> None:
+    issuer = configured(username="preferred_username", groups="groups")
+    _, token = await verifier(issuer).verify(signed(claims_of(**changed), KEY))
+    with pytest.raises(TokenRefused) as caught:
+        federated_user(issuer, token)
+    assert caught.value.check == check
+
+
+async def test_subjects_that_differ_in_unicode_normalization_are_different_users() -> None:
+    issuer, users = configured(username="preferred_username"), []
+    for subject in ("Kate", "\u212aate"):
+        _, token = await verifier(issuer).verify(signed(claims_of(sub=subject), KEY))
+        users.append(federated_user(issuer, token).user.id)
+    hashes = [hashlib.sha256(f"{URL}\0{subject}".encode()).hexdigest() for subject in ("Kate", "\u212aate")]
+    assert users == [each[:32] for each in hashes]
+
+
+async def test_names_begin_with_the_issuers_name() -> None:
+    issuer = configured(username="preferred_username", groups="groups")
+    _, token = await verifier(issuer).verify(signed(claims_of(groups=["b", "a", "a"]), KEY))
+    user = federated_user(issuer, token)
+    assert user.user.qualified_names == (derived_id(URL, "f3b1"), "sso/alice")
+    assert [group.qualified_names[1:] for group in user.groups] == [("sso/a",), ("sso/b",)]
+
+
+async def test_names_without_the_issuers_name_if_the_operator_wants() -> None:
+    issuer = configured(username="preferred_username", prefix_names=False)
+    _, token = await verifier(issuer).verify(signed(claims_of(), KEY))
+    assert federated_user(issuer, token).user.qualified_names[1:] == ("alice", "sso/alice")
+
+
+async def test_expressions_map_claims() -> None:
+    issuer = configured(
+        username_cel='claims.sub + "@" + claims.preferred_username',
+        groups_cel='claims.groups.filter(g, g.startsWith("team-"))',
+        roles=[{"role": "member", "cel": 'claims.acr == "gold"'}, {"role": "reader", "cel": "1"}],
+    )
+    _, token = await verifier(issuer).verify(signed(claims_of(groups=["team-a", "b"], acr="gold"), KEY))
+    user = federated_user(issuer, token)
+    assert (user.user.name, [group.name for group in user.groups]) == ("sso/f3b1@alice", ["sso/team-a"])
+    assert user.roles == {None: {"member"}}
+
+
+@pytest.mark.parametrize("value", ["admin", None, 5, {"admin": True}, ["a", 5], [None], [["a"]], True])
+async def test_an_expression_for_groups_must_give_a_list_of_strings(value: object) -> None:
+    issuer = configured(groups_cel="claims.box.value")
+    _, token = await verifier(issuer).verify(signed(claims_of(box={"value": value}), KEY))
+    with pytest.raises(TokenRefused) as caught:
+        federated_user(issuer, token)
+    assert caught.value.check == "groups"
+
+
+async def test_an_expression_over_a_missing_claim_refuses_the_token() -> None:
+    issuer = configured(roles=[{"role": "member", "cel": 'claims.acr == "gold"'}])
+    _, token = await verifier(issuer).verify(signed(claims_of(), KEY))
+    with pytest.raises(TokenRefused) as caught:
+        federated_user(issuer, token)
+    assert caught.value.check == "mapping"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"kty": "oct", "k": "c2VjcmV0"},
+        {"kty": "RSA", "kid": "weak", "e": "AQAB", "n": "x" * 170},
+        padded_rsa(1024, 128),
+        padded_rsa(1024, 256),
+        padded_rsa(1024, 512),
+        {"kty": "RSA", "kid": "long", "e": "AQAB", "n": "x" * 1368},
+        ECKey.generate_key("secp256k1", {"kid": "other-curve"}).as_dict(private=False),
+        KEY.as_dict(private=False) | {"use": "enc"},
+        KEY.as_dict(private=False) | {"key_ops": ["sign"]},
+        KEY.as_dict(private=False) | {"alg": "HS256"},
+        KEY.as_dict(private=False) | {"x": "AA"},
+        KEY.as_dict(private=False) | {"kid": 7},
+        {"kty": "RSA"},
+        {"kty": ["RSA"]},
+        "key",
+        None,
+    ],
+)
+def test_a_key_that_can_verify_nothing_safely_is_left_out(entry: object) -> None:
+    assert parse_key_set(json.dumps({"keys": [entry]}).encode()) == ()
+    keys = parse_key_set(json.dumps({"keys": [entry, RSA.as_dict(private=False)]}).encode())
+    assert [key.id for key in keys] == ["rsa"]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"[]", b"{}", b'{"keys":{}}', b"[" * 100_000])
+def test_what_is_no_key_set_is_refused(content: bytes) -> None:
+    with pytest.raises(UnusableKeySet):
+        parse_key_set(content)
+
+
+def test_a_key_set_of_too_many_keys_is_refused() -> None:
+    with pytest.raises(UnusableKeySet):
+        parse_key_set(json.dumps({"keys": [KEY.as_dict(private=False)] * 101}).encode())
+
+
+def test_a_private_key_in_a_key_set_is_kept_as_a_public_one() -> None:
+    (key,) = parse_key_set(json.dumps({"keys": [KEY.as_dict(private=True)]}).encode())
+    assert not key.key.is_private

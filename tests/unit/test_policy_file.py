@@ -1,0 +1,150 @@
+"""A policy in the settings or in a file of its own, and where its faults are."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clustercert.policy.lifetime import MAX_LIFETIME
+from clustercert.policy.toml_tables import Tables
+from clustercert.settings import SettingsError, load
+
+RULES = """\
+allow_system = []
+
+# The first rule
+[[rules]]
+name = "teams"
+when = { roles = ["member"], groups = ["team-*"] }
+grant.groups = [
+  "team:{group}",
+]
+
+[[rules]]
+name = "admins"
+[rules.when]
+roles = ["admin"]
+[rules.grant]
+groups = ["admins"]
+max_lifetime = "8h"
+"""
+
+
+def write(folder: Path, policy: str, settings: str = "") -> Path:
+    (folder / "policy.toml").write_text(policy, encoding="utf-8")
+    config = folder / "clustercert.toml"
+    config.write_text(settings or f"[policy]\nfile = '{folder / 'policy.toml'}'\n", encoding="utf-8")
+    return config
+
+
+def faults(config: Path) -> list[str]:
+    """The faults that the settings have, without the folder."""
+    with pytest.raises(SettingsError) as refused:
+        load(config)
+    return [line.strip().removeprefix(f"{config.parent}/") for line in refused.value.message.splitlines()[1:]]
+
+
+def test_a_policy_in_a_file_of_its_own_is_that_of_the_settings(tmp_path: Path) -> None:
+    from_file = load(write(tmp_path, RULES)).policy.policy()
+    inline = RULES.replace("allow_system", "policy.allow_system").replace("[rules", "[policy.rules")
+    from_settings = load(write(tmp_path, "", inline)).policy.policy()
+    assert [rule.declared for rule in from_settings.rules] == [rule.declared for rule in from_file.rules]
+    assert [rule.name for rule in from_file.rules] == ["teams", "admins"]
+    assert from_file.rules[0].max_lifetime == MAX_LIFETIME
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "fault"),
+    [
+        ('"team:{group}"', '"team:{gruop}"', r"policy.toml:7:7: policy.rules.0.grant.groups.0: .*{gruop}"),
+        ('roles = ["member"]', "rolse = [1]", r"policy.toml:6:10: policy.rules.0.when.rolse: unknown field"),
+        ('groups = ["team-*"]', 'cel = "1 +"', r"policy.toml:6:30: policy.rules.0.when.cel: .*line 1, column 4"),
+        ('groups = ["team-*"]', 'cel = "usr.id == 1"', r"policy.toml:6:30: .*unknown variable usr"),
+        ('groups = ["team-*"]', 'cel = "maks(1, 2)"', r"policy.toml:6:30: .*unknown function maks"),
+        ('groups = ["team-*"]', f'cel = "{"1+" * 2048}1"', r"policy.toml:6:30: .*at most 4096 bytes"),
+        ('groups = ["team-*"]', 'sources = ["10.0.0.1/8"]', r"policy.toml:6:30: .*has host bits set"),
+        ('groups = ["team-*"]', 'auth_methods = ["tokne"]', r"policy.toml:6:30: .*tokne: unknown authentication"),
+        ('max_lifetime = "8h"', 'max_lifetime = "8y"', r"policy.toml:17:1: .*not a lifetime"),
+        ('max_lifetime = "8h"', 'max_lifetime = "5m"', r"policy.toml:17:1: .*from 15m to 1827d"),
+        ('name = "admins"', 'name = "teams"', r"policy.toml:5:1: policy.rules.0.name: .*two rules have the name"),
+        ('groups = ["admins"]', 'groups = ["system:masters"]', r"policy.toml:16:1: .*reserved by Kubernetes"),
+        ('groups = ["admins"]', 'groups = ["clustercert:service"]', r"policy.toml:16:1: .*reserved for this"),
+        ('[rules.grant]\ngroups = ["admins"]\nmax_lifetime = "8h"\n', "", r"policy.toml:11:3: .*or grant, or deny"),
+        ('name = "admins"', 'deny = "No."', r"policy.toml:12:1: .*or grant, or deny"),
+        ('name = "admins"', 'role = "admin"', r"policy.toml:13:8: .*with role can't have when"),
+        ('name = "admins"', 'groups = ["g"]', r"policy.toml:12:1: .*use grant.groups"),
+        ("allow_system = []", "preset = 'productoin'", r"policy.toml:1:1: policy.preset: .*'contract', 'cce'"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_file_line_and_column(tmp_path: Path, change: str, to: str, fault: str) -> None:
+    assert RULES.count(change) == 1
+    found = faults(write(tmp_path, RULES.replace(change, to)))
+    assert any(re.match(fault, each) for each in found), found
+
+
+def test_of_many_faults_the_first_are_named(tmp_path: Path) -> None:
+    found = faults(write(tmp_path, "[[rules]]\nrole = 'r'\ngroups = ['g']\nmax_lifetime = '8x'\n" * 12))
+    assert len(found) == 11
+    assert found[9].startswith("policy.toml:40:1: policy.rules.9.max_lifetime: ")
+    assert found[10] == "and 2 more"
+
+
+def test_a_fault_in_the_settings_is_named_in_the_same_way(tmp_path: Path) -> None:
+    config = write(tmp_path, "", "data_dir = 'x'\n\n[server]\nport = 8443\nworkers = 0\n")
+    [found] = faults(config)
+    assert found.startswith("clustercert.toml:5:1: server.workers: ")
+
+
+def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTERCERT_SERVER__WORKERS", "0")
+    [found] = faults(write(tmp_path, "", "data_dir = 'x'\n"))
+    assert found.startswith("server.workers: ")
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "said"),
+    [
+        (
+            "rules = [",
+            "",
+            r"policy\.toml is not valid TOML: Invalid value \(at end of document\)",
+        ),
+        ("file = 'other.toml'", "", r"names another file"),
+        (None, "", r"Can't read the configuration file .*policy.toml"),
+        ("", "", r"The policy file .*policy.toml has neither preset nor rules"),
+        ("allow_system = []", "", r"has neither preset nor rules"),
+        (RULES, "preset = 'strict'", r"policy.file is set, so write policy.preset into .*policy.toml"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(
+    tmp_path: Path, policy: str | None, settings: str, said: str
+) -> None:
+    config = write(tmp_path, policy or "")
+    config.write_text(config.read_text() + settings)
+    if policy is None:
+        (tmp_path / "policy.toml").unlink()
+    with pytest.raises(SettingsError, match=said):
+        load(config)
+
+
+TEXTS = st.text(st.sampled_from("ab\"'\\#[]=\n\u2028 "), max_size=10)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=5))
+def test_every_value_is_found_on_its_line(texts: list[str]) -> None:
+    lines, starts = ["# comment", ""], []
+    for number, text in enumerate(texts):
+        lines.append("[[rules]]")
+        starts.append(len(lines) + 1)
+        escaped = "".join(f"\\u{ord(character):04x}" for character in text)
+        lines += ["key = [", f'  "{escaped}", # key = ["x"]', "]", f"other{number} = 1"]
+    text = "\n".join(lines)
+    tables = Tables(tomllib.loads(text), text, "f")
+    for number, start in enumerate(starts):
+        assert tables.place(("rules", number, "key", 0)) == f"f:{start}:1"
+        assert tables.place(("rules", number, "missing")) == f"f:{start - 1}:3"
+        assert tables.place(("rules", number, f"other{number}")) == f"f:{start + 3}:1"
+    assert tables.place(("nothing",)) is None

@@ -1,0 +1,378 @@
+"""Recorded decisions, computed again by the same policy and by others."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clustercert.audit.denials import DenialAudit
+from clustercert.kubernetes.bindings import Bindings
+from clustercert.model import (
+    Caller,
+    Cluster,
+    ClusterOptions,
+    Domain,
+    FederatedDomain,
+    Group,
+    IssueRequest,
+    Origin,
+)
+from clustercert.model.errors import ClustercertError, TooManyRequests
+from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.policy.decision import Policy
+from clustercert.policy.recorded_decisions import NotReplayable, parse_decision
+from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, Replay
+from clustercert.policy.rule_settings import PolicySettings
+from clustercert.store.events import canonical
+from support.issuance_doubles import Clusters, MemoryLedger, Usernames, issuance
+from support.samples import CLUSTER_ID, NOW, PROJECT_ID, caller, client_ca, cluster
+
+Rule = dict[str, Any]
+
+DOMAIN = Domain("d" * 32, "default")
+MEMBER = {"name": "members", "when": {"roles": ["member"]}, "grant": {"groups": ["editors"]}}
+LONGEST = IssueRequest(duration=-1)
+BY_CSR = replace(LONGEST, public_key=stand_in_key("ec-p384"))
+
+
+def policy(*rules: Rule, **fields: object) -> Policy:
+    return PolicySettings.model_validate({"rules": list(rules)} | fields).policy()
+
+
+@dataclass
+class Service:
+    """An issuance service that keeps its audit events."""
+
+    policy: Policy
+    where: Cluster
+    usernames: Usernames
+
+    def ask(self, who: Caller, request: IssueRequest, at: datetime = NOW) -> dict[str, Any]:
+        """Request a certificate. Returns the body of the audit event."""
+        return asyncio.run(self._ask(who, request, at))
+
+    async def _ask(self, who: Caller, request: IssueRequest, at: datetime) -> dict[str, Any]:
+        ledger, clusters = MemoryLedger(), Clusters(self.where)
+        service = replace(
+            issuance(ledger=ledger, clusters=clusters, now=lambda: at),
+            policy=self.policy,
+            usernames=self.usernames,
+            bindings=_NoBindings(None),  # type: ignore[arg-type] # no cluster is called
+        )
+        try:
+            await service.issue(who, self.where.project_id, self.where.id, request)
+        except ClustercertError as refused:
+            # A refusal is recorded a little later.
+            denials = DenialAudit(ledger, clusters, lambda: at + timedelta(seconds=2))
+            await denials.certificate(who, self.where.project_id, self.where.id, request, refused)
+        [event] = [*ledger.notes, *(event for _, event in ledger.entries)]
+        body: dict[str, Any] = json.loads(canonical(event))
+        return body
+
+
+class _NoBindings(Bindings):
+    def binding(self, *_: object) -> Any:
+        return _Nothing()
+
+
+class _Nothing:
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def service(of: Policy, where: Cluster | None = None) -> Service:
+    return Service(of, where or cluster(), Usernames())
+
+
+def compared(other: Policy, *events: Mapping[str, Any]) -> Replay:
+    replay = Replay(other)
+    for event in events:
+        replay.add(event)
+    return replay
+
+
+def changed(other: Policy, *events: Mapping[str, Any]) -> set[Change]:
+    return {change for change, tally in compared(other, *events).changes.items() if tally.decisions}
+
+
+# The same policy
+
+
+def federated(who: Caller) -> Caller:
+    """The caller as a user of an OIDC issuer, who names users and groups with the issuer's name."""
+    domain = FederatedDomain("e" * 32, "google")
+    return replace(
+        who,
+        user=replace(who.user, name=f"google/{who.user.name}", domain=domain),
+        groups=tuple(replace(group, name=f"google/{group.name}", domain=domain) for group in who.groups),
+        issuer="https://accounts.google.com",
+        method="oidc",
+    )
+
+
+WORDS = st.sampled_from(
+    [
+        "admin",
+        "member",
+        "reader",
+        "team-a",
+        "team-b",
+        "alice",
+        "*a*",
+        "team-?",
+        "prod*",
+        "google/*",
+        "google/google/*",
+    ]
+)
+WHENS = st.fixed_dictionaries(
+    {},
+    optional={
+        "roles": st.lists(WORDS, min_size=1, max_size=2),
+        "groups": st.lists(WORDS, min_size=1, max_size=2),
+        "users": st.lists(WORDS, min_size=1, max_size=2),
+        "clusters": st.lists(WORDS, min_size=1, max_size=1),
+        "projects": st.just([PROJECT_ID]),
+        "cluster_labels": st.just({"env": ["prod"]}),
+        "auth_methods": st.sampled_from([["token"], ["access_key"], ["oidc"]]),
+        "issuers": st.sampled_from([["built-in"], ["https://accounts.*"]]),
+        "sources": st.just(["192.0.2.0/24"]),
+        "cel": st.sampled_from(
+            [
+                '"team-a" in user.groups && user.domain == "default"',
+                "request.csr || request.reason != ''",
+                "cluster.labels.env == 'prod'",
+                "now < timestamp('2026-03-14T15:09:28.5Z')",
+                "'operator' in user.service_roles || request.source.startsWith('192.')",
+            ]
+        ),
+    },
+)
+GRANTS = st.fixed_dictionaries(
+    {
+        "groups": st.lists(
+            st.sampled_from(["a", "b", "{group}", "{role}", "p:{project.id}", "{cluster.name}"]), max_size=32
+        )
+    },
+    optional={
+        "username": st.sampled_from(["{user.name}", "{user.domain}:{user.id}"]),
+        "max_lifetime": st.sampled_from(["1h", "8h", "3d", "1825d"]),
+        "default_lifetime": st.sampled_from(["30m", "2h"]),
+        "key_types": st.sampled_from([["ec-p256"], ["ec-p384", "rsa-3072"]]),
+        "csr_required": st.booleans(),
+        "reason_required": st.booleans(),
+    },
+)
+RULES = st.lists(
+    st.fixed_dictionaries({"when": WHENS, "grant": GRANTS, "final": st.booleans()})
+    | st.fixed_dictionaries({"when": WHENS, "deny": st.just("no")}),
+    max_size=5,
+)
+REQUESTS = st.builds(
+    IssueRequest,
+    duration=st.sampled_from([None, -1, 1, 30, 1825]),
+    expire_at=st.sampled_from([None, NOW.replace(microsecond=0) + timedelta(hours=1)]),
+    truncate=st.booleans(),
+    public_key=st.sampled_from([None, *map(stand_in_key, ["ec-p256", "ec-p384", "ed25519"])]),
+    reason=st.sampled_from([None, "", "incident 4711"]),
+)
+BUILT_IN_CALLERS = st.builds(
+    replace,
+    st.builds(caller, st.sampled_from(["admin", "member", "reader"])),
+    groups=st.lists(st.sampled_from(["team-a", "team-b", "a:b"]), unique=True, max_size=2).map(
+        lambda names: tuple(Group(f"{ord(name[-1]):032x}", name, DOMAIN) for name in names)
+    ),
+    method=st.sampled_from(["token", "access_key", "cli"]),
+    origin=st.builds(Origin, st.sampled_from(["192.0.2.1", "local", "2001:db8::1"]), st.just("f" * 32)),
+    service_roles=st.sampled_from([(), ("operator",)]),
+)
+CALLERS = st.one_of(BUILT_IN_CALLERS, BUILT_IN_CALLERS.map(federated))
+CLUSTERS = st.builds(
+    replace,
+    st.just(cluster()),
+    labels=st.sampled_from([{}, {"env": "prod"}]),
+    client_ca=st.sampled_from(
+        [client_ca(), client_ca(lifetime=timedelta(days=2)), client_ca(lifetime=timedelta(hours=1))]
+    ),
+    options=st.sampled_from(
+        [ClusterOptions(), ClusterOptions(credential_roles={"rule-1": "view", "rule-2": "edit"})]
+    ),
+)
+
+
+@settings(max_examples=100)
+@given(rules=RULES, who=CALLERS, where=CLUSTERS, request=REQUESTS, later=st.integers(0, 10**7))
+def test_the_same_policy_changes_nothing(
+    rules: list[Rule], who: Caller, where: Cluster, request: IssueRequest, later: int
+) -> None:
+    same = policy(*rules)
+    event = service(same, where).ask(who, request, NOW + timedelta(microseconds=later))
+    replay = compared(same, event)
+    assert (replay.decisions, replay.unchanged, replay.not_replayable) == (1, 1, {})
+    again = compared(replace(same, key_type="rsa-2048"), event)
+    assert again.unchanged == 1
+
+
+# Another policy
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "request_", "expected"),
+    [
+        ({}, {"deny": "no"}, LONGEST, {Change.DENIED}),
+        ({"deny": "no"}, {}, LONGEST, {Change.ALLOWED}),
+        ({}, {"max_lifetime": "8h"}, LONGEST, {Change.SHORTER}),
+        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1), {Change.DENIED}),
+        ({}, {"max_lifetime": "8h"}, IssueRequest(duration=1, truncate=True), {Change.SHORTER}),
+        ({"max_lifetime": "8h"}, {}, LONGEST, {Change.LONGER}),
+        ({}, {"max_lifetime": "3d"}, IssueRequest(duration=1), set()),
+        ({}, {"groups": ["editors", "more"]}, LONGEST, {Change.GROUPS}),
+        ({}, {"username": "{user.name}"}, LONGEST, {Change.USERNAME}),
+        (
+            {},
+            {"groups": ["g"], "username": "{user.name}", "max_lifetime": "1h"},
+            LONGEST,
+            {Change.SHORTER, Change.GROUPS, Change.USERNAME},
+        ),
+        ({"groups": ["a", "b"]}, {"groups": ["b", "a"]}, LONGEST, set()),
+        ({"deny": "no"}, {"deny": "still no"}, LONGEST, set()),
+        ({}, {"csr_required": True}, LONGEST, {Change.DENIED}),
+        ({"csr_required": True}, {"key_types": ["ec-p384"]}, BY_CSR, set()),
+        ({"key_types": ["ec-p256"]}, {"key_types": ["ed25519"]}, LONGEST, {Change.DENIED}),
+    ],
+)  # fmt: skip
+def test_differences_are_named(
+    before: Rule, after: Rule, request_: IssueRequest, expected: set[Change]
+) -> None:
+    def rule(said: Rule) -> Rule:
+        if "deny" in said:
+            return {"name": "members"} | said
+        return {"name": "members", "grant": {"groups": ["editors"]} | said}
+
+    event = service(policy(rule(before))).ask(caller("member"), request_)
+    assert changed(policy(rule(before)), event) == set()
+    assert changed(policy(rule(after)), event) == expected
+
+
+def test_a_decision_is_computed_again_at_its_time() -> None:
+    """A refusal is recorded later than it was decided."""
+    early = {"name": "early", "when": {"cel": "now < timestamp('2026-03-14T15:09:27Z')"}, "deny": "too early"}
+    event = service(policy(early, MEMBER)).ask(caller("member"), LONGEST)
+    assert event["kind"] == "certificate.refused"
+    assert changed(policy(early, MEMBER), event) == set()
+    assert changed(policy(MEMBER), event) == {Change.ALLOWED}
+
+
+def test_the_end_of_the_ca_at_that_time_limits_the_lifetime() -> None:
+    short_lived = replace(cluster(), client_ca=client_ca(lifetime=timedelta(days=2)))
+    event = service(policy(MEMBER), short_lived).ask(caller("member"), LONGEST)
+    assert changed(policy(MEMBER), event) == set()
+    ended = service(policy(MEMBER), short_lived).ask(caller("member"), LONGEST, NOW + timedelta(days=2))
+    assert ended["detail"]["error"] == "Unavailable"
+    assert changed(policy(MEMBER), ended) == set()
+
+
+def test_a_cluster_role_takes_the_place_of_the_groups() -> None:
+    roles = ClusterOptions(credential_roles={"members": "edit", "others": "view"})
+    event = service(policy(MEMBER), replace(cluster(), options=roles)).ask(caller("member"), LONGEST)
+    assert changed(policy(MEMBER), event) == set()
+    assert changed(policy(MEMBER | {"grant": {"groups": ["x"]}}), event) == set()
+    assert changed(policy(MEMBER | {"name": "others"}), event) == {Change.GROUPS}
+    assert changed(policy(MEMBER | {"name": "unbound"}), event) == {Change.DENIED}
+
+
+def test_a_user_name_of_another_user_stays_refused() -> None:
+    named = policy(MEMBER | {"grant": {"groups": ["editors"], "username": "{user.name}"}})
+    issuing = service(named)
+    first, other = caller("member"), caller("member", user_id="0" * 32)
+    issued, refused = issuing.ask(first, LONGEST), issuing.ask(other, LONGEST)
+    assert "belongs to another user" in refused["detail"]["message"]
+    assert changed(named, issued, refused) == set()
+    assert compared(policy(MEMBER), issued, refused).changes[Change.ALLOWED].decisions == 1
+
+
+# What can't be computed again
+
+
+def test_events_without_all_inputs_are_counted_by_reason() -> None:
+    same = policy(MEMBER)
+    event = service(same).ask(caller("member"), LONGEST)
+    older = event | {"version": 4}
+    oldest = {name: value for name, value in event.items() if name != "version"}
+    own = event | {"detail": event["detail"] | {"trace": {}}}
+    long = {**event["detail"]["request"], "duration": 10**10}
+    late = {**event["detail"]["trace"], "decided_at": "9999-12-31T12:00:00+00:00"}
+    damaged = [
+        event | {"detail": None},
+        event | {"version": "6"},
+        event | {"detail": event["detail"] | {"request": long}},
+        event | {"detail": event["detail"] | {"trace": late}},
+        event
+        | {"detail": {**event["detail"], "cluster": {**event["detail"]["cluster"], "labels": {"a": 1}}}},
+        event | {"detail": {**event["detail"], "caller": {**event["detail"]["caller"], "groups": "x"}}},
+        event | {"detail": {**event["detail"], "not_after": "soon"}},
+        event | {"detail": event["detail"] | {"organizations": None}},
+    ]
+    replay = compared(same, event, older, oldest, own, *damaged)
+    assert (replay.decisions, replay.unchanged) == (1, 1)
+    assert replay.not_replayable == {
+        "the event has version 4; inputs are complete since 6": 1,
+        "the event has version 1; inputs are complete since 6": 1,
+        "the service issued the certificate for itself": 1,
+        "the event is malformed": 8,
+    }
+
+
+def test_a_request_that_was_allowed_but_not_signed_is_counted() -> None:
+    failed = service(policy(MEMBER)).ask(caller("member"), LONGEST) | {"kind": "certificate.failed"}
+    replay = compared(policy(MEMBER), failed)
+    assert replay.not_replayable == {NOT_SIGNED: 1}
+
+
+def test_text_that_is_no_unicode_fails_the_expression() -> None:
+    event = service(policy(MEMBER)).ask(caller("member"), LONGEST)
+    request = {**event["detail"]["request"], "reason": "\ud800"}
+    by_reason = {"name": "by-reason", "when": {"cel": "request.reason == 'x'"}, "grant": {"groups": ["g"]}}
+    replay = compared(policy(by_reason), event | {"detail": event["detail"] | {"request": request}})
+    assert replay.changes[Change.DENIED].decisions == 1
+
+
+async def test_a_request_that_a_limit_refused_was_not_decided() -> None:
+    ledger = MemoryLedger()
+    denials = DenialAudit(ledger, Clusters(), lambda: NOW)
+    failure = TooManyRequests("Too many.", retry_after=1)
+    await denials.certificate(caller("member"), PROJECT_ID, CLUSTER_ID, LONGEST, failure)
+    [event] = ledger.notes
+    with pytest.raises(NotReplayable, match=r"but not by the policy \(TooManyRequests\)"):
+        parse_decision(json.loads(canonical(event)))
+
+
+def test_users_clusters_and_rules_are_counted_and_a_few_decisions_are_kept() -> None:
+    issuing, count = service(policy(MEMBER)), MAX_EXAMPLES + 2
+    events = [issuing.ask(caller("member", user_id=f"{n % 2:032x}"), LONGEST) for n in range(count)]
+    denying = policy({"name": "freeze", "deny": "Frozen."})
+    tally = compared(denying, *events).changes[Change.DENIED]
+    assert tally.decisions == count
+    assert tally.users == {("0" * 32, "default/alice"): 4, ("0" * 31 + "1", "default/alice"): 3}
+    assert tally.clusters == {(CLUSTER_ID, "production"): count}
+    assert (tally.recorded_rules, tally.rules) == ({"members": count}, {"freeze": count})
+    assert len(tally.examples) == MAX_EXAMPLES
+    assert {each.outcome.message for each in tally.examples} == {"Frozen."}
+
+
+def test_the_names_of_an_issuers_user_and_groups_are_the_same_again() -> None:
+    who = federated(replace(caller("member"), groups=(Group("a" * 32, "ops", DOMAIN),)))
+    named = {"when": {"users": ["google/alice"], "groups": ["google/ops"]}, "grant": {"groups": ["editors"]}}
+    doubled = {"when": {"users": ["google/google/*"]}, "deny": "no"}
+    event = service(policy(doubled, named)).ask(who, LONGEST)
+    assert event["kind"] == "certificate.issued"
+    assert changed(policy(doubled, named), event) == set()

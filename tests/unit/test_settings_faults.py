@@ -1,0 +1,33 @@
+"""Faults in settings are named in plain words, with what was probably meant."""
+
+from pathlib import Path
+
+import pytest
+
+from clustercert.settings import SettingsError, load
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('dat_dir = "x"', "1:1: dat_dir: unknown field; did you mean data_dir?"),
+        ("[server]\nprot = 3", "2:1: server.prot: unknown field; did you mean port?"),
+        ("[revocation]\nzzz = 4", "2:1: revocation.zzz: unknown field; the fields are "),
+        (
+            '[[policy.rules]]\ngrant.group = ["x"]',
+            "2:7: policy.rules.0.grant.group: unknown field; did you mean groups?",
+        ),
+        (
+            '[[policy.examples]]\nname = "x"\nrequest.expire_in = "8h"\nexpects.refused = true',
+            "3:9: policy.examples.0.request.expire_in: unknown field; did you mean expires_in?",
+        ),
+        ('[[policy.examples]]\nname = "x"', "1:10: policy.examples.0.expects: the field is missing"),
+        ('[server]\npublic_url = "x"', "2:1: server.public_url: expected a URL like "),
+    ],
+)
+def test_a_fault_says_where_it_is_and_what_is_wrong(tmp_path: Path, text: str, fault: str) -> None:
+    file = tmp_path / "clustercert.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    assert f"{file}:{fault}" in raised.value.message

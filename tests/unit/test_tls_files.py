@@ -1,0 +1,25 @@
+"""The fingerprints that an operator gives to users, of a certificate file with and without its issuer."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from clustercert.pki.certificates import chain_pem, fingerprint
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.server import tls
+from clustercert.server.tls_files import new_server_certificate
+from clustercert.settings import load
+
+
+@pytest.mark.parametrize("with_issuer", [True, False])
+def test_the_issuers_fingerprint_is_told_where_the_file_has_it(tmp_path: Path, *, with_issuer: bool) -> None:
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["localhost"], datetime.now(UTC), timedelta(days=1))
+    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca) if with_issuer else (leaf,)))
+    (tmp_path / "tls.key").write_bytes(key_pem(key))
+    server = {"tls_certificate": tmp_path / "tls.pem", "tls_key": tmp_path / "tls.key"}
+    files = tls(load(None, data_dir=tmp_path, server=server), "127.0.0.1")
+    assert files is not None
+    assert files.fingerprint == fingerprint(leaf).hex()
+    assert files.issuer_fingerprint == (fingerprint(ca).hex() if with_issuer else None)
