@@ -1,7 +1,6 @@
 """Runs the examples beside a policy's rules. They are decided like requests, by `Policy.decide`."""
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from clustercert.model import (
 )
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.identity import BUILT_IN, domain_by_issuer
+from clustercert.model.ids import id_of
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import RSA_EXPONENT, new_key
 from clustercert.policy.decision import Policy
@@ -174,12 +174,8 @@ def _identity(text: str, said: ExampleCaller) -> tuple[str, str, Domain]:
         domain, name = first, rest if said.issuer == BUILT_IN else text
     else:
         domain, name = DEFAULT_DOMAIN, text
-    own_id = text if _ID.fullmatch(text) else _new_id(f"{domain}/{name.removeprefix(f'{domain}/')}")
-    return own_id, name, domain_by_issuer(said.issuer, _new_id(domain), domain)
-
-
-def _new_id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    own_id = text if _ID.fullmatch(text) else id_of(f"{domain}/{name.removeprefix(f'{domain}/')}")
+    return own_id, name, domain_by_issuer(said.issuer, id_of(domain), domain)
 
 
 def _cluster(said: ExampleCluster, now: datetime) -> Cluster:

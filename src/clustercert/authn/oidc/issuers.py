@@ -1,6 +1,5 @@
 """The issuers that the operator trusts, and what the claims in their tokens mean."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,6 +9,7 @@ from clustercert.authn.oidc.claims import ClaimCheck
 from clustercert.authn.oidc.expressions import ClaimExpression
 from clustercert.model import Domain, FederatedDomain, User
 from clustercert.model.identity import Group
+from clustercert.model.ids import id_of
 from clustercert.model.name_patterns import Names
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
@@ -142,4 +142,4 @@ def derived_id(issuer: str, *parts: str) -> str:
 
     Each is in UTF-8, and NUL separates them. It occurs in none of them, so two users never share the hashed bytes.
     """
-    return hashlib.sha256("\0".join((issuer, *parts)).encode()).hexdigest()[:32]
+    return id_of("\0".join((issuer, *parts)))

@@ -4,7 +4,6 @@ Source: OpenStack Identity API v3. Recorded requests show which client reads whi
 """
 
 import base64
-import hashlib
 from datetime import datetime
 from typing import Literal
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel
 from clustercert.identity.access_keys import TemporaryKey
 from clustercert.model import Domain, JsonObject, Project, User
 from clustercert.model.identity import Role
+from clustercert.model.ids import id_of
 from clustercert.store.tokens import LiveToken
 
 # The same version as in Open Telekom Cloud. openstacksdk requires a number after the v.
@@ -274,15 +274,10 @@ def _named(entity: User | Project | Domain | Role) -> JsonObject:
 
 def _service(kind: str, name: str, region: str, url: str) -> JsonObject:
     endpoint: JsonObject = {
-        "id": _stable_id(f"endpoint {kind} {region}"),
+        "id": id_of(f"endpoint {kind} {region}"),
         "interface": "public",
         "region": region,
         "region_id": region,
         "url": url,
     }
-    return {"id": _stable_id(f"service {kind}"), "type": kind, "name": name, "endpoints": [endpoint]}
-
-
-def _stable_id(text: str) -> str:
-    """Derive an id from a string, so that all workers return the same id."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return {"id": id_of(f"service {kind}"), "type": kind, "name": name, "endpoints": [endpoint]}
