@@ -1,0 +1,88 @@
+// A real OIDC issuer on loopback with TLS, for tests: npm's oidc-provider with its development login pages.
+//
+// Reads its configuration from the first line of standard input, as JSON: `tls` (a PEM file with key and certificate),
+// `clients` (client ids), `groups` (of each account, by name), `seconds` (lifetimes by kind of token).
+// Writes {"url": ...}, and a line after each further command: `publish` makes a key public, `sign` signs with the
+// newest key, `withdraw` removes all other keys. Ends at the end of standard input.
+
+import { generateKeyPairSync, randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { createServer } from 'node:https';
+import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
+import { pathToFileURL } from 'node:url';
+
+// The package is installed in the current folder, away from this file.
+const installed = createRequire(pathToFileURL(`${process.cwd()}/`));
+const { Provider } = await import(pathToFileURL(installed.resolve('oidc-provider')));
+
+const LOOPBACK = ['http://127.0.0.1', 'http://[::1]', 'http://localhost'];
+const DEVICE = 'urn:ietf:params:oauth:grant-type:device_code';
+
+// Standard output is for answers.
+console.info = console.error;
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const say = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
+
+function newKey() {
+  const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  return { ...privateKey.export({ format: 'jwk' }), kid: randomUUID(), use: 'sig', alg: 'ES256' };
+}
+
+function client(id) {
+  return {
+    client_id: id,
+    application_type: 'native', // which allows every port on loopback
+    token_endpoint_auth_method: 'none',
+    grant_types: ['authorization_code', 'refresh_token', DEVICE],
+    response_types: ['code'],
+    redirect_uris: LOOPBACK.flatMap((origin) => [`${origin}/`, `${origin}/callback`]),
+    id_token_signed_response_alg: 'ES256',
+  };
+}
+
+// The first key signs. The state is the module's, so another instance continues the sessions of the last one.
+function provider(url, { clients, groups, seconds }, keys) {
+  const made = new Provider(url, {
+    jwks: { keys },
+    clients: clients.map(client),
+    cookies: { keys: ['only-for-tests'] },
+    claims: { openid: ['sub'], profile: ['name', 'preferred_username'], groups: ['groups'] },
+    conformIdTokenClaims: false, // or the claims of scopes would not be in ID tokens
+    scopes: ['openid', 'offline_access'],
+    features: { deviceFlow: { enabled: true }, revocation: { enabled: true } },
+    pkce: { required: () => true },
+    ttl: { IdToken: 600, AccessToken: 600, RefreshToken: 86400, Session: 86400, Grant: 86400, ...seconds },
+    issueRefreshToken: (_, { grantTypes }) => grantTypes.includes('refresh_token'),
+    rotateRefreshToken: true,
+    findAccount: (_, id) => ({
+      accountId: id,
+      claims: () => ({ sub: id, name: `${id} example`, preferred_username: id, groups: groups[id] ?? [] }),
+    }),
+  });
+  made.on('server_error', (_, error) => console.error(error));
+  return made.callback();
+}
+
+const configuration = JSON.parse((await lines.next()).value);
+const pem = readFileSync(configuration.tls);
+let handler;
+const server = createServer({ key: pem, cert: pem }, (request, response) => handler(request, response));
+await new Promise((listening) => { server.listen(0, '127.0.0.1', listening); });
+const url = `https://127.0.0.1:${server.address().port}`;
+
+let keys = [newKey()];
+const commands = {
+  publish: () => { keys = [...keys, newKey()]; },
+  sign: () => { keys = [keys.at(-1), ...keys.slice(0, -1)]; },
+  withdraw: () => { keys = keys.slice(0, 1); },
+};
+handler = provider(url, configuration, keys);
+say({ url });
+for (let line = await lines.next(); !line.done; line = await lines.next()) {
+  commands[line.value]();
+  handler = provider(url, configuration, keys);
+  say({ done: line.value });
+}
+process.exit(0);
