@@ -6,6 +6,7 @@ the table.
 
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from datetime import timedelta
@@ -72,7 +73,11 @@ def section(model: type[BaseModel]) -> str:
         rows.append((listed, defaults, sentence(meaning) + choices(entry[0][1])))
     if undescribed:
         raise ValueError(f"{model.__name__} has no description of {', '.join(undescribed)}")
-    parts = [f"### {title.rstrip('.')}", text, table(("field", "default", "meaning"), *rows)]
+    prose = "\n\n".join(
+        textwrap.fill(each, 100, break_long_words=False, break_on_hyphens=False)
+        for each in text.split("\n\n")
+    )
+    parts = [f"### {title.rstrip('.')}", prose, table(("field", "default", "meaning"), *rows)]
     return "\n\n".join(part for part in parts if part)
 
 

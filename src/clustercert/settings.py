@@ -196,8 +196,8 @@ class LimitSettings(Section):
 
     Attributes:
         failures_per_minute: maximum of failed authentications from one source address per worker; 0 means no limit.
-        rates: maximum rates of issued certificates for each caller, project or source address, such as
-            `caller = "20/1h"` in `[limits.rates]`. By default, there is no limit.
+        rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
+            is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
     """
 
