@@ -436,22 +436,6 @@ def test_a_user_of_the_built_in_identity_is_disabled_instead_of_blocked(site: Si
     assert site.client.post("/clustercert/v1/users/alice/block", headers=headers).status_code == 400
 
 
-def test_clients_see_where_people_log_in(
-    service_with: Callable[..., Service], client: httpx.Client, tmp_path: Path
-) -> None:
-    assert client.get("/clustercert/v1/issuers").json() == {"issuers": []}
-    with IssuerServer(tmp_path).running() as issuer:
-        machines = issuer.settings(name="ci", issuer="https://ci.example.com", projects=["a" * 32])
-        people = issuer.settings(projects=["a" * 32], client_id="clustercert-cli", scopes=["openid"])
-        identity = {"region": worlds.REGION, "issuers": [machines, people]}
-        found = service_with(identity=identity).client.get("/clustercert/v1/issuers")
-    assert found.json() == {
-        "issuers": [
-            {"name": "sso", "issuer": issuer.url, "client_id": "clustercert-cli", "scopes": ["openid"]}
-        ]
-    }
-
-
 def test_an_operator_of_an_issuer_names_the_domain(site: Site) -> None:
     headers = site.bearer(groups=["operators"])
     path = f"/clustercert/v1/users/{site.world.people['reader'].user.name}"

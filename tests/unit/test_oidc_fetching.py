@@ -12,7 +12,8 @@ import pytest
 
 from clustercert.authn.oidc.fetching import FetchFailed, fetch_keys
 from clustercert.authn.oidc.issuers import KeySource
-from clustercert.authn.oidc.urls import DISCOVERY_PATH, is_https_url
+from clustercert.model.addresses import is_https_url
+from clustercert.model.login_client import DISCOVERY_PATH
 from support.oidc import IssuerServer, Response, key_set, new_key
 
 KEY = new_key("first")

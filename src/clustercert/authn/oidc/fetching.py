@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from clustercert import __version__
 from clustercert.authn.oidc.issuers import KeySource
 from clustercert.authn.oidc.jwks import UnusableKeySet, VerificationKey, parse_key_set
-from clustercert.authn.oidc.urls import is_https_url
+from clustercert.model.addresses import is_https_url
 
 if TYPE_CHECKING:
     import httpx

@@ -14,11 +14,17 @@ from clustercert.authn.oidc.issuers import (
     ClaimMapping,
     Issuer,
     KeySource,
-    LoginClient,
     RoleGrant,
 )
 from clustercert.authn.oidc.presets import PRESETS, Preset, PresetName
-from clustercert.authn.oidc.urls import DISCOVERY_PATH, is_https_url
+from clustercert.model.addresses import is_https_url, is_loopback_redirect
+from clustercert.model.login_client import (
+    DEFAULT_REDIRECT,
+    DISCOVERY_PATH,
+    OWN_PARAMETERS,
+    BearerKind,
+    LoginClient,
+)
 from clustercert.model.name_patterns import Names
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
 
@@ -35,6 +41,18 @@ def _https_url(value: str) -> str:
     return value
 
 
+def _redirect(value: str) -> str:
+    if not is_loopback_redirect(value):
+        raise ValueError(f"expected an address like {DEFAULT_REDIRECT} or http://localhost:8000")
+    return value
+
+
+def _free_parameter(name: str) -> str:
+    if name in OWN_PARAMETERS:
+        raise ValueError("the client sets this parameter itself")
+    return name
+
+
 def _expression(source: str) -> str:
     ClaimExpression(source)
     return source
@@ -43,6 +61,9 @@ def _expression(source: str) -> str:
 HttpsUrl = Annotated[str, Field(max_length=512), AfterValidator(_https_url)]
 ClaimExpressionText = Annotated[str, AfterValidator(_expression)]
 ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
+RedirectUri = Annotated[str, Field(max_length=256), AfterValidator(_redirect)]
+ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_free_parameter)]
+LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 
 
@@ -117,7 +138,11 @@ class IssuerSettings(Section):
         projects_claim: claim with a list of project ids, which limits the user's projects further.
         roles: roles of its users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, people can't log in there.
-        scopes: scopes that the client requests.
+        scopes: scopes that the client requests. By default, those of the preset.
+        redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
+            `http://localhost` with a path. Without a port, the client uses any free port.
+        login_token: which token the client sends to this service: the `id` token or the `access` token.
+        login_parameters: a table of further parameters that the client sends to the issuer, such as `resource`.
     """
 
     name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
@@ -143,7 +168,12 @@ class IssuerSettings(Section):
     projects_claim: Name | None = None
     roles: tuple[RoleGrantSettings, ...] = Field(default=(), max_length=500)
     client_id: Name | None = None
-    scopes: NameList = ("openid", "profile", "groups")
+    scopes: NameList | None = None
+    redirect_uris: Annotated[tuple[RedirectUri, ...], Field(min_length=1, max_length=10)] = (
+        DEFAULT_REDIRECT,
+    )
+    login_token: BearerKind = "id"
+    login_parameters: LoginParameters = Field(default={})
 
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
@@ -195,7 +225,15 @@ class IssuerSettings(Section):
             grants=tuple(grant.grant() for grant in self.roles),
             projects=self.projects,
             domain=self.domain,
-            login=LoginClient(self.client_id, self.scopes) if self.client_id is not None else None,
+            login=self._login(),
+        )
+
+    def _login(self) -> LoginClient | None:
+        if self.client_id is None:
+            return None
+        scopes = self.scopes or self._preset.scopes
+        return LoginClient(
+            self.client_id, scopes, self.redirect_uris, self.login_token, self.login_parameters
         )
 
     def _mapping(self) -> ClaimMapping:

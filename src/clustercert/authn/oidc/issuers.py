@@ -10,6 +10,7 @@ from clustercert.authn.oidc.expressions import ClaimExpression
 from clustercert.model import Domain, FederatedDomain, User
 from clustercert.model.identity import Group
 from clustercert.model.ids import id_of
+from clustercert.model.login_client import LoginClient
 from clustercert.model.name_patterns import Names
 
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
@@ -86,7 +87,7 @@ class Issuer:
         max_age: longest time since `iat`.
         checks: all of them must be met.
         projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain.
-        login: what clients need to log people in there: `client_id` and `scopes`; None for machines only.
+        login: the client with which people log in there; None for machines only.
     """
 
     name: str
@@ -101,20 +102,12 @@ class Issuer:
     grants: tuple[RoleGrant, ...] = ()
     projects: frozenset[str] = frozenset()
     domain: str | None = None
-    login: "LoginClient | None" = None
+    login: LoginClient | None = None
 
     @property
     def user_domain(self) -> Domain:
         """The domain of the issuer's users and groups. It is not in the store."""
         return FederatedDomain(derived_id(self.url), self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class LoginClient:
-    """The public OAuth client with which people log in at an issuer."""
-
-    client_id: str
-    scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

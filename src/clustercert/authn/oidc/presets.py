@@ -18,6 +18,7 @@ class Preset:
         required: claims that every token must have.
         pinned: the settings must check one of these claims, because everybody can get a token from the issuer.
         url: the issuer's URL, if there is only one.
+        scopes: what people's clients request.
     """
 
     mapping: ClaimMapping
@@ -25,20 +26,27 @@ class Preset:
     required: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
     url: str | None = None
+    scopes: tuple[str, ...] = ("openid", "profile", "groups")
 
 
 PRESETS: Mapping[PresetName, Preset] = {
     # Source: Keycloak server administration guide, "Group Membership" mapper, whose default writes full paths.
     "keycloak": Preset(
         ClaimMapping(username=("preferred_username",), groups="groups", strip_slash=True),
+        # It refuses scopes that a client does not have. Refresh tokens need none.
+        scopes=("openid", "profile"),
     ),
     # Source: Dex, "Custom scopes, claims and client features". `name` is a display name that users may choose.
-    "dex": Preset(ClaimMapping(username=("sub",), groups="groups")),
+    "dex": Preset(
+        ClaimMapping(username=("sub",), groups="groups"),
+        scopes=("openid", "profile", "groups", "offline_access"),
+    ),
     # Source: Microsoft identity platform, "ID token claims reference". `sub` differs for each application.
     # `preferred_username` can change, and must not be used for authorization. An issuer's URL names one tenant.
     "entra": Preset(
         ClaimMapping(subject=("tid", "oid"), username=("oid",), groups="groups"),
         required=("tid", "oid"),
+        scopes=("openid", "profile", "offline_access"),
     ),
     # Source: GitHub Docs, "OpenID Connect reference". Ids stay when a repository is renamed or its name is used again.
     "github": Preset(

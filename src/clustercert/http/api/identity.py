@@ -1,5 +1,8 @@
 """Routes about OIDC issuers and their users: log-in, explanation of a token, blocking."""
 
+import asyncio
+from pathlib import Path
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -10,6 +13,8 @@ from clustercert.http.body import parsed, require_json
 from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
 from clustercert.identity.token_report import report_on_token
+from clustercert.model.errors import InvalidRequest
+from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.roles import require_operator
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
@@ -26,11 +31,25 @@ router = APIRouter(tags=["Identity providers"])
 async def list_issuers(services: ServicesDep) -> Response:
     """List the OIDC issuers at which people log in.
 
-    Needs no authentication. Contains the public OAuth client of each issuer.
+    Needs no authentication. Contains the public OAuth client of each issuer, and the CAs of the issuer's server.
     """
     issuers = services.oidc.issuers if services.oidc is not None else ()
-    found = [bodies.issuer_body(each, each.login) for each in issuers if each.login is not None]
+    found = [
+        bodies.issuer_body(each, each.login, await asyncio.to_thread(_ca_pem, each.source.ca_file))
+        for each in issuers
+        if each.login is not None
+    ]
     return responses.json_response({"issuers": found})
+
+
+def _ca_pem(file: Path | None) -> str | None:
+    """Return the certificates in a file, and nothing else: it might also have a key. None if it can't be read."""
+    if file is None:
+        return None
+    try:
+        return chain_pem(parse_certificates(file.read_bytes())).decode()
+    except (OSError, InvalidRequest):
+        return None
 
 
 @router.post(

@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 from pydantic import BaseModel, Field
 
-from clustercert.authn.oidc.issuers import Issuer, LoginClient
+from clustercert.authn.oidc.issuers import Issuer
 from clustercert.http.body import RequestBody
 from clustercert.identity.token_report import TokenReport
 from clustercert.model import JsonObject, rfc3339
+from clustercert.model.login_client import BearerKind, LoginClient
 
 
 class ExplainRequest(RequestBody):
@@ -17,12 +18,20 @@ class ExplainRequest(RequestBody):
 
 
 class IssuerBody(BaseModel):
-    """An issuer at which people log in, with the public OAuth client for that."""
+    """An issuer at which people log in, with the public OAuth client for that.
+
+    An address in `redirect_uris` without a port stands for any port. `token` names the token that this service accepts.
+    `ca_pem` has the CAs of the issuer's server, if they are not those of the system.
+    """
 
     name: str
     issuer: str
     client_id: str
     scopes: list[str]
+    redirect_uris: list[str]
+    token: BearerKind
+    parameters: dict[str, str]
+    ca_pem: str | None
 
 
 class IssuersBody(BaseModel):
@@ -61,12 +70,16 @@ class ExplanationBody(BaseModel):
     user: MappedUserBody | None
 
 
-def issuer_body(issuer: Issuer, login: LoginClient) -> JsonObject:
+def issuer_body(issuer: Issuer, login: LoginClient, ca_pem: str | None) -> JsonObject:
     return {
         "name": issuer.name,
         "issuer": issuer.url,
         "client_id": login.client_id,
         "scopes": list(login.scopes),
+        "redirect_uris": list(login.redirect_uris),
+        "token": login.bearer,
+        "parameters": dict(login.parameters),
+        "ca_pem": ca_pem,
     }
 
 
