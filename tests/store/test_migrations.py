@@ -2,29 +2,21 @@
 
 import asyncio
 import contextlib
-import re
-import secrets
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ProgrammingError
 
-from clustercert.model import CertificateRecord
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
 from clustercert.store.directory import DirectoryQueries
@@ -34,77 +26,11 @@ from clustercert.store.ledger import Ledger
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import NO_END, RevocationQueries
 from support import postgres
+from support.migrations import columns, ledger_row, opened, record, schema, up_to
 from support.samples import CLUSTER_ID
 from support.store_records import register_cluster
 from support.stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
 from support.wait import eventually_async
-
-NEXT = f"{int(migrate.head()) + 1:04}"
-
-NEXT_MIGRATION = f"""
-import sqlalchemy as sa
-from alembic import op
-
-revision = "{NEXT}"
-down_revision = "{migrate.head()}"
-oldest_program = "%s"
-
-def upgrade():
-    op.add_column("certificate", sa.Column("note", sa.Text(), nullable=True))
-    op.create_table("note", sa.Column("id", sa.Integer(), primary_key=True))
-"""
-
-
-@asynccontextmanager
-async def opened(store: Store) -> AsyncIterator[Database]:
-    database = Database(store.url)
-    try:
-        yield database
-    finally:
-        await database.close()
-
-
-def with_the_next(folder: Path, *, oldest_program: str) -> Path:
-    """Return the migrations of a later program."""
-    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / "next"))
-    (copy / "versions" / f"{NEXT}_next.py").write_text(NEXT_MIGRATION % oldest_program)
-    return copy
-
-
-def up_to(revision: str, folder: Path) -> Path:
-    """Return the migrations of the program with this revision."""
-    copy = Path(shutil.copytree(migrate.MIGRATIONS, folder / revision))
-    for path in copy.glob("versions/0*.py"):
-        if path.name[:4] > revision:
-            path.unlink()
-    return copy
-
-
-def _ledger_row(record: CertificateRecord, *unheard_of: str) -> dict[str, object]:
-    """Return a certificate's row from an older program, without these columns."""
-    return {name: value for name, value in asdict(record).items() if name not in unheard_of}
-
-
-def columns(store: Store) -> object:
-    """Return the columns in the database."""
-    if store.file is not None:
-        return schema(store.file)
-    query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
-    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
-    return sorted(map(str, store.rows(query))), sorted(map(str, store.rows(indexes)))
-
-
-def schema(file: Path) -> dict[object, list[str]]:
-    """Return the parts of the statements in SQLite's schema, without their order."""
-    statements = rows(
-        file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'"
-    )
-    return {
-        name: sorted(
-            filter(None, (re.sub(r"\s+", " ", part).strip(" ()") for part in re.split("[\n,]", str(sql))))
-        )
-        for name, sql in statements
-    }
 
 
 async def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> None:
@@ -163,7 +89,7 @@ async def test_users_disabled_before_revocations_existed_have_none_good(
     async with opened(new_store) as database:
         async with database.transaction() as connection:
             recorded = [
-                _ledger_row(record, "rule", "credential_number", "username") for record in issued.values()
+                ledger_row(record, "rule", "credential_number", "username") for record in issued.values()
             ]
             await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
         await migrate.upgrade(database)
@@ -193,12 +119,6 @@ SEAL = text(
 async def seal(database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(SEAL)
-
-
-async def record(database: Database) -> None:
-    """Record an event as all programs so far do."""
-    async with database.transaction(replace(event(), project_id=secrets.choice([None, "1" * 32]))):
-        pass
 
 
 async def test_events_keep_their_places_and_those_without_one_go_on_waiting(
@@ -301,7 +221,7 @@ async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
     kept = "SELECT * FROM certificate ORDER BY id"
     async with opened(new_store) as database:
         await migrate.upgrade(database, up_to("0004", tmp_path))
-        rows_of_then = [_ledger_row(record, "credential_number", "username") for record in records]
+        rows_of_then = [ledger_row(record, "credential_number", "username") for record in records]
         async with database.transaction() as connection:
             await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[:2])
         before = new_store.rows(kept)
@@ -426,65 +346,3 @@ async def test_a_role_that_may_not_make_tables_is_told_so(server: postgres.Serve
             await migrate.upgrade(database)
     assert "lacks rights. Make it the owner" in caught.value.reason
     store.remove()
-
-
-async def test_a_database_without_schema_is_refused(new_store: Store) -> None:
-    async with opened(new_store) as database:
-        assert await migrate.current(database) is None
-        with pytest.raises(SchemaError, match=r"no schema yet. Run `clustercert db upgrade`."):
-            await migrate.check(database)
-
-
-def test_an_older_database_is_refused() -> None:
-    with pytest.raises(
-        SchemaError, match=r"has schema 0001 and this program needs 0002. Run `clustercert db"
-    ):
-        migrate._check("0001", "0002", {"0001", "0002"}, "0001")
-
-
-async def test_a_newer_database_is_refused_and_left_alone(
-    database: Database, store: Store, tmp_path: Path
-) -> None:
-    await migrate.upgrade(database, with_the_next(tmp_path, oldest_program=NEXT))
-    before = columns(store)
-    for refused in (migrate.check, migrate.upgrade):
-        with pytest.raises(SchemaError, match=rf"has schema {NEXT}, .* too new for this program"):
-            await refused(database)
-    assert columns(store) == before
-    assert store.rows("SELECT version_num FROM alembic_version") == [(NEXT,)]
-
-
-async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
-    database: Database, store: Store, tmp_path: Path
-) -> None:
-    """During a rolling upgrade, older replicas continue, restart, and run `db upgrade`."""
-    ledger = Ledger(database)
-    before, during, after = (certificate_record() for _ in range(3))
-    await ledger.record(*before)
-    newer = Database(store.url)
-    await asyncio.gather(
-        migrate.upgrade(newer, with_the_next(tmp_path, oldest_program="0001")), ledger.record(*during)
-    )
-    await newer.close()
-    await ledger.record(*after)
-    async with opened(store) as restarted:
-        await migrate.upgrade(restarted)
-        await migrate.check(restarted)
-        await CertificateMaintenance(restarted).live(NOW, [NOW])
-    assert await migrate.current(database) == NEXT
-    assert store.recorded() == {record.fingerprint.hex() for record, _ in (before, during, after)}
-
-
-def test_the_migrations_are_one_line_from_the_first_to_the_head() -> None:
-    names = sorted(path.name for path in migrate.MIGRATIONS.glob("versions/*.py"))
-    assert [name[:4] for name in names] == [f"{number:04}" for number in range(1, len(names) + 1)]
-    config = Config()
-    config.set_main_option("script_location", str(migrate.MIGRATIONS).replace("%", "%%"))
-    walked = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    assert walked == [name[:4] for name in reversed(names)]
-    assert migrate.head() == walked[0]
-
-
-def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="migrations are missing"):
-        migrate.head(tmp_path)

@@ -1,21 +1,15 @@
-import base64
 import http.client
 import json
 import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import Any
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 
-from clustercert.client import Client, IssueOptions, Login, NamedRef, transport
+from clustercert.client import Client, IssueOptions, Login, NamedRef
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.connection import (
     MAX_RESPONSE_BYTES,
@@ -24,15 +18,9 @@ from clustercert.client.connection import (
     ClientError,
     Connection,
     Unreachable,
-    UntrustedCertificate,
-    service_url,
 )
 from clustercert.client.transport import Reply, Request
-from clustercert.pki.certificates import chain_pem
-from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import key_pem, new_key
 from clustercert.pki.request_signature import SignedParts, parse_authorization, payload_hash, verify
-from clustercert.server.tls_files import new_server_certificate
 
 URL = "https://clustercert.test:8443"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
@@ -333,231 +321,3 @@ def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     assert line.startswith(f"POST {URL}/v3/auth/tokens: 201, ")
     assert "t0ken" not in line
     assert "pässword" not in line
-
-
-def test_a_refused_connection_becomes_a_client_error() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with Client(url) as client, pytest.raises(ClientError, match="Can't connect to"):
-            client.projects()
-
-
-HEAD = b"HTTP/1.1 200 OK\r\n"
-
-
-@contextmanager
-def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tuple[str, str | None]]:
-    """A server that sends a few bytes every 50 ms after the head, for 60 seconds. Yields its address and CA."""
-    ended = threading.Event()
-    key = new_key("ec-p256")
-    leaf, ca = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=1))
-    pem = folder / "pair.pem"
-    pem.write_bytes(chain_pem((leaf,)) + key_pem(key))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-
-    def answer() -> None:
-        connection, _ = listener.accept()
-        with context.wrap_socket(connection, server_side=True) if tls else connection as client:
-            client.recv(65536)
-            client.sendall(head)
-            for _ in range(1200):
-                if ended.wait(0.05):
-                    return
-                try:
-                    client.sendall(drip)
-                except OSError:
-                    return
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        ca_pem = chain_pem((ca,)).decode() if tls else None
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", ca_pem
-        ended.set()
-        thread.join(10)
-
-
-@pytest.mark.parametrize(
-    ("head", "drip", "tls"),
-    [
-        pytest.param(HEAD + b"Content-Length: 100000\r\n\r\n", b" ", False, id="body"),
-        pytest.param(HEAD + b"Content-Length: 100000\r\n\r\n", b" ", True, id="body-tls"),
-        pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n", False, id="chunks"),
-        pytest.param(HEAD + b"Connection: close\r\n\r\n", b" ", False, id="until-close"),
-        pytest.param(HEAD + b"X-Endless: ", b"x", False, id="header"),
-        pytest.param(b"", b"H", True, id="status-line-tls"),
-    ],
-)
-def test_a_response_that_trickles_ends_at_the_time_limit(
-    head: bytes, drip: bytes, tls: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transport, "RESPONSE_SECONDS", 0.5)
-    with (
-        dripping(head, drip, tmp_path, tls=tls) as (url, ca_pem),
-        Client(url, ca_pem=ca_pem) as client,
-        pytest.raises(Unreachable, match="in time"),
-    ):
-        client.projects()
-
-
-@contextmanager
-def tls_server(certificate_pem: bytes, private_key_pem: bytes, folder: Any) -> Iterator[str]:
-    """A TLS server that answers one request and closes the connection."""
-    pem = folder / "pair.pem"
-    pem.write_bytes(certificate_pem + private_key_pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-
-    def answer() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            try:
-                with context.wrap_socket(connection, server_side=True) as secured:
-                    secured.recv(65536)
-                    secured.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"projects":[]}')
-            except OSError:
-                connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
-def test_only_the_named_ca_is_trusted(tmp_path: Any) -> None:
-    key = new_key("ec-p256")
-    now = datetime.now(UTC) - timedelta(minutes=1)
-    leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
-    other = new_client_ca("other", key, now, timedelta(days=1))
-    with tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url:
-        with Client(url, ca_pem=chain_pem((ca,)).decode()) as client:
-            assert client.projects() == ()
-        for ca_pem in (None, chain_pem((other,)).decode()):
-            with Client(url, ca_pem=ca_pem) as client, pytest.raises(UntrustedCertificate, match="--ca-file"):
-                client.projects()
-        with Client(url, ca_pem=chain_pem((leaf,)).decode()) as client:
-            assert client.projects() == ()
-
-
-def test_a_ca_without_key_usage_is_accepted(tmp_path: Any) -> None:
-    key, ca_key = new_key("ec-p256"), new_key("ec-p256")
-    now = datetime.now(UTC) - timedelta(minutes=1)
-    _, template = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=1))
-    ca = plain_certificate(template.subject, template.subject, ca_key.public_key(), ca_key, now, None)
-    name = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    leaf = plain_certificate(x509.Name([]), ca.subject, key.public_key(), ca_key, now, name)
-    with (
-        tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url,
-        Client(url, ca_pem=chain_pem((ca,)).decode()) as client,
-    ):
-        assert client.projects() == ()
-
-
-def plain_certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: Any,
-    key: Any,
-    now: datetime,
-    name: x509.SubjectAlternativeName | None,
-) -> x509.Certificate:
-    """A certificate with no extensions but basicConstraints or the name."""
-    builder = (
-        x509.CertificateBuilder(issuer, subject, public_key, x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))
-    )
-    if name is None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=False)
-    else:
-        builder = builder.add_extension(name, critical=False)
-    return builder.sign(key, hashes.SHA256())
-
-
-class Proxy:
-    """A proxy that opens one tunnel, and records what it was asked for."""
-
-    def __init__(self) -> None:
-        self.asked = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        client, _ = self._listener.accept()
-        with client:
-            self.asked = client.recv(65536)
-            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            client.recv(65536)
-            client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"projects":[]}')
-        self._listener.close()
-
-
-def test_the_proxy_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = Proxy()
-    monkeypatch.setenv("http_proxy", f"http://us%40er:secret@127.0.0.1:{proxy.port}")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    with Client("http://clustercert.test:8080") as client:
-        assert client.projects() == ()
-    assert proxy.asked.startswith(b"CONNECT clustercert.test:8080 HTTP/1.")
-    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"us@er:secret") in proxy.asked
-
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with Client("http://clustercert.test:8080") as client, pytest.raises(ClientError, match="http_proxy"):
-        client.projects()
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with Client("http://127.0.0.1:1") as client, pytest.raises(Unreachable, match="refused"):
-        client.projects()
-
-
-def test_an_invalid_ca_is_refused() -> None:
-    with pytest.raises(ClientError, match="not a PEM file"):
-        Client(URL, ca_pem="nonsense")
-
-
-@pytest.mark.parametrize(
-    ("text", "url"),
-    [
-        ("https://clustercert.example.com", "https://clustercert.example.com"),
-        ("https://clustercert.example.com/", "https://clustercert.example.com"),
-        ("https://clustercert.example.com:8443/v3/", "https://clustercert.example.com:8443"),
-        ("http://127.0.0.1:8080/v3", "http://127.0.0.1:8080"),
-        ("http://localhost:8080", "http://localhost:8080"),
-        ("http://[::1]:8080", "http://[::1]:8080"),
-    ],
-)
-def test_addresses_are_normalized(text: str, url: str) -> None:
-    assert service_url(text) == url
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "clustercert",
-        "ftp://c",
-        "https://",
-        "https://u:p@c",
-        "https://c/path",
-        "https://c?q",
-        "https://c:x",
-        "https://[",
-    ],
-)
-def test_invalid_addresses_are_refused(text: str) -> None:
-    with pytest.raises(ClientError, match=r"like https://clustercert\.example\.com"):
-        service_url(text)
-
-
-def test_plain_http_needs_an_option() -> None:
-    with pytest.raises(ClientError, match="--plain-http"):
-        service_url("http://clustercert.example.com")
-    assert service_url("http://clustercert.example.com", plain_http=True) == "http://clustercert.example.com"

@@ -1,0 +1,104 @@
+"""Decisions on rules that a test writes as dicts, and random rules."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest
+from clustercert.model.errors import Forbidden
+from clustercert.pki.keys import new_key
+from clustercert.policy.rule_settings import PolicySettings
+from support.samples import NOW, caller, cluster
+
+CLUSTER = replace(cluster(), labels={"env": "prod"})
+
+
+HOUR = timedelta(hours=1)
+
+
+DEFAULT, OTHER = Domain("d" * 32, "default"), Domain("e" * 32, "other")
+
+
+TEAMS = (
+    Group("1" * 32, "team-a", DEFAULT),
+    Group("2" * 32, "team-b", DEFAULT),
+    Group("3" * 32, "ops", OTHER),
+)
+
+
+ALICE = replace(caller("member", "reader"), groups=TEAMS)
+
+
+LONGEST = IssueRequest(duration=-1)
+
+
+CSR = replace(LONGEST, public_key=new_key("ec-p384").public_key())
+
+
+Rule = dict[str, Any]
+
+
+def decide(
+    *rules: Rule, who: Caller = ALICE, where: Cluster = CLUSTER, ask: IssueRequest = LONGEST, **policy: object
+) -> Grant:
+    """The decision on rules; without any, nobody has access."""
+    loaded = PolicySettings.model_validate({"rules": list(rules)} | policy)
+    return loaded.policy().decide(who, where, ask, NOW)
+
+
+def groups(
+    *rules: Rule, who: Caller = ALICE, where: Cluster = CLUSTER, ask: IssueRequest = LONGEST
+) -> set[str]:
+    """The groups that the rules give; empty if they refuse."""
+    try:
+        return set(decide(*rules, who=who, where=where, ask=ask).groups)
+    except Forbidden:
+        return set()
+
+
+def rule(group: str, when: Mapping[str, object] | None = None, **grant: object) -> Rule:
+    return {"when": when or {}, "grant": {"groups": [group]} | grant}
+
+
+def is_evaluable(said: Mapping[str, object]) -> bool:
+    """Whether none of the expressions below fails."""
+    return "labels.none" not in str(said["when"])
+
+
+CONDITIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "roles": st.lists(st.sampled_from(["admin", "member", "read*"]), min_size=1, max_size=2),
+        "groups": st.lists(st.sampled_from(["team-a", "team-*", "nobody"]), min_size=1, max_size=2),
+        "cluster_labels": st.just({"env": ["prod"]}) | st.just({"env": ["test"]}),
+        "cel": st.sampled_from(["true", "false", 'user.name == "alice"', "cluster.labels.none == '1'"]),
+    },
+)
+
+
+GRANTS = st.fixed_dictionaries(
+    {"groups": st.lists(st.sampled_from(["a", "b", "c", "t:{group}", "r:{role}"]), max_size=2)},
+    optional={
+        "max_lifetime": st.sampled_from(["1h", "8h", "30d"]),
+        "csr_required": st.booleans(),
+        "reason_required": st.booleans(),
+    },
+)
+
+
+GRANTING = st.fixed_dictionaries({"when": CONDITIONS, "grant": GRANTS})
+
+
+FINAL = GRANTING.map(lambda said: said | {"final": True})
+
+
+DENYING = CONDITIONS.map(lambda when: {"when": when, "deny": "No."})
+
+
+ANY_RULE = st.one_of(GRANTING, GRANTING, FINAL, DENYING)
+
+
+ASKS = st.sampled_from([LONGEST, CSR, replace(LONGEST, reason="incident")])

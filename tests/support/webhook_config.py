@@ -1,0 +1,17 @@
+"""Settings of a webhook."""
+
+from clustercert.kubernetes.manifests.authorization import (
+    WebhookConfig,
+)
+
+WEBHOOK_CONFIG = WebhookConfig(
+    mode="default",
+    groups=("clustercert:admins", 'odd "group" \\ é'),
+    unnumbered_until=None,
+    exemptions=("system:*", "builders"),
+    failure_policy="NoOpinion",
+    authorized_ttl="5s",
+    unauthorized_ttl="2s",
+    timeout="3s",
+    kubeconfig="/etc/kubernetes/clustercert/webhook.kubeconfig",
+)

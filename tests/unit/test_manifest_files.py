@@ -1,0 +1,202 @@
+"""Files of kubernetes setup: flags, RBAC, audit policy, kubeconfigs."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from clustercert.kubernetes.manifests import commented
+from clustercert.kubernetes.manifests.admission import CONFIG_MAP
+from clustercert.kubernetes.manifests.authorization import (
+    WebhookConfig,
+)
+from clustercert.kubernetes.manifests.folder import audit_policy, files, kubeadm_patch
+from clustercert.kubernetes.manifests.rbac import bindings, service_access
+from clustercert.kubernetes.manifests.setup import NAMES, Setup
+from clustercert.model import Cluster, ClusterOptions
+from clustercert.pki.certificates import chain_pem
+from support import samples
+
+WEBHOOK_CONFIG = WebhookConfig(
+    mode="default",
+    groups=("clustercert:admins", 'odd "group" \\ é'),
+    unnumbered_until=None,
+    exemptions=("system:*", "builders"),
+    failure_policy="NoOpinion",
+    authorized_ttl="5s",
+    unauthorized_ttl="2s",
+    timeout="3s",
+    kubeconfig="/etc/kubernetes/clustercert/webhook.kubeconfig",
+)
+
+
+# Flags of kube-apiserver 1.32 and 1.36 that these tests use.
+FLAGS_OF_KUBE_APISERVER = {
+    "--audit-log-path",
+    "--audit-policy-file",
+    "--audit-webhook-config-file",
+    "--audit-webhook-truncate-enabled",
+    "--authorization-config",
+    "--authorization-mode",
+    "--authorization-webhook-",
+    "--client-ca-file",
+}
+
+
+def test_the_service_has_only_the_rights_it_needs() -> None:
+    rules = [
+        (document["kind"], rule["resources"], rule.get("resourceNames"), rule["verbs"])
+        for document in service_access(["view", "edit", "view"])
+        for rule in document.get("rules", ())  # type: ignore[attr-defined] # a list
+    ]
+    assert rules == [
+        ("Role", ["configmaps"], [CONFIG_MAP], ["get", "update", "patch"]),
+        ("Role", ["configmaps"], None, ["create"]),
+        ("ClusterRole", ["clusterrolebindings"], None, ["get", "list", "create", "delete"]),
+        ("ClusterRole", ["clusterroles"], ["edit", "view"], ["bind"]),
+    ]
+    assert {document["kind"] for document in service_access([])} == {"Role", "RoleBinding"}
+
+
+# Control plane
+
+
+def test_the_audit_policy_logs_masters_and_our_groups_first() -> None:
+    rules: Any = audit_policy(("clustercert:admins",))["rules"]
+    first, quiet, rest = rules
+    assert first == {"level": "Metadata", "userGroups": ["system:masters", "clustercert:admins"]}
+    assert quiet["level"] == "None"
+    assert rest == {"level": "Metadata"}
+
+
+def test_the_kubeadm_patch_has_flags_and_volume() -> None:
+    api_server: Any = kubeadm_patch(setup(folder="/etc/k"))["apiServer"]
+    flags = {each["name"]: each["value"] for each in api_server["extraArgs"]}
+    assert flags == {
+        "client-ca-file": "/etc/k/client-ca-bundle.pem",
+        "authorization-config": "/etc/k/authorization-config.yaml",
+        "audit-policy-file": "/etc/k/audit-policy.yaml",
+        "audit-webhook-config-file": "/etc/k/audit-webhook.kubeconfig",
+    }
+    assert {f"--{flag}" for flag in flags} <= FLAGS_OF_KUBE_APISERVER
+    (volume,) = api_server["extraVolumes"]
+    assert (volume["hostPath"], volume["mountPath"], volume["readOnly"]) == ("/etc/k", "/etc/k", True)
+
+
+def test_no_flag_makes_an_api_server_discard_audit_events() -> None:
+    # Truncation discards events over 100 KB; a mode other than batch keeps requests waiting.
+    assert [flag for flag in setup().flags if flag.startswith("audit-")] == [
+        "audit-policy-file",
+        "audit-webhook-config-file",
+    ]
+    written = files(setup())["README.md"]
+    assert "--audit-webhook-truncate-enabled" in written
+    assert "--audit-webhook-truncate-enabled" not in [line.strip() for line in written.splitlines()]
+
+
+def setup(options: ClusterOptions | None = None, **changes: Any) -> Setup:
+    cluster: Cluster = replace(samples.cluster(), options=options or ClusterOptions())
+    said: dict[str, Any] = {
+        "cluster": cluster,
+        "client_cas_pem": chain_pem((cluster.client_ca.certificate,)),
+        "service_url": "https://clustercert.example.com",
+        "service_ca_pem": b"PEM",
+        "token": "ccw_secret",
+        "folder": "/etc/kubernetes/clustercert",
+        "webhook": WEBHOOK_CONFIG,
+        "bound": {"clustercert:admins": "cluster-admin"},
+        "unbound": ("auditors",),
+        "audit": True,
+    }
+    return Setup(**(said | changes))
+
+
+@pytest.mark.parametrize("failure_policy", ["NoOpinion", "Deny"])
+@pytest.mark.parametrize("mode", ["default", "known-only"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ClusterOptions(),
+        ClusterOptions(mode="known-only"),
+        ClusterOptions(admission=True),
+        ClusterOptions(credential_roles={"admin": "edit"}),
+    ],
+    ids=["plain", "known-only", "admission", "bindings"],
+)
+def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
+    failure_policy: Any, mode: Any, options: ClusterOptions
+) -> None:
+    webhook = replace(WEBHOOK_CONFIG, failure_policy=failure_policy, mode=mode)
+    written = files(setup(options, webhook=webhook))
+    assert written.keys() <= set(NAMES)
+    for name, content in written.items():
+        assert ("ccw_secret" in content) == name.endswith(".kubeconfig")
+        assert all(line == line.rstrip() for line in content.splitlines())
+        if name.endswith((".yaml", ".kubeconfig")):
+            assert all(isinstance(document, dict) for document in yaml.safe_load_all(content))
+    text = written["README.md"]
+    assert all(name in text for name in written if name != "README.md")
+    assert ("deadlock" in text) == (failure_policy == "Deny")
+    assert ("kubectl --as" in text) == options.admission
+    assert ("--exempt kubeadm:cluster-admins" in text) == (mode == "known-only")
+    assert ("Attention" in text) == (mode == "default" and options.mode == "known-only")
+    flags = set(re.findall(r"--[a-z][a-z-]+", text))
+    assert flags - FLAGS_OF_KUBE_APISERVER <= OPTIONS_OF_OTHERS
+
+
+# Options of clustercert, kubectl and kubeadm.
+OPTIONS_OF_OTHERS = {
+    "--as",
+    "--config",
+    "--webhook-mode",
+    "--no-admission",
+    "--no-credential-roles",
+    "--exempt",
+    "--cluster",
+    "--force",
+    "--group",
+    "--out",
+    "--mode",
+    "--kubernetes-version",
+    "--no-audit",
+}
+
+
+def test_readme_omits_kubeadm_administrators_that_are_exempt() -> None:
+    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=("kubeadm:cluster-admins",))
+    assert "--exempt kubeadm" not in files(setup(webhook=webhook))["README.md"]
+
+
+def test_files_that_are_not_needed_are_not_written() -> None:
+    plain = files(setup(audit=False))
+    assert (
+        not {"audit-policy.yaml", "audit-webhook.kubeconfig", "admission.yaml", "service-access.yaml"}
+        & plain.keys()
+    )
+    assert "--audit-policy-file" not in plain["README.md"]
+    assert "audit" not in plain["kubeadm.yaml"]
+    assert {"admission.yaml", "service-access.yaml"} <= files(setup(ClusterOptions(admission=True))).keys()
+    bound = files(setup(ClusterOptions(credential_roles={"admin": "edit"})))
+    assert "admission.yaml" not in bound
+    kinds = [document["kind"] for document in yaml.safe_load_all(bound["service-access.yaml"])]
+    # The namespace of a Role must exist first.
+    assert kinds[0] == "Namespace"
+
+
+def test_rbac_file_names_unbound_groups_and_may_be_empty() -> None:
+    assert "auditors" in files(setup())["rbac.yaml"]
+    nothing = files(setup(bound={}))["rbac.yaml"]
+    assert list(yaml.safe_load_all(nothing)) in ([], [None])
+
+
+def test_every_comment_line_begins_with_a_hash() -> None:
+    assert commented("a\n\nb: c", "d: e\n") == "# a\n#\n# b: c\nd: e\n"
+
+
+def test_bindings_of_similar_groups_have_different_names() -> None:
+    made = bindings({"a/b": "view", "a-b": "view", "a%b": "view"})
+    found = [document["metadata"]["name"] for document in made]  # type: ignore[index] # an object
+    assert len(set(found)) == len(found)
+    assert not any(set(name) & set("/%") for name in found)

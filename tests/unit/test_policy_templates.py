@@ -1,0 +1,275 @@
+"""Expressions, templates, user names and presets of the policy."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import cast
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from clustercert.model import Caller, Group, IssueRequest
+from clustercert.model.errors import ClustercertError, Forbidden
+from clustercert.model.policy import MAX_GROUPS
+from clustercert.policy.rule_settings import PolicySettings
+from support.policy_rules import (
+    ALICE,
+    ANY_RULE,
+    CLUSTER,
+    CSR,
+    DEFAULT,
+    HOUR,
+    LONGEST,
+    Rule,
+    decide,
+    groups,
+    rule,
+)
+from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller
+
+# Expressions
+
+
+@pytest.mark.parametrize(
+    "fails", ["cluster.labels.zone == 'a'", "user.nope", "'text'", "1 / 0 == 1", "user.name + 1 == ''"]
+)
+def test_an_expression_that_fails_gives_nothing_and_denies(fails: str) -> None:
+    failing = {"name": "broken", "when": {"cel": fails}}
+    for grant in ({"groups": ["a"]}, {"max_lifetime": "1h"}, {"username": "{user.name}"}):
+        for final in (True, False):
+            with pytest.raises(Forbidden, match="rule broken can't be evaluated") as refused:
+                decide(failing | {"grant": grant, "final": final}, rule("b"))
+            assert fails not in refused.value.message
+            assert refused.value.trace["denied_by"] == "broken"
+            assert "unmet_conditions" not in refused.value.trace
+            assert fails in refused.value.unmet_conditions["broken"]
+    for unmet_grant in ({"csr_required": True}, {"reason_required": True}, {"key_types": ["rsa-2048"]}):
+        assert groups(rule("a", {"cel": fails}, **unmet_grant), rule("b")) == {"b"}
+    assert groups(rule("a", {"cel": fails, "roles": ["admin"]}), rule("b")) == {"b"}
+    assert groups(rule("b") | {"final": True}, rule("a", {"cel": fails})) == {"b"}
+    with pytest.raises(Forbidden, match="Never"):
+        decide(rule("a"), {"when": {"cel": fails}, "deny": "Never."})
+
+
+# Templates
+
+
+def test_each_matching_value_of_a_template_gives_a_group() -> None:
+    assert decide(rule("team:{group}", {"groups": ["team-*"]})).groups == ("team:team-a", "team:team-b")
+    assert decide(rule("{group}:{role}", {"groups": ["ops"]})).groups == ("ops:member", "ops:reader")
+    assert decide(rule("{group}:x:{group}", {"groups": ["team-*"]})).groups == (
+        "team-a:x:team-a",
+        "team-b:x:team-b",
+    )
+    assert decide(rule("{group.id}:{group}", {"groups": ["team-*"]})).groups == (
+        "1" * 32 + ":team-a",
+        "2" * 32 + ":team-b",
+    )
+    assert decide(rule("p:{project.id}")).groups == (f"p:{PROJECT_ID}",)
+    assert decide(rule("{cluster.name}:{user.id}")).groups == (f"production:{USER_ID}",)
+    assert decide(rule("{role}", {"roles": ["read*"]})).groups == ("reader",)
+
+
+def test_a_template_without_a_value_gives_no_group() -> None:
+    assert groups(rule("base"), rule("team:{group}"), who=caller("member")) == {"base"}
+    with pytest.raises(Forbidden, match="0 Kubernetes groups"):
+        decide(rule("team:{group}"), who=caller("member"))
+
+
+HOSTILE = st.one_of(
+    st.text(max_size=70),
+    st.sampled_from(
+        [
+            "system:masters", "masters", "clustercert:credential:" + "0" * 40, "credential:", "service", "Masters",
+            "a:b", "", "x" * 64, "ä" * 40, "a\nb", "\u202e", "{role}", "{group}",
+        ]
+    ),
+)  # fmt: skip
+TEMPLATES = st.sampled_from(
+    ["{group}", "system:{group}", "clustercert:{group}", "{role}:{group}", "team:{group}", "System:{group}"]
+)
+
+
+@given(template=TEMPLATES, group=HOSTILE, role=HOSTILE.filter(bool))
+@example("system:{group}", "masters", "member")
+@example("clustercert:{group}", "service", "member")
+@example("{role}:{group}", "masters", "system")
+def test_a_template_never_gives_a_reserved_empty_or_long_name(template: str, group: str, role: str) -> None:
+    who = replace(caller(role), groups=(Group("1" * 32, group, DEFAULT),))
+    try:
+        given_groups = decide(rule(template), who=who, allow_system=["system:masters"]).groups
+    except Forbidden as refused:
+        refused.message.encode()
+        return
+    for name in given_groups:
+        assert not name.casefold().startswith(("system:", "clustercert:credential:"))
+        assert name.casefold() != "clustercert:service"
+        assert 1 <= len(name.encode()) <= 64
+        assert name.count(":") == template.count(":")
+
+
+@pytest.mark.parametrize("wrong", ["team:{grup}", "team:{group", "team:}", "{}", "{user.name}", "{{group}}"])
+def test_a_malformed_template_is_refused_at_load(wrong: str) -> None:
+    with pytest.raises(ValidationError, match=r"placeholder|brace"):
+        PolicySettings.model_validate({"rules": [rule(wrong)]})
+
+
+@pytest.mark.parametrize(
+    "ambiguous",
+    [
+        "{group}-admins",
+        "team-{group}",
+        "{group}{role}",
+        "{group}-{role}",
+        "a:{group}:b-{role}",
+        "{group}:a{role}",
+    ],
+)
+def test_a_template_whose_values_could_run_into_other_text_is_refused_at_load(ambiguous: str) -> None:
+    with pytest.raises(ValidationError, match="by a colon"):
+        PolicySettings.model_validate({"rules": [rule(ambiguous)]})
+
+
+def test_templates_are_filled_in_only_up_to_the_number_of_groups_in_a_certificate() -> None:
+    many = tuple(Group(f"{n:032x}", f"g{n}", DEFAULT) for n in range(300))
+    who = replace(caller("member", "reader"), groups=many)
+    with pytest.raises(Forbidden, match="more than 64") as refused:
+        decide(rule("{group}:{role}"), who=who)
+    assert len(cast("list[str]", refused.value.trace["groups"])) == MAX_GROUPS + 1
+
+
+# User names
+
+
+def named(template: str, when: Mapping[str, object] | None = None) -> Rule:
+    return rule("g", when, username=template)
+
+
+def test_a_user_name_is_the_id_unless_a_rule_chooses_another() -> None:
+    assert decide(rule("g")).username == USER_ID
+    assert decide(named("{user.name}@{user.domain}")).username == "alice@default"
+    assert decide(named("u-{user.id}")).username == f"u-{USER_ID}"
+    assert decide(rule("a"), named("first-{user.name}"), named("{user.name}")).username == "first-alice"
+    assert decide(named("{user.name}", {"roles": ["admin"]}), rule("a")).username == USER_ID
+
+
+@given(
+    template=st.sampled_from(["{user.name}", "system:{user.name}", "clustercert:{user.name}"]), name=HOSTILE
+)
+@example("{user.name}", "a" * 32)
+@example("{user.name}", "A" * 32)
+@example("{user.name}", USER_ID)
+def test_a_user_name_is_never_reserved_or_another_users_id(template: str, name: str) -> None:
+    who = replace(ALICE, user=replace(ALICE.user, name=name))
+    try:
+        granted = decide(named(template), who=who, allow_system=["system:masters"])
+    except Forbidden as refused:
+        refused.message.encode()
+        return
+    assert not granted.username.casefold().startswith(("system:", "clustercert:"))
+    assert granted.username == USER_ID or not re.fullmatch("[0-9a-fA-F]{32}", granted.username)
+    assert 1 <= len(granted.username.encode()) <= 64
+
+
+@pytest.mark.parametrize("wrong", ["everybody", "{user.domain}", "{group}", "{user.nam}", "{user.name"])
+def test_a_user_name_that_does_not_name_the_user_is_refused_at_load(wrong: str) -> None:
+    with pytest.raises(ValidationError, match=r"username"):
+        PolicySettings.model_validate({"rules": [named(wrong)]})
+
+
+# Presets
+
+
+PEOPLE: Sequence[Caller] = [caller(role) for role in ("admin", "member", "reader", "auditor")]
+
+
+@pytest.mark.parametrize("who", PEOPLE, ids=lambda who: who.roles_in(PROJECT_ID)[0])
+@pytest.mark.parametrize(
+    "ask",
+    [LONGEST, CSR, IssueRequest(duration=30), IssueRequest()],
+    ids=["longest", "csr", "30 days", "neither"],
+)
+def test_the_preset_contract_decides_as_no_rules_do(who: Caller, ask: IssueRequest) -> None:
+    outcomes: list[object] = []
+    for said in ({}, {"preset": "contract"}):
+        try:
+            granted = PolicySettings.model_validate(said).policy().decide(who, CLUSTER, ask, NOW)
+            outcomes.append((granted, granted.trace))
+        except ClustercertError as refused:
+            outcomes.append((refused.message, refused.trace))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(
+    ("role", "group"),
+    [
+        ("admin", "clustercert:admins"),
+        ("member", "clustercert:editors"),
+        ("reader", "clustercert:viewers"),
+        ("auditor", None),
+    ],
+)
+@pytest.mark.parametrize("said", [{}, {"preset": "contract"}])
+def test_the_preset_contract_gives_groups_by_role_for_up_to_1825_days(
+    said: dict[str, object], role: str, group: str | None
+) -> None:
+    policy = PolicySettings.model_validate(said).policy()
+    if group is None:
+        with pytest.raises(Forbidden):
+            policy.decide(caller(role), CLUSTER, LONGEST, NOW)
+        return
+    granted = policy.decide(caller(role), CLUSTER, LONGEST, NOW)
+    assert (granted.rule, granted.groups) == (role, (group,))
+    assert granted.not_after == ISSUED_AT + timedelta(days=1825)
+
+
+def test_the_preset_production_shortens_minus_one_and_refuses_more_than_a_day() -> None:
+    granted = decide(preset="production")
+    assert granted.groups == ("clustercert:editors",)
+    assert granted.not_after == ISSUED_AT + 24 * HOUR
+    with pytest.raises(Forbidden, match=r"30 days.*limit of rule member \(1 day\)"):
+        decide(preset="production", ask=IssueRequest(duration=30))
+
+
+def test_the_preset_strict_needs_a_csr() -> None:
+    assert decide(preset="strict", ask=CSR).not_after == ISSUED_AT + 8 * HOUR
+    with pytest.raises(Forbidden, match="member: the request has a csr"):
+        decide(preset="strict")
+
+
+def test_the_preset_cce_gives_the_ids_of_the_groups() -> None:
+    assert decide(preset="cce").groups == ("1" * 32, "2" * 32, "3" * 32)
+    with pytest.raises(Forbidden, match="0 Kubernetes groups"):
+        decide(preset="cce", who=caller("member"))
+
+
+def test_an_empty_list_of_rules_gives_nobody_access() -> None:
+    with pytest.raises(Forbidden, match="Roles with access: none at all"):
+        decide()
+    assert PolicySettings().effective_preset == "contract"
+
+
+def test_rules_come_before_those_of_the_preset() -> None:
+    granted = decide(rule("extra", {"groups": ["team-a"]}, max_lifetime="1h"), preset="production")
+    assert granted.groups == ("extra", "clustercert:editors")
+    assert granted.not_after == ISSUED_AT + HOUR
+    deny = {"when": {"roles": ["member"]}, "deny": "Not today."}
+    with pytest.raises(Forbidden, match="Not today"):
+        decide(deny, preset="production")
+
+
+# Replay
+
+
+@given(rules=st.lists(ANY_RULE, max_size=4))
+def test_a_recorded_rule_makes_the_same_policy_again(rules: list[Rule]) -> None:
+    policy = PolicySettings.model_validate({"rules": rules}).policy()
+    assume(rules)
+    again = PolicySettings.model_validate({"rules": [each.declared for each in policy.rules]}).policy()
+    assert [each.declared for each in again.rules] == [each.declared for each in policy.rules]
+    assert [(each.name, each.max_lifetime, each.final, each.deny) for each in again.rules] == [
+        (each.name, each.max_lifetime, each.final, each.deny) for each in policy.rules
+    ]
