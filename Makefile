@@ -1,9 +1,10 @@
 # Every target makes the environments that it needs, from lock files with hashes: .venv for the project and its
-# tools, .venvs/clients for the vendors' SDKs, .venvs/issuers and .venvs/oidc-provider for OIDC issuers, .venvs/bench
-# and .venvs/django-ca to measure. PYTHON=… names the interpreter, ARGS=… adds arguments.
+# tools, .venvs/clients for the vendors' SDKs, .venvs/keystone for a real Keystone, .venvs/issuers and
+# .venvs/oidc-provider for OIDC issuers, .venvs/bench and .venvs/django-ca to measure. PYTHON=… names the interpreter,
+# ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers openssl haproxy promtool bench-tools
+.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -11,7 +12,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers openssl haproxy promtool ## run every test, with real clients and the built wheel
+test: dev clients issuers keystone openssl haproxy promtool ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -52,6 +53,11 @@ clients:
 issuers:
 	@scripts/environment .venvs/issuers tests/issuers/requirements.lock
 	@scripts/node-environment .venvs/oidc-provider tests/issuers
+
+# Prepared once, since the database takes Keystone several seconds; each test run copies it.
+keystone:
+	@scripts/environment .venvs/keystone tests/support/real_keystone/requirements.lock
+	@.venvs/keystone/bin/python tests/support/real_keystone/prepare.py .venvs/keystone/prepared
 
 # Tests compare certificates with what openssl reads in them.
 openssl:

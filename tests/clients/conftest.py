@@ -10,6 +10,7 @@ import pytest
 from support.apiserver import ApiServer
 from support.apiserver_clients import client_of
 from support.certificate_authority import Authority
+from support.real_keystone import PREPARED, RealKeystone, running
 from support.scripted_webhook import ScriptedWebhook
 
 pytest.register_assert_rewrite(
@@ -66,6 +67,16 @@ def tls_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     demo = start(tmp_path_factory.mktemp("tls-demo"), "--tls", "--workers", "2")
     yield demo
     stop(demo)
+
+
+@pytest.fixture(scope="session")
+def keystone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKeystone]:
+    """A real Keystone. Tests that stop it, or change what others need, start one of their own."""
+    if not PREPARED.exists():
+        assert "CI" not in os.environ, "make keystone"
+        pytest.skip("there is no .venvs/keystone: run make keystone")
+    with running(tmp_path_factory.mktemp("keystone")) as one:
+        yield one
 
 
 @pytest.fixture
