@@ -25,6 +25,7 @@ ISSUING = PARSER | {"cryptography", "yaml"}
 NETWORK = frozenset({"ssl", "socket", "json", "asyncio"})
 SLOW = frozenset({"asyncio"})
 PROJECT, CLUSTER = "a" * 32, "6a3c2e2c-0000-4000-8000-000000000001"
+IN_ADMINISTRATION = {"domain": "Default", "enabled": True, "description": ""}
 # What comes with the interpreter, and what the packages bring along.
 IGNORED = frozenset({"clustercert", "__mp_main__", "_cffi_backend", "_openssl", "_yaml", "cython_runtime"})
 
@@ -45,6 +46,7 @@ RULES = (
     Rule(("profile", "list"), PARSER, SLOW | {"ssl"}),
     Rule(("clusters",), PARSER),
     Rule(("status",), PARSER),
+    Rule(("project", "list"), PARSER),
     Rule(("kubeconfig", "get", "prod"), ISSUING),
     Rule(("logout",), PARSER),
 )
@@ -66,11 +68,11 @@ class Service(BaseHTTPRequestHandler):
     """Answers the requests of the commands. It refuses to issue certificates."""
 
     def do_GET(self) -> None:
-        """Return one project with one cluster."""
+        """Return one project with one cluster, with the fields of all APIs."""
         self._answer(
             200,
             {
-                "projects": [{"id": PROJECT, "name": "eu-de"}],
+                "projects": [{"id": PROJECT, "name": "eu-de", **IN_ADMINISTRATION}],
                 "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
             },
         )

@@ -111,10 +111,9 @@ def test_without_a_default_domain_the_option_is_required(operator: Operator) -> 
         operator.output("domain", "create", name)
     rename = "UPDATE domain SET name = 'three' WHERE name = 'Default'"
     execute(operator.folder / "data" / "clustercert.db", rename)
-    assert (
-        operator.error("project", "create", "p")
-        == "There are several domains. Choose one with --domain: one, three, two."
-    )
+    assert operator.error("project", "create", "p").startswith("domain: choose one,")
+    assert operator.error("project", "create", "p").partition(" (")[0].endswith(": one, three, two.")
+    assert operator.output_json("project", "create", "p", "--domain", "two")["domain"] == "two"
 
 
 def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
@@ -124,13 +123,28 @@ def test_domains_are_enabled_and_disabled(operator: Operator) -> None:
     assert operator.output_json("domain", "list")[0]["enabled"] is True
 
 
+def test_an_empty_domain_is_deleted(operator: Operator) -> None:
+    operator.output("domain", "create", "other")
+    operator.output("project", "create", "eu-de", "--domain", "other")
+    assert "add --yes" in operator.error("domain", "delete", "other")
+    assert "still has projects" in operator.error("domain", "delete", "other", "--yes")
+    operator.output("project", "delete", "eu-de", "--yes")
+    operator.output("domain", "delete", "other", "--yes")
+    assert operator.output("domain", "list", "--output", "name") == "Default\n"
+
+
+def test_a_name_that_can_not_be_in_an_address_is_refused(operator: Operator) -> None:
+    assert "slash" in operator.error("project", "create", "a/b")
+    assert "not a name" in operator.error("domain", "create", "")
+
+
 def test_projects_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     operator.output("project", "create", "eu-de")
     operator.output("project", "disable", "eu-de")
     assert operator.output_json("project", "show", "eu-de")["enabled"] is False
     operator.output("project", "enable", "eu-de")
     assert operator.output_json("project", "list")[0]["enabled"] is True
-    operator.output("project", "delete", "eu-de")
+    operator.output("project", "delete", "eu-de", "--yes")
     assert operator.output_json("project", "list") == []
 
 

@@ -3,12 +3,16 @@
 import contextlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND
 from clustercert.cli.root import run
+
+# Commands that call a service unless they are told to work on the store.
+_OVER_API = {"domain", "project"}
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,10 @@ class Operator:
         )
 
     def run(self, *arguments: str | Path) -> CommandResult:
+        """Run a command. Administration is done on the store."""
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(["--config", str(self.config), *map(str, arguments)])
+            code = run(["--config", str(self.config), *_on_store(map(str, arguments))])
         said = CommandResult(code, _written(out), _written(err))
         assert "Traceback" not in said.err
         return said
@@ -75,6 +80,12 @@ def new_operator(folder: Path) -> Operator:
     operator.output("keys", "generate", "--out", folder / "kek")
     operator.output("db", "upgrade")
     return operator
+
+
+def _on_store(arguments: Iterable[str]) -> list[str]:
+    first, *rest = arguments
+    is_local = first in _OVER_API and "--profile" not in rest
+    return [first, *rest, "--local"] if is_local else [first, *rest]
 
 
 def _written(stream: io.TextIOWrapper) -> str:

@@ -55,6 +55,7 @@ async def list_access_keys(
     app,
     "Enable an access key.",
     "Disable an access key, and delete all temporary keys of its user.",
+    decorator=on_store,
 )
 async def switch(operator: Operator, access_key: KeyArgument, *, enabled: bool) -> None:
     access_keys = operator.parts.identity.access_keys

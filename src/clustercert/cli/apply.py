@@ -1,25 +1,22 @@
 """`clustercert apply`, `diff` and `export`: administration with YAML documents."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import expand_options
-from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, YesOption, parse_pairs
 from clustercert.cli.output import note, write_out
 from clustercert.cli.progress import Progress
 from clustercert.cli.prompts import confirm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from clustercert.cli.desired_state import Change, Planner
     from clustercert.cli.documents import Document
     from clustercert.client.administration import AdministrationClient
-
-T = TypeVar("T")
 
 FileOption = Annotated[
     Path,
@@ -27,25 +24,20 @@ FileOption = Annotated[
         "--file", "-f", metavar="FILE|DIR|-", help="YAML file, folder with YAML files, or standard input (-)."
     ),
 ]
-LocalOption = Annotated[
-    bool, typer.Option("--local", help="Work on the store that the settings name, without a running service.")
-]
 _DONE = {"create": "created", "change": "changed", "delete": "deleted"}
 _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
 
-@expand_options
+@on_service
 def apply(
-    context: typer.Context,
+    client: "AdministrationClient",
     file: FileOption,
-    login: LoginOptions,
     prune: Annotated[
         bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
     ] = False,
     selector: Annotated[
         list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
     ] = None,
-    local: LocalOption = False,
     yes: YesOption = False,
 ) -> None:
     """Create and change projects, users, groups, role bindings and clusters, as YAML documents say.
@@ -56,57 +48,43 @@ def apply(
     if prune != bool(labels):
         raise typer.BadParameter("Give --prune and --selector together.")
     documents = _read(file)
-
-    def work(client: "AdministrationClient") -> None:
-        planner, changes = _plan(client, documents)
-        planner.check(changes)
-        deleted = _deletions(client, documents, labels)
-        if deleted:
-            _show(deleted)
-            confirm(f"Delete these {len(deleted)} objects?", yes=yes)
-        _make(client, planner, [*changes, *deleted])
-
-    _with_client(context, login, work, local=local)
+    planner, changes = _plan(client, documents)
+    planner.check(changes)
+    deleted = _deletions(client, documents, labels)
+    if deleted:
+        _show(deleted)
+        confirm(f"Delete these {len(deleted)} objects?", yes=yes)
+    _make(client, planner, [*changes, *deleted])
 
 
-@expand_options
+@on_service
 def diff(
-    context: typer.Context,
+    client: "AdministrationClient",
     file: FileOption,
-    login: LoginOptions,
     selector: Annotated[
         list[str] | None,
         typer.Option(
             "--selector", "-l", metavar="KEY=VALUE", help="Show what --prune would delete. Repeatable."
         ),
     ] = None,
-    local: LocalOption = False,
 ) -> None:
     """Show what `apply` would change."""
     labels = parse_pairs(selector, "KEY=VALUE", "--selector")
     documents = _read(file)
-
-    def work(client: "AdministrationClient") -> None:
-        planner, changes = _plan(client, documents)
-        planner.check(changes)
-        changes += _deletions(client, documents, labels)
-        _show(changes)
-        note(f"{_count(changes)}." if changes else "Nothing to change.")
-
-    _with_client(context, login, work, local=local)
+    planner, changes = _plan(client, documents)
+    planner.check(changes)
+    changes += _deletions(client, documents, labels)
+    _show(changes)
+    note(f"{_count(changes)}." if changes else "Nothing to change.")
 
 
-@expand_options
-def export(context: typer.Context, login: LoginOptions, local: LocalOption = False) -> None:
+@on_service
+def export(client: "AdministrationClient") -> None:
     """Print all projects, users, groups, role bindings and clusters as documents for `apply`."""
+    from clustercert.cli.documents import write_documents
+    from clustercert.cli.export_documents import exported
 
-    def work(client: "AdministrationClient") -> None:
-        from clustercert.cli.documents import write_documents
-        from clustercert.cli.export_documents import exported
-
-        write_out(write_documents(list(exported(client))))
-
-    _with_client(context, login, work, local=local)
+    write_out(write_documents(list(exported(client))))
 
 
 def _read(file: Path) -> "list[Document]":
@@ -166,29 +144,3 @@ def _show(changes: "Sequence[Change]") -> None:
         write_out(f"{_SIGNS[change.action]} {change.title}\n")
         for name, (old, new) in change.differences.items():
             write_out(f"    {name}: {old!r} -> {new!r}\n")
-
-
-def _with_client(
-    context: typer.Context, login: LoginOptions, work: "Callable[[AdministrationClient], T]", *, local: bool
-) -> T:
-    """Call a function with a client that has the login, or that works on the store."""
-    from clustercert.client.administration import AdministrationClient
-
-    if local:
-        from clustercert.cli.local_api import run_on_store
-
-        return run_on_store(context, work)
-    from clustercert.client.auth import AccessKeyAuth, TokenAuth
-
-    chosen = login.profile()
-    is_key = chosen.access_key is not None and chosen.secret_key is not None
-    with chosen.explain_rejection():
-        # Checks that the login has not expired.
-        chosen.client()
-        auth = (
-            AccessKeyAuth(chosen.access_key or "", chosen.secret_key or "")
-            if is_key
-            else TokenAuth(chosen.token or "")
-        )
-        with AdministrationClient(chosen.url, auth, ca_pem=chosen.ca_pem) as client:
-            return work(client)

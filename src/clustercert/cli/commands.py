@@ -1,20 +1,26 @@
-"""Decorators for commands: options grouped in dataclasses, and the opened store."""
+"""Decorators for commands: options grouped in dataclasses, the administration API, and the opened store."""
 
 import dataclasses
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial, wraps
-from typing import Annotated, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, cast, get_origin
 
 import typer
 
+from clustercert.cli.administration import administration_client
+from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.options import LocalOption
 from clustercert.cli.session import operate
 
 T = TypeVar("T")
+ServiceCommand = Callable[..., None]
 StoreCommand = Callable[..., Coroutine[object, object, None]]
 
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _CONTEXT = inspect.Parameter("context", _KEYWORD, annotation=typer.Context)
+_LOGIN = inspect.Parameter("login", _KEYWORD, annotation=LoginOptions)
+_LOCAL = inspect.Parameter("local", _KEYWORD, annotation=LocalOption, default=False)
 
 
 def expand_options(command: Callable[..., T]) -> Callable[..., T]:
@@ -31,13 +37,26 @@ def expand_options(command: Callable[..., T]) -> Callable[..., T]:
     return _with_signature(run, parameters)
 
 
+def on_service(command: ServiceCommand) -> Callable[..., None]:
+    """Turn a function that takes a `client` into a command that calls the administration API. See `expand_options`.
+
+    The command gets the options that choose a login, and `--local`.
+    """
+    parameters = _own_parameters(command, "client")
+
+    @wraps(command)
+    def run(context: typer.Context, *, local: bool, **values: object) -> None:
+        arguments = _grouped([*parameters, _LOGIN], values)
+        login = cast("LoginOptions", arguments.pop("login"))
+        with administration_client(context, login, local=local) as client:
+            command(client=client, **arguments)
+
+    return _with_signature(run, [_CONTEXT, *parameters, _LOGIN, _LOCAL])
+
+
 def on_store(command: StoreCommand) -> Callable[..., None]:
     """Turn an async function that takes an `operator` into a command that opens the store. See `expand_options`."""
-    parameters = [
-        each
-        for each in inspect.signature(command).parameters.values()
-        if each.name != "operator" and each.kind is not _KEYWORD
-    ]
+    parameters = _own_parameters(command, "operator")
 
     @wraps(command)
     def run(context: typer.Context, **values: object) -> None:
@@ -48,20 +67,35 @@ def on_store(command: StoreCommand) -> Callable[..., None]:
 
 
 def enable_and_disable(
-    app: typer.Typer, enable_help: str, disable_help: str
-) -> Callable[[StoreCommand], None]:
+    app: typer.Typer,
+    enable_help: str,
+    disable_help: str,
+    *,
+    decorator: Callable[[Callable[..., Any]], Callable[..., None]] = on_service,
+) -> Callable[[Callable[..., Any]], None]:
     """Register a function with the parameter `enabled` as the commands `enable` and `disable`."""
 
-    def register(command: StoreCommand) -> None:
+    def register(command: Callable[..., Any]) -> None:
         for enabled, name, text in ((True, "enable", enable_help), (False, "disable", disable_help)):
-            app.command(name, help=text)(on_store(partial(command, enabled=enabled)))
+            app.command(name, help=text)(decorator(partial(command, enabled=enabled)))
 
     return register
 
 
+def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.Parameter]:
+    """Return the parameters of a command except the given one and those that its caller has set."""
+    return [
+        each
+        for each in inspect.signature(command).parameters.values()
+        if each.name != given and each.kind is not _KEYWORD
+    ]
+
+
 def _with_signature(run: Callable[..., T], parameters: Sequence[inspect.Parameter]) -> Callable[..., T]:
     expanded = [option for each in parameters for option in _expanded(each)]
-    run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined] # typer reads it
+    # Typer reads both. Types of other parameters may be imported only for type checking.
+    run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in expanded}
     return run
 
 

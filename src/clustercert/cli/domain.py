@@ -1,38 +1,39 @@
 """`clustercert domain`: domains of the built-in identity service."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import enable_and_disable, on_store
-from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
-from clustercert.cli.session import Operator
+from clustercert.cli.commands import enable_and_disable, on_service
+from clustercert.cli.options import YesOption
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
+from clustercert.cli.prompts import confirm
+
+if TYPE_CHECKING:
+    from clustercert.client.administration import AdministrationClient
 
 app = typer.Typer(name="domain", help="Manage domains, which own users and projects.", no_args_is_help=True)
-
-_COLUMNS = ("id", "name", "enabled")
 
 DomainArgument = Annotated[str, typer.Argument(metavar="DOMAIN", help="Name or id of the domain.")]
 
 
 @app.command()
-@on_store
-async def create(
-    operator: Operator,
+@on_service
+def create(
+    client: "AdministrationClient",
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the domain.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a domain."""
-    domain = await operator.directory.create_domain(name, actor=operator.actor)
-    show_one(row_of(domain, *_COLUMNS), output)
+    show_one(client.create(_path(name), {}), output)
 
 
 @app.command("list")
-@on_store
-async def list_domains(operator: Operator, output: OutputOption = Output.TABLE) -> None:
+@on_service
+def list_domains(client: "AdministrationClient", output: OutputOption = Output.TABLE) -> None:
     """List the domains."""
-    domains = await operator.directory.domains()
-    show_list([row_of(domain, *_COLUMNS) for domain in domains], output, columns=_COLUMNS)
+    found = sorted(client.all("/domains", "domains"), key=lambda each: str(each["name"]))
+    show_list(found, output, columns=("id", "name", "enabled"))
 
 
 @enable_and_disable(
@@ -40,7 +41,22 @@ async def list_domains(operator: Operator, output: OutputOption = Output.TABLE) 
     "Enable a domain, so that its users can log in again.",
     "Disable a domain with its users and projects.",
 )
-async def switch(operator: Operator, name: DomainArgument, *, enabled: bool) -> None:
-    domain = await operator.directory.find_domain(name)
-    await operator.directory.enable_domain(domain, enabled=enabled, actor=operator.actor)
-    note(f"{'Enabled' if enabled else 'Disabled'} the domain {domain.name}.")
+def switch(client: "AdministrationClient", name: DomainArgument, *, enabled: bool) -> None:
+    domain = client.update(_path(name), enabled=enabled)
+    note(f"{'Enabled' if enabled else 'Disabled'} the domain {domain['name']}.")
+
+
+@app.command()
+@on_service
+def delete(client: "AdministrationClient", name: DomainArgument, yes: YesOption = False) -> None:
+    """Delete a domain that has no projects, users or groups."""
+    domain = client.get(_path(name))
+    confirm(f"Delete the domain {domain['name']}?", yes=yes)
+    client.delete(_path(str(domain["id"])))
+    note(f"Deleted the domain {domain['name']}.")
+
+
+def _path(name_or_id: str) -> str:
+    from clustercert.client.administration import path_of
+
+    return path_of("domains", name_or_id)

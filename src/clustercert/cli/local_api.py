@@ -1,52 +1,59 @@
 """Calls the administration API on the store, in this process, as this machine's user."""
 
-import asyncio
 import http.client
 import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.session import actor, default_domain, store_settings
 from clustercert.client.administration import AdministrationClient
 from clustercert.client.transport import Reply, Request
+from clustercert.observability import log
+from clustercert.server.local_application import LocalApplication
+from clustercert.wiring import components
 
 if TYPE_CHECKING:
-    from clustercert.server.local_application import LocalApplication
-
-T = TypeVar("T")
+    from clustercert.wiring import Components
 
 # Only for messages: nothing is sent to it.
 _URL = "http://localhost"
 
 
-def run_on_store(context: typer.Context, work: Callable[[AdministrationClient], T]) -> T:
-    """Call a function with a client of the API on the opened store. Raises ClustercertError."""
+@contextmanager
+def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
+    """Open the store, and return a client of the API on it. Raises ClustercertError.
 
-    async def on_store(operator: Operator) -> T:
-        from clustercert.server.local_application import LocalApplication
+    The store's event loop runs in another thread, since prompts need this one.
+    """
+    loaded = store_settings(context)
+    log.configure_command()
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(components(loaded)) as parts:
+        application = portal.call(_application, parts)
+        yield AdministrationClient(_URL, transport=_InProcess(application, portal))
 
-        application = LocalApplication(operator.parts, operator.actor, await operator.domain(None))
-        client = AdministrationClient(_URL, transport=_InProcess(application, asyncio.get_running_loop()))
-        return await asyncio.to_thread(work, client)
 
-    return operate(context, on_store)
+async def _application(parts: "Components") -> LocalApplication:
+    return LocalApplication(parts, actor(), await default_domain(parts.identity.directory))
 
 
 class _InProcess:
     """Hands requests to an application that runs in the event loop of another thread."""
 
-    def __init__(self, application: "LocalApplication", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, application: LocalApplication, portal: BlockingPortal) -> None:
         self._application = application
-        self._loop = loop
+        self._portal = portal
 
     def open(self) -> None:
         """Nothing has to be opened."""
 
     def send(self, request: Request) -> Reply:
-        answered = self._application.answer(request.method, request.target, request.headers, request.content)
-        status, headers, body = asyncio.run_coroutine_threadsafe(answered, self._loop).result()
+        status, headers, body = self._portal.call(
+            self._application.answer, request.method, request.target, request.headers, request.content
+        )
         message = http.client.HTTPMessage()
         for name, value in headers:
             message[name] = value

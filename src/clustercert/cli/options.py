@@ -12,7 +12,7 @@ from clustercert.model.times import parse_rfc3339
 
 DomainOption = Annotated[
     str | None,
-    typer.Option("--domain", metavar="DOMAIN", help="Domain, by name or id; required if there are several."),
+    typer.Option("--domain", metavar="DOMAIN", help="Domain of the names, by name or id."),
 ]
 InDomainOption = Annotated[
     str | None, typer.Option("--domain", metavar="DOMAIN", help="List only this domain, by name or id.")
@@ -69,6 +69,9 @@ ContextNameOption = Annotated[
 ]
 InsecureOption = Annotated[
     bool, typer.Option("--insecure", help="Accept an address whose certificate kubectl does not check.")
+]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Work on the store that the settings name, without a running service.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 

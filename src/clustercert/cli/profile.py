@@ -17,6 +17,8 @@ from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
     from clustercert.client import Client
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.client.connection import Auth
 
 DEFAULT_PROFILE = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -66,20 +68,31 @@ class Profile:
     def client(self) -> "Client":
         """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
         from clustercert.client import Client
-        from clustercert.client.auth import AccessKeyAuth, ProjectTokenAuth
+        from clustercert.client.auth import ProjectTokenAuth
 
-        client = Client(self.url, ca_pem=self.ca_pem)
+        auth, token = self._auth(), self.token or ""
+        client = Client(self.url, auth, ca_pem=self.ca_pem)
+        if self.secret_key is None:
+            client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
+        return client
+
+    def administration_client(self) -> "AdministrationClient":
+        """Create a client with this login. Raises NotLoggedIn if the login has expired."""
+        from clustercert.client.administration import AdministrationClient
+
+        return AdministrationClient(self.url, self._auth(), ca_pem=self.ca_pem)
+
+    def _auth(self) -> "Auth":
+        from clustercert.client.auth import AccessKeyAuth, TokenAuth
+
         if self.access_key is not None and self.secret_key is not None:
-            client.auth = AccessKeyAuth(self.access_key, self.secret_key)
-            return client
+            return AccessKeyAuth(self.access_key, self.secret_key)
         if self.has_expired and self.expires_at is not None:
             raise NotLoggedIn(
                 f"The login at {self.url} expired at {self.expires_at:%Y-%m-%d %H:%M} UTC. Run `clustercert login` "
                 "again."
             )
-        token = self.token or ""
-        client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
-        return client
+        return TokenAuth(self.token or "")
 
     @contextlib.contextmanager
     def explain_rejection(self) -> Iterator[None]:

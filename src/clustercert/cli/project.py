@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import enable_and_disable, on_store
-from clustercert.cli.options import DescriptionOption, DomainOption, InDomainOption
-from clustercert.cli.output import Output, OutputOption, Row, note, row_in_domain, row_of, show_list, show_one
-from clustercert.cli.session import Operator
+from clustercert.cli.commands import enable_and_disable, on_service
+from clustercert.cli.options import DescriptionOption, DomainOption, InDomainOption, YesOption
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
+from clustercert.cli.prompts import confirm
 
 if TYPE_CHECKING:
-    from clustercert.model import Project
+    from clustercert.client.administration import AdministrationClient
 
 app = typer.Typer(name="project", help="Manage projects, which own clusters.", no_args_is_help=True)
 
@@ -18,9 +18,9 @@ ProjectArgument = Annotated[str, typer.Argument(metavar="PROJECT", help="Name or
 
 
 @app.command()
-@on_store
-async def create(
-    operator: Operator,
+@on_service
+def create(
+    client: "AdministrationClient",
     name: Annotated[
         str,
         typer.Argument(
@@ -32,33 +32,36 @@ async def create(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a project."""
-    project = await operator.directory.create_project(
-        name, await operator.domain(domain), description=description, actor=operator.actor
-    )
-    show_one(_row(project), output)
+    from clustercert.client.administration import path_of
+
+    path = path_of("projects", name, domain=domain)
+    show_one(client.create(path, {"description": description}), output)
 
 
 @app.command("list")
-@on_store
-async def list_projects(
-    operator: Operator, domain: InDomainOption = None, output: OutputOption = Output.TABLE
+@on_service
+def list_projects(
+    client: "AdministrationClient", domain: InDomainOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """List the projects."""
-    projects = await operator.directory.projects(await operator.domain_or_any(domain))
-    rows = [_row(project) for project in projects]
-    show_list(rows, output, columns=("id", "name", "domain", "enabled", "description"))
+    from clustercert.cli.directory import listed
+
+    columns = ("id", "name", "domain", "enabled", "description")
+    show_list(listed(client, "projects", domain), output, columns=columns)
 
 
 @app.command()
-@on_store
-async def show(
-    operator: Operator,
+@on_service
+def show(
+    client: "AdministrationClient",
     name: ProjectArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a project."""
-    show_one(_row(await operator.project(name, domain)), output)
+    from clustercert.cli.directory import find
+
+    show_one(find(client, "projects", name, domain), output)
 
 
 @enable_and_disable(
@@ -66,25 +69,31 @@ async def show(
     "Enable a project, so that its members can use it again.",
     "Disable a project: its members can't use it. Its certificates stay valid until they expire.",
 )
-async def switch(
-    operator: Operator, name: ProjectArgument, domain: DomainOption = None, *, enabled: bool
+def switch(
+    client: "AdministrationClient", name: ProjectArgument, domain: DomainOption = None, *, enabled: bool
 ) -> None:
-    project = await operator.project(name, domain)
-    await operator.directory.enable_project(project, enabled=enabled, actor=operator.actor)
-    note(f"{'Enabled' if enabled else 'Disabled'} the project {project.name}.")
+    from clustercert.cli.directory import find, path_by_id
+
+    project = find(client, "projects", name, domain)
+    client.update(path_by_id("projects", project), enabled=enabled)
+    note(f"{'Enabled' if enabled else 'Disabled'} the project {project['name']}.")
 
 
 @app.command()
-@on_store
-async def delete(operator: Operator, name: ProjectArgument, domain: DomainOption = None) -> None:
+@on_service
+def delete(
+    client: "AdministrationClient",
+    name: ProjectArgument,
+    domain: DomainOption = None,
+    yes: YesOption = False,
+) -> None:
     """Delete a project that has no clusters.
 
     Also deletes its role assignments and tokens.
     """
-    project = await operator.project(name, domain)
-    await operator.directory.remove_project(project, actor=operator.actor)
-    note(f"Deleted the project {project.name}.")
+    from clustercert.cli.directory import find, path_by_id
 
-
-def _row(project: "Project") -> Row:
-    return {**row_in_domain(project), **row_of(project, "enabled", "description")}
+    project = find(client, "projects", name, domain)
+    confirm(f"Delete the project {project['name']} with its role assignments and tokens?", yes=yes)
+    client.delete(path_by_id("projects", project))
+    note(f"Deleted the project {project['name']}.")

@@ -56,10 +56,10 @@ class Operator:
         """Find a domain, by default the only domain or `Default`."""
         if name_or_id is not None:
             return await self.directory.find_domain(name_or_id)
+        found = await default_domain(self.directory)
+        if found is not None:
+            return found
         domains = await self.directory.domains()
-        candidates = [each for each in domains if len(domains) == 1 or each.name == DEFAULT_DOMAIN]
-        if candidates:
-            return candidates[0]
         if not domains:
             raise CommandError("There is no domain yet. Create one with `clustercert domain create NAME`.")
         names = ", ".join(domain.name for domain in domains[:10])
@@ -136,6 +136,12 @@ class Operator:
         return only(await self.parts.inventory.queries.find(digits, abbreviated=True))
 
 
+async def default_domain(directory: "Directory") -> "Domain | None":
+    """Return the only domain, or the one with the name `Default`."""
+    domains = await directory.domains()
+    return next((each for each in domains if len(domains) == 1 or each.name == DEFAULT_DOMAIN), None)
+
+
 def settings_loader(
     context: typer.Context, policy_file: Path | None = None, /, **overrides: object
 ) -> "Callable[..., Settings]":
@@ -175,10 +181,16 @@ def require_database(loaded: "Settings") -> None:
         )
 
 
-def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) -> T:
-    """Open the store, run `work` as this machine's user, and close the store. Raises ClustercertError."""
+def store_settings(context: typer.Context) -> "Settings":
+    """Load the settings for a command on an existing database. Raises SettingsError or CommandError."""
     loaded = settings(context)
     require_database(loaded)
+    return loaded
+
+
+def operate(context: typer.Context, work: Callable[[Operator], Awaitable[T]]) -> T:
+    """Open the store, run `work` as this machine's user, and close the store. Raises ClustercertError."""
+    loaded = store_settings(context)
     # Imported only now, so that invalid settings are reported without delay.
     import asyncio
 

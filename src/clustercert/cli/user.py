@@ -79,6 +79,7 @@ async def show(
     "Enable a user.",
     "Disable a user, and permanently revoke their certificates.\n\nAlso revokes their tokens. Their access keys do not "
     "work until the user is enabled again.",
+    decorator=on_store,
 )
 async def switch(
     operator: Operator,

@@ -1,9 +1,9 @@
 """Calls the administration API of a service."""
 
 from collections.abc import Iterator
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from clustercert.client.connection import ApiError, Connection, json_object
+from clustercert.client.connection import ApiError, ClientError, Connection, json_object
 from clustercert.model import JsonObject
 
 OWN = "/clustercert/v1"
@@ -23,17 +23,36 @@ class AdministrationClient(Connection):
                 return None
             raise
 
+    def get(self, path: str) -> JsonObject:
+        return self.exchange("GET", OWN + path).body
+
+    def create(self, path: str, body: JsonObject) -> JsonObject:
+        """Create a resource. Raises ClientError if it exists."""
+        return self.exchange("PUT", OWN + path, body=body, headers={"If-None-Match": "*"}).body
+
     def put(self, path: str, body: JsonObject) -> JsonObject:
+        """Create a resource, or replace all its fields."""
         return self.exchange("PUT", OWN + path, body=body).body
+
+    def update(self, path: str, **fields: object) -> JsonObject:
+        """Change some fields of a resource. Raises ClientError if another client changes it at the same time."""
+        current = self.exchange("GET", OWN + path)
+        headers = {"If-Match": current.headers.get("ETag", "*")}
+        return self.exchange("PUT", OWN + path, body={**current.body, **fields}, headers=headers).body
 
     def delete(self, path: str) -> None:
         self.exchange("DELETE", OWN + path)
 
-    def all(self, path: str, name: str) -> Iterator[JsonObject]:
-        """Yield all resources of a list, which has this name in its pages."""
+    def all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
+        """Yield all resources of a list, which has this name in its pages.
+
+        Args:
+            query: further query parameters.
+        """
+        start = f"{OWN}{path}?{urlencode({'limit': _PAGE, **query}, quote_via=quote, safe='')}"
         cursor = ""
         while True:
-            page = self.exchange("GET", f"{OWN}{path}?limit={_PAGE}{cursor}").body
+            page = self.exchange("GET", start + cursor).body
             with self.check_format():
                 items = page[name]
                 if not isinstance(items, list):
@@ -46,6 +65,15 @@ class AdministrationClient(Connection):
 
 
 def path_of(*parts: str, domain: str | None = None) -> str:
-    """Return a path with its parts percent-encoded."""
+    """Return a path with its parts percent-encoded. Raises ClientError for a name that can't be in a path."""
+    for part in parts:
+        if not part or not part.isprintable():
+            raise ClientError(
+                f"{part!r} is not a name: it is empty, or has characters that can't be printed."
+            )
+        if "/" in part:
+            raise ClientError(
+                f"{part}: a name with a slash can't be part of an address. Give the id instead."
+            )
     query = f"?domain={quote(domain, safe='')}" if domain is not None else ""
     return "".join(f"/{quote(part, safe='')}" for part in parts) + query

@@ -71,10 +71,18 @@ class Directory:
         await self._queries.remove_domain(domain, self._event("domain.removed", domain, actor))
 
     async def page(
-        self, kind: type[E], domain: Domain | None = None, *, after: str = "", limit: int
+        self,
+        kind: type[E],
+        domain: Domain | None = None,
+        name: str | None = None,
+        *,
+        after: str = "",
+        limit: int,
     ) -> tuple[E, ...]:
         """List at most `limit` projects, users or groups with ids above `after`, sorted by id."""
-        return await self._queries.page(kind, _in(domain), after, limit)
+        if name is not None and (name := searchable(name)) is None:
+            return ()
+        return await self._queries.page(kind, _in(domain, name), after, limit)
 
     async def projects(self, domain: Domain | None = None) -> tuple[Project, ...]:
         """List projects, sorted by domain and name."""

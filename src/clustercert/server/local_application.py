@@ -13,6 +13,7 @@ from clustercert.http.app import new_app
 from clustercert.http.context import RequestContext, attach
 from clustercert.model import Actor, Caller, Domain, UnverifiedRequest, User
 from clustercert.model.errors import ClustercertError, Unauthenticated
+from clustercert.model.identity import BUILT_IN
 from clustercert.policy.roles import OPERATOR
 from clustercert.server.application import services_of
 from clustercert.wiring import Components
@@ -21,7 +22,8 @@ from clustercert.wiring import Components
 class LocalApplication:
     """Answers the requests of an operator who has access to the store."""
 
-    def __init__(self, parts: Components, actor: Actor, domain: Domain) -> None:
+    def __init__(self, parts: Components, actor: Actor, domain: Domain | None) -> None:
+        """`domain` is where names without a domain are looked up; `None` if each request has to name one."""
         self._operator = _LocalOperator(actor, domain)
         self._app = new_app("api")
         self._app.state.services = replace(services_of(parts, "api"), authenticator=self._operator)
@@ -72,10 +74,11 @@ class LocalApplication:
 class _LocalOperator:
     """Authenticates this process alone, as an operator. Its events have the actor of the command."""
 
-    def __init__(self, actor: Actor, domain: Domain) -> None:
+    def __init__(self, actor: Actor, domain: Domain | None) -> None:
         self.actor = actor
         self.token = secrets.token_urlsafe(32)
-        self._user = User(id=actor.id, name=actor.id, domain=domain)
+        self._user = User(id=actor.id, name=actor.id, domain=domain or Domain(id="", name=""))
+        self._issuer = BUILT_IN if domain is not None else "local"
 
     def accepts(self, credential: UnverifiedCredential) -> bool:
         return credential.text == self.token
@@ -83,4 +86,11 @@ class _LocalOperator:
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
         if not self.accepts(credential):
             raise Unauthenticated("not the credential of this process")
-        return Caller(self._user, roles={}, method="cli", origin=request.origin, service_roles=(OPERATOR,))
+        return Caller(
+            self._user,
+            roles={},
+            method="cli",
+            origin=request.origin,
+            service_roles=(OPERATOR,),
+            issuer=self._issuer,
+        )

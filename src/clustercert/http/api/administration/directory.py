@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -58,9 +58,13 @@ def add_routes(kind: Kind[E]) -> None:
     """Add the routes that list, show, change and delete objects of a kind."""
 
     async def list_all(
-        _call: OperatorCall, directory: DirectoryDep, page: KeyPageDep, domain: OnlyDomainDep
+        _call: OperatorCall,
+        directory: DirectoryDep,
+        page: KeyPageDep,
+        domain: OnlyDomainDep,
+        name: Annotated[str | None, Query(description="List only objects with this name.")] = None,
     ) -> Response:
-        found = await directory.page(kind.of, domain, after=page.after, limit=page.limit + 1)
+        found = await directory.page(kind.of, domain, name, after=page.after, limit=page.limit + 1)
         return responses.private(keyed_page(kind.plural, [*map(kind.view, found)], page))
 
     async def show(_call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:

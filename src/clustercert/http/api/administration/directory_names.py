@@ -11,6 +11,8 @@ from clustercert.model import Domain, Project
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
 
+_MAX_NAMES = 10
+
 
 async def directory(parts: ServicesDep) -> Directory:
     return parts.identity.directory
@@ -27,11 +29,13 @@ async def home_domain(
     ] = None,
 ) -> Domain:
     """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest."""
-    if domain is None:
-        if call.caller.issuer != BUILT_IN:
-            raise InvalidRequest("domain: name it, because users of an OIDC issuer are in no domain here.")
+    directory = call.services.identity.directory
+    if domain is not None:
+        return await directory.find_domain(domain)
+    if call.caller.issuer == BUILT_IN:
         return call.caller.user.domain
-    return await call.services.identity.directory.find_domain(domain)
+    names = ", ".join(each.name for each in (await directory.domains())[:_MAX_NAMES])
+    raise InvalidRequest(f"domain: choose one, because you are in no domain of this service: {names}.")
 
 
 DomainDep = Annotated[Domain, Depends(home_domain)]
