@@ -98,6 +98,26 @@ def test_the_bodies_of_real_clients_log_in(keystone: Keystone) -> None:
         assert response.json()["token"]["project"]["id"] == keystone.project.id
 
 
+def test_the_id_of_keystones_first_domain_stands_for_the_domain_default(keystone: Keystone) -> None:
+    default = keystone.do(keystone.directory.create_domain("Default", **BY))
+    bob, project = keystone.new_user("bob", domain=default), keystone.new_project("eu-de", default)
+    keystone.assign("member", bob, project)
+    user = {"name": "bob", "domain": {"id": "default"}, "password": PASSWORD}
+    for scope, kind, name in (
+        ({"project": {"name": "eu-de", "domain": {"id": "default"}}}, "project", "eu-de"),
+        ({"domain": {"id": "default"}}, "domain", "Default"),
+    ):
+        identity = {"methods": ["password"], "password": {"user": user}}
+        response = keystone.http.post(
+            "/v3/auth/tokens", json={"auth": {"identity": identity, "scope": scope}}
+        )
+        assert response.status_code == 201
+        assert response.json()["token"][kind]["name"] == name
+    user["name"] = "alice"  # She is in another domain.
+    response = keystone.http.post("/v3/auth/tokens", json={"auth": {"identity": identity}})
+    assert (response.status_code, response.json()) == (401, UNAUTHORIZED)
+
+
 def test_a_domain_and_no_scope_give_tokens_without_a_project(keystone: Keystone) -> None:
     for scope in ({"domain": {"id": keystone.domain.id}}, {"domain": {"name": "OTC1"}}):
         response = keystone.http.post("/v3/auth/tokens", json=login_body(keystone.alice, scope))

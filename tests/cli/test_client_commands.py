@@ -364,8 +364,11 @@ def test_openstack_variables_are_a_login(world: World) -> None:
         OS_SECRET_KEY=world.keys["secret_key"],
         OS_PROJECT_NAME="eu-de",
     )
+    by_domain_id = {**by_name, "OS_USER_DOMAIN_NAME": "", "OS_USER_DOMAIN_ID": "default"}
     world.user("logout", "--forget")
-    for variables in (by_name, by_id, by_key):
+    elsewhere = world.user(*get, **{**by_domain_id, "OS_USER_DOMAIN_ID": "0" * 32})
+    assert elsewhere.returncode == 3, elsewhere.stderr
+    for variables in (by_name, by_id, by_key, by_domain_id):
         done = world.user(*get, **variables)
         assert done.returncode == 0, done.stderr
         assert "Using the login in OpenStack's variables: " in done.stderr

@@ -46,10 +46,12 @@ def _session(url: str, environment: Mapping[str, str], ca_pem: str | None) -> "S
             "OS_AUTH_URL is set, but not your credentials: set OS_USERNAME and OS_PASSWORD, or OS_TOKEN, or "
             "OS_ACCESS_KEY and OS_SECRET_KEY. Or unset it and run `clustercert login URL`."
         )
-    domain = environment.get("OS_USER_DOMAIN_NAME") or environment.get("OS_DOMAIN_NAME") or "Default"
+    domain = environment.get("OS_USER_DOMAIN_NAME") or environment.get("OS_DOMAIN_NAME")
+    domain_id = None if user_id or domain else environment.get("OS_USER_DOMAIN_ID")
     login = Login(
         user=user,
-        domain=None if user_id else domain,
+        domain=None if user_id or domain_id else domain or "Default",
+        domain_id=domain_id,
         password=password,
         project_id=environment.get("OS_PROJECT_ID") or None,
         project=environment.get("OS_PROJECT_NAME") or None,

@@ -21,7 +21,7 @@ class Login:
     """User name and password, and the requested project.
 
     Attributes:
-        user: a name in `domain`, or an id if `domain` is `None`.
+        user: a name in `domain` or `domain_id`, or an id if both are `None`.
         project: a name in `project_domain`, which defaults to the user's domain.
     """
 
@@ -31,6 +31,7 @@ class Login:
     project_id: str | None = None
     project: str | None = None
     project_domain: str | None = None
+    domain_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,9 @@ class Client(Connection):
     def log_in(self, login: Login) -> Session:
         """Create a token with a password."""
         user: JsonObject = {"id": login.user}
-        if login.domain is not None:
+        if login.domain_id is not None:
+            user = {"name": login.user, "domain": {"id": login.domain_id}}
+        elif login.domain is not None:
             user = {"name": login.user, "domain": {"name": login.domain}}
         user["password"] = login.password
         return self._new_token({"methods": ["password"], "password": {"user": user}}, _scope(login))

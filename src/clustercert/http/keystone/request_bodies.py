@@ -53,6 +53,16 @@ class _DomainByName(RequestBody):
 _Domain = _ByIdOrName[_DomainById, _DomainByName]
 
 
+def _id_and_name(domain: _DomainById | _DomainByName | None) -> tuple[str | None, str | None]:
+    """Return the id or the name of a domain.
+
+    The id `default` stands for the domain Default: Keystone gives its first domain this id, so openrc files have it.
+    """
+    if isinstance(domain, _DomainById):
+        return (None, "Default") if domain.id == "default" else (domain.id, None)
+    return None, domain.name if domain is not None else None
+
+
 class _ById(RequestBody):
     id: str
 
@@ -66,11 +76,8 @@ class _ByName(RequestBody):
     domain: _Domain | None = None
 
     def reference(self) -> Reference:
-        return Reference(
-            name=self.name,
-            domain_id=self.domain.id if isinstance(self.domain, _DomainById) else None,
-            domain_name=self.domain.name if isinstance(self.domain, _DomainByName) else None,
-        )
+        domain_id, domain_name = _id_and_name(self.domain)
+        return Reference(name=self.name, domain_id=domain_id, domain_name=domain_name)
 
 
 # `repr` omits secrets, because it may appear in tracebacks.
@@ -123,9 +130,7 @@ class _InDomain(RequestBody):
     domain: _Domain
 
     def scope(self) -> Scope:
-        if isinstance(self.domain, _DomainById):
-            return DomainScope(id=self.domain.id)
-        return DomainScope(name=self.domain.name)
+        return DomainScope(*_id_and_name(self.domain))
 
 
 def _method(value: object) -> str | None:
