@@ -3,7 +3,6 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,10 +15,10 @@ from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.examples import run_examples
 from clustercert.settings import SettingsError, load
 from clustercert.store.federation import FederatedAccess
+from support.identity_page import PROJECT, recipe, recipes
 from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
 from support.samples import NOW, cluster
 
-PROJECT = "1" * 32
 GITHUB_URL = "https://token.actions.githubusercontent.com"
 MINIMAL: Mapping[str, object] = {
     "name": "sso",
@@ -27,7 +26,6 @@ MINIMAL: Mapping[str, object] = {
     "audiences": ["clustercert"],
     "projects": [PROJECT],
 }
-PAGE = Path(__file__).parents[2] / "docs" / "identity.md"
 
 
 def problem(**changed: object) -> str:
@@ -104,17 +102,11 @@ def test_two_issuers_have_two_names_and_urls(changed: dict[str, object]) -> None
         load(None, identity={"issuers": issuers})
 
 
-def recipe(name: str) -> dict[str, Any]:
-    """A recipe on the page, loaded like a settings file."""
-    _, _, text = PAGE.read_text(encoding="utf-8").partition(f"<!-- identity: {name} -->\n```toml\n")
-    return tomllib.loads(text.partition("```")[0])
-
-
 async def granted(
     name: str, claims: dict[str, Any], cluster_name: str = "production", **changed: object
 ) -> str:
     """The groups in the certificate that a recipe's policy gives for a token, or the name of the error."""
-    settings = load(None, **recipe(name))
+    settings = load(None, **tomllib.loads(recipe(name)))
     user = await user_of(settings.identity.issuers[0].configured(), claims, **changed)
     access = FederatedAccess(frozenset({PROJECT}), blocked=False, name_taken=False)
     caller = login_of(user, access).caller(user, Origin("192.0.2.1", "0" * 32))
@@ -135,7 +127,7 @@ async def test_keycloak_groups_become_teams() -> None:
 
 
 def test_the_examples_of_a_recipe_pass() -> None:
-    settings = load(None, **recipe("keycloak"))
+    settings = load(None, **tomllib.loads(recipe("keycloak")))
     [one] = run_examples(settings.policy.policy(), settings.policy.examples)
     assert one.passed
 
@@ -155,8 +147,6 @@ async def test_a_service_account_of_one_cluster_reads_another() -> None:
 
 
 def test_every_block_on_the_page_is_valid() -> None:
-    names = [
-        line.split()[2] for line in PAGE.read_text(encoding="utf-8").splitlines() if "<!-- identity" in line
-    ]
+    names = [*recipes()]
     assert names == ["keycloak", "github", "kubernetes", "expressions"]
-    assert all(load(None, **recipe(name)).identity.issuers for name in names)
+    assert all(load(None, **tomllib.loads(recipe(name))).identity.issuers for name in names)

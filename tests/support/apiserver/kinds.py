@@ -47,6 +47,7 @@ class Kind:
 
 NAMESPACES = Kind("", "namespaces", "Namespace", short=("ns",))
 CONFIG_MAPS = Kind("", "configmaps", "ConfigMap", namespaced=True, short=("cm",))
+SERVICE_ACCOUNTS = Kind("", "serviceaccounts", "ServiceAccount", namespaced=True, short=("sa",))
 CLUSTER_ROLES = Kind(RBAC, "clusterroles", "ClusterRole")
 CLUSTER_ROLE_BINDINGS = Kind(RBAC, "clusterrolebindings", "ClusterRoleBinding")
 ROLES = Kind(RBAC, "roles", "Role", namespaced=True)
@@ -55,10 +56,11 @@ POLICIES = Kind(ADMISSION, "validatingadmissionpolicies", "ValidatingAdmissionPo
 POLICY_BINDINGS = Kind(ADMISSION, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 SELF_SUBJECT_REVIEWS = Kind(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", stored=False)
 SELF_ACCESS_REVIEWS = Kind(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview", stored=False)
+TOKEN_REVIEWS = Kind(AUTHENTICATION, "tokenreviews", "TokenReview", stored=False)
 
 KINDS = (
-    *(NAMESPACES, CONFIG_MAPS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS),
-    *(POLICIES, POLICY_BINDINGS, SELF_SUBJECT_REVIEWS, SELF_ACCESS_REVIEWS),
+    *(NAMESPACES, CONFIG_MAPS, SERVICE_ACCOUNTS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS),
+    *(POLICIES, POLICY_BINDINGS, SELF_SUBJECT_REVIEWS, SELF_ACCESS_REVIEWS, TOKEN_REVIEWS),
 )
 BY_RESOURCE: Mapping[tuple[str, str], Kind] = {(kind.group, kind.plural): kind for kind in KINDS}
 _GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS if kind.group))

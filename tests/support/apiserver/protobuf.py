@@ -45,6 +45,8 @@ _DELETION: Schema = {4: Field("propagationPolicy")}
 _KINDS: Mapping[str, Schema] = {
     "ConfigMap": {1: Field("metadata", _METADATA), 2: Field("data", is_map=True)},
     "Namespace": {1: Field("metadata", _METADATA)},
+    "ServiceAccount": {1: Field("metadata", _METADATA)},
+    "TokenRequest": {2: Field("spec", {1: Field("audiences", many=True)})},
     "ClusterRoleBinding": {
         1: Field("metadata", _METADATA),
         2: Field("subjects", _SUBJECT, many=True),

@@ -8,6 +8,7 @@ from support.apiserver.attributes import Attributes
 from support.apiserver.failures import Failure
 from support.apiserver.identity import ANONYMOUS, AUTHENTICATED, MASTERS, Identity
 from support.apiserver.kinds import RBAC, Kind
+from support.apiserver.service_accounts import DISCOVERY, JWKS
 from support.apiserver.storage import Document, Storage
 
 Rule = Mapping[str, Any]
@@ -17,6 +18,7 @@ _WRITE = ("create", "delete", "deletecollection", "patch", "update")
 _EVERYTHING = ("*",)
 _PUBLIC = ("/healthz", "/livez", "/readyz", "/version", "/version/")
 _DISCOVERY = (*_PUBLIC, "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*")
+_ISSUER = tuple(path for each in (DISCOVERY, JWKS) for path in (each, f"{each}/"))
 
 
 def _rule(groups: Sequence[str], resources: Sequence[str], verbs: Sequence[str]) -> Rule:
@@ -48,12 +50,14 @@ _BOOTSTRAP_ROLES: Mapping[str, Sequence[Rule]] = {
     ),
     "system:discovery": (_paths(_DISCOVERY, ("get",)),),
     "system:public-info-viewer": (_paths(_PUBLIC, ("get",)),),
+    "system:service-account-issuer-discovery": (_paths(_ISSUER, ("get",)),),
 }
 _BOOTSTRAP_BINDINGS = {
     "cluster-admin": (MASTERS,),
     "system:basic-user": (AUTHENTICATED,),
     "system:discovery": (AUTHENTICATED,),
     "system:public-info-viewer": (AUTHENTICATED, *ANONYMOUS.groups),
+    "system:service-account-issuer-discovery": ("system:serviceaccounts",),
 }
 
 

@@ -32,6 +32,7 @@ from support.apiserver.impersonation import impersonated, impersonations
 from support.apiserver.peer_certificate import read
 from support.apiserver.rbac import Rbac
 from support.apiserver.resources import Resources, parsed
+from support.apiserver.service_accounts import InvalidToken, ServiceAccountTokens
 from support.apiserver.storage import Storage
 from support.apiserver.transport import Listener, Request
 from support.apiserver.webhook import Release, Webhook
@@ -69,6 +70,7 @@ class ApiServer:
         now: replace it to see a certificate expire on an open connection, or an answer of the webhook in the cache.
         storage: the objects.
         tells_credential_ids: whether users have credential ids, as from 1.32 on.
+        tokens: of service accounts.
     """
 
     def __init__(self, folder: Path, release: Release = "1.32") -> None:
@@ -100,6 +102,7 @@ class ApiServer:
         self._sinks: list[Callable[[Mapping[str, Any]], None]] = []
         self._listener = Listener(identity_file, self._answer)
         self.url = f"https://127.0.0.1:{self._listener.server_address[1]}"
+        self.tokens = ServiceAccountTokens(self.storage, self.url, lambda: self.now())  # noqa: PLW0108 - it may be replaced later
 
     def trust(self, client_cas_pem: bytes) -> None:
         """Replace the client-CA bundle by the cluster's own CA and these, by rename."""
@@ -108,6 +111,17 @@ class ApiServer:
     def bind(self, group: str, role: str) -> None:
         """Create a ClusterRoleBinding."""
         self._rbac.bind(f"{group}:{role}", role, (group,))
+
+    def add_namespace(self, name: str) -> None:
+        """Create a namespace if it is missing."""
+        if name not in {each["metadata"]["name"] for each in self.storage.all(kinds.NAMESPACES)}:
+            self.storage.create(kinds.NAMESPACES, "", {"metadata": {"name": name}})
+
+    def add_service_account(self, namespace: str, name: str) -> str:
+        """Create a service account, and its namespace if it is missing. Returns its uid."""
+        self.add_namespace(namespace)
+        made = self.storage.create(kinds.SERVICE_ACCOUNTS, namespace, {"metadata": {"name": name}})
+        return str(made["metadata"]["uid"])
 
     def authorize_with(self, configuration: Path) -> None:
         """`--authorization-config`: read now and whenever it is replaced. Raises ConfigurationError."""
@@ -210,9 +224,13 @@ class ApiServer:
         return status, document
 
     def _authenticated(self, request: Request) -> Identity:
-        """The caller; anonymous without a certificate. Raises Failure (401) for an invalid certificate."""
+        """The caller; anonymous without a credential. Raises Failure (401) for an invalid one."""
         if not request.chain:
-            return ANONYMOUS
+            scheme, _, token = request.headers.get("authorization", [""])[0].partition(" ")
+            try:
+                return self.tokens.accept(token).who if scheme.lower() == "bearer" else ANONYMOUS
+            except InvalidToken as error:
+                raise unauthorized() from error
         chain, presented_der = request.chain, None
         if headers := request.headers.get(PRESENTED.lower()):
             try:
@@ -251,25 +269,42 @@ class ApiServer:
         if not wanted.resource:
             if request.method == "GET" and wanted.path in _HEALTH:
                 return 200, {"status": "ok"}
-            document = kinds.discovery(wanted.path) if request.method == "GET" else None
+            document = None
+            if request.method == "GET":
+                document = kinds.discovery(wanted.path) or self.tokens.document(wanted.path)
             if document is None:
                 raise no_such_path()
             return 200, document
-        if wanted.verb == "create" and wanted.resource == kinds.SELF_SUBJECT_REVIEWS.plural:
-            return 201, _review(kinds.SELF_SUBJECT_REVIEWS, {}, {"userInfo": who.user_info})
-        if wanted.verb == "create" and wanted.resource == kinds.SELF_ACCESS_REVIEWS.plural:
-            spec = parsed(request.body)["spec"]
-            verdict = self._decide(who, Attributes.of_review(spec))
-            status: dict[str, object] = {"allowed": verdict.decision is Decision.ALLOW}
-            if verdict.decision is Decision.DENY:
-                status["denied"] = True
-            if verdict.reason:
-                status["reason"] = verdict.reason
-            if verdict.error is not None:
-                status["evaluationError"] = verdict.error
-            return 201, _review(kinds.SELF_ACCESS_REVIEWS, spec, status)
+        if wanted.verb == "create" and (computed := self._computed(who, wanted, request.body)) is not None:
+            return 201, computed
         content_type = request.headers.get("content-type", ["application/json"])[0]
         return self._resources.answer(who, wanted, request.target, content_type, request.body)
+
+    def _computed(self, who: Identity, wanted: Attributes, body: bytes) -> JsonObject | None:
+        """The answer to a review or a TokenRequest, which is not stored; None for other resources."""
+        if wanted.resource == kinds.SELF_SUBJECT_REVIEWS.plural:
+            return _review(kinds.SELF_SUBJECT_REVIEWS, {}, {"userInfo": who.user_info})
+        if wanted.resource == kinds.SELF_ACCESS_REVIEWS.plural:
+            spec = parsed(body)["spec"]
+            return _review(kinds.SELF_ACCESS_REVIEWS, spec, self._access(who, spec))
+        if wanted.resource == kinds.TOKEN_REVIEWS.plural:
+            spec = parsed(body)["spec"]
+            return _review(kinds.TOKEN_REVIEWS, spec, self.tokens.review(spec))
+        if (wanted.resource, wanted.subresource) == (kinds.SERVICE_ACCOUNTS.plural, "token"):
+            return self.tokens.requested(wanted.namespace, wanted.name, parsed(body).get("spec") or {})
+        return None
+
+    def _access(self, who: Identity, spec: Mapping[str, Mapping[str, str]]) -> JsonObject:
+        """The status of a SelfSubjectAccessReview."""
+        verdict = self._decide(who, Attributes.of_review(spec))
+        status: dict[str, object] = {"allowed": verdict.decision is Decision.ALLOW}
+        if verdict.decision is Decision.DENY:
+            status["denied"] = True
+        if verdict.reason:
+            status["reason"] = verdict.reason
+        if verdict.error is not None:
+            status["evaluationError"] = verdict.error
+        return status
 
 
 def _review(kind: kinds.Kind, spec: JsonObject, status: JsonObject) -> JsonObject:

@@ -153,11 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): self.headers.get_all(name, []) for name in self.headers}
         request = Request(self.command, self.path, headers, body, self._chain)
         status, document = cast("Listener", self.server).answer(request)
-        plain = isinstance(document, str)
         encoded = document.encode() if isinstance(document, str) else json.dumps(document).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8" if plain else "application/json")
+        self.send_header("Content-Type", _content_type(document))
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)
         self.wfile.flush()
+
+
+def _content_type(document: Mapping[str, object] | str) -> str:
+    if isinstance(document, str):
+        return "text/plain; charset=utf-8"
+    return "application/jwk-set+json" if "keys" in document else "application/json"

@@ -1,0 +1,33 @@
+"""The recipes in docs/identity.md, as settings files."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "identity.md"
+# In the recipes: the project in which an issuer's users have roles.
+PROJECT = "1" * 32
+
+
+def recipes() -> dict[str, str]:
+    """The text of each recipe in TOML, by name, in the order of the page."""
+    found = re.findall(
+        r"<!-- identity: ([\w-]+) -->\n```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
+    return dict(found)
+
+
+def recipe(name: str, replaced: Mapping[str, str] | None = None) -> str:
+    """A recipe, with texts replaced that an operator replaces. Each must be there."""
+    text = recipes()[name]
+    for old, new in (replaced or {}).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+def recipe_file(folder: Path, name: str, replaced: Mapping[str, str]) -> Path:
+    """Write a recipe to a settings file."""
+    path = folder / f"{name}.toml"
+    path.write_text(recipe(name, replaced), encoding="utf-8")
+    return path
