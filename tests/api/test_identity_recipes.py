@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_a_keycloak_group_may_edit_its_teams_namespace(place: Place) -> None:
     """As `kubectl create rolebinding` on the page says."""
     place.double.add_namespace("blue")
-    binding = {
+    binding: dict[str, object] = {
         "metadata": {"name": "team-blue"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
         "subjects": [
@@ -89,7 +89,7 @@ def test_a_keycloak_group_may_edit_its_teams_namespace(place: Place) -> None:
     }
     path = "/apis/rbac.authorization.k8s.io/v1/namespaces/blue/rolebindings"
     as_admin(place.double, lambda api: api.create(path, binding))
-    groups: dict[str, Sequence[str]] = {"alice": ["/team-blue", "/platform"], "bob": ["/platform"]}
+    groups = {"alice": ["/team-blue", "/platform"], "bob": ["/platform"]}
     with oidc_provider(place.world.folder, groups) as issuer:
         replaced = {
             "https://sso.example.com/realms/acme": issuer.url,
