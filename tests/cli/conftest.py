@@ -1,3 +1,4 @@
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.apiserver import ApiServer
-from support.command_line import Operator, new_operator
+from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import OperatedCluster, tls_service
 
 # A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
@@ -15,6 +16,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return new_operator(tmp_path)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory that is empty except for the file `password`."""
+    for name in os.environ:
+        if name.startswith(("CLUSTERCERT", "OS_", "KUBE")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("CONFIG", "CACHE", "STATE", "DATA"):
+        monkeypatch.setenv(f"XDG_{folder}_HOME", str(tmp_path / folder.lower()))
+    (tmp_path / "password").write_text(PASSWORD)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -275,7 +275,7 @@ def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: World) ->
 def test_a_longer_lifetime_is_refused_with_the_services_message(world: World, wish: tuple[str, str]) -> None:
     world.log_in("bob")
     done = world.user("kubeconfig", "get", "prod", *wish)
-    assert done.returncode in {1, 4}
+    assert done.returncode in {2, 4}
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert "CCE.0140" in done.stderr
@@ -305,7 +305,7 @@ def test_nothing_is_issued_for_an_unknown_context(world: World) -> None:
     count = "SELECT count(*) FROM certificate"
     before = world.database(count)
     done = world.user("kubeconfig", "get", "prod", "--context", "nope")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (5, "")
     assert "no context nope. They have: internal, external, externalTLSVerify" in done.stderr
     assert world.database(count) == before
 

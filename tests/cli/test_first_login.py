@@ -22,7 +22,7 @@ def account(made: tuple[Operator, str], tmp_path: Path) -> tuple[str, str]:
         operator.output("user", "create", "carol", "--password-file", tmp_path / "password")
         operator.output("role", "assign", "reader", "--user", "carol", "--project", "eu-de")
     log_in = run(tmp_path, "login", url, "--user", "carol")
-    assert log_in.returncode == 1
+    assert log_in.returncode == 2
     return url, log_in.stderr.partition("SHA-256 fingerprint")[2].partition(": ")[2].partition("\n")[0]
 
 

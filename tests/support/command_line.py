@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clustercert.cli.exit_codes import FAILED, NOT_FOUND
+from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.root import run
 
+PASSWORD = "correct horse"
 # Commands that call a service unless they are told to work on the store.
 _OVER_API = {"domain", "project"}
 
@@ -61,7 +62,7 @@ class Operator:
     def error(self, *arguments: str | Path) -> str:
         """The error message of a command that fails with an empty standard output."""
         done = self.run(*arguments)
-        assert done.code in {FAILED, NOT_FOUND}, done
+        assert done.code in {FAILED, USAGE, NOT_FOUND}, done
         assert done.out == ""
         assert done.err.startswith("Error: ")
         return done.err.removeprefix("Error: ").rstrip("\n")

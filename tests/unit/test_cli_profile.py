@@ -119,7 +119,7 @@ def test_the_current_profile_is_the_one_chosen_last(tmp_path: Path) -> None:
     assert profile.current(environment) == "work"
     assert profile.current(environment | {"CLUSTERCERT_PROFILE": "home"}) == "home"
     assert profile.names(environment) == ["home", "work"]
-    with pytest.raises(NotLoggedIn, match=r"no profile wrk\. Did you mean work"):
+    with pytest.raises(UnknownName, match=r"no profile wrk\. Did you mean work"):
         profile.use("wrk", environment)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.options import CommandError, read_file
+from clustercert.cli.options import UsageError, read_file
 from clustercert.cli.output import Output, Row, csv, document, note, row_of, show_one, write_out
 from clustercert.cli.printable import printable
 from clustercert.model.errors import LogDamaged
@@ -29,16 +29,16 @@ EVENT_FIELDS = (
 
 
 def parse_key(given: str) -> "VerifierKey":
-    """Parse a verifier key, given as a string or as a file name. Raises CommandError."""
+    """Parse a verifier key, given as a string or as a file name. Raises UsageError, or CommandError."""
     from clustercert.merkle.notes import NoteError, VerifierKey
 
     if not Path(given).exists() and "+" not in given:
-        raise CommandError(f"--key: there is no file {given}, and it is not a key of the form NAME+HASH+KEY.")
+        raise UsageError(f"--key: there is no file {given}, and it is not a key of the form NAME+HASH+KEY.")
     text = _text(Path(given)) if Path(given).exists() else given
     try:
         return VerifierKey.parse(text)
     except NoteError as error:
-        raise CommandError(f"--key: {error}.") from error
+        raise UsageError(f"--key: {error}.") from error
 
 
 def trusted_heads(files: Iterable[Path], key: "VerifierKey") -> "list[TrustedHead]":

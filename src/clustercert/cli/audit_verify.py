@@ -13,7 +13,7 @@ from clustercert.cli.audit_output import (
     trusted_heads,
 )
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, UsageError
 from clustercert.cli.output import Output, OutputOption, Row, note, row_of, show_list, show_one, write_out
 from clustercert.cli.session import Operator, require_database, settings
 
@@ -168,7 +168,7 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple
     from clustercert.audit.verification import verify as verified
 
     if not folder.is_dir() or (key is None and not (folder / VERIFIER_KEY).is_file()):
-        raise CommandError(f"{folder} is not an exported log. See `clustercert audit export`.")
+        raise UsageError(f"{folder} is not an exported log. See `clustercert audit export`.")
     verifier = parse_key(key or str(folder / VERIFIER_KEY))
     with translate_note_errors():
         report = asyncio.run(verified(ExportedLog(folder), verifier, trusted_heads(files, verifier)))

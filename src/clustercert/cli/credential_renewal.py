@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from clustercert.cli import credential_cache
 from clustercert.cli.credential_cache import Entry
 from clustercert.cli.credential_lock import Lock, LockTimeout, locked
+from clustercert.cli.exit_codes import FAILED, UNAVAILABLE
 
 if TYPE_CHECKING:
     from clustercert.cli.credential_entry import Request
@@ -22,14 +23,13 @@ if TYPE_CHECKING:
 NETWORK_SECONDS = 10.0
 # If a renewal fails while the certificate is valid, the next call uses the cache for this long.
 _RETRY_SECONDS = 60
-FAILED, NOT_LOGGED_IN, FORBIDDEN, NOT_FOUND, UNREACHABLE = 1, 3, 4, 5, 6
 
 
 class Failure(NamedTuple):
     """Why there is no credential.
 
     Attributes:
-        exit_code: 1 failed, 3 not logged in, 4 forbidden, 5 not found, 6 unreachable.
+        exit_code: see `exit_codes`.
         cache_helps: whether a cached certificate that is still valid can be used meanwhile.
     """
 
@@ -106,7 +106,7 @@ def _with_time_limit(request: "Request") -> "Credential | Failure":
     if not thread.is_alive():
         return Failure(FAILED, "The credential could not be requested.")
     return Failure(
-        UNREACHABLE, f"The service did not answer within {NETWORK_SECONDS:.0f} seconds.", cache_helps=True
+        UNAVAILABLE, f"The service did not answer within {NETWORK_SECONDS:.0f} seconds.", cache_helps=True
     )
 
 

@@ -12,17 +12,11 @@ import typer
 from clustercert.cli import credential_cache, profile
 from clustercert.cli.certificate_request import CertificateRequest, IssuedKubeconfig
 from clustercert.cli.credential_cache import Entry
-from clustercert.cli.credential_renewal import (
-    FAILED,
-    FORBIDDEN,
-    NOT_FOUND,
-    NOT_LOGGED_IN,
-    UNREACHABLE,
-    Failure,
-)
+from clustercert.cli.credential_renewal import Failure
+from clustercert.cli.exit_codes import NOT_LOGGED_IN, USAGE, exit_code
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.lookup import cluster_id
-from clustercert.cli.options import CommandError, UnknownName
+from clustercert.cli.options import CommandError
 from clustercert.cli.profile import DEFAULT_PROFILE, Profile
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError
@@ -34,7 +28,8 @@ if TYPE_CHECKING:
 # Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
-_EXIT_CODES = {403: FORBIDDEN, 404: NOT_FOUND, 408: UNREACHABLE, 429: UNREACHABLE}
+# The service may answer the next request. All statuses from 500 are of this kind too.
+_TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
 
 
@@ -107,16 +102,12 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
         case ApiError(http_status=401):
             return _log_in_again(name, f"{found.url} refused your login", cache_helps=False)
         case ApiError(http_status=status):
-            code = UNREACHABLE if status >= _FIRST_SERVER_ERROR else _EXIT_CODES.get(status, FAILED)
-            return Failure(code, error.message, cache_helps=code == UNREACHABLE)
-        case ClientError():
-            return Failure(UNREACHABLE, error.message, cache_helps=True)
-        case UnknownName():
-            return Failure(_EXIT_CODES[error.status], error.message)
+            temporary = status >= _FIRST_SERVER_ERROR or status in _TEMPORARY
+            return Failure(exit_code(error), error.message, cache_helps=temporary)
         case typer.BadParameter():
-            return Failure(2, error.message)
+            return Failure(USAGE, error.message)
         case _:
-            return Failure(FAILED, error.message)
+            return Failure(exit_code(error), error.message, cache_helps=isinstance(error, ClientError))
 
 
 def _request(request: "Request", found: Profile) -> IssuedKubeconfig:

@@ -1,8 +1,9 @@
-"""Exit codes of all commands: 0 done, 1 failed, 2 wrong usage, and those below."""
+"""Exit codes of all commands: 0 done, and those below. `USAGE` stands for a missing, wrong or malformed argument."""
 
 from clustercert.model.errors import ClustercertError
 
 FAILED = 1
+USAGE = 2
 NOT_LOGGED_IN = 3
 FORBIDDEN = 4
 NOT_FOUND = 5
@@ -10,6 +11,7 @@ UNAVAILABLE = 6
 INTERRUPTED = 130
 
 _BY_STATUS = {
+    400: USAGE,
     401: NOT_LOGGED_IN,
     403: FORBIDDEN,
     404: NOT_FOUND,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption
 from clustercert.cli.output import Output, OutputOption, note, row_of, show_one
 from clustercert.cli.session import Operator
 from clustercert.model.errors import InvalidRequest
@@ -48,7 +48,7 @@ async def import_audit_log(
         await webhook.audit_batches.ingest(webhook_config, batch, operator.actor.origin, "import-audit-log")
         await webhook.credential_usage.flush()
     if log.lines and log.lines == log.skipped:
-        raise InvalidRequest(
+        raise CommandError(
             f"None of the {log.lines} lines is an event of {API_VERSION}. Name the file written by the API"
             " server's --audit-log-path, in the format json."
         )

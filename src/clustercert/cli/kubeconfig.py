@@ -13,7 +13,7 @@ from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login_options import LoginOptions
-from clustercert.cli.options import CommandError, ContextNameOption, InsecureOption
+from clustercert.cli.options import CommandError, ContextNameOption, InsecureOption, UnknownName
 from clustercert.cli.output import Output, document, note, write_out
 from clustercert.secure_file import write_private
 
@@ -89,6 +89,9 @@ class ContextOptions:
         typer.Option("--cce-names", help="Write all addresses, under the names of CCE, such as internal."),
     ] = False
 
+    def __post_init__(self) -> None:
+        kubeconfig_entries.parse_template(self.context_name)
+
     def check(self, client: "Client", ref: ClusterRef, user: str) -> None:
         """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
         kubeconfig_entries.context_name(self.context_name, ref, user)
@@ -96,7 +99,7 @@ class ContextOptions:
             return
         contexts = client.contexts(ref.project_id, ref.cluster_id)
         if self.context not in contexts:
-            raise CommandError(
+            raise UnknownName(
                 f"Kubeconfigs for this cluster have no context {self.context}. They have: {', '.join(contexts)}. If "
                 "the cluster has further addresses, they also have customSAN-0 and so on."
             )

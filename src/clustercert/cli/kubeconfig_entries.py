@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any, Literal
 
 from clustercert.cli.kubeconfig_text import LISTS, Changes, Kubeconfig
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, UsageError
 from clustercert.model import JsonObject
 
 # The extension that kubectl sends to exec plugins with `provideClusterInfo`.
@@ -65,19 +65,24 @@ class Merged:
         return "embedded" if "client-certificate-data" in self.user else "files"
 
 
-def context_name(template: str, ref: ClusterRef, user: str) -> str:
-    """Fill in a template such as `{profile}-{cluster}`. Raises CommandError."""
-    values = {"profile": ref.profile, "project": ref.project, "cluster": ref.cluster, "user": user}
+def parse_template(template: str) -> list[tuple[str, str | None]]:
+    """Return pairs of literal text and the field that follows it. Raises UsageError."""
     try:
         parts = list(Formatter().parse(template))
         if any(field not in (None, *_FIELDS) or spec or how for _, field, spec, how in parts):
             raise ValueError
-        name = "".join(text + (values[field] if field else "") for text, field, _, _ in parts)
-    except (ValueError, KeyError):
+    except ValueError:
         fields = ", ".join(f"{{{field}}}" for field in _FIELDS)
-        raise CommandError(f"{template!r} is not a template for names. It can have {fields}.") from None
+        raise UsageError(f"{template!r} is not a template for names. It can have {fields}.") from None
+    return [(text, field) for text, field, _, _ in parts]
+
+
+def context_name(template: str, ref: ClusterRef, user: str) -> str:
+    """Fill in a template such as `{profile}-{cluster}`. Raises UsageError."""
+    values = {"profile": ref.profile, "project": ref.project, "cluster": ref.cluster, "user": user}
+    name = "".join(text + (values[field] if field else "") for text, field in parse_template(template))
     if not name or " " in name or not name.isprintable():
-        raise CommandError(
+        raise UsageError(
             f"{name!r} is not a name for a context: it is empty, or has spaces or control characters."
         )
     return name

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from clustercert.cli.options import CommandError, read_file
+from clustercert.cli.options import CommandError, UsageError, read_file
 
 # A kubeconfig of this size has several hundred clusters.
 MAX_BYTES = 1024 * 1024
@@ -94,7 +94,7 @@ def bounded(path: Path, limit: int) -> bytes:
         return content
     # Never wait for a device or a pipe that a kubeconfig names.
     if not path.is_file():
-        raise CommandError(f"{path} is missing or not a file.")
+        raise UsageError(f"{path} is missing or not a file.")
     return read_file(path, limit)
 
 

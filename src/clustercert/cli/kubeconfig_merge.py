@@ -62,6 +62,7 @@ class EntryOptions:
         if self.embed and self.files:
             raise typer.BadParameter("Give only one of --embed and --files.")
         LifetimeOptions(expires_in=self.expires_in).lifetime(datetime.now(UTC))
+        kubeconfig_entries.parse_template(self.context_name)
 
     def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
         """The user entry. The exec plugin's cache or the file gets the certificate."""

@@ -13,7 +13,7 @@ from clustercert.cli import credential_cache, kubeconfig_entries, kubeconfig_fil
 from clustercert.cli.certificate_files import CertificateFile
 from clustercert.cli.kubeconfig_entries import Merged
 from clustercert.cli.kubeconfig_merge import KubeconfigOption
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, write_out
 
 _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
@@ -51,9 +51,12 @@ def unmerge(
                 )
             if config.current in contexts:
                 note("There is no current context now. Choose one with `kubectl config use-context NAME`.")
-    if left or not found:
-        missing = ", ".join(sorted(left)) or "none"
-        raise CommandError(f"`merge` wrote no such context: {missing}. See `clustercert kubeconfig list`.")
+    if left:
+        raise UnknownName(
+            f"`merge` wrote no such context: {', '.join(sorted(left))}. See `clustercert kubeconfig list`."
+        )
+    if not found:
+        note("`merge` wrote no contexts, so there is nothing to remove.")
 
 
 def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:

@@ -12,7 +12,7 @@ from clustercert.cli import login_flow, profile
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_options import PlainHttpOption, ProfileOption
 from clustercert.cli.login_trust import TrustOptions
-from clustercert.cli.options import CommandError, PasswordFileOption
+from clustercert.cli.options import CommandError, PasswordFileOption, UsageError
 from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
 from clustercert.cli.prompts import prompt_text, read_secret
@@ -100,7 +100,13 @@ def login(
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
     found = credentials.log_in(base, project, ca_pem, last)
+    before = profile.remembered(name, os.environ)
     path = profile.save(name, found, os.environ)
+    if before is not None and not _is_same_user(before, found):
+        note(
+            f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
+            f"now act as {found.user}. Keep several logins with --profile NAME."
+        )
     if profile_name is None:
         profile.use(name, os.environ)
     until = f" until {found.expires_at:%Y-%m-%d %H:%M} UTC" if found.expires_at else ""
@@ -117,7 +123,7 @@ def _service(
     last = profile.remembered(name, os.environ)
     if url is None:
         if last is None:
-            raise CommandError("Name the service: `clustercert login URL`. Later logins don't need it.")
+            raise UsageError("Name the service: `clustercert login URL`. Later logins don't need it.")
         return last.url, name, last
     base = service_url(url, plain_http=plain_http)
     if last is None or last.url == base:
@@ -131,6 +137,12 @@ def _service(
         last = profile.remembered(name, os.environ)
         return base, name, last
     return base, name, None
+
+
+def _is_same_user(one: Profile, other: Profile) -> bool:
+    # Logins with an access key have no domain.
+    domains = {one.domain, other.domain} - {None}
+    return (one.url, one.user) == (other.url, other.user) and len(domains) <= 1
 
 
 def logout(

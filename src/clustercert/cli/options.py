@@ -80,6 +80,10 @@ class CommandError(ClustercertError):
     """The command can't be run with these arguments."""
 
 
+class UsageError(CommandError, status=400, code="CCE.01400001"):
+    """An argument is missing or not valid."""
+
+
 class NotLoggedIn(CommandError, status=401, code="CCE.01401001"):
     """There is no login, or it is no longer valid."""
 
@@ -150,10 +154,12 @@ def _time(text: str, sign: int) -> datetime:
 
 
 def read_file(path: Path, limit: int = 1024 * 1024) -> bytes:
-    """Read a file of at most `limit` bytes. Raises CommandError if it is larger or can't be read."""
+    """Read a file of at most `limit` bytes. Raises CommandError if it is larger, missing or can't be read."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"The file {path} can't be read: {error.strerror}.") from error
     except OSError as error:
         raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
     if len(content) > limit:

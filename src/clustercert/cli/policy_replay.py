@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.options import CommandError, past_time
+from clustercert.cli.options import CommandError, UsageError, past_time
 from clustercert.cli.output import Output, OutputOption
 from clustercert.cli.policy_replay_output import show_replay
 from clustercert.cli.session import Operator, operate, settings
@@ -112,6 +112,8 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
 
     try:
         _add(replay, events(), wanted, progress)
+    except FileNotFoundError as error:
+        raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
     except OSError as error:
         raise CommandError(f"--from: {log} can't be read: {error.strerror}.") from error
     progress.clear()

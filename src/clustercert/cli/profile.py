@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.options import CommandError, NotLoggedIn, did_you_mean
+from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName, UsageError, did_you_mean
 from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def current(environment: Mapping[str, str]) -> str:
 
 
 def use(name: str, environment: Mapping[str, str]) -> None:
-    """Make a profile the current one. Raises CommandError if there is no such profile."""
+    """Make a profile the current one. Raises UnknownName if there is no such profile, or CommandError."""
     if not path_of(name, environment).exists():
-        raise NotLoggedIn(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
+        raise UnknownName(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
     try:
         write_private(_current_file(environment), f"{name}\n")
     except OSError as error:
@@ -195,9 +195,9 @@ def without_login(profile: Profile) -> Profile:
 
 
 def path_of(name: str, environment: Mapping[str, str]) -> Path:
-    """Return the file of a profile. Raises CommandError if the name is not valid."""
+    """Return the file of a profile. Raises UsageError if the name is not valid."""
     if not _NAME.fullmatch(name):
-        raise CommandError(
+        raise UsageError(
             f"{name!r} is not a valid profile name. Use 1 to 64 letters, digits, dots, hyphens or underscores."
         )
     return _folder(environment) / "profiles" / f"{name}.json"

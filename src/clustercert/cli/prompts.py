@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from clustercert.cli.exit_codes import INTERRUPTED
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, UsageError
 from clustercert.cli.output import note
 
 _STANDARD_INPUT = Path("-")
@@ -45,7 +45,7 @@ def prompt_text(prompt: str, instead: str) -> str:
 
 
 def confirm(question: str, *, yes: bool, instead: str = "add --yes") -> None:
-    """Ask for confirmation unless `yes` is set. Raises typer.Exit on no, or CommandError without a terminal.
+    """Ask for confirmation unless `yes` is set. Raises typer.Exit on no, or UsageError without a terminal.
 
     Name the objects in the question as the store knows them, so that a wrong name is noticed.
 
@@ -55,7 +55,7 @@ def confirm(question: str, *, yes: bool, instead: str = "add --yes") -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} There is no terminal to ask for confirmation: {instead}.")
+        raise UsageError(f"{question} There is no terminal to ask for confirmation: {instead}.")
     with _interruptible():
         confirmed = typer.confirm(question, err=True)
     if not confirmed:
@@ -79,13 +79,15 @@ def _interruptible() -> Iterator[None]:
 
 def _require_terminal(purpose: str, instead: str) -> None:
     if not sys.stdin.isatty():
-        raise CommandError(f"There is no terminal to {purpose}: {instead}.")
+        raise UsageError(f"There is no terminal to {purpose}: {instead}.")
 
 
 def _first_line(file: Path, longest: int) -> str:
     try:
         with nullcontext(sys.stdin) if file == _STANDARD_INPUT else file.open(encoding="utf-8") as opened:
             line = opened.readline(longest + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UsageError(f"The file {file} can't be read: {error.strerror}.") from error
     except OSError as error:
         raise CommandError(f"The file {file} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import quote, urlencode
 
-from clustercert.client.connection import ApiError, ClientError, Connection, json_object
+from clustercert.client.connection import ApiError, Connection, InvalidArgument, json_object
 from clustercert.model import JsonObject
 
 OWN = "/clustercert/v1"
@@ -65,14 +65,14 @@ class AdministrationClient(Connection):
 
 
 def path_of(*parts: str, domain: str | None = None) -> str:
-    """Return a path with its parts percent-encoded. Raises ClientError for a name that can't be in a path."""
+    """Return a path with its parts percent-encoded. Raises InvalidArgument for a name that can't be in a path."""
     for part in parts:
         if not part or not part.isprintable():
-            raise ClientError(
+            raise InvalidArgument(
                 f"{part!r} is not a name: it is empty, or has characters that can't be printed."
             )
         if "/" in part:
-            raise ClientError(
+            raise InvalidArgument(
                 f"{part}: a name with a slash can't be part of an address. Give the id instead."
             )
     query = f"?domain={quote(domain, safe='')}" if domain is not None else ""

@@ -30,6 +30,10 @@ class ClientError(ClustercertError):
     """A request failed, or its options are invalid."""
 
 
+class InvalidArgument(ClientError, status=400, code="CCE.01400001"):
+    """An address or a name is not valid, so nothing was sent."""
+
+
 class Unreachable(ClientError, status=503, code="CCE.01503001"):
     """The service could not be reached, or did not answer."""
 
@@ -155,7 +159,7 @@ class Connection:
 def service_url(text: str, *, plain_http: bool = False) -> str:
     """Parse a service's base URL from a user's input, which may end in `/v3` or a slash.
 
-    Raises ClientError if it is not valid, or if it uses `http://` for another machine without `plain_http`.
+    Raises InvalidArgument if it is not valid, or if it uses `http://` for another machine without `plain_http`.
     """
     try:
         parts = urlsplit(text)
@@ -165,11 +169,11 @@ def service_url(text: str, *, plain_http: bool = False) -> str:
     path = parts.path.rstrip("/").removesuffix("/v3")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or path:
         # The message does not repeat the input, which may contain a password.
-        raise ClientError(
+        raise InvalidArgument(
             "This is not the address of a service. Write it like https://clustercert.example.com, without a path."
         )
     if parts.scheme == "http" and not plain_http and not is_loopback(parts.hostname):
-        raise ClientError(
+        raise InvalidArgument(
             f"http://{parts.hostname} would send passwords and keys unencrypted. Use https, or add --plain-http if the "
             "network is protected in another way."
         )
