@@ -25,6 +25,16 @@ class CommandResult:
     err: str
 
 
+def run_command(*arguments: str) -> CommandResult:
+    """Run a command in this process."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(arguments)
+    said = CommandResult(code, _written(out), _written(err))
+    assert "Traceback" not in said.err
+    return said
+
+
 @dataclass(frozen=True)
 class Operator:
     """Runs commands with a configuration file."""
@@ -43,12 +53,7 @@ class Operator:
 
     def run(self, *arguments: str | Path) -> CommandResult:
         """Run a command. Administration is done on the store."""
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run(["--config", str(self.config), *_on_store(map(str, arguments))])
-        said = CommandResult(code, _written(out), _written(err))
-        assert "Traceback" not in said.err
-        return said
+        return run_command("--config", str(self.config), *_on_store(map(str, arguments)))
 
     def output(self, *arguments: str | Path) -> str:
         """The output of a command that succeeds."""

@@ -16,7 +16,7 @@ from clustercert.cli.credential_renewal import Failure
 from clustercert.cli.exit_codes import NOT_LOGGED_IN, USAGE, exit_code
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.lookup import cluster_id
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, UsageError
 from clustercert.cli.profile import DEFAULT_PROFILE, Profile
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError
@@ -31,6 +31,9 @@ _MIN_LEFT = timedelta(minutes=5)
 # The service may answer the next request. All statuses from 500 are of this kind too.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
+_NO_PROJECT = (
+    "Add --project ID, because your login is for no project. `clustercert clusters -o json` shows the ids."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def complete(request: "Request") -> Failure | None:
     if isinstance(found, Failure):
         return found
     request.project = request.project or found.project_id
-    return None
+    return None if request.project is not None else Failure(USAGE, _NO_PROJECT)
 
 
 def obtain(request: "Request") -> Credential | Failure:
@@ -112,6 +115,8 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
 
 def _request(request: "Request", found: Profile) -> IssuedKubeconfig:
     project_id = request.project or found.project_id
+    if project_id is None:
+        raise UsageError(_NO_PROJECT)
     with found.client() as client:
         wanted = CertificateRequest(
             project_id,

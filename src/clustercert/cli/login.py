@@ -12,6 +12,7 @@ from clustercert.cli import login_flow, profile
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_options import PlainHttpOption, ProfileOption
 from clustercert.cli.login_trust import TrustOptions
+from clustercert.cli.lookup import NO_PROJECTS
 from clustercert.cli.options import CommandError, PasswordFileOption, UsageError
 from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
@@ -110,7 +111,10 @@ def login(
     if profile_name is None:
         profile.use(name, os.environ)
     until = f" until {found.expires_at:%Y-%m-%d %H:%M} UTC" if found.expires_at else ""
-    note(f"Logged in as {found.user} in {found.scope}{until}. Saved in {path}")
+    where = f" in {found.scope}" if found.project_id is not None else ""
+    note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
+    if found.project_id is None:
+        note(NO_PROJECTS)
 
 
 def _service(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.lookup import only_project
-from clustercert.cli.options import CommandError, NotLoggedIn, read_file
+from clustercert.cli.options import NotLoggedIn, read_file
 from clustercert.cli.profile import Profile
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def log_in_by_password(url: str, login: "Login", ca_pem: str | None) -> "Session
 
 
 def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | None) -> Profile:
-    """Create the profile for a token. A token without a project is replaced by one for a project of the user.
+    """Create the profile for a token. A token without a project is replaced by one for a project of the user, if any.
 
     Raises ClientError or CommandError.
     """
@@ -44,12 +44,13 @@ def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | 
         with Client(url, TokenAuth(session.token), ca_pem=ca_pem) as client:
             scope, only = _project(client.projects(), project)
             chosen = chosen or only
-            session = client.rescope(session.token, scope.id)
+            if scope is not None:
+                session = client.rescope(session.token, scope.id)
     return Profile(
         url=url,
         user=session.user.name,
-        project_id=scope.id,
-        project_name=scope.name,
+        project_id=scope.id if scope is not None else None,
+        project_name=scope.name if scope is not None else None,
         ca_pem=ca_pem,
         token=session.token,
         expires_at=session.expires_at,
@@ -69,8 +70,8 @@ def log_in_by_access_key(
     return Profile(
         url=url,
         user=access_key,
-        project_id=scope.id,
-        project_name=scope.name,
+        project_id=scope.id if scope is not None else None,
+        project_name=scope.name if scope is not None else None,
         ca_pem=ca_pem,
         access_key=access_key,
         secret_key=secret_key,
@@ -78,13 +79,12 @@ def log_in_by_access_key(
     )
 
 
-def _project(projects: "tuple[NamedRef, ...]", name_or_id: str | None) -> "tuple[NamedRef, bool]":
+def _project(projects: "tuple[NamedRef, ...]", name_or_id: str | None) -> "tuple[NamedRef | None, bool]":
     """Return the project, by default the first by name, and whether the user has no other one.
 
-    Raises CommandError if there is none.
+    Returns None if the user, such as an operator, has no role in any project. Raises CommandError if the given project
+    is not theirs.
     """
-    if not projects:
-        raise CommandError("You have no role in any project. Ask an operator for one.")
     if name_or_id is not None:
         return only_project(projects, name_or_id), len(projects) == 1
-    return min(projects, key=lambda each: each.name), len(projects) == 1
+    return min(projects, key=lambda each: each.name, default=None), len(projects) == 1

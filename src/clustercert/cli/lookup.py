@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from clustercert.cli.profile import Profile
     from clustercert.client import Client, NamedRef
 
+NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."
 _MAX_NAMES = 20
 
 
@@ -26,6 +27,8 @@ def reachable_clusters(client: "Client", project: str | None = None) -> list[Rea
     found = client.projects()
     if project is not None:
         found = (only_project(found, project),)
+    elif not found:
+        raise UnknownName(NO_PROJECTS)
     return [
         ReachableCluster(each.id, each.name, cluster.id, cluster.name)
         for each in sorted(found, key=lambda each: each.name)
@@ -40,10 +43,10 @@ def find_cluster(
 
     Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
-    if project is None and login.chosen_project:
+    if project is None and login.chosen_project and login.project_id is not None:
         for each in client.clusters(login.project_id):
             if name_or_id in (each.id, each.name):
-                return ReachableCluster(login.project_id, login.project_name, each.id, each.name)
+                return ReachableCluster(login.project_id, login.project_name or "", each.id, each.name)
     clusters = reachable_clusters(client, project)
     found = [each for each in clusters if name_or_id in (each.id, each.name)]
     if len(found) == 1:
@@ -77,6 +80,8 @@ def only_project(projects: "tuple[NamedRef, ...]", name_or_id: str) -> "NamedRef
     found = [each for each in projects if name_or_id in (each.id, each.name)]
     if len(found) == 1:
         return found[0]
+    if not projects:
+        raise UnknownName(NO_PROJECTS)
     names = ", ".join(f"{each.name} ({each.id})" for each in projects[:_MAX_NAMES])
     if not found:
         similar = did_you_mean(name_or_id, [each.name for each in projects])

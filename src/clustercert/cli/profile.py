@@ -32,7 +32,8 @@ class Profile:
         url: the service's base URL.
         user: the user name or access key, for messages.
         domain: the user's domain, by name; `None` if the profile is from an older version.
-        project_id, project_name: the project that is used if an object is not looked up in all projects.
+        project_id, project_name: the project that is used if an object is not looked up in all projects; `None` if the
+            user had no role in any project, such as an operator.
         chosen_project: whether the user chose the project, so that it decides between clusters of one name.
         ca_pem: the CAs to trust instead of this machine's CAs.
         token, expires_at: set only after a login with a password.
@@ -41,8 +42,8 @@ class Profile:
 
     url: str
     user: str
-    project_id: str
-    project_name: str
+    project_id: str | None
+    project_name: str | None
     ca_pem: str | None = None
     token: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None

@@ -35,11 +35,11 @@ class ProjectTokenAuth:
     So one login serves all projects of its user.
 
     Args:
-        project_id: the scope of the token.
+        project_id: the scope of the token; `None` if it has none.
         rescope: returns a token for another project.
     """
 
-    def __init__(self, token: str, project_id: str, rescope: Callable[[str], str]) -> None:
+    def __init__(self, token: str, project_id: str | None, rescope: Callable[[str], str]) -> None:
         self._token = token
         self._tokens = {project_id: token}
         self._rescope = rescope
