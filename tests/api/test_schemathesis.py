@@ -63,6 +63,7 @@ OPERATIONS = [
     f"POST {OWN_CLUSTER}/certificates/{{certificate}}/revoke",
     f"GET {OWN_CLUSTER}/revocations",
     "GET /clustercert/v1/issuers",
+    "GET /clustercert/v1/caller",
     "POST /clustercert/v1/identity/explain",
     "POST /clustercert/v1/users/{user_id}/block",
     "POST /clustercert/v1/users/{user_id}/unblock",

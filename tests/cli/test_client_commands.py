@@ -210,7 +210,9 @@ def test_a_login_by_access_key_signs_each_request(world: World) -> None:
     options = ("--access-key", world.keys["access_key"], "--secret-file", secret)
     everywhere = world.user("login", world.url, *options, "--profile", "everywhere")
     assert everywhere.returncode == 0
-    assert "in all your projects" in everywhere.stderr
+    assert "Logged in as alice in all your projects" in everywhere.stderr
+    shown = json.loads(world.user("status", "--profile", "everywhere", "-o", "json").stdout)
+    assert (shown["user"], shown["method"]) == ("alice", "access key")
     assert world.user("kubeconfig", "get", "prod", "--profile", "everywhere").returncode == 0
     done = world.user("login", world.url, *options, "--project", world.project_id, "--profile", "key")
     assert done.returncode == 0, done.stderr

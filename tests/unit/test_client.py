@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clustercert.client import Client, IssueOptions, Login, NamedRef
+from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef
 from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.connection import (
     MAX_RESPONSE_BYTES,
@@ -152,6 +152,24 @@ def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, conte
     with service.client() as client:
         assert client.contexts(PROJECT, CLUSTER) == contexts
     assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
+
+
+def test_the_caller_is_known_to_this_service_alone() -> None:
+    body = {
+        "id": "1",
+        "name": "alice",
+        "domain": "Default",
+        "service_roles": ["operator"],
+        "issuer": "built-in",
+    }
+    service = Service(httpx.Response(200, json=body))
+    with service.client() as client:
+        assert client.caller() == CurrentUser("alice", "Default", is_operator=True)
+    assert service.requests[0].url.path == "/clustercert/v1/caller"
+    with Service(httpx.Response(404, json={"error_msg": "No."})).client() as client:
+        assert client.caller() is None
+    with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
+        client.caller()
 
 
 def test_a_kubeconfig_is_requested_with_the_contracts_fields() -> None:

@@ -67,9 +67,11 @@ def log_in_by_access_key(
 
     with Client(url, AccessKeyAuth(access_key, secret_key), ca_pem=ca_pem) as client:
         scope, only = _project(client.projects(), project)
+        caller = client.caller()
     return Profile(
         url=url,
-        user=access_key,
+        user=caller.name if caller is not None else access_key,
+        domain=caller.domain if caller is not None else None,
         project_id=scope.id if scope is not None else None,
         project_name=scope.name if scope is not None else None,
         ca_pem=ca_pem,

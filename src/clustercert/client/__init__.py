@@ -5,13 +5,17 @@ The client stores nothing; the command line saves logins.
 
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import quote
 
-from clustercert.client.connection import Connection, Response, json_object
+from clustercert.client.connection import ApiError, Connection, Response, json_object
 from clustercert.model import JsonObject
 
 # CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
 LONGEST = -1
+OPERATOR = "operator"
+# How API gateways answer to an operation that they do not know.
+_NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The service type in the catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
 
@@ -40,6 +44,20 @@ class NamedRef:
 
     id: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentUser:
+    """The user that a request is from.
+
+    Attributes:
+        domain: by name.
+        is_operator: whether they have the role `operator` in the whole service.
+    """
+
+    name: str
+    domain: str
+    is_operator: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +119,18 @@ class Client(Connection):
     def revoke(self, token: str) -> None:
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         self.exchange("DELETE", "/v3/auth/tokens", headers=headers)
+
+    def caller(self) -> CurrentUser | None:
+        """Return whose token or access key this is. Returns None if it is another CCE service, which can't tell."""
+        try:
+            response = self.exchange("GET", "/clustercert/v1/caller")
+        except ApiError as error:
+            if error.http_status in _NO_SUCH_OPERATION:
+                return None
+            raise
+        with self.check_format():
+            roles = _list(response.body["service_roles"])
+            return CurrentUser(str(response.body["name"]), str(response.body["domain"]), OPERATOR in roles)
 
     def projects(self) -> tuple[NamedRef, ...]:
         """List the projects in which the caller has a role."""

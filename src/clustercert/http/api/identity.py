@@ -1,4 +1,4 @@
-"""Routes about OIDC issuers and their users: log-in, explanation of a token, blocking."""
+"""Routes about the caller, OIDC issuers and their users: log-in, explanation of a token, blocking."""
 
 import asyncio
 from pathlib import Path
@@ -50,6 +50,15 @@ def _ca_pem(file: Path | None) -> str | None:
         return chain_pem(parse_certificates(file.read_bytes())).decode()
     except (OSError, InvalidRequest):
         return None
+
+
+@router.get(OWN + "/caller", responses=described("The caller.", bodies.CallerBody))
+async def show_caller(call: CallDep) -> Response:
+    """Show who the caller is.
+
+    For clients with an access key, which names no user.
+    """
+    return responses.private(bodies.caller_body(call.caller))
 
 
 @router.post(

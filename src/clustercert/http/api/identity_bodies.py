@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 from clustercert.authn.oidc.issuers import Issuer
 from clustercert.http.body import RequestBody
 from clustercert.identity.token_report import TokenReport
-from clustercert.model import JsonObject, rfc3339
+from clustercert.model import Caller, JsonObject, rfc3339
 from clustercert.model.login_client import BearerKind, LoginClient
 
 
@@ -68,6 +68,36 @@ class ExplanationBody(BaseModel):
     failed: str | None
     checks: list[CheckBody]
     user: MappedUserBody | None
+
+
+class CallerBody(BaseModel):
+    """Who sends the request, and with what.
+
+    `issuer` is the OIDC issuer's URL, or `built-in`. `expires_at` is the end of the token or access key, null if it has
+    none.
+    """
+
+    id: str
+    name: str
+    domain: str
+    issuer: str
+    groups: list[str]
+    service_roles: list[str]
+    method: str
+    expires_at: str | None
+
+
+def caller_body(caller: Caller) -> JsonObject:
+    return {
+        "id": caller.user.id,
+        "name": caller.user.name,
+        "domain": caller.user.domain.name,
+        "issuer": caller.issuer,
+        "groups": [group.name for group in caller.groups],
+        "service_roles": list(caller.service_roles),
+        "method": caller.method,
+        "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
+    }
 
 
 def issuer_body(issuer: Issuer, login: LoginClient, ca_pem: str | None) -> JsonObject:
