@@ -44,6 +44,7 @@ RULES = (
     Rule(("--help",), PARSER, SLOW | {"ssl"}),
     Rule(("cluster", "add", "--help"), PARSER, SLOW | {"ssl"}),
     Rule(("profile", "list"), PARSER, SLOW | {"ssl"}),
+    Rule(("login", "--help"), PARSER, SLOW | {"ssl"}),
     Rule(("clusters",), PARSER),
     Rule(("status",), PARSER),
     Rule(("project", "list"), PARSER),

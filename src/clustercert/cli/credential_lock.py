@@ -9,8 +9,8 @@ import os
 import time
 from collections.abc import Iterator
 
-# A process that holds the lock asks the service for up to 10 seconds.
-_WAIT_SECONDS = 30.0
+# A process that holds the lock may renew the login, and asks the service for up to 10 seconds.
+_WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _MAX_BYTES = 4096
 
@@ -26,16 +26,29 @@ class Lock:
         self._descriptor = descriptor
         self._waiting_since = waiting_since
 
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
+
     def failure_meanwhile(self) -> tuple[int, str] | None:
         """The exit code and message of a call that failed while this one waited for the lock."""
+        return self.failure_since(self._waiting_since)
+
+    def failure_since(self, time: float) -> tuple[int, str] | None:
+        """The exit code and message of the last failure, if it was at this time or later."""
         if self._descriptor is None:
             return None
         try:
             text = os.pread(self._descriptor, _MAX_BYTES, 0).decode()
             failed_at, exit_code, message = text.split(" ", 2)
-            return (int(exit_code), message) if float(failed_at) >= self._waiting_since else None
+            return (int(exit_code), message) if float(failed_at) >= time else None
         except (OSError, ValueError):
             return None
+
+    def forget_failure(self) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
 
     def record_failure(self, exit_code: int, message: str) -> None:
         if self._descriptor is not None:
@@ -45,15 +58,15 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(path: str | None) -> Iterator[Lock]:
-    """Hold the lock of a cache file, if its folder can be written. Raises LockTimeout."""
+def locked(path: str | None, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Lock]:
+    """Hold the lock of a file, if its folder can be written. Raises LockTimeout."""
     descriptor = _opened(f"{path}.lock") if path is not None else None
     if descriptor is None:
         yield Lock(None, 0)
         return
     waiting_since = time.time()
     try:
-        _acquire(descriptor)
+        _acquire(descriptor, wait_seconds)
         yield Lock(descriptor, waiting_since)
     finally:
         os.close(descriptor)
@@ -66,8 +79,8 @@ def _opened(path: str) -> int | None:
         return None
 
 
-def _acquire(descriptor: int) -> None:
-    deadline = time.monotonic() + _WAIT_SECONDS
+def _acquire(descriptor: int, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,11 +31,13 @@ class Failure(NamedTuple):
     Attributes:
         exit_code: see `exit_codes`.
         cache_helps: whether a cached certificate that is still valid can be used meanwhile.
+        needs_user: whether a login in a browser window would help.
     """
 
     exit_code: int
     message: str
     cache_helps: bool = False
+    needs_user: bool = False
 
 
 def renew(request: "Request") -> str | Failure:
@@ -46,6 +48,16 @@ def renew(request: "Request") -> str | Failure:
     path = request.cache_path()
     if path is not None:
         make_folder(path)
+    result = _renew(request, path)
+    if not isinstance(result, Failure) or not result.needs_user:
+        return result
+    # Without the lock, since other calls for this cluster may wait for the user too.
+    from clustercert.cli.credential_source import log_in
+
+    return log_in(request) or _renew(request, path)
+
+
+def _renew(request: "Request", path: str | None) -> str | Failure:
     try:
         with locked(path) as lock:
             return _renew_locked(request, path, lock)
@@ -60,14 +72,18 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
         return cached.body
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
-    result = _with_time_limit(request)
+    from clustercert.cli.credential_source import renew_login
+
+    # Not within the time limit: a new refresh token must be saved before the process ends.
+    result = renew_login(request) or _with_time_limit(request)
     if not isinstance(result, Failure):
         return store(path, result)
     if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:
         cached.renew = min(int(now) + _RETRY_SECONDS, cached.expires)
         _write(path, cached)
         return cached.body
-    lock.record_failure(result.exit_code, result.message)
+    if not result.needs_user:
+        lock.record_failure(result.exit_code, result.message)
     return result
 
 

@@ -13,7 +13,7 @@ from clustercert.cli import credential_cache, profile
 from clustercert.cli.certificate_request import CertificateRequest, IssuedKubeconfig
 from clustercert.cli.credential_cache import Entry
 from clustercert.cli.credential_renewal import Failure
-from clustercert.cli.exit_codes import NOT_LOGGED_IN, USAGE, exit_code
+from clustercert.cli.exit_codes import INTERRUPTED, NOT_LOGGED_IN, UNAVAILABLE, USAGE, exit_code
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.lookup import cluster_id
 from clustercert.cli.options import CommandError, UsageError
@@ -83,6 +83,42 @@ def complete(request: "Request") -> Failure | None:
         return found
     request.project = request.project or found.project_id
     return None if request.project is not None else Failure(USAGE, _NO_PROJECT)
+
+
+def renew_login(request: "Request") -> Failure | None:
+    """Renew a login at an OIDC issuer that expired. Returns why that failed."""
+    name = request.profile or DEFAULT_PROFILE
+    found = _login(name)
+    if isinstance(found, Failure):
+        return found
+    if found.oidc is None:
+        return None
+    from clustercert.cli.login_renewal import LoginNeeded, renewed
+    from clustercert.cli.login_window import may_open_window
+
+    try:
+        renewed(name, found)
+    except LoginNeeded as error:
+        return Failure(NOT_LOGGED_IN, error.message, cache_helps=True, needs_user=may_open_window(found))
+    except ClustercertError as error:
+        code = exit_code(error)
+        return Failure(code, error.message, cache_helps=code == UNAVAILABLE)
+    return None
+
+
+def log_in(request: "Request") -> Failure | None:
+    """Let the user log in in one browser window, for this call and all that wait. Returns why that failed."""
+    from clustercert.cli.login_window import WindowFailed, log_in_by_window
+
+    try:
+        log_in_by_window(request.profile or DEFAULT_PROFILE)
+    except WindowFailed as error:
+        return Failure(error.exit_code, error.message)
+    except ClustercertError as error:
+        return Failure(exit_code(error), error.message)
+    except KeyboardInterrupt:
+        return Failure(INTERRUPTED, "Interrupted.")
+    return None
 
 
 def obtain(request: "Request") -> Credential | Failure:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from clustercert.cli import login_flow, profile
+from clustercert.cli import login_flow, login_renewal, profile
 from clustercert.cli.commands import expand_options
+from clustercert.cli.login_method import IssuerOptions
 from clustercert.cli.login_options import PlainHttpOption, ProfileOption
 from clustercert.cli.login_trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
@@ -46,6 +47,10 @@ class CredentialOptions:
         if self.user is not None and self.access_key is not None:
             raise typer.BadParameter("Give only one of --user and --access-key.")
 
+    @property
+    def is_given(self) -> bool:
+        return any((self.user, self.password_file, self.access_key, self.secret_file))
+
     def log_in(self, url: str, project: str | None, ca_pem: str | None, last: Profile | None) -> Profile:
         """Log in with these credentials, or as the user of the last login. Raises ClientError or CommandError."""
         access_key = self.access_key or (last.access_key if last is not None and self.user is None else None)
@@ -77,6 +82,7 @@ class CredentialOptions:
 def login(
     credentials: CredentialOptions,
     trust: TrustOptions,
+    issuer: IssuerOptions,
     url: Annotated[
         str | None,
         typer.Argument(
@@ -95,14 +101,19 @@ def login(
     The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
     A login at another service creates another profile.
 
+    At an OIDC issuer, people log in in a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN.
+
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
     """
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
-    found = credentials.log_in(base, project, ca_pem, last)
+    found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
+    if found is None:
+        by_password = last if last is None or last.oidc is None else None
+        found = credentials.log_in(base, project, ca_pem, by_password)
     before = profile.remembered(name, os.environ)
-    path = profile.save(name, found, os.environ)
+    path = login_renewal.save(name, found)
     if before is not None and not _is_same_user(before, found):
         note(
             f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
@@ -110,7 +121,8 @@ def login(
         )
     if profile_name is None:
         profile.use(name, os.environ)
-    until = f" until {found.expires_at:%Y-%m-%d %H:%M} UTC" if found.expires_at else ""
+    expires_at = None if found.is_renewable else found.expires_at
+    until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
     note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
     if found.project_id is None:
@@ -155,19 +167,24 @@ def logout(
         bool, typer.Option("--forget", help="Also forget the address, the CA and the user.")
     ] = False,
 ) -> None:
-    """Log out: revoke the token and delete it."""
+    """Log out: revoke the token and delete it.
+
+    The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer can do that.
+    """
     from clustercert.cli import credential_cache
     from clustercert.client.connection import ClientError
 
     name = profile_name or profile.current(os.environ)
     found = profile.remembered(name, os.environ) if forget else None
     found = found or profile.load(name, os.environ)
+    if found.oidc is not None:
+        _end_session(name, found)
     if forget:
         profile.delete(name, os.environ)
     else:
         profile.save(name, profile.without_login(found), os.environ)
     credential_cache.clear(name)
-    if found.token is not None and not found.has_expired:
+    if found.oidc is None and found.token is not None and not found.has_expired:
         try:
             with found.client() as client:
                 client.revoke(found.token)
@@ -175,6 +192,16 @@ def logout(
             note(f"The token could not be revoked and stays valid until it expires: {error.message}")
     note(f"Logged out from {found.url}.")
     _name_remaining_keys(name)
+
+
+def _end_session(name: str, found: Profile) -> None:
+    from clustercert.cli import oidc_login
+    from clustercert.client.connection import ClientError
+
+    try:
+        oidc_login.end_session(name, found)
+    except (ClientError, CommandError) as error:
+        note(f"The login could not be ended at the issuer: {error.message}")
 
 
 def _name_remaining_keys(name: str) -> None:

@@ -42,7 +42,7 @@ def profile_of(url: str, session: "Session", project: str | None, ca_pem: str | 
     chosen, scope = session.project is not None or project is not None, session.project
     if scope is None:
         with Client(url, TokenAuth(session.token), ca_pem=ca_pem) as client:
-            scope, only = _project(client.projects(), project)
+            scope, only = choose_project(client.projects(), project)
             chosen = chosen or only
             if scope is not None:
                 session = client.rescope(session.token, scope.id)
@@ -66,7 +66,7 @@ def log_in_by_access_key(
     from clustercert.client.auth import AccessKeyAuth
 
     with Client(url, AccessKeyAuth(access_key, secret_key), ca_pem=ca_pem) as client:
-        scope, only = _project(client.projects(), project)
+        scope, only = choose_project(client.projects(), project)
         caller = client.caller()
     return Profile(
         url=url,
@@ -81,7 +81,9 @@ def log_in_by_access_key(
     )
 
 
-def _project(projects: "tuple[NamedRef, ...]", name_or_id: str | None) -> "tuple[NamedRef | None, bool]":
+def choose_project(
+    projects: "tuple[NamedRef, ...]", name_or_id: str | None
+) -> "tuple[NamedRef | None, bool]":
     """Return the project, by default the first by name, and whether the user has no other one.
 
     Returns None if the user, such as an operator, has no role in any project. Raises CommandError if the given project

@@ -41,8 +41,14 @@ class LoginOptions:
             return None
         return name
 
-    def profile(self) -> Profile:
-        """Load the chosen login, or log in with OpenStack's variables. Says so if both are possible."""
+    def profile(self, *, may_ask: bool = True) -> Profile:
+        """Load the chosen login, or log in with OpenStack's variables. Says so if both are possible.
+
+        A login at an OIDC issuer is renewed.
+
+        Args:
+            may_ask: whether to open a browser window if only the user can renew it.
+        """
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")
         if name is None:
             from clustercert.cli import openstack_environment
@@ -51,6 +57,11 @@ class LoginOptions:
             note(f"Using the login in OpenStack's variables: {found.user} at {found.url}.")
             return found
         found = profile.load(name, os.environ)
+        if found.oidc is not None:
+            from clustercert.cli.login_renewal import renewed
+            from clustercert.cli.login_window import ready
+
+            found = (ready if may_ask else renewed)(name, found)
         if address and self.profile_name is None:
             note(
                 f"Using the saved login, {found.user} at {found.url}. OpenStack's variables are ignored: they need "

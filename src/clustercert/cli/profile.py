@@ -1,6 +1,7 @@
 """Saved logins: one file of mode 0600 for each profile, in a folder of mode 0700.
 
-A profile contains a token or an access key, never a password.
+A profile contains a token or an access key, never a password. The tokens of a login at an OIDC issuer are in another
+file: see `login_tokens`.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clustercert.cli import login_tokens
+from clustercert.cli.login_tokens import SavedTokens
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName, UsageError, did_you_mean
 from clustercert.secure_file import make_private_folder, write_private
 
@@ -19,9 +22,29 @@ if TYPE_CHECKING:
     from clustercert.client import Client
     from clustercert.client.administration import AdministrationClient
     from clustercert.client.connection import Auth
+    from clustercert.model import JsonObject
 
 DEFAULT_PROFILE = "default"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class OidcLogin:
+    """How a login with a token of an OIDC issuer is renewed.
+
+    Attributes:
+        name: of the issuer at the service; empty if the token was given.
+        subject: the issuer's id of the user.
+        issuer: the issuer as the service describes it; `None` if the token was given.
+        keyring: whether the refresh token is kept in the system's keyring.
+        token_file: file in which another program puts new tokens.
+    """
+
+    name: str
+    subject: str
+    issuer: "JsonObject | None" = None
+    keyring: bool = False
+    token_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +59,7 @@ class Profile:
             user had no role in any project, such as an operator.
         chosen_project: whether the user chose the project, so that it decides between clusters of one name.
         ca_pem: the CAs to trust instead of this machine's CAs.
-        token, expires_at: set only after a login with a password.
+        token, expires_at: set only after a login with a password, or at an OIDC issuer.
         access_key, secret_key: the secret key is set only after a login with an access key.
     """
 
@@ -51,11 +74,22 @@ class Profile:
     secret_key: str | None = field(default=None, repr=False)
     domain: str | None = None
     chosen_project: bool = True
+    oidc: OidcLogin | None = None
+    refresh_token: str | None = field(default=None, repr=False)
+    in_keyring: bool = False
 
     @property
     def is_logged_in(self) -> bool:
         """Whether the profile has a token or a secret key. The token may have expired."""
-        return self.token is not None or self.secret_key is not None
+        return self.token is not None or self.secret_key is not None or self.is_renewable
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether the token can be renewed without the user."""
+        if self.oidc is None:
+            return False
+        from_file = self.token is not None and self.oidc.token_file is not None
+        return from_file or self.refresh_token is not None or self.in_keyring
 
     @property
     def has_expired(self) -> bool:
@@ -73,7 +107,7 @@ class Profile:
 
         auth, token = self._auth(), self.token or ""
         client = Client(self.url, auth, ca_pem=self.ca_pem)
-        if self.secret_key is None:
+        if self.secret_key is None and self.oidc is None:
             client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
         return client
 
@@ -105,8 +139,13 @@ class Profile:
         except ApiError as error:
             if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - not authenticated
                 raise
+            explained = (
+                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id. "
+                if self.oidc is not None
+                else ""
+            )
             raise NotLoggedIn(
-                f"{error.message} The login at {self.url} is no longer valid. Run `clustercert login` again."
+                f"{error.message} The login at {self.url} is no longer valid. {explained}Run `clustercert login` again."
             ) from error
 
 
@@ -158,6 +197,9 @@ def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["expires_at"] is not None:
             data["expires_at"] = datetime.fromisoformat(data["expires_at"])
+        if data.get("oidc") is not None:
+            data |= asdict(login_tokens.read(tokens_path(name, environment)))
+            data["oidc"] = OidcLogin(**data["oidc"])
         return Profile(**data)
     except FileNotFoundError:
         return None
@@ -170,8 +212,12 @@ def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
 def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
     """Write or replace a profile, and return the file's path. Raises CommandError."""
     path = path_of(name, environment)
-    data = asdict(profile)
-    data["expires_at"] = profile.expires_at.isoformat() if profile.expires_at else None
+    separate = profile.oidc is not None
+    saved = SavedTokens(profile.token, profile.expires_at, profile.refresh_token, profile.in_keyring)
+    login_tokens.save(tokens_path(name, environment), saved if separate else SavedTokens())
+    kept = without_login(profile) if separate else profile
+    data = asdict(kept)
+    data["expires_at"] = kept.expires_at.isoformat() if kept.expires_at else None
     try:
         for folder in (path.parent.parent, path.parent):
             make_private_folder(folder)
@@ -184,6 +230,7 @@ def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
 def delete(name: str, environment: Mapping[str, str]) -> None:
     """Delete a profile. Raises CommandError if the file is missing or can't be deleted."""
     path = path_of(name, environment)
+    login_tokens.save(tokens_path(name, environment), SavedTokens())
     try:
         path.unlink()
     except OSError as error:
@@ -192,7 +239,9 @@ def delete(name: str, environment: Mapping[str, str]) -> None:
 
 def without_login(profile: Profile) -> Profile:
     """Return what the next login needs: the address, the CA and the user."""
-    return replace(profile, token=None, expires_at=None, secret_key=None)
+    return replace(
+        profile, token=None, expires_at=None, secret_key=None, refresh_token=None, in_keyring=False
+    )
 
 
 def path_of(name: str, environment: Mapping[str, str]) -> Path:
@@ -202,6 +251,11 @@ def path_of(name: str, environment: Mapping[str, str]) -> Path:
             f"{name!r} is not a valid profile name. Use 1 to 64 letters, digits, dots, hyphens or underscores."
         )
     return _folder(environment) / "profiles" / f"{name}.json"
+
+
+def tokens_path(name: str, environment: Mapping[str, str]) -> Path:
+    """Return the file with the tokens of a login at an OIDC issuer. Raises CommandError if the name is not valid."""
+    return path_of(name, environment).parent.parent / "tokens" / f"{name}.json"
 
 
 def _current_file(environment: Mapping[str, str]) -> Path:

@@ -22,8 +22,8 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
             "current": name == current,
             "service": each.url,
             "user": each.user,
-            "logged_in": each.is_logged_in and not each.has_expired,
-            "expires_at": each.expires_at,
+            "logged_in": each.is_renewable or (each.is_logged_in and not each.has_expired),
+            "expires_at": None if each.is_renewable else each.expires_at,
         }
         for name, each in found
         if each is not None

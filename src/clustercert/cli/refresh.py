@@ -85,12 +85,12 @@ def _refresh(expires_in: str | None, *, every: bool) -> int:
 
 
 def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
-    from clustercert.cli.credential_source import obtain
+    from clustercert.cli.credential_source import obtain, renew_login
 
     request = Request()
     request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
     request.expires_in = expires_in
-    result = obtain(request)
+    result = renew_login(request) or obtain(request)
     if isinstance(result, Failure):
         return result
     file.write(result)

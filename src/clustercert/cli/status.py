@@ -8,6 +8,7 @@ from clustercert.cli import credential_cache, profile
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_options import LoginOptions
 from clustercert.cli.output import Output, OutputOption, show_one
+from clustercert.cli.profile import Profile
 
 
 @expand_options
@@ -17,7 +18,7 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     Exits with 3 if there is no login, or if the service does not accept it.
     """
     name = login.saved_name
-    chosen = login.profile()
+    chosen = login.profile(may_ask=False)
     with chosen.explain_rejection(), chosen.client() as client:
         projects = client.projects()
     row = {
@@ -26,11 +27,17 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         "profile": name,
         "projects": sorted(each.name for each in projects),
         "project": chosen.project_name if chosen.chosen_project else None,
-        "method": "access key" if chosen.access_key else "token",
+        "method": _method(chosen),
         "expires_at": chosen.expires_at,
         "cached_credentials": 0 if name is None else _cached(name),
     }
     show_one(row, output, name="user")
+
+
+def _method(chosen: Profile) -> str:
+    if chosen.oidc is not None:
+        return f"OIDC issuer {chosen.oidc.name}" if chosen.oidc.name else "OIDC token"
+    return "access key" if chosen.access_key else "token"
 
 
 def _cached(name: str) -> int:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "CLUSTERCERT_"
 # Those that the command line itself reads.
-_OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY"})
+_OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
 
 
 def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:

@@ -221,7 +221,7 @@ def _translate_failures(url: str) -> Iterator[None]:
         raise Unreachable(f"{url} did not answer in time. Check the address and the network.") from error
     except ssl.SSLCertVerificationError as error:
         raise UntrustedCertificate(
-            f"The certificate of {url} is not trusted ({_one_line(error.verify_message)}). Name the service's CA with "
+            f"The certificate of {url} is not trusted ({one_line(error.verify_message)}). Name the service's CA with "
             "--ca-file, and check that the certificate names this address."
         ) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
@@ -241,7 +241,7 @@ def _translate_failures(url: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) else str(error)
-    return _one_line(text or str(error)) or type(error).__name__
+    return one_line(text or str(error)) or type(error).__name__
 
 
 def _api_error(request: Request, reply: Reply, content: bytes, url: str) -> ClientError:
@@ -255,7 +255,7 @@ def _api_error(request: Request, reply: Reply, content: bytes, url: str) -> Clie
     message = fields.get("error_msg") or fields.get("errorMessage") or fields.get("message") or "No message."
     code = fields.get("error_code") or fields.get("errorCode") or fields.get("code") or reply.status
     request_id = body.get("request_id") or reply.headers.get("X-Request-Id") or "unknown"
-    text = f"{_one_line(str(message))} ({_one_line(str(code))}, request {_one_line(str(request_id))})"
+    text = f"{one_line(str(message))} ({one_line(str(code))}, request {one_line(str(request_id))})"
     return ApiError(text + _clock_hint(request, reply), reply.status)
 
 
@@ -275,5 +275,6 @@ def _clock_hint(request: Request, reply: Reply) -> str:
     return f" The clocks of this machine and the service differ by {abs(there - here) // timedelta(minutes=1)} minutes."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return the beginning of a text on one line, for messages."""
     return " ".join(text.split())[:MAX_MESSAGE]

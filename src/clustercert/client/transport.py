@@ -54,7 +54,10 @@ class Transport(Protocol):
 class HttpTransport:
     """The transport for real services. `tls` is used only for https."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, url: str, tls: ssl.SSLContext | None, response_seconds: float = RESPONSE_SECONDS
+    ) -> None:
+        self._response_seconds = response_seconds
         self._url = urlsplit(url)
         self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
@@ -83,7 +86,7 @@ class HttpTransport:
                 request.content or None,
                 dict(request.headers),
             )
-            limit = _TimeLimit(connection.sock, RESPONSE_SECONDS)
+            limit = _TimeLimit(connection.sock, self._response_seconds)
             with limit.enforced():
                 response = connection.getresponse()
                 if limit.expired:
@@ -119,7 +122,7 @@ class HttpTransport:
         connection = self._through(proxy) if proxy is not None else self._open(self._url)
         connection.connect()
         if connection.sock is not None:
-            connection.sock.settimeout(RESPONSE_SECONDS)
+            connection.sock.settimeout(self._response_seconds)
         self._connection = connection
         return connection
 

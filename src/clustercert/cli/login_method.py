@@ -1,0 +1,172 @@
+"""The options of `login` for OIDC issuers, and the choice between them and a password."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli import browser
+from clustercert.cli.exit_codes import INTERRUPTED
+from clustercert.cli.login_flow import read_ca
+from clustercert.cli.options import CommandError, UnknownName, did_you_mean
+from clustercert.cli.output import note
+from clustercert.cli.profile import OidcLogin, Profile
+from clustercert.cli.prompts import prompt_text
+
+if TYPE_CHECKING:
+    from clustercert.client.oidc.issuer import LoginIssuer
+    from clustercert.client.oidc.tokens import Tokens
+
+TOKEN_VARIABLE = "CLUSTERCERT_TOKEN"
+_PASSWORD = "password"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerOptions:
+    """The options for a login at an OIDC issuer, or with a token from one."""
+
+    issuer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="OIDC issuer at which to log in. [default: the last one, or the only one]"
+        ),
+    ] = None
+    device: Annotated[
+        bool, typer.Option("--device", help="Log in with a code, in a browser on any machine.")
+    ] = False
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address for the browser instead of opening it.")
+    ] = False
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Use a token (JWT) of an issuer from FILE or standard input (-), or from {TOKEN_VARIABLE}.",
+        ),
+    ] = None
+    issuer_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="CA of the issuer's certificate (PEM). [default: what the service says]"
+        ),
+    ] = None
+    keyring: Annotated[
+        bool,
+        typer.Option(
+            "--keyring", help="Keep the refresh token in the system's keyring. Needs the package keyring."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.token_file is not None and self.is_given:
+            raise typer.BadParameter("--token-file excludes the other options for issuers.")
+        if self.device and self.no_browser:
+            raise typer.BadParameter("Give only one of --device and --no-browser.")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether an option asks for a login of a person at an issuer."""
+        return bool(self.issuer or self.device or self.no_browser or self.issuer_ca_file or self.keyring)
+
+    def log_in(
+        self, url: str, project: str | None, ca_pem: str | None, last: Profile | None, *, by_password: bool
+    ) -> Profile | None:
+        """Log in at an issuer, or with a token. Returns `None` if the user logs in with a password or access key.
+
+        Raises ClientError or CommandError.
+
+        Args:
+            by_password: whether options for a password or access key are given.
+        """
+        if by_password and (self.is_given or self.token_file is not None):
+            raise typer.BadParameter("The options for a password or access key exclude those for issuers.")
+        if by_password:
+            return None
+        from clustercert.cli import oidc_login
+
+        if (given := self._given_token(last)) is not None:
+            tokens, file = given
+            oidc = OidcLogin("", tokens.subject, token_file=str(file.absolute()) if file else None)
+            return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
+        issuer = self._chosen_issuer(url, ca_pem, last)
+        if issuer is None:
+            return None
+        tokens = self._authenticate(issuer)
+        oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), self.keyring)
+        return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
+
+    def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
+        """Return the token that another program got, and its file if that can be read again."""
+        from clustercert.cli.login_renewal import read_token, tokens_from
+
+        file = self.token_file
+        if file is None and not self.is_given:
+            if (text := os.environ.get(TOKEN_VARIABLE)) is not None:
+                return tokens_from(text.strip()), None
+            if last is not None and last.oidc is not None and last.oidc.token_file is not None:
+                file = Path(last.oidc.token_file)
+        if file is None:
+            return None
+        return tokens_from(read_token(file)), None if file == Path("-") else file
+
+    def _chosen_issuer(self, url: str, ca_pem: str | None, last: Profile | None) -> "LoginIssuer | None":
+        from dataclasses import replace
+
+        from clustercert.client import Client
+        from clustercert.client.oidc.issuer import login_issuers
+
+        if last is not None and last.oidc is None and not self.is_given:
+            return None
+        with Client(url, ca_pem=ca_pem) as service:
+            found = {issuer.name: issuer for issuer in login_issuers(service)}
+        name = self.issuer or self._default(url, list(found), last)
+        if name is None:
+            return None
+        if name not in found:
+            raise UnknownName(
+                f"{url} has no issuer {name} at which people log in.{did_you_mean(name, found)} Issuers: "
+                f"{', '.join(found) or 'none'}."
+            )
+        if self.issuer_ca_file is not None:
+            return replace(found[name], ca_pem=read_ca(self.issuer_ca_file))
+        return found[name]
+
+    def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
+        """Return the last issuer, the only one, or the one that the user chooses; `None` for a password."""
+        if last is not None and last.oidc is not None and last.oidc.name in names:
+            return last.oidc.name
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            if self.is_given:
+                raise CommandError(
+                    f"{url} has no issuer at which people log in. Log in with --user, or ask an operator to set "
+                    "client_id."
+                )
+            return None
+        choices = ", ".join(names)
+        chosen = prompt_text(
+            f"Log in at which issuer ({choices}), or with a {_PASSWORD}?",
+            f"add --issuer NAME ({choices}), or --user NAME for a password",
+        )
+        return None if chosen == _PASSWORD else chosen
+
+    def _authenticate(self, issuer: "LoginIssuer") -> "Tokens":
+        from clustercert.cli import oidc_login
+
+        try:
+            if self.device:
+                return oidc_login.by_device(issuer)
+            if browser.is_ci(os.environ):
+                raise CommandError(
+                    "Nobody can log in in a browser, because the variable CI is set. Give --token-file FILE or "
+                    f"{TOKEN_VARIABLE}."
+                )
+            return oidc_login.by_browser(
+                issuer, open_window=not self.no_browser and browser.has_browser(os.environ)
+            )
+        except KeyboardInterrupt:
+            note("")
+            raise typer.Exit(INTERRUPTED) from None

@@ -1,0 +1,147 @@
+"""Renews logins at OIDC issuers without the user: by the refresh token, or from a file with a newer token."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustercert.cli import login_tokens, profile
+from clustercert.cli.login_tokens import SavedTokens
+from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.profile import DEFAULT_PROFILE, OidcLogin, Profile
+
+if TYPE_CHECKING:
+    from clustercert.client.oidc.tokens import Tokens
+
+_MAX_TOKEN_CHARACTERS = 64 * 1024
+
+
+class LoginNeeded(NotLoggedIn):
+    """The login expired, and only the user can renew it."""
+
+
+def renewed(name: str, found: Profile) -> Profile:
+    """Return the login with a valid token. Other logins are returned as they are.
+
+    Raises LoginNeeded, ClientError or CommandError.
+    """
+    oidc = found.oidc
+    if oidc is None or (found.token is not None and not found.has_expired):
+        return found
+    if not found.is_renewable:
+        raise login_needed(name, found)
+    path = profile.tokens_path(name, os.environ)
+    with login_tokens.exclusive(path):
+        # Another process may have renewed the login, or logged out.
+        current = profile.load(name, os.environ)
+        if current.oidc is None or not current.has_expired:
+            return current
+        if current.oidc.token_file is not None:
+            return with_tokens(current, _from_file(name, current, Path(current.oidc.token_file)))
+        return with_tokens(current, _refreshed(name, current, current.oidc, path))
+
+
+def login_needed(name: str, found: Profile) -> LoginNeeded:
+    return LoginNeeded(f"Your login at {found.url} expired. Run `clustercert login{profile_option(name)}`.")
+
+
+def profile_option(name: str) -> str:
+    """Return the option that names the profile, after a space, or nothing for the default."""
+    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+
+
+def with_tokens(found: Profile, saved: SavedTokens) -> Profile:
+    return replace(
+        found,
+        token=saved.token,
+        expires_at=saved.expires_at,
+        refresh_token=saved.refresh_token,
+        in_keyring=saved.in_keyring,
+    )
+
+
+def keep(name: str, tokens: "Tokens", *, keyring: bool) -> SavedTokens:
+    """Save the tokens of a profile. Raises CommandError."""
+    path = profile.tokens_path(name, os.environ)
+    saved = SavedTokens(tokens.bearer, tokens.expires_at, tokens.refresh)
+    if keyring and tokens.refresh is not None:
+        from clustercert.cli import keyring_store
+
+        keyring_store.put(str(path), tokens.refresh)
+        saved = replace(saved, refresh_token=None, in_keyring=True)
+    login_tokens.save(path, saved)
+    return saved
+
+
+def save(name: str, login: Profile) -> Path:
+    """Save a new login, and return the profile's file. Raises CommandError."""
+    if login.oidc is None:
+        return profile.save(name, login, os.environ)
+    path = profile.tokens_path(name, os.environ)
+    with login_tokens.exclusive(path):
+        if login.oidc.keyring and login.refresh_token is not None:
+            from clustercert.cli import keyring_store
+
+            keyring_store.put(str(path), login.refresh_token)
+            login = replace(login, refresh_token=None, in_keyring=True)
+        return profile.save(name, login, os.environ)
+
+
+def refresh_token_of(name: str, found: Profile) -> str | None:
+    """Return the refresh token, from the profile or the keyring. Raises CommandError."""
+    if not found.in_keyring:
+        return found.refresh_token
+    from clustercert.cli import keyring_store
+
+    return keyring_store.get(str(profile.tokens_path(name, os.environ)))
+
+
+def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedTokens:
+    from clustercert.client.oidc.grants import IssuerClient, RefreshRefused
+    from clustercert.client.oidc.issuer import LoginIssuer
+
+    refresh_token = refresh_token_of(name, found)
+    if refresh_token is None or oidc.issuer is None:
+        raise login_needed(name, found)
+    try:
+        issuer = LoginIssuer.parse(oidc.issuer)
+    except (LookupError, TypeError, ValueError):
+        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None
+    try:
+        with IssuerClient(issuer) as client:
+            tokens = client.refresh(refresh_token, oidc.subject)
+    except RefreshRefused as error:
+        login_tokens.drop_refresh_token(path)
+        raise login_needed(name, found) from error
+    return keep(name, tokens, keyring=found.in_keyring)
+
+
+def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
+    tokens = tokens_from(read_token(file))
+    if tokens.expires_at <= datetime.now(UTC):
+        raise LoginNeeded(f"The token in {file} expired. Run `clustercert login{profile_option(name)}`.")
+    if found.oidc is not None and tokens.subject != found.oidc.subject:
+        raise LoginNeeded(
+            f"The token in {file} is of another user. Run `clustercert login{profile_option(name)}`."
+        )
+    return keep(name, tokens, keyring=False)
+
+
+def read_token(file: Path) -> str:
+    """Read the first line of a file with a token. Raises CommandError."""
+    from clustercert.cli.prompts import read_secret
+
+    return read_secret("Token", file, "add --token-file FILE", longest=_MAX_TOKEN_CHARACTERS).strip()
+
+
+def tokens_from(text: str) -> "Tokens":
+    """Return the tokens with a JWT that another program got. Raises CommandError."""
+    from clustercert.client.oidc.tokens import tokens_of
+
+    try:
+        return tokens_of(text)
+    except ValueError as error:
+        raise CommandError(
+            f"This is not a token of an OIDC issuer: {error}. Give a JWT of at most 16 KiB."
+        ) from error

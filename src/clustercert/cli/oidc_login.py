@@ -1,0 +1,111 @@
+"""Logs in at an OIDC issuer, and creates the profile."""
+
+from typing import TYPE_CHECKING
+
+from clustercert.cli import browser
+from clustercert.cli.login_flow import choose_project
+from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.output import note
+from clustercert.cli.profile import OidcLogin, Profile
+
+if TYPE_CHECKING:
+    from clustercert.client.oidc.grants import DeviceCode
+    from clustercert.client.oidc.issuer import LoginIssuer
+    from clustercert.client.oidc.tokens import Tokens
+
+
+def by_browser(issuer: "LoginIssuer", *, open_window: bool) -> "Tokens":
+    """Log in in a browser on this machine. Raises ClientError."""
+    from clustercert.client.oidc.browser_login import log_in_by_browser
+    from clustercert.client.oidc.grants import IssuerClient
+
+    def show(url: str) -> None:
+        if open_window:
+            note(
+                f"Log in at {issuer.url} in the browser window. If none opens, run `clustercert login --no-browser`."
+            )
+            browser.open_window(url)
+        else:
+            note(f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}")
+            note("On a machine without a browser, run `clustercert login --device`.")
+
+    with IssuerClient(issuer) as client:
+        return log_in_by_browser(client, show)
+
+
+def by_device(issuer: "LoginIssuer") -> "Tokens":
+    """Log in by a code that the user enters in any browser. Raises ClientError."""
+    from clustercert.client.oidc.device import log_in_by_device_code
+    from clustercert.client.oidc.grants import IssuerClient
+
+    def show(device: "DeviceCode") -> None:
+        note(f"Open this address in any browser, and enter the code {device.user_code}\n  {device.uri}")
+        if device.complete_uri is not None:
+            note(f"Or open this one, and compare the code.\n  {device.complete_uri}")
+
+    with IssuerClient(issuer) as client:
+        return log_in_by_device_code(client, show)
+
+
+def profile_of(
+    url: str, ca_pem: str | None, oidc: OidcLogin, tokens: "Tokens", project: str | None = None
+) -> Profile:
+    """Create the profile, if the service accepts the token. Raises ClientError or CommandError."""
+    from clustercert.client import Client
+    from clustercert.client.auth import TokenAuth
+    from clustercert.client.connection import ApiError
+
+    with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client:
+        try:
+            scope, only = choose_project(client.projects(), project)
+            caller = client.caller()
+        except ApiError as error:
+            if error.http_status != 401:  # noqa: PLR2004 - not authenticated
+                raise
+            raise NotLoggedIn(
+                f"{error.message} {url} does not accept the token{f' of the issuer {oidc.name}' if oidc.name else ''}. "
+                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id."
+            ) from error
+    return Profile(
+        url=url,
+        user=caller.name if caller is not None else tokens.user,
+        project_id=scope.id if scope is not None else None,
+        project_name=scope.name if scope is not None else None,
+        ca_pem=ca_pem,
+        token=tokens.bearer,
+        expires_at=tokens.expires_at,
+        refresh_token=tokens.refresh,
+        chosen_project=project is not None or only,
+        oidc=oidc,
+    )
+
+
+def end_session(name: str, found: Profile) -> None:
+    """Revoke the refresh token at the issuer, and delete it from the keyring. Raises ClientError or CommandError."""
+    from clustercert.cli.login_renewal import refresh_token_of
+    from clustercert.client.oidc.grants import IssuerClient
+
+    refresh_token = refresh_token_of(name, found)
+    if found.in_keyring:
+        import os
+
+        from clustercert.cli import keyring_store, profile
+
+        keyring_store.delete(str(profile.tokens_path(name, os.environ)))
+    if refresh_token is None or found.oidc is None or found.oidc.issuer is None:
+        return
+    with IssuerClient(saved_issuer(name, found.oidc)) as client:
+        if not client.revoke(refresh_token):
+            note(
+                f"The issuer {client.issuer.url} can't revoke logins. It ends the login when it expires there."
+            )
+
+
+def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
+    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
+    from clustercert.client.oidc.issuer import LoginIssuer
+
+    try:
+        return LoginIssuer.parse(oidc.issuer or {})
+    except (LookupError, TypeError, ValueError):
+        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None

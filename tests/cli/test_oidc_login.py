@@ -1,0 +1,197 @@
+"""`clustercert login` at an OIDC issuer, and what follows."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.exec_plugin import COMMAND, PASSWORD, User, status_of
+from support.login_browser import new_browser
+from support.oauth_issuer import OAuthIssuer
+from support.oidc_users import OidcUser, Site, private_files, running_site
+from support.wait import line_with
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+@pytest.fixture
+def user(site: Site, tmp_path: Path) -> OidcUser:
+    return OidcUser.at(site, tmp_path, f"user-{tmp_path.name[-40:].strip('-').lower()}")
+
+
+@pytest.fixture
+def issuer(site: Site) -> OAuthIssuer:
+    return site.issuer
+
+
+def test_a_person_logs_in_once_for_everything(user: OidcUser, issuer: OAuthIssuer) -> None:
+    done = user.log_in_by_browser()
+
+    assert f"Logged in as sso/{user.name} in" in done.stderr
+    assert len(user.windows) == 1
+    assert set(private_files(user.home / ".config").values()) == {"0o600"}
+    secrets = [user.tokens["token"], user.tokens["refresh_token"]]
+    profile = user.home / ".config" / "clustercert" / "profiles" / "default.json"
+    assert not any(secret in text for secret in secrets for text in (done.stderr, profile.read_text()))
+    status = json.loads(user.output("status", "-o", "json"))
+    assert (status["user"], status["method"]) == (f"sso/{user.name}", "OIDC issuer sso")
+    assert "current-context" in user.output("kubeconfig", "get", "prod", "--insecure")
+    [listed] = json.loads(user.output("profile", "list", "-o", "json"))
+    assert (listed["logged_in"], listed["expires_at"]) == (True, None)
+    assert user.run("logout").returncode == 0
+    assert secrets[1] not in issuer.refresh_tokens
+    assert not user.tokens_file.exists()
+    assert user.run("status").returncode == 3
+
+
+def test_the_next_login_needs_no_options(user: OidcUser) -> None:
+    user.log_in_by_browser()
+    assert user.run("logout").returncode == 0
+    done = user.run("login", env=user.environment | user.browser)
+    assert done.returncode == 0, done.stderr
+    assert len(user.windows) == 2
+
+
+def test_nothing_secret_is_shown(user: OidcUser) -> None:
+    done = user.log_in_by_browser("--verbose")
+    assert "/token: 200" in done.stderr
+    user.expire()
+    old = user.tokens["refresh_token"]
+    renewed = user.run("clusters", "--verbose")
+    assert "/token: 200" in renewed.stderr
+    shown = done.stderr + renewed.stderr + renewed.stdout
+    assert not any(secret in shown for secret in (user.tokens["token"], user.tokens["refresh_token"], old))
+    [window] = user.windows
+    assert not re.search("state|nonce|code", window)
+
+
+def test_without_a_browser_the_address_is_printed(user: OidcUser, issuer: OAuthIssuer) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "login", user.url, *user.ca_option],
+        env=user.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        address = line_with(process.stderr, "http://127.0.0.1:").strip()
+        page = new_browser(issuer.ca_file).get(address)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    assert "You are logged in" in page.text
+
+
+def test_ctrl_c_ends_the_login(user: OidcUser) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "login", user.url, *user.ca_option],
+        env=user.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        line_with(process.stderr, "http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in rest
+    assert not user.tokens_file.exists()
+
+
+def test_a_login_by_device_code(user: OidcUser, issuer: OAuthIssuer) -> None:
+    issuer.behavior.device = ["authorization_pending"]
+    done = user.run("login", user.url, *user.ca_option, "--device")
+    assert done.returncode == 0, done.stderr
+    assert "WDJB-MJHT" in done.stderr
+    assert f"{issuer.url}/enter" in done.stderr
+    assert json.loads(user.output("status", "-o", "json"))["user"] == f"sso/{user.name}"
+
+
+def test_a_denied_login(user: OidcUser, issuer: OAuthIssuer) -> None:
+    issuer.behavior.device = ["access_denied"]
+    done = user.run("login", user.url, *user.ca_option, "--device")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(f"Error: The log-in was denied at {issuer.url}.\n")
+
+
+def test_the_service_refuses_the_token(user: OidcUser, issuer: OAuthIssuer) -> None:
+    issuer.behavior.claims["aud"] = ["clustercert", "another"]
+    issuer.behavior.claims["iat"] = 1_000_000_000
+    done = user.run("login", user.url, *user.ca_option, env=user.environment | user.browser)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "clustercert identity explain" in done.stderr
+    assert re.search("request [0-9a-f]{32}", done.stderr)
+    assert not user.tokens_file.exists()
+
+
+def test_in_ci_nobody_is_asked(user: OidcUser, issuer: OAuthIssuer) -> None:
+    variables = user.environment | user.browser
+    done = user.run("login", user.url, *user.ca_option, env=variables, CI="true")
+    assert (done.returncode, user.windows) == (1, [])
+    assert "CLUSTERCERT_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["file", "stdin", "variable"])
+def test_ci_jobs_give_a_token(user: OidcUser, issuer: OAuthIssuer, source: str) -> None:
+    token = issuer.token(sub=user.name, preferred_username=user.name)
+    (user.home / "token").write_text(token + "\n")
+    options = {"file": ("--token-file", "token"), "stdin": ("--token-file", "-"), "variable": ()}[source]
+    variables = user.environment | ({"CLUSTERCERT_TOKEN": token} if source == "variable" else {})
+    done = user.run("login", user.url, *user.ca_option, *options, env=variables, stdin=token, CI="true")
+    assert done.returncode == 0, done.stderr
+    assert token not in done.stderr
+    status_of(user.credential().stdout)
+    user.expire()
+    (user.home / "token").write_text(issuer.token(sub=user.name))
+    renewed = user.credential("--refresh")
+    if source == "file":
+        status_of(renewed.stdout)
+    else:
+        assert (renewed.returncode, renewed.stdout) == (3, "")
+        assert "expired. Run `clustercert login`" in renewed.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [("opaque", "Give a JWT"), ("a.b.c", "Give a JWT"), ("a." + "b" * 20_000 + ".c", "16 KiB")],
+)
+def test_what_is_no_token_is_not_sent(user: OidcUser, token: str, text: str) -> None:
+    done = user.run("login", user.url, *user.ca_option, "--token-file", "-", stdin=token)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert text in done.stderr
+
+
+def test_a_token_of_another_user_does_not_renew_a_login(user: OidcUser, issuer: OAuthIssuer) -> None:
+    (user.home / "token").write_text(issuer.token(sub=user.name))
+    assert user.run("login", user.url, *user.ca_option, "--token-file", "token").returncode == 0
+    user.expire()
+    (user.home / "token").write_text(issuer.token(sub="mallory"))
+    done = user.credential()
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "another user" in done.stderr
+
+
+def test_passwords_go_on(site: Site, user: OidcUser, tmp_path: Path) -> None:
+    name = f"builtin-{user.name}"
+    builtin = User.create(site.operator, site.url, tmp_path / "builtin", name)
+    builtin.log_in()
+    password = tmp_path / "builtin" / "password"
+    again = builtin.run("login", "--password-file", password)
+    assert again.returncode == 0, again.stderr
+    assert f"as {name}" in again.stderr
+    done = builtin.run("login", env=builtin.environment | {"CLUSTERCERT_PASSWORD": PASSWORD})
+    assert done.returncode == 0, done.stderr
+    other = builtin.run("login", "--user", name, "--device")
+    assert other.returncode == 2
+
+
+def test_an_unknown_issuer(user: OidcUser) -> None:
+    done = user.run("login", user.url, *user.ca_option, "--issuer", "ssso")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "Did you mean sso?" in done.stderr

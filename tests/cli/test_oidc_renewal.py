@@ -1,0 +1,167 @@
+"""Logins at an OIDC issuer that expired: renewed without the user, or with one window for all commands."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.exec_plugin import status_of
+from support.oauth_issuer import OAuthIssuer
+from support.oidc import Response
+from support.oidc_users import OidcUser, Site, running_site
+
+pytestmark = pytest.mark.slow
+PARALLEL = 20
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
+
+
+@pytest.fixture
+def issuer(site: Site) -> OAuthIssuer:
+    return site.issuer
+
+
+@pytest.fixture
+def user(site: Site, tmp_path: Path) -> OidcUser:
+    """A user who is logged in."""
+    found = OidcUser.at(site, tmp_path, f"user-{tmp_path.name[-40:].strip('-').lower()}")
+    found.log_in_by_browser()
+    return found
+
+
+def test_a_refresh_token_renews_a_login(user: OidcUser, issuer: OAuthIssuer) -> None:
+    status_of(user.credential().stdout)
+    user.expire()
+    used = user.tokens["refresh_token"]
+    first = user.credential("--refresh", **user.browser)
+    status_of(first.stdout)
+    assert used not in issuer.refresh_tokens
+    assert user.tokens["refresh_token"] in issuer.refresh_tokens
+    # What was cached before stays valid: the login is the same.
+    user.expire()
+    assert user.credential().stdout == first.stdout
+    assert len(user.windows) == 1
+
+
+@pytest.mark.parametrize("command", [("clusters",), ("status",), ("kubeconfig", "get", "prod", "--insecure")])
+def test_all_commands_renew_it(user: OidcUser, issuer: OAuthIssuer, command: tuple[str, ...]) -> None:
+    user.expire()
+    before = issuer.count("refresh_token")
+    user.output(*command)
+    assert issuer.count("refresh_token") == before + 1
+
+
+def test_parallel_calls_renew_it_once(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    before = issuer.count("refresh_token")
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        outputs = list(pool.map(lambda _: user.credential("--refresh"), range(PARALLEL)))
+    assert {done.returncode for done in outputs} == {0}
+    assert issuer.count("refresh_token") == before + 1
+
+
+def test_parallel_calls_open_one_window(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    user.end_at_the_issuer()
+    logins, refreshed = len(issuer.logins), issuer.count("refresh_token")
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        outputs = list(pool.map(lambda _: user.credential(**user.browser), range(PARALLEL)))
+    assert {done.returncode for done in outputs} == {0}, outputs
+    assert len({done.stdout for done in outputs}) == 1
+    assert (len(user.windows), len(issuer.logins)) == (2, logins + 1)
+    assert issuer.count("refresh_token") == refreshed + 1
+    assert user.issued_here == 1
+
+
+def test_a_failed_window_is_not_opened_again(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    user.end_at_the_issuer()
+    issuer.behavior.redirect = lambda parameters: {
+        "error": "access_denied", "state": parameters["state"], "iss": parameters["iss"],
+    }  # fmt: skip
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        outputs = list(pool.map(lambda _: user.credential(**user.browser), range(PARALLEL)))
+    assert {(done.returncode, done.stdout) for done in outputs} == {(3, "")}
+    assert len(user.windows) == 2
+    later = user.credential(**user.browser)
+    assert (later.returncode, len(user.windows)) == (3, 2)
+    assert later.stderr.endswith("was denied at " + issuer.url + ". Run `clustercert login`.\n")
+    user.be_logged_in()
+    user.log_in_by_browser()
+    user.expire()
+    user.end_at_the_issuer()
+    status_of(user.credential(**user.browser).stdout)
+    assert len(user.windows) == 4
+
+
+def test_without_a_browser_it_names_the_command(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    user.end_at_the_issuer()
+    expected = f"clustercert: Your login at {user.url} expired. Run `clustercert login`.\n"
+    for variables in ({}, user.browser | {"CI": "true"}):
+        done = user.credential(**variables)
+        assert (done.returncode, done.stdout, done.stderr) == (3, "", expected)
+    # Without kubectl and without a terminal, nobody may be there.
+    done = user.run(*user.plugin, env=user.environment | user.browser)
+    assert (done.returncode, done.stderr) == (3, expected)
+    for command in (("clusters",), ("status",), ("kubeconfig", "get", "prod")):
+        done = user.run(*command, env=user.environment | user.browser)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert expected.partition(" ")[2] in done.stderr
+    assert len(user.windows) == 1
+
+
+def test_a_valid_certificate_is_used_before_a_window_opens(user: OidcUser) -> None:
+    first = user.credential().stdout
+    [cached] = [path for path in user.cache.iterdir() if path.suffix != ".lock"]
+    header, _, body = cached.read_text().partition("\n")
+    fields = header.split(" ")
+    fields[2] = fields[1]
+    cached.write_text(f"{' '.join(fields)}\n{body}")
+    user.expire()
+    user.end_at_the_issuer()
+    assert user.credential(**user.browser).stdout == first
+    assert len(user.windows) == 1
+
+
+def test_an_issuer_that_is_away(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    refresh_token = user.tokens["refresh_token"]
+    issuer.behavior.responses["/token"] = Response(b"", 503)
+    done = user.credential(**user.browser)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "status 503" in done.stderr
+    assert user.tokens["refresh_token"] == refresh_token
+    issuer.behavior.responses.clear()
+    status_of(user.credential(**user.browser).stdout)
+    assert len(user.windows) == 1
+
+
+def test_somebody_else_logs_in_in_the_window(user: OidcUser, issuer: OAuthIssuer) -> None:
+    first = user.credential().stdout
+    user.expire()
+    user.end_at_the_issuer()
+    other = f"other-{user.name}"
+    issuer.behavior.claims = {"sub": other, "preferred_username": other}
+    done = user.credential("--refresh", **user.browser)
+    assert status_of(done.stdout) != status_of(first)
+    assert f"Logged in as sso/{other}" in done.stderr
+    assert json.loads(user.output("status", "-o", "json"))["user"] == f"sso/{other}"
+
+
+def test_a_login_that_can_not_be_saved_is_not_renewed(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.expire()
+    used = user.tokens["refresh_token"]
+    lock = user.tokens_file.with_name("default.json.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    done = user.credential(**user.browser)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "can't be written" in done.stderr
+    assert used in issuer.refresh_tokens

@@ -1,0 +1,13 @@
+"""A browser that follows redirects and keeps cookies, for log-ins at an issuer of a test."""
+
+import ssl
+from pathlib import Path
+
+import httpx
+
+SECONDS = 60
+
+
+def new_browser(ca_file: Path) -> httpx.Client:
+    tls = ssl.create_default_context(cafile=str(ca_file))
+    return httpx.Client(verify=tls, trust_env=False, timeout=SECONDS, follow_redirects=True)
