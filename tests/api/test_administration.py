@@ -1,5 +1,6 @@
 """The administration API for domains, projects, users and groups: state, events, preconditions, dry runs, paging."""
 
+import uuid
 from typing import Any
 
 import pytest
@@ -167,7 +168,8 @@ def test_a_dry_run_finds_what_the_database_would_refuse(administration: Administ
         ("/projects/{}", {"description": "a\u202eb"}, "description"),
         ("/projects/{}", {"enabled": "yes"}, "enabled"),
         ("/projects/{}", {"enabled": 1}, "enabled"),
-        ("/projects/{}", {"id": "0" * 32}, "id"),
+        ("/projects/{}", {"id": "0" * 31}, "id"),
+        ("/users/{}", {"id": "0" * 32}, "id"),
         ("/users/{}", {"labels": {"team": 1}}, "labels.team"),
         ("/users/{}", {"labels": {"bad key!": "x"}}, "label"),
         ("/users/{}", {"labels": {f"key-{number}": "" for number in range(65)}}, "labels"),
@@ -197,6 +199,16 @@ def test_an_error_names_the_field(
 @pytest.mark.parametrize("name", ["f" * 32, "0123456789abcdef" * 2])
 def test_an_id_can_not_be_chosen(administration: Administration, kind: str, name: str) -> None:
     assert administration.put(f"/{kind}/{name}").status_code == 404
+
+
+def test_a_project_keeps_the_id_that_it_was_created_with(administration: Administration) -> None:
+    path, own_id = f"/projects/{unique()}", uuid.uuid4().hex
+    made = administration.put(path, {"id": own_id})
+    assert (made.status_code, made.json()["id"]) == (201, own_id)
+    assert administration.put(path, {"id": own_id, "description": "x"}).status_code == 200
+    other = administration.put(path, {"id": uuid.uuid4().hex})
+    assert (other.status_code, other.json()["message"][:3]) == (400, "id:")
+    assert administration.put(f"/projects/{unique()}", {"id": own_id}).status_code == 409
 
 
 def test_what_can_not_be_changed_may_be_sent_back_as_it_is(administration: Administration) -> None:

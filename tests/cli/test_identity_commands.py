@@ -37,6 +37,16 @@ def test_from_nothing_to_a_user_with_a_role_and_a_key(operator: Operator) -> Non
     assert listed == {name: value for name, value in key.items() if name != "secret_key"}
 
 
+def test_a_project_can_have_the_id_that_it_has_in_keystone(operator: Operator) -> None:
+    own_id = "3ee1d0b5d2ef4b8fa1b3b7b3c8f7a9d2"
+    assert operator.output_json("project", "create", "eu-de", "--id", own_id)["id"] == own_id
+    assert operator.output_json("project", "show", own_id)["name"] == "eu-de"
+    taken = operator.error("project", "create", "eu-nl", "--id", own_id)
+    assert f"A project with the id {own_id} already exists." in taken
+    malformed = operator.error("project", "create", "eu-nl", "--id", own_id.upper())
+    assert "a project id has 32 lower-case hex digits" in malformed
+
+
 def test_events_name_the_account_of_the_operating_system(operator: Operator) -> None:
     user = operator.output_json("user", "create", "alice", "--no-password")
     key = operator.output_json("access-key", "create", "--user", "alice")

@@ -11,6 +11,7 @@ from clustercert.cli.prompts import confirm
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
 
 app = typer.Typer(name="project", help="Manage projects, which own clusters.", no_args_is_help=True)
 
@@ -28,14 +29,23 @@ def create(
         ),
     ],
     domain: DomainOption = None,
+    own_id: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="ID", help="Id of the project in Keystone, 32 hex digits. [default: a new id]"
+        ),
+    ] = None,
     description: DescriptionOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a project."""
+    """Create a project. A project of Keystone needs the id that it has there."""
     from clustercert.client.administration import path_of
 
     path = path_of("projects", name, domain=domain)
-    show_one(client.create(path, {"description": description}), output)
+    fields: JsonObject = {"description": description}
+    if own_id is not None:
+        fields["id"] = own_id
+    show_one(client.create(path, fields), output)
 
 
 @app.command("list")

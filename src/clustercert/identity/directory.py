@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from clustercert.identity.names import checked_description, checked_new_name, is_id, searchable
 from clustercert.identity.passwords import Passwords
 from clustercert.model import Actor, Domain, Group, Project, User, new_id
-from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.events import AuditEvent
 from clustercert.model.events.administration import (
     DirectoryChange,
@@ -96,13 +96,17 @@ class Directory:
         name: str,
         domain: Domain,
         *,
+        project_id: str | None = None,
         description: str = "",
         enabled: bool = True,
         labels: Mapping[str, str] = NO_LABELS,
         actor: Actor,
     ) -> Project:
+        """Create a project. `project_id`: the id that it has in another identity service; by default a new one."""
+        if project_id is not None:
+            await self._require_free(project_id)
         project = Project(
-            id=new_id(),
+            id=project_id or new_id(),
             name=checked_new_name(name, "project"),
             domain=domain,
             description=checked_description(description),
@@ -248,6 +252,13 @@ class Directory:
         if not found and (name := searchable(name_or_id)):
             found = await self._queries.find(kind, _in(domain, name))
         return _only(found, kind.__name__.lower(), name_or_id)
+
+    async def _require_free(self, project_id: str) -> None:
+        """Raise InvalidRequest if this can't be the id of a project, or Conflict if there is one with this id."""
+        if not is_id(project_id):
+            raise InvalidRequest(f"id: {project_id}: a project id has 32 lower-case hex digits.")
+        if await self._queries.find(Project, Reference(id=project_id)):
+            raise Conflict(f"A project with the id {project_id} already exists.")
 
     async def _update(self, before: E, after: E, actor: Actor) -> E:
         """Write a changed entity, and return it. Does nothing if nothing has changed.

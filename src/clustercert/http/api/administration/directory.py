@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
@@ -23,6 +23,7 @@ from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyed_page
 from clustercert.identity.directory import Directory
 from clustercert.model import Domain, Group, JsonObject, Project, User
+from clustercert.model.errors import InvalidRequest
 
 E = TypeVar("E", bound=Project | User | Group)
 
@@ -128,6 +129,16 @@ def _register(
     )(delete)
 
 
+async def _create_project(directory: Directory, name: str, domain: Domain, **fields: Any) -> Project:
+    return await directory.create_project(name, domain, project_id=fields.pop("id"), **fields)
+
+
+async def _update_project(directory: Directory, before: Project, **fields: Any) -> Project:
+    if fields.pop("id") not in {None, before.id}:
+        raise InvalidRequest("id: it can't be changed. Send its value as it is, or leave it out.")
+    return await directory.update_project(before, **fields)
+
+
 add_routes(
     Kind(
         Project,
@@ -138,8 +149,8 @@ add_routes(
         bodies.ProjectListBody,
         bodies.project_view,
         Directory.find_project,
-        Directory.create_project,
-        Directory.update_project,
+        _create_project,
+        _update_project,
         Directory.remove_project,
     )
 )

@@ -23,6 +23,11 @@ class DomainRequest(Wanted):
 class ProjectRequest(Wanted):
     """The wanted state of a project."""
 
+    id: str | None = Field(
+        default=None,
+        description="For a new project, the id that it has in Keystone. By default, it gets a new one.",
+        json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
+    )
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
     enabled: bool = Field(default=True, description="Roles in a disabled project have no effect.")
     labels: Labels = Field(default={}, description=LABELS)
