@@ -5,7 +5,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from clustercert.authn.oidc.issuers import FederatedUser, Issuer
+from clustercert.authn.federated import FederatedUser
+from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.jwks import parse_key_set
 from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.mapping import federated_user

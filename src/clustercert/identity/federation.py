@@ -1,4 +1,4 @@
-"""Use case: the rights of users whom OIDC issuers authenticate, and blocking them."""
+"""Use case: the rights of users whom OIDC issuers and Keystone authenticate, and blocking them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
-from clustercert.authn.oidc.issuers import FederatedUser
+from clustercert.authn.federated import FederatedUser
 from clustercert.identity.names import is_id
 from clustercert.model import Actor, Caller, Origin, Project, Revocation
 from clustercert.model.errors import InvalidRequest, Unauthenticated
@@ -16,7 +16,6 @@ from clustercert.store.engine.generation import Cache
 from clustercert.store.federation import FederatedAccess, FederationQueries
 from clustercert.store.revocations import NO_END
 
-AUTH_METHOD = "oidc"
 CACHED_LOGINS = 4_000
 
 
@@ -31,7 +30,7 @@ class Login:
         return Caller(
             user=user.user,
             roles=self.roles,
-            method=AUTH_METHOD,
+            method=user.method,
             origin=origin,
             service_roles=self.service_roles,
             expires_at=user.expires_at,
@@ -44,21 +43,23 @@ class Login:
 class Federation:
     """Returns the callers of verified tokens. Looking up a cached token needs no I/O.
 
-    Their roles come from the settings of the issuer alone. The store says which projects exist, and who is blocked.
+    Their roles come from the issuer's settings, or from Keystone. The store says which projects exist, and who is
+    blocked.
     """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = FederationQueries(database)
         self._now = now
-        self._cache: Cache[str, Login] = Cache(database.generation, CACHED_LOGINS)
+        self._cache: Cache[tuple[str, int], Login] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
         """Return the caller. Raises Unauthenticated if the user is blocked."""
 
-        async def load(_: str) -> Login:
+        async def load(_: object) -> Login:
             return await self.login(user)
 
-        login = cast("Login", await self._cache.get(user.credential_id, load))  # `load` never returns None
+        key = user.credential_id, user.revision
+        login = cast("Login", await self._cache.get(key, load))  # `load` never returns None
         return login.caller(user, origin)
 
     async def login(self, user: FederatedUser) -> Login:
@@ -115,8 +116,10 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
     issuer = user.issuer
     if access.blocked:
         raise Unauthenticated("the user is blocked", known=user.user.id)
+    if access.id_taken:
+        raise Unauthenticated("a user of the built-in identity has the same id", known=user.user.id)
     if access.name_taken:
-        raise Unauthenticated(f"a domain has the name of the issuer {issuer.name}: rename the issuer")
+        raise Unauthenticated(f"a domain has the name of the issuer {issuer.name}: rename one of them")
     projects = access.projects if user.only_projects is None else access.projects & user.only_projects
     everywhere = user.roles.get(None, frozenset())
     roles = {

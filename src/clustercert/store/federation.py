@@ -1,4 +1,4 @@
-"""Queries for users of OIDC issuers: their projects, and whether they are blocked."""
+"""Queries for users of OIDC issuers and Keystone: their projects, and whether they are blocked."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,11 +24,13 @@ class FederatedAccess:
         projects: the enabled ones among those in which the issuer's users can have roles.
         blocked: whether an operator blocked the user.
         name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
+        id_taken: whether a user of the built-in identity has the user's id.
     """
 
     projects: frozenset[str]
     blocked: bool
     name_taken: bool
+    id_taken: bool
 
 
 class FederationQueries(Queries):
@@ -48,7 +50,8 @@ class FederationQueries(Queries):
             found = frozenset((await connection.execute(projects)).scalars())
             blocked = await exists(connection, blocking(user_id))
             taken = await exists(connection, select(_domain.c.id).where(_domain.c.name == issuer_name))
-        return FederatedAccess(found, blocked, taken)
+            built_in = await exists(connection, select(_user.c.id).where(_user.c.id == user_id))
+        return FederatedAccess(found, blocked, taken, built_in)
 
     async def projects(self, ids: Collection[str]) -> tuple[Project, ...]:
         """Return the projects with these ids, sorted by domain and name."""

@@ -6,31 +6,24 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
 
 from cachetools import LRUCache
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
+from clustercert.authn.federated import FederatedLookup, FederatedUser
 from clustercert.authn.oidc.claim_checks import valid_until
 from clustercert.authn.oidc.explanation import Explanation, explain
 from clustercert.authn.oidc.fetching import fetch_keys
-from clustercert.authn.oidc.issuers import FederatedUser, Issuer
+from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
 from clustercert.authn.oidc.verification import Verifier
-from clustercert.model import Caller, Origin, UnverifiedRequest
+from clustercert.model import Caller, UnverifiedRequest
 
 # A token with many groups takes about 20 KiB.
 CACHED_TOKENS = 4_000
-
-
-class FederatedLookup(Protocol):
-    """Looks up the rights of federated users. Implemented by `identity`."""
-
-    async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked."""
 
 
 @dataclass(frozen=True, slots=True)

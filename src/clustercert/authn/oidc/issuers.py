@@ -1,14 +1,12 @@
 """The issuers that the operator trusts, and what the claims in their tokens mean."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from clustercert.authn.oidc.claims import ClaimCheck
 from clustercert.authn.oidc.expressions import ClaimExpression
-from clustercert.model import Domain, FederatedDomain, User
-from clustercert.model.identity import Group
+from clustercert.model import Domain, FederatedDomain
 from clustercert.model.ids import id_of
 from clustercert.model.login_client import LoginClient
 from clustercert.model.name_patterns import Names
@@ -108,26 +106,6 @@ class Issuer:
     def user_domain(self) -> Domain:
         """The domain of the issuer's users and groups. It is not in the store."""
         return FederatedDomain(derived_id(self.url), self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class FederatedUser:
-    """A user as described by a verified token.
-
-    Attributes:
-        roles: role names by project id; the key None stands for all projects of the issuer.
-        only_projects: if given, the roles count only in these projects.
-        credential_id: SHA-256 of the token in hex.
-    """
-
-    issuer: Issuer = field(repr=False)
-    user: User
-    groups: tuple[Group, ...]
-    roles: Mapping[str | None, frozenset[str]]
-    service_roles: frozenset[str]
-    only_projects: frozenset[str] | None
-    expires_at: datetime
-    credential_id: str
 
 
 def derived_id(issuer: str, *parts: str) -> str:

@@ -5,13 +5,15 @@ import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from clustercert.authn.federated import FederatedUser
 from clustercert.authn.oidc.claims import claim_texts, claim_value
 from clustercert.authn.oidc.expressions import ClaimExpression
-from clustercert.authn.oidc.issuers import FederatedUser, Issuer, RoleGrant, derived_id
+from clustercert.authn.oidc.issuers import Issuer, RoleGrant, derived_id
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.tokens import UnverifiedToken
 from clustercert.model import Group, JsonObject, User
 
+AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
 # With the issuer's prefix, a name still fits into a certificate.
 MAX_NAME_BYTES = 200
@@ -33,6 +35,7 @@ def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
         only_projects=_only_projects(issuer, claims),
         expires_at=datetime.fromtimestamp(float(str(claims["exp"])), UTC),
         credential_id=hashlib.sha256(token.text.encode()).hexdigest(),
+        method=AUTH_METHOD,
     )
 
 

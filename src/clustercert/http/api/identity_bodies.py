@@ -57,7 +57,7 @@ class MappedUserBody(BaseModel):
     groups: list[str]
     roles: dict[str, list[str]]
     service_roles: list[str]
-    expires_at: str
+    expires_at: str | None
 
 
 class ExplanationBody(BaseModel):
@@ -134,5 +134,5 @@ def _user_body(report: TokenReport) -> JsonObject | None:
         "groups": [group.name for group in user.groups],
         "roles": {project: list(roles) for project, roles in login.roles.items()} if login else {},
         "service_roles": list(login.service_roles) if login else [],
-        "expires_at": rfc3339(user.expires_at),
+        "expires_at": rfc3339(user.expires_at) if user.expires_at is not None else None,
     }

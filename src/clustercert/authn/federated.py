@@ -1,0 +1,60 @@
+"""Users whom another identity system authenticates, and what the service asks about them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from clustercert.model import Caller, Group, Origin, User
+from clustercert.model.requests import AuthMethod
+
+
+class Authority(Protocol):
+    """An identity system that the operator trusts: an OIDC issuer, or a Keystone."""
+
+    @property
+    def name(self) -> str:
+        """The operator's short name for it, which begins the names of its users and groups."""
+
+    @property
+    def url(self) -> str:
+        """Its address, which is the issuer in policies and audit events."""
+
+    @property
+    def projects(self) -> frozenset[str]:
+        """Ids of projects in which its users can have roles."""
+
+    @property
+    def domain(self) -> str | None:
+        """Name or id of a domain in whose projects its users can have roles."""
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedUser:
+    """A user as described by a verified credential.
+
+    Attributes:
+        roles: role names by project id; the key None stands for all projects of the authority.
+        only_projects: if given, the roles count only in these projects.
+        expires_at: when the credential expires, or None.
+        credential_id: SHA-256 of the token in hex, or the access key's id.
+        revision: differs each time that the authority is asked about the same credential again.
+    """
+
+    issuer: Authority = field(repr=False)
+    user: User
+    groups: tuple[Group, ...]
+    roles: Mapping[str | None, frozenset[str]]
+    service_roles: frozenset[str]
+    only_projects: frozenset[str] | None
+    expires_at: datetime | None
+    credential_id: str
+    method: AuthMethod
+    revision: int = 0
+
+
+class FederatedLookup(Protocol):
+    """Looks up the rights of federated users. Implemented by `identity`."""
+
+    async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
+        """Return the caller. Raises Unauthenticated if the user is blocked."""
