@@ -19,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from clustercert.authn.keystone.settings import KeystoneServiceSettings, KeystoneSettings
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, RoleGrantSettings
 from clustercert.cli.root import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
@@ -34,7 +35,7 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-ISSUERS = (IssuerSettings, RoleGrantSettings)
+IDENTITY = (IssuerSettings, RoleGrantSettings, KeystoneSettings, KeystoneServiceSettings)
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -53,7 +54,7 @@ def settings() -> str:
     found = [each for each in sections if isinstance(each, type) and issubclass(each, Settings | Section)]
     rules = (RuleSettings, WhenSettings, GrantSettings)
     examples = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
-    return "\n\n".join(section(each) for each in (*found, *ISSUERS, *rules, *examples))
+    return "\n\n".join(section(each) for each in (*found, *IDENTITY, *rules, *examples))
 
 
 def section(model: type[BaseModel]) -> str:

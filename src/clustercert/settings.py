@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from clustercert.audit.publish_targets import PublishTarget, parse_target
-from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
+from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.limits.rates import Kind, Rate, parse_rate
 from clustercert.model import KeyType
 from clustercert.model.choices import ServerRole
@@ -153,25 +153,6 @@ class ApiSettings(Section):
     get_clustercert: bool = True
     max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
     endpoints: Literal["object", "list"] = "object"
-
-
-class IdentitySettings(Section):
-    """`[identity]`: the built-in identity service, and OIDC issuers beside it.
-
-    Attributes:
-        region: name of the region in the catalog. Clients expect each project to have this name.
-        token_lifetime: lifetime of tokens.
-        issuers: OIDC issuers whose tokens are accepted too. See below.
-    """
-
-    region: str = Field(default="eu-de", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    token_lifetime: Lifetime = timedelta(hours=24)
-    issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)
-
-    @model_validator(mode="after")
-    def _issuers_differ(self) -> "IdentitySettings":
-        configured_issuers(self.issuers)
-        return self
 
 
 class IssuingSettings(Section):

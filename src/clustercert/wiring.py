@@ -66,6 +66,7 @@ from clustercert.store.revocations import RevocationQueries
 from clustercert.store.usernames import UsernameQueries
 
 if TYPE_CHECKING:
+    from clustercert.authn.keystone.service import KeystoneService
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
 
 # If a leader is killed, another process takes over after this time. It is short: sealing and enforcement wait for it.
@@ -87,6 +88,7 @@ class Components:
     identity: Identity
     authenticator: Authenticator
     oidc: "OidcAuthenticator | None"
+    keystone: "KeystoneService | None"
     clusters: Clusters
     issuance: Issuance
     explanations: Explanations
@@ -133,13 +135,15 @@ async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIter
         stack.callback(identity.close)
         parts = _components(settings, database, custody, keys, identity)
         stack.push_async_callback(parts.access.close)
+        if parts.keystone is not None:
+            stack.push_async_callback(parts.keystone.close)
         yield parts
 
 
 def _components(
     settings: Settings, database: Database, custody: Custody, keys: KeyGenerator, identity: Identity
 ) -> Components:
-    oidc = oidc_authenticator(settings, identity)
+    oidc, keystone = oidc_authenticator(settings, identity), keystone_service(settings, identity)
     clusters, signers, ledger = ClusterQueries(database), _signers(settings, custody), Ledger(database)
     policy = settings.policy.policy(settings.issuing.key_type)
     usernames = UsernameQueries(database)
@@ -155,8 +159,9 @@ def _components(
         database=database,
         custody=custody,
         identity=identity,
-        authenticator=_authenticator(identity, oidc),
+        authenticator=_authenticator(settings, identity, oidc, keystone),
         oidc=oidc,
+        keystone=keystone,
         clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
         issuance=replace(issuance, bindings=Bindings(access), require_space=disk_space.require),
         explanations=Explanations(
@@ -202,12 +207,24 @@ def _revocation(settings: Settings, database: Database, clusters: ClusterQueries
     )
 
 
-def _authenticator(identity: Identity, oidc: "OidcAuthenticator | None") -> Authenticator:
-    built_in = (
-        TokenAuthenticator(identity.tokens),
-        AccessKeyAuthenticator(identity.access_keys, utc_now),
-    )
-    return Authenticators(built_in if oidc is None else (*built_in, oidc))
+def _authenticator(
+    settings: Settings,
+    identity: Identity,
+    oidc: "OidcAuthenticator | None",
+    keystone: "KeystoneService | None",
+) -> Authenticator:
+    """Return the authenticators. Keystone's come first: they accept only credentials in a form of Keystone's."""
+    members: list[Authenticator] = []
+    if keystone is not None:
+        members.append(keystone.tokens)
+    if settings.identity.built_in:
+        members += (
+            TokenAuthenticator(identity.tokens),
+            AccessKeyAuthenticator(identity.access_keys, utc_now),
+        )
+    if oidc is not None:
+        members.append(oidc)
+    return Authenticators(tuple(members))
 
 
 def oidc_authenticator(settings: Settings, identity: Identity) -> "OidcAuthenticator | None":
@@ -217,6 +234,15 @@ def oidc_authenticator(settings: Settings, identity: Identity) -> "OidcAuthentic
     from clustercert.authn.oidc.authenticator import new_authenticator  # noqa: PLC0415 - joserfc takes 5 MB
 
     return new_authenticator(configured_issuers(settings.identity.issuers), identity.federation, utc_now)
+
+
+def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":
+    """Return the authenticators for the Keystone in the settings, or None if there is none."""
+    if settings.identity.keystone is None:
+        return None
+    from clustercert.authn.keystone.service import new_keystone  # noqa: PLC0415 - most services have no Keystone
+
+    return new_keystone(settings.identity.keystone.configured(), identity.federation, utc_now)
 
 
 def limited_issuance(parts: Components) -> LimitedIssuance:

@@ -13,6 +13,7 @@ MINIMUM = 60
 SECTIONS = [
     "Tokens and log-in",
     "Tokens of OIDC issuers",
+    "Tokens of Keystone",
     "Signatures",
     "HTTP",
     "Bodies and requests for certificates",

@@ -148,5 +148,8 @@ async def test_a_service_account_of_one_cluster_reads_another() -> None:
 
 def test_every_block_on_the_page_is_valid() -> None:
     names = [*recipes()]
-    assert names == ["keycloak", "login", "github", "kubernetes", "expressions"]
-    assert all(load(None, **tomllib.loads(recipe(name))).identity.issuers for name in names)
+    assert names == ["keycloak", "login", "github", "kubernetes", "expressions", "keystone-service"]
+    for name in names:
+        settings = load(None, **tomllib.loads(recipe(name)))
+        assert settings.identity.issuers or settings.identity.keystone
+        settings.check_examples()

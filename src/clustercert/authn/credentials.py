@@ -39,7 +39,7 @@ class Authenticator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Authenticators:
-    """Tries several authenticators in order. The first one that authenticates the caller wins."""
+    """Several authenticators. The first one that accepts a credential decides about it alone."""
 
     members: tuple[Authenticator, ...]
 
@@ -47,15 +47,11 @@ class Authenticators:
         return any(member.accepts(credential) for member in self.members)
 
     async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
-        """Return the caller. Raises the first authenticator's Unauthenticated if all fail."""
-        failure: Unauthenticated | None = None
+        """Return the caller. Raises Unauthenticated, also if no authenticator accepts such a credential."""
         for member in self.members:
             if member.accepts(credential):
-                try:
-                    return await member.authenticate(credential, request)
-                except Unauthenticated as error:
-                    failure = failure or error
-        raise failure or Unauthenticated("the credential is of an unknown scheme")
+                return await member.authenticate(credential, request)
+        raise Unauthenticated("the credential is of an unknown scheme")
 
 
 class TokenLookup(Protocol):

@@ -53,11 +53,15 @@ ROUTERS: dict[ServerRole, tuple[APIRouter, ...]] = {
 }
 
 
-def new_app(role: ServerRole = "all") -> FastAPI:
-    """Create the application with the routes of a role. `app.state.services` must be set before the first request."""
+def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> FastAPI:
+    """Create the application with the routes of a role. `app.state.services` must be set before the first request.
+
+    Without the built-in identity, the Keystone subset is not served.
+    """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     for router in ROUTERS[role]:
-        app.include_router(router)
+        if built_in_identity or router is not keystone.router:
+            app.include_router(router)
     if role != "webhook":
         operations.add_documentation(app)
     app.add_exception_handler(HTTPException, _raise_ours)

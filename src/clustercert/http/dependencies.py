@@ -48,6 +48,7 @@ class Options:
     get_clustercert: bool
     max_duration: int
     endpoints_as_list: bool
+    built_in_identity: bool
     metrics_public: bool
     metrics_loopback: bool
     metrics_token: str | None

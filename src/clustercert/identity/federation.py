@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import cast
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.identity.names import is_id
 from clustercert.model import Actor, Caller, Origin, Project, Revocation
 from clustercert.model.errors import InvalidRequest, Unauthenticated
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
+from clustercert.model.ids import is_user_id
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.federation import FederatedAccess, FederationQueries
@@ -133,8 +133,8 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
 
 
 def _checked_id(user_id: str) -> str:
-    if not is_id(user_id):
+    if not is_user_id(user_id):
         raise InvalidRequest(
-            "A user id has 32 lower-case hex digits. `clustercert certificate list` shows those of certificates."
+            "A user id has 32 or 64 lower-case hex digits. `clustercert certificate list` shows those of certificates."
         )
     return user_id

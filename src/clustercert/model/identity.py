@@ -1,17 +1,15 @@
 """Users, groups, projects, roles, tokens, access keys, and the caller of a request."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from clustercert.model.errors import NotFound
+from clustercert.model.ids import is_user_id
 from clustercert.model.requests import Actor, AuthMethod, Origin
 
 BUILT_IN = "built-in"
 """The issuer of callers whom the built-in identity authenticates."""
-
-_ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class FederatedDomain(Domain):
-    """The domain of the users and groups of an OIDC issuer. It has the issuer's name, and is not in the store."""
+    """The domain of the users and groups of an OIDC issuer or of Keystone. It is not in the store."""
 
 
 def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
@@ -41,7 +39,7 @@ def _qualified_names(own_id: str, name: str, domain: Domain) -> tuple[str, ...]:
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
         return own_id, name
-    bare = () if "/" in name or _ID.fullmatch(name) else (name,)
+    bare = () if "/" in name or is_user_id(name) else (name,)
     return (own_id, *bare) if "/" in domain.name else (own_id, *bare, f"{domain.name}/{name}")
 
 
@@ -59,7 +57,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user of the built-in identity service or of an OIDC issuer. `id` is the CN of their certificates by default."""
+    """A user of any identity system. `id` is the CN of their certificates by default."""
 
     id: str
     name: str
@@ -115,7 +113,7 @@ class Caller:
         expires_at: when the token or access key expires, or None.
         credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
         groups: the user's groups, sorted by name.
-        issuer: who authenticated the user: an OIDC issuer's URL, or `built-in`.
+        issuer: who authenticated the user: an OIDC issuer's or Keystone's URL, or `built-in`.
     """
 
     user: User

@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import re
 import uuid
+
+_USER_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{32})?")
 
 
 def new_id() -> str:
@@ -13,6 +16,11 @@ def new_id() -> str:
 def id_of(text: str) -> str:
     """Derive an id in the form of `new_id` from a string: the first half of the SHA-256 of its UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def is_user_id(text: str) -> bool:
+    """Whether a string is like the id of a user or group: 32 lower-case hex digits, or 64 as in Keystone for LDAP."""
+    return _USER_ID.fullmatch(text) is not None
 
 
 def new_cluster_id() -> str:

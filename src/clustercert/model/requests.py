@@ -12,7 +12,10 @@ AuthMethod = str
 `cli`: an operator with access to the store. `service`: the service itself.
 """
 
-AUTH_METHODS = ("token", "access_key", "oidc", "cli")
+KEYSTONE_METHODS = ("keystone", "keystone_key", "keystone_app")
+"""How users of Keystone authenticate: by a token, an access key, or a token of an application credential."""
+
+AUTH_METHODS = ("token", "access_key", "oidc", *KEYSTONE_METHODS, "cli")
 """The methods of callers about whom the policy decides."""
 
 

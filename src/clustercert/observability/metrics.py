@@ -66,6 +66,11 @@ ISSUER_FETCHES = Counter(
     "Attempts to fetch the keys of an OIDC issuer: done or failed",
     ["issuer", "outcome"],
 )
+KEYSTONE_REQUESTS = Counter(
+    "clustercert_keystone_requests",
+    "Questions to Keystone: done, unusable (its answer was an error or malformed) or failed (no answer)",
+    ["outcome"],
+)
 EXPIRING = Gauge(
     "clustercert_certificates_expiring",
     "Live certificates that expire within 1h, 24h, 7d or 30d",

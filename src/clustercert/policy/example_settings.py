@@ -52,16 +52,17 @@ class ExampleCaller(Section):
     """`caller` in `[[policy.examples]]`: who sends the request.
 
     Attributes:
-        user: name, name with its domain such as `Default/alice`, or id (32 hexadecimal digits). Without a domain, the
-            user is in the domain `Default`.
+        user: name, name with its domain such as `Default/alice`, or id (32 or 64 hexadecimal digits). Without a domain,
+            the user is in the domain `Default`.
         groups: the user's groups, in the same form.
         domain: the domain of the user and the groups, which are then given by their names alone. Examples about an
             issuer with `prefix_names = false` need it: it is the issuer's name.
         roles: the caller's roles in the cluster's project. Without a role, every request is refused.
         service_roles: the caller's roles in the whole service, such as `operator`.
-        auth_method: how the caller authenticated: `token`, `access_key`, `oidc`.
-        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer. Its users are called
-            `ISSUER/NAME`.
+        auth_method: how the caller authenticated: `token`, `access_key`, `oidc`, `keystone`, `keystone_app` for an
+            application credential, `keystone_key` for an access key of Keystone.
+        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer or of Keystone. Its users are
+            called `ISSUER/NAME`, those of Keystone `keystone/DOMAIN/NAME`.
         source: the address that the request comes from.
     """
 

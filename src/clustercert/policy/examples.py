@@ -1,7 +1,6 @@
 """Runs the examples beside a policy's rules. They are decided like requests, by `Policy.decide`."""
 
 import functools
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +22,7 @@ from clustercert.model import (
 )
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.identity import BUILT_IN, domain_by_issuer
-from clustercert.model.ids import id_of
+from clustercert.model.ids import id_of, is_user_id
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import RSA_EXPONENT, new_key
 from clustercert.policy.decision import Policy
@@ -40,7 +39,6 @@ DEFAULT_DOMAIN = "Default"
 NO_ROLE = "The caller has no role in the project."
 # The maximum number of failed examples in a message.
 MAX_FAILED = 3
-_ID = re.compile("[0-9a-f]{32}")
 # Longer than any lifetime, so that the CA does not limit what the rules allow.
 _CA_LIFETIME = timedelta(days=36500)
 
@@ -80,7 +78,7 @@ class Outcome:
             return _refusal(self.refused_by, self.message)
         longest = self.max_lifetime if self.max_lifetime != self.lifetime else None
         # An example rarely names the user's id, so nobody would know it.
-        username = None if _ID.fullmatch(self.grant.username) else self.grant.username
+        username = None if is_user_id(self.grant.username) else self.grant.username
         return _allowance(self.grant.groups, username, self.lifetime, longest)
 
 
@@ -174,7 +172,7 @@ def _identity(text: str, said: ExampleCaller) -> tuple[str, str, Domain]:
         domain, name = first, rest if said.issuer == BUILT_IN else text
     else:
         domain, name = DEFAULT_DOMAIN, text
-    own_id = text if _ID.fullmatch(text) else id_of(f"{domain}/{name.removeprefix(f'{domain}/')}")
+    own_id = text if is_user_id(text) else id_of(f"{domain}/{name.removeprefix(f'{domain}/')}")
     return own_id, name, domain_by_issuer(said.issuer, id_of(domain), domain)
 
 

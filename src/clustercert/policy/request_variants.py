@@ -11,6 +11,7 @@ from clustercert.model import Caller, IssueRequest, KeyType, Origin
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.policy import Condition, FromNetwork, HasCsr, HasName, HasReason, IPNetwork
+from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.stand_in_keys import stand_in_key
 from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import MAX_DAYS
@@ -53,7 +54,7 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
     """
     given = tuple(conditions)
     named = {condition.what for condition in given if isinstance(condition, HasName)}
-    methods = _BUILT_IN_METHODS if caller.issuer == BUILT_IN else (caller.method,)
+    methods = _methods(caller)
     keys: tuple[str | None, ...] = (None,)
     if "key_type" in named:
         keys = (None, *get_args(KeyType))
@@ -72,6 +73,12 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
         key = None if key_type is None else stand_in_key(key_type)
         request = IssueRequest(duration=MAX_DAYS, truncate=True, public_key=key, reason=reason)
         yield RequestVariant(method, source, request)
+
+
+def _methods(caller: Caller) -> tuple[str, ...]:
+    if caller.issuer == BUILT_IN:
+        return _BUILT_IN_METHODS
+    return KEYSTONE_METHODS if caller.method in KEYSTONE_METHODS else (caller.method,)
 
 
 def _sources(conditions: Collection[Condition]) -> tuple[str, ...]:

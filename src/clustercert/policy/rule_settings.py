@@ -51,8 +51,10 @@ class WhenSettings(Section):
         projects: project ids.
         clusters: ids or names.
         cluster_labels: a table of labels with lists of values; the cluster must have every label.
-        auth_methods: how the caller authenticated: `token`, `access_key`, `oidc`.
-        issuers: who authenticated the caller: `built-in` for the built-in identity, else the URL of an OIDC issuer.
+        auth_methods: how the caller authenticated: `token`, `access_key`, `oidc`, or `keystone` for a token,
+            `keystone_app` for one of an application credential, `keystone_key` for an access key of Keystone.
+        issuers: who authenticated the caller: `built-in` for the built-in identity, else the URL of an OIDC issuer or
+            of Keystone.
         sources: networks, such as `10.0.0.0/8`, that the request comes from.
         cel: an expression in CEL of at most 4 KiB; see [policy.md](policy.md). Needs `clustercert[policy]`.
     """

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden
+from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import OUR_PREFIX, SERVICE
 from clustercert.model.name_patterns import Names
 from clustercert.model.policy import DecisionInput
 from clustercert.policy.names import name_problem
 
-# User ids, both built-in and federated.
-_USER_ID = re.compile(r"[0-9a-f]{32}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # On each side a colon or nothing.
 _SEPARATED = re.compile(r"(?<![^:])\{[^{}]*\}(?![^:])")
@@ -69,7 +68,7 @@ class UserNameTemplate:
         name = _fill(self.text, values, trace)
         if name.casefold().startswith(OUR_PREFIX):
             raise _refused(f"user names can't begin with {OUR_PREFIX}.", self.text, trace)
-        if _USER_ID.fullmatch(name.casefold()) and name != said.caller.user.id:
+        if is_user_id(name.casefold()) and name != said.caller.user.id:
             raise _refused("the user name has the form of a user id.", self.text, trace)
         return name
 

@@ -54,7 +54,7 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
     log.configure(settings.log.format, settings.log.level, settings.log.file)
     _warn_of(settings.policy)
     failures = FailedAuthentications(utc_now)
-    app = new_app(role)
+    app = new_app(role, built_in_identity=settings.identity.built_in)
 
     def services() -> Services:
         return cast("Services", app.state.services)
@@ -123,8 +123,9 @@ async def _started(
         policy = parts.issuance.policy
         if role != "webhook":
             await _record_policy(parts, policy)
-            if parts.oidc is not None:
-                await stack.enter_async_context(running(parts.oidc.watch))
+            for authority in (parts.oidc, parts.keystone):
+                if authority is not None:
+                    await stack.enter_async_context(running(authority.watch))
             for job in leader_jobs(parts):
                 await stack.enter_async_context(running(job.run))
         examples = len(settings.policy.examples)
@@ -225,6 +226,7 @@ def services_of(parts: Components, role: ServerRole) -> Services:
             get_clustercert=settings.api.get_clustercert,
             max_duration=settings.api.max_duration,
             endpoints_as_list=settings.api.endpoints == "list",
+            built_in_identity=settings.identity.built_in,
             metrics_public=settings.metrics.public,
             metrics_loopback=settings.metrics.loopback,
             metrics_token=metrics_token.get_secret_value() if metrics_token else None,

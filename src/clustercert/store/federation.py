@@ -30,7 +30,7 @@ class FederatedAccess:
     projects: frozenset[str]
     blocked: bool
     name_taken: bool
-    id_taken: bool
+    id_taken: bool = False
 
 
 class FederationQueries(Queries):

@@ -15,7 +15,7 @@ from clustercert.http import openapi, responses
 from clustercert.http.dependencies import ServicesDep, base_url
 from clustercert.http.keystone import response_bodies as keystone
 from clustercert.http.openapi import described
-from clustercert.model.errors import Forbidden, Unavailable
+from clustercert.model.errors import Forbidden, NoSuchRoute, Unavailable
 from clustercert.observability import metrics
 
 # Swagger UI; see the README in its folder.
@@ -74,13 +74,15 @@ async def show_metrics(request: Request, services: ServicesDep) -> Response:
 
 
 @root_path.get("/", responses=described("The versions.", status=300, errors={}))
-async def root(request: Request) -> Response:
+async def root(request: Request, services: ServicesDep) -> Response:
     """List the versions of the identity service.
 
     openstacksdk requests this list first. Browsers are redirected to the documentation.
     """
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("/docs")
+    if not services.options.built_in_identity:
+        raise NoSuchRoute("This service has no identity API. Log in at the Keystone that it trusts.")
     versions = {"values": [keystone.version(base_url(request))]}
     return responses.json_response({"versions": versions}, 300)
 

@@ -1,0 +1,1 @@
+"""Authenticates users of an OpenStack Keystone: by their tokens, and by signatures with EC2 credentials."""

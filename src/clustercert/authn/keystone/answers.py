@@ -1,0 +1,203 @@
+"""Keystone's answers, parsed strictly. Members that the service does not need are ignored.
+
+Source: Identity API v3.14.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+MAX_ROLES = 1000
+MAX_GROUPS = 500
+
+Id = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class UnusableAnswer(Exception):
+    """An answer of Keystone does not have the documented form. The message says why, without secrets."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class DomainReference(_Answer):
+    """A domain in another object."""
+
+    id: Id
+    name: Name
+
+
+class UserReference(_Answer):
+    """The user of a token."""
+
+    id: Id
+    name: Name
+    domain: DomainReference
+
+
+class IdReference(_Answer):
+    """An object that is named by its id."""
+
+    id: Id
+
+
+class RoleReference(_Answer):
+    """A role of a token or an assignment."""
+
+    name: Name
+
+
+class ApplicationCredential(_Answer):
+    """The application credential that a token was made with. Access rules limit it to some paths of other services."""
+
+    id: Id
+    access_rules: list[Any] | None = None
+
+
+class TokenBody(_Answer):
+    """What Keystone says about a token."""
+
+    methods: Annotated[list[Name], Field(max_length=16)]
+    user: UserReference
+    issued_at: AwareDatetime
+    expires_at: AwareDatetime
+    project: IdReference | None = None
+    domain: IdReference | None = None
+    system: dict[str, bool] | None = None
+    roles: Annotated[list[RoleReference], Field(max_length=MAX_ROLES)] = []
+    application_credential: ApplicationCredential | None = None
+    trust: dict[str, Any] | None = Field(default=None, alias="OS-TRUST:trust")
+    oauth1: dict[str, Any] | None = Field(default=None, alias="OS-OAUTH1")
+    oauth2: dict[str, Any] | None = Field(default=None, alias="oauth2_credential")
+
+
+class TokenAnswer(_Answer):
+    """The answer to GET and POST /v3/auth/tokens."""
+
+    token: TokenBody
+
+
+class GroupBody(_Answer):
+    """A group of a user."""
+
+    id: Id
+    name: Name
+    domain_id: Id
+
+
+class _List(_Answer):
+    """A list. Keystone cuts lists off at a limit of its configuration, and says so."""
+
+    truncated: bool = False
+
+
+class GroupsAnswer(_List):
+    """The answer to GET /v3/users/{id}/groups."""
+
+    groups: list[GroupBody]
+
+
+class UserBody(_Answer):
+    """A user."""
+
+    id: Id
+    name: Name
+    domain_id: Id
+    enabled: bool
+
+
+class UserAnswer(_Answer):
+    """The answer to GET /v3/users/{id}."""
+
+    user: UserBody
+
+
+class ProjectBody(_Answer):
+    """A project."""
+
+    id: Id
+    domain_id: Id
+    enabled: bool
+
+
+class ProjectAnswer(_Answer):
+    """The answer to GET /v3/projects/{id}."""
+
+    project: ProjectBody
+
+
+class DomainBody(_Answer):
+    """A domain."""
+
+    id: Id
+    name: Name
+    enabled: bool
+
+
+class DomainAnswer(_Answer):
+    """The answer to GET /v3/domains/{id}."""
+
+    domain: DomainBody
+
+
+class AssignmentScope(_Answer):
+    """Where a role is assigned; other scopes than projects are ignored."""
+
+    project: IdReference | None = None
+
+
+class Assignment(_Answer):
+    """A role assignment. Effective ones always name a user."""
+
+    role: RoleReference
+    scope: AssignmentScope
+    user: IdReference | None = None
+
+
+class AssignmentsAnswer(_List):
+    """The answer to GET /v3/role_assignments?effective&include_names."""
+
+    role_assignments: Annotated[list[Assignment], Field(max_length=MAX_ROLES)]
+
+
+class Ec2Blob(_Answer):
+    """The content of an EC2 credential. It names what it was made under, if that was not the user's own log-in."""
+
+    access: Annotated[str, Field(min_length=1, max_length=64)]
+    secret: Annotated[str, Field(min_length=1, max_length=255, repr=False)]
+    trust_id: str | None = None
+    app_cred_id: str | None = None
+    access_token_id: str | None = None
+
+    @property
+    def is_delegated(self) -> bool:
+        return bool(self.trust_id or self.app_cred_id or self.access_token_id)
+
+
+class CredentialBody(_Answer):
+    """A credential. The blob of other types than `ec2` has other forms, and is not parsed."""
+
+    id: Id
+    type: Name
+    user_id: Id
+    project_id: Id | None = None
+    blob: Annotated[str, Field(max_length=65535, repr=False)]
+
+
+class CredentialAnswer(_Answer):
+    """The answer to GET /v3/credentials/{id}."""
+
+    credential: CredentialBody
+
+
+def parsed(model: type[M], content: bytes) -> M:
+    """Parse an answer. Raises UnusableAnswer, which names the first wrong member but not its value."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnusableAnswer(f"{model.__name__} {where}: {first['type']}") from None

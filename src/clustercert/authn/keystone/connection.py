@@ -1,0 +1,197 @@
+"""HTTP requests to Keystone: pooled, bounded in size and time, and with a back-off while it can't be reached."""
+
+import asyncio
+import math
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from clustercert import __version__
+from clustercert.authn.keystone.answers import UnusableAnswer
+from clustercert.authn.keystone.authority import Keystone
+from clustercert.model import JsonObject
+from clustercert.model.errors import CredentialUnverified
+from clustercert.observability import metrics
+
+if TYPE_CHECKING:
+    import httpx
+
+# A token without catalog has a few kilobytes, 500 groups have 200.
+MAX_RESPONSE_BYTES = 512 * 1024
+MAX_CONNECTIONS = 20
+# After a network failure, Keystone is left alone for this time, which doubles with each further failure.
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+
+logger = structlog.get_logger()
+
+
+class ConnectionFailed(Exception):
+    """No complete response arrived. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete response. The names of its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+class Connection:
+    """Sends requests to one Keystone.
+
+    After a network failure, requests are refused until the pause is over. Then one request at a time tries again.
+    """
+
+    def __init__(self, keystone: Keystone, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keystone = keystone
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._http: httpx.AsyncClient | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._is_ca_stale = False
+        self._failures = 0
+        self._failed_at = self._retry_at = float("-inf")
+        self._is_probing = False
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+        body: JsonObject | None = None,
+    ) -> Response:
+        """Send a request to a path below the Keystone's URL.
+
+        Raises CredentialUnverified if Keystone can't be reached, or UnusableAnswer for a response that is too long.
+        """
+        self._require_open()
+        is_probe = self._failures > 0
+        self._is_probing = self._is_probing or is_probe
+        began = self._clock()
+        try:
+            response = await self._attempt(method, path, headers, params, body)
+        except ConnectionFailed as failure:
+            self._note_failure(began, str(failure))
+            raise self._away() from failure
+        finally:
+            if is_probe:
+                self._is_probing = False
+        self._note_answer()
+        return response
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    def _require_open(self) -> None:
+        if self._failures and (self._is_probing or self._clock() < self._retry_at):
+            raise self._away()
+
+    def _away(self) -> CredentialUnverified:
+        return CredentialUnverified(
+            "The identity service can't be reached. Try again in a moment.",
+            retry_after=max(1, math.ceil(self._retry_at - self._clock())),
+        )
+
+    def _note_failure(self, began: float, reason: str) -> None:
+        metrics.KEYSTONE_REQUESTS.labels("failed").inc()
+        # Requests that were under way together fail together, so they count as one failure.
+        if began < self._failed_at:
+            return
+        if self._failures == 0:
+            logger.warning("keystone not reachable", keystone=self._keystone.name, reason=reason)
+        pause = min(FIRST_PAUSE_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS)
+        self._failures = min(self._failures + 1, 10)
+        self._failed_at = self._clock()
+        self._retry_at = self._failed_at + pause
+
+    def _note_answer(self) -> None:
+        if self._failures:
+            logger.info("keystone reachable again", keystone=self._keystone.name)
+        self._failures = 0
+
+    async def _attempt(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        params: Mapping[str, str] | None,
+        body: JsonObject | None,
+    ) -> Response:
+        """Send a request, and once more if a pooled connection turned out to be closed. Raises ConnectionFailed."""
+        import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no Keystone
+
+        url = f"{self._keystone.url}{path}"
+        try:
+            async with asyncio.timeout(self._keystone.timeout):
+                http = await self._client()
+                request = http.build_request(method, url, headers=headers, params=params, json=body)
+                try:
+                    return await _exchange(http, request)
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                    return await _exchange(http, request)
+        except TimeoutError:
+            raise ConnectionFailed(
+                f"no complete response within {self._keystone.timeout:g} seconds"
+            ) from None
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                self._is_ca_stale = True
+            raise ConnectionFailed(f"{type(error).__name__}: {error}"[:200]) from None
+        except OSError as error:
+            raise ConnectionFailed(f"{self._keystone.ca_file}: {error.strerror or error}") from None
+
+    async def _client(self) -> "httpx.AsyncClient":
+        import httpx  # noqa: PLC0415 - see above
+
+        async with self._lock:
+            ca_file = str(self._keystone.ca_file) if self._keystone.ca_file is not None else None
+            if self._tls is None:
+                # In a thread, because it takes 20 ms.
+                self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
+            elif self._is_ca_stale and ca_file is not None:
+                # A renewed file needs no restart.
+                await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
+            self._is_ca_stale = False
+            if self._http is None:
+                self._http = httpx.AsyncClient(
+                    verify=self._tls,
+                    timeout=self._keystone.timeout,
+                    limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
+                    # Compressed responses could be larger than they seem.
+                    headers={
+                        "User-Agent": f"clustercert/{__version__}",
+                        "Accept": "application/json",
+                        "Accept-Encoding": "identity",
+                    },
+                    # Ignore proxy settings in this process's environment.
+                    trust_env=False,
+                )
+            return self._http
+
+
+async def _exchange(http: "httpx.AsyncClient", request: "httpx.Request") -> Response:
+    """Send a request, and read the whole response. Redirects are not followed."""
+    response = await http.send(request, stream=True)
+    try:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise UnusableAnswer("the response is compressed")
+        content = bytearray()
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > MAX_RESPONSE_BYTES:
+                raise UnusableAnswer(f"the response has more than {MAX_RESPONSE_BYTES} bytes")
+    finally:
+        await response.aclose()
+    return Response(response.status_code, dict(response.headers), bytes(content))

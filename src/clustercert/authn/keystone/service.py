@@ -1,0 +1,49 @@
+"""The parts that authenticate users of one Keystone, built from the settings."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from clustercert.authn.federated import FederatedLookup
+from clustercert.authn.keystone.authority import Keystone
+from clustercert.authn.keystone.client import KeystoneClient
+from clustercert.authn.keystone.connection import Connection
+from clustercert.authn.keystone.directory import KeystoneDirectory
+from clustercert.authn.keystone.lookups import Lookups
+from clustercert.authn.keystone.service_token import ServiceToken
+from clustercert.authn.keystone.tokens import KeystoneTokens
+
+
+@dataclass(frozen=True, slots=True)
+class KeystoneService:
+    """The parts, which share connections and the service's own token."""
+
+    keystone: Keystone
+    tokens: KeystoneTokens
+    service_token: ServiceToken
+    connection: Connection
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Keep the service's own token valid until `stop` is set."""
+        await self.service_token.watch(stop)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.connection.close()
+
+
+def new_keystone(
+    keystone: Keystone,
+    identity: FederatedLookup,
+    now: Callable[[], datetime],
+    clock: Callable[[], float] = time.monotonic,
+) -> KeystoneService:
+    """Create the parts. Nothing is sent to Keystone before the first use, or `watch`."""
+    connection = Connection(keystone, clock)
+    service_token = ServiceToken(connection, keystone.service, keystone.name, clock)
+    client = KeystoneClient(connection, service_token, keystone.name)
+    directory = KeystoneDirectory(keystone, client, Lookups(clock))
+    tokens = KeystoneTokens(keystone, directory, identity, now, Lookups(clock))
+    return KeystoneService(keystone, tokens, service_token, connection)

@@ -1,0 +1,126 @@
+"""The service's own token at Keystone, with which it asks about others."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
+from clustercert.authn.keystone.authority import ServiceCredential, UnreadableSecret
+from clustercert.authn.keystone.connection import Connection, Response
+from clustercert.background import wait_for_stop
+from clustercert.model.errors import CredentialUnverified
+
+# After this share of its lifetime, the token is renewed. The old one is used until then, and if that fails.
+RENEW_AFTER = 0.8
+# After a refused log-in: Keystone may lock a user after several.
+PAUSE_SECONDS = 10
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token. The times are of the local clock, counted from the request for it."""
+
+    text: str = field(repr=False)
+    renew_at: float
+    ends_at: float
+
+
+class ServiceToken:
+    """Logs in at Keystone, and again before the token expires."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        credential: ServiceCredential,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._credential = credential
+        self._name = name
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._token: _Token | None = None
+        self._refused_until = float("-inf")
+        self._failure = ""
+
+    async def current(self) -> str:
+        """Return a valid token. Raises CredentialUnverified if there is none."""
+        if (fresh := self._before(lambda token: token.renew_at)) is not None:
+            return fresh
+        async with self._lock:
+            # Another request may have renewed it meanwhile.
+            if (fresh := self._before(lambda token: token.renew_at)) is not None:
+                return fresh
+            try:
+                self._token = await self._log_in()
+            except CredentialUnverified:
+                if (old := self._before(lambda token: token.ends_at)) is not None:
+                    return old
+                raise
+            return self._token.text
+
+    def drop(self, text: str) -> None:
+        """Forget a token that Keystone refused, unless it was replaced already."""
+        if self._token is not None and self._token.text == text:
+            self._token = None
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Log in now, and renew the token before it expires, until `stop` is set. So no request waits for that."""
+        while not stop.is_set():
+            seconds: float = PAUSE_SECONDS
+            try:
+                await self.current()
+            except CredentialUnverified as error:
+                seconds = error.retry_after or seconds
+            else:
+                if self._token is not None:
+                    seconds = max(seconds, self._token.renew_at - self._clock())
+            await wait_for_stop(stop, seconds)
+
+    def _before(self, end: Callable[[_Token], float]) -> str | None:
+        token = self._token
+        return token.text if token is not None and self._clock() < end(token) else None
+
+    async def _log_in(self) -> _Token:
+        if self._clock() < self._refused_until:
+            raise self._unusable(self._failure)
+        began = self._clock()
+        try:
+            body = await asyncio.to_thread(self._credential.request)
+            response = await self._connection.send(
+                "POST", "/auth/tokens", headers={}, params={"nocatalog": ""}, body=body
+            )
+            token = _token(response, began)
+        except (UnreadableSecret, UnusableAnswer) as error:
+            self._refused_until = self._clock() + PAUSE_SECONDS
+            raise self._unusable(str(error)) from error
+        self._failure = ""
+        return token
+
+    def _unusable(self, reason: str) -> CredentialUnverified:
+        if reason != self._failure:
+            logger.error("keystone log-in failed", keystone=self._name, reason=reason)
+        self._failure = reason
+        return CredentialUnverified(
+            "The service can't ask its identity service. Contact its operator.", retry_after=PAUSE_SECONDS
+        )
+
+
+def _token(response: Response, began: float) -> _Token:
+    """Read a token from the response to a log-in. Raises UnusableAnswer."""
+    if response.status != 201:  # noqa: PLR2004 - Identity API, "Authentication and token management"
+        hint = ": check the service's credential" if response.status in (401, 403) else ""
+        raise UnusableAnswer(f"the response has status {response.status}{hint}")
+    text = response.headers.get("x-subject-token", "")
+    body = parsed(TokenAnswer, response.content).token
+    # Only the difference counts, so that the clocks may differ.
+    lifetime = (body.expires_at - body.issued_at).total_seconds()
+    if not text or lifetime <= 0:
+        raise UnusableAnswer("the response has no token, or one that has expired")
+    return _Token(text, began + RENEW_AFTER * lifetime, began + lifetime)

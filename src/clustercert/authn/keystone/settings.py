@@ -1,0 +1,187 @@
+"""Keystone as written in TOML, and its conversion to `Keystone`."""
+
+import ipaddress
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from clustercert.authn.keystone.authority import Keystone, ServiceCredential
+from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
+
+ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
+RoleNames = Annotated[dict[Name, Name], Field(max_length=500)]
+
+
+def _keystone_url(value: str) -> str:
+    parts = urlsplit(value)
+    plain = value.isascii() and value.isprintable() and not set(" @?#") & set(value)
+    if not (plain and parts.hostname and parts.path.endswith("/v3")):
+        raise ValueError("expected a URL like https://keystone.example.com/v3")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        raise ValueError("tokens and secrets must be encrypted on their way: use https, except on loopback")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class KeystoneServiceSettings(Section):
+    """`[identity.keystone.service]`: the credential with which the service asks Keystone.
+
+    Give a user with a password, or an application credential. See [identity.md](identity.md#keystone) for the rights
+    that it needs. Secrets are best kept in files, which are read for each log-in, or in environment variables.
+
+    Attributes:
+        username: name of the service's user.
+        user_id: its id, instead of the name.
+        user_domain: name of the user's domain.
+        password: the password. Set it with the variable `CLUSTERCERT_IDENTITY__KEYSTONE__SERVICE__PASSWORD`.
+        password_file: file whose first line is the password.
+        application_credential_id: id of an application credential, instead of a user.
+        application_credential_secret: its secret.
+        application_credential_secret_file: file whose first line is the secret.
+        project: name of the project that the user's token is for. By default, the token is for the scope `system`.
+        project_domain: name of the project's domain.
+        project_id: id of the project, instead of the name.
+        domain: name of a domain that the token is for, instead of a project.
+    """
+
+    username: Name | None = None
+    user_id: Name | None = None
+    user_domain: Name = "Default"
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    application_credential_id: Name | None = None
+    application_credential_secret: SecretStr | None = None
+    application_credential_secret_file: Path | None = None
+    project: Name | None = None
+    project_domain: Name = "Default"
+    project_id: Name | None = None
+    domain: Name | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        users = [self.username, self.user_id, self.application_credential_id]
+        if sum(each is not None for each in users) != 1:
+            raise RuleFault("give one of username, user_id and application_credential_id")
+        scopes = [self.project, self.project_id, self.domain]
+        if sum(each is not None for each in scopes) > 1:
+            raise RuleFault("project, project_id and domain exclude each other", "project")
+        passwords = [self.password, self.password_file]
+        secrets = [self.application_credential_secret, self.application_credential_secret_file]
+        if self.application_credential_id is None:
+            self._require_one(passwords, secrets, "password or password_file")
+        else:
+            self._require_one(secrets, passwords, "application_credential_secret or …_secret_file")
+            if any(each is not None for each in scopes):
+                raise RuleFault("an application credential has its own scope", "application_credential_id")
+        return self
+
+    @staticmethod
+    def _require_one(
+        wanted: list[SecretStr | Path | None], others: list[SecretStr | Path | None], names: str
+    ) -> None:
+        if sum(each is not None for each in wanted) != 1 or any(each is not None for each in others):
+            raise RuleFault(f"give either {names}")
+
+    def configured(self) -> ServiceCredential:
+        if self.application_credential_id is not None:
+            secret = self.application_credential_secret or self.application_credential_secret_file
+            assert secret is not None  # noqa: S101 - checked above
+            return ServiceCredential({"id": self.application_credential_id}, None, secret)
+        password = self.password or self.password_file
+        assert password is not None  # noqa: S101 - checked above
+        user: dict[str, object] = (
+            {"id": self.user_id}
+            if self.user_id is not None
+            else {"name": self.username, "domain": {"name": self.user_domain}}
+        )
+        return ServiceCredential(user, self._scope(), password)
+
+    def _scope(self) -> Mapping[str, object]:
+        if self.project_id is not None:
+            return {"project": {"id": self.project_id}}
+        if self.project is not None:
+            return {"project": {"name": self.project, "domain": {"name": self.project_domain}}}
+        if self.domain is not None:
+            return {"domain": {"name": self.domain}}
+        return {"system": {"all": True}}
+
+
+class KeystoneSettings(Section):
+    """`[identity.keystone]`: a Keystone whose tokens and EC2 credentials are accepted.
+
+    See [identity.md](identity.md#keystone).
+
+    Attributes:
+        url: address of Keystone, such as `https://keystone.example.com/v3`.
+        name: begins the names of its users and groups: `NAME/DOMAIN/alice`. No domain here may have it.
+        prefix_names: if false, users and groups are called as in Keystone. Policy rules then can't tell them from
+            those of the built-in identity.
+        ca_file: PEM file with the CAs of Keystone's server. By default, those of the system.
+        timeout: longest time for one request to Keystone, 1s to 20s.
+        cache: how long answers about tokens, users and access keys are used, 1s to 60s.
+        projects: ids of the only projects in which its users can have roles.
+        domain: name or id of a domain here, in whose projects its users can have roles.
+        user_domains: ids of the only domains in Keystone whose users are accepted. By default, all are.
+        roles: a table of role names in Keystone, and what they are called here. Other roles are dropped. Without it,
+            roles keep their names.
+        system_roles: a table of role names in the scope `system`, and the role in the whole service that each gives,
+            such as `admin = "operator"`.
+        groups: read the groups of users. If false, they have none, and the service's user needs fewer rights.
+        access_keys: accept signatures with EC2 credentials. Keystone shows them to users only, not to application
+            credentials.
+    """
+
+    url: Annotated[str, Field(max_length=512), AfterValidator(_keystone_url)]
+    name: str = Field(default="keystone", pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
+    prefix_names: bool = True
+    ca_file: Path | None = None
+    timeout: Lifetime = Field(default=timedelta(seconds=5), ge=timedelta(seconds=1), le=timedelta(seconds=20))
+    cache: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(seconds=60))
+    projects: ProjectIds = frozenset()
+    domain: Name | None = None
+    user_domains: NameList | None = None
+    roles: RoleNames | None = None
+    system_roles: RoleNames = Field(default={})
+    groups: bool = True
+    access_keys: bool = True
+    service: KeystoneServiceSettings
+
+    @model_validator(mode="after")
+    def _is_bound(self) -> Self:
+        if not self.projects and self.domain is None:
+            raise RuleFault("name the projects or the domain in which its users can have roles", "projects")
+        if self.access_keys and self.service.application_credential_id is not None:
+            # Keystone answers "Delegated tokens cannot access credentials directly."
+            raise RuleFault(
+                "an application credential can't read EC2 credentials: set it to false, or give a user",
+                "access_keys",
+            )
+        return self
+
+    def configured(self) -> Keystone:
+        return Keystone(
+            name=self.name,
+            url=self.url,
+            service=self.service.configured(),
+            ca_file=self.ca_file,
+            timeout=self.timeout.total_seconds(),
+            cache_seconds=self.cache.total_seconds(),
+            projects=self.projects,
+            domain=self.domain,
+            user_domains=frozenset(self.user_domains) if self.user_domains is not None else None,
+            roles=self.roles,
+            system_roles=self.system_roles,
+            reads_groups=self.groups,
+            accepts_access_keys=self.access_keys,
+            prefixed=self.prefix_names,
+        )

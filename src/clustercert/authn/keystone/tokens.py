@@ -1,0 +1,81 @@
+"""Authentication by tokens of Keystone."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from clustercert.authn.credential_forms import is_keystone_token
+from clustercert.authn.credentials import BEARER, UnverifiedCredential
+from clustercert.authn.federated import FederatedLookup, FederatedUser
+from clustercert.authn.keystone.authority import Keystone
+from clustercert.authn.keystone.directory import KeystoneDirectory
+from clustercert.authn.keystone.lookups import Found, Lookups
+from clustercert.authn.keystone.mapping import mapped_user, require_undelegated, token_roles
+from clustercert.model import Caller, UnverifiedRequest
+from clustercert.model.errors import Unauthenticated
+
+# Open Telekom Cloud's tokens have several kilobytes. All headers of a request have at most 64.
+MAX_TOKEN = 16 * 1024
+TOKEN_METHOD, APPLICATION_CREDENTIAL_METHOD = "keystone", "keystone_app"
+
+_PRINTABLE = re.compile("[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class KeystoneTokens:
+    """Asks Keystone about tokens. A cached token needs one hash and no I/O."""
+
+    keystone: Keystone
+    directory: KeystoneDirectory
+    identity: FederatedLookup
+    now: Callable[[], datetime]
+    lookups: Lookups[FederatedUser] = field(default_factory=Lookups, repr=False)
+    _revisions: "itertools.count[int]" = field(default_factory=itertools.count, repr=False)
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.scheme == BEARER and is_keystone_token(credential.text)
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        """See `Authenticator`. Raises CredentialUnverified for an unknown token if Keystone can't be asked."""
+        text = credential.text
+        if len(text) > MAX_TOKEN or _PRINTABLE.fullmatch(text) is None:
+            raise Unauthenticated(f"the token is longer than {MAX_TOKEN} characters, or malformed")
+        digest = hashlib.sha256(text.encode()).digest()
+
+        async def ask() -> Found[FederatedUser]:
+            return await self._ask(text, digest.hex())
+
+        user = await self.lookups.get(digest, ask)
+        if user.expires_at is not None and self.now() >= user.expires_at:
+            raise Unauthenticated("the token has expired", known=user.user.id)
+        return await self.identity.caller_of_federated_user(user, request.origin)
+
+    async def _ask(self, text: str, digest: str) -> Found[FederatedUser]:
+        body = await self.directory.client.token(text)
+        if body is None:
+            raise Unauthenticated("the token is unknown to Keystone, expired or revoked")
+        left = (body.expires_at - self.now()).total_seconds()
+        if left <= 0:
+            raise Unauthenticated(
+                f"the token expired at {body.expires_at} by the clock of this service", known=body.user.id
+            )
+        require_undelegated(body)
+        user = mapped_user(self.keystone, body.user)
+        roles, service_roles = token_roles(self.keystone, body)
+        is_own = body.application_credential is None
+        found = FederatedUser(
+            issuer=self.keystone,
+            user=user,
+            groups=await self.directory.groups(user.id, body.user.domain),
+            roles=roles,
+            service_roles=service_roles,
+            only_projects=None,
+            expires_at=body.expires_at,
+            credential_id=digest,
+            method=TOKEN_METHOD if is_own else APPLICATION_CREDENTIAL_METHOD,
+            revision=next(self._revisions),
+        )
+        return Found(found, min(left, self.keystone.cache_seconds))
