@@ -47,6 +47,7 @@ class Kind:
 
 NAMESPACES = Kind("", "namespaces", "Namespace", short=("ns",))
 CONFIG_MAPS = Kind("", "configmaps", "ConfigMap", namespaced=True, short=("cm",))
+SECRETS = Kind("", "secrets", "Secret", namespaced=True)
 SERVICE_ACCOUNTS = Kind("", "serviceaccounts", "ServiceAccount", namespaced=True, short=("sa",))
 CLUSTER_ROLES = Kind(RBAC, "clusterroles", "ClusterRole")
 CLUSTER_ROLE_BINDINGS = Kind(RBAC, "clusterrolebindings", "ClusterRoleBinding")
@@ -59,7 +60,16 @@ SELF_ACCESS_REVIEWS = Kind(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubje
 TOKEN_REVIEWS = Kind(AUTHENTICATION, "tokenreviews", "TokenReview", stored=False)
 
 KINDS = (
-    *(NAMESPACES, CONFIG_MAPS, SERVICE_ACCOUNTS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS, ROLES, ROLE_BINDINGS),
+    *(
+        NAMESPACES,
+        CONFIG_MAPS,
+        SECRETS,
+        SERVICE_ACCOUNTS,
+        CLUSTER_ROLES,
+        CLUSTER_ROLE_BINDINGS,
+        ROLES,
+        ROLE_BINDINGS,
+    ),
     *(POLICIES, POLICY_BINDINGS, SELF_SUBJECT_REVIEWS, SELF_ACCESS_REVIEWS, TOKEN_REVIEWS),
 )
 BY_RESOURCE: Mapping[tuple[str, str], Kind] = {(kind.group, kind.plural): kind for kind in KINDS}

@@ -1,0 +1,176 @@
+"""The recipes of docs/recipes.md for jobs: their YAML is read, and their scripts are run against a service."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.apiserver import ApiServer, kinds
+from support.kubectl import kubectl, written
+from support.page_service import Address, PageService, environment, issuer, new_service, run_script
+from support.page_steps import block
+
+RECIPES, IDENTITY = "docs/recipes.md", "docs/identity.md"
+PROJECT_ID = "1" * 32
+CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}, "data": {"version": "1"}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkout with manifests in deploy/, and a service for its job."""
+
+    service: PageService
+    prod: ApiServer
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return environment(self.folder)
+
+    def assert_deployed(self, group: str) -> None:
+        """The job changed the cluster, as a member of this group."""
+        assert self.prod.storage.get(kinds.CONFIG_MAPS, "default", "app")["data"] == CONFIG_MAP["data"]
+        assert {group in seen.identity.groups for seen in self.prod.seen if seen.identity} == {True}
+
+
+@pytest.fixture
+def job(apiserver: ApiServer, tmp_path: Path) -> Job:
+    folder, store = tmp_path / "checkout", tmp_path / "service"
+    (folder / "deploy").mkdir(parents=True)
+    (folder / "deploy" / "app.yaml").write_text(yaml.safe_dump(CONFIG_MAP))
+    store.mkdir()
+    for group in ("ci:deploy", "clustercert:editors", "clustercert:viewers"):
+        apiserver.bind(group, "cluster-admin")
+    return Job(new_service(store, apiserver), apiserver, folder)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Iterator[Mapping[str, str]]:
+    with issuer(tmp_path) as report:
+        yield report
+
+
+def settings(text: str, tokens: Mapping[str, str], job: Job) -> str:
+    """The settings of a page, with the test's project, and the keys of the test's issuer."""
+    assert PROJECT_ID in text
+    text = re.sub("^keys_file = .*\n", "", text, flags=re.MULTILINE)
+    changed = re.sub("^(issuer = .*)", rf'\1\nkeys_file = "{tokens["keys_file"]}"', text, flags=re.MULTILINE)
+    return changed.replace(PROJECT_ID, job.service.project_id)
+
+
+def of_job(variables: Mapping[str, Any], address: Address) -> dict[str, str]:
+    """A job's variables, with the address of the test's service."""
+    assert {"SERVICE", "CA_FINGERPRINT"} <= variables.keys()
+    assert re.fullmatch("[0-9a-f]{64}", variables["CA_FINGERPRINT"])
+    return {**variables, "SERVICE": address.url, "CA_FINGERPRINT": address.fingerprint}
+
+
+def test_github_actions(job: Job, tokens: Mapping[str, str]) -> None:
+    workflow = yaml.safe_load(block(RECIPES, "recipe: github"))
+    assert workflow["permissions"]["id-token"] == "write"
+    github = settings(block(IDENTITY, "identity: github"), tokens, job)
+    job.service.configure(github)
+    with job.service.serving() as address:
+        env = job.env | of_job(workflow["env"], address)
+        env |= {"ACTIONS_ID_TOKEN_REQUEST_URL": tokens["request_url"], "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}
+        env["CURL_CA_BUNDLE"] = tokens["ca_file"]
+        for step in workflow["jobs"]["deploy"]["steps"]:
+            own = {
+                name: value.replace("${{ github.workspace }}", str(job.folder))
+                for name, value in step.get("env", {}).items()
+            }
+            assert "${{" not in "".join(own.values())
+            if "run" in step:
+                run_script(step["run"], job.folder, env | own)
+    job.assert_deployed("ci:deploy")
+
+
+def test_gitlab_ci(job: Job, tokens: Mapping[str, str]) -> None:
+    deploy = yaml.safe_load(block(RECIPES, "recipe: gitlab"))["deploy"]
+    assert deploy["id_tokens"] == {"CLUSTERCERT_TOKEN": {"aud": "clustercert"}}
+    job.service.configure(settings(block(RECIPES, "identity: gitlab"), tokens, job))
+    with job.service.serving() as address:
+        env = job.env | of_job(deploy["variables"], address) | {"CLUSTERCERT_TOKEN": tokens["gitlab"]}
+        run_script("\n".join(deploy["script"]), job.folder, env)
+    job.assert_deployed("ci:deploy")
+
+
+def test_an_access_key(job: Job) -> None:
+    job.service.apply(
+        {"kind": "User", "metadata": {"name": "ci-web"}},
+        {
+            "kind": "RoleBinding",
+            "metadata": {"name": "ci"},
+            "spec": {"project": "eu-de", "role": "member", "users": ["ci-web"]},
+        },
+    )
+    key = json.loads(job.service.run("access-key", "create", "--user", "ci-web", "--output", "json"))
+    with job.service.serving() as address:
+        env = job.env | {
+            "SERVICE": address.url,
+            "CA_FINGERPRINT": address.fingerprint,
+            "ACCESS_KEY": key["access_key"],
+            "CLUSTERCERT_SECRET_KEY": key["secret_key"],
+        }
+        said = run_script(block(RECIPES, "recipe: access-key"), job.folder, env)
+    assert key["secret_key"] not in said
+    job.assert_deployed("clustercert:editors")
+
+
+def test_argo_cd(job: Job, tokens: Mapping[str, str], tmp_path: Path) -> None:
+    pod = yaml.safe_load(block(RECIPES, "recipe: argo-cd"))["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (volume,) = pod["volumes"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "clustercert"
+    (container,) = pod["containers"]
+    account = settings(block(IDENTITY, "identity: kubernetes"), tokens, job)
+    for name, value in (("monitoring", "argocd"), ("prometheus", "clustercert"), ("cluster-b", "prod")):
+        account = account.replace(f'"{name}"', f'"{value}"')
+    job.service.configure(account)
+    token = tmp_path / "token"
+    token.write_text(tokens["service_account"])
+    folder = tmp_path / "argo"
+    folder.mkdir()
+    with ApiServer(folder) as argo, job.service.serving() as address:
+        argo.storage.create(kinds.NAMESPACES, "", {"metadata": {"name": "argocd"}})
+        variables = of_job({each["name"]: each["value"] for each in container["env"]}, address)
+        variables |= {
+            "TOKEN_FILE": str(token),
+            "HOME": str(folder),
+            "KUBECONFIG": str(argo.admin_kubeconfig()),
+        }
+        assert container["command"] == ["sh", "-euc"]
+        for _ in range(2):
+            run_script(container["args"][0], folder, job.env | variables)
+        secret = argo.storage.get(kinds.SECRETS, "argocd", "cluster-prod")
+    assert secret["metadata"]["labels"] == {"argocd.argoproj.io/secret-type": "cluster"}
+    kubeconfig = as_argo_connects(secret["stringData"])
+    done = kubectl(written(tmp_path, json.dumps(kubeconfig).encode()), "get", "namespaces", "-o", "name")
+    assert done.stdout.split() == ["namespace/default", "namespace/kube-system"], done.stderr
+
+
+def as_argo_connects(data: Mapping[str, str]) -> dict[str, Any]:
+    """A kubeconfig with what Argo CD reads from a cluster's Secret."""
+    tls = json.loads(data["config"])["tlsClientConfig"]
+    assert all(base64.b64decode(tls[name], validate=True) for name in ("caData", "certData", "keyData"))
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "c", "cluster": {"server": data["server"], "certificate-authority-data": tls["caData"]}}
+        ],
+        "users": [
+            {
+                "name": "u",
+                "user": {"client-certificate-data": tls["certData"], "client-key-data": tls["keyData"]},
+            }
+        ],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    }

@@ -1,0 +1,175 @@
+"""A service with TLS, set up by operators' commands, and a job that follows the documentation."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support import kubectl
+from support.apiserver import ApiServer
+from support.installed_demo import STOPPED_WITHIN_S, program
+from support.wait import eventually
+
+TESTS = Path(__file__).resolve().parents[1]
+PROJECT = "eu-de"
+CLUSTER = "prod"
+SETTINGS = """
+data_dir = "{folder}/data"
+kek_file = "{folder}/kek"
+[server]
+host = "0.0.0.0"
+[log]
+file = "{folder}/log"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PageService:
+    """A store with the project eu-de and the cluster prod. `run` works before and while it serves."""
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**environment(self.folder), "CLUSTERCERT_CONFIG": str(self.folder / "clustercert.toml")}
+
+    @property
+    def project_id(self) -> str:
+        with closing(sqlite3.connect(self.folder / "data" / "clustercert.db")) as store:
+            (found,) = store.execute("SELECT id FROM project WHERE name = ?", (PROJECT,)).fetchone()
+        return str(found)
+
+    def configure(self, more: str) -> None:
+        (self.folder / "clustercert.toml").write_text(SETTINGS.format(folder=self.folder) + more)
+
+    def run(self, *arguments: str | Path, stdin: str = "") -> str:
+        done = subprocess.run(
+            [program(), *arguments],
+            input=stdin,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        """Apply documents to the store."""
+        complete = [{"apiVersion": "clustercert/v1", **document} for document in documents]
+        self.run("apply", "--local", "-f", "-", stdin=yaml.safe_dump_all(complete))
+
+    def add_user(self, name: str, role: str, password: str) -> None:
+        """Add a user with a role in the project."""
+        self.apply(
+            {"kind": "User", "metadata": {"name": name}},
+            {
+                "kind": "RoleBinding",
+                "metadata": {"name": name},
+                "spec": {"project": PROJECT, "role": role, "users": [name]},
+            },
+        )
+        self.run("user", "set-password", name, "--password-file", "-", stdin=password)
+
+    @contextmanager
+    def serving(self) -> Iterator["Address"]:
+        process = subprocess.Popen(
+            [program(), "serve", "--port", "0"],
+            env=self.env,
+            stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "serve").open("w"),
+            start_new_session=True,
+        )
+        try:
+            address = eventually(lambda: self._address() or process.poll() is not None)
+            assert isinstance(address, Address), (self.folder / "serve").read_text()
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(STOPPED_WITHIN_S) == 0, (self.folder / "serve").read_text()
+
+    def _address(self) -> "Address | None":
+        said = (self.folder / "serve").read_text()
+        port = re.search(r"Listening on https://0\.0\.0\.0:(\d+)", said)
+        fingerprints = re.findall(r"\b[0-9a-f]{64}\b", said)
+        return Address(f"https://127.0.0.1:{port[1]}", fingerprints[-1]) if port and fingerprints else None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service listens, and the fingerprint that it prints for its clients."""
+
+    url: str
+    fingerprint: str
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of somebody with a home in this folder, and clustercert and kubectl in the PATH."""
+    programs = (Path(program()).parent, kubectl.program().parent)
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}
+    return {
+        **kept,
+        "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+        "HOME": str(folder),
+        "KUBECACHEDIR": str(folder / "kube-cache"),
+    }
+
+
+def new_service(folder: Path, prod: ApiServer) -> PageService:
+    """A new store. The API server trusts the client CA of its cluster prod."""
+    service = PageService(folder)
+    service.configure("")
+    service.run("keys", "generate", "--out", folder / "kek")
+    service.run("db", "upgrade")
+    service.apply(
+        {"kind": "Project", "metadata": {"name": PROJECT}},
+        {
+            "kind": "Cluster",
+            "metadata": {"name": CLUSTER, "project": PROJECT},
+            "spec": {"internal_url": prod.url, "server_ca": prod.server_ca.read_text()},
+        },
+    )
+    prod.trust(service.run("kubernetes", "ca-bundle", CLUSTER).encode())
+    return service
+
+
+@contextmanager
+def issuer(folder: Path) -> Iterator[Mapping[str, str]]:
+    """The report of `support.programs.ci_issuer`, while it runs in the project's environment."""
+    python = Path(program()).with_name("python")
+    process = subprocess.Popen(
+        [python, "-m", "support.programs.ci_issuer", folder],
+        cwd=TESTS,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    with process:
+        yield json.loads(process.stdout.readline())
+
+
+def run_script(script: str, folder: Path, env: Mapping[str, str]) -> str:
+    """Run a job's script as CI systems do. Programs that install packages only print their arguments."""
+    done = subprocess.run(
+        ["bash", "-e", "-c", f"pip() {{ echo pip $*; }}; pipx() {{ echo pipx $*; }}\n{script}"],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
