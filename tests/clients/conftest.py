@@ -10,11 +10,14 @@ import pytest
 from support.apiserver import ApiServer
 from support.apiserver_clients import client_of
 from support.certificate_authority import Authority
+from support.keystone_installation import Service, Site
+from support.keystone_installation import make as make_site
 from support.real_keystone import PREPARED, RealKeystone, running
 from support.scripted_webhook import ScriptedWebhook
 
 pytest.register_assert_rewrite(
     "support.altered_copy_scenarios",
+    "support.keystone_installation",
     "support.kubeconfig_checks",
     "support.registered_cluster",
     "support.revocation_scenarios",
@@ -71,11 +74,24 @@ def tls_demo(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 @pytest.fixture(scope="session")
 def keystone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealKeystone]:
-    """A real Keystone. Tests that stop it, or change what others need, start one of their own."""
+    """A real Keystone, which answers when a test begins. Tests change only what they made there."""
     if not PREPARED.exists():
         assert "CI" not in os.environ, "make keystone"
         pytest.skip("there is no .venvs/keystone: run make keystone")
     with running(tmp_path_factory.mktemp("keystone")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def site(keystone: RealKeystone, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A project in Keystone with a cluster here."""
+    return make_site(tmp_path_factory.mktemp("site"), keystone)
+
+
+@pytest.fixture(scope="session")
+def service(site: Site) -> Iterator[Service]:
+    """The service that asks the Keystone."""
+    with site.serving() as one:
         yield one
 
 

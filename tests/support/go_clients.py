@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ class GoClient:
     Attributes:
         unsigned: headers that it adds after signing.
         scoped: OTC's scheme, with a credential scope and `host` signed; else Huawei's, without either.
+        tls: how to verify a service with TLS.
     """
 
     url: str
@@ -46,6 +48,7 @@ class GoClient:
     secret_key: str
     scoped: bool
     unsigned: Headers
+    tls: ssl.SSLContext | None = None
 
     def get(self, target: str, *, content_type: bool = True, at: datetime | None = None) -> Answer:
         return self._call("GET", target, b"", content_type=content_type, at=at)
@@ -65,9 +68,8 @@ class GoClient:
             "X-Sdk-Date": (at or datetime.now(UTC)).strftime("%Y%m%dT%H%M%SZ"),
         }
         authorization = self.authorization(method, target, signed, body)
-        return send(
-            self.url, method, target, {**signed, "Authorization": authorization, **self.unsigned}, body
-        )
+        headers = {**signed, "Authorization": authorization, **self.unsigned}
+        return send(self.url, method, target, headers, body, self.tls)
 
     def authorization(self, method: str, target: str, signed: Headers, body: bytes) -> str:
         names = ";".join(sorted(name.lower() for name in signed))
@@ -88,9 +90,21 @@ def encoded(body: object) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode() + b"\n"
 
 
-def send(url: str, method: str, target: str, headers: Headers, body: bytes = b"") -> Answer:
+def send(
+    url: str,
+    method: str,
+    target: str,
+    headers: Headers,
+    body: bytes = b"",
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
     """Send these headers and those that Go's transport adds, and none of http.client."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    host = urlsplit(url).netloc
+    connection = (
+        http.client.HTTPConnection(host, timeout=30)
+        if tls is None
+        else http.client.HTTPSConnection(host, timeout=30, context=tls)
+    )
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
     connection_headers = {"Host": urlsplit(url).netloc, "Connection": "close", "Accept-Encoding": "gzip"}
     if body:

@@ -1,8 +1,12 @@
 """A real Keystone on loopback, over HTTPS, with a database and keys of its own. `make keystone` prepares it."""
 
+import base64
 import ipaddress
 import json
+import secrets
 import shutil
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +22,7 @@ PYTHON = ROOT / ".venvs" / "keystone" / "bin" / "python"
 PREPARED = ROOT / ".venvs" / "keystone" / "prepared"
 SECONDS = 90
 
-# The cheapest hash that Keystone allows; and its answers name the address at which it listens.
+# It caches, like most that serve real users, and takes the cheapest hash of passwords.
 CONFIGURATION = """\
 [DEFAULT]
 log_file = {folder}/keystone.log
@@ -28,11 +32,11 @@ connection = sqlite:///{folder}/keystone.db
 key_repository = {folder}/fernet
 [credential]
 key_repository = {folder}/credential
+[cache]
+backend = dogpile.cache.memory
 [identity]
 password_hash_algorithm = bcrypt
 password_hash_rounds = 4
-[token]
-expiration = {token_seconds}
 """
 
 
@@ -62,12 +66,20 @@ class RealKeystone:
         self._identity.write_bytes(authority.server_identity_pem("keystone", [name]))
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(authority.certificate_pem)
-        self._port = 0
+        # Bound but not listening: nobody else gets the port while Keystone is down, and Keystone can share it.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
         self._process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self._port}/v3"
+
+    @property
+    def _port(self) -> int:
+        port: int = self._reserved.getsockname()[1]
+        return port
 
     @property
     def requests(self) -> list[Request]:
@@ -80,36 +92,54 @@ class RealKeystone:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._process, self._port = self._started(self._port, token_seconds=3600)
+        configuration = self._folder / "keystone.conf"
+        configuration.write_text(CONFIGURATION.format(folder=self._folder))
+        server = Path(__file__).with_name("server.py")
+        with (self._folder / "stderr").open("a") as stderr:
+            self._process = subprocess.Popen(
+                [PYTHON, "-I", server, configuration, str(self._port), self._identity, self._access_log],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n", (self._folder / "keystone.log").read_text()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let it be away during the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def stop(self) -> None:
         """End it, in the midst of its requests."""
         assert self._process is not None
-        _end(self._process)
+        assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait(SECONDS)
+        self._process.stdout.close()
+
+    def forget_tokens(self) -> None:
+        """Replace the keys of tokens while it is stopped. All tokens are void then."""
+        for key in (self._folder / "fernet").iterdir():
+            key.write_bytes(base64.urlsafe_b64encode(secrets.token_bytes(32)))
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._reserved.close()
 
     @contextmanager
-    def with_short_tokens(self, seconds: int) -> Iterator[str]:
-        """The URL of a second server on the same data, whose tokens expire soon."""
-        process, port = self._started(0, seconds)
+    def hanging(self) -> Iterator[None]:
+        """Let it answer nothing during the block, though its kernel accepts connections."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
         try:
-            yield f"https://127.0.0.1:{port}/v3"
+            yield
         finally:
-            _end(process)
-
-    def _started(self, port: int, token_seconds: int) -> tuple[subprocess.Popen[str], int]:
-        configuration = self._folder / f"keystone-{token_seconds}.conf"
-        configuration.write_text(CONFIGURATION.format(folder=self._folder, token_seconds=token_seconds))
-        server = Path(__file__).with_name("server.py")
-        process = subprocess.Popen(
-            [PYTHON, "-I", server, configuration, str(port), self._identity, self._access_log],
-            stdout=subprocess.PIPE,
-            stderr=(self._folder / "stderr").open("a"),
-            text=True,
-        )
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        assert said, (self._folder / "stderr").read_text()
-        return process, int(said)
+            self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -121,10 +151,4 @@ def running(folder: Path) -> Iterator[RealKeystone]:
         yield keystone
     finally:
         keystone.stop()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    process.wait(SECONDS)
-    assert process.stdout is not None
-    process.stdout.close()
+        keystone.close()

@@ -61,9 +61,13 @@ class Administrator:
         self.http = httpx.Client(
             base_url=keystone.url, verify=ssl.create_default_context(cafile=keystone.ca), timeout=120
         )
+        self.renew()
+        self.roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
+
+    def renew(self) -> None:
+        """Log in, again if Keystone forgot its tokens."""
         who = {"name": "admin", "domain": {"id": "default"}, "password": "admin"}
         self.token = self.log_in({"methods": ["password"], "password": {"user": who}}, SYSTEM)
-        self.roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
 
     def call(self, method: str, path: str, body: object = None, token: str | None = None) -> Any:
         """The answer's document; None if it has none. Fails unless the request succeeds."""

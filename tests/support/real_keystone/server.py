@@ -1,6 +1,6 @@
 """Serves Keystone over HTTPS on loopback until it is killed. Arguments: CONFIGURATION PORT PEM ACCESS_LOG.
 
-Run it with the interpreter of Keystone's environment. Prints the port as soon as it listens. The access log has one
+Run it with the interpreter of Keystone's environment. Prints `ready` as soon as it listens. The access log has one
 JSON object a line: method, path, status and, for requests about a token, the SHA-256 of that token.
 """
 
@@ -49,7 +49,7 @@ def main(configuration: str, port: int, pem: str, access_log: Path) -> None:
     server = wsgi.Server(("127.0.0.1", port), AccessLog(application, access_log), numthreads=THREADS)
     server.ssl_adapter = BuiltinSSLAdapter(pem, pem)
     server.prepare()
-    print(server.bind_addr[1], flush=True)
+    print("ready", flush=True)
     server.serve()
 
 
