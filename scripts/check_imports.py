@@ -30,6 +30,30 @@ IN_ADMINISTRATION = {"domain": "Default", "enabled": True, "description": ""}
 IGNORED = frozenset({"clustercert", "__mp_main__", "_cffi_backend", "_openssl", "_yaml", "cython_runtime"})
 
 
+IN_PROJECT = {"project": "eu-de", "project_id": PROJECT, "domain": "Default", "domain_id": PROJECT}
+CERTIFICATE: dict[str, object] = {
+    "fingerprint": "2f9c1a7e" * 8,
+    "cluster_id": CLUSTER,
+    "cluster_name": "prod",
+    "project_id": PROJECT,
+    "project_name": "eu-de",
+    "user_name": "alice",
+    "state": "live",
+    "groups": [],
+    "not_after": "2030-01-01T00:00:00Z",
+    "last_seen_at": None,
+    "issued_at": "2026-01-01T00:00:00Z",
+    "pem": "",
+}
+REPORT: dict[str, object] = {
+    "complete": True,
+    "users": [],
+    "unknown_credentials": [],
+    "controls": [],
+    "residual_risks": [],
+}
+
+
 class Rule(NamedTuple):
     """What a command may import: these packages, and the standard library without `forbidden`."""
 
@@ -48,6 +72,11 @@ RULES = (
     Rule(("clusters",), PARSER),
     Rule(("status",), PARSER),
     Rule(("project", "list"), PARSER),
+    Rule(("certificate", "list"), PARSER),
+    Rule(("certificate", "list", "--all", "--cluster", "prod", "--expires-before", "7d"), PARSER),
+    Rule(("certificate", "show", "2f9c1a7e"), PARSER),
+    Rule(("certificate", "revoke", "2f9c1a7e", "--yes"), PARSER),
+    Rule(("certificate", "access", "--cluster", "prod"), PARSER),
     Rule(("kubeconfig", "get", "prod"), ISSUING),
     Rule(("logout",), PARSER),
 )
@@ -75,6 +104,11 @@ class Service(BaseHTTPRequestHandler):
             {
                 "projects": [{"id": PROJECT, "name": "eu-de", **IN_ADMINISTRATION}],
                 "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
+                "clusters": [{"id": CLUSTER, "name": "prod", **IN_PROJECT}],
+                "certificates": [CERTIFICATE],
+                "service_roles": [],
+                **CERTIFICATE,
+                **REPORT,
             },
         )
 

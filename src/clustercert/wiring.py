@@ -43,6 +43,7 @@ from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import Signer, SignerFactory
 from clustercert.policy.decision import Policy
 from clustercert.policy.exemptions import groups_and_templates
+from clustercert.revocation.preview import RevocationPreviews
 from clustercert.revocation.recorder import RevocationRecorder
 from clustercert.revocation.service import RevocationService
 from clustercert.settings import Settings, SettingsError
@@ -203,6 +204,9 @@ def _revocation(settings: Settings, database: Database, clusters: ClusterQueries
         clusters=clusters,
         recorder=RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now),
         usernames=UsernameQueries(database),
+        previews=RevocationPreviews(
+            clusters, UsernameQueries(database), CertificateMaintenance(database), utc_now
+        ),
         service_name=settings.service_name,
     )
 

@@ -17,6 +17,7 @@ from clustercert.pki.leaf import serial_hex
 from support import world as worlds
 from support.leaf_checks import credential_number_of, leaf_of
 from support.service import Service
+from support.stores import execute
 from support.world import World
 
 OWN = "/clustercert/v1"
@@ -109,7 +110,61 @@ def test_everywhere_is_for_operators(place: Place) -> None:
     assert place.listed("operator", f"{OWN}/certificates") == everything
     for who in ("admin", "member", "stranger"):
         assert place.get(who, f"{OWN}/certificates").status_code == 403
-        assert place.get(who, f"{OWN}/certificates/{everything[0]}").status_code == 403
+
+
+def test_everybody_sees_their_own_of_all_projects(place: Place) -> None:
+    people = place.world.people
+    assert place.listed("member", f"{OWN}/certificates", own="true") == place.expected(who="member")
+    assert place.listed("operator", f"{OWN}/certificates", own="true") == []
+    for path in (f"{OWN}/certificates", place.project("/certificates")):
+        assert place.listed("admin", path, own="true") == place.expected(who="admin")
+        answer = place.get("admin", path, own="true", user=people["member"].user.id)
+        assert (answer.status_code, "own, user" in answer.text) == (400, True)
+    members, admins = place.expected(who="member")[0], place.expected(who="admin")[0]
+    strangers = place.expected(who="stranger", clusters=("foreign",))[0]
+    for who, visible in (
+        ("member", [members]),
+        ("admin", [members, admins]),
+        ("reader", []),
+        ("stranger", [strangers]),
+        ("operator", [members, admins, strangers]),
+    ):
+        for name in (members, admins, strangers):
+            answer = place.get(who, f"{OWN}/certificates/{name}")
+            assert answer.status_code == (200 if name in visible else 404), (who, name)
+            in_project = name in visible and name != strangers
+            found = place.get(who, place.project(f"/certificates/{name}"))
+            assert found.status_code == (200 if in_project else 404), (who, name)
+
+
+def test_abbreviations_tell_nothing_of_others(place: Place) -> None:
+    members, admins = place.expected(who="member")[0], place.expected(who="admin")[0]
+    for digits in (8, 41, 63):
+        for path in (
+            f"{OWN}/certificates",
+            place.project("/certificates"),
+            place.cluster("plain", "/certificates"),
+        ):
+            assert place.get("member", f"{path}/{members[:digits]}").json()["fingerprint"] == members
+            assert place.get("member", f"{path}/{admins[:digits]}").status_code == 404
+    assert place.get("member", f"{OWN}/certificates/{members[:7]}").status_code == 404
+    # The admin's certificate begins alike, which makes the abbreviation ambiguous for those who may see both.
+    alike = members[:8] + "0" * 56
+    change = "UPDATE certificate SET fingerprint = ? WHERE fingerprint = ?"
+    execute(place.world.database, change, bytes.fromhex(alike), bytes.fromhex(admins))
+    assert place.get("member", f"{OWN}/certificates/{members[:8]}").json()["fingerprint"] == members
+    assert place.get("admin", f"{OWN}/certificates/{members[:8]}").status_code == 409
+    execute(place.world.database, change, bytes.fromhex(admins), bytes.fromhex(alike))
+
+
+def test_certificates_are_selected_by_user_name(place: Place) -> None:
+    certificates = place.project("/certificates")
+    assert place.listed("admin", certificates, user_name="member") == place.expected(who="member")
+    assert place.listed("member", certificates, user_name="admin") == []
+    execute(place.world.database, "UPDATE certificate SET username = 'boss' WHERE user_name = 'admin'")
+    assert place.listed("operator", f"{OWN}/certificates", user_name="boss") == place.expected(who="admin")
+    execute(place.world.database, "UPDATE certificate SET username = NULL")
+    assert place.get("admin", certificates, user_name="a\nb").status_code == 400
 
 
 def test_nobody_but_admins_asks_for_others(place: Place) -> None:
@@ -134,7 +189,9 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "credential_number": credential_number_of(certificate),
         "state": "live",
         "cluster_id": place.world.clusters["plain"].id,
+        "cluster_name": "plain",
         "project_id": place.world.project.id,
+        "project_name": "eu-de",
         "client_ca_id": "",
         "user_id": place.world.people[who].user.id,
         "user_name": "member",

@@ -142,6 +142,8 @@ def test_one_certificate_by_fingerprint_or_serial_and_twice_is_once(place: Revoc
         "undone_at": None,
         "undone_by": None,
         "can_be_undone": True,
+        "enforced_by": [],
+        "lacking": None,
     }
     assert place.post("member", path, {"reason": "unspecified"}).json() == said
     for written in (serial_hex(by_serial.serial_number), serial_hex(by_serial.serial_number).upper()):
@@ -214,7 +216,8 @@ def test_a_user_everywhere_is_for_operators(place: RevocationClient) -> None:
     listed = place.client.get(
         f"{OWN}/users/{place.user('reader')}/revocations", headers=place.world.people["operator"].headers
     ).json()
-    assert listed == {"revocations": [answer.json()], "next": None}
+    enforcement = {"enforced_by": None, "lacking": None}
+    assert [{**each, **enforcement} for each in listed["revocations"]] == [answer.json()]
     said = place.events("user.revoked")[-1]
     assert (said["project_id"], said["detail"]["note"]) == (None, "left us")
 
@@ -273,7 +276,7 @@ def test_an_operator_undoes(place: RevocationClient) -> None:
     answer = place.post("operator", undo)
     assert answer.status_code == 200
     said = answer.json()
-    assert {**said, "undone_at": None} == {
+    assert {**said, "undone_at": None, "enforced_by": [], "lacking": None} == {
         **made,
         "undone_by": place.user("operator"),
         "can_be_undone": False,

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.cli import certificate as certificate_commands
+from clustercert.client import administration
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.leaf import serial_hex
@@ -104,7 +105,8 @@ def test_removed_clusters_and_users_are_named_by_id(shell: Shell) -> None:
     assert shell.names("--cluster", cluster.id) == [shell.name(1)]
     assert shell.names("--user", user.id) == [shell.name(number) for number in (3, 1, 0)]
     assert "no cluster eip" in shell.operator.error("certificate", "list", "--cluster", "eip")
-    assert shell.operator.error("certificate", "list", "--user", "member")
+    assert shell.names("--user", "member") == [shell.name(number) for number in (3, 1, 0)]
+    assert "a user mmber" in shell.operator.error("certificate", "list", "--user", "mmber")
 
 
 def test_a_name_of_one_user_in_certificates_of_another_revokes_nothing(shell: Shell) -> None:
@@ -137,7 +139,7 @@ def test_only_a_table_is_truncated_by_default(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     monkeypatch.setattr(certificate_commands, "_TABLE_LINES", 2)
-    monkeypatch.setattr(certificate_commands, "_PAGE_SIZE", 1)
+    monkeypatch.setattr(administration, "_PAGE", 1)
     table = shell.operator.run("certificate", "list")
     assert len(table.out.splitlines()) == 1 + 2
     assert "Only the first 2 are listed" in table.err
@@ -192,6 +194,7 @@ def test_a_revocation_of_one_certificate_is_undone(shell: Shell) -> None:
         "lost",
         "--output",
         "json",
+        "--yes",
     )
     made = json.loads(done.out)
     assert (made["fingerprint"], made["reason"], made["note"]) == (shell.name(0), "superseded", "lost")
@@ -212,17 +215,17 @@ def test_a_revocation_of_one_certificate_is_undone(shell: Shell) -> None:
 
 def test_revoke_says_that_the_admission_policy_denies_only_writes(shell: Shell) -> None:
     shell.operator.output("cluster", "update", "plain", "--admission")
-    done = shell.operator.run("certificate", "revoke", shell.name(0))
+    done = shell.operator.run("certificate", "revoke", shell.name(0), "--yes")
     assert "refuses its writes within seconds (admission)" in done.err
     assert "still allows it to read until expiry" in done.err
     shell.operator.output("cluster", "update", "plain", "--credential-role", "admin=cluster-admin")
-    done = shell.operator.run("certificate", "revoke", shell.name(3))
+    done = shell.operator.run("certificate", "revoke", shell.name(3), "--yes")
     assert "refuses it within seconds (binding and admission)" in done.err
 
 
 def test_a_revocation_for_key_compromise_is_not_undone(shell: Shell) -> None:
     done = shell.operator.run(
-        "certificate", "revoke", shell.name(0), "--reason", "keyCompromise", "-o", "name"
+        "certificate", "revoke", shell.name(0), "--reason", "keyCompromise", "-o", "name", "--yes"
     )
     assert "undo" not in done.err
     assert "can't be undone" in shell.operator.error("certificate", "undo", done.out.strip())
@@ -270,10 +273,18 @@ def test_ambiguous_options_of_revoke_are_wrong_usage(shell: Shell, arguments: tu
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--user", "member", "--cluster", ""), ("--user", "", "--cluster", "plain")]
+    ("arguments", "words"),
+    [
+        (("--user", "member", "--cluster", ""), "There is no cluster"),
+        (("--user", "", "--cluster", "plain"), "is not a name: it is empty"),
+        (("--user", "", "--everywhere"), "is not a name: it is empty"),
+        (("",), "does not name a certificate"),
+    ],
 )
-def test_an_empty_name_never_widens_a_revocation(shell: Shell, arguments: tuple[str, ...]) -> None:
-    assert "There is no " in shell.operator.error("certificate", "revoke", *arguments, "--yes")
+def test_an_empty_name_never_widens_a_revocation(
+    shell: Shell, arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in shell.operator.error("certificate", "revoke", *arguments, "--yes")
     assert shell.names("--state", "revoked") == []
 
 
@@ -293,16 +304,17 @@ def test_revocations_requires_a_cluster_or_a_user(shell: Shell) -> None:
 
 
 def test_the_access_report_explains_the_controls(shell: Shell) -> None:
-    shell.operator.output("certificate", "revoke", shell.name(0))
+    shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
     said = shell.operator.output("certificate", "access", "--cluster", "plain")
     lines = said.splitlines()
     assert lines[0].split() == [
-        "USER", "FINGERPRINT", "STATE", "HAS-ACCESS", "NOT-AFTER", "LAST-SEEN-AT", "GROUPS", "STOPPED-BY"
+        "CERTIFICATE", "USER", "STATE", "HAS-ACCESS", "NOT-AFTER", "LAST-SEEN-AT", "STOPPED-BY", "GROUPS",
+        "FINGERPRINT",
     ]  # fmt: skip
-    assert [line.split()[:4] for line in lines[1:4]] == [
-        ["admin", shell.name(2), "live", "yes"],
-        ["member", shell.name(0), "revoked", "yes"],
-        ["member", shell.name(3), "live", "yes"],
+    assert [[*line.split()[:4], line.split()[-1]] for line in lines[1:4]] == [
+        [shell.name(2)[:16], "admin", "live", "yes", shell.name(2)],
+        [shell.name(0)[:16], "member", "revoked", "yes", shell.name(0)],
+        [shell.name(3)[:16], "member", "live", "yes", shell.name(3)],
     ]
     for words in (
         "webhook (not set up)",
@@ -328,7 +340,10 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     )
     said = " ".join(shell.operator.output("certificate", "access", "--cluster", "plain").split())
     assert "webhook (not set up): A token exists, but the API server has never called." in said
-    assert "the API server has never called" in shell.operator.run("certificate", "revoke", shell.name(2)).err
+    assert (
+        "the API server has never called"
+        in shell.operator.run("certificate", "revoke", shell.name(2), "--yes").err
+    )
     shell.execute("UPDATE webhook_token SET last_asked_at = ?", f"{utc_now():%Y-%m-%d %H:%M:%S.%f}")
     shell.execute(
         "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
@@ -339,7 +354,7 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
     said = shell.operator.output(
         "certificate", "access", "--cluster", "plain", "--group", "clustercert:editors"
     )
-    assert [line.split()[1:4] for line in said.splitlines()[1:3]] == [
+    assert [[line.split()[-1], *line.split()[2:4]] for line in said.splitlines()[1:3]] == [
         [shell.name(0), "revoked", "no"],
         [shell.name(3), "live", "yes"],
     ]
@@ -351,12 +366,12 @@ def test_the_access_report_explains_the_controls(shell: Shell) -> None:
         "certificate", "access", "--cluster", "plain", "--user", "admin", "-o", "name"
     )
     assert names.split() == [shell.name(2)]
-    done = shell.operator.run("certificate", "revoke", shell.name(3))
+    done = shell.operator.run("certificate", "revoke", shell.name(3), "--yes")
     assert "refuses it within seconds (webhook), if its API server is configured" in done.err
 
 
 def test_the_printed_crl_verifies(shell: Shell, tmp_path: Path) -> None:
-    shell.operator.output("certificate", "revoke", shell.name(0))
+    shell.operator.output("certificate", "revoke", shell.name(0), "--yes")
     pem = shell.operator.output("certificate", "crl", "--cluster", "plain")
     (tmp_path / "crl.pem").write_text(pem)
     (tmp_path / "ca.pem").write_bytes(shell.world.client_ca("plain").public_bytes(Encoding.PEM))

@@ -84,7 +84,7 @@ class AccessRequests:
         path = re.sub(
             r"\{(\w+)\}", lambda match: own.get(match[1]) or self._placed(match[1], template, whose), template
         )
-        query = self._query(path, whose)
+        query = self._query(path, whose, cell.about)
         headers = self._credential(cell.who)
         if "/auth/tokens" in path and method != "POST":
             headers |= {"X-Subject-Token": self.login(whose)}
@@ -98,9 +98,10 @@ class AccessRequests:
             headers=headers | {"Content-Type": "application/json"},
         )
 
-    def _query(self, path: str, whose: str) -> dict[str, str]:
+    def _query(self, path: str, whose: str, about: str) -> dict[str, str]:
         world = self.world
         return {
+            "certificates": {"own": "true"} if about == "own" else {},
             "consistency": {"from": "0", "to": "1"},
             "explain": {"cluster": world.clusters["plain"].id, "user": world.people[whose].user.id},
         }.get(path.rsplit("/", 1)[-1], {})

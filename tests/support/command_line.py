@@ -13,7 +13,7 @@ from clustercert.cli.root import run
 
 PASSWORD = "correct horse"
 # Commands that call a service unless they are told to work on the store.
-_OVER_API = {"domain", "project"}
+_OVER_API = {"certificate", "domain", "project"}
 
 
 @dataclass(frozen=True)

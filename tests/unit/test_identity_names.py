@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.identity.names import MAX_NAME, checked_description, checked_name, is_id, searchable
+from clustercert.identity.names import MAX_NAME, checked_description, checked_name, searchable
 from clustercert.model.errors import InvalidRequest
+from clustercert.model.ids import is_id
 
 nouns = st.sampled_from(sorted(MAX_NAME))
 

@@ -5,25 +5,32 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli.commands import on_store
+from clustercert.cli.commands import on_service
 from clustercert.cli.options import ClusterOption, InProjectOption, OnlyUserOption
 from clustercert.cli.output import Output, OutputOption, Row, note, paragraph, show_list, show_one, write_out
-from clustercert.cli.session import Operator
 
 if TYPE_CHECKING:
+    from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-# A report of this size takes about a minute. Only this command waits for it, so no smaller limit is needed.
-MAX_CREDENTIALS = 500_000
+_COLUMNS = (
+    "certificate",
+    "user",
+    "state",
+    "has_access",
+    "not_after",
+    "last_seen_at",
+    "stopped_by",
+    "groups",
+    "fingerprint",
+)
+_UNKNOWN_COLUMNS = ("username", "has_access", "certificate", "last_seen_at", "groups", "fingerprint")
+_PEM = "application/x-pem-file"
 
-_COLUMNS = ("user", "fingerprint", "state", "has_access", "not_after", "last_seen_at", "groups", "stopped_by")
 
-_UNKNOWN_COLUMNS = ("username", "has_access", "fingerprint", "groups", "last_seen_at")
-
-
-@on_store
-async def show_access(
-    operator: Operator,
+@on_service
+def show_access(
+    client: "AdministrationClient",
     cluster: ClusterOption,
     project: InProjectOption = None,
     user: OnlyUserOption = None,
@@ -32,28 +39,34 @@ async def show_access(
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show who has access to a cluster.
+    """Show who has access to a cluster. Only for operators and admins of the project.
 
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.
     """
-    from clustercert.http.api.inventory_rows import report_row
+    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.revoke import preview_of_user
 
-    registered = await operator.cluster(cluster, project)
-    user_id = await operator.user_id(user) if user is not None else None
-    access = operator.parts.inventory.access
-    report = report_row(await access.report(registered, user_id=user_id, group=group, most=MAX_CREDENTIALS))
+    found = find_cluster(client, cluster, project)
+    query: dict[str, str] = {}
+    if user is not None:
+        query["user"] = str(preview_of_user(client, cluster_path(found, "users"), user)["user_id"])
+    if group is not None:
+        query["group"] = group
+    report = client.get(cluster_path(found, "access"), **query)
     if output in (Output.JSON, Output.YAML):
         show_one(report, output)
         return
-    show_list(_certificate_rows(report), output, columns=_COLUMNS, name="fingerprint")
-    if output is Output.TABLE:
+    is_table = output is Output.TABLE
+    rows = _certificate_rows(report, is_table=is_table)
+    show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
+    if is_table:
         _print_explanations(report)
 
 
-@on_store
-async def crl(
-    operator: Operator,
+@on_service
+def crl(
+    client: "AdministrationClient",
     cluster: ClusterOption,
     project: InProjectOption = None,
     ca: Annotated[str | None, typer.Option(metavar="ID", help="Client CA. [default: the active one]")] = None,
@@ -65,34 +78,39 @@ async def crl(
 
     kube-apiserver does not read CRLs; other verifiers do.
     """
-    from clustercert.pki.crl import crl_pem
+    from clustercert.cli.reach import find_cluster
+    from clustercert.client.administration import path_of
 
-    registered = await operator.cluster(cluster, project)
-    made = await operator.parts.crls.crl(registered.id, ca or registered.client_ca.id)
-    pem = crl_pem(made.der)
+    found = find_cluster(client, cluster, project)
+    path = path_of("clusters", str(found["id"]), "client-cas", ca or str(found["client_ca_id"]), "crl")
+    pem = client.text(path, _PEM)
     if out is None:
-        write_out(pem.decode())
+        write_out(pem)
     else:
-        out.write_bytes(pem)
+        out.write_text(pem, encoding="ascii")
         note(f"Wrote {out}.")
 
 
-def _certificate_rows(report: "JsonObject") -> list[Row]:
-    users = cast("list[dict[str, object]]", report["users"])
-    return [
+def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
+    from clustercert.cli.rows import with_names, with_times
+
+    rows = [
         {"user": user["user_name"], "user_id": user["user_id"], **credential}
-        for user in users
-        for credential in cast("list[dict[str, object]]", user["credentials"])
+        for user in cast("list[JsonObject]", report["users"])
+        for credential in cast("list[JsonObject]", user["credentials"])
     ]
+    return [with_names(each) if is_table else with_times(each) for each in rows]
 
 
 def _print_explanations(report: "JsonObject") -> None:
+    from clustercert.cli.rows import with_names, with_times
+
     if not report["complete"]:
         note("Not all certificates are listed. Filter them with --user.")
-    if unknown := cast("list[Row]", report["unknown_credentials"]):
+    if unknown := [with_names(each) for each in cast("list[JsonObject]", report["unknown_credentials"])]:
         write_out("\nClient certificates from other issuers, used at the API server:\n\n")
-        show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS)
-    if groups := cast("list[Row]", report["groups"]):
+        show_list(unknown, Output.TABLE, columns=_UNKNOWN_COLUMNS, name="username")
+    if groups := [with_times(each) for each in cast("list[JsonObject]", report["groups"])]:
         write_out("\nKubernetes groups in these certificates:\n\n")
         show_list(groups, Output.TABLE, columns=("name", "users", "credentials", "last_seen_at"))
     write_out("\nControls that stop a revoked certificate, and how fast:\n\n")

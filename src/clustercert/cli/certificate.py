@@ -1,15 +1,16 @@
 """`clustercert certificate`: issued certificates."""
 
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clustercert.cli import access, revoke
-from clustercert.cli.commands import on_store
+from clustercert.cli.commands import on_service
 from clustercert.cli.options import (
     MAX_LINES,
+    MIN_DIGITS,
     ListLimitOption,
     OnlyClusterOption,
     OnlyProjectOption,
@@ -18,14 +19,10 @@ from clustercert.cli.options import (
     past_time,
 )
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
-from clustercert.cli.session import MIN_DIGITS, Operator
 from clustercert.model.choices import CertificateState, KeyOrigin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from clustercert.store.certificate_view import CertificateView
-    from clustercert.store.inventory import CertificateFilter, Scope
+    from clustercert.client.administration import AdministrationClient
 
 app = typer.Typer(
     name="certificate",
@@ -33,17 +30,27 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_PAGE_SIZE, _TABLE_LINES = 500, 100
-_COLUMNS = ("fingerprint", "state", "user_name", "cluster_id", "groups", "not_after", "last_seen_at")
+_TABLE_LINES = 100
+_COLUMNS = (
+    "certificate",
+    "state",
+    "user_name",
+    "cluster",
+    "not_after",
+    "last_seen_at",
+    "project",
+    "groups",
+    "fingerprint",
+)
+AllOption = Annotated[
+    bool, typer.Option("--all", help="List all certificates that you may see, not only yours.")
+]
 
 
 @dataclass(frozen=True, slots=True)
 class FilterOptions:
-    """The options that filter a list of certificates."""
+    """The options that filter a list of certificates by their properties. Their names are those of the API."""
 
-    cluster: OnlyClusterOption = None
-    project: OnlyProjectOption = None
-    user: OnlyUserOption = None
     state: Annotated[CertificateState | None, typer.Option(help="List only this state.")] = None
     expires_before: Annotated[
         datetime | None,
@@ -69,45 +76,53 @@ class FilterOptions:
         bool, typer.Option("--never-seen", help="List only certificates never used at an API server.")
     ] = False
 
-    async def find(self, operator: Operator) -> "CertificateFilter":
-        """Build the filter, with ids instead of names. Raises NotFound if no object has a given name."""
-        from clustercert.store.inventory import CertificateFilter
+    def query(self) -> dict[str, str]:
+        """Return the parameters of the request."""
+        from clustercert.model.times import rfc3339
 
-        given = asdict(self)
-        project, cluster, user = (given.pop(name) for name in ("project", "cluster", "user"))
-        return CertificateFilter(
-            **given,
-            project_id=(await operator.project(project)).id if project is not None else None,
-            cluster_id=await operator.cluster_id(cluster, project) if cluster is not None else None,
-            user_id=await operator.user_id(user) if user is not None else None,
-        )
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: rfc3339(value) if isinstance(value, datetime) else str(value).lower()
+            for name, value in given.items()
+            if value is not None and value is not False
+        }
 
 
 @app.command("list")
-@on_store
-async def list_certificates(
-    operator: Operator,
+@on_service
+def list_certificates(
+    client: "AdministrationClient",
     filters: FilterOptions,
+    everything: AllOption = False,
+    cluster: OnlyClusterOption = None,
+    project: OnlyProjectOption = None,
+    user: OnlyUserOption = None,
     limit: ListLimitOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List certificates, newest first."""
-    from clustercert.http.api.inventory_rows import certificate_row
+    """List your certificates, newest first.
+
+    With --cluster, --project, --user or --all: those that you may see. Operators and admins of a project see those of
+    all users.
+    """
+    from clustercert.cli import certificate_search
+    from clustercert.cli.rows import with_names, with_times
 
     # Programs read the other formats, and would mistake a partial list for the complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
-    found, more = await _read_pages(operator, await filters.find(operator), limit)
-    now = datetime.now(UTC)
-    rows = [certificate_row(each, now) for each in found]
-    show_list(rows, output, columns=_COLUMNS, name="fingerprint")
+    scope = certificate_search.Scope(everything, cluster, project, user)
+    found, more = certificate_search.list_certificates(client, scope, filters.query(), limit)
+    is_table = output is Output.TABLE
+    rows = [with_names(each) if is_table else with_times(each) for each in found]
+    show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
     if more:
         note(f"Only the first {len(rows)} are listed. Raise --limit, or filter the list.")
 
 
 @app.command()
-@on_store
-async def show(
-    operator: Operator,
+@on_service
+def show(
+    client: "AdministrationClient",
     certificate: Annotated[
         str,
         typer.Argument(
@@ -118,11 +133,14 @@ async def show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a certificate. JSON and YAML also contain the PEM."""
-    from clustercert.http.api.inventory_rows import certificate_row, whole_certificate_row
+    from clustercert.cli.certificate_search import find_certificate
+    from clustercert.cli.rows import with_times
 
-    found = await operator.certificate(certificate)
-    row = certificate_row if output is Output.TABLE else whole_certificate_row
-    show_one(row(found, datetime.now(UTC)), output, name="fingerprint")
+    found, _ = find_certificate(client, certificate)
+    row = with_times(found)
+    if output is Output.TABLE:
+        del row["pem"]
+    show_one(row, output, name="fingerprint")
 
 
 app.command("revoke")(revoke.revoke)
@@ -130,21 +148,3 @@ app.command("undo")(revoke.undo)
 app.command("revocations")(revoke.revocations)
 app.command("access")(access.show_access)
 app.command("crl")(access.crl)
-
-
-async def _read_pages(
-    operator: Operator, filters: "CertificateFilter", limit: int
-) -> "tuple[Sequence[CertificateView], bool]":
-    """Read at most `limit` certificates. Also returns whether there may be more."""
-    found: list[CertificateView] = []
-    before: int | None = None
-    scope: Scope | None = "user_id" if filters.user_id else "cluster_id" if filters.cluster_id else None
-    while len(found) < limit:
-        page = await operator.parts.inventory.queries.page(
-            filters, datetime.now(UTC), limit=min(limit - len(found), _PAGE_SIZE), before=before, scope=scope
-        )
-        found += page.items
-        before = page.next
-        if before is None:
-            break
-    return found, before is not None

@@ -33,7 +33,15 @@ def local_client(context: typer.Context) -> Iterator[AdministrationClient]:
     log.configure_command()
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(components(loaded)) as parts:
         application = portal.call(_application, parts)
-        yield AdministrationClient(_URL, transport=_InProcess(application, portal))
+        yield _LocalClient(_URL, transport=_InProcess(application, portal))
+
+
+class _LocalClient(AdministrationClient):
+    """The client of an account of this machine, which has no certificates."""
+
+    is_user = False
+    # The access report of a large cluster. No other caller waits for it.
+    max_response = 1024 * 1024 * 1024
 
 
 async def _application(parts: "Components") -> LocalApplication:

@@ -41,6 +41,8 @@ PasswordFileOption = Annotated[
         metavar="FILE", help="Read the password from the first line of FILE, or of standard input (-)."
     ),
 ]
+# As many digits of a fingerprint name a certificate.
+MIN_DIGITS = 8
 # A list is printed only once it is complete, so this bounds its memory.
 MAX_LINES = 100_000
 LimitOption = Annotated[int, typer.Option(min=1, max=MAX_LINES, help="Maximum number of lines.")]

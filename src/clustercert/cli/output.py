@@ -102,7 +102,7 @@ def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], na
 def show_one(row: Row, output: Output, *, name: str = "name") -> None:
     match output:
         case Output.TABLE:
-            _print_table(["FIELD", "VALUE"], [(field, _detailed(value)) for field, value in row.items()])
+            _print_fields(row)
         case Output.JSON | Output.YAML:
             write_out(document(_plain(row), output))
         case _:
@@ -231,13 +231,31 @@ def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence
     return shown
 
 
+def _print_fields(row: Row) -> None:
+    """Print a line for each field. A value that does not fit into the terminal goes below its field, unbroken."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    column = max(map(len, ("FIELD", *row))) + len(_GAP)
+    _print_line("FIELD".ljust(column) + "VALUE", is_heading=True)
+    for field, value in row.items():
+        text = _detailed(value)
+        if width is None or column + len(text) <= width:
+            _print_line(field.ljust(column) + text)
+            continue
+        _print_line(field)
+        for each in value if isinstance(value, tuple | list) else [text]:
+            _print_line(f"  {_cell(each)}")
+
+
 def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print aligned columns without borders, as kubectl does, so that grep, awk and sort can read them."""
     widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
     for line in (headings, *rows):
         padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        text = _GAP.join(padded).rstrip()
-        write_out(f"{_BOLD}{text}{_PLAIN}\n" if line is headings and _has_style() else f"{text}\n")
+        _print_line(_GAP.join(padded).rstrip(), is_heading=line is headings)
+
+
+def _print_line(text: str, *, is_heading: bool = False) -> None:
+    write_out(f"{_BOLD}{text}{_PLAIN}\n" if is_heading and _has_style() else f"{text}\n")
 
 
 def _has_style() -> bool:

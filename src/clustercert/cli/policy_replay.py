@@ -125,7 +125,7 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
 
 async def _project_id(operator: Operator, name_or_id: str) -> str:
     """Find the id of a project. A deleted project can be given by id."""
-    from clustercert.identity.names import is_id
+    from clustercert.model.ids import is_id
 
     try:
         return (await operator.project(name_or_id)).id

@@ -112,10 +112,20 @@ class Profile:
         return client
 
     def administration_client(self) -> "AdministrationClient":
-        """Create a client with this login. Raises NotLoggedIn if the login has expired."""
+        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
         from clustercert.client.administration import AdministrationClient
+        from clustercert.client.auth import ProjectTokenAuth
 
-        return AdministrationClient(self.url, self._auth(), ca_pem=self.ca_pem)
+        auth, token = self._auth(), self.token or ""
+        client = AdministrationClient(self.url, auth, ca_pem=self.ca_pem)
+
+        def rescope(project_id: str) -> str:
+            # Operators may have no role in the project, and need none.
+            return token if client.is_operator else self.client().rescope(token, project_id).token
+
+        if self.secret_key is None:
+            client.auth = ProjectTokenAuth(token, self.project_id, rescope)
+        return client
 
     def _auth(self) -> "Auth":
         from clustercert.client.auth import AccessKeyAuth, TokenAuth

@@ -1,23 +1,44 @@
 """`clustercert certificate revoke|undo|revocations`."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
-from clustercert.cli.commands import on_store
-from clustercert.cli.options import InProjectOption, LimitOption, OnlyClusterOption, OnlyUserOption, YesOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
+from clustercert.cli.commands import on_service
+from clustercert.cli.options import (
+    MIN_DIGITS,
+    InProjectOption,
+    LimitOption,
+    OnlyClusterOption,
+    OnlyUserOption,
+    YesOption,
+)
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm
-from clustercert.cli.session import MIN_DIGITS, Operator
 from clustercert.model.choices import RevocationReason
-from clustercert.model.errors import NotFound
 
 if TYPE_CHECKING:
-    from clustercert.model import Cluster, Revocation
-    from clustercert.revocation.reasons import Reason
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
 
-_COLUMNS = ("id", "at", "by", "user_id", "cluster_id", "fingerprint", "reason", "undone_at")
+_COLUMNS = ("id", "at", "reason", "undone_at", "user_id", "cluster_id", "by", "fingerprint")
+_DRY_RUN = "?dryRun=All"
+
+
+class Found(NamedTuple):
+    """What a revocation would revoke.
+
+    Attributes:
+        path: of the revocation.
+        question: names what was found, because a name may find another user or cluster than the caller means.
+        cluster: its name, for messages.
+    """
+
+    path: str
+    question: str
+    cluster: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +79,24 @@ class ScopeOptions:
                 "Name a certificate, or give --cluster CLUSTER, or --user USER with --cluster or --everywhere."
             )
 
-    async def revoke(
-        self, operator: Operator, reason: "Reason", *, yes: bool
-    ) -> "tuple[Revocation, Cluster | None]":
-        """Revoke the selected certificates. Returns the revocation and its cluster, or `None` for all clusters.
-
-        Asks for confirmation unless `yes` is set or only one certificate is selected.
-        """
-        recorder, actor = operator.parts.revocation.recorder, operator.actor
+    def find(self, client: "AdministrationClient") -> Found:
+        """Find what would be revoked. Raises ClientError, UnknownName or CommandError."""
         if self.certificate is not None:
-            view = await operator.certificate(self.certificate)
-            revocation = await recorder.revoke_certificate(view, reason, actor=actor)
-            return revocation, await operator.parts.clusters.queries.cluster(view.project_id, view.cluster_id)
-        cluster = await operator.cluster(self.cluster, self.project) if self.cluster is not None else None
-        user_id = await operator.user_id(self.user) if self.user is not None else None
-        confirm(await _question(operator, user_id, cluster), yes=yes)
-        return await recorder.revoke_scope(reason, user_id=user_id, cluster=cluster, actor=actor), cluster
+            return _found_certificate(client, self.certificate)
+        base = ""
+        if self.cluster is not None:
+            from clustercert.cli.reach import cluster_path, find_cluster
+
+            base = cluster_path(find_cluster(client, self.cluster, self.project))
+        if self.user is None:
+            return _found_all(f"{base}/revoke", client.post(f"{base}/revoke{_DRY_RUN}"))
+        preview = preview_of_user(client, f"{base}/users", self.user)
+        return _found_all(f"{base}/users/{preview['user_id']}/revoke", preview)
 
 
-@on_store
-async def revoke(
-    operator: Operator,
+@on_service
+def revoke(
+    client: "AdministrationClient",
     scope: ScopeOptions,
     reason: Annotated[
         RevocationReason,
@@ -96,99 +114,120 @@ async def revoke(
 ) -> None:
     """Revoke one certificate, or all certificates of a user or a cluster. Certificates issued later stay valid.
 
-    How the API server enforces it depends on the cluster: see `clustercert certificate access`.
+    Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
+    given. How the API server enforces it depends on the cluster: see `clustercert certificate access`.
     """
-    from clustercert.revocation.reasons import Reason
+    from clustercert.cli.rows import with_times
 
-    revocation, cluster = await scope.revoke(operator, Reason(reason, note_text), yes=yes)
-    show_one(_row(operator, revocation), output, name="id")
-    note(await _effect(operator, revocation, cluster))
+    found = scope.find(client)
+    confirm(found.question, yes=yes)
+    body: JsonObject = {"reason": reason}
+    if note_text is not None:
+        body["note"] = note_text
+    made = client.post(found.path, body)
+    enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
+    show_one(with_times(made), output, name="id")
+    note(_effect(enforcement, found.cluster) + _undo_hint(client, made))
 
 
-@on_store
-async def undo(
-    operator: Operator,
+@on_service
+def undo(
+    client: "AdministrationClient",
     revocation: Annotated[
         int, typer.Argument(metavar="REVOCATION", help="Id of the revocation.", min=1, max=2**63 - 1)
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Undo a recent revocation.
+    """Undo a recent revocation. Only for operators.
 
     A revocation for keyCompromise, or by the holder of the key, can't be undone.
     """
-    undone = await operator.parts.revocation.recorder.undo(revocation, actor=operator.actor)
-    show_one(_row(operator, undone), output, name="id")
+    from clustercert.cli.rows import with_times
+
+    show_one(with_times(client.post(f"/revocations/{revocation}/undo")), output, name="id")
 
 
-@on_store
-async def revocations(
-    operator: Operator,
+@on_service
+def revocations(
+    client: "AdministrationClient",
     cluster: OnlyClusterOption = None,
     project: InProjectOption = None,
     user: OnlyUserOption = None,
     limit: LimitOption = 100,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List revocations, newest first, including undone ones."""
-    queries = operator.parts.revocation.recorder.queries
+    """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
+    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.rows import with_times
+    from clustercert.client.administration import path_of
+
     if cluster is not None and user is None:
-        registered = await operator.cluster(cluster, project)
-        found = await queries.of_cluster(registered.project_id, registered.id, limit=limit)
+        path = cluster_path(find_cluster(client, cluster, project), "revocations")
     elif user is not None and cluster is None:
-        found = await queries.of_user(await operator.user_id(user), limit=limit)
+        path = path_of("users", str(preview_of_user(client, "/users", user)["user_id"]), "revocations")
     else:
         raise typer.BadParameter("Give either --cluster or --user.")
-    show_list([_row(operator, each) for each in found], output, columns=_COLUMNS, name="id")
+    found = islice(client.all(path, "revocations"), limit)
+    show_list([with_times(each) for each in found], output, columns=_COLUMNS, name="id")
 
 
-async def _question(operator: Operator, user_id: str | None, cluster: "Cluster | None") -> str:
-    """Ask about what was found, because a name may find another user or cluster than the operator means."""
-    from clustercert.model import utc_now
+def preview_of_user(client: "AdministrationClient", users: str, name_or_id: str) -> "JsonObject":
+    """Return the preview of revoking a user's certificates, which has their id. Revokes nothing.
 
-    cluster_id = cluster.id if cluster is not None else None
-    live = await operator.parts.certificates.count_live(utc_now(), user_id=user_id, cluster_id=cluster_id)
-    owner = f"the user {await _name_and_id(operator, user_id)}" if user_id is not None else "all users"
-    where = f"the cluster {cluster.name} ({cluster.id})" if cluster is not None else "every cluster"
-    return f"Revoke all certificates of {owner} in {where} ({live} live)?"
+    Args:
+        users: the path of all users, or of those of a cluster.
 
+    Raises ClientError if there is no such user, or if several have the name.
+    """
+    from clustercert.client.administration import path_of
 
-async def _name_and_id(operator: Operator, user_id: str) -> str:
-    """Return the user's name and id, or only the id of a deleted user."""
-    try:
-        return f"{(await operator.user(user_id)).name} ({user_id})"
-    except NotFound:
-        return user_id
+    return client.post(f"{users}{path_of(name_or_id)}/revoke{_DRY_RUN}")
 
 
-async def _effect(operator: Operator, revocation: "Revocation", cluster: "Cluster | None") -> str:
-    """Describe the effect of the revocation and how to undo it."""
-    undo_hint = ""
-    if operator.parts.revocation.recorder.can_undo(revocation):
-        undo_hint = f" To undo it soon, run `clustercert certificate undo {revocation.id}`."
-    if cluster is None:
-        return f"Revoked. Clusters that enforce revocations refuse them within seconds.{undo_hint}"
-    controls = await operator.parts.inventory.access.controls(cluster)
-    fast = [control for control in controls if control.set_up and control.name not in ("ca", "expiry")]
-    if not fast:
-        lacking = next(
-            (each.lacking for each in controls if each.lacking), "See `clustercert kubernetes setup`."
-        )
+def _found_certificate(client: "AdministrationClient", name: str) -> Found:
+    from clustercert.cli.certificate_search import find_certificate
+
+    found, path = find_certificate(client, name)
+    cluster = found["cluster_name"] or found["cluster_id"]
+    question = (
+        f"Revoke the certificate {found['fingerprint']} of the user {found['user_name']} for the cluster {cluster} "
+        f"({found['state']}, until {found['not_after']})?"
+    )
+    return Found(path, question, cluster)
+
+
+def _found_all(path: str, preview: "JsonObject") -> Found:
+    owner, where = "all users", "every cluster"
+    if (user_id := preview["user_id"]) is not None:
+        name = preview["user_name"]
+        owner = f"the user {name} ({user_id})" if name is not None else f"the user {user_id}"
+    if preview["cluster_id"] is not None:
+        where = f"the cluster {preview['cluster_name']} ({preview['cluster_id']})"
+    question = f"Revoke all certificates of {owner} in {where} ({preview['live']} live)?"
+    return Found(path, question, preview["cluster_name"])
+
+
+def _effect(enforcement: "JsonObject", cluster: object) -> str:
+    """Describe the effect of the revocation."""
+    names = cast("list[str] | None", enforcement["enforced_by"])
+    if names is None:
+        return "Revoked. Clusters that enforce revocations refuse them within seconds."
+    if not names:
+        lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
         return (
-            f"Revoked, but the cluster {cluster.name} does not enforce revocations: it accepts the certificate until "
-            f"expiry. {lacking}{undo_hint}"
+            f"Revoked, but the cluster {cluster} does not enforce revocations: it accepts the certificate until "
+            f"expiry. {lacking}"
         )
-    names = " and ".join(control.name for control in fast)
-    effect = f"refuses it within seconds ({names})"
-    if names == "admission":
+    effect = f"refuses it within seconds ({' and '.join(names)})"
+    if names == ["admission"]:
         effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
     return (
-        f"Revoked. The cluster {cluster.name} {effect}, if its API server is configured. "
-        f"Check that with `clustercert kubernetes verify`.{undo_hint}"
+        f"Revoked. The cluster {cluster} {effect}, if its API server is configured. "
+        "Check that with `clustercert kubernetes verify`."
     )
 
 
-def _row(operator: Operator, revocation: "Revocation") -> Row:
-    from clustercert.http.api.revocation_bodies import revocation_body
-
-    return revocation_body(revocation, operator.parts.revocation.recorder)
+def _undo_hint(client: "AdministrationClient", made: "JsonObject") -> str:
+    if made["can_be_undone"] is not True or not client.is_operator:
+        return ""
+    return f" To undo it soon, run `clustercert certificate undo {made['id']}`."

@@ -13,20 +13,17 @@ import typer
 
 from clustercert.cli.options import CommandError
 from clustercert.cli.unknown_variables import warn_of_unknown_variables
-from clustercert.model.errors import Conflict, NotFound
+from clustercert.model.errors import NotFound
 
 if TYPE_CHECKING:
     from clustercert.identity.directory import Directory
     from clustercert.model import Actor, Cluster, Domain, Group, Project, User
     from clustercert.settings import Settings
-    from clustercert.store.certificate_view import CertificateView
     from clustercert.wiring import Components
 
 T = TypeVar("T")
 
 DEFAULT_DOMAIN = "Default"
-MIN_DIGITS = 8
-_HEX_DIGITS = re.compile(r"[0-9a-f]{1,64}")
 CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -89,51 +86,6 @@ class Operator:
                 f"Several projects have a cluster named {name_or_id}. Name the project with --project, or use the id."
             )
         return found[0]
-
-    async def cluster_id(self, name_or_id: str, project: str | None) -> str:
-        """Find the id of a cluster. A removed cluster, whose certificates are kept, can be given only by id."""
-        try:
-            return (await self.cluster(name_or_id, project)).id
-        except NotFound:
-            if CLUSTER_ID.fullmatch(name_or_id):
-                return name_or_id
-            raise
-
-    async def user_id(self, name_or_id: str) -> str:
-        """Find the id of a user. A deleted user can be given by id, or by the user name in their certificates.
-
-        Raises Conflict if the name is that of one user, and the name in certificates of another user.
-        """
-        from clustercert.identity.names import is_id
-        from clustercert.model.kubernetes import SERVICE
-
-        owner = await self.parts.revocation.usernames.owner(name_or_id)
-        try:
-            found = (await self.user(name_or_id)).id
-        except NotFound:
-            if is_id(name_or_id) or name_or_id == SERVICE:
-                return name_or_id
-            if owner is None:
-                raise
-            return owner
-        if owner not in {None, found}:
-            raise Conflict(
-                f"{name_or_id} is the name of the user {found}, and is in certificates of the user {owner}."
-                " Give the id instead."
-            )
-        return found
-
-    async def certificate(self, name: str) -> "CertificateView":
-        """Find a certificate by fingerprint (or its first digits), credential number or serial."""
-        from clustercert.inventory.service import only
-
-        digits = name.replace(":", "").lower()
-        if not _HEX_DIGITS.fullmatch(digits) or len(digits) < MIN_DIGITS:
-            raise NotFound(
-                f"{name} does not name a certificate. Give its fingerprint, at least {MIN_DIGITS} digits of it, its "
-                "credential number, or its serial."
-            )
-        return only(await self.parts.inventory.queries.find(digits, abbreviated=True))
 
 
 async def default_domain(directory: "Directory") -> "Domain | None":

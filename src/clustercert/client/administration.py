@@ -1,6 +1,7 @@
 """Calls the administration API of a service."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from urllib.parse import quote, urlencode
 
 from clustercert.client.connection import ApiError, Connection, InvalidArgument, json_object
@@ -12,7 +13,23 @@ _PAGE = 500
 
 
 class AdministrationClient(Connection):
-    """Reads and changes resources by their path below `/clustercert/v1`. Raises ClientError."""
+    """Reads and changes resources by their path below `/clustercert/v1`. Raises ClientError.
+
+    Attributes:
+        is_user: whether the caller is a user, who can have certificates.
+    """
+
+    is_user = True
+
+    @cached_property
+    def caller(self) -> JsonObject:
+        """The caller: their `id` and `name`, and their `service_roles`."""
+        return self.get("/caller")
+
+    @property
+    def is_operator(self) -> bool:
+        roles = self.caller.get("service_roles")
+        return isinstance(roles, list) and "operator" in roles
 
     def find(self, path: str) -> JsonObject | None:
         """Return a resource, or None if it does not exist."""
@@ -23,8 +40,11 @@ class AdministrationClient(Connection):
                 return None
             raise
 
-    def get(self, path: str) -> JsonObject:
-        return self.exchange("GET", OWN + path).body
+    def get(self, path: str, /, **query: str) -> JsonObject:
+        separator = "?" if query else ""
+        return self.exchange(
+            "GET", f"{OWN}{path}{separator}{urlencode(query, quote_via=quote, safe='')}"
+        ).body
 
     def create(self, path: str, body: JsonObject) -> JsonObject:
         """Create a resource. Raises ClientError if it exists."""
@@ -39,6 +59,15 @@ class AdministrationClient(Connection):
         current = self.exchange("GET", OWN + path)
         headers = {"If-Match": current.headers.get("ETag", "*")}
         return self.exchange("PUT", OWN + path, body={**current.body, **fields}, headers=headers).body
+
+    def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
+        return self.exchange("POST", OWN + path, body=body or {}).body
+
+    def text(self, path: str, media_type: str) -> str:
+        """Return a resource that is text, in a media type. Raises ClientError."""
+        content = self.download(OWN + path, {"Accept": media_type})
+        with self.check_format():
+            return content.decode()
 
     def delete(self, path: str) -> None:
         self.exchange("DELETE", OWN + path)

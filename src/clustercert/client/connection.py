@@ -73,9 +73,11 @@ class Connection:
 
     Attributes:
         trace: receives a line without secrets for each request, if set.
+        max_response: the largest response that is read, in bytes.
     """
 
     trace: ClassVar[Callable[[str], None] | None] = None
+    max_response = MAX_RESPONSE_BYTES
 
     def __init__(
         self,
@@ -111,11 +113,25 @@ class Connection:
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """Send a request and return the response. Raises ClientError."""
-        request = self._request(method, path, body, headers or {})
+        reply, content = self._send(method, path, body, headers or {})
+        if not content:
+            return Response(reply.headers, {})
+        with self.check_format():
+            return Response(reply.headers, json_object(json.loads(content)))
+
+    def download(self, path: str, headers: Mapping[str, str]) -> bytes:
+        """Return what a GET returns, which need not be JSON. Raises ClientError."""
+        return self._send("GET", path, None, headers)[1]
+
+    def _send(
+        self, method: str, path: str, body: JsonObject | None, headers: Mapping[str, str]
+    ) -> tuple[Reply, bytes]:
+        """Send a request and read the response. Raises ClientError."""
+        request = self._request(method, path, body, headers)
         started = time.monotonic()
         with _translate_failures(self.url):
             reply = self._transport.send(request)
-            content = _read_bounded(reply)
+            content = _read_bounded(reply, self.max_response)
         if Connection.trace is not None:
             milliseconds = (time.monotonic() - started) * 1000
             request_id = reply.headers.get("X-Request-Id", "none")
@@ -124,10 +140,7 @@ class Connection:
             )
         if not HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
             raise _api_error(request, reply, content, self.url)
-        if not content:
-            return Response(reply.headers, {})
-        with self.check_format():
-            return Response(reply.headers, json_object(json.loads(content)))
+        return reply, content
 
     def _request(
         self, method: str, path: str, body: JsonObject | None, headers: Mapping[str, str]
@@ -203,13 +216,13 @@ def tls_context(ca_pem: str | None) -> ssl.SSLContext:
     return context
 
 
-def _read_bounded(reply: Reply) -> bytes:
-    """Read the body. Raises ClientError if it is too large."""
+def _read_bounded(reply: Reply, limit: int) -> bytes:
+    """Read the body. Raises ClientError if it is larger than the limit, in bytes."""
     content = bytearray()
     while chunk := reply.read(_CHUNK):
         content += chunk
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise ClientError(f"The response is larger than {MAX_RESPONSE_BYTES // (1024 * 1024)} MiB.")
+        if len(content) > limit:
+            raise ClientError(f"The response is larger than {limit // (1024 * 1024)} MiB.")
     return bytes(content)
 
 

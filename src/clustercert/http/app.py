@@ -6,7 +6,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.exceptions import HTTPException
 
 from clustercert.http import openapi
-from clustercert.http.api import audit, crl, identity, inventory, operations, policy, revocation
+from clustercert.http.api import audit, crl, identity, inventory, operations, policy, reach, revocation
 from clustercert.http.api.administration import (
     access_keys,
     assignments,
@@ -29,6 +29,7 @@ API_ROUTERS = (
     clusters.router,
     revocation.router,
     inventory.router,
+    reach.router,
     policy.router,
     identity.router,
     crl.router,

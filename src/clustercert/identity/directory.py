@@ -1,11 +1,11 @@
 """Use case: domains, projects, users and groups."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar, cast
 
-from clustercert.identity.names import checked_description, checked_new_name, is_id, searchable
+from clustercert.identity.names import checked_description, checked_new_name, searchable
 from clustercert.identity.passwords import Passwords
 from clustercert.model import Actor, Domain, Group, Project, User, new_id
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
@@ -17,6 +17,7 @@ from clustercert.model.events.administration import (
     DirectoryUpdated,
     RevocationChanged,
 )
+from clustercert.model.ids import is_id
 from clustercert.model.labels import checked_labels
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
@@ -87,6 +88,10 @@ class Directory:
     async def projects(self, domain: Domain | None = None) -> tuple[Project, ...]:
         """List projects, sorted by domain and name."""
         return await self._queries.find(Project, _in(domain))
+
+    async def projects_with_ids(self, ids: Collection[str]) -> tuple[Project, ...]:
+        """Return the projects with these ids. Ignores ids that do not exist."""
+        return await self._queries.some(Project, ids)
 
     async def find_project(self, name_or_id: str, domain: Domain | None = None) -> Project:
         return await self._find(Project, name_or_id, domain)

@@ -1,15 +1,13 @@
 """The format of names and ids in the built-in identity service."""
 
-import re
 import unicodedata
 
 from clustercert.model.errors import InvalidRequest
+from clustercert.model.ids import is_id
 
 # Keystone's limits, except for roles (255 in Keystone).
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
-
-_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def checked_name(text: str, noun: str) -> str:
@@ -52,8 +50,3 @@ def searchable(text: str) -> str | None:
 def matches_name(stored: str, wanted: str | None) -> bool:
     """Whether a stored name equals the requested one after normalization. If `wanted` is `None`, every name matches."""
     return wanted is None or searchable(wanted) == stored
-
-
-def is_id(text: str) -> bool:
-    """Whether the string has the format of an id: 32 lower-case hex digits."""
-    return _ID.fullmatch(text) is not None

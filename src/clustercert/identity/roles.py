@@ -5,10 +5,11 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from clustercert.identity.names import checked_name, checked_new_name, is_id, searchable
+from clustercert.identity.names import checked_name, checked_new_name, searchable
 from clustercert.model import Actor, Group, Project, Role, RoleAssignment, User, new_id
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
+from clustercert.model.ids import is_id
 from clustercert.policy.roles import ADMIN, OPERATOR
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference

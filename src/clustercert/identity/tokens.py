@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from clustercert.identity.names import is_id, matches_name, searchable
+from clustercert.identity.names import matches_name, searchable
 from clustercert.identity.password_queue import Contender
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import role_names, service_role_names
 from clustercert.model import Caller, Domain, Origin, Project, Token, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.model.events.administration import TokenRevoked
+from clustercert.model.ids import is_id
 from clustercert.policy.roles import operates
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from clustercert.inventory.controls import RESIDUAL_RISKS, Control, ControlName, controls_of
+from clustercert.inventory.controls import (
+    FAST_CONTROLS,
+    RESIDUAL_RISKS,
+    Control,
+    ControlName,
+    controls_of,
+)
 from clustercert.model import Cluster
 from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
@@ -161,8 +167,9 @@ def _access(
     stopped_by: list[ControlName] = ["ca", "expiry"]
     # The API server never asks the webhook about members of system:masters, and they can remove the other controls.
     if MASTERS not in groups:
-        fast: tuple[ControlName, ...] = ("webhook", "binding", "admission")
-        stopped_by[:0] = [name for name in fast if name in set_up and (bound_alone or name != "binding")]
+        stopped_by[:0] = [
+            name for name in FAST_CONTROLS if name in set_up and (bound_alone or name != "binding")
+        ]
     state = certificate.state(now)
     is_stopped = state != "live" and not {"webhook", "binding"}.isdisjoint(stopped_by)
     return CertificateAccess(

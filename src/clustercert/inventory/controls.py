@@ -11,6 +11,8 @@ from typing import Literal
 from clustercert.model import Cluster, rfc3339
 
 ControlName = Literal["webhook", "binding", "admission", "ca", "expiry"]
+# They stop a certificate within seconds, and no other one.
+FAST_CONTROLS: tuple[ControlName, ...] = ("webhook", "binding", "admission")
 
 # An API server calls the webhook only while one of our certificates is in use, and caches responses for a few seconds.
 # So a few hours without a call are not a sign of a fault.

@@ -1,18 +1,26 @@
 """Reads the inventory on behalf of callers, after authorizing them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clustercert.inventory.access import AccessReport, AccessReports
+from clustercert.inventory.access import MAX_CERTIFICATES, AccessReport, AccessReports
 from clustercert.model import Caller
-from clustercert.model.errors import Conflict, Forbidden, NotFound
-from clustercert.policy.roles import administers, require_operator, require_reach
-from clustercert.store.certificate_view import CertificateView
+from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from clustercert.policy.roles import (
+    administered_projects,
+    administers,
+    operates,
+    require_operator,
+    require_reach,
+)
+from clustercert.store.certificate_view import CertificateView, Reach
 from clustercert.store.cluster_cache import ClusterLookup, require_cluster
-from clustercert.store.inventory import CertificateFilter, InventoryQueries, Page, Scope
+from clustercert.store.inventory import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
 
-ONLY_OPERATORS = "Only operators can see the certificates of all projects. Name a project."
+ONLY_OPERATORS = (
+    "Only operators can see the certificates of all projects. Ask for your own (own=true), or name a project."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +28,16 @@ class Inventory:
     """Finds certificates. Operators see all, project admins those in their project, other callers only their own.
 
     Methods that take a project raise NotFound if the caller has no role in the project, or if it lacks the cluster.
+
+    Attributes:
+        max_reported: how many certificates an access report has at most.
     """
 
     queries: InventoryQueries
     clusters: ClusterLookup
     access: AccessReports
     now: Callable[[], datetime]
+    max_reported: int = MAX_CERTIFICATES
 
     async def of_project(
         self,
@@ -36,11 +48,14 @@ class Inventory:
         cluster_id: str | None = None,
         limit: int,
         before: int | None,
+        own: bool = False,
     ) -> Page:
-        """List certificates in a project: for one cluster, or for all, including removed ones.
+        """List certificates in a project: for one cluster, or for all, including removed ones. `own`: see `_own`.
 
         Raises Forbidden if the filter names another user and the caller is not an administrator.
         """
+        if own:
+            wanted = _own(caller, wanted)
         user_id = _visible_user(caller, project_id, wanted.user_id)
         wanted = replace(wanted, project_id=project_id, user_id=user_id)
         if cluster_id is not None:
@@ -55,9 +70,16 @@ class Inventory:
         return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope=scope)
 
     async def of_all_projects(
-        self, caller: Caller, wanted: CertificateFilter, *, limit: int, before: int | None
+        self, caller: Caller, wanted: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
-        """List certificates in all projects. Raises Forbidden unless the caller is an operator."""
+        """List certificates in all projects: the caller's own, or all of them.
+
+        The own ones include those in projects where the caller has no role any more. Raises Forbidden if a caller who
+        is not an operator wants all.
+        """
+        if own:
+            wanted = _own(caller, wanted)
+            return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope="user_id")
         require_operator(caller, ONLY_OPERATORS)
         return await self.queries.page(wanted, self.now(), limit=limit, before=before)
 
@@ -68,15 +90,34 @@ class Inventory:
         """
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        found = await self.queries.find(name, cluster_id=cluster.id)
-        if not administers(caller, project_id):
-            found = tuple(each for each in found if each.user_id == caller.user.id)
-        return only(found)
+        return await self._find(caller, name, project_id, cluster.id)
+
+    async def show_in_project(self, caller: Caller, project_id: str, name: str) -> CertificateView:
+        """Like `show`, but for any cluster of a project, also a removed one."""
+        require_reach(caller, project_id)
+        return await self._find(caller, name, project_id)
 
     async def show_in_any_project(self, caller: Caller, name: str) -> CertificateView:
-        """Like `show`, but in any project. Raises Forbidden unless the caller is an operator."""
-        require_operator(caller, ONLY_OPERATORS)
-        return only(await self.queries.find(name))
+        """Like `show`, in any project: the caller's own certificates, and those in projects that they administer."""
+        return await self._find(caller, name)
+
+    async def _find(
+        self, caller: Caller, name: str, project_id: str | None = None, cluster_id: str | None = None
+    ) -> CertificateView:
+        return only(
+            await self.queries.find(
+                name,
+                cluster_id=cluster_id,
+                project_id=project_id,
+                reach=reach_of(caller),
+                abbreviated=True,
+            )
+        )
+
+    async def names(self, certificates: Iterable[CertificateView]) -> PlaceNames:
+        """Return the names of the clusters and projects of some certificates."""
+        places = [(each.cluster_id, each.project_id) for each in certificates]
+        return await self.queries.place_names(places)
 
     async def access_report(
         self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None
@@ -86,7 +127,12 @@ class Inventory:
         if not administers(caller, project_id):
             raise Forbidden("Only admins of the project and operators can see who has access to a cluster.")
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        return await self.access.report(cluster, user_id=user_id, group=group)
+        return await self.access.report(cluster, user_id=user_id, group=group, most=self.max_reported)
+
+
+def reach_of(caller: Caller) -> Reach | None:
+    """Return the certificates that a caller may see and revoke in any project; `None` stands for all."""
+    return None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
 
 
 def only(found: tuple[CertificateView, ...]) -> CertificateView:
@@ -96,6 +142,13 @@ def only(found: tuple[CertificateView, ...]) -> CertificateView:
     if len(found) > 1:
         raise Conflict("Several certificates match. Use the full fingerprint.")
     return found[0]
+
+
+def _own(caller: Caller, wanted: CertificateFilter) -> CertificateFilter:
+    """Restrict a filter to the caller's certificates. Raises InvalidRequest if it names another user."""
+    if wanted.user_id not in (None, caller.user.id):
+        raise InvalidRequest("own, user: they name different users. Send one of them.")
+    return replace(wanted, user_id=caller.user.id)
 
 
 def _visible_user(caller: Caller, project_id: str, wanted: str | None) -> str | None:

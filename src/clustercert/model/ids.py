@@ -6,6 +6,7 @@ import re
 import uuid
 
 _USER_ID = re.compile(r"[0-9a-f]{32}(?:[0-9a-f]{32})?")
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def new_id() -> str:
@@ -21,6 +22,11 @@ def id_of(text: str) -> str:
 def is_user_id(text: str) -> bool:
     """Whether a string is like the id of a user or group: 32 lower-case hex digits, or 64 as in Keystone for LDAP."""
     return _USER_ID.fullmatch(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Whether the string has the form of `new_id`: 32 lower-case hex digits."""
+    return _ID.fullmatch(text) is not None
 
 
 def new_cluster_id() -> str:

@@ -20,6 +20,11 @@ def administers(caller: Caller, project_id: str) -> bool:
     return ADMIN in caller.roles_in(project_id) or operates(caller)
 
 
+def administered_projects(caller: Caller) -> tuple[str, ...]:
+    """Return the ids of the projects that the caller administers. A token has the roles of its scope alone."""
+    return tuple(project_id for project_id, roles in caller.roles.items() if ADMIN in roles)
+
+
 def may_assign(caller: Caller, project_id: str, role: str) -> bool:
     """Whether an admin of the project, or an operator, may assign a role there.
 

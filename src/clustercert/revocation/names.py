@@ -17,10 +17,15 @@ def checked_user_id(user_id: str) -> str:
     return user_id
 
 
-def certificate_name(text: str) -> str | None:
-    """Normalize a fingerprint, credential number or serial to lower-case hex. Returns None for any other string."""
+def certificate_name(text: str, *, abbreviated: bool = False) -> str | None:
+    """Normalize a fingerprint, credential number or serial to lower-case hex. Returns None for any other string.
+
+    Args:
+        abbreviated: whether to accept the first digits of a fingerprint.
+    """
     name = text.replace(":", "").lower()
-    has_length = 1 <= len(name) <= MAX_SERIAL_DIGITS or len(name) == FINGERPRINT_DIGITS
+    longest = FINGERPRINT_DIGITS if abbreviated else MAX_SERIAL_DIGITS
+    has_length = 1 <= len(name) <= longest or len(name) == FINGERPRINT_DIGITS
     return name if has_length and _HEX_DIGITS.issuperset(name) else None
 
 

@@ -10,7 +10,7 @@ from clustercert.model.events.administration import RevocationChange, Revocation
 from clustercert.observability import metrics
 from clustercert.revocation.names import certificate_name, checked_user_id
 from clustercert.revocation.reasons import Reason
-from clustercert.store.certificate_view import CertificateView
+from clustercert.store.certificate_view import CertificateView, Reach
 from clustercert.store.revocations import NO_END, RevocationQueries
 
 
@@ -26,13 +26,17 @@ class RevocationRecorder:
     undo_window: timedelta
     now: Callable[[], datetime]
 
-    async def find_certificate(self, name: str, *, cluster_id: str | None = None) -> CertificateView:
+    async def find_certificate(
+        self, name: str, *, cluster_id: str | None = None, reach: Reach | None = None
+    ) -> CertificateView:
         """Find a certificate by fingerprint, credential number or serial. Accepts upper case and colons.
 
         Raises NotFound if there is none, or Conflict if two certificates have the serial.
         """
         normalized = certificate_name(name)
-        found = await self.queries.find(normalized, cluster_id=cluster_id) if normalized is not None else ()
+        found: tuple[CertificateView, ...] = ()
+        if normalized is not None:
+            found = await self.queries.find(normalized, cluster_id=cluster_id, reach=reach)
         if not found:
             raise no_such_certificate()
         if len(found) > 1:

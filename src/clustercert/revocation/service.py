@@ -4,11 +4,19 @@ from dataclasses import dataclass
 
 from clustercert.model import Actor, Caller, Cluster, Origin, Revocation, is_credential_number
 from clustercert.model.errors import Forbidden, Unauthenticated
-from clustercert.policy.roles import administers, require_operator, require_reach
+from clustercert.policy.roles import (
+    administered_projects,
+    administers,
+    operates,
+    require_operator,
+    require_reach,
+)
 from clustercert.revocation.names import checked_user_id, is_fingerprint
+from clustercert.revocation.preview import RevocationPreviews
 from clustercert.revocation.proof_of_possession import KEY_HOLDER, is_proof, statement_to_sign
 from clustercert.revocation.reasons import Reason
 from clustercert.revocation.recorder import RevocationRecorder, no_such_certificate
+from clustercert.store.certificate_view import Reach
 from clustercert.store.cluster_cache import ClusterLookup, require_cluster
 from clustercert.store.usernames import UsernameQueries
 
@@ -42,6 +50,7 @@ class RevocationService:
     clusters: ClusterLookup
     recorder: RevocationRecorder
     usernames: UsernameQueries
+    previews: RevocationPreviews
     service_name: str
 
     async def revoke_user_on_cluster(
@@ -83,6 +92,15 @@ class RevocationService:
         found = await self.recorder.find_certificate(name, cluster_id=cluster.id)
         if found.user_id != caller.user.id and not administers(caller, project_id):
             raise no_such_certificate()
+        return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
+
+    async def revoke_own_certificate(self, caller: Caller, name: str, reason: Reason) -> Revocation:
+        """Revoke one certificate in any project, also in one where the caller has no role any more.
+
+        Administrators may revoke those in their projects, operators all; otherwise raises like `revoke_certificate`.
+        """
+        reach = None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
+        found = await self.recorder.find_certificate(name, reach=reach)
         return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
 
     async def revoke_by_key(

@@ -18,6 +18,9 @@ from clustercert.policy.roles import OPERATOR
 from clustercert.server.application import services_of
 from clustercert.wiring import Components
 
+# A report of this size takes about a minute. Only the command waits for it.
+MAX_REPORTED = 500_000
+
 
 class LocalApplication:
     """Answers the requests of an operator who has access to the store."""
@@ -26,7 +29,9 @@ class LocalApplication:
         """`domain` is where names without a domain are looked up; `None` if each request has to name one."""
         self._operator = _LocalOperator(actor, domain)
         self._app = new_app("api")
-        self._app.state.services = replace(services_of(parts, "api"), authenticator=self._operator)
+        services = services_of(parts, "api")
+        inventory = replace(services.inventory, max_reported=MAX_REPORTED)
+        self._app.state.services = replace(services, authenticator=self._operator, inventory=inventory)
 
     async def answer(
         self, method: str, target: str, headers: Mapping[str, str], content: bytes

@@ -1,12 +1,12 @@
 """The certificate view that all lists and lookups share: its columns, query and row mapper."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, literal, select
+from sqlalchemy import ColumnElement, Select, Text, cast, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import (
@@ -24,6 +24,8 @@ from clustercert.store.revocation_state import revocations_by_id, wider_revocati
 _certificate = tables.certificate
 
 FINGERPRINT_DIGITS = 64
+# Fewer digits begin several fingerprints in a ledger of a few thousand certificates.
+MIN_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,26 +94,48 @@ def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> Certifi
     return CertificateView(**row)
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The certificates of a user, and those of all users in some projects."""
+
+    user_id: str
+    project_ids: Collection[str] = ()
+
+    def condition(self) -> ColumnElement[bool]:
+        return or_(_certificate.c.user_id == self.user_id, _certificate.c.project_id.in_(self.project_ids))
+
+
 class CertificateLookup(Queries):
     """Finds individual certificates."""
 
     async def find(
-        self, name: str, *, cluster_id: str | None = None, abbreviated: bool = False
+        self,
+        name: str,
+        *,
+        cluster_id: str | None = None,
+        project_id: str | None = None,
+        reach: Reach | None = None,
+        abbreviated: bool = False,
     ) -> tuple[CertificateView, ...]:
         """Find up to two certificates by fingerprint, credential number or serial, in lower-case hex.
 
         Finds two only if two signers chose the same serial, or if `abbreviated` allows `name` to be the beginning of a
-        fingerprint.
+        fingerprint, of at least MIN_DIGITS. Certificates out of `reach` do not count, so that an abbreviation tells
+        nothing about them.
         """
         # Look for the credential number first, because another signer may have chosen the same value as a serial.
         conditions = [_certificate.c.credential_number == name, _certificate.c.serial == name]
         if len(name) == FINGERPRINT_DIGITS:
             conditions = [_fingerprint_begins(name)]
-        elif abbreviated:
+        elif abbreviated and len(name) >= MIN_DIGITS:
             conditions.append(_fingerprint_begins(name))
         query = view_query(with_der=True).limit(2)
         if cluster_id is not None:
             query = query.where(_certificate.c.cluster_id == cluster_id)
+        if project_id is not None:
+            query = query.where(_certificate.c.project_id == project_id)
+        if reach is not None:
+            query = query.where(reach.condition())
         async with self._database.read() as connection:
             for condition in conditions:
                 if found := await certificate_views(connection, query.where(condition)):

@@ -50,6 +50,21 @@ class ClusterQueries(Queries):
         in_projects = () if project_ids is None else (_cluster.c.project_id.in_(project_ids),)
         return await self._first(_cluster.c.id == cluster_id, *in_projects)
 
+    async def reachable_page(
+        self, project_ids: Collection[str] | None, name_or_id: str | None, after: str, limit: int
+    ) -> tuple[Cluster, ...]:
+        """Return at most `limit` clusters with ids above `after`, sorted by id.
+
+        Args:
+            project_ids: the projects that own them; `None` stands for all.
+        """
+        query = _with_ca().where(_cluster.c.id > after)
+        if project_ids is not None:
+            query = query.where(_cluster.c.project_id.in_(project_ids))
+        if name_or_id is not None:
+            query = query.where(or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id))
+        return await self._all(query.order_by(_cluster.c.id).limit(limit))
+
     async def in_project(self, project_id: str) -> tuple[Cluster, ...]:
         """Return all clusters in a project, sorted by name."""
         query = _with_ca().where(_cluster.c.project_id == project_id)

@@ -1,5 +1,6 @@
 """Queries for domains, projects, users and groups."""
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -51,6 +52,10 @@ class DirectoryQueries(Queries):
         row_id = TABLES[kind].c.id
         query = in_domains(kind, wanted).where(row_id > after)
         return await self._all(kind, query.order_by(row_id).limit(limit))
+
+    async def some(self, kind: type[E], ids: Collection[str]) -> tuple[E, ...]:
+        """Return the projects, users or groups with these ids. Ignores ids that do not exist."""
+        return await self._all(kind, in_domains(kind, ALL).where(TABLES[kind].c.id.in_(ids)))
 
     async def members(self, group_id: str) -> tuple[User, ...]:
         """Return the users in a group, sorted by domain and name."""

@@ -1,12 +1,12 @@
 """Queries for lists of issued certificates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, func, not_, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, func, not_, or_, select
 
 from clustercert.model.choices import CertificateState
 from clustercert.store import tables
@@ -38,12 +38,14 @@ MAX_SCANNED = 2000
 class CertificateFilter:
     """Selects certificates. A field that is `None` selects all. `…_before` excludes its time, `…_after` includes it.
 
-    `never_seen` selects only certificates that no API server has reported as used.
+    `user_name` is a name of users, or a common name. `never_seen` selects only certificates that no API server has
+    reported as used.
     """
 
     project_id: str | None = None
     cluster_id: str | None = None
     user_id: str | None = None
+    user_name: str | None = None
     state: CertificateState | None = None
     expires_before: datetime | None = None
     expires_after: datetime | None = None
@@ -62,6 +64,14 @@ class Page:
 
     items: tuple[CertificateView, ...]
     next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceNames:
+    """Names of clusters and projects by id. Those that were removed have none."""
+
+    clusters: Mapping[str, str]
+    projects: Mapping[str, str]
 
 
 class InventoryQueries(CertificateLookup):
@@ -109,6 +119,14 @@ class InventoryQueries(CertificateLookup):
             return Page(found[:limit], found[limit - 1].id)
         return Page(found, lowest)
 
+    async def place_names(self, places: Iterable[tuple[str, str]]) -> PlaceNames:
+        """Return the names of clusters and projects, given pairs of cluster id and project id."""
+        found = []
+        for table, ids in zip((tables.cluster, tables.project), zip(*places, strict=True), strict=False):
+            query = select(table.c.id, table.c.name).where(table.c.id.in_(set(ids)))
+            found.append({row.id: row.name for row in await self._rows(query)})
+        return PlaceNames(*found) if found else PlaceNames({}, {})
+
 
 # Wrapped so that no index on the column is used, because a scan in the order of expiry would need a sort by id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
@@ -118,6 +136,9 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "project_id": _certificate.c.project_id == bindparam("project_id"),
     "cluster_id": _certificate.c.cluster_id == bindparam("cluster_id"),
     "user_id": _certificate.c.user_id == bindparam("user_id"),
+    "user_name": or_(
+        _certificate.c.user_name == bindparam("user_name"), _certificate.c.username == bindparam("user_name")
+    ),
     "expires_before": _not_after < bindparam("expires_before"),
     "expires_after": _not_after >= bindparam("expires_after"),
     "key_origin": _certificate.c.key_origin == bindparam("key_origin"),

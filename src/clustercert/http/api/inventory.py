@@ -46,47 +46,71 @@ async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Resp
 
     Project admins and operators see all, other users their own. Includes certificates for removed clusters.
     """
-    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
     found = await call.services.inventory.of_project(
-        call.caller, project_id, selected, limit=page.limit, before=page.cursor
+        call.caller, project_id, selected, limit=page.limit, before=page.cursor, own=own
     )
-    return _list(call, found)
+    return await _list(call, found)
 
 
 @router.get(IN_CLUSTER + "/certificates", responses=_LISTED, openapi_extra=_IN_CLUSTER)
 async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page: PageDep) -> Response:
     """List the certificates of a cluster. Project admins and operators see all, other users their own."""
-    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_CLUSTER)
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_CLUSTER)
     found = await call.services.inventory.of_project(
-        call.caller, project_id, selected, cluster_id=cluster_id, limit=page.limit, before=page.cursor
+        call.caller,
+        project_id,
+        selected,
+        cluster_id=cluster_id,
+        limit=page.limit,
+        before=page.cursor,
+        own=own,
     )
-    return _list(call, found)
+    return await _list(call, found)
 
 
 @router.get(OWN + "/certificates", responses=_LISTED, openapi_extra=_IN_PROJECT)
 async def list_everywhere(call: CallDep, page: PageDep) -> Response:
-    """List the certificates of all projects. Only for operators."""
-    selected = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    """List certificates of all projects.
+
+    Operators see all. Others send own=true, and see their own, also those in projects where they have no role any more.
+    """
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
     found = await call.services.inventory.of_all_projects(
-        call.caller, selected, limit=page.limit, before=page.cursor
+        call.caller, selected, limit=page.limit, before=page.cursor, own=own
     )
-    return _list(call, found)
+    return await _list(call, found)
 
 
 @router.get(IN_CLUSTER + "/certificates/{certificate}", responses=_SHOWN)
 async def show_of_cluster(call: CallDep, project_id: str, cluster_id: str, certificate: str) -> Response:
     """Show a certificate of a cluster.
 
-    Send its fingerprint, credential number or serial in hex. Users see their own, project admins and operators any.
+    Send its fingerprint or at least its first 8 digits, its credential number, or its serial in hex. Users see their
+    own, project admins and operators any.
     """
     inventory = call.services.inventory
-    return _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
+    return await _show(call, await inventory.show(call.caller, project_id, cluster_id, _name(certificate)))
+
+
+@router.get(IN_PROJECT + "/certificates/{certificate}", responses=_SHOWN)
+async def show_of_project(call: CallDep, project_id: str, certificate: str) -> Response:
+    """Show a certificate of a project, also one for a removed cluster.
+
+    Named as in a cluster. Users see their own, project admins and operators any.
+    """
+    inventory = call.services.inventory
+    return await _show(call, await inventory.show_in_project(call.caller, project_id, _name(certificate)))
 
 
 @router.get(OWN + "/certificates/{certificate}", responses=_SHOWN)
 async def show_anywhere(call: CallDep, certificate: str) -> Response:
-    """Show a certificate of any project. Send its fingerprint, credential number or serial. Only for operators."""
-    return _show(call, await call.services.inventory.show_in_any_project(call.caller, _name(certificate)))
+    """Show a certificate of any project.
+
+    Named as in a cluster. Users see their own, project admins those of their project, operators any.
+    """
+    inventory = call.services.inventory
+    return await _show(call, await inventory.show_in_any_project(call.caller, _name(certificate)))
 
 
 @router.get(IN_CLUSTER + "/access", responses=described("The access report.", bodies.AccessBody))
@@ -111,9 +135,10 @@ async def show_access(
     return responses.private(report_row(report))
 
 
-def _list(call: Call, page: Page) -> Response:
-    now = call.services.inventory.now()
-    rows = [certificate_row(each, now) for each in page.items]
+async def _list(call: Call, page: Page) -> Response:
+    inventory = call.services.inventory
+    now, names = inventory.now(), await inventory.names(page.items)
+    rows = [certificate_row(each, names, now) for each in page.items]
     body = page_body("certificates", rows, page.next)
     headers = {**responses.NO_STORE, "Vary": "Accept"}
     if page.next is not None:
@@ -124,13 +149,15 @@ def _list(call: Call, page: Page) -> Response:
     return responses.json_response(body, headers=headers)
 
 
-def _show(call: Call, certificate: CertificateView) -> Response:
-    return responses.private(whole_certificate_row(certificate, call.services.inventory.now()))
+async def _show(call: Call, certificate: CertificateView) -> Response:
+    inventory = call.services.inventory
+    names = await inventory.names([certificate])
+    return responses.private(whole_certificate_row(certificate, names, inventory.now()))
 
 
 def _name(text: str) -> str:
-    """Normalize a fingerprint, credential number or serial. Raises NotFound for any other string."""
-    name = certificate_name(text)
+    """Normalize a fingerprint, or its first digits, credential number or serial. Raises NotFound for others."""
+    name = certificate_name(text, abbreviated=True)
     if name is None:
         raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
     return name

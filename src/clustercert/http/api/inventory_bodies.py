@@ -12,7 +12,9 @@ from clustercert.store.inventory import CertificateFilter
 
 # The filters for a cluster's certificates.
 IN_CLUSTER = (
+    query.choice("own", "Only the caller's own certificates.", ("true",)),
     query.text("user", "Only this user, by id."),
+    query.text("user_name", "Only users with this name, or certificates with it as their common name."),
     query.choice(
         "state",
         "Only certificates in this state. `revoked` includes expired ones.",
@@ -42,7 +44,9 @@ class CertificateBody(BaseModel):
     credential_number: str | None = Field(description="40 hex digits, part of its credential group.")
     state: CertificateState = Field(description="`revoked` if it is both revoked and expired.")
     cluster_id: str
+    cluster_name: str | None = Field(description="Null if the cluster was removed.")
     project_id: str
+    project_name: str | None = Field(description="Null if the project was deleted.")
     client_ca_id: str
     user_id: str
     user_name: str
@@ -168,13 +172,20 @@ class AccessBody(BaseModel):
     residual_risks: list[str] = Field(description="Access that can continue after a certificate is stopped.")
 
 
-def certificate_filter(sent: QueryParams, filters: tuple[query.Parameter, ...]) -> CertificateFilter:
-    """Parse the filters of a list. Raises InvalidRequest naming the invalid or unknown parameter."""
+def certificate_filter(
+    sent: QueryParams, filters: tuple[query.Parameter, ...]
+) -> tuple[CertificateFilter, bool]:
+    """Parse the filters of a list, and whether only the caller's own certificates are wanted.
+
+    Raises InvalidRequest naming the invalid or unknown parameter.
+    """
     values = query.parsed(sent, filters)
     values.pop("format", None)
-    return CertificateFilter(
+    own = values.pop("own", None) is not None
+    selected = CertificateFilter(
         cluster_id=values.pop("cluster", None),
         user_id=values.pop("user", None),
         never_seen=values.pop("never_seen", None) is not None,
         **values,
     )
+    return selected, own

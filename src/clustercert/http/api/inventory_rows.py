@@ -1,4 +1,4 @@
-"""JSON objects of certificates and access reports, for the API, CSV and the command line.
+"""JSON objects of certificates and access reports, for JSON and CSV.
 
 The models in `inventory_bodies` define and document their fields.
 """
@@ -15,21 +15,28 @@ from clustercert.inventory.access import AccessReport, CertificateAccess, Unknow
 from clustercert.model import JsonObject, rfc3339
 from clustercert.pki.certificates import chain_pem
 from clustercert.store.certificate_view import CertificateView
+from clustercert.store.inventory import PlaceNames
 
 COLUMNS = tuple(bodies.CertificateBody.model_fields)
 """The columns of CSV lists."""
 
 
-def certificate_row(certificate: CertificateView, now: datetime) -> JsonObject:
+def certificate_row(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
     """Return the JSON object of a certificate. Times are RFC 3339 strings; unknown values are None."""
-    state = certificate.state(now)
-    return _row(bodies.CertificateBody, certificate, state=state, client_ca_id=certificate.ca_id)
+    return _row(
+        bodies.CertificateBody,
+        certificate,
+        state=certificate.state(now),
+        client_ca_id=certificate.ca_id,
+        cluster_name=names.clusters.get(certificate.cluster_id),
+        project_name=names.projects.get(certificate.project_id),
+    )
 
 
-def whole_certificate_row(certificate: CertificateView, now: datetime) -> JsonObject:
+def whole_certificate_row(certificate: CertificateView, names: PlaceNames, now: datetime) -> JsonObject:
     """Return the JSON object of a certificate, including its PEM."""
     pem = chain_pem((x509.load_der_x509_certificate(certificate.der),)).decode()
-    return {**certificate_row(certificate, now), "pem": pem}
+    return {**certificate_row(certificate, names, now), "pem": pem}
 
 
 def report_row(report: AccessReport) -> JsonObject:

@@ -6,7 +6,7 @@ Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from clustercert.http import responses
+from clustercert.http import query, responses
 from clustercert.http.api import IN_CLUSTER, OWN
 from clustercert.http.api import revocation_bodies as bodies
 from clustercert.http.body import parsed, require_json
@@ -17,14 +17,18 @@ from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import PageDep, page_body, row_number
 from clustercert.model import Revocation
 from clustercert.model.errors import NotFound
+from clustercert.revocation.preview import RevocationPreview
 from clustercert.revocation.reasons import Reason
 from clustercert.revocation.service import RevocationPage
 
-_REVOKED = described(
-    "The revocation, durably recorded.",
-    bodies.RevocationBody,
-    errors=ERRORS | {409: "Two certificates have this serial."},
+_ERRORS = ERRORS | {409: "Two certificates have this serial, or several users this name."}
+_REVOKED = described("The revocation, durably recorded.", bodies.RevokedBody, errors=_ERRORS)
+_SCOPE_REVOKED = described(
+    "The revocation, durably recorded; the preview if dryRun=All.",
+    bodies.RevokedBody | bodies.RevocationPreviewBody,
+    errors=_ERRORS,
 )
+_KEY_REVOKED = described("The revocation, durably recorded.", bodies.RevocationBody, errors=_ERRORS)
 _LISTED = described("The revocations, including undone ones.", bodies.RevocationListBody)
 _UNDONE = described(
     "The revocation, undone.",
@@ -32,6 +36,12 @@ _UNDONE = described(
     errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
 )
 _REASON = json_body(bodies.RevokeRequest.model_json_schema(), required=False)
+_DRY_RUN = query.choice(
+    "dryRun",
+    "All: revoke nothing, and return a RevocationPreview. The user may then be named, too.",
+    ("All",),
+)
+_SCOPE = _REASON | query.described([_DRY_RUN])
 
 router = APIRouter(tags=["Revocation"])
 
@@ -57,13 +67,27 @@ async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) ->
     return Response(status_code=200)
 
 
-@router.post(IN_CLUSTER + "/revoke", responses=_REVOKED, openapi_extra=_REASON)
+@router.post(IN_CLUSTER + "/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
 async def revoke_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Revoke all certificates of a cluster. Only for project admins. Certificates issued later stay valid."""
-    revocation = await call.services.revocation.revoke_cluster(
-        call.caller, project_id, cluster_id, _reason(call)
-    )
-    return _revoked(call.request, call.services, revocation)
+    reason, service = _reason(call), call.services.revocation
+    if _is_dry_run(call):
+        return _preview(await service.previews.of_cluster(call.caller, project_id, cluster_id))
+    return await _revoked(call, await service.revoke_cluster(call.caller, project_id, cluster_id, reason))
+
+
+@router.post(IN_CLUSTER + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
+async def revoke_user_in_cluster(call: CallDep, project_id: str, cluster_id: str, user_id: str) -> Response:
+    """Revoke all certificates of a user for a cluster.
+
+    Like CCE's clustercertrevoke, but with a reason. Users can revoke their own certificates, project admins any user's.
+    """
+    reason, service = _reason(call), call.services.revocation
+    if _is_dry_run(call):
+        user = query.plain_text("user_id", user_id)
+        return _preview(await service.previews.of_user_on_cluster(call.caller, project_id, cluster_id, user))
+    revocation = await service.revoke_user_on_cluster(call.caller, project_id, cluster_id, user_id, reason)
+    return await _revoked(call, revocation)
 
 
 @router.post(IN_CLUSTER + "/certificates/{certificate}/revoke", responses=_REVOKED, openapi_extra=_REASON)
@@ -77,7 +101,20 @@ async def revoke_certificate(call: CallDep, project_id: str, cluster_id: str, ce
     revocation = await call.services.revocation.revoke_certificate(
         call.caller, project_id, cluster_id, certificate, _reason(call)
     )
-    return _revoked(call.request, call.services, revocation)
+    return await _revoked(call, revocation)
+
+
+@router.post(OWN + "/certificates/{certificate}/revoke", responses=_REVOKED, openapi_extra=_REASON)
+async def revoke_own_certificate(call: CallDep, certificate: str) -> Response:
+    """Revoke one certificate of any project.
+
+    Send its fingerprint, credential number or serial. Users can revoke their own certificates, also in a project where
+    they have no role any more, project admins those of their project, operators any.
+    """
+    revocation = await call.services.revocation.revoke_own_certificate(
+        call.caller, certificate, _reason(call)
+    )
+    return await _revoked(call, revocation)
 
 
 @router.get(IN_CLUSTER + "/revocations", responses=_LISTED)
@@ -94,14 +131,17 @@ async def list_cluster_revocations(
     return _page(call.services, found)
 
 
-@router.post(OWN + "/users/{user_id}/revoke", responses=_REVOKED, openapi_extra=_REASON)
+@router.post(OWN + "/users/{user_id}/revoke", responses=_SCOPE_REVOKED, openapi_extra=_SCOPE)
 async def revoke_user(call: CallDep, user_id: str) -> Response:
     """Revoke all certificates of a user in every project.
 
     Only for operators. The user may already be deleted. Certificates issued later stay valid.
     """
-    revocation = await call.services.revocation.revoke_user(call.caller, user_id, _reason(call))
-    return _revoked(call.request, call.services, revocation)
+    reason, service = _reason(call), call.services.revocation
+    if _is_dry_run(call):
+        user = query.plain_text("user_id", user_id)
+        return _preview(await service.previews.of_user(call.caller, user))
+    return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
 
 
 @router.get(OWN + "/users/{user_id}/revocations", responses=_LISTED)
@@ -124,12 +164,13 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
     """
     number = row_number(revocation_id, NotFound("There is no such revocation."))
     undone = await call.services.revocation.undo(call.caller, number)
-    return _revoked(call.request, call.services, undone)
+    _log(call.request, undone)
+    return _body(call.services, undone)
 
 
 @router.post(
     OWN + "/certificates/{certificate}/revoke-with-key",
-    responses=_REVOKED,
+    responses=_KEY_REVOKED,
     openapi_extra=json_body(bodies.RevokeWithKeyRequest.model_json_schema()) | {"security": []},
     dependencies=[Anonymous],
 )
@@ -145,7 +186,12 @@ async def revoke_with_key(
     revocation = await services.revocation.revoke_by_key(
         certificate.lower(), body.signature_bytes(), body.stated_reason(), context_of(request).origin
     )
-    return _revoked(request, services, revocation)
+    _log(request, revocation)
+    return _body(services, revocation)
+
+
+def _is_dry_run(call: Call) -> bool:
+    return bool(query.parsed(call.request.query_params, [_DRY_RUN], ()))
 
 
 def _reason(call: Call) -> Reason:
@@ -156,9 +202,23 @@ def _reason(call: Call) -> Reason:
     return parsed(call.body, bodies.RevokeRequest).stated_reason()
 
 
-def _revoked(request: Request, services: Services, revocation: Revocation) -> Response:
-    _log(request, revocation)
+async def _revoked(call: Call, revocation: Revocation) -> Response:
+    """Return the revocation, and how its cluster enforces it."""
+    _log(call.request, revocation)
+    services, controls = call.services, None
+    if revocation.cluster_id and revocation.project_id is not None:
+        found = await services.clusters.queries.find(revocation.cluster_id, revocation.project_id)
+        controls = await services.inventory.access.controls(found[0]) if found else None
+    body = bodies.revocation_body(revocation, services.revocation.recorder)
+    return responses.private(body | bodies.enforcement_body(controls))
+
+
+def _body(services: Services, revocation: Revocation) -> Response:
     return responses.private(bodies.revocation_body(revocation, services.revocation.recorder))
+
+
+def _preview(preview: RevocationPreview) -> Response:
+    return responses.private(bodies.preview_body(preview))
 
 
 def _page(services: Services, page: RevocationPage) -> Response:

@@ -5,14 +5,17 @@ Source: CCE API reference, "Revoking Cluster Certificates", for clustercertrevok
 
 import base64
 import binascii
+from collections.abc import Iterable
 from typing import get_args
 
 from pydantic import BaseModel, Field
 
 from clustercert.http.body import RequestBody
+from clustercert.inventory.controls import FAST_CONTROLS, Control
 from clustercert.model import JsonObject, Revocation, RevocationReason, rfc3339
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.subject import MAX_NAME
+from clustercert.revocation.preview import RevocationPreview
 from clustercert.revocation.reasons import MAX_NOTE, Reason
 from clustercert.revocation.recorder import RevocationRecorder
 
@@ -99,11 +102,55 @@ class RevocationBody(BaseModel):
     can_be_undone: bool = Field(description="Whether an operator can undo it now.")
 
 
+class RevokedBody(RevocationBody):
+    """A new revocation, and how its cluster enforces it."""
+
+    enforced_by: list[str] | None = Field(
+        description="The fast controls that are set up in the cluster. If there is none, its API server accepts revoked"
+        " certificates until they expire. Null if all clusters are concerned, or if the cluster was removed."
+    )
+    lacking: str | None = Field(description="What the set-up of a control lacks; null if nothing is known.")
+
+
+class RevocationPreviewBody(BaseModel):
+    """Whose certificates a request would revoke."""
+
+    user_id: str | None = Field(description="Null for all users.")
+    user_name: str | None = Field(
+        description="Null for all users, and for deleted users and those of OIDC issuers."
+    )
+    cluster_id: str | None = Field(description="Null for all clusters.")
+    cluster_name: str | None
+    live: int = Field(description="How many certificates are valid and unrevoked now.")
+
+
 class RevocationListBody(BaseModel):
     """A page of revocations, newest first."""
 
     revocations: list[RevocationBody]
     next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+def preview_body(preview: RevocationPreview) -> JsonObject:
+    cluster = preview.cluster
+    return {
+        "user_id": preview.user_id,
+        "user_name": preview.user_name,
+        "cluster_id": cluster.id if cluster is not None else None,
+        "cluster_name": cluster.name if cluster is not None else None,
+        "live": preview.live,
+    }
+
+
+def enforcement_body(controls: Iterable[Control] | None) -> JsonObject:
+    """Return the fields of `RevokedBody` about enforcement. `None` if no cluster is concerned alone."""
+    if controls is None:
+        return {"enforced_by": None, "lacking": None}
+    known = [each for each in controls if each.name in FAST_CONTROLS]
+    return {
+        "enforced_by": [each.name for each in known if each.set_up],
+        "lacking": next((each.lacking for each in known if each.lacking is not None), None),
+    }
 
 
 def revocation_body(revocation: Revocation, recorder: RevocationRecorder) -> JsonObject:

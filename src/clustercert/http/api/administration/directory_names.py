@@ -6,10 +6,10 @@ from fastapi import Depends, Query
 
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.identity.directory import Directory
-from clustercert.identity.names import is_id
 from clustercert.model import Domain, Project
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
+from clustercert.model.ids import is_id
 
 _MAX_NAMES = 10
 

@@ -1,0 +1,33 @@
+"""Rows of tables from the API's objects."""
+
+from typing import TYPE_CHECKING
+
+from clustercert.model.times import parse_rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.model import JsonObject
+
+_TIMES = frozenset({"at", "not_before", "not_after"})
+# As many digits of a fingerprint as a column has room for. `certificate show` and `revoke` accept them.
+_DIGITS = 16
+
+
+def with_times(fields: "JsonObject") -> "JsonObject":
+    """Parse the times, which tables show relative to now."""
+    return {name: _time(name, value) for name, value in fields.items()}
+
+
+def with_names(fields: "JsonObject") -> "JsonObject":
+    """Add short columns: the first digits of the fingerprint, and the names of cluster and project, or their ids."""
+    columns: JsonObject = {}
+    if "fingerprint" in fields:
+        columns["certificate"] = str(fields["fingerprint"] or "")[:_DIGITS]
+    for noun in ("cluster", "project"):
+        if f"{noun}_id" in fields:
+            columns[noun] = fields.get(f"{noun}_name") or fields[f"{noun}_id"]
+    return with_times(fields) | columns
+
+
+def _time(name: str, value: object) -> object:
+    is_time = name in _TIMES or name.endswith("_at")
+    return parse_rfc3339(value) if is_time and isinstance(value, str) else value

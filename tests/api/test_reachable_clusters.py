@@ -1,0 +1,92 @@
+"""GET /clustercert/v1/clusters: the clusters that a caller can reach."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from support import world as worlds
+from support.service import Service
+from support.stores import execute
+from support.world import World
+
+OWN = "/clustercert/v1"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service with clusters in two projects."""
+
+    world: World
+    client: httpx.Client
+
+    def get(self, who: str, path: str, **query: str) -> httpx.Response:
+        return self.client.get(OWN + path, params=query, headers=self.world.people[who].headers)
+
+    def names(self, who: str, **query: str) -> list[str]:
+        answer = self.get(who, "/clusters", **query)
+        assert answer.status_code == 200, answer.text
+        return sorted(each["name"] for each in answer.json()["clusters"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    world = worlds.make(tmp_path_factory.mktemp("caller"))
+    with Service(world.settings()).running() as service:
+        yield Place(world, service.client)
+
+
+def test_clusters_of_own_projects_are_listed(place: Place) -> None:
+    assert place.names("reader") == ["eip", "plain", "sans"]
+    assert place.names("stranger") == ["foreign"]
+    assert place.names("operator") == ["eip", "foreign", "plain", "sans"]
+    [found] = place.get("operator", "/clusters", name="eip").json()["clusters"]
+    known = place.world.clusters["eip"]
+    assert {**found, "created_at": "", "updated_at": ""} == {
+        "id": known.id,
+        "name": "eip",
+        "project": "eu-de",
+        "project_id": place.world.project.id,
+        "domain": "tests",
+        "domain_id": place.world.project.domain.id,
+        "version": "v1.32",
+        "internal_url": known.internal_url,
+        "external_url": known.external_url,
+        "labels": {"team": "tests"},
+        "client_ca_id": known.client_ca.id,
+        "created_at": "",
+        "updated_at": "",
+    }
+
+
+def test_foreign_clusters_do_not_exist(place: Place) -> None:
+    foreign = place.world.clusters["foreign"]
+    for name in ("foreign", foreign.id):
+        assert place.names("member", name=name) == []
+        assert place.names("operator", name=name) == ["foreign"]
+    assert place.get("member", "/clusters", name="a\nb").status_code == 400
+
+
+def test_clusters_have_pages(place: Place) -> None:
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = place.get("operator", "/clusters", limit="3", **cursor).json()
+        found += [each["id"] for each in page["clusters"]]
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert found == sorted(each.id for each in place.world.clusters.values())
+
+
+def test_roles_count_whatever_the_tokens_scope_unless_the_project_is_disabled(place: Place) -> None:
+    world, headers = place.world, place.world.people["operator"].headers
+    path = f"{OWN}/projects/{world.other_project.id}/assignments/reader/users/member"
+    assert place.client.put(path, headers=headers).status_code == 201
+    assert place.names("member", name="foreign") == ["foreign"]
+    execute(world.database, "UPDATE project SET enabled = 0 WHERE id = ?", world.other_project.id)
+    assert place.names("member", name="foreign") == []
+    assert place.names("operator", name="foreign") == ["foreign"]
+    execute(world.database, "UPDATE project SET enabled = 1 WHERE id = ?", world.other_project.id)
+    assert place.client.delete(path, headers=headers).status_code == 204
