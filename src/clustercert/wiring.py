@@ -144,7 +144,7 @@ async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIter
 def _components(
     settings: Settings, database: Database, custody: Custody, keys: KeyGenerator, identity: Identity
 ) -> Components:
-    oidc, keystone = oidc_authenticator(settings, identity), keystone_service(settings, identity)
+    keystone = keystone_service(settings, identity)
     clusters, signers, ledger = ClusterQueries(database), _signers(settings, custody), Ledger(database)
     policy = settings.policy.policy(settings.issuing.key_type)
     usernames = UsernameQueries(database)
@@ -152,6 +152,7 @@ def _components(
     enforcement = EnforcementQueries(database)
     # The service needs a certificate to create bindings, so its own certificates are issued without a binding.
     access = Access(issuance, enforcement.is_revoked, utc_now)
+    oidc = oidc_authenticator(settings, identity, clusters, access)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
@@ -231,13 +232,18 @@ def _authenticator(
     return Authenticators(tuple(members))
 
 
-def oidc_authenticator(settings: Settings, identity: Identity) -> "OidcAuthenticator | None":
+def oidc_authenticator(
+    settings: Settings, identity: Identity, clusters: ClusterQueries, access: Access
+) -> "OidcAuthenticator | None":
     """Return the authenticator for the issuers in the settings, or None if there are none."""
     if not settings.identity.issuers:
         return None
-    from clustercert.authn.oidc.authenticator import new_authenticator  # noqa: PLC0415 - joserfc takes 5 MB
+    # joserfc takes 5 MB.
+    from clustercert.authn.oidc.authenticator import new_authenticator  # noqa: PLC0415
+    from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
 
-    return new_authenticator(configured_issuers(settings.identity.issuers), identity.federation, utc_now)
+    issuers = configured_issuers(settings.identity.issuers)
+    return new_authenticator(issuers, identity.federation, ServiceAccounts(clusters, access), utc_now)
 
 
 def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":

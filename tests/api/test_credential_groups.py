@@ -3,7 +3,6 @@
 Service, TLS and requests are real. The API server is the tests' double.
 """
 
-import asyncio
 import base64
 import hashlib
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from clustercert.kubernetes.manifests.admission import NAMESPACE
-from clustercert.model import Actor, Cluster, ClusterOptions, Origin
-from clustercert.wiring import components
+from clustercert.model import Cluster, ClusterOptions, Origin
 from support import world as worlds
 from support.apiserver import ApiServer
 from support.leaf_checks import assert_subject
-from support.managed_cluster import ROLES, bindings, registration, revoked, set_up, status, write_status
+from support.managed_cluster import ROLES, bindings, register, revoked, set_up, status, write_status
 from support.service import Service
 from support.stores import execute, rows
 from support.wait import eventually
@@ -107,18 +105,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with ApiServer(folder / "apiserver") as double:
         set_up(double)
         cluster = register(world, double, "guarded", BOTH)
-        double.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))
         with Service(world.settings()).running() as service:
             yield Scene(world, service, double, cluster)
-
-
-def register(world: World, double: ApiServer, name: str, options: ClusterOptions) -> Cluster:
-    async def added() -> Cluster:
-        async with components(world.settings()) as parts:
-            wanted = registration(double, name, options)
-            return await parts.clusters.add(world.project.id, wanted, actor=Actor("cli:test", ORIGIN))
-
-    return asyncio.run(added())
 
 
 # Per-credential RBAC

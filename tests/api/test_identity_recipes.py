@@ -1,7 +1,7 @@
 """The recipes of docs/identity.md with issuers and clusters: from a token to what its certificate may do there."""
 
-import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,18 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.model import Actor, Cluster, ClusterOptions, Origin
+from clustercert.kubernetes.manifests.rbac import token_review_access
+from clustercert.model import Cluster
 from clustercert.settings import load
-from clustercert.wiring import components
 from support import world as worlds
-from support.apiserver import ApiServer
+from support.apiserver import ApiServer, kinds
 from support.apiserver.service_accounts import JWKS
-from support.identity_page import PROJECT, recipe_file
+from support.identity_page import PROJECT, recipe_file, recipe_lines
 from support.issuer_login import Login
 from support.issuer_tokens import GITHUB, fresh
-from support.managed_cluster import as_admin, registration, status, write_status
+from support.managed_cluster import apply, as_admin, register, status, write_status
 from support.oidc import IssuerServer, signed
 from support.real_issuers import oidc_provider
 from support.service import Service
@@ -65,16 +64,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     world = worlds.make(tmp_path)
     (tmp_path / "cluster-b").mkdir()
     with ApiServer(tmp_path / "cluster-b") as double:
-
-        async def add() -> Cluster:
-            async with components(world.settings()) as parts:
-                wanted = registration(double, "cluster-b", ClusterOptions())
-                actor = Actor("cli:test", Origin.local())
-                return await parts.clusters.add(world.project.id, wanted, actor=actor)
-
-        cluster = asyncio.run(add())
-        double.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))
-        yield Place(world, double, cluster)
+        yield Place(world, double, register(world, double, "cluster-b"))
 
 
 def test_a_keycloak_group_may_edit_its_teams_namespace(place: Place) -> None:
@@ -136,5 +126,27 @@ def test_a_service_account_of_cluster_a_reads_cluster_b(place: Place) -> None:
             assert place.issue(service, other).status_code == 404
             for_cluster_a = cluster_a.tokens.token("monitoring", "prometheus", [cluster_a.tokens.issuer])
             assert place.issue(service, for_cluster_a).status_code == 401
+    assert status(place.double, kubeconfig) == 200
+    assert write_status(place.double, kubeconfig, "other") == 403
+
+
+def test_a_service_account_of_a_registered_cluster_reads_cluster_b(place: Place) -> None:
+    """With the rights of `kubernetes setup --service-accounts review`, as the page says."""
+    place.double.bind("clustercert:viewers", "view")
+    folder = place.world.folder / "cluster-a"
+    folder.mkdir()
+    with ApiServer(folder) as cluster_a:
+        cluster_a.add_service_account("monitoring", "prometheus")
+        registered = register(place.world, cluster_a, "cluster-a")
+        apply(cluster_a, token_review_access())
+        example = re.search(r'cluster = "(.+)"', recipe_lines("token-review"))
+        assert example is not None
+        lines = recipe_lines("token-review").replace(example[1], registered.id)
+        with place.serving("kubernetes", {'keys_file = "cluster-a.jwks"': lines}) as service:
+            token = cluster_a.tokens.token("monitoring", "prometheus", ["clustercert"])
+            kubeconfig = place.kubeconfig(service, token)
+            cluster_a.storage.delete(kinds.SERVICE_ACCOUNTS, "monitoring", "prometheus")
+            later = cluster_a.tokens.signed("monitoring", "prometheus", "the-uid", ["clustercert"])
+            assert place.issue(service, later).status_code == 401
     assert status(place.double, kubeconfig) == 200
     assert write_status(place.double, kubeconfig, "other") == 403

@@ -252,7 +252,7 @@ def set_up_with_everything(site: OperatedCluster) -> dict[str, Any]:
         *set_up(
             site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
             "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
-            site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit",
+            site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit", "--service-accounts", "review",
         )
     )  # fmt: skip
     return parsed(site)
@@ -268,7 +268,7 @@ def test_a_second_run_keeps_all_values(site: OperatedCluster) -> None:
     for option in (
         f"--webhook-url {SERVICE}", "--webhook-ca (CN=", "--mode known-only", "--failure-policy Deny",
         "--authorized-ttl 1s", "--unauthorized-ttl 1m30s", "--timeout 1s", "--control-plane-dir /opt/k",
-        "--group former", "--bind clustercert:admins=mine", "--no-audit",
+        "--group former", "--bind clustercert:admins=mine", "--no-audit", "--service-accounts review",
     ):  # fmt: skip
         assert option in kept
 

@@ -220,5 +220,5 @@ def apply(site: OperatedCluster, *names: str) -> None:
 
 
 def create(cluster: ApiServer, document: JsonObject) -> None:
-    path = managed_cluster._PATHS[str(document["kind"])]
+    path = managed_cluster.PATHS[str(document["kind"])]
     managed_cluster.as_admin(cluster, lambda api: api.create(path, document))

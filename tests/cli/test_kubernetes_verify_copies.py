@@ -86,7 +86,7 @@ def with_admission(site: OperatedCluster, *options: str) -> None:
     site.set_up()
     for name in ("admission.yaml", "service-access.yaml"):
         for document in yaml.safe_load_all((site.folder / name).read_text()):
-            path = managed_cluster._PATHS[str(document["kind"])]
+            path = managed_cluster.PATHS[str(document["kind"])]
             managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
     without_webhook(site)
 
@@ -233,7 +233,7 @@ def test_an_unreadable_policy_keeps_both_keys(rsa_site: OperatedCluster) -> None
         "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["create"]}],
     }
     managed_cluster.as_admin(
-        rsa_site.cluster, lambda api: api.create(managed_cluster._PATHS["ClusterRole"], role)
+        rsa_site.cluster, lambda api: api.create(managed_cluster.PATHS["ClusterRole"], role)
     )
     rsa_site.cluster.bind("clustercert:editors", "namespace-maker")
 
@@ -248,7 +248,7 @@ def test_the_end_of_a_binding_stops_the_copy_too(site: OperatedCluster) -> None:
     site.update("--credential-role", "admin=cluster-admin")
     site.set_up()
     for document in yaml.safe_load_all((site.folder / "service-access.yaml").read_text()):
-        path = managed_cluster._PATHS[str(document["kind"])]
+        path = managed_cluster.PATHS[str(document["kind"])]
         managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
     without_webhook(site)
 

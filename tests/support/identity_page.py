@@ -26,6 +26,13 @@ def recipe(name: str, replaced: Mapping[str, str] | None = None) -> str:
     return text
 
 
+def recipe_lines(name: str) -> str:
+    """Lines that take the place of others in a recipe."""
+    text = PAGE.read_text(encoding="utf-8")
+    [found] = re.findall(rf"<!-- identity lines: {name} -->\n```toml\n(.*?)```", text, re.DOTALL)
+    return str(found)
+
+
 def recipe_file(folder: Path, name: str, replaced: Mapping[str, str]) -> Path:
     """Write a recipe to a settings file."""
     path = folder / f"{name}.toml"

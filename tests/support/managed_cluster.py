@@ -5,12 +5,16 @@ import base64
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from clustercert.clusters.registration import Registration
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
 from clustercert.kubernetes.manifests.admission import CONFIG_MAP, NAMESPACE, admission
 from clustercert.kubernetes.manifests.rbac import service_access
-from clustercert.model import ClusterOptions, JsonObject
+from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
+from clustercert.wiring import components
 from support.apiserver import ApiServer
+from support.world import World
 
 T = TypeVar("T")
 
@@ -19,7 +23,7 @@ NAMESPACES = "/api/v1/namespaces"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 REVOKED = f"{NAMESPACES}/{NAMESPACE}/configmaps/{CONFIG_MAP}"
 
-_PATHS = {
+PATHS = {
     "Namespace": NAMESPACES,
     "ConfigMap": f"{NAMESPACES}/{NAMESPACE}/configmaps",
     "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}/roles",
@@ -41,11 +45,30 @@ def registration(double: ApiServer, name: str, options: ClusterOptions) -> Regis
     )
 
 
+def register(world: World, double: ApiServer, name: str, options: ClusterOptions | None = None) -> Cluster:
+    """Register the double in the world's project. It trusts the cluster's client CA."""
+
+    async def added() -> Cluster:
+        async with components(world.settings()) as parts:
+            wanted = registration(double, name, options or ClusterOptions())
+            actor = Actor("cli:test", Origin.local())
+            return await parts.clusters.add(world.project.id, wanted, actor=actor)
+
+    cluster = asyncio.run(added())
+    double.trust(cluster.client_ca.certificate.public_bytes(Encoding.PEM))
+    return cluster
+
+
 def set_up(double: ApiServer, roles: Iterable[str] = ROLES.values()) -> None:
     """Apply the manifests like an operator."""
-    for document in [*admission(), *service_access(roles)]:
-        kind = str(document["kind"])
-        as_admin(double, lambda api, path=_PATHS[kind], document=document: api.create(path, document))  # type: ignore[misc] # the lambda has no types
+    apply(double, [*admission(), *service_access(roles)])
+
+
+def apply(double: ApiServer, documents: Iterable[JsonObject]) -> None:
+    """Create objects like an operator with `kubectl apply`."""
+    for document in documents:
+        path = PATHS[str(document["kind"])]
+        as_admin(double, lambda api, path=path, document=document: api.create(path, document))  # type: ignore[misc] # the lambda has no types
 
 
 def as_admin(double: ApiServer, work: Callable[[KubeApi], Awaitable[T]]) -> T:

@@ -172,7 +172,10 @@ def test_readme_omits_kubeadm_administrators_that_are_exempt() -> None:
 def test_files_that_are_not_needed_are_not_written() -> None:
     plain = files(setup(audit=False))
     assert (
-        not {"audit-policy.yaml", "audit-webhook.kubeconfig", "admission.yaml", "service-access.yaml"}
+        not {
+            *("audit-policy.yaml", "audit-webhook.kubeconfig", "admission.yaml"),
+            *("service-access.yaml", "service-accounts.yaml"),
+        }
         & plain.keys()
     )
     assert "--audit-policy-file" not in plain["README.md"]
@@ -183,6 +186,19 @@ def test_files_that_are_not_needed_are_not_written() -> None:
     kinds = [document["kind"] for document in yaml.safe_load_all(bound["service-access.yaml"])]
     # The namespace of a Role must exist first.
     assert kinds[0] == "Namespace"
+
+
+def test_the_right_to_ask_about_tokens_is_written_only_if_asked_for() -> None:
+    written = files(replace(setup(), service_accounts="review"))
+    role, binding = yaml.safe_load_all(written["service-accounts.yaml"])
+    assert role["rules"] == [
+        {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+    ]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [subject["name"] for subject in binding["subjects"]] == ["clustercert:service"]
+    assert "kubectl apply -f service-accounts.yaml" in written["README.md"]
+    [keys] = yaml.safe_load_all(files(replace(setup(), service_accounts="keys"))["service-accounts.yaml"])
+    assert keys["roleRef"]["name"] == "system:service-account-issuer-discovery"
 
 
 def test_rbac_file_names_unbound_groups_and_may_be_empty() -> None:

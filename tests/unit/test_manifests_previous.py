@@ -16,7 +16,7 @@ from clustercert.kubernetes.manifests.authorization import (
     webhook_kubeconfig,
 )
 from clustercert.kubernetes.manifests.previous import PreviousSetup, UnreadableFile, read_back
-from clustercert.kubernetes.manifests.rbac import bindings
+from clustercert.kubernetes.manifests.rbac import bindings, issuer_keys_access, token_review_access
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import chain_pem
 from support import samples
@@ -57,6 +57,7 @@ def read(**files: str) -> PreviousSetup:
         "other": "webhook-2.kubeconfig",
         "audit": "audit-webhook.kubeconfig",
         "rbac": "rbac.yaml",
+        "accounts": "service-accounts.yaml",
     }
     by_name = {names[name]: text for name, text in files.items()}
     return read_back(by_name.get)
@@ -159,6 +160,11 @@ def test_audit_is_on_if_its_kubeconfig_exists() -> None:
     assert read(webhook=webhook, audit=webhook).audit is True
     assert read(webhook=webhook).audit is False
     assert read() == PreviousSetup()
+
+
+def test_the_access_to_service_accounts_is_read_back() -> None:
+    assert read(accounts=to_yaml(token_review_access())).service_accounts == "review"
+    assert read(accounts=to_yaml(issuer_keys_access())).service_accounts == "keys"
 
 
 def test_bindings_are_read_and_other_documents_kept() -> None:

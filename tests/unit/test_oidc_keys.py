@@ -58,6 +58,13 @@ async def test_a_new_key_is_fetched_at_once() -> None:
     assert (issuer.fetches, issuer.keys.version) == (2, 2)
 
 
+async def test_a_new_key_right_after_the_first_fetch_is_fetched_at_once() -> None:
+    issuer = Issuer()
+    assert await issuer.find("old") == "old"
+    issuer.published = [OLD, NEW]
+    assert await issuer.find("new") == "new"
+
+
 async def test_a_key_that_was_removed_is_rejected() -> None:
     issuer = Issuer()
     await issuer.find("old")

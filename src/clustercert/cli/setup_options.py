@@ -10,7 +10,7 @@ import typer
 
 from clustercert.cli.options import parse_pairs
 from clustercert.cli.printable import printable
-from clustercert.model.choices import FailurePolicy, WebhookMode
+from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
 
 CONTROL_PLANE_FOLDER = "/etc/kubernetes/clustercert"
 
@@ -133,6 +133,13 @@ class SetupOptions:
     audit: Annotated[
         bool | None,
         typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),
+    ] = None
+    service_accounts: Annotated[
+        ServiceAccountAccess | None,
+        typer.Option(
+            help="Let this service ask the API server about each token of a service account, or for the public keys. "
+            "For an issuer with `cluster`. [default: none]"
+        ),
     ] = None
     control_plane_dir: Annotated[
         str | None,

@@ -93,6 +93,7 @@ class SetupResolver:
             bound=bound,
             unbound=tuple(each for each in groups if each not in bound),
             audit=self._audit(),
+            service_accounts=self._first("service_accounts", self.previous.service_accounts, "none"),
             previous_authorization=before.document if before else None,
             other_rbac=self.previous.other_rbac,
         )

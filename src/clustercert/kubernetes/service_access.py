@@ -30,7 +30,7 @@ RENEWED_AT_MOST_EVERY = timedelta(seconds=60)
 MAX_OPEN = 256
 
 _DENIED = frozenset({401, 403})
-_REQUEST = IssueRequest(reason="enforcing revocations")
+_REQUEST = IssueRequest(reason="connecting to the cluster")
 
 
 class Issuer(Protocol):

@@ -19,5 +19,8 @@ RevocationReason = Literal[
 ServerRole = Literal["all", "api", "webhook"]
 """Which requests a process serves: all, those from clients, or those from API servers."""
 
+ServiceAccountAccess = Literal["review", "keys", "none"]
+"""What this service asks an API server about tokens of service accounts: each token, the public keys, or nothing."""
+
 WebhookMode = Literal["default", "known-only"]
 """The webhook's decision on client certificates that this service did not issue: no opinion, or denial."""

@@ -71,6 +71,11 @@ KEYSTONE_REQUESTS = Counter(
     "Questions to Keystone: done, unusable (its answer was an error or malformed) or failed (no answer)",
     ["outcome"],
 )
+TOKEN_REVIEWS = Counter(
+    "clustercert_token_reviews",
+    "Questions to clusters about tokens of service accounts: accepted, refused or failed",
+    ["issuer", "outcome"],
+)
 EXPIRING = Gauge(
     "clustercert_certificates_expiring",
     "Live certificates that expire within 1h, 24h, 7d or 30d",

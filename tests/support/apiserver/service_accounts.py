@@ -101,6 +101,12 @@ class ServiceAccountTokens:
     def token(self, namespace: str, name: str, audiences: Sequence[str], seconds: int = 3600) -> str:
         """A token of a stored service account. Raises Failure (404)."""
         account = self._storage.get(kinds.SERVICE_ACCOUNTS, namespace, name)
+        return self.signed(namespace, name, account["metadata"]["uid"], audiences, seconds)
+
+    def signed(
+        self, namespace: str, name: str, uid: str, audiences: Sequence[str], seconds: int = 3600
+    ) -> str:
+        """A token, whether there is such a service account or not."""
         now = int(self._now().timestamp())
         claims = {
             "aud": [*audiences],
@@ -108,10 +114,7 @@ class ServiceAccountTokens:
             "iat": now,
             "iss": self.issuer,
             "jti": str(uuid.uuid4()),
-            "kubernetes.io": {
-                "namespace": namespace,
-                "serviceaccount": {"name": name, "uid": account["metadata"]["uid"]},
-            },
+            "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": name, "uid": uid}},
             "nbf": now,
             "sub": f"system:serviceaccount:{namespace}:{name}",
         }

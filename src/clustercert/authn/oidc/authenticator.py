@@ -5,7 +5,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cachetools import LRUCache
 
@@ -18,6 +18,7 @@ from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
 from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
 from clustercert.authn.oidc.verification import Verifier
 from clustercert.model import Caller, UnverifiedRequest
@@ -76,24 +77,33 @@ class OidcAuthenticator:
         digest = hashlib.sha256(text.encode()).digest()
         cached = self._cache.get(digest)
         if cached is not None:
-            current = self.verifier.keys[cached.user.issuer.url].version
+            current = self.verifier.version(cached.user.issuer.url)
             if cached.version == current and self.verifier.now() < cached.valid_until:
                 return cached.user
             del self._cache[digest]
+        started = self.verifier.now()
         issuer, token = await self.verifier.verify(text)
         user = federated_user(issuer, token)
-        version = self.verifier.keys[issuer.url].version
-        self._cache[digest] = _VerifiedToken(user, version, valid_until(issuer, token))
+        until = valid_until(issuer, token)
+        if issuer.reviewed:
+            until = min(until, started + timedelta(seconds=CACHED_SECONDS))
+        self._cache[digest] = _VerifiedToken(user, self.verifier.version(issuer.url), until)
         return user
 
 
 def new_authenticator(
-    issuers: Iterable[Issuer], identity: FederatedLookup, now: Callable[[], datetime]
+    issuers: Iterable[Issuer],
+    identity: FederatedLookup,
+    clusters: ClusterIssuers,
+    now: Callable[[], datetime],
 ) -> OidcAuthenticator:
     """Create the authenticator for these issuers. Their keys are fetched by `watch`, or for the first token."""
     by_url = {issuer.url: issuer for issuer in issuers}
-    keys = {
-        url: IssuerKeys(issuer.name, functools.partial(fetch_keys, url, issuer.source))
-        for url, issuer in by_url.items()
-    }
-    return OidcAuthenticator(identity, Verifier(by_url, keys, now))
+    keys, reviewers = {}, {}
+    for url, issuer in by_url.items():
+        if issuer.reviewed:
+            reviewers[url] = TokenReviewer(issuer, clusters)
+        else:
+            fetch = functools.partial(fetch_keys, url, issuer.source, from_cluster=clusters.fetch_keys)
+            keys[url] = IssuerKeys(issuer.name, fetch)
+    return OidcAuthenticator(identity, Verifier(by_url, keys, now, reviewers))

@@ -9,6 +9,7 @@ from clustercert.authn.oidc.claim_checks import claim_results
 from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.token_reviews import REVIEW
 from clustercert.authn.oidc.tokens import UnverifiedToken
 from clustercert.model.errors import Unavailable
 
@@ -60,7 +61,7 @@ async def explain(verifier: "Verifier", text: str) -> Explanation:
         return _without_keys(str(error.__cause__ or error))
     except TimeoutError:
         return _without_keys(f"no response within {KEYS_SECONDS:g} seconds")
-    results = [CheckResult("signature", passed=True)]
+    results = [CheckResult(REVIEW if issuer.reviewed else "signature", passed=True)]
     for name, failure in claim_results(issuer, token, verifier.now()):
         results.append(CheckResult(name, passed=True) if failure is None else _failed(failure))
     if not all(each.passed for each in results):

@@ -26,11 +26,20 @@ class FetchFailed(Exception):
 
 
 async def fetch_keys(
-    issuer: str, source: KeySource, seconds: float = FETCH_SECONDS
+    issuer: str,
+    source: KeySource,
+    seconds: float = FETCH_SECONDS,
+    from_cluster: Callable[[str], Awaitable[bytes]] | None = None,
 ) -> tuple[VerificationKey, ...]:
-    """Fetch the keys of an issuer. Raises FetchFailed."""
+    """Fetch the keys of an issuer. Raises FetchFailed.
+
+    Args:
+        from_cluster: returns the key set of a registered cluster, by the cluster's id. Raises FetchFailed.
+    """
     try:
         async with asyncio.timeout(seconds):
+            if source.cluster is not None and from_cluster is not None:
+                return parse_key_set(await from_cluster(source.cluster))
             if source.keys_file is not None:
                 return parse_key_set(await asyncio.to_thread(source.keys_file.read_bytes))
             return await _over_https(issuer, source, seconds)

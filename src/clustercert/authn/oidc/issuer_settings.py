@@ -66,6 +66,13 @@ ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterVal
 LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 
+_EXCLUSIVE = (
+    ("username", "username_cel"),
+    ("groups", "groups_cel"),
+    ("jwks_uri", "keys_file"),
+    *(("cluster", other) for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy")),
+)
+
 
 class RoleGrantSettings(Section):
     """`[[identity.issuers.roles]]`: a role for the issuer's users who meet all conditions.
@@ -122,6 +129,10 @@ class IssuerSettings(Section):
         discovery_url: base of the discovery document, if it is not below the issuer's URL.
         jwks_uri: address of the keys, instead of discovery.
         keys_file: JSON Web Key Set on disk, instead of an address.
+        cluster: id of a registered cluster whose API server publishes the keys, instead of an address. The service
+            connects with its own certificate. Only with the preset `kubernetes`.
+        token_review: if true, the API server of `cluster` is asked about each token (TokenReview), so tokens of deleted
+            pods and service accounts end within a minute.
         ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
         proxy: URL of an HTTP proxy for requests to the issuer.
         leeway: accepted difference of the clocks, at most 5m.
@@ -153,6 +164,8 @@ class IssuerSettings(Section):
     discovery_url: HttpsUrl | None = None
     jwks_uri: HttpsUrl | None = None
     keys_file: Path | None = None
+    cluster: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+    token_review: bool = False
     ca_file: Path | None = None
     proxy: str | None = Field(default=None, pattern="^https?://[!-~]+$")
     leeway: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(0), le=timedelta(minutes=5))
@@ -182,9 +195,13 @@ class IssuerSettings(Section):
         for number, grant in enumerate(self.roles):
             if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
                 raise RuleFault("not among the issuer's projects", "roles", number, "projects")
-        for one, other in (("username", "username_cel"), ("groups", "groups_cel"), ("jwks_uri", "keys_file")):
+        for one, other in _EXCLUSIVE:
             if getattr(self, one) is not None and getattr(self, other) is not None:
                 raise RuleFault(f"{one} and {other} exclude each other", other)
+        if self.cluster is not None and self.preset != "kubernetes":
+            raise RuleFault('a cluster as the issuer needs preset = "kubernetes"', "cluster")
+        if self.token_review and self.cluster is None:
+            raise RuleFault("name the cluster that is asked", "cluster")
         return self
 
     @model_validator(mode="after")
@@ -216,7 +233,9 @@ class IssuerSettings(Section):
             name=self.name,
             url=self.issuer,
             audiences=frozenset(self.audiences),
-            source=KeySource(discovery, self.jwks_uri, self.keys_file, self.ca_file, self.proxy),
+            source=KeySource(
+                discovery, self.jwks_uri, self.keys_file, self.cluster, self.ca_file, self.proxy
+            ),
             algorithms=frozenset(self.algorithms),
             leeway=self.leeway,
             max_age=self.max_age or self._preset.max_age,
@@ -226,6 +245,7 @@ class IssuerSettings(Section):
             projects=self.projects,
             domain=self.domain,
             login=self._login(),
+            reviewed=self.token_review,
         )
 
     def _login(self) -> LoginClient | None:

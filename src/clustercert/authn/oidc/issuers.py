@@ -23,6 +23,7 @@ class KeySource:
         discovery_url: where the discovery document is, if not below the issuer's URL.
         jwks_uri: the address of the keys. Without it, discovery finds it.
         keys_file: a JSON Web Key Set on disk, instead of any address.
+        cluster: the id of a registered cluster whose API server publishes the keys, instead of any address.
         ca_file: CAs of the issuer's server, in PEM. Without it, those of the system.
         proxy: the URL of an HTTP proxy.
     """
@@ -30,6 +31,7 @@ class KeySource:
     discovery_url: str
     jwks_uri: str | None = None
     keys_file: Path | None = None
+    cluster: str | None = None
     ca_file: Path | None = None
     proxy: str | None = None
 
@@ -84,6 +86,7 @@ class Issuer:
         leeway: accepted difference between the issuer's and the service's clock.
         max_age: longest time since `iat`.
         checks: all of them must be met.
+        reviewed: whether the API server of `source.cluster` is asked about each token, instead of verifying with keys.
         projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain.
         login: the client with which people log in there; None for machines only.
     """
@@ -101,6 +104,7 @@ class Issuer:
     projects: frozenset[str] = frozenset()
     domain: str | None = None
     login: LoginClient | None = None
+    reviewed: bool = False
 
     @property
     def user_domain(self) -> Domain:

@@ -61,7 +61,9 @@ class IssuerKeys:
                 return key
         was_sought = self._may_seek()
         if was_sought:
-            self._sought_at = self._clock()
+            if self._fetched_at > float("-inf"):
+                # The first fetch does not search for a new key, so a rotation right after the start may follow.
+                self._sought_at = self._clock()
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
                 return key

@@ -1,8 +1,8 @@
-"""Verifies tokens: issuer, algorithm, key, signature, then the claims."""
+"""Verifies tokens: issuer, algorithm, key and signature or the answer of a cluster, then the claims."""
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from clustercert.authn.oidc.claim_checks import claim_results
 from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.jwks import VerificationKey
 from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.token_reviews import TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
 
 
@@ -37,31 +38,56 @@ class Verifier:
     Attributes:
         issuers: by their exact URL.
         keys: the keys of each issuer, by the same URL.
+        reviewers: of the issuers whose tokens are verified by a cluster instead.
     """
 
     issuers: Mapping[str, Issuer]
     keys: Mapping[str, KeyLookup]
     now: Callable[[], datetime]
+    reviewers: Mapping[str, TokenReviewer] = field(default_factory=dict)
 
     async def verify(self, text: str) -> tuple[Issuer, UnverifiedToken]:
         """Return a token whose signature and claims are right. Raises TokenRefused or Unavailable."""
-        issuer, token = await self.verify_signature(text)
-        for _, refusal in claim_results(issuer, token, self.now()):
-            if refusal is not None:
-                raise refusal
+        issuer, token = self._issued(text)
+        if issuer.reviewed:
+            # The cluster is not asked about tokens that are refused anyway.
+            self._require_claims(issuer, token)
+        token = await self._authentic(issuer, token)
+        self._require_claims(issuer, token)
         return issuer, token
 
     async def verify_signature(self, text: str) -> tuple[Issuer, UnverifiedToken]:
         """Return a token whose signature is right. Raises TokenRefused or Unavailable."""
+        issuer, token = self._issued(text)
+        return issuer, await self._authentic(issuer, token)
+
+    def version(self, issuer: str) -> int:
+        """Return a number that changes with the keys of the issuer with this URL."""
+        keys = self.keys.get(issuer)
+        return keys.version if keys is not None else 0
+
+    def _issued(self, text: str) -> tuple[Issuer, UnverifiedToken]:
+        """Parse a token, and find its issuer. Raises TokenRefused."""
         token = parse_token(text)
         issuer = self.issuers.get(token.issuer)
         if issuer is None:
             raise TokenRefused("iss", token.issuer, "an issuer in the settings, spelled exactly alike")
         if token.algorithm not in issuer.algorithms:
             raise TokenRefused("alg", token.algorithm, ", ".join(sorted(issuer.algorithms)))
+        return issuer, token
+
+    async def _authentic(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
+        """Return the token with verified claims. Raises TokenRefused or Unavailable."""
+        if issuer.reviewed:
+            return await self.reviewers[issuer.url].verified(token)
         key = await self.keys[issuer.url].find(token.key_id, token.algorithm)
         _check_signature(token, key)
-        return issuer, token
+        return token
+
+    def _require_claims(self, issuer: Issuer, token: UnverifiedToken) -> None:
+        for _, refusal in claim_results(issuer, token, self.now()):
+            if refusal is not None:
+                raise refusal
 
 
 def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:

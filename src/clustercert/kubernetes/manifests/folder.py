@@ -19,6 +19,7 @@ from clustercert.kubernetes.manifests.setup import (
     RBAC,
     README,
     SERVICE_ACCESS,
+    SERVICE_ACCOUNTS,
     WEBHOOK,
     Setup,
 )
@@ -67,6 +68,9 @@ def files(setup: Setup) -> dict[str, str]:
     if options.admission or roles:
         storage = () if options.admission else admission.storage()
         written[SERVICE_ACCESS] = to_yaml([*storage, *rbac.service_access(roles)])
+    if setup.service_accounts != "none":
+        asks = setup.service_accounts == "review"
+        written[SERVICE_ACCOUNTS] = to_yaml(rbac.token_review_access() if asks else rbac.issuer_keys_access())
     written[README] = readme(setup, written)
     return written
 

@@ -13,9 +13,16 @@ from clustercert.kubernetes.manifests import MANAGED_BY
 from clustercert.kubernetes.manifests.authorization import WebhookClient, is_ours
 from clustercert.kubernetes.manifests.authorization_flags import AUTHORIZED_TTL, KUBECONFIG, UNAUTHORIZED_TTL
 from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mode_of
-from clustercert.kubernetes.manifests.setup import AUDIT_WEBHOOK, AUTHORIZATION, KUBEADM, RBAC, WEBHOOK
+from clustercert.kubernetes.manifests.setup import (
+    AUDIT_WEBHOOK,
+    AUTHORIZATION,
+    KUBEADM,
+    RBAC,
+    SERVICE_ACCOUNTS,
+    WEBHOOK,
+)
 from clustercert.model import JsonObject
-from clustercert.model.choices import FailurePolicy, WebhookMode
+from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
 from clustercert.model.errors import ClustercertError
 from clustercert.pki.certificates import parse_certificates
 
@@ -76,6 +83,7 @@ class PreviousSetup:
         bound: the ClusterRole of each group in the RBAC file.
         other_rbac: documents that an operator added to the RBAC file.
         audit: whether the API server sends audit events.
+        service_accounts: what this service asks the API server about tokens of service accounts.
     """
 
     webhook: PreviousWebhook | None = None
@@ -83,6 +91,7 @@ class PreviousSetup:
     bound: Mapping[str, str] | None = None
     other_rbac: tuple[JsonObject, ...] = ()
     audit: bool | None = None
+    service_accounts: ServiceAccountAccess | None = None
 
 
 def read_back(read: Read) -> PreviousSetup:
@@ -99,6 +108,7 @@ def read_back(read: Read) -> PreviousSetup:
         bound=bound,
         other_rbac=other_rbac,
         audit=read(AUDIT_WEBHOOK) is not None if exists else None,
+        service_accounts=_parse(read, SERVICE_ACCOUNTS, _service_accounts),
     )
 
 
@@ -210,6 +220,11 @@ def _bindings(content: str) -> tuple[Mapping[str, str], tuple[JsonObject, ...]]:
         else:
             bound[pair[0]] = pair[1]
     return bound, tuple(others)
+
+
+def _service_accounts(content: str) -> ServiceAccountAccess:
+    kinds = [_field(each, "kind", str) for each in yaml.safe_load_all(content) if each is not None]
+    return "review" if "ClusterRole" in kinds else "keys"
 
 
 def _group_and_role(document: JsonObject) -> tuple[str, str] | None:

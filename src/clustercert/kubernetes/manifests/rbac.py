@@ -36,6 +36,26 @@ def service_access(cluster_roles: Iterable[str]) -> list[JsonObject]:
     return [*_revoked_ids_access(), *([*_binding_access(roles), *_binding_limits(roles)] if roles else [])]
 
 
+def token_review_access() -> list[JsonObject]:
+    """The right that the service needs to ask the API server about tokens of service accounts."""
+    name = "clustercert-token-reviews"
+    return [
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": name, "labels": MANAGED_BY},
+            "rules": [_rule("authentication.k8s.io", "tokenreviews", ["create"])],
+        },
+        cluster_role_binding(name, SERVICE, name),
+    ]
+
+
+def issuer_keys_access() -> list[JsonObject]:
+    """The right that the service needs to read the public keys of service accounts. The ClusterRole exists."""
+    role = "system:service-account-issuer-discovery"
+    return [cluster_role_binding("clustercert-issuer-keys", SERVICE, role)]
+
+
 def _revoked_ids_access() -> list[JsonObject]:
     name = "clustercert-service"
     metadata = {"name": name, "namespace": NAMESPACE, "labels": MANAGED_BY}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from clustercert.kubernetes.manifests.authorization import WebhookClient, WebhookConfig
 from clustercert.kubernetes.manifests.authorization_flags import authorization_flags
 from clustercert.model import Cluster, JsonObject
+from clustercert.model.choices import ServiceAccountAccess
 
 CLIENT_CA = "client-ca.pem"
 AUTHORIZATION = "authorization-config.yaml"
@@ -16,12 +17,13 @@ AUDIT_WEBHOOK = "audit-webhook.kubeconfig"
 RBAC = "rbac.yaml"
 ADMISSION = "admission.yaml"
 SERVICE_ACCESS = "service-access.yaml"
+SERVICE_ACCOUNTS = "service-accounts.yaml"
 KUBEADM = "kubeadm.yaml"
 README = "README.md"
 
 # In the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
-FOR_CLUSTER = (RBAC, ADMISSION, SERVICE_ACCESS)
+FOR_CLUSTER = (RBAC, ADMISSION, SERVICE_ACCESS, SERVICE_ACCOUNTS)
 NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README)
 """All file names that `folder.files` can return."""
 
@@ -40,6 +42,7 @@ class Setup:
         bound: the ClusterRole to bind to each group.
         unbound: the policy's groups without a ClusterRole.
         audit: whether the API server sends audit events.
+        service_accounts: what this service asks the API server about tokens of service accounts.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
         other_rbac: documents that an operator added to the RBAC bindings.
     """
@@ -55,6 +58,7 @@ class Setup:
     unbound: tuple[str, ...]
     audit: bool
     client: WebhookClient | None = None
+    service_accounts: ServiceAccountAccess = "none"
     previous_authorization: JsonObject | None = None
     other_rbac: tuple[JsonObject, ...] = ()
 

@@ -1,8 +1,8 @@
 """Routes that manage clusters, for operators and admins of their project.
 
 Only operators change what makes the service connect to a cluster: with the admission policy or ClusterRoles for
-credentials, the service sends its own certificate to the cluster's address. Only operators change names and labels,
-because policy rules depend on them.
+credentials, or as an issuer of service accounts, the service sends its own certificate to the cluster's address.
+Only operators change names and labels, because policy rules depend on them.
 """
 
 import re
@@ -61,7 +61,7 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
 
     Only for project admins and operators. Only operators may set or change `labels`, `admission`,
     `credential_roles` and `signer`, rename a cluster, and change the address and CA of a cluster with `admission` or
-    `credential_roles`.
+    `credential_roles`, or of one whose service accounts can log in.
     """
     call = change.call
     await project_by_id(call, project_id)
@@ -102,7 +102,7 @@ def _require_rights(change: Change, before: Cluster | None, wanted: Registration
     if operates(change.call.caller):
         return
     options = before.options if before is not None else ClusterOptions()
-    is_connected = options.admission or options.credential_roles is not None
+    is_connected = options.admission or options.credential_roles is not None or _is_issuer(change, before)
     changed = {
         "labels": wanted.labels != (before.labels if before is not None else {}),
         # A new cluster has a new CA, so its certificates are valid only where an API server is set up to trust it.
@@ -116,6 +116,14 @@ def _require_rights(change: Change, before: Cluster | None, wanted: Registration
         changed["server_ca"] = wanted.server_ca_pem != before.server_ca_pem
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
+
+
+def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
+    """Whether the settings trust a cluster's API server about tokens of its service accounts."""
+    oidc = change.call.services.oidc
+    if oidc is None or cluster is None:
+        return False
+    return any(issuer.source.cluster == cluster.id for issuer in oidc.issuers)
 
 
 def _check_policy(change: Change, before: ClusterOptions, wanted: ClusterOptions) -> None:

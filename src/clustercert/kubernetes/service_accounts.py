@@ -1,0 +1,94 @@
+"""Tokens of service accounts: a registered cluster's keys, and its answers about tokens (TokenReview)."""
+
+import json
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from clustercert.authn.oidc.fetching import MAX_RESPONSE_BYTES, FetchFailed
+from clustercert.authn.oidc.token_reviews import TokenReview
+from clustercert.kubernetes.api_client import KubeApi, Refused
+from clustercert.kubernetes.service_access import Access
+from clustercert.model import Cluster, JsonObject
+from clustercert.model.errors import ClustercertError
+
+T = TypeVar("T")
+
+# Source: Kubernetes documentation, "ServiceAccount token volume projection", "Service account issuer discovery".
+KEYS_PATH = "/openid/v1/jwks"
+API_VERSION = "authentication.k8s.io/v1"
+REVIEWS_PATH = f"/apis/{API_VERSION}/tokenreviews"
+MAX_TEXT = 1_000
+
+
+class RegisteredClusters(Protocol):
+    """Finds clusters; implemented by `ClusterQueries`."""
+
+    async def some(self, ids: Collection[str]) -> tuple[Cluster, ...]:
+        """Return the clusters with these ids, in any project. Raises Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccounts:
+    """Asks API servers with this service's own certificate. See `ClusterIssuers` of `authn.oidc.token_reviews`."""
+
+    clusters: RegisteredClusters
+    access: Access
+
+    async def fetch_keys(self, cluster_id: str) -> bytes:
+        """Return the JSON Web Key Set of a cluster. Raises FetchFailed."""
+        content = json.dumps(await self._call(cluster_id, lambda api: api.get(KEYS_PATH))).encode()
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise FetchFailed(f"{KEYS_PATH} has more than {MAX_RESPONSE_BYTES} bytes")
+        return content
+
+    async def review(self, cluster_id: str, token: str, audiences: frozenset[str]) -> TokenReview:
+        """Ask a cluster about a token. Raises FetchFailed."""
+        asked: dict[str, object] = {
+            "apiVersion": API_VERSION,
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": sorted(audiences)},
+        }
+        return parse_review(await self._call(cluster_id, lambda api: api.create(REVIEWS_PATH, asked)))
+
+    async def _call(self, cluster_id: str, work: Callable[[KubeApi], Awaitable[T]]) -> T:
+        try:
+            found = await self.clusters.some([cluster_id])
+            if not found:
+                raise FetchFailed(f"the cluster {cluster_id} is not registered")
+            return await self.access.call(found[0], work)
+        except ClustercertError as error:
+            raise FetchFailed(_reason(error)) from None
+
+
+def _reason(error: ClustercertError) -> str:
+    refused = error if isinstance(error, Refused) else error.__cause__
+    if isinstance(refused, Refused):
+        return f"the API server answered with status {refused.http_status}: {refused.said}"
+    return error.message
+
+
+def parse_review(answer: JsonObject) -> TokenReview:
+    """Parse the answer to a TokenReview. Raises FetchFailed if it is none."""
+    status = answer.get("status")
+    user = status.get("user", {}) if isinstance(status, dict) else None
+    if answer.get("kind") != "TokenReview" or not isinstance(status, dict) or not isinstance(user, dict):
+        raise FetchFailed("the API server sent an unexpected response")
+    if status.get("authenticated") is not True:
+        return TokenReview(False, error=_text(status.get("error")) or "not authenticated")
+    extra = user.get("extra")
+    return TokenReview(
+        authenticated=True,
+        username=_text(user.get("username")),
+        uid=_text(user.get("uid")),
+        audiences=_texts(status.get("audiences")),
+        extra={name: _texts(values) for name, values in extra.items()} if isinstance(extra, dict) else {},
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else ""
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    return tuple(filter(None, map(_text, values))) if isinstance(values, list) else ()
