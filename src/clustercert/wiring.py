@@ -14,7 +14,8 @@ from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.repeated_refusals import RepeatedRefusals
 from clustercert.audit.retention import Retention
 from clustercert.audit.sealer import LogSealer
-from clustercert.authn.access_keys import AccessKeyAuthenticator
+from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup
+from clustercert.authn.access_keys_by_form import AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
 from clustercert.authn.oidc.issuer_settings import configured_issuers
 from clustercert.clusters.registry import Clusters
@@ -223,13 +224,23 @@ def _authenticator(
     if keystone is not None:
         members.append(keystone.tokens)
     if settings.identity.built_in:
-        members += (
-            TokenAuthenticator(identity.tokens),
-            AccessKeyAuthenticator(identity.access_keys, utc_now),
-        )
+        members.append(TokenAuthenticator(identity.tokens))
+    if (access_keys := _access_keys(settings, identity, keystone)) is not None:
+        members.append(AccessKeyAuthenticator(access_keys, utc_now))
     if oidc is not None:
         members.append(oidc)
     return Authenticators(tuple(members))
+
+
+def _access_keys(
+    settings: Settings, identity: Identity, keystone: "KeystoneService | None"
+) -> AccessKeyLookup | None:
+    of_keystone = keystone.access_keys if keystone is not None else None
+    if not settings.identity.built_in:
+        return of_keystone
+    if of_keystone is None:
+        return identity.access_keys
+    return AccessKeysByForm(identity.access_keys, of_keystone)
 
 
 def oidc_authenticator(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from clustercert.authn.federated import FederatedLookup
+from clustercert.authn.keystone.access_keys import KeystoneAccessKeys
 from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import KeystoneClient
 from clustercert.authn.keystone.connection import Connection
@@ -18,10 +19,15 @@ from clustercert.authn.keystone.tokens import KeystoneTokens
 
 @dataclass(frozen=True, slots=True)
 class KeystoneService:
-    """The parts, which share connections and the service's own token."""
+    """The parts, which share connections and the service's own token.
+
+    Attributes:
+        access_keys: None if the settings don't accept EC2 credentials.
+    """
 
     keystone: Keystone
     tokens: KeystoneTokens
+    access_keys: KeystoneAccessKeys | None
     service_token: ServiceToken
     connection: Connection
 
@@ -46,4 +52,9 @@ def new_keystone(
     client = KeystoneClient(connection, service_token, keystone.name)
     directory = KeystoneDirectory(keystone, client, Lookups(clock))
     tokens = KeystoneTokens(keystone, directory, identity, now, Lookups(clock))
-    return KeystoneService(keystone, tokens, service_token, connection)
+    access_keys = KeystoneAccessKeys(
+        keystone, directory, identity, Lookups(clock), Lookups(clock), Lookups(clock)
+    )
+    return KeystoneService(
+        keystone, tokens, access_keys if keystone.accepts_access_keys else None, service_token, connection
+    )

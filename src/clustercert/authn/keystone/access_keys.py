@@ -1,0 +1,153 @@
+"""Access keys that are EC2-type credentials in Keystone. `authn.access_keys` verifies the signatures."""
+
+import asyncio
+import hashlib
+import itertools
+from dataclasses import dataclass, field
+
+import structlog
+
+from clustercert.authn.access_keys import SigningKey
+from clustercert.authn.federated import FederatedLookup, FederatedUser
+from clustercert.authn.keystone.answers import (
+    DomainReference,
+    Ec2Blob,
+    UnusableAnswer,
+    UserReference,
+    parsed,
+)
+from clustercert.authn.keystone.authority import Keystone
+from clustercert.authn.keystone.directory import KeystoneDirectory
+from clustercert.authn.keystone.lookups import Found, Lookups
+from clustercert.authn.keystone.mapping import mapped_user, project_roles
+from clustercert.model import Caller, Origin
+from clustercert.model.errors import Unauthenticated
+
+ACCESS_KEY_METHOD = "keystone_key"
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class KeystoneKey(SigningKey):
+    """An access key of Keystone. It is for one project."""
+
+    project_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeystoneAccessKeys:
+    """Looks up access keys, and the users to whom they belong. Secrets are kept in memory only.
+
+    The user, their roles and groups are read after the signature is verified. So a request with a wrong signature costs
+    as many questions as one with an unknown access key: one.
+    """
+
+    keystone: Keystone
+    directory: KeystoneDirectory
+    identity: FederatedLookup
+    keys: Lookups[KeystoneKey] = field(default_factory=Lookups, repr=False)
+    users: Lookups[FederatedUser] = field(default_factory=Lookups, repr=False)
+    questions_in_vain: Lookups[None] = field(default_factory=Lookups, repr=False)
+    _revisions: "itertools.count[int]" = field(default_factory=itertools.count, repr=False)
+
+    def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
+        """See `AccessKeyLookup`."""
+        return self.keys.cached(_digest(access_key_id))
+
+    async def signing_key(self, access_key_id: str) -> SigningKey | None:
+        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone can't be asked."""
+
+        async def ask() -> Found[KeystoneKey]:
+            return Found(await self._key(access_key_id), self.keystone.cache_seconds)
+
+        try:
+            return await self.keys.get(_digest(access_key_id), ask)
+        except Unauthenticated:
+            return None
+
+    async def load_in_vain(self, access_key_id: str) -> None:
+        """Ask Keystone as for an unknown key, of which a refusal is remembered for a few seconds."""
+
+        async def ask() -> Found[None]:
+            await self.directory.client.credential(_digest(access_key_id).hex())
+            raise Unauthenticated("asked in vain")
+
+        try:
+            await self.questions_in_vain.get(_digest(access_key_id), ask)
+        except Unauthenticated:
+            return
+
+    async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
+        """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone can't be asked."""
+        if not isinstance(key, KeystoneKey):
+            raise TypeError("the key is not from Keystone")
+
+        async def ask() -> Found[FederatedUser]:
+            return Found(await self._user(key), self.keystone.cache_seconds)
+
+        user = await self.users.get(_digest(key.id, key.user_id, key.project_id), ask)
+        return await self.identity.caller_of_federated_user(user, origin)
+
+    async def _key(self, access_key_id: str) -> KeystoneKey:
+        """Read a credential. Raises Unauthenticated if it can't sign requests."""
+        credential_id = _digest(access_key_id).hex()
+        body = await self.directory.client.credential(credential_id)
+        if body is None:
+            raise Unauthenticated("the access key is unknown")
+        if body.id != credential_id or body.type != "ec2" or body.project_id is None:
+            raise _refused(access_key_id, "it is no EC2 credential for a project")
+        try:
+            # Users write the blobs of their own credentials, so a malformed one is no fault of Keystone.
+            blob = parsed(Ec2Blob, body.blob.encode())
+        except UnusableAnswer as error:
+            raise _refused(access_key_id, str(error)) from None
+        if blob.access != access_key_id:
+            raise _refused(access_key_id, "it names another access key")
+        if blob.is_delegated:
+            raise _refused(
+                access_key_id, "it was made under a trust, an application credential or an access token"
+            )
+        return KeystoneKey(access_key_id, body.user_id, blob.secret.encode(), project_id=body.project_id)
+
+    async def _user(self, key: KeystoneKey) -> FederatedUser:
+        """Read the user of a key. Raises Unauthenticated if Keystone would not let them into the project."""
+        client = self.directory.client
+        user, project = await asyncio.gather(client.user(key.user_id), client.project(key.project_id))
+        if user is None or user.id != key.user_id or not user.enabled:
+            raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
+        if project is None or project.id != key.project_id or not project.enabled:
+            raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
+        domain, other = await asyncio.gather(
+            self.directory.domain(user.domain_id), self.directory.domain(project.domain_id)
+        )
+        if not (domain.enabled and other.enabled):
+            raise Unauthenticated("the domain of the access key's user or project is disabled", known=key.id)
+        reference = DomainReference(id=domain.id, name=domain.name)
+        mapped = mapped_user(self.keystone, UserReference(id=user.id, name=user.name, domain=reference))
+        names, groups = await asyncio.gather(
+            client.roles(user.id, project.id), self.directory.groups(user.id, reference)
+        )
+        return FederatedUser(
+            issuer=self.keystone,
+            user=mapped,
+            groups=groups,
+            roles={project.id: project_roles(self.keystone, names)},
+            service_roles=frozenset(),
+            only_projects=None,
+            expires_at=None,
+            credential_id=key.id,
+            method=ACCESS_KEY_METHOD,
+            revision=next(self._revisions),
+        )
+
+
+def _digest(*parts: str) -> bytes:
+    """SHA-256. In hex, that of the access key alone is the id of its credential."""
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _refused(access_key_id: str, reason: str) -> Unauthenticated:
+    # The caller of `signing_key` can't tell this key from an unknown one, but operators need the reason.
+    logger.info("keystone access key refused", access_key=access_key_id, reason=reason)
+    return Unauthenticated(f"the access key can't be used: {reason}", known=access_key_id)
