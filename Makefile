@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool bench-tools
+.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool shells bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openssl haproxy promtool ## run every test, with real clients and the built wheel
+test: dev clients issuers keystone openssl haproxy promtool shells ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -73,6 +73,11 @@ haproxy:
 promtool:
 	@command -v promtool >/dev/null || scripts/apt-install promtool \
 		|| echo "promtool is not installed: a test in tests/unit/test_alert_rules.py is skipped" >&2
+
+# One test completes names in each shell, and is skipped without it.
+shells:
+	@command -v zsh >/dev/null && command -v fish >/dev/null || scripts/apt-install zsh fish \
+		|| echo "zsh or fish is not installed: their tests in tests/cli/test_completion.py are skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

@@ -55,11 +55,16 @@ REPORT: dict[str, object] = {
 
 
 class Rule(NamedTuple):
-    """What a command may import: these packages, and the standard library without `forbidden`."""
+    """What a command may import: these packages, and the standard library without `forbidden`.
+
+    Attributes:
+        completed: the line that a shell completes, instead of a command.
+    """
 
     command: tuple[str, ...]
     packages: frozenset[str]
     forbidden: frozenset[str] = SLOW
+    completed: str = ""
 
 
 RULES = (
@@ -78,6 +83,7 @@ RULES = (
     Rule(("certificate", "revoke", "2f9c1a7e", "--yes"), PARSER),
     Rule(("certificate", "access", "--cluster", "prod"), PARSER),
     Rule(("kubeconfig", "get", "prod"), ISSUING),
+    Rule((), PARSER | {"yaml"}, completed="clustercert kubeconfig get pr"),
     Rule(("logout",), PARSER),
 )
 PROBE = """
@@ -178,8 +184,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="clustercert-imports-") as name:
         variables = prepare(Path(name), f"http://127.0.0.1:{server.server_port}")
         for rule in RULES:
-            found = violations(rule, imported(rule.command, Path(name), variables))
-            broken += [f"`clustercert {' '.join(rule.command)}` imports {module}" for module in sorted(found)]
+            line = {"_TYPER_COMPLETE_ARGS": rule.completed, "_CLUSTERCERT_COMPLETE": "complete_fish"}
+            found = violations(
+                rule, imported(rule.command, Path(name), variables | (line if rule.completed else {}))
+            )
+            command = rule.completed or f"clustercert {' '.join(rule.command)}"
+            broken += [f"`{command}` imports {module}" for module in sorted(found)]
     server.shutdown()
     if broken:
         sys.exit("\n".join(broken))

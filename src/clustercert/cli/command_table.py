@@ -4,11 +4,15 @@ The table repeats the first sentence of each help text, so that `--help` needs n
 """
 
 import importlib
+import os
 from collections.abc import Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
+
+# Set by the shell while it completes a line.
+COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
 
 
 class Entry(NamedTuple):
@@ -39,6 +43,11 @@ COMMANDS = {
         ),
         Entry("refresh", "refresh", "Renew the certificate files that `kubeconfig merge --files` wrote."),
         Entry("credential", "credential", "Print a client certificate for kubectl, which runs this command."),
+        Entry(
+            "completion",
+            "completion",
+            "Print a script for bash, zsh or fish that completes commands, options and names.",
+        ),
         Entry("demo", "demo", "Start a demo service on loopback, and get a kubeconfig."),
         Entry("serve", "serve", "Run the service until it is interrupted."),
         Entry("db", "db", "Manage the database and its schema."),
@@ -120,5 +129,9 @@ def _load(entry: Entry) -> Any:
         parent.add_typer(group)
     else:
         parent.command(entry.name)(getattr(module, entry.name))
+    if COMPLETION_VARIABLE in os.environ:
+        from clustercert.cli import name_completion
+
+        name_completion.add_to(parent)
     built: Any = typer.main.get_command(parent)
     return built.commands[entry.name]

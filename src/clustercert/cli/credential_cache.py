@@ -41,13 +41,13 @@ class Entry:
         return now < self.renew and self.is_usable(now)
 
 
-def folder() -> str | None:
-    """The cache's folder, or `None` if there is no home directory."""
+def folder(name: str = "credentials") -> str | None:
+    """A folder of the cache, or `None` if there is no home directory. Its files begin with the profile and a comma."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not base.startswith("/"):
         base = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib takes 10 ms to import
-    return f"{base}/clustercert/credentials" if base.startswith("/") else None
+    return f"{base}/clustercert/{name}" if base.startswith("/") else None
 
 
 def path_of(profile: str, project: str, cluster: str, *, service_key: bool) -> str | None:
@@ -85,17 +85,17 @@ def rendered(entry: Entry) -> str:
 
 def clear(profile: str) -> None:
     """Delete what is cached for a login, as far as that is possible."""
-    place = folder()
-    try:
-        names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import
-    except OSError:
-        return
-    for name in names:
-        if name.startswith(f"{profile},"):
-            try:
-                os.unlink(f"{place}/{name}")  # noqa: PTH108 - the same
-            except OSError:
-                continue
+    for place in (folder(), folder("names")):
+        try:
+            names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import
+        except OSError:
+            continue
+        for name in names:
+            if name.startswith(f"{profile},"):
+                try:
+                    os.unlink(f"{place}/{name}")  # noqa: PTH108 - the same
+                except OSError:
+                    continue
 
 
 def login_state(path: str) -> str:

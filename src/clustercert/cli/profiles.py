@@ -32,7 +32,7 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 
 
 @app.command()
-def use(name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the saved login.")]) -> None:
+def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the saved login.")]) -> None:
     """Use this login in all later commands that do not name one."""
     profile.use(name, os.environ)
     note(f"The current profile is {name}.")

@@ -1,0 +1,162 @@
+"""Names for completion: from where they come, and what happens if they don't."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from clustercert.cli import credential_cache, profile
+from clustercert.cli.name_completion import is_plain
+from clustercert.cli.profile import Profile
+from support.command_line import Operator
+from support.wait import eventually
+
+OPERATOR = {"name": "okapi", "domain": "zoo", "service_roles": ["operator"]}
+PROJECT = "a" * 32
+ANSWERS = {
+    "/v3/auth/projects": {"projects": [{"id": PROJECT, "name": "eu-de"}]},
+    f"/api/v3/projects/{PROJECT}/clusters": {
+        "items": [{"metadata": {"uid": "1", "name": name}} for name in ("zebra", "zebu", "ze$(reboot)")]
+    },
+    "/clustercert/v1/caller": {**OPERATOR, "service_roles": []},
+    "/clustercert/v1/users": {"users": [{"name": "okapi"}], "next": None},
+}
+
+
+class Service(ThreadingHTTPServer):
+    """Answers some requests, and none while `silent` is set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = dict(ANSWERS)
+        self.asked: list[str] = []
+        self.silent = threading.Event()
+        self.ended = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Service
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        if self.server.silent.is_set():
+            self.server.ended.wait()
+            return
+        content = json.dumps(self.server.answers.get(path, {})).encode()
+        self.send_response(200 if path in self.server.answers else 403)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
+        pass
+
+
+@pytest.fixture
+def service(home: Path) -> Iterator[Service]:
+    """A service, and a login there."""
+    del home
+    with Service() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        profile.save("default", Profile(url, "okapi", PROJECT, "eu-de", token="t"), os.environ)
+        yield server
+        server.ended.set()
+        server.shutdown()
+
+
+def completed(line: str) -> list[str]:
+    """What the program tells a shell. It ends by itself, with an empty standard error."""
+    variables = {
+        "_CLUSTERCERT_COMPLETE": "complete_fish",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "_TYPER_COMPLETE_ARGS": line,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "clustercert"],
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def make_old() -> None:
+    """Let the cached names be too old to be used without asking."""
+    for file in Path(str(credential_cache.folder("names"))).iterdir():
+        os.utime(file, (0, 0))
+
+
+def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> None:
+    line = "clustercert kubeconfig merge ze"
+    assert eventually(lambda: completed(line)) == ["zebra", "zebu"]
+    asked = len(service.asked)
+    assert completed("clustercert kubeconfig get zebr") == ["zebra"]
+    assert len(service.asked) == asked
+    for name in ("a b", "a;b", "a'b", 'a"b', "$a", "`a`", "a\\", "a\nb", "", "-rf", "a*", "~a", "a\u202eb"):
+        assert not is_plain(name), name
+
+
+def test_a_service_that_does_not_answer_delays_nothing(service: Service) -> None:
+    line = "clustercert kubeconfig get zebr"
+    service.silent.set()
+    assert completed(line) == []
+    assert eventually(lambda: service.asked)
+    # The next key does not ask again.
+    assert completed(line) == []
+    assert len(service.asked) == 1
+
+    service.silent.clear()
+    make_old()
+    assert eventually(lambda: completed(line)) == ["zebra"]
+    service.silent.set()
+    make_old()
+    assert completed(line) == ["zebra"]
+
+
+def test_only_operators_ask_for_what_only_operators_may_list(service: Service) -> None:
+    line = "clustercert user show oka"
+    assert completed(line) == []
+    assert eventually(lambda: "/clustercert/v1/caller" in service.asked)
+    assert "/clustercert/v1/users" not in service.asked
+    service.answers["/clustercert/v1/caller"] = OPERATOR
+    make_old()
+    assert eventually(lambda: completed(line)) == ["okapi"]
+
+
+def test_without_a_valid_login_there_are_no_names(service: Service, home: Path) -> None:
+    line = "clustercert kubeconfig get zebr"
+    assert eventually(lambda: completed(line)) == ["zebra"]
+    found = profile.remembered("default", os.environ)
+    assert found is not None
+    # Names of another login are not shown.
+    profile.save("default", replace(found, user="bongo", token=None), os.environ)
+    asked = len(service.asked)
+    assert completed(line) == []
+    (home / "config" / "clustercert" / "profiles" / "default.json").write_text("{")
+    assert completed(line) == []
+    (home / "config" / "clustercert" / "profiles" / "default.json").unlink()
+    assert completed(line) == []
+    assert len(service.asked) == asked
+
+
+def test_logout_deletes_the_names(service: Service, tmp_path: Path) -> None:
+    assert eventually(lambda: completed("clustercert kubeconfig get zebr")) == ["zebra"]
+    folder = Path(str(credential_cache.folder("names")))
+    assert list(folder.iterdir())
+    assert Operator(tmp_path).run("logout").code == 0
+    assert list(folder.iterdir()) == []
