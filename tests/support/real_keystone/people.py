@@ -117,11 +117,11 @@ class Administrator:
         made = self.call("POST", path, {"tenant_id": project_id}, token)["credential"]
         return Key(_credential_id(made["access"]), made["access"], made["secret"])
 
-    def new_odd_key(self, person: Person, project_id: str, **blob: object) -> Key:
+    def new_odd_key(self, person: Person, project_id: str, kind: str = "ec2", **blob: object) -> Key:
         """An access key as Keystone stores it, with a blob of which parts are given."""
         whole = {"access": secrets.token_hex(16), "secret": secrets.token_hex(16), **blob}
         fields = {
-            "type": "ec2",
+            "type": kind,
             "user_id": person.id,
             "project_id": project_id,
             "blob": json.dumps(whole),
