@@ -3,16 +3,15 @@
 import json
 import re
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.exec_plugin import COMMAND, PASSWORD, User, status_of
+from support.exec_plugin import PASSWORD, User, status_of
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
-from support.oidc_users import OidcUser, Site, private_files, running_site
+from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
 from support.wait import line_with
 
 pytestmark = pytest.mark.slow
@@ -76,12 +75,7 @@ def test_nothing_secret_is_shown(user: OidcUser) -> None:
 
 
 def test_without_a_browser_the_address_is_printed(user: OidcUser, issuer: OAuthIssuer) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "login", user.url, *user.ca_option],
-        env=user.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with logging_in(user) as process:
         address = line_with(process.stderr, "http://127.0.0.1:").strip()
         page = new_browser(issuer.ca_file).get(address)
         _, rest = process.communicate(timeout=60)
@@ -90,12 +84,7 @@ def test_without_a_browser_the_address_is_printed(user: OidcUser, issuer: OAuthI
 
 
 def test_ctrl_c_ends_the_login(user: OidcUser) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "login", user.url, *user.ca_option],
-        env=user.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with logging_in(user) as process:
         line_with(process.stderr, "http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 
 from clustercert.authn.oidc.issuers import derived_id
 from support.command_line import Operator, new_operator
-from support.exec_plugin import Done, User, add_cluster
+from support.exec_plugin import COMMAND, Done, User, add_cluster
 from support.oauth_issuer import Behavior, OAuthIssuer
 from support.operated_cluster import SERVICE_CA, tls_service
 from support.stores import rows
@@ -66,6 +67,18 @@ def running_site(folder: Path) -> Iterator[Site]:
         with tls_service(operator) as url:
             cluster_id = add_cluster(operator, "prod", operator.folder / SERVICE_CA)
             yield Site(operator, url, issuer, str(project["id"]), cluster_id)
+
+
+@contextlib.contextmanager
+def logging_in(user: User, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `login` of a user without a browser. Ends it after an error of the test."""
+    ca_file = str(user.operator.folder / SERVICE_CA)
+    command = [*COMMAND, "login", user.url, "--ca-file", ca_file, *options]
+    with subprocess.Popen(command, env=user.environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @dataclass(frozen=True)

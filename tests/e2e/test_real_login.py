@@ -1,0 +1,172 @@
+"""`clustercert login` at real OIDC issuers, in a real browser."""
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support import chromium
+from support.command_line import new_operator
+from support.exec_plugin import Done, User, add_cluster, status_of
+from support.issuer_login import Login
+from support.oidc_users import EXEC_INFO, logging_in
+from support.operated_cluster import SERVICE_CA, tls_service
+from support.real_issuers import RealIssuer, mock_provider, oidc_provider
+from support.wait import eventually, line_with
+
+pytestmark = pytest.mark.slow
+PARALLEL = 20
+SETTINGS = """
+[[identity.issuers]]
+name = "sso"
+issuer = "{issuer.url}"
+audiences = ["clustercert"]
+ca_file = "{issuer.ca_file}"
+username = "preferred_username"
+groups = "groups"
+domain = "Default"
+client_id = "clustercert"
+roles = [{{role = "admin", groups = ["team-blue"]}}]
+"""
+needs_chromium = pytest.mark.skipif(chromium.program() is None, reason="needs Debian's chromium")
+
+
+@dataclass(frozen=True)
+class Person(User):
+    """Alice, who is in the group team-blue of the issuer."""
+
+    issuer: RealIssuer
+    cluster_id: str
+
+    @property
+    def log(self) -> Path:
+        return self.home / "windows"
+
+    @property
+    def windows(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def browser(self, *command: str | Path) -> dict[str, str]:
+        """The variable for a browser that is this command with the address."""
+        script = self.home / "browser"
+        script.write_text(f'#!/bin/sh\nexec {" ".join(map(str, command))} "$1"\n')
+        script.chmod(0o700)
+        return {"BROWSER": str(script)}
+
+    @property
+    def chromium(self) -> dict[str, str]:
+        return self.browser(sys.executable, Path(chromium.__file__), self.log, "alice")
+
+    @property
+    def counting(self) -> dict[str, str]:
+        """A browser that only counts. A test completes the log-in."""
+        script = self.home / "count"
+        script.write_text(f'#!/bin/sh\necho "$1" >> {self.log}\n')
+        script.chmod(0o700)
+        return self.browser(script)
+
+    def log_in_at(self, *options: str | Path, **variables: str) -> Done:
+        ca = ("--ca-file", self.operator.folder / SERVICE_CA)
+        return self.run("login", self.url, *ca, *options, env=self.environment | variables)
+
+    @property
+    def tokens_file(self) -> Path:
+        return self.home / ".config" / "clustercert" / "tokens" / "default.json"
+
+    @property
+    def refresh_token(self) -> str:
+        return str(json.loads(self.tokens_file.read_text())["refresh_token"])
+
+    def expire(self) -> None:
+        tokens = json.loads(self.tokens_file.read_text())
+        self.tokens_file.write_text(json.dumps(tokens | {"expires_at": "2020-01-01T00:00:00+00:00"}))
+
+    def status(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self.output("status", "-o", "json"))
+        return found
+
+
+@pytest.fixture(params=[oidc_provider, mock_provider], ids=["oidc-provider", "mock"])
+def person(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Person]:
+    operator = new_operator(tmp_path)
+    operator.output("project", "create", "eu-de")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    with request.param(tmp_path) as issuer:
+        operator.configure(SETTINGS.format(issuer=issuer))
+        with tls_service(operator) as url:
+            cluster_id = add_cluster(operator, "prod", operator.folder / SERVICE_CA)
+            yield Person(operator, url, home, "sso/alice", issuer, cluster_id)
+
+
+only_oidc_provider = pytest.mark.parametrize("person", [oidc_provider], ids=["oidc-provider"], indirect=True)
+
+
+@needs_chromium
+@only_oidc_provider
+def test_chromium_logs_in_and_the_login_is_renewed_and_ended(person: Person) -> None:
+    done = person.log_in_at(**person.chromium)
+    assert done.returncode == 0, done.stderr
+    assert "Logged in as sso/alice" in done.stderr
+    assert len(person.windows) == 1
+    assert "current-context" in person.output("kubeconfig", "get", "prod", "--insecure")
+    first = person.refresh_token
+    person.expire()
+    assert person.status()["user"] == "sso/alice"
+    assert person.refresh_token != first
+    last = person.refresh_token
+    assert person.run("logout").returncode == 0
+    with pytest.raises(AssertionError, match="invalid_grant"):
+        Login(person.issuer).tokens(grant_type="refresh_token", refresh_token=last)
+
+
+@needs_chromium
+@only_oidc_provider
+def test_a_device_code_is_entered_in_chromium(person: Person) -> None:
+    with logging_in(person, "--device") as process:
+        code = line_with(process.stderr, "enter the code").rpartition(" ")[2].strip()
+        address = line_with(process.stderr, "https://").strip()
+        with chromium.chromium() as browser:
+            browser.open(address)
+            browser.fill_in("Success", user_code=code, login="alice", password="any")
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert person.status()["user"] == "sso/alice"
+
+
+def test_people_log_in_at_both_issuers(person: Person) -> None:
+    with logging_in(person) as process:
+        address = line_with(process.stderr, "http://127.0.0.1:").strip()
+        page = Login(person.issuer).follow(address, "alice")
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "You are logged in" in page.text
+    assert person.status()["user"] == "sso/alice"
+
+
+@only_oidc_provider
+def test_twenty_plugins_open_one_window(person: Person) -> None:
+    with logging_in(person) as process:
+        address = line_with(process.stderr, "http://127.0.0.1:").strip()
+        Login(person.issuer).follow(address, "alice")
+        process.communicate(timeout=120)
+    Login(person.issuer).http.post(
+        Login(person.issuer).discovery["revocation_endpoint"],
+        data={"client_id": "clustercert", "token": person.refresh_token},
+    ).raise_for_status()
+    person.expire()
+    plugin = ("credential", person.cluster_id, "--profile", "default", "--project", person.project_id)
+    variables = person.environment | person.counting | {"KUBERNETES_EXEC_INFO": EXEC_INFO}
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        running = [pool.submit(person.run, *plugin, env=variables) for _ in range(PARALLEL)]
+        [window] = eventually(lambda: person.windows)
+        Login(person.issuer).follow(window, "alice")
+        outputs = [each.result(300) for each in running]
+    assert {done.returncode for done in outputs} == {0}, outputs
+    assert len({done.stdout for done in outputs}) == 1
+    status_of(outputs[0].stdout)
+    assert person.windows == [window]
