@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool shells bench-tools
+.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool chromium shells bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openssl haproxy promtool shells ## run every test, with real clients and the built wheel
+test: dev clients issuers keystone openssl haproxy promtool chromium shells ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -68,6 +68,11 @@ openssl:
 haproxy:
 	@command -v haproxy >/dev/null || test -x /usr/sbin/haproxy || scripts/apt-install haproxy \
 		|| echo "haproxy is not installed: tests/e2e/test_proxy.py is skipped" >&2
+
+# A browser for log-ins at real OIDC issuers. Tests with it are skipped without it.
+chromium:
+	@command -v chromium >/dev/null || scripts/apt-install chromium \
+		|| echo "chromium is not installed: tests in tests/e2e/test_real_login.py are skipped" >&2
 
 # One test checks deploy/prometheus-alerts.yaml with it, and is skipped without it.
 promtool:

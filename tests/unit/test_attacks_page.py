@@ -14,6 +14,7 @@ SECTIONS = [
     "Tokens and log-in",
     "Tokens of OIDC issuers",
     "Tokens of Keystone",
+    "Log-in at an issuer with the command line",
     "Signatures",
     "HTTP",
     "Bodies and requests for certificates",
