@@ -1,37 +1,57 @@
-"""The quick starts of docs/quick-starts.md, run as they stand there, against the double of kube-apiserver."""
+"""The quick starts of docs/quick-starts.md and the README: run as they stand there, with a double of kube-apiserver."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from support.apiserver import ApiServer
-from support.page_service import Address, PageService, environment, new_service
-from support.page_steps import Step, run, section, steps
+from support.page_service import PageService, environment, issuer, new_service
+from support.page_steps import ROOT, Step, pattern, run, section, steps
 
 PAGE = "docs/quick-starts.md"
-ONE_SCREEN = 50
+# Of commands and their output, without the prose around them.
+ONE_SCREEN = 45
 PASSWORD = "correct horse battery staple"
+URL = "https://clustercert.example.com:8443"
+FINGERPRINT = re.compile(r"\b[0-9a-f]{64}\b")
+ANSWERS = {"[y/N]: ": "y", "Password:": PASSWORD, "Repeat for confirmation:": PASSWORD}
 
 
-@pytest.fixture
-def service(apiserver: ApiServer, tmp_path: Path) -> PageService:
-    folder = tmp_path / "service"
-    folder.mkdir()
-    for group, role in (("clustercert:editors", "edit"), ("ci:deploy", "edit")):
-        apiserver.bind(group, role)
-    return new_service(folder, apiserver)
+@dataclass
+class Reader:
+    """Somebody who follows a page in their home.
 
+    Attributes:
+        words: what the page calls otherwise.
+        special: what happens instead of a command.
+    """
 
-def here(steps: Sequence[Step], words: Mapping[str, str | Path]) -> Sequence[Step]:
-    """The steps with the addresses and folders of this test instead of the page's."""
+    home: Path
+    words: dict[str, str]
+    env: dict[str, str]
+    special: dict[str, Callable[[Step], object]] = field(default_factory=dict)
 
-    def replaced(text: str) -> str:
-        for word, other in words.items():
-            text = text.replace(word, str(other))
+    def here(self, text: str) -> str:
+        for word, other in self.words.items():
+            text = text.replace(word, other)
         return text
 
-    return [Step(replaced(step.command), [replaced(line) for line in step.printed]) for step in steps]
+    def follow(self, text: str) -> None:
+        """Run the steps of a text."""
+        for step in steps(text):
+            own = Step(self.here(step.command), [self.here(line) for line in step.printed])
+            if step.command in self.special:
+                self.special[step.command](own)
+            elif own.command.startswith("export "):
+                name, _, value = own.command.removeprefix("export ").partition("=")
+                self.env[name] = value
+            else:
+                run(own, self.home, self.env, ANSWERS)
 
 
 @pytest.fixture
@@ -45,27 +65,90 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def follow(
-    heading: str, home: Path, words: Mapping[str, str | Path], answers: Mapping[str, str], **more: str
-) -> None:
-    text = section(PAGE, heading)
-    assert len(text.strip().splitlines()) <= ONE_SCREEN
-    env = environment(home) | more
+@pytest.fixture
+def reader(home: Path, apiserver: ApiServer) -> Reader:
+    for group in ("clustercert:editors", "ci:deploy"):
+        apiserver.bind(group, "edit")
+    env = environment(home)
     env["PATH"] = f"{home / 'bin'}:{env['PATH']}"
-    for step in here(steps(text), words):
-        run(step, home, env, answers)
+    return Reader(home, {"https://203.0.113.10:5443": apiserver.url, "/home/alice": str(home)}, env)
 
 
-def addresses(address: Address, apiserver: ApiServer, home: Path) -> dict[str, str | Path]:
-    return {
-        "https://clustercert.example.com:8443": address.url,
-        "https://203.0.113.10:5443": apiserver.url,
-        "/home/alice": home,
-    }
+@pytest.fixture
+def service(apiserver: ApiServer, tmp_path: Path) -> PageService:
+    folder = tmp_path / "service"
+    folder.mkdir()
+    return new_service(folder, apiserver)
 
 
-def test_developers(service: PageService, apiserver: ApiServer, home: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [section(PAGE, "For developers"), section("README.md", "I want to use kubectl now")],
+    ids=["quick start", "README"],
+)
+def test_developers(text: str, service: PageService, reader: Reader) -> None:
     service.add_user("alice", "member", PASSWORD)
     with service.serving() as address:
-        words = addresses(address, apiserver, home)
-        follow("For developers", home, words, {"[y/N]: ": "y", "Password:": PASSWORD})
+        reader.words[URL] = address.url
+        reader.follow(text)
+
+
+def test_ci_jobs(service: PageService, reader: Reader, tmp_path: Path) -> None:
+    text = section(PAGE, "For CI jobs")
+    (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    deploy = reader.home / "deploy"
+    deploy.mkdir()
+    manifest = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "app"}}
+    (deploy / "app.yaml").write_text(yaml.safe_dump(manifest))
+    with issuer(tmp_path) as tokens:
+        known = toml.replace("audiences =", f'keys_file = "{tokens["keys_file"]}"\naudiences =')
+        service.configure(known.replace("1" * 32, service.project_id))
+        with service.serving() as address:
+            reader.words |= {
+                URL: address.url,
+                **dict.fromkeys(FINGERPRINT.findall(text), address.fingerprint),
+            }
+            reader.env["CLUSTERCERT_TOKEN"] = tokens["gitlab"]
+            reader.follow(text)
+
+
+@pytest.fixture
+def servers() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_operators(reader: Reader, apiserver: ApiServer, tmp_path: Path, servers: ExitStack) -> None:
+    text = section(PAGE, "For operators")
+    (settings,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (documents,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    service = PageService(tmp_path / "etc")
+    service.folder.mkdir()
+    reader.words |= {"/etc/clustercert": str(service.folder), "/var/lib/clustercert": str(tmp_path / "var")}
+    (service.folder / "clustercert.toml").write_text(reader.here(settings))
+    (reader.home / "site.yaml").write_text(documents)
+    (reader.home / "admin.conf").write_text(apiserver.admin_kubeconfig().read_text())
+
+    def serve(step: Step) -> None:
+        address = servers.enter_context(service.serving())
+        said = (service.folder / "serve").read_text().strip()
+        assert re.fullmatch(pattern(step.printed), said), said
+        reader.words |= {URL: address.url, **dict.fromkeys(FINGERPRINT.findall(text), address.fingerprint)}
+        reader.env["CLUSTERCERT_SERVER__PUBLIC_URL"] = address.url
+
+    reader.special["clustercert serve"] = serve
+    reader.follow(text)
+    # Alice gets in, with what the page did.
+    apiserver.trust((reader.home / "control-plane" / "client-ca.pem").read_bytes())
+    alice = Reader(tmp_path / "alice", reader.words, environment(tmp_path / "alice"))
+    alice.home.mkdir()
+    alice.words["/home/alice"] = str(alice.home)
+    alice.env["PATH"] = reader.env["PATH"]
+    alice.follow(section(PAGE, "For developers"))
+
+
+@pytest.mark.parametrize("heading", ["For developers", "For operators", "For CI jobs"])
+def test_each_is_one_screen(heading: str) -> None:
+    blocks: Sequence[Step] = steps(section(PAGE, heading))
+    assert sum(1 + len(step.printed) for step in blocks) <= ONE_SCREEN
+    assert f"](#{heading.lower().replace(' ', '-')})" in (ROOT / PAGE).read_text(encoding="utf-8")

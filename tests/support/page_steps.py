@@ -20,7 +20,7 @@ SECONDS = 180
 _VARYING = (
     "…",
     r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",  # an id of a cluster
-    r"[0-9a-f]{32,64}",  # another id, a fingerprint, a hash
+    r"\b[0-9a-f]{16,64}\b",  # another id, a fingerprint, a hash
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?Z?",
     r"\bAK[0-9A-Z]+|\b[A-Z0-9]{20}\b",  # an access key
     r"\d+\.\d+\.\d+\.\d+(?::\d+)?",
