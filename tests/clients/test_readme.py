@@ -1,10 +1,6 @@
 """The README's lines about revocation, run as they stand there, against the double of kube-apiserver."""
 
 import os
-import re
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,47 +8,12 @@ import pytest
 from support import installed_demo, kubectl
 from support.apiserver import ApiServer
 from support.installed_demo import Demo, operator, operators_environment
+from support.page_steps import Step, run, section, steps
 from support.registered_cluster import register
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 PASSWORD = "correct horse battery staple"
 MOST_LINES = 10
 CONTROL_PLANE = "/etc/kubernetes/clustercert"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A command, and the lines that it is said to print; an ellipsis in them stands for anything."""
-
-    command: str
-    printed: Sequence[str]
-
-
-def steps(heading: str) -> Sequence[Step]:
-    """The first console block under a heading."""
-    section = README.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    block = section.split("```console\n", 1)[1].split("```", 1)[0]
-    commands = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-    return [Step(lines[0], lines[1:]) for lines in (command.splitlines() for command in commands)]
-
-
-def run(step: Step, folder: Path, env: Mapping[str, str]) -> None:
-    """Run it, and hold its output to what the README says it prints; where that is nothing, it need only work."""
-    done = subprocess.run(
-        ["sh", "-c", step.command],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    said = done.stdout + done.stderr
-    fails = any(line.startswith("Error") for line in step.printed)
-    assert (done.returncode != 0) == fails, f"{step.command}\n{said}"
-    if step.printed:
-        pattern = "\n".join(".*".join(map(re.escape, line.split("…"))) for line in step.printed)
-        assert re.fullmatch(pattern, said.rstrip()), f"{step.command}\n{said}"
 
 
 @pytest.fixture
@@ -84,7 +45,7 @@ def test_the_readmes_lines_on_revocation_do_what_they_say(
     prod = register(tls_demo, "prod", apiserver)
     prod.issue()  # by now the service knows the cluster
     env["KUBECONFIG"] = str(apiserver.admin_kubeconfig())
-    setup, *others = steps("Revoke")
+    setup, *others = steps(section("README.md", "Revoke"))
     assert len(others) < MOST_LINES
 
     run(setup, tmp_path, env)

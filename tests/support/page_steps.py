@@ -63,9 +63,11 @@ def block(page: str, mark: str) -> str:
 
 
 def pattern(lines: Sequence[str]) -> str:
-    """A regular expression for output like these lines."""
+    """A regular expression for output like these lines. A line with only an ellipsis stands for several."""
     return "\n".join(
-        "".join(".*" if index % 2 else re.escape(part) for index, part in enumerate(_split(line)))
+        r"[\s\S]*"
+        if line == "…"
+        else "".join(".*" if index % 2 else re.escape(part) for index, part in enumerate(_split(line)))
         for line in lines
     )
 
@@ -127,7 +129,9 @@ def _at_a_terminal(
             screen += chunk.decode()
             if waiting and waiting[0][0] in screen:
                 ask, text = waiting.pop(0)
-                if "assword" in ask:  # Input before the terminal stops echoing would be shown and discarded.
+                if (
+                    "[y/N]" not in ask
+                ):  # Input before the terminal stops echoing would be shown and discarded.
                     eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
                 os.write(terminal, f"{text}\n".encode())
     os.close(terminal)
