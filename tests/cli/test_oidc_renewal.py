@@ -9,7 +9,7 @@ import pytest
 
 from support.exec_plugin import status_of
 from support.oauth_issuer import OAuthIssuer
-from support.oidc import Response
+from support.oidc import Response, claims_of, new_key, signed
 from support.oidc_users import OidcUser, Site, running_site
 
 pytestmark = pytest.mark.slow
@@ -165,3 +165,42 @@ def test_a_login_that_can_not_be_saved_is_not_renewed(user: OidcUser, issuer: OA
     assert (done.returncode, done.stdout) == (1, "")
     assert "can't be written" in done.stderr
     assert used in issuer.refresh_tokens
+
+
+def test_a_token_that_the_service_refuses_is_renewed(user: OidcUser, issuer: OAuthIssuer) -> None:
+    """As when the issuer withdraws its keys: the token has not expired."""
+    foreign = signed(claims_of(issuer.url, sub=user.name), new_key("first"))
+    user.tokens_file.write_text(json.dumps(user.tokens | {"token": foreign}))
+    before = issuer.count("refresh_token")
+    status_of(user.credential().stdout)
+    assert issuer.count("refresh_token") == before + 1
+    user.tokens_file.write_text(json.dumps(user.tokens | {"token": foreign, "refresh_token": None}))
+    done = user.credential("--refresh")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "clustercert identity explain" in done.stderr
+
+
+def test_an_issuer_that_refreshes_no_id_token(user: OidcUser, issuer: OAuthIssuer) -> None:
+    issuer.behavior.token = lambda body: {name: body[name] for name in body if name != "id_token"}
+    user.expire()
+    done = user.credential()
+    assert (done.returncode, done.stderr) == (
+        3, f"clustercert: Your login at {user.url} expired. Run `clustercert login`.\n",
+    )  # fmt: skip
+
+
+def test_a_client_that_the_operator_replaced(user: OidcUser, issuer: OAuthIssuer) -> None:
+    profile = user.home / ".config" / "clustercert" / "profiles" / "default.json"
+    saved = json.loads(profile.read_text())
+    saved["oidc"]["issuer"]["client_id"] = "former"
+    profile.write_text(json.dumps(saved))
+    user.expire()
+    done = user.run("clusters")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "invalid_client" in done.stderr
+    status_of(user.credential(**user.browser).stdout)
+    assert len(user.windows) == 2
+    assert json.loads(profile.read_text())["oidc"]["issuer"]["client_id"] == "clustercert"
+    user.expire()
+    user.output("clusters")
+    assert len(user.windows) == 2

@@ -118,6 +118,13 @@ def test_several_issuers_need_a_choice(monkeypatch: pytest.MonkeyPatch, chosen: 
     assert chosen == ["corp"]
 
 
+def test_the_ca_of_the_last_login_stays() -> None:
+    last = replace(named("sso"), ca_pem="CA")
+    assert oidc_login.with_saved_ca(named("sso"), last).ca_pem == "CA"
+    assert oidc_login.with_saved_ca(replace(named("sso"), ca_pem="new"), last).ca_pem == "new"
+    assert oidc_login.with_saved_ca(named("corp"), last).ca_pem is None
+
+
 def test_a_service_without_issuers(monkeypatch: pytest.MonkeyPatch, chosen: list[str]) -> None:
     with pytest.raises(CommandError, match="ask an operator to set client_id"):
         choose(monkeypatch, (), device=True)

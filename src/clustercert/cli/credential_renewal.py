@@ -32,12 +32,14 @@ class Failure(NamedTuple):
         exit_code: see `exit_codes`.
         cache_helps: whether a cached certificate that is still valid can be used meanwhile.
         needs_user: whether a login in a browser window would help.
+        is_refused: whether the service refused the login.
     """
 
     exit_code: int
     message: str
     cache_helps: bool = False
     needs_user: bool = False
+    is_refused: bool = False
 
 
 def renew(request: "Request") -> str | Failure:
@@ -72,10 +74,12 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
         return cached.body
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
-    from clustercert.cli.credential_source import renew_login
+    from clustercert.cli.credential_source import renew_login, renew_refused_login
 
     # Not within the time limit: a new refresh token must be saved before the process ends.
     result = renew_login(request) or _with_time_limit(request)
+    if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):
+        result = _with_time_limit(request)
     if not isinstance(result, Failure):
         return store(path, result)
     if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:

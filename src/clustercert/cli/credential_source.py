@@ -106,6 +106,21 @@ def renew_login(request: "Request") -> Failure | None:
     return None
 
 
+def renew_refused_login(request: "Request") -> bool:
+    """Renew a login whose token the service refused before it expired. Returns whether there is a new token."""
+    name = request.profile or DEFAULT_PROFILE
+    found = _login(name)
+    if isinstance(found, Failure) or not found.is_renewable:
+        return False
+    from clustercert.cli.login_renewal import renewed
+
+    try:
+        renewed(name, found, refused=found.token)
+    except ClustercertError:
+        return False
+    return True
+
+
 def log_in(request: "Request") -> Failure | None:
     """Let the user log in in one browser window, for this call and all that wait. Returns why that failed."""
     from clustercert.cli.login_window import WindowFailed, log_in_by_window
@@ -139,7 +154,9 @@ def obtain(request: "Request") -> Credential | Failure:
 def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Profile) -> Failure:
     match error:
         case ApiError(http_status=401):
-            return _log_in_again(name, f"{found.url} refused your login", cache_helps=False)
+            reason = ": an operator sees why with `clustercert identity explain`" if found.oidc else ""
+            failure = _log_in_again(name, f"{found.url} refused your login{reason}", cache_helps=False)
+            return failure._replace(is_refused=True)
         case ApiError(http_status=status):
             temporary = status >= _FIRST_SERVER_ERROR or status in _TEMPORARY
             return Failure(exit_code(error), error.message, cache_helps=temporary)

@@ -178,8 +178,8 @@ def logout(
     found = profile.remembered(name, os.environ) if forget else None
     found = found or profile.load(name, os.environ)
     if found.oidc is not None:
-        _end_session(name, found)
-    if forget:
+        _end_session(name, forget=forget)
+    elif forget:
         profile.delete(name, os.environ)
     else:
         profile.save(name, profile.without_login(found), os.environ)
@@ -194,14 +194,23 @@ def logout(
     _name_remaining_keys(name)
 
 
-def _end_session(name: str, found: Profile) -> None:
-    from clustercert.cli import oidc_login
+def _end_session(name: str, *, forget: bool) -> None:
+    """Delete the tokens of an issuer, and revoke the refresh token. No other process renews the login meanwhile."""
+    from clustercert.cli import login_tokens, oidc_login
     from clustercert.client.connection import ClientError
 
-    try:
-        oidc_login.end_session(name, found)
-    except (ClientError, CommandError) as error:
-        note(f"The login could not be ended at the issuer: {error.message}")
+    with login_tokens.exclusive(profile.tokens_path(name, os.environ)):
+        found = profile.remembered(name, os.environ)
+        if found is None:
+            return
+        try:
+            oidc_login.end_session(name, found)
+        except (ClientError, CommandError) as error:
+            note(f"The login could not be ended at the issuer: {error.message}")
+        if forget:
+            profile.delete(name, os.environ)
+        else:
+            profile.save(name, profile.without_login(found), os.environ)
 
 
 def _name_remaining_keys(name: str) -> None:

@@ -94,7 +94,8 @@ class IssuerOptions:
         if issuer is None:
             return None
         tokens = self._authenticate(issuer)
-        oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), self.keyring)
+        keyring = self.keyring or (last is not None and last.oidc is not None and last.oidc.keyring)
+        oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), keyring)
         return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
@@ -131,6 +132,10 @@ class IssuerOptions:
             )
         if self.issuer_ca_file is not None:
             return replace(found[name], ca_pem=read_ca(self.issuer_ca_file))
+        if last is not None and last.oidc is not None and last.oidc.issuer is not None:
+            from clustercert.cli.oidc_login import saved_issuer, with_saved_ca
+
+            return with_saved_ca(found[name], saved_issuer("of the last login", last.oidc))
         return found[name]
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:

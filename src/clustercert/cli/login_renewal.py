@@ -21,13 +21,15 @@ class LoginNeeded(NotLoggedIn):
     """The login expired, and only the user can renew it."""
 
 
-def renewed(name: str, found: Profile) -> Profile:
+def renewed(name: str, found: Profile, *, refused: str | None = None) -> Profile:
     """Return the login with a valid token. Other logins are returned as they are.
 
     Raises LoginNeeded, ClientError or CommandError.
+
+    Args:
+        refused: a token that the service refused, so that it is renewed before it expires.
     """
-    oidc = found.oidc
-    if oidc is None or (found.token is not None and not found.has_expired):
+    if found.oidc is None or _is_usable(found, refused):
         return found
     if not found.is_renewable:
         raise login_needed(name, found)
@@ -35,11 +37,15 @@ def renewed(name: str, found: Profile) -> Profile:
     with login_tokens.exclusive(path):
         # Another process may have renewed the login, or logged out.
         current = profile.load(name, os.environ)
-        if current.oidc is None or not current.has_expired:
+        if current.oidc is None or _is_usable(current, refused):
             return current
         if current.oidc.token_file is not None:
             return with_tokens(current, _from_file(name, current, Path(current.oidc.token_file)))
         return with_tokens(current, _refreshed(name, current, current.oidc, path))
+
+
+def _is_usable(found: Profile, refused: str | None) -> bool:
+    return found.token not in (None, refused) and not found.has_expired
 
 
 def login_needed(name: str, found: Profile) -> LoginNeeded:
@@ -98,6 +104,7 @@ def refresh_token_of(name: str, found: Profile) -> str | None:
 
 
 def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedTokens:
+    from clustercert.client.oidc.errors import OAuthError
     from clustercert.client.oidc.grants import IssuerClient, RefreshRefused
     from clustercert.client.oidc.issuer import LoginIssuer
 
@@ -114,6 +121,9 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
     except RefreshRefused as error:
         login_tokens.drop_refresh_token(path)
         raise login_needed(name, found) from error
+    except OAuthError as error:
+        # The client at the issuer may have changed. A new login asks the service for it.
+        raise LoginNeeded(f"{error.message} Run `clustercert login{profile_option(name)}`.") from error
     return keep(name, tokens, keyring=found.in_keyring)
 
 

@@ -92,16 +92,17 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
     try:
         return _log_in(name, found, oidc)
     except KeyboardInterrupt:
-        lock.record_failure(
-            INTERRUPTED, f"The login was interrupted. Run `clustercert login{profile_option(name)}`."
-        )
+        lock.record_failure(INTERRUPTED, f"The login was interrupted.{_remedy(name)}")
         raise
     except ClustercertError as error:
-        failed = WindowFailed(
-            f"{error.message} Run `clustercert login{profile_option(name)}`.", exit_code(error)
-        )
+        remedy = "" if "`clustercert login" in error.message else _remedy(name)
+        failed = WindowFailed(f"{error.message}{remedy}", exit_code(error))
         lock.record_failure(failed.exit_code, failed.message)
         raise failed from error
+
+
+def _remedy(name: str) -> str:
+    return f" Run `clustercert login{profile_option(name)}`."
 
 
 def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
@@ -120,13 +121,15 @@ def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
 def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
     from clustercert.cli import oidc_login
 
-    tokens = oidc_login.by_browser(oidc_login.saved_issuer(name, oidc), open_window=True)
-    if tokens.subject == oidc.subject:
+    issuer = oidc_login.current_issuer(name, found, oidc)
+    tokens = oidc_login.by_browser(issuer, open_window=True)
+    if (tokens.subject, issuer.body()) == (oidc.subject, oidc.issuer):
         with login_tokens.exclusive(profile.tokens_path(name, os.environ)):
             return with_tokens(found, keep(name, tokens, keyring=oidc.keyring))
-    # Somebody else logged in. What the exec plugin cached is for the user before.
-    other = OidcLogin(oidc.name, tokens.subject, oidc.issuer, oidc.keyring)
-    saved = oidc_login.profile_of(found.url, found.ca_pem, other, tokens)
+    # A new profile: if somebody else logged in, what the exec plugin cached is not theirs.
+    changed = OidcLogin(oidc.name, tokens.subject, issuer.body(), oidc.keyring)
+    saved = oidc_login.profile_of(found.url, found.ca_pem, changed, tokens)
     save(name, saved)
-    note(f"Logged in as {saved.user}. The profile {name} was the login of {found.user}.")
+    if tokens.subject != oidc.subject:
+        note(f"Logged in as {saved.user}. The profile {name} was the login of {found.user}.")
     return saved

@@ -1,5 +1,6 @@
 """Logs in at an OIDC issuer, and creates the profile."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clustercert.cli import browser
@@ -99,6 +100,23 @@ def end_session(name: str, found: Profile) -> None:
             note(
                 f"The issuer {client.issuer.url} can't revoke logins. It ends the login when it expires there."
             )
+
+
+def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "LoginIssuer":
+    """Return the issuer as the service describes it now, or as it is saved. Raises ClientError or CommandError."""
+    from clustercert.client import Client
+    from clustercert.client.oidc.issuer import login_issuers
+
+    saved = saved_issuer(name, oidc)
+    with Client(found.url, ca_pem=found.ca_pem) as service:
+        offered = {issuer.name: issuer for issuer in login_issuers(service)}
+    return with_saved_ca(offered.get(oidc.name, saved), saved)
+
+
+def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
+    """Return the issuer with the CA that the user named at the last login, if the service names none."""
+    keeps = issuer.ca_pem is None and issuer.url == saved.url
+    return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer
 
 
 def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":

@@ -44,7 +44,7 @@ class DeviceCode:
 
 
 class RefreshRefused(OAuthError):
-    """The refresh token is no longer valid, so the user has to log in again."""
+    """The refresh token is no longer valid, or gives no token for the service. So the user has to log in again."""
 
 
 class IssuerClient:
@@ -85,6 +85,9 @@ class IssuerClient:
             if error.error in _NEEDS_LOGIN:
                 raise RefreshRefused(error.error, "", self.issuer.url) from error
             raise
+        if self.issuer.client.bearer == "id" and "id_token" not in body:
+            # OpenID Connect Core 1.0, 12.2, allows that.
+            raise RefreshRefused("no_id_token", "", self.issuer.url)
         tokens = tokens_from_response(self.issuer, body, subject=subject)
         # An issuer that does not rotate refresh tokens sends none.
         return tokens if tokens.refresh is not None else replace(tokens, refresh=refresh_token)
