@@ -148,7 +148,7 @@ def test_a_key_that_was_made_by_delegation_is_refused(site: Site, delegation: st
         {"blob": "not JSON"},
         {"blob": "[]"},
         {"blob": json.dumps({"access": "a", "secret": None})},
-        {"blob": json.dumps({"access": "another", "secret": "s"})},
+        {"blob": json.dumps({"access": "another", "secret": "s" * 32})},
     ],
 )
 def test_a_credential_that_is_no_access_key_is_a_mute_401(site: Site, change: dict[str, object]) -> None:
@@ -156,6 +156,13 @@ def test_a_credential_that_is_no_access_key_is_a_mute_401(site: Site, change: di
     site.keystone.credentials[site.keystone.credential_id(key[0])] |= change
     response = ask(site, key)
     assert (response.status_code, response.json()["errorMessage"]) == (401, "Authorization failed.")
+
+
+@pytest.mark.parametrize("secret", ["", "s" * 15])
+def test_a_secret_that_can_be_guessed_is_refused(site: Site, secret: str) -> None:
+    user_id = site.user("member")
+    key = site.keystone.add_credential(user_id, site.world.project.id, secret=secret)
+    assert ask(site, (key[0], secret)).status_code == 401
 
 
 @pytest.mark.parametrize("kind", ["credential", "user", "project"])

@@ -101,6 +101,6 @@ def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServe
     operator.output("user", "unblock", user_id)
     assert operator.run("identity", "explain", "--token-file", token).code == 0
     assert "not blocked" in operator.error("user", "unblock", user_id)
-    assert "32 lower-case hex digits" in operator.error("user", "block", "alice")
+    assert "32 or 64 lower-case hex digits" in operator.error("user", "block", "alice")
     alice = operator.output_json("user", "create", "alice", "--no-password")
     assert "user disable" in operator.error("user", "block", alice["id"])

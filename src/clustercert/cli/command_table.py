@@ -59,6 +59,7 @@ COMMANDS = {
         Entry("role", "role", "Manage roles, which the policy maps to Kubernetes groups."),
         Entry("access-key", "access_key", "Manage access keys (AK/SK), which sign requests."),
         Entry("identity", "identity", "Check tokens from OIDC issuers."),
+        Entry("keystone", "keystone", "Register the service in Keystone's catalog."),
         Entry("cluster", "cluster", "Manage the clusters for which certificates are issued."),
         Entry(
             "apply",

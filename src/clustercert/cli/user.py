@@ -1,4 +1,4 @@
-"""`clustercert user`: users of the built-in identity service, people and machines; blocked users of OIDC issuers."""
+"""`clustercert user`: users of the built-in identity service, people and machines; blocked ones of other systems."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ app = typer.Typer(name="user", help="Manage users of the built-in identity servi
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the user.")]
 UserIdArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="Id of the user, 32 hex digits, as in the audit log.")
+    str, typer.Argument(metavar="ID", help="Id of the user, 32 or 64 hex digits, as in the audit log.")
 ]
 
 _CERTIFICATES_REVOKED = "Their certificates are revoked."
@@ -100,7 +100,7 @@ async def switch(
 @app.command()
 @on_store
 async def block(operator: Operator, user_id: UserIdArgument) -> None:
-    """Block a user of an OIDC issuer, and permanently revoke their certificates.
+    """Block a user of an OIDC issuer or of Keystone, and permanently revoke their certificates.
 
     Their log-ins fail from now on. Their id is the common name of their certificates by default.
     """

@@ -1,4 +1,4 @@
-"""Use case: the built-in identity service, and the rights of users whom OIDC issuers authenticate."""
+"""Use case: the built-in identity service, and the rights of users whom OIDC issuers and Keystone authenticate."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta

@@ -98,7 +98,9 @@ class AccessKeys:
         if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
             raise InvalidRequest("duration_seconds: must be 900 to 86400 (15 minutes to 24 hours).")
         if caller.issuer != BUILT_IN:
-            raise Forbidden("A user of an OIDC issuer can't have access keys. Use a token of the issuer.")
+            raise Forbidden(
+                "A user of another identity system can't have access keys here. Use its credentials."
+            )
         if caller.method == "access_key" and caller.expires_at is not None:
             raise Forbidden(
                 "A temporary access key can't create another one. Use a token or a permanent access key."

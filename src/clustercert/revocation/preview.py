@@ -23,7 +23,7 @@ class RevocationPreview:
     """What a revocation would revoke.
 
     Attributes:
-        user_id, user_name: `None` for all users. The name of a deleted user, or of one of an OIDC issuer, is `None`.
+        user_id, user_name: `None` for all users. The name of a deleted user, or of one from elsewhere, is `None`.
         cluster: `None` for all clusters.
         live: how many certificates are valid and unrevoked now.
     """

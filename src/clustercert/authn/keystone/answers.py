@@ -9,6 +9,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 MAX_ROLES = 1000
 MAX_GROUPS = 500
+# Keystone makes secrets of 32 hex digits. Users can choose others, which must not be guessed.
+MIN_SECRET = 16
 
 Id = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -167,7 +169,7 @@ class Ec2Blob(_Answer):
     """The content of an EC2 credential. It names what it was made under, if that was not the user's own log-in."""
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
-    secret: Annotated[str, Field(min_length=1, max_length=255, repr=False)]
+    secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]
     trust_id: str | None = None
     app_cred_id: str | None = None
     access_token_id: str | None = None

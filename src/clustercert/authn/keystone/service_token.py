@@ -12,6 +12,7 @@ from clustercert.authn.keystone.authority import ServiceCredential, UnreadableSe
 from clustercert.authn.keystone.connection import Connection, Response
 from clustercert.background import wait_for_stop
 from clustercert.model.errors import CredentialUnverified
+from clustercert.observability import metrics
 
 # After this share of its lifetime, the token is renewed. The old one is used until then, and if that fails.
 RENEW_AFTER = 0.8
@@ -98,6 +99,7 @@ class ServiceToken:
             )
             token = _token(response, began)
         except (UnreadableSecret, UnusableAnswer) as error:
+            metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
             self._refused_until = self._clock() + PAUSE_SECONDS
             raise self._unusable(str(error)) from error
         self._failure = ""

@@ -85,7 +85,7 @@ async def explain_token(call: CallDep) -> Response:
     response_class=Response,
 )
 async def block_user(call: CallDep, user_id: str) -> Response:
-    """Block a user of an OIDC issuer, and revoke their certificates.
+    """Block a user of an OIDC issuer or of Keystone, and revoke their certificates.
 
     Only for operators. The user's log-ins fail until they are unblocked. Old certificates stay revoked.
     """

@@ -73,8 +73,8 @@ class ExplanationBody(BaseModel):
 class CallerBody(BaseModel):
     """Who sends the request, and with what.
 
-    `issuer` is the OIDC issuer's URL, or `built-in`. `expires_at` is the end of the token or access key, null if it has
-    none.
+    `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` is the end of the token or access
+    key, null if it has none.
     """
 
     id: str

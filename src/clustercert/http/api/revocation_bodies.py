@@ -117,7 +117,7 @@ class RevocationPreviewBody(BaseModel):
 
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
-        description="Null for all users, and for deleted users and those of OIDC issuers."
+        description="Null for all users, and for deleted users and those of other identity systems."
     )
     cluster_id: str | None = Field(description="Null for all clusters.")
     cluster_name: str | None

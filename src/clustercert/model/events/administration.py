@@ -56,7 +56,7 @@ class DirectoryUpdated(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserBlocked(AuditEvent):
-    """A user of an OIDC issuer was blocked or unblocked. The subject is their user id."""
+    """A user of an OIDC issuer or of Keystone was blocked or unblocked. The subject is their user id."""
 
     kind: Literal["user.blocked", "user.unblocked"]
 

@@ -30,7 +30,7 @@ class EventCaller(TypedDict):
     """The caller; the event's actor is their user id.
 
     Attributes:
-        issuer: an OIDC issuer's URL, or `built-in`.
+        issuer: the URL of an OIDC issuer or of Keystone, or `built-in`.
         roles: the caller's roles in the requested project.
         credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
     """
