@@ -2,7 +2,7 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
@@ -320,17 +320,25 @@ def _enforcement(parts: Components) -> PeriodicWork:
     return PeriodicWork("reconcile clusters", reconciler.step, retry_seconds=1.0, finish=reconciler.finish)
 
 
-async def initialise(settings: Settings, *, actor: Actor) -> None:
+async def initialise(
+    settings: Settings,
+    *,
+    actor: Actor,
+    report_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
     """Create whichever of these is missing: data folder, schema, first data key, audit log, built-in roles.
 
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
+
+    Args:
+        report_progress: called before each migration with the number of those that are done, and of all.
     """
     keks = kek_source(settings)
     keks.read()
     _make_folder(settings)
     database = Database(settings.store_url)
     try:
-        await migrate.upgrade(database)
+        await migrate.upgrade(database, report_progress=report_progress)
         custody = Custody(database, keks, utc_now)
         await custody.initialise(actor=actor)
         await _log_sealer(settings, database, custody).ensure_log(actor=actor)

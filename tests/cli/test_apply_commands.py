@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from clustercert.cli.document_kinds import json_schema
-from clustercert.cli.progress import Progress
 from support.certificate_authority import kubeconfig_document
 from support.command_line import Operator, new_operator
 from support.operated_cluster import SERVICE_CA
@@ -119,6 +118,14 @@ def test_diff_shows_what_apply_then_changes(operator: Operator, tmp_path: Path) 
     done = operator.run("diff", "--local", "-f", tmp_path)
     assert done.out == "~ Project eu-de\n    description: 'one' -> 'two'\n+ User alice\n"
     assert done.err == "2 changes.\n"
+    assert operator.output_json("diff", "--local", "-f", tmp_path) == [
+        {
+            "action": "change",
+            "object": "Project eu-de",
+            "differences": {"description": {"old": "one", "new": "two"}},
+        },
+        {"action": "create", "object": "User alice", "differences": {}},
+    ]
     assert len(events(operator)) == before
     assert (
         operator.output("apply", "--local", "-f", tmp_path) == "Project eu-de changed\nUser alice created\n"
@@ -132,6 +139,8 @@ def test_an_export_is_applied_to_another_store(operator: Operator, example: Path
     file = example.parent / "exported.yaml"
     file.write_text(exported, encoding="utf-8")
     assert operator.run("diff", "--local", "-f", file).err == "Nothing to change.\n"
+    assert "server_ca: |\n" in exported
+    assert operator.output_json("diff", "--local", "-f", file) == []
 
     folder = example.parent / "other"
     shutil.copytree(empty, folder)
@@ -314,19 +323,6 @@ def test_only_operators_may_apply(over_api: Operator, tmp_path: Path) -> None:
         assert "Only operators can do this." in eventually(refused)
     finally:
         over_api.output("role", "assign", "operator", "--user", "root-of-apply", "--service")
-
-
-def test_a_progress_bar_is_shown_on_terminals_only(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for is_terminal in (False, True):
-        monkeypatch.setattr("sys.stderr.isatty", lambda is_terminal=is_terminal: is_terminal)
-        with Progress(2) as progress:
-            progress.print("one\n")
-            progress.print("two\n")
-        out, err = capsys.readouterr()
-        assert out == "one\ntwo\n"
-        assert ("1/2" in err) == is_terminal
 
 
 def test_the_page_shows_the_example() -> None:

@@ -132,12 +132,12 @@ def test_json_has_what_the_api_answers(operator: Operator) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--duration", "0"], "duration: must be whole days"),
-        (["--expires-in", "8"], "expires_in: write it like"),
-        (["--expires-in", "8h", "--duration", "1"], "send only one of them"),
-        (["--source", "here"], "source: must be an IP address"),
-        (["--auth-method", "password"], "auth_method: must be"),
-        (["--reason", "a\u202eb"], "reason: must have at most"),
+        (["--duration", "0"], "--duration: Must be whole days"),
+        (["--expires-in", "8"], "--expires-in: Write it like"),
+        (["--expires-in", "8h", "--duration", "1"], "--expires-in, --duration: Send only one of them"),
+        (["--source", "here"], "--source: Must be an IP address"),
+        (["--auth-method", "password"], "--auth-method: Must be"),
+        (["--reason", "a\u202eb"], "--reason: Must have at most"),
     ],
 )
 def test_wrong_options_are_named(operator: Operator, options: list[str], named: str) -> None:

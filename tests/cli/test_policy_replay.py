@@ -1,8 +1,6 @@
 """`clustercert policy replay`, with certificates that the service issued and refused."""
 
 import asyncio
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.cli import policy_replay, policy_replay_output
+from clustercert.cli import policy_replay_output
 from clustercert.model import Caller, IssueRequest
 from clustercert.model.errors import Forbidden
 from clustercert.pki.certificates import chain_pem
@@ -198,22 +196,3 @@ def test_a_fault_in_the_policy_is_reported_with_its_place(recorded: Recorded) ->
     policy = recorded.policy(SHORTER.replace("1h", "an hour"))
     message = recorded.operator.error("policy", "replay", *policy)
     assert "new.toml:5:7: policy.rules.0.grant.max_lifetime: " in message
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize("seconds", [-1.0, 1000.0])
-def test_progress_is_shown_on_a_terminal_after_some_time(
-    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
-    monkeypatch.setattr(policy_replay, "_FIRST_PROGRESS", seconds)
-    monkeypatch.setattr(policy_replay, "_EVENTS_BETWEEN_LOOKS", 1)
-    assert "events read" not in recorded.operator.run("policy", "replay").err
-    terminal, progress = Terminal(), policy_replay.Progress()
-    with contextlib.redirect_stderr(terminal):
-        progress.count()
-        progress.clear()
-    assert terminal.getvalue() == ("\r1 events read\r\x1b[K" if seconds < 0 else "")

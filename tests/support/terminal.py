@@ -6,7 +6,7 @@ import select
 import sys
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from support.wait import eventually
 
@@ -14,13 +14,17 @@ COMMAND = (sys.executable, "-m", "clustercert")
 
 
 def in_a_terminal(
-    arguments: list[str], typed: Mapping[str, str], environment: Mapping[str, str], columns: int = 200
+    arguments: Sequence[str],
+    typed: Mapping[str, str],
+    environment: Mapping[str, str],
+    columns: int = 200,
+    program: Sequence[str] = COMMAND,
 ) -> tuple[int, str]:
     """The exit code and the screen of a command in a terminal; `typed` maps prompts to input."""
     pid, terminal = pty.fork()
     if pid == 0:
         variables = {**environment, "TERM": "xterm", "COLUMNS": str(columns)}
-        os.execve(COMMAND[0], [*COMMAND, *arguments], variables)  # noqa: S606 - a terminal is what this is about
+        os.execve(program[0], [*program, *arguments], variables)  # noqa: S606 - a terminal is what this is about
     screen, waiting = "", dict(typed)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

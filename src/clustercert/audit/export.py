@@ -49,12 +49,22 @@ class Exporter:
     """Exports a log to a new folder, or updates an existing export."""
 
     def __init__(
-        self, queries: EvidenceQueries, log: AuditLog, seal: Callable[[], Awaitable[object]]
+        self,
+        queries: EvidenceQueries,
+        log: AuditLog,
+        seal: Callable[[], Awaitable[object]],
+        report_progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """`seal` seals all waiting events."""
+        """Create an exporter.
+
+        Args:
+            seal: seals all waiting events.
+            report_progress: called with the numbers of exported events and of all events.
+        """
         self._queries = queries
         self._log = log
         self._seal = seal
+        self._report_progress = report_progress
 
     async def export(self, folder: Path, *, refresh: bool = False) -> ExportResult:
         """Write the missing files; with `refresh`, rewrite all event files.
@@ -121,6 +131,7 @@ class Exporter:
                 _write(events_file(folder, first), b"".join(event_line(event) for event in events))
                 gaps.add(first, last, events)
                 count += len(events)
+            self._report_progress(last, size)
         return count
 
     async def _explained_later(self, gaps: "_Gaps", size: int) -> bool:

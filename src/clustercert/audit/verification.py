@@ -4,7 +4,7 @@ The log is read in chunks. Memory use grows with the number of findings, not wit
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from clustercert.audit.event_check import EventCheck
 from clustercert.audit.findings import FindingKind, VerificationReport
@@ -32,11 +32,17 @@ def parse_checkpoints(text: str, name: str, key: VerifierKey) -> list[TrustedHea
 
 
 async def verify(
-    source: LogSource, key: VerifierKey, trusted: Sequence[TrustedHead] = ()
+    source: LogSource,
+    key: VerifierKey,
+    trusted: Sequence[TrustedHead] = (),
+    report_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> VerificationReport:
     """Check a log against its newest checkpoint, which must be signed by `key`, and against `trusted` heads.
 
     Raises NoteError if the log has no valid checkpoint signed by this key.
+
+    Args:
+        report_progress: called with the numbers of checked events and of all events.
     """
     head, newest = await _newest_checkpoint(source, key)
     report = VerificationReport(size=newest.size, root=newest.root.hex(), unsealed=head.unsealed)
@@ -54,6 +60,7 @@ async def verify(
         due = [each for each in heads if first < each.size <= last]
         await tree.extend(leaves, [*due, *await _stored_heads(source, key, first, last, report)])
         await events.check(first, leaves)
+        report_progress(last, newest.size)
     await tree.compare_partial_tiles()
     await events.report_missing()
     await events.report_mismatched()

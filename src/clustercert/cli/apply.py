@@ -1,13 +1,13 @@
 """`clustercert apply`, `diff` and `export`: administration with YAML documents."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import CommandError, YesOption, parse_pairs
-from clustercert.cli.output import note, write_out
+from clustercert.cli.output import Output, document, note, write_out
 from clustercert.cli.progress import Progress
 from clustercert.cli.prompts import confirm
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from clustercert.cli.desired_state import Change, Planner
     from clustercert.cli.documents import Document
+    from clustercert.cli.output import Row
     from clustercert.client.administration import AdministrationClient
 
 FileOption = Annotated[
@@ -49,7 +50,6 @@ def apply(
         raise typer.BadParameter("Give --prune and --selector together.")
     documents = _read(file)
     planner, changes = _plan(client, documents)
-    planner.check(changes)
     deleted = _deletions(client, documents, labels)
     if deleted:
         _show(deleted)
@@ -67,14 +67,19 @@ def diff(
             "--selector", "-l", metavar="KEY=VALUE", help="Show what --prune would delete. Repeatable."
         ),
     ] = None,
+    output: Annotated[
+        Literal["table", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
+    ] = "table",
 ) -> None:
     """Show what `apply` would change."""
     labels = parse_pairs(selector, "KEY=VALUE", "--selector")
     documents = _read(file)
-    planner, changes = _plan(client, documents)
-    planner.check(changes)
+    _, changes = _plan(client, documents)
     changes += _deletions(client, documents, labels)
-    _show(changes)
+    if output == "table":
+        _show(changes)
+    else:
+        write_out(document([_row(change) for change in changes], Output(output)))
     note(f"{_count(changes)}." if changes else "Nothing to change.")
 
 
@@ -84,7 +89,12 @@ def export(client: "AdministrationClient") -> None:
     from clustercert.cli.documents import write_documents
     from clustercert.cli.export_documents import exported
 
-    write_out(write_documents(list(exported(client))))
+    documents = []
+    with Progress("documents") as progress:
+        for each in exported(client):
+            documents.append(each)
+            progress.advance()
+    write_out(write_documents(documents))
 
 
 def _read(file: Path) -> "list[Document]":
@@ -94,10 +104,14 @@ def _read(file: Path) -> "list[Document]":
 
 
 def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "tuple[Planner, list[Change]]":
+    """Compare documents with the service, which checks the changes."""
     from clustercert.cli.desired_state import Planner
 
-    planner = Planner(client, documents)
-    return planner, planner.changes()
+    with Progress("documents compared", len(documents)) as progress:
+        planner = Planner(client, documents)
+        changes = planner.changes(progress.advance)
+        planner.check(changes)
+    return planner, changes
 
 
 def _deletions(
@@ -112,7 +126,7 @@ def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence
     """Make the changes, and print each one. Raises CommandError with what was applied."""
     from clustercert.client.connection import ClientError
 
-    with Progress(len(changes)) as progress:
+    with Progress("changes", len(changes)) as progress:
         for number, change in enumerate(changes):
             try:
                 _make_one(client, planner, change)
@@ -137,6 +151,11 @@ def _make_one(client: "AdministrationClient", planner: "Planner", change: "Chang
 
 def _count(changes: "Sequence[Change]") -> str:
     return f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
+
+
+def _row(change: "Change") -> "Row":
+    differences = {name: {"old": old, "new": new} for name, (old, new) in change.differences.items()}
+    return {"action": change.action, "object": change.title, "differences": differences}
 
 
 def _show(changes: "Sequence[Change]") -> None:

@@ -13,8 +13,10 @@ from clustercert.cli.audit_output import (
     trusted_heads,
 )
 from clustercert.cli.commands import on_store
+from clustercert.cli.log_verification import EVENTS
 from clustercert.cli.options import CommandError, UsageError
 from clustercert.cli.output import Output, OutputOption, Row, note, row_of, show_list, show_one, write_out
+from clustercert.cli.progress import Progress
 from clustercert.cli.session import Operator, require_database, settings
 
 if TYPE_CHECKING:
@@ -80,8 +82,10 @@ async def export(
         )
     parts = operator.parts
     await parts.log_sealer.seal_all()
-    exporter = Exporter(EvidenceQueries(parts.database), parts.audit_log, parts.log_sealer.seal_all)
-    done = await exporter.export(out, refresh=refresh)
+    queries, seal = EvidenceQueries(parts.database), parts.log_sealer.seal_all
+    with Progress("events exported") as progress:
+        exporter = Exporter(queries, parts.audit_log, seal, progress.reach)
+        done = await exporter.export(out, refresh=refresh)
     row = {"folder": str(out), "size": done.size, "tiles": done.tiles, "events": done.events}
     show_one(row, output, name="folder")
 
@@ -122,13 +126,15 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
     policy = operator.parts.settings.policy.policy()
     checker = CertificateScrubber(operator.parts.database, policy, utc_now)
     count, position, rows = 0, 0, list[Row]()
-    while True:
-        checked = await checker.check_after(position, _PAGE_SIZE)
-        position = checked.last_id
-        count += checked.count
-        rows += [mismatch_row(mismatch) for mismatch in checked.mismatches]
-        if checked.count < _PAGE_SIZE:
-            break
+    with Progress("certificates checked") as progress:
+        while True:
+            checked = await checker.check_after(position, _PAGE_SIZE)
+            position = checked.last_id
+            count += checked.count
+            progress.advance(checked.count)
+            rows += [mismatch_row(mismatch) for mismatch in checked.mismatches]
+            if checked.count < _PAGE_SIZE:
+                break
     if rows or output is not Output.TABLE:
         show_list(
             rows, output, columns=("fingerprint", "serial", "cluster_id", "problems"), name="fingerprint"
@@ -170,8 +176,9 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple
     if not folder.is_dir() or (key is None and not (folder / VERIFIER_KEY).is_file()):
         raise UsageError(f"{folder} is not an exported log. See `clustercert audit export`.")
     verifier = parse_key(key or str(folder / VERIFIER_KEY))
-    with translate_note_errors():
-        report = asyncio.run(verified(ExportedLog(folder), verifier, trusted_heads(files, verifier)))
+    with translate_note_errors(), Progress(EVENTS) as progress:
+        heads = trusted_heads(files, verifier)
+        report = asyncio.run(verified(ExportedLog(folder), verifier, heads, progress.reach))
     untrusted = (
         f"Not proved: the log was checked with the key in {folder}, which the folder's creator chose. Give the key "
         "that you kept with --key, and verify again."

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import MIN_DIGITS, UnknownName, did_you_mean
-from clustercert.cli.progress import Counter
+from clustercert.cli.progress import Progress
 from clustercert.cli.reach import cluster_path, find_cluster, find_project, own_projects
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.administration import path_of
@@ -47,11 +47,11 @@ def list_certificates(
     paths, place = _paths(client, scope)
     query = {**filters, **place, **_user(scope.user)}
     found: list[JsonObject] = []
-    with Counter("certificates read") as counter:
+    with Progress("certificates read") as progress:
         for path in paths:
             for each in islice(_read(client, path, query, is_only=len(paths) == 1), limit + 1):
                 found.append(each)
-                counter.count()
+                progress.advance()
     if not found and scope.user is not None and not is_user_id(scope.user):
         _require_user(client, scope.user)
     if len(paths) > 1:

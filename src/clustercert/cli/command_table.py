@@ -135,4 +135,14 @@ def _load(entry: Entry) -> Any:
 
         name_completion.add_to(parent)
     built: Any = typer.main.get_command(parent)
-    return built.commands[entry.name]
+    command = built.commands[entry.name]
+    _keep_first_sentences(command)
+    return command
+
+
+def _keep_first_sentences(command: Any) -> None:
+    """Let the lists of commands in help texts have the whole first sentence. By default they are cut."""
+    for each in getattr(command, "commands", {}).values():
+        sentence, end, _ = " ".join((each.help or "").split()).partition(". ")
+        each.short_help = sentence + end.rstrip()
+        _keep_first_sentences(each)

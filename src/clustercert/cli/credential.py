@@ -30,7 +30,7 @@ def credential(
 ) -> None:
     """Print a client certificate for kubectl, which runs this command.
 
-    It is an exec plugin.     `clustercert kubeconfig merge` writes kubeconfig entries that use it.
+    It is an exec plugin. `clustercert kubeconfig merge` writes kubeconfig entries that use it.
     """
     import os
 

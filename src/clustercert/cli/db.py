@@ -8,6 +8,7 @@ import typer
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, note, show_one
+from clustercert.cli.progress import Progress
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
@@ -33,7 +34,9 @@ def upgrade(context: typer.Context) -> None:
 
     from clustercert.wiring import initialise
 
-    asyncio.run(initialise(settings(context), actor=actor()))
+    loaded = settings(context)
+    with Progress("migrations", at_once=True) as progress:
+        asyncio.run(initialise(loaded, actor=actor(), report_progress=progress.reach))
     if operate(context, _ensure_domain):
         note(f"Created the domain {DEFAULT_DOMAIN}.")
     note("The database schema is up to date.")

@@ -1,6 +1,6 @@
 """Compares documents with the service, and plans the changes of `clustercert apply`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -45,15 +45,17 @@ class Planner:
         self._found: dict[tuple[str, str | None, str], JsonObject | None] = {}
         self.project_ids: dict[tuple[str | None, str], str] = {}
 
-    def changes(self) -> list[Change]:
-        """Return the changes in the order in which they can be made. Raises CommandError or ClientError."""
-        return [
-            change
-            for kind in KINDS
-            for document in self._documents
-            if document.kind.name == kind
-            for change in self._of(document)
-        ]
+    def changes(self, advance: Callable[[], None]) -> list[Change]:
+        """Return the changes in the order in which they can be made. Raises CommandError or ClientError.
+
+        Args:
+            advance: called after each document.
+        """
+        found: list[Change] = []
+        for document in sorted(self._documents, key=lambda each: list(KINDS).index(each.kind.name)):
+            found += self._of(document)
+            advance()
+        return found
 
     def check(self, changes: Sequence[Change]) -> None:
         """Let the service check each change that depends on no object that is still missing. Raises ClientError."""

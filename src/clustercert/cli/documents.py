@@ -145,4 +145,15 @@ def _check_mapping(value: dict[Any, Any], schema: Schema, where: str, path: str)
 
 def write_documents(values: list[dict[str, object]]) -> str:
     """Write documents as YAML."""
-    return yaml.safe_dump_all(values, sort_keys=False, allow_unicode=True, width=1_000_000)
+    return yaml.dump_all(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines, such as certificates, as a block."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clustercert.cli.audit_output import parse_key, trusted_heads
 from clustercert.cli.options import CommandError
+from clustercert.cli.progress import Progress
 from clustercert.model.errors import CustodyError, UnsealError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from clustercert.settings import Settings
     from clustercert.store.engine.database import Database
     from clustercert.store.evidence import EvidenceQueries
+
+EVENTS = "events checked"
 
 
 async def verify_stored_log(
@@ -38,7 +41,8 @@ async def verify_stored_log(
             key, found, untrusted = await _own_key(settings, database, queries)
         trusted = trusted_heads(files, key)
         try:
-            report = await verify(queries, key, trusted)
+            with Progress(EVENTS) as progress:
+                report = await verify(queries, key, trusted, progress.reach)
         except NoteError as error:
             report = VerificationReport()
             report.add(FindingKind.NEWEST_INVALID, reason=error)

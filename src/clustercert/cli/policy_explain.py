@@ -14,7 +14,7 @@ from clustercert.model.errors import InvalidRequest
 from clustercert.model.keys import KeyType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from clustercert.cli.output import Row
     from clustercert.issuance.explanations import ExplainedRequest, Question
@@ -57,7 +57,17 @@ class RequestOptions:
         try:
             return policy_bodies.question(query.parsed(texts, policy_bodies.EXPLAIN, others=()), max_days)
         except InvalidRequest as error:
-            raise typer.BadParameter(error.message) from None
+            raise _bad_option(error.message, texts) from None
+
+
+def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
+    """Name the options instead of the fields of the API that the message begins with."""
+    text, _, rest = message.partition(": ")
+    found = text.split(", ")
+    if not rest or not set(found) <= set(names):
+        return typer.BadParameter(message)
+    options = ", ".join(f"--{field.replace('_', '-')}" for field in found)
+    return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
 
 
 @expand_options

@@ -1,7 +1,5 @@
 """`clustercert policy replay`: recorded decisions under another policy."""
 
-import sys
-import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ import typer
 from clustercert.cli.options import CommandError, UsageError, past_time
 from clustercert.cli.output import Output, OutputOption
 from clustercert.cli.policy_replay_output import show_replay
+from clustercert.cli.progress import Progress
 from clustercert.cli.session import Operator, operate, settings
 from clustercert.model.errors import NotFound
 
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
     from clustercert.policy.recorded_decisions import DecisionFilter
     from clustercert.policy.replay import Replay
 
-# Nothing is written about progress before the first time, and then no more often than the second. In seconds.
-_FIRST_PROGRESS, _PROGRESS = 1.0, 0.5
-_EVENTS_BETWEEN_LOOKS = 100
+_EVENTS = "events read"
 
 PolicyOption = Annotated[
     Path | None,
@@ -93,16 +90,16 @@ async def _replay_stored(operator: Operator, replay: "Replay", wanted: "Decision
 
     if wanted.project_id is not None:
         wanted = replace(wanted, project_id=await _project_id(operator, wanted.project_id))
-    progress, events = Progress(), DecisionEvents(operator.parts.database)
-    async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
-        _add(replay, map(parse_body, page), wanted, progress)
-    progress.clear()
+    events = DecisionEvents(operator.parts.database)
+    with Progress(_EVENTS) as progress:
+        async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
+            _add(replay, map(parse_body, page), wanted, progress)
 
 
 def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
     from clustercert.audit.event_files import read_events
 
-    progress, has_events = Progress(), False
+    has_events = False
 
     def events() -> "Iterator[JsonObject]":
         nonlocal has_events
@@ -111,12 +108,12 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
             yield event
 
     try:
-        _add(replay, events(), wanted, progress)
+        with Progress(_EVENTS) as progress:
+            _add(replay, events(), wanted, progress)
     except FileNotFoundError as error:
         raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
     except OSError as error:
         raise CommandError(f"--from: {log} can't be read: {error.strerror}.") from error
-    progress.clear()
     if not has_events:
         raise CommandError(
             f"--from: {log} has no events. Give the folder of `audit export`, or lines of JSON."
@@ -136,33 +133,9 @@ async def _project_id(operator: Operator, name_or_id: str) -> str:
 
 
 def _add(
-    replay: "Replay", events: "Iterable[JsonObject]", wanted: "DecisionFilter", progress: "Progress"
+    replay: "Replay", events: "Iterable[JsonObject]", wanted: "DecisionFilter", progress: Progress
 ) -> None:
     for event in events:
         if wanted.includes(event):
             replay.add(event)
-        progress.count()
-
-
-class Progress:
-    """Shows the number of events on a terminal, if reading them takes longer than a second."""
-
-    def __init__(self) -> None:
-        self._events = 0
-        self._next = time.monotonic() + _FIRST_PROGRESS
-        self._shown = False
-
-    def count(self) -> None:
-        self._events += 1
-        if (
-            self._events % _EVENTS_BETWEEN_LOOKS == 0
-            and time.monotonic() > self._next
-            and sys.stderr.isatty()
-        ):
-            sys.stderr.write(f"\r{self._events:,} events read")
-            sys.stderr.flush()
-            self._next, self._shown = time.monotonic() + _PROGRESS, True
-
-    def clear(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
+        progress.advance()

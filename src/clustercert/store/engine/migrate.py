@@ -5,7 +5,7 @@ as `oldest_program`. So a rolling upgrade migrates the schema first and then rep
 """
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,12 +27,19 @@ _DUPLICATE_TABLE, _LOCK_NOT_AVAILABLE = "42P07", "55P03"
 LOCK_SECONDS = 2
 
 
-async def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
+async def upgrade(
+    database: Database,
+    migrations: Path = MIGRATIONS,
+    report_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
     """Bring the schema to the revision that this program needs, each migration in its own transaction.
 
     Several processes may run it at once: one migrates, the others wait and find nothing to do.
     Raises SchemaError if the database is too new for this program or other transactions keep a table locked. Raises
     Unavailable.
+
+    Args:
+        report_progress: called before each migration with the number of those that are done, and of all.
     """
     try:
         await _create_lock(database)
@@ -43,7 +50,7 @@ async def upgrade(database: Database, migrations: Path = MIGRATIONS) -> None:
                 await connection.execute(select(_migration.c.id).with_for_update())
                 if database.url.get_backend_name() == "postgresql":
                     await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
-                done = await connection.run_sync(_upgrade_once, migrations)
+                done = await connection.run_sync(_upgrade_once, migrations, report_progress)
     except Unavailable as failure:
         if getattr(getattr(failure.__cause__, "orig", None), "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise
@@ -109,7 +116,9 @@ def _ignore_if_exists() -> Iterator[None]:
             raise
 
 
-def _upgrade_once(connection: Connection, migrations: Path) -> bool:
+def _upgrade_once(
+    connection: Connection, migrations: Path, report_progress: Callable[[int, int], None]
+) -> bool:
     """Run the next migration. Returns whether none is left."""
     # Imported here, because the import takes 70 ms and 6 MB, and workers only check the schema.
     from alembic import command  # noqa: PLC0415
@@ -124,6 +133,7 @@ def _upgrade_once(connection: Connection, migrations: Path) -> bool:
     following = next((revision for revision in known if has is None or revision > has), None)
     if following is None:
         return True
+    report_progress(known.index(following), len(known))
     config = Config()
     # Escape percent signs, because the configuration parser would interpolate them.
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
