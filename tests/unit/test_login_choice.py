@@ -220,6 +220,21 @@ def test_a_keyring_that_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring_store, "_SECONDS", 60)
     with pytest.raises(CommandError, match=r"AttributeError.*without --keyring"):
         keyring_store.put("account", "secret")
+
+
+def test_the_keyring_is_checked_before_the_login(monkeypatch: pytest.MonkeyPatch, chosen: list[str]) -> None:
     monkeypatch.setitem(sys.modules, "keyring", None)
     with pytest.raises(CommandError, match="pip install keyring"):
-        keyring_store.get("account")
+        choose(monkeypatch, ("sso",), keyring=True)
+    assert chosen == []
+
+
+def test_the_choice_of_the_keyring_stays(
+    monkeypatch: pytest.MonkeyPatch, chosen: list[str], ring: dict[tuple[str, str], str]
+) -> None:
+    checked: list[bool] = []
+    monkeypatch.setattr(keyring_store, "check", lambda: checked.append(True))
+    last = saved("sso")
+    assert last.oidc is not None
+    choose(monkeypatch, ("sso",), replace(last, oidc=replace(last.oidc, keyring=True)))
+    assert (chosen, checked) == (["sso"], [True])

@@ -15,6 +15,11 @@ _SERVICE = "clustercert"
 _SECONDS = 30.0
 
 
+def check() -> None:
+    """Raise CommandError if there is no keyring, or if it does not answer."""
+    get("check")
+
+
 def put(account: str, secret: str) -> None:
     """Raises CommandError if there is no keyring, or if it does not answer."""
     _within_time(lambda: _keyring().set_password(_SERVICE, account, secret))

@@ -93,8 +93,12 @@ class IssuerOptions:
         issuer = self._chosen_issuer(url, ca_pem, last)
         if issuer is None:
             return None
-        tokens = self._authenticate(issuer)
         keyring = self.keyring or (last is not None and last.oidc is not None and last.oidc.keyring)
+        if keyring:
+            from clustercert.cli import keyring_store
+
+            keyring_store.check()
+        tokens = self._authenticate(issuer)
         oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), keyring)
         return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
 
