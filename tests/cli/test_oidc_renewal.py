@@ -1,16 +1,20 @@
 """Logins at an OIDC issuer that expired: renewed without the user, or with one window for all commands."""
 
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from support.exec_plugin import status_of
+from support.exec_plugin import COMMAND, status_of
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, new_key, signed
-from support.oidc_users import OidcUser, Site, running_site
+from support.oidc_users import EXEC_INFO, OidcUser, Site, running_site
+from support.terminal import in_a_terminal
+from support.wait import line_with
 
 pytestmark = pytest.mark.slow
 PARALLEL = 20
@@ -204,3 +208,29 @@ def test_a_client_that_the_operator_replaced(user: OidcUser, issuer: OAuthIssuer
     user.expire()
     user.output("clusters")
     assert len(user.windows) == 2
+
+
+def test_a_command_at_a_terminal_opens_a_window(user: OidcUser) -> None:
+    user.expire()
+    user.end_at_the_issuer()
+    code, screen = in_a_terminal(["clusters"], {}, user.environment | user.browser)
+    assert code == 0, screen
+    assert "prod" in screen
+    assert len(user.windows) == 2
+
+
+def test_ctrl_c_ends_a_plugin_that_waits_for_the_browser(user: OidcUser) -> None:
+    user.expire()
+    user.end_at_the_issuer()
+    variables = user.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO, "BROWSER": "/bin/true"}
+    with subprocess.Popen(
+        [*COMMAND, *user.plugin], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        line_with(process.stderr, "in the browser window")
+        process.send_signal(signal.SIGINT)
+        out, rest = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in rest
+    later = user.credential(**user.browser)
+    assert (later.returncode, len(user.windows)) == (3, 1)
+    assert "was interrupted. Run `clustercert login`" in later.stderr

@@ -57,6 +57,7 @@ class OAuthIssuer(IssuerServer):
         self.logins: list[Form] = []
         self.refresh_tokens: set[str] = set()
         self._used: set[str] = set()
+        self._device_challenge = ""
         self._codes: dict[str, Form] = {}
         self._http.RequestHandlerClass = _handler(self)
 
@@ -104,6 +105,7 @@ class OAuthIssuer(IssuerServer):
 
     def post(self, path: str, form: Form) -> Response:
         self.forms.append((path, form))
+        self._device_challenge = form.get("code_challenge", self._device_challenge)
         if path in self.behavior.responses:
             return self.behavior.responses[path]
         if form.get("client_id") != CLIENT_ID:
@@ -130,13 +132,9 @@ class OAuthIssuer(IssuerServer):
 
     def _by_code(self, form: Form) -> Response:
         query = self._codes.pop(form["code"], None)
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest())
         if query is None or query["redirect_uri"] != form["redirect_uri"]:
             return _error("invalid_grant")
-        if (
-            query["code_challenge_method"] != "S256"
-            or query["code_challenge"] != challenge.rstrip(b"=").decode()
-        ):
+        if (query["code_challenge_method"], query["code_challenge"]) != ("S256", _challenge(form)):
             return _error("invalid_grant")
         return self._tokens(nonce=query["nonce"])
 
@@ -152,6 +150,8 @@ class OAuthIssuer(IssuerServer):
         return self._tokens()
 
     def _by_device_code(self, form: Form) -> Response:
+        if _challenge(form) != self._device_challenge:
+            return _error("invalid_grant")
         if self.behavior.device:
             return _error(self.behavior.device.pop(0))
         return self._tokens()
@@ -166,6 +166,11 @@ class OAuthIssuer(IssuerServer):
             body["refresh_token"] = secrets.token_urlsafe(16)
             self.refresh_tokens.add(body["refresh_token"])
         return _json(self.behavior.token(body))
+
+
+def _challenge(form: Form) -> str:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(form["code_verifier"].encode()).digest())
+    return digest.rstrip(b"=").decode()
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:

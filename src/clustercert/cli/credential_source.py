@@ -94,11 +94,12 @@ def renew_login(request: "Request") -> Failure | None:
     if found.oidc is None:
         return None
     from clustercert.cli.login_renewal import LoginNeeded, renewed
-    from clustercert.cli.login_window import may_open_window
 
     try:
         renewed(name, found)
     except LoginNeeded as error:
+        from clustercert.cli.login_window import may_open_window
+
         return Failure(NOT_LOGGED_IN, error.message, cache_helps=True, needs_user=may_open_window(found))
     except ClustercertError as error:
         code = exit_code(error)

@@ -1,7 +1,5 @@
 """An authorization request with PKCE, and the check of its response."""
 
-import base64
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +8,8 @@ from urllib.parse import urlencode
 from clustercert.client.connection import one_line
 from clustercert.client.oidc.errors import IssuerError, LoginRefused, OAuthError
 from clustercert.client.oidc.grants import IssuerClient
+from clustercert.client.oidc.pkce import challenge, new_secret
 from clustercert.client.oidc.tokens import Tokens
-
-_ENTROPY_BYTES = 32
-
-
-def _secret() -> str:
-    return secrets.token_urlsafe(_ENTROPY_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +19,14 @@ class AuthorizationRequest:
     Attributes:
         state: binds the response to the request.
         nonce: binds the ID token to the request.
-        verifier: proves to the token endpoint that this client made the request. Source: RFC 7636.
+        verifier: proves to the token endpoint that this client made the request.
     """
 
     client: IssuerClient
     redirect_uri: str
-    state: str = field(default_factory=_secret, repr=False)
-    nonce: str = field(default_factory=_secret, repr=False)
-    verifier: str = field(default_factory=_secret, repr=False)
+    state: str = field(default_factory=new_secret, repr=False)
+    nonce: str = field(default_factory=new_secret, repr=False)
+    verifier: str = field(default_factory=new_secret, repr=False)
 
     @property
     def url(self) -> str:
@@ -43,15 +36,13 @@ class AuthorizationRequest:
             raise IssuerError(
                 f"The issuer {self.client.issuer.url} has no log-in in a browser. Try `clustercert login --device`."
             )
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest())
         query = {
             **self.client.parameters,
             "response_type": "code",
             "redirect_uri": self.redirect_uri,
             "state": self.state,
             "nonce": self.nonce,
-            "code_challenge": challenge.rstrip(b"=").decode(),
-            "code_challenge_method": "S256",
+            **challenge(self.verifier),
         }
         return f"{address}{'&' if '?' in address else '?'}{urlencode(query)}"
 

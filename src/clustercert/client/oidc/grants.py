@@ -10,6 +10,7 @@ from clustercert.client.connection import one_line
 from clustercert.client.oidc.errors import IssuerError, IssuerUnreachable, OAuthError
 from clustercert.client.oidc.exchange import IssuerConnections, IssuerResponse
 from clustercert.client.oidc.issuer import Endpoints, LoginIssuer, discover
+from clustercert.client.oidc.pkce import challenge, new_secret
 from clustercert.client.oidc.tokens import Tokens, tokens_from_response
 from clustercert.model import JsonObject
 from clustercert.model.addresses import is_https_url
@@ -30,12 +31,15 @@ class DeviceCode:
     """What the user enters in any browser, and what the client polls with.
 
     Attributes:
+        verifier: proves that this client made the request. RFC 8628 has no PKCE, but Keycloak demands it if the client
+            needs it in a browser. Other issuers ignore it.
         complete_uri: `uri` with the user code in it; `None` if the issuer has none.
         seconds: how long the code is valid.
         interval: seconds between two polls.
     """
 
     code: str = field(repr=False)
+    verifier: str = field(repr=False)
     user_code: str
     uri: str
     complete_uri: str | None
@@ -100,12 +104,14 @@ class IssuerClient:
                 f"The issuer {self.issuer.url} has no log-in by device code. Log in without --device, on a machine "
                 "with a browser."
             )
-        response = self._connections.post(address, self.parameters)
-        return _device_code(self._checked(response), self.issuer.url)
+        verifier = new_secret()
+        response = self._connections.post(address, {**self.parameters, **challenge(verifier)})
+        return _device_code(self._checked(response), verifier, self.issuer.url)
 
     def poll(self, device: DeviceCode) -> Tokens:
         """Ask for the tokens of a device code. Raises OAuthError, also while the user has not decided."""
-        body = self._tokens({"grant_type": _DEVICE_GRANT, "device_code": device.code})
+        form = {"grant_type": _DEVICE_GRANT, "device_code": device.code, "code_verifier": device.verifier}
+        body = self._tokens(form)
         return tokens_from_response(self.issuer, body)
 
     def revoke(self, refresh_token: str) -> bool:
@@ -141,7 +147,7 @@ class IssuerClient:
         raise OAuthError(one_line(error), text, self.issuer.url)
 
 
-def _device_code(body: JsonObject, issuer: str) -> DeviceCode:
+def _device_code(body: JsonObject, verifier: str, issuer: str) -> DeviceCode:
     code, user_code, uri = (body.get(name) for name in ("device_code", "user_code", "verification_uri"))
     complete = body.get("verification_uri_complete")
     if (
@@ -154,6 +160,7 @@ def _device_code(body: JsonObject, issuer: str) -> DeviceCode:
         )
     return DeviceCode(
         code=code,
+        verifier=verifier,
         user_code=user_code,
         uri=str(uri),
         complete_uri=str(complete) if complete else None,
