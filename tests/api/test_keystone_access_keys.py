@@ -137,7 +137,7 @@ def test_a_key_that_was_made_by_delegation_is_refused(site: Site, delegation: st
     with captured_logs(module) as said:
         assert ask(site, key).status_code == 401
     [line] = [line for line in said if line["event"] == "keystone access key refused"]
-    assert (line["access_key"], "made under" in line["reason"]) == (key[0], True)
+    assert (line["access_key_id"], "made under" in line["reason"]) == (key[0], True)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from clustercert.authn.keystone.connection import Connection
 from clustercert.authn.keystone.service_token import PAUSE_SECONDS, ServiceToken
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.model.errors import CredentialUnverified
+from clustercert.observability.log import REDACTED, redact
 from support.keystone_double import PASSWORD, Answer, KeystoneDouble, problem
 from support.log_capture import captured_logs
 from support.wait import eventually_async
@@ -291,3 +292,18 @@ async def test_a_ca_file_that_cannot_be_read_is_an_outage(
         file.write_text(content)
     async with asking(double, ca_file=str(file)) as own:
         assert await own.fails("x") == 1
+
+
+async def test_log_lines_name_the_keystone_readably(double: KeystoneDouble) -> None:
+    """The log redacts fields whose names suggest a secret, such as `key` in `keystone`."""
+    async with asking(double) as own:
+        modules = (connection_module, client_module, token_module)
+        with contextlib.ExitStack() as stack:
+            said = [stack.enter_context(captured_logs(module)) for module in modules][-1]
+            double.overrides["/v3/auth/tokens"] = lambda _: problem(500)
+            await own.fails("x")
+            double.stop()
+            await own.fails("x")
+        lines = [dict(line) for line in said]
+        assert {line["event"] for line in lines} == {"keystone answer not usable", "keystone not reachable"}
+        assert REDACTED not in str([redact(None, "", line) for line in lines])

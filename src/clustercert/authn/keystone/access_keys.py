@@ -149,5 +149,5 @@ def _digest(*parts: str) -> bytes:
 
 def _refused(access_key_id: str, reason: str) -> Unauthenticated:
     # The caller of `signing_key` can't tell this key from an unknown one, but operators need the reason.
-    logger.info("keystone access key refused", access_key=access_key_id, reason=reason)
+    logger.info("keystone access key refused", access_key_id=access_key_id, reason=reason)
     return Unauthenticated(f"the access key can't be used: {reason}", known=access_key_id)

@@ -146,7 +146,7 @@ class KeystoneClient:
         metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
         # Made-up tokens get here too, so the same reason is logged once.
         if (reason := f"{about}: {error}") != self._failure:
-            logger.warning("keystone answer not usable", keystone=self._name, reason=reason)
+            logger.warning("keystone answer not usable", authority=self._name, reason=reason)
         self._failure = reason
         return CredentialUnverified(
             "The identity service gave no usable answer. Try again in a moment.", retry_after=RETRY_SECONDS

@@ -110,7 +110,7 @@ class Connection:
         if began < self._failed_at:
             return
         if self._failures == 0:
-            logger.warning("keystone not reachable", keystone=self._keystone.name, reason=reason)
+            logger.warning("keystone not reachable", authority=self._keystone.name, reason=reason)
         pause = min(FIRST_PAUSE_SECONDS * 2**self._failures, LONGEST_PAUSE_SECONDS)
         self._failures = min(self._failures + 1, 10)
         self._failed_at = self._clock()
@@ -118,7 +118,7 @@ class Connection:
 
     def _note_answer(self) -> None:
         if self._failures:
-            logger.info("keystone reachable again", keystone=self._keystone.name)
+            logger.info("keystone reachable again", authority=self._keystone.name)
         self._failures = 0
 
     async def _attempt(

@@ -107,7 +107,7 @@ class ServiceToken:
 
     def _unusable(self, reason: str) -> CredentialUnverified:
         if reason != self._failure:
-            logger.error("keystone log-in failed", keystone=self._name, reason=reason)
+            logger.error("keystone log-in failed", authority=self._name, reason=reason)
         self._failure = reason
         return CredentialUnverified(
             "The service can't ask its identity service. Contact its operator.", retry_after=PAUSE_SECONDS
