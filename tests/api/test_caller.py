@@ -18,6 +18,9 @@ def test_the_owner_of_an_access_key_is_named(keystone: Keystone) -> None:
         "service_roles": [],
         "method": "access_key",
         "expires_at": None,
+        "projects": [
+            {"id": keystone.project.id, "name": keystone.project.name, "domain": keystone.domain.name}
+        ],
     }
 
 

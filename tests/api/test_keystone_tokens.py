@@ -246,6 +246,9 @@ def test_without_the_built_in_identity_its_credentials_and_paths_are_gone(
         ).client
         token = {"X-Auth-Token": keystone.add_token(user_id, world.project.id)}
         assert client.post(world.path(), json={"duration": 1}, headers=token).status_code == 200
+        caller = client.get("/clustercert/v1/caller", headers=token).json()
+        assert (caller["id"], caller["method"], caller["issuer"]) == (user_id, "keystone", keystone.url)
+        assert [project["id"] for project in caller["projects"]] == [world.project.id]
         built_in = world.people["admin"].headers
         assert client.post(world.path(), json={"duration": 1}, headers=built_in).status_code == 401
         for path in ("/v3", "/v3/auth/tokens", "/v3/projects", "/v3/auth/catalog", "/"):

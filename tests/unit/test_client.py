@@ -154,6 +154,20 @@ def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, conte
     assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
 
 
+def test_projects_are_listed_without_the_built_in_identity() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.startswith("/v3"):
+            return httpx.Response(404, json={"error": {"code": 404, "message": "No.", "title": "…"}})
+        return httpx.Response(200, json={"projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme"}]})
+
+    service = Service(answer)
+    with service.client() as client:
+        assert client.projects() == (NamedRef(PROJECT, "eu-de"),)
+    assert [each.url.path for each in service.requests] == ["/v3/auth/projects", "/clustercert/v1/caller"]
+    with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
+        client.projects()
+
+
 def test_the_caller_is_known_to_this_service_alone() -> None:
     body = {
         "id": "1",

@@ -134,7 +134,13 @@ class Client(Connection):
 
     def projects(self) -> tuple[NamedRef, ...]:
         """List the projects in which the caller has a role."""
-        response = self.exchange("GET", "/v3/auth/projects")
+        try:
+            response = self.exchange("GET", "/v3/auth/projects")
+        except ApiError as error:
+            if error.http_status != HTTPStatus.NOT_FOUND:
+                raise
+            # A service without the built-in identity has no such path.
+            response = self.exchange("GET", "/clustercert/v1/caller")
         with self.check_format():
             return tuple(_named(item) for item in _list(response.body["projects"]))
 

@@ -1,5 +1,6 @@
 """Bodies of the routes about OIDC issuers and their users."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from pydantic import BaseModel, Field
@@ -7,7 +8,7 @@ from pydantic import BaseModel, Field
 from clustercert.authn.oidc.issuers import Issuer
 from clustercert.http.body import RequestBody
 from clustercert.identity.token_report import TokenReport
-from clustercert.model import Caller, JsonObject, rfc3339
+from clustercert.model import Caller, JsonObject, Project, rfc3339
 from clustercert.model.login_client import BearerKind, LoginClient
 
 
@@ -70,8 +71,16 @@ class ExplanationBody(BaseModel):
     user: MappedUserBody | None
 
 
+class OwnProjectBody(BaseModel):
+    """A project in which the caller has a role."""
+
+    id: str
+    name: str
+    domain: str
+
+
 class CallerBody(BaseModel):
-    """Who sends the request, and with what.
+    """Who sends the request, with what, and their projects.
 
     `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` is the end of the token or access
     key, null if it has none.
@@ -85,9 +94,10 @@ class CallerBody(BaseModel):
     service_roles: list[str]
     method: str
     expires_at: str | None
+    projects: list[OwnProjectBody]
 
 
-def caller_body(caller: Caller) -> JsonObject:
+def caller_body(caller: Caller, projects: Iterable[Project]) -> JsonObject:
     return {
         "id": caller.user.id,
         "name": caller.user.name,
@@ -97,6 +107,7 @@ def caller_body(caller: Caller) -> JsonObject:
         "service_roles": list(caller.service_roles),
         "method": caller.method,
         "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
+        "projects": [{"id": each.id, "name": each.name, "domain": each.domain.name} for each in projects],
     }
 
 
