@@ -121,7 +121,10 @@ class Profile:
 
         def rescope(project_id: str) -> str:
             # Operators may have no role in the project, and need none.
-            return token if client.is_operator else self.client().rescope(token, project_id).token
+            if client.is_operator:
+                return token
+            with self.client() as other:
+                return other.rescope(token, project_id).token
 
         if self.secret_key is None:
             client.auth = ProjectTokenAuth(token, self.project_id, rescope)

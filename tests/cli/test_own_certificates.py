@@ -1,0 +1,219 @@
+"""`clustercert certificate` with the log-ins of a developer, a project's admin and an operator, over HTTPS."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from clustercert.pki.certificates import fingerprint
+from support.command_line import Operator, new_operator
+from support.operated_cluster import tls_service
+from support.remote_user import RemoteUser, new_remote_user
+from support.samples import server_ca_pem
+from support.stores import rows
+from support.terminal import in_a_terminal
+
+pytestmark = pytest.mark.slow
+COLUMNS = 80
+
+
+@dataclass(frozen=True)
+class Place:
+    """A service with the clusters prod in eu-de and staging in eu-nl.
+
+    Alice is a member of both projects, bob their admin, and carol an operator.
+    """
+
+    operator: Operator
+    url: str
+    alice: RemoteUser
+    bob: RemoteUser
+    carol: RemoteUser
+
+    def issue(self, user: RemoteUser, cluster: str = "prod") -> str:
+        """Issue a certificate with `kubeconfig get`, and return its fingerprint."""
+        user.output("kubeconfig", "get", cluster, "--expires-in", "1h")
+        newest: str = self.own(user)[0]["fingerprint"]
+        return newest
+
+    def own(self, user: RemoteUser, *options: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = user.output_json("certificate", "list", *options)
+        return found
+
+    def names(self, user: RemoteUser, *options: str) -> set[str]:
+        return set(user.output("certificate", "list", *options, "-o", "name").split())
+
+    def state(self, name: str) -> str:
+        return str(self.operator.output_json("certificate", "show", name)["state"])
+
+    def terminal(self, user: RemoteUser, *command: str, **typed: str) -> tuple[int, list[str]]:
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("CLUSTERCERT", "XDG_"))
+        }
+        code, screen = in_a_terminal(list(command), typed, kept | {"HOME": str(user.home)}, COLUMNS)
+        plain = re.sub(r"\x1b\[\d+m", "", screen)
+        return code, [line.strip("\r\n") for line in plain.splitlines() if "do not fit" not in line]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    operator = new_operator(tmp_path_factory.mktemp("certificates"))
+    ca = operator.folder / "server-ca.pem"
+    ca.write_bytes(server_ca_pem())
+    for project, cluster in (("eu-de", "prod"), ("eu-nl", "staging")):
+        operator.output("project", "create", project)
+        options = ("--project", project, "--internal-url", "https://10.0.0.5:6443", "--server-ca", ca)
+        operator.output("cluster", "add", cluster, *options)
+    with tls_service(operator) as url:
+        people = []
+        for name, role in (("alice", "member"), ("bob", "admin"), ("carol", "operator")):
+            home = tmp_path_factory.mktemp(name)
+            person = new_remote_user(operator, url, name, home)
+            if role == "operator":
+                operator.output("role", "assign", role, "--user", name, "--service")
+            else:
+                for project in ("eu-de", "eu-nl"):
+                    operator.output("role", "assign", role, "--user", name, "--project", project)
+            person.output("login", "--password-file", home / "password")
+            people.append(person)
+        yield Place(operator, url, *people)
+
+
+def test_developers_list_and_show_their_own_in_all_projects(place: Place) -> None:
+    alice, bobs = place.alice, place.issue(place.bob)
+    mine = [place.issue(alice, "prod"), place.issue(alice, "staging")]
+    listed = place.own(alice)
+    assert [each["fingerprint"] for each in listed[:2]] == mine[::-1]
+    assert [(each["cluster_name"], each["project_name"]) for each in listed[:2]] == [
+        ("staging", "eu-nl"),
+        ("prod", "eu-de"),
+    ]
+    assert place.names(alice, "--all") == place.names(alice)
+    assert bobs not in place.names(alice, "--all")
+    assert place.names(alice, "--cluster", "staging", "--state", "live") >= {mine[1]}
+    assert mine[0] not in place.names(alice, "--cluster", "staging")
+    shown = alice.output_json("certificate", "show", mine[1][:16])
+    leaf = x509.load_pem_x509_certificate(shown["pem"].encode())
+    assert fingerprint(leaf).hex() == shown["fingerprint"] == mine[1]
+    for command in ("show", "revoke"):
+        assert "no such certificate" in alice.failure(5, "certificate", command, bobs)
+    assert place.state(bobs) == "live"
+
+
+def test_developers_revoke_their_own_after_a_question(place: Place) -> None:
+    alice, name = place.alice, place.issue(place.alice)
+    refused = alice.failure(2, "certificate", "revoke", name[:16])
+    assert f"Revoke the certificate {name} of the user alice for the cluster prod" in refused
+    assert "--yes" in refused
+    assert place.state(name) == "live"
+    done = alice.run("certificate", "revoke", name[:16], "--reason", "superseded", "--yes", "-o", "json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["fingerprint"] == name
+    assert "the cluster prod does not enforce revocations" in done.err
+    assert "undo" not in done.err
+    assert place.state(name) == "revoked"
+    query = "SELECT actor FROM audit_event WHERE kind = 'certificate.revoked' AND subject = ?"
+    [(actor,)] = rows(place.operator.folder / "data" / "clustercert.db", query, name)
+    assert actor == place.own(alice)[0]["user_id"]
+
+
+def test_developers_revoke_all_their_own_for_a_cluster(place: Place) -> None:
+    name, other = place.issue(place.alice, "staging"), place.issue(place.alice, "prod")
+    assert "in the cluster staging" in place.alice.failure(
+        2, "certificate", "revoke", "--user", "alice", "--cluster", "staging"
+    )
+    command = ("certificate", "revoke", "--user", "alice", "--cluster", "staging", "--note", "lost", "--yes")
+    assert place.alice.output_json(*command)["note"] == "lost"
+    assert (place.state(name), place.state(other)) == ("revoked", "live")
+    assert place.alice.failure(4, "certificate", "revoke", "--user", "bob", "--cluster", "prod", "--yes")
+
+
+def test_a_role_that_is_lost_leaves_the_own_certificates(place: Place) -> None:
+    name = place.issue(place.alice, "staging")
+    place.operator.output("role", "unassign", "member", "--user", "alice", "--project", "eu-nl")
+    try:
+        assert name in place.names(place.alice)
+        assert place.alice.output("certificate", "revoke", name, "--yes", "-o", "name")
+        assert place.state(name) == "revoked"
+    finally:
+        place.operator.output("role", "assign", "member", "--user", "alice", "--project", "eu-nl")
+
+
+def test_admins_reach_all_their_projects(place: Place) -> None:
+    bob, others = place.bob, {place.issue(place.alice, "prod"), place.issue(place.alice, "staging")}
+    for options in (("--all",), ("--user", "alice")):
+        assert place.names(bob, *options, "--state", "live") >= others
+    assert len(place.names(bob, "--project", "eu-nl", "--state", "live") & others) == 1
+    assert others.isdisjoint(place.names(bob))
+    for name in others:
+        assert bob.output_json("certificate", "show", name[:16])["user_name"] == "alice"
+    report = bob.output_json("certificate", "access", "--cluster", "staging", "--user", "alice")
+    assert {each["user_name"] for each in report["users"]} == {"alice"}
+    for name in others:
+        assert bob.output("certificate", "revoke", name[:16], "--yes", "-o", "name")
+        assert place.state(name) == "revoked"
+    made = bob.output_json("certificate", "revocations", "--cluster", "staging")[0]
+    assert bob.failure(4, "certificate", "undo", str(made["id"]))
+
+
+def test_operators_reach_everything(place: Place) -> None:
+    carol, name = place.carol, place.issue(place.alice, "prod")
+    assert place.names(carol) == set()
+    assert place.names(carol, "--all", "--user", "alice") >= {name}
+    assert place.names(carol, "--cluster", "prod", "--state", "live") >= {name}
+    done = carol.run("certificate", "revoke", "--user", "alice", "--everywhere", "--yes", "-o", "name")
+    assert f"clustercert certificate undo {done.out.strip()}" in done.err
+    assert place.state(name) == "revoked"
+    carol.output("certificate", "undo", done.out.strip())
+    assert place.state(name) == "live"
+    assert carol.output_json("certificate", "revocations", "--user", "alice")[0]["undone_at"]
+    crl = carol.output("certificate", "crl", "--cluster", "prod")
+    assert x509.load_pem_x509_crl(crl.encode()).next_update_utc
+    assert crl == place.alice.output("certificate", "crl", "--cluster", "prod")
+
+
+def test_errors_have_their_exit_codes(place: Place, tmp_path: Path) -> None:
+    alice = place.alice
+    assert "Did you mean prod?" in alice.failure(5, "certificate", "list", "--cluster", "prd")
+    assert "Did you mean eu-de?" in alice.failure(5, "certificate", "list", "--project", "eu-dee")
+    assert "Did you mean alice?" in place.carol.failure(5, "certificate", "list", "--all", "--user", "alcie")
+    assert alice.failure(4, "certificate", "access", "--cluster", "prod")
+    assert "no such certificate" in alice.failure(5, "certificate", "show", "0" * 16)
+    assert "clustercert login" in RemoteUser(tmp_path).failure(3, "certificate", "list")
+
+
+def test_identifiers_stay_whole_at_eighty_columns(place: Place) -> None:
+    name = place.issue(place.alice)
+    for command in (
+        ("list",),
+        ("list", "--all"),
+        ("show", name[:16]),
+        ("access", "--cluster", "prod"),
+        ("revocations", "--cluster", "prod"),
+    ):
+        user = place.alice if command[0] in {"list", "show"} else place.bob
+        code, lines = place.terminal(user, "certificate", *command)
+        assert code == 0, lines
+        assert max(map(len, lines)) <= COLUMNS, lines
+    _, lines = place.terminal(place.alice, "certificate", "list", "--state", "live")
+    assert any(line.startswith(name[:16]) for line in lines)
+    _, lines = place.terminal(place.alice, "certificate", "show", name[:16])
+    assert f"  {name}" in lines
+    _, lines = place.terminal(place.alice, "certificate", "list", "-o", "wide")
+    assert any(line.endswith(name) for line in lines)
+
+
+def test_a_person_is_asked_at_the_terminal(place: Place) -> None:
+    name = place.issue(place.alice)
+    code, lines = place.terminal(place.alice, "certificate", "revoke", name[:16], **{"[y/N]": "n\n"})
+    assert (code, lines[-1].strip()) == (1, "Aborted.")
+    assert place.state(name) == "live"
+    code, lines = place.terminal(place.alice, "certificate", "revoke", name[:16], **{"[y/N]": "y\n"})
+    assert code == 0, lines
+    assert place.state(name) == "revoked"
