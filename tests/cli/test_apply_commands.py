@@ -287,7 +287,7 @@ def over_api(made: tuple[Operator, str], monkeypatch: pytest.MonkeyPatch) -> Ite
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     yield operator
-    operator.output("access-key", "delete", key["access_key"])
+    operator.output("access-key", "delete", key["access_key"], "--yes")
 
 
 def test_documents_are_applied_over_the_api(over_api: Operator, example: Path) -> None:

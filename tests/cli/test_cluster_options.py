@@ -1,5 +1,6 @@
 """The options of `clustercert cluster` that say how a cluster enforces revocations."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from support.command_line import Operator
-from support.stores import Store, sqlite_url
+from support.stores import Store, rows, sqlite_url
 
 DEFAULTS = {
     "webhook_mode": "default",
     "exemptions": ["system:*"],
     "listed_masters": [],
-    "credential_roles": None,
+    "credential_roles": {},
     "admission": False,
 }
 
@@ -83,11 +84,18 @@ def test_update_changes_only_the_given_options(operator: Operator, server_ca: Pa
 
 def test_removed_credential_roles_leave_an_empty_mapping(operator: Operator, server_ca: Path) -> None:
     add(operator, server_ca)
-    assert update(operator, "--no-credential-roles")["credential_roles"] is None
+
+    def stored() -> object:
+        ((options,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT options FROM cluster")
+        return json.loads(str(options))["credential_roles"]
+
+    update(operator, "--no-credential-roles")
+    assert stored() is None
     assert update(operator, "--credential-role", "admin=a")["credential_roles"] == {"admin": "a"}
     more = update(operator, "--credential-role", "member=b", "--credential-role", "admin=c")
     assert more["credential_roles"] == {"admin": "c", "member": "b"}
     assert update(operator, "--no-credential-roles")["credential_roles"] == {}
+    assert stored() == {}
 
 
 @pytest.mark.parametrize("said", [("--admission",), ("--credential-role", "admin=cluster-admin")])
@@ -139,7 +147,10 @@ def test_invalid_option_values_are_refused(
         (("--webhook-mode", "paranoid"), "known-only"),
     ],
 )
-def test_wrong_usage_of_update_is_explained(operator: Operator, said: tuple[str, ...], words: str) -> None:
+def test_wrong_usage_of_update_is_explained(
+    operator: Operator, server_ca: Path, said: tuple[str, ...], words: str
+) -> None:
+    add(operator, server_ca)
     assert words in " ".join(operator.usage_error("cluster", "update", "prod", *said).split())
 
 

@@ -130,7 +130,6 @@ def test_the_table_names_who_is_affected(recorded: Recorded, monkeypatch: pytest
     [
         (lambda place: ("--cluster", "prod"), DECISIONS),
         (lambda place: ("--cluster", place.cluster_id), DECISIONS),
-        (lambda place: ("--cluster", "other"), 0),
         (lambda place: ("--project", "eu-de"), DECISIONS),
         (lambda place: ("--project", place.project_id), DECISIONS),
         (lambda place: ("--project", "0" * 32), 0),
@@ -142,6 +141,20 @@ def test_decisions_are_selected(
     recorded: Recorded, options: Callable[[Recorded], tuple[str, ...]], expected: int
 ) -> None:
     assert recorded.replay(None, *options(recorded))["decisions"] == expected
+
+
+def test_a_cluster_that_nothing_names_is_not_found(recorded: Recorded, tmp_path: Path) -> None:
+    recorded.operator.output("audit", "export", "--out", tmp_path / "log")
+    for more in ((), ("--from", tmp_path / "log")):
+        done = recorded.operator.run("policy", "replay", "--cluster", "prd", *more)
+        assert (done.code, done.out) == (5, ""), done
+        assert "There is no cluster prd" in done.err
+        assert "Did you mean prod?" in done.err
+    # A cluster without decisions exists all the same.
+    add = ("cluster", "add", "idle", "--project", "eu-de", "--internal-url", "https://10.0.0.9:6443")
+    recorded.operator.output(*add, "--server-ca", recorded.operator.folder / "server-ca.pem")
+    assert recorded.replay(None, "--cluster", "idle")["decisions"] == 0
+    recorded.operator.output("cluster", "remove", "idle", "--yes")
 
 
 def test_files_with_events_are_replayed_as_well(recorded: Recorded, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_options_override_variables_and_variables_the_file(operator: Operator, t
 
 def test_an_argument_demo_is_not_the_demo_command(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
-    shown = run("cluster", "show", "demo", *config, "--data-dir", tmp_path / "data")
+    shown = run("cluster", "show", "demo", "--local", *config, "--data-dir", tmp_path / "data")
     assert "no such option" not in shown.stderr.lower()
     assert "demo" in shown.stderr
 

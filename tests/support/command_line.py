@@ -13,7 +13,7 @@ from clustercert.cli.root import run
 
 PASSWORD = "correct horse"
 # Commands that call a service unless they are told to work on the store.
-_OVER_API = {"certificate", "domain", "project"}
+_OVER_API = {"access-key", "certificate", "cluster", "domain", "project"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Operator:
 
     def run(self, *arguments: str | Path) -> CommandResult:
         """Run a command. Administration is done on the store."""
-        return run_command("--config", str(self.config), *_on_store(map(str, arguments)))
+        return run_command("--config", str(self.config), *on_store(map(str, arguments)))
 
     def output(self, *arguments: str | Path) -> str:
         """The output of a command that succeeds."""
@@ -88,9 +88,11 @@ def new_operator(folder: Path) -> Operator:
     return operator
 
 
-def _on_store(arguments: Iterable[str]) -> list[str]:
+def on_store(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments of a command, with `--local` if it would use a log-in."""
     first, *rest = arguments
-    is_local = first in _OVER_API and "--profile" not in rest
+    over_api = first in _OVER_API or [first, *rest[:1]] == ["kubernetes", "token"]
+    is_local = over_api and "--profile" not in rest
     return [first, *rest, "--local"] if is_local else [first, *rest]
 
 

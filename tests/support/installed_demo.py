@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from support.command_line import on_store
 from support.wait import line_with
 
 READY_WITHIN_S = 90
@@ -133,7 +134,7 @@ def stop(demo: Demo) -> None:
 def operator(demo: Demo, *arguments: str | Path) -> str:
     """Run one of the operator's commands on the demo's store; returns its standard output."""
     done = subprocess.run(
-        [program(), *arguments],
+        [program(), *on_store(map(str, arguments))],
         capture_output=True,
         text=True,
         timeout=60,

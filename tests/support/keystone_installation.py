@@ -24,6 +24,7 @@ import httpx
 from cryptography import x509
 
 from support.certificate_authority import Authority
+from support.command_line import on_store
 from support.installed_demo import program
 from support.kubeconfig_checks import assert_openssl_verifies
 from support.real_keystone import RealKeystone
@@ -232,7 +233,7 @@ def make(folder: Path, keystone: RealKeystone) -> Site:
     settings = site.settings()
     operator(settings, "keys", "generate", "--out", folder / "kek")
     operator(settings, "db", "upgrade")
-    operator(settings, "project", "create", REGION, "--id", project_id, "--local")
+    operator(settings, "project", "create", REGION, "--id", project_id)
     server_ca = folder / "server-ca.pem"
     server_ca.write_bytes(Authority("apiserver").certificate_pem)
     added = operator(
@@ -246,7 +247,7 @@ def make(folder: Path, keystone: RealKeystone) -> Site:
 def operator(settings: Path, *arguments: str | Path) -> str:
     """Run one of the operator's commands. Returns its standard output."""
     done = subprocess.run(
-        [program(), "--config", settings, *arguments],
+        [program(), "--config", settings, *on_store(map(str, arguments))],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,8 +1,7 @@
 """Command-line options for how a cluster enforces revocations."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,8 +10,9 @@ from clustercert.cli.output import note
 from clustercert.model.choices import WebhookMode
 
 if TYPE_CHECKING:
-    from clustercert.model import ClusterOptions
-    from clustercert.policy.rule_settings import PolicySettings
+    from collections.abc import Mapping
+
+    from clustercert.model import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +53,14 @@ class EnforcementOptions:
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        self.parse_roles()
+
     def parse_roles(self) -> dict[str, str]:
         """Parse `--credential-role` into the ClusterRole for each rule. Raises typer.BadParameter."""
         return parse_pairs(self.credential_role, "RULE=CLUSTERROLE", "--credential-role")
 
-    def check_rules(self, policy: "PolicySettings") -> None:
-        """Raise typer.BadParameter if --credential-role names a rule that the policy lacks or names by position."""
-        from clustercert.policy.cluster_options import credential_rule_problem
-
-        if problem := credential_rule_problem(self.parse_roles().keys(), policy):
-            raise typer.BadParameter(problem, param_hint="--credential-role")
-
-    def check_exemptions(
-        self, policy: "PolicySettings", before: "ClusterOptions", after: "ClusterOptions"
-    ) -> None:
-        """Raise typer.BadParameter if the change could exempt a group that a template of the policy gives."""
-        from clustercert.policy.cluster_options import effective_exemptions, exemption_problem
-
-        if problem := exemption_problem(effective_exemptions(before, after), policy):
-            raise typer.BadParameter(problem, param_hint="--exempt")
-
-    def note_next_step(self, cluster_id: str) -> None:
+    def note_next_step(self, cluster_id: object) -> None:
         """Print a note if the cluster needs manifests before the options take effect."""
         if self.credential_role or self.admission:
             note(
@@ -81,24 +68,29 @@ class EnforcementOptions:
                 "cluster. They give the service the permissions that it needs there."
             )
 
-    def apply_to(self, before: "ClusterOptions") -> "ClusterOptions":
-        """Return the cluster's options with these options applied. Raises typer.BadParameter for a malformed option."""
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the cluster's current ones, if there is one."""
         from clustercert.model import ClusterOptions
 
-        admission = before.admission if self.admission is None else self.admission
-        roles = self.parse_roles()
         listed = [each.lower().replace(":", "") for each in self.listed_master or ()]
-        return ClusterOptions(
-            mode=self.webhook_mode or before.mode,
-            exemptions=tuple(dict.fromkeys([*before.exemptions, *(self.exempt or ())])),
-            listed_masters=tuple(dict.fromkeys([*before.listed_masters, *listed])),
-            credential_roles={**(before.credential_roles or {}), **roles}
-            if roles
-            else before.credential_roles,
-            admission=admission,
-            # Reset while admission is off: an older policy may be in use when admission is switched on again.
-            admission_by_number=before.admission_by_number and admission,
-        )
+        roles = self.parse_roles()
+        fields: JsonObject = {}
+        if self.webhook_mode is not None:
+            fields["webhook_mode"] = self.webhook_mode
+        if self.exempt:
+            current = _strings(before.get("exemptions", ClusterOptions().exemptions))
+            fields["exemptions"] = list(dict.fromkeys([*current, *self.exempt]))
+        if listed:
+            current = _strings(before.get("listed_masters", []))
+            fields["listed_masters"] = list(dict.fromkeys([*current, *listed]))
+        if roles:
+            fields["credential_roles"] = {
+                **cast("Mapping[str, str]", before.get("credential_roles", {})),
+                **roles,
+            }
+        if self.admission is not None:
+            fields["admission"] = self.admission
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +113,24 @@ class EnforcementChangeOptions(EnforcementOptions):
     ] = False
 
     def __post_init__(self) -> None:
+        EnforcementOptions.__post_init__(self)
         if self.credential_role and self.no_credential_roles:
             raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
 
-    def apply_to(self, before: "ClusterOptions") -> "ClusterOptions":
-        """Return the cluster's options with these options applied. Raises typer.BadParameter for a malformed option."""
-        after = EnforcementOptions.apply_to(self, before)
-        roles = after.credential_roles
-        return replace(
-            after,
-            exemptions=_without(after.exemptions, self.remove_exempt),
-            listed_masters=_without(after.listed_masters, self.remove_listed_master),
-            # Empty, not `None`, so that the bindings for earlier certificates are still removed once those expire.
-            credential_roles={} if self.no_credential_roles and roles is not None else roles,
-        )
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the cluster's current ones."""
+        fields = EnforcementOptions.changes(self, before)
+        for field, removed in (
+            ("exemptions", self.remove_exempt),
+            ("listed_masters", self.remove_listed_master),
+        ):
+            if removed:
+                current = _strings(fields.get(field, before[field]))
+                fields[field] = [each for each in current if each not in removed]
+        if self.no_credential_roles:
+            fields["credential_roles"] = {}
+        return fields
 
 
-def _without(items: Sequence[str], removed: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(item for item in items if item not in (removed or ()))
+def _strings(value: object) -> list[str]:
+    return cast("list[str]", value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.options import CommandError, UsageError, past_time
+from clustercert.cli.options import CommandError, UnknownName, UsageError, did_you_mean, past_time
 from clustercert.cli.output import Output, OutputOption
 from clustercert.cli.policy_replay_output import show_replay
 from clustercert.cli.progress import Progress
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from clustercert.policy.recorded_decisions import DecisionFilter
     from clustercert.policy.replay import Replay
 
-_EVENTS = "events read"
+_COUNTED = "events read"
+# Enough names to suggest a similar one from.
+_MAX_NAMES = 1000
 
 PolicyOption = Annotated[
     Path | None,
@@ -90,16 +92,20 @@ async def _replay_stored(operator: Operator, replay: "Replay", wanted: "Decision
 
     if wanted.project_id is not None:
         wanted = replace(wanted, project_id=await _project_id(operator, wanted.project_id))
-    events = DecisionEvents(operator.parts.database)
-    with Progress(_EVENTS) as progress:
+    clusters, events = _Clusters(wanted.cluster), DecisionEvents(operator.parts.database)
+    with Progress(_COUNTED) as progress:
         async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
-            _add(replay, map(parse_body, page), wanted, progress)
+            _add(replay, map(parse_body, page), wanted, clusters, progress)
+    if not clusters.found:
+        for cluster in await operator.parts.clusters.queries.everywhere():
+            clusters.note(cluster.id, cluster.name)
+        clusters.require()
 
 
 def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
     from clustercert.audit.event_files import read_events
 
-    has_events = False
+    clusters, has_events = _Clusters(wanted.cluster), False
 
     def events() -> "Iterator[JsonObject]":
         nonlocal has_events
@@ -108,8 +114,8 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
             yield event
 
     try:
-        with Progress(_EVENTS) as progress:
-            _add(replay, events(), wanted, progress)
+        with Progress(_COUNTED) as progress:
+            _add(replay, events(), wanted, clusters, progress)
     except FileNotFoundError as error:
         raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
     except OSError as error:
@@ -118,6 +124,7 @@ def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> N
         raise CommandError(
             f"--from: {log} has no events. Give the folder of `audit export`, or lines of JSON."
         )
+    clusters.require()
 
 
 async def _project_id(operator: Operator, name_or_id: str) -> str:
@@ -133,9 +140,50 @@ async def _project_id(operator: Operator, name_or_id: str) -> str:
 
 
 def _add(
-    replay: "Replay", events: "Iterable[JsonObject]", wanted: "DecisionFilter", progress: Progress
+    replay: "Replay",
+    events: "Iterable[JsonObject]",
+    wanted: "DecisionFilter",
+    clusters: "_Clusters",
+    progress: Progress,
 ) -> None:
     for event in events:
+        clusters.note_event(event)
         if wanted.includes(event):
             replay.add(event)
         progress.advance()
+
+
+class _Clusters:
+    """Looks for the wanted cluster, which may have been removed, in events.
+
+    Attributes:
+        found: whether there is nothing to look for any more.
+    """
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = wanted
+        self._names: set[str] = set()
+        self.found = wanted is None
+
+    def note(self, *names: object) -> None:
+        """Take note of the id and the name of a cluster."""
+        self.found = self.found or self._wanted in names
+        if len(self._names) < _MAX_NAMES:
+            self._names |= {name for name in names if isinstance(name, str)}
+
+    def note_event(self, event: "JsonObject") -> None:
+        """Take note of the cluster that an event names, if it names one."""
+        if self.found:
+            return
+        detail = event.get("detail")
+        cluster = detail.get("cluster") if isinstance(detail, dict) else None
+        if isinstance(cluster, dict):
+            self.note(cluster.get("id"), cluster.get("name"))
+
+    def require(self) -> None:
+        """Raise UnknownName if the wanted cluster was not found."""
+        if not self.found:
+            similar = did_you_mean(str(self._wanted), self._names)
+            raise UnknownName(
+                f"There is no cluster {self._wanted}, and no recorded decision is about it.{similar}"
+            )

@@ -1,9 +1,9 @@
 """The options that describe a cluster: its addresses, CA and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,7 +11,7 @@ from clustercert.cli.options import parse_pairs, read_file
 from clustercert.cli.output import note
 
 if TYPE_CHECKING:
-    from clustercert.clusters.registration import Registration
+    from clustercert.model import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,17 @@ class DetailOptions:
     )
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label. Repeatable.")] = None
 
-    def changes(self, before: "Registration") -> dict[str, object]:
-        """Return the fields to change, with their new values. Raises typer.BadParameter."""
+    def __post_init__(self) -> None:
+        _parse_labels(self.label)
+
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the cluster's current ones."""
+        labels = cast("Mapping[str, str]", before.get("labels", {}))
         fields = {
             "external_url": self.external_url,
-            "san_urls": tuple(self.san_url) if self.san_url else None,
+            "san_urls": self.san_url or None,
             "version": self.version,
-            "labels": {**before.labels, **_parse_labels(self.label)} if self.label else None,
+            "labels": {**labels, **_parse_labels(self.label)} if self.label else None,
         }
         return {field: value for field, value in fields.items() if value is not None}
 
@@ -97,17 +101,19 @@ class DetailChangeOptions(DetailOptions):
     ] = None
 
     def __post_init__(self) -> None:
+        DetailOptions.__post_init__(self)
         if (self.external_url and self.no_external_url) or (self.san_url and self.no_san_urls):
             raise typer.BadParameter("Give an option or its --no- form, not both.")
 
-    def changes(self, before: "Registration") -> dict[str, object]:
-        """Return the fields to change, with their new values. Raises typer.BadParameter."""
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the cluster's current ones."""
         fields = DetailOptions.changes(self, before)
         if self.no_external_url:
             fields["external_url"] = None
         if self.no_san_urls:
-            fields["san_urls"] = ()
-        kept = {key: value for key, value in before.labels.items() if key not in (self.remove_label or ())}
+            fields["san_urls"] = []
+        labels = cast("Mapping[str, str]", before["labels"])
+        kept = {key: value for key, value in labels.items() if key not in (self.remove_label or ())}
         return fields | {"labels": {**kept, **_parse_labels(self.label)}}
 
 

@@ -7,7 +7,7 @@ from clustercert.model.times import parse_rfc3339
 if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
-_TIMES = frozenset({"at", "not_before", "not_after"})
+_TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
 # As many digits of a fingerprint as a column has room for. `certificate show` and `revoke` accept them.
 _DIGITS = 16
 

@@ -1,16 +1,16 @@
 """`clustercert kubernetes token`: manages the tokens that API servers send to the webhooks."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, InProjectOption, YesOption
-from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
+from clustercert.cli.commands import on_service
+from clustercert.cli.options import ClusterArgument, InProjectOption, UnknownName, YesOption
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm
-from clustercert.cli.session import Operator
 
-_DETAILS = ("cluster_id", "created_at", "last_asked_at")
+if TYPE_CHECKING:
+    from clustercert.client.administration import AdministrationClient
 
 app = typer.Typer(
     name="token", help="Manage webhook tokens: at most two for each cluster.", no_args_is_help=True
@@ -18,21 +18,22 @@ app = typer.Typer(
 
 
 @app.command()
-@on_store
-async def create(
-    operator: Operator,
+@on_service
+def create(
+    client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a token. Shows the token once, and never again."""
+    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.rows import with_times
+
     if output is Output.NAME:
         raise typer.BadParameter("The format `name` would not show the token. Choose another format.")
-    cluster = await operator.cluster(name, project)
-    issued = await operator.parts.webhook.tokens.create(cluster, actor=operator.actor)
-    show_one(
-        {"id": issued.token.id, "token": issued.text, **row_of(issued.token, *_DETAILS)}, output, name="id"
-    )
+    made = client.post(cluster_path(find_cluster(client, name, project), "webhook-tokens"))
+    row = {"id": made.pop("id"), "token": made.pop("token"), **made}
+    show_one(with_times(row), output, name="id")
     note(
         "Next: give the token to every API server of the cluster, as docs/kubernetes.md describes under The token. "
         "Then remove the old token."
@@ -40,9 +41,9 @@ async def create(
 
 
 @app.command("list")
-@on_store
-async def list_tokens(
-    operator: Operator,
+@on_service
+def list_tokens(
+    client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
     output: OutputOption = Output.TABLE,
@@ -51,23 +52,33 @@ async def list_tokens(
 
     Shows the id of each token and its last authorization request. The tokens themselves are not stored.
     """
-    cluster = await operator.cluster(name, project)
-    tokens = await operator.parts.webhook.tokens.of_cluster(cluster.id)
-    rows = [row_of(token, "id", *_DETAILS) for token in tokens]
-    show_list(rows, output, columns=("id", "created_at", "last_asked_at"), name="id")
+    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.rows import with_times
+
+    path = cluster_path(find_cluster(client, name, project), "webhook-tokens")
+    found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
+    columns = ("id", "created_at", "last_asked_at")
+    show_list([with_times(each) for each in found], output, columns=columns, name="id")
 
 
 @app.command()
-@on_store
-async def remove(
-    operator: Operator,
+@on_service
+def remove(
+    client: "AdministrationClient",
     name: ClusterArgument,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, from `list`.")],
     project: InProjectOption = None,
     yes: YesOption = False,
 ) -> None:
     """Remove a token. An API server that still uses it receives errors, and applies its failurePolicy."""
-    cluster = await operator.cluster(name, project)
-    confirm(f"Remove the token {token_id} of the cluster {cluster.name} ({cluster.id})?", yes=yes)
-    await operator.parts.webhook.tokens.remove(cluster, token_id, actor=operator.actor)
+    from clustercert.cli.reach import cluster_path, find_cluster
+
+    cluster = find_cluster(client, name, project)
+    path = cluster_path(cluster, "webhook-tokens")
+    if token_id not in {each["id"] for each in client.all(path, "webhook_tokens")}:
+        raise UnknownName(
+            f"The cluster {cluster['name']} has no such webhook token. List them to see their ids."
+        )
+    confirm(f"Remove the token {token_id} of the cluster {cluster['name']} ({cluster['id']})?", yes=yes)
+    client.delete(cluster_path(cluster, "webhook-tokens", token_id))
     note(f"Removed the token {token_id}. It is rejected within a second.")

@@ -1,6 +1,6 @@
 """Calls the administration API of a service."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from urllib.parse import quote, urlencode
 
@@ -56,9 +56,14 @@ class AdministrationClient(Connection):
 
     def update(self, path: str, **fields: object) -> JsonObject:
         """Change some fields of a resource. Raises ClientError if another client changes it at the same time."""
+        return self.change(path, lambda _: fields)
+
+    def change(self, path: str, changes: Callable[[JsonObject], JsonObject]) -> JsonObject:
+        """Like `update`, with a function that returns the new fields, given the current ones."""
         current = self.exchange("GET", OWN + path)
         headers = {"If-Match": current.headers.get("ETag", "*")}
-        return self.exchange("PUT", OWN + path, body={**current.body, **fields}, headers=headers).body
+        body = {**current.body, **changes(current.body)}
+        return self.exchange("PUT", OWN + path, body=body, headers=headers).body
 
     def post(self, path: str, body: JsonObject | None = None) -> JsonObject:
         return self.exchange("POST", OWN + path, body=body or {}).body

@@ -10,7 +10,7 @@ from clustercert.http.api.administration.directory_bodies import LABELS, Labels,
 from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
 from clustercert.model.choices import WebhookMode
 from clustercert.model.errors import InvalidRequest
-from clustercert.pki.certificates import parse_certificates
+from clustercert.pki.certificates import fingerprint, parse_certificates
 
 _DEFAULTS = ClusterOptions()
 
@@ -93,8 +93,11 @@ class ClusterBody(BaseModel):
     listed_masters: list[str]
     credential_roles: dict[str, str]
     admission: bool
+    server_ca_sha256: list[str] = Field(description="SHA-256 of each CA in `server_ca`, DER, lower-case hex.")
     client_ca_id: str
     client_ca: str = Field(description="The certificate for the API server's --client-ca-file, PEM.")
+    client_ca_sha256: str
+    client_ca_not_after: str
     created_at: str
     updated_at: str
 
@@ -124,8 +127,11 @@ def cluster_view(cluster: Cluster) -> JsonObject:
         "listed_masters": list(options.listed_masters),
         "credential_roles": dict(sorted((options.credential_roles or {}).items())),
         "admission": options.admission,
+        "server_ca_sha256": [fingerprint(ca).hex() for ca in parse_certificates(cluster.server_ca_pem)],
         "client_ca_id": client_ca.id,
         "client_ca": client_ca.certificate.public_bytes(Encoding.PEM).decode("ascii"),
+        "client_ca_sha256": fingerprint(client_ca.certificate).hex(),
+        "client_ca_not_after": rfc3339(client_ca.certificate.not_valid_after_utc),
         "created_at": rfc3339(cluster.created_at),
         "updated_at": rfc3339(cluster.updated_at),
     }
