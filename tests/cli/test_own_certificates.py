@@ -1,91 +1,27 @@
 """`clustercert certificate` with the log-ins of a developer, a project's admin and an operator, over HTTPS."""
 
 import json
-import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
 
 from clustercert.pki.certificates import fingerprint
-from support.command_line import Operator, new_operator
-from support.operated_cluster import tls_service
-from support.remote_user import RemoteUser, new_remote_user
-from support.samples import server_ca_pem
+from support.remote_site import COLUMNS, RemoteSite, remote_site
+from support.remote_user import RemoteUser
 from support.stores import rows
-from support.terminal import in_a_terminal
 
 pytestmark = pytest.mark.slow
-COLUMNS = 80
-
-
-@dataclass(frozen=True)
-class Place:
-    """A service with the clusters prod in eu-de and staging in eu-nl.
-
-    Alice is a member of both projects, bob their admin, and carol an operator.
-    """
-
-    operator: Operator
-    url: str
-    alice: RemoteUser
-    bob: RemoteUser
-    carol: RemoteUser
-
-    def issue(self, user: RemoteUser, cluster: str = "prod") -> str:
-        """Issue a certificate with `kubeconfig get`, and return its fingerprint."""
-        user.output("kubeconfig", "get", cluster, "--expires-in", "1h")
-        newest: str = self.own(user)[0]["fingerprint"]
-        return newest
-
-    def own(self, user: RemoteUser, *options: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = user.output_json("certificate", "list", *options)
-        return found
-
-    def names(self, user: RemoteUser, *options: str) -> set[str]:
-        return set(user.output("certificate", "list", *options, "-o", "name").split())
-
-    def state(self, name: str) -> str:
-        return str(self.operator.output_json("certificate", "show", name)["state"])
-
-    def terminal(self, user: RemoteUser, *command: str, **typed: str) -> tuple[int, list[str]]:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("CLUSTERCERT", "XDG_"))
-        }
-        code, screen = in_a_terminal(list(command), typed, kept | {"HOME": str(user.home)}, COLUMNS)
-        plain = re.sub(r"\x1b\[\d+m", "", screen)
-        return code, [line.strip("\r\n") for line in plain.splitlines() if "do not fit" not in line]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    operator = new_operator(tmp_path_factory.mktemp("certificates"))
-    ca = operator.folder / "server-ca.pem"
-    ca.write_bytes(server_ca_pem())
-    for project, cluster in (("eu-de", "prod"), ("eu-nl", "staging")):
-        operator.output("project", "create", project)
-        options = ("--project", project, "--internal-url", "https://10.0.0.5:6443", "--server-ca", ca)
-        operator.output("cluster", "add", cluster, *options)
-    with tls_service(operator) as url:
-        people = []
-        for name, role in (("alice", "member"), ("bob", "admin"), ("carol", "operator")):
-            home = tmp_path_factory.mktemp(name)
-            person = new_remote_user(operator, url, name, home)
-            if role == "operator":
-                operator.output("role", "assign", role, "--user", name, "--service")
-            else:
-                for project in ("eu-de", "eu-nl"):
-                    operator.output("role", "assign", role, "--user", name, "--project", project)
-            person.output("login", "--password-file", home / "password")
-            people.append(person)
-        yield Place(operator, url, *people)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
+    with remote_site(tmp_path_factory) as site:
+        yield site
 
 
-def test_developers_list_and_show_their_own_in_all_projects(place: Place) -> None:
+def test_developers_list_and_show_their_own_in_all_projects(place: RemoteSite) -> None:
     alice, bobs = place.alice, place.issue(place.bob)
     mine = [place.issue(alice, "prod"), place.issue(alice, "staging")]
     listed = place.own(alice)
@@ -106,7 +42,7 @@ def test_developers_list_and_show_their_own_in_all_projects(place: Place) -> Non
     assert place.state(bobs) == "live"
 
 
-def test_developers_revoke_their_own_after_a_question(place: Place) -> None:
+def test_developers_revoke_their_own_after_a_question(place: RemoteSite) -> None:
     alice, name = place.alice, place.issue(place.alice)
     refused = alice.failure(2, "certificate", "revoke", name[:16])
     assert f"Revoke the certificate {name} of the user alice for the cluster prod" in refused
@@ -123,7 +59,7 @@ def test_developers_revoke_their_own_after_a_question(place: Place) -> None:
     assert actor == place.own(alice)[0]["user_id"]
 
 
-def test_developers_revoke_all_their_own_for_a_cluster(place: Place) -> None:
+def test_developers_revoke_all_their_own_for_a_cluster(place: RemoteSite) -> None:
     name, other = place.issue(place.alice, "staging"), place.issue(place.alice, "prod")
     assert "in the cluster staging" in place.alice.failure(
         2, "certificate", "revoke", "--user", "alice", "--cluster", "staging"
@@ -134,7 +70,7 @@ def test_developers_revoke_all_their_own_for_a_cluster(place: Place) -> None:
     assert place.alice.failure(4, "certificate", "revoke", "--user", "bob", "--cluster", "prod", "--yes")
 
 
-def test_a_role_that_is_lost_leaves_the_own_certificates(place: Place) -> None:
+def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> None:
     name = place.issue(place.alice, "staging")
     place.operator.output("role", "unassign", "member", "--user", "alice", "--project", "eu-nl")
     try:
@@ -145,7 +81,7 @@ def test_a_role_that_is_lost_leaves_the_own_certificates(place: Place) -> None:
         place.operator.output("role", "assign", "member", "--user", "alice", "--project", "eu-nl")
 
 
-def test_admins_reach_all_their_projects(place: Place) -> None:
+def test_admins_reach_all_their_projects(place: RemoteSite) -> None:
     bob, others = place.bob, {place.issue(place.alice, "prod"), place.issue(place.alice, "staging")}
     for options in (("--all",), ("--user", "alice")):
         assert place.names(bob, *options, "--state", "live") >= others
@@ -162,7 +98,7 @@ def test_admins_reach_all_their_projects(place: Place) -> None:
     assert bob.failure(4, "certificate", "undo", str(made["id"]))
 
 
-def test_operators_reach_everything(place: Place) -> None:
+def test_operators_reach_everything(place: RemoteSite) -> None:
     carol, name = place.carol, place.issue(place.alice, "prod")
     assert place.names(carol) == set()
     assert place.names(carol, "--all", "--user", "alice") >= {name}
@@ -178,7 +114,7 @@ def test_operators_reach_everything(place: Place) -> None:
     assert crl == place.alice.output("certificate", "crl", "--cluster", "prod")
 
 
-def test_errors_have_their_exit_codes(place: Place, tmp_path: Path) -> None:
+def test_errors_have_their_exit_codes(place: RemoteSite, tmp_path: Path) -> None:
     alice = place.alice
     assert "Did you mean prod?" in alice.failure(5, "certificate", "list", "--cluster", "prd")
     assert "Did you mean eu-de?" in alice.failure(5, "certificate", "list", "--project", "eu-dee")
@@ -188,7 +124,7 @@ def test_errors_have_their_exit_codes(place: Place, tmp_path: Path) -> None:
     assert "clustercert login" in RemoteUser(tmp_path).failure(3, "certificate", "list")
 
 
-def test_identifiers_stay_whole_at_eighty_columns(place: Place) -> None:
+def test_identifiers_stay_whole_at_eighty_columns(place: RemoteSite) -> None:
     name = place.issue(place.alice)
     for command in (
         ("list",),
@@ -209,7 +145,7 @@ def test_identifiers_stay_whole_at_eighty_columns(place: Place) -> None:
     assert any(line.endswith(name) for line in lines)
 
 
-def test_a_person_is_asked_at_the_terminal(place: Place) -> None:
+def test_a_person_is_asked_at_the_terminal(place: RemoteSite) -> None:
     name = place.issue(place.alice)
     code, lines = place.terminal(place.alice, "certificate", "revoke", name[:16], **{"[y/N]": "n\n"})
     assert (code, lines[-1].strip()) == (1, "Aborted.")

@@ -1,0 +1,162 @@
+"""`cluster`, `access-key` and `kubernetes token` with log-ins, over HTTPS."""
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.certificate_authority import kubeconfig_document
+from support.command_line import CommandResult
+from support.remote_site import COLUMNS, RemoteSite, remote_site
+from support.remote_user import RemoteUser
+from support.samples import server_ca_pem
+
+pytestmark = pytest.mark.slow
+URL = "https://10.0.0.7:6443"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteSite]:
+    with remote_site(tmp_path_factory) as site:
+        yield site
+
+
+@pytest.fixture
+def server_ca(tmp_path: Path) -> Path:
+    path = tmp_path / "server-ca.pem"
+    path.write_bytes(server_ca_pem())
+    return path
+
+
+def with_input(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, user: RemoteUser, *command: str
+) -> CommandResult:
+    """Run a command that reads standard input."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+        return user.run(*command)
+
+
+def test_operators_manage_clusters(place: RemoteSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    carol, kubeconfig = place.carol, kubeconfig_document(URL, server_ca_pem(), b"")
+    add = ("cluster", "add", "shop", "--project", "eu-de", "--from-kubeconfig", "-", "--label", "env=test")
+    done = with_input(monkeypatch, kubeconfig, carol, *add)
+    assert done.code == 0, done.err
+    assert "clustercert kubernetes setup" in done.err
+    shown = carol.output_json("cluster", "show", "shop")
+    assert (shown["internal_url"], shown["labels"], shown["project"]) == (URL, {"env": "test"}, "eu-de")
+    assert len(shown["client_ca_sha256"]) == 64
+    again = with_input(monkeypatch, kubeconfig, carol, *add)
+    assert (again.code, "exists already" in again.err) == (1, True)
+    changed = carol.output_json(
+        *("cluster", "update", "shop", "--exempt", "ops", "--rename", "store", "--label", "team=web")
+    )
+    assert (changed["name"], changed["exemptions"]) == ("store", ["system:*", "ops"])
+    assert changed["labels"] == {"env": "test", "team": "web"}
+    assert set(carol.output("cluster", "list", "-o", "name").split()) == {"prod", "staging", "store"}
+    assert "has 0 live certificates" in carol.failure(2, "cluster", "remove", "store")
+    assert "Removed the cluster store" in carol.run("cluster", "remove", "store", "--yes").err
+    assert "Did you mean staging?" in carol.failure(5, "cluster", "show", "stagin")
+
+
+def test_admins_manage_the_clusters_of_their_projects(place: RemoteSite, server_ca: Path) -> None:
+    bob = place.bob
+    address = ("--internal-url", URL, "--server-ca", server_ca)
+    refused = bob.failure(4, "cluster", "add", "dev", "--project", "eu-nl", *address, "--label", "env=dev")
+    assert "labels: only operators may set or change this." in refused
+    added = bob.output_json("cluster", "add", "dev", "--project", "eu-nl", *address)
+    assert bob.output_json("cluster", "show", added["id"]) == added
+    assert bob.output_json("cluster", "update", "dev", "--version", "v1.33")["version"] == "v1.33"
+    made = bob.output_json("kubernetes", "token", "create", "dev")
+    assert made["token"].startswith("ccw_")
+    [listed] = bob.output_json("kubernetes", "token", "list", "dev")
+    assert listed["id"] == made["id"]
+    assert "--yes" in bob.failure(2, "kubernetes", "token", "remove", "dev", made["id"])
+    assert "no such webhook token" in bob.failure(
+        5, "kubernetes", "token", "remove", "dev", "0" * 32, "--yes"
+    )
+    assert bob.run("kubernetes", "token", "remove", "dev", made["id"], "--yes").code == 0
+    assert bob.output_json("kubernetes", "token", "list", "dev") == []
+    assert bob.run("cluster", "remove", "dev", "--project", "eu-nl", "--yes").code == 0
+
+
+def test_developers_list_their_clusters_and_change_none(place: RemoteSite, server_ca: Path) -> None:
+    alice = place.alice
+    rows = alice.output_json("cluster", "list")
+    assert [(row["project"], row["name"]) for row in rows] == [("eu-de", "prod"), ("eu-nl", "staging")]
+    assert [row["name"] for row in alice.output_json("cluster", "list", "--project", "eu-nl")] == ["staging"]
+    address = ("--internal-url", URL, "--server-ca", server_ca)
+    for command in (
+        ("show", "prod"),
+        ("update", "prod", "--version", "v1.33"),
+        ("remove", "prod", "--yes"),
+        ("add", "mine", "--project", "eu-de", *address),
+    ):
+        assert "Only admins of the project and operators" in alice.failure(4, "cluster", *command)
+    assert alice.failure(4, "kubernetes", "token", "list", "prod")
+    assert alice.failure(4, "access-key", "create", "--user", "alice")
+
+
+def test_without_a_login_no_database_is_asked_for(tmp_path: Path) -> None:
+    for command in (
+        ("cluster", "list"),
+        ("access-key", "list", "--user", "a"),
+        ("kubernetes", "token", "list", "c"),
+    ):
+        said = RemoteUser(tmp_path).failure(3, *command)
+        assert "clustercert login" in said
+        assert "database" not in said
+
+
+def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, server_ca: Path) -> None:
+    carol = place.carol
+    place.operator.output("domain", "create", "other")
+    place.operator.output("project", "create", "eu-de", "--domain", "other")
+    add = ("cluster", "add", "theirs", "--project", "eu-de", "--internal-url", URL, "--server-ca", server_ca)
+    said = carol.failure(1, *add)
+    assert "Several domains have a project named eu-de" in said
+    assert "--domain" in said
+    theirs = carol.output_json(*add, "--domain", "other")
+    assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
+    carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")
+    ambiguous = carol.failure(1, "cluster", "show", "prod")
+    assert f"eu-de ({theirs['project_id']})" in ambiguous
+    assert (
+        carol.output_json("cluster", "show", "prod", "--project", theirs["project_id"])["internal_url"] == URL
+    )
+    for name in ("theirs", "prod"):
+        assert carol.run("cluster", "remove", name, "--project", theirs["project_id"], "--yes").code == 0
+    place.operator.output("project", "delete", "eu-de", "--domain", "other", "--yes")
+    place.operator.output("domain", "delete", "other", "--yes")
+
+
+def test_operators_manage_access_keys(place: RemoteSite) -> None:
+    carol = place.carol
+    made = carol.output_json("access-key", "create", "--user", "alice", "--description", "ci")
+    key = made["access_key"]
+    assert made["secret_key"]
+    [listed] = carol.output_json("access-key", "list", "--user", "alice")
+    assert (listed["access_key"], listed["enabled"], listed["description"]) == (key, True, "ci")
+    assert "secret_key" not in listed
+    carol.output("access-key", "disable", key)
+    assert carol.output_json("access-key", "list", "--user", "alice")[0]["enabled"] is False
+    carol.output("access-key", "enable", key)
+    assert f"Delete the access key {key} (ci)" in carol.failure(2, "access-key", "delete", key)
+    carol.output("access-key", "delete", key, "--yes")
+    assert carol.output_json("access-key", "list", "--user", "alice") == []
+    assert carol.failure(5, "access-key", "delete", key)
+
+
+def test_tables_fit_into_eighty_columns(place: RemoteSite) -> None:
+    for command in (
+        ("cluster", "list"),
+        ("cluster", "show", "prod"),
+        ("kubernetes", "token", "list", "prod"),
+    ):
+        code, lines = place.terminal(place.bob, *command)
+        assert code == 0, lines
+        assert max(map(len, lines)) <= COLUMNS, lines
+    _, lines = place.terminal(place.bob, "cluster", "list")
+    assert any(line.startswith("prod ") for line in lines)
