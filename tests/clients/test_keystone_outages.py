@@ -15,6 +15,8 @@ from support.wait import eventually
 FIRST_REQUESTS = 50
 LONGEST_CACHE = 60
 """In seconds."""
+PAUSE_SECONDS = 0.05
+"""Between two requests of the load."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ class Load:
                 thread.result()
 
     def _send(self, answers: list[httpx.Response], token: Callable[[], str]) -> None:
-        while not self._over.is_set():
+        while not self._over.wait(PAUSE_SECONDS):
             answers.append(self._service.issue(token()))
 
 

@@ -23,6 +23,17 @@ def test_a_token_for_the_project_gets_a_certificate(site: Site, service: Service
     assert values(leaf, NameOID.ORGANIZATION_NAME) == ["members", own_group(leaf)]
 
 
+def test_the_right_to_read_is_all_that_the_service_has(site: Site) -> None:
+    """So the other tests show that it suffices."""
+    found = site.admin.call("GET", f"role_assignments?include_names&user.id={site.reader.id}")[
+        "role_assignments"
+    ]
+
+    assert [(each["role"]["name"], each["scope"]) for each in found] == [
+        ("reader", {"system": {"all": True}})
+    ]
+
+
 def test_groups_of_keystone_reach_the_policy(site: Site, service: Service) -> None:
     person = site.person()
     domain = site.admin.call("GET", f"domains/{site.domain_id}")["domain"]["name"]

@@ -25,10 +25,11 @@ from cryptography import x509
 
 from support.certificate_authority import Authority
 from support.command_line import on_store
+from support.go_clients import Answer, GoClient
 from support.installed_demo import program
 from support.kubeconfig_checks import assert_openssl_verifies
 from support.real_keystone import RealKeystone
-from support.real_keystone.people import Administrator, Person, in_project
+from support.real_keystone.people import Administrator, Key, Person, in_project
 from support.wait import line_with
 
 REGION = "eu-test"
@@ -198,6 +199,14 @@ class Service:
 
     def issue(self, token: str) -> httpx.Response:
         return self.http.post(self.clustercert_path, json={"duration": 1}, headers={"X-Auth-Token": token})
+
+    def go_client(self, key: Key, *, scoped: bool = False) -> GoClient:
+        """A client that signs with an access key."""
+        unsigned = {"X-Project-Id": self.site.project_id}
+        return GoClient(self.url, key.access_key, key.secret_key, scoped, unsigned, self.tls)
+
+    def issue_signed(self, key: Key) -> Answer:
+        return self.go_client(key).post(self.clustercert_path, {"duration": 1})
 
     def leaf(self, kubeconfig: Mapping[str, Any]) -> x509.Certificate:
         """The certificate of an issued kubeconfig. Asserts that the cluster's CA signed it."""

@@ -19,6 +19,7 @@ def in_a_terminal(
     environment: Mapping[str, str],
     columns: int = 200,
     program: Sequence[str] = COMMAND,
+    seconds: float = 60,
 ) -> tuple[int, str]:
     """The exit code and the screen of a command in a terminal; `typed` maps prompts to input."""
     pid, terminal = pty.fork()
@@ -26,7 +27,7 @@ def in_a_terminal(
         variables = {**environment, "TERM": "xterm", "COLUMNS": str(columns)}
         os.execve(program[0], [*program, *arguments], variables)  # noqa: S606 - a terminal is what this is about
     screen, waiting = "", dict(typed)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1)[0]:
             continue

@@ -99,6 +99,13 @@ class Administrator:
         id_ = self.new("user", name=name, domain_id=domain_id, password=password)
         return Person(id_, name, password, domain_id)
 
+    def new_endpoint(self, service_type: str, url: str, region: str) -> None:
+        """Put a service into the catalog."""
+        region_id = self.call("PUT", f"regions/{region}", {"region": {}})["region"]["id"]
+        service_id = self.new("service", type=service_type)
+        endpoint = {"interface": "public", "url": url, "service_id": service_id, "region_id": region_id}
+        self.call("POST", "endpoints", {"endpoint": endpoint})
+
     def add_to_group(self, group_id: str, person: Person) -> None:
         self.call("PUT", f"groups/{group_id}/users/{person.id}")
 
