@@ -3,17 +3,15 @@
 import contextlib
 import io
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.root import run
+from support.store_commands import on_store
 
 PASSWORD = "correct horse"
-# Commands that call a service unless they are told to work on the store.
-_OVER_API = {"access-key", "certificate", "cluster", "domain", "project"}
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,6 @@ def new_operator(folder: Path) -> Operator:
     operator.output("keys", "generate", "--out", folder / "kek")
     operator.output("db", "upgrade")
     return operator
-
-
-def on_store(arguments: Iterable[str]) -> list[str]:
-    """Return the arguments of a command, with `--local` if it would use a log-in."""
-    first, *rest = arguments
-    over_api = first in _OVER_API or [first, *rest[:1]] == ["kubernetes", "token"]
-    is_local = over_api and "--profile" not in rest
-    return [first, *rest, "--local"] if is_local else [first, *rest]
 
 
 def _written(stream: io.TextIOWrapper) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from support.command_line import on_store
+from support.store_commands import on_store
 from support.wait import line_with
 
 READY_WITHIN_S = 90

@@ -24,12 +24,12 @@ import httpx
 from cryptography import x509
 
 from support.certificate_authority import Authority
-from support.command_line import on_store
 from support.go_clients import Answer, GoClient
 from support.installed_demo import program
 from support.kubeconfig_checks import assert_openssl_verifies
 from support.real_keystone import RealKeystone
 from support.real_keystone.people import Administrator, Key, Person, in_project
+from support.store_commands import on_store
 from support.wait import line_with
 
 REGION = "eu-test"

@@ -1,0 +1,14 @@
+"""Which commands work on the store only if they are told to. Needs no module of the service."""
+
+from collections.abc import Iterable
+
+# Commands that call a service unless they are told to work on the store.
+_OVER_API = {"access-key", "certificate", "cluster", "domain", "project"}
+
+
+def on_store(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments of a command, with `--local` if it would use a log-in."""
+    first, *rest = arguments
+    over_api = first in _OVER_API or [first, *rest[:1]] == ["kubernetes", "token"]
+    is_local = over_api and "--profile" not in rest
+    return [first, *rest, "--local"] if is_local else [first, *rest]
