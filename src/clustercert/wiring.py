@@ -194,6 +194,18 @@ def change_policy(parts: Components, policy: Policy) -> Components:
     return replace(parts, issuance=replace(parts.issuance, policy=policy))
 
 
+def change_issuers(
+    parts: Components, settings: Settings, before: "OidcAuthenticator | None"
+) -> tuple[Authenticator, "OidcAuthenticator | None"]:
+    """Return the authenticator of all credentials and that of OIDC tokens, with the issuers in other settings.
+
+    Args:
+        before: the authenticator of OIDC tokens in use.
+    """
+    oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
+    return _authenticator(parts.settings, parts.identity, oidc, parts.keystone), oidc
+
+
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
     wanted = settings.identity
     return Identity(
@@ -244,9 +256,13 @@ def _access_keys(
 
 
 def oidc_authenticator(
-    settings: Settings, identity: Identity, clusters: ClusterQueries, access: Access
+    settings: Settings,
+    identity: Identity,
+    clusters: ClusterQueries,
+    access: Access,
+    before: "OidcAuthenticator | None" = None,
 ) -> "OidcAuthenticator | None":
-    """Return the authenticator for the issuers in the settings, or None if there are none."""
+    """Return the authenticator for the issuers in the settings, or None if there are none. See `new_authenticator`."""
     if not settings.identity.issuers:
         return None
     # joserfc takes 5 MB.
@@ -254,7 +270,8 @@ def oidc_authenticator(
     from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
 
     issuers = configured_issuers(settings.identity.issuers)
-    return new_authenticator(issuers, identity.federation, ServiceAccounts(clusters, access), utc_now)
+    service_accounts = ServiceAccounts(clusters, access)
+    return new_authenticator(issuers, identity.federation, service_accounts, utc_now, before)
 
 
 def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":

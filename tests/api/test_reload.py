@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clustercert.observability import log
 from clustercert.server import application, reloading
-from clustercert.server.applied_policy import AppliedPolicy
+from clustercert.server.applied_settings import AppliedSettings
+from clustercert.server.applied_settings import Reloadable as Applied
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings, SettingsError
 from support import world as worlds
@@ -322,7 +323,7 @@ def test_the_log_names_the_rules_that_changed_and_the_digest_in_the_event(runnin
 def test_a_worker_that_starts_later_begins_with_the_policy_that_was_applied(
     running: Running, tmp_path: Path
 ) -> None:
-    applied = AppliedPolicy(tmp_path / "policy")
+    applied = AppliedSettings(tmp_path / "policy")
     running.reloader.applied = applied
     assert applied.read() is None
     running.source.changed = {"policy": rules(OTHERS)}
@@ -331,4 +332,4 @@ def test_a_worker_that_starts_later_begins_with_the_policy_that_was_applied(
     # Running workers refuse it, so another one must not begin with it.
     running.source.changed = {"policy": rules(OTHERS, "{group}")}
     assert running.reload()["event"] == "settings not reloaded"
-    assert applied.read() == running.source.world.settings(policy=rules(OTHERS)).policy
+    assert applied.read() == Applied.of(running.source.world.settings(policy=rules(OTHERS)))

@@ -121,7 +121,7 @@ def test_a_half_written_file_is_not_used(running: Running, half: str) -> None:
 def test_a_file_that_changes_while_it_is_read_is_not_used(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = reloading.with_policy_of
+    check = reloading.with_reloadable
     passed: list[bool] = []
 
     def change(*arguments: Any) -> Any:
@@ -130,7 +130,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_used(
             write(running.policy, POLICY.replace("first", "third"))
         return check(*arguments)
 
-    monkeypatch.setattr(reloading, "with_policy_of", change)
+    monkeypatch.setattr(reloading, "with_reloadable", change)
     write(running.policy, POLICY.replace("first", "second"))
     line = running.next_line(0)
     assert line["error"] == "The files changed while they were read."

@@ -42,9 +42,29 @@ function client(id) {
   };
 }
 
-// The first key signs. The state is the module's, so another instance continues the sessions of the last one.
+// Shared by all instances, so that a rotation of keys ends no session. Instances look at the expiry themselves.
+const stored = new Map();
+
+function adapter(model) {
+  const key = (id) => `${model}:${id}`;
+  const where = (field, value) => [...stored].find(([name, each]) => name.startsWith(key('')) && each[field] === value)?.[1];
+  return {
+    upsert: async (id, payload) => { stored.set(key(id), payload); },
+    find: async (id) => stored.get(key(id)),
+    findByUid: async (uid) => where('uid', uid),
+    findByUserCode: async (code) => where('userCode', code),
+    consume: async (id) => { stored.get(key(id)).consumed = Math.floor(Date.now() / 1000); },
+    destroy: async (id) => { stored.delete(key(id)); },
+    revokeByGrantId: async (grant) => {
+      for (const [name, each] of stored) if (each.grantId === grant) stored.delete(name);
+    },
+  };
+}
+
+// The first key signs.
 function provider(url, { clients, groups, seconds }, keys) {
   const made = new Provider(url, {
+    adapter,
     jwks: { keys },
     clients: clients.map(client),
     cookies: { keys: ['only-for-tests'] },
@@ -62,6 +82,7 @@ function provider(url, { clients, groups, seconds }, keys) {
     }),
   });
   made.on('server_error', (_, error) => console.error(error));
+  made.on('grant.error', (_, error) => console.error(error.error_detail ?? error));
   return made.callback();
 }
 

@@ -12,7 +12,7 @@ from clustercert.model.errors import Conflict
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.server import file_watch, reloading
 from clustercert.server.file_watch import FileWatch, Stamp
-from clustercert.server.reloading import FAULT_SECONDS, Reloader, with_policy_of
+from clustercert.server.reloading import FAULT_SECONDS, Reloader, with_reloadable
 from clustercert.server.retry import Retry
 from clustercert.settings import Settings
 from support.samples import NOW, caller, cluster
@@ -97,7 +97,7 @@ async def test_the_policy_is_read_beside_the_event_loop(monkeypatch: pytest.Monk
 
     def check(current: Settings, loaded: Settings) -> Settings:
         threads.append(threading.get_ident())
-        return with_policy_of(current, loaded)
+        return with_reloadable(current, loaded)
 
     async def apply(_: Settings) -> None:
         assert threading.get_ident() == loop
@@ -106,7 +106,7 @@ async def test_the_policy_is_read_beside_the_event_loop(monkeypatch: pytest.Monk
         stop.set()
         return True
 
-    monkeypatch.setattr(reloading, "with_policy_of", check)
+    monkeypatch.setattr(reloading, "with_reloadable", check)
     reloader = Reloader(load, None, FileWatch(None))
     reloader.requested.set()
     await reloader.watch(SETTINGS, apply, reload_shadow, stop)

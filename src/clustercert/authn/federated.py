@@ -38,7 +38,8 @@ class FederatedUser:
         only_projects: if given, the roles count only in these projects.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
-        revision: differs each time that the authority is asked about the same credential again.
+        revision: differs each time that the authority is asked about the same credential again, or that its settings
+            are loaded.
     """
 
     issuer: Authority = field(repr=False)

@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from starlette.routing import Router
 from starlette.types import ASGIApp, Scope
 
-from clustercert.audit import policy_changes
+from clustercert.audit import issuer_changes, policy_changes
 from clustercert.audit.failed_authentications import FailedAuthentications
+from clustercert.authn.oidc.key_updates import KeyUpdates
 from clustercert.background import running
 from clustercert.clusters.exempted_templates import exempted_templates, refuse_new_exempted_templates
 from clustercert.http import denial_audit
@@ -41,7 +42,14 @@ from clustercert.server.reloading import Reloader
 from clustercert.server.shadow_file import load_shadow
 from clustercert.settings import Settings
 from clustercert.store.job_cursors import JobCursor
-from clustercert.wiring import Components, change_policy, components, leader_jobs, limited_issuance
+from clustercert.wiring import (
+    Components,
+    change_issuers,
+    change_policy,
+    components,
+    leader_jobs,
+    limited_issuance,
+)
 
 logger = structlog.get_logger()
 
@@ -71,6 +79,10 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
         with contextlib.suppress(asyncio.CancelledError):
             async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
                 app.state.services = services_of(parts, role)
+                key_updates = KeyUpdates()
+                stack.push_async_callback(key_updates.close)
+                if role != "webhook" and parts.oidc is not None:
+                    key_updates.use(parts.oidc.keys)
                 limited = limited_issuance(parts)
                 # Without limits, a request does not pass through them.
                 if limited.is_limited:
@@ -80,7 +92,7 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
                 reload_shadow = functools.partial(_reload_shadow, app, parts, role)
                 await reload_shadow(settings)
                 if reloader is not None:
-                    apply = functools.partial(_apply_policy, app, parts, role)
+                    apply = functools.partial(_apply, app, parts, role, key_updates)
                     watch = functools.partial(reloader.watch, settings, apply, reload_shadow)
                     await stack.enter_async_context(running(watch))
                 notify_ready()
@@ -123,9 +135,9 @@ async def _started(
         policy = parts.issuance.policy
         if role != "webhook":
             await _record_policy(parts, policy)
-            for authority in (parts.oidc, parts.keystone):
-                if authority is not None:
-                    await stack.enter_async_context(running(authority.watch))
+            await _record_issuers(parts, settings)
+            if parts.keystone is not None:
+                await stack.enter_async_context(running(parts.keystone.watch))
             for job in leader_jobs(parts):
                 await stack.enter_async_context(running(job.run))
         examples = len(settings.policy.examples)
@@ -142,14 +154,25 @@ async def _started(
         yield parts
 
 
-async def _apply_policy(app: FastAPI, parts: Components, role: ServerRole, settings: Settings) -> None:
-    """Record the policy of the settings, and switch to it. Raises Unavailable, or Conflict with an exemption."""
+async def _apply(
+    app: FastAPI, parts: Components, role: ServerRole, key_updates: KeyUpdates, settings: Settings
+) -> None:
+    """Record the policy and issuers of the settings, and switch to them.
+
+    Raises Unavailable, or Conflict with an exemption. Then the former ones stay in use.
+    """
     _warn_of(settings.policy)
     policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
     groups = groups_and_templates(policy.rules)
     await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
     if role != "webhook":
         await _record_policy(parts, policy)
+        await _record_issuers(parts, settings)
+        before = app.state.services.oidc
+        # In a thread: the first issuer imports a library.
+        authenticator, oidc = await asyncio.to_thread(change_issuers, parts, settings, before)
+        app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
+        key_updates.use(oidc.keys if oidc is not None else ())
     _set_policy(app, change_policy(parts, policy).issuance.policy)
     app.state.services = replace(app.state.services, policy=settings.policy)
 
@@ -195,6 +218,12 @@ async def _record_policy(parts: Components, policy: Policy) -> None:
     """Record the policy if it has changed. Raises Unavailable."""
     cursor = JobCursor(parts.database, policy_changes.NAME)
     await policy_changes.record_policy_change(cursor, policy, utc_now())
+
+
+async def _record_issuers(parts: Components, settings: Settings) -> None:
+    """Record the issuers if they have changed. Raises Unavailable."""
+    cursor = JobCursor(parts.database, issuer_changes.NAME)
+    await issuer_changes.record_issuer_change(cursor, settings.identity.issuers, utc_now())
 
 
 def services_of(parts: Components, role: ServerRole) -> Services:

@@ -1,17 +1,18 @@
-"""Reloads the policy when its files change, and on SIGHUP. Changes to other settings need a restart."""
+"""Reloads the policy and the OIDC issuers when their files change, and on SIGHUP. Other settings need a restart."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import structlog
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.model.errors import ClustercertError, Conflict
 from clustercert.observability import metrics
 from clustercert.policy.digest import policy_digest
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.server.applied_policy import AppliedPolicy
+from clustercert.server.applied_settings import AppliedSettings, Reloadable
 from clustercert.server.file_watch import POLL_SECONDS, FileWatch
 from clustercert.server.retry import Retry
 from clustercert.server.tls_context import TlsContext
@@ -19,10 +20,9 @@ from clustercert.settings import Settings, SettingsError
 
 logger = structlog.get_logger()
 
-POLICY = "policy"
 # Faulty settings are read again after this time, in case the fault was in reading them.
 FAULT_SECONDS = 300
-# The maximum number of rules in each list of a log line.
+# The maximum number of names in each list of a log line.
 MAX_NAMED = 20
 # If one of these differs after SIGHUP, the file is probably empty, half-written, or another service's.
 FIXED = ("data_dir", "database_url", "kek_file", "service_name")
@@ -30,7 +30,7 @@ FIXED = ("data_dir", "database_url", "kek_file", "service_name")
 
 @dataclass(slots=True)
 class Reloader:
-    """Reloads the policy in one worker when its files change, and with the TLS files on SIGHUP.
+    """Reloads policy and issuers in one worker when their files change, and with the TLS files on SIGHUP.
 
     A policy that can't be used is read again after a few minutes. One that can't be recorded, because the database is
     away, is tried again after a back-off.
@@ -45,7 +45,7 @@ class Reloader:
     load: Callable[[], Settings]
     tls: TlsContext | None
     files: FileWatch = field(default_factory=lambda: FileWatch(None))
-    applied: AppliedPolicy | None = None
+    applied: AppliedSettings | None = None
     requested: asyncio.Event = field(default_factory=asyncio.Event)
     _retry: Retry = field(default_factory=Retry)
 
@@ -60,7 +60,7 @@ class Reloader:
 
         Args:
             current: the settings that apply now.
-            apply: switches to settings with another policy.
+            apply: switches to settings with another policy or other issuers.
             reload_shadow: loads the shadow policy again. Returns False if it can't be used.
             stop: ends the work.
         """
@@ -97,7 +97,7 @@ class Reloader:
             if following != current:
                 self._retry.back_off()
                 await apply(following)
-                await asyncio.to_thread(self._store_applied, following.policy)
+                await asyncio.to_thread(self._store_applied, Reloadable.of(following))
         except ClustercertError as failure:
             if isinstance(failure, Conflict):
                 # An exemption of a cluster forbids the policy until an operator changes one of them.
@@ -118,23 +118,23 @@ class Reloader:
         """Read the settings, and run the examples. Returns all that was read, and the settings that can apply."""
         self.files.mark()
         loaded = self.load()
-        return loaded, with_policy_of(current, loaded)
+        return loaded, with_reloadable(current, loaded)
 
-    def _store_applied(self, policy: PolicySettings) -> None:
+    def _store_applied(self, applied: Reloadable) -> None:
         if self.applied is None:
             return
         try:
-            self.applied.write(policy)
+            self.applied.write(applied)
         except OSError as failure:
-            # Such a worker loads and checks the policy itself, a few seconds after its start.
-            logger.warning("policy not stored for workers that start later", error=str(failure))
+            # Such a worker loads and checks the settings itself, a few seconds after its start.
+            logger.warning("settings not stored for workers that start later", error=str(failure))
 
 
-def with_policy_of(current: Settings, loaded: Settings) -> Settings:
-    """Return the current settings with the policy from the loaded settings.
+def with_reloadable(current: Settings, loaded: Settings) -> Settings:
+    """Return the current settings with policy and issuers from the loaded settings.
 
-    Raises SettingsError if the loaded settings seem to come from an empty or half-written file, or if the policy's
-    examples fail.
+    Raises SettingsError if the loaded settings seem to come from an empty or half-written file, if the policy's
+    examples fail, or if the issuers don't fit the current settings.
     """
     if differing := [name for name in FIXED if getattr(loaded, name) != getattr(current, name)]:
         raise SettingsError(
@@ -144,7 +144,12 @@ def with_policy_of(current: Settings, loaded: Settings) -> Settings:
         raise SettingsError(
             "policy: has neither preset nor rules. Set policy.preset to contract, if 5 years are intended."
         )
-    following = current.model_copy(update={POLICY: loaded.policy})
+    try:
+        # The loaded issuers fit the loaded Keystone, but the one in use may be another.
+        IdentitySettings.model_validate(dict(current.identity) | {"issuers": loaded.identity.issuers})
+    except ValidationError as error:
+        raise SettingsError(f"identity.issuers: {error.errors()[0]['msg']}. Restart the service.") from error
+    following = Reloadable.of(loaded).in_settings(current)
     following.check_examples()
     return following
 
@@ -156,18 +161,29 @@ def _log_reloaded(current: Settings, following: Settings, loaded: Settings) -> N
         needs_restart=list(changed_fields(following, loaded)),
         policy_sha256=policy_digest(following.policy.policy()),
         **changed_rules(current.policy, following.policy),
+        **changed_issuers(current.identity, following.identity),
     )
 
 
 def changed_rules(before: PolicySettings, after: PolicySettings) -> dict[str, list[str]]:
     """Return the names of rules by what happened to them: `rules_added`, `rules_removed`, `rules_changed`."""
     old, new = ({rule.name: rule for rule in policy.all_rules} for policy in (before, after))
+    return _changes("rules", old, new)
+
+
+def changed_issuers(before: IdentitySettings, after: IdentitySettings) -> dict[str, list[str]]:
+    """Return the names of issuers by what happened to them: `issuers_added` and so on."""
+    old, new = ({issuer.name: issuer for issuer in identity.issuers} for identity in (before, after))
+    return _changes("issuers", old, new)
+
+
+def _changes(what: str, old: Mapping[str, object], new: Mapping[str, object]) -> dict[str, list[str]]:
     found = {
-        "rules_added": [name for name in new if name not in old],
-        "rules_removed": [name for name in old if name not in new],
-        "rules_changed": [name for name in new if name in old and new[name] != old[name]],
+        f"{what}_added": [name for name in new if name not in old],
+        f"{what}_removed": [name for name in old if name not in new],
+        f"{what}_changed": [name for name in new if name in old and new[name] != old[name]],
     }
-    return {what: names[:MAX_NAMED] for what, names in found.items() if names}
+    return {kind: names[:MAX_NAMED] for kind, names in found.items() if names}
 
 
 def changed_fields(before: BaseModel, after: BaseModel, prefix: str = "") -> Iterator[str]:

@@ -23,7 +23,7 @@ from uvicorn.supervisors import Multiprocess
 
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
-from clustercert.server.applied_policy import AppliedPolicy
+from clustercert.server.applied_settings import AppliedSettings
 from clustercert.server.draining import DrainingServer
 from clustercert.server.file_watch import FileWatch
 from clustercert.server.listener import Listener
@@ -141,7 +141,7 @@ def _supervise(app: "_Application", config: uvicorn.Config, listener: socket.soc
     os.environ["PYTHONSAFEPATH"] = "1"
     _block_signals_in_workers()
     with _metrics_folder() as folder:
-        config.app = replace(app, applied=AppliedPolicy(folder / "policy"))
+        config.app = replace(app, applied=AppliedSettings(folder / "settings"))
         supervisor = _Supervisor(config, [listener])
         supervisor.run()
     if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
@@ -169,7 +169,7 @@ class _Application:
     load: Callable[[], Settings]
     watch: FileWatch
     tls: TlsContext | None
-    applied: AppliedPolicy | None = None
+    applied: AppliedSettings | None = None
 
     def __call__(self) -> ASGIApp:
         """Create the application, in the running event loop."""
@@ -185,9 +185,9 @@ class _Application:
         return create_app(self._applied_settings(), self.role, reloader)
 
     def _applied_settings(self) -> Settings:
-        """Return the settings with the policy of the running workers. A newer one is loaded and checked later."""
-        policy = self.applied.read() if self.applied is not None else None
-        return self.settings if policy is None else self.settings.model_copy(update={"policy": policy})
+        """Return the settings with the policy and issuers of the running workers. Newer ones are loaded later."""
+        applied = self.applied.read() if self.applied is not None else None
+        return self.settings if applied is None else applied.in_settings(self.settings)
 
 
 def _end_with_supervisor() -> None:

@@ -1,10 +1,10 @@
 """Authentication by tokens from OIDC issuers."""
 
-import asyncio
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cachetools import LRUCache
@@ -20,11 +20,13 @@ from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
 from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
-from clustercert.authn.oidc.verification import Verifier
+from clustercert.authn.oidc.verification import KeyLookup, Verifier
 from clustercert.model import Caller, UnverifiedRequest
 
 # A token with many groups takes about 20 KiB.
 CACHED_TOKENS = 4_000
+
+_revisions = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,10 @@ class OidcAuthenticator:
         """Explain what would become of a token, without authenticating anyone."""
         return await explain(self.verifier, text)
 
-    async def watch(self, stop: asyncio.Event) -> None:
-        """Keep the keys of all issuers up to date until `stop` is set."""
-        await asyncio.gather(*(keys.watch(stop) for keys in self.verifier.keys.values()))
+    @property
+    def keys(self) -> tuple[KeyLookup, ...]:
+        """The keys of all issuers, which `KeyUpdates` keeps up to date."""
+        return tuple(self.verifier.keys.values())
 
     async def _user(self, text: str) -> FederatedUser:
         digest = hashlib.sha256(text.encode()).digest()
@@ -96,14 +99,32 @@ def new_authenticator(
     identity: FederatedLookup,
     clusters: ClusterIssuers,
     now: Callable[[], datetime],
+    before: OidcAuthenticator | None = None,
 ) -> OidcAuthenticator:
-    """Create the authenticator for these issuers. Their keys are fetched by `watch`, or for the first token."""
-    by_url = {issuer.url: issuer for issuer in issuers}
-    keys, reviewers = {}, {}
+    """Create the authenticator for these issuers. Their keys are fetched by `KeyUpdates`, or for the first token.
+
+    Keys that `before` has from the same source are kept, so they go on while the issuer is away. Its cached tokens are
+    not kept, because the settings may refuse them now, or map them to other roles.
+    """
+    revision = next(_revisions)
+    by_url = {issuer.url: replace(issuer, revision=revision) for issuer in issuers}
+    keys: dict[str, KeyLookup] = {}
+    reviewers = {}
     for url, issuer in by_url.items():
         if issuer.reviewed:
             reviewers[url] = TokenReviewer(issuer, clusters)
         else:
-            fetch = functools.partial(fetch_keys, url, issuer.source, from_cluster=clusters.fetch_keys)
-            keys[url] = IssuerKeys(issuer.name, fetch)
+            keys[url] = _kept_keys(issuer, before) or _new_keys(issuer, clusters)
     return OidcAuthenticator(identity, Verifier(by_url, keys, now, reviewers))
+
+
+def _new_keys(issuer: Issuer, clusters: ClusterIssuers) -> IssuerKeys:
+    fetch = functools.partial(fetch_keys, issuer.url, issuer.source, from_cluster=clusters.fetch_keys)
+    return IssuerKeys(issuer.name, fetch)
+
+
+def _kept_keys(issuer: Issuer, before: OidcAuthenticator | None) -> KeyLookup | None:
+    former = before.verifier.issuers.get(issuer.url) if before is not None else None
+    if before is None or former is None or (former.name, former.source) != (issuer.name, issuer.source):
+        return None
+    return before.verifier.keys.get(issuer.url)

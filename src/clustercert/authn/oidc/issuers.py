@@ -87,6 +87,7 @@ class Issuer:
         max_age: longest time since `iat`.
         checks: all of them must be met.
         reviewed: whether the API server of `source.cluster` is asked about each token, instead of verifying with keys.
+        revision: differs each time that the settings are loaded.
         projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain.
         login: the client with which people log in there; None for machines only.
     """
@@ -105,6 +106,7 @@ class Issuer:
     domain: str | None = None
     login: LoginClient | None = None
     reviewed: bool = False
+    revision: int = 0
 
     @property
     def user_domain(self) -> Domain:

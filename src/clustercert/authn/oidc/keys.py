@@ -17,6 +17,8 @@ from clustercert.observability import metrics
 REFRESH_SECONDS = 300
 # After a failure, and after an unknown key id, the issuer is left alone for this time.
 PAUSE_SECONDS = 30
+# At the end, a fetch may take this long until it is cancelled.
+STOP_SECONDS = 1
 # Known keys are used for this long while the issuer can't be reached.
 MAX_AGE_SECONDS = 24 * 3600
 # Requests that wait for one issuer. More would use up the worker's limit of requests, so that other issuers suffer.
@@ -87,9 +89,11 @@ class IssuerKeys:
         while not stop.is_set():
             await asyncio.wait({self._task(), stopping}, return_when=asyncio.FIRST_COMPLETED)
             await wait_for_stop(stop, PAUSE_SECONDS if self.failure else REFRESH_SECONDS)
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.wait({self._fetching})
+        if (fetching := self._fetching) is not None:
+            # httpcore leaves a connection open if it is cancelled during the TLS handshake.
+            await asyncio.wait({fetching}, timeout=STOP_SECONDS)
+            fetching.cancel()
+            await asyncio.wait({fetching})
 
     def _known(self, key_id: str | None, algorithm: str) -> VerificationKey | None:
         self._drop_expired()
@@ -118,9 +122,21 @@ class IssuerKeys:
             )
         self._waiting += 1
         try:
-            await asyncio.shield(self._task())
+            await self._fetched()
         finally:
             self._waiting -= 1
+
+    async def _fetched(self) -> None:
+        fetching = self._task()
+        try:
+            await asyncio.shield(fetching)
+        except asyncio.CancelledError:
+            if not fetching.cancelled():
+                raise
+            # A reload has removed the issuer.
+            raise CredentialUnverified(
+                "The identity providers of this service have changed. Try again in a moment.", retry_after=1
+            ) from None
 
     def _task(self) -> asyncio.Task[None]:
         if self._fetching is None:

@@ -36,6 +36,7 @@ def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
         expires_at=datetime.fromtimestamp(float(str(claims["exp"])), UTC),
         credential_id=hashlib.sha256(token.text.encode()).hexdigest(),
         method=AUTH_METHOD,
+        revision=issuer.revision,
     )
 
 

@@ -100,6 +100,21 @@ class PolicyLoaded(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IssuersLoaded(AuditEvent):
+    """The service loaded OIDC issuers, at its start or on a reload, that differ from the last recorded ones.
+
+    Attributes:
+        issuers: as in the settings, without defaults and the proxy; durations are in seconds.
+        sha256: the digest of the issuers; `before` is the digest of the previous ones.
+    """
+
+    kind: Literal["issuers.loaded"] = "issuers.loaded"
+    issuers: tuple[Mapping[str, object], ...]
+    sha256: str
+    before: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSeen(AuditEvent):
     """An API server saw a certificate that is not in the ledger, or one in `system:masters`.
 
