@@ -17,6 +17,7 @@ import yaml
 from support import kubectl
 from support.apiserver import ApiServer
 from support.installed_demo import STOPPED_WITHIN_S, program
+from support.store_commands import on_store
 from support.wait import eventually
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ class PageService:
 
     def run(self, *arguments: str | Path, stdin: str = "") -> str:
         done = subprocess.run(
-            [program(), *arguments],
+            [program(), *on_store(map(str, arguments))],
             input=stdin,
             env=self.env,
             capture_output=True,
