@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 import typer
 
-from clustercert.cli import browser, keyring_store, login_renewal, oidc_login, profile
+from clustercert.cli import (
+    browser,
+    credential_cache,
+    keyring_store,
+    login_renewal,
+    name_completion,
+    oidc_login,
+    profile,
+)
 from clustercert.cli.login_method import IssuerOptions
 from clustercert.cli.login_window import may_open_window
 from clustercert.cli.options import CommandError, UnknownName
@@ -238,3 +246,20 @@ def test_the_choice_of_the_keyring_stays(
     assert last.oidc is not None
     choose(monkeypatch, ("sso",), replace(last, oidc=replace(last.oidc, keyring=True)))
     assert (chosen, checked) == (["sso"], [True])
+
+
+def test_names_are_completed_while_a_login_waits_for_its_renewal(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    expired = datetime.now(UTC) - timedelta(minutes=1)
+    path = profile.save(
+        "default", replace(saved("sso"), token="t", expires_at=expired, refresh_token="r"), os.environ
+    )
+    folder = Path(str(credential_cache.folder("names")))
+    folder.mkdir(parents=True)
+    cached = {"login": credential_cache.login_state(str(path)), "names": ["prod"]}
+    (folder / "default,clusters").write_text(json.dumps(cached))
+    assert name_completion.names("clusters", "default") == ["prod"]
+    profile.save("default", replace(saved("sso"), token="t", expires_at=expired), os.environ)
+    assert name_completion.names("clusters", "default") == ()

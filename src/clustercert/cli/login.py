@@ -112,6 +112,13 @@ def login(
     if found is None:
         by_password = last if last is None or last.oidc is None else None
         found = credentials.log_in(base, project, ca_pem, by_password)
+    _save(name, found)
+    if profile_name is None:
+        profile.use(name, os.environ)
+
+
+def _save(name: str, found: Profile) -> None:
+    """Save the login, and tell the user."""
     before = profile.remembered(name, os.environ)
     path = login_renewal.save(name, found)
     if before is not None and not _is_same_user(before, found):
@@ -119,8 +126,6 @@ def login(
             f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
             f"now act as {found.user}. Keep several logins with --profile NAME."
         )
-    if profile_name is None:
-        profile.use(name, os.environ)
     expires_at = None if found.is_renewable else found.expires_at
     until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""

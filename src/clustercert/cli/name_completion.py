@@ -95,11 +95,12 @@ def is_plain(name: str) -> bool:
 def names(kind: str, login: str) -> Sequence[str]:
     """Return the names of one kind that the user of a saved login may see, as far as they are known in time."""
     found = profile.remembered(login, os.environ)
-    if found is None or not found.is_logged_in or found.has_expired:
+    if found is None or not (found.is_renewable or (found.is_logged_in and not found.has_expired)):
         return ()
     state = credential_cache.login_state(str(profile.path_of(login, os.environ)))
     file = _file(login, kind)
-    if _age(file) > _FRESH_SECONDS:
+    # The next command renews a login at an OIDC issuer.
+    if _age(file) > _FRESH_SECONDS and not found.has_expired:
         _renew(file, kind, found, state)
     return _read(file, state)
 
