@@ -11,6 +11,7 @@ import pytest
 from support.exec_plugin import PASSWORD, User, status_of
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
+from support.oidc import new_key
 from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
 from support.wait import line_with
 
@@ -78,7 +79,7 @@ def test_without_a_browser_the_address_is_printed(user: OidcUser, issuer: OAuthI
     with logging_in(user) as process:
         address = line_with(process.stderr, "http://127.0.0.1:").strip()
         page = new_browser(issuer.ca_file).get(address)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=300)
     assert process.returncode == 0, rest
     assert "You are logged in" in page.text
 
@@ -87,7 +88,7 @@ def test_ctrl_c_ends_the_login(user: OidcUser) -> None:
     with logging_in(user) as process:
         line_with(process.stderr, "http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert not user.tokens_file.exists()
@@ -184,3 +185,13 @@ def test_an_unknown_issuer(user: OidcUser) -> None:
     done = user.run("login", user.url, *user.ca_option, "--issuer", "ssso")
     assert (done.returncode, done.stdout) == (5, "")
     assert "Did you mean sso?" in done.stderr
+
+
+def test_new_keys_of_the_issuer_cost_no_second_login(user: OidcUser, issuer: OAuthIssuer) -> None:
+    """The service fetches keys at most every 30 seconds, so one of these logins has to wait."""
+    for number in range(2):
+        issuer.publish(*issuer.keys, new_key(f"rotated-{number}-{user.name}"))
+        issuer.publish_document()
+        done = user.log_in_by_browser()
+    assert "Trying again" in done.stderr
+    assert len(user.windows) == 2

@@ -228,7 +228,7 @@ def test_ctrl_c_ends_a_plugin_that_waits_for_the_browser(user: OidcUser) -> None
     ) as process:
         line_with(process.stderr, "in the browser window")
         process.send_signal(signal.SIGINT)
-        out, rest = process.communicate(timeout=60)
+        out, rest = process.communicate(timeout=300)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in rest
     later = user.credential(**user.browser)

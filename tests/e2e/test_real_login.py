@@ -133,7 +133,7 @@ def test_a_device_code_is_entered_in_chromium(person: Person) -> None:
         with chromium.chromium() as browser:
             browser.open(address)
             browser.fill_in("Success", user_code=code, login="alice", password="any")
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert person.status()["user"] == "sso/alice"
 
@@ -142,7 +142,7 @@ def test_people_log_in_at_both_issuers(person: Person) -> None:
     with logging_in(person) as process:
         address = line_with(process.stderr, "http://127.0.0.1:").strip()
         page = Login(person.issuer).follow(address, "alice")
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     assert "You are logged in" in page.text
     assert person.status()["user"] == "sso/alice"
@@ -153,7 +153,7 @@ def test_twenty_plugins_open_one_window(person: Person) -> None:
     with logging_in(person) as process:
         address = line_with(process.stderr, "http://127.0.0.1:").strip()
         Login(person.issuer).follow(address, "alice")
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     Login(person.issuer).http.post(
         Login(person.issuer).discovery["revocation_endpoint"],
         data={"client_id": "clustercert", "token": person.refresh_token},

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-SECONDS = 120
+SECONDS = 300
 _POLL_SECONDS = 0.1
 # The browser reads messages, which end with NUL, from descriptor 3, and writes them to 4. The pipes may be on these
 # numbers themselves, so copy them first.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-SECONDS = 60
+SECONDS = 300
 
 
 def new_browser(ca_file: Path) -> httpx.Client:

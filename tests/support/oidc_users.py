@@ -43,7 +43,7 @@ opener = urllib.request.build_opener(
     urllib.request.HTTPSHandler(context=tls),
     urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
 )
-opener.open(sys.argv[1], timeout=60).read()
+opener.open(sys.argv[1], timeout=300).read()
 """
 
 

@@ -21,7 +21,7 @@ from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, signed
 
-SECONDS = 60
+SECONDS = 300
 DISCOVERY = "/.well-known/openid-configuration"
 
 

@@ -1,5 +1,6 @@
 """Logs in at an OIDC issuer, and creates the profile."""
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,13 @@ from clustercert.cli.output import note
 from clustercert.cli.profile import OidcLogin, Profile
 
 if TYPE_CHECKING:
+    from clustercert.client import Client, NamedRef
     from clustercert.client.oidc.grants import DeviceCode
     from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.client.oidc.tokens import Tokens
+
+# The service fetches keys at most every 30 seconds.
+_LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
 
 
 def by_browser(issuer: "LoginIssuer", *, open_window: bool) -> "Tokens":
@@ -58,7 +63,7 @@ def profile_of(
 
     with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client:
         try:
-            scope, only = choose_project(client.projects(), project)
+            scope, only = choose_project(_projects(client), project)
             caller = client.caller()
         except ApiError as error:
             if error.http_status != 401:  # noqa: PLR2004 - not authenticated
@@ -79,6 +84,24 @@ def profile_of(
         chosen_project=project is not None or only,
         oidc=oidc,
     )
+
+
+def _projects(client: "Client") -> "tuple[NamedRef, ...]":
+    """List the user's projects. Waits while the service is unavailable. Raises ClientError.
+
+    The service may have to wait before it fetches the issuer's new keys, and the user should not log in again for that.
+    """
+    from clustercert.client.connection import ApiError
+
+    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while True:
+        try:
+            return client.projects()
+        except ApiError as error:
+            if error.http_status != 503 or time.monotonic() > deadline:  # noqa: PLR2004 - unavailable
+                raise
+            note(f"{error.message} Trying again.")
+        time.sleep(_RETRY_SECONDS)
 
 
 def end_session(name: str, found: Profile) -> None:
