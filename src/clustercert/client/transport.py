@@ -52,12 +52,15 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """The transport for real services. `tls` is used only for https."""
+    """The transport for real services.
 
-    def __init__(
-        self, url: str, tls: ssl.SSLContext | None, response_seconds: float = RESPONSE_SECONDS
-    ) -> None:
-        self._response_seconds = response_seconds
+    Args:
+        tls: used only for https.
+        response_seconds: for a whole response; by default RESPONSE_SECONDS.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None, response_seconds: float | None = None) -> None:
+        self._response_seconds = RESPONSE_SECONDS if response_seconds is None else response_seconds
         self._url = urlsplit(url)
         self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
