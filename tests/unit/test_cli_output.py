@@ -157,3 +157,24 @@ def test_notes_are_escaped_on_standard_error(capsys: pytest.CaptureFixture[str])
 def test_time_is_shown_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
     show_one({"name": datetime(2026, 1, 1, tzinfo=UTC)}, Output.NAME)
     assert capsys.readouterr().out == "2026-01-01T00:00:00Z\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("It is short.", "It is short."),
+        (f"{'word ' * 12}{'a' * 25}", f"{'word ' * 12}".rstrip() + f"\n{'a' * 25}"),
+        (f"{'word ' * 10}{'a' * 25} end", f"{'word ' * 10}{'a' * 25} end"),
+        ("word " * 30, "word " * 30),
+        ("a" * 100, "a" * 100),
+    ],
+)
+def test_a_terminal_does_not_wrap_an_id_in_a_note(
+    line: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    note(line)
+    assert capsys.readouterr().err == f"{line}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    note(line)
+    assert capsys.readouterr().err == f"{shown}\n"

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli import audit_verify
-from clustercert.cli.audit_output import EVENT_FIELDS, check_proof, event_row, print_events
+from clustercert.cli.audit_output import EVENT_FIELDS, EventPrinter, check_proof, event_row
 from clustercert.cli.commands import on_store
+from clustercert.cli.event_names import EventNames
 from clustercert.cli.options import YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, note, show_one, write_out
 from clustercert.cli.prompts import confirm
@@ -56,7 +57,8 @@ async def tail(
 ) -> None:
     """Show the last events, oldest first.
 
-    JSON output has one object per line.
+    JSON output has one object per line. A table in a terminal has names, and the first digits of fingerprints; -o wide
+    shows them as they are in the log.
     """
     import asyncio
 
@@ -69,12 +71,13 @@ async def tail(
     size = (await log.log()).size
     if output is Output.CSV:
         write_out(",".join(EVENT_FIELDS) + "\r\n")
-    print_events(await _last_events(log, wanted, size, lines), output)
+    printer = EventPrinter(output, EventNames(operator))
+    await printer.print(await _last_events(log, wanted, size, lines))
     last = size - 1 if size else None
     while follow:
         await asyncio.sleep(_WAIT_SECONDS)
         page = await log.events(wanted, cursor=last, newest_first=False, limit=_PAGE)
-        print_events(page.events, output)
+        await printer.print(page.events)
         last = page.cursor or (page.events[-1].leaf_index if page.events else last)
 
 

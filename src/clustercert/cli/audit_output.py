@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import UsageError, read_file
-from clustercert.cli.output import Output, Row, csv, document, note, row_of, show_one, write_out
+from clustercert.cli.output import (
+    Output,
+    Row,
+    Table,
+    csv,
+    document,
+    is_wide,
+    note,
+    row_of,
+    show_one,
+    write_out,
+)
 from clustercert.cli.printable import printable
 from clustercert.model.errors import LogDamaged
 from clustercert.model.times import rfc3339
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
     from clustercert.audit.certificate_scrubber import Mismatch
     from clustercert.audit.findings import VerificationReport
     from clustercert.audit.tree_check import TrustedHead
+    from clustercert.cli.event_names import EventNames
     from clustercert.merkle.notes import VerifierKey
     from clustercert.store.audit import StoredEvent
 
@@ -89,24 +101,48 @@ def show_report(report: "VerificationReport", output: Output) -> None:
         note(f"There are {report.found - len(report.findings)} more findings.")
 
 
-def print_events(events: "Sequence[StoredEvent]", output: Output) -> None:
-    """Print each event on one line, or as a YAML document. CSV output has no header."""
-    for event in events:
-        row = event_row(event)
-        match output:
-            case Output.JSON:
-                write_out(json.dumps(row | {"at": rfc3339(event.at)}, ensure_ascii=True) + "\n")
-            case Output.YAML:
-                write_out("---\n" + document(row | {"at": rfc3339(event.at)}, output))
-            case Output.CSV:
-                write_out(csv([row], EVENT_FIELDS).partition("\r\n")[2])
-            case Output.NAME:
-                write_out(f"{event.id}\n")
-            case _:
-                fields = (rfc3339(event.at), str(event.id), event.kind, event.actor, event.subject)
-                write_out(printable("   ".join(fields)).replace("\n", "\\n") + "\n")
-    # Flush, so that the reader of a pipe receives each event immediately.
-    sys.stdout.flush()
+class EventPrinter:
+    """Prints events as they come: each on one line, or as a YAML document. CSV output has no header.
+
+    A table in a terminal has names instead of ids, and relative times.
+    """
+
+    def __init__(self, output: Output, names: "EventNames") -> None:
+        self._output = output
+        self._names = names
+        self._table = Table(("id", "at", "kind", "subject", "actor"), "id")
+
+    async def print(self, events: "Sequence[StoredEvent]") -> None:
+        if self._output is Output.TABLE and sys.stdout.isatty():
+            self._table.print([await self._row(event) for event in events])
+        else:
+            for event in events:
+                write_out(_event_line(event, self._output))
+        # Flush, so that the reader of a pipe receives each event immediately.
+        sys.stdout.flush()
+
+    async def _row(self, event: "StoredEvent") -> Row:
+        row = row_of(event, "id", "at", "kind", "subject", "actor")
+        if is_wide():
+            return row
+        names = self._names
+        return row | {"subject": await names.subject(event), "actor": await names.user(event.actor)}
+
+
+def _event_line(event: "StoredEvent", output: Output) -> str:
+    row = event_row(event)
+    match output:
+        case Output.JSON:
+            return json.dumps(row | {"at": rfc3339(event.at)}, ensure_ascii=True) + "\n"
+        case Output.YAML:
+            return "---\n" + document(row | {"at": rfc3339(event.at)}, output)
+        case Output.CSV:
+            return csv([row], EVENT_FIELDS).partition("\r\n")[2]
+        case Output.NAME:
+            return f"{event.id}\n"
+        case _:
+            fields = (rfc3339(event.at), str(event.id), event.kind, event.actor, event.subject)
+            return printable("   ".join(fields)).replace("\n", "\\n") + "\n"
 
 
 def event_row(event: "StoredEvent") -> dict[str, object]:

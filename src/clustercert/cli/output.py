@@ -28,6 +28,7 @@ Row = Mapping[str, object]
 _GAP = "   "
 _EMPTY_CELL = "-"
 _PAGE_WIDTH, _MIN_WIDTH = 100, 40
+_LONG_WORD = 20
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
@@ -68,6 +69,11 @@ OutputOption = Annotated[
 ]
 
 
+def is_wide() -> bool:
+    """Whether all columns are shown, even if they don't fit."""
+    return _Layout.wide
+
+
 def row_of(value: object, *fields: str) -> dict[str, object]:
     """Return the named attributes of an object as a row."""
     return {field: getattr(value, field) for field in fields}
@@ -78,6 +84,46 @@ def row_in_domain(value: "User | Group | Project") -> dict[str, object]:
     return {**row_of(value, "id", "name"), "domain": value.domain.name, "domain_id": value.domain.id}
 
 
+class Table:
+    """Aligned columns without borders, as kubectl prints them, so that grep, awk and sort can read them.
+
+    The first rows decide which columns are shown. More rows can follow: one that is too wide for the terminal is shown
+    as a list.
+    """
+
+    def __init__(self, columns: Sequence[str], name: str) -> None:
+        self._columns = columns
+        self._name = name
+        self._widths: dict[str, int] = {}
+
+    def print(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        if not self._widths:
+            shown = _fitting(self._columns, rows, self._name)
+            self._widths = {
+                column: max(len(column), *(len(_cell(row[column])) for row in rows)) for column in shown
+            }
+            self._print_line({column: column.upper().replace("_", "-") for column in shown}, is_heading=True)
+        for row in rows:
+            cells = {column: _cell(row[column]) for column in self._widths}
+            if self._fits(cells):
+                self._print_line(cells)
+            else:
+                _print_fields({column: row[column] for column in cells})
+
+    def _fits(self, cells: Mapping[str, str]) -> bool:
+        """Whether a line fits into the terminal."""
+        if _Layout.wide or not sys.stdout.isatty():
+            return True
+        widths = [max(width, len(cells[column])) + len(_GAP) for column, width in self._widths.items()]
+        return len(widths) == 1 or sum(widths) - len(_GAP) <= shutil.get_terminal_size().columns
+
+    def _print_line(self, cells: Mapping[str, str], *, is_heading: bool = False) -> None:
+        padded = [cells[column].ljust(width) for column, width in self._widths.items()]
+        _print_line(_GAP.join(padded).rstrip(), is_heading=is_heading)
+
+
 def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], name: str = "name") -> None:
     """Print a list. A table has the given columns; JSON, YAML and CSV have all fields.
 
@@ -86,9 +132,7 @@ def show_list(rows: Sequence[Row], output: Output, *, columns: Sequence[str], na
     """
     match output:
         case Output.TABLE if rows:
-            shown = _fitting(columns, rows, name)
-            headings = [column.upper().replace("_", "-") for column in shown]
-            _print_table(headings, [[_cell(row[column]) for column in shown] for row in rows])
+            Table(columns, name).print(rows)
         case Output.TABLE:
             note("Nothing found.")
         case Output.NAME:
@@ -152,8 +196,21 @@ def paragraph(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Write a note to standard error."""
-    sys.stderr.write(f"{printable(text)}\n")
+    """Write a note to standard error. Breaks lines before ids and addresses that a terminal would wrap."""
+    lines = printable(text).split("\n")
+    if sys.stderr.isatty():
+        lines = [_keep_words_whole(line, shutil.get_terminal_size().columns) for line in lines]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
+def _keep_words_whole(line: str, width: int) -> str:
+    """Break a line before each long word that a terminal would wrap. Where it wraps prose, there is no harm."""
+    text, column = "", 0
+    for word in line.split(" "):
+        is_split = column % width + len(word) > width and _LONG_WORD <= len(word) <= width
+        text, column = (f"{text.rstrip(' ')}\n", 0) if is_split else (text, column)
+        text, column = f"{text}{word} ", column + len(word) + 1
+    return text[:-1]
 
 
 def _plain(row: Row) -> dict[str, object]:
@@ -208,27 +265,30 @@ def _relative(time: datetime) -> str:
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
     """Return the columns that fit into the terminal, and say which ones do not. Values are never wrapped or cut.
 
-    Ids are left out first, then the last columns.
+    The first columns go first, and ids last.
 
     Args:
-        name: the column that identifies a row, which always stays.
+        name: the column that identifies a row, which is always shown.
     """
     if _Layout.wide or not sys.stdout.isatty():
         return columns
-    width = shutil.get_terminal_size().columns
     widths = {
         column: max(len(column), *(len(_cell(row[column])) for row in rows)) + len(_GAP) for column in columns
     }
-    shown = list(columns)
-    ids = [column for column in columns if column == "id" or column.endswith("_id")]
-    for column in [*ids, *reversed(columns)]:
-        if sum(widths[each] for each in shown) - len(_GAP) <= width:
-            break
-        if column != name and column in shown and len(shown) > 1:
-            shown.remove(column)
+    first = name if name in columns else columns[0]
+    left = shutil.get_terminal_size().columns + len(_GAP) - widths[first]
+    shown = {first}
+    for column in sorted(columns, key=_is_id):
+        if column not in shown and widths[column] <= left:
+            shown.add(column)
+            left -= widths[column]
     if hidden := [column for column in columns if column not in shown]:
         note(f"Columns that do not fit: {', '.join(hidden)}. Show them with -o wide.")
-    return shown
+    return [column for column in columns if column in shown]
+
+
+def _is_id(column: str) -> bool:
+    return column == "id" or column.endswith("_id")
 
 
 def _print_fields(row: Row) -> None:
@@ -244,14 +304,6 @@ def _print_fields(row: Row) -> None:
         _print_line(field)
         for each in value if isinstance(value, tuple | list) else [text]:
             _print_line(f"  {_cell(each)}")
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns without borders, as kubectl does, so that grep, awk and sort can read them."""
-    widths = [max(len(line[column]) for line in (headings, *rows)) for column in range(len(headings))]
-    for line in (headings, *rows):
-        padded = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
-        _print_line(_GAP.join(padded).rstrip(), is_heading=line is headings)
 
 
 def _print_line(text: str, *, is_heading: bool = False) -> None:

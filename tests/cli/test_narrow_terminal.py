@@ -1,0 +1,108 @@
+"""Tables in a real terminal of 80 columns: nothing is wrapped or cut."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from support.command_line import Operator, new_operator, on_store
+from support.samples import server_ca_pem
+from support.terminal import in_a_terminal
+
+pytestmark = pytest.mark.slow
+LONG = "a-name-of-forty-characters-and-no-spaces"
+COMMANDS = (
+    "domain list",
+    "project list",
+    "project show " + LONG,
+    "user list",
+    "user show " + LONG,
+    "group list",
+    "group show " + LONG,
+    "role list",
+    "role list --names",
+    "access-key list --user " + LONG,
+    "cluster list",
+    "cluster show " + LONG,
+    "keys list",
+    "db current",
+    "kubernetes token list " + LONG,
+    "audit tail",
+    "audit tail --kind cluster.*",
+    "audit show 1",
+    "audit verify",
+    "profile list",
+    "kubeconfig list",
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    operator = new_operator(tmp_path_factory.mktemp("narrow"))
+    ca = operator.folder / "ca.pem"
+    ca.write_text(server_ca_pem().decode())
+    operator.output("project", "create", LONG, "--description", "d" * 60)
+    operator.output("user", "create", LONG, "--no-password")
+    operator.output("group", "create", LONG)
+    operator.output("group", "add-user", LONG, LONG)
+    operator.output("role", "assign", "member", "--user", LONG, "--project", LONG)
+    operator.output("access-key", "create", "--user", LONG)
+    options = ("--project", LONG, "--internal-url", "https://10.0.0.5:6443", "--server-ca", ca)
+    operator.output("cluster", "add", LONG, *options, "--external-url", f"https://{LONG}.example.com:6443")
+    operator.output("kubernetes", "token", "create", LONG)
+    return operator
+
+
+def screen_of(operator: Operator, home: Path, *arguments: str) -> list[str]:
+    """The lines on the screen, without what starts and ends bold text."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERCERT")}
+    code, screen = in_a_terminal(
+        ["--config", str(operator.config), *on_store(arguments)],
+        {},
+        variables | {"HOME": str(home)},
+        columns=80,
+    )
+    assert code == 0, screen
+    return re.sub(r"\x1b\[[0-9;]*[mK]|\r", "", screen).splitlines()
+
+
+def is_prose(line: str) -> bool:
+    """Whether a terminal wraps only short words of the line."""
+    words = [(each.start(), each.end() - 1) for each in re.finditer(r"\S{20,}", line)]
+    return line.endswith(".") and all(first // 80 == last // 80 for first, last in words)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_line_is_too_long(store: Operator, home: Path, command: str) -> None:
+    lines = screen_of(store, home, *command.split())
+    assert [line for line in lines if len(line) > 80 and not is_prose(line)] == []
+
+
+def test_an_identifier_is_whole_and_wide_shows_all(store: Operator, home: Path) -> None:
+    (cluster,) = store.output_json("cluster", "list")
+    note, heading, row = screen_of(store, home, "cluster", "list")
+    assert heading.split()[0] == "NAME"
+    assert row.split()[0] == LONG
+    hidden = note.removeprefix("Columns that do not fit: ").removesuffix(". Show them with -o wide.")
+    assert {"id", "project", "external_url"} <= set(hidden.split(", "))
+    wide = screen_of(store, home, "cluster", "list", "-o", "wide")[-1]
+    assert {cluster["id"], LONG, cluster["external_url"]} <= set(wide.split())
+    # A record is shown as a list; a value that is too long has a line of its own.
+    assert cluster["client_ca_sha256"] in " ".join(screen_of(store, home, "cluster", "show", LONG)).split()
+
+
+def test_events_have_names_and_relative_times(store: Operator, home: Path) -> None:
+    _, heading, *rows = screen_of(store, home, "audit", "tail", "--kind", "cluster.*")
+    assert heading.split() == ["ID", "AT", "KIND", "SUBJECT"]
+    assert [re.sub(r"\d+[smh] ago", "TIME", row).split()[1:4] for row in rows] == [
+        ["TIME", "cluster.added", LONG]
+    ]
+    (cluster,) = store.output_json("cluster", "list")
+    assert cluster["id"] in screen_of(store, home, "audit", "tail", "--kind", "cluster.*", "-o", "wide")[-1]
+    # Data have ids and absolute times.
+    event = json.loads(store.output("audit", "tail", "--kind", "cluster.*", "-o", "json"))
+    assert event["subject"] == cluster["id"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", event["at"])
+    assert store.output("audit", "tail", "--kind", "cluster.*").split()[0] == event["at"]
