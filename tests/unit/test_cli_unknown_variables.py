@@ -25,5 +25,5 @@ def test_a_variable_without_effect_is_named_with_the_likely_one(capsys: pytest.C
     warn_of_unknown_variables({"CLUSTERCERT_SERVER_PORT": "8443"})
     said = capsys.readouterr().err
     assert said.startswith("Warning: The environment variable CLUSTERCERT_SERVER_PORT is not a setting")
-    assert "Did you mean CLUSTERCERT_SERVER__PORT" in said
+    assert said.endswith(" Did you mean CLUSTERCERT_SERVER__PORT?\n")
     assert "8443" not in said

@@ -25,7 +25,9 @@ def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
         name = variable.upper().removeprefix(_PREFIX)
         if not variable.upper().startswith(_PREFIX) or name in known or name.partition("__")[0] in tables:
             continue
-        similar = did_you_mean(variable, [_PREFIX + each for each in known])
+        # Most often, one underscore is missing between a table and its field.
+        same = [each for each in known if each.replace("_", "") == name.replace("_", "")]
+        similar = did_you_mean(variable, [_PREFIX + each for each in same or known])
         note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
 
 

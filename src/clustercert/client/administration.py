@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from clustercert.client.connection import ApiError, Connection, InvalidArgument, json_object
 from clustercert.model import JsonObject
 
 OWN = "/clustercert/v1"
-_NOT_FOUND = 404
+_NOT_FOUND, _EXISTS = 404, 412
 _PAGE = 500
 
 
@@ -48,7 +48,15 @@ class AdministrationClient(Connection):
 
     def create(self, path: str, body: JsonObject) -> JsonObject:
         """Create a resource. Raises ClientError if it exists."""
-        return self.exchange("PUT", OWN + path, body=body, headers={"If-None-Match": "*"}).body
+        try:
+            return self.exchange("PUT", OWN + path, body=body, headers={"If-None-Match": "*"}).body
+        except ApiError as error:
+            if error.http_status != _EXISTS:
+                raise
+            kind, name = path.partition("?")[0].split("/")[-2:]
+            raise ApiError(
+                f"There is already a {kind.removesuffix('s')} {unquote(name)}.", error.http_status
+            ) from error
 
     def put(self, path: str, body: JsonObject) -> JsonObject:
         """Create a resource, or replace all its fields."""
