@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
 from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.stand_in_keys import stand_in_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlement, Entitlements
@@ -254,3 +255,9 @@ def test_an_address_between_two_networks_of_a_deny_is_tried() -> None:
 def test_another_request_is_tried_where_the_users_names_refuse_the_first(who: Caller, other: Rule) -> None:
     by_token = other | {"when": {"auth_methods": ["token"]}}
     assert [each.rule for each in entitled(rule("a"), by_token, group="g-a", who=who)] == ["a"]
+
+
+def test_a_user_of_keystone_can_log_in_in_three_ways() -> None:
+    who = replace(member(), issuer="https://keystone.example.com/v3", method="keystone")
+    rules = [rule(name, {"auth_methods": [name]}) for name in (*KEYSTONE_METHODS, "token", "oidc")]
+    assert {each.rule for each in entitled(*rules, who=who)} == set(KEYSTONE_METHODS)

@@ -143,7 +143,7 @@ WHENS = st.fixed_dictionaries(
         "clusters": st.lists(WORDS, min_size=1, max_size=1),
         "projects": st.just([PROJECT_ID]),
         "cluster_labels": st.just({"env": ["prod"]}),
-        "auth_methods": st.sampled_from([["token"], ["access_key"], ["oidc"]]),
+        "auth_methods": st.sampled_from([["token"], ["access_key"], ["oidc"], ["keystone*"]]),
         "issuers": st.sampled_from([["built-in"], ["https://accounts.*"]]),
         "sources": st.just(["192.0.2.0/24"]),
         "cel": st.sampled_from(
