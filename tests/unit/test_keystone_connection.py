@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from clustercert.authn.keystone.service_token import PAUSE_SECONDS, ServiceToken
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability.log import REDACTED, redact
-from support.keystone_double import PASSWORD, Answer, KeystoneDouble, problem
+from support.keystone_double import PASSWORD, Answer, KeystoneDouble, Request, problem
 from support.log_capture import captured_logs
 from support.wait import eventually_async
 
@@ -182,6 +183,25 @@ async def test_the_own_token_is_there_before_the_first_request(double: KeystoneD
         stop.set()
         await watching
     assert double.log_ins == 1
+
+
+async def test_a_keystone_that_hangs_does_not_delay_the_end(double: KeystoneDouble) -> None:
+    async with asking(double, timeout="20s") as own:
+        released, answered = threading.Event(), double.answer
+
+        def hang(request: Request) -> Answer:
+            released.wait(60)
+            return answered(request)
+
+        double.answer = hang  # type: ignore[method-assign]
+        stop = asyncio.Event()
+        watching = asyncio.create_task(own.service_token.watch(stop))
+        await eventually_async(lambda: double.log_ins)
+        stop.set()
+        await watching
+        assert not released.is_set()
+        assert own.service_token._token is None
+        released.set()
 
 
 async def test_an_outage_costs_few_requests_and_ends_by_itself(double: KeystoneDouble) -> None:

@@ -73,16 +73,26 @@ class ServiceToken:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Log in now, and renew the token before it expires, until `stop` is set. So no request waits for that."""
+        stopping = asyncio.ensure_future(stop.wait())
         while not stop.is_set():
-            seconds: float = PAUSE_SECONDS
-            try:
-                await self.current()
-            except CredentialUnverified as error:
-                seconds = error.retry_after or seconds
-            else:
-                if self._token is not None:
-                    seconds = max(seconds, self._token.renew_at - self._clock())
-            await wait_for_stop(stop, seconds)
+            renewal = asyncio.ensure_future(self._renewed())
+            await asyncio.wait({renewal, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not renewal.done():
+                # A Keystone that hangs does not delay the end of the service.
+                renewal.cancel()
+                await asyncio.wait({renewal})
+                return
+            await wait_for_stop(stop, renewal.result())
+        stopping.cancel()
+
+    async def _renewed(self) -> float:
+        """Make sure that there is a token. Returns the seconds until the next attempt."""
+        try:
+            await self.current()
+        except CredentialUnverified as error:
+            return error.retry_after or PAUSE_SECONDS
+        until_renewal = self._token.renew_at - self._clock() if self._token is not None else 0
+        return max(PAUSE_SECONDS, until_renewal)
 
     def _before(self, end: Callable[[_Token], float]) -> str | None:
         token = self._token
