@@ -230,29 +230,6 @@ def test_a_disabled_project_ends_the_roles_of_federated_users(site: Site) -> Non
     eventually(lambda: site.post().status_code == 200)
 
 
-def test_failures_count_for_the_limit(service_with: Callable[..., Service], tmp_path: Path) -> None:
-    with IssuerServer(tmp_path).running() as issuer:
-        identity = {"region": worlds.REGION, "issuers": [issuer.settings(projects=["a" * 32])]}
-        client = service_with(identity=identity, limits={"failures_per_minute": 3}).client
-        wrong = {"Authorization": f"Bearer {issuer.token(aud='other')}"}
-        statuses = [client.get("/v3/auth/projects", headers=wrong).status_code for _ in range(4)]
-        assert statuses == [401, 401, 401, 429]
-        right = {"Authorization": f"Bearer {issuer.token()}"}
-        assert client.get("/v3/auth/projects", headers=right).status_code == 200
-
-
-def test_tokens_of_an_issuer_that_is_away_count_for_the_limit(
-    service_with: Callable[..., Service], tmp_path: Path
-) -> None:
-    with IssuerServer(tmp_path).running() as issuer:
-        issuer.stop()
-        identity = {"region": worlds.REGION, "issuers": [issuer.settings(projects=["a" * 32])]}
-        client = service_with(identity=identity, limits={"failures_per_minute": 3}).client
-        headers = {"Authorization": f"Bearer {issuer.token()}"}
-        statuses = [client.get("/v3/auth/projects", headers=headers).status_code for _ in range(5)]
-        assert statuses == [503, 503, 503, 429, 429]
-
-
 def test_an_issuer_with_the_name_of_a_domain_is_out(
     service_with: Callable[..., Service], world: World, tmp_path: Path
 ) -> None:
@@ -307,26 +284,6 @@ def test_a_domain_binds_an_issuer_to_its_projects(
         assert len(client.get("/v3/projects", headers=headers).json()["projects"]) == 1
 
 
-def test_an_issuer_that_is_away_does_not_touch_others(
-    service_with: Callable[..., Service], world: World, tmp_path: Path
-) -> None:
-    (tmp_path / "away").mkdir()
-    with IssuerServer(tmp_path / "away").running() as away, IssuerServer(tmp_path).running() as issuer:
-        away.stop()
-        both = [
-            away.settings(name="away", projects=[world.project.id]),
-            issuer.settings(projects=[world.project.id], roles=[{"role": "member"}]),
-        ]
-        client = service_with(identity={"region": worlds.REGION, "issuers": both}).client
-        response = client.get("/v3/projects", headers={"Authorization": f"Bearer {away.token()}"})
-        assert (response.status_code, "Retry-After" in response.headers) == (503, True)
-        headers = {"Authorization": f"Bearer {issuer.token()}"}
-        assert len(client.get("/v3/projects", headers=headers).json()["projects"]) == 1
-        issuer.stop()
-        headers = {"Authorization": f"Bearer {issuer.token(sub='another')}"}
-        assert client.get("/v3/projects", headers=headers).status_code == 200
-
-
 def test_a_rotated_key_costs_no_failed_log_in_under_load(site: Site) -> None:
     """Every request has its own token, and the issuer signs with the new key as soon as it is published."""
     client, path = site.client, "/v3/auth/projects"
@@ -338,20 +295,6 @@ def test_a_rotated_key_costs_no_failed_log_in_under_load(site: Site) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(log_in, range(300))) == {200}
-
-
-def test_a_token_of_a_withdrawn_key_is_refused_although_it_was_cached(
-    service_with: Callable[..., Service], world: World, tmp_path: Path
-) -> None:
-    with IssuerServer(tmp_path).running() as issuer:
-        one = issuer.settings(projects=[world.project.id])
-        client = service_with(identity={"region": worlds.REGION, "issuers": [one]}).client
-        old = {"Authorization": f"Bearer {issuer.token()}"}
-        assert client.get("/v3/auth/projects", headers=old).status_code == 200
-        issuer.publish(new_key("other"))
-        new = {"Authorization": f"Bearer {issuer.token()}"}
-        assert client.get("/v3/auth/projects", headers=new).status_code == 200
-        assert client.get("/v3/auth/projects", headers=old).status_code == 401
 
 
 def test_without_issuers_no_jwt_is_accepted(client: httpx.Client, site: Site) -> None:

@@ -1,4 +1,4 @@
-"""An issuer that misbehaves: its tokens get 503, the log says why, and other issuers are not affected."""
+"""Issuers that are away or misbehave, and withdrawn keys: who is refused, and that others are not affected."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ import pytest
 from clustercert.http import middleware
 from support import world as worlds
 from support.log_capture import captured_logs
-from support.oidc import IssuerServer, Response
+from support.oidc import IssuerServer, Response, new_key
 from support.service import Service
 from support.world import World
 
@@ -79,3 +79,60 @@ def test_an_issuer_that_misbehaves_does_not_touch_others(
             [line] = [each for each in said if each.get("status") == 503]
             assert reason in str(line["cause"])
             assert reason not in response.text
+
+
+def test_failures_count_for_the_limit(service_with: Callable[..., Service], tmp_path: Path) -> None:
+    with IssuerServer(tmp_path).running() as issuer:
+        identity = {"region": worlds.REGION, "issuers": [issuer.settings(projects=["a" * 32])]}
+        client = service_with(identity=identity, limits={"failures_per_minute": 3}).client
+        wrong = {"Authorization": f"Bearer {issuer.token(aud='other')}"}
+        statuses = [client.get("/v3/auth/projects", headers=wrong).status_code for _ in range(4)]
+        assert statuses == [401, 401, 401, 429]
+        right = {"Authorization": f"Bearer {issuer.token()}"}
+        assert client.get("/v3/auth/projects", headers=right).status_code == 200
+
+
+def test_tokens_of_an_issuer_that_is_away_count_for_the_limit(
+    service_with: Callable[..., Service], tmp_path: Path
+) -> None:
+    with IssuerServer(tmp_path).running() as issuer:
+        issuer.stop()
+        identity = {"region": worlds.REGION, "issuers": [issuer.settings(projects=["a" * 32])]}
+        client = service_with(identity=identity, limits={"failures_per_minute": 3}).client
+        headers = {"Authorization": f"Bearer {issuer.token()}"}
+        statuses = [client.get("/v3/auth/projects", headers=headers).status_code for _ in range(5)]
+        assert statuses == [503, 503, 503, 429, 429]
+
+
+def test_an_issuer_that_is_away_does_not_touch_others(
+    service_with: Callable[..., Service], world: World, tmp_path: Path
+) -> None:
+    (tmp_path / "away").mkdir()
+    with IssuerServer(tmp_path / "away").running() as away, IssuerServer(tmp_path).running() as issuer:
+        away.stop()
+        both = [
+            away.settings(name="away", projects=[world.project.id]),
+            issuer.settings(projects=[world.project.id], roles=[{"role": "member"}]),
+        ]
+        client = service_with(identity={"region": worlds.REGION, "issuers": both}).client
+        response = client.get("/v3/projects", headers={"Authorization": f"Bearer {away.token()}"})
+        assert (response.status_code, "Retry-After" in response.headers) == (503, True)
+        headers = {"Authorization": f"Bearer {issuer.token()}"}
+        assert len(client.get("/v3/projects", headers=headers).json()["projects"]) == 1
+        issuer.stop()
+        headers = {"Authorization": f"Bearer {issuer.token(sub='another')}"}
+        assert client.get("/v3/projects", headers=headers).status_code == 200
+
+
+def test_a_token_of_a_withdrawn_key_is_refused_although_it_was_cached(
+    service_with: Callable[..., Service], world: World, tmp_path: Path
+) -> None:
+    with IssuerServer(tmp_path).running() as issuer:
+        one = issuer.settings(projects=[world.project.id])
+        client = service_with(identity={"region": worlds.REGION, "issuers": [one]}).client
+        old = {"Authorization": f"Bearer {issuer.token()}"}
+        assert client.get("/v3/auth/projects", headers=old).status_code == 200
+        issuer.publish(new_key("other"))
+        new = {"Authorization": f"Bearer {issuer.token()}"}
+        assert client.get("/v3/auth/projects", headers=new).status_code == 200
+        assert client.get("/v3/auth/projects", headers=old).status_code == 401
