@@ -4,11 +4,13 @@ import json
 import os
 import sys
 import threading
+import time
 import types
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import typer
@@ -26,6 +28,8 @@ from clustercert.cli.login_method import IssuerOptions
 from clustercert.cli.login_window import may_open_window
 from clustercert.cli.options import CommandError, UnknownName
 from clustercert.cli.profile import OidcLogin, Profile
+from clustercert.client import Client, NamedRef
+from clustercert.client.connection import ApiError
 from clustercert.client.oidc import issuer as issuers
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model.login_client import LoginClient
@@ -263,3 +267,31 @@ def test_names_are_completed_while_a_login_waits_for_its_renewal(
     assert name_completion.names("clusters", "default") == ["prod"]
     profile.save("default", replace(saved("sso"), token="t", expires_at=expired), os.environ)
     assert name_completion.names("clusters", "default") == ()
+
+
+@dataclass
+class BusyService:
+    """A service that is unavailable for some requests."""
+
+    failures: int
+    status: int = 503
+
+    def projects(self) -> tuple[NamedRef, ...]:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise ApiError("Not now.", self.status)
+        return (NamedRef(PROJECT, "eu-de"),)
+
+
+def test_a_login_waits_for_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+    assert oidc_login._projects(cast("Client", BusyService(3)))[0].name == "eu-de"
+    assert clock == [15.0]
+    with pytest.raises(ApiError):
+        oidc_login._projects(cast("Client", BusyService(1, status=401)))
+    assert clock == [15.0]
+    with pytest.raises(ApiError):
+        oidc_login._projects(cast("Client", BusyService(1000)))
+    assert 55 <= clock[0] <= 65
