@@ -85,7 +85,7 @@ def test_keystone_is_stopped_and_started_under_load(site: Site, own: Service) ->
 
 def test_a_keystone_that_hangs_holds_up_nobody_else(site: Site) -> None:
     known, unknown = (site.token(site.person()) for _ in range(2))
-    with site.serving(site.settings(cache=LONGEST_CACHE, timeout=1)) as service:
+    with site.serving(site.settings(cache=LONGEST_CACHE, timeout=3)) as service:
         eventually(lambda: service.status(known) == 200)
 
         with site.keystone.hanging(), ThreadPoolExecutor(8) as pool:
