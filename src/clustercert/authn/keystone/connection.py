@@ -1,10 +1,11 @@
 """HTTP requests to Keystone: pooled, bounded in size and time, and with a back-off while it can't be reached."""
 
 import asyncio
+import contextlib
 import math
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,8 @@ class Connection:
         self._keystone = keystone
         self._clock = clock
         self._lock = asyncio.Lock()
+        # Waiting for a free connection is not part of a timed exchange: it is no failure of Keystone.
+        self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http: httpx.AsyncClient | None = None
         self._tls: ssl.SSLContext | None = None
         self._is_ca_stale = False
@@ -71,28 +74,46 @@ class Connection:
     ) -> Response:
         """Send a request to a path below the Keystone's URL.
 
-        Raises CredentialUnverified if Keystone can't be reached, or UnusableAnswer for a response that is too long.
+        Raises CredentialUnverified if Keystone can't be reached or has too many other requests, or UnusableAnswer for a
+        response that is too long.
         """
         self._require_open()
-        is_probe = self._failures > 0
-        self._is_probing = self._is_probing or is_probe
-        began = self._clock()
-        try:
-            response = await self._attempt(method, path, headers, params, body)
-        except ConnectionFailed as failure:
-            self._note_failure(began, str(failure))
-            raise self._away() from failure
-        finally:
-            if is_probe:
-                self._is_probing = False
-        self._note_answer()
-        return response
+        async with self._slot():
+            self._require_open()  # it may have failed meanwhile
+            is_probe = self._failures > 0
+            self._is_probing = self._is_probing or is_probe
+            began = self._clock()
+            try:
+                response = await self._attempt(method, path, headers, params, body)
+            except ConnectionFailed as failure:
+                self._note_failure(began, str(failure))
+                raise self._away() from failure
+            finally:
+                if is_probe:
+                    self._is_probing = False
+            self._note_answer()
+            return response
 
     async def close(self) -> None:
         """Close all connections."""
         if self._http is not None:
             await self._http.aclose()
             self._http = None
+
+    @contextlib.asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Wait for one of the connections. Raises CredentialUnverified if none gets free in the time of a request."""
+        try:
+            async with asyncio.timeout(self._keystone.timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise CredentialUnverified(
+                "The identity service responds slowly. Try again in a moment.", retry_after=1
+            ) from None
+        try:
+            yield
+        finally:
+            self._slots.release()
 
     def _require_open(self) -> None:
         if self._failures and (self._is_probing or self._clock() < self._retry_at):
