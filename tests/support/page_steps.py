@@ -120,7 +120,7 @@ def _at_a_terminal(
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        os.execvpe("bash", ["bash", "-c", command], {**env, "TERM": "dumb", "COLUMNS": "100"})  # noqa: S606
+        os.execvpe("bash", ["bash", "-c", command], {**env, "TERM": "dumb", "COLUMNS": "300"})  # noqa: S606
     screen, waiting = "", list(answers)
     overdue = threading.Timer(SECONDS, os.kill, (pid, signal.SIGKILL))
     overdue.start()
