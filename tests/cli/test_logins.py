@@ -1,11 +1,12 @@
 """Whose login a profile is."""
 
+import json
 import uuid
 from pathlib import Path
 
 import pytest
 
-from support.command_line import CommandResult, Operator
+from support.command_line import PASSWORD, CommandResult, Operator
 from support.operated_cluster import SERVICE_CA
 
 pytestmark = pytest.mark.slow
@@ -43,3 +44,42 @@ def test_a_login_as_another_user_says_whose_login_it_replaces(
     assert "was the login of" not in log_in(made, home, first, "--profile", "other").err
     assert made[0].output_json("status")["user"] == second
     assert made[0].output_json("status", "--profile", "other")["user"] == first
+
+
+def test_verbose_shows_the_requests_of_each_login_without_secrets(
+    made: tuple[Operator, str], home: Path, users: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, url = made
+    user, _ = users
+    key = operator.output_json("access-key", "create", "--user", user)
+    (home / "secret").write_text(key["secret_key"])
+    by_password = log_in(made, home, user, "--verbose")
+    trust = ("--ca-file", operator.folder / SERVICE_CA)
+    by_key = operator.run(
+        *("login", url, *trust, "--profile", "key", "--verbose"),
+        *("--access-key", key["access_key"], "--secret-file", home / "secret"),
+    )
+    saved = json.loads((home / "config" / "clustercert" / "profiles" / "default.json").read_text())
+    variables = {
+        "OS_AUTH_URL": f"{url}/v3",
+        "OS_CACERT": str(operator.folder / SERVICE_CA),
+        "OS_PROJECT_NAME": "eu-de",
+        "OS_USERNAME": user,
+        "OS_PASSWORD": PASSWORD,
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    by_variables = operator.run("status", "--from-env", "--verbose")
+    monkeypatch.setenv("OS_TOKEN", saved["token"])
+    by_token = operator.run("status", "--from-env", "--verbose")
+
+    for done, request in (
+        (by_password, f"POST {url}/v3/auth/tokens: 201, "),
+        (by_key, f"GET {url}/v3/auth/projects: 200, "),
+        (by_variables, f"POST {url}/v3/auth/tokens: 201, "),
+        (by_token, f"GET {url}/v3/auth/tokens: 200, "),
+    ):
+        assert done.code == 0, done.err
+        assert request in done.err
+        for secret in (PASSWORD, key["secret_key"], saved["token"]):
+            assert secret not in done.err + done.out
