@@ -88,6 +88,9 @@ RULES = (
     Rule(("certificate", "show", "2f9c1a7e"), PARSER),
     Rule(("certificate", "revoke", "2f9c1a7e", "--yes"), PARSER),
     Rule(("certificate", "access", "--cluster", "prod"), PARSER),
+    Rule(("user", "list"), PARSER),
+    Rule(("group", "list"), PARSER),
+    Rule(("role", "list"), PARSER),
     Rule(("kubeconfig", "get", "prod"), ISSUING),
     Rule((), PARSER | {"yaml"}, completed="clustercert kubeconfig get pr"),
     Rule(("logout",), PARSER),
@@ -115,6 +118,7 @@ class Service(BaseHTTPRequestHandler):
             200,
             {
                 "projects": [{"id": PROJECT, "name": "eu-de", **IN_ADMINISTRATION}],
+                **{name: [] for name in ("users", "groups", "assignments")},
                 "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
                 "clusters": [{"id": CLUSTER, "name": "prod", **IN_PROJECT}],
                 "certificates": [CERTIFICATE],

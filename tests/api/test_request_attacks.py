@@ -216,6 +216,7 @@ def test_a_role_that_looks_like_admin_has_none_of_its_rights(
             user = await identity.directory.create_user(
                 f"look-alike {kind}", world.project.domain, password=PASSWORD, **BY
             )
+            await identity.roles.create(LOOK_ALIKES[kind], **BY)
             await identity.roles.assign(LOOK_ALIKES[kind], user, world.project, **BY)
             scope = ProjectScope(Reference(id=world.project.id))
             return (await identity.tokens.issue(ByPassword(Reference(id=user.id), PASSWORD), scope)).text

@@ -101,7 +101,7 @@ def test_options_filter_the_list(shell: Shell) -> None:
 def test_removed_clusters_and_users_are_named_by_id(shell: Shell) -> None:
     cluster, user = shell.world.clusters["eip"], shell.world.people["member"].user
     shell.operator.output("cluster", "remove", "eip", "--yes")
-    shell.operator.output("user", "delete", "member")
+    shell.operator.output("user", "delete", "member", "--yes")
     assert shell.names("--cluster", cluster.id) == [shell.name(1)]
     assert shell.names("--user", user.id) == [shell.name(number) for number in (3, 1, 0)]
     assert "no cluster eip" in shell.operator.error("certificate", "list", "--cluster", "eip")
@@ -293,7 +293,7 @@ def test_the_question_names_the_user_whom_a_name_in_certificates_finds(shell: Sh
     shell.execute("INSERT INTO username (name, user_id) VALUES ('alice', ?)", member)
     refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
     assert f"the user member ({member}) in every cluster" in refused
-    shell.operator.output("user", "delete", "member")
+    shell.operator.output("user", "delete", "member", "--yes")
     refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
     assert f"the user {member} in every cluster (0 live)" in refused
 

@@ -103,6 +103,7 @@ def prepare(folder: Path) -> World:
     project = operator.output_json("project", "create", "eu-de")
     for user, role in (("alice", "admin"), ("bob", "reader"), ("eve", "nothing")):
         operator.output("user", "create", user, "--password-file", password)
+        operator.create_role(role)
         operator.output("role", "assign", role, "--user", user, "--project", "eu-de")
     operator.output("project", "create", "eu-nl")
     operator.output("role", "assign", "admin", "--user", "alice", "--project", "eu-nl")

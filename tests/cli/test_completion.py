@@ -31,13 +31,14 @@ def zoo(
     ca = operator.folder / SERVICE_CA
     operator.output("project", "create", PROJECT)
     operator.output("user", "create", USER, "--password-file", password)
+    operator.create_role(ROLE)
     operator.output("role", "assign", ROLE, "--user", USER, "--project", PROJECT)
     operator.output("role", "assign", "operator", "--user", USER, "--service")
     options = ("--project", PROJECT, "--internal-url", "https://10.0.0.5:6443", "--server-ca", ca)
     operator.output("cluster", "add", CLUSTER, *options)
     yield made
     operator.output("cluster", "remove", CLUSTER, "--yes")
-    operator.output("user", "delete", USER)
+    operator.output("user", "delete", USER, "--yes")
     operator.output("project", "delete", PROJECT, "--yes")
 
 

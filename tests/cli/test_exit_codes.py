@@ -102,7 +102,7 @@ ON_THE_STORE = {
         "user create alice --no-password",
         "audit export --out /",
         "keys generate --out /missing/kek",
-        f"--config /missing user show {ABSENT_USER}",
+        f"--config /missing user show {ABSENT_USER} --local",
     ],
 }
 WITHOUT_LOGIN = {
@@ -177,13 +177,14 @@ def site(made: tuple[Operator, str], tmp_path_factory: pytest.TempPathFactory) -
     password = tmp_path_factory.mktemp("site") / "password"
     password.write_text(PASSWORD)
     operator.output("user", "create", "exit-codes", "--password-file", password)
+    operator.create_role("nothing")
     operator.output("role", "assign", "nothing", "--user", "exit-codes", "--project", "eu-de")
     ca = operator.folder / SERVICE_CA
     options = ("--project", "eu-de", "--internal-url", "https://10.0.0.5:6443", "--server-ca", ca)
     operator.output("cluster", "add", "exit-codes", *options)
     yield operator
     operator.output("cluster", "remove", "exit-codes", "--yes")
-    operator.output("user", "delete", "exit-codes")
+    operator.output("user", "delete", "exit-codes", "--yes")
 
 
 @pytest.fixture

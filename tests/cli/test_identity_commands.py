@@ -92,13 +92,13 @@ def test_without_a_terminal_no_password_is_asked_for(operator: Operator) -> None
 def test_users_are_enabled_disabled_and_deleted(operator: Operator) -> None:
     operator.output("user", "create", "alice", "--no-password")
 
-    disabled = operator.run("user", "disable", "alice", "-o", "json")
+    disabled = operator.run("user", "disable", "alice", "--yes", "-o", "json")
     shown = operator.output_json("user", "show", "alice")
     assert shown["enabled"] is False
     assert json.loads(disabled.out) == {field: shown[field] for field in shown if field != "projects"}
     assert operator.output("user", "enable", "alice", "--output", "name") == "alice\n"
     assert operator.output_json("user", "show", "alice")["enabled"] is True
-    operator.output("user", "delete", "alice")
+    operator.output("user", "delete", "alice", "--yes")
 
     assert "are revoked" in disabled.err
     assert operator.output_json("user", "list") == []
@@ -171,7 +171,7 @@ def test_a_group_gives_its_members_its_roles(operator: Operator) -> None:
     assert (assignment["group"], assignment["user"]) == ("ops", None)
     operator.output("group", "remove-user", "ops", "alice")
     assert operator.output_json("user", "show", "alice")["projects"] == []
-    operator.output("group", "delete", "ops")
+    operator.output("group", "delete", "ops", "--yes")
     assert operator.output_json("group", "list") == []
 
 
@@ -220,7 +220,7 @@ def test_a_key_is_not_created_without_showing_its_secret(operator: Operator) -> 
     assert operator.output_json("access-key", "list", "--user", "alice") == []
 
 
-@pytest.mark.parametrize("name", ["[bold red]x[/]", "$(id)", "=1+1", "ü,+\"'", "..%2f", ":warning:"])
+@pytest.mark.parametrize("name", ["[bold red]x[b]", "$(id)", "=1+1", "ü,+\"'", "..%2f", ":warning:"])
 def test_a_name_is_data_in_every_output_format(operator: Operator, name: str) -> None:
     created = operator.output_json("user", "create", "--no-password", name)
 
@@ -228,7 +228,7 @@ def test_a_name_is_data_in_every_output_format(operator: Operator, name: str) ->
     assert operator.output("user", "list", "--output", "name") == f"{name}\n"
     assert [user["name"] for user in yaml.safe_load(operator.output("user", "list", "-o", "yaml"))] == [name]
     assert name in operator.output("user", "list").splitlines()[1]
-    assert name in operator.run("user", "disable", name).err
+    assert name in operator.run("user", "disable", name, "--yes").err
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "a\u202eb", "\udcff", " "])
@@ -239,10 +239,35 @@ def test_control_characters_in_a_name_are_refused_and_escaped(operator: Operator
     assert said.replace("\n", "").isprintable()
 
 
+def test_a_mistyped_role_is_refused(operator: Operator) -> None:
+    operator.output("project", "create", "eu-de")
+    operator.output("user", "create", "bob", "--no-password")
+    to_bob = ("--user", "bob", "--project", "eu-de")
+    assert "There is no role memeber. Did you mean member?" in operator.error(
+        "role", "assign", "memeber", *to_bob
+    )
+    assert operator.output_json("role", "list") == []
+    assert "memeber" not in operator.output("role", "list", "--names", "-o", "name")
+
+
 def test_assigning_a_role_without_a_rule_prints_a_note(operator: Operator) -> None:
     operator.output("project", "create", "eu-de")
     operator.output("user", "create", "bob", "--no-password")
     to_bob = ("--user", "bob", "--project", "eu-de")
-    mistyped = operator.run("role", "assign", "amdin", *to_bob).err
-    assert "so it grants no certificates. Did you mean admin?" in mistyped
+    operator.output("role", "create", "auditor")
+    assert "so it grants no certificates" in operator.run("role", "assign", "auditor", *to_bob).err
+    in_service = operator.run("role", "assign", "auditor", "--user", "bob", "--service").err
+    assert "Only the role operator has rights in the whole service." in in_service
     assert "grants no certificates" not in operator.run("role", "assign", "admin", *to_bob).err
+
+
+def test_a_role_that_is_not_assigned_is_deleted(operator: Operator) -> None:
+    operator.output("group", "create", "ops")
+    operator.output("role", "create", "auditor")
+    operator.output("role", "assign", "auditor", "--group", "ops", "--service")
+    assert "add --yes" in operator.error("role", "delete", "auditor")
+    assert "is assigned" in operator.error("role", "delete", "auditor", "--yes")
+    operator.output("role", "unassign", "auditor", "--group", "ops", "--service")
+    operator.output("role", "delete", "auditor", "--yes")
+    assert "auditor" not in operator.output("role", "list", "--names", "-o", "name")
+    assert "built in" in operator.error("role", "delete", "admin", "--yes")

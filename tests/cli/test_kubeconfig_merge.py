@@ -260,6 +260,7 @@ def test_without_a_login_nothing_is_written(desk: Desk) -> None:
 
 def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
     operator = desk.user.operator
+    operator.create_role("nothing")
     operator.output("role", "assign", "nothing", "--user", desk.user.name, "--project", "eu-de")
     operator.output("role", "unassign", "admin", "--user", desk.user.name, "--project", "eu-de")
     said = desk.error("merge", "--all")

@@ -94,13 +94,13 @@ def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServe
     operator.output("project", "create", "eu-de")
     user_id = derived_id(issuer.url, "f3b1")
     token = saved(tmp_path, issuer.token())
-    assert "Blocked" in operator.run("user", "block", user_id).err
+    assert "Blocked" in operator.run("user", "block", user_id, "--yes").err
     done = operator.run("identity", "explain", "--token-file", token)
     assert (done.code, "the user is blocked" in done.out) == (1, True)
-    assert "blocked already" in operator.error("user", "block", user_id)
+    assert "blocked already" in operator.error("user", "block", user_id, "--yes")
     operator.output("user", "unblock", user_id)
     assert operator.run("identity", "explain", "--token-file", token).code == 0
     assert "not blocked" in operator.error("user", "unblock", user_id)
-    assert "32 or 64 lower-case hex digits" in operator.error("user", "block", "alice")
+    assert "32 or 64 lower-case hex digits" in operator.error("user", "block", "alice", "--yes")
     alice = operator.output_json("user", "create", "alice", "--no-password")
-    assert "user disable" in operator.error("user", "block", alice["id"])
+    assert "user disable" in operator.error("user", "block", alice["id"], "--yes")

@@ -48,6 +48,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     for name, role in (("alice", "member"), ("carol", "admin"), ("dave", None)):
         operator.output("user", "create", name, "--no-password")
         if role is not None:
+            operator.create_role(role)
             operator.output("role", "assign", role, "--user", name, "--project", "eu-de")
             operator.output("group", "add-user", "on-call", name)
     for name, label in (("prod", "env=production"), ("old", "frozen=true")):

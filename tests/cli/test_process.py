@@ -88,7 +88,7 @@ def test_a_client_does_not_load_the_server() -> None:
     assert loaded.isdisjoint(SERVER)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["demo"], ["user", "list"], ["keys", "list"]])
+@pytest.mark.parametrize("command", [["serve"], ["demo"], ["user", "list", "--local"], ["keys", "list"]])
 def test_a_command_of_the_service_names_the_package_to_install(command: list[str], tmp_path: Path) -> None:
     without_packages = (
         "import sys; sys.modules |= dict.fromkeys(('sqlalchemy', 'pydantic_settings', 'structlog'));"
@@ -136,17 +136,17 @@ def test_wrong_usage_exits_with_2_and_names_the_help(arguments: list[str]) -> No
 
 
 def test_errors_are_sentences_on_standard_error(tmp_path: Path) -> None:
-    done = run("--config", tmp_path / "missing", "user", "list")
+    done = run("--config", tmp_path / "missing", "user", "list", "--local")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("Error: Can't read the configuration file")
     assert done.stderr.count("\n") == 1
-    debugged = run("--config", tmp_path / "missing", "user", "list", CLUSTERCERT_DEBUG="1")
+    debugged = run("--config", tmp_path / "missing", "user", "list", "--local", CLUSTERCERT_DEBUG="1")
     assert "Traceback" in debugged.stderr
 
 
 def test_a_closed_pipe_ends_the_command_quietly(operator: Operator) -> None:
     with subprocess.Popen(
-        [*COMMAND, "--config", operator.config, "user", "list", "-o", "json"],
+        [*COMMAND, "--config", operator.config, "user", "list", "--local", "-o", "json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=clean_environment(),
@@ -161,7 +161,7 @@ def test_a_closed_pipe_ends_the_command_quietly(operator: Operator) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_closed_standard_output_is_no_error(operator: Operator) -> None:
     operator.output("user", "create", "alice", "--no-password")
-    command = [*COMMAND, "--config", str(operator.config), "user", "list"]
+    command = [*COMMAND, "--config", str(operator.config), "user", "list", "--local"]
 
     done = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *command],
@@ -180,7 +180,15 @@ def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         url = f"postgresql+asyncpg://u:hidden@127.0.0.1:{nobody_listens.getsockname()[1]}/d"
-        done = run("--data-dir", tmp_path, "user", "list", CLUSTERCERT_DATABASE_URL=url, CLUSTERCERT_KEK=KEK)
+        done = run(
+            "--data-dir",
+            tmp_path,
+            "user",
+            "list",
+            "--local",
+            CLUSTERCERT_DATABASE_URL=url,
+            CLUSTERCERT_KEK=KEK,
+        )
 
     assert done.returncode == 6
     assert "does not answer" in done.stderr
@@ -191,7 +199,7 @@ def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
 def test_a_full_disk_is_reported(operator: Operator) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*COMMAND, "--config", operator.config, "user", "list", "-o", "json"],
+            [*COMMAND, "--config", operator.config, "user", "list", "--local", "-o", "json"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -217,8 +225,10 @@ def test_no_option_takes_a_secret() -> None:
 def test_options_override_variables_and_variables_the_file(operator: Operator, tmp_path: Path) -> None:
     config = ("--config", operator.config)
     elsewhere = str(tmp_path / "elsewhere")
-    assert elsewhere in run(*config, "user", "list", CLUSTERCERT_DATA_DIR=elsewhere).stderr
-    done = run(*config, "--data-dir", tmp_path / "data", "user", "list", CLUSTERCERT_DATA_DIR=elsewhere)
+    assert elsewhere in run(*config, "user", "list", "--local", CLUSTERCERT_DATA_DIR=elsewhere).stderr
+    done = run(
+        *config, "--data-dir", tmp_path / "data", "user", "list", "--local", CLUSTERCERT_DATA_DIR=elsewhere
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -237,7 +247,7 @@ def test_an_event_id_out_of_range_is_wrong_usage(operator: Operator) -> None:
 
 def test_a_password_is_prompted_for_twice_and_not_shown(operator: Operator) -> None:
     answers = {"Password:": "correct horse\n", "Repeat for confirmation:": "correct horse\n"}
-    arguments = ["--config", str(operator.config), "user", "create", "alice"]
+    arguments = ["--config", str(operator.config), "user", "create", "alice", "--local"]
     code, screen = in_a_terminal(arguments, answers)
     assert code == 0, screen
     assert "horse" not in screen
@@ -245,16 +255,18 @@ def test_a_password_is_prompted_for_twice_and_not_shown(operator: Operator) -> N
 
 
 def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:
-    operator.output("user", "create", "[red]:warning:[/]", "--no-password")
-    code, screen = in_a_terminal(["--config", str(operator.config), "user", "list"], {}, NO_COLOR="1")
+    operator.output("user", "create", "[red]:warning:[b]", "--no-password")
+    code, screen = in_a_terminal(
+        ["--config", str(operator.config), "user", "list", "--local"], {}, NO_COLOR="1"
+    )
     assert code == 0
-    assert "[red]:warning:[/]" in screen
+    assert "[red]:warning:[b]" in screen
     assert "\x1b[3" not in screen
 
 
 def test_ctrl_c_at_a_prompt_prints_no_traceback(operator: Operator) -> None:
     code, screen = in_a_terminal(
-        ["--config", str(operator.config), "user", "create", "alice"], {"Password:": "\x03"}
+        ["--config", str(operator.config), "user", "create", "alice", "--local"], {"Password:": "\x03"}
     )
     assert code == 130
     assert "Traceback" not in screen

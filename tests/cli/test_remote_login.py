@@ -18,7 +18,7 @@ def newcomer(made: tuple[Operator, str], tmp_path: Path) -> Iterator[RemoteUser]
     try:
         yield new_remote_user(operator, url, "newcomer", tmp_path)
     finally:
-        operator.output("user", "delete", "newcomer")
+        operator.output("user", "delete", "newcomer", "--yes")
 
 
 def test_an_operator_without_a_role_in_a_project_administers(

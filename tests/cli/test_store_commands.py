@@ -61,7 +61,7 @@ def test_upgrading_twice_changes_nothing(operator: Operator) -> None:
 
 
 def test_commands_do_not_create_a_missing_database(operator: Operator, tmp_path: Path) -> None:
-    for command in (("db", "current"), ("user", "list"), ("serve",)):
+    for command in (("db", "current"), ("user", "list", "--local"), ("serve",)):
         said = operator.error("--data-dir", tmp_path / "elsewhere", *command)
         assert "clustercert db upgrade" in said
     assert not (tmp_path / "elsewhere").exists()

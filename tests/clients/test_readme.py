@@ -23,9 +23,10 @@ def env(tls_demo: Demo, tmp_path: Path) -> dict[str, str]:
     password = tmp_path / "password"
     password.write_text(PASSWORD)
     domain = ("--domain", "demo")
-    operator(tls_demo, "user", "create", "alice", "--password-file", password, *domain)
+    operator(tls_demo, "user", "create", "alice", "--password-file", password, *domain, "--local")
+    project = tls_demo.own.project_id
     operator(
-        tls_demo, "role", "assign", "member", "--user", "alice", "--project", tls_demo.own.project_id, *domain
+        tls_demo, "role", "assign", "member", "--user", "alice", "--project", project, *domain, "--local"
     )
     env = {
         **operators_environment(tls_demo),

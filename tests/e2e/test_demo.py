@@ -284,6 +284,6 @@ def test_a_change_by_the_command_line_holds_in_every_worker(running: Demo) -> No
             }
 
     assert statuses() == {200}
-    done = running.cli("user", "disable", tenant["user_id"])
+    done = running.cli("user", "disable", tenant["user_id"], "--local", "--yes")
     assert done.returncode == 0, done.stderr
     eventually(lambda: statuses() == {401})

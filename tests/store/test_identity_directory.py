@@ -225,14 +225,18 @@ async def test_changing_what_is_gone_is_not_found_and_not_recorded(accounts: Acc
     assert await accounts.events() == before
 
 
-async def test_the_built_in_roles_are_made_once_and_others_on_demand(accounts: Accounts) -> None:
+async def test_the_built_in_roles_are_made_once_and_others_by_name(accounts: Accounts) -> None:
     roles = accounts.identity.roles
     await roles.bootstrap()
     assert [role.name for role in await roles.all()] == ["admin", "member", "operator", "reader"]
-    await accounts.assign("auditor", await accounts.new_user(), accounts.project)
+    alice = await accounts.new_user()
+    with pytest.raises(NotFound, match="There is no role auditor"):
+        await accounts.assign("auditor", alice, accounts.project)
+    await roles.create("auditor", actor=Actor(ACTOR, ORIGIN))
+    await accounts.assign("auditor", alice, accounts.project)
     assert [role.name for role in await roles.all()] == ["admin", "auditor", "member", "operator", "reader"]
     with pytest.raises(InvalidRequest):
-        await accounts.assign("two\nlines", await accounts.new_user("bob"), accounts.project)
+        await roles.create("two\nlines", actor=Actor(ACTOR, ORIGIN))
 
 
 async def test_assignments_are_listed_by_assignee_and_by_project(accounts: Accounts) -> None:

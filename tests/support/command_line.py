@@ -62,6 +62,11 @@ class Operator:
     def output_json(self, *arguments: str | Path) -> Any:
         return json.loads(self.output(*arguments, "--output", "json"))
 
+    def create_role(self, name: str) -> None:
+        """Create a role unless it exists."""
+        if name not in self.output("role", "list", "--names", "--output", "name").split():
+            self.output("role", "create", name)
+
     def error(self, *arguments: str | Path) -> str:
         """The error message of a command that fails with an empty standard output."""
         done = self.run(*arguments)

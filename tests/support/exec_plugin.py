@@ -40,6 +40,7 @@ class User:
         password = home / "password"
         password.write_text(PASSWORD)
         operator.output("user", "create", name, "--password-file", password)
+        operator.create_role(role)
         operator.output("role", "assign", role, "--user", name, "--project", PROJECT)
         return cls(operator, url, home, name)
 

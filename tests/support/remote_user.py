@@ -37,7 +37,7 @@ class RemoteUser:
         """The error message of a command that fails with this exit code."""
         done = self.run(*arguments)
         assert (done.code, done.out) == (code, ""), done
-        assert done.err.startswith("Error: ")
+        assert done.err.startswith("Error: "), done.err
         return done.err.removeprefix("Error: ").rstrip("\n")
 
 

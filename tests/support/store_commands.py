@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 # Commands that call a service unless they are told to work on the store.
-_OVER_API = {"access-key", "certificate", "cluster", "domain", "project"}
+_OVER_API = {"access-key", "certificate", "cluster", "domain", "group", "project", "role", "user"}
 
 
 def on_store(arguments: Iterable[str]) -> list[str]:

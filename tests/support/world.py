@@ -105,6 +105,7 @@ async def _made(folder: Path, database_url: str | None) -> World:
             await directory.create_project(name, domain, actor=Actor(ACTOR, origin))
             for name in (REGION, "eu-nl")
         ]
+        await parts.identity.roles.create("auditor", actor=Actor(ACTOR, origin))
         people = {name: await _person(parts, name, role, project, origin) for name, role in ROLES.items()} | {
             "stranger": await _person(parts, "stranger", "admin", other, origin),
             "operator": await _operator(parts, project.domain, origin),

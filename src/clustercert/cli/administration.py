@@ -7,6 +7,7 @@ import typer
 
 from clustercert.cli.login_options import LoginOptions
 from clustercert.cli.options import NotLoggedIn
+from clustercert.cli.output import note
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ def administration_client(
         from clustercert.cli.local_api import local_client
 
         with local_client(context) as client:
+            client.warn = note
             yield client
         return
     try:
@@ -30,4 +32,5 @@ def administration_client(
     except NotLoggedIn as error:
         raise NotLoggedIn(f"{error.message} Or add --local, to work on this machine's store.") from error
     with chosen.explain_rejection(), chosen.administration_client() as client:
+        client.warn = note
         yield client

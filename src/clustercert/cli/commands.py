@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial, wraps
-from typing import Annotated, Any, TypeVar, cast, get_origin
+from typing import Annotated, TypeVar, cast, get_origin
 
 import typer
 
@@ -67,17 +67,13 @@ def on_store(command: StoreCommand) -> Callable[..., None]:
 
 
 def enable_and_disable(
-    app: typer.Typer,
-    enable_help: str,
-    disable_help: str,
-    *,
-    decorator: Callable[[Callable[..., Any]], Callable[..., None]] = on_service,
-) -> Callable[[Callable[..., Any]], None]:
+    app: typer.Typer, enable_help: str, disable_help: str
+) -> Callable[[ServiceCommand], None]:
     """Register a function with the parameter `enabled` as the commands `enable` and `disable`."""
 
-    def register(command: Callable[..., Any]) -> None:
+    def register(command: ServiceCommand) -> None:
         for enabled, name, text in ((True, "enable", enable_help), (False, "disable", disable_help)):
-            app.command(name, help=text)(decorator(partial(command, enabled=enabled)))
+            app.command(name, help=text)(on_service(partial(command, enabled=enabled)))
 
     return register
 

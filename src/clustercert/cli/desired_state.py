@@ -141,8 +141,11 @@ class Planner:
         """Return the assignments in a project or the service: role, user or group, and id."""
         if project is not None and project not in self.project_ids:
             return set()
-        path = "/assignments" if project is None else f"/projects/{self.project_ids[project]}/assignments"
-        listed = self._client.all(path, "assignments")
+        if project is None:
+            listed = self._client.all("/assignments", "assignments", scope="service")
+        else:
+            path = path_of("projects", self.project_ids[project], "assignments")
+            listed = self._client.all(path, "assignments")
         return {(str(each["role"]), str(each["assignee"]), str(each["assignee_id"])) for each in listed}
 
     def _cluster(self, document: Document) -> Iterator[Change]:

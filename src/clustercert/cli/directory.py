@@ -1,15 +1,17 @@
-"""Finds domains, projects, users and groups by name or id, over the administration API."""
+"""Finds projects, users and groups by name or id, over the administration API."""
 
-import re
+import itertools
 from typing import Literal
 
 from clustercert.cli.options import CommandError, UnknownName
 from clustercert.client.administration import AdministrationClient, path_of
 from clustercert.model import JsonObject
+from clustercert.model.ids import is_id
 
 Kind = Literal["projects", "users", "groups"]
 
-_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+# Counting stops here.
+_MANY = 1000
 
 
 def find(client: AdministrationClient, kind: Kind, name_or_id: str, domain: str | None = None) -> JsonObject:
@@ -17,7 +19,7 @@ def find(client: AdministrationClient, kind: Kind, name_or_id: str, domain: str 
 
     Raises ClientError, UnknownName, or CommandError if several domains have one with this name.
     """
-    if domain is not None or _ID.fullmatch(name_or_id):
+    if domain is not None or is_id(name_or_id):
         return client.get(path_of(kind, name_or_id, domain=domain))
     noun = kind.removesuffix("s")
     found = list(client.all(path_of(kind), kind, name=name_or_id))
@@ -41,3 +43,15 @@ def listed(client: AdministrationClient, kind: Kind, domain: str | None) -> list
 def path_by_id(kind: Kind, found: JsonObject) -> str:
     """Return the path of an object that was found."""
     return path_of(kind, str(found["id"]))
+
+
+def certificates_at_stake(client: AdministrationClient, user_id: str) -> str:
+    """Return a phrase on the certificates that are revoked with a user, such as `has no valid certificates`."""
+    found = client.all("/certificates", "certificates", user=user_id, state="live")
+    number = sum(1 for _ in itertools.islice(found, _MANY + 1))
+    if number == 0:
+        return "has no valid certificates"
+    if number == 1:
+        return "has 1 valid certificate, which is permanently revoked"
+    count = f"more than {_MANY}" if number > _MANY else str(number)
+    return f"has {count} valid certificates, which are permanently revoked"

@@ -51,7 +51,7 @@ def switch(client: "AdministrationClient", name: DomainArgument, *, enabled: boo
 def delete(client: "AdministrationClient", name: DomainArgument, yes: YesOption = False) -> None:
     """Delete a domain that has no projects, users or groups."""
     domain = client.get(_path(name))
-    confirm(f"Delete the domain {domain['name']}?", yes=yes)
+    confirm(f"Delete the domain {domain['name']} ({domain['id']})?", yes=yes)
     client.delete(_path(str(domain["id"])))
     note(f"Deleted the domain {domain['name']}.")
 

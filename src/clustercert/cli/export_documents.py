@@ -1,6 +1,6 @@
 """Writes the objects of a service as documents for `clustercert apply`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from clustercert.cli.document_kinds import API_VERSION, KINDS
 from clustercert.client.administration import AdministrationClient, path_of
@@ -16,9 +16,10 @@ def exported(client: AdministrationClient) -> Iterator[JsonObject]:
         members = list(client.all(path_of("groups", str(group["id"]), "members"), "members"))
         names = [_reference(each, str(group["domain"])) for each in members]
         yield _document("Group", group, members=sorted(names))
-    yield from _bindings(client, "/assignments", None)
+    yield from _bindings(client.all("/assignments", "assignments", scope="service"), None)
     for project in projects:
-        yield from _bindings(client, path_of("projects", str(project["id"]), "assignments"), project)
+        path = path_of("projects", str(project["id"]), "assignments")
+        yield from _bindings(client.all(path, "assignments"), project)
     for project in projects:
         path = path_of("projects", str(project["id"]), "clusters")
         for cluster in sorted(client.all(path, "clusters"), key=lambda each: str(each["name"])):
@@ -40,10 +41,10 @@ def _document(kind: str, value: JsonObject, place: JsonObject | None = None, **m
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec | more}
 
 
-def _bindings(client: AdministrationClient, path: str, project: JsonObject | None) -> Iterator[JsonObject]:
+def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> Iterator[JsonObject]:
     """Yield a document for each role that is assigned in a project, or in the service."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for each in client.all(path, "assignments"):
+    for each in assignments:
         domain = str(project["domain"] if project is not None else each["domain"])
         subjects = found.setdefault((domain, str(each["role"])), {"users": [], "groups": []})
         subjects[f"{each['assignee']}s"].append(

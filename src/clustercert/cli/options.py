@@ -96,10 +96,10 @@ class UnknownName(CommandError, status=404, code="CCE.01404001"):
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return a sentence that names the most similar candidates, after a space, or nothing."""
-    from difflib import get_close_matches
+    # difflib is slow to import, and most commands need no suggestion.
+    from clustercert.model import suggestion
 
-    similar = get_close_matches(name, list(candidates), n=3)
-    return f" Did you mean {' or '.join(similar)}?" if similar else ""
+    return suggestion.did_you_mean(name, candidates)
 
 
 def parse_pairs(

@@ -13,15 +13,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clustercert.cli.printable import printable, printable_line
 from clustercert.model.times import rfc3339
-
-if TYPE_CHECKING:
-    from clustercert.model import Group, Project, User
 
 Row = Mapping[str, object]
 
@@ -77,11 +74,6 @@ def is_wide() -> bool:
 def row_of(value: object, *fields: str) -> dict[str, object]:
     """Return the named attributes of an object as a row."""
     return {field: getattr(value, field) for field in fields}
-
-
-def row_in_domain(value: "User | Group | Project") -> dict[str, object]:
-    """Return the id, the name and the domain of an object as a row."""
-    return {**row_of(value, "id", "name"), "domain": value.domain.name, "domain_id": value.domain.id}
 
 
 class Table:

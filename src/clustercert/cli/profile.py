@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from clustercert.cli import login_tokens
 from clustercert.cli.login_tokens import SavedTokens
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName, UsageError, did_you_mean
+from clustercert.model.ids import is_id
 from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class Profile:
         return from_file or self.refresh_token is not None or self.in_keyring
 
     @property
+    def _has_token_of_service(self) -> bool:
+        """Whether the token is from the service, which gives another one for each project."""
+        return self.secret_key is None and self.oidc is None
+
+    @property
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
@@ -107,7 +113,7 @@ class Profile:
 
         auth, token = self._auth(), self.token or ""
         client = Client(self.url, auth, ca_pem=self.ca_pem)
-        if self.secret_key is None and self.oidc is None:
+        if self._has_token_of_service:
             client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
         return client
 
@@ -115,18 +121,21 @@ class Profile:
         """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
         from clustercert.client.administration import AdministrationClient
         from clustercert.client.auth import ProjectTokenAuth
+        from clustercert.client.connection import ApiError
 
         auth, token = self._auth(), self.token or ""
         client = AdministrationClient(self.url, auth, ca_pem=self.ca_pem)
 
         def rescope(project_id: str) -> str:
-            # Operators may have no role in the project, and need none.
-            if client.is_operator:
+            # Operators may have no role in the project, and need none. Some paths have its name, only for operators.
+            if client.is_operator or not is_id(project_id):
                 return token
-            with self.client() as other:
+            with contextlib.suppress(ApiError), self.client() as other:
                 return other.rescope(token, project_id).token
+            # They have no role there, which the answer to their request says.
+            return token
 
-        if self.secret_key is None:
+        if self._has_token_of_service:
             client.auth = ProjectTokenAuth(token, self.project_id, rescope)
         return client
 

@@ -104,6 +104,9 @@ def delete(
     from clustercert.cli.directory import find, path_by_id
 
     project = find(client, "projects", name, domain)
-    confirm(f"Delete the project {project['name']} with its role assignments and tokens?", yes=yes)
+    confirm(
+        f"Delete the project {project['name']} ({project['id']}) with its role assignments and tokens?",
+        yes=yes,
+    )
     client.delete(path_by_id("projects", project))
     note(f"Deleted the project {project['name']}.")

@@ -1,17 +1,21 @@
 """`clustercert role`: roles of users and groups in projects or in the whole service."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from clustercert.cli.commands import on_store
-from clustercert.cli.options import DomainOption, did_you_mean
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list
-from clustercert.cli.session import Operator
+from clustercert.cli.commands import on_service
+from clustercert.cli.options import DomainOption, YesOption
+from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
+from clustercert.cli.prompts import confirm
 
 if TYPE_CHECKING:
-    from clustercert.model import Group, Project, RoleAssignment, User
+    from collections.abc import Iterable
+
+    from clustercert.cli.directory import Kind
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
 
 app = typer.Typer(
     name="role", help="Manage roles, which the policy maps to Kubernetes groups.", no_args_is_help=True
@@ -35,15 +39,10 @@ class AssigneeOptions:
         if self.user is not None and self.group is not None:
             raise typer.BadParameter("Give only one of --user and --group.")
 
-    async def find_assignee(self, operator: Operator) -> "User | Group | None":
-        if self.user is not None:
-            return await operator.user(self.user, self.domain)
-        if self.group is not None:
-            return await operator.group(self.group, self.domain)
-        return None
+    def find_project(self, client: "AdministrationClient") -> "JsonObject | None":
+        from clustercert.cli.reach import find_project
 
-    async def find_project(self, operator: Operator) -> "Project | None":
-        return await operator.project(self.project, self.domain) if self.project is not None else None
+        return find_project(client, self.project, self.domain) if self.project is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +62,62 @@ class AssignmentOptions(AssigneeOptions):
         if (self.project is None) != self.service:
             raise typer.BadParameter("Give either --project or --service.")
 
-    async def find(self, operator: Operator) -> "tuple[User | Group, Project | None]":
-        assignee = cast("User | Group", await self.find_assignee(operator))
-        return assignee, await self.find_project(operator)
+
+class _Place(NamedTuple):
+    """Where a role is assigned: the path of its assignment, and a description for messages."""
+
+    path: str
+    scope: str
 
 
 @app.command()
-@on_store
-async def assign(operator: Operator, role: RoleArgument, assignment: AssignmentOptions) -> None:
-    """Assign a role to a user or group."""
-    from clustercert.policy.roles import OPERATOR, PROJECT_ROLES
+@on_service
+def create(
+    client: "AdministrationClient",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the role.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a role, which rules of the policy can name. `admin`, `member` and `reader` exist already."""
+    from clustercert.client.administration import path_of
 
-    assignee, project = await assignment.find(operator)
-    await operator.parts.identity.roles.assign(role, assignee, project, actor=operator.actor)
-    text = f"Assigned the role {role} in {_scope(project)} to {assignee.name}."
-    rules = operator.parts.issuance.policy.rules
-    if project is not None and not any(rule.takes_role(role) for rule in rules if rule.deny is None):
-        text += " No policy rule names this role, so it grants no certificates."
-        text += did_you_mean(role, PROJECT_ROLES)
-    if project is None and role != OPERATOR:
-        text += f" Only the role {OPERATOR} has rights in the whole service." + did_you_mean(
-            role, (OPERATOR,)
-        )
-    note(text)
+    show_one(client.create(path_of("roles", name), {}), output)
 
 
 @app.command()
-@on_store
-async def unassign(operator: Operator, role: RoleArgument, assignment: AssignmentOptions) -> None:
+@on_service
+def delete(client: "AdministrationClient", role: RoleArgument, yes: YesOption = False) -> None:
+    """Delete a role that is not assigned."""
+    from clustercert.client.administration import path_of
+
+    found = client.get(path_of("roles", role))
+    confirm(f"Delete the role {found['name']} ({found['id']})?", yes=yes)
+    client.delete(path_of("roles", str(found["id"])))
+    note(f"Deleted the role {found['name']}.")
+
+
+@app.command()
+@on_service
+def assign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
+    """Assign a role to a user or group. It must exist: see `role create`."""
+    place = _place(client, role, assignment)
+    assigned = client.put(place.path, {})
+    note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
+
+
+@app.command()
+@on_service
+def unassign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
     """Remove a role from a user or group."""
-    assignee, project = await assignment.find(operator)
-    await operator.parts.identity.roles.unassign(role, assignee, project, actor=operator.actor)
-    note(f"Removed the role {role} in {_scope(project)} from {assignee.name}.")
+    place = _place(client, role, assignment)
+    assigned = client.get(place.path)
+    client.delete(place.path)
+    note(f"Removed the role {role} in {place.scope} from {assigned['name']}.")
 
 
 @app.command("list")
-@on_store
-async def list_assignments(
-    operator: Operator,
+@on_service
+def list_assignments(
+    client: "AdministrationClient",
     assignee: AssigneeOptions,
     names: Annotated[bool, typer.Option("--names", help="List the roles, not their assignments.")] = False,
     output: OutputOption = Output.TABLE,
@@ -109,32 +126,64 @@ async def list_assignments(
 
     The roles that users have through groups are not listed.
     """
-    roles = operator.parts.identity.roles
     if names:
-        rows = [{"role": role.name, "id": role.id} for role in await roles.all()]
+        roles = sorted(client.all("/roles", "roles"), key=lambda each: str(each["name"]))
+        rows: list[Row] = [{"role": role["name"], "id": role["id"]} for role in roles]
         show_list(rows, output, columns=("role", "id"), name="role")
         return
-    assignments = await roles.assignments(
-        assignee=await assignee.find_assignee(operator), project=await assignee.find_project(operator)
+    found = [_row(each) for each in _assignments(client, assignee)]
+    found.sort(key=lambda row: [str(row[name] or "") for name in ("project", "user", "group", "role")])
+    show_list(found, output, columns=("role", "user", "group", "project"), name="role")
+
+
+def _place(client: "AdministrationClient", role: str, wanted: AssignmentOptions) -> _Place:
+    """Find the project, and the user or group. Raises ClientError, UnknownName or CommandError."""
+    from clustercert.cli.directory import find
+    from clustercert.client.administration import path_of
+
+    project = wanted.find_project(client)
+    kind: Kind = "users" if wanted.user is not None else "groups"
+    assignee = wanted.user or wanted.group or ""
+    # Only operators may look up users of all domains. For admins, the name is one in their project's domain.
+    if project is None or client.is_operator:
+        assignee = str(find(client, kind, assignee, wanted.domain)["id"])
+    path = path_of("assignments", role, kind, assignee, domain=wanted.domain)
+    if project is None:
+        return _Place(path, "the whole service")
+    return _Place(path_of("projects", str(project["id"])) + path, f"the project {project['name']}")
+
+
+def _assignments(client: "AdministrationClient", wanted: AssigneeOptions) -> "Iterable[JsonObject]":
+    from clustercert.cli.directory import find
+    from clustercert.client.administration import path_of
+
+    project = wanted.find_project(client)
+    kinds: Kind = "users" if wanted.user is not None else "groups"
+    kind, name = kinds.removesuffix("s"), wanted.user or wanted.group
+    if project is None:
+        if name is None:
+            return client.all("/assignments", "assignments")
+        found = find(client, kinds, name, wanted.domain)
+        return client.all("/assignments", "assignments", **{kind: str(found["id"])})
+    listed = client.all(path_of("projects", str(project["id"]), "assignments"), "assignments")
+    return (
+        each
+        for each in listed
+        if name is None or (each["assignee"] == kind and name in (each["name"], each["assignee_id"]))
     )
-    columns = ("role", "user", "group", "project")
-    show_list([_row(assignment) for assignment in assignments], output, columns=columns, name="role")
 
 
-def _scope(project: "Project | None") -> str:
-    return f"the project {project.name}" if project else "the whole service"
-
-
-def _row(assignment: "RoleAssignment") -> Row:
-    from clustercert.model import User
-
-    is_user = isinstance(assignment.actor, User)
-    objects = {
-        "user": assignment.actor if is_user else None,
-        "group": None if is_user else assignment.actor,
-        "project": assignment.project,
+def _row(assignment: "JsonObject") -> "dict[str, object]":
+    is_user = assignment["assignee"] == "user"
+    assignee, none = (assignment["name"], assignment["assignee_id"]), (None, None)
+    user, group = (assignee, none) if is_user else (none, assignee)
+    return {
+        "role": assignment["role"],
+        "user": user[0],
+        "user_id": user[1],
+        "group": group[0],
+        "group_id": group[1],
+        "project": assignment["project"],
+        "project_id": assignment["project_id"],
+        "service": assignment["project"] is None,
     }
-    row: dict[str, object] = {"role": assignment.role.name}
-    for name, each in objects.items():
-        row |= {name: each.name, f"{name}_id": each.id} if each else {name: None, f"{name}_id": None}
-    return row | {"service": assignment.project is None}

@@ -61,8 +61,9 @@ def root(
 ) -> None:
     """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
 
-    login, logout, status, profile, clusters and kubeconfig call a running service as one of its users. The other
-    commands work directly on the store that the settings name, as operator.
+    login, logout, status, profile, clusters and kubeconfig call a running service as one of its users. domain, project,
+    user, group, role, apply, diff and export call it as an operator or, with --local, work on the store. The other
+    commands work directly on the store that the settings name.
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:

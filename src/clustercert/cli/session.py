@@ -17,7 +17,7 @@ from clustercert.model.errors import NotFound
 
 if TYPE_CHECKING:
     from clustercert.identity.directory import Directory
-    from clustercert.model import Actor, Cluster, Domain, Group, Project, User
+    from clustercert.model import Actor, Cluster, Domain, Project, User
     from clustercert.settings import Settings
     from clustercert.wiring import Components
 
@@ -49,19 +49,6 @@ class Operator:
     def directory(self) -> "Directory":
         return self.parts.identity.directory
 
-    async def domain(self, name_or_id: str | None) -> "Domain":
-        """Find a domain, by default the only domain or `Default`."""
-        if name_or_id is not None:
-            return await self.directory.find_domain(name_or_id)
-        found = await default_domain(self.directory)
-        if found is not None:
-            return found
-        domains = await self.directory.domains()
-        if not domains:
-            raise CommandError("There is no domain yet. Create one with `clustercert domain create NAME`.")
-        names = ", ".join(domain.name for domain in domains[:10])
-        raise CommandError(f"There are several domains. Choose one with --domain: {names}.")
-
     async def domain_or_any(self, name_or_id: str | None) -> "Domain | None":
         """Find a domain. `None` means all domains."""
         return None if name_or_id is None else await self.directory.find_domain(name_or_id)
@@ -71,9 +58,6 @@ class Operator:
 
     async def user(self, name_or_id: str, domain: str | None = None) -> "User":
         return await self.directory.find_user(name_or_id, await self.domain_or_any(domain))
-
-    async def group(self, name_or_id: str, domain: str | None = None) -> "Group":
-        return await self.directory.find_group(name_or_id, await self.domain_or_any(domain))
 
     async def cluster(self, name_or_id: str, project: str | None = None) -> "Cluster":
         owner = await self.project(project) if project is not None else None

@@ -1,18 +1,16 @@
 """`clustercert user`: users of the built-in identity service, people and machines; blocked ones of other systems."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import enable_and_disable, on_store
-from clustercert.cli.options import DomainOption, InDomainOption, PasswordFileOption
-from clustercert.cli.output import Output, OutputOption, Row, note, row_in_domain, show_list, show_one
-from clustercert.cli.prompts import read_secret
-from clustercert.cli.session import Operator, operate
+from clustercert.cli.commands import on_service
+from clustercert.cli.options import DomainOption, InDomainOption, PasswordFileOption, YesOption
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
+from clustercert.cli.prompts import confirm, read_secret
 
 if TYPE_CHECKING:
-    from clustercert.model import User
+    from clustercert.client.administration import AdministrationClient
 
 app = typer.Typer(name="user", help="Manage users of the built-in identity service.", no_args_is_help=True)
 
@@ -25,8 +23,9 @@ _CERTIFICATES_REVOKED = "Their certificates are revoked."
 
 
 @app.command()
+@on_service
 def create(
-    context: typer.Context,
+    client: "AdministrationClient",
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the user.")],
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
@@ -36,115 +35,146 @@ def create(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a user. Asks for the password unless --password-file or --no-password is given."""
+    from clustercert.client.administration import path_of
+
     if no_password and password_file is not None:
         raise typer.BadParameter("Give only one of --no-password and --password-file.")
+    path = path_of("users", name, domain=domain)
     instead = "add --password-file FILE or --no-password"
     password = None if no_password else read_secret("Password", password_file, instead, confirm=True)
-
-    async def work(operator: Operator) -> "User":
-        return await operator.directory.create_user(
-            name, await operator.domain(domain), password=password, actor=operator.actor
-        )
-
-    show_one(_row(operate(context, work)), output)
+    show_one(client.create(path, {"password": password}), output)
 
 
 @app.command("list")
-@on_store
-async def list_users(
-    operator: Operator, domain: InDomainOption = None, output: OutputOption = Output.TABLE
+@on_service
+def list_users(
+    client: "AdministrationClient", domain: InDomainOption = None, output: OutputOption = Output.TABLE
 ) -> None:
     """List the users."""
-    users = await operator.directory.users(await operator.domain_or_any(domain))
-    rows = [_row(user) for user in users]
-    show_list(rows, output, columns=("id", "name", "domain", "enabled"))
+    from clustercert.cli.directory import listed
+
+    show_list(listed(client, "users", domain), output, columns=("id", "name", "domain", "enabled"))
 
 
 @app.command()
-@on_store
-async def show(
-    operator: Operator,
+@on_service
+def show(
+    client: "AdministrationClient",
     name: UserArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a user. The id is the common name of their certificates."""
-    user = await operator.user(name, domain)
-    projects = await operator.parts.identity.roles.projects_of(user)
-    show_one({**_row(user), "projects": [project.name for project in projects]}, output)
+    from clustercert.cli.directory import find, path_by_id
 
-
-@enable_and_disable(
-    app,
-    "Enable a user.",
-    "Disable a user, and permanently revoke their certificates.\n\nAlso revokes their tokens. Their access keys do not "
-    "work until the user is enabled again.",
-    decorator=on_store,
-)
-async def switch(
-    operator: Operator,
-    name: UserArgument,
-    domain: DomainOption = None,
-    output: OutputOption = Output.TABLE,
-    *,
-    enabled: bool,
-) -> None:
-    user = await operator.user(name, domain)
-    await operator.directory.enable_user(user, enabled=enabled, actor=operator.actor)
-    show_one(_row(replace(user, enabled=enabled)), output)
-    note(f"{'Enabled' if enabled else 'Disabled'} the user {user.name}.")
-    if not enabled:
-        note(_CERTIFICATES_REVOKED)
+    user = find(client, "users", name, domain)
+    projects = client.all(f"{path_by_id('users', user)}/projects", "projects")
+    show_one({**user, "projects": sorted(str(each["name"]) for each in projects)}, output)
 
 
 @app.command()
-@on_store
-async def block(operator: Operator, user_id: UserIdArgument) -> None:
+@on_service
+def enable(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Enable a user."""
+    from clustercert.cli.directory import find, path_by_id
+
+    user = find(client, "users", name, domain)
+    show_one(client.update(path_by_id("users", user), enabled=True), output)
+    note(f"Enabled the user {user['name']}.")
+
+
+@app.command()
+@on_service
+def disable(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Disable a user, and permanently revoke their certificates.
+
+    Also revokes their tokens. Their access keys do not work until the user is enabled again.
+    """
+    from clustercert.cli.directory import certificates_at_stake, find, path_by_id
+
+    user = find(client, "users", name, domain)
+    if not yes:
+        loss = certificates_at_stake(client, str(user["id"]))
+        confirm(f"The user {user['name']} ({user['id']}) {loss}. Disable the user?", yes=yes)
+    show_one(client.update(path_by_id("users", user), enabled=False), output)
+    note(f"Disabled the user {user['name']}.")
+    note(_CERTIFICATES_REVOKED)
+
+
+@app.command()
+@on_service
+def block(client: "AdministrationClient", user_id: UserIdArgument, yes: YesOption = False) -> None:
     """Block a user of an OIDC issuer or of Keystone, and permanently revoke their certificates.
 
     Their log-ins fail from now on. Their id is the common name of their certificates by default.
     """
-    await operator.parts.identity.federation.block(user_id, actor=operator.actor)
+    from clustercert.cli.directory import certificates_at_stake
+    from clustercert.client.administration import path_of
+
+    path = path_of("users", user_id, "block")
+    if not yes:
+        loss = certificates_at_stake(client, user_id)
+        confirm(f"The user {user_id} {loss}. Block the user?", yes=yes)
+    client.post(path, {})
     note(f"Blocked the user {user_id}. {_CERTIFICATES_REVOKED}")
 
 
 @app.command()
-@on_store
-async def unblock(operator: Operator, user_id: UserIdArgument) -> None:
+@on_service
+def unblock(client: "AdministrationClient", user_id: UserIdArgument) -> None:
     """Accept log-ins of a blocked user again. Their old certificates stay revoked."""
-    await operator.parts.identity.federation.unblock(user_id, actor=operator.actor)
+    from clustercert.client.administration import path_of
+
+    client.post(path_of("users", user_id, "unblock"), {})
     note(f"Unblocked the user {user_id}.")
 
 
 @app.command()
-@on_store
-async def delete(operator: Operator, name: UserArgument, domain: DomainOption = None) -> None:
+@on_service
+def delete(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    yes: YesOption = False,
+) -> None:
     """Delete a user, and revoke their certificates.
 
     Also deletes their tokens, access keys, roles and memberships.
     """
-    user = await operator.user(name, domain)
-    await operator.directory.remove_user(user, actor=operator.actor)
-    note(f"Deleted the user {user.name}. {_CERTIFICATES_REVOKED}")
+    from clustercert.cli.directory import certificates_at_stake, find, path_by_id
+
+    user = find(client, "users", name, domain)
+    if not yes:
+        loss = certificates_at_stake(client, str(user["id"]))
+        who = f"{user['name']} ({user['id']})"
+        confirm(f"The user {who} {loss}. Delete the user with their access keys and roles?", yes=yes)
+    client.delete(path_by_id("users", user))
+    note(f"Deleted the user {user['name']}. {_CERTIFICATES_REVOKED}")
 
 
 @app.command("set-password")
+@on_service
 def set_password(
-    context: typer.Context,
+    client: "AdministrationClient",
     name: UserArgument,
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
 ) -> None:
     """Change a user's password. Revokes their tokens and temporary access keys."""
+    from clustercert.cli.directory import find, path_by_id
+
+    user = find(client, "users", name, domain)
     password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
-
-    async def work(operator: Operator) -> "User":
-        user = await operator.user(name, domain)
-        await operator.directory.set_password(user, password, actor=operator.actor)
-        return user
-
-    note(f"Changed the password of the user {operate(context, work).name}.")
-
-
-def _row(user: "User") -> Row:
-    return {**row_in_domain(user), "enabled": user.enabled}
+    client.put(f"{path_by_id('users', user)}/password", {"password": password})
+    note(f"Changed the password of the user {user['name']}.")

@@ -17,9 +17,11 @@ class AdministrationClient(Connection):
 
     Attributes:
         is_user: whether the caller is a user, who can have certificates.
+        warn: receives the sentences of warnings in responses.
     """
 
     is_user = True
+    warn: Callable[[str], None] = staticmethod(lambda _text: None)
 
     @cached_property
     def caller(self) -> JsonObject:
@@ -60,7 +62,10 @@ class AdministrationClient(Connection):
 
     def put(self, path: str, body: JsonObject) -> JsonObject:
         """Create a resource, or replace all its fields."""
-        return self.exchange("PUT", OWN + path, body=body).body
+        response = self.exchange("PUT", OWN + path, body=body)
+        for warning in response.headers.get_all("Warning", ()):
+            self.warn(warning.partition('"')[2].rstrip('"'))
+        return response.body
 
     def update(self, path: str, **fields: object) -> JsonObject:
         """Change some fields of a resource. Raises ClientError if another client changes it at the same time."""
@@ -96,14 +101,17 @@ class AdministrationClient(Connection):
         while True:
             page = self.exchange("GET", start + cursor).body
             with self.check_format():
-                items = page[name]
-                if not isinstance(items, list):
-                    raise TypeError("The value is not a list.")
-                found = [json_object(each) for each in items]
+                found = _objects(page[name])
             yield from found
             if page.get("next") is None:
                 return
             cursor = f"&cursor={quote(str(page['next']), safe='')}"
+
+
+def _objects(value: object) -> list[JsonObject]:
+    if not isinstance(value, list):
+        raise TypeError("The value is not a list.")
+    return [json_object(each) for each in value]
 
 
 def path_of(*parts: str, domain: str | None = None) -> str:
@@ -115,7 +123,7 @@ def path_of(*parts: str, domain: str | None = None) -> str:
             )
         if "/" in part:
             raise InvalidArgument(
-                f"{part}: a name with a slash can't be part of an address. Give the id instead."
+                f"{part}: names can't have a slash. If an object has such a name already, give its id."
             )
     query = f"?domain={quote(domain, safe='')}" if domain is not None else ""
     return "".join(f"/{quote(part, safe='')}" for part in parts) + query

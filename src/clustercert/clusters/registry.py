@@ -51,12 +51,16 @@ class Clusters:
             raise NotFound(f"There is no cluster {name_or_id}.")
         return found[0]
 
-    async def add(
-        self, project_id: str, wanted: Registration, *, actor: Actor, planned: bool = False
-    ) -> Cluster:
-        """Register a cluster with a new client CA. A planned one gets a CA of the built-in signer.
+    async def add(self, project_id: str, wanted: Registration, *, actor: Actor) -> Cluster:
+        """Register a cluster with a new client CA. Raises like `prepare`, or Conflict if the name is taken."""
+        cluster = await self.prepare(project_id, wanted)
+        await self.register(cluster, actor=actor)
+        return cluster
 
-        Raises InvalidRequest if a value is invalid, Conflict if the name is taken, or an error from the signer.
+    async def prepare(self, project_id: str, wanted: Registration, *, planned: bool = False) -> Cluster:
+        """Return a new cluster with a new client CA, which is not registered yet.
+
+        A planned one has a CA of the built-in signer. Raises InvalidRequest, or an error from the signer.
         """
         values = _checked_values(wanted)
         check_new_name(wanted.name)
@@ -67,7 +71,7 @@ class Clusters:
         client_ca = await self.signers[LOCAL if planned else wanted.signer].create_ca(
             cluster_id, self.ca_key_type, now - BACKDATE, CA_LIFETIME
         )
-        cluster = Cluster(
+        return Cluster(
             **values,
             id=cluster_id,
             project_id=project_id,
@@ -75,8 +79,10 @@ class Clusters:
             updated_at=now,
             client_ca=client_ca,
         )
+
+    async def register(self, cluster: Cluster, *, actor: Actor) -> None:
+        """Register a prepared cluster. Raises Conflict if its name is taken."""
         await self.queries.add(cluster, self._event("cluster.added", cluster, actor))
-        return cluster
 
     async def update(self, cluster: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
         """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""

@@ -242,10 +242,10 @@ class Directory:
             raise NotFound("The user is not a member of this group.")
         return user
 
-    async def add_member(self, group: Group, user: User, *, actor: Actor) -> None:
-        """Add a user to a group, unless they are a member already."""
+    async def add_member(self, group: Group, user: User, *, actor: Actor) -> bool:
+        """Add a user to a group. Returns False if they are a member already."""
         event = self._event("group.member_added", group, actor, member=user)
-        await self._queries.add_member(group.id, user.id, event)
+        return await self._queries.add_member(group.id, user.id, event)
 
     async def remove_member(self, group: Group, user: User, *, actor: Actor) -> None:
         """Remove a user from a group. Raises NotFound if they are not a member."""

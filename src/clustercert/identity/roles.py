@@ -10,6 +10,7 @@ from clustercert.model import Actor, Group, Project, Role, RoleAssignment, User,
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
 from clustercert.model.ids import is_id
+from clustercert.model.suggestion import did_you_mean
 from clustercert.policy.roles import ADMIN, OPERATOR
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
@@ -39,7 +40,8 @@ class Roles:
         name = searchable(name_or_id)
         found = next((role for role in await self.all() if name_or_id == role.id or name == role.name), None)
         if found is None:
-            raise NotFound(f"There is no role {name_or_id}.")
+            similar = did_you_mean(name, [role.name for role in await self.all()]) if name else ""
+            raise NotFound(f"There is no role {name_or_id}.{similar}")
         return found
 
     async def create(self, name: str, *, actor: Actor) -> Role:
@@ -80,10 +82,11 @@ class Roles:
 
     async def assign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor
-    ) -> None:
-        """Assign a role, which is created if it does not exist. Raises InvalidRequest if its name is invalid."""
-        event = self._event("role.assigned", role, assignee, project, actor)
-        await self._queries.assign(assignee.id, event.project_id, event.role, event)
+    ) -> bool:
+        """Assign a role. Returns False if it was assigned already. Raises NotFound if there is no such role."""
+        found = await self.find(role)
+        event = self._event("role.assigned", found.name, assignee, project, actor)
+        return await self._queries.assign(assignee.id, event.project_id, found.id, event)
 
     async def unassign(
         self, role: str, assignee: User | Group, project: Project | None, *, actor: Actor

@@ -1,10 +1,12 @@
 """The API as an application without a server, for commands that work on the store."""
 
+import functools
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
+from fastapi import FastAPI
 from starlette.types import Message, Scope
 
 from clustercert.authn.credentials import UnverifiedCredential
@@ -22,13 +24,19 @@ from clustercert.wiring import Components
 MAX_REPORTED = 500_000
 
 
+@functools.cache
+def _routes() -> FastAPI:
+    """The application without services. Built once, since the framework never forgets the routes of one."""
+    return new_app("api")
+
+
 class LocalApplication:
-    """Answers the requests of an operator who has access to the store."""
+    """Answers the requests of an operator who has access to the store. A process uses one at a time."""
 
     def __init__(self, parts: Components, actor: Actor, domain: Domain | None) -> None:
         """`domain` is where names without a domain are looked up; `None` if each request has to name one."""
         self._operator = _LocalOperator(actor, domain)
-        self._app = new_app("api")
+        self._app = _routes()
         services = services_of(parts, "api")
         inventory = replace(services.inventory, max_reported=MAX_REPORTED)
         self._app.state.services = replace(services, authenticator=self._operator, inventory=inventory)

@@ -166,11 +166,13 @@ class DirectoryQueries(Queries):
             await _drop_roles(connection, group_id)
             await change_one(connection, delete(_group).where(_group.c.id == group_id))
 
-    async def add_member(self, group_id: str, user_id: str, event: AuditEvent) -> None:
-        """Add a user to a group. Does nothing if they are a member."""
+    async def add_member(self, group_id: str, user_id: str, event: AuditEvent) -> bool:
+        """Add a user to a group. Returns False, and does nothing, if they are a member."""
         with conflict_if_violated():
             async with self._database.transaction() as connection:
-                await insert_once(connection, _member, {"group_id": group_id, "user_id": user_id}, event)
+                return await insert_once(
+                    connection, _member, {"group_id": group_id, "user_id": user_id}, event
+                )
 
     async def is_member(self, group_id: str, user_id: str) -> bool:
         query = select(_member.c.user_id).where(_member.c.group_id == group_id, _member.c.user_id == user_id)

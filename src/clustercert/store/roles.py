@@ -1,5 +1,6 @@
 """Queries for roles, their assignments, and the roles of one user."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class RoleQueries(Queries):
         """Create the roles that do not exist yet."""
         async with self._database.transaction() as connection:
             for name in names:
-                await _role_id(connection, name)
+                await _ensure_role(connection, name)
 
     async def add(self, role: Role, event: AuditEvent) -> None:
         """Add a role. Raises Conflict if it exists."""
@@ -67,16 +68,16 @@ class RoleQueries(Queries):
         with conflict_if_violated(f"The role {role.name} is assigned. Remove its assignments first."):
             await self._change(delete(_role).where(_role.c.id == role.id), event)
 
-    async def assign(self, actor_id: str, project_id: str | None, role: str, event: AuditEvent) -> None:
-        """Assign a role in a project or, if that is `None`, in the service. Creates a missing role.
+    async def assign(self, actor_id: str, project_id: str | None, role_id: str, event: AuditEvent) -> bool:
+        """Assign a role in a project or, if that is `None`, in the service.
 
-        Does nothing if the role is assigned.
+        Returns False, and does nothing, if the role is assigned. Raises ConcurrentChange if the role, the project, or
+        the user or group was deleted.
         """
         table, row = _assignment_row(actor_id, project_id)
         with conflict_if_violated():
             async with self._database.transaction() as connection:
-                role_id = await _role_id(connection, role)
-                await insert_once(connection, table, row | {"role_id": role_id}, event)
+                return await insert_once(connection, table, row | {"role_id": role_id}, event)
 
     async def unassign(self, actor_id: str, project_id: str | None, role: str, event: AuditEvent) -> None:
         """Remove an assignment. Raises NotFound if it does not exist."""
@@ -234,18 +235,13 @@ def effective_groups(*conditions: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-async def _role_id(connection: Transaction, name: str) -> str:
-    """Return a role's id. Creates the role if it does not exist."""
+async def _ensure_role(connection: Transaction, name: str) -> None:
+    """Create a role if it does not exist."""
     query = select(_role.c.id).where(_role.c.name == name)
-    if (found := (await connection.execute(query)).scalar()) is not None:
-        return str(found)
-    role_id = new_id()
-    try:
-        await connection.run_sync(_insert_role, role_id, name)
-    except IntegrityError:
-        # Another process has just created it.
-        return str((await connection.execute(query)).scalar_one())
-    return role_id
+    if (await connection.execute(query)).scalar() is None:
+        # Another process may have just created it.
+        with contextlib.suppress(IntegrityError):
+            await connection.run_sync(_insert_role, new_id(), name)
 
 
 def _insert_role(connection: Connection, role_id: str, name: str) -> None:

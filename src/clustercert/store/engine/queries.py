@@ -67,16 +67,17 @@ async def exists(connection: Transaction, query: Select[Any]) -> bool:
 
 async def insert_once(
     connection: Transaction, table: Table, row: Mapping[str, str], event: AuditEvent
-) -> None:
-    """Insert a row, record the event and invalidate caches, unless the row exists.
+) -> bool:
+    """Insert a row, record the event and invalidate caches, unless the row exists. Returns whether it was inserted.
 
     All columns of the row must be part of the primary key.
     """
     if await exists(connection, select(table).filter_by(**row)):
-        return
+        return False
     await connection.execute(insert(table).values(dict(row)))
     await raise_generation(connection)
     await record_events(connection, (event,))
+    return True
 
 
 @contextlib.contextmanager

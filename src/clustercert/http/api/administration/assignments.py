@@ -20,15 +20,22 @@ from clustercert.http.api.administration.authorization import (
     OperatorChange,
 )
 from clustercert.http.api.administration.changes import Change
-from clustercert.http.api.administration.directory_names import DomainDep, project_by_id
+from clustercert.http.api.administration.directory_names import (
+    DirectoryDep,
+    DomainDep,
+    OnlyDomainDep,
+    project_by_id,
+)
 from clustercert.http.dependencies import Call
 from clustercert.http.paging import KeyPageDep, keyed_page_of_all
 from clustercert.model import Domain, Group, JsonObject, Project, RoleAssignment, User
-from clustercert.model.errors import Forbidden, NotFound
-from clustercert.policy.roles import may_assign, may_unassign, operates
+from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
+from clustercert.model.suggestion import did_you_mean
+from clustercert.policy.roles import OPERATOR, PROJECT_ROLES, may_assign, may_unassign, operates
 
 IN_SERVICE = OWN + "/assignments"
 OF_PROJECT = IN_PROJECT + "/assignments"
+SERVICE = "service"
 _ONE = "/{role}/{assignees}/{name}"
 
 
@@ -42,6 +49,8 @@ class AssignmentBody(BaseModel):
     name: str = Field(description="The name of the user or group.")
     domain: str
     domain_id: str
+    project: str | None = Field(description="Null for a role in the whole service.")
+    project_id: str | None
 
 
 class AssignmentListBody(BaseModel):
@@ -101,7 +110,8 @@ async def assign_in_project(
     """
     project = await project_by_id(change.call, project_id)
     if not may_assign(change.call.caller, project.id, role):
-        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.")
+        similar = did_you_mean(role, {*PROJECT_ROLES, *change.call.caller.roles_in(project.id)})
+        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.{similar}")
     return await _assign(change, project, role, assignees, name, domain)
 
 
@@ -120,9 +130,35 @@ async def unassign_in_project(
 
 
 @router.get(IN_SERVICE, responses=descriptions.listed(AssignmentListBody))
-async def list_in_service(call: OperatorCall, page: KeyPageDep) -> Response:
-    """List the role assignments in the whole service. Sorted by id. Only for operators."""
-    return _list(await _assignments(call, None), page)
+async def list_everywhere(
+    call: OperatorCall,
+    directory: DirectoryDep,
+    page: KeyPageDep,
+    domain: OnlyDomainDep,
+    user: Annotated[str | None, Query(description="Only those of this user, by name or id.")] = None,
+    group: Annotated[str | None, Query(description="Only those of this group, by name or id.")] = None,
+    scope: Annotated[
+        str | None,
+        Query(
+            description="`service`: only those in the whole service.", json_schema_extra={"enum": [SERVICE]}
+        ),
+    ] = None,
+) -> Response:
+    """List the role assignments in all projects and in the whole service. Sorted by id. Only for operators.
+
+    `domain` is that of the user or group.
+    """
+    if scope not in {None, SERVICE}:
+        raise InvalidRequest(f"scope: must be {SERVICE}.")
+    if user is not None and group is not None:
+        raise InvalidRequest("user, group: send only one of them.")
+    assignee: User | Group | None = None
+    if user is not None:
+        assignee = await directory.find_user(user, domain)
+    elif group is not None:
+        assignee = await directory.find_group(group, domain)
+    found = await call.services.identity.roles.assignments(assignee=assignee)
+    return _list([each for each in found if scope is None or each.project is None], page)
 
 
 @router.get(IN_SERVICE + _ONE, responses=descriptions.one(AssignmentBody))
@@ -160,10 +196,28 @@ async def _assign(
             return before
         known = await call.services.identity.roles.find(role)
         assignee = await _assignee(call, assignees, name, domain)
-        await call.services.identity.roles.assign(known.name, assignee, project, actor=call.caller.actor)
+        if not await call.services.identity.roles.assign(
+            known.name, assignee, project, actor=call.caller.actor
+        ):
+            raise ConcurrentChange
         return RoleAssignment(known, assignee, project)
 
-    return await changes.put(change, lambda: _find(call, project, role, assignees, name, domain), save, _view)
+    response = await changes.put(
+        change, lambda: _find(call, project, role, assignees, name, domain), save, _view
+    )
+    if warning := _warning(change, project, role):
+        response.headers["Warning"] = f'299 - "{warning}"'
+    return response
+
+
+def _warning(change: Change, project: Project | None, role: str) -> str | None:
+    """Return a sentence in ASCII about a role that has no effect."""
+    rules = change.call.services.explanations.policy.rules
+    if project is None:
+        return None if role == OPERATOR else "Only the role operator has rights in the whole service."
+    if any(rule.takes_role(role) for rule in rules if rule.deny is None):
+        return None
+    return "No policy rule names this role, so it grants no certificates."
 
 
 async def _unassign(
@@ -199,7 +253,7 @@ async def _find(
         by_name = each.actor.name == name and each.actor.domain.id == domain.id
         if each.role.name == role and isinstance(each.actor, kind) and (by_name or each.actor.id == name):
             return each
-    raise NotFound("There is no such assignment.")
+    raise NotFound(f"The role {role} is not assigned there.")
 
 
 async def _assignee(call: Call, assignees: str, name: str, domain: Domain) -> User | Group:
@@ -224,13 +278,15 @@ def _kind(assignees: str) -> type[User] | type[Group]:
 
 
 def _view(assignment: RoleAssignment) -> JsonObject:
-    actor = assignment.actor
+    actor, project = assignment.actor, assignment.project
     return {
-        "id": f"{actor.id}:{assignment.role.id}",
+        "id": f"{actor.id}:{assignment.role.id}" + (f":{project.id}" if project is not None else ""),
         "role": assignment.role.name,
         "assignee": "user" if isinstance(actor, User) else "group",
         "assignee_id": actor.id,
         "name": actor.name,
         "domain": actor.domain.name,
         "domain_id": actor.domain.id,
+        "project": project.name if project is not None else None,
+        "project_id": project.id if project is not None else None,
     }

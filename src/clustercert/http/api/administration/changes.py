@@ -28,6 +28,7 @@ T = TypeVar("T")
 DRY_RUN = "All"
 ATTEMPTS = 10
 _TAG_DIGITS = 32
+_TIME = "_at"
 _PARAMETERS = {"dryRun", "domain"}
 
 
@@ -58,11 +59,15 @@ class Change:
             raise PreconditionFailed("If-Match: it has been changed. Read it again, and send its new ETag.")
 
     def body(self, shape: type[M], current: JsonObject | None) -> M:
-        """Validate the body. Fields that can't be changed may be sent back as they are. Raises InvalidRequest."""
+        """Validate the body. Raises InvalidRequest.
+
+        Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be those
+        of the resource, and times that the service sets are ignored, since they may have changed since.
+        """
         require_json(self.call.request)
         sent = json_object(self.call.body)
-        for name, value in (current or {}).items():
-            if name in sent and name not in shape.model_fields and sent.pop(name) != value:
+        for name in (current or {}).keys() & sent.keys() - shape.model_fields.keys():
+            if sent.pop(name) != (current or {})[name] and not name.endswith(_TIME):
                 raise InvalidRequest(
                     f"{name}: it can't be changed. Send its value as it is, or leave it out."
                 )

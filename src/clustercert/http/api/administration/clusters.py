@@ -64,10 +64,13 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     `credential_roles`, or of one whose service accounts can log in.
     """
     call = change.call
-    await project_by_id(call, project_id)
     clusters, actor = call.services.clusters, call.caller.actor
+    # Kept across attempts, since each one leaves a CA at an external signer.
+    prepared: Cluster | None = None
 
     async def save(before: Cluster | None, current: JsonObject | None) -> Cluster:
+        nonlocal prepared
+        await project_by_id(call, project_id)
         body = change.body(bodies.ClusterRequest, current)
         options = before.options if before is not None else None
         wanted = body.registration(before.name if before is not None else cluster, options).checked()
@@ -79,7 +82,9 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
             raise NotFound(f"There is no cluster with the id {cluster}.")
         if wanted.name != cluster:
             raise InvalidRequest("name: it must be the name in the path.")
-        return await clusters.add(project_id, wanted, actor=actor, planned=change.dry_run)
+        prepared = prepared or await clusters.prepare(project_id, wanted, planned=change.dry_run)
+        await clusters.register(prepared, actor=actor)
+        return prepared
 
     return await changes.put(change, lambda: clusters.find(project_id, cluster), save, bodies.cluster_view)
 

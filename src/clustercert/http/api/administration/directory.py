@@ -139,6 +139,13 @@ async def _update_project(directory: Directory, before: Project, **fields: Any) 
     return await directory.update_project(before, **fields)
 
 
+async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
+    """Change a user. Raises InvalidRequest for a password, so that no request sets it by accident."""
+    if password is not None:
+        raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
+    return await directory.update_user(before, **fields)
+
+
 add_routes(
     Kind(
         Project,
@@ -165,7 +172,7 @@ add_routes(
         bodies.user_view,
         Directory.find_user,
         Directory.create_user,
-        Directory.update_user,
+        _update_user,
         Directory.remove_user,
     )
 )

@@ -38,6 +38,11 @@ class UserRequest(Wanted):
 
     enabled: bool = Field(default=True, description="Disabling revokes all certificates of the user.")
     labels: Labels = Field(default={}, description=LABELS)
+    password: str | None = Field(
+        default=None,
+        description="Only for a new user, who can otherwise use only access keys.",
+        json_schema_extra={"minLength": 8, "maxLength": 1024},
+    )
 
 
 class GroupRequest(Wanted):

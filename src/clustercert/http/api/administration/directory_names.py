@@ -28,11 +28,14 @@ async def home_domain(
         Query(description="The domain of names in the path, by name or id. By default, the caller's domain."),
     ] = None,
 ) -> Domain:
-    """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest."""
+    """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
+
+    Users of an OIDC issuer are in no domain here, but an id needs none.
+    """
     directory = call.services.identity.directory
     if domain is not None:
         return await directory.find_domain(domain)
-    if call.caller.issuer == BUILT_IN:
+    if call.caller.issuer == BUILT_IN or is_id(call.request.path_params.get("name", "")):
         return call.caller.user.domain
     names = ", ".join(each.name for each in (await directory.domains())[:_MAX_NAMES])
     raise InvalidRequest(f"domain: choose one, because you are in no domain of this service: {names}.")

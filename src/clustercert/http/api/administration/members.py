@@ -1,4 +1,4 @@
-"""Routes that manage passwords of users, and members of groups. Only for operators."""
+"""Routes for passwords and projects of users, and for members of groups. Only for operators."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -11,8 +11,9 @@ from clustercert.http.api.administration import directory_bodies as bodies
 from clustercert.http.api.administration.authorization import OperatorCall, OperatorChange
 from clustercert.http.api.administration.directory_names import DirectoryDep, DomainDep
 from clustercert.http.openapi import json_body
-from clustercert.http.paging import KeyPageDep, keyed_page
+from clustercert.http.paging import KeyPageDep, keyed_page, keyed_page_of_all
 from clustercert.model import JsonObject, User
+from clustercert.model.errors import ConcurrentChange
 
 MEMBERS = OWN + "/groups/{name}/members"
 MEMBER = MEMBERS + "/{user}"
@@ -52,6 +53,16 @@ async def set_password(
     return Response(status_code=204)
 
 
+@router.get(OWN + "/users/{name}/projects", responses=descriptions.listed(bodies.ProjectListBody))
+async def list_projects(
+    call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
+) -> Response:
+    """List the projects in which a user has a role, directly or through a group. Sorted by id. Only for operators."""
+    user = await directory.find_user(name, domain)
+    found = await call.services.identity.roles.projects_of(user)
+    return responses.private(keyed_page_of_all("projects", map(bodies.project_view, found), page))
+
+
 @router.get(MEMBERS, responses=descriptions.listed(MemberListBody))
 async def list_members(
     _call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
@@ -71,8 +82,8 @@ async def add_member(
     group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
 
     async def save(before: User | None, _current: JsonObject | None) -> User:
-        if before is None:
-            await directory.add_member(group, member, actor=change.call.caller.actor)
+        if before is None and not await directory.add_member(group, member, actor=change.call.caller.actor):
+            raise ConcurrentChange
         return member
 
     return await changes.put(change, lambda: directory.find_member(group, member), save, bodies.user_view)
