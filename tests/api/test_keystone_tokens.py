@@ -52,6 +52,19 @@ def test_a_user_from_ldap_has_an_id_of_64_digits(site: Site) -> None:
     assert names(site.post(site.token(user_id)), NameOID.COMMON_NAME) == [user_id]
 
 
+def test_a_long_token_with_the_members_that_open_telekom_cloud_documents(site: Site) -> None:
+    """Source: IAM API reference, "Verifying a Token and Returning a Valid Token"."""
+    user_id = site.user()
+    roles = [{"id": "0", "name": "op_gated_x"}, {"id": "5", "name": "member"}]
+    body = site.keystone.tokens[site.token(user_id, roles=roles, catalog=[], mfa_authn_at="", assumed_by={})]
+    body["user"]["password_expires_at"] = "2016-11-06T15:32:17.000000"
+    text = "MIIatAYJKoZIhvcNAQcCoIIapTCCGqEC" + "Qx+/" * 2250
+    site.keystone.tokens[text] = body
+    assert names(site.post(text), NameOID.COMMON_NAME) == [user_id]
+    asked = [each for each in site.keystone.requests if each.headers.get("x-subject-token") == text]
+    assert [each.query for each in asked] == [{"nocatalog": ["true"]}]
+
+
 def test_a_user_of_keystone_is_not_the_built_in_one_of_that_name(site: Site) -> None:
     user_id = site.keystone.add_user("alice")
     site.keystone.roles[user_id, site.world.project.id] = ["member"]

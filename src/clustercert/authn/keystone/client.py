@@ -24,7 +24,7 @@ from clustercert.authn.keystone.answers import (
     UserBody,
     parsed,
 )
-from clustercert.authn.keystone.connection import Connection, Response
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Response
 from clustercert.authn.keystone.service_token import ServiceToken
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
@@ -49,7 +49,7 @@ class KeystoneClient:
 
     async def token(self, text: str) -> TokenBody | None:
         """Validate a token. Keystone finds no token that has expired or was revoked, or whose user is disabled."""
-        answer = await self._read(TokenAnswer, "/auth/tokens", {"nocatalog": ""}, subject=text)
+        answer = await self._read(TokenAnswer, "/auth/tokens", NO_CATALOG, subject=text)
         return answer.token if answer is not None else None
 
     async def groups(self, user_id: str) -> list[GroupBody] | None:

@@ -21,6 +21,8 @@ from clustercert.observability import metrics
 if TYPE_CHECKING:
     import httpx
 
+# Keystone wants the parameter, Huawei Cloud's IAM also a value.
+NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 # A token without catalog has a few kilobytes, 500 groups have 200.
 MAX_RESPONSE_BYTES = 512 * 1024
 MAX_CONNECTIONS = 20

@@ -9,7 +9,7 @@ import structlog
 
 from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
 from clustercert.authn.keystone.authority import ServiceCredential, UnreadableSecret
-from clustercert.authn.keystone.connection import Connection, Response
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Response
 from clustercert.background import wait_for_stop
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
@@ -105,7 +105,7 @@ class ServiceToken:
         try:
             body = await asyncio.to_thread(self._credential.request)
             response = await self._connection.send(
-                "POST", "/auth/tokens", headers={}, params={"nocatalog": ""}, body=body
+                "POST", "/auth/tokens", headers={}, params=NO_CATALOG, body=body
             )
             token = _token(response, began)
         except (UnreadableSecret, UnusableAnswer) as error:
