@@ -118,12 +118,12 @@ class KeystoneAccessKeys:
             raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
         if project is None or project.id != key.project_id or not project.enabled:
             raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
-        domain, other = await asyncio.gather(
-            self.directory.domain(user.domain_id), self.directory.domain(project.domain_id)
-        )
-        if not (domain.enabled and other.enabled):
+        # Not from the cache: the user is cached in turn, so a disabled domain would count only after twice that time.
+        ids = {user.domain_id, project.domain_id}
+        domains = {each.id: each for each in await asyncio.gather(*map(self.directory.current_domain, ids))}
+        if not all(each.enabled for each in domains.values()):
             raise Unauthenticated("the domain of the access key's user or project is disabled", known=key.id)
-        reference = DomainReference(id=domain.id, name=domain.name)
+        reference = DomainReference(id=user.domain_id, name=domains[user.domain_id].name)
         mapped = mapped_user(self.keystone, UserReference(id=user.id, name=user.name, domain=reference))
         names, groups = await asyncio.gather(
             client.roles(user.id, project.id), self.directory.groups(user.id, reference)

@@ -34,12 +34,16 @@ class KeystoneDirectory:
         return mapped_groups(self.keystone, user_id, groups, by_id)
 
     async def domain(self, domain_id: str) -> DomainBody:
-        """Return a domain. Raises Unauthenticated if it does not exist."""
+        """Return a domain, as it was when it was cached. Raises Unauthenticated if it does not exist."""
 
         async def ask() -> Found[DomainBody]:
-            domain = await self.client.domain(domain_id)
-            if domain is None or domain.id != domain_id:
-                raise Unauthenticated("a domain is unknown to Keystone")
-            return Found(domain, self.keystone.cache_seconds)
+            return Found(await self.current_domain(domain_id), self.keystone.cache_seconds)
 
         return await self.domains.get(hashlib.sha256(domain_id.encode()).digest(), ask)
+
+    async def current_domain(self, domain_id: str) -> DomainBody:
+        """Read a domain from Keystone. Raises Unauthenticated if it does not exist."""
+        domain = await self.client.domain(domain_id)
+        if domain is None or domain.id != domain_id:
+            raise Unauthenticated("a domain is unknown to Keystone")
+        return domain
