@@ -8,7 +8,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from clustercert.pki.certificates import chain_pem
+from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from support.command_line import CommandResult, Operator
@@ -200,6 +200,9 @@ def test_the_printed_bundle_is_the_clusters_client_ca(operator: Operator, server
     ((der,),) = rows(operator.folder / "data" / "clustercert.db", "SELECT certificate_der FROM client_ca")
     assert ca == x509.load_der_x509_certificate(bytes(der))  # type: ignore[call-overload] # a BLOB
     assert str(added["id"]) in ca.subject.rfc4514_string()
+    assert added["client_ca_sha256"] == fingerprint(ca).hex()
+    trusted = x509.load_pem_x509_certificates(server_ca.read_bytes())
+    assert added["server_ca_sha256"] == [fingerprint(each).hex() for each in trusted]
 
 
 def test_no_cluster_is_named_like_an_id(operator: Operator, server_ca: Path) -> None:
