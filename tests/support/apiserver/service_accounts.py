@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class ServiceAccountTokens:
         self._url = url
         self._now = now
         self._made: list[rsa.RSAPrivateKey] = []
+        self._lock = threading.Lock()
 
     def rotate(self) -> None:
         """Sign with a new key. The old one stays public, as with two `--service-account-key-file`."""
@@ -64,9 +66,11 @@ class ServiceAccountTokens:
 
     @property
     def _keys(self) -> list[rsa.RSAPrivateKey]:
-        if not self._made:
-            # Only when it is needed, since it takes a while.
-            self.rotate()
+        # The first one is made only when it is needed, since it takes a while. The server's thread and the test's may
+        # both need it.
+        with self._lock:
+            if not self._made:
+                self.rotate()
         return self._made
 
     def document(self, path: str) -> JsonObject | None:
