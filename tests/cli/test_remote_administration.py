@@ -49,13 +49,14 @@ def test_operators_manage_clusters(place: RemoteSite, monkeypatch: pytest.Monkey
     assert (shown["internal_url"], shown["labels"], shown["project"]) == (URL, {"env": "test"}, "eu-de")
     assert len(shown["client_ca_sha256"]) == 64
     again = with_input(monkeypatch, kubeconfig, carol, *add)
-    assert (again.code, "exists already" in again.err) == (1, True)
+    assert again.code == 1
+    assert "There is already a cluster shop." in again.err
     changed = carol.output_json(
         *("cluster", "update", "shop", "--exempt", "ops", "--rename", "store", "--label", "team=web")
     )
     assert (changed["name"], changed["exemptions"]) == ("store", ["system:*", "ops"])
     assert changed["labels"] == {"env": "test", "team": "web"}
-    assert set(carol.output("cluster", "list", "-o", "name").split()) == {"prod", "staging", "store"}
+    assert {"prod", "staging", "store"} <= set(carol.output("cluster", "list", "-o", "name").split())
     assert "has 0 live certificates" in carol.failure(2, "cluster", "remove", "store")
     assert "Removed the cluster store" in carol.run("cluster", "remove", "store", "--yes").err
     assert "Did you mean staging?" in carol.failure(5, "cluster", "show", "stagin")
@@ -85,8 +86,9 @@ def test_admins_manage_the_clusters_of_their_projects(place: RemoteSite, server_
 def test_developers_list_their_clusters_and_change_none(place: RemoteSite, server_ca: Path) -> None:
     alice = place.alice
     rows = alice.output_json("cluster", "list")
-    assert [(row["project"], row["name"]) for row in rows] == [("eu-de", "prod"), ("eu-nl", "staging")]
-    assert [row["name"] for row in alice.output_json("cluster", "list", "--project", "eu-nl")] == ["staging"]
+    assert {(row["project"], row["name"]) for row in rows} >= {("eu-de", "prod"), ("eu-nl", "staging")}
+    in_one = [row["name"] for row in alice.output_json("cluster", "list", "--project", "eu-nl")]
+    assert ("staging" in in_one, "prod" in in_one) == (True, False)
     address = ("--internal-url", URL, "--server-ca", server_ca)
     for command in (
         ("show", "prod"),
