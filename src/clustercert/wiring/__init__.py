@@ -14,10 +14,7 @@ from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.repeated_refusals import RepeatedRefusals
 from clustercert.audit.retention import Retention
 from clustercert.audit.sealer import LogSealer
-from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup
-from clustercert.authn.access_keys_by_form import AccessKeysByForm
-from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
-from clustercert.authn.oidc.issuer_settings import configured_issuers
+from clustercert.authn.credentials import Authenticator
 from clustercert.clusters.registry import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks
@@ -66,6 +63,7 @@ from clustercert.store.ledger import Ledger
 from clustercert.store.members import MemberQueries
 from clustercert.store.revocations import RevocationQueries
 from clustercert.store.usernames import UsernameQueries
+from clustercert.wiring.authentication import keystone_service, new_authenticator, oidc_authenticator
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService
@@ -162,7 +160,7 @@ def _components(
         database=database,
         custody=custody,
         identity=identity,
-        authenticator=_authenticator(settings, identity, oidc, keystone),
+        authenticator=new_authenticator(settings, identity, oidc, keystone),
         oidc=oidc,
         keystone=keystone,
         clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
@@ -203,7 +201,7 @@ def change_issuers(
         before: the authenticator of OIDC tokens in use.
     """
     oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
-    return _authenticator(parts.settings, parts.identity, oidc, parts.keystone), oidc
+    return new_authenticator(parts.settings, parts.identity, oidc, parts.keystone), oidc
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
@@ -223,64 +221,6 @@ def _revocation(settings: Settings, database: Database, clusters: ClusterQueries
         ),
         service_name=settings.service_name,
     )
-
-
-def _authenticator(
-    settings: Settings,
-    identity: Identity,
-    oidc: "OidcAuthenticator | None",
-    keystone: "KeystoneService | None",
-) -> Authenticator:
-    """Return the authenticators. Keystone's come first: they accept only credentials in a form of Keystone's."""
-    members: list[Authenticator] = []
-    if keystone is not None:
-        members.append(keystone.tokens)
-    if settings.identity.built_in:
-        members.append(TokenAuthenticator(identity.tokens))
-    if (access_keys := _access_keys(settings, identity, keystone)) is not None:
-        members.append(AccessKeyAuthenticator(access_keys, utc_now))
-    if oidc is not None:
-        members.append(oidc)
-    return Authenticators(tuple(members))
-
-
-def _access_keys(
-    settings: Settings, identity: Identity, keystone: "KeystoneService | None"
-) -> AccessKeyLookup | None:
-    of_keystone = keystone.access_keys if keystone is not None else None
-    if not settings.identity.built_in:
-        return of_keystone
-    if of_keystone is None:
-        return identity.access_keys
-    return AccessKeysByForm(identity.access_keys, of_keystone)
-
-
-def oidc_authenticator(
-    settings: Settings,
-    identity: Identity,
-    clusters: ClusterQueries,
-    access: Access,
-    before: "OidcAuthenticator | None" = None,
-) -> "OidcAuthenticator | None":
-    """Return the authenticator for the issuers in the settings, or None if there are none. See `new_authenticator`."""
-    if not settings.identity.issuers:
-        return None
-    # joserfc takes 5 MB.
-    from clustercert.authn.oidc.authenticator import new_authenticator  # noqa: PLC0415
-    from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
-
-    issuers = configured_issuers(settings.identity.issuers)
-    service_accounts = ServiceAccounts(clusters, access)
-    return new_authenticator(issuers, identity.federation, service_accounts, utc_now, before)
-
-
-def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":
-    """Return the authenticators for the Keystone in the settings, or None if there is none."""
-    if settings.identity.keystone is None:
-        return None
-    from clustercert.authn.keystone.service import new_keystone  # noqa: PLC0415 - most services have no Keystone
-
-    return new_keystone(settings.identity.keystone.configured(), identity.federation, utc_now)
 
 
 def limited_issuance(parts: Components) -> LimitedIssuance:

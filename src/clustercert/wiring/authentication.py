@@ -1,0 +1,78 @@
+"""Builds the authenticators from the settings."""
+
+from typing import TYPE_CHECKING
+
+from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup
+from clustercert.authn.access_keys_by_form import AccessKeysByForm
+from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
+from clustercert.authn.oidc.issuer_settings import configured_issuers
+from clustercert.identity import Identity
+from clustercert.kubernetes.service_access import Access
+from clustercert.model import utc_now
+from clustercert.settings import Settings
+from clustercert.store.clusters import ClusterQueries
+
+if TYPE_CHECKING:
+    from clustercert.authn.keystone.service import KeystoneService
+    from clustercert.authn.oidc.authenticator import OidcAuthenticator
+
+
+def new_authenticator(
+    settings: Settings,
+    identity: Identity,
+    oidc: "OidcAuthenticator | None",
+    keystone: "KeystoneService | None",
+) -> Authenticator:
+    """Return the authenticators. Keystone's come first: they accept only credentials in a form of Keystone's."""
+    members: list[Authenticator] = []
+    if keystone is not None:
+        members.append(keystone.tokens)
+    if settings.identity.built_in:
+        members.append(TokenAuthenticator(identity.tokens))
+    if (access_keys := _access_keys(settings, identity, keystone)) is not None:
+        members.append(AccessKeyAuthenticator(access_keys, utc_now))
+    if oidc is not None:
+        members.append(oidc)
+    return Authenticators(tuple(members))
+
+
+def _access_keys(
+    settings: Settings, identity: Identity, keystone: "KeystoneService | None"
+) -> AccessKeyLookup | None:
+    of_keystone = keystone.access_keys if keystone is not None else None
+    if not settings.identity.built_in:
+        return of_keystone
+    if of_keystone is None:
+        return identity.access_keys
+    return AccessKeysByForm(identity.access_keys, of_keystone)
+
+
+def oidc_authenticator(
+    settings: Settings,
+    identity: Identity,
+    clusters: ClusterQueries,
+    access: Access,
+    before: "OidcAuthenticator | None" = None,
+) -> "OidcAuthenticator | None":
+    """Return the authenticator for the issuers in the settings, or None if there are none.
+
+    Keys that `before` knows are kept.
+    """
+    if not settings.identity.issuers:
+        return None
+    # joserfc takes 5 MB.
+    from clustercert.authn.oidc import authenticator  # noqa: PLC0415
+    from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
+
+    issuers = configured_issuers(settings.identity.issuers)
+    service_accounts = ServiceAccounts(clusters, access)
+    return authenticator.new_authenticator(issuers, identity.federation, service_accounts, utc_now, before)
+
+
+def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":
+    """Return the authenticators for the Keystone in the settings, or None if there is none."""
+    if settings.identity.keystone is None:
+        return None
+    from clustercert.authn.keystone.service import new_keystone  # noqa: PLC0415 - most services have no Keystone
+
+    return new_keystone(settings.identity.keystone.configured(), identity.federation, utc_now)
