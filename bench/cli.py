@@ -23,6 +23,8 @@ LIMITS = {
     "status": 15,
     "clusters": 15,
     "kubeconfig get": 15,
+    "certificate list": 15,
+    "cluster list": 15,
 }
 # The installed command of this environment, without a shell around it.
 PROGRAM = Path(sys.executable).with_name("clustercert")
@@ -43,6 +45,8 @@ def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
             "status": [PROGRAM, "status"],
             "clusters": [PROGRAM, "clusters"],
             "kubeconfig get": [PROGRAM, "kubeconfig", "get", who.cluster_id],
+            "certificate list": [PROGRAM, "certificate", "list"],
+            "cluster list": [PROGRAM, "cluster", "list"],
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         # The first round compiles modules, fills the plugin's cache, and does not count.

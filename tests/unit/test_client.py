@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef
-from clustercert.client.auth import AccessKeyAuth, TokenAuth
+from clustercert.client.access_key_auth import AccessKeyAuth
+from clustercert.client.auth import TokenAuth
 from clustercert.client.connection import (
     MAX_RESPONSE_BYTES,
     ApiError,

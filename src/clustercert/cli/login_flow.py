@@ -63,7 +63,7 @@ def log_in_by_access_key(
 ) -> Profile:
     """Create a profile with an access key, if the service accepts the key. Raises ClientError or CommandError."""
     from clustercert.client import Client
-    from clustercert.client.auth import AccessKeyAuth
+    from clustercert.client.access_key_auth import AccessKeyAuth
 
     with Client(url, AccessKeyAuth(access_key, secret_key), ca_pem=ca_pem) as client:
         scope, only = choose_project(client.projects(), project)

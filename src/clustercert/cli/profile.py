@@ -140,15 +140,17 @@ class Profile:
         return client
 
     def _auth(self) -> "Auth":
-        from clustercert.client.auth import AccessKeyAuth, TokenAuth
-
         if self.access_key is not None and self.secret_key is not None:
+            from clustercert.client.access_key_auth import AccessKeyAuth
+
             return AccessKeyAuth(self.access_key, self.secret_key)
         if self.has_expired and self.expires_at is not None:
             raise NotLoggedIn(
                 f"The login at {self.url} expired at {self.expires_at:%Y-%m-%d %H:%M} UTC. Run `clustercert login` "
                 "again."
             )
+        from clustercert.client.auth import TokenAuth
+
         return TokenAuth(self.token or "")
 
     @contextlib.contextmanager

@@ -16,7 +16,6 @@ from clustercert.client.transport import HttpTransport, Reply, Request, Transpor
 from clustercert.model import JsonObject
 from clustercert.model.addresses import is_loopback
 from clustercert.model.errors import ClustercertError
-from clustercert.pki.request_signature import TIMESTAMP_FORMAT
 
 # Enough for a list of about ten thousand clusters. A kubeconfig is a thousand times smaller.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
@@ -276,6 +275,8 @@ def _clock_hint(request: Request, reply: Reply) -> str:
     """Return advice if the service may have rejected a signature because of a wrong clock."""
     if reply.status != HTTPStatus.UNAUTHORIZED or "X-Sdk-Date" not in request.headers:
         return ""
+    from clustercert.pki.request_signature import TIMESTAMP_FORMAT  # noqa: PLC0415 - only signed requests need it
+
     try:
         there = datetime.strptime(reply.headers.get("Date", ""), "%a, %d %b %Y %H:%M:%S GMT").replace(
             tzinfo=UTC
