@@ -1,11 +1,13 @@
 """Signatures with EC2 credentials of Keystone: who may send what, and for how long."""
 
+import hashlib
 import json
 import secrets
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,6 +76,19 @@ def test_the_secret_is_in_no_log_line(site: Site) -> None:
         assert ask(site, key).status_code == 200
         assert ask(site, (key[0], "wrong")).status_code == 401
     assert key[1] not in f"{said}{more}"
+
+
+def test_a_key_that_is_called_like_the_hash_of_a_token_gets_none_of_its_roles(tmp_path: Path) -> None:
+    """Users choose the ids of their keys, and admins of a project see the hashes of tokens in its audit events."""
+    with running(tmp_path) as site:
+        token = site.token(site.user("admin"))
+        assert groups(site.post(token)) == ["clustercert:admins"]
+        user_id, chosen = site.user("member"), hashlib.sha256(token.encode()).hexdigest()
+        access, secret = site.keystone.add_credential(user_id, site.world.project.id, access=chosen)
+        credential = site.keystone.credentials.pop(site.keystone.credential_id(access))
+        credential["id"] = site.keystone.credential_id(chosen)
+        site.keystone.credentials[credential["id"]] = credential
+        assert groups(ask(site, (chosen, secret))) == ["clustercert:members"]
 
 
 def test_the_key_is_for_its_project_only(site: Site) -> None:

@@ -50,7 +50,7 @@ class Federation:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = FederationQueries(database)
         self._now = now
-        self._cache: Cache[tuple[str, int], Login] = Cache(database.generation, CACHED_LOGINS)
+        self._cache: Cache[tuple[str, str, str, int], Login] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
         """Return the caller. Raises Unauthenticated if the user is blocked."""
@@ -58,7 +58,9 @@ class Federation:
         async def load(_: object) -> Login:
             return await self.login(user)
 
-        key = user.credential_id, user.revision
+        # Users of Keystone choose the ids of their access keys: also one that is the hash of somebody's token, as in
+        # audit events. Revisions are counted for each kind of credential.
+        key = user.user.id, user.method, user.credential_id, user.revision
         login = cast("Login", await self._cache.get(key, load))  # `load` never returns None
         return login.caller(user, origin)
 
