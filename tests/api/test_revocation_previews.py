@@ -108,6 +108,10 @@ def test_previews_find_no_users_out_of_reach(place: RevocationClient) -> None:
         answer = preview(place, "admin", of_user(place, name))
         assert answer.status_code in {400, 404}, name
     assert "nobody" in preview(place, "operator", f"{OWN}/users/nobody/revoke").text
+    # Nor does their id tell an admin what they are called.
+    path = of_user(place, place.user("stranger"))
+    named = {who: preview(place, who, path).json()["user_name"] for who in ("admin", "operator")}
+    assert named == {"admin": None, "operator": "stranger"}
 
 
 def test_a_name_of_one_user_in_certificates_of_another_is_ambiguous(place: RevocationClient) -> None:

@@ -1,7 +1,7 @@
 """Previews of revocations: whose certificates they would revoke, and how many. For callers, after authorizing them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.model import Caller, Cluster
@@ -9,7 +9,7 @@ from clustercert.model.errors import Conflict, Forbidden, NotFound
 from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import SERVICE
 from clustercert.policy.names import is_plain_text
-from clustercert.policy.roles import administers, require_admin, require_operator, require_reach
+from clustercert.policy.roles import administers, operates, require_admin, require_operator, require_reach
 from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.cluster_cache import ClusterLookup, require_cluster
 from clustercert.store.usernames import UsernameQueries
@@ -62,13 +62,17 @@ class RevocationPreviews:
             return await self._preview(caller.user.id, cluster)
         if not administers(caller, project_id):
             raise Forbidden("Only administrators of the project can revoke certificates of other users.")
-        if not _is_id(user):
+        is_name = not _is_id(user)
+        if is_name:
             found = (
                 await self.usernames.in_cluster(cluster.id, user, self.now()) if is_plain_text(user) else ()
             )
             missing = f"No unexpired certificate of the cluster {cluster.name} belongs to a user {user}."
             user = _only(found, user, missing)
-        return await self._preview(user, cluster)
+        preview = await self._preview(user, cluster)
+        # The id of a user who has no certificate there does not tell an admin of the project what they are called.
+        is_known = is_name or preview.live > 0 or user == caller.user.id or operates(caller)
+        return preview if is_known else replace(preview, user_name=None)
 
     async def of_user(self, caller: Caller, user: str) -> RevocationPreview:
         """Preview the revocation of a user's certificates in every project."""

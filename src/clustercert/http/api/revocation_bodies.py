@@ -117,7 +117,8 @@ class RevocationPreviewBody(BaseModel):
 
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
-        description="Null for all users, and for deleted users and those of other identity systems."
+        description="Null for all users, for deleted users and those of other identity systems. For admins, also null"
+        " if the user is sent by id and has no valid certificate there."
     )
     cluster_id: str | None = Field(description="Null for all clusters.")
     cluster_name: str | None
