@@ -143,15 +143,38 @@ def test_an_answer_from_another_browser_is_not_used(begin: Begin, issuer: OAuthI
     login.tokens()
 
 
-def test_only_one_browser_can_begin(begin: Begin, issuer: OAuthIssuer) -> None:
+def test_the_same_browser_can_begin_again(begin: Begin) -> None:
+    """Somebody reloads the page."""
     login = begin()
     back = login.authorize().headers["location"]
-    assert new_browser(issuer.ca_file).get(login.start_url).status_code == 403
-    assert len(issuer.logins) == 1
-    # The same browser can: somebody reloads the page.
     assert login.browser.get(login.start_url, follow_redirects=False).status_code == 303
     assert login.browser.get(back).status_code == 200
     login.tokens()
+
+
+def test_a_second_browser_ends_the_log_in(begin: Begin, issuer: OAuthIssuer) -> None:
+    """The first one may be that of another user of the machine, who read the address in the second one's arguments."""
+    login = begin()
+    login.authorize()
+    second = new_browser(issuer.ca_file).get(login.start_url)
+    assert (second.status_code, "already opened" in second.text) == (403, True)
+    refused = login.failure()
+    assert isinstance(refused, LoginRefused)
+    assert "two browsers" in refused.message
+    assert (len(issuer.logins), issuer.count("authorization_code")) == (1, 0)
+
+
+def test_a_second_browser_counts_until_the_tokens_are_there(begin: Begin, issuer: OAuthIssuer) -> None:
+    login = begin()
+    back = login.authorize().headers["location"]
+
+    def meanwhile(body: dict[str, Any]) -> dict[str, Any]:
+        new_browser(issuer.ca_file).get(login.start_url)
+        return body
+
+    issuer.behavior.token = meanwhile
+    assert login.browser.get(back).status_code == 400
+    assert "two browsers" in login.failure().message
 
 
 def test_a_code_is_exchanged_once(begin: Begin, issuer: OAuthIssuer) -> None:

@@ -33,10 +33,20 @@ def log_in_by_browser(
                 f"the browser shows an error about the redirect, register {server.redirect_uri} for the client "
                 f"{issuer.client.client_id} at {issuer.url}."
             )
+        _require_one_browser(server)
         try:
             tokens = request.tokens(answer)
+            _require_one_browser(server)
         except ClientError as error:
             server.finish(Page(400, "The log-in failed", error.message))
             raise
         server.finish(Page(200, "You are logged in", "Go back to the terminal. You can close this window."))
         return tokens
+
+
+def _require_one_browser(server: LoopbackServer) -> None:
+    if server.is_contested:
+        raise LoginRefused(
+            "The address of this log-in was opened in two browsers, of which one may be another user's. Nobody is "
+            "logged in. Run `clustercert login` again. If this repeats, log in with --device."
+        )

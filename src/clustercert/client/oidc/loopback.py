@@ -1,8 +1,8 @@
 """The HTTP server on 127.0.0.1 to which the issuer redirects the browser. Source: RFC 8252, 7.3.
 
 The browser opens the start page, which redirects to the issuer and sets a cookie. Only a browser with this cookie can
-give the answer. So other users of the machine, who may see the start page's address in the arguments of the browser,
-can't complete the log-in with an account of their own.
+give the answer. Other users of the machine may see the start page's address in the arguments of the browser. If one of
+them opens it first, to complete the log-in with an account of their own, the second browser ends the log-in.
 """
 
 import contextlib
@@ -35,7 +35,8 @@ _FOREIGN = Page(
 _OPENED = Page(
     403,
     "Opened elsewhere",
-    "This address was already opened in another browser. Stop the command with Ctrl-C, and run it again.",
+    "This address was already opened in another browser, so the log-in in the terminal has ended. Run the command "
+    "again.",
 )
 
 Parameters = Mapping[str, str]
@@ -51,6 +52,7 @@ class LoopbackServer:
         redirect_uri: with the port.
         start_url: the address to open in a browser.
         delivered: set after the browser got the result.
+        is_contested: whether a second browser opened the start page.
     """
 
     def __init__(self, redirect_uris: Sequence[str]) -> None:
@@ -69,6 +71,7 @@ class LoopbackServer:
         self._answers: queue.Queue[Parameters] = queue.Queue(1)
         self._results: queue.Queue[Page] = queue.Queue(1)
         self.delivered = threading.Event()
+        self.is_contested = False
         self._thread = threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -90,7 +93,7 @@ class LoopbackServer:
         self._thread.start()
 
     def wait(self, seconds: float) -> Parameters | None:
-        """Return the parameters of the answer, or `None` if none came in time."""
+        """Return the parameters of the answer, or `None` if none came in time. There may be none if it is contested."""
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -107,13 +110,26 @@ class LoopbackServer:
             if self._browser is None:
                 self._browser = secrets.token_urlsafe(32)
             elif not self._is_browser(sent):
+                self.is_contested = True
                 return None
             return self._browser
+
+    def end(self) -> None:
+        """Accept no answer any more, and let `wait` return."""
+        with self._lock:
+            if not self._answered:
+                self._answered = True
+                self._answers.put({})
 
     def result_of(self, parameters: Parameters, cookie: str | None) -> Page:
         """Hand over an answer, and return the page that says what became of it."""
         with self._lock:
-            if self._answered or not self._is_browser(cookie) or not self.accepts(parameters):
+            if (
+                self._answered
+                or self.is_contested
+                or not self._is_browser(cookie)
+                or not self.accepts(parameters)
+            ):
                 return _FOREIGN
             self._answered = True
         self._answers.put(parameters)
@@ -185,7 +201,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _redirect(self, login: LoopbackServer) -> None:
         cookie = login.browser_cookie(self._cookie())
         if cookie is None:
-            self._show(_OPENED)
+            try:
+                self._show(_OPENED)
+            finally:
+                login.end()
             return
         self.send_response(303)
         self.send_header("Location", login.address)
