@@ -268,3 +268,16 @@ def test_without_the_built_in_identity_its_credentials_and_paths_are_gone(
             assert client.get(path, headers=token).status_code == 404, path
         assert client.post("/v3/auth/tokens", json={}).status_code == 404
         assert not [path for path in client.get("/openapi.json").json()["paths"] if path.startswith("/v3")]
+
+
+def test_an_admin_assigns_no_higher_role_by_its_id(site: Site) -> None:
+    """Keystone can call a role like the id of another one here."""
+    operator = site.world.people["operator"].headers
+    role = site.client.put("/clustercert/v1/roles/deployer", headers=operator).raise_for_status().json()
+    headers = {"X-Auth-Token": site.token(site.user("admin", role["id"]))}
+    reader, project = site.world.people["reader"].user.id, site.world.project.id
+    path = f"/clustercert/v1/projects/{project}/assignments"
+    assert site.client.put(f"{path}/member/users/{reader}", headers=headers).status_code == 201
+    assert site.client.put(f"{path}/{role['id']}/users/{reader}", headers=headers).status_code == 403
+    found = site.client.get(path, headers=headers).json()["assignments"]
+    assert "deployer" not in {each["role"] for each in found}

@@ -109,9 +109,7 @@ async def assign_in_project(
     Project admins may assign admin, member, reader and roles that they have themselves.
     """
     project = await project_by_id(change.call, project_id)
-    if not may_assign(change.call.caller, project.id, role):
-        similar = did_you_mean(role, {*PROJECT_ROLES, *change.call.caller.roles_in(project.id)})
-        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.{similar}")
+    _require_assignable(change.call, project, role)
     return await _assign(change, project, role, assignees, name, domain)
 
 
@@ -195,6 +193,9 @@ async def _assign(
         if before is not None:
             return before
         known = await call.services.identity.roles.find(role)
+        if project is not None:
+            # A role can also be given by id, and elsewhere a role of the caller can be called like one.
+            _require_assignable(call, project, known.name)
         assignee = await _assignee(call, assignees, name, domain)
         if not await call.services.identity.roles.assign(
             known.name, assignee, project, actor=call.caller.actor
@@ -208,6 +209,12 @@ async def _assign(
     if warning := _warning(change, project, role):
         response.headers["Warning"] = f'299 - "{warning}"'
     return response
+
+
+def _require_assignable(call: Call, project: Project, role: str) -> None:
+    if not may_assign(call.caller, project.id, role):
+        similar = did_you_mean(role, {*PROJECT_ROLES, *call.caller.roles_in(project.id)})
+        raise Forbidden(f"role: only operators and those who have the role {role} may assign it.{similar}")
 
 
 def _warning(change: Change, project: Project | None, role: str) -> str | None:
