@@ -8,7 +8,6 @@ import binascii
 import re
 
 # 32 random bytes in base64url without padding.
-BUILT_IN_TOKEN_CHARACTERS = 43
 _BUILT_IN_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _BUILT_IN_ACCESS_KEY = re.compile(r"[A-Z0-9]{20}")
 # The payload of a JSON Web Token is not parsed here, only searched for a claim that all of Keystone's have.

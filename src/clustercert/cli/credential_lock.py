@@ -45,11 +45,6 @@ class Lock:
         except (OSError, ValueError):
             return None
 
-    def forget_failure(self) -> None:
-        if self._descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, 0)
-
     def record_failure(self, exit_code: int, message: str) -> None:
         if self._descriptor is not None:
             with contextlib.suppress(OSError):

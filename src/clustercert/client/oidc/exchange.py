@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from clustercert import __version__
@@ -40,10 +40,7 @@ class IssuerConnections:
         self._tls = tls_context(ca_pem)
         self._open: dict[str, HttpTransport] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
+    def close(self) -> None:
         for transport in self._open.values():
             transport.close()
 

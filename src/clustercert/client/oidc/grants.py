@@ -62,7 +62,7 @@ class IssuerClient:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._connections.__exit__()
+        self._connections.close()
 
     @cached_property
     def endpoints(self) -> Endpoints:
