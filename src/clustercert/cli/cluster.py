@@ -140,9 +140,10 @@ def remove(
 ) -> None:
     """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
     from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.revoke import preview_of_all
 
     path = cluster_path(find_cluster(client, name, project))
-    removed, live = client.get(path), client.post(f"{path}/revoke?dryRun=All")["live"]
+    removed, live = client.get(path), preview_of_all(client, path)["live"]
     question = (
         f"Permanently remove the cluster {removed['name']} ({removed['id']}), which has {live} live certificates, and "
         "its client CA's key?"

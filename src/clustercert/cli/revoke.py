@@ -89,7 +89,7 @@ class ScopeOptions:
 
             base = cluster_path(find_cluster(client, self.cluster, self.project))
         if self.user is None:
-            return _found_all(f"{base}/revoke", client.post(f"{base}/revoke{_DRY_RUN}"))
+            return _found_all(f"{base}/revoke", preview_of_all(client, base))
         preview = preview_of_user(client, f"{base}/users", self.user)
         return _found_all(f"{base}/users/{preview['user_id']}/revoke", preview)
 
@@ -169,6 +169,11 @@ def revocations(
         raise typer.BadParameter("Give either --cluster or --user.")
     found = islice(client.all(path, "revocations"), limit)
     show_list([with_times(each) for each in found], output, columns=_COLUMNS, name="id")
+
+
+def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
+    """Return the preview of revoking all certificates of a cluster, by its path. Revokes nothing."""
+    return client.post(f"{cluster}/revoke{_DRY_RUN}")
 
 
 def preview_of_user(client: "AdministrationClient", users: str, name_or_id: str) -> "JsonObject":
