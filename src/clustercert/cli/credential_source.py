@@ -189,14 +189,10 @@ def _login(name: str) -> Profile | Failure:
             return Failure(NOT_LOGGED_IN, error.message)
         return Failure(
             NOT_LOGGED_IN,
-            f"You are not logged in (profile {name}). Run `clustercert login URL{_option(name)}`.",
+            f"You are not logged in (profile {name}). Run `clustercert login URL{profile.option(name)}`.",
         )
 
 
 def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:
     """Name the command that creates this login again: the profile has the address and the user."""
-    return Failure(NOT_LOGGED_IN, f"{problem}. Run `clustercert login{_option(name)}`.", cache_helps)
-
-
-def _option(name: str) -> str:
-    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+    return Failure(NOT_LOGGED_IN, f"{problem}. {profile.log_in_again(name)}", cache_helps)

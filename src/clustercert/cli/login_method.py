@@ -137,7 +137,8 @@ class IssuerOptions:
         if self.issuer_ca_file is not None:
             return replace(found[name], ca_pem=read_ca(self.issuer_ca_file))
         if last is not None and last.oidc is not None and last.oidc.issuer is not None:
-            from clustercert.cli.oidc_login import saved_issuer, with_saved_ca
+            from clustercert.cli.login_renewal import saved_issuer
+            from clustercert.cli.oidc_login import with_saved_ca
 
             return with_saved_ca(found[name], saved_issuer("of the last login", last.oidc))
         return found[name]

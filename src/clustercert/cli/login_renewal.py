@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from clustercert.cli import login_tokens, profile
 from clustercert.cli.login_tokens import SavedTokens
 from clustercert.cli.options import CommandError, NotLoggedIn
-from clustercert.cli.profile import DEFAULT_PROFILE, OidcLogin, Profile
+from clustercert.cli.profile import OidcLogin, Profile
 
 if TYPE_CHECKING:
+    from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.client.oidc.tokens import Tokens
 
 _MAX_TOKEN_CHARACTERS = 64 * 1024
@@ -49,12 +50,7 @@ def _is_usable(found: Profile, refused: str | None) -> bool:
 
 
 def login_needed(name: str, found: Profile) -> LoginNeeded:
-    return LoginNeeded(f"Your login at {found.url} expired. Run `clustercert login{profile_option(name)}`.")
-
-
-def profile_option(name: str) -> str:
-    """Return the option that names the profile, after a space, or nothing for the default."""
-    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+    return LoginNeeded(f"Your login at {found.url} expired. {profile.log_in_again(name)}")
 
 
 def with_tokens(found: Profile, saved: SavedTokens) -> Profile:
@@ -70,12 +66,9 @@ def with_tokens(found: Profile, saved: SavedTokens) -> Profile:
 def keep(name: str, tokens: "Tokens", *, keyring: bool) -> SavedTokens:
     """Save the tokens of a profile. Raises CommandError."""
     path = profile.tokens_path(name, os.environ)
-    saved = SavedTokens(tokens.bearer, tokens.expires_at, tokens.refresh)
-    if keyring and tokens.refresh is not None:
-        from clustercert.cli import keyring_store
-
-        keyring_store.put(str(path), tokens.refresh)
-        saved = replace(saved, refresh_token=None, in_keyring=True)
+    in_keyring = keyring and _put_in_keyring(path, tokens.refresh)
+    refresh_token = None if in_keyring else tokens.refresh
+    saved = SavedTokens(tokens.bearer, tokens.expires_at, refresh_token, in_keyring)
     login_tokens.save(path, saved)
     return saved
 
@@ -86,12 +79,19 @@ def save(name: str, login: Profile) -> Path:
         return profile.save(name, login, os.environ)
     path = profile.tokens_path(name, os.environ)
     with login_tokens.exclusive(path):
-        if login.oidc.keyring and login.refresh_token is not None:
-            from clustercert.cli import keyring_store
-
-            keyring_store.put(str(path), login.refresh_token)
+        if login.oidc.keyring and _put_in_keyring(path, login.refresh_token):
             login = replace(login, refresh_token=None, in_keyring=True)
         return profile.save(name, login, os.environ)
+
+
+def _put_in_keyring(path: Path, refresh_token: str | None) -> bool:
+    """Keep a refresh token, if there is one, in the keyring. Returns whether it is there. Raises CommandError."""
+    if refresh_token is None:
+        return False
+    from clustercert.cli import keyring_store
+
+    keyring_store.put(str(path), refresh_token)
+    return True
 
 
 def refresh_token_of(name: str, found: Profile) -> str | None:
@@ -103,18 +103,24 @@ def refresh_token_of(name: str, found: Profile) -> str | None:
     return keyring_store.get(str(profile.tokens_path(name, os.environ)))
 
 
+def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
+    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
+    from clustercert.client.oidc.issuer import LoginIssuer
+
+    try:
+        return LoginIssuer.parse(oidc.issuer or {})
+    except (LookupError, TypeError, ValueError):
+        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None
+
+
 def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedTokens:
     from clustercert.client.oidc.errors import OAuthError
     from clustercert.client.oidc.grants import IssuerClient, RefreshRefused
-    from clustercert.client.oidc.issuer import LoginIssuer
 
     refresh_token = refresh_token_of(name, found)
     if refresh_token is None or oidc.issuer is None:
         raise login_needed(name, found)
-    try:
-        issuer = LoginIssuer.parse(oidc.issuer)
-    except (LookupError, TypeError, ValueError):
-        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None
+    issuer = saved_issuer(name, oidc)
     try:
         with IssuerClient(issuer) as client:
             tokens = client.refresh(refresh_token, oidc.subject)
@@ -123,18 +129,16 @@ def _refreshed(name: str, found: Profile, oidc: OidcLogin, path: Path) -> SavedT
         raise login_needed(name, found) from error
     except OAuthError as error:
         # The client at the issuer may have changed. A new login asks the service for it.
-        raise LoginNeeded(f"{error.message} Run `clustercert login{profile_option(name)}`.") from error
+        raise LoginNeeded(f"{error.message} {profile.log_in_again(name)}") from error
     return keep(name, tokens, keyring=found.in_keyring)
 
 
 def _from_file(name: str, found: Profile, file: Path) -> SavedTokens:
     tokens = tokens_from(read_token(file))
     if tokens.expires_at <= datetime.now(UTC):
-        raise LoginNeeded(f"The token in {file} expired. Run `clustercert login{profile_option(name)}`.")
+        raise LoginNeeded(f"The token in {file} expired. {profile.log_in_again(name)}")
     if found.oidc is not None and tokens.subject != found.oidc.subject:
-        raise LoginNeeded(
-            f"The token in {file} is of another user. Run `clustercert login{profile_option(name)}`."
-        )
+        raise LoginNeeded(f"The token in {file} is of another user. {profile.log_in_again(name)}")
     return keep(name, tokens, keyring=False)
 
 

@@ -11,7 +11,6 @@ from clustercert.cli.login_renewal import (
     LoginNeeded,
     keep,
     login_needed,
-    profile_option,
     renewed,
     save,
     with_tokens,
@@ -92,17 +91,13 @@ def _holding_lock(name: str, lock: Lock, began: float) -> Profile:
     try:
         return _log_in(name, found, oidc)
     except KeyboardInterrupt:
-        lock.record_failure(INTERRUPTED, f"The login was interrupted.{_remedy(name)}")
+        lock.record_failure(INTERRUPTED, f"The login was interrupted. {profile.log_in_again(name)}")
         raise
     except ClustercertError as error:
-        remedy = "" if "`clustercert login" in error.message else _remedy(name)
+        remedy = "" if "`clustercert login" in error.message else f" {profile.log_in_again(name)}"
         failed = WindowFailed(f"{error.message}{remedy}", exit_code(error))
         lock.record_failure(failed.exit_code, failed.message)
         raise failed from error
-
-
-def _remedy(name: str) -> str:
-    return f" Run `clustercert login{profile_option(name)}`."
 
 
 def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from clustercert.cli import browser
 from clustercert.cli.login_flow import choose_project
-from clustercert.cli.options import CommandError, NotLoggedIn
+from clustercert.cli.login_renewal import refresh_token_of, saved_issuer
+from clustercert.cli.options import NotLoggedIn
 from clustercert.cli.output import note
 from clustercert.cli.profile import OidcLogin, Profile
 
@@ -106,7 +107,6 @@ def _projects(client: "Client") -> "tuple[NamedRef, ...]":
 
 def end_session(name: str, found: Profile) -> None:
     """Revoke the refresh token at the issuer, and delete it from the keyring. Raises ClientError or CommandError."""
-    from clustercert.cli.login_renewal import refresh_token_of
     from clustercert.client.oidc.grants import IssuerClient
 
     refresh_token = refresh_token_of(name, found)
@@ -140,13 +140,3 @@ def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
     """Return the issuer with the CA that the user named at the last login, if the service names none."""
     keeps = issuer.ca_pem is None and issuer.url == saved.url
     return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer
-
-
-def saved_issuer(name: str, oidc: OidcLogin) -> "LoginIssuer":
-    """Return the issuer of a profile. Raises CommandError if the profile is damaged."""
-    from clustercert.client.oidc.issuer import LoginIssuer
-
-    try:
-        return LoginIssuer.parse(oidc.issuer or {})
-    except (LookupError, TypeError, ValueError):
-        raise CommandError(f"The profile {name} is damaged. Run `clustercert login URL` again.") from None

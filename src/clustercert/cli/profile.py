@@ -209,8 +209,7 @@ def load(name: str, environment: Mapping[str, str]) -> Profile:
             "OS_AUTH_URL and OS_USERNAME etc."
         )
     if not found.is_logged_in:
-        option = "" if name == DEFAULT_PROFILE else f" --profile {name}"
-        raise NotLoggedIn(f"You are logged out from {found.url}. Run `clustercert login{option}`.")
+        raise NotLoggedIn(f"You are logged out from {found.url}. {log_in_again(name)}")
     return found
 
 
@@ -259,6 +258,16 @@ def delete(name: str, environment: Mapping[str, str]) -> None:
         path.unlink()
     except OSError as error:
         raise CommandError(f"The profile {path} can't be deleted: {error.strerror}.") from error
+
+
+def option(name: str) -> str:
+    """Return the option that names a profile, after a space, or nothing for the default."""
+    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+
+
+def log_in_again(name: str) -> str:
+    """Return a sentence that names the command that renews a login. The profile has the address and the user."""
+    return f"Run `clustercert login{option(name)}`."
 
 
 def without_login(profile: Profile) -> Profile:
