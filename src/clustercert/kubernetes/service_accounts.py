@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from clustercert.authn.oidc.fetching import MAX_RESPONSE_BYTES, FetchFailed
+from clustercert.authn.http_client import MAX_RESPONSE_BYTES
+from clustercert.authn.oidc.fetching import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
 from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.service_access import Access

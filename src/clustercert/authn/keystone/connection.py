@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from clustercert import __version__
+from clustercert.authn.http_client import UnreadableResponse, new_client, read_body
 from clustercert.authn.keystone.answers import UnusableAnswer
 from clustercert.authn.keystone.authority import Keystone
 from clustercert.model import JsonObject
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Keystone wants the parameter, Huawei Cloud's IAM also a value.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
-# A token without catalog has a few kilobytes, 500 groups have 200.
-MAX_RESPONSE_BYTES = 512 * 1024
 MAX_CONNECTIONS = 20
 # After a network failure, Keystone is left alone for this time, which doubles with each further failure.
 FIRST_PAUSE_SECONDS = 0.5
@@ -176,8 +174,6 @@ class Connection:
             raise ConnectionFailed(f"{self._keystone.ca_file}: {error.strerror or error}") from None
 
     async def _client(self) -> "httpx.AsyncClient":
-        import httpx  # noqa: PLC0415 - see above
-
         async with self._lock:
             ca_file = str(self._keystone.ca_file) if self._keystone.ca_file is not None else None
             if self._tls is None:
@@ -188,19 +184,7 @@ class Connection:
                 await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
             self._is_ca_stale = False
             if self._http is None:
-                self._http = httpx.AsyncClient(
-                    verify=self._tls,
-                    timeout=self._keystone.timeout,
-                    limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
-                    # Compressed responses could be larger than they seem.
-                    headers={
-                        "User-Agent": f"clustercert/{__version__}",
-                        "Accept": "application/json",
-                        "Accept-Encoding": "identity",
-                    },
-                    # Ignore proxy settings in this process's environment.
-                    trust_env=False,
-                )
+                self._http = new_client(self._tls, self._keystone.timeout, MAX_CONNECTIONS)
             return self._http
 
 
@@ -208,13 +192,9 @@ async def _exchange(http: "httpx.AsyncClient", request: "httpx.Request") -> Resp
     """Send a request, and read the whole response. Redirects are not followed."""
     response = await http.send(request, stream=True)
     try:
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise UnusableAnswer("the response is compressed")
-        content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > MAX_RESPONSE_BYTES:
-                raise UnusableAnswer(f"the response has more than {MAX_RESPONSE_BYTES} bytes")
+        content = await read_body(response)
+    except UnreadableResponse as error:
+        raise UnusableAnswer(f"Keystone sent {error}") from None
     finally:
         await response.aclose()
-    return Response(response.status_code, dict(response.headers), bytes(content))
+    return Response(response.status_code, dict(response.headers), content)

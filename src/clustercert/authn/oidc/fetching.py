@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from clustercert import __version__
+from clustercert.authn.http_client import UnreadableResponse, new_client, read_body
 from clustercert.authn.oidc.issuers import KeySource
 from clustercert.authn.oidc.jwks import UnusableKeySet, VerificationKey, parse_key_set
 from clustercert.model.addresses import is_https_url
@@ -15,8 +15,9 @@ from clustercert.model.addresses import is_https_url
 if TYPE_CHECKING:
     import httpx
 
-MAX_RESPONSE_BYTES = 512 * 1024
 FETCH_SECONDS = 10.0
+# For the discovery document and the keys, which may be on different hosts.
+_CONNECTIONS = 2
 
 FetchKeys = Callable[[], Awaitable[tuple[VerificationKey, ...]]]
 
@@ -57,19 +58,7 @@ async def _over_https(issuer: str, source: KeySource, seconds: float) -> tuple[V
     # Read the CAs each time, so that a renewed file needs no restart. In a thread, because it takes 20 ms.
     tls = await asyncio.to_thread(_tls, source)
     try:
-        async with httpx.AsyncClient(
-            verify=tls,
-            timeout=seconds,
-            # Compressed responses could be larger than they seem.
-            headers={
-                "User-Agent": f"clustercert/{__version__}",
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-            },
-            # Ignore proxy settings in this process's environment.
-            trust_env=False,
-            proxy=source.proxy,
-        ) as client:
+        async with new_client(tls, seconds, _CONNECTIONS, source.proxy) as client:
             address = source.jwks_uri or await _discover(client, issuer, source.discovery_url)
             return parse_key_set(await _get(client, address))
     except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
@@ -98,14 +87,10 @@ async def _get(client: "httpx.AsyncClient", url: str) -> bytes:
             raise FetchFailed(f"{url} redirects to {host!a}; redirects are not followed")
         if response.status_code != 200:  # noqa: PLR2004 - RFC 9110: success with a body
             raise FetchFailed(f"{url} answered with status {response.status_code}")
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise FetchFailed(f"{url} sent a compressed response")
-        content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > MAX_RESPONSE_BYTES:
-                raise FetchFailed(f"{url} sent more than {MAX_RESPONSE_BYTES} bytes")
-        return bytes(content)
+        try:
+            return await read_body(response)
+        except UnreadableResponse as error:
+            raise FetchFailed(f"{url} sent {error}") from None
 
 
 def _tls(source: KeySource) -> ssl.SSLContext:
