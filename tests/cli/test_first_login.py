@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from support.certificate_authority import Authority
 from support.command_line import Operator
+from support.operated_cluster import SERVICE_CA
 from support.terminal import in_a_terminal
 
 PASSWORD = "correct horse"
@@ -57,6 +59,26 @@ def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, 
     assert done.returncode == 0, done.stderr
     assert run(tmp_path, "login").returncode == 0
     assert run(tmp_path, "status").returncode == 0
+
+
+@pytest.mark.parametrize("wrong", ["ca", "address"])
+def test_a_ca_file_that_does_not_fit_is_refused_with_openssls_reason(
+    made: tuple[Operator, str], tmp_path: Path, wrong: str
+) -> None:
+    operator, url = made
+    file = operator.folder / SERVICE_CA
+    if wrong == "ca":
+        file = tmp_path / "other.pem"
+        file.write_text(Authority("other").certificate_pem.decode())
+        reason = "unable to get local issuer certificate"
+    else:
+        url = url.replace("127.0.0.1", "localhost")
+        reason = "Hostname mismatch, certificate is not valid for 'localhost'"
+    refused = run(tmp_path, "login", url, "--user", "carol", "--ca-file", str(file))
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (
+        f"The CA file {file} does not fit the certificate of {url} ({reason}). Name the CA" in refused.stderr
+    )
 
 
 def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> None:

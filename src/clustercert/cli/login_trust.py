@@ -40,14 +40,15 @@ class TrustOptions:
         from clustercert.client import trust
 
         given = read_ca(self.ca_file) if self.ca_file is not None else None
-        if self.ca_fingerprint is None and trust.is_trusted(url, given or remembered):
-            return given or remembered
-        if given is not None:
-            raise CommandError(
-                f"The CA file {self.ca_file} does not fit the certificate of {url}. Name the CA that signed it, and use"
-                " an address that the certificate names."
-            )
         if self.ca_fingerprint is None:
+            reason = trust.rejection(url, given or remembered)
+            if reason is None:
+                return given or remembered
+            if given is not None:
+                raise CommandError(
+                    f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
+                    "signed it, and use an address that the certificate names."
+                )
             return _confirmed(url, changed=remembered is not None)
         certificate = trust.chosen_certificate(url, self.ca_fingerprint)
         if certificate is None:
@@ -81,8 +82,9 @@ def _confirmed(url: str, *, changed: bool) -> str:
 def _checked(url: str, ca_pem: str) -> str:
     from clustercert.client import trust
 
-    if not trust.is_trusted(url, ca_pem):
+    if (reason := trust.rejection(url, ca_pem)) is not None:
         raise CommandError(
-            f"The certificate of {url} is not valid for this address, or has expired. Use an address that it names."
+            f"The certificate of {url} is not valid for this address, or has expired ({reason}). Use an address that it"
+            " names."
         )
     return ca_pem

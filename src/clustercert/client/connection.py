@@ -38,7 +38,18 @@ class Unreachable(ClientError, status=503, code="CCE.01503001"):
 
 
 class UntrustedCertificate(ClientError):
-    """The service's certificate is not from a trusted CA, or does not name the service's address."""
+    """The service's certificate is not from a trusted CA, or does not name the service's address.
+
+    Attributes:
+        reason: what OpenSSL says, as one line without a full stop.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"The certificate of {url} is not trusted ({reason}). Name the service's CA with --ca-file, and check that "
+            "the certificate names this address."
+        )
+        self.reason = reason
 
 
 class ApiError(ClientError):
@@ -232,10 +243,7 @@ def _translate_failures(url: str) -> Iterator[None]:
     except TimeoutError as error:
         raise Unreachable(f"{url} did not answer in time. Check the address and the network.") from error
     except ssl.SSLCertVerificationError as error:
-        raise UntrustedCertificate(
-            f"The certificate of {url} is not trusted ({one_line(error.verify_message)}). Name the service's CA with "
-            "--ca-file, and check that the certificate names this address."
-        ) from error
+        raise UntrustedCertificate(url, one_line(error.verify_message).rstrip(".")) from error
     except (http.client.HTTPException, ssl.SSLError) as error:
         raise Unreachable(
             f"{url} does not answer with valid HTTP ({_reason(error)}). Check the address: https or http?"

@@ -21,14 +21,17 @@ class PresentedCertificate:
     fingerprint: str
 
 
-def is_trusted(url: str, ca_pem: str | None) -> bool:
-    """Whether the service's certificate is valid and signed by these CAs. Raises ClientError if it can't be reached."""
+def rejection(url: str, ca_pem: str | None) -> str | None:
+    """Return why OpenSSL rejects the service's certificate, or None if it is valid and signed by these CAs.
+
+    Raises ClientError if the service can't be reached.
+    """
     try:
         with Connection(url, ca_pem=ca_pem) as connection:
             connection.open()
-    except UntrustedCertificate:
-        return False
-    return True
+    except UntrustedCertificate as error:
+        return error.reason
+    return None
 
 
 def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
