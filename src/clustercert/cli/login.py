@@ -1,5 +1,6 @@
 """`clustercert login` and `logout`: log in to a running service, and save the login as a profile."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN
+from clustercert.model.errors import ClustercertError
 
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -130,8 +132,16 @@ def _save(name: str, found: Profile) -> None:
     until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
     where = f" in {found.scope}" if found.project_id is not None else ""
     note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
-    if found.project_id is None:
+    if found.project_id is None and not _is_operator(found):
         note(NO_PROJECTS)
+
+
+def _is_operator(found: Profile) -> bool:
+    caller = None
+    # The login is saved already, and only a hint depends on this.
+    with contextlib.suppress(ClustercertError), found.client() as client:
+        caller = client.caller()
+    return caller is not None and caller.is_operator
 
 
 def _service(
