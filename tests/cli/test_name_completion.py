@@ -138,6 +138,16 @@ def test_only_operators_ask_for_what_only_operators_may_list(service: Service) -
     assert eventually(lambda: completed(line)) == ["okapi"]
 
 
+@pytest.mark.parametrize("command", ["cluster show", "kubeconfig get"])
+def test_operators_need_no_role_in_a_project_for_the_names_of_clusters(
+    service: Service, command: str
+) -> None:
+    service.answers["/clustercert/v1/caller"] = OPERATOR
+    service.answers["/v3/auth/projects"] = {"projects": []}
+    service.answers["/clustercert/v1/clusters"] = {"clusters": [{"name": "zebroid"}], "next": None}
+    assert eventually(lambda: completed(f"clustercert {command} zeb")) == ["zebroid"]
+
+
 def test_without_a_valid_login_there_are_no_names(service: Service, home: Path) -> None:
     line = "clustercert kubeconfig get zebr"
     assert eventually(lambda: completed(line)) == ["zebra"]

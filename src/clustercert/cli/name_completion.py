@@ -169,15 +169,16 @@ def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     from clustercert.policy.roles import OPERATOR, PROJECT_ROLES
 
     with found.client() as client:
-        if kind == "clusters":
+        caller = client.caller()
+        is_operator = caller is not None and caller.is_operator
+        if kind == "clusters" and not is_operator:
             yield from (each.name for each in reachable_clusters(client))
             return
         if kind == "projects":
             yield from (each.name for each in client.projects())
         if kind == "roles":
             yield from (*PROJECT_ROLES, OPERATOR)
-        caller = client.caller()
-    if caller is not None and caller.is_operator:
+    if is_operator:
         from clustercert.client.administration import path_of
 
         with found.administration_client() as administration:
