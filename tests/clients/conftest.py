@@ -10,8 +10,6 @@ import pytest
 from support.apiserver import ApiServer
 from support.apiserver_clients import client_of
 from support.certificate_authority import Authority
-from support.keystone_installation import Service, Site
-from support.keystone_installation import make as make_site
 from support.real_keystone import PREPARED, RealKeystone, running
 from support.scripted_webhook import ScriptedWebhook
 
@@ -25,6 +23,8 @@ pytest.register_assert_rewrite(
 )
 
 from support.installed_demo import Demo, start, stop  # noqa: E402
+from support.keystone_installation import Service, Site  # noqa: E402
+from support.keystone_installation import make as make_site  # noqa: E402
 
 SETTINGS_OF_CLIENTS = (
     "OS_",
