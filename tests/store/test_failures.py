@@ -118,6 +118,26 @@ async def test_missing_permissions(file: Path, public_folder: Path, denied: str)
     assert caught.value.reason.endswith("or change its owner and mode.")
 
 
+@pytest.mark.parametrize(
+    ("denied", "remedy"),
+    [("file", "0444 denies reading or writing. Run `chmod u+rw"), ("folder", "0500 denies")],
+)
+async def test_a_mode_that_denies_access_to_the_owner(
+    file: Path, public_folder: Path, denied: str, remedy: str
+) -> None:
+    path = Path(shutil.copy(file, public_folder / "some.db"))
+    path.chmod(0o444 if denied == "file" else 0o600)
+    public_folder.chmod(0o700 if denied == "file" else 0o500)
+    if os.geteuid() == 0:
+        for each in (public_folder, path):
+            os.chown(each, NOBODY, -1)
+    async with opened(sqlite_url(path)) as database:
+        with unprivileged(), pytest.raises(StoreFault) as caught:
+            await database.record(event())
+    named = path if denied == "file" else public_folder
+    assert f" owns {named}, but its mode {remedy}" in caught.value.reason
+
+
 async def test_a_read_only_file_system(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mounted"
     folder.mkdir()

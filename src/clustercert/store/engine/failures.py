@@ -7,7 +7,9 @@ The driver's error, which may contain SQL, stays the `__cause__`, for the log.
 import contextlib
 import os
 import pwd
+import shlex
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,10 +125,18 @@ def _may_use(path: Path) -> bool:
 
 
 def _no_access(path: Path) -> str:
-    """Say that this process can't use a file or folder, and whose it is."""
+    """Say that this process can't use a file or folder, and whose it is or which mode it has."""
     user, owner = _user_name(os.geteuid()), "another user"
     with contextlib.suppress(OSError):
-        owner = _user_name(path.stat().st_uid)
+        status = path.stat()
+        owner = _user_name(status.st_uid)
+        mode, needed = stat.S_IMODE(status.st_mode), 0o700 if path.is_dir() else 0o600
+        if status.st_uid == os.geteuid() and needed & ~mode:
+            change = "u+rwx" if path.is_dir() else "u+rw"
+            return (
+                f"The user {user} owns {path}, but its mode {mode:04o} denies reading or writing. Run "
+                f"`chmod {change} {shlex.quote(str(path))}`."
+            )
     return (
         f"The user {user} has no read and write access to {path}, which belongs to {owner}. Run this as {owner}, or"
         " change its owner and mode."
