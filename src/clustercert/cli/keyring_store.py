@@ -69,7 +69,7 @@ def _within_time(work: Callable[[], T]) -> T:
         return results[0]
     if failures and isinstance(failures[0], ModuleNotFoundError):
         raise CommandError(
-            "The package keyring is not installed. Run `pip install keyring`, or omit --keyring."
+            "The package keyring is not installed. Run `pip install 'clustercert[keyring]'`, or omit --keyring."
         )
     reason = type(failures[0]).__name__ if failures else f"no answer within {_SECONDS:.0f} seconds"
     raise CommandError(f"The keyring can't be used ({reason}). Log in again without --keyring.")
