@@ -54,6 +54,10 @@ def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, 
     assert (other.returncode, other.stdout) == (1, "")
     assert f"It sends: {fingerprint}." in other.stderr
 
+    malformed = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint[:-1])
+    assert malformed.returncode == 2
+    assert "--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits." in malformed.stderr
+
     pairs = ":".join(fingerprint[i : i + 2].upper() for i in range(0, 64, 2))
     done = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", pairs)
     assert done.returncode == 0, done.stderr
@@ -96,3 +100,31 @@ def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> Non
     code, screen = in_a_terminal(["login"], {}, variables)
     assert code == 0
     assert "fingerprint" not in screen
+
+
+def test_a_refused_access_key_names_what_to_check(account: tuple[str, str], tmp_path: Path) -> None:
+    url, fingerprint = account
+    secret = tmp_path / "secret"
+    secret.write_text("wrong", encoding="utf-8")
+    key = ("--access-key", "NOSUCHKEY", "--secret-file", str(secret))
+    done = run(tmp_path, "login", url, *key, "--ca-fingerprint", fingerprint)
+    assert done.returncode == 3
+    assert done.stderr.endswith(" Check the access key, its secret, and the clock of this machine.\n")
+
+
+def test_a_misspelled_variable_is_a_warning(account: tuple[str, str], tmp_path: Path) -> None:
+    url, fingerprint = account
+    assert run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "clustercert", "status"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(tmp_path) | {"CLUSTERCERT_PROFLE": "work"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "CLUSTERCERT_PROFLE is not a setting and has no effect. Did you mean CLUSTERCERT_PROFILE?"
+        in done.stderr
+    )

@@ -1,6 +1,7 @@
 import pytest
 
-from clustercert.cli.unknown_variables import warn_of_unknown_variables
+from clustercert.cli.unknown_variables import TOP_LEVEL_SETTINGS, warn_in_client, warn_of_unknown_variables
+from clustercert.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,7 @@ from clustercert.cli.unknown_variables import warn_of_unknown_variables
 )
 def test_settings_and_other_variables_are_known(variable: str, capsys: pytest.CaptureFixture[str]) -> None:
     warn_of_unknown_variables({variable: "1"})
+    warn_in_client({variable: "1"})
     assert capsys.readouterr().err == ""
 
 
@@ -27,3 +29,14 @@ def test_a_variable_without_effect_is_named_with_the_likely_one(capsys: pytest.C
     assert said.startswith("Warning: The environment variable CLUSTERCERT_SERVER_PORT is not a setting")
     assert said.endswith(" Did you mean CLUSTERCERT_SERVER__PORT?\n")
     assert "8443" not in said
+
+
+def test_a_client_command_names_the_likely_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_in_client({"CLUSTERCERT_PROFLE": "work"})
+    said = capsys.readouterr().err
+    assert said.startswith("Warning: The environment variable CLUSTERCERT_PROFLE is not a setting")
+    assert said.endswith(" Did you mean CLUSTERCERT_PROFILE?\n")
+
+
+def test_the_client_knows_the_settings() -> None:
+    assert {name.upper() for name in Settings.model_fields} == TOP_LEVEL_SETTINGS

@@ -64,9 +64,16 @@ def log_in_by_access_key(
     """Create a profile with an access key, if the service accepts the key. Raises ClientError or CommandError."""
     from clustercert.client import Client
     from clustercert.client.access_key_auth import AccessKeyAuth
+    from clustercert.client.connection import ApiError
 
     with Client(url, AccessKeyAuth(access_key, secret_key), ca_pem=ca_pem) as client:
-        scope, only = choose_project(client.projects(), project)
+        try:
+            scope, only = choose_project(client.projects(), project)
+        except ApiError as error:
+            if error.http_status == 401:  # noqa: PLR2004 - not authenticated
+                hint = "Check the access key, its secret, and the clock of this machine."
+                raise NotLoggedIn(f"{error.message} {hint}") from error
+            raise
         caller = client.caller()
     return Profile(
         url=url,

@@ -9,6 +9,7 @@ import typer
 from clustercert.cli import profile
 from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
+from clustercert.cli.unknown_variables import warn_in_client
 
 PlainHttpOption = Annotated[
     bool, typer.Option("--plain-http", help="Allow an http:// address on another machine.")
@@ -49,6 +50,7 @@ class LoginOptions:
         Args:
             may_ask: whether to open a browser window if only the user can renew it.
         """
+        warn_in_client(os.environ)
         name, address = self.saved_name, os.environ.get("OS_AUTH_URL")
         if name is None:
             from clustercert.cli import openstack_environment

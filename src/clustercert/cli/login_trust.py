@@ -1,5 +1,6 @@
 """Decides which CA to trust for a service, at the first login."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from clustercert.cli.login_flow import read_ca
 from clustercert.cli.options import CommandError
 from clustercert.cli.output import note
 from clustercert.cli.prompts import confirm
+
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class TrustOptions:
     def __post_init__(self) -> None:
         if self.ca_file is not None and self.ca_fingerprint is not None:
             raise typer.BadParameter("Give only one of --ca-file and --ca-fingerprint.")
+        if self.ca_fingerprint is not None and not _FINGERPRINT.fullmatch(
+            self.ca_fingerprint.replace(":", "")
+        ):
+            raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
 
     def ca_pem(self, url: str, remembered: str | None) -> str | None:
         """Return the CAs to trust, `None` for this machine's. Asks if the certificate is not trusted yet.

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 _PREFIX = "CLUSTERCERT_"
 # Those that the command line itself reads.
 _OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
+# The fields of the settings, without their tables' fields. The client has no packages that could tell them.
+TOP_LEVEL_SETTINGS = frozenset(
+    {
+        *(
+            "DATA_DIR",
+            "DATABASE_URL",
+            "KEK_FILE",
+            "KEK",
+            "SERVICE_NAME",
+            "SERVER",
+            "WEBHOOK",
+            "API",
+            "IDENTITY",
+        ),
+        *("ISSUING", "SIGNERS", "LIMITS", "POLICY", "REVOCATION", "AUDIT", "METRICS", "LOG"),
+    }
+)
 
 
 def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
@@ -28,7 +45,24 @@ def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
         # Most often, one underscore is missing between a table and its field.
         same = [each for each in known if each.replace("_", "") == name.replace("_", "")]
         similar = did_you_mean(variable, [_PREFIX + each for each in same or known])
-        note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
+        _warn(variable, similar)
+
+
+def warn_in_client(environment: Mapping[str, str]) -> None:
+    """Write the same warning in a command that does not load the settings. Accepts all fields of their tables."""
+    known = _OTHERS | TOP_LEVEL_SETTINGS
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(_PREFIX)
+        if variable.upper().startswith(_PREFIX) and name.partition("__")[0] not in known:
+            from difflib import get_close_matches  # slow to import
+
+            # Without the prefix, which makes all of them similar.
+            similar = get_close_matches(name, sorted(known), n=1)
+            _warn(variable, f" Did you mean {_PREFIX}{similar[0]}?" if similar else "")
+
+
+def _warn(variable: str, similar: str) -> None:
+    note(f"Warning: The environment variable {variable} is not a setting and has no effect.{similar}")
 
 
 def _variables(model: "type[BaseModel]", prefix: str) -> Iterator[tuple[str, bool]]:
