@@ -1,5 +1,6 @@
 """`clustercert apply`, `diff` and `export`, on the store and over the API."""
 
+import io
 import itertools
 import json
 import shutil
@@ -234,6 +235,7 @@ def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tm
     assert planned.out.splitlines() == ["- Cluster old/c", "- Group g", "- User gone", "- Project old"]
     refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
     assert refused.code != 0
+    assert "Delete these 4 objects?" in refused.err
     done = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web", "--yes")
     assert done.code == 0, done.err
     assert "Project old deleted" in done.out
@@ -242,6 +244,26 @@ def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tm
     assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
     operator.usage_error("apply", "--local", "-f", file, "--prune")
     operator.usage_error("apply", "--local", "-f", file, "-l", "team=web")
+
+
+def test_prune_of_one_object_asks_for_one(operator: Operator, tmp_path: Path) -> None:
+    user = document("User", "gone", labels={"team": "web"})
+    file = documents(tmp_path / "a.yaml", document("Project", "p"), user)
+    operator.output("apply", "--local", "-f", file)
+    documents(file, document("Project", "p"))
+    refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
+    assert (refused.code, "Delete this object?" in refused.err) == (2, True)
+
+
+def test_messages_about_standard_input_say_so(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for content, said in (
+        ("{kind: Usr}", "standard input, document 1: "),
+        ("a: [", "standard input is not a file"),
+    ):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        done = operator.run("apply", "--local", "-f", "-")
+        assert done.code == 1
+        assert said in done.err
 
 
 def test_fifty_clusters_twenty_users_and_three_groups(operator: Operator, tmp_path: Path) -> None:

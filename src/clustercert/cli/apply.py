@@ -53,7 +53,9 @@ def apply(
     deleted = _deletions(client, documents, labels)
     if deleted:
         _show(deleted)
-        confirm(f"Delete these {len(deleted)} objects?", yes=yes)
+        confirm(
+            "Delete this object?" if len(deleted) == 1 else f"Delete these {len(deleted)} objects?", yes=yes
+        )
     _make(client, planner, [*changes, *deleted])
 
 

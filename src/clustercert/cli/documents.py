@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from clustercert.cli.document_kinds import API_VERSION, KINDS, DocumentKind, Schema, json_schema
-from clustercert.cli.kubeconfig_import import bounded, checked_yaml
+from clustercert.cli.kubeconfig_import import bounded, checked_yaml, in_messages
 from clustercert.cli.options import CommandError
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -62,6 +62,7 @@ def read_documents(path: Path) -> list[Document]:
 
 def _documents(file: Path) -> Iterator[Document]:
     content = bounded(file, MAX_BYTES)
+    file = in_messages(file)
     for number, value in enumerate(checked_yaml(content, file, "a file of documents"), 1):
         if value is not None:
             yield _document(value, file, f"{file}, document {number}")

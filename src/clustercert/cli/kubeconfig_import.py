@@ -46,7 +46,9 @@ def read(path: Path, context: str | None, *, need_ca: bool, follow_files: bool) 
     Args:
         follow_files: whether to read the file that `certificate-authority` names.
     """
-    config = _mapping(_parsed(bounded(path, MAX_BYTES), path), f"{path}")
+    content = bounded(path, MAX_BYTES)
+    path = in_messages(path)
+    config = _mapping(_parsed(content, path), f"{path}")
     chosen = context if context is not None else config.get("current-context")
     if not isinstance(chosen, str) or not chosen:
         raise CommandError(f"{path} has no current context. Choose one with --context: {_names(config)}.")
@@ -83,6 +85,11 @@ def _ca(cluster: Mapping[str, object], path: Path, *, follow_files: bool) -> byt
             f"{path} disables verification of the API server's certificate. Specify the CA with --server-ca."
         )
     raise CommandError(f"{path} has no CA for the API server. Name it with --server-ca.")
+
+
+def in_messages(path: Path) -> Path:
+    """Return the path, or `standard input` for `-`. Relative names in the file stay relative to the same folder."""
+    return Path("standard input") if path == STANDARD_INPUT else path
 
 
 def bounded(path: Path, limit: int) -> bytes:
