@@ -9,6 +9,7 @@ from typing import Any
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.root import run
+from clustercert.client.connection import Connection
 from support.store_commands import on_store
 
 PASSWORD = "correct horse"
@@ -28,6 +29,8 @@ def run_command(*arguments: str) -> CommandResult:
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(arguments)
+    # --verbose sets it for the whole process, so the next command would write what it does not expect.
+    Connection.trace = None
     said = CommandResult(code, _written(out), _written(err))
     assert "Traceback" not in said.err
     return said
