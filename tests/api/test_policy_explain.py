@@ -256,7 +256,7 @@ def test_neither_previews_nor_events_name_rules_about_others(client: httpx.Clien
 
 def test_an_explanation_signs_and_records_nothing(client: httpx.Client, teams: World) -> None:
     def recorded() -> list[tuple[object, ...]]:
-        # Failed log-ins of other tests are counted in the background.
+        # Failed logins of other tests are counted in the background.
         events = rows(teams.database, "select kind from audit_event where kind != 'authentication.failed'")
         return [*events, *rows(teams.database, "select id from certificate union select name from username")]
 

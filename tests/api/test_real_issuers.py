@@ -1,4 +1,4 @@
-"""Tokens of real OIDC issuers: a log-in there gives a certificate here."""
+"""Tokens of real OIDC issuers: a login there gives a certificate here."""
 
 import base64
 from collections.abc import Iterator

@@ -65,7 +65,7 @@ class Running:
         return self.service.client.get(path, headers={"Authorization": f"Bearer {token}"})
 
     def statuses(self) -> tuple[int, int]:
-        """The status of a log-in by each issuer."""
+        """The status of a login by each issuer."""
         return self.get(self.sso.token()).status_code, self.get(self.ci.token()).status_code
 
     def events(self) -> list[dict[str, Any]]:

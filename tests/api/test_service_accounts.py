@@ -76,7 +76,7 @@ def projects(service: Service, token: str) -> httpx.Response:
 
 
 def reason(service: Service, token: str, status: int) -> str:
-    """Why the log says that a log-in failed."""
+    """Why the log says that a login failed."""
     with captured_logs(middleware) as said:
         assert projects(service, token).status_code == status
     [line] = [each for each in said if each["event"] == "request"]

@@ -289,7 +289,7 @@ def test_fifty_clusters_twenty_users_and_three_groups(operator: Operator, tmp_pa
 
 @pytest.fixture
 def over_api(made: tuple[Operator, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
-    """The command line without access to the store of a service, with the log-in of one of its operators."""
+    """The command line without access to the store of a service, with the login of one of its operators."""
     operator, url = made
     name = "root-of-apply"
     if name not in {row["name"] for row in operator.output_json("user", "list")}:

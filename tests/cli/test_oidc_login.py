@@ -107,7 +107,7 @@ def test_a_denied_login(user: OidcUser, issuer: OAuthIssuer) -> None:
     issuer.behavior.device = ["access_denied"]
     done = user.run("login", user.url, *user.ca_option, "--device")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.endswith(f"Error: The log-in was denied at {issuer.url}.\n")
+    assert done.stderr.endswith(f"Error: The login was denied at {issuer.url}.\n")
 
 
 def test_the_service_refuses_the_token(user: OidcUser, issuer: OAuthIssuer) -> None:

@@ -1,4 +1,4 @@
-"""`clustercert certificate` with the log-ins of a developer, a project's admin and an operator, over HTTPS."""
+"""`clustercert certificate` with the logins of a developer, a project's admin and an operator, over HTTPS."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`cluster`, `access-key` and `kubernetes token` with log-ins, over HTTPS."""
+"""`cluster`, `access-key` and `kubernetes token` with logins, over HTTPS."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Administration with a log-in at a running service: operators, project admins and others."""
+"""Administration with a login at a running service: operators, project admins and others."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ ONLY_OPERATORS = "Only operators can do this."
 
 @pytest.fixture(scope="module")
 def root(made: tuple[Operator, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RemoteUser]:
-    """An operator with a log-in, who has no role in a project."""
+    """An operator with a login, who has no role in a project."""
     local, url = made
     user = new_remote_user(local, url, "remote-root", tmp_path_factory.mktemp("root"))
     local.output("role", "assign", "operator", "--user", "remote-root", "--service")

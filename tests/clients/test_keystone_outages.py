@@ -1,4 +1,4 @@
-"""A real Keystone that goes away, hangs and comes back, and a service whose own log-in there changes."""
+"""A real Keystone that goes away, hangs and comes back, and a service whose own login there changes."""
 
 import contextlib
 import secrets
@@ -130,7 +130,7 @@ def test_a_service_starts_without_keystone(site: Site) -> None:
 
 
 def test_a_changed_password_of_the_service_needs_no_restart(site: Site) -> None:
-    """The service's token ends with the password. The file of the new one is read for the next log-in."""
+    """The service's token ends with the password. The file of the new one is read for the next login."""
     reader = site.admin.new_person("default")
     site.admin.grant("reader", f"users/{reader.id}", "system")
     file = site.folder / f"password-{reader.id}"

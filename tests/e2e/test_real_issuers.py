@@ -32,14 +32,14 @@ def issuer(tmp_path: Path) -> Iterator[OidcProvider]:
 
 
 def log_in(running: Serving, token: str) -> int:
-    """The status of a log-in on a connection of its own, so that both workers get some."""
+    """The status of a login on a connection of its own, so that both workers get some."""
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{running.url}/v3/auth/projects"
     return httpx.get(url, headers=headers, trust_env=False, timeout=SECONDS).status_code
 
 
 def test_a_rotation_under_load_costs_no_failed_log_in(tmp_path: Path, issuer: OidcProvider) -> None:
-    """Each log-in has a new token. The issuer signs with the new key as soon as it is public."""
+    """Each login has a new token. The issuer signs with the new key as soon as it is public."""
     world = worlds.make(tmp_path)
     configured = json.dumps([issuer.settings(projects=[world.project.id])])
     rotation = threading.Lock()

@@ -63,7 +63,7 @@ class Person(User):
 
     @property
     def counting(self) -> dict[str, str]:
-        """A browser that only counts. A test completes the log-in."""
+        """A browser that only counts. A test completes the login."""
         script = self.home / "count"
         script.write_text(f'#!/bin/sh\necho "$1" >> {self.log}\n')
         script.chmod(0o700)

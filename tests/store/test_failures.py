@@ -199,7 +199,7 @@ async def fault_of_reading(database: Database) -> str:
 async def test_a_wrong_password_and_a_missing_database(on_postgresql: Store) -> None:
     url = make_url(on_postgresql.url)
     async with opened(url.set(password="wrong").render_as_string(hide_password=False)) as database:
-        assert f"rejects the log-in of the role {url.username}." in await fault_of_reading(database)
+        assert f"rejects the login of the role {url.username}." in await fault_of_reading(database)
     async with opened(url.set(database="missing").render_as_string(hide_password=False)) as database:
         assert "has no database missing. Create it" in await fault_of_reading(database)
     assert postgres.look(on_postgresql.url, "SELECT 1") == [(1,)]

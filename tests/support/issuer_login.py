@@ -16,7 +16,7 @@ from support.real_issuers import CLIENT_ID, RealIssuer
 
 REDIRECT = "http://127.0.0.1:4711/callback"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
-# More pages than any log-in has.
+# More pages than any login has.
 MOST_PAGES = 20
 SECONDS = 60
 

@@ -82,7 +82,7 @@ class KeystoneDouble:
         return {"url": self.url, "service": service} | changed
 
     def asked(self, path: str) -> int:
-        """How often it was asked for paths that begin so, without log-ins."""
+        """How often it was asked for paths that begin so, without logins."""
         return sum(each.method == "GET" and each.path.startswith(path) for each in self.requests)
 
     @property

@@ -1,4 +1,4 @@
-"""A browser that follows redirects and keeps cookies, for log-ins at an issuer of a test."""
+"""A browser that follows redirects and keeps cookies, for logins at an issuer of a test."""
 
 import ssl
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A service over HTTPS with the log-ins of a developer, a project's admin and an operator."""
+"""A service over HTTPS with the logins of a developer, a project's admin and an operator."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Someone who uses the command line with a log-in at a running service, from another home directory."""
+"""Someone who uses the command line with a login at a running service, from another home directory."""
 
 import json
 import os
@@ -15,7 +15,7 @@ _OURS = ("CLUSTERCERT", "OS_", "XDG_")
 
 @dataclass(frozen=True)
 class RemoteUser:
-    """A user with a saved log-in. Commands run in this process."""
+    """A user with a saved login. Commands run in this process."""
 
     home: Path
 

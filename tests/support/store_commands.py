@@ -7,7 +7,7 @@ _OVER_API = {"access-key", "certificate", "cluster", "domain", "group", "project
 
 
 def on_store(arguments: Iterable[str]) -> list[str]:
-    """Return the arguments of a command, with `--local` if it would use a log-in."""
+    """Return the arguments of a command, with `--local` if it would use a login."""
     first, *rest = arguments
     over_api = first in _OVER_API or [first, *rest[:1]] == ["kubernetes", "token"]
     is_local = over_api and "--profile" not in rest

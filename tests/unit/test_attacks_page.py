@@ -11,10 +11,10 @@ TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "attacks.md"
 MINIMUM = 60
 SECTIONS = [
-    "Tokens and log-in",
+    "Tokens and login",
     "Tokens of OIDC issuers",
     "Tokens of Keystone",
-    "Log-in at an issuer with the command line",
+    "Login at an issuer with the command line",
     "Signatures",
     "HTTP",
     "Bodies and requests for certificates",

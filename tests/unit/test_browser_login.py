@@ -344,7 +344,7 @@ def test_answers_that_are_not_used(
         ({"token_endpoint": "http://127.0.0.1/token"}, "not https"),
         ({"token_endpoint": None}, "no token_endpoint"),
         ({"authorization_endpoint": "javascript:alert(1)"}, "not https"),
-        ({"authorization_endpoint": None}, "no log-in in a browser"),
+        ({"authorization_endpoint": None}, "no login in a browser"),
         ({"code_challenge_methods_supported": ["plain"]}, "PKCE"),
         ({"code_challenge_methods_supported": "S256"}, "PKCE"),
     ],

@@ -1,4 +1,4 @@
-"""The log-in by device code, refresh tokens, and what a service says of its issuers."""
+"""The login by device code, refresh tokens, and what a service says of its issuers."""
 
 from collections.abc import Iterator
 from dataclasses import replace

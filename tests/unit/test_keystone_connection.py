@@ -157,7 +157,7 @@ async def test_a_wrong_password_is_logged_once_and_not_tried_all_the_time(double
             await own.fails("x")
         assert double.log_ins == 2
     [line] = said
-    assert (line["event"], line["log_level"]) == ("keystone log-in failed", "error")
+    assert (line["event"], line["log_level"]) == ("keystone login failed", "error")
     assert "wrong-secret" not in str(said)
 
 

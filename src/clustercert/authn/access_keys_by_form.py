@@ -1,4 +1,4 @@
-"""Access keys of several identity systems. The form of the access key tells which one decides about it."""
+"""Access keys of several identity systems. The form of an access key tells which system decides about it."""
 
 from dataclasses import dataclass
 

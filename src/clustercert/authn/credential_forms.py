@@ -1,4 +1,4 @@
-"""Tells by its form which identity system a credential is from, so that this one alone decides about it.
+"""Recognizes by its form which identity system issued a credential. Only that system decides about it.
 
 See ADR 26.
 """

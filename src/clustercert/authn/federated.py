@@ -14,7 +14,7 @@ class Authority(Protocol):
 
     @property
     def name(self) -> str:
-        """The operator's short name for it, which begins the names of its users and groups."""
+        """Its short name in the settings: the prefix of the names of its users and groups."""
 
     @property
     def url(self) -> str:

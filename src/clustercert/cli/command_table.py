@@ -141,7 +141,7 @@ def _load(entry: Entry) -> Any:
 
 
 def _keep_first_sentences(command: Any) -> None:
-    """Let the lists of commands in help texts have the whole first sentence. By default they are cut."""
+    """Show the whole first sentence of each command in help texts. By default, it is cut."""
     for each in getattr(command, "commands", {}).values():
         sentence, end, _ = " ".join((each.help or "").split()).partition(". ")
         each.short_help = sentence + end.rstrip()

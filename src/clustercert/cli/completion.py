@@ -6,8 +6,7 @@ import typer
 
 from clustercert.cli.output import write_out
 
-# All three ask in the form of Typer for fish, which answers with a value and its help on each line. A shell never
-# evaluates these lines.
+# All three use Typer's protocol for fish: a value and its help on each line. A shell never evaluates these lines.
 _ASK = (
     "_CLUSTERCERT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS={line} {command}"
     " 2>/dev/null"

@@ -1,6 +1,6 @@
 """Changes entries in the text of a kubeconfig, and leaves all other text as it is.
 
-The text is never written anew from its parsed form, which would lose comments, quotes and the order of fields. The
+The text is never generated from its parsed form, which would lose comments, quotes and the order of fields. The
 result is parsed again and compared with what was intended.
 """
 

@@ -49,7 +49,7 @@ _MAX_NAMES = 5000
 
 
 def add_to(commands: typer.Typer) -> None:
-    """Give all arguments and options that are names their completion."""
+    """Add completion to all arguments and options that are names."""
     for group in commands.registered_groups:
         if group.typer_instance is not None:
             add_to(group.typer_instance)
@@ -85,7 +85,7 @@ def _completion(kind: str) -> Callable[..., list[str]]:
 
 
 def is_plain(name: str) -> bool:
-    """Whether no shell or command reads the name as anything else. Others are not completed."""
+    """Whether the name is safe: no shell or command reads it as anything else. Others are not completed."""
     return (
         not name.startswith("-")
         and name.replace("-", "a").replace("_", "a").replace(".", "a").replace("@", "a").isalnum()
@@ -129,7 +129,7 @@ def _age(file: Path) -> float:
 
 
 def _renew(file: Path, kind: str, found: "Profile", state: str) -> None:
-    """Renew the cache in a child process. Waits for it a moment, then lets it go on alone."""
+    """Renew the cache in a child process. Waits for a moment, then returns while it continues."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         os.close(reader)
@@ -164,7 +164,7 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 
 
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
-    """Ask the service for names. What only operators may list is asked for only by operators. Raises ClientError."""
+    """Ask the service for names. Lists for operators are read only if the user is one. Raises ClientError."""
     from clustercert.cli.lookup import reachable_clusters
     from clustercert.policy.roles import OPERATOR, PROJECT_ROLES
 

@@ -41,7 +41,7 @@ PasswordFileOption = Annotated[
         metavar="FILE", help="Read the password from the first line of FILE, or of standard input (-)."
     ),
 ]
-# As many digits of a fingerprint name a certificate.
+# The fewest digits of a fingerprint that name a certificate.
 MIN_DIGITS = 8
 # A list is printed only once it is complete, so this bounds its memory.
 MAX_LINES = 100_000

@@ -21,7 +21,7 @@ def find_cluster(
     Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
     found = [each for each in _named(client, name_or_id) if _is_in(each, project, domain)]
-    # An id goes before another cluster's name.
+    # An id takes precedence over another cluster's name.
     found = [each for each in found if each["id"] == name_or_id] or found
     if len(found) == 1:
         return found[0]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from clustercert.model import JsonObject
 
 _TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
-# As many digits of a fingerprint as a column has room for. `certificate show` and `revoke` accept them.
+# The digits of a fingerprint for which a column has room. `certificate show` and `revoke` accept them.
 _DIGITS = 16
 
 

@@ -117,7 +117,7 @@ def disable(
 def block(client: "AdministrationClient", user_id: UserIdArgument, yes: YesOption = False) -> None:
     """Block a user of an OIDC issuer or of Keystone, and permanently revoke their certificates.
 
-    Their log-ins fail from now on. Their id is the common name of their certificates by default.
+    Their logins fail from now on. Their id is the common name of their certificates by default.
     """
     from clustercert.cli.directory import certificates_at_stake
     from clustercert.client.administration import path_of
@@ -133,7 +133,7 @@ def block(client: "AdministrationClient", user_id: UserIdArgument, yes: YesOptio
 @app.command()
 @on_service
 def unblock(client: "AdministrationClient", user_id: UserIdArgument) -> None:
-    """Accept log-ins of a blocked user again. Their old certificates stay revoked."""
+    """Accept logins of a blocked user again. Their old certificates stay revoked."""
     from clustercert.client.administration import path_of
 
     client.post(path_of("users", user_id, "unblock"), {})

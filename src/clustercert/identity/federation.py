@@ -78,7 +78,7 @@ class Federation:
         return await self._queries.projects(caller.roles.keys())
 
     async def block(self, user_id: str, *, actor: Actor) -> None:
-        """Refuse a user's log-ins, and revoke their certificates, including those that stale workers still issue.
+        """Refuse a user's logins, and revoke their certificates, including those that stale workers still issue.
 
         Raises InvalidRequest for a malformed id, or Conflict.
         """
@@ -108,7 +108,7 @@ class Federation:
         await self._queries.block(revocation, event, revoked)
 
     async def unblock(self, user_id: str, *, actor: Actor) -> None:
-        """Accept a user's log-ins again. Raises InvalidRequest, NotFound or Conflict."""
+        """Accept a user's logins again. Raises InvalidRequest, NotFound or Conflict."""
         event = UserBlocked(at=self._now(), kind="user.unblocked", actor=actor, subject=_checked_id(user_id))
         await self._queries.unblock(user_id, event)
 

@@ -68,12 +68,12 @@ ISSUER_FETCHES = Counter(
 )
 KEYSTONE_REQUESTS = Counter(
     "clustercert_keystone_requests",
-    "Questions to Keystone: done, unusable (its answer was an error or malformed) or failed (no answer)",
+    "Requests to Keystone: done, unusable (an error or a malformed response) or failed (no response)",
     ["outcome"],
 )
 TOKEN_REVIEWS = Counter(
     "clustercert_token_reviews",
-    "Questions to clusters about tokens of service accounts: accepted, refused or failed",
+    "TokenReviews at clusters, of tokens of service accounts: accepted, refused or failed",
     ["issuer", "outcome"],
 )
 EXPIRING = Gauge(

@@ -26,7 +26,7 @@ MAX_REPORTED = 500_000
 
 @functools.cache
 def _routes() -> FastAPI:
-    """The application without services. Built once, since the framework never forgets the routes of one."""
+    """The application without services. Built once, since the framework keeps the routes of each in memory."""
     return new_app("api")
 
 

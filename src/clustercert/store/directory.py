@@ -74,7 +74,7 @@ class DirectoryQueries(Queries):
         where = "" if isinstance(entity, Domain) else " in this domain"
         taken = f"A {type(entity).__name__.lower()} named {entity.name} already exists{where}."
         with conflict_if_violated(taken):
-            # A cached log-in of a federated user depends on the names of domains, and on the list of projects.
+            # A cached login of a federated user depends on the names of domains, and on the list of projects.
             invalidate = isinstance(entity, Domain | Project)
             async with self._database.transaction(*events, invalidate=invalidate) as connection:
                 await connection.execute(insert(TABLES[type(entity)]).values(row))

@@ -1,6 +1,6 @@
 """Free disk space for the SQLite file. While it is below the reserve, no certificates are issued.
 
-The reserve is for revocations, audit events and log-ins, which continue.
+The reserve is for revocations, audit events and logins, which continue.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ class Person:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The part of a log-in that says who it is."""
+        """The part of a login that says who it is."""
         return {
             "methods": ["password"],
             "password": {"user": {"id": self.id, "password": self.password}},
@@ -140,7 +140,7 @@ class Administrator:
         self.call("DELETE", f"credentials/{key.id}")
 
     def new_application_credential(self, person: Person, project_id: str, **fields: object) -> dict[str, Any]:
-        """The part of a log-in that says who it is, for a new application credential."""
+        """The part of a login that says who it is, for a new application credential."""
         token = self.log_in(person.identity, in_project(project_id))
         body = {"application_credential": {"name": secrets.token_hex(4), **fields}}
         made = self.call("POST", f"users/{person.id}/application_credentials", body, token)

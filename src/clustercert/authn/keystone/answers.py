@@ -166,7 +166,7 @@ class AssignmentsAnswer(_List):
 
 
 class Ec2Blob(_Answer):
-    """The content of an EC2 credential. It names what it was made under, if that was not the user's own log-in."""
+    """The content of an EC2 credential. It names what it was made under, if that was not the user's own login."""
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
     secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]

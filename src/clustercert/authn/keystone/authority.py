@@ -23,7 +23,7 @@ class ServiceCredential:
     Attributes:
         identity: the user or the application credential, in Keystone's form, without the secret.
         scope: the scope of the token in Keystone's form; None for that of the application credential.
-        secret: the secret, or the file whose first line it is. The file is read for each log-in.
+        secret: the secret, or the file whose first line it is. The file is read for each login.
     """
 
     identity: Mapping[str, object]

@@ -1,4 +1,4 @@
-"""Questions to Keystone, asked with the service's own token."""
+"""Reads objects from Keystone, with the service's own token."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -48,7 +48,7 @@ class KeystoneClient:
         self._failure = ""
 
     async def token(self, text: str) -> TokenBody | None:
-        """Validate a token. Keystone finds no token that has expired or was revoked, or whose user is disabled."""
+        """Validate a token. Returns None if it has expired or was revoked, or if its user is disabled."""
         answer = await self._read(TokenAnswer, "/auth/tokens", NO_CATALOG, subject=text)
         return answer.token if answer is not None else None
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Keystone wants the parameter, Huawei Cloud's IAM also a value.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 MAX_CONNECTIONS = 20
-# After a network failure, Keystone is left alone for this time, which doubles with each further failure.
+# Back-off: after a network failure, nothing is sent for this time. It doubles with each further failure.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 

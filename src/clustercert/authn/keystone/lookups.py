@@ -15,7 +15,7 @@ MAX_ENTRIES = 4_000
 # Refusals are remembered for this time. An entry takes below 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
-# Questions under way. More would use up the worker's limit of requests, so that other identity systems suffer.
+# Most concurrent lookups. More would use up the worker's limit of requests, and delay other identity systems.
 MAX_UNDER_WAY = 128
 
 V = TypeVar("V")
@@ -23,7 +23,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[V]):
-    """What Keystone said, and for how many seconds from the question it may be used. Zero: only for this question."""
+    """What Keystone said, and for how many seconds after the request it may be used. Zero: only for this request."""
 
     value: V
     seconds: float
@@ -75,7 +75,7 @@ class Lookups(Generic[V]):
                 )
             task = self._under_way[key] = asyncio.create_task(self._ask(key, ask))
             task.add_done_callback(_retrieve)
-        # A request that is cancelled does not cancel the question of others.
+        # A cancelled request does not cancel the lookup for others.
         return await asyncio.shield(task)
 
     async def _ask(self, key: bytes, ask: Ask[V]) -> V:

@@ -53,7 +53,7 @@ def token_roles(keystone: Keystone, body: TokenBody) -> tuple[Roles, frozenset[s
 
 
 def project_roles(keystone: Keystone, names: Iterable[str]) -> frozenset[str]:
-    """Return what these roles in a project are called here."""
+    """Return the local names of these roles in a project."""
     if keystone.roles is None:
         return frozenset(names)
     return frozenset(keystone.roles[name] for name in names if name in keystone.roles)
@@ -72,7 +72,7 @@ def mapped_user(keystone: Keystone, user: UserReference) -> User:
 def mapped_groups(
     keystone: Keystone, user_id: str, groups: list[GroupBody], domains: Mapping[str, DomainReference]
 ) -> tuple[Group, ...]:
-    """Return a user's groups, sorted by name. `domains`: theirs, by id.
+    """Return a user's groups, sorted by name. `domains`: the domains of the groups, by id.
 
     Raises Unauthenticated rather than leave a group out, because without it the policy would decide wrongly.
     """

@@ -16,7 +16,7 @@ from clustercert.observability import metrics
 
 # After this share of its lifetime, the token is renewed. The old one is used until then, and if that fails.
 RENEW_AFTER = 0.8
-# After a refused log-in: Keystone may lock a user after several.
+# After a refused login: Keystone may lock a user after several.
 PAUSE_SECONDS = 10
 
 logger = structlog.get_logger()
@@ -117,7 +117,7 @@ class ServiceToken:
 
     def _unusable(self, reason: str) -> CredentialUnverified:
         if reason != self._failure:
-            logger.error("keystone log-in failed", authority=self._name, reason=reason)
+            logger.error("keystone login failed", authority=self._name, reason=reason)
         self._failure = reason
         return CredentialUnverified(
             "The service can't ask its identity service. Contact its operator.", retry_after=PAUSE_SECONDS
@@ -125,7 +125,7 @@ class ServiceToken:
 
 
 def _token(response: Response, began: float) -> _Token:
-    """Read a token from the response to a log-in. Raises UnusableAnswer."""
+    """Read a token from the response to a login. Raises UnusableAnswer."""
     if response.status != 201:  # noqa: PLR2004 - Identity API, "Authentication and token management"
         hint = ": check the service's credential" if response.status in (401, 403) else ""
         raise UnusableAnswer(f"the response has status {response.status}{hint}")

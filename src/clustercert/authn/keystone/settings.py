@@ -37,7 +37,7 @@ class KeystoneServiceSettings(Section):
     """`[identity.keystone.service]`: the credential with which the service asks Keystone.
 
     Give a user with a password, or an application credential. See [identity.md](identity.md#keystone) for the rights
-    that it needs. Secrets are best kept in files, which are read for each log-in, or in environment variables.
+    that it needs. Secrets are best kept in files, which are read for each login, or in environment variables.
 
     Attributes:
         username: name of the service's user.

@@ -15,7 +15,7 @@ from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 
 REFRESH_SECONDS = 300
-# After a failure, and after an unknown key id, the issuer is left alone for this time.
+# After a failure, and after an unknown key id, nothing is sent to the issuer for this time.
 PAUSE_SECONDS = 30
 # At the end, a fetch may take this long until it is cancelled.
 STOP_SECONDS = 1

@@ -23,10 +23,10 @@ REVIEW_SECONDS = 10.0
 # Together with the longest review, this stays below a minute.
 CACHED_SECONDS = 45
 REFUSED_SECONDS = 5
-# After an API server could not be asked, it is left alone for this time.
+# After a failed request, nothing is sent to the API server for this time.
 PAUSE_SECONDS = 5
 MAX_REFUSED = 1_000
-# Requests that wait for one cluster. More would use up the worker's limit of requests, so that others suffer.
+# Most requests that wait for one cluster. More would use up the worker's limit of requests, and delay others.
 MAX_WAITING = 64
 REVIEW = "token review"
 """The name of the check."""

@@ -1,1 +1,1 @@
-"""Log-in of people at OIDC issuers: authorization code with PKCE, device code, refresh tokens."""
+"""Login of people at OIDC issuers: authorization code with PKCE, device code, refresh tokens."""

@@ -34,7 +34,7 @@ class AuthorizationRequest:
         address = self.client.endpoints.authorization
         if address is None:
             raise IssuerError(
-                f"The issuer {self.client.issuer.url} has no log-in in a browser. Try `clustercert login --device`."
+                f"The issuer {self.client.issuer.url} has no login in a browser. Try `clustercert login --device`."
             )
         query = {
             **self.client.parameters,
@@ -61,7 +61,7 @@ class AuthorizationRequest:
             )
         error, code = parameters.get("error"), parameters.get("code")
         if error == "access_denied":
-            raise LoginRefused(f"The log-in was denied at {issuer.url}.")
+            raise LoginRefused(f"The login was denied at {issuer.url}.")
         if error is not None:
             raise OAuthError(one_line(error), one_line(parameters.get("error_description", "")), issuer.url)
         if not code:

@@ -1,4 +1,4 @@
-"""Log-in by device code: the user completes it in a browser on any machine. Source: RFC 8628."""
+"""Login by device code: the user completes it in a browser on any machine. Source: RFC 8628."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def log_in_by_device_code(
     sleep: Callable[[float], None] = time.sleep,
     now: Callable[[], float] = time.monotonic,
 ) -> Tokens:
-    """Wait until the user completes the log-in. Raises ClientError.
+    """Wait until the user completes the login. Raises ClientError.
 
     Args:
         show: tells the user where to enter which code.
@@ -35,7 +35,7 @@ def log_in_by_device_code(
             interval = min(interval * 2, _LONGEST_INTERVAL)
         except OAuthError as error:
             if error.error == "access_denied":
-                raise LoginRefused(f"The log-in was denied at {client.issuer.url}.") from error
+                raise LoginRefused(f"The login was denied at {client.issuer.url}.") from error
             if error.error == "expired_token":
                 break
             if error.error == "slow_down":

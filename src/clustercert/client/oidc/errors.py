@@ -1,4 +1,4 @@
-"""Why a log-in at an issuer failed."""
+"""Why a login at an issuer failed."""
 
 from clustercert.client.connection import ClientError
 
@@ -12,7 +12,7 @@ class IssuerError(ClientError):
 
 
 class LoginRefused(ClientError, status=401, code="CCE.01401001"):
-    """The user or the issuer denied the log-in, or nobody completed it in time."""
+    """The user or the issuer denied the login, or nobody completed it in time."""
 
 
 class OAuthError(ClientError):
@@ -30,8 +30,8 @@ class OAuthError(ClientError):
 
 _CHECK = " Ask an operator of the service to compare its settings of this issuer with the client there"
 _REMEDIES = {
-    "access_denied": " The log-in was denied, by you or by the issuer.",
-    "expired_token": " Nobody completed the log-in in time. Log in again.",
+    "access_denied": " The login was denied, by you or by the issuer.",
+    "expired_token": " Nobody completed the login in time. Log in again.",
     "invalid_client": f"{_CHECK}: client_id, and that the client is public.",
     "invalid_grant": " Log in again.",
     "invalid_scope": f"{_CHECK}: scopes.",

@@ -71,7 +71,7 @@ class IssuerClient:
 
     @property
     def parameters(self) -> Mapping[str, str]:
-        """The parameters of all requests that start a log-in."""
+        """The parameters of all requests that start a login."""
         client = self.issuer.client
         return {**client.parameters, "client_id": client.client_id, "scope": " ".join(client.scopes)}
 
@@ -97,11 +97,11 @@ class IssuerClient:
         return tokens if tokens.refresh is not None else replace(tokens, refresh=refresh_token)
 
     def device_code(self) -> DeviceCode:
-        """Start a log-in without a browser on this machine. Source: RFC 8628, 3.2."""
+        """Start a login without a browser on this machine. Source: RFC 8628, 3.2."""
         address = self.endpoints.device
         if address is None:
             raise IssuerError(
-                f"The issuer {self.issuer.url} has no log-in by device code. Log in without --device, on a machine "
+                f"The issuer {self.issuer.url} has no login by device code. Log in without --device, on a machine "
                 "with a browser."
             )
         verifier = new_secret()

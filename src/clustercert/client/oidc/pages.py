@@ -1,4 +1,4 @@
-"""The pages that a browser shows at the end of a log-in."""
+"""The pages that a browser shows at the end of a login."""
 
 from html import escape
 from typing import NamedTuple

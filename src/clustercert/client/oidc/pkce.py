@@ -1,4 +1,4 @@
-"""Proof of possession of a log-in's start at its end. Source: RFC 7636."""
+"""PKCE: proves that the client that redeems a code is the one that started the login. Source: RFC 7636."""
 
 import base64
 import hashlib

@@ -28,7 +28,7 @@ _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_pa
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of a log-in.
+    """The tokens of a login.
 
     Attributes:
         bearer: what the service gets with each request.
@@ -77,7 +77,7 @@ def tokens_from_response(
 
     Args:
         nonce: of the authorization request.
-        subject: the user of the log-in that is refreshed. Another one is refused.
+        subject: the user of the login that is refreshed. Another one is refused.
     """
     id_token, kind = body.get("id_token"), issuer.client.bearer
     if id_token is not None or kind == "id":
@@ -115,7 +115,7 @@ def check_id_token(issuer: LoginIssuer, claims: Mapping[str, object], nonce: str
     )
     if wrong is not None:
         raise IssuerError(
-            f"The ID token of {issuer.url} is not for this log-in: the claim {wrong} is wrong. Log in again. If this "
+            f"The ID token of {issuer.url} is not for this login: the claim {wrong} is wrong. Log in again. If this "
             "repeats, ask the operator of the service."
         )
 

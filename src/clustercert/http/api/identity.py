@@ -1,4 +1,4 @@
-"""Routes about the caller, OIDC issuers and their users: log-in, explanation of a token, blocking."""
+"""Routes about the caller, OIDC issuers and their users: login, explanation of a token, blocking."""
 
 import asyncio
 from pathlib import Path
@@ -88,7 +88,7 @@ async def explain_token(call: CallDep) -> Response:
 async def block_user(call: CallDep, user_id: str) -> Response:
     """Block a user of an OIDC issuer or of Keystone, and revoke their certificates.
 
-    Only for operators. The user's log-ins fail until they are unblocked. Old certificates stay revoked.
+    Only for operators. The user's logins fail until they are unblocked. Old certificates stay revoked.
     """
     require_operator(call.caller)
     await call.services.identity.federation.block(user_id, actor=call.caller.actor)
@@ -102,7 +102,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
     response_class=Response,
 )
 async def unblock_user(call: CallDep, user_id: str) -> Response:
-    """Accept the log-ins of a blocked user again. Only for operators."""
+    """Accept the logins of a blocked user again. Only for operators."""
     require_operator(call.caller)
     await call.services.identity.federation.unblock(user_id, actor=call.caller.actor)
     return Response(status_code=204)

@@ -154,7 +154,7 @@ def _postgresql_fault(sqlstate: str | None, url: URL) -> str | None:
     role, name = url.username or "of this process", url.database or ""
     if sqlstate in _NO_LOGIN:
         return (
-            f"The database server rejects the log-in of the role {role}. Check the role and its password in"
+            f"The database server rejects the login of the role {role}. Check the role and its password in"
             " database_url, PGPASSWORD or ~/.pgpass, and the server's pg_hba.conf."
         )
     if sqlstate == _NO_DATABASE:
