@@ -1,4 +1,4 @@
-"""The log-in in a browser: what the client accepts, and the attacks on it."""
+"""The login in a browser: what the client accepts, and the attacks on it."""
 
 import socket
 import threading
@@ -33,7 +33,7 @@ def issuer(tmp_path: Path) -> Iterator[OAuthIssuer]:
 
 @dataclass
 class Login:
-    """A log-in that runs in a thread."""
+    """A login that runs in a thread."""
 
     issuer: OAuthIssuer
     result: "Future[Tokens]"
@@ -69,7 +69,7 @@ Begin = Callable[..., Login]
 
 @pytest.fixture
 def begin(issuer: OAuthIssuer) -> Iterator[Begin]:
-    """Begins log-ins, which end with the test."""
+    """Begins logins, which end with the test."""
     with ThreadPoolExecutor(2) as pool:
 
         def run(seconds: float = SECONDS, **client: Any) -> Login:

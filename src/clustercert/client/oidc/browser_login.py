@@ -1,4 +1,4 @@
-"""Log-in in a browser: authorization code with PKCE, on a redirect to this machine."""
+"""Login in a browser: authorization code with PKCE, on a redirect to this machine."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ LOGIN_SECONDS = 300.0
 def log_in_by_browser(
     client: IssuerClient, show: Callable[[str], None], seconds: float = LOGIN_SECONDS
 ) -> Tokens:
-    """Wait until the user completes the log-in. Raises ClientError.
+    """Wait until the user completes the login. Raises ClientError.
 
     Args:
         show: opens an address in a browser, or prints it.
@@ -38,7 +38,7 @@ def log_in_by_browser(
             tokens = request.tokens(answer)
             _require_one_browser(server)
         except ClientError as error:
-            server.finish(Page(400, "The log-in failed", error.message))
+            server.finish(Page(400, "The login failed", error.message))
             raise
         server.finish(Page(200, "You are logged in", "Go back to the terminal. You can close this window."))
         return tokens
@@ -47,6 +47,6 @@ def log_in_by_browser(
 def _require_one_browser(server: LoopbackServer) -> None:
     if server.is_contested:
         raise LoginRefused(
-            "The address of this log-in was opened in two browsers, of which one may be another user's. Nobody is "
+            "The address of this login was opened in two browsers, of which one may be another user's. Nobody is "
             "logged in. Run `clustercert login` again. If this repeats, log in with --device."
         )

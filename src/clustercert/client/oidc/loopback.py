@@ -2,7 +2,7 @@
 
 The browser opens the start page, which redirects to the issuer and sets a cookie. Only a browser with this cookie can
 give the answer. Other users of the machine may see the start page's address in the arguments of the browser. If one of
-them opens it first, to complete the log-in with an account of their own, the second browser ends the log-in.
+them opens it first, to complete the login with an account of their own, the second browser ends the login.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ _COOKIE = "clustercert-login"
 _UNKNOWN = Page(404, "Not found", "There is nothing at this address.")
 _FOREIGN = Page(
     400,
-    "This log-in can't go on",
-    "The answer does not belong to the log-in that waits in the terminal, or comes from another browser. Close this "
+    "This login can't go on",
+    "The answer does not belong to the login that waits in the terminal, or comes from another browser. Close this "
     "window, and log in again.",
 )
 _OPENED = Page(
     403,
     "Opened elsewhere",
-    "This address was already opened in another browser, so the log-in in the terminal has ended. Run the command "
+    "This address was already opened in another browser, so the login in the terminal has ended. Run the command "
     "again.",
 )
 
@@ -87,7 +87,7 @@ class LoopbackServer:
 
         Args:
             address: where the start page redirects to.
-            accepts: whether the parameters of an answer belong to this log-in.
+            accepts: whether the parameters of an answer belong to this login.
         """
         self.address, self.accepts = address, accepts
         self._thread.start()
