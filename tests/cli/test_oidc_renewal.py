@@ -147,16 +147,18 @@ def test_an_issuer_that_is_away(user: OidcUser, issuer: OAuthIssuer) -> None:
     assert len(user.windows) == 1
 
 
-def test_somebody_else_logs_in_in_the_window(user: OidcUser, issuer: OAuthIssuer) -> None:
-    first = user.credential().stdout
+def test_nobody_else_can_log_in_in_the_window(user: OidcUser, issuer: OAuthIssuer) -> None:
+    """Otherwise, kubectl would go on as that user."""
+    user.credential()
     user.expire()
     user.end_at_the_issuer()
+    before = user.tokens
     other = f"other-{user.name}"
     issuer.behavior.claims = {"sub": other, "preferred_username": other}
     done = user.credential("--refresh", **user.browser)
-    assert status_of(done.stdout) != status_of(first)
-    assert f"Logged in as sso/{other}" in done.stderr
-    assert json.loads(user.output("status", "-o", "json"))["user"] == f"sso/{other}"
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "To change the user, run `clustercert login`." in done.stderr
+    assert user.tokens["token"] == before["token"]
 
 
 def test_a_login_that_can_not_be_saved_is_not_renewed(user: OidcUser, issuer: OAuthIssuer) -> None:

@@ -118,13 +118,15 @@ def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
 
     issuer = oidc_login.current_issuer(name, found, oidc)
     tokens = oidc_login.by_browser(issuer, open_window=True)
-    if (tokens.subject, issuer.body()) == (oidc.subject, oidc.issuer):
+    if tokens.subject != oidc.subject:
+        raise NotLoggedIn(
+            "Somebody else than the user of this login logged in in the browser. To change the user, run "
+            f"`clustercert login{profile_option(name)}`."
+        )
+    if issuer.body() == oidc.issuer:
         with login_tokens.exclusive(profile.tokens_path(name, os.environ)):
             return with_tokens(found, keep(name, tokens, keyring=oidc.keyring))
-    # A new profile: if somebody else logged in, what the exec plugin cached is not theirs.
     changed = OidcLogin(oidc.name, tokens.subject, issuer.body(), oidc.keyring)
     saved = oidc_login.profile_of(found.url, found.ca_pem, changed, tokens)
     save(name, saved)
-    if tokens.subject != oidc.subject:
-        note(f"Logged in as {saved.user}. The profile {name} was the login of {found.user}.")
     return saved
