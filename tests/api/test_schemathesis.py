@@ -110,6 +110,7 @@ OPERATIONS = [
         )
     ),
     "PUT /clustercert/v1/users/{name}/password",
+    "GET /clustercert/v1/users/{name}/projects",
     "GET /clustercert/v1/groups/{name}/members",
     "PUT /clustercert/v1/groups/{name}/members/{user}",
     "DELETE /clustercert/v1/groups/{name}/members/{user}",
