@@ -120,8 +120,8 @@ def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
     tokens = oidc_login.by_browser(issuer, open_window=True)
     if tokens.subject != oidc.subject:
         raise NotLoggedIn(
-            "Somebody else than the user of this login logged in in the browser. To change the user, run "
-            f"`clustercert login{profile_option(name)}`."
+            f"Somebody else logged in in the browser. To change the user of this login, "
+            f"run `clustercert login{profile.option(name)}`."
         )
     if issuer.body() == oidc.issuer:
         with login_tokens.exclusive(profile.tokens_path(name, os.environ)):

@@ -77,24 +77,7 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
     async def lifespan(_router: Router) -> AsyncIterator[None]:
         # A second Ctrl-C cancels the shutdown. Do not report that as a failure.
         with contextlib.suppress(asyncio.CancelledError):
-            async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
-                app.state.services = services_of(parts, role)
-                key_updates = KeyUpdates()
-                stack.push_async_callback(key_updates.close)
-                if role != "webhook" and parts.oidc is not None:
-                    key_updates.use(parts.oidc.keys)
-                limited = limited_issuance(parts)
-                # Without limits, a request does not pass through them.
-                if limited.is_limited:
-                    app.state.services = replace(app.state.services, issuance=limited)
-                if limited.rates is not None:
-                    await stack.enter_async_context(running(limited.rates.watch))
-                reload_shadow = functools.partial(_reload_shadow, app, parts, role)
-                await reload_shadow(settings)
-                if reloader is not None:
-                    apply = functools.partial(_apply, app, parts, role, key_updates)
-                    watch = functools.partial(reloader.watch, settings, apply, reload_shadow)
-                    await stack.enter_async_context(running(watch))
+            async with _serving(app, settings, role, failures, reloader):
                 notify_ready()
                 yield
 
@@ -113,6 +96,36 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
         on_authentication_failure=count_failure,
         sources=SourceAddresses(proxies) if proxies else None,
     )
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    app: FastAPI,
+    settings: Settings,
+    role: ServerRole,
+    failures: FailedAuthentications,
+    reloader: Reloader | None,
+) -> AsyncIterator[None]:
+    """Open what requests need, and follow the settings file and the issuers' keys."""
+    async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
+        app.state.services = services_of(parts, role)
+        key_updates = KeyUpdates()
+        stack.push_async_callback(key_updates.close)
+        if role != "webhook" and parts.oidc is not None:
+            key_updates.use(parts.oidc.keys)
+        limited = limited_issuance(parts)
+        # Without limits, a request does not pass through them.
+        if limited.is_limited:
+            app.state.services = replace(app.state.services, issuance=limited)
+        if limited.rates is not None:
+            await stack.enter_async_context(running(limited.rates.watch))
+        reload_shadow = functools.partial(_reload_shadow, app, parts, role)
+        await reload_shadow(settings)
+        if reloader is not None:
+            apply = functools.partial(_apply, app, parts, role, key_updates)
+            watch = functools.partial(reloader.watch, settings, apply, reload_shadow)
+            await stack.enter_async_context(running(watch))
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -151,6 +151,7 @@ def _components(
     enforcement = EnforcementQueries(database)
     # The service needs a certificate to create bindings, so its own certificates are issued without a binding.
     access = Access(issuance, enforcement.is_revoked, utc_now)
+    bindings = Bindings(access)
     oidc = oidc_authenticator(settings, identity, clusters, access)
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
@@ -164,10 +165,8 @@ def _components(
         oidc=oidc,
         keystone=keystone,
         clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
-        issuance=replace(issuance, bindings=Bindings(access), require_space=disk_space.require),
-        explanations=Explanations(
-            policy, clusters, MemberQueries(database), usernames, Bindings(access), utc_now
-        ),
+        issuance=replace(issuance, bindings=bindings, require_space=disk_space.require),
+        explanations=Explanations(policy, clusters, MemberQueries(database), usernames, bindings, utc_now),
         certificates=CertificateMaintenance(database),
         webhook=Webhook(database, utc_now, policy_groups),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
