@@ -85,7 +85,7 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
     "silent connections": Attacker.silent_connections,
     "missing bodies": Attacker.missing_bodies,
     "unfinished handshakes": Attacker.unfinished_handshakes,
-    "log-ins at once": Attacker.log_ins,
+    "logins at once": Attacker.log_ins,
 }
 
 

@@ -44,7 +44,7 @@ def test_a_token_is_created_listed_replaced_and_removed(operator: Operator, clus
     assert first["token"] != second["token"]
     assert "already has 2 webhook tokens" in operator.error("kubernetes", "token", "create", "prod")
     listed = operator.output_json("kubernetes", "token", "list", "prod")
-    assert [token["id"] for token in listed] == [first["id"], second["id"]]
+    assert {token["id"] for token in listed} == {first["id"], second["id"]}
     assert "ccw_" not in json.dumps(listed)
     assert [token["last_asked_at"] for token in listed] == [None, None]
     execute(database(operator), "UPDATE webhook_token SET last_asked_at = ?", "2026-03-01 00:00:00.000000")

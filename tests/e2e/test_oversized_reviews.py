@@ -49,7 +49,9 @@ class Webhook:
 def webhook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webhook]:
     env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(BODY_TIMEOUT)}
     with demo(tmp_path_factory.mktemp("reviews") / "data", "--tls", env=env) as running:
-        done = running.cli("kubernetes", "token", "create", running.said["cluster_id"], "--output", "json")
+        done = running.cli(
+            "kubernetes", "token", "create", running.said["cluster_id"], "--local", "--output", "json"
+        )
         assert done.returncode == 0, done.stderr
         yield Webhook(running, json.loads(done.stdout)["token"])
 
