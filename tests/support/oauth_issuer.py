@@ -201,13 +201,7 @@ def _handler(issuer: OAuthIssuer) -> type[BaseHTTPRequestHandler]:
             self._send(self.path, issuer.post(self.path, form))
 
         def _send(self, path: str, response: Response) -> None:
-            response = issuer.behavior.responses.get(path, response)
-            response.work()
-            self.send_response(response.status)
-            for name, value in ({"Content-Length": str(len(response.body))} | response.headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(response.body)
+            issuer.behavior.responses.get(path, response).send(self)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             pass

@@ -83,6 +83,15 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     work: Callable[[], object] = lambda: None
 
+    def send(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer the request that the handler has read."""
+        self.work()
+        handler.send_response(self.status)
+        for name, value in ({"Content-Length": str(len(self.body))} | self.headers).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(self.body)
+
 
 class IssuerServer:
     """A server with a discovery document and a key set, whose responses tests can change.
@@ -168,13 +177,7 @@ def _handler(server: IssuerServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             server.requests.append(self.path)
-            response = server.responses.get(self.path, Response(b"{}", 404))
-            response.work()
-            self.send_response(response.status)
-            for name, value in ({"Content-Length": str(len(response.body))} | response.headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(response.body)
+            server.responses.get(self.path, Response(b"{}", 404)).send(self)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             pass

@@ -9,28 +9,13 @@ import yaml
 
 from clustercert.kubernetes.manifests import commented
 from clustercert.kubernetes.manifests.admission import CONFIG_MAP
-from clustercert.kubernetes.manifests.authorization import (
-    WebhookConfig,
-)
 from clustercert.kubernetes.manifests.folder import audit_policy, files, kubeadm_patch
 from clustercert.kubernetes.manifests.rbac import bindings, service_access
 from clustercert.kubernetes.manifests.setup import NAMES, Setup
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.pki.certificates import chain_pem
 from support import samples
-
-WEBHOOK_CONFIG = WebhookConfig(
-    mode="default",
-    groups=("clustercert:admins", 'odd "group" \\ é'),
-    unnumbered_until=None,
-    exemptions=("system:*", "builders"),
-    failure_policy="NoOpinion",
-    authorized_ttl="5s",
-    unauthorized_ttl="2s",
-    timeout="3s",
-    kubeconfig="/etc/kubernetes/clustercert/webhook.kubeconfig",
-)
-
+from support.webhook_config import WEBHOOK_CONFIG
 
 # Flags of kube-apiserver 1.32 and 1.36 that these tests use.
 FLAGS_OF_KUBE_APISERVER = {
