@@ -26,7 +26,7 @@ def test_an_operator_without_a_role_in_a_project_administers(
 ) -> None:
     assert newcomer.failure(4, "project", "list").startswith("Only operators can do this.")
     made[0].output("role", "assign", "operator", "--user", "newcomer", "--service")
-    # The role counts at the next log-in at the latest.
+    # The role counts at the next login at the latest.
     done = newcomer.run("login", "--password-file", newcomer.home / "password")
     assert done.code == 0
     assert NO_PROJECTS not in done.err

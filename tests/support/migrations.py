@@ -56,7 +56,7 @@ def up_to(revision: str, folder: Path) -> Path:
 
 
 def ledger_row(record: CertificateRecord, *unheard_of: str) -> dict[str, object]:
-    """Return a certificate's row from an older program, without these columns."""
+    """Return a certificate's row as an older program wrote it: without these columns."""
     return {name: value for name, value in asdict(record).items() if name not in unheard_of}
 
 

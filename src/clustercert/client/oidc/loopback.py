@@ -122,7 +122,7 @@ class LoopbackServer:
                 self._answers.put({})
 
     def result_of(self, parameters: Parameters, cookie: str | None) -> Page:
-        """Hand over an answer, and return the page that says what became of it."""
+        """Pass an answer to the waiting command. Returns the page that says whether it was accepted."""
         with self._lock:
             if (
                 self._answered
