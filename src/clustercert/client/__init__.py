@@ -14,7 +14,7 @@ from clustercert.model import JsonObject
 # CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
 LONGEST = -1
 OPERATOR = "operator"
-# How API gateways answer to an operation that they do not know.
+# Statuses with which API gateways answer an unknown operation.
 _NO_SUCH_OPERATION = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # The service type in the catalogs of Open Telekom Cloud.
 CCE_SERVICE = "ccev2.0"
@@ -121,7 +121,7 @@ class Client(Connection):
         self.exchange("DELETE", "/v3/auth/tokens", headers=headers)
 
     def caller(self) -> CurrentUser | None:
-        """Return whose token or access key this is. Returns None if it is another CCE service, which can't tell."""
+        """Return the owner of the token or access key, or None if the service is another CCE service."""
         try:
             response = self.exchange("GET", "/clustercert/v1/caller")
         except ApiError as error:

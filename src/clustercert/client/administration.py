@@ -17,7 +17,7 @@ class AdministrationClient(Connection):
 
     Attributes:
         is_user: whether the caller is a user, who can have certificates.
-        warn: receives the sentences of warnings in responses.
+        warn: is called with the text of each warning in a response.
     """
 
     is_user = True

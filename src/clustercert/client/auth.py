@@ -21,7 +21,7 @@ class TokenAuth:
 
 
 class ProjectTokenAuth:
-    """Sends the token for the project that the request names, and creates these tokens from the first one.
+    """Sends a token for the project that the request names. Creates these tokens from the token of the login.
 
     So one login serves all projects of its user.
 

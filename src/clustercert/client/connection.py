@@ -130,7 +130,7 @@ class Connection:
             return Response(reply.headers, json_object(json.loads(content)))
 
     def download(self, path: str, headers: Mapping[str, str]) -> bytes:
-        """Return what a GET returns, which need not be JSON. Raises ClientError."""
+        """Return the body of a GET response, which need not be JSON. Raises ClientError."""
         return self._send("GET", path, None, headers)[1]
 
     def _send(
@@ -253,7 +253,7 @@ def _translate_failures(url: str) -> Iterator[None]:
             f"Can't connect to {url} ({_reason(error)}). Check the address, and that the service is running."
         ) from error
     except ValueError as error:
-        # The message may contain the header.
+        # The exception's message is not shown, because it may contain the header with the token.
         raise ClientError(
             f"The login at {url} contains characters that can't be sent. Log in again."
         ) from error

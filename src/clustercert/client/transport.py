@@ -139,7 +139,7 @@ class HttpTransport:
         return connection
 
     def _open(self, address: SplitResult) -> http.client.HTTPConnection:
-        """Create a connection to the service or its proxy, which TLS to the service goes through."""
+        """Create a connection to the service or to a proxy. TLS to the service goes through the proxy."""
         port = address.port or _PORTS[address.scheme]
         if self._url.scheme == "https":
             return http.client.HTTPSConnection(
@@ -181,7 +181,7 @@ class _TimeLimit:
     def _expire(self) -> None:
         self.expired = True
         with suppress(OSError):
-            # SSLSocket.shutdown would drop the TLS state that another thread is reading with.
+            # SSLSocket.shutdown would drop the TLS state, which another thread needs for its read.
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 

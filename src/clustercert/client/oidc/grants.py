@@ -22,17 +22,17 @@ _INTERVAL_SECONDS = 5
 _LONGEST_INTERVAL, _LONGEST_WAIT = 60, 1800
 _MAX_TEXT = 4096
 _MAX_USER_CODE = 64
-# A refresh token that is expired, revoked or used already, or a user who has to log in again.
+# Error codes for a refresh token that is expired, revoked or already used, and for a user who has to log in again.
 _NEEDS_LOGIN = frozenset({"invalid_grant", "interaction_required", "login_required", "consent_required"})
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCode:
-    """What the user enters in any browser, and what the client polls with.
+    """A user code, which the user enters in any browser, and a device code, with which the client polls for tokens.
 
     Attributes:
-        verifier: proves that this client made the request. RFC 8628 has no PKCE, but Keycloak demands it if the client
-            needs it in a browser. Other issuers ignore it.
+        verifier: proves that this client made the request. RFC 8628 has no PKCE, but Keycloak demands it if its
+            settings require PKCE for this client. Other issuers ignore it.
         complete_uri: `uri` with the user code in it; `None` if the issuer has none.
         seconds: how long the code is valid.
         interval: seconds between two polls.
@@ -90,7 +90,7 @@ class IssuerClient:
                 raise RefreshRefused(error.error, "", self.issuer.url) from error
             raise
         if self.issuer.client.bearer == "id" and "id_token" not in body:
-            # OpenID Connect Core 1.0, 12.2, allows that.
+            # OpenID Connect Core 1.0, 12.2, allows a response without an ID token.
             raise RefreshRefused("no_id_token", "", self.issuer.url)
         tokens = tokens_from_response(self.issuer, body, subject=subject)
         # An issuer that does not rotate refresh tokens sends none.

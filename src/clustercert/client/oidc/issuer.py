@@ -45,7 +45,7 @@ class LoginIssuer:
         return cls(_text(body["name"]), _text(url), client, None if ca_pem is None else str(ca_pem))
 
     def body(self) -> JsonObject:
-        """Return what `parse` reads, to save it."""
+        """Return the issuer in the form that `parse` reads, for the saved login."""
         return {
             "name": self.name,
             "issuer": self.url,
@@ -78,7 +78,7 @@ def login_issuers(service: Connection) -> tuple[LoginIssuer, ...]:
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
-        # Another service that has this API, or an older version.
+        # The service is another CCE service, or an older version.
         if error.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED):
             return ()
         raise

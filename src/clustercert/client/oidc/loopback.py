@@ -93,7 +93,7 @@ class LoopbackServer:
         self._thread.start()
 
     def wait(self, seconds: float) -> Parameters | None:
-        """Return the parameters of the answer, or `None` if none came in time. There may be none if it is contested."""
+        """Return the parameters of the answer: `None` if none came in time, `{}` after a call of `end`."""
         try:
             return self._answers.get(timeout=seconds)
         except queue.Empty:
@@ -145,7 +145,7 @@ class LoopbackServer:
 
 
 class _Listener(ThreadingHTTPServer):
-    """Serves few connections at a time. Never resolves names."""
+    """Limits the number of simultaneous connections. Never resolves names."""
 
     daemon_threads = True
     block_on_close = False

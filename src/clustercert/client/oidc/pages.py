@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Page(NamedTuple):
-    """A page with one sentence or two. Neither text is HTML."""
+    """A page with one or two sentences. `title` and `text` are plain text, not HTML."""
 
     status: int
     title: str

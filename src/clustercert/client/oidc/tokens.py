@@ -1,4 +1,4 @@
-"""Tokens from an issuer, and what the client checks in them. The service verifies signatures.
+"""Tokens from an issuer, and the checks that the client makes of them. The service verifies signatures.
 
 A token that comes from the token endpoint over TLS needs no check of its signature here: OpenID Connect Core 1.0,
 section 3.1.3.7, number 6.
@@ -16,11 +16,11 @@ from clustercert.client.oidc.errors import IssuerError
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model import JsonObject
 
-# What the service accepts.
+# The longest token that the service accepts.
 MAX_TOKEN = 16 * 1024
 # Replace a token this long before it expires, or a tenth of its lifetime.
 _EARLY = timedelta(seconds=30)
-# Differences of clocks that are not worth a message.
+# Smaller differences between the clocks are accepted.
 _SKEW = timedelta(minutes=5)
 _PARTS = 3
 _USER_CLAIMS = ("preferred_username", "email", "name", "repository", "project_path", "sub")
@@ -31,7 +31,7 @@ class Tokens:
     """The tokens of a login.
 
     Attributes:
-        bearer: what the service gets with each request.
+        bearer: the token that the client sends to the service with each request.
         refresh: gets new tokens from the issuer; `None` if it sent none.
         expires_at: when to replace `bearer`, a little before it expires.
         subject: the issuer's id of the user.
@@ -58,7 +58,7 @@ def claims_of(token: str) -> JsonObject:
 
 
 def tokens_of(token: str, refresh: str | None = None) -> Tokens:
-    """Return the tokens with what the JWT says. Raises ValueError if it is not a JWT that expires."""
+    """Return the tokens, with expiry and user from the JWT. Raises ValueError if it is not a JWT that expires."""
     claims = claims_of(token)
     try:
         expires, issued = _time(claims["exp"]), _time(claims.get("iat", claims["exp"]))
@@ -77,7 +77,7 @@ def tokens_from_response(
 
     Args:
         nonce: of the authorization request.
-        subject: the user of the login that is refreshed. Another one is refused.
+        subject: the user of the login that is refreshed. A token for another user is refused.
     """
     id_token, kind = body.get("id_token"), issuer.client.bearer
     if id_token is not None or kind == "id":
