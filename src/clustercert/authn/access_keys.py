@@ -63,7 +63,7 @@ class AccessKeyLookup(Protocol):
         """Return the key, or `None` if it is missing or disabled."""
 
     async def load_in_vain(self, access_key_id: str) -> None:
-        """Take as long as for an unknown key, and return nothing."""
+        """Do the work of a lookup of an unknown key, and return nothing, so that both take the same time."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         """Return the caller for a verified key. Raises Unauthenticated if the user is disabled or deleted."""

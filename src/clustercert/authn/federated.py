@@ -1,4 +1,4 @@
-"""Users whom another identity system authenticates, and what the service asks about them."""
+"""Users whom another identity system authenticates, and the lookup of their rights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,8 +38,7 @@ class FederatedUser:
         only_projects: if given, the roles count only in these projects.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
-        revision: differs each time that the authority is asked about the same credential again, or that its settings
-            are loaded.
+        revision: changes whenever the authority is asked about the same credential again, or its settings are loaded.
     """
 
     issuer: Authority = field(repr=False)

@@ -8,7 +8,7 @@ from clustercert import __version__
 if TYPE_CHECKING:
     import httpx
 
-# Documents and tokens have a few kilobytes, a user's 500 groups in Keystone have 200.
+# Documents and tokens have a few kilobytes, a list of 500 groups from Keystone has 200 kilobytes.
 MAX_RESPONSE_BYTES = 512 * 1024
 
 
@@ -22,7 +22,7 @@ def new_client(
     """Create a client.
 
     Args:
-        seconds: for each step of a request. A caller also limits the whole.
+        seconds: time limit for each step of a request. Callers also limit the time of the whole request.
         connections: how many may be open at once.
     """
     import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services ask no identity system

@@ -39,8 +39,8 @@ class KeystoneKey(SigningKey):
 class KeystoneAccessKeys:
     """Looks up access keys, and the users to whom they belong. Secrets are kept in memory only.
 
-    The user, their roles and groups are read after the signature is verified. So a request with a wrong signature costs
-    as many questions as one with an unknown access key: one.
+    The user, their roles and groups are read after the signature is verified. So a wrong signature and an unknown
+    access key both cost one request to Keystone.
     """
 
     keystone: Keystone
@@ -67,7 +67,7 @@ class KeystoneAccessKeys:
             return None
 
     async def load_in_vain(self, access_key_id: str) -> None:
-        """Ask Keystone as for an unknown key, of which a refusal is remembered for a few seconds."""
+        """Ask Keystone about the key, like for an unknown key, at most once in a few seconds."""
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
@@ -118,7 +118,8 @@ class KeystoneAccessKeys:
             raise Unauthenticated("the access key's user is unknown or disabled", known=key.id)
         if project is None or project.id != key.project_id or not project.enabled:
             raise Unauthenticated("the access key's project is unknown or disabled", known=key.id)
-        # Not from the cache: the user is cached in turn, so a disabled domain would count only after twice that time.
+        # Read without the cache. The user is cached too, so a disabled domain would take effect only after twice that
+        # time.
         ids = {user.domain_id, project.domain_id}
         domains = {each.id: each for each in await asyncio.gather(*map(self.directory.current_domain, ids))}
         if not all(each.enabled for each in domains.values()):
@@ -143,7 +144,7 @@ class KeystoneAccessKeys:
 
 
 def _digest(*parts: str) -> bytes:
-    """SHA-256. In hex, that of the access key alone is the id of its credential."""
+    """Return a SHA-256. The id of an EC2 credential is the SHA-256 of its access key, in hex."""
     return hashlib.sha256("\0".join(parts).encode()).digest()
 
 

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 MAX_ROLES = 1000
 MAX_GROUPS = 500
-# Keystone makes secrets of 32 hex digits. Users can choose others, which must not be guessed.
+# Keystone makes secrets of 32 hex digits. Users can choose others: reject those that can be guessed.
 MIN_SECRET = 16
 
 Id = Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
@@ -91,7 +91,7 @@ class GroupBody(_Answer):
 
 
 class _List(_Answer):
-    """A list. Keystone cuts lists off at a limit of its configuration, and says so."""
+    """A list. Keystone truncates lists at a limit in its configuration, and then sends `truncated`."""
 
     truncated: bool = False
 

@@ -22,7 +22,7 @@ class ServiceCredential:
 
     Attributes:
         identity: the user or the application credential, in Keystone's form, without the secret.
-        scope: the scope of the token in Keystone's form; None for that of the application credential.
+        scope: the scope of the token in Keystone's form; None for the scope of the application credential.
         secret: the secret, or the file whose first line it is. The file is read for each login.
     """
 
@@ -74,8 +74,8 @@ class Keystone:
         cache_seconds: how long its answers are used.
         projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain here.
         user_domains: ids of the only domains in Keystone whose users are accepted; None for all.
-        roles: what its roles in projects are called here; others are dropped. None: they keep their names.
-        system_roles: what its roles in the scope `system` are called here as roles in the whole service.
+        roles: local names of its roles in projects; other roles are dropped. None: roles keep their names.
+        system_roles: names of roles in the whole service, by the names of its roles in the scope `system`.
         reads_groups: whether the groups of users are read. Otherwise, users have none.
         accepts_access_keys: whether signatures with EC2 credentials are accepted.
         prefixed: whether users and groups are called `NAME/DOMAIN/…`, so that Keystone can't choose other names.

@@ -144,7 +144,7 @@ class KeystoneClient:
 
     def _unusable(self, about: str, error: UnusableAnswer) -> CredentialUnverified:
         metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
-        # Made-up tokens get here too, so the same reason is logged once.
+        # Anyone can cause this with an invented token, so the same reason is logged only once.
         if (reason := f"{about}: {error}") != self._failure:
             logger.warning("keystone answer not usable", authority=self._name, reason=reason)
         self._failure = reason

@@ -21,7 +21,7 @@ from clustercert.observability import metrics
 if TYPE_CHECKING:
     import httpx
 
-# Keystone wants the parameter, Huawei Cloud's IAM also a value.
+# Keystone needs only the parameter, Huawei Cloud's IAM needs a value, too.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
 MAX_CONNECTIONS = 20
 # Back-off: after a network failure, nothing is sent for this time. It doubles with each further failure.
@@ -54,7 +54,7 @@ class Connection:
         self._keystone = keystone
         self._clock = clock
         self._lock = asyncio.Lock()
-        # Waiting for a free connection is not part of a timed exchange: it is no failure of Keystone.
+        # The time limit of requests does not include waiting for a free connection, which is no failure of Keystone.
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self._http: httpx.AsyncClient | None = None
         self._tls: ssl.SSLContext | None = None

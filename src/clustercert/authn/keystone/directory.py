@@ -34,7 +34,7 @@ class KeystoneDirectory:
         return mapped_groups(self.keystone, user_id, groups, by_id)
 
     async def domain(self, domain_id: str) -> DomainBody:
-        """Return a domain, as it was when it was cached. Raises Unauthenticated if it does not exist."""
+        """Return a domain, from the cache if it is there. Raises Unauthenticated if it does not exist."""
 
         async def ask() -> Found[DomainBody]:
             return Found(await self.current_domain(domain_id), self.keystone.cache_seconds)

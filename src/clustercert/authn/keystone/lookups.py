@@ -65,7 +65,7 @@ class Lookups(Generic[V]):
         if (value := self.cached(key)) is not None:
             return value
         if (refused := self._refused.get(key)) is not None:
-            # A new exception, because each keeps where it was raised.
+            # Raise a new exception, because an exception object collects the tracebacks of all its raises.
             raise Unauthenticated(refused.reason, known=refused.known)
         task = self._under_way.get(key)
         if task is None:
@@ -97,6 +97,6 @@ def _end_of(_key: bytes, entry: _Entry[V], _now: float) -> float:
 
 
 def _retrieve(task: "asyncio.Task[V]") -> None:
-    """Fetch the task's exception, which nobody else does if all requests were cancelled."""
+    """Fetch the task's exception, or asyncio logs it if all requests that waited were cancelled."""
     if not task.cancelled():
         task.exception()

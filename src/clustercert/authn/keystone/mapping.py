@@ -22,7 +22,7 @@ Roles = Mapping[str | None, frozenset[str]]
 
 
 def require_undelegated(body: TokenBody) -> None:
-    """Refuse a token that its user passed on with limits that a certificate can't have.
+    """Refuse a token that its user delegated with limits, because a certificate can't have these limits.
 
     Application credentials without access rules are accepted: their roles are those of the token.
     """
@@ -88,7 +88,7 @@ def mapped_groups(
 
 
 def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str) -> tuple[str, Domain]:
-    """Return the name of a user or group here, and their domain."""
+    """Return the local name of a user or group, and their local domain."""
     for text in (name, domain.name):
         # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
         plain = text.isprintable() and text == text.strip() and unicodedata.is_normalized("NFC", text)

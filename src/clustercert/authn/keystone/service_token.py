@@ -1,4 +1,4 @@
-"""The service's own token at Keystone, with which it asks about others."""
+"""The service's own token at Keystone, with which it asks about other tokens and about users."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from clustercert.observability import metrics
 
 # After this share of its lifetime, the token is renewed. The old one is used until then, and if that fails.
 RENEW_AFTER = 0.8
-# After a refused login: Keystone may lock a user after several.
+# Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10
 
 logger = structlog.get_logger()
@@ -131,7 +131,7 @@ def _token(response: Response, began: float) -> _Token:
         raise UnusableAnswer(f"the response has status {response.status}{hint}")
     text = response.headers.get("x-subject-token", "")
     body = parsed(TokenAnswer, response.content).token
-    # Only the difference counts, so that the clocks may differ.
+    # Only the difference of Keystone's two times is used, because the clocks may differ.
     lifetime = (body.expires_at - body.issued_at).total_seconds()
     if not text or lifetime <= 0:
         raise UnusableAnswer("the response has no token, or one that has expired")

@@ -17,7 +17,7 @@ from clustercert.authn.keystone.mapping import mapped_user, require_undelegated,
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 
-# Open Telekom Cloud's tokens have several kilobytes. All headers of a request have at most 64.
+# Open Telekom Cloud's tokens have several kilobytes. All headers of a request have at most 64 kilobytes.
 MAX_TOKEN = 16 * 1024
 TOKEN_METHOD, APPLICATION_CREDENTIAL_METHOD = "keystone", "keystone_app"
 

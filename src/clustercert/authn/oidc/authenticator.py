@@ -68,7 +68,7 @@ class OidcAuthenticator:
         return tuple(self.verifier.issuers.values())
 
     async def explain(self, text: str) -> Explanation:
-        """Explain what would become of a token, without authenticating anyone."""
+        """Explain whether a token would be accepted, and for which user, without authenticating anyone."""
         return await explain(self.verifier, text)
 
     @property
@@ -103,8 +103,8 @@ def new_authenticator(
 ) -> OidcAuthenticator:
     """Create the authenticator for these issuers. Their keys are fetched by `KeyUpdates`, or for the first token.
 
-    Keys that `before` has from the same source are kept, so they stay in use while the issuer is away. Its cached
-    tokens are not kept, because the settings may refuse them now, or map them to other roles.
+    Keys that `before` has from the same source are kept, so they stay in use while the issuer can't be reached. Cached
+    tokens of `before` are not kept, because the new settings may refuse them or map them to other roles.
     """
     revision = next(_revisions)
     by_url = {issuer.url: replace(issuer, revision=revision) for issuer in issuers}

@@ -8,7 +8,7 @@ from clustercert.model.name_patterns import Names
 
 
 def claim_value(claims: JsonObject, path: str) -> object:
-    """Return a claim, or None without it.
+    """Return a claim, or None if the token does not have it.
 
     A path that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a claim's name.
     Source: RFC 6901.
@@ -22,7 +22,7 @@ def claim_value(claims: JsonObject, path: str) -> object:
 
 
 def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return the strings of a claim: of a single value, or of each in a list. None if it has another type."""
+    """Return a claim as strings: one for a single value, or one for each entry of a list. None for another type."""
     values = value if isinstance(value, list) else [value]
     texts = tuple(map(_text, values))
     return None if None in texts else tuple(text for text in texts if text is not None)

@@ -1,4 +1,4 @@
-"""Explains what became of a token: each check, and what the mapping made of its claims. For operators only."""
+"""Explains for operators how a token is judged: each check, and the user to whom the mapping leads."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from clustercert.model.errors import Unavailable
 if TYPE_CHECKING:
     from clustercert.authn.oidc.verification import Verifier
 
-# An explanation does not wait longer for an issuer's keys.
+# The longest time that an explanation waits for an issuer's keys.
 KEYS_SECONDS = 0.8
 
 
@@ -37,7 +37,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What became of a token.
+    """The result for a token.
 
     Attributes:
         issuer: the issuer in the settings whose keys verified the token; None if none did.

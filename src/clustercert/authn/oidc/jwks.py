@@ -95,7 +95,7 @@ def _import(public: dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
 
 
 def _modulus(text: str) -> int:
-    """Decode a modulus strictly, so that the library can't read another number. Raises ValueError."""
+    """Decode a modulus strictly, so that the library can't read it as another number. Raises ValueError."""
     if len(text) > _MAX_MODULUS_TEXT:
         raise ValueError("RSA key size")
     return int.from_bytes(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))

@@ -1,4 +1,4 @@
-"""The tasks that keep the keys of issuers up to date. A reload of the settings can change which issuers these are."""
+"""The tasks that keep the keys of issuers up to date. A reload of the settings can add and remove issuers."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    # Importing it takes 5 MB, which a service without issuers does not need.
+    # The import takes 5 MB of memory, which a service without issuers does not need.
     from clustercert.authn.oidc.verification import KeyLookup
 
 

@@ -17,7 +17,7 @@ from clustercert.observability import metrics
 REFRESH_SECONDS = 300
 # After a failure, and after an unknown key id, nothing is sent to the issuer for this time.
 PAUSE_SECONDS = 30
-# At the end, a fetch may take this long until it is cancelled.
+# When the service stops, a fetch is cancelled after this time.
 STOP_SECONDS = 1
 # Known keys are used for this long while the issuer can't be reached.
 MAX_AGE_SECONDS = 24 * 3600
@@ -28,7 +28,7 @@ logger = structlog.get_logger()
 
 
 class IssuerKeys:
-    """Finds an issuer's keys. While the issuer is away, only tokens with keys that were never seen are rejected.
+    """Finds an issuer's keys. While the issuer can't be reached, only tokens with unknown keys are rejected.
 
     Attributes:
         version: changes with each change of the keys, so a token that was verified with removed keys is not cached.
@@ -57,14 +57,14 @@ class IssuerKeys:
         if (key := self._known(key_id, algorithm)) is not None:
             return key
         if self._fetching is not None:
-            # Its response may be older than the key, so another one may follow.
+            # The response of this fetch may be older than the key, so another fetch may follow.
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
                 return key
         was_sought = self._may_seek()
         if was_sought:
             if self._fetched_at > float("-inf"):
-                # The first fetch does not search for a new key, so a rotation right after the start may follow.
+                # The first fetch does not count as a search for a new key: keys may be rotated right after the start.
                 self._sought_at = self._clock()
             await self._wait()
             if (key := self._known(key_id, algorithm)) is not None:
@@ -108,7 +108,7 @@ class IssuerKeys:
             self._replace(())
 
     def _is_settled(self, key_id: str | None) -> bool:
-        """Whether another fetch is not expected to find the key: it is withdrawn, or its algorithm is another."""
+        """Whether another fetch can't be expected to find the key: it was withdrawn, or is for another algorithm."""
         return key_id is None or key_id in self._withdrawn or any(key.id == key_id for key in self._keys)
 
     def _may_seek(self) -> bool:

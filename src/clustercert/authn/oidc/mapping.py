@@ -63,7 +63,7 @@ def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
 
 
 def _check_overage(claim: str, claims: JsonObject) -> None:
-    """Refuse a token whose groups are elsewhere, because without groups the policy would decide wrongly.
+    """Refuse a token that refers to groups elsewhere, because without groups the policy would decide wrongly.
 
     Source: OpenID Connect Core 1.0, 5.6.2; Microsoft identity platform, "Groups overage claim".
     """

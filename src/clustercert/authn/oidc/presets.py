@@ -33,7 +33,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     # Source: Keycloak server administration guide, "Group Membership" mapper, whose default writes full paths.
     "keycloak": Preset(
         ClaimMapping(username=("preferred_username",), groups="groups", strip_slash=True),
-        # It refuses scopes that a client does not have. Refresh tokens need none.
+        # Keycloak refuses scopes that a client does not have. It sends refresh tokens without a scope for them.
         scopes=("openid", "profile"),
     ),
     # Source: Dex, "Custom scopes, claims and client features". `name` is a display name that users may choose.

@@ -7,7 +7,7 @@ MAX_SHOWN = 120
 
 
 class TokenRefused(Unauthenticated):
-    """A token failed a check. Like for any failed authentication, the caller does not learn which.
+    """A token failed a check. As for any failed authentication, the caller does not learn which check failed.
 
     Attributes:
         check: the name of the check, such as `signature` or `aud`.

@@ -20,7 +20,7 @@ from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 
 REVIEW_SECONDS = 10.0
-# Together with the longest review, this stays below a minute.
+# Keep the sum of this and the longest review below a minute: the documentation promises that.
 CACHED_SECONDS = 45
 REFUSED_SECONDS = 5
 # After a failed request, nothing is sent to the API server for this time.
@@ -34,7 +34,7 @@ REVIEW = "token review"
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/serviceaccount/util.go.
 _USERNAME = re.compile(r"system:serviceaccount:([a-z0-9-]{1,63}):([a-z0-9.-]{1,253})")
 _EXTRA = "authentication.kubernetes.io/"
-# Claims that the answer does not repeat. Only the text that the API server has verified can have them.
+# Claims that the API server's answer does not contain. They are taken from the token, which the API server verified.
 _TIMES = ("exp", "iat", "nbf", "jti")
 
 logger = structlog.get_logger()
@@ -154,9 +154,9 @@ def _refusal(error: str) -> TokenRefused:
 
 
 def _confirmed_claims(issuer: Issuer, token: UnverifiedToken, review: TokenReview) -> JsonObject:
-    """Return the claims of a token as the answer about it says. Raises TokenRefused.
+    """Return the claims of a token as the API server's answer confirms them. Raises TokenRefused.
 
-    Other claims than times are not taken from the token, because they were not verified here.
+    Only `_TIMES` are taken from the token itself.
     """
     if issuer.audiences.isdisjoint(review.audiences):
         # An API server that does not know audiences answers without them.
