@@ -194,10 +194,10 @@ def change_policy(parts: Components, policy: Policy) -> Components:
 def change_issuers(
     parts: Components, settings: Settings, before: "OidcAuthenticator | None"
 ) -> tuple[Authenticator, "OidcAuthenticator | None"]:
-    """Return the authenticator of all credentials and that of OIDC tokens, with the issuers in other settings.
+    """Return the authenticators of all credentials and of OIDC tokens, built for the issuers in new settings.
 
     Args:
-        before: the authenticator of OIDC tokens in use.
+        before: the authenticator of OIDC tokens that is in use now.
     """
     oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
     return new_authenticator(parts.settings, parts.identity, oidc, parts.keystone), oidc
@@ -237,7 +237,10 @@ def limited_issuance(parts: Components) -> LimitedIssuance:
 
 
 def leader_jobs(parts: Components) -> tuple[LeaderJob, ...]:
-    """Return a process's periodic jobs. Start sealing first and stop it last, so that other jobs' events are sealed."""
+    """Return a process's periodic jobs, in the order in which they start.
+
+    Sealing is the first. It stops last, so that it seals the events of other jobs.
+    """
     database = parts.database
     work = (
         (Leader(database, "seal", SEALING_LEASE_SECONDS), sealing(parts.log_sealer)),
@@ -287,7 +290,7 @@ async def initialise(
     Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
     Args:
-        report_progress: called before each migration with the number of those that are done, and of all.
+        report_progress: called before each migration with the number of finished migrations and the number of all.
     """
     keks = kek_source(settings)
     keks.read()

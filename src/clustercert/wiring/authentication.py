@@ -60,7 +60,7 @@ def oidc_authenticator(
     """
     if not settings.identity.issuers:
         return None
-    # joserfc takes 5 MB.
+    # Imported only here, because joserfc takes 5 MB of memory.
     from clustercert.authn.oidc import authenticator  # noqa: PLC0415
     from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
 
