@@ -1,4 +1,4 @@
-"""Compares a cluster's options with the policy: they name its rules, and exempt names that it may give."""
+"""Compares a cluster's options with the policy, whose rules they name and whose groups they could exempt."""
 
 from collections.abc import Collection, Iterable
 

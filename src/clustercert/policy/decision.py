@@ -66,13 +66,13 @@ class Policy:
     def input_of(
         self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime
     ) -> DecisionInput:
-        """Return what the rules are compared with. Raises NotFound if the caller has no role in the project."""
+        """Return the input that rules are compared with. Raises NotFound if the caller has no role in the project."""
         roles = caller.require_roles_in(cluster.project_id)
         key_type = key_type_of(request.public_key) if request.public_key else self.key_type
         return DecisionInput(caller, cluster, request, roles, now, key_type)
 
     def _matching(self, said: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
-        """Return the rules that grant. Raises Forbidden."""
+        """Return the rules that grant the certificate. Raises Forbidden if none does, or if one denies it."""
         match = match_rules(self.rules, said)
         own = match.own_unmet(self.rules, said)
         trace |= match.skipped(own)

@@ -53,7 +53,7 @@ class _Rule:
 
     @property
     def is_open(self) -> bool:
-        """Whether it depends on the request if the rule matches this user."""
+        """Whether the rule matches some requests of this user but not others."""
         return bool(self.on_request or self.expressions)
 
     @property
@@ -61,7 +61,7 @@ class _Rule:
         return tuple(condition.clause for condition in (*self.on_request, *self.expressions))
 
     def takes(self, said: DecisionInput) -> bool:
-        """Whether the request meets the conditions on it, without expressions."""
+        """Whether the request meets this rule's conditions on requests, apart from expressions."""
         return all(condition.first_false(said) is None for condition in self.on_request)
 
 
@@ -75,7 +75,7 @@ class _Match:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """A request by which a rule grants.
+    """A request that a rule grants.
 
     Attributes:
         policy: the rules that match this request, without conditions.
@@ -88,7 +88,7 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The requests by which a rule grants, to users who meet the same conditions on users.
+    """The requests that a rule grants to users who meet the same conditions on users.
 
     Attributes:
         choices: requests that different rules match, the best first. Names and groups of a user can make the policy
@@ -149,7 +149,8 @@ class Entitlements:
         ]
         for position, match in enumerate(matches):
             if self._can_give(match.rule.rule):
-                # First without rules that only protect from a refusal, because they also need something.
+                # Prefer requests without later rules that only protect from a refusal, because these rules have
+                # conditions, too.
                 choices = [
                     choice
                     for protected in (False, True)
@@ -164,7 +165,7 @@ class Entitlements:
     def _choices(
         self, target: _Rule, outcomes: Iterable[tuple[RequestVariant, Sequence[_Rule]]]
     ) -> list[_Choice]:
-        """Return one request for each different list of granting rules, that with the longest lifetime first."""
+        """Return one request for each different list of granting rules, sorted by lifetime, the longest first."""
         different: dict[tuple[str, ...], tuple[RequestVariant, Sequence[_Rule]]] = {}
         for variant, granting in outcomes:
             different.setdefault(tuple(each.rule.name for each in granting), (variant, granting))
@@ -242,7 +243,7 @@ def _granting(
 
 
 def _unless(matches: Sequence[_Match], position: int, requests: Iterable[DecisionInput]) -> Iterator[str]:
-    """Yield the rules that can refuse requests that the rule at the position takes, or that end the list before it."""
+    """Yield the names of rules that can keep the rule at the position from granting: they refuse or are final."""
     target = matches[position].rule
     taken = [sent for sent in requests if target.takes(sent)]
     for number, match in enumerate(matches):

@@ -61,7 +61,7 @@ class Outcome:
     max_lifetime: timedelta | None = None
 
     def meets(self, expected: Expectation) -> bool:
-        """Whether this is the expected decision."""
+        """Whether this outcome meets the expectation."""
         if (self.grant is None) != expected.is_refusal:
             return False
         if self.grant is None:
@@ -77,7 +77,7 @@ class Outcome:
         if self.grant is None:
             return _refusal(self.refused_by, self.message)
         longest = self.max_lifetime if self.max_lifetime != self.lifetime else None
-        # An example rarely names the user's id, so nobody would know it.
+        # Leave out a user id: examples rarely name ids, so a reader would not recognize it.
         username = None if is_user_id(self.grant.username) else self.grant.username
         return _allowance(self.grant.groups, username, self.lifetime, longest)
 
@@ -213,7 +213,7 @@ def _request(said: ExampleRequest, now: datetime) -> IssueRequest:
 @functools.cache
 def _public_key(key_type: KeyType) -> PublicKey:
     if key_type.startswith("rsa-"):
-        # Only its size matters, and generating a real one takes up to a second.
+        # Only the key's size matters, and generating a real RSA key takes up to a second.
         modulus = (1 << int(key_type.removeprefix("rsa-"))) - 1
         return rsa.RSAPublicNumbers(RSA_EXPONENT, modulus).public_key()
     return new_key(key_type).public_key()

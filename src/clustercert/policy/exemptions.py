@@ -17,7 +17,7 @@ def groups_and_templates(rules: Iterable[PolicyRule]) -> set[str]:
 
 
 def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:
-    """Return what the names from each template begin with, up to a colon. Leaves out templates without such a prefix.
+    """Return the prefix of the names from each template, up to a colon. Leaves out templates without such a prefix.
 
     Templates never give names with the prefix `system:`.
     """
@@ -59,7 +59,7 @@ def is_exempt(
     groups = [group for group in presented if group not in GROUPS_OF_EVERYBODY]
     names = groups or [username]
     prefixes = (OUR_PREFIX, *template_prefixes(policy_groups))
-    # A template's text is not a name, even if somebody is called so.
+    # A template's text is not a name, even if a user or group has the same name.
     ours = [group for group in policy_groups if not is_template(group)]
     if any(name.startswith(prefixes) or name in ours for name in (username, *groups)):
         return False

@@ -17,7 +17,7 @@ Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 MAX_TRIED = 32
 # Stands for the groups of a template for which the caller has no values yet.
 _SOME_GROUP = "group"
-# Who has these gets other values for placeholders.
+# Kinds of names in conditions that also fill placeholders of templates.
 _FILLED_IN = frozenset({"role", "group", "user"})
 
 

@@ -72,5 +72,5 @@ def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], said: Decision
 
 
 def _unmet(rule: PolicyRule, said: DecisionInput, counts: Callable[[object], bool]) -> int:
-    """Return the number of a rule's false conditions of one sort."""
+    """Return the number of a rule's false conditions that `counts` selects."""
     return sum(counts(each) and each.first_false(said) is not None for each in rule.conditions)

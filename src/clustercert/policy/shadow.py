@@ -1,4 +1,4 @@
-"""A shadow policy decides nothing. What it would decide otherwise is counted and logged."""
+"""Counts and logs the decisions that a shadow policy would make differently. A shadow policy decides nothing itself."""
 
 import time
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class Shadow:
         self._note_cpu_time(self._cpu_clock() - cpu_started)
 
     def _note_cpu_time(self, seconds: float) -> None:
-        # Once may be a pause, such as for garbage collection.
+        # A single slow decision may be due to a pause, such as for garbage collection.
         self._slow = self._slow + 1 if seconds > SLOW_SECONDS else 0
         if self._slow == SLOW_DECISIONS:
             logger.error(
