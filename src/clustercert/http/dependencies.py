@@ -119,7 +119,7 @@ async def authenticated(request: Request, raw: bytes, parts: Services) -> Caller
         parts.failure_limit.check(context.origin, failure)
         raise
     except CredentialUnverified:
-        # Made-up tokens get here too while their issuer is away, so this counts as a failed authentication.
+        # Count it as a failed authentication: while an issuer can't be reached, its invented tokens end here, too.
         await check_limits(request, parts, None)
         parts.failure_limit.check(context.origin)
         parts.failure_limit.count(context.origin)

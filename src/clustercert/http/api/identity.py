@@ -43,7 +43,7 @@ async def list_issuers(services: ServicesDep) -> Response:
 
 
 def _ca_pem(file: Path | None) -> str | None:
-    """Return the certificates in a file, and nothing else: it might also have a key. None if it can't be read."""
+    """Return only the certificates in a file, because the file might also have a key. None if it can't be read."""
     if file is None:
         return None
     try:
@@ -64,11 +64,11 @@ async def show_caller(call: CallDep) -> Response:
 
 @router.post(
     OWN + "/identity/explain",
-    responses=described("The checks, and what the mapping made of the claims.", bodies.ExplanationBody),
+    responses=described("The checks, and the user to whom the claims are mapped.", bodies.ExplanationBody),
     openapi_extra=json_body(bodies.ExplainRequest.model_json_schema()),
 )
 async def explain_token(call: CallDep) -> Response:
-    """Explain what would become of a token from an OIDC issuer.
+    """Explain whether a token from an OIDC issuer would be accepted.
 
     Only for operators. Authenticates nobody, and stores or logs nothing of the token.
     """

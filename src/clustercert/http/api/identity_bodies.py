@@ -62,7 +62,7 @@ class MappedUserBody(BaseModel):
 
 
 class ExplanationBody(BaseModel):
-    """What would become of the token. `failed` is the first check that failed."""
+    """Whether the token would be accepted, and for which user. `failed` is the first check that failed."""
 
     accepted: bool
     issuer: str | None

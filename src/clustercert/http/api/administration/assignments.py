@@ -194,7 +194,8 @@ async def _assign(
             return before
         known = await call.services.identity.roles.find(role)
         if project is not None:
-            # A role can also be given by id, and elsewhere a role of the caller can be called like one.
+            # Compare names, because the path may have the role's id, and the caller may have a role whose name is that
+            # id.
             _require_assignable(call, project, known.name)
         assignee = await _assignee(call, assignees, name, domain)
         if not await call.services.identity.roles.assign(

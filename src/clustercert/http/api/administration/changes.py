@@ -37,7 +37,7 @@ class Change:
     """A request that changes a resource.
 
     Attributes:
-        if_match: the entity tags of which the resource must have one; `None` if every state is right.
+        if_match: the entity tags of which the resource must have one; `None` to accept any state.
         must_be_new: whether the resource must not exist yet.
         dry_run: whether to check everything and change nothing.
     """
@@ -62,7 +62,7 @@ class Change:
         """Validate the body. Raises InvalidRequest.
 
         Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be those
-        of the resource, and times that the service sets are ignored, since they may have changed since.
+        of the resource. Times that the service sets are ignored, because they may have changed meanwhile.
         """
         require_json(self.call.request)
         sent = json_object(self.call.body)

@@ -47,7 +47,7 @@ class ClusterRequest(Wanted):
 
     def registration(self, name: str, before: ClusterOptions | None) -> Registration:
         """Return the registration. `before` has the current options, if there is a cluster. Raises InvalidRequest."""
-        # Empty, not `None`, if there were roles: the bindings for earlier certificates are still removed.
+        # Empty, not `None`, if there were roles, so that the bindings of earlier certificates are still removed.
         had_roles = before is not None and before.credential_roles is not None
         roles = self.credential_roles if self.credential_roles or had_roles else None
         server_ca_pem = self.server_ca.encode("ascii", "replace")

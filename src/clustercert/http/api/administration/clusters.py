@@ -65,7 +65,7 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     """
     call = change.call
     clusters, actor = call.services.clusters, call.caller.actor
-    # Kept across attempts, since each one leaves a CA at an external signer.
+    # Kept across attempts, because each new one would leave a CA at an external signer.
     prepared: Cluster | None = None
 
     async def save(before: Cluster | None, current: JsonObject | None) -> Cluster:

@@ -27,7 +27,9 @@ def one(model: type[BaseModel]) -> Described:
 def replaced(model: type[BaseModel]) -> Described:
     """Describe a PUT."""
     created = described("Created.", model, status=201, headers=_ETAG, errors={})
-    return described("Changed, or already so.", model, headers=_ETAG, errors=_CHANGE_ERRORS) | created
+    return (
+        described("Changed, or already in this state.", model, headers=_ETAG, errors=_CHANGE_ERRORS) | created
+    )
 
 
 def issued(model: type[BaseModel]) -> Described:
