@@ -125,7 +125,7 @@ def _deletions(
 
 
 def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[Change]") -> None:
-    """Make the changes, and print each one. Raises CommandError with what was applied."""
+    """Make the changes, and print each one. Raises CommandError, which says how many changes were applied."""
     from clustercert.client.connection import ClientError
 
     with Progress("changes", len(changes)) as progress:

@@ -8,12 +8,12 @@ _OFF = ("", "0", "false", "no")
 
 
 def is_ci(environment: Mapping[str, str]) -> bool:
-    """Whether the variable CI says that nobody is there."""
+    """Whether the variable CI is set, so that no person is at the terminal."""
     return environment.get("CI", "").lower() not in _OFF
 
 
 def has_browser(environment: Mapping[str, str]) -> bool:
-    """Whether this machine has a browser that opens a window. Those in a terminal do not count."""
+    """Whether this machine has a browser that opens a window. Browsers in a terminal do not count."""
     has_display = sys.platform in ("darwin", "win32") or any(
         environment.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )

@@ -32,7 +32,7 @@ class CertificateFile:
         return _folder() / f"{self.profile},{self.project_id},{self.cluster_id}{_SUFFIX}"
 
     def write(self, credential: "Credential") -> None:
-        """Raises CommandError."""
+        """Write the certificate and the key. Raises CommandError."""
         try:
             for folder in (self.path.parent.parent, self.path.parent):
                 make_private_folder(folder)

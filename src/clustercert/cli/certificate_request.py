@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clustercert.client import Client
     from clustercert.client.connection import Response
 
-# Smaller differences are the resolution of the Date header and the duration of the request.
+# Smaller differences come from the resolution of the Date header and the duration of the request.
 _CLOCK_DIFFERENCE = timedelta(seconds=30)
 
 
@@ -56,7 +56,7 @@ class CertificateRequest:
         try:
             response = self._send(client, csr_pem, datetime.now(UTC))
         except ApiError as error:
-            # The requested time of expiry may be in the past for the service.
+            # By the service's clock, the requested time of expiry may be in the past.
             offset = self._offset_by_request(client) if error.http_status == 400 else timedelta(0)  # noqa: PLR2004
             if not offset:
                 raise
@@ -64,7 +64,7 @@ class CertificateRequest:
         return IssuedKubeconfig(validated_kubeconfig(response.body, key), clock_offset(response))
 
     def _send(self, client: "Client", csr_pem: str | None, now: datetime) -> "Response":
-        """Request it. If its lifetime is refused, request the longest allowed one if the tolerance permits that."""
+        """Request a certificate. If its lifetime is refused, request the longest allowed one, within the tolerance."""
         lifetime = self.lifetime.lifetime(now)
         options = IssueOptions(lifetime.duration, lifetime.expire_at, csr_pem, self.reason)
         try:

@@ -76,7 +76,7 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
     found = client.find(path_of("certificates", digits))
     if found is not None:
         return found, path_of("certificates", str(found["fingerprint"]), "revoke")
-    # A token has the rights of an admin in its own project alone.
+    # A token for a project has the rights of an admin only in that project.
     for project in () if client.is_operator else own_projects(client):
         found = client.find(path_of("projects", str(project["id"]), "certificates", digits))
         if found is not None:
@@ -121,7 +121,7 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """Raise UnknownName if no user has a name that no certificate has."""
+    """No certificate has this user name: raise UnknownName, unless there is such a user."""
     names: list[str] = []
     if client.is_operator:
         if next(client.all("/users", "users", name=name), None) is not None:
@@ -133,7 +133,7 @@ def _require_user(client: "AdministrationClient", name: str) -> None:
 def _read(
     client: "AdministrationClient", path: str, query: Mapping[str, str], *, is_only: bool
 ) -> "Iterator[JsonObject]":
-    """Read a list. Without the right to read it, a list among others is empty."""
+    """Yield the certificates of a list. A list that the caller may not read is empty, unless it is the only one."""
     try:
         yield from client.all(path, "certificates", **query)
     except ApiError as error:

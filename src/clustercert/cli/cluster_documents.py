@@ -30,7 +30,7 @@ def cluster_fields(document: Document) -> dict[str, Any]:
 
 
 def _checked(document: Document, fields: dict[str, Any]) -> str:
-    """Check the fields like the service. Returns the CA without other text. Raises InvalidRequest."""
+    """Check the fields as the service does. Returns the CA without other text. Raises InvalidRequest."""
     from clustercert.clusters.registration import Registration
     from clustercert.model import ClusterOptions
 

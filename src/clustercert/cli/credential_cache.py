@@ -42,7 +42,7 @@ class Entry:
 
 
 def folder(name: str = "credentials") -> str | None:
-    """A folder of the cache, or `None` if there is no home directory. Its files begin with the profile and a comma."""
+    """A folder of the cache, or `None` without a home directory. Its file names begin with the profile and a comma."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not base.startswith("/"):
@@ -99,7 +99,7 @@ def clear(profile: str) -> None:
 
 
 def login_state(path: str) -> str:
-    """Return the path with what changes when the file is replaced. Only the path follows the first space."""
+    """Return a text that changes when the file is replaced. The path is the part after the first space."""
     try:
         status = os.stat(path)  # noqa: PTH116 - pathlib takes 10 ms to import
     except OSError:

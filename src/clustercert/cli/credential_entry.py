@@ -1,7 +1,7 @@
 """`clustercert credential`: the exec plugin that gives kubectl a client certificate.
 
-kubectl runs it for each command. If the cache has a credential, it only reads that file and prints it: this module
-imports no more than that takes.
+kubectl runs the plugin for each command. If the cache has a credential, the plugin only prints it. So this module
+imports only modules that are needed for that.
 """
 
 import os
@@ -10,7 +10,7 @@ import time
 
 from clustercert.cli import credential_cache
 
-# What client-go sends in KUBERNETES_EXEC_INFO begins like this.
+# The beginning of the text that client-go sends in KUBERNETES_EXEC_INFO.
 _INFO_PREFIX = '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/'
 VERSIONS = ("v1", "v1beta1")
 _FLAGS = ("--service-key", "--refresh")
@@ -38,7 +38,7 @@ class Request:
         self.version = "v1"
 
     def cache_path(self) -> str | None:
-        """The file for this credential, or `None` if the call leaves something to the login."""
+        """The file for this credential, or `None` if the cluster, the profile or the project is not known yet."""
         if self.cluster is None or self.profile is None or self.project is None:
             return None
         return credential_cache.path_of(
@@ -105,7 +105,7 @@ def _print(body: str, version: str) -> int:
         sys.stdout.flush()
     except OSError as error:
         _fail(f"The credential could not be written: {error.strerror}.", 1)
-        # Else Python would try again at exit, and print a traceback.
+        # Otherwise Python would write again at exit, and print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return 0

@@ -101,7 +101,7 @@ def store(path: str | None, credential: "Credential") -> str:
 
 
 def _completed(request: "Request") -> Failure | None:
-    """Fill in the profile and the project that the call leaves open."""
+    """Fill in the profile and the project if the call does not name them."""
     if request.cluster is None:
         return Failure(
             2, "No cluster is named. Run `clustercert credential CLUSTER`, or set provideClusterInfo: true."

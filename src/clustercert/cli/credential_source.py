@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
 _MIN_LEFT = timedelta(minutes=5)
-# The service may answer the next request. All statuses from 500 are of this kind too.
+# Statuses of temporary errors. All statuses from 500 are temporary too.
 _TEMPORARY = frozenset({408, 429})
 _FIRST_SERVER_ERROR = 500
 _NO_PROJECT = (
@@ -76,7 +76,7 @@ class Credential:
 
 
 def complete(request: "Request") -> Failure | None:
-    """Fill in the profile and the project that the call leaves open."""
+    """Fill in the profile and the project if the call does not name them."""
     request.profile = request.profile or profile.current(os.environ)
     found = _login(request.profile)
     if isinstance(found, Failure):
@@ -123,7 +123,7 @@ def renew_refused_login(request: "Request") -> bool:
 
 
 def log_in(request: "Request") -> Failure | None:
-    """Let the user log in in one browser window, for this call and all that wait. Returns why that failed."""
+    """Let the user log in in one browser window, for this call and all calls that wait. Returns why that failed."""
     from clustercert.cli.login_window import WindowFailed, log_in_by_window
 
     try:

@@ -108,7 +108,7 @@ class Planner:
         current: dict[str, JsonObject] = {}
         if group is not None:
             listed = self._client.all(path_of("groups", str(group["id"]), "members"), "members")
-            # A member from another domain has the same name as none of ours.
+            # Members from other domains are keyed by id, because their names may be equal to names in this domain.
             ours = str(group["domain_id"])
             current = {str(each["name" if each["domain_id"] == ours else "id"]): each for each in listed}
         for name in wanted:

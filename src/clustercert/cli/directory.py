@@ -10,7 +10,7 @@ from clustercert.model.ids import is_id
 
 Kind = Literal["projects", "users", "groups"]
 
-# Counting stops here.
+# The highest count. Larger numbers are shown as more than this.
 _MANY = 1000
 
 

@@ -1,4 +1,4 @@
-"""Reads KUBERNETES_EXEC_INFO, in which kubectl tells an exec plugin what it wants."""
+"""Reads KUBERNETES_EXEC_INFO, in which kubectl sends the version and the cluster to an exec plugin."""
 
 import json
 
@@ -10,7 +10,7 @@ _FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster
 
 
 def apply(request: Request, text: str) -> str | None:
-    """Set the version, and the options that the call leaves open. Returns a message if the text is malformed."""
+    """Set the version, and the options that the call does not have. Returns a message if the text is malformed."""
     try:
         info = json.loads(text)
         version = info["apiVersion"]

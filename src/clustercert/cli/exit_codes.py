@@ -1,4 +1,4 @@
-"""Exit codes of all commands: 0 done, and those below. `USAGE` stands for a missing, wrong or malformed argument."""
+"""Exit codes of all commands: 0 for success, and those below. `USAGE`: an argument is missing, wrong or malformed."""
 
 from clustercert.model.errors import ClustercertError
 

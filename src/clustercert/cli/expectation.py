@@ -1,4 +1,4 @@
-"""The behavior that `clustercert kubernetes verify` expects from an API server, and checks whether it shows it."""
+"""The behavior that `clustercert kubernetes verify` expects from an API server, and the checks for it."""
 
 import asyncio
 import time

@@ -31,7 +31,7 @@ async def explain(
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Explain what would become of a token: each check, and the user, groups and roles that it gives.
+    """Explain whether a token would be accepted: each check, and the user, groups and roles that it gives.
 
     Nothing is stored. Exits with status 1 if the token would be refused.
     """

@@ -21,7 +21,7 @@ def check() -> None:
 
 
 def put(account: str, secret: str) -> None:
-    """Raises CommandError if there is no keyring, or if it does not answer."""
+    """Save a secret. Raises CommandError if there is no keyring, or if it does not answer."""
     _within_time(lambda: _keyring().set_password(_SERVICE, account, secret))
 
 

@@ -105,7 +105,7 @@ class ContextOptions:
             )
 
     def document(self, kubeconfig: "ValidatedKubeconfig", ref: ClusterRef, user: str) -> "JsonObject":
-        """The file's content. Raises CommandError if it would need --insecure."""
+        """Return the file's content. Raises CommandError if the address needs --insecure."""
         if self.cce_names:
             if self.context in kubeconfig.contexts:
                 kubeconfig.document["current-context"] = self.context

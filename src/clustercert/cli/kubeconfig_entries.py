@@ -20,7 +20,7 @@ _NOUNS = {
     "users": ("user", _EXTENSION),
     "contexts": ("context", _EXTENSION),
 }
-# What `merge` sets. It keeps what users added, such as a namespace or a proxy.
+# The fields that `merge` sets. It keeps other fields, which users added, such as a namespace or a proxy.
 _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
@@ -32,7 +32,7 @@ Kind = Literal["exec", "embedded", "files"]
 
 @dataclass(frozen=True, slots=True)
 class ClusterRef:
-    """A cluster, as a login names it. `project` and `cluster` are names."""
+    """A cluster that a login can reach. `project` and `cluster` are names."""
 
     profile: str
     project_id: str
@@ -89,7 +89,7 @@ def context_name(template: str, ref: ClusterRef, user: str) -> str:
 
 
 def changes(name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> Changes:
-    """The cluster, user and context of one name."""
+    """Return the changes that put a cluster, a user and a context with one name."""
     mark = asdict(ref)
     return Changes(
         put={
@@ -101,7 +101,7 @@ def changes(name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -
 
 
 def keep_additions(config: Kubeconfig, wanted: Changes) -> Changes:
-    """Add what users changed in the present entries: a namespace, a proxy and the like."""
+    """Keep the fields that users added to the present entries, such as a namespace or a proxy."""
     put: dict[str, dict[str, dict[str, Any]]] = {}
     for field, entries in wanted.put.items():
         noun, present = _NOUNS[field][0], config.entries(field)
@@ -115,13 +115,13 @@ def keep_additions(config: Kubeconfig, wanted: Changes) -> Changes:
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
-    """Whose the entry of this name is: `None` if there is none, "other" if another program wrote it."""
+    """Return the cluster of an entry, `None` without such an entry, or "other" if another program wrote it."""
     entry = config.entries(field).get(name)
     return None if entry is None else (_ref(field, entry) or "other")
 
 
 def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> None:
-    """Raises CommandError if an entry of this name is not for this cluster and login."""
+    """Raise CommandError if an entry of this name is not for this cluster and login."""
     for noun in LISTS:
         found = owner(config, noun, name)
         if found == "other" or (found is not None and found.identity != ref.identity):
@@ -257,7 +257,7 @@ def _entry(field: str, name: str, content: JsonObject, mark: JsonObject) -> Json
 
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
-    """The mark of an entry."""
+    """Return the cluster in the mark of an entry, or `None` if `merge` did not write the entry."""
     noun, name = _NOUNS[field]
     content = entry.get(noun)
     extensions = content.get("extensions") if isinstance(content, dict) else None

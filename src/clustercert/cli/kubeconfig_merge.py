@@ -100,7 +100,7 @@ class _Plan:
         return cls(files, {path: kubeconfig_files.load(path) for path in files})
 
     def add(self, name: str, ref: ClusterRef) -> None:
-        """Raises CommandError if another entry has this name."""
+        """Add the name of a new entry. Raises CommandError if another entry has this name."""
         if name in self.names:
             raise CommandError(
                 f"Two clusters would get the name {name}. Choose names with --context-name, such as "
@@ -216,7 +216,7 @@ def _write(plan: _Plan, changes: dict[str, Changes], *, use: bool) -> None:
 
 
 def _update(config: Kubeconfig, *, path: Path, names: Mapping[str, ClusterRef], wanted: Changes) -> Changes:
-    """Called under the file's lock: another program may have added entries since the plan was checked."""
+    """Check again under the file's lock, because another program may have added entries. Returns the changes."""
     for name in wanted.put["contexts"]:
         kubeconfig_entries.check_owner(config, path, name, names[name])
     return kubeconfig_entries.keep_additions(config, wanted)

@@ -59,7 +59,7 @@ class Kubeconfig:
     """The parsed text of a kubeconfig."""
 
     def __init__(self, content: bytes) -> None:
-        """Raises MalformedKubeconfig."""
+        """Parse the text. Raises MalformedKubeconfig."""
         self.text = _decoded(content)
         self.root = _composed(self.text)
         self.value: Value = {} if self.root is None else _value(self.root)
@@ -69,7 +69,7 @@ class Kubeconfig:
                 raise MalformedKubeconfig(f"{name} is not a list.")
 
     def entries(self, name: str) -> dict[str, Value]:
-        """The entries of a list by name, without those that have no name."""
+        """Return the entries of a list by name. Leaves out entries without a name."""
         return {each["name"]: each for each in self.value.get(name) or () if _has_name(each)}
 
     @property
@@ -118,7 +118,7 @@ class _Editor:
         if not self._edits:
             return self._config.text
         text = self._source
-        # From the end. Of several insertions in one place, the first one comes first in the result.
+        # Start at the end of the text. Of several insertions at one place, the first one comes first in the result.
         places = [(start, number) for number, (start, _, _) in enumerate(self._edits)]
         for start, number in sorted(places, reverse=True):
             _, end, new = self._edits[number]
@@ -297,7 +297,7 @@ def _value(node: Any) -> Any:
 
 
 def _plain(entry: Value) -> Any:
-    """The value of an entry as it would be after writing and reading it."""
+    """Return the value of an entry as it is after it was written and read."""
     return _value(yaml.compose(_yaml(entry), Loader=_LOADER))
 
 
@@ -319,7 +319,7 @@ def _expected(value: Value, changes: Changes) -> Value:
 
 
 def _normal(value: Value) -> Value:
-    """Without empty fields, which mean the same as missing ones."""
+    """Return the value without empty fields, which mean the same as missing ones."""
     return {key: each for key, each in value.items() if each not in (None, [], "")}
 
 
@@ -348,5 +348,5 @@ def _yaml(value: object) -> str:
 
 
 def _space(start: int, end: int) -> str:
-    """A space for a value that takes the place of nothing after a colon."""
+    """Return a space if there was no value after the colon, so that the new value is separated from it."""
     return " " if start == end else ""

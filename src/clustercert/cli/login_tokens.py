@@ -1,7 +1,7 @@
 """The tokens of logins at OIDC issuers: one file of mode 0600 for each profile.
 
-They are not in the profile's file, because what the exec plugin cached is valid until that file changes, and tokens
-are renewed every few minutes.
+They are not in the profile's file, because tokens are renewed every few minutes, and the exec plugin's cache is valid
+only until the profile's file changes.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ _WAIT_SECONDS = 90.0
 
 @dataclass(frozen=True, slots=True)
 class SavedTokens:
-    """What is saved of a login.
+    """The saved tokens of a login.
 
     Attributes:
-        token: what the service gets.
+        token: the token that is sent to the service.
         expires_at: when to renew it.
         refresh_token: `None` if the issuer sent none, refused it, or if it is in the keyring.
         in_keyring: whether the refresh token is in the keyring.

@@ -1,7 +1,7 @@
 """Names of the service's objects for the completion of shells.
 
-Completion must not make people wait, so the names come from a cache. A child process renews it, and completion waits
-for it only a moment. Whatever goes wrong is silent: then there are no names.
+Completion must not make people wait, so the names come from a cache. A child process renews the cache, and completion
+waits for the child only a moment. After an error, no names are offered and nothing is printed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from clustercert.model.errors import ClustercertError
 if TYPE_CHECKING:
     from clustercert.cli.profile import Profile
 
-# How people name the arguments that are names, and where their names are from.
+# Metavars of arguments that are names, and the kind of their names.
 KINDS = {
     "CLUSTER": "clusters",
     "PROJECT": "projects",
@@ -33,7 +33,7 @@ KINDS = {
     "DOMAIN": "domains",
     "PROFILE": "profiles",
 }
-# Options without a metavar of their own, by their parameter.
+# The kinds of names of options without a metavar, by the option's parameter.
 _PARAMETERS = {
     "cluster": "clusters",
     "project": "projects",
@@ -42,7 +42,7 @@ _PARAMETERS = {
 }
 _FRESH_SECONDS = 20
 _FETCH_SECONDS = 10
-# Less than 0.3 seconds together with the start of the program, which takes its processor time.
+# The longest time of a completion, with the processor time for the start of the program: below 0.3 seconds.
 _TOTAL_SECONDS = 0.28
 _LEAST_SECONDS = 0.05
 _MAX_NAMES = 5000
@@ -93,7 +93,7 @@ def is_plain(name: str) -> bool:
 
 
 def names(kind: str, login: str) -> Sequence[str]:
-    """Return the names of one kind that the user of a saved login may see, as far as they are known in time."""
+    """Return names of one kind that the user of a saved login may see: from the cache, or from the service in time."""
     found = profile.remembered(login, os.environ)
     if found is None or not (found.is_renewable or (found.is_logged_in and not found.has_expired)):
         return ()
@@ -148,7 +148,7 @@ def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         signal.alarm(_FETCH_SECONDS)
-        # Even if the service does not answer, the next key does not ask again.
+        # Mark the cache as renewed first, so that the next key press does not ask a service that does not answer.
         _write(file, state, _read(file, state))
         with contextlib.suppress(ClustercertError):
             _write(file, state, _fetched(kind, found))

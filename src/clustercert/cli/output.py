@@ -196,7 +196,7 @@ def note(text: str) -> None:
 
 
 def _keep_words_whole(line: str, width: int) -> str:
-    """Break a line before each long word that a terminal would wrap. Where it wraps prose, there is no harm."""
+    """Break a line before each long word that a terminal would wrap. The terminal may wrap between shorter words."""
     text, column = "", 0
     for word in line.split(" "):
         is_split = column % width + len(word) > width and _LONG_WORD <= len(word) <= width
@@ -257,7 +257,7 @@ def _relative(time: datetime) -> str:
 def _fitting(columns: Sequence[str], rows: Sequence[Row], name: str) -> Sequence[str]:
     """Return the columns that fit into the terminal, and say which ones do not. Values are never wrapped or cut.
 
-    The first columns go first, and ids last.
+    If there is no room for all, the first columns take precedence over later ones, and all over ids.
 
     Args:
         name: the column that identifies a row, which is always shown.

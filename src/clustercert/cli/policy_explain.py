@@ -24,7 +24,7 @@ _COLUMNS = ("name", "outcome", "first_false")
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options for the request that is asked about."""
+    """The options that describe the request."""
 
     expires_in: Annotated[
         str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")

@@ -154,10 +154,10 @@ def _add(
 
 
 class _Clusters:
-    """Looks for the wanted cluster, which may have been removed, in events.
+    """Looks in events for the wanted cluster, which may have been removed.
 
     Attributes:
-        found: whether there is nothing to look for any more.
+        found: whether the cluster was found, or none is wanted.
     """
 
     def __init__(self, wanted: str | None) -> None:

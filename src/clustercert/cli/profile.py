@@ -127,12 +127,13 @@ class Profile:
         client = AdministrationClient(self.url, auth, ca_pem=self.ca_pem)
 
         def rescope(project_id: str) -> str:
-            # Operators may have no role in the project, and need none. Some paths have its name, only for operators.
+            # Operators need no role in the project. Paths with a project's name instead of its id are only for
+            # operators.
             if client.is_operator or not is_id(project_id):
                 return token
             with contextlib.suppress(ApiError), self.client() as other:
                 return other.rescope(token, project_id).token
-            # They have no role there, which the answer to their request says.
+            # The user has no role in the project. The service's response to the request says so.
             return token
 
         if self._has_token_of_service:

@@ -1,4 +1,4 @@
-"""Shows on standard error how far a long command has come, if that is a terminal."""
+"""Shows the progress of a long command on standard error, if that is a terminal."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ _CLEAR = "\r\033[K"
 
 
 class Progress:
-    """Counts steps. Results can be printed meanwhile.
+    """Counts the steps of a command. The command can print results meanwhile.
 
     Args:
         noun: what is counted, in the plural.
@@ -43,7 +43,7 @@ class Progress:
         self.reach(self._done + steps, self._total)
 
     def reach(self, done: int, total: int | None = None) -> None:
-        """Set how many steps are done, of how many."""
+        """Set the number of finished steps and of all steps."""
         self._done, self._total = done, total
         if self._is_terminal and time.monotonic() >= self._next:
             self._draw()

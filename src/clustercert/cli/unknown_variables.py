@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _PREFIX = "CLUSTERCERT_"
-# Those that the command line itself reads.
+# Variables without settings, which the command line itself reads.
 _OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
-# The fields of the settings, without their tables' fields. The client has no packages that could tell them.
+# The fields of the settings, without their tables' fields. The client can't import the settings, whose packages it may
+# lack.
 TOP_LEVEL_SETTINGS = frozenset(
     {
         *(
@@ -56,7 +57,7 @@ def warn_in_client(environment: Mapping[str, str]) -> None:
         if variable.upper().startswith(_PREFIX) and name.partition("__")[0] not in known:
             from difflib import get_close_matches  # slow to import
 
-            # Without the prefix, which makes all of them similar.
+            # Compare names without the prefix, which would make all of them similar.
             similar = get_close_matches(name, sorted(known), n=1)
             _warn(variable, f" Did you mean {_PREFIX}{similar[0]}?" if similar else "")
 

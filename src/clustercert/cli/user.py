@@ -1,4 +1,4 @@
-"""`clustercert user`: users of the built-in identity service, people and machines; blocked ones of other systems."""
+"""`clustercert user`: users of the built-in identity service, and blocked users of other systems."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""Explains to operators what would become of a token, from its checks to the roles of its user."""
+"""Explains to operators whether a token would be accepted, from its checks to the roles of its user."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """What would become of a token now.
+    """The result for a token now.
 
     Attributes:
         login: the roles of its user; None if the token would be refused.
