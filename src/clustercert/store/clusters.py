@@ -128,7 +128,7 @@ class ClusterQueries(Queries):
     async def remove(self, cluster_id: str, event: AuditEvent, before: Cluster | None = None) -> None:
         """Delete a cluster and its client CAs. Its certificates stay in the ledger.
 
-        With `before`, raises NotFound if it was removed, or ConcurrentChange if it is no longer so.
+        With `before`, raises NotFound if the cluster was removed, or ConcurrentChange if it is not equal to `before`.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             await _require_unchanged(connection, before)

@@ -18,10 +18,10 @@ _project, _domain, _user = tables.project, tables.domain, tables.user
 
 @dataclass(frozen=True, slots=True)
 class FederatedAccess:
-    """What the store says about a user of an issuer.
+    """The access of an issuer's user, according to the store.
 
     Attributes:
-        projects: the enabled ones among those in which the issuer's users can have roles.
+        projects: the enabled projects among those in which the issuer's users can have roles.
         blocked: whether an operator blocked the user.
         name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
         id_taken: whether a user of the built-in identity has the user's id.

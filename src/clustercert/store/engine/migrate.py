@@ -39,7 +39,7 @@ async def upgrade(
     Unavailable.
 
     Args:
-        report_progress: called before each migration with the number of those that are done, and of all.
+        report_progress: called before each migration with the number of finished migrations and the number of all.
     """
     try:
         await _create_lock(database)
