@@ -139,7 +139,7 @@ class Reconciler:
 
     def _mark(self, cluster_id: str, *, urgent: bool) -> None:
         now = self.clock()
-        # Also if the cluster is being synchronized: that synchronization may have read the store before this change.
+        # Do so even while the cluster is being synchronized, because that may have read the store before this change.
         if cluster_id not in self._due:
             self._due[cluster_id] = _Due(since=now, at=now)
         elif urgent:

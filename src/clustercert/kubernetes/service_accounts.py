@@ -70,7 +70,7 @@ def _reason(error: ClustercertError) -> str:
 
 
 def parse_review(answer: JsonObject) -> TokenReview:
-    """Parse the answer to a TokenReview. Raises FetchFailed if it is none."""
+    """Parse the answer to a TokenReview. Raises FetchFailed if it has another form."""
     status = answer.get("status")
     user = status.get("user", {}) if isinstance(status, dict) else None
     if answer.get("kind") != "TokenReview" or not isinstance(status, dict) or not isinstance(user, dict):

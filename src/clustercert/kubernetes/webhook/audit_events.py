@@ -114,7 +114,7 @@ class EventParser(_Parser):
         super().__init__(_EVENT)
 
     def close(self) -> AuditedRequest | None:
-        """Return the request, or `None` if it had no client certificate. Raises InvalidRequest if it is no Event."""
+        """Return the request, or `None` without a client certificate. Raises InvalidRequest if it is not an Event."""
         if not self._close("Event"):
             raise InvalidRequest(f"The line is not an Event of {API_VERSION}.")
         request = _audited_request(self._members)
