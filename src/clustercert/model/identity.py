@@ -32,10 +32,10 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
 
 
 def _qualified_names(own_id: str, name: str, domain: Domain) -> tuple[str, ...]:
-    """Return the id, the name, and the name with its domain, without those that another user or group could have.
+    """Return the id, the name, and `DOMAIN/NAME`. Leaves out forms that could also belong to another user or group.
 
-    Omits a name with a slash, which separates domain and name, and a name like an id, unless it has its domain. The
-    name of an issuer's user usually begins with the domain already.
+    So a name that has a slash or looks like an id is only returned with its domain. The name of an issuer's user
+    usually begins with the domain already.
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
         return own_id, name

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-# No name in the policy or in the directory contains it. If a value does, it is replaced.
+# No name in the policy or in the directory contains this character. In other values, it is replaced.
 _SEPARATOR = "\0"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
