@@ -10,7 +10,7 @@ from clustercert.model import JsonObject
 def read_events(path: Path) -> Iterator[JsonObject]:
     """Yield the events in a file, or in all event files of an exported log. Raises OSError.
 
-    A line that is no event gives an empty object. Does not verify the log; see `verification`.
+    A line that is not an event gives an empty object. Does not verify the log; see `verification`.
     """
     files = sorted((path / "events").glob("*.jsonl")) if path.is_dir() else [path]
     for file in files:

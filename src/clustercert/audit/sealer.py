@@ -23,7 +23,7 @@ from clustercert.store.audit import AuditQueries, Sealing, StoredCheckpoint, Sto
 
 # A batch of this size blocks other writers to an SQLite file for a few milliseconds.
 MAX_BATCH = 128
-# Of the checkpoints older than this, one per hour is kept. So a verifier that fetches them daily can see each one.
+# Checkpoints older than this are thinned out to one per hour. So a verifier that fetches them daily can see each one.
 THIN_AFTER = timedelta(days=1)
 
 
