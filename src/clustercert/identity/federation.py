@@ -58,10 +58,10 @@ class Federation:
         async def load(_: object) -> Login:
             return await self.login(user)
 
-        # Users of Keystone choose the ids of their access keys: also one that is the hash of somebody's token, as in
-        # audit events. Revisions are counted for each kind of credential.
+        # The key contains the method, because a user of Keystone can choose an access key's id that equals another
+        # credential's id, such as the hash of a token. Revisions are counted separately for each kind of credential.
         key = user.user.id, user.method, user.credential_id, user.revision
-        login = cast("Login", await self._cache.get(key, load))  # `load` never returns None
+        login = cast("Login", await self._cache.get(key, load))  # because `load` never returns None
         return login.caller(user, origin)
 
     async def login(self, user: FederatedUser) -> Login:
