@@ -114,7 +114,7 @@ async def _serving(
         if role != "webhook" and parts.oidc is not None:
             key_updates.use(parts.oidc.keys)
         limited = limited_issuance(parts)
-        # Without limits, a request does not pass through them.
+        # Check limits only if the settings have some, to save time.
         if limited.is_limited:
             app.state.services = replace(app.state.services, issuance=limited)
         if limited.rates is not None:
@@ -172,7 +172,8 @@ async def _apply(
 ) -> None:
     """Record the policy and issuers of the settings, and switch to them.
 
-    Raises Unavailable, or Conflict with an exemption. Then the former ones stay in use.
+    Raises Unavailable, or Conflict if a cluster's exemption forbids the policy. After an error, the former
+    ones stay in use.
     """
     _warn_of(settings.policy)
     policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
@@ -182,7 +183,7 @@ async def _apply(
         await _record_policy(parts, policy)
         await _record_issuers(parts, settings)
         before = app.state.services.oidc
-        # In a thread: the first issuer imports a library.
+        # In a thread, because the first issuer causes the import of a library.
         authenticator, oidc = await asyncio.to_thread(change_issuers, parts, settings, before)
         app.state.services = replace(app.state.services, authenticator=authenticator, oidc=oidc)
         key_updates.use(oidc.keys if oidc is not None else ())
@@ -191,7 +192,7 @@ async def _apply(
 
 
 def _set_policy(app: FastAPI, policy: Policy) -> None:
-    """Let the requests be decided by another policy."""
+    """Use another policy for the decisions on requests."""
     before = app.state.services.issuance
     limited = isinstance(before, LimitedIssuance)
     issuance = replace(before.issuance if limited else before, policy=policy)
@@ -202,7 +203,7 @@ def _set_policy(app: FastAPI, policy: Policy) -> None:
 
 async def _reload_shadow(app: FastAPI, parts: Components, role: ServerRole, settings: Settings) -> bool:
     """Load the shadow policy, and compare the decisions on requests with it. Returns False if it can't be used."""
-    # The policy in use: `change_policy` replaces it there.
+    # `change_policy` has put the policy in use here.
     policy = parts.explanations.policy
     if settings.policy.shadow_file is None or role == "webhook":
         _set_policy(app, policy)

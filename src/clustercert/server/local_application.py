@@ -26,7 +26,7 @@ MAX_REPORTED = 500_000
 
 @functools.cache
 def _routes() -> FastAPI:
-    """The application without services. Built once, since the framework keeps the routes of each in memory."""
+    """Return the application without services. Built once, since the framework never frees an application's routes."""
     return new_app("api")
 
 

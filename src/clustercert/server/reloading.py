@@ -32,8 +32,8 @@ FIXED = ("data_dir", "database_url", "kek_file", "service_name")
 class Reloader:
     """Reloads policy and issuers in one worker when their files change, and with the TLS files on SIGHUP.
 
-    A policy that can't be used is read again after a few minutes. One that can't be recorded, because the database is
-    away, is tried again after a back-off.
+    A policy that can't be used is read again after a few minutes. A policy that can't be recorded, because the database
+    does not answer, is tried again after a back-off.
 
     Attributes:
         load: reads the settings again, from the same sources. Raises SettingsError.
@@ -115,7 +115,7 @@ class Reloader:
         return following
 
     def _read(self, current: Settings) -> tuple[Settings, Settings]:
-        """Read the settings, and run the examples. Returns all that was read, and the settings that can apply."""
+        """Read the settings, and run the examples. Returns the settings as read, and the settings to switch to."""
         self.files.mark()
         loaded = self.load()
         return loaded, with_reloadable(current, loaded)
@@ -126,7 +126,7 @@ class Reloader:
         try:
             self.applied.write(applied)
         except OSError as failure:
-            # Such a worker loads and checks the settings itself, a few seconds after its start.
+            # A worker that starts later loads and checks the settings itself, a few seconds after its start.
             logger.warning("settings not stored for workers that start later", error=str(failure))
 
 

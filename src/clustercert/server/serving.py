@@ -125,7 +125,7 @@ class _Supervisor(Multiprocess):
     """uvicorn's supervisor. Each worker reloads its settings."""
 
     def handle_hup(self) -> None:
-        """Pass SIGHUP on to the workers, which don't end."""
+        """Pass SIGHUP on to the workers. It does not end them."""
         for process in self.processes:
             if process.pid is not None:
                 # A worker that has ended will be replaced.
