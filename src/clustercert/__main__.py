@@ -8,7 +8,7 @@ from clustercert import __version__
 def main() -> None:
     """Run the command given by the process's arguments, then exit."""
     if sys.argv[1:] == ["--version"]:
-        # Not worth the import of the command line.
+        # Don't import the command line only for the version.
         print(f"clustercert {__version__}")  # noqa: T201 - this is the output
         return
     # Worker processes import this module too, and do not need the commands. kubectl waits for `credential`.

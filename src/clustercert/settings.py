@@ -320,7 +320,7 @@ class Settings(BaseSettings):
         return self.model_copy(update={"server": server})
 
     def check_examples(self) -> None:
-        """Run the policy's examples. Raises SettingsError with the first ones that the policy decides otherwise."""
+        """Run the policy's examples. Raises SettingsError with the first examples that fail."""
         if failures := example_failures(self.policy.policy(self.issuing.key_type), self.policy.examples):
             raise SettingsError(failures)
 

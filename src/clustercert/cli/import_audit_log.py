@@ -88,7 +88,7 @@ class _AuditLog:
                     yield event
 
     def _parse_line(self, chunk: bytes) -> "AuditedRequest | None":
-        """Parse the line that begins with `chunk`, and read it to its end. Raises InvalidRequest if it is no event."""
+        """Parse the line that begins with `chunk`, and read it to its end. Raises InvalidRequest for other lines."""
         from clustercert.kubernetes.webhook.audit_events import EventParser
 
         parser = EventParser()

@@ -60,7 +60,10 @@ class Clusters:
     async def prepare(self, project_id: str, wanted: Registration, *, planned: bool = False) -> Cluster:
         """Return a new cluster with a new client CA, which is not registered yet.
 
-        A planned one has a CA of the built-in signer. Raises InvalidRequest, or an error from the signer.
+        Raises InvalidRequest, or an error from the signer.
+
+        Args:
+            planned: whether the cluster is for a dry run. Then its CA is from the built-in signer.
         """
         values = _checked_values(wanted)
         check_new_name(wanted.name)
@@ -89,7 +92,7 @@ class Clusters:
         return await self._replace(_changed(cluster, wanted), actor)
 
     async def replace(self, before: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
-        """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if it is no longer `before`."""
+        """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if `before` is out of date."""
         after = _changed(before, wanted)
         if wanted.signer != before.signer:
             raise InvalidRequest("signer: it can't be changed.")

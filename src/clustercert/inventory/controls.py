@@ -11,7 +11,7 @@ from typing import Literal
 from clustercert.model import Cluster, rfc3339
 
 ControlName = Literal["webhook", "binding", "admission", "ca", "expiry"]
-# They stop a certificate within seconds, and no other one.
+# Controls that stop a single certificate within seconds.
 FAST_CONTROLS: tuple[ControlName, ...] = ("webhook", "binding", "admission")
 
 # An API server calls the webhook only while one of our certificates is in use, and caches responses for a few seconds.

@@ -31,7 +31,7 @@ class CannotLogIn(Unauthenticated):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The request that is asked about.
+    """The request to explain.
 
     Attributes:
         duration: whole days, or -1 for the longest; ignored if `expires_in` is set.

@@ -14,7 +14,7 @@ _RSA = re.compile(r"rsa-(\d{4})", re.ASCII)
 
 @functools.lru_cache(maxsize=64)
 def stand_in_key(key_type: str) -> PublicKey:
-    """Return a public key of this type, to decide on a request with a CSR that is not there. Raises ValueError."""
+    """Return a public key of this type, to decide on a request whose CSR is not known. Raises ValueError."""
     if found := _RSA.fullmatch(key_type):
         bits = int(found[1])
         if MIN_RSA_BITS <= bits <= MAX_RSA_BITS:

@@ -23,7 +23,8 @@ class RevocationPreview:
     """What a revocation would revoke.
 
     Attributes:
-        user_id, user_name: `None` for all users. The name of a deleted user, or of one from elsewhere, is `None`.
+        user_id, user_name: `None` for all users. The name is also `None` for deleted users and users of other identity
+            systems.
         cluster: `None` for all clusters.
         live: how many certificates are valid and unrevoked now.
     """
@@ -55,7 +56,7 @@ class RevocationPreviews:
     async def of_user_on_cluster(
         self, caller: Caller, project_id: str, cluster_id: str, user: str
     ) -> RevocationPreview:
-        """Preview the revocation of a user's certificates for a cluster. A name is that of unexpired certificates."""
+        """Preview the revocation of a user's certificates for a cluster. Finds names in unexpired certificates."""
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
         if user in {caller.user.id, caller.user.name} and not administers(caller, project_id):
@@ -70,7 +71,7 @@ class RevocationPreviews:
             missing = f"No unexpired certificate of the cluster {cluster.name} belongs to a user {user}."
             user = _only(found, user, missing)
         preview = await self._preview(user, cluster)
-        # The id of a user who has no certificate there does not tell an admin of the project what they are called.
+        # An admin of the project must not learn a user's name from the id, unless the user has a certificate there.
         is_known = is_name or preview.live > 0 or user == caller.user.id or operates(caller)
         return preview if is_known else replace(preview, user_name=None)
 

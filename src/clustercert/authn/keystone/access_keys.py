@@ -67,7 +67,7 @@ class KeystoneAccessKeys:
             return None
 
     async def load_in_vain(self, access_key_id: str) -> None:
-        """Ask Keystone about the key, like for an unknown key, at most once in a few seconds."""
+        """Ask Keystone about the key, as for an unknown key, at most once in a few seconds."""
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
