@@ -87,6 +87,21 @@ def test_repeating_a_request_changes_nothing(administration: Administration, kin
     assert administration.event_count() == before
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "groups"])
+def test_a_request_without_enabled_does_not_enable_a_disabled_object(
+    administration: Administration, kind: str
+) -> None:
+    path = f"/{kind}/{unique()}"
+    assert administration.put(path).json()["enabled"] is True
+    disabled = administration.put(path, {"enabled": False}).json()
+    before = administration.event_count()
+    again = administration.put(path)
+    assert (again.status_code, again.json()) == (200, disabled)
+    assert administration.event_count() == before
+    assert administration.put(path, {"enabled": True}).json() == disabled | {"enabled": True}
+    assert administration.put(path).json()["enabled"] is True
+
+
 def test_ten_equal_requests_at_once_create_one_object(administration: Administration, kind: str) -> None:
     table, first, second = KINDS[kind]
     name = unique()

@@ -177,6 +177,7 @@ def test_access_keys_are_shown_once_and_can_be_disabled(
     assert shown.json()["description"] == "ci"
     for _ in range(2):
         assert not administration.put(f"/access-keys/{key}", {"enabled": False}).json()["enabled"]
+    assert not administration.put(f"/access-keys/{key}").json()["enabled"]
     administration.put_at_once(f"/access-keys/{key}", {"enabled": True})
     assert administration.delete(f"/access-keys/{key}", If_Match=shown.headers["ETag"]).status_code == 204
     assert administration.get(f"/access-keys/{key}").status_code == 404

@@ -217,6 +217,26 @@ def test_members_that_are_not_listed_are_removed(operator: Operator, tmp_path: P
     assert operator.run("apply", "--local", "-f", file).err == "Nothing to change.\n"
 
 
+def test_documents_without_enabled_leave_disabled_objects_disabled(
+    operator: Operator, tmp_path: Path
+) -> None:
+    file = documents(tmp_path / "a.yaml", document("Project", "eu-de"), document("User", "alice"))
+    operator.output("apply", "--local", "-f", file)
+    exported = tmp_path / "exported.yaml"
+    exported.write_text(operator.output("export", "--local"), encoding="utf-8")
+    for kind, name in (("project", "eu-de"), ("user", "alice")):
+        operator.output(kind, "disable", name, *(["--yes"] if kind == "user" else []))
+    for path in (file, exported):
+        assert operator.run("apply", "--local", "-f", path).err == "Nothing to change.\n"
+    labelled = document("User", "alice", labels={"team": "web"})
+    operator.output("apply", "--local", "-f", documents(file, labelled))
+    shown = operator.output_json("user", "show", "alice")
+    assert (shown["labels"], shown["enabled"]) == ({"team": "web"}, False)
+    enabled = [document("Project", "eu-de", {"enabled": True}), document("User", "alice", {"enabled": True})]
+    assert operator.output("apply", "--local", "-f", documents(file, *enabled)).count("changed") == 2
+    assert operator.output_json("project", "show", "eu-de")["enabled"] is True
+
+
 def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tmp_path: Path) -> None:
     labels = {"team": "web"}
     values = [

@@ -95,7 +95,9 @@ class Planner:
         if current is not None and kind.name == "Project":
             self.project_ids[document.domain, document.name] = str(current["id"])
         given = {name: value for name, value in document.spec.items() if name != "members"}
-        body = {**kind.defaults, **given, "labels": dict(document.labels)}
+        # Without it, the service creates an enabled object, and leaves a disabled one disabled.
+        defaults = {name: value for name, value in kind.defaults.items() if name != "enabled"}
+        body = {**defaults, **given, "labels": dict(document.labels)}
         path = path_of(kind.plural, document.name, domain=document.domain)
         yield from _put(document, path, body, current)
         if "members" in document.spec:

@@ -11,6 +11,7 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NAME: Schema = {"type": "string", "minLength": 1}
 FLAG: Schema = {"type": "boolean"}
+ENABLED = FLAG | {"description": "Without it, a new object is enabled, and an existing one stays as it is."}
 TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
 
@@ -45,10 +46,10 @@ KINDS = {
             "Project",
             "projects",
             _DOMAIN,
-            {"description": TEXT, "enabled": FLAG},
+            {"description": TEXT, "enabled": ENABLED},
             defaults={"description": "", "enabled": True},
         ),
-        DocumentKind("User", "users", _DOMAIN, {"enabled": FLAG}, defaults={"enabled": True}),
+        DocumentKind("User", "users", _DOMAIN, {"enabled": ENABLED}, defaults={"enabled": True}),
         DocumentKind(
             "Group",
             "groups",

@@ -8,7 +8,7 @@ from clustercert.http import responses
 from clustercert.http.api import OWN
 from clustercert.http.api.administration import changes, descriptions
 from clustercert.http.api.administration.authorization import OperatorCall, OperatorChange
-from clustercert.http.api.administration.directory_bodies import Wanted
+from clustercert.http.api.administration.directory_bodies import KEPT, Wanted
 from clustercert.http.api.administration.directory_names import DirectoryDep, DomainDep
 from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyed_page_of_all
@@ -28,7 +28,9 @@ class NewKeyRequest(Wanted):
 class KeyRequest(Wanted):
     """The wanted state of an access key."""
 
-    enabled: bool = Field(default=True, description="Disabling deletes all temporary keys of the user.")
+    enabled: bool = Field(
+        default=True, description=f"Disabling deletes all temporary keys of the user. {KEPT}"
+    )
 
 
 class KeyBody(BaseModel):

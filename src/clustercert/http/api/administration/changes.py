@@ -1,7 +1,8 @@
 """Changes to the resources of the administration API: preconditions, dry runs and concurrent requests.
 
-A PUT creates a resource or replaces all of its fields. Repeating it changes nothing and records no event. If another
-request changes the resource between our reading and writing, everything is done again with the new state.
+A PUT creates a resource or replaces all of its fields, but `enabled` stays as it is if it is not sent. Repeating it
+changes nothing and records no event. If another request changes the resource between our reading and writing,
+everything is done again with the new state.
 """
 
 import contextlib
@@ -30,6 +31,7 @@ ATTEMPTS = 10
 _TAG_DIGITS = 32
 _TIME = "_at"
 _PARAMETERS = {"dryRun", "domain"}
+_ENABLED = "enabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Change:
 
         Fields that can't be changed may be sent back as they were read. As in Kubernetes, names and ids must be those
         of the resource. Times that the service sets are ignored, because they may have changed meanwhile.
+        Without `enabled`, a disabled resource stays disabled.
         """
         require_json(self.call.request)
         sent = json_object(self.call.body)
@@ -71,6 +74,8 @@ class Change:
                 raise InvalidRequest(
                     f"{name}: it can't be changed. Send its value as it is, or leave it out."
                 )
+        if current is not None and _ENABLED in shape.model_fields:
+            sent.setdefault(_ENABLED, current[_ENABLED])
         return validated(sent, shape)
 
     def require_no_body(self) -> None:

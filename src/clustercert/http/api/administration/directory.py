@@ -111,6 +111,7 @@ def _register(
         description=f"List the {kind.plural}. Sorted by id.{operators}",
     )(list_all)
     path += "/{name}"
+    kept = ", except `enabled`, which stays as it is" if "enabled" in kind.request.model_fields else ""
     router.get(
         path, responses=descriptions.one(kind.body), description=f"Show a {noun}. By name or id.{operators}"
     )(show)
@@ -119,7 +120,7 @@ def _register(
         responses=descriptions.replaced(kind.body),
         openapi_extra=json_body(kind.request.model_json_schema()),
         description=f"Create or change a {noun}. By name, or an existing one by id. Fields that are not sent get their"
-        f" defaults.{operators}",
+        f" defaults{kept}.{operators}",
     )(put)
     router.delete(
         path,

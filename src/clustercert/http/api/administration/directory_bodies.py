@@ -6,6 +6,7 @@ from clustercert.model import Domain, Group, JsonObject, Project, User
 
 Labels = dict[str, str]
 LABELS = "Labels, as in Kubernetes."
+KEPT = "If it is not sent, an existing object stays as it is."
 
 
 class Wanted(BaseModel):
@@ -17,7 +18,9 @@ class Wanted(BaseModel):
 class DomainRequest(Wanted):
     """The wanted state of a domain."""
 
-    enabled: bool = Field(default=True, description="False locks out its users and disables its projects.")
+    enabled: bool = Field(
+        default=True, description=f"False locks out its users and disables its projects. {KEPT}"
+    )
 
 
 class ProjectRequest(Wanted):
@@ -29,14 +32,14 @@ class ProjectRequest(Wanted):
         json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
     )
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
-    enabled: bool = Field(default=True, description="Roles in a disabled project have no effect.")
+    enabled: bool = Field(default=True, description=f"Roles in a disabled project have no effect. {KEPT}")
     labels: Labels = Field(default={}, description=LABELS)
 
 
 class UserRequest(Wanted):
     """The wanted state of a user."""
 
-    enabled: bool = Field(default=True, description="Disabling revokes all certificates of the user.")
+    enabled: bool = Field(default=True, description=f"Disabling revokes all certificates of the user. {KEPT}")
     labels: Labels = Field(default={}, description=LABELS)
     password: str | None = Field(
         default=None,
