@@ -9,6 +9,9 @@ import httpx
 import pytest
 
 from clustercert.authn.oidc import keys
+from clustercert.authn.signature_lock import WRONG_SIGNATURES
+from clustercert.client.access_key_auth import AccessKeyAuth
+from clustercert.client.transport import Request
 from clustercert.server import reloading
 from clustercert.server.applied_settings import AppliedSettings
 from clustercert.server.reloading import Reloader
@@ -16,7 +19,7 @@ from clustercert.settings import Settings, SettingsError
 from support import world as worlds
 from support.log_capture import captured_logs
 from support.oidc import IssuerServer, new_key
-from support.service import Service
+from support.service import BASE_URL, Service
 from support.stores import Store, execute
 from support.wait import eventually
 from support.world import World
@@ -153,6 +156,21 @@ def test_a_key_that_is_rotated_after_a_reload_is_found(running: Running) -> None
     running.reload(running.of(running.sso, leeway="30s"))
     running.sso.publish(*running.sso.keys, new_key("rotated"))
     assert running.statuses()[0] == 200
+
+
+def test_a_locked_access_key_stays_locked_after_a_reload(running: Running) -> None:
+    access_key, secret = running.world.access_key
+
+    def status(secret: str) -> int:
+        request = Request("GET", "/v3/auth/projects", {"Host": BASE_URL.removeprefix("http://")}, b"")
+        headers = AccessKeyAuth(access_key, secret).headers(request)
+        return running.service.client.get(request.target, headers=headers).status_code
+
+    assert status(secret) == 200
+    assert [status("guess") for _ in range(WRONG_SIGNATURES)] == [401] * WRONG_SIGNATURES
+    for issuers in ([running.of(running.sso)], [running.of(running.ci)], []):
+        assert running.reload(*issuers)["event"] == "settings reloaded"
+        assert status(secret) == 401
 
 
 def test_faulty_settings_leave_the_issuers_in_use(running: Running) -> None:

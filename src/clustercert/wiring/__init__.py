@@ -14,7 +14,7 @@ from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.repeated_refusals import RepeatedRefusals
 from clustercert.audit.retention import Retention
 from clustercert.audit.sealer import LogSealer
-from clustercert.authn.credentials import Authenticator
+from clustercert.authn.credentials import Authenticators
 from clustercert.clusters.registry import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks
@@ -63,7 +63,12 @@ from clustercert.store.ledger import Ledger
 from clustercert.store.members import MemberQueries
 from clustercert.store.revocations import RevocationQueries
 from clustercert.store.usernames import UsernameQueries
-from clustercert.wiring.authentication import keystone_service, new_authenticator, oidc_authenticator
+from clustercert.wiring.authentication import (
+    keystone_service,
+    new_authenticator,
+    oidc_authenticator,
+    with_issuers,
+)
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService
@@ -86,7 +91,7 @@ class Components:
     database: Database
     custody: Custody
     identity: Identity
-    authenticator: Authenticator
+    authenticator: Authenticators
     oidc: "OidcAuthenticator | None"
     keystone: "KeystoneService | None"
     clusters: Clusters
@@ -193,14 +198,14 @@ def change_policy(parts: Components, policy: Policy) -> Components:
 
 def change_issuers(
     parts: Components, settings: Settings, before: "OidcAuthenticator | None"
-) -> tuple[Authenticator, "OidcAuthenticator | None"]:
+) -> tuple[Authenticators, "OidcAuthenticator | None"]:
     """Return the authenticators of all credentials and of OIDC tokens, built for the issuers in new settings.
 
     Args:
         before: the authenticator of OIDC tokens that is in use now.
     """
     oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
-    return new_authenticator(parts.settings, parts.identity, oidc, parts.keystone), oidc
+    return with_issuers(parts.authenticator, parts.oidc, oidc), oidc
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:

@@ -22,7 +22,7 @@ def new_authenticator(
     identity: Identity,
     oidc: "OidcAuthenticator | None",
     keystone: "KeystoneService | None",
-) -> Authenticator:
+) -> Authenticators:
     """Return the authenticators. Keystone's come first: they accept only credentials in a form of Keystone's."""
     members: list[Authenticator] = []
     if keystone is not None:
@@ -34,6 +34,14 @@ def new_authenticator(
     if oidc is not None:
         members.append(oidc)
     return Authenticators(tuple(members))
+
+
+def with_issuers(
+    authenticators: Authenticators, before: "OidcAuthenticator | None", oidc: "OidcAuthenticator | None"
+) -> Authenticators:
+    """Return the authenticators with `oidc` instead of `before`. The others stay, with the locks of access keys."""
+    others = tuple(member for member in authenticators.members if member is not before)
+    return Authenticators(others if oidc is None else (*others, oidc))
 
 
 def _access_keys(
