@@ -273,14 +273,22 @@ def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: World) ->
 
 
 @pytest.mark.parametrize(
-    "wish", [("--expires-in", "2h"), ("--duration", "1"), ("--expire-at", "2100-01-01T00:00:00Z")]
+    ("option", "value", "advice"),
+    [
+        ("--expires-in", "2h", "Give a shorter --expires-in, or leave it out."),
+        ("--duration", "1", "Request less, or --duration -1 for the longest allowed."),
+        ("--expire-at", "2100-01-01T00:00:00Z", "--expire-at: must be 15 minutes to 5 years"),
+    ],
 )
-def test_a_longer_lifetime_is_refused_with_the_services_message(world: World, wish: tuple[str, str]) -> None:
+def test_a_longer_lifetime_is_refused_with_advice_about_the_option(
+    world: World, option: str, value: str, advice: str
+) -> None:
     world.log_in("bob")
-    done = world.user("kubeconfig", "get", "prod", *wish)
+    done = world.user("kubeconfig", "get", "prod", option, value)
     assert done.returncode in {2, 4}
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
+    assert advice in done.stderr
     assert "CCE.0140" in done.stderr
     assert "request " in done.stderr
 

@@ -9,6 +9,7 @@ from clustercert.cli.kubeconfig_validation import LocalKey, ValidatedKubeconfig,
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.client import LONGEST, IssueOptions
 from clustercert.client.connection import ApiError
+from clustercert.policy.lifetime import SHORTEN
 
 if TYPE_CHECKING:
     from clustercert.client import Client
@@ -70,14 +71,26 @@ class CertificateRequest:
         try:
             return client.issue(self.project_id, self.cluster_id, options)
         except ApiError as error:
+            refusal = self._refusal(error)
             if error.http_status != 403 or options.expire_at is None:  # noqa: PLR2004 - the status of "too long"
-                raise
+                raise refusal from error
             longest = client.longest_not_after(self.project_id, self.cluster_id)
             if options.expire_at - longest > lifetime.tolerance:
-                raise
+                raise refusal from error
         return client.issue(
             self.project_id, self.cluster_id, replace(options, duration=LONGEST, expire_at=None)
         )
+
+    def _refusal(self, error: ApiError) -> ApiError:
+        """Return the error with the names of options instead of the API's fields, in advice about the lifetime."""
+        if self.lifetime.expires_in is not None:
+            advice = "Give a shorter --expires-in, or leave it out."
+        else:
+            advice = "Request less, or --duration -1 for the longest allowed."
+        message = error.message.replace(SHORTEN, advice)
+        if self.lifetime.expire_at is not None and message.startswith("expire_at: "):
+            message = message.replace("expire_at", "--expire-at", 1)
+        return ApiError(message, error.http_status)
 
     def _offset_by_request(self, client: "Client") -> timedelta:
         path = f"/api/v3/projects/{self.project_id}/clusters/{self.cluster_id}"
