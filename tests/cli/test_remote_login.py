@@ -31,6 +31,10 @@ def test_an_operator_without_a_role_in_a_project_administers(
     assert done.code == 0
     assert NO_PROJECTS not in done.err
     assert "eu-de" in newcomer.output("project", "list", "-o", "name").split()
+    for command in (("clusters",), ("kubeconfig", "get", "prod", "--project", "eu-de")):
+        advice = newcomer.failure(5, *command)
+        assert "Ask an operator" not in advice
+        assert "clustercert role assign ROLE --user newcomer --project PROJECT" in advice
 
     status = newcomer.output_json("status")
     assert (status["user"], status["projects"], status["project"]) == ("newcomer", [], None)

@@ -1,5 +1,6 @@
 """Finds clusters of a running service by name or id, in all projects of the caller."""
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
@@ -7,7 +8,7 @@ from clustercert.cli.session import CLUSTER_ID
 
 if TYPE_CHECKING:
     from clustercert.cli.profile import Profile
-    from clustercert.client import Client, NamedRef
+    from clustercert.client import Client, CurrentUser, NamedRef
 
 NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."
 _MAX_NAMES = 20
@@ -25,15 +26,24 @@ class ReachableCluster(NamedTuple):
 def reachable_clusters(client: "Client", project: str | None = None) -> list[ReachableCluster]:
     """List the clusters in all projects of the caller, or in one. Raises ClientError or UnknownName."""
     found = client.projects()
+    if not found:
+        raise UnknownName(_no_projects(client.caller()))
     if project is not None:
         found = (only_project(found, project),)
-    elif not found:
-        raise UnknownName(NO_PROJECTS)
     return [
         ReachableCluster(each.id, each.name, cluster.id, cluster.name)
         for each in sorted(found, key=lambda each: each.name)
         for cluster in sorted(client.clusters(each.id), key=lambda cluster: cluster.name)
     ]
+
+
+def _no_projects(caller: "CurrentUser | None") -> str:
+    if caller is None or not caller.is_operator:
+        return NO_PROJECTS
+    return (
+        "You have no role in any project. `clustercert cluster list` lists the clusters of all projects. To use them, "
+        f"give yourself a role: `clustercert role assign ROLE --user {shlex.quote(caller.name)} --project PROJECT`."
+    )
 
 
 def find_cluster(
