@@ -181,6 +181,19 @@ def test_refresh_replaces_a_cached_certificate(plugin: Plugin) -> None:
     assert plugin.issued == 2
 
 
+def test_a_misspelled_variable_is_a_warning_if_the_service_is_asked(plugin: Plugin) -> None:
+    misspelled = {"CLUSTERCERT_PROFLE": "work"}
+    asked, cached = (
+        plugin.user.run(*plugin.arguments, env=plugin.user.environment | misspelled) for _ in range(2)
+    )
+    assert asked.returncode == 0
+    assert asked.stderr == (
+        "Warning: The environment variable CLUSTERCERT_PROFLE is not a setting and has no effect. "
+        "Did you mean CLUSTERCERT_PROFILE?\n"
+    )
+    assert (cached.returncode, cached.stdout, cached.stderr) == (0, asked.stdout, "")
+
+
 def test_a_due_certificate_is_renewed(plugin: Plugin) -> None:
     first = plugin.credential()
     plugin.age()

@@ -34,14 +34,14 @@ def environment(home: Path) -> dict[str, str]:
     return kept | {"HOME": str(home), "CLUSTERCERT_PASSWORD": PASSWORD}
 
 
-def run(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(home: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "clustercert", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=60,
-        env=environment(home),
+        env=environment(home) | variables,
         check=False,
     )
 
@@ -114,17 +114,21 @@ def test_a_refused_access_key_names_what_to_check(account: tuple[str, str], tmp_
 
 def test_a_misspelled_variable_is_a_warning(account: tuple[str, str], tmp_path: Path) -> None:
     url, fingerprint = account
-    assert run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint).returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "clustercert", "status"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment(tmp_path) | {"CLUSTERCERT_PROFLE": "work"},
-        check=False,
+    commands = (
+        ("login", url, "--user", "carol", "--ca-fingerprint", fingerprint),
+        ("status",),
+        ("profile", "list"),
+        ("profile", "use", "default"),
+        ("refresh",),
+        ("kubeconfig", "list"),
+        ("kubeconfig", "unmerge", "--all"),
+        ("logout",),
     )
-    assert done.returncode == 0, done.stderr
-    assert (
-        "CLUSTERCERT_PROFLE is not a setting and has no effect. Did you mean CLUSTERCERT_PROFILE?"
-        in done.stderr
-    )
+    for command in commands:
+        done = run(tmp_path, *command, CLUSTERCERT_PROFLE="work", KUBECONFIG=str(tmp_path / "kubeconfig"))
+        assert done.returncode == 0, done.stderr
+        warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: ")]
+        assert len(warnings) == 1, command
+        assert warnings[0].endswith(
+            " CLUSTERCERT_PROFLE is not a setting and has no effect. Did you mean CLUSTERCERT_PROFILE?"
+        )

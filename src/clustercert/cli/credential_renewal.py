@@ -75,7 +75,9 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
     from clustercert.cli.credential_source import renew_login, renew_refused_login
+    from clustercert.cli.unknown_variables import warn_in_client
 
+    warn_in_client(os.environ)
     # Not within the time limit: a new refresh token must be saved before the process ends.
     result = renew_login(request) or _with_time_limit(request)
     if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):

@@ -15,6 +15,7 @@ from clustercert.cli.kubeconfig_entries import Merged
 from clustercert.cli.kubeconfig_merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, write_out
+from clustercert.cli.unknown_variables import warn_in_client
 
 _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
 
@@ -30,6 +31,7 @@ def unmerge(
     """Remove what `merge` wrote from your kubeconfig, with cached certificates."""
     if bool(names) == every:
         raise typer.BadParameter("Name contexts or clusters, or give --all.")
+    warn_in_client(os.environ)
     left = set(names or ())
     found = False
     for path in kubeconfig_files.loading_order(kubeconfig, os.environ):
@@ -61,6 +63,7 @@ def unmerge(
 
 def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Output.TABLE) -> None:
     """List the contexts that `merge` wrote."""
+    warn_in_client(os.environ)
     rows = []
     seen: set[str] = set()
     files = kubeconfig_files.loading_order(kubeconfig, os.environ)

@@ -20,6 +20,7 @@ from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
 from clustercert.cli.prompts import prompt_text, read_secret
 from clustercert.cli.session import DEFAULT_DOMAIN
+from clustercert.cli.unknown_variables import warn_in_client
 from clustercert.model.errors import ClustercertError
 
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -108,6 +109,7 @@ def login(
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
     """
+    warn_in_client(os.environ)
     base, name, last = _service(url, profile_name, plain_http=plain_http)
     ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
     found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
@@ -189,6 +191,7 @@ def logout(
     from clustercert.cli import credential_cache
     from clustercert.client.connection import ClientError
 
+    warn_in_client(os.environ)
     name = profile_name or profile.current(os.environ)
     found = profile.remembered(name, os.environ) if forget else None
     found = found or profile.load(name, os.environ)

@@ -7,6 +7,7 @@ import typer
 
 from clustercert.cli import profile
 from clustercert.cli.output import Output, OutputOption, note, show_list
+from clustercert.cli.unknown_variables import warn_in_client
 
 app = typer.Typer(name="profile", help="Manage saved logins at several services.", no_args_is_help=True)
 
@@ -14,6 +15,7 @@ app = typer.Typer(name="profile", help="Manage saved logins at several services.
 @app.command("list")
 def list_profiles(output: OutputOption = Output.TABLE) -> None:
     """List the saved logins. Shows no secrets."""
+    warn_in_client(os.environ)
     current = profile.current(os.environ)
     found = ((name, profile.remembered(name, os.environ)) for name in profile.names(os.environ))
     rows = [
@@ -34,5 +36,6 @@ def list_profiles(output: OutputOption = Output.TABLE) -> None:
 @app.command()
 def use(name: Annotated[str, typer.Argument(metavar="PROFILE", help="Name of the saved login.")]) -> None:
     """Use this login in all later commands that do not name one."""
+    warn_in_client(os.environ)
     profile.use(name, os.environ)
     note(f"The current profile is {name}.")

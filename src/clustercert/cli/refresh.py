@@ -1,5 +1,6 @@
 """`clustercert refresh`: renews the certificate files that `kubeconfig merge --files` wrote."""
 
+import os
 import shlex
 import time
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from clustercert.cli.credential_renewal import Failure
 from clustercert.cli.kubeconfig_entries import plugin_command
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.output import note, write_out
+from clustercert.cli.unknown_variables import warn_in_client
 
 _WATCH_SECONDS = 60
 _UNITS = """\
@@ -58,6 +60,7 @@ def refresh(
 
     A file is renewed when less than a fifth of its lifetime or 10 minutes are left, and replaced at once.
     """
+    warn_in_client(os.environ)
     LifetimeOptions(expires_in=expires_in).lifetime(datetime.now(UTC))
     if print_timer:
         lifetime = ["--expires-in", expires_in] if expires_in else []
