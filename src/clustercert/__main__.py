@@ -11,6 +11,14 @@ def main() -> None:
         # Don't import the command line only for the version.
         print(f"clustercert {__version__}")  # noqa: T201 - this is the output
         return
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # The commands handle it. Here it came while their modules were imported.
+        sys.exit(130)
+
+
+def _run() -> None:
     # Worker processes import this module too, and do not need the commands. kubectl waits for `credential`.
     if sys.argv[1:2] == ["credential"]:
         from clustercert.cli.credential_entry import main as run  # noqa: PLC0415

@@ -272,6 +272,29 @@ def test_ctrl_c_at_a_prompt_prints_no_traceback(operator: Operator) -> None:
     assert "Traceback" not in screen
 
 
+@pytest.mark.parametrize("arguments", [["clusters"], ["credential", "prod"]])
+def test_ctrl_c_while_modules_are_imported_prints_no_traceback(arguments: list[str]) -> None:
+    interrupting = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name.startswith('clustercert.cli.'):\n"
+        "            raise KeyboardInterrupt\n"
+        "from clustercert.__main__ import main\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:
     (kek, _) = operator.output_json("keys", "list")
     operator.output("keys", "rotate")
