@@ -19,6 +19,20 @@ M = TypeVar("M", bound=BaseModel)
 MAX_DIGITS = 18
 
 
+# What is wrong with a field, by the type of pydantic's error. Its own words name Python's types and our classes.
+_OBJECT = "must be a JSON object"
+_PROBLEMS = {
+    "missing": "this field is required",
+    "extra_forbidden": "unknown field. Remove it",
+    "int_type": "must be a whole number, without quotes or a decimal point",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "list_type": "must be an array",
+    "dict_type": _OBJECT,
+    "model_type": _OBJECT,
+}
+
+
 class RequestBody(BaseModel):
     """A JSON request body. Types are strict; null counts as absent; unknown fields are ignored."""
 
@@ -111,7 +125,8 @@ def validated(value: JsonObject, shape: type[M]) -> M:
     except ValidationError as error:
         problem = error.errors(include_input=False, include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
-        raise InvalidRequest(f"{field}: {problem['msg']}.") from error
+        wrong = _PROBLEMS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        raise InvalidRequest(f"{field}: {wrong}.") from error
 
 
 def json_object(raw: bytes) -> JsonObject:
