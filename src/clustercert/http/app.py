@@ -59,10 +59,10 @@ def new_app(role: ServerRole = "all", *, built_in_identity: bool = True) -> Fast
 
     Without the built-in identity, the Keystone subset is not served.
     """
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in ROUTERS[role]:
-        if built_in_identity or router is not keystone.router:
-            app.include_router(router)
+    routers = (each for each in ROUTERS[role] if built_in_identity or each is not keystone.router)
+    # `include_router` would make every route anew, during the first request, which takes a fifth of a second.
+    routes = [route for router in routers for route in router.routes]
+    app = FastAPI(routes=routes, openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     if role != "webhook":
         operations.add_documentation(app)
     app.add_exception_handler(HTTPException, _raise_ours)

@@ -1,6 +1,7 @@
 """Hashes and checks passwords in threads."""
 
 import asyncio
+import functools
 import secrets
 import unicodedata
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Passwords:
         self._hasher = hasher
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="argon2")
         self._queue = PasswordQueue(THREADS, max_waiting)
-        self._dummy_hash = hasher.hash(secrets.token_urlsafe())
+        self._dummy_hash = _dummy_hash(hasher)
 
     async def hashed(self, password: str) -> str:
         """Hash a password for storage. Raises Unavailable, or InvalidRequest if it is too short or too long."""
@@ -76,6 +77,12 @@ class Passwords:
     async def _in_thread(self, work: Callable[[], T], contender: Contender | None = None) -> T:
         async with self._queue.turn(contender):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+@functools.cache
+def _dummy_hash(hasher: PasswordHasher) -> str:
+    """The hash of a random password, made once by each process."""
+    return hasher.hash(secrets.token_urlsafe())
 
 
 def _bytes(password: str) -> bytes | None:
