@@ -251,10 +251,7 @@ def test_unknown_and_forbidden_clusters_have_exit_codes(plugin: Plugin) -> None:
     project = ("--profile", "default", "--project", plugin.project_id)
     missing = plugin.user.run("credential", "00000000-0000-4000-8000-000000000000", *project)
     assert (missing.returncode, missing.stdout) == (5, "")
-    operator = plugin.user.operator
-    operator.create_role("nothing")
-    operator.output("role", "assign", "nothing", "--user", plugin.user.name, "--project", "eu-de")
-    operator.output("role", "unassign", "admin", "--user", plugin.user.name, "--project", "eu-de")
+    plugin.user.lose_role("admin", plugin.cluster_id)
     forbidden = plugin.user.run(*plugin.arguments)
     assert (forbidden.returncode, forbidden.stdout) == (4, ""), forbidden.stderr
 

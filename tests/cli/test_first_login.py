@@ -10,7 +10,7 @@ import pytest
 from support.certificate_authority import Authority
 from support.command_line import Operator
 from support.operated_cluster import SERVICE_CA
-from support.terminal import in_a_terminal
+from support.terminal import CTRL_C, in_a_terminal
 
 PASSWORD = "correct horse"
 
@@ -92,7 +92,7 @@ def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> Non
     code, screen = in_a_terminal(login, {"[y/N]": "n\n"}, variables)
     assert code == 1
     assert fingerprint in screen
-    code, screen = in_a_terminal(login, {"[y/N]": "\x03"}, variables)
+    code, screen = in_a_terminal(login, {"[y/N]": CTRL_C}, variables)
     assert code == 130
     assert "Traceback" not in screen
     code, screen = in_a_terminal(login, {"[y/N]": "y\n"}, variables)

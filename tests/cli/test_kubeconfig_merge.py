@@ -259,10 +259,7 @@ def test_without_a_login_nothing_is_written(desk: Desk) -> None:
 
 
 def test_clusters_without_rights_are_skipped_with_all(desk: Desk) -> None:
-    operator = desk.user.operator
-    operator.create_role("nothing")
-    operator.output("role", "assign", "nothing", "--user", desk.user.name, "--project", "eu-de")
-    operator.output("role", "unassign", "admin", "--user", desk.user.name, "--project", "eu-de")
+    desk.user.lose_role("admin", desk.ids[desk.first])
     said = desk.error("merge", "--all")
     assert f"Skipped {desk.first}: " in said
     assert "refused certificates for all clusters" in said

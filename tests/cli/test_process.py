@@ -266,7 +266,8 @@ def test_a_table_in_a_terminal_shows_data_as_data(operator: Operator) -> None:
 
 def test_ctrl_c_at_a_prompt_prints_no_traceback(operator: Operator) -> None:
     code, screen = in_a_terminal(
-        ["--config", str(operator.config), "user", "create", "alice", "--local"], {"Password:": "\x03"}
+        ["--config", str(operator.config), "user", "create", "alice", "--local"],
+        {"Password:": terminal.CTRL_C},
     )
     assert code == 130
     assert "Traceback" not in screen
@@ -309,7 +310,7 @@ def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:
 def test_ctrl_c_at_a_confirmation_ends_the_command(operator: Operator) -> None:
     operator.output("keys", "rotate")
     retire = ["--config", str(operator.config), "keys", "retire"]
-    code, screen = in_a_terminal(retire, {"[y/N]": "\x03"})
+    code, screen = in_a_terminal(retire, {"[y/N]": terminal.CTRL_C})
     assert code == 130
     assert "Traceback" not in screen
     assert len(operator.output_json("keys", "list")) == 3

@@ -12,10 +12,12 @@ from typing import Any
 from support.command_line import Operator
 from support.operated_cluster import SERVICE_CA
 from support.stores import rows
+from support.wait import eventually
 
 COMMAND = (sys.executable, "-m", "clustercert")
 PASSWORD = "correct horse"
 PROJECT = "eu-de"
+FORBIDDEN = 4
 Done = subprocess.CompletedProcess[str]
 
 
@@ -103,6 +105,17 @@ class User:
             "--ca-file", self.operator.folder / SERVICE_CA, *options,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+    def lose_role(self, role: str, cluster: str) -> None:
+        """Replace a role by one without rights, and wait until the service refuses a certificate for the cluster.
+
+        The commands work on the store, so the service learns of the change within a second.
+        """
+        self.operator.create_role("nothing")
+        self.operator.output("role", "assign", "nothing", "--user", self.name, "--project", PROJECT)
+        self.operator.output("role", "unassign", role, "--user", self.name, "--project", PROJECT)
+        command = ("credential", cluster, "--profile", "default", "--project", self.project_id)
+        eventually(lambda: self.run(*command, XDG_CACHE_HOME=os.devnull).returncode == FORBIDDEN)
 
     def issued(self, cluster_id: str) -> int:
         """The number of this user's certificates for a cluster, in the database."""

@@ -7,9 +7,11 @@ import sys
 import termios
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
+CTRL_C = "\x03"
 COMMAND = (sys.executable, "-m", "clustercert")
 
 
@@ -19,7 +21,7 @@ def in_a_terminal(
     environment: Mapping[str, str],
     columns: int = 200,
     program: Sequence[str] = COMMAND,
-    seconds: float = 60,
+    seconds: float = SECONDS,
 ) -> tuple[int, str]:
     """The exit code and the screen of a command in a terminal; `typed` maps prompts to input."""
     pid, terminal = pty.fork()
@@ -37,12 +39,19 @@ def in_a_terminal(
             break
         screen += chunk.decode()
         for question in [question for question in waiting if question in screen]:
-            if question.startswith("["):
-                os.write(terminal, waiting.pop(question).encode())
-                continue
-            # Input before the terminal stops echoing would be shown and discarded.
-            eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
+            if not question.startswith("["):
+                # Input before the terminal stops echoing would be shown and discarded.
+                eventually(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
+            if waiting[question] == CTRL_C:
+                # Between its prompt and its wait for input, Python sees no signal before the next key.
+                eventually(lambda: _sleeps(pid))
             os.write(terminal, waiting.pop(question).encode())
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), screen
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether the main thread of a process waits. Source: proc_pid_stat(5), field 3."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+    return after_name.split()[0] == "S"
