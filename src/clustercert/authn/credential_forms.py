@@ -13,7 +13,7 @@ _BUILT_IN_ACCESS_KEY = re.compile(r"[A-Z0-9]{20}")
 # The payload of a JSON Web Token is not parsed here, only searched for a claim that all of Keystone's have.
 # Source: keystone/token/providers/jws/core.py.
 _KEYSTONE_CLAIM = b'"openstack_audit_ids"'
-# Longer payloads are no tokens of Keystone, which have about 500 bytes.
+# Longer payloads are not Keystone's: its payloads have about 500 bytes.
 _MAX_PAYLOAD = 8192
 
 

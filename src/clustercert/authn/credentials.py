@@ -8,7 +8,8 @@ from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import NoCredential, Unauthenticated
 
 BEARER = "bearer"
-# Longer than any token. Keystone's longest tokens, which are signed, have about 3,000 characters.
+# The maximum length, longer than any real token. Keystone's longest tokens, the signed ones, have about 3,000
+# characters.
 MAX_TOKEN = 4096
 
 _HEADERS = frozenset({b"x-auth-token", b"authorization"})

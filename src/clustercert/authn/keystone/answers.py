@@ -60,7 +60,7 @@ class ApplicationCredential(_Answer):
 
 
 class TokenBody(_Answer):
-    """What Keystone says about a token."""
+    """Keystone's description of a token."""
 
     methods: Annotated[list[Name], Field(max_length=16)]
     user: UserReference
@@ -166,7 +166,10 @@ class AssignmentsAnswer(_List):
 
 
 class Ec2Blob(_Answer):
-    """The content of an EC2 credential. It names what it was made under, if that was not the user's own login."""
+    """The content of an EC2 credential, which may name a trust, an application credential or an access token.
+
+    Then it was created under that, not by the user's own login.
+    """
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
     secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]

@@ -79,7 +79,7 @@ class Connection:
         """
         self._require_open()
         async with self._slot():
-            self._require_open()  # it may have failed meanwhile
+            self._require_open()  # another request may have failed meanwhile
             is_probe = self._failures > 0
             self._is_probing = self._is_probing or is_probe
             began = self._clock()
@@ -177,7 +177,7 @@ class Connection:
         async with self._lock:
             ca_file = str(self._keystone.ca_file) if self._keystone.ca_file is not None else None
             if self._tls is None:
-                # In a thread, because it takes 20 ms.
+                # Load the CAs in a thread, because that takes 20 ms.
                 self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
             elif self._is_ca_stale and ca_file is not None:
                 # A renewed file needs no restart.

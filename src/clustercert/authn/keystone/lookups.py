@@ -1,4 +1,4 @@
-"""Caches what Keystone said about credentials, and asks only once for concurrent requests."""
+"""Caches Keystone's answers about credentials. Concurrent lookups of one credential share one request to Keystone."""
 
 import asyncio
 import time
@@ -15,7 +15,8 @@ MAX_ENTRIES = 4_000
 # Refusals are remembered for this time. An entry takes below 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
-# Most concurrent lookups. More would use up the worker's limit of requests, and delay other identity systems.
+# The maximum number of concurrent lookups. More would use up the worker's limit of requests, and delay other identity
+# systems.
 MAX_UNDER_WAY = 128
 
 V = TypeVar("V")
@@ -23,7 +24,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[V]):
-    """What Keystone said, and for how many seconds after the request it may be used. Zero: only for this request."""
+    """An answer of Keystone, and for how many seconds after the request it may be used. Zero: only for this request."""
 
     value: V
     seconds: float

@@ -1,4 +1,4 @@
-"""Turns what Keystone says about a credential into a user with groups and roles."""
+"""Turns Keystone's description of a credential into a user with groups and roles."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from clustercert.model import Domain, FederatedDomain, Group, User
 from clustercert.model.errors import Unauthenticated
 from clustercert.model.ids import is_user_id
 
-# With domain and prefix, a name still fits into a certificate.
+# The maximum length of a name: with domain and prefix, it still fits into a certificate.
 MAX_NAME_BYTES = 200
 
 Roles = Mapping[str | None, frozenset[str]]

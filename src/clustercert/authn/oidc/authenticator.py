@@ -31,7 +31,7 @@ _revisions = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class _VerifiedToken:
-    """A token whose signature and claims were right.
+    """A token whose signature and claims were valid.
 
     Attributes:
         version: of the issuer's keys that verified it.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import httpx
 
 FETCH_SECONDS = 10.0
-# For the discovery document and the keys, which may be on different hosts.
+# Connections for the discovery document and for the keys, which may be on different hosts.
 _CONNECTIONS = 2
 
 FetchKeys = Callable[[], Awaitable[tuple[VerificationKey, ...]]]

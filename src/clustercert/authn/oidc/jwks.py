@@ -13,11 +13,11 @@ from clustercert.model import JsonObject
 MAX_KEYS = 100
 # Shorter RSA keys are weak, and longer ones take long to verify with.
 _RSA_BITS = range(2048, 8192 + 1)
-# More base64 than the longest modulus needs is not decoded.
+# The longest base64 that is decoded, longer than the longest modulus needs.
 _MAX_MODULUS_TEXT = 2048
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _BY_CURVE = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "Ed25519"}
-# Members of public keys. Others, such as the private exponent, are dropped before a key is imported.
+# Members of public keys. Other members, such as the private exponent, are dropped before a key is imported.
 _MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 
 

@@ -21,7 +21,7 @@ PAUSE_SECONDS = 30
 STOP_SECONDS = 1
 # Known keys are used for this long while the issuer can't be reached.
 MAX_AGE_SECONDS = 24 * 3600
-# Requests that wait for one issuer. More would use up the worker's limit of requests, so that other issuers suffer.
+# The maximum number of requests that wait for one issuer. More would use up the worker's limit of requests.
 MAX_WAITING = 64
 
 logger = structlog.get_logger()

@@ -15,7 +15,7 @@ from clustercert.model import Group, JsonObject, User
 
 AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
-# With the issuer's prefix, a name still fits into a certificate.
+# The maximum length of a name: with the issuer's prefix, it still fits into a certificate.
 MAX_NAME_BYTES = 200
 
 

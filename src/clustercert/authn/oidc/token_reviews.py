@@ -26,7 +26,7 @@ REFUSED_SECONDS = 5
 # After a failed request, nothing is sent to the API server for this time.
 PAUSE_SECONDS = 5
 MAX_REFUSED = 1_000
-# Most requests that wait for one cluster. More would use up the worker's limit of requests, and delay others.
+# The maximum number of requests that wait for one cluster. More would use up the worker's limit of requests.
 MAX_WAITING = 64
 REVIEW = "token review"
 """The name of the check."""

@@ -10,11 +10,11 @@ from typing import NoReturn
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.model import JsonObject
 
-# Far more than real tokens have. Entra's largest, with 200 groups, have about 10 KiB.
+# The maximum size of a token. Real tokens are much smaller: Entra's largest, with 200 groups, have about 10 KiB.
 MAX_TOKEN_BYTES = 16 * 1024
 # Keys that the token brings itself, or that an address in it names. Source: RFC 7515, 4.1.2, 4.1.3, 4.1.5.
 _FOREIGN_KEYS = ("jku", "jwk", "x5u")
-# Access and ID tokens. Others, such as `logout+jwt`, are signed with the same keys for another purpose.
+# Access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys for another purpose.
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
 

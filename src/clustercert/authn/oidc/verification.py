@@ -47,7 +47,7 @@ class Verifier:
     reviewers: Mapping[str, TokenReviewer] = field(default_factory=dict)
 
     async def verify(self, text: str) -> tuple[Issuer, UnverifiedToken]:
-        """Return a token whose signature and claims are right. Raises TokenRefused or Unavailable."""
+        """Return a token whose signature and claims are valid. Raises TokenRefused or Unavailable."""
         issuer, token = self._issued(text)
         if issuer.reviewed:
             # The cluster is not asked about tokens that are refused anyway.
@@ -57,7 +57,7 @@ class Verifier:
         return issuer, token
 
     async def verify_signature(self, text: str) -> tuple[Issuer, UnverifiedToken]:
-        """Return a token whose signature is right. Raises TokenRefused or Unavailable."""
+        """Return a token whose signature is valid. Raises TokenRefused or Unavailable."""
         issuer, token = self._issued(text)
         return issuer, await self._authentic(issuer, token)
 
