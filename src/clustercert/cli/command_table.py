@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-# Set by the shell while it completes a line.
+# The variable that the shell sets while it completes a line.
 COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
 
 

@@ -7,7 +7,7 @@ command, so this module imports only modules that Python has loaded anyway.
 import os
 
 _MAGIC = "clustercert-1"
-# Several times the size of a response with an RSA key and a chain.
+# The maximum size of a file, several times that of a response with an RSA key and a chain.
 _MAX_BYTES = 256 * 1024
 # A file from further in the future means that the clock was set back.
 _CLOCK_STEP_S = 60
@@ -84,7 +84,7 @@ def rendered(entry: Entry) -> str:
 
 
 def clear(profile: str) -> None:
-    """Delete what is cached for a login, as far as that is possible."""
+    """Delete the cached files of a login, as far as possible."""
     for place in (folder(), folder("names")):
         try:
             names = os.listdir(place) if place is not None else []  # noqa: PTH208 - pathlib takes 10 ms to import

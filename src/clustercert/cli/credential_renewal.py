@@ -1,7 +1,7 @@
 """Gets a new credential for the exec plugin, and caches it.
 
-One call of many in parallel asks the service. The others wait for its result. Without a terminal nothing waits for an
-answer: a missing login is an error that names the command to run.
+Of many parallel calls, one asks the service, and the others wait for its result. Without a terminal, no call waits for
+input: a missing login is an error that names the command to run.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def renew(request: "Request") -> str | Failure:
     result = _renew(request, path)
     if not isinstance(result, Failure) or not result.needs_user:
         return result
-    # Without the lock, since other calls for this cluster may wait for the user too.
+    # Don't hold the lock here, because other calls for this cluster may wait for the user too.
     from clustercert.cli.credential_source import log_in
 
     return log_in(request) or _renew(request, path)
@@ -78,7 +78,7 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
     from clustercert.cli.unknown_variables import warn_in_client
 
     warn_in_client(os.environ)
-    # Not within the time limit: a new refresh token must be saved before the process ends.
+    # A renewal has no time limit: a new refresh token must be saved before the process ends.
     result = renew_login(request) or _with_time_limit(request)
     if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):
         result = _with_time_limit(request)

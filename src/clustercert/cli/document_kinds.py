@@ -38,7 +38,7 @@ class DocumentKind:
 _DOMAIN = {"domain": NAME | {"description": "The domain of names. By default, the caller's domain."}}
 _IN_PROJECT = _DOMAIN | {"project": NAME | {"description": "The project that owns the cluster."}}
 
-# In the order in which they are created.
+# The kinds, in the order in which their objects are created.
 KINDS = {
     kind.name: kind
     for kind in (

@@ -95,7 +95,7 @@ def _document(value: object, file: Path, where: str) -> Document:
 
 
 def _check_spec(kind: DocumentKind, spec: Mapping[str, Any], where: str) -> None:
-    """Check what the schema does not say. Raises CommandError."""
+    """Check rules that the schema does not contain. Raises CommandError."""
     if kind.name == "RoleBinding" and ("project" in spec) == ("service" in spec):
         raise CommandError(f"{where}: spec: give either project or service: true.")
     if (

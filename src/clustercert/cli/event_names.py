@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from clustercert.store.audit import StoredEvent
 
 _FINGERPRINT_DIGITS = 64
-# Enough for `certificate show`.
+# Shown digits of a fingerprint: enough for `certificate show` to find the certificate.
 _SHOWN_DIGITS = 16
 
 

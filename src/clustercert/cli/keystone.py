@@ -1,4 +1,4 @@
-"""`clustercert keystone`: what an administrator of Keystone does for this service."""
+"""`clustercert keystone`: the steps that an administrator of Keystone takes for this service."""
 
 import shlex
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ def _user(configured: "KeystoneSettings") -> Iterator[str]:
 
 
 def _roles(configured: "KeystoneSettings") -> tuple[str, ...]:
-    """Return the fewest roles that let the service read what it needs, by Keystone's default policy."""
+    """Return the fewest roles with which the service can read all that it needs, by Keystone's default policy."""
     service = configured.service
     is_system = (
         service.application_credential_id is None

@@ -99,7 +99,7 @@ class _Editor:
         self._config = config
         self._source = config.text if config.text.endswith("\n") else f"{config.text}\n"
         self._changes = changes
-        # Start, end, new text.
+        # The start and the end of the text to replace, and the new text.
         self._edits: list[tuple[int, int, str]] = []
         self._missing: Value = {}
 

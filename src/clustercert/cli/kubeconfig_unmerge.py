@@ -28,7 +28,7 @@ def unmerge(
     every: Annotated[bool, typer.Option("--all", help="All contexts that `merge` wrote.")] = False,
     kubeconfig: KubeconfigOption = None,
 ) -> None:
-    """Remove what `merge` wrote from your kubeconfig, with cached certificates."""
+    """Remove the entries that `merge` wrote from your kubeconfig, and their cached certificates."""
     if bool(names) == every:
         raise typer.BadParameter("Name contexts or clusters, or give --all.")
     warn_in_client(os.environ)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clustercert.model import Cluster, ClusterOptions
     from clustercert.policy.rule_settings import PolicySettings, RuleSettings
 
-# Twice the longest time for which an API server caches a response by default.
+# How long to wait: twice the longest time for which an API server caches a response by default.
 WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
 

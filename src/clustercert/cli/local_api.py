@@ -19,7 +19,7 @@ from clustercert.wiring import components
 if TYPE_CHECKING:
     from clustercert.wiring import Components
 
-# Only for messages: nothing is sent to it.
+# An address for messages only: nothing is sent to it.
 _URL = "http://localhost"
 
 
@@ -56,7 +56,7 @@ class _InProcess:
         self._portal = portal
 
     def open(self) -> None:
-        """Nothing has to be opened."""
+        """Do nothing, because there is no connection."""
 
     def send(self, request: Request) -> Reply:
         status, headers, body = self._portal.call(
@@ -68,4 +68,4 @@ class _InProcess:
         return Reply(status, message, io.BytesIO(body).read)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because there is no connection."""

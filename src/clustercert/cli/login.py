@@ -162,7 +162,7 @@ def _service(
     if last is None or last.url == base:
         return base, name, last
     if profile_name is None:
-        # Keep the login at the other service.
+        # Don't replace the login at the other service.
         name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
         note(
             f"This is another service than that of the profile {profile.current(os.environ)}. New profile: {name}"

@@ -15,7 +15,7 @@ from clustercert.cli.credential_lock import LockTimeout, locked
 from clustercert.cli.options import CommandError
 from clustercert.secure_file import make_private_folder, write_private
 
-# Longer than a renewal takes.
+# How long to wait for a lock: longer than a renewal takes.
 _WAIT_SECONDS = 90.0
 
 

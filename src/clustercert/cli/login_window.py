@@ -21,7 +21,7 @@ from clustercert.cli.profile import OidcLogin, Profile
 from clustercert.model.errors import ClustercertError
 
 _POLL_SECONDS = 1.0
-# Longer than the holder of the lock waits for the browser.
+# How long to wait for the lock: longer than its holder waits for the browser.
 _WAIT_SECONDS = 400.0
 # After a login that nobody completed, open no other window for this long.
 _PAUSE_SECONDS = 600.0

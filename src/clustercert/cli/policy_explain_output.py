@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from clustercert.policy.rule_checks import ConditionCheck, RuleCheck
 
 _WIDTH = 80
-# Longer names of rules push their line's text to the right.
+# The width of the column of rule names. A longer name moves the rest of its line to the right.
 _MAX_NAME = 24
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clustercert.policy.replay import Replay
 
 _COUNTED = "events read"
-# Enough names to suggest a similar one from.
+# The maximum number of names to keep, from which a similar one is suggested.
 _MAX_NAMES = 1000
 
 PolicyOption = Annotated[

@@ -272,7 +272,7 @@ def log_in_again(name: str) -> str:
 
 
 def without_login(profile: Profile) -> Profile:
-    """Return what the next login needs: the address, the CA and the user."""
+    """Return the profile with only the data for the next login: the address, the CA and the user."""
     return replace(
         profile, token=None, expires_at=None, secret_key=None, refresh_token=None, in_keyring=False
     )

@@ -16,7 +16,7 @@ from clustercert.cli.options import CommandError, UsageError
 from clustercert.cli.output import note
 
 _STANDARD_INPUT = Path("-")
-# Longer than any password or secret key.
+# The maximum length of a secret, longer than any password or secret key.
 _MAX_CHARACTERS = 8192
 
 
@@ -26,7 +26,7 @@ def read_secret(
     """Read a secret from a file if given, otherwise from the terminal.
 
     Args:
-        instead: the end of the error message if there is no terminal: what to do instead.
+        instead: the advice at the end of the error message if there is no terminal.
         confirm: whether to ask twice.
         longest: maximum number of characters in the file's first line.
     """
@@ -50,7 +50,7 @@ def confirm(question: str, *, yes: bool, instead: str = "add --yes") -> None:
     Name the objects in the question as the store knows them, so that a wrong name is noticed.
 
     Args:
-        instead: the end of the error message if there is no terminal: what to do instead.
+        instead: the advice at the end of the error message if there is no terminal.
     """
     if yes:
         return

@@ -28,11 +28,12 @@ _DRY_RUN = "?dryRun=All"
 
 
 class Found(NamedTuple):
-    """What a revocation would revoke.
+    """The certificates that a revocation would revoke.
 
     Attributes:
         path: of the revocation.
-        question: names what was found, because a name may find another user or cluster than the caller means.
+        question: the question to confirm. It has names and ids, because a name may find another object than the user
+            means.
         cluster: its name, for messages.
     """
 
@@ -80,7 +81,7 @@ class ScopeOptions:
             )
 
     def find(self, client: "AdministrationClient") -> Found:
-        """Find what would be revoked. Raises ClientError, UnknownName or CommandError."""
+        """Find the certificates that would be revoked. Raises ClientError, UnknownName or CommandError."""
         if self.certificate is not None:
             return _found_certificate(client, self.certificate)
         base = ""

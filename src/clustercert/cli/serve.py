@@ -48,7 +48,7 @@ def serve(
     given = {"host": host, "port": port, "workers": workers}
     table = "webhook" if role == "webhook" else "server"
     overrides = {table: {name: value for name, value in given.items() if value is not None}}
-    # Not a local function, because it is pickled for the workers.
+    # A local function would not work, because `load` is pickled for the workers.
     load = partial(_load_for_role, settings_loader(context, **overrides), role)
     watch = server.FileWatch(context.obj.config)
     loaded = load()
