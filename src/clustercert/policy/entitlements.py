@@ -25,8 +25,8 @@ class Entitlement:
 
     Attributes:
         groups: those that match the requested group.
-        lifetime: the longest.
-        needs: what the request must be like.
+        lifetime: the longest lifetime of a certificate with these groups.
+        needs: the conditions that the request must meet.
         unless: the names of rules that refuse some of these requests, or end the list before this rule.
     """
 

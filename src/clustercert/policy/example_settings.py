@@ -12,7 +12,7 @@ from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.lifetime import LONGEST, MOST_DAYS
 from clustercert.policy.setting_types import AuthMethodName, Name, RuleFault, RuleLifetime, Section
 
-# A Monday at noon.
+# The default time of a decision is a Monday at noon.
 DEFAULT_NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 DEFAULT_PROJECT = "0123456789abcdef0123456789abcdef"
 DEFAULT_CLUSTER = "01234567-89ab-cdef-0123-456789abcdef"

@@ -39,7 +39,7 @@ DEFAULT_DOMAIN = "Default"
 NO_ROLE = "The caller has no role in the project."
 # The maximum number of failed examples in a message.
 MAX_FAILED = 3
-# Longer than any lifetime, so that the CA does not limit what the rules allow.
+# Longer than any certificate's lifetime, so that the CA does not limit the decisions of the rules.
 _CA_LIFETIME = timedelta(days=36500)
 
 

@@ -133,7 +133,7 @@ def count_repeated(event: Mapping[str, Any]) -> int:
 
 
 def cluster_role_group(name: str | None) -> str:
-    """Return what stands for a ClusterRole among the groups of an outcome."""
+    """Return the entry that represents a ClusterRole among the groups of an outcome."""
     return f"ClusterRole {name}"
 
 

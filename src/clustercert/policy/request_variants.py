@@ -22,7 +22,7 @@ MAX_VARIANTS = 5000
 _ON_REQUEST = frozenset({"auth_method", "key_type"})
 # How users of the built-in identity log in.
 _BUILT_IN_METHODS = ("token", "access_key")
-# Matches no network.
+# A source that matches no network.
 _ELSEWHERE = "elsewhere"
 
 

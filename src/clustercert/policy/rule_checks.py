@@ -51,7 +51,7 @@ class RuleCheck:
 
 
 def check_rules(rules: Sequence[PolicyRule], match: Match, said: DecisionInput) -> Iterator[RuleCheck]:
-    """Compare the rules with the input. `match` is what `match_rules` returned for them."""
+    """Compare the rules with the input. `match` is the result of `match_rules` for them."""
     granting = {rule.name for rule in match.rules}
     for rule in rules:
         outcome: RuleOutcome = "not_reached"

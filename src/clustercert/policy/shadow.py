@@ -19,7 +19,7 @@ logger = structlog.get_logger()
 
 # The share of a worker's time that the shadow policy may take. It may take it for at most this long at once.
 SHARE, SAVED_SECONDS = 0.05, 0.5
-# After this many decisions in a row that took more CPU time, the shadow policy is off. It delays requests.
+# After this many decisions in a row that took more CPU time, the shadow policy is switched off: it delays requests.
 SLOW_DECISIONS, SLOW_SECONDS = 2, 0.05
 # The same difference of a user in a cluster is logged once in this time.
 QUIET_SECONDS = 3600
