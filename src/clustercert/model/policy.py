@@ -214,8 +214,8 @@ class PolicyRule:
         deny: the message of a rule that denies.
         final: whether the rules after it are ignored if it matches.
         declared: the rule as in the settings, JSON values with lifetimes in seconds; for the audit event.
-        private: the conditions that only those who meet them may see: they can name other users, projects or networks.
-            Empty for a rule that needs nothing but roles and what the caller chooses.
+        private: the conditions that only callers who meet them may see, because they can name other users or
+            projects. Empty if all conditions are on roles, or on things that the caller chooses.
         chosen: the clauses of the conditions on what the caller chooses.
     """
 
@@ -256,9 +256,9 @@ class PolicyRule:
         return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
 
     def is_own(self, said: DecisionInput) -> bool:
-        """Whether the caller may see the rule: another request of theirs would meet it, or other roles alone would.
+        """Whether the caller may see the rule: they could meet it with another request, or with other roles alone.
 
-        Other rules can name users, groups, projects and clusters of others, or be named after them.
+        Other rules are secret, because their names or conditions can reveal users, groups, projects and clusters.
         """
         try:
             return all(each.first_false(said) is None for each in self.private)
@@ -271,7 +271,7 @@ def is_on_role(condition: object) -> TypeGuard[HasName]:
 
 
 def is_chosen(condition: object) -> bool:
-    """Whether the condition depends only on what the caller chooses."""
+    """Whether the condition depends only on things that the caller chooses, such as the CSR or the reason."""
     return isinstance(condition, HasCsr | HasReason) or (
         isinstance(condition, HasName) and condition.what in _CHOSEN
     )
@@ -306,7 +306,7 @@ class Match:
         return own
 
     def skipped(self, own: Mapping[str, str]) -> JsonObject:
-        """Return the names in `own` for the decision trace, and the number of all if there are others."""
+        """Return the names in `own` for the decision trace, and the number of all skipped rules if it is larger."""
         skipped: JsonObject = {"skipped_rules": list(own)}
         return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
 

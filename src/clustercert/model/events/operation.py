@@ -48,7 +48,7 @@ class RefusalCount(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalsRepeated(AuditEvent):
-    """More requests of a caller were refused than are recorded individually.
+    """Further requests of a caller were refused, and were counted instead of recorded individually.
 
     The subject is the caller's user id. Each worker records at most one such event a minute for a caller and project.
     """
