@@ -111,7 +111,7 @@ class CredentialUsageQueries(Queries):
 
     async def add(self, uses: Sequence[Use]) -> None:
         """Update the certificates' times of first and last use."""
-        # Sorted, so that concurrent workers lock rows in the same order.
+        # Sort the rows, so that concurrent workers lock them in the same order.
         rows = [
             {"row": use.id, "first": use.first, "last": use.last, "before": use.last - RESOLUTION}
             for use in sorted(uses, key=lambda use: use.id)

@@ -215,7 +215,7 @@ def _in_group(group_id: str) -> Select[Any]:
 
 
 async def _after_switch(connection: Transaction, user_id: str, enabled: bool, event: AuditEvent) -> None:
-    """Do what follows from enabling or disabling a user."""
+    """Apply the consequences of enabling or disabling a user."""
     if enabled:
         await end_disabled(connection, user_id, await raise_generation(connection))
     else:

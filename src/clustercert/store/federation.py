@@ -73,7 +73,7 @@ class FederationQueries(Queries):
             await revoke_disabled(connection, revocation, generation)
 
     async def unblock(self, user_id: str, event: AuditEvent) -> None:
-        """Let a blocked user in again. Their old certificates stay revoked. Raises NotFound or Conflict."""
+        """Accept a blocked user's logins again. Their old certificates stay revoked. Raises NotFound or Conflict."""
         async with self._database.transaction(event) as connection:
             generation = await raise_generation(connection)
             if await exists(connection, select(_user.c.id).where(_user.c.id == user_id)):

@@ -13,7 +13,7 @@ from clustercert.store.engine.queries import Queries, exists
 
 _cluster, _token = tables.cluster, tables.webhook_token
 
-# Two, so that an API server can switch to a new token before the old one is removed.
+# A cluster can have two tokens, so that an API server can switch to a new one before the old one is removed.
 MAX_TOKENS = 2
 
 

@@ -125,7 +125,7 @@ def _may_use(path: Path) -> bool:
 
 
 def _no_access(path: Path) -> str:
-    """Say that this process can't use a file or folder, and whose it is or which mode it has."""
+    """Return a message that this process can't use a file or folder, with its owner or mode."""
     user, owner = _user_name(os.geteuid()), "another user"
     with contextlib.suppress(OSError):
         status = path.stat()

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 
 from clustercert.store.engine.writer import NOT_NOW, NothingBegun
 
-# A limit, because reads that time out are noted too, but only writers remove them from the set.
+# The set is limited, because reads that time out are added too, but only writers remove entries.
 MAX_ABANDONED = 64
 
 

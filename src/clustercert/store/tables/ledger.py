@@ -40,12 +40,12 @@ certificate = table(
     # The common name if it is not the user id.
     Column("username", Text, nullable=True),
     Column("der", LargeBinary, nullable=False),
-    # For lists, newest first.
+    # An index for lists, newest first.
     Index(None, "cluster_id", "id"),
     Index(None, "user_id", "id"),
     Index(None, "project_id", "id"),
-    # For finding a cluster's unexpired certificates, and counting those of a user. An index that begins with the user
-    # would be faster to count with, but would cost 6 % more for each insert.
+    # An index for finding a cluster's unexpired certificates, and counting those of a user. An index that begins with
+    # the user would be faster to count with, but would cost 6 % more for each insert.
     Index(None, "cluster_id", "not_after", "user_id"),
     # An index, because SQLite can't add a constraint to an existing table. Partial, because SQLite would otherwise use
     # it in queries for rows without a number, and read all of those rows.
@@ -56,7 +56,8 @@ certificate = table(
         sqlite_where=text("credential_number IS NOT NULL"),
         postgresql_where=text("credential_number IS NOT NULL"),
     ),
-    # For finding users with a certificate that has no credential group. Only programs before schema 0005 add such rows.
+    # An index for finding users with a certificate that has no credential group. Only programs before schema 0005 add
+    # such rows.
     Index(
         "ix_certificate_user_id_not_after_unnumbered",
         "user_id",
@@ -88,9 +89,9 @@ revocation = table(
     Column("proved", Boolean, nullable=False),
     Column("undone_at", Utc, nullable=True),
     Column("undone_by", Text, nullable=True),
-    # For checking whether a certificate is revoked; skips rows about individual certificates.
+    # An index for checking whether a certificate is revoked; skips rows about individual certificates.
     Index(None, "user_id", "cluster_id", "fingerprint", "epoch"),
-    # For lists. No index begins with cluster_id, because a planner could prefer it to the one above.
+    # An index for lists. No index begins with cluster_id, because a planner could prefer it to the one above.
     Index(None, "project_id", "id"),
     sqlite_autoincrement=True,
 )
