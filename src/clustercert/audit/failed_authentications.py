@@ -52,7 +52,7 @@ class FailedAuthentications:
         )
 
     async def flush(self, database: Database) -> None:
-        """Record the failures since the last flush. Raises Unavailable, and then keeps them for the next flush."""
+        """Record the failures since the last flush. If this raises Unavailable, keeps them for the next flush."""
         if not self._counts:
             return
         counts, self._counts = self._counts, {}

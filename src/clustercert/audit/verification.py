@@ -14,7 +14,7 @@ from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, verify_
 from clustercert.merkle.tiles import WIDTH
 from clustercert.store.evidence import LogHead
 
-# Must be a multiple of a tile's width.
+# The number of leaves to read at once, a multiple of a tile's width.
 LEAVES_PER_READ = 16 * WIDTH
 # A signed note consists of a text, an empty line, and signatures. Source: c2sp.org/signed-note.
 _NOTE = re.compile(r"(?:[^\n]+\n)+\n(?:\N{EM DASH} [^\n]+\n)+")

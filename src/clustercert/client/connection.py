@@ -17,7 +17,7 @@ from clustercert.model import JsonObject
 from clustercert.model.addresses import is_loopback
 from clustercert.model.errors import ClustercertError
 
-# Enough for a list of about ten thousand clusters. A kubeconfig is a thousand times smaller.
+# The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGE = 500
 _CHUNK = 64 * 1024

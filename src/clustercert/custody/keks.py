@@ -12,7 +12,7 @@ from pathlib import Path
 from clustercert.model.errors import CustodyError
 from clustercert.pki.envelope import Kek, kek_line, kek_of_line, new_kek, parse_keks
 
-# Enough for thousands of keys.
+# The maximum size of a key file, enough for thousands of keys.
 _MAX_BYTES = 256 * 1024
 _LOCK_INTERVAL = 0.05
 

@@ -9,7 +9,8 @@ from starlette.types import Receive, Scope, Send
 from clustercert.http.responses import Rendered
 from clustercert.model.errors import Unavailable
 
-# More than an API server can send: it copies up to 1 MB of header fields into a review, at 33 times their size.
+# The limit is more than an API server can send: it copies up to 1 MB of header fields into a review, at 33 times their
+# size.
 MAX_DISCARDED = 64 * 1024 * 1024
 
 

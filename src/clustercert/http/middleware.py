@@ -34,7 +34,7 @@ SERVER_ERRORS = 500
 
 AuthenticationFailure = Unauthenticated | TooManyFailures
 
-# With more concurrent requests, clients would time out before the response. Excess requests get 503 at once.
+# The maximum number of concurrent requests. With more, clients would time out. Excess requests get 503 at once.
 MAX_IN_FLIGHT = 512
 # Limits for a request: the total size of its target and header fields, and the number of header fields.
 MAX_HEADER_BYTES = 64 * 1024

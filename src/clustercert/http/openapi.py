@@ -36,7 +36,7 @@ ERRORS = {
     502: "A remote signer failed.",
     503: "Temporarily unavailable; see Retry-After.",
 }
-# For routes that need neither authentication nor a body.
+# The errors of routes that need neither authentication nor a body.
 PUBLIC_ERRORS = {status: ERRORS[status] for status in (400, 404, 429, 500, 503)}
 
 

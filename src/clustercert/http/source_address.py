@@ -17,7 +17,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNKNOWN = "unknown"
 HEADERS = frozenset({b"x-forwarded-for", b"forwarded"})
-# More proxies in a row than real deployments have. The limit bounds the work for one request.
+# The maximum number of proxies in a row, more than real deployments have. It bounds the work for one request.
 MAX_HOPS = 16
 # The maximum length of an entry, longer than any address with brackets and a port.
 _MAX_HOP = 64

@@ -69,7 +69,7 @@ class Federation:
         return login_of(user, await self._access(user))
 
     async def _access(self, user: FederatedUser) -> FederatedAccess:
-        """Return what the store says about a user, from the database."""
+        """Read a user's access from the database."""
         issuer = user.issuer
         return await self._queries.access(user.user.id, issuer.name, issuer.projects, issuer.domain)
 

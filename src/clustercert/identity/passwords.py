@@ -26,7 +26,7 @@ _MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 THREADS = 2
-# The maximum queue, which takes a few seconds. More are rejected, because their clients would time out.
+# The maximum number of waiting checks, which take a few seconds. More are rejected: their clients would time out.
 MAX_WAITING = 128
 
 

@@ -17,7 +17,7 @@ from clustercert.store.clusters import ClusterQueries
 from clustercert.store.members import Member, MemberQueries
 from clustercert.store.usernames import UsernameQueries
 
-# Used if the question does not say how the user logs in.
+# The authentication method if the question does not name one.
 DEFAULT_METHOD = "token"
 
 

@@ -22,7 +22,7 @@ from clustercert.model.errors import RemoteFailed, Unavailable
 
 CONNECT_SECONDS = 3.0
 RESPONSE_SECONDS = 8.0
-# Twenty times the size of a list of 500 bindings.
+# The maximum size of a response: twenty times that of a list of 500 bindings.
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 # At most this many characters of the server's error message are logged.
 MAX_MESSAGE = 500

@@ -37,7 +37,7 @@ NOT_AFTER_ANNOTATION = "clustercert/not-after"
 BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 _SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
 _PAGE = "500"
-# Enough for 200,000 bindings, more than any cluster has.
+# The maximum number of pages in a list, enough for 200,000 bindings, more than any cluster has.
 _MAX_PAGES = 400
 
 

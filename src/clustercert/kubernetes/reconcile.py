@@ -105,7 +105,7 @@ class Reconciler:
                 for cluster_id in touched.cluster_ids:
                     self._mark(cluster_id, urgent=True)
                 self._seen = touched.newest
-        # Set after all reads succeeded, so that the next step repeats a failed read.
+        # Set this only after all reads succeeded, so that the next step repeats a failed read.
         self._generation_read = generation
         await self._start_due()
         return INTERVAL

@@ -18,7 +18,7 @@ def stand_in_key(key_type: str) -> PublicKey:
     if found := _RSA.fullmatch(key_type):
         bits = int(found[1])
         if MIN_RSA_BITS <= bits <= MAX_RSA_BITS:
-            # Not a product of two primes: finding them would take seconds.
+            # The modulus is not a product of two primes, because finding primes would take seconds.
             return RSAPublicNumbers(RSA_EXPONENT, (1 << (bits - 1)) + 1).public_key()
     if key_type in (*CURVES, "ed25519"):
         return new_key(key_type).public_key()

@@ -10,7 +10,7 @@ from clustercert.model import Grant, credential_group, credential_number
 # RFC 5280 appendix A: ub-common-name and ub-organization-name. Like many verifiers, this counts bytes of UTF-8.
 MAX_NAME = 64
 
-# A placeholder. All credential numbers have the same length.
+# A placeholder for a credential number. All numbers have the same length.
 _ANY_NUMBER = credential_number(0)
 
 

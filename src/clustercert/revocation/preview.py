@@ -20,7 +20,7 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True, slots=True)
 class RevocationPreview:
-    """What a revocation would revoke.
+    """The certificates that a revocation would revoke.
 
     Attributes:
         user_id, user_name: `None` for all users. The name is also `None` for deleted users and users of other identity
@@ -37,7 +37,7 @@ class RevocationPreview:
 
 @dataclass(frozen=True, slots=True)
 class RevocationPreviews:
-    """Previews revocations. Raises what the revocation itself would raise for the caller.
+    """Previews revocations. Raises the same errors as the revocation itself.
 
     A user can be given by id or name. Raises NotFound if no user has the name, or Conflict if several have it: as the
     name of a user of the built-in identity, or as a name in certificates.

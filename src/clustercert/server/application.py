@@ -106,7 +106,7 @@ async def _serving(
     failures: FailedAuthentications,
     reloader: Reloader | None,
 ) -> AsyncIterator[None]:
-    """Open what requests need, and follow the settings file and the issuers' keys."""
+    """Open the components that requests need, and follow the settings file and the issuers' keys."""
     async with _started(settings, role, failures) as parts, contextlib.AsyncExitStack() as stack:
         app.state.services = services_of(parts, role)
         key_updates = KeyUpdates()

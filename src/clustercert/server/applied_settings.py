@@ -23,7 +23,7 @@ class Reloadable:
         return cls(settings.policy, settings.identity.issuers)
 
     def in_settings(self, settings: Settings) -> Settings:
-        """Return the settings with this part. It must fit the others."""
+        """Return the settings with this part replaced. The new part must fit the other settings."""
         identity = settings.identity.model_copy(update={"issuers": self.issuers})
         return settings.model_copy(update={"policy": self.policy, "identity": identity})
 
@@ -41,7 +41,7 @@ class AppliedSettings:
         new.replace(self.file)
 
     def read(self) -> Reloadable | None:
-        """Return the stored settings, or None if no worker has applied others than those of the start."""
+        """Return the stored settings, or None if no worker has applied other settings since the start."""
         with contextlib.suppress(FileNotFoundError):
             applied = pickle.loads(self.file.read_bytes())  # noqa: S301 - only this service can write into the folder
             if isinstance(applied, Reloadable):

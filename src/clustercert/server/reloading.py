@@ -166,13 +166,13 @@ def _log_reloaded(current: Settings, following: Settings, loaded: Settings) -> N
 
 
 def changed_rules(before: PolicySettings, after: PolicySettings) -> dict[str, list[str]]:
-    """Return the names of rules by what happened to them: `rules_added`, `rules_removed`, `rules_changed`."""
+    """Return the names of rules by the kind of change: `rules_added`, `rules_removed`, `rules_changed`."""
     old, new = ({rule.name: rule for rule in policy.all_rules} for policy in (before, after))
     return _changes("rules", old, new)
 
 
 def changed_issuers(before: IdentitySettings, after: IdentitySettings) -> dict[str, list[str]]:
-    """Return the names of issuers by what happened to them: `issuers_added` and so on."""
+    """Return the names of issuers by the kind of change: `issuers_added` and so on."""
     old, new = ({issuer.name: issuer for issuer in identity.issuers} for identity in (before, after))
     return _changes("issuers", old, new)
 

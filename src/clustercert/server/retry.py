@@ -23,7 +23,7 @@ class Retry:
         return self._clock() >= self._due
 
     def clear(self) -> None:
-        """Plan no attempt."""
+        """Cancel the planned attempt."""
         self._delay, self._due = FIRST_SECONDS, math.inf
 
     def back_off(self) -> None:

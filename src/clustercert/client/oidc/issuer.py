@@ -33,7 +33,7 @@ class LoginIssuer:
 
     @classmethod
     def parse(cls, body: JsonObject) -> "LoginIssuer":
-        """Parse what `GET /clustercert/v1/issuers` returns. Raises LookupError, TypeError or ValueError."""
+        """Parse an issuer from `GET /clustercert/v1/issuers`. Raises LookupError, TypeError or ValueError."""
         url, redirects = body["issuer"], _texts(body["redirect_uris"])
         if not is_https_url(url) or not redirects or not all(map(is_loopback_redirect, redirects)):
             raise ValueError("an address of the issuer is not valid")

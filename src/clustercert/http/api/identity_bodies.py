@@ -80,7 +80,7 @@ class OwnProjectBody(BaseModel):
 
 
 class CallerBody(BaseModel):
-    """Who sends the request, with what, and their projects.
+    """The sender of the request, their credential and their projects.
 
     `issuer` is the URL of the OIDC issuer or of Keystone, or `built-in`. `expires_at` is the end of the token or access
     key, null if it has none.

@@ -1,4 +1,4 @@
-"""Routes about what a caller can reach, in all projects."""
+"""Routes about the clusters that a caller can reach, in all projects."""
 
 from typing import Annotated
 

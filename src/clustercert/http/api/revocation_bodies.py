@@ -19,7 +19,7 @@ from clustercert.revocation.preview import RevocationPreview
 from clustercert.revocation.reasons import MAX_NOTE, Reason
 from clustercert.revocation.recorder import RevocationRecorder
 
-# In base64 characters. A signature by a 4096-bit RSA key has 684.
+# The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684.
 MAX_SIGNATURE = 1024
 
 

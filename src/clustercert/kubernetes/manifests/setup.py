@@ -21,7 +21,7 @@ SERVICE_ACCOUNTS = "service-accounts.yaml"
 KUBEADM = "kubeadm.yaml"
 README = "README.md"
 
-# In the order in which README.md names them.
+# The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
 FOR_CLUSTER = (RBAC, ADMISSION, SERVICE_ACCESS, SERVICE_ACCOUNTS)
 NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from clustercert.store.credential_usage import RESOLUTION
 
-# A limit, because a certificate holder can create any number of hashes.
+# The number of keys is limited, because a certificate holder can create any number of hashes.
 MAX_KEYS = 200_000
 
 

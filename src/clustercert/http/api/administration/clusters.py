@@ -103,7 +103,7 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
 
 
 def _require_rights(change: Change, before: Cluster | None, wanted: Registration) -> None:
-    """Raise Forbidden if a project admin changes what policy rules depend on, or what makes the service connect."""
+    """Raise Forbidden if a project admin changes fields on which policy rules or connections of the service depend."""
     if operates(change.call.caller):
         return
     options = before.options if before is not None else ClusterOptions()
