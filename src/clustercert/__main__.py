@@ -19,7 +19,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    # Worker processes import this module too, and do not need the commands. kubectl waits for `credential`.
+    # Import only what is needed: worker processes import this module too, and kubectl waits for `credential`.
     if sys.argv[1:2] == ["credential"]:
         from clustercert.cli.credential_entry import main as run  # noqa: PLC0415
     else:

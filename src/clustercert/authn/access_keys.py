@@ -30,7 +30,7 @@ MAX_SKEW = timedelta(minutes=15)
 # than issuing a certificate, and happens before authentication.
 MAX_ADDRESS = 4096
 
-# As long as a real SK, so that the response time does not reveal whether an access key exists.
+# A secret for unknown keys. It is as long as a real SK, so that the response time does not reveal which keys exist.
 _DUMMY_SECRET = bytes(40)
 
 _SCHEMES = frozenset(ALGORITHMS.values())

@@ -10,7 +10,7 @@ from clustercert.model import Origin
 # Source: Open Telekom Cloud, API Gateway, "Authentication": five failures in a row, five minutes.
 WRONG_SIGNATURES = 5
 LOCK_SECONDS = 300
-# A few megabytes. Beyond that, the least recently used pairs are dropped.
+# The maximum number of counted pairs, a few megabytes. Beyond that, the least recently used pairs are dropped.
 MAX_PAIRS = 20_000
 
 
@@ -25,7 +25,7 @@ class SignatureLock:
         self._wrong: TTLCache[tuple[str, str], int] = TTLCache(max_pairs, LOCK_SECONDS, clock)
 
     def is_locked(self, access_key_id: str, origin: Origin) -> bool:
-        # Most workers have no failures at all, so check that first.
+        # Most workers count no failures at all, so check first whether there are any.
         return bool(self._wrong) and self._wrong.get((access_key_id, origin.network), 0) >= WRONG_SIGNATURES
 
     def wrong(self, access_key_id: str, origin: Origin) -> None:

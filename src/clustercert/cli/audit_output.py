@@ -183,5 +183,5 @@ def mismatch_row(mismatch: "Mismatch") -> Row:
 
 
 def _text(file: Path) -> str:
-    # The parsers reject a replaced character, since no key or checkpoint has one.
+    # Replace invalid bytes. The parsers reject the replacement character, because no key or checkpoint has it.
     return read_file(file).decode(errors="replace")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clustercert.cli.credential_source import Credential
 
 _SUFFIX = ".pem"
-# A timer runs every 5 minutes.
+# Files are renewed at the latest this long before they expire. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
 
 

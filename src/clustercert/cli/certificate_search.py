@@ -121,7 +121,7 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
-    """No certificate has this user name: raise UnknownName, unless there is such a user."""
+    """Raise UnknownName unless a user has this name, which no certificate has."""
     names: list[str] = []
     if client.is_operator:
         if next(client.all("/users", "users", name=name), None) is not None:

@@ -89,7 +89,7 @@ def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.
 
 def _with_signature(run: Callable[..., T], parameters: Sequence[inspect.Parameter]) -> Callable[..., T]:
     expanded = [option for each in parameters for option in _expanded(each)]
-    # Typer reads both. Types of other parameters may be imported only for type checking.
+    # Typer reads the signature and the annotations. Types of other parameters may be imported only for type checking.
     run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in expanded}
     return run

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 
-# A process that holds the lock may renew the login, and asks the service for up to 10 seconds.
+# How long to wait. The process that holds the lock may renew the login, and asks the service for up to 10 seconds.
 _WAIT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _MAX_BYTES = 4096

@@ -72,7 +72,7 @@ async def check(operator: Operator) -> None:
     """Check the schema and the keys. Exit with 1 if either is wrong. Also warns of risky settings."""
     from clustercert.cli.deployment_warnings import show_warnings
 
-    # Opening the store has checked both.
+    # Opening the store has already checked the schema and the keys.
     await show_warnings(operator.parts)
     note("The database schema and the keys are valid.")
 

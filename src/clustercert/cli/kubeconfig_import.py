@@ -15,11 +15,11 @@ import yaml
 
 from clustercert.cli.options import CommandError, UsageError, read_file
 
-# A kubeconfig of this size has several hundred clusters.
+# The maximum size. A kubeconfig of this size has several hundred clusters.
 MAX_BYTES = 1024 * 1024
 MAX_CA_BYTES = 64 * 1024
 STANDARD_INPUT = Path("-")
-# A kubeconfig has about six levels.
+# The maximum nesting. A kubeconfig has about six levels.
 _MAX_DEPTH = 32
 # Fields that change how kubectl reaches the API server. They are not imported: issued kubeconfigs don't have them.
 _SKIPPED = ("tls-server-name", "proxy-url")

@@ -13,9 +13,9 @@ import yaml
 
 from clustercert.cli.options import CommandError
 
-# A kubeconfig with embedded certificates for about 500 clusters.
+# The maximum size: that of a kubeconfig with embedded certificates for about 500 clusters.
 MAX_BYTES = 4 * 1024 * 1024
-# A kubeconfig has about eight levels.
+# The maximum nesting. A kubeconfig has about eight levels.
 _MAX_DEPTH = 32
 LISTS = ("clusters", "users", "contexts")
 CURRENT = "current-context"

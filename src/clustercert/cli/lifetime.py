@@ -11,7 +11,7 @@ import typer
 
 from clustercert.model.times import parse_rfc3339
 
-# One working day, so that a lost certificate expires soon.
+# The default lifetime is one working day, so that a lost certificate expires soon.
 DEFAULT = timedelta(hours=8)
 # CCE API reference: expire_at must be at least 15 minutes ahead when the service reads it.
 MINIMUM = timedelta(minutes=15)

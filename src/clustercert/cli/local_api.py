@@ -40,7 +40,7 @@ class _LocalClient(AdministrationClient):
     """The client of an account of this machine, which has no certificates."""
 
     is_user = False
-    # The access report of a large cluster. No other caller waits for it.
+    # The maximum size of a response, enough for the access report of a large cluster.
     max_response = 1024 * 1024 * 1024
 
 

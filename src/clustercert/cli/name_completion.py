@@ -144,7 +144,7 @@ def _run_child(file: Path, kind: str, found: "Profile", state: str) -> None:
     try:
         os.setsid()
         nowhere = os.open(os.devnull, os.O_RDWR)
-        # The shell waits until all copies of these are closed.
+        # The shell waits until all copies of these streams are closed.
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         signal.alarm(_FETCH_SECONDS)

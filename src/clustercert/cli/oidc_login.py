@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clustercert.client.oidc.issuer import LoginIssuer
     from clustercert.client.oidc.tokens import Tokens
 
-# The service fetches keys at most every 30 seconds.
+# How long to wait for a new key: the service fetches keys at most every 30 seconds.
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
 
 

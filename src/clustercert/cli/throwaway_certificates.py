@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 USER = "clustercert:verify"
 NOTE = "clustercert kubernetes verify"
-# Slightly more than the shortest lifetime that a policy can allow.
+# The lifetime is slightly longer than the shortest one that a policy can allow.
 LIFETIME = timedelta(minutes=20)
 
 

@@ -65,7 +65,7 @@ class Custody:
 
     async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
         """Encrypt a secret for the row `bound_to`, in the form `table:id`. Raises Unavailable."""
-        # Notices a new data key within a second. The rotation re-encrypts secrets that were sealed before that.
+        # This notices a new data key within a second. The rotation re-encrypts secrets that were sealed before that.
         if not self._generation.fresh() or self._generation.state != self._read_at:
             await self._reload()
         return self._ring.seal(plaintext, bound_to)

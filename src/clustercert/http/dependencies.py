@@ -119,7 +119,8 @@ async def authenticated(request: Request, raw: bytes, parts: Services) -> Caller
         parts.failure_limit.check(context.origin, failure)
         raise
     except CredentialUnverified:
-        # Count it as a failed authentication: while an issuer can't be reached, its invented tokens end here, too.
+        # Count this as a failed authentication: while an issuer can't be reached, invented tokens cause this error,
+        # too.
         await check_limits(request, parts, None)
         parts.failure_limit.check(context.origin)
         parts.failure_limit.count(context.origin)

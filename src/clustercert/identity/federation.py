@@ -78,7 +78,7 @@ class Federation:
         return await self._queries.projects(caller.roles.keys())
 
     async def block(self, user_id: str, *, actor: Actor) -> None:
-        """Refuse a user's logins, and revoke their certificates, including those that stale workers still issue.
+        """Refuse a user's logins, and revoke their certificates, also those that are issued from stale caches.
 
         Raises InvalidRequest for a malformed id, or Conflict.
         """

@@ -17,7 +17,7 @@ from clustercert.model.errors import Unavailable
 
 # How long failed checks count after the last attempt from the same source, or with the same user name.
 COUNTED_SECONDS = 60
-# A few megabytes. Beyond that, the least recently used sources and user names are dropped.
+# The maximum number of counts, a few megabytes. Beyond that, the least recently used ones are dropped.
 MAX_COUNTED = 40_000
 
 

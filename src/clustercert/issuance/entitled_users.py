@@ -15,7 +15,7 @@ from clustercert.store.members import MemberQueries
 from clustercert.store.seen_users import SeenUserQueries
 
 PAGE = 500
-# An event is recorded a little after the time of issue.
+# Search this much longer, because the time of an event differs a little from the time of issue.
 _LATER = timedelta(minutes=5)
 
 

@@ -25,7 +25,7 @@ SWEEP_SECONDS = 60.0
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 MAX_AT_ONCE = 16
-# A lower limit, so that slow retries of failed clusters leave capacity for new revocations.
+# The limit of retries is lower, so that slow retries of failed clusters leave capacity for new revocations.
 MAX_RETRIED_AT_ONCE = 8
 _PAGE = 200
 
@@ -185,7 +185,7 @@ class Reconciler:
 
     def _count_failing(self) -> None:
         failing = {cluster_id for cluster_id, due in self._due.items() if due.failures}
-        # A cluster that is being retried still fails.
+        # Clusters that are being retried count as failing.
         failing |= {cluster_id for cluster_id, (due, _) in self._running.items() if due.failures}
         metrics.ENFORCEMENT_FAILING.set(len(failing))
 

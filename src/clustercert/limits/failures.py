@@ -11,7 +11,7 @@ from clustercert.model.errors import NoCredential, TooManyFailures, Unauthentica
 from clustercert.observability import metrics
 
 WINDOW_SECONDS = 60
-# A few megabytes. Beyond that, the least recently used sources are dropped.
+# The maximum number of sources, a few megabytes. Beyond that, the least recently used sources are dropped.
 MAX_SOURCES = 20_000
 
 

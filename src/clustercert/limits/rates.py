@@ -13,9 +13,10 @@ from clustercert.policy.lifetime import parse_lifetime
 Kind = Literal["caller", "project", "source"]
 
 MAX_COUNT = 1_000_000
-# Subtracted before rounding up, because a floating-point error must not add a second to a wait.
+# Subtract this before rounding up, because a floating-point error must not add a second to a wait.
 ROUNDING_SECONDS = 1e-6
-# About 2 MB. Beyond that, the least recently used buckets are dropped, so they are full when used again.
+# The maximum number of buckets, about 2 MB. Beyond that, the least recently used ones are dropped, so they are full
+# again.
 MAX_KEYS = 10_000
 
 

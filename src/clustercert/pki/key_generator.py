@@ -13,7 +13,7 @@ from clustercert.model import KeyType, PrivateKey
 from clustercert.model.errors import Unavailable
 from clustercert.pki.keys import KeyGenerator, key_der, load_key_der, new_key
 
-# A key takes about 50 ms, so clients would time out in a longer queue.
+# The maximum length of the queue. A key takes about 50 ms, so clients would time out in a longer one.
 MAX_WAITING = 64
 
 

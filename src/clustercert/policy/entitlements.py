@@ -149,8 +149,8 @@ class Entitlements:
         ]
         for position, match in enumerate(matches):
             if self._can_give(match.rule.rule):
-                # Prefer requests without later rules that only protect from a refusal, because these rules have
-                # conditions, too.
+                # First the requests that need no later rule. In the others, a later final rule prevents a refusal, and
+                # its conditions must be met, too.
                 choices = [
                     choice
                     for protected in (False, True)

@@ -31,7 +31,7 @@ def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
         return None
     for group in unprefixed_templates(policy_groups):
         colons = group.count(":")
-        # Values have no colon.
+        # The values of placeholders have no colon.
         fits = pattern.count(":") <= colons if pattern.endswith("*") else pattern.count(":") == colons
         if fits:
             return group

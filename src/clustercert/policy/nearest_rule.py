@@ -13,7 +13,7 @@ from clustercert.policy.rule_checks import ConditionCheck, RuleCheck
 
 Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 
-# Each rule that is tried costs a decision.
+# The maximum number of rules to try. Each of them costs a decision.
 MAX_TRIED = 32
 # Stands for the groups of a template for which the caller has no values yet.
 _SOME_GROUP = "group"

@@ -128,7 +128,7 @@ class InventoryQueries(CertificateLookup):
         return PlaceNames(*found) if found else PlaceNames({}, {})
 
 
-# Wrapped so that no index on the column is used, because a scan in the order of expiry would need a sort by id.
+# The column is wrapped, so that no index on it is used: a scan in the order of expiry would need a sort by id.
 _not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
 
 # Conditions, keyed by the `CertificateFilter` field that provides the value.

@@ -31,7 +31,7 @@ _CHANGED = (
 class RevocationFeed(Generation):
     """A `Generation` that also reads which revocations changed. `tick` increases with each read that finds changes."""
 
-    # Longer than for other caches, because an API server may fail open if its webhook returns errors.
+    # This is longer than for other caches, because an API server may fail open if its webhook returns errors.
     STALE_AFTER = 2.0
 
     def __init__(

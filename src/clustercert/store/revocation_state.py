@@ -70,5 +70,6 @@ def _wider_revocations(
 
 def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> ScalarSelect[int]:
     query = _wider_revocations(_revocation.c.id, user_id, cluster_id)
-    # Names all columns of the index, although the fingerprint is NULL in these rows. Otherwise PostgreSQL would sort.
+    # Order by all columns of the index, although the fingerprint is NULL in these rows. Otherwise PostgreSQL would
+    # sort.
     return query.order_by(_revocation.c.fingerprint, _revocation.c.epoch).limit(1).scalar_subquery()

@@ -188,7 +188,7 @@ def _roles_query(*projects: ColumnElement[bool]) -> CompoundSelect[Any]:
 
 def _roles_by_project(rows: Iterable[Row[Any]], groups: tuple[Group, ...]) -> Roles:
     by_project: dict[str | None, list[Role]] = {}
-    # Sorted here, because databases differ in how they compare strings.
+    # Sort the roles here, because databases differ in how they compare strings.
     for row in sorted(rows, key=lambda row: row.role_name):
         by_project.setdefault(row.project_id, []).append(entity_of(Role, row))
     service = tuple(by_project.pop(None, ()))
@@ -225,7 +225,7 @@ def _user_and_groups(user_id: ColumnElement[str]) -> CompoundSelect[Any]:
 
 def effective_groups(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Select the group ids of memberships that meet the conditions, except groups in disabled domains."""
-    # An alias, because enclosing queries select from `domain` too.
+    # Use an alias, because enclosing queries select from `domain` too.
     domain = _domain.alias("groups_domain")
     return (
         select(_member.c.group_id)

@@ -89,7 +89,7 @@ class KeystoneClient:
             return frozenset()
         if answer.truncated:
             raise self._unusable("role_assignments", UnusableAnswer("the list of roles is cut off"))
-        # Don't rely on the filters: an unknown one would be ignored.
+        # Don't rely on the filters in the query: Keystone ignores a filter that it does not know.
         return frozenset(
             each.role.name
             for each in answer.role_assignments

@@ -180,7 +180,7 @@ class Connection:
                 # Load the CAs in a thread, because that takes 20 ms.
                 self._tls = await asyncio.to_thread(ssl.create_default_context, cafile=ca_file)
             elif self._is_ca_stale and ca_file is not None:
-                # A renewed file needs no restart.
+                # Load the file again after a failure, so that a renewed file needs no restart.
                 await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
             self._is_ca_stale = False
             if self._http is None:

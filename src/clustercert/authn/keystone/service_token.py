@@ -55,7 +55,7 @@ class ServiceToken:
         if (fresh := self._before(lambda token: token.renew_at)) is not None:
             return fresh
         async with self._lock:
-            # Another request may have renewed it meanwhile.
+            # Another request may have renewed the token meanwhile.
             if (fresh := self._before(lambda token: token.renew_at)) is not None:
                 return fresh
             try:

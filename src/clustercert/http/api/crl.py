@@ -35,7 +35,7 @@ async def show_crl(request: Request, cluster_id: str, ca_id: str, services: Serv
 
     kube-apiserver does not read CRLs. They are for other services that verify the same certificates.
     """
-    # Checked here because PostgreSQL rejects strings with a NUL character.
+    # Check the ids here, because PostgreSQL rejects strings with a NUL character.
     if not (cluster_id.isprintable() and ca_id.isprintable()):
         raise NotFound("There is no such client CA. Check the ids of the cluster and the CA.")
     crl = await services.crls.crl(cluster_id, ca_id)

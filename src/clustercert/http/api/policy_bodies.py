@@ -245,7 +245,7 @@ def _rule(check: RuleCheck, *, is_complete: bool) -> JsonObject:
         "first_false": check.unmet[0].wanted if check.unmet else None,
         "conditions": [
             {"wanted": each.wanted, "found": each.found, "met": each.met}
-            # Conditions that are met can name others beside the user.
+            # Conditions that are met can also name other users, so only operators see them.
             for each in (check.conditions if is_complete else check.unmet)
         ],
     }

@@ -131,7 +131,8 @@ async def answer_review(request: Request, services: Services, cluster_id: str) -
             return _too_large(request, raw, seconds)
         asked = review.parse(raw)
         if not asked.identity.needs_ledger:
-            # Needs no database, because an old API server asks about all callers, who must be served while it is down.
+            # This needs no database. An old API server asks about all callers, who must be served while the database is
+            # down.
             return _answered(request, asked, NO_OPINION)
         webhook_config = await tokens.authenticate(cluster_id, token)
         decision = await services.webhook.authorization.decide(

@@ -19,7 +19,7 @@ from clustercert.model.kubernetes import MASTERS, OUR_PREFIX
 AUTHORIZER = "clustercert"
 """The name of this service in an AuthorizationConfiguration."""
 
-# No certificate of this service has more groups.
+# No certificate of this service has more groups than this.
 MANY_GROUPS = 128
 
 _TTL_COMMENT = """\

@@ -190,7 +190,7 @@ def _user(token: Token) -> Reading:
     return None
 
 
-# Not `impersonatedUser`: the certificate belongs to the real user.
+# Read `user`, not `impersonatedUser`, because the certificate belongs to the real user.
 _EVENT: Mapping[str, Reader] = {"user": _user, "requestReceivedTimestamp": _scalar}
 
 

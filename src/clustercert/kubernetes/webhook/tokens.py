@@ -22,7 +22,7 @@ PREFIX = "ccw_"
 TOKEN_BYTES = 32
 
 CACHED_CONFIGS = 4096
-# An API server waits for three seconds.
+# The time limit for reading from the database. An API server waits for three seconds.
 READ_SECONDS = 2.0
 
 _CLUSTER_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -86,7 +86,8 @@ def _fault(error: BaseException | None, url: URL) -> str | None:
 def _sqlite_fault(error: BaseException, path: Path) -> str | None:
     code = _sqlite_code(error)
     if code is None:
-        # Not for a time-out: it says nothing about the file, and checking a file system that hangs would take long.
+        # Don't check the file after a time-out, which says nothing about it: a file system that hangs would make the
+        # check slow.
         is_file_error = isinstance(error, OSError) and not isinstance(error, TimeoutError)
         return _file_problem(path) if is_file_error else None
     if code & 0xFF in _DAMAGED:
