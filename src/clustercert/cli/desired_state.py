@@ -226,7 +226,7 @@ def _put(
     current: JsonObject | None,
     project: tuple[str | None, str] | None = None,
 ) -> Iterator[Change]:
-    """Plan a PUT, unless the object is as wanted already."""
+    """Plan a PUT, unless the object already has the wanted fields."""
     if current is None:
         yield Change("create", document.title, path, body, project)
         return

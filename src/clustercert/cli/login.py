@@ -164,9 +164,7 @@ def _service(
     if profile_name is None:
         # Don't replace the login at the other service.
         name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
-        note(
-            f"This is another service than that of the profile {profile.current(os.environ)}. New profile: {name}"
-        )
+        note(f"This is not the service of the profile {profile.current(os.environ)}. New profile: {name}")
         last = profile.remembered(name, os.environ)
         return base, name, last
     return base, name, None

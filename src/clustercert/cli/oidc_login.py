@@ -121,7 +121,7 @@ def end_session(name: str, found: Profile) -> None:
     with IssuerClient(saved_issuer(name, found.oidc)) as client:
         if not client.revoke(refresh_token):
             note(
-                f"The issuer {client.issuer.url} can't revoke logins. It ends the login when it expires there."
+                f"The issuer {client.issuer.url} can't revoke logins. The login stays valid there until it expires."
             )
 
 

@@ -94,6 +94,8 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
     if files is not None:
         note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
         if files.issuer_fingerprint is not None:
-            note(f"Users compare that of its issuer at their first login: {files.issuer_fingerprint}")
+            note(
+                f"Users compare the fingerprint of its issuer at their first login: {files.issuer_fingerprint}"
+            )
         if files.ca is not None:
             note(f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}")

@@ -137,6 +137,6 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
 def _checked_id(user_id: str) -> str:
     if not is_user_id(user_id):
         raise InvalidRequest(
-            "A user id has 32 or 64 lower-case hex digits. `clustercert certificate list` shows those of certificates."
+            "A user id has 32 or 64 lower-case hex digits. `clustercert certificate list -o json` shows user ids."
         )
     return user_id

@@ -25,7 +25,7 @@ from clustercert.policy.recorded_decisions import (
     refused_outcome,
 )
 
-ONLY_COUNTED = "the refusal was one of many of the same caller, and only counted, without its cluster"
+ONLY_COUNTED = "the refusal was only counted, without its cluster, as one of many of the same caller"
 NOT_SIGNED = "the policy allowed the request, but the signer did not sign"
 # The maximum number of example decisions for each kind of change.
 MAX_EXAMPLES = 5

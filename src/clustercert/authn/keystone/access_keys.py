@@ -96,7 +96,7 @@ class KeystoneAccessKeys:
         if body is None:
             raise Unauthenticated("the access key is unknown")
         if body.id != credential_id or body.type != "ec2" or body.project_id is None:
-            raise _refused(access_key_id, "it is no EC2 credential for a project")
+            raise _refused(access_key_id, "it is not an EC2 credential for a project")
         try:
             # Users write the blobs of their own credentials, so a malformed one is no fault of Keystone.
             blob = parsed(Ec2Blob, body.blob.encode())

@@ -117,6 +117,7 @@ class Issuer:
 def derived_id(issuer: str, *parts: str) -> str:
     """Return the id of an issuer's user: the first 32 hex digits of SHA-256 over the URL and the subject claims.
 
-    Each is in UTF-8, and NUL separates them. It occurs in none of them, so two users never share the hashed bytes.
+    The parts are in UTF-8, separated by NUL bytes. No part contains a NUL byte, so two users never share the hashed
+    bytes.
     """
     return id_of("\0".join((issuer, *parts)))

@@ -28,7 +28,7 @@ class OAuthError(ClientError):
         self.error = error
 
 
-_CHECK = " Ask an operator of the service to compare its settings of this issuer with the client there"
+_CHECK = " Ask an operator of the service to compare the settings with those of the client at the issuer"
 _REMEDIES = {
     "access_denied": " The login was denied, by you or by the issuer.",
     "expired_token": " Nobody completed the login in time. Log in again.",

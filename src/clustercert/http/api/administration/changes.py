@@ -52,13 +52,15 @@ class Change:
     def check(self, current: JsonObject | None) -> None:
         """Raise PreconditionFailed unless the resource, `None` if it is missing, is in the required state."""
         if self.must_be_new and current is not None:
-            raise PreconditionFailed("If-None-Match: it exists already.")
+            raise PreconditionFailed("If-None-Match: the object exists already.")
         if self.if_match is None:
             return
         if current is None:
-            raise PreconditionFailed("If-Match: it does not exist.")
+            raise PreconditionFailed("If-Match: the object does not exist.")
         if not self.if_match & {"*", entity_tag(current)}:
-            raise PreconditionFailed("If-Match: it has been changed. Read it again, and send its new ETag.")
+            raise PreconditionFailed(
+                "If-Match: the object was changed. Read it again, and send its new ETag."
+            )
 
     def body(self, shape: type[M], current: JsonObject | None) -> M:
         """Validate the body. Raises InvalidRequest.
