@@ -14,7 +14,7 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        # The commands handle it. Here it came while their modules were imported.
+        # Ctrl-C while modules are imported. Later, the commands handle it.
         sys.exit(130)
 
 
