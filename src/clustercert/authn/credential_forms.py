@@ -1,6 +1,6 @@
-"""Recognizes by its form which identity system issued a credential. Only that system decides about it.
+"""Finds the identity system that issued a credential, by the credential's form.
 
-See ADR 26.
+Only this system decides about the credential. See ADR 26.
 """
 
 import base64

@@ -82,7 +82,7 @@ class AdministrationClient(Connection):
         return self.exchange("POST", OWN + path, body=body or {}).body
 
     def text(self, path: str, media_type: str) -> str:
-        """Return a resource that is text, in a media type. Raises ClientError."""
+        """Return a resource as text of the given media type. Raises ClientError."""
         content = self.download(OWN + path, {"Accept": media_type})
         with self.check_format():
             return content.decode()

@@ -45,7 +45,7 @@ async def exempted_templates(
 async def refuse_new_exempted_templates(
     stored: StoredExemptions, before: Collection[str], after: Collection[str]
 ) -> None:
-    """Raise Conflict if groups of the next policy are exempt in a cluster, unless those of the current one were too."""
+    """Raise Conflict if a cluster's exemption matches a template of the next policy but none of the current one."""
     known = {(each.cluster_id, each.pattern) for each in await exempted_templates(stored, before)}
     found = await exempted_templates(stored, after)
     added = [each for each in found if (each.cluster_id, each.pattern) not in known]

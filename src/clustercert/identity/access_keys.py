@@ -119,7 +119,7 @@ class AccessKeys:
         await self._queries.enable(key, enabled, self._switched(key, enabled, actor))
 
     async def update(self, key: AccessKey, *, enabled: bool, actor: Actor) -> AccessKey:
-        """Like `enable`, but does nothing if the key has this state. Raises ConcurrentChange if the key was changed."""
+        """Like `enable`, but does nothing if `enabled` is unchanged. Raises ConcurrentChange if the key was changed."""
         if key.enabled != enabled:
             event = self._switched(key, enabled, actor)
             await self._queries.enable(key, enabled, event, unchanged=True)

@@ -64,7 +64,7 @@ class Directory:
         await self._queries.enable(domain, enabled, event)
 
     async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
-        """Like `enable_domain`, but does nothing if the domain has this state already. See `_update`."""
+        """Like `enable_domain`, but does nothing if `enabled` is unchanged. See `_update`."""
         return await self._update(before, replace(before, enabled=enabled), actor)
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:

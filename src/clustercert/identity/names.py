@@ -5,7 +5,7 @@ import unicodedata
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
 
-# Keystone's limits, except for roles (255 in Keystone).
+# Keystone's limits. Only the limit of roles is lower: Keystone's is 255.
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
 MAX_DESCRIPTION = 255
 

@@ -51,7 +51,7 @@ class Roles:
         return role
 
     async def remove(self, role: Role, *, actor: Actor) -> None:
-        """Delete a role. Raises Conflict if it is built in or assigned, or NotFound."""
+        """Delete a role. Raises NotFound, or Conflict if it is built in or assigned."""
         if role.name in BUILT_IN:
             raise Conflict(f"The role {role.name} is built in.")
         await self._queries.remove(role, self._role_event("role.removed", role, actor))

@@ -62,7 +62,7 @@ class Crls:
         self._signers = signers
         self._now = now
         self._cache: LRUCache[tuple[str, str], _Cached] = LRUCache(MAX_CACHED)
-        # Signs one CRL at a time, because signing is CPU-bound.
+        # Only one CRL is signed at a time, because signing is CPU-bound.
         self._signing = asyncio.Lock()
 
     async def crl(self, cluster_id: str, ca_id: str) -> Crl:

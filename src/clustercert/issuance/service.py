@@ -26,7 +26,7 @@ from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.decision import Policy
 from clustercert.store.cluster_cache import ClusterLookup, require_cluster
 
-# Stands for the credential number in a preview, because the number is not chosen yet.
+# A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"
 
 

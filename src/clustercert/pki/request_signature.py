@@ -28,7 +28,7 @@ ALGORITHMS: dict[Scheme, str] = {
     "scoped": "SDK-HMAC-SHA256",
     "derived": "V11-HMAC-SHA256",
 }
-# Keys: the algorithm, whether the field is `Access`, and the number of parts after the access key.
+# Schemes by algorithm, whether the field is `Access`, and the number of parts after the access key.
 _FORMS: dict[tuple[str, bool, int], Scheme] = {
     (ALGORITHMS["flat"], True, 0): "flat",
     (ALGORITHMS["scoped"], False, 4): "scoped",

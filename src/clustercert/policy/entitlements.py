@@ -214,7 +214,7 @@ def _outcomes(
     *,
     protected: bool,
 ) -> Iterator[tuple[RequestVariant, Sequence[_Rule]]]:
-    """Yield the requests that the rule at the position grants, with all rules that grant them."""
+    """Yield the requests that the rule at `position` grants, with all rules that grant them."""
     for variant, sent in requests:
         if (granting := _granting(matches, position, sent, protected=protected)) is not None:
             yield variant, granting
@@ -223,7 +223,7 @@ def _outcomes(
 def _granting(
     matches: Sequence[_Match], position: int, sent: DecisionInput, *, protected: bool
 ) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at the position.
+    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at `position`.
 
     `protected`: a final rule after it is taken to match if its expression can be true.
     """
@@ -243,7 +243,7 @@ def _granting(
 
 
 def _unless(matches: Sequence[_Match], position: int, requests: Iterable[DecisionInput]) -> Iterator[str]:
-    """Yield the names of rules that can keep the rule at the position from granting: they refuse or are final."""
+    """Yield the names of rules that can keep the rule at `position` from granting: they refuse or are final."""
     target = matches[position].rule
     taken = [sent for sent in requests if target.takes(sent)]
     for number, match in enumerate(matches):

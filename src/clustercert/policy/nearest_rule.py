@@ -15,7 +15,7 @@ Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
 
 # The maximum number of rules to try. Each of them costs a decision.
 MAX_TRIED = 32
-# Stands for the groups of a template for which the caller has no values yet.
+# A placeholder for the groups of a template for which the caller has no values yet.
 _SOME_GROUP = "group"
 # Kinds of names in conditions that also fill placeholders of templates.
 _FILLED_IN = frozenset({"role", "group", "user"})

@@ -34,7 +34,7 @@ from clustercert.settings import Settings
 
 # When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35
-# Load balancers close idle connections after 60 s by default. They must close first, so this is longer.
+# This is longer than the 60 s after which load balancers close idle connections by default: they must close first.
 KEEP_ALIVE_SECONDS = 100
 BACKLOG = 2048
 # Interval for checking whether the TLS files were renewed.

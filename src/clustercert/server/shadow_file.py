@@ -1,4 +1,4 @@
-"""Loads the shadow policy. One that can't be used is off, and the service continues without it."""
+"""Loads the shadow policy. If it can't be used, the service continues without it."""
 
 from pathlib import Path
 

@@ -142,7 +142,8 @@ class DirectoryQueries(Queries):
     async def remove_project(self, project_id: str, event: AuditEvent, before: Project | None = None) -> None:
         """Delete a project, its role assignments and tokens.
 
-        Raises Conflict if it still has clusters, NotFound, or ConcurrentChange if it is not equal to `before`.
+        Raises Conflict if it still has clusters, NotFound if it was deleted, or ConcurrentChange if it differs from
+        `before`.
         """
         assignment, token = tables.role_assignment, tables.token
         with conflict_if_violated("The project still has clusters. Remove them first."):

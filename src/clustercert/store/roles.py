@@ -64,7 +64,7 @@ class RoleQueries(Queries):
                 await connection.execute(insert(_role).values(id=role.id, name=role.name))
 
     async def remove(self, role: Role, event: AuditEvent) -> None:
-        """Delete a role. Raises Conflict if it is assigned, or NotFound."""
+        """Delete a role. Raises NotFound, or Conflict if it is assigned."""
         with conflict_if_violated(f"The role {role.name} is assigned. Remove its assignments first."):
             await self._change(delete(_role).where(_role.c.id == role.id), event)
 

@@ -166,10 +166,7 @@ class AssignmentsAnswer(_List):
 
 
 class Ec2Blob(_Answer):
-    """The content of an EC2 credential, which may name a trust, an application credential or an access token.
-
-    Then it was created under that, not by the user's own login.
-    """
+    """The content of an EC2 credential. It may name the delegation under which the credential was created."""
 
     access: Annotated[str, Field(min_length=1, max_length=64)]
     secret: Annotated[str, Field(min_length=MIN_SECRET, max_length=255, repr=False)]

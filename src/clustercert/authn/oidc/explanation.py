@@ -1,4 +1,4 @@
-"""Explains for operators how a token is judged: each check, and the user to whom the mapping leads."""
+"""Explains for operators whether a token is accepted: each check, and the user that the mapping gives."""
 
 import asyncio
 from dataclasses import dataclass

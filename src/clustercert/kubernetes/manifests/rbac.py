@@ -66,7 +66,7 @@ def _revoked_ids_access() -> list[JsonObject]:
             "metadata": metadata,
             "rules": [
                 _rule("", "configmaps", ["get", "update", "patch"], [CONFIG_MAP]),
-                # A separate rule, because RBAC can't restrict `create` to a name.
+                # Use a separate rule, because RBAC can't restrict `create` to a name.
                 _rule("", "configmaps", ["create"]),
             ],
         },

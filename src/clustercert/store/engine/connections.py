@@ -165,7 +165,7 @@ def new_sqlite_writer(url: URL) -> Engine:
         },
     )
     event.listen(engine, "connect", _switch_to_wal)
-    # 16 MB, enough for the inner pages of the largest index in a ledger of 10^7 certificates.
+    # A cache of 16 MB, enough for the inner pages of the largest index in a ledger of 10^7 certificates.
     _prepare_sqlite(engine, (*_PRAGMAS, "cache_size=-16000"))
     event.listen(engine, "begin", _begin_immediate)
     return engine
