@@ -376,3 +376,9 @@ def test_the_names_of_an_issuers_user_and_groups_are_the_same_again() -> None:
     event = service(policy(doubled, named)).ask(who, LONGEST)
     assert event["kind"] == "certificate.issued"
     assert changed(policy(doubled, named), event) == set()
+
+
+def test_an_issuers_user_is_named_as_in_rules() -> None:
+    event = service(policy(MEMBER)).ask(federated(caller("member")), LONGEST)
+    tally = compared(policy({"name": "freeze", "deny": "Frozen."}), event).changes[Change.DENIED]
+    assert [name for _, name in tally.users] == ["google/alice"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.model import Caller, Cluster, Grant, IssueRequest
+from clustercert.model import Caller, Cluster, FederatedDomain, Grant, IssueRequest
 from clustercert.model.clusters import ClusterOptions
 from clustercert.model.errors import Forbidden
 from clustercert.observability import metrics
@@ -104,6 +104,13 @@ def test_a_line_names_the_user_the_cluster_the_rules_and_the_groups(
     assert (line["rules"], line["shadow_rules"]) == (("admin",), ("admin",))
     assert (line["groups_added"], line["groups_removed"]) == (["b"], ["a"])
     assert "refusal" not in line
+
+
+def test_a_line_names_an_issuers_user_as_in_rules(log: list[MutableMapping[str, Any]]) -> None:
+    who = caller("admin")
+    user = replace(who.user, name="google/alice", domain=FederatedDomain("e" * 32, "google"))
+    with_shadow(LONG, OTHER).decide(replace(who, user=user), cluster(), ASK, NOW)
+    assert [line["user"] for line in log] == ["google/alice"]
 
 
 def test_a_line_names_the_reason_of_a_refusal(log: list[MutableMapping[str, Any]]) -> None:
