@@ -11,6 +11,8 @@ from clustercert.authn.oidc.jwks import VerificationKey, parse_key_set
 from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.model.errors import Unavailable
+from clustercert.observability.log import redact
+from support.log_capture import captured_logs
 from support.oidc import key_set, new_key
 from support.wait import eventually_async
 
@@ -47,6 +49,17 @@ async def test_a_known_key_needs_no_request() -> None:
     for _ in range(100):
         assert await issuer.find("old") == "old"
     assert issuer.fetches == 1
+
+
+async def test_the_log_says_how_many_keys_are_known_while_the_issuer_is_away() -> None:
+    issuer = Issuer()
+    await issuer.find("old")
+    issuer.broken, issuer.time = True, issuer.time + 30
+    with captured_logs(module) as said, pytest.raises(Unavailable):
+        await issuer.find("new")
+    [line] = said
+    written = redact(None, "warning", line)
+    assert (written["issuer"], written["reason"], written["known_keys"]) == ("sso", "it is away", 1)
 
 
 async def test_a_new_key_is_fetched_at_once() -> None:
