@@ -99,6 +99,13 @@ async def test_a_name_that_the_user_can_choose_is_no_user_name(preset: str) -> N
     assert (mallory.user.name, again.user.name) == ("idp/mallory", alice.user.name)
 
 
+async def test_roles_of_entra_replace_groups_that_do_not_fit_into_the_token() -> None:
+    issuer = configured("entra", groups="roles")
+    for elsewhere in ({"hasgroups": True}, {"_claim_names": {"groups": "src1"}}):
+        user = await user_of(issuer, ENTRA, groups=None, roles=["Deployer"], **elsewhere)
+        assert [group.name for group in user.groups] == ["idp/Deployer"]
+
+
 async def test_github_users_are_repositories_in_both_forms_of_sub() -> None:
     issuer = configured("github")
     before = await user_of(issuer, GITHUB)

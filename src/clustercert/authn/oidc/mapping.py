@@ -68,7 +68,8 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
     Source: OpenID Connect Core 1.0, 5.6.2; Microsoft identity platform, "Groups overage claim".
     """
     elsewhere = claims.get("_claim_names")
-    if claims.get("hasgroups") is True or (isinstance(elsewhere, dict) and claim in elsewhere):
+    has_groups = claim == "groups" and claims.get("hasgroups") is True
+    if has_groups or (isinstance(elsewhere, dict) and claim in elsewhere):
         raise TokenRefused(
             "groups",
             "a reference to the groups instead of the groups",
