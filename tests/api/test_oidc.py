@@ -350,6 +350,18 @@ def test_operators_see_which_check_of_a_token_fails(
     assert (check["came"], check["expected"][: len(expected)]) == (came, expected)
 
 
+def test_an_explanation_names_the_issuer_though_the_signature_is_wrong(site: Site) -> None:
+    claims, key_id = claims_of(site.issuer.url), str(site.issuer.keys[-1].kid)
+    for curve, failed in (("P-256", "signature"), ("P-384", "alg")):
+        said = explained(site, signed(claims, new_key(key_id, curve)))
+        assert (said["accepted"], said["failed"], said["issuer"], said["user"]) == (
+            False,
+            failed,
+            "sso",
+            None,
+        )
+
+
 def test_an_explanation_writes_nothing(site: Site) -> None:
     text = site.issuer.token(aud="account", sub="unwritten")
     with captured_logs(middleware) as said:

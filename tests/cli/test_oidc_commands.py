@@ -9,7 +9,7 @@ import pytest
 from clustercert.authn.oidc import explanation
 from clustercert.authn.oidc.issuers import derived_id
 from support.command_line import Operator
-from support.oidc import IssuerServer, Response
+from support.oidc import URL, IssuerServer, Response, claims_of, new_key, signed
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +58,27 @@ def test_a_refused_token_is_explained(operator: Operator, issuer: IssuerServer, 
     assert done.code == 1
     [line] = [line for line in done.out.splitlines() if line.startswith("aud")]
     assert line.split() == ["aud", "no", "'account'", "clustercert"]
-    assert "refused by the check aud" in done.err
+    assert "The token, from the issuer sso, would be refused by the check aud." in done.err
     assert text not in done.out + done.err
+
+
+def test_the_cluster_of_a_service_account_is_asked(operator: Operator, tmp_path: Path) -> None:
+    cluster = "2f6d3bd5-4a3c-4bd1-8d3c-6b1f4f6a2f10"
+    operator.configure(
+        f"""
+[[identity.issuers]]
+name = "cluster-a"
+preset = "kubernetes"
+issuer = "{URL}"
+audiences = ["clustercert"]
+cluster = "{cluster}"
+domain = "Default"
+"""
+    )
+    token = saved(tmp_path, signed(claims_of(URL), new_key("first")))
+    done = operator.run("identity", "explain", "--token-file", token)
+    assert (done.code, f"the cluster {cluster} is not registered" in done.out) == (1, True)
+    assert "from the issuer cluster-a" in done.err
 
 
 @pytest.mark.parametrize("text", ["x", "a.b.c", "a." * 40_000])

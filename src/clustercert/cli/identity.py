@@ -1,14 +1,17 @@
 """`clustercert identity`: tokens from OIDC issuers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.commands import on_store
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import read_secret
-from clustercert.cli.session import Operator
+from clustercert.cli.session import store_settings
+
+if TYPE_CHECKING:
+    from clustercert.identity.token_report import TokenReport
+    from clustercert.settings import Settings
 
 app = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
@@ -22,9 +25,8 @@ def identity() -> None:
 
 
 @app.command()
-@on_store
-async def explain(
-    operator: Operator,
+def explain(
+    context: typer.Context,
     token_file: Annotated[
         Path,
         typer.Option(metavar="FILE", help="Read the token from FILE, or from standard input (-)."),
@@ -35,11 +37,21 @@ async def explain(
 
     Nothing is stored. Exits with status 1 if the token would be refused.
     """
-    from clustercert.http.api.identity_bodies import explanation_body
-    from clustercert.identity.token_report import report_on_token
+    loaded = store_settings(context)
+    # Imported only now, so that invalid settings are reported without delay.
+    import asyncio
 
+    from clustercert.observability import log
+
+    log.configure_command()
     text = read_secret("Token", token_file, "add --token-file FILE", longest=_MAX_CHARACTERS)
-    report = await report_on_token(operator.parts.oidc, operator.parts.identity.federation, text)
+    _show(asyncio.run(_report(loaded, text)), output)
+
+
+def _show(report: "TokenReport", output: Output) -> None:
+    """Print a report. Raises typer.Exit if the token would be refused."""
+    from clustercert.http.api.identity_bodies import explanation_body
+
     body = explanation_body(report)
     if output in (Output.JSON, Output.YAML):
         show_one(body, output)
@@ -52,7 +64,40 @@ async def explain(
     if output is Output.TABLE and isinstance(body["user"], dict):
         show_one({"issuer": body["issuer"], **body["user"]}, output)
     if report.failed is not None:
-        note(f"The token would be refused by the check {report.failed.check}.")
+        issuer = f", from the issuer {body['issuer']}," if body["issuer"] is not None else ""
+        note(f"The token{issuer} would be refused by the check {report.failed.check}.")
         raise typer.Exit(1)
     if output is Output.TABLE:
         note("The token would be accepted.")
+
+
+async def _report(settings: "Settings", text: str) -> "TokenReport":
+    """Report on a token, with only the components that this needs: all of them take half a second to build."""
+    from clustercert.identity.token_report import report_on_token
+
+    if any(issuer.cluster for issuer in settings.identity.issuers):
+        # The service connects to clusters with a certificate that it issues to itself.
+        from clustercert.wiring import components
+
+        async with components(settings) as parts:
+            return await report_on_token(parts.oidc, parts.identity.federation, text)
+
+    import httpx  # noqa: F401 - now, since an explanation waits only briefly for the issuer's keys
+
+    from clustercert.authn.oidc.authenticator import new_authenticator
+    from clustercert.authn.oidc.issuer_settings import configured_issuers
+    from clustercert.authn.oidc.token_reviews import NoClusters
+    from clustercert.identity.federation import Federation
+    from clustercert.model import utc_now
+    from clustercert.store.engine import migrate
+    from clustercert.store.engine.database import Database
+
+    database = Database(settings.store_url)
+    try:
+        await migrate.check(database)
+        federation = Federation(database, utc_now)
+        issuers = configured_issuers(settings.identity.issuers)
+        oidc = new_authenticator(issuers, federation, NoClusters(), utc_now) if issuers else None
+        return await report_on_token(oidc, federation, text)
+    finally:
+        await database.close()

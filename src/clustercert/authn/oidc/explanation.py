@@ -40,7 +40,7 @@ class Explanation:
     """The result for a token.
 
     Attributes:
-        issuer: the issuer in the settings whose keys verified the token; None if none did.
+        issuer: the issuer in the settings that the token names, also if the signature is wrong; None if it names none.
         checks: in order. All checks of the claims are made, even after one fails.
         user: the user whom the token describes; None if a check failed.
     """
@@ -52,15 +52,17 @@ class Explanation:
 
 async def explain(verifier: "Verifier", text: str) -> Explanation:
     """Check a token without logging anyone in. Nothing is stored or logged."""
+    issuer = None
     try:
+        issuer, token = verifier.issued(text)
         async with asyncio.timeout(KEYS_SECONDS):
-            issuer, token = await verifier.verify_signature(text)
+            token = await verifier.verify_signature(issuer, token)
     except TokenRefused as refusal:
-        return Explanation(None, (_failed(refusal),), None)
+        return Explanation(issuer, (_failed(refusal),), None)
     except Unavailable as error:
-        return _without_keys(str(error.__cause__ or error))
+        return _without_keys(issuer, str(error.__cause__ or error))
     except TimeoutError:
-        return _without_keys(f"no response within {KEYS_SECONDS:g} seconds")
+        return _without_keys(issuer, f"no response within {KEYS_SECONDS:g} seconds")
     results = [CheckResult(REVIEW if issuer.reviewed else "signature", passed=True)]
     for name, failure in claim_results(issuer, token, verifier.now()):
         results.append(CheckResult(name, passed=True) if failure is None else _failed(failure))
@@ -69,8 +71,8 @@ async def explain(verifier: "Verifier", text: str) -> Explanation:
     return _mapped(issuer, token, results)
 
 
-def _without_keys(reason: str) -> Explanation:
-    return Explanation(None, (CheckResult("keys", False, reason, "the keys of the issuer"),), None)
+def _without_keys(issuer: Issuer | None, reason: str) -> Explanation:
+    return Explanation(issuer, (CheckResult("keys", False, reason, "the keys of the issuer"),), None)
 
 
 def _mapped(issuer: Issuer, token: UnverifiedToken, results: list[CheckResult]) -> Explanation:

@@ -66,6 +66,16 @@ class ClusterIssuers(Protocol):
         """Ask a cluster about a token. Raises FetchFailed."""
 
 
+class NoClusters:
+    """For settings in which no issuer is a registered cluster. See `ClusterIssuers`."""
+
+    async def fetch_keys(self, cluster_id: str) -> bytes:
+        raise FetchFailed(f"the cluster {cluster_id} can't be asked")
+
+    async def review(self, cluster_id: str, token: str, audiences: frozenset[str]) -> TokenReview:  # noqa: ARG002
+        raise FetchFailed(f"the cluster {cluster_id} can't be asked")
+
+
 class TokenReviewer:
     """Asks one cluster about tokens. Concurrent requests with the same token wait for one answer."""
 

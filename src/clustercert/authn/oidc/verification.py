@@ -48,7 +48,8 @@ class Verifier:
 
     async def verify(self, text: str) -> tuple[Issuer, UnverifiedToken]:
         """Return a token whose signature and claims are valid. Raises TokenRefused or Unavailable."""
-        issuer, token = self._issued(text)
+        issuer, token = self.issued(text)
+        _check_algorithm(issuer, token)
         if issuer.reviewed:
             # The cluster is not asked about tokens that are refused anyway.
             self._require_claims(issuer, token)
@@ -56,25 +57,23 @@ class Verifier:
         self._require_claims(issuer, token)
         return issuer, token
 
-    async def verify_signature(self, text: str) -> tuple[Issuer, UnverifiedToken]:
-        """Return a token whose signature is valid. Raises TokenRefused or Unavailable."""
-        issuer, token = self._issued(text)
-        return issuer, await self._authentic(issuer, token)
+    def issued(self, text: str) -> tuple[Issuer, UnverifiedToken]:
+        """Parse a token, and find the issuer that it names. Raises TokenRefused."""
+        token = parse_token(text)
+        issuer = self.issuers.get(token.issuer)
+        if issuer is None:
+            raise TokenRefused("iss", token.issuer, "an issuer in the settings, spelled exactly alike")
+        return issuer, token
+
+    async def verify_signature(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
+        """Return a token of this issuer if its signature is valid. Raises TokenRefused or Unavailable."""
+        _check_algorithm(issuer, token)
+        return await self._authentic(issuer, token)
 
     def version(self, issuer: str) -> int:
         """Return a number that changes with the keys of the issuer with this URL."""
         keys = self.keys.get(issuer)
         return keys.version if keys is not None else 0
-
-    def _issued(self, text: str) -> tuple[Issuer, UnverifiedToken]:
-        """Parse a token, and find its issuer. Raises TokenRefused."""
-        token = parse_token(text)
-        issuer = self.issuers.get(token.issuer)
-        if issuer is None:
-            raise TokenRefused("iss", token.issuer, "an issuer in the settings, spelled exactly alike")
-        if token.algorithm not in issuer.algorithms:
-            raise TokenRefused("alg", token.algorithm, ", ".join(sorted(issuer.algorithms)))
-        return issuer, token
 
     async def _authentic(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
         """Return the token with verified claims. Raises TokenRefused or Unavailable."""
@@ -88,6 +87,11 @@ class Verifier:
         for _, refusal in claim_results(issuer, token, self.now()):
             if refusal is not None:
                 raise refusal
+
+
+def _check_algorithm(issuer: Issuer, token: UnverifiedToken) -> None:
+    if token.algorithm not in issuer.algorithms:
+        raise TokenRefused("alg", token.algorithm, ", ".join(sorted(issuer.algorithms)))
 
 
 def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:

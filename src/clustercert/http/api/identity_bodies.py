@@ -62,7 +62,10 @@ class MappedUserBody(BaseModel):
 
 
 class ExplanationBody(BaseModel):
-    """Whether the token would be accepted, and for which user. `failed` is the first check that failed."""
+    """Whether the token would be accepted, and for which user. `failed` is the first check that failed.
+
+    `issuer` is the name of the issuer in the settings that the token names, null if it names none.
+    """
 
     accepted: bool
     issuer: str | None
