@@ -1,7 +1,5 @@
-"""Settings of property tests."""
+"""What all unit tests have in common."""
 
-import hypothesis
+from support import reproducible
 
-# A busy machine takes its time: no example has a deadline.
-hypothesis.settings.register_profile("no_deadline", deadline=None)
-hypothesis.settings.load_profile("no_deadline")
+reproducible.set_up()
