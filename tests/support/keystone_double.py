@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
+
+from support import ports
+
+if TYPE_CHECKING:
+    import socket
 
 DOMAIN = {"id": "3a8616d857504b0fac16ba47dc5327ea", "name": "acme"}
 PASSWORD = "of-the-service"
@@ -69,12 +74,12 @@ class KeystoneDouble:
         self.service_lifetime = timedelta(hours=1)
         self.overrides: dict[str, Callable[[Request], Answer]] = {}
         self.requests: list[Request] = []
-        self._port = 0
+        self._reserved: socket.socket | None = None
         self._http: ThreadingHTTPServer | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/v3"
+        return f"http://127.0.0.1:{ports.port_of(self._reserved) if self._reserved else 0}/v3"
 
     def settings(self, **changed: object) -> dict[str, Any]:
         """The settings of this Keystone."""
@@ -168,11 +173,14 @@ class KeystoneDouble:
             yield self
         finally:
             self.stop()
+            if self._reserved is not None:
+                self._reserved.close()
 
     def start(self) -> None:
         """Listen, at the same address as before if it was stopped."""
-        self._http = _Server(("127.0.0.1", self._port), _handler(self))
-        self._port = self._http.server_address[1]
+        # The port stays reserved while it is stopped.
+        self._reserved = self._reserved or ports.reserve()
+        self._http = _Server(("127.0.0.1", ports.port_of(self._reserved)), _handler(self))
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:

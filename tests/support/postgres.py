@@ -24,14 +24,14 @@ from typing import Any, TypeVar
 import asyncpg
 from sqlalchemy.engine import URL, make_url
 
-from support.wait import eventually
+from support import ports
+from support.wait import SECONDS, eventually
 
 T = TypeVar("T")
 
 # PostgreSQL refuses to run as root; tests that do run it as the user who owns nothing.
 NOBODY = 65534
 OWNER = "clustercert"
-LONGEST_SECONDS = 30
 
 # A database is some 300 files, which a disk's file system takes ten times as long to make and to delete. A server
 # of one process's tests has less than this.
@@ -60,8 +60,9 @@ class Server:
     """A PostgreSQL server with separate folders.
 
     Attributes:
-        folder: for its log and its socket.
+        folder: for its log.
         data: for its databases.
+        reserved: its port, also while it does not run.
         password: of the role that the databases belong to, and of the superuser.
         settings: that differ from `SETTINGS`.
     """
@@ -69,11 +70,15 @@ class Server:
     folder: Path
     data: Path
     programs: Path
-    port: int
+    reserved: socket.socket
     password: str
     settings: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def port(self) -> int:
+        return ports.port_of(self.reserved)
 
     def url(self, database: str) -> str:
         """The database URL, as in the settings."""
@@ -86,7 +91,8 @@ class Server:
             **self.settings,
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
-            "unix_socket_directories": str(self.folder),
+            # The path of a socket must not be longer than 107 bytes.
+            "unix_socket_directories": "",
         }
         command: list[str | Path] = [
             *(self.programs / "postgres", "-D", self.data),
@@ -116,7 +122,7 @@ class Server:
         """Fast shutdown: open transactions are rolled back."""
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(LONGEST_SECONDS)
+            self.process.wait(SECONDS)
             self.process = None
 
     def kill(self) -> None:
@@ -125,7 +131,7 @@ class Server:
         for pid in (self.process.pid, *self._children()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(LONGEST_SECONDS)
+        self.process.wait(SECONDS)
         self.process = None
 
     @contextlib.contextmanager
@@ -163,7 +169,7 @@ def server(**settings: str) -> Iterator[Server]:
     """A new server, running during the block. `settings` differ from `SETTINGS`."""
     folder, data = _new_folder(), _new_folder(_memory())
     try:
-        made = Server(folder, data, _programs(folder), _free_port(), secrets.token_hex(8), settings)
+        made = Server(folder, data, _programs(folder), ports.reserve(), secrets.token_hex(8), settings)
         _make_files(made)
         made.start()
         try:
@@ -172,6 +178,7 @@ def server(**settings: str) -> Iterator[Server]:
         finally:
             if made.process is not None:
                 made.stop()
+            made.reserved.close()
     finally:
         shutil.rmtree(data, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -218,7 +225,12 @@ async def _look(url: URL, query: str, *values: object) -> list[tuple[Any, ...]]:
 @contextlib.asynccontextmanager
 async def _connected(url: URL) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(
-        host=url.host, port=url.port, password=url.password, database=url.database, user="postgres", timeout=5
+        host=url.host,
+        port=url.port,
+        password=url.password,
+        database=url.database,
+        user="postgres",
+        timeout=SECONDS,
     )
     try:
         await connection.execute("SET session_replication_role = replica")
@@ -293,13 +305,7 @@ def _as_nobody() -> dict[str, Any]:
     return {"user": NOBODY, "group": NOBODY, "extra_groups": ()}
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _in_a_thread(work: Coroutine[Any, Any, T]) -> T:
     """Run it to completion, also while an event loop runs in this thread."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result(LONGEST_SECONDS)
+        return thread.submit(asyncio.run, work).result(SECONDS)

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Scope
 from clustercert.server.application import create_app
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
+from support.wait import SECONDS
 
 T = TypeVar("T")
 
 BASE_URL = "http://clustercert.test:8080"
-LONGEST_SECONDS = 60
 
 
 class Service:
@@ -45,12 +45,12 @@ class Service:
         finally:
             self.client.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
-            thread.join(LONGEST_SECONDS)
+            thread.join(SECONDS)
             self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the application's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LONGEST_SECONDS)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
 
     def send_raw(
         self,

@@ -6,7 +6,6 @@ import json
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from support import ports
 from support.certificate_authority import Authority
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,10 +66,7 @@ class RealKeystone:
         self._identity.write_bytes(authority.server_identity_pem("keystone", [name]))
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(authority.certificate_pem)
-        # Bound but not listening: nobody else gets the port while Keystone is down, and Keystone can share it.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
+        self._reserved = ports.reserve()  # also while it is down
         self._process: subprocess.Popen[str] | None = None
 
     @property
@@ -78,8 +75,7 @@ class RealKeystone:
 
     @property
     def _port(self) -> int:
-        port: int = self._reserved.getsockname()[1]
-        return port
+        return ports.port_of(self._reserved)
 
     @property
     def requests(self) -> list[Request]:
