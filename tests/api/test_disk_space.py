@@ -15,7 +15,7 @@ from clustercert.model.errors import Unavailable
 from clustercert.store import disk_space
 from clustercert.store.disk_space import MIB, DiskSpace
 from support import world as worlds
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.service import Service
 from support.stores import rows
 from support.wait import eventually
@@ -100,7 +100,7 @@ def test_each_level_is_logged_once(tmp_path: Path) -> None:
     free = disk_space.free_bytes(tmp_path)
     assert free is not None
     space = DiskSpace(tmp_path, 0)
-    with captured_logs(disk_space) as said:
+    with captured_lines(disk_space) as said:
         for reserve in (0, free // 2, free // 2, 2 * free, 2 * free, 0, 0):
             space._reserve_bytes = reserve
             space._take(free)

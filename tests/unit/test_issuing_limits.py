@@ -13,7 +13,7 @@ from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, Rec
 from clustercert.model.errors import Forbidden, NotFound, TooManyRequests
 from clustercert.observability import metrics
 from support.issuance_doubles import REQUEST, issuance
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, OTHER_PROJECT_ID, PROJECT_ID, caller
 
 SOURCE = "192.0.2.1"
@@ -178,7 +178,7 @@ async def test_reading_goes_on_after_an_unexpected_failure(monkeypatch: pytest.M
     feed = FailingFeed([RecordedIssue(name, "alice", PROJECT_ID, SOURCE) for name in ("broken", "other")])
     rates = IssuingRates({"caller": Rate(1, 60)}, feed, Clock())
     failures = next(iter(metrics.RATE_READ_FAILURES.collect())).samples[0].value
-    with captured_logs(issuing) as said:
+    with captured_lines(issuing) as said:
         await rates.watch(stop)
     assert [line["event"] for line in said] == ["rates not shared: audit log can't be read"]
     assert next(iter(metrics.RATE_READ_FAILURES.collect())).samples[0].value == failures + 1

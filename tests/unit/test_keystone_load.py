@@ -9,13 +9,13 @@ from clustercert.authn.keystone.connection import Connection
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.model.errors import CredentialUnverified
 from support.keystone_double import KeystoneDouble
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 
 
 async def test_waiting_for_others_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "MAX_CONNECTIONS", 1)
-    with KeystoneDouble().running() as double, captured_logs(connection_module) as said:
-        settings = double.settings(domain="tests", timeout="1s")
+    with KeystoneDouble().running() as double, captured_lines(connection_module) as said:
+        settings = double.settings(domain="tests", timeout="3s")
         connection = Connection(KeystoneSettings.model_validate(settings).configured())
         # As while Keystone works on another request.
         await connection._slots.acquire()

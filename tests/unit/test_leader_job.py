@@ -11,7 +11,7 @@ from clustercert.background import running
 from clustercert.jobs import leader_job
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.model.errors import LogDamaged, Unavailable
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.wait import eventually_async
 
 
@@ -133,7 +133,7 @@ async def test_the_lease_is_kept_while_work_takes_long() -> None:
 )
 async def test_a_failure_is_logged_and_other_work_goes_on(failure: Exception, level: str) -> None:
     bad, good = Work(failing=failure), Work()
-    with captured_logs(leader_job) as said:
+    with captured_lines(leader_job) as said:
         async with job(Leader(), bad, good):
             await eventually_async(lambda: bad.begun >= 2 and good.ended >= 2)
     assert (bad.finished, good.finished) == (1, 1)
@@ -145,7 +145,7 @@ async def test_a_failure_is_logged_and_other_work_goes_on(failure: Exception, le
 @pytest.mark.parametrize("failure", [Unavailable("No."), KeyError("bug")])
 async def test_a_failed_election_is_logged_and_changes_nothing(failure: Exception) -> None:
     one, work = Leader(failing=failure), Work()
-    with captured_logs(leader_job) as said:
+    with captured_lines(leader_job) as said:
         async with job(one, work):
             await next_election(one)
             assert work.begun == 0

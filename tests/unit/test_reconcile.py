@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 
@@ -18,7 +19,9 @@ from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import RemoteFailed, Unavailable
 from clustercert.observability import metrics
 from clustercert.store.enforcement import AffectedClusters
+from support.own_gauge import OwnGauge
 from support.samples import NOW, cluster
+from support.wait import SECONDS
 
 GUARDED = ClusterOptions(admission=True)
 
@@ -209,8 +212,13 @@ async def test_an_unexpected_error_is_retried_like_any_failure(world: World) -> 
     assert world.done == [named(1).id, named(2).id, named(1).id]
 
 
+@pytest.fixture(autouse=True)
+def gauge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "ENFORCEMENT_FAILING", OwnGauge())
+
+
 def failing() -> object:
-    return metrics.ENFORCEMENT_FAILING._value.get()
+    return cast("OwnGauge", metrics.ENFORCEMENT_FAILING).value
 
 
 async def fail(world: World, *numbers: int) -> Reconciler:
@@ -380,6 +388,6 @@ async def test_finishing_cancels_syncs_that_take_too_long(world: World) -> None:
     one = reconciler(world)
     one.patience = 0.1
     await turn(one)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SECONDS):
         await one.finish()
     assert (world.finished, one._running) == ([], {})

@@ -15,7 +15,7 @@ from clustercert.policy import shadow
 from clustercert.policy.decision import Policy
 from clustercert.policy.replay import Change
 from clustercert.policy.shadow import LINES_PER_MINUTE, QUIET_SECONDS, Shadow, ShadowedPolicy, with_shadow
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.samples import NOW, caller, cluster, role_rule
 
 DAY = timedelta(days=1)
@@ -59,7 +59,7 @@ def count(name: str, **labels: str) -> float:
 
 @pytest.fixture
 def log() -> Iterator[list[MutableMapping[str, Any]]]:
-    with captured_logs(shadow) as said:
+    with captured_lines(shadow) as said:
         yield said
 
 
