@@ -14,10 +14,10 @@ from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
 from support import postgres, reproducible
 from support.accounts import Accounts, new_accounts
-from support.credential_cache import Clock
+from support.credential_cache import PATIENT, Clock
 from support.credential_usage import usage_at
 from support.store_records import register_cluster
-from support.stores import Store, migrate, new_template, sqlite_url
+from support.stores import Store, migrate, new_template, patient, sqlite_url
 
 reproducible.set_up()
 
@@ -88,7 +88,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]
 
 @pytest.fixture
 async def database(store: Store) -> AsyncIterator[Database]:
-    database = Database(store.url)
+    database = patient(store.url)
     yield database
     await database.close()
 
@@ -102,7 +102,7 @@ async def feed(database: Database) -> RevocationFeed:
 
 @pytest.fixture
 async def known(database: Database, feed: RevocationFeed) -> CredentialCache:
-    return CredentialCache(database, feed)
+    return CredentialCache(database, feed, PATIENT)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def usage(database: Database, there: Cluster) -> CredentialUsage:
 @pytest.fixture
 async def elsewhere(store: Store) -> AsyncIterator[RevocationQueries]:
     """Revocation queries as in another process."""
-    database = Database(store.url)
+    database = patient(store.url)
     yield RevocationQueries(database)
     await database.close()
 

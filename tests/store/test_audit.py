@@ -16,14 +16,13 @@ from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclus
 from clustercert.model import Actor
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
 from clustercert.store import tables
-from clustercert.store.engine.database import Database
 from clustercert.store.event_pages import SCANNED, EventFilter, EventPage, EventPages
 from clustercert.store.events import event_row
 from clustercert.store.evidence import EvidenceQueries
 from support import sealer_process
 from support.sealer_process import SealerProcess, commitments
 from support.statements import QueryPlans
-from support.stores import NOW, ORIGIN, Store, event
+from support.stores import NOW, ORIGIN, Store, event, patient
 
 PROJECT = "0c97ac3cb280f4d91fa7c0096739e1f8"
 
@@ -272,7 +271,7 @@ async def test_a_page_looks_at_a_bounded_number_of_events(log: SealerProcess) ->
 
 async def test_a_page_of_one_project_does_not_read_the_events_of_others(on_postgresql: Store) -> None:
     """With outdated statistics, PostgreSQL assumes that there are almost no new events."""
-    database = Database(on_postgresql.url)
+    database = patient(on_postgresql.url)
     async with database.transaction(event("first")):
         pass
     copies = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.store.engine.database import Database
 from support.sealed_log import new_log
-from support.stores import sqlite_url
+from support.stores import patient, sqlite_url
+from support.wait import SECONDS
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
 
@@ -24,7 +24,12 @@ def run(name: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     text = DOCUMENT.read_text(encoding="utf-8")
     [block] = re.findall(rf"<!-- by hand: {name} -->\n```sh\n(.*?)```", text, re.DOTALL)
     return subprocess.run(
-        ["/bin/sh", "-ec", str(block)], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        ["/bin/sh", "-ec", str(block)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
     )
 
 
@@ -36,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Pat
 
 
 async def _export(file: Path, folder: Path, events: int = 300) -> None:
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     log = await new_log(database)
     await log.grow(events)
     await log.exporter.export(folder)

@@ -18,7 +18,7 @@ from clustercert.store.audit import StoredEvent
 from clustercert.store.engine.database import Database
 from clustercert.store.evidence import EvidenceQueries
 from support.sealed_log import SealedLog, new_log
-from support.stores import NOW, Store
+from support.stores import NOW, Store, patient
 
 ACTOR = Actor.service()
 # More than one file of events.
@@ -76,7 +76,7 @@ async def test_an_export_of_a_log_with_a_removed_event_ends(
 
 async def test_exports_during_a_prune_verify(log: SealedLog, store: Store, tmp_path: Path) -> None:
     """Two connections to the same database: one deletes events and records new ones, the other one exports."""
-    other = Database(store.url)
+    other = patient(store.url)
     retention = Retention(EvidenceQueries(other), lambda: NOW)
     begun, ended = asyncio.Event(), asyncio.Event()
 

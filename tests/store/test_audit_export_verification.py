@@ -12,9 +12,8 @@ from clustercert.audit.findings import VerificationReport
 from clustercert.audit.verification import verify
 from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, sign_note
 from clustercert.model.errors import LogDamaged
-from clustercert.store.engine.database import Database
 from support.sealed_log import new_log
-from support.stores import Store, execute, sqlite_url
+from support.stores import Store, execute, patient, sqlite_url
 from support.tampered_log import SIZE, rewritten
 
 
@@ -27,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, migrated_file: Path) -> Pat
 
 
 async def _export(file: Path, folder: Path) -> None:
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     log = await new_log(database)
     await log.grow(SIZE - 71)
     first = await log.exporter.export(folder)
@@ -126,7 +125,7 @@ async def test_a_log_that_does_not_extend_the_export_leaves_the_export_unchanged
 ) -> None:
     """Another log with the same name and a different key, and the same log with a different tree."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     other = await new_log(database)
     await other.grow(SIZE)
     with pytest.raises(LogDamaged, match="as evidence"):

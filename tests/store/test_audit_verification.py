@@ -19,7 +19,7 @@ from clustercert.store.engine.database import Database
 from clustercert.store.events import commitment, event_row
 from clustercert.store.evidence import EvidenceQueries
 from support.sealed_log import SealedLog, briefly, new_log
-from support.stores import NOW, Store, event, execute, sqlite_url
+from support.stores import NOW, Store, event, execute, patient, sqlite_url
 from support.tampered_log import SIZE, event_id, rewritten
 
 LATER = NOW + timedelta(days=1)
@@ -216,7 +216,7 @@ async def test_missing_tiles_are_reported(log: SealedLog, store: Store) -> None:
 
 async def test_values_of_other_types_are_findings_too(file: Path) -> None:
     """SQLite accepts text in columns for bytes, and any value in columns for times."""
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     log = await new_log(database)
     await log.grow(600)
     execute(
@@ -314,7 +314,7 @@ async def test_a_deletion_event_does_not_cover_later_places(
 
 async def test_invalid_text_is_a_finding_and_no_database_failure(file: Path) -> None:
     """SQLite stores any bytes as text."""
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     log = await new_log(database)
     await log.grow(600)
     await log.grow(1)

@@ -19,7 +19,7 @@ from clustercert.store.engine.writer import NothingBegun
 from clustercert.store.events import event_row
 from clustercert.store.ledger import Ledger
 from support.lock_waits import LockWaits
-from support.stores import Store, certificate_record, event
+from support.stores import Store, certificate_record, event, patient
 
 INSERT_PROGRESS = BulkInsert(tables.progress)
 INSERT_EVENT = BulkInsert(tables.audit_event)
@@ -27,7 +27,7 @@ INSERT_EVENT = BulkInsert(tables.audit_event)
 
 @pytest.fixture
 async def on_server(on_postgresql: Store) -> AsyncIterator[Database]:
-    database = Database(on_postgresql.url)
+    database = patient(on_postgresql.url)
     yield database
     await database.close()
 
@@ -137,7 +137,7 @@ async def test_a_connection_that_was_lost_is_not_used_again(
 async def test_those_who_insert_leave_connections_to_the_readers(
     on_server: Database, on_postgresql: Store
 ) -> None:
-    other = Database(on_postgresql.url)
+    other = patient(on_postgresql.url)
     waits = LockWaits(on_server, on_postgresql)
     async with other.transaction() as connection:
         await connection.execute(text("LOCK TABLE audit_event IN EXCLUSIVE MODE"))

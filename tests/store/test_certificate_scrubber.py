@@ -18,7 +18,7 @@ from clustercert.store.job_cursors import JobCursor
 from clustercert.store.ledger import Ledger
 from support.samples import CA_KEY, CA_NOT_BEFORE, NOW, POLICY, USER_ID, client_ca, grant
 from support.stores import NOW as EARLIER
-from support.stores import Store, blob, certificate_record
+from support.stores import Store, blob, certificate_record, patient
 
 
 def real_record(number: int = 1) -> CertificateRecord:
@@ -186,7 +186,7 @@ async def test_findings_of_pruned_certificates_are_deleted(database: Database, s
 async def test_replicas_that_find_a_mismatch_at_once_record_it_once(database: Database, store: Store) -> None:
     await record_all(database, *(real_record(number) for number in range(5)))
     store.execute("UPDATE certificate SET serial = '01'")
-    others = [Database(store.url) for _ in range(3)]
+    others = [patient(store.url) for _ in range(3)]
     checkers = [CertificateScrubber(one, POLICY, lambda: NOW) for one in (database, *others)]
     checked = await asyncio.gather(*(checker.step() for checker in checkers))
     assert [len(one.mismatches) for one in checked] == [5] * 4

@@ -24,6 +24,7 @@ from support.apiserver import ApiServer, kinds
 from support.cluster_sync import Root, Scene, T, binding, name, number
 from support.credential_ledger import HERE, CredentialLedger
 from support.managed_cluster import NAMESPACES, REVOKED, ROLES
+from support.own_gauge import OwnGauge
 from support.samples import cluster
 from support.stores import NOW, Store, event, sqlite_url
 
@@ -312,20 +313,24 @@ async def test_a_full_map_keeps_the_latest_revocations_and_reports_the_rest(scen
 
 
 @pytest.mark.parametrize("reason", ["admission off", "cluster removed"])
-async def test_what_was_left_out_is_no_longer_counted(scene: Scene, reason: str) -> None:
+async def test_what_was_left_out_is_no_longer_counted(
+    scene: Scene, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge = OwnGauge()
+    monkeypatch.setattr(metrics, "ENFORCEMENT_LEFT_OUT", gauge)
     scene.room = 1
     scene.__post_init__()
     for _ in range(2):
         await scene.certificates.revoke(await scene.certificates.issue())
     await scene.done(admission=True, admission_by_number=True)
-    assert metrics.ENFORCEMENT_LEFT_OUT._value.get() == 1
+    assert gauge.value == 1
     scene.sync.forget_others(frozenset({HERE}))
-    assert metrics.ENFORCEMENT_LEFT_OUT._value.get() == 1
+    assert gauge.value == 1
     if reason == "admission off":
         await scene.done(credential_roles=ROLES)
     else:
         scene.sync.forget_others(frozenset())
-    assert metrics.ENFORCEMENT_LEFT_OUT._value.get() == 0
+    assert gauge.value == 0
 
 
 async def test_a_certificate_is_in_a_full_map_with_both_keys_or_none(scene: Scene) -> None:

@@ -20,8 +20,8 @@ from support import programs
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase
 from support.store_records import cluster_id, issue, new_user, revoked, undo, user_id
-from support.stores import Store, event, revocation
-from support.wait import eventually_async
+from support.stores import Store, event, patient, revocation
+from support.wait import SECONDS, eventually_async
 
 # --- at the same moment --------------------------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ class PausedInserts(Database):
     def _wait(self, _connection: object) -> None:
         """Wait in the writer thread."""
         self._loop.call_soon_threadsafe(self.inside.set)
-        assert self._proceed.wait(10)
+        assert self._proceed.wait(SECONDS)
 
 
 @asynccontextmanager
@@ -78,7 +78,7 @@ async def paused_by_the_server(
     """The INSERT is a transaction by itself, so only the server can delay its commit."""
     for statement in (FUNCTION, TRIGGER):
         store.execute(statement)
-    other, holder = Database(store.url), Database(store.url)
+    other, holder = patient(store.url), patient(store.url)
     async with holder.read() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         issuing = asyncio.create_task(issue(other, user, cluster))
@@ -137,7 +137,7 @@ async def test_a_record_during_a_revocation_is_on_one_side_of_it(database: Datab
 async def test_revocations_wait_for_one_another_and_each_makes_its_own_epoch(
     database: Database, store: Store
 ) -> None:
-    other = Database(store.url)
+    other = patient(store.url)
     made = await asyncio.gather(
         *(
             RevocationQueries(each).revoke(revocation(user_id=user_id()), event())
@@ -192,7 +192,7 @@ async def test_issuing_and_revoking_at_full_speed_agree_on_what_was_before(
     database: Database, store: Store
 ) -> None:
     """Certificates returned before the revocation was requested are revoked. Later requests get valid ones."""
-    other = Database(store.url)
+    other = patient(store.url)
     alice, here = user_id(), cluster_id()
     ticks = iter(range(1_000_000))
     asked: dict[bytes, tuple[int, int]] = {}
@@ -264,7 +264,7 @@ async def test_a_revocation_that_is_given_up_in_the_middle_leaves_nothing(
 async def test_a_revocation_that_is_killed_anywhere_is_all_there_or_not_at_all(
     store: Store, what: str
 ) -> None:
-    database = Database(store.url)
+    database = patient(store.url)
     alice = await new_user(database)
     record = await issue(database, alice, cluster_id())
     await database.close()

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from clustercert.store.credential_cache import Bounds, CachedCertificate, Creden
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
-from support.credential_cache import SCOPES, Clock, is_revoked, look_up, recorded, revocation
+from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.statements import Statements
 from support.stores import NOW, Store, event
 from support.wait import eventually_async
@@ -111,7 +112,7 @@ async def test_a_certificate_that_is_revoked_while_it_is_read_is_read_again(
             await go_on.wait()
             return found
 
-    known = Slow(database, feed)
+    known = Slow(database, feed, PATIENT)
     asking = asyncio.create_task(look_up(known, record))
     await read.wait()
     await elsewhere.revoke(revocation(record, "cluster"), event())
@@ -130,7 +131,7 @@ async def test_the_unknown_is_asked_for_again_after_a_second(
     for _ in range(3):
         assert await known.by_fingerprint(fingerprint) is None
     assert statements.reading("certificate") == 1
-    forgetful = CredentialCache(database, feed, Bounds(unknown_seconds=0.01))
+    forgetful = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0.01))
     assert await forgetful.by_fingerprint(fingerprint) is None
     record = await recorded(database, fingerprint=fingerprint, credential_number=None)
     await eventually_async(lambda: forgetful.by_fingerprint(fingerprint))
@@ -144,7 +145,7 @@ async def test_an_unknown_number_is_asked_for_again_after_a_second(
     for _ in range(3):
         assert await known.by_number("7" * 40) is None
     assert statements.reading("certificate") == 2, "by number and, for older programs' rows, by serial"
-    forgetful = CredentialCache(database, feed, Bounds(unknown_seconds=0.01))
+    forgetful = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0.01))
     assert await forgetful.by_number("7" * 40) is None
     record = await recorded(database, credential_number="7" * 40)
     await eventually_async(lambda: forgetful.by_number("7" * 40))
@@ -184,7 +185,7 @@ async def test_who_has_a_certificate_without_a_group_that_has_not_ended(
     database: Database, feed: RevocationFeed, elsewhere: RevocationQueries
 ) -> None:
     now = [NOW]
-    known = CredentialCache(database, feed, Bounds(unknown_seconds=0), now=lambda: now[0])
+    known = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0), now=lambda: now[0])
     numbered = await recorded(database, user_id="numbered")
     older = await recorded(
         database, user_id="older", credential_number=None, not_after=NOW + timedelta(days=1)
@@ -217,7 +218,7 @@ async def test_concurrent_lookups_share_batches_without_duplicates(
 
 
 async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: RevocationFeed) -> None:
-    known = CredentialCache(database, feed, Bounds(unknown=4))
+    known = CredentialCache(database, feed, replace(PATIENT, unknown=4))
     for number in range(10):
         await known.by_fingerprint(os.urandom(32))
         await known.by_number(f"{number:040x}")
@@ -225,7 +226,7 @@ async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: Revoca
 
 
 async def test_the_least_recently_used_goes_first(database: Database, feed: RevocationFeed) -> None:
-    known = CredentialCache(database, feed, Bounds(known=2))
+    known = CredentialCache(database, feed, replace(PATIENT, known=2))
     a, b, c = [
         await recorded(database, cluster_id="a cluster", **changed)
         for changed in ({}, {"credential_number": None}, {})
@@ -351,7 +352,7 @@ async def test_a_revocation_before_the_feeds_first_reading_is_seen(
 ) -> None:
     """A worker reads a certificate before its feed starts, and the first generation shows no earlier changes."""
     feed = RevocationFeed(database, Clock())
-    known = CredentialCache(database, feed)
+    known = CredentialCache(database, feed, PATIENT)
     record = await recorded(database)
     assert not await is_revoked(known, record)
     await elsewhere.revoke(revocation(record, "certificate"), event())

@@ -41,7 +41,7 @@ from support.credential_usage import (
     unknown,
     usage_at,
 )
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, event
 
@@ -350,7 +350,7 @@ async def test_an_unexpected_error_does_not_end_the_writing(
 ) -> None:
     usage, stop = CredentialUsage(Failing(database), lambda: NOW, POLICY_GROUPS), asyncio.Event()
     usage.note(await seen(known, await recorded(database)))
-    with captured_logs(webhook_usage) as logs:
+    with captured_lines(webhook_usage) as logs:
         writing = asyncio.create_task(usage.watch(stop))
         await asyncio.sleep(0)
         stop.set()

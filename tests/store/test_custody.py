@@ -12,7 +12,7 @@ from clustercert.model import Actor
 from clustercert.model.errors import CustodyError, Unavailable, UnsealError
 from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
 from clustercert.store.engine.database import Database
-from support.stores import ORIGIN, Store, sqlite_url
+from support.stores import ORIGIN, Store, patient, sqlite_url
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_the_first_data_key_is_made_once(
 @pytest.mark.parametrize("source", ["file", "variable"])
 async def test_several_make_the_first_data_key_at_once(store: Store, kek_file: Path, source: str) -> None:
     keks = KekFile(kek_file) if source == "file" else KekVariable("KEK", kek_file.read_text())
-    databases = [Database(store.url) for _ in range(4)]
+    databases = [patient(store.url) for _ in range(4)]
     custodies = [Custody(database, keks) for database in databases]
     await asyncio.gather(*(custody.initialise() for custody in custodies))
     assert store.rows("SELECT id FROM data_key") == [(1,)]
@@ -122,7 +122,7 @@ async def test_a_damaged_data_key_stops_the_start(
 
 
 async def test_a_database_that_is_away_is_unavailable(tmp_path: Path, kek_file: Path) -> None:
-    database = Database(sqlite_url(tmp_path / "missing" / "store.db"))
+    database = patient(sqlite_url(tmp_path / "missing" / "store.db"))
     with pytest.raises(Unavailable):
         await Custody(database, KekFile(kek_file)).open()
 
@@ -133,7 +133,7 @@ async def test_a_sealed_secret_opens_in_other_processes_but_only_for_its_row(
     store.store_secrets({"access_key:ONE": await custody.seal(b"one", "access_key:ONE")})
     store.store_secrets({"access_key:TWO": await custody.seal(b"two", "access_key:TWO")})
     store.execute("UPDATE access_key SET id = CASE id WHEN 'ONE' THEN 'THREE' ELSE id END")
-    database = Database(store.url)
+    database = patient(store.url)
     other = Custody(database, KekFile(kek_file))
     sealed = store.stored_secrets()
     assert await other.unseal(sealed["access_key:TWO"], "access_key:TWO") == b"two"
@@ -168,7 +168,7 @@ async def test_decrypting_needs_neither_database_nor_file(
 async def test_secrets_under_another_process_s_new_keys_are_opened(
     custody: Custody, store: Store, kek_file: Path
 ) -> None:
-    database = Database(store.url)
+    database = patient(store.url)
     other = Custody(database, KekFile(kek_file))
     old = await custody.seal(b"old", "client_ca:1")
     await other.rotation.rotate_kek(actor=Actor("cli:test", ORIGIN))
@@ -184,7 +184,7 @@ async def test_secrets_under_another_process_s_new_keys_are_opened(
 async def test_a_new_data_key_seals_as_soon_as_it_is_noticed(
     custody: Custody, database: Database, store: Store, kek_file: Path
 ) -> None:
-    other = Database(store.url)
+    other = patient(store.url)
     await database.generation.refresh()
     await custody.seal(b"", "client_ca:1")
     await rotate_data_key(Custody(other, KekFile(kek_file)))
@@ -233,7 +233,7 @@ async def test_the_check_finds_keys_that_this_process_lacks(
     kek_text = kek_file.read_text()
     kek_file.unlink()
     await custody.check()
-    other = Database(store.url)
+    other = patient(store.url)
     await rotate_data_key(Custody(other, KekVariable("KEK", kek_text)))
     with pytest.raises(Unavailable):
         await custody.check()

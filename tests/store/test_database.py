@@ -23,7 +23,7 @@ from clustercert.store.engine.database import Database
 from clustercert.store.engine.transaction import Transaction
 from support.lock_waits import LockWaits
 from support.stores import ORIGIN, Store, event, execute, rows, sqlite_url
-from support.wait import eventually_async
+from support.wait import SECONDS, eventually_async
 
 
 async def add_domain(connection: Transaction, number: int = 1) -> None:
@@ -32,8 +32,8 @@ async def add_domain(connection: Transaction, number: int = 1) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(store: Store | Path, busy_seconds: float = 5) -> AsyncIterator[Database]:
-    database = Database(store.url if isinstance(store, Store) else sqlite_url(store), busy_seconds)
+async def opened(store: Store | Path, busy_seconds: float = SECONDS) -> AsyncIterator[Database]:
+    database = Database(store.url if isinstance(store, Store) else sqlite_url(store), busy_seconds, SECONDS)
     try:
         yield database
     finally:
@@ -221,7 +221,7 @@ async def test_a_locked_database_is_unavailable_for_writers_only(file: Path) -> 
 
 
 async def test_waiting_writers_leave_connections_to_the_readers(file: Path) -> None:
-    async with opened(file, busy_seconds=60) as database:
+    async with opened(file) as database:
         waits = LockWaits(database, Store(sqlite_url(file)))
 
         async def write(number: int) -> None:
@@ -314,7 +314,7 @@ async def test_no_free_connection_is_unavailable(file: Path) -> None:
 
 
 async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
-    async with opened(store, busy_seconds=2) as database:
+    async with opened(store) as database:
 
         async def write(number: int) -> None:
             async with database.transaction(event()) as connection:
@@ -327,7 +327,8 @@ async def test_cancelled_writers_leave_no_lock_behind(store: Store) -> None:
             for writer in writers:
                 writer.cancel()
             await asyncio.gather(*writers, return_exceptions=True)
-        await asyncio.wait_for(write(10_000), 1)
+        # A lock that was left behind would not end before the database's patience.
+        await asyncio.wait_for(write(10_000), SECONDS / 2)
     gc.collect()
     counts = "SELECT (SELECT count(*) FROM domain), (SELECT count(*) FROM audit_event)"
     [(domains, events)] = store.rows(counts)

@@ -24,7 +24,7 @@ from clustercert.store.tokens import TokenQueries
 from support.accounts import ORIGIN, Accounts
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase
-from support.stores import NOW, Store, event
+from support.stores import NOW, Store, event, patient
 
 
 @asynccontextmanager
@@ -163,7 +163,7 @@ async def test_a_role_is_made_once_by_those_who_need_it_at_once(accounts: Accoun
 
 
 async def test_every_change_counts(database: Database, store: Store) -> None:
-    other = Database(store.url)
+    other = patient(store.url)
 
     async def change(by: Database) -> None:
         async with by.transaction(event(), invalidate=True):
@@ -177,7 +177,7 @@ async def test_every_change_counts(database: Database, store: Store) -> None:
 
 async def test_two_that_wait_for_each_other_are_told_to_try_again(on_postgresql: Store) -> None:
     """A deadlock. SQLite has only one writer at a time, so it can't happen there."""
-    database = Database(on_postgresql.url)
+    database = patient(on_postgresql.url)
     async with database.transaction() as connection:
         for number in (1, 2):
             row = {"id": f"{number:032x}", "name": f"domain {number}", "enabled": True}

@@ -9,7 +9,7 @@ from clustercert.store.engine.database import Database
 from clustercert.store.inventory import CertificateFilter, InventoryQueries
 from clustercert.store.ledger import Ledger
 from support.statements import QueryPlans
-from support.stores import NOW, Store, blob, certificate_record
+from support.stores import NOW, Store, blob, certificate_record, patient
 
 HOUR = timedelta(hours=1)
 
@@ -56,7 +56,7 @@ async def test_a_list_of_one_project_does_not_walk_those_of_all(
     on_postgresql: Store,
 ) -> None:
     """The project's 2,000 rows lie in a range of ids with rows from all projects, which PostgreSQL underestimates."""
-    database = Database(on_postgresql.url)
+    database = patient(on_postgresql.url)
     record, issued = certificate_record()
     await Ledger(database).record(record, issued)
     await fill(database, on_postgresql)

@@ -29,8 +29,8 @@ from support import postgres
 from support.migrations import columns, ledger_row, opened, record, schema, up_to
 from support.samples import CLUSTER_ID
 from support.store_records import register_cluster
-from support.stores import NOW, Store, certificate_record, child, event, rows, sqlite_url, start
-from support.wait import eventually_async
+from support.stores import NOW, Store, certificate_record, child, event, patient, rows, sqlite_url, start
+from support.wait import SECONDS, eventually_async
 
 
 async def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> None:
@@ -44,7 +44,7 @@ async def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> 
 
 
 async def test_it_is_so_to_the_letter_in_sqlite(file: Path, tmp_path: Path) -> None:
-    made = Database(sqlite_url(tmp_path / "made.db"))
+    made = patient(sqlite_url(tmp_path / "made.db"))
     async with made.transaction() as connection:
         await connection.run_sync(tables.metadata.create_all)
     await made.close()
@@ -191,7 +191,7 @@ async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp
         processes = [stack.enter_context(child("upgrade", new_store)) for _ in range(3)]
         for process in processes:
             start(process)
-        assert [process.wait(20) for process in processes] == [0, 0, 0]
+        assert [process.wait(SECONDS) for process in processes] == [0, 0, 0]
     assert new_store.rows("SELECT id, value FROM generation") == [(1, 0)]
     assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0007")]
     if new_store.file is not None:
@@ -305,14 +305,14 @@ async def test_unknown_credentials_are_merged_by_user_name_and_groups(
 
 
 async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_postgresql: Store) -> None:
-    impatient = Database(on_postgresql.url, busy_seconds=0.2, statement_seconds=0.2)
+    impatient = Database(on_postgresql.url, SECONDS, statement_seconds=2)
     async with opened(on_postgresql) as database:
         async with database.migration() as connection:
             await connection.execute(select(tables.migration.c.id).with_for_update())
             upgrade = asyncio.create_task(migrate.upgrade(impatient))
             waits = (
                 "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                " AND clock_timestamp() > query_start + interval '0.5 seconds'"
+                " AND clock_timestamp() > query_start + interval '2.5 seconds'"
             )
             await eventually_async(lambda: upgrade.done() or on_postgresql.rows(waits))
             assert not upgrade.done()
@@ -322,7 +322,7 @@ async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_pos
 
 async def test_an_upgrade_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "new.db"
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
 
     @engine_events.listens_for(database.writing_engine, "before_cursor_execute")
     def fail(_connection: object, _cursor: object, statement: str, *_others: object) -> None:

@@ -12,7 +12,7 @@ from clustercert.model import CertificateRecord
 from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_feed import RevocationFeed
-from support.credential_cache import recorded
+from support.credential_cache import PATIENT, recorded
 from support.samples import CLUSTER_ID
 from support.statements import Statements
 from support.stores import NOW
@@ -23,7 +23,7 @@ PREFIX = "clustercert:credential:"
 
 @pytest.fixture
 async def recognition(database: Database, feed: RevocationFeed) -> Recognition:
-    return Recognition(CredentialCache(database, feed, now=lambda: NOW))
+    return Recognition(CredentialCache(database, feed, PATIENT, now=lambda: NOW))
 
 
 def shown(record: CertificateRecord) -> Identity:
@@ -127,7 +127,7 @@ async def test_an_unknown_hash_claims_ours_while_its_user_has_no_number(
     database: Database, feed: RevocationFeed
 ) -> None:
     now = [NOW]
-    recognition = Recognition(CredentialCache(database, feed, now=lambda: now[0]))
+    recognition = Recognition(CredentialCache(database, feed, PATIENT, now=lambda: now[0]))
     record = await recorded(
         database, cluster_id="another", credential_number=None, not_after=NOW + timedelta(hours=1)
     )
@@ -141,7 +141,7 @@ async def test_an_unknown_hash_claims_ours_while_its_user_has_no_number(
     # Without a certificate there is nothing to recognise.
     assert await recognition.recognize(CLUSTER_ID, replace(copy, fingerprints=())) == []
     now[0] = record.not_after
-    later = Recognition(CredentialCache(database, feed, now=lambda: now[0]))
+    later = Recognition(CredentialCache(database, feed, PATIENT, now=lambda: now[0]))
     assert not (await one(later, copy)).claims_ours
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from clustercert.model import CertificateRecord, Revocation
 from clustercert.model.errors import Unavailable
-from clustercert.store.credential_cache import Bounds, CredentialCache
+from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.engine.database import Database, raise_generation
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries, add_revocation
-from support.credential_cache import SCOPES, Clock, is_revoked, look_up, recorded, revocation
+from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.lock_waits import LockWaits
 from support.statements import Statements
-from support.stores import NOW, Store, event
+from support.stores import NOW, Store, event, patient
 from support.wait import eventually_async
 
 
@@ -56,7 +56,7 @@ async def test_many_small_revocations_make_it_forget_everything_too(
 ) -> None:
     feed = RevocationFeed(database, Clock(), max_changes=3)
     await feed.refresh()
-    known = CredentialCache(database, feed)
+    known = CredentialCache(database, feed, PATIENT)
     record = await recorded(database)
     assert not await is_revoked(known, record)
     await elsewhere.revoke(revocation(record, "certificate"), event())
@@ -164,7 +164,7 @@ async def test_a_revocation_reaches_a_watching_worker_within_a_second(
     database: Database, elsewhere: RevocationQueries
 ) -> None:
     feed = RevocationFeed(database)
-    known = CredentialCache(database, feed)
+    known = CredentialCache(database, feed, PATIENT)
     record = await recorded(database)
     async with feed.watching():
         assert not await is_revoked(known, record)
@@ -179,7 +179,7 @@ async def test_no_revocation_slips_past_a_feed_that_reads_all_the_time(
     records = [await recorded(database) for _ in range(40)]
     for record in records:
         assert not await is_revoked(known, record)
-    others = [Database(store.url) for _ in range(2)]
+    others = [patient(store.url) for _ in range(2)]
     done = False
 
     async def follow() -> None:
@@ -208,7 +208,7 @@ async def test_who_raises_the_generation_is_waited_for_so_that_none_is_overtaken
     slow, fast = await recorded(database), await recorded(database)
     assert not await is_revoked(known, slow)
     assert not await is_revoked(known, fast)
-    other, third = Database(store.url), Database(store.url)
+    other, third = patient(store.url), patient(store.url)
     waits = LockWaits(third, store)
     before = feed.value
     async with other.transaction(event()) as connection:
@@ -235,7 +235,7 @@ async def test_whatever_happens_the_memory_says_what_the_ledger_says(
     chance = random.Random(seed)
     feed = RevocationFeed(database, Clock(), max_changes=8)
     await feed.refresh()
-    known = CredentialCache(database, feed, Bounds(known=12))
+    known = CredentialCache(database, feed, replace(PATIENT, known=12))
     records: list[CertificateRecord] = []
     made: list[Revocation] = []
     for _ in range(60):

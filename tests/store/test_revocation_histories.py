@@ -10,7 +10,7 @@ from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocations import RevocationQueries
 from support.store_records import cluster_id, issue, new_user
-from support.stores import NOW, Store, event, revocation
+from support.stores import NOW, Store, event, patient, revocation
 
 USERS, CLUSTERS = 2, 2
 FOREVER = float("inf")
@@ -81,7 +81,7 @@ def test_any_history_revokes_what_is_older_than_a_standing_revocation(
 
 
 async def _lived_through(store: Store, steps: list[tuple[str, int, int]]) -> None:
-    database = Database(store.url)
+    database = patient(store.url)
     users = [await new_user(database) for _ in range(USERS)]
     clusters = [cluster_id() for _ in range(CLUSTERS)]
     history = History()

@@ -16,11 +16,10 @@ from clustercert.custody.rotation import DataKeyRotation, KekRotation
 from clustercert.model import Actor
 from clustercert.model.errors import Conflict, CustodyError
 from clustercert.pki.envelope import Kek, data_key_id_of, kek_line, new_kek
-from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Generation
 from clustercert.store.keys import KeyQueries, SealedRow
 from support import programs
-from support.stores import ORIGIN, Store, child, event, said
+from support.stores import ORIGIN, Store, child, event, patient, said
 
 # How long a process waits for the others by default.
 SETTLE = Generation.STALE_AFTER + Generation.INTERVAL
@@ -60,7 +59,7 @@ def place(tmp_path: Path, store: Store) -> Place:
 @asynccontextmanager
 async def opened(place: Place, keks: KekVariable | None = None) -> AsyncIterator[Custody]:
     """Open custody as in a new process. Its rotations don't wait for workers."""
-    database = Database(place.store.url)
+    database = patient(place.store.url)
     custody = Custody(database, keks or KekFile(place.kek))
     await custody.initialise()
     custody.rotation = replace(custody.rotation, settle=0)
@@ -162,7 +161,7 @@ async def test_nothing_is_rotated_by_a_wrong_kek(place: Place, tmp_path: Path) -
         await fill(custody, place)
     right = place.kek.read_text()
     place.kek.write_text(kek_line(new_kek()))
-    database = Database(place.store.url)
+    database = patient(place.store.url)
     rotation = Custody(database, KekFile(place.kek)).rotation
     before = place.kek.read_text(), place.store.rows("SELECT * FROM data_key")
     for work in (rotation.rotate_kek, rotation.rotate_data_key, rotation.retire):
@@ -215,7 +214,7 @@ async def test_secrets_that_do_not_open_are_named_and_kept(place: Place) -> None
 async def test_a_secret_that_changed_meanwhile_is_not_put_back(place: Place) -> None:
     async with opened(place) as custody:
         await fill(custody, place, 1)
-    database = Database(place.store.url)
+    database = patient(place.store.url)
     old, ca_id = place.store.stored_secrets(), f"{0:032x}"
     read = [
         SealedRow("access_key", "AK00000", old["access_key:AK00000"]),

@@ -13,7 +13,7 @@ from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
 from support.migrations import NEXT, columns, opened, with_the_next
-from support.stores import NOW, Store, certificate_record
+from support.stores import NOW, Store, certificate_record, patient
 
 
 async def test_a_database_without_schema_is_refused(new_store: Store) -> None:
@@ -49,7 +49,7 @@ async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
     ledger = Ledger(database)
     before, during, after = (certificate_record() for _ in range(3))
     await ledger.record(*before)
-    newer = Database(store.url)
+    newer = patient(store.url)
     await asyncio.gather(
         migrate.upgrade(newer, with_the_next(tmp_path, oldest_program="0001")), ledger.record(*during)
     )

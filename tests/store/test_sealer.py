@@ -26,6 +26,7 @@ from support import programs, sealer_process
 from support.lock_waits import LockWaits
 from support.sealer_process import NAME, SealerProcess, check, commitments
 from support.stores import NOW, ORIGIN, Store, blob, certificate_record, event
+from support.wait import SECONDS
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ async def test_issuing_does_not_wait_for_the_sealer(
         async def run(make: Callable[[Connection, object], None], changes: object) -> None:
             async with log.database.transaction() as transaction:
                 await transaction.run_sync(make, changes)
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(SECONDS):
                     await Ledger(log.database).record(*certificate_record())
 
         monkeypatch.setattr(log.database, "run", run)

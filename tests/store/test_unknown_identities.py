@@ -16,7 +16,7 @@ from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
 from clustercert.store.engine.database import Database
 from support.credential_usage import WEBHOOK_CONFIG, alerts, recorded, seen, times, unknown, usage_at
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, event
 
@@ -257,7 +257,7 @@ async def test_masters_have_room_beyond_the_limit(
 ) -> None:
     for number, groups in enumerate(([], [], [], ["system:masters"], ["system:masters"])):
         usage.note(await seen(known, os.urandom(32), NOW, *groups, username=f"user {number}"))
-        with captured_logs(webhook_usage) as logs:
+        with captured_lines(webhook_usage) as logs:
             await usage.flush()
     kinds = [alert["kind"] for alert in alerts(store)]
     assert kinds == ["credential.unknown"] * 3 + ["credential.masters"]

@@ -8,7 +8,7 @@ from clustercert.model.errors import Forbidden
 from clustercert.store.engine.database import Database
 from clustercert.store.usernames import UsernameQueries
 from support.samples import grant
-from support.stores import Store
+from support.stores import Store, patient
 
 ALICE, MALLORY = "a" * 32, "b" * 32
 NAME = "alice@example.com"
@@ -28,7 +28,7 @@ async def test_a_name_belongs_to_its_first_user_forever(database: Database) -> N
 
 
 async def test_of_several_processes_one_gets_the_name(database: Database, store: Store) -> None:
-    others = [Database(store.url) for _ in range(4)]
+    others = [patient(store.url) for _ in range(4)]
     claims = [
         UsernameQueries(other).claim(grant(username=NAME), f"{number:032x}")
         for number, other in enumerate(others)

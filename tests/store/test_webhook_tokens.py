@@ -11,8 +11,9 @@ from clustercert.store.clusters import ClusterQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookTokenQueries
+from support.credential_cache import Clock
 from support.samples import NOW, PROJECT_ID
-from support.stores import Store, event
+from support.stores import Store, event, patient
 
 ACTOR = "cli:test"
 ORIGIN = Origin(address="local", request_id="e" * 32)
@@ -94,13 +95,13 @@ async def test_two_tokens_are_valid_and_a_third_is_rejected(tokens: WebhookToken
 async def test_a_removed_token_is_rejected_after_a_generation_read(
     database: Database, store: Store, there: Cluster
 ) -> None:
-    feed = RevocationFeed(database)
+    feed = RevocationFeed(database, Clock())
     await feed.refresh()
     here = WebhookTokens(WebhookTokenQueries(database), feed, lambda: NOW)
     text = await create(here, there)
     await feed.refresh()
     await here.authenticate(there.id, text)
-    other = Database(store.url)
+    other = patient(store.url)
     elsewhere = WebhookTokens(WebhookTokenQueries(other), feed, lambda: NOW)
     (token,) = await elsewhere.of_cluster(there.id)
     await elsewhere.remove(there, token.id, actor=Actor(ACTOR, ORIGIN))
@@ -128,7 +129,7 @@ async def test_concurrent_creation_allows_only_two_tokens(
     tokens: WebhookTokens, there: Cluster, store: Store
 ) -> None:
     await create(tokens, there)
-    others = [Database(store.url) for _ in range(3)]
+    others = [patient(store.url) for _ in range(3)]
     at_once = [WebhookTokens(WebhookTokenQueries(other), other.generation, lambda: NOW) for other in others]
     made = await asyncio.gather(*(create(each, there) for each in at_once), return_exceptions=True)
     assert sorted(type(each).__name__ for each in made) == ["Conflict", "Conflict", "str"]

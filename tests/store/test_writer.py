@@ -20,11 +20,20 @@ from clustercert.store.engine.bulk_insert import BulkInsert
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.writer import NothingBegun
 from clustercert.store.ledger import Ledger
-from support.stores import Store, certificate_record, child, event, rows, sqlite_url, start
+from support.stores import Store, certificate_record, child, event, patient, rows, sqlite_url, start
+from support.wait import SECONDS
 
 
 @pytest.fixture
 async def database(file: Path) -> AsyncIterator[Database]:
+    database = patient(sqlite_url(file))
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def impatient(file: Path) -> AsyncIterator[Database]:
+    """A database that other processes keep waiting."""
     database = Database(sqlite_url(file), busy_seconds=0.3)
     yield database
     await database.close()
@@ -89,11 +98,11 @@ async def test_what_runs_goes_on_where_its_caller_gives_up(database: Database, f
 
     def add_slowly(connection: Connection) -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(SECONDS)
         add(connection, 1)
 
     running = asyncio.create_task(database.run(add_slowly))
-    await asyncio.to_thread(inside.wait, 10)
+    await asyncio.to_thread(inside.wait, SECONDS)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -109,7 +118,7 @@ async def test_a_transaction_that_is_given_up_under_a_statement_leaves_nothing(
 
     def add_slowly(connection: Connection) -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(SECONDS)
         add(connection, 1)
 
     async def write() -> None:
@@ -117,7 +126,7 @@ async def test_a_transaction_that_is_given_up_under_a_statement_leaves_nothing(
             await transaction.run_sync(add_slowly)
 
     running = asyncio.create_task(write())
-    await asyncio.to_thread(inside.wait, 10)
+    await asyncio.to_thread(inside.wait, SECONDS)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -171,15 +180,15 @@ async def test_a_full_disk_is_unavailable_and_what_was_recorded_stays(database: 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["run", "write", "insert"])
 async def test_nothing_begins_while_another_process_holds_the_lock(
-    database: Database, file: Path, way: str
+    impatient: Database, file: Path, way: str
 ) -> None:
     async def write() -> None:
         if way == "run":
-            await database.run(add, 1)
+            await impatient.run(add, 1)
         elif way == "insert":
-            await database.insert((BulkInsert(tables.progress), [{"name": "1", "value": ""}]))
+            await impatient.insert((BulkInsert(tables.progress), [{"name": "1", "value": ""}]))
         else:
-            async with database.transaction() as transaction:
+            async with impatient.transaction() as transaction:
                 await transaction.run_sync(add, 1)
 
     with child("write-and-wait", Store(sqlite_url(file))) as other:
@@ -197,18 +206,18 @@ async def test_nothing_begins_while_another_process_holds_the_lock(
 
 
 async def test_the_log_is_written_back_when_the_last_one_closes(file: Path) -> None:
-    database = Database(sqlite_url(file))
+    database = patient(sqlite_url(file))
     await database.run(add, 1)
     await database.close()
     assert not Path(f"{file}-wal").exists()
     assert names(file) == ["1"]
 
 
-async def test_those_who_wait_for_another_process_give_up_together(database: Database, file: Path) -> None:
+async def test_those_who_wait_for_another_process_give_up_together(impatient: Database, file: Path) -> None:
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         outcomes = await asyncio.gather(
-            *(database.run(add, number) for number in range(3)), return_exceptions=True
+            *(impatient.run(add, number) for number in range(3)), return_exceptions=True
         )
     for outcome in outcomes:
         assert isinstance(outcome, NothingBegun)

@@ -19,7 +19,7 @@ from clustercert.pki.envelope import DataKey, KeyRing
 from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
-from support.stores import Store
+from support.stores import Store, patient
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ORIGIN = Origin(address="192.0.2.7", request_id="5" * 32)
@@ -119,7 +119,7 @@ class Accounts:
 
     def second_process(self) -> Identity:
         """The same identity in another process: separate connections and caches."""
-        database = Database(self.store.url)
+        database = patient(self.store.url)
         self.others.append(database)
         return new_identity(database, self.sealer, self.clock)
 

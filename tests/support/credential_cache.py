@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 from clustercert.model import CertificateRecord, Revocation
-from clustercert.store.credential_cache import CachedCertificate, CredentialCache
+from clustercert.store.credential_cache import Bounds, CachedCertificate, CredentialCache
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
 from support.stores import NOW, certificate_record
+from support.wait import SECONDS
+
+# For a test that looks up something unknown more than once, or whose database is slow because the machine is busy.
+PATIENT = Bounds(unknown_seconds=3600, read_seconds=SECONDS)
 
 
 class Clock:

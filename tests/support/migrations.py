@@ -11,7 +11,7 @@ from pathlib import Path
 from clustercert.model import CertificateRecord
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
-from support.stores import Store, event, rows
+from support.stores import Store, event, patient, rows
 
 NEXT = f"{int(migrate.head()) + 1:04}"
 
@@ -32,7 +32,7 @@ def upgrade():
 
 @asynccontextmanager
 async def opened(store: Store) -> AsyncIterator[Database]:
-    database = Database(store.url)
+    database = patient(store.url)
     try:
         yield database
     finally:

@@ -17,7 +17,7 @@ from clustercert.custody.keks import KekFile
 from clustercert.store.audit import AuditQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.event_pages import EventPages
-from support.stores import NOW, Store, blob, event
+from support.stores import NOW, Store, blob, event, patient
 
 NAME = "log.example/tests"
 
@@ -43,7 +43,7 @@ async def opened(
     store: Store, kek: Path, now: datetime = NOW, name: str = NAME
 ) -> AsyncIterator[SealerProcess]:
     """A process with a fixed clock."""
-    database = Database(store.url)
+    database = patient(store.url)
     custody = Custody(database, KekFile(kek))
     await custody.initialise()
     queries = AuditQueries(database)

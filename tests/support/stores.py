@@ -21,6 +21,7 @@ from clustercert.model import Actor, AuditEvent, CertificateRecord, Origin, Revo
 from clustercert.store.engine import migrate as migrations
 from clustercert.store.engine.database import Database
 from support import postgres, programs
+from support.wait import SECONDS
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 ORIGIN = Origin(address="192.0.2.1", request_id="f" * 32)
@@ -32,12 +33,12 @@ def sqlite_url(file: Path) -> str:
 
 def rows(file: Path, query: str, *values: object) -> list[tuple[object, ...]]:
     """The rows of a query on an SQLite file."""
-    with closing(sqlite3.connect(file, timeout=5)) as connection:
+    with closing(sqlite3.connect(file, timeout=SECONDS)) as connection:
         return connection.execute(query, values).fetchall()
 
 
 def execute(file: Path, statement: str, *values: object) -> None:
-    with closing(sqlite3.connect(file, timeout=5)) as connection, connection:
+    with closing(sqlite3.connect(file, timeout=SECONDS)) as connection, connection:
         connection.execute(statement, values)
 
 
@@ -120,7 +121,7 @@ class Store:
             if self.file is None:
                 postgres.change(self.url, _numbered(statement), rows)
             else:
-                with closing(sqlite3.connect(self.file, timeout=5)) as connection, connection:
+                with closing(sqlite3.connect(self.file, timeout=SECONDS)) as connection, connection:
                     connection.executemany(statement, rows)
 
     def stored_secrets(self) -> dict[str, bytes]:
@@ -140,11 +141,16 @@ class Store:
         return [self.file, *self.file.parent.glob(f"{self.file.name}-*")]
 
 
+def patient(url: str) -> Database:
+    """A database whose locks and statements may take as long as a busy machine needs."""
+    return Database(url, SECONDS, SECONDS)
+
+
 def migrate(store: Store) -> None:
     """Create the schema, and close all connections."""
 
     async def upgrade() -> None:
-        database = Database(store.url)
+        database = patient(store.url)
         await migrations.upgrade(database)
         await database.close()
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile
-from clustercert.store.engine.database import Database
-from support.stores import Store
+from support.stores import Store, patient
 
 
 async def main(kek: str, url: str) -> None:
-    database, store = Database(url), Store(url)
+    database, store = patient(url), Store(url)
     custody = Custody(database, KekFile(Path(kek)))
     async with database.generation.watching():
         await database.generation.refresh()

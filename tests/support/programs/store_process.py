@@ -46,7 +46,7 @@ async def write_and_wait(url: str) -> None:
     """Keep a transaction open until the process is killed."""
     async with started(url) as database, database.transaction(event()):
         print("inside", flush=True)
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 
 async def record_some(url: str) -> None:
