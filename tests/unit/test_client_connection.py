@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -52,17 +52,16 @@ def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tu
     context.load_cert_chain(pem)
 
     def answer() -> None:
-        connection, _ = listener.accept()
-        with context.wrap_socket(connection, server_side=True) if tls else connection as client:
-            client.recv(65536)
-            client.sendall(head)
-            for _ in range(1200):
-                if ended.wait(0.05):
-                    return
-                try:
+        # The client may hang up at any time, also during the handshake.
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True) if tls else connection as client:
+                client.recv(65536)
+                client.sendall(head)
+                for _ in range(1200):
+                    if ended.wait(0.05):
+                        return
                     client.sendall(drip)
-                except OSError:
-                    return
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer, daemon=True)

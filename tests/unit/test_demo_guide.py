@@ -11,6 +11,7 @@ import pytest
 
 from clustercert.demo.guide import Guide
 from clustercert.demo.tenants import Tenant
+from support.wait import SECONDS
 
 TENANT = Tenant(**{field.name: "x" for field in dataclasses.fields(Tenant)})
 READY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -39,7 +40,7 @@ def test_a_connection_that_ends_while_the_server_stops_is_no_failure(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # Ends the thread if nothing comes.
-        listener.settimeout(20)
+        listener.settimeout(SECONDS)
         server = threading.Thread(target=answer, args=(listener, [READY, b"", READY, UNAUTHORIZED]))
         server.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

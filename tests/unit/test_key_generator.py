@@ -130,7 +130,10 @@ async def test_a_killed_child_process_fails_one_request_and_is_replaced() -> Non
 async def test_a_child_process_killed_while_it_works_is_unavailable() -> None:
     async with generator("rsa-4096") as keys:
         await keys.new_key()
-        asked, making = child_of(keys), asyncio.ensure_future(keys.new_key())
+        asked = child_of(keys)
+        # It must not have answered before it is killed.
+        os.kill(asked.pid, signal.SIGSTOP)
+        making = asyncio.ensure_future(keys.new_key())
         await asyncio.sleep(0)  # the question is on its way
         os.kill(asked.pid, signal.SIGKILL)
         with pytest.raises(Unavailable):
