@@ -311,11 +311,15 @@ def test_a_forged_certificate_in_the_name_of_an_older_one_is_denied(default: Web
 
 
 def test_the_rule_ends_with_the_certificate(default: WebhookCluster) -> None:
-    person = default.new_person()
-    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=4)
-    held = older(default, person, not_after=soon)
-    (copy, *_) = altered_certificates.copies(held.der).values()
-    assert default.answer(copy) != ""
+    for seconds in (4, 16, 64):
+        soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+        held = older(default, default.new_person(), not_after=soon)
+        (copy, *_) = altered_certificates.copies(held.der).values()
+        answer = default.answer(copy)
+        # On a busy machine, the certificate may have ended meanwhile.
+        if datetime.now(UTC) < soon:
+            break
+    assert answer != ""
     eventually(lambda: default.answer(copy) == "")
     assert datetime.now(UTC) >= soon
     long_ago = older(default, default.new_person(), not_after=soon - timedelta(minutes=1))

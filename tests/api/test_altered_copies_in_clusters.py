@@ -80,7 +80,7 @@ def joined(own: World, service: Service, double: ApiServer, key_type: KeyType, m
     if means == "admission":
         double.bind(ADMINS, "cluster-admin")
     options = OPTIONS[means]
-    wanted = managed_cluster.registration(double, f"{means}-{key_type}-{secrets.token_hex(2)}", options)
+    wanted = managed_cluster.registration(double, f"{means}-{key_type}-{secrets.token_hex(8)}", options)
     here = new_webhook_cluster(own, service, key_type, registration=wanted)
     double.trust(here.cluster.client_ca.certificate.public_bytes(Encoding.PEM))
     return Scene(here, double, means, key_type)

@@ -97,6 +97,24 @@ def by_the_service(scene: Scene) -> list[tuple[str, str]]:
     ]
 
 
+def live(scene: Scene) -> set[str]:
+    """The credential groups of live certificates, which must have a binding."""
+    query = (
+        "SELECT credential_number FROM certificate c WHERE cluster_id = ? AND rule IS NOT NULL"
+        " AND revoked_at IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM revocation r WHERE r.fingerprint IS NULL AND r.undone_at IS NULL"
+        " AND r.cluster_id IN (c.cluster_id, '') AND r.user_id IN (c.user_id, '') AND r.epoch > c.epoch)"
+    )
+    found = rows(scene.world.database, query, scene.cluster.id)
+    return {f"clustercert:credential:{number}" for (number,) in found}
+
+
+def settled(scene: Scene) -> set[str]:
+    """The bindings, once the service has done what revocations of earlier tests left to do."""
+    eventually(lambda: bindings(scene.double).keys() == live(scene))
+    return live(scene)
+
+
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("guarded")
@@ -180,7 +198,7 @@ def test_who_undoes_a_revocation_gets_the_binding_back(scene: Scene) -> None:
 
 
 def test_a_rule_without_a_cluster_role_gets_nothing_and_is_told_why(scene: Scene) -> None:
-    before = bindings(scene.double).keys()
+    before = settled(scene)
     answer = scene.asks("reader")
     assert answer.status_code == 403
     assert "ClusterRole for the rule reader" in answer.json()["errorMessage"]
@@ -188,7 +206,7 @@ def test_a_rule_without_a_cluster_role_gets_nothing_and_is_told_why(scene: Scene
 
 
 def test_a_preview_shows_the_kind_of_group_and_binds_nothing(scene: Scene) -> None:
-    before = bindings(scene.double).keys()
+    before = settled(scene)
     answer = scene.service.client.post(
         scene.path("/clustercert?dryRun=All"),
         json={"duration": 1},
@@ -200,7 +218,7 @@ def test_a_preview_shows_the_kind_of_group_and_binds_nothing(scene: Scene) -> No
 
 
 def test_where_recording_fails_nothing_stays_bound(scene: Scene) -> None:
-    before = bindings(scene.double).keys()
+    before = settled(scene)
     done = len(by_the_service(scene))
     execute(
         scene.world.database,
@@ -266,22 +284,8 @@ def test_bindings_converge_to_the_ledger_under_any_interleaving(scene: Scene) ->
             pass
     answers = [scene.gets("member"), scene.gets("admin")]
 
-    def live() -> set[str]:
-        query = (
-            "SELECT credential_number FROM certificate c WHERE cluster_id = ? AND rule IS NOT NULL"
-            " AND revoked_at IS NULL"
-            " AND NOT EXISTS (SELECT 1 FROM revocation r WHERE r.fingerprint IS NULL AND r.undone_at IS NULL"
-            " AND r.cluster_id IN (c.cluster_id, '') AND r.user_id IN (c.user_id, '') AND r.epoch > c.epoch)"
-        )
-        found = rows(scene.world.database, query, scene.cluster.id)
-        return {f"clustercert:credential:{number}" for (number,) in found}
-
-    assert {group(each) for each in answers} <= live()
-    try:
-        eventually(lambda: bindings(scene.double).keys() == live())
-    except AssertionError:
-        print("EXTRA", bindings(scene.double).keys() - live(), "LACK", live() - bindings(scene.double).keys())
-        raise
+    assert {group(each) for each in answers} <= live(scene)
+    settled(scene)
 
 
 def test_what_is_done_is_counted(scene: Scene) -> None:

@@ -3,7 +3,9 @@
 import csv
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -67,7 +69,14 @@ def csr() -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    world = worlds.make(tmp_path_factory.mktemp("inventory"))
+    """A place whose certificates no test revokes."""
+    with new_place(tmp_path_factory.mktemp("inventory")) as place:
+        yield place
+
+
+@contextmanager
+def new_place(folder: Path) -> Iterator[Place]:
+    world = worlds.make(folder)
     with Service(world.settings()).running() as service:
         place = Place(world, service.client, [])
         asks: list[tuple[str, str, dict[str, object]]] = [
@@ -314,8 +323,13 @@ def test_csv_has_the_same_and_no_formula(place: Place) -> None:
     assert page.headers["x-clustercert-next"]
 
 
-def test_what_is_revoked_says_so_at_once(place: Place) -> None:
-    """The last test, because it revokes: one certificate, then all of a user in a cluster."""
+def test_what_is_revoked_says_so_at_once(tmp_path: Path) -> None:
+    """One certificate, then all of a user in a cluster."""
+    with new_place(tmp_path) as place:
+        revoke_some(place)
+
+
+def revoke_some(place: Place) -> None:
     world, admin = place.world, place.world.people["admin"].headers
     certificates = place.project("/certificates")
     _, _, one = place.issued[0]

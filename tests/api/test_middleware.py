@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from clustercert.http import middleware
 from clustercert.http.middleware import RequestMiddleware
 from clustercert.model.errors import ClustercertError, Conflict, Forbidden, StoreFault, Unavailable
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.samples import CLUSTER_ID
+from support.wait import SECONDS
 
 
 async def record_nothing(scope: Scope, failure: ClustercertError) -> None:
@@ -24,7 +25,7 @@ def count_nothing(scope: Scope, failure: ClustercertError) -> None:
     pass
 
 
-def client_of(app: ASGIApp, timeout: float = 5, max_in_flight: int = 100) -> httpx.AsyncClient:
+def client_of(app: ASGIApp, timeout: float = SECONDS, max_in_flight: int = 100) -> httpx.AsyncClient:
     edge = RequestMiddleware(app, timeout, record_nothing, count_nothing, max_in_flight)
     return httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://edge.test")
 
@@ -66,7 +67,7 @@ async def test_a_denial_that_cannot_be_recorded_is_not_answered() -> None:
         recorded.append(failure)
         raise Unavailable("The database does not answer.")
 
-    edge = RequestMiddleware(app, 5, record, count_nothing)
+    edge = RequestMiddleware(app, SECONDS, record, count_nothing)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge), base_url="http://edge.test") as client:
         is_error(await client.get("/x"), 503, "CCE.01503001")
     assert [failure.message for failure in recorded] == ["Not yours."]
@@ -76,7 +77,7 @@ async def test_a_lasting_fault_of_the_database_is_explained_to_the_log_alone() -
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise StoreFault("The file /data/clustercert.db is damaged. Restore a backup.")
 
-    with captured_logs(middleware) as said:
+    with captured_lines(middleware) as said:
         async with client_of(app) as client:
             response = await client.get("/x")
     is_error(response, 500, "CCE.01500001")
@@ -117,7 +118,7 @@ async def test_http_1_1_without_a_host_is_refused(version: str, status: int) -> 
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "query_string": b""}
     scope["http_version"] = version
-    edge = RequestMiddleware(PlainTextResponse("done"), 5, record_nothing, count_nothing)
+    edge = RequestMiddleware(PlainTextResponse("done"), SECONDS, record_nothing, count_nothing)
     await edge(scope, receive, send)
     assert said[0]["status"] == status
 
@@ -127,7 +128,7 @@ async def test_a_request_that_takes_too_long_is_given_up() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             given_up.set()
             raise
@@ -153,7 +154,7 @@ async def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     scope: Scope = {"type": "http", "method": "GET", "path": "/x", "headers": [], "query_string": b""}
-    await RequestMiddleware(app, 5, record_nothing, count_nothing)(scope, receive, send)
+    await RequestMiddleware(app, SECONDS, record_nothing, count_nothing)(scope, receive, send)
     assert said == ["http.response.start"]
 
 

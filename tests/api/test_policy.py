@@ -59,12 +59,17 @@ def test_a_member_of_two_teams_gets_both(teams: World) -> None:
         denied = service.client.post(teams.path(), json={"duration": -1}, headers=reader)
         assert (denied.status_code, denied.json()["message"]) == (403, "Readers use the dashboard.")
         assert service.client.post(teams.path(), json={"duration": -1}, headers=admin).status_code == 403
-    [(event,)] = rows(teams.database, "select body from audit_event where kind = 'certificate.issued'")
+    [(event,)] = rows(
+        teams.database,
+        "select body from audit_event where subject = ?",
+        issued.headers["x-clustercert-fingerprint"],
+    )
     detail = json.loads(blob(event))["detail"]
     assert detail["organizations"][:-1] == ["team:team-a", "team:team-b", "members"]
     assert [group["name"] for group in detail["caller"]["groups"]] == ["others", "team-a", "team-b"]
     assert (detail["rule"], detail["trace"]["rules"]) == ("teams", ["teams", "members"])
-    [(der,)] = rows(teams.database, "select der from certificate")
+    request_id = issued.headers["x-request-id"]
+    [(der,)] = rows(teams.database, "select der from certificate where request_id = ?", request_id)
     subject = x509.load_der_x509_certificate(blob(der)).subject
     names = [part.value for part in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
     assert names[:-1] == ["team:team-a", "team:team-b", "members"]

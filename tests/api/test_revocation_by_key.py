@@ -20,6 +20,7 @@ from clustercert.revocation.proof_of_possession import statement_to_sign
 from support.leaf_checks import credential_number_of
 from support.revocation_client import OWN, RevocationClient
 from support.service import Service
+from support.wait import SECONDS
 
 
 def documented_commands() -> str:
@@ -38,7 +39,7 @@ def signature(key: PrivateKey, statement: bytes, folder: Path) -> str:
 
 
 def ran(commands: str, folder: Path) -> str:
-    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True, timeout=20)
+    subprocess.run(["sh", "-euc", commands], cwd=folder, check=True, timeout=SECONDS)
     return (folder / "signature").read_text()
 
 

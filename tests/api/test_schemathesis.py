@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import httpx
@@ -22,9 +23,10 @@ from schemathesis.specs.openapi.checks import (
 
 from clustercert.model import Actor, Origin
 from clustercert.wiring import components
+from support import world as worlds
 from support.administration import put_new, wanted
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
-from support.service import BASE_URL
+from support.service import BASE_URL, Service
 from support.stores import rows
 from support.wait import eventually
 from support.world import ACTOR, Person, World
@@ -158,7 +160,19 @@ NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tok
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Data of its own, because the requests create and change objects of all kinds."""
+    return worlds.make(tmp_path_factory.mktemp("schemathesis"))
+
+
+@pytest.fixture(scope="module")
+def client(world: World) -> Iterator[httpx.Client]:
+    with Service(world.settings()).running() as service:
+        yield service.client
+
+
+@pytest.fixture(scope="module")
 def described(client: httpx.Client) -> Described:
     """The OpenAPI document of the running service."""
     return schemathesis.openapi.from_dict(client.get("/openapi.json").json())
@@ -203,7 +217,7 @@ def test_every_operation_is_tried(described: Described) -> None:
     assert sorted(operations(described)) == sorted(OPERATIONS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def webhook_token(world: World) -> str:
     """The webhook token of the cluster `sans`."""
 

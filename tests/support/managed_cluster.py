@@ -105,9 +105,9 @@ def write_status(double: ApiServer, kubeconfig: Any, name: str) -> int:
 
 
 def bindings(double: ApiServer) -> dict[str, JsonObject]:
-    """The bindings of credential groups, by name."""
+    """The bindings that the service made for credential groups, by name."""
     listed: Any = as_admin(double, lambda api: api.get(BINDINGS))
-    found = {item["metadata"]["name"]: item for item in listed["items"]}
+    found = {item["metadata"]["name"]: item for item in listed["items"] if "labels" in item["metadata"]}
     return {name: item for name, item in found.items() if name.startswith("clustercert:credential:")}
 
 

@@ -121,10 +121,11 @@ class IssuerServer:
 
     def publish(self, *keys: Key) -> None:
         """Publish these keys, and sign with the last one."""
-        self.keys = keys
         document = {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
         self.responses["/.well-known/openid-configuration"] = Response(json.dumps(document).encode())
         self.responses["/keys"] = Response(key_set(*keys))
+        # Last, because requests in other threads already use the key.
+        self.keys = keys
 
     def token(self, **changed: object) -> str:
         return signed(claims_of(self.url, **changed), self.keys[-1])
