@@ -85,6 +85,24 @@ def test_a_ca_file_that_does_not_fit_is_refused_with_openssls_reason(
     )
 
 
+def test_a_ca_file_may_have_comments_in_any_encoding(
+    account: tuple[str, str], made: tuple[Operator, str], tmp_path: Path
+) -> None:
+    ca = (made[0].folder / SERVICE_CA).read_bytes()
+    file = tmp_path / "commented.pem"
+    file.write_bytes("# Größte CA\n".encode() + "# Größte CA\n".encode("latin-1") + ca)
+    done = run(tmp_path, "login", account[0], "--user", "carol", "--ca-file", str(file))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_ca_file_that_is_no_text_is_refused(made: tuple[Operator, str], tmp_path: Path) -> None:
+    file = tmp_path / "binary.pem"
+    file.write_bytes(bytes(range(256)))
+    refused = run(tmp_path, "login", made[1], "--user", "carol", "--ca-file", str(file))
+    assert refused.returncode == 1
+    assert refused.stderr == "Error: The CA file is not a PEM file with certificates.\n"
+
+
 def test_a_person_is_asked_once(account: tuple[str, str], tmp_path: Path) -> None:
     url, fingerprint = account
     login = ["login", url, "--user", "carol"]

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def read_ca(path: Path | None) -> str | None:
-    """Read a CA file. Raises CommandError if it can't be read."""
-    return read_file(path).decode("ascii", "replace") if path is not None else None
+    """Read a CA file. Escapes what is not ASCII, such as names in comments. Raises CommandError if it can't be read."""
+    return read_file(path).decode("ascii", "backslashreplace") if path is not None else None
 
 
 def log_in_by_password(url: str, login: "Login", ca_pem: str | None) -> "Session":
