@@ -296,6 +296,19 @@ def test_ctrl_c_while_modules_are_imported_prints_no_traceback(arguments: list[s
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_an_argument_that_is_not_utf_8_is_wrong_usage(operator: Operator) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--config", operator.config, "project", "show", b"eu-\xff", "--local"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "Error: The argument 'eu-\\udcff' is not valid UTF-8. Write it in UTF-8.\n"
+
+
 def test_a_declined_confirmation_changes_nothing(operator: Operator) -> None:
     (kek, _) = operator.output_json("keys", "list")
     operator.output("keys", "rotate")

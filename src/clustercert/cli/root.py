@@ -14,7 +14,7 @@ import typer
 
 from clustercert import __version__
 from clustercert.cli.command_table import RootGroup
-from clustercert.cli.exit_codes import FAILED, exit_code
+from clustercert.cli.exit_codes import FAILED, USAGE, exit_code
 from clustercert.cli.output import note, write_out
 from clustercert.cli.session import RootOptions
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
@@ -86,8 +86,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # Escape characters that the terminal can't show, instead of failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(_root_options_first(sys.argv[1:] if arguments is None else arguments), prog_name="clustercert")
+        app(_root_options_first(given), prog_name="clustercert")
     except SystemExit as end:
         return _flush_output(end.code if isinstance(end.code, int) else 0)
     except ClustercertError as error:
@@ -102,6 +103,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         note(f"Error: {_missing_package(error)}")
     except Exception as error:  # noqa: BLE001 - the last resort of a program that shows no tracebacks
         _print_traceback()
+        if isinstance(error, UnicodeEncodeError) and (wrong := _not_utf_8(given)):
+            note(f"Error: The argument {wrong} is not valid UTF-8. Write it in UTF-8.")
+            return _flush_output(USAGE)
         note(
             f"Error: Unexpected error ({type(error).__name__}). Run the command again with CLUSTERCERT_DEBUG=1 "
             "for a traceback, and report it."
@@ -130,6 +134,19 @@ def _root_options_first(arguments: Sequence[str]) -> list[str]:
             )
     command = next((argument for argument in rest if not argument.startswith("-")), None)
     return list(arguments) if command == "demo" else [*front, *rest]
+
+
+def _not_utf_8(arguments: Sequence[str]) -> str:
+    """Return the first argument that is not UTF-8, escaped, or an empty text.
+
+    Names of files may be of any bytes, so arguments are not checked before the command runs.
+    """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return ascii(argument)
+    return ""
 
 
 def _print_os_error(error: OSError) -> None:
