@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 _PREFIX = "CLUSTERCERT_"
-# Variables without settings, which the command line itself reads.
+# Variables that are not settings, but that the command line reads.
 _OTHERS = frozenset({"CONFIG", "DEBUG", "PASSWORD", "PROFILE", "SECRET_KEY", "TOKEN"})
 # The fields of the settings, without their tables' fields. The client can't import the settings, whose packages it may
 # lack.

@@ -49,7 +49,7 @@ def explain(
     """Explain the policy's decision.
 
     Args:
-        only_own: leave out the rules that the caller may not see, also as the nearest rule.
+        only_own: leave out the rules that the caller may not see, and do not propose them as the nearest rule.
         adapt: changes the grant as issuing would, or raises ClustercertError.
     """
 

@@ -14,7 +14,8 @@ from clustercert.background import wait_for_stop
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 
-# After this share of its lifetime, the token is renewed. The old one is used until then, and if that fails.
+# The token is renewed after this share of its lifetime. If the renewal fails, the old token stays in use until it
+# expires.
 RENEW_AFTER = 0.8
 # Pause after a refused login. Keystone may lock a user after several refused logins.
 PAUSE_SECONDS = 10

@@ -108,7 +108,7 @@ class IssuerKeys:
             self._replace(())
 
     def _is_settled(self, key_id: str | None) -> bool:
-        """Whether another fetch can't be expected to find the key: it was withdrawn, or is for another algorithm."""
+        """Whether another fetch would not find the key, because it was withdrawn or is for another algorithm."""
         return key_id is None or key_id in self._withdrawn or any(key.id == key_id for key in self._keys)
 
     def _may_seek(self) -> bool:
