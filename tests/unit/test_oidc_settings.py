@@ -52,6 +52,7 @@ def problem(**changed: object) -> str:
         ({"projects": ["*"]}, "projects"),
         ({"username": "a", "username_cel": "claims.a"}, "exclude each other"),
         ({"groups": "a", "groups_cel": "claims.a"}, "exclude each other"),
+        ({"projects_claim": "a", "projects_cel": "claims.a"}, "exclude each other"),
         ({"keys_file": "a", "jwks_uri": "https://sso.example.com/keys"}, "exclude each other"),
         ({"username_cel": "claims."}, "syntax error"),
         ({"username_cel": "user.name"}, "valid variables are claims"),

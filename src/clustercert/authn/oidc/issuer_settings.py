@@ -69,6 +69,7 @@ ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 _EXCLUSIVE = (
     ("username", "username_cel"),
     ("groups", "groups_cel"),
+    ("projects_claim", "projects_cel"),
     ("jwks_uri", "keys_file"),
     *(("cluster", other) for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy")),
 )
@@ -147,6 +148,7 @@ class IssuerSettings(Section):
         projects: ids of the only projects in which its users can have roles.
         domain: name or id of a domain, in whose projects its users can have roles.
         projects_claim: claim with a list of project ids, which limits the user's projects further.
+        projects_cel: an expression in CEL over `claims` for the list of project ids.
         roles: roles of its users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, people can't log in there.
         scopes: scopes that the client requests. By default, those of the preset.
@@ -179,6 +181,7 @@ class IssuerSettings(Section):
     projects: ProjectIds = frozenset()
     domain: Name | None = None
     projects_claim: Name | None = None
+    projects_cel: ClaimExpressionText | None = None
     roles: tuple[RoleGrantSettings, ...] = Field(default=(), max_length=500)
     client_id: Name | None = None
     scopes: NameList | None = None
@@ -257,9 +260,10 @@ class IssuerSettings(Section):
         )
 
     def _mapping(self) -> ClaimMapping:
-        mapping = replace(
-            self._preset.mapping, prefixed=self.prefix_names, projects_claim=self.projects_claim
+        projects = (
+            ClaimExpression(self.projects_cel) if self.projects_cel is not None else self.projects_claim
         )
+        mapping = replace(self._preset.mapping, prefixed=self.prefix_names, projects=projects)
         if self.username is not None:
             names = (self.username,) if isinstance(self.username, str) else self.username
             mapping = replace(mapping, username=names)

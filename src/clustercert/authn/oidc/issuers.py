@@ -64,7 +64,7 @@ class ClaimMapping:
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
         strip_slash: remove a slash at the beginning of groups, as Keycloak writes paths of groups.
         prefixed: whether users and groups are called `ISSUER/NAME`, so that the issuer can't choose other names.
-        projects_claim: a claim that lists the only projects of the user, by id.
+        projects: a claim that lists the only projects of the user by id, or an expression for it; None for all.
     """
 
     subject: tuple[str, ...] = ("sub",)
@@ -72,7 +72,7 @@ class ClaimMapping:
     groups: str | ClaimExpression | None = None
     strip_slash: bool = False
     prefixed: bool = True
-    projects_claim: str | None = None
+    projects: str | ClaimExpression | None = None
 
 
 @dataclass(frozen=True, slots=True)

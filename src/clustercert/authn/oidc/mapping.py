@@ -46,9 +46,7 @@ def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
     if source is None:
         return ()
     if isinstance(source, ClaimExpression):
-        value: object = source.value(claims)
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise TokenRefused("groups", value, "a list of strings")
+        value: object = _list_of_strings(source, claims, "groups")
     else:
         _check_overage(source, claims)
         value = claim_value(claims, source)
@@ -60,6 +58,13 @@ def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
     if issuer.mapping.strip_slash:
         texts = tuple(text.removeprefix("/") for text in texts)
     return tuple(sorted({_name_text(text, "groups") for text in texts}))
+
+
+def _list_of_strings(source: ClaimExpression, claims: JsonObject, check: str) -> list[str]:
+    value = source.value(claims)
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise TokenRefused(check, value, "a list of strings")
+    return value
 
 
 def _check_overage(claim: str, claims: JsonObject) -> None:
@@ -148,11 +153,13 @@ def _is_granted(grant: RoleGrant, claims: JsonObject, groups: Sequence[str]) -> 
 
 
 def _only_projects(issuer: Issuer, claims: JsonObject) -> frozenset[str] | None:
-    claim = issuer.mapping.projects_claim
-    if claim is None:
+    source = issuer.mapping.projects
+    if source is None:
         return None
-    value = claim_value(claims, claim)
+    if isinstance(source, ClaimExpression):
+        return frozenset(_list_of_strings(source, claims, "projects"))
+    value = claim_value(claims, source)
     texts = claim_texts(value) if value is not None else ()
     if texts is None:
-        raise TokenRefused(claim, value, "a list of project ids")
+        raise TokenRefused(source, value, "a list of project ids")
     return frozenset(texts)
