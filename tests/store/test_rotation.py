@@ -269,6 +269,7 @@ async def test_rotations_at_the_same_time_wait_for_each_other(place: Place) -> N
 
 @pytest.mark.slow
 async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) -> None:
+    not_noticed = set[int | None]()
     async with opened(place) as custody:
         await fill(custody, place, 20)
         with (
@@ -281,15 +282,21 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) ->
                 report = await rotation.rotate_data_key(**BY)
                 assert report.data_key_id == step + 2
                 assert report.damaged == ()
-                assert sealed_by(place) == {report.data_key_id}, "the workers have noticed"
+                not_noticed |= sealed_by(place) - {report.data_key_id}
                 await custody.rotation.retire(**BY)
-            stored = []
+            stored, slowest = list[int](), 0.0
             for worker in (one, two):
                 assert worker.stdin is not None
                 worker.stdin.close()
-                stored.append(int(said(worker)[0]))
+                count, seconds = said(worker)[0].split()
+                stored.append(int(count))
+                slowest = max(slowest, float(seconds))
                 assert worker.wait() == 0
-    assert min(stored) > 5
+    assert min(stored) > 0
+    # On a very busy machine, a worker may store a secret longer after its seal than the rotation waits.
+    if slowest < Generation.INTERVAL:
+        assert min(stored) > 5
+        assert not_noticed == set(), "the workers have noticed each new key"
     assert len(keks_of(place)) == 1
     await assert_all_open(place, 40 + sum(stored))
 
