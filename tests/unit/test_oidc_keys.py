@@ -12,7 +12,7 @@ from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.model.errors import Unavailable
 from clustercert.observability.log import redact
-from support.log_capture import captured_logs
+from support.log_capture import captured_lines
 from support.oidc import key_set, new_key
 from support.wait import eventually_async
 
@@ -55,7 +55,7 @@ async def test_the_log_says_how_many_keys_are_known_while_the_issuer_is_away() -
     issuer = Issuer()
     await issuer.find("old")
     issuer.broken, issuer.time = True, issuer.time + 30
-    with captured_logs(module) as said, pytest.raises(Unavailable):
+    with captured_lines(module) as said, pytest.raises(Unavailable):
         await issuer.find("new")
     [line] = said
     written = redact(None, "warning", line)
