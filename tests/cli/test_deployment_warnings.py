@@ -62,6 +62,20 @@ def test_long_lifetimes_are_named_with_their_rules(careful: Operator) -> None:
     assert "more than 7 days: member (8 days)." in warning
 
 
+def test_the_preset_that_applies_without_rules_is_named_until_a_rule_is_written(careful: Operator) -> None:
+    text = careful.config.read_text()
+    careful.config.write_text(text.replace(SHORT_RULES, ""))
+    for _ in range(2):
+        [warning] = warnings(careful)
+        assert "so the preset contract applies" in warning
+        assert "more than 7 days: admin (1825 days), member (1825 days)" in warning
+    careful.config.write_text(text.replace(SHORT_RULES, "policy = { preset = 'contract' }"))
+    [warning] = warnings(careful)
+    assert "These policy rules allow" in warning
+    careful.config.write_text(text)
+    assert warnings(careful) == []
+
+
 def test_a_rule_that_refuses_is_not_named(careful: Operator) -> None:
     with careful.config.open("a") as config:
         config.write('[[policy.rules]]\ndeny = "Not today."\n')

@@ -11,7 +11,6 @@ from clustercert.policy.cluster_options import positional_names
 from clustercert.policy.lifetime import lifetime_text
 
 if TYPE_CHECKING:
-    from clustercert.policy.decision import Policy
     from clustercert.settings import Settings
     from clustercert.wiring import Components
 
@@ -30,7 +29,7 @@ async def show_warnings(parts: "Components") -> None:
 
 
 async def warnings(parts: "Components") -> AsyncIterator[str]:
-    for warning in (*_long_lifetimes(parts.issuance.policy), *_kek_beside_data(parts)):
+    for warning in (*_long_lifetimes(parts), *_kek_beside_data(parts)):
         yield warning
     async for warning in _unguarded_clusters(parts):
         yield warning
@@ -42,17 +41,22 @@ async def warnings(parts: "Components") -> AsyncIterator[str]:
         yield warning
 
 
-def _long_lifetimes(policy: "Policy") -> Iterator[str]:
+def _long_lifetimes(parts: "Components") -> Iterator[str]:
     long = [
         f"{rule.name} ({lifetime_text(rule.max_lifetime)})"
-        for rule in policy.rules
+        for rule in parts.issuance.policy.rules
         if rule.deny is None and rule.max_lifetime > LONG_LIFETIME
     ]
-    if long:
-        yield (
-            f"These policy rules allow certificates for more than {LONG_LIFETIME.days} days: {_listed(long)}. A"
-            " stolen one works that long, unless it is revoked. Set max_lifetime in [[policy.rules]]."
-        )
+    if not long:
+        return
+    rules, remedy = "These policy rules", "Set max_lifetime in [[policy.rules]]."
+    if parts.settings.policy.is_unwritten:
+        rules = "The settings have no policy rules, so the preset contract applies. Its rules"
+        remedy = "Write [[policy.rules]], or set policy.preset to production."
+    yield (
+        f"{rules} allow certificates for more than {LONG_LIFETIME.days} days: {_listed(long)}. A stolen one works"
+        f" that long, unless it is revoked. {remedy}"
+    )
 
 
 def _kek_beside_data(parts: "Components") -> Iterator[str]:
