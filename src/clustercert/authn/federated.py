@@ -14,11 +14,11 @@ class Authority(Protocol):
 
     @property
     def name(self) -> str:
-        """Its short name in the settings: the prefix of the names of its users and groups."""
+        """The short name in the settings: the prefix of the names of users and groups."""
 
     @property
     def url(self) -> str:
-        """Its address, which is the issuer in policies and audit events."""
+        """The URL of the identity system. Policies and audit events have it as the issuer."""
 
     @property
     def projects(self) -> frozenset[str]:

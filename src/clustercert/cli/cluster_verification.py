@@ -162,9 +162,9 @@ class ClusterVerification:
         return Passed("refused with another signature too" + await self._check_policy(copy))
 
     async def _check_policy(self, copy: Probe | None) -> str:
-        """Record whether the cluster's admission policy reads credential numbers. Returns a remark for the result.
+        """Record whether the cluster's admission policy checks credential numbers. Returns a remark for the result.
 
-        Raises CheckFailed if it does not read them, and no other control stops altered copies.
+        Raises CheckFailed if it does not check them and nothing else stops altered copies of a certificate.
         """
         options = self._cluster.options
         if not options.admission or options.admission_by_number:

@@ -119,6 +119,6 @@ def _parsed(content: bytes) -> Entry | None:
 
 
 def _is_plain(part: str) -> bool:
-    """Whether the part is safe in a file name. It has no comma, and does not start with a dot."""
+    """Whether the part is safe in a file name: without commas, and without a dot at the start."""
     plain = part.replace("-", "").replace("_", "").replace(".", "")
     return plain.isascii() and plain.isalnum() and not part.startswith(".") and len(part) <= 64  # noqa: PLR2004

@@ -82,7 +82,7 @@ def _document(value: object, file: Path, where: str) -> Document:
     _check_spec(kind, spec, where)
     for name in (metadata["name"], metadata.get("domain"), metadata.get("project"), spec.get("project")):
         if name is not None and "/" in name:
-            raise CommandError(f"{where}: {name}: use the id of an object whose name has a slash.")
+            raise CommandError(f"{where}: the name {name} has a slash. Use the id of this object instead.")
     return Document(
         kind=kind,
         name=metadata["name"],

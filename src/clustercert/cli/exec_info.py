@@ -10,7 +10,7 @@ _FIELDS = {"profile": "profile", "project_id": "project", "cluster_id": "cluster
 
 
 def apply(request: Request, text: str) -> str | None:
-    """Set the version, and the options that the call does not have. Returns a message if the text is malformed."""
+    """Set the version in the request, and its missing options. Returns a message if the text is malformed."""
     try:
         info = json.loads(text)
         version = info["apiVersion"]

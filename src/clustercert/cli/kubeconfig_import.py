@@ -88,7 +88,7 @@ def _ca(cluster: Mapping[str, object], path: Path, *, follow_files: bool) -> byt
 
 
 def in_messages(path: Path) -> Path:
-    """Return the path, or `standard input` for `-`. Relative names in the file stay relative to the same folder."""
+    """Return the path for messages: `standard input` for `-`. The path keeps its folder, as relative names need."""
     return Path("standard input") if path == STANDARD_INPUT else path
 
 

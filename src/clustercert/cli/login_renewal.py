@@ -23,12 +23,12 @@ class LoginNeeded(NotLoggedIn):
 
 
 def renewed(name: str, found: Profile, *, refused: str | None = None) -> Profile:
-    """Return the login with a valid token. Other logins are returned as they are.
+    """Return a login at an OIDC issuer with a valid token. Logins of other kinds are returned as they are.
 
     Raises LoginNeeded, ClientError or CommandError.
 
     Args:
-        refused: a token that the service refused, so that it is renewed before it expires.
+        refused: a token that the service refused. It is renewed even if it has not expired.
     """
     if found.oidc is None or _is_usable(found, refused):
         return found

@@ -41,7 +41,7 @@ PasswordFileOption = Annotated[
         metavar="FILE", help="Read the password from the first line of FILE, or of standard input (-)."
     ),
 ]
-# The fewest digits of a fingerprint that name a certificate.
+# A certificate is named by at least this many digits of its fingerprint.
 MIN_DIGITS = 8
 # A list is printed only once it is complete, so this bounds its memory.
 MAX_LINES = 100_000

@@ -144,7 +144,7 @@ def _place(client: "AdministrationClient", role: str, wanted: AssignmentOptions)
     project = wanted.find_project(client)
     kind: Kind = "users" if wanted.user is not None else "groups"
     assignee = wanted.user or wanted.group or ""
-    # Only operators may look up users of all domains. For admins, the name is one in their project's domain.
+    # Only operators may look up users. From project admins, the service takes the name itself.
     if project is None or client.is_operator:
         assignee = str(find(client, kind, assignee, wanted.domain)["id"])
     path = path_of("assignments", role, kind, assignee, domain=wanted.domain)

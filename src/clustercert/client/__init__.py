@@ -154,7 +154,7 @@ class Client(Connection):
             return tuple(NamedRef(str(item["uid"]), str(item["name"])) for item in found)
 
     def contexts(self, project_id: str, cluster_id: str) -> tuple[str, ...]:
-        """List the contexts in a cluster's kubeconfigs, except `customSAN-N`, which only a kubeconfig shows."""
+        """List the contexts in a cluster's kubeconfigs. Contexts named `customSAN-N` are not in the list."""
         response = self.exchange("GET", f"{_cluster(project_id, cluster_id)}/openapi")
         with self.check_format():
             public = json_object(response.body["status"]).get("publicEndpoint")

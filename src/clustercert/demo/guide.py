@@ -29,7 +29,7 @@ START_SECONDS = 60
 
 @dataclass(slots=True)
 class Guide:
-    """The demo's first client. It runs in a thread of the server's main process.
+    """Shows the demo: requests the first kubeconfig. It runs in a thread of the server's main process.
 
     Attributes:
         tls_ca: the CA file for the server's certificate, or `None` for plain HTTP.

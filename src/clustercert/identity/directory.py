@@ -1,4 +1,4 @@
-"""Use case: domains, projects, users and groups."""
+"""Use case: manage domains, projects, users and groups."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -47,7 +47,7 @@ def every(seconds: float, name: str, action: Callable[[], Awaitable[object]]) ->
 class LeaderJob:
     """Runs its tasks, one at a time, while this process is the leader.
 
-    The lease avoids duplicate work but does not exclude it: a suspended process may finish a task after another process
+    The lease makes duplicate work rare but not impossible: a suspended process may finish a task after another process
     took over. So every task must be safe to run twice at the same time.
     """
 

@@ -124,7 +124,7 @@ NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
 }
 """The values that the names in a rule are compared with, by the kind of name."""
 
-# The values to display, where `NAMED` has several for one thing.
+# The values to display, for kinds of which `NAMED` returns several names of the same object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda said: tuple(group.qualified_names[-1] for group in said.caller.groups),
     "user": lambda said: said.caller.user.qualified_names[-1:],

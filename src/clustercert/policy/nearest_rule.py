@@ -89,7 +89,7 @@ def nearest_rule(
 def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]:
     """Yield the positions of rules that could allow the request, those with the fewest false conditions first.
 
-    Among these, rules come first that need only what the caller can choose.
+    Of rules with the same number, those whose conditions the caller can choose to meet come first.
     """
 
     def distance(position: int) -> tuple[int, int]:
@@ -122,7 +122,7 @@ def _met(check: RuleCheck) -> PolicyRule:
 def _lifetime_change(
     rules: Sequence[PolicyRule], request: IssueRequest, decide: Decide
 ) -> tuple[Change, ...] | None:
-    """Return the change to the lifetime that the rules require, if any. Returns None if they refuse the request."""
+    """Return the lifetime that the rules require, or `()` if the requested one is allowed. None: they refuse both."""
     try:
         decide(rules, request)
     except Forbidden as refused:

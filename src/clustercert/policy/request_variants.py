@@ -48,7 +48,7 @@ def depends_on_request(condition: Condition) -> bool:
 
 
 def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterator[RequestVariant]:
-    """Yield requests that the conditions can tell apart, those that need the least first.
+    """Yield requests that the conditions can tell apart, beginning with those without options.
 
     Raises InvalidRequest if there are more than `MAX_VARIANTS`.
     """

@@ -116,19 +116,19 @@ class GrantSettings(Section):
 class RuleSettings(Section):
     """`[[policy.rules]]`: what callers may request, in order.
 
-    All rules that match are united, see [policy.md](policy.md). The short form for a role has the fields `role`,
-    `groups` and `max_lifetime`. The full form has `when`, and either `grant` or `deny`.
+    The grants of all matching rules are combined, see [policy.md](policy.md). The short form for a role has the fields
+    `role`, `groups` and `max_lifetime`. The full form has `when`, and either `grant` or `deny`.
 
     Attributes:
-        name: unique name. By default the role's name, or the rule's position, such as `rule-2`, which
-            `--credential-role` refuses.
+        name: unique name. By default the role's name, or the rule's position, such as `rule-2`.
+            `--credential-role` refuses a position.
         role: short form of `when.roles` for one role; `final` is true by default.
         groups: short form of `grant.groups`.
         max_lifetime: short form of `grant.max_lifetime`.
         when: conditions. See below.
         grant: what the rule grants. See below.
         deny: refuse the request with this message.
-        final: if the rule matches, ignore the rules after it. By default false, in the short form true.
+        final: if the rule matches, ignore the rules after it. By default false, but true in the short form.
     """
 
     name: str = Field(default="", max_length=64)

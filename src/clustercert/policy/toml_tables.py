@@ -118,7 +118,7 @@ def _has(values: object, path: Sequence[Key]) -> bool:
 def _position(text: str, path: Sequence[Key]) -> tuple[int, int]:
     """Return the line and column of the statement that defines a value.
 
-    That statement ends the shortest valid beginning of the file that contains the value.
+    It is the last statement of the fewest lines, from the top of the file, that are valid TOML and define the value.
     """
     lines = [f"{line}\n" for line in text.split("\n")]
     end = bisect.bisect_left(

@@ -108,7 +108,8 @@ class RevocationService:
     ) -> Revocation:
         """Revoke one certificate by proof of possession of its key.
 
-        `name` is its fingerprint or credential number, lower-case hex. The number also matches re-encoded copies.
+        `name` is its fingerprint or credential number, lower-case hex. The number also finds copies of the
+        certificate that are encoded differently.
         Raises InvalidRequest if the note is invalid. Raises Unauthenticated if the signature is wrong; the error is the
         same for an unknown certificate.
         """
@@ -142,7 +143,7 @@ class RevocationService:
         return _page(await self.recorder.queries.of_user(user_id, limit=limit + 1, before=before), limit)
 
     async def _user_id(self, id_or_name: str) -> str:
-        """Return the id for a user id, or for a user name in certificates that the policy chose."""
+        """Return the id of a user who is given by it, or by the name that the policy put into their certificates."""
         return await self.usernames.owner(checked_user_id(id_or_name)) or id_or_name
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:

@@ -23,7 +23,7 @@ class FileWatch:
 
     def mark(self) -> None:
         """Remember the files as they are now. Call it just before the settings are loaded."""
-        # The stamp first: a change after it is noticed.
+        # The stamp is taken before the file is read, so that a later change is noticed.
         own = _stamps([self._config] if self._config is not None else [])
         self._marked = self._seen = own | _stamps(policy_files(self._config))
 

@@ -145,7 +145,7 @@ def with_reloadable(current: Settings, loaded: Settings) -> Settings:
             "policy: has neither preset nor rules. Set policy.preset to contract, if 5 years are intended."
         )
     try:
-        # The loaded issuers fit the loaded Keystone, but the one in use may be another.
+        # The issuers fit the Keystone settings beside them. The service keeps its own, which may differ.
         IdentitySettings.model_validate(dict(current.identity) | {"issuers": loaded.identity.issuers})
     except ValidationError as error:
         raise SettingsError(f"identity.issuers: {error.errors()[0]['msg']}. Restart the service.") from error

@@ -75,8 +75,8 @@ class AccessKeyQueries(Queries):
     ) -> None:
         """Enable or disable a key. Disabling deletes the user's temporary keys.
 
-        Raises NotFound for a deleted key. If it must be unchanged, raises ConcurrentChange if it has been enabled or
-        disabled meanwhile.
+        Raises NotFound for a deleted key. With `unchanged`, raises ConcurrentChange if somebody has enabled or
+        disabled the key since the caller read it.
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             lock = select(_key.c.enabled).where(_key.c.id == key.id).with_for_update()

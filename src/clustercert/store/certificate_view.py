@@ -96,7 +96,7 @@ def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> Certifi
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The certificates of a user, and those of all users in some projects."""
+    """The certificates that a caller may find: their own, and those of all users in some projects."""
 
     user_id: str
     project_ids: Collection[str] = ()

@@ -34,7 +34,7 @@ T = TypeVar("T", bound=Domain | Project | User | Group)
 class DirectoryQueries(Queries):
     """Reads and changes domains, projects, users and groups.
 
-    All changes invalidate caches, except that of adding a user or group.
+    All changes invalidate caches, except adding a user or group.
     """
 
     async def domains(self, *, domain_id: str | None = None, name: str | None = None) -> tuple[Domain, ...]:

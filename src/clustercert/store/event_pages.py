@@ -137,8 +137,7 @@ async def _sealed_after(connection: AsyncConnection, time: datetime | None) -> i
     late = time + SLACK
     newer = select(_checkpoint.c.size).where(_checkpoint.c.at >= late)
     size: int | None = (await connection.execute(newer.order_by(_checkpoint.c.at).limit(1))).scalar()
-    # A backlog may be sealed in several batches, so events after this size may still be early enough: continue the
-    # search.
+    # A backlog may be sealed in several batches, so events up to that time may follow after this size. Search on.
     step = 1
     while size is not None and (at := await _at(connection, size)) is not None and at <= late:
         size, step = size + step, 2 * step

@@ -12,7 +12,7 @@ from clustercert.model.errors import CredentialUnverified, Unauthenticated
 
 # A user with many groups takes about 20 KiB.
 MAX_ENTRIES = 4_000
-# Refusals are remembered for this time. An entry takes below 1 KiB.
+# How long refusals are remembered. An entry takes less than 1 KiB.
 REFUSAL_SECONDS = 5.0
 MAX_REFUSALS = 10_000
 # The maximum number of concurrent lookups. More would use up the worker's limit of requests, and delay other identity

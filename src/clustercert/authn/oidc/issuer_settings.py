@@ -122,7 +122,7 @@ class IssuerSettings(Section):
     `/kubernetes.io/namespace`.
 
     Attributes:
-        name: short name, which begins the names of its users and groups: `NAME/alice`. No domain may have it.
+        name: short name, and the prefix of its users' and groups' names: `NAME/alice`. No domain may have this name.
         preset: defaults for the claims of a well-known issuer.
         issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
         audiences: the claim `aud` must have one of these values.
@@ -133,24 +133,24 @@ class IssuerSettings(Section):
         cluster: id of a registered cluster whose API server publishes the keys, instead of an address. The service
             connects with its own certificate. Only with the preset `kubernetes`.
         token_review: if true, the API server of `cluster` is asked about each token (TokenReview), so tokens of deleted
-            pods and service accounts end within a minute.
+            pods and service accounts are refused within a minute.
         ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
         proxy: URL of an HTTP proxy for requests to the issuer.
-        leeway: accepted difference of the clocks, at most 5m.
-        max_age: longest time since a token was issued. By default, 24h.
+        leeway: accepted difference between the clocks of the issuer and the service, at most 5m.
+        max_age: maximum age of a token, from its claim `iat`. By default, 24h.
         claims: a table of claims with lists of values or patterns; a token must have every claim.
-        username: claim with the user's name, or a list of claims that a slash joins. By default, `sub`.
+        username: claim with the user's name, or a list of claims, which are joined by slashes. By default, `sub`.
         username_cel: an expression in CEL over `claims` for the name. Needs `clustercert[policy]`.
         groups: claim with a list of groups.
         groups_cel: an expression in CEL over `claims` for the list of groups.
-        prefix_names: if false, users and groups are called as the issuer calls them, without its name. Policy rules
-            then can't tell them from those of the built-in identity.
+        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't tell them from
+            those of the built-in identity.
         projects: ids of the only projects in which its users can have roles.
         domain: name or id of a domain, in whose projects its users can have roles.
         projects_claim: claim with a list of project ids, which limits the user's projects further.
         projects_cel: an expression in CEL over `claims` for the list of project ids.
         roles: roles of its users. See below.
-        client_id: id of the public OAuth client for `clustercert login`. Without it, people can't log in there.
+        client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
         scopes: scopes that the client requests. By default, those of the preset.
         redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
             `http://localhost` with a path. Without a port, the client uses any free port.

@@ -26,7 +26,7 @@ class Generation:
     """The generation number as last read; -1 before the first read. Caches are used only while `watch` runs.
 
     Attributes:
-        interruptions: how often reading succeeded again after it had failed, or after `STALE_AFTER` had passed.
+        interruptions: how many times reading succeeded again after it had failed, or after `STALE_AFTER` had passed.
     """
 
     # Every process must apply a change within one second of its commit.

@@ -25,7 +25,7 @@ def one(model: type[BaseModel]) -> Described:
 
 
 def replaced(model: type[BaseModel]) -> Described:
-    """Describe a PUT."""
+    """Describe the responses of a PUT that creates or replaces an object."""
     created = described("Created.", model, status=201, headers=_ETAG, errors={})
     return (
         described("Changed, or already in this state.", model, headers=_ETAG, errors=_CHANGE_ERRORS) | created
