@@ -263,6 +263,17 @@ def test_an_empty_environment_is_no_login(plugin: Plugin) -> None:
     assert "clustercert login URL --profile only-in-tests" in done.stderr
 
 
+@pytest.mark.parametrize("profile", ["../../etc", ".", "a b"])
+def test_an_impossible_profile_is_an_error_of_usage(plugin: Plugin, profile: str) -> None:
+    done = plugin.user.run("credential", plugin.cluster_id, "--profile", profile, "--project", "p")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"clustercert: {profile!r} is not a valid profile name.")
+
+
+def test_an_empty_exec_info_is_none(plugin: Plugin) -> None:
+    status_of(plugin.credential(KUBERNETES_EXEC_INFO=""))
+
+
 def test_it_works_without_a_home(plugin: Plugin) -> None:
     env = {key: value for key, value in plugin.user.environment.items() if key.startswith("PYTHON")}
     home = plugin.user.home
@@ -311,6 +322,13 @@ def test_a_damaged_or_foreign_cache_file_is_not_used(plugin: Plugin, damage: str
     assert second != first
     if damage != "link":
         assert plugin.credential() == second
+
+
+def test_a_closed_standard_output_ends_with_a_message(plugin: Plugin) -> None:
+    plugin.credential()
+    done = plugin.user.run(*plugin.arguments, env=plugin.user.uncovered, preexec=lambda: os.close(1))
+    assert done.returncode == 1
+    assert done.stderr == "clustercert: The credential could not be written: standard output is closed.\n"
 
 
 def test_a_closed_pipe_ends_with_a_message(plugin: Plugin) -> None:

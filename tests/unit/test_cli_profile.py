@@ -1,16 +1,20 @@
+import os
+import pwd
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from clustercert.cli import credential_cache, profile
+from clustercert.cli import credential_cache, credential_entry, profile
 from clustercert.cli.login_flow import read_ca
 from clustercert.cli.lookup import only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.cli.profile import Profile
 from clustercert.client import NamedRef
 from clustercert.secure_file import write_private
+from support.command_line import run_command
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 BY_TOKEN = Profile("https://s", "alice", "p" * 32, "eu-de", "CA", token="t0ken", expires_at=LATER)
@@ -151,3 +155,37 @@ def test_a_logged_out_profile_keeps_no_secret(tmp_path: Path, kept: Profile) -> 
     assert (found.url, found.user, found.ca_pem) == (kept.url, kept.user, kept.ca_pem)
     with pytest.raises(NotLoggedIn, match="logged out"):
         profile.load("default", environment)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id without an account, as containers have, in an empty environment."""
+
+    def no_account(_uid: int) -> NoReturn:
+        raise KeyError
+
+    for name in os.environ:
+        if name in {"HOME", "KUBECONFIG", "USERPROFILE"} or name.startswith(("XDG_", "CLUSTERCERT_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(pwd, "getpwuid", no_account)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("command", [("status",), ("kubeconfig", "list"), ("refresh",), ("profile", "list")])
+def test_a_command_without_a_home_says_what_to_set(command: tuple[str, ...]) -> None:
+    done = run_command(*command)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == "Error: This user has no home directory. Set the variable HOME.\n"
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("options", [(), ("--profile", "default", "--project", "p")])
+def test_the_exec_plugin_without_a_home_says_what_to_set(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    assert credential_entry.run(["prod", *options]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (
+        "",
+        "clustercert: This user has no home directory. Set the variable HOME.\n",
+    )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, home_folder
 from clustercert.secure_file import make_private_folder, write_private
 
 if TYPE_CHECKING:
@@ -68,5 +68,5 @@ def _folder() -> Path:
     folder = Path(os.environ.get("XDG_DATA_HOME") or "")
     # XDG Base Directory Specification: ignore a relative path in the variable.
     if not folder.is_absolute():
-        folder = Path.home() / ".local" / "share"
+        folder = home_folder() / ".local" / "share"
     return folder / "clustercert" / "certificates"

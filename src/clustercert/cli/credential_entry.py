@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         from clustercert.cli import root
 
         return root.run(["credential", *arguments])
-    return answer(request, os.environ.get("KUBERNETES_EXEC_INFO"))
+    return answer(request, os.environ.get("KUBERNETES_EXEC_INFO") or None)
 
 
 def answer(request: Request, info: str | None) -> int:
@@ -100,6 +100,8 @@ def _fail(message: str, exit_code: int) -> int:
 def _print(body: str, version: str) -> int:
     if version != VERSIONS[0]:
         body = body.replace('/v1"', f'/{version}"', 1)
+    if sys.stdout is None:
+        return _fail("The credential could not be written: standard output is closed.", 1)
     try:
         sys.stdout.write(body)
         sys.stdout.flush()

@@ -77,7 +77,10 @@ class Credential:
 
 def complete(request: "Request") -> Failure | None:
     """Fill in the profile and the project if the call does not name them."""
-    request.profile = request.profile or profile.current(os.environ)
+    try:
+        request.profile = request.profile or profile.current(os.environ)
+    except CommandError as error:
+        return Failure(exit_code(error), error.message)
     found = _login(request.profile)
     if isinstance(found, Failure):
         return found
@@ -183,14 +186,18 @@ def _request(request: "Request", found: Profile) -> IssuedKubeconfig:
 
 def _login(name: str) -> Profile | Failure:
     try:
+        is_saved = profile.path_of(name, os.environ).exists()
+    except CommandError as error:
+        return Failure(exit_code(error), error.message)
+    try:
         return profile.load(name, os.environ)
     except CommandError as error:
-        if profile.path_of(name, os.environ).exists():
+        if is_saved:
             return Failure(NOT_LOGGED_IN, error.message)
-        return Failure(
-            NOT_LOGGED_IN,
-            f"You are not logged in (profile {name}). Run `clustercert login URL{profile.option(name)}`.",
-        )
+    return Failure(
+        NOT_LOGGED_IN,
+        f"You are not logged in (profile {name}). Run `clustercert login URL{profile.option(name)}`.",
+    )
 
 
 def _log_in_again(name: str, problem: str, *, cache_helps: bool) -> Failure:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from clustercert.cli.kubeconfig_text import MAX_BYTES, Changes, Kubeconfig, MalformedKubeconfig
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, home_folder
 from clustercert.secure_file import write_private
 
 _BACKUP_SUFFIX = ".clustercert-backup"
@@ -20,7 +20,7 @@ def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list
     if explicit is not None:
         return [explicit]
     named = [name for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
-    return [Path(name) for name in dict.fromkeys(named)] or [Path.home() / ".kube" / "config"]
+    return [Path(name) for name in dict.fromkeys(named)] or [home_folder() / ".kube" / "config"]
 
 
 def default_target(files: list[Path]) -> Path:

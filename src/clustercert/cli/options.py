@@ -94,6 +94,14 @@ class UnknownName(CommandError, status=404, code="CCE.01404001"):
     """No object has the given name."""
 
 
+def home_folder() -> Path:
+    """Return the user's home directory. Raises CommandError if there is none, as in a container for a user id alone."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise CommandError("This user has no home directory. Set the variable HOME.") from None
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return a sentence that names the most similar candidates, after a space, or nothing."""
     # difflib is slow to import, and most commands need no suggestion.

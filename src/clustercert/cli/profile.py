@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 from clustercert.cli import login_tokens
 from clustercert.cli.login_tokens import SavedTokens
-from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName, UsageError, did_you_mean
+from clustercert.cli.options import (
+    CommandError,
+    NotLoggedIn,
+    UnknownName,
+    UsageError,
+    did_you_mean,
+    home_folder,
+)
 from clustercert.model.ids import is_id
 from clustercert.secure_file import make_private_folder, write_private
 
@@ -300,5 +307,5 @@ def _folder(environment: Mapping[str, str]) -> Path:
     # XDG Base Directory Specification: ignore a relative path in the variable.
     folder = Path(environment.get("XDG_CONFIG_HOME") or "")
     if not folder.is_absolute():
-        folder = Path.home() / ".config"
+        folder = home_folder() / ".config"
     return folder / "clustercert"
