@@ -189,6 +189,40 @@ def test_kubeconfig_files_are_chosen_like_kubectl(desk: Desk) -> None:
     assert not (home / "c").exists()
 
 
+def test_the_backup_is_the_file_from_before_the_command(desk: Desk) -> None:
+    desk.config.parent.mkdir()
+    text = (SAMPLES / "kind.yaml").read_text()
+    desk.config.write_text(text)
+    desk.merge(desk.first, "--use")
+    assert desk.read()["current-context"] == f"default-{desk.first}"
+    assert desk.config.with_name("config.clustercert-backup").read_text() == text
+
+
+def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
+    operator = desk.user.operator
+    project = f"{desk.user.name[-20:]}-other"
+    operator.output("project", "create", project)
+    operator.output("role", "assign", "admin", "--user", desk.user.name, "--project", project)
+    other = str(
+        operator.output_json(
+            *("cluster", "add", desk.first, "--project", project),
+            *("--internal-url", "https://10.0.0.7:6443", "--server-ca", operator.folder / SERVICE_CA),
+        )["id"]
+    )
+    try:
+        desk.user.output("login", "--password-file", "password")
+        assert "Add --project PROJECT." in desk.error("merge", desk.first)
+        desk.merge(desk.first, "--project", project)
+        assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
+        desk.merge("--all", "--project", "eu-de", "--context-name", "{project}-{cluster}")
+        servers = [entry["cluster"]["server"] for entry in desk.read()["clusters"]]
+        assert "https://203.0.113.5:6443" in servers
+        assert servers.count("https://10.0.0.7:6443") == 1
+    finally:
+        operator.output("cluster", "remove", other, "--yes")
+        operator.output("project", "delete", project, "--yes")
+
+
 def test_a_symbolic_link_is_followed(desk: Desk) -> None:
     target = desk.user.home / "dotfiles"
     target.write_text((SAMPLES / "aws.yaml").read_text())

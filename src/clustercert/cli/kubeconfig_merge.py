@@ -123,6 +123,13 @@ def merge(
     ] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="All clusters that the login serves.")] = False,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT",
+            help="Project of the clusters; required if several have a cluster of this name.",
+        ),
+    ] = None,
     entries: EntryOptions,
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
@@ -146,19 +153,24 @@ def merge(
         )
     plan = _Plan.read(kubeconfig)
     with chosen.explain_rejection(), chosen.client() as client:
-        for ref in _selected(client, chosen, login.saved_name or "openstack", clusters or ()):
+        for ref in _selected(client, chosen, login.saved_name or "openstack", clusters or (), project):
             plan.add(kubeconfig_entries.context_name(entries.context_name, ref, chosen.user), ref)
         changes = _issued(client, plan, entries, skip=every)
     _write(plan, changes, use=use)
 
 
-def _selected(client: "Client", chosen: "Profile", profile: str, wanted: Sequence[str]) -> list[ClusterRef]:
+def _selected(
+    client: "Client", chosen: "Profile", profile: str, wanted: Sequence[str], project: str | None
+) -> list[ClusterRef]:
     if wanted:
-        found = [find_cluster(client, chosen, name) for name in wanted]
+        found = [find_cluster(client, chosen, name, project) for name in wanted]
     else:
-        found = reachable_clusters(client, chosen.project_id if chosen.chosen_project else None)
+        project = project or (chosen.project_id if chosen.chosen_project else None)
+        found = reachable_clusters(client, project)
     if not found:
-        raise UnknownName(f"There are no clusters in {chosen.scope}.")
+        raise UnknownName(
+            f"There are no clusters in {f'the project {project}' if project else chosen.scope}."
+        )
     return [
         ClusterRef(profile, each.project_id, each.project, each.id, each.name)
         for each in dict.fromkeys(found)
@@ -198,21 +210,21 @@ def _write(plan: _Plan, changes: dict[str, Changes], *, use: bool) -> None:
     by_file: dict[Path, list[str]] = {}
     for name in changes:
         by_file.setdefault(plan.target(name), []).append(name)
+    current, current_file = next(iter(changes)), kubeconfig_files.default_target(plan.files)
+    if use:
+        by_file.setdefault(current_file, [])
     for path, names in by_file.items():
         put = {noun: {name: changes[name].put[noun][name] for name in names} for noun in LISTS}
-        wanted = Changes(put=put)
+        # One change of each file, so that the backup is the file from before the command.
+        wanted = Changes(put=put, current=current if use and path == current_file else None)
         kubeconfig_files.change(path, partial(_update, path=path, names=plan.names, wanted=wanted))
         for name in names:
             ref, address = plan.names[name], put["clusters"][name]["cluster"]
             note(f"{name}: the cluster {ref.cluster} at {address['server']}, in {path}")
             if warning := kubeconfig_entries.address_warning(address):
                 note(warning)
-    if use:
-        target = kubeconfig_files.default_target(plan.files)
-        current = Changes(current=next(iter(changes)))
-        kubeconfig_files.change(target, lambda _config: current)
-    else:
-        _hint(plan, next(iter(changes)))
+    if not use:
+        _hint(plan, current)
 
 
 def _update(config: Kubeconfig, *, path: Path, names: Mapping[str, ClusterRef], wanted: Changes) -> Changes:
