@@ -1,6 +1,7 @@
 """Merging entries into kubeconfigs of other tools."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ OURS = {
     "contexts": {NAME: {"name": NAME, "context": {"cluster": NAME, "user": NAME}}},
 }
 MERGE = Changes(put=OURS)
+BOMB = "a: &a0 [x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+CHAIN = "a: &a0 [x]\n" + "".join(f"a{level}: &a{level} [*a{level - 1}]\n" for level in range(1, 40))
 UNMERGE = Changes(remove={name: frozenset([NAME]) for name in LISTS})
 
 
@@ -89,10 +94,77 @@ def test_every_form_of_a_list_can_be_extended(text: str) -> None:
     assert plain(Kubeconfig(text.encode()).changed(MERGE))
 
 
+ALIASES = """\
+x: &x {server: 'https://a'}
+clusters:
+- name: a
+  cluster: *x
+- name: b
+  cluster: *x # the same
+users: []
+---
+clusters:
+- &c
+  name: a
+  cluster: {}
+contexts:
+- name: c
+  context: {cluster: a, extensions: [*c]}
+- *c
+---
+x: &x
+  server: y
+clusters: [{name: a, cluster: *x}, {name: b, cluster: *x}]
+users:
+- {name: &n a, user: {}}
+---
+x: &x
+  server: y
+clusters:
+- name: a
+  cluster:
+    <<: *x
+    proxy-url: z
+- name: b
+  cluster:
+    <<: *x
+---
+kind: &k Config
+clusters:
+- name: *k
+  cluster: {}
+x:
+  *k : *k
+"""
+
+
+@pytest.mark.parametrize("text", ALIASES.split("---\n"))
+def test_anchors_and_aliases_stay(text: str) -> None:
+    marks = re.compile(r"[&*]\w+")
+    assert marks.findall(check_round_trip(text)) == marks.findall(text)
+
+
+def test_a_list_that_is_repeated_elsewhere_is_not_extended() -> None:
+    config = Kubeconfig(b"users: &u\n- name: a\n  user: {}\nextensions: *u\n")
+    with pytest.raises(MalformedKubeconfig, match="without changing others"):
+        config.changed(MERGE)
+
+
+def test_an_entry_with_an_anchor_is_not_removed_while_others_refer_to_it() -> None:
+    merged = Kubeconfig(b"users: []\n").changed(MERGE)
+    referred = merged.replace("user:\n", "user: &mine\n", 1) + "x: *mine\n"
+    assert yaml.safe_load(referred)["x"]
+    with pytest.raises(MalformedKubeconfig, match="without changing others"):
+        Kubeconfig(referred.encode()).changed(UNMERGE)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: &x [1]\nb: *x\n", "aliases"),
+        ("a: &x [*x]\n", "within its own anchor"),
+        ("a: *x\n", "line 1"),
+        (BOMB, "repeat too much"),
+        (CHAIN, "repeat too much"),
         ("a: [" * 40, "nested"),
         ("a: b: c", "line 1"),
         ("- a", "mapping"),

@@ -17,6 +17,8 @@ from clustercert.cli.options import CommandError
 MAX_BYTES = 4 * 1024 * 1024
 # The maximum nesting. A kubeconfig has about eight levels.
 _MAX_DEPTH = 32
+# Nodes that aliases repeat. A few of them can make a small file expensive to process.
+_MAX_REPEATED = 100_000
 LISTS = ("clusters", "users", "contexts")
 CURRENT = "current-context"
 _NEW = {"apiVersion": "v1", "kind": "Config"}
@@ -48,7 +50,7 @@ class Changes:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes an object that occurs twice as two copies, since aliases are refused."""
+    """Writes an object that occurs twice as two copies, without aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         del data
@@ -250,7 +252,7 @@ def _decoded(content: bytes) -> str:
 def _composed(text: str) -> Any:
     """Return the root mapping, or `None` for an empty file. Raises MalformedKubeconfig."""
     try:
-        _check_events(text)
+        aliases = _check_events(text)
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         # Report only the line number, since the parser's message may quote a secret.
@@ -261,15 +263,58 @@ def _composed(text: str) -> Any:
         return None
     if not isinstance(root, yaml.MappingNode):
         raise MalformedKubeconfig("It is not a mapping, as a kubeconfig requires.")
+    if aliases:
+        _AliasPlaces(aliases).check(root)
     return root
 
 
-def _check_events(text: str) -> None:
-    """Refuse aliases and deep nesting, which could make a small file expensive to parse, and second documents."""
+class _AliasPlaces:
+    """Gives nodes that stand for aliases the place of the alias, instead of that of its anchor.
+
+    Args:
+        aliases: the events of the document's aliases, in order.
+    """
+
+    def __init__(self, aliases: list[yaml.AliasEvent]) -> None:
+        self._aliases = iter(aliases)
+        # Number of nodes and depth by the id of a node, with all that its aliases repeat; `None` within the node.
+        self._extents: dict[int, tuple[int, int] | None] = {}
+
+    def check(self, root: yaml.MappingNode) -> None:
+        """Replace such nodes below the root. Raises MalformedKubeconfig if aliases repeat too much."""
+        _, (nodes, depth) = self._placed(root)
+        if nodes - len(self._extents) > _MAX_REPEATED or depth > _MAX_DEPTH:
+            raise MalformedKubeconfig("Its YAML aliases repeat too much for a kubeconfig.")
+
+    def _placed(self, node: Any) -> tuple[Any, tuple[int, int]]:
+        if id(node) in self._extents:
+            extent = self._extents[id(node)]
+            if extent is None:
+                raise MalformedKubeconfig("It has a YAML alias within its own anchor.")
+            alias = next(self._aliases)
+            # In the text, an alias is as compact as a flow collection.
+            form = {"flow_style": True} if isinstance(node, yaml.CollectionNode) else {}
+            return type(node)(node.tag, node.value, alias.start_mark, alias.end_mark, **form), extent
+        self._extents[id(node)] = None
+        extents = []
+        if isinstance(node, yaml.CollectionNode):
+            for number, child in enumerate(node.value):
+                found = [self._placed(each) for each in (child if isinstance(child, tuple) else (child,))]
+                placed = tuple(each for each, _ in found)
+                node.value[number] = placed if isinstance(child, tuple) else placed[0]
+                extents += [extent for _, extent in found]
+        extent = 1 + sum(nodes for nodes, _ in extents), 1 + max((depth for _, depth in extents), default=0)
+        self._extents[id(node)] = extent
+        return node, extent
+
+
+def _check_events(text: str) -> list[yaml.AliasEvent]:
+    """Refuse deep nesting, which could make a small file expensive, and second documents. Returns the aliases."""
     depth = documents = 0
+    aliases = []
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.AliasEvent):
-            raise MalformedKubeconfig("It has YAML aliases, which are not supported.")
+            aliases.append(event)
         documents += isinstance(event, yaml.DocumentStartEvent)
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
@@ -277,6 +322,7 @@ def _check_events(text: str) -> None:
             raise MalformedKubeconfig("It is nested too deeply for a kubeconfig.")
         if documents > 1:
             raise MalformedKubeconfig("It has several YAML documents.")
+    return aliases
 
 
 def _value(node: Any) -> Any:
