@@ -139,6 +139,23 @@ def test_only_the_named_ca_is_trusted(tmp_path: Any) -> None:
             assert client.projects() == ()
 
 
+@pytest.mark.parametrize(
+    ("begun", "reason"),
+    [(timedelta(hours=1), "certificate is not yet valid"), (timedelta(days=-1), "certificate has expired")],
+)
+def test_a_certificate_of_another_time_is_no_matter_of_trust(
+    tmp_path: Any, begun: timedelta, reason: str
+) -> None:
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC) + begun, timedelta(hours=2))
+    with (
+        tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url,
+        Client(url, ca_pem=chain_pem((ca,)).decode()) as client,
+        pytest.raises(UntrustedCertificate, match=rf"{reason}\)\. Check the clock of this machine"),
+    ):
+        client.projects()
+
+
 def test_a_ca_without_key_usage_is_accepted(tmp_path: Any) -> None:
     key, ca_key = new_key("ec-p256"), new_key("ec-p256")
     now = datetime.now(UTC) - timedelta(minutes=1)

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server import tls
-from clustercert.server.tls_files import new_server_certificate
+from clustercert.server.tls_files import new_server_certificate, self_signed
 from clustercert.settings import load
 
 
@@ -23,3 +24,14 @@ def test_the_issuers_fingerprint_is_told_where_the_file_has_it(tmp_path: Path, *
     assert files is not None
     assert files.fingerprint == fingerprint(leaf).hex()
     assert files.issuer_fingerprint == (fingerprint(ca).hex() if with_issuer else None)
+
+
+def test_an_own_certificate_is_valid_for_clients_whose_clock_is_behind(tmp_path: Path) -> None:
+    made = self_signed(tmp_path, {"localhost"})
+    assert made.ca is not None
+    for path in (made.certificate, made.ca):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        assert certificate.not_valid_before_utc < datetime.now(UTC) - timedelta(hours=12)
+        lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+        # Clients of Apple refuse more.
+        assert lifetime == timedelta(days=825)

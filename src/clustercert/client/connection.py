@@ -23,6 +23,8 @@ MAX_MESSAGE = 500
 _CHUNK = 64 * 1024
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
+# OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
 
 
 class ClientError(ClustercertError):
@@ -45,10 +47,12 @@ class UntrustedCertificate(ClientError):
     """
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"The certificate of {url} is not trusted ({reason}). Name the service's CA with --ca-file, and check that "
-            "the certificate names this address."
+        advice = (
+            "Check the clock of this machine, and ask the operator whether the certificate has expired."
+            if reason in _REASONS_OF_TIME
+            else "Name the service's CA with --ca-file, and check that the certificate names this address."
         )
+        super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
         self.reason = reason
 
 

@@ -24,6 +24,8 @@ from clustercert.secure_file import write_private
 from clustercert.settings import Settings, SettingsError
 
 SELF_SIGNED_LIFETIME = timedelta(days=825)
+# For clients whose clock is behind.
+_BACKDATE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
     leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
     if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
         key = new_key("ec-p256")
-        leaf, ca = new_server_certificate(key, sorted(names), now, SELF_SIGNED_LIFETIME)
+        leaf, ca = new_server_certificate(key, sorted(names), now - _BACKDATE, SELF_SIGNED_LIFETIME)
         # If the database is elsewhere, the folder may not exist yet.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(key_file, key_pem(key))
