@@ -199,6 +199,7 @@ def test_a_dry_run_finds_what_the_database_would_refuse(administration: Administ
         ("/projects/a%E2%80%AEb", {}, "name"),
         ("/projects?limit=0", None, "limit"),
         ("/projects?cursor=%27", None, "cursor"),
+        ("/projects?nmae=eu-de", None, "nmae: unknown query parameter"),
     ],
 )
 def test_an_error_names_the_field(

@@ -92,17 +92,22 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"internal_url": "http://10.0.0.1"}, "http://10.0.0.1"),
+        ({"internal_url": "http://10.0.0.1"}, "internal_url: "),
         ({"internal_url": None}, "internal_url"),
         ({"server_ca": "no PEM"}, "server_ca:"),
         ({"server_ca": "ü"}, "server_ca:"),
         ({"signer": "nowhere"}, "signer"),
         ({"webhook_mode": "off"}, "webhook_mode"),
-        ({"exemptions": ["*"]}, "'*'"),
-        ({"listed_masters": ["xy"]}, "fingerprint"),
+        ({"exemptions": ["*"]}, "exemptions: "),
+        ({"listed_masters": ["xy"]}, "listed_masters: "),
         ({"credential_roles": {"nobody": "view"}}, "credential_roles"),
         ({"labels": {"-": "x"}}, "label"),
-        ({"san_urls": ["https://a"] * 17}, "additional addresses"),
+        ({"san_urls": ["https://a"] * 17}, "san_urls: "),
+        ({"san_urls": ["a"]}, "san_urls: "),
+        ({"external_url": "ftp://a"}, "external_url: "),
+        ({"version": "x" * 200}, "version: "),
+        ({"exemptions": ["a"] * 200 + [f"x{number}" for number in range(200)]}, "exemptions: "),
+        ({"credential_roles": {"a": "-"}}, "credential_roles: "),
         ({"name": "another"}, "name"),
         ({"kubeconfig": "x"}, "kubeconfig"),
     ],
@@ -155,6 +160,10 @@ def test_webhook_tokens_are_shown_once(administration: Administration) -> None:
         key, token = each.json()["id"], each.json()["token"]
         assert token.startswith("ccw_")
         assert token not in listed.text
+        shown = administration.get(f"{path}/webhook-tokens/{key}", who="admin")
+        assert shown.json() in listed.json()["webhook_tokens"]
+        other = administration.delete(f"{path}/webhook-tokens/{key}", who="admin", If_Match='"other"')
+        assert other.status_code == 412
         assert administration.delete(f"{path}/webhook-tokens/{key}", who="admin").status_code == 204
         assert administration.kinds(key) == ["webhook_token.created", "webhook_token.removed"]
         assert token not in json.dumps(administration.events(key))
@@ -221,6 +230,10 @@ def test_members_come_and_go(administration: Administration) -> None:
     rest = administration.get(f"/groups/{group}/members?cursor={first['next']}").json()
     ids = [each["id"] for each in (*first["members"], *rest["members"])]
     assert ids == sorted(user["id"] for user in users)
+    shown = rest["members"][0]
+    assert administration.put(f"/groups/{group}/members/{shown['id']}", shown).status_code == 200
+    wrong = administration.put(f"/groups/{group}/members/{shown['id']}", shown | {"name": "another"})
+    assert (wrong.status_code, wrong.json()["message"].partition(":")[0]) == (400, "name")
     assert administration.delete(f"/groups/{group}/members/{ids[0]}").status_code == 204
     assert administration.delete(f"/groups/{group}/members/{ids[0]}").status_code == 404
     assert administration.kinds(group) == [
@@ -236,6 +249,9 @@ def test_roles_are_named_and_deleted_unless_they_are_assigned(administration: Ad
     assert administration.put(assigned).status_code == 404
     role = administration.put(f"/roles/{name}").json()["id"]
     assert administration.put(f"/roles/{name}").status_code == 200
+    shown = administration.get(f"/roles/{name}").json()
+    assert administration.put(f"/roles/{name}", shown).status_code == 200
+    assert administration.put(f"/roles/{name}", {"color": "red"}).status_code == 400
     assert administration.put(assigned).status_code == 201
     assert administration.delete(f"/roles/{name}").status_code == 409
     assert administration.delete(assigned).status_code == 204
@@ -255,6 +271,7 @@ def test_roles_are_assigned_once_and_removed(administration: Administration, pla
         assert {each.status_code for each in answers} <= {200, 201}
         shown = administration.get(one).json()
         assert (shown["role"], shown["assignee_id"]) == ("member", each["id"])
+        assert administration.put(one, shown).status_code == 200
         assert shown in administration.get(f"{path}?limit=500").json()["assignments"]
         assert administration.delete(one + "?dryRun=All").status_code == 204
         assert administration.delete(one, If_Match='"other"').status_code == 412

@@ -83,6 +83,9 @@ def test_a_new_user_may_get_a_password(
     (event,) = administration.events(made.json()["id"])
     assert event["detail"]["password"] is True
 
+    again = administration.put(f"/users/{name}", {"password": PASSWORD})
+    assert (again.status_code, again.json()) == (200, made.json())
+    assert administration.events(made.json()["id"]) == [event]
     other = administration.put(f"/users/{name}", {"password": "another-password"})
     assert other.status_code == 400
     assert other.json()["message"].startswith("password: the user exists.")

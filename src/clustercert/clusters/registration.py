@@ -87,34 +87,43 @@ def check_url(url: str) -> None:
         )
 
 
+def _check_urls(field_name: str, *urls: str) -> None:
+    """Raise InvalidRequest, with the name of the field, if one of the URLs is not a valid API server address."""
+    for url in urls:
+        try:
+            check_url(url)
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{field_name}: {error.message}") from error
+
+
 def _check(registration: Registration) -> None:
     """Raise InvalidRequest if a value other than the options is invalid."""
     if not _NAME.fullmatch(registration.name):
         raise InvalidRequest(
-            "A cluster's name must have 1 to 128 letters, digits, dots, hyphens or underscores."
+            "name: a cluster's name must have 1 to 128 letters, digits, dots, hyphens or underscores."
         )
     if len(registration.san_urls) > MAX_SAN_URLS:
-        raise InvalidRequest(f"A cluster can have at most {MAX_SAN_URLS} additional addresses.")
-    external_urls = (registration.external_url,) if registration.external_url else ()
-    for url in (registration.internal_url, *external_urls, *registration.san_urls):
-        check_url(url)
+        raise InvalidRequest(f"san_urls: a cluster can have at most {MAX_SAN_URLS} additional addresses.")
+    _check_urls("internal_url", registration.internal_url)
+    _check_urls("external_url", registration.external_url or registration.internal_url)
+    _check_urls("san_urls", *registration.san_urls)
     if len(registration.server_ca_pem) > MAX_CA_BYTES or b"PRIVATE KEY" in registration.server_ca_pem:
-        raise InvalidRequest("The server CA must be a PEM file with certificates only, at most 64 KiB.")
+        raise InvalidRequest("server_ca: it must be a PEM file with certificates only, at most 64 KiB.")
     if not is_plain_text(registration.version) or len(registration.version) > MAX_VERSION:
-        raise InvalidRequest("Write the Kubernetes version like v1.32.")
+        raise InvalidRequest("version: write it like v1.32.")
     checked_labels(registration.labels)
 
 
 def _check_options(options: ClusterOptions) -> None:
     """Raise InvalidRequest if a cluster's options are invalid."""
     if options.mode not in ("default", "known-only"):
-        raise InvalidRequest("The webhook's mode must be default or known-only.")
+        raise InvalidRequest("webhook_mode: it must be default or known-only.")
     if len(options.exemptions) > MAX_EXEMPTIONS:
-        raise InvalidRequest(f"A cluster can have at most {MAX_EXEMPTIONS} exemptions.")
+        raise InvalidRequest(f"exemptions: a cluster can have at most {MAX_EXEMPTIONS}.")
     for pattern in options.exemptions:
         if not _EXEMPTION.fullmatch(pattern) or not is_plain_text(pattern):
             raise InvalidRequest(
-                f"{pattern!r} is not a valid exemption. Write a user, a group, or a prefix such as system:*."
+                f"exemptions: {pattern!r} is not valid. Write a user, a group, or a prefix such as system:*."
             )
     _check_masters(options.listed_masters)
     _check_roles(options.credential_roles or {})
@@ -124,12 +133,12 @@ def _check_masters(fingerprints: Collection[str]) -> None:
     """Raise InvalidRequest if `ClusterOptions.listed_masters` is invalid."""
     if len(fingerprints) > MAX_LISTED_MASTERS:
         raise InvalidRequest(
-            f"A cluster can list at most {MAX_LISTED_MASTERS} certificates in system:masters."
+            f"listed_masters: a cluster can list at most {MAX_LISTED_MASTERS} certificates in system:masters."
         )
     for text in fingerprints:
         if not _FINGERPRINT.fullmatch(text):
             raise InvalidRequest(
-                f"{text!r} is not a valid fingerprint. Write the certificate's SHA-256 as 64 lower-case hex digits."
+                f"listed_masters: {text!r} is not a SHA-256 fingerprint of 64 lower-case hex digits."
             )
 
 
@@ -137,8 +146,10 @@ def _check_roles(roles: Mapping[str, str]) -> None:
     """Raise InvalidRequest if `ClusterOptions.credential_roles` is invalid."""
     if len(roles) > MAX_CREDENTIAL_ROLES:
         raise InvalidRequest(
-            f"A cluster can have at most {MAX_CREDENTIAL_ROLES} ClusterRoles for credentials."
+            f"credential_roles: a cluster can have at most {MAX_CREDENTIAL_ROLES} ClusterRoles for credentials."
         )
     for rule, role in roles.items():
         if not _CLUSTER_ROLE.fullmatch(role) or not is_plain_text(role) or not is_plain_text(rule):
-            raise InvalidRequest(f"{rule!r}={role!r} has an invalid rule or ClusterRole name.")
+            raise InvalidRequest(
+                f"credential_roles: {rule!r}={role!r} has an invalid rule or ClusterRole name."
+            )

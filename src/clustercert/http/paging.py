@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Query
+from starlette.requests import Request
 
+from clustercert.http.query import check_parameters
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, InvalidRequest
 
@@ -15,6 +17,8 @@ DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
 MAX_ID = 2**63 - 1
 
+# Of all lists that are sorted by a string. A misspelled one would list too much.
+_LIST_PARAMETERS = {"limit", "cursor", "domain", "name", "user", "group", "scope"}
 _KEY = re.compile(r"[0-9A-Za-z:-]{1,128}", re.ASCII)
 
 
@@ -59,10 +63,12 @@ class KeyPageRequest:
 
 
 async def key_page_request(
+    request: Request,
     limit: Annotated[str | None, Query(description=f"The page size, 1 to {MAX_PAGE}.")] = None,
     cursor: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> KeyPageRequest:
-    """Parse the query parameters. Raises InvalidRequest."""
+    """Parse the query parameters. Raises InvalidRequest, also for unknown ones."""
+    check_parameters(request.query_params, _LIST_PARAMETERS)
     size = (await page_request(limit)).limit
     if cursor is not None and not _KEY.fullmatch(cursor):
         raise InvalidRequest("cursor: send `next` of the previous page.")

@@ -1,7 +1,7 @@
 """Query parameters that filter a list: parsing and OpenAPI documentation."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -93,6 +93,13 @@ def refuse_repeated(query_string: bytes) -> None:
         if name in names:
             raise InvalidRequest(f"{shown_name(name)}: send it once.")
         names.add(name)
+
+
+def check_parameters(sent: Iterable[str], known: Collection[str]) -> None:
+    """Raise InvalidRequest for a query parameter that is not known, such as a misspelled one."""
+    if unknown := set(sent) - set(known):
+        supported = ", ".join(sorted(known))
+        raise InvalidRequest(f"{shown_name(min(unknown))}: unknown query parameter. Known: {supported}.")
 
 
 def shown_name(name: str) -> str:

@@ -182,6 +182,10 @@ class Directory:
             before, replace(before, enabled=enabled, labels=checked_labels(labels)), actor
         )
 
+    async def has_password(self, user: User, password: str) -> bool:
+        """Whether this is the user's password. Takes as long if they have none. Raises Unavailable."""
+        return await self._passwords.matches(password, await self._queries.password_hash(user.id))
+
     async def set_password(self, user: User, password: str, *, actor: Actor) -> None:
         """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length."""
         password_hash = await self._passwords.hashed(password)

@@ -44,7 +44,7 @@ class Passwords:
         raw = _bytes(password)
         if raw is None or len(password) < MIN_CHARACTERS:
             raise InvalidRequest(
-                f"A password must have at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
+                f"password: it must have at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
             )
         return await self._in_thread(lambda: self._hasher.hash(raw))
 

@@ -108,6 +108,11 @@ class DirectoryQueries(Queries):
             await change_one(connection, update(_user).where(_user.c.id == user_id).values(enabled=enabled))
             await _after_switch(connection, user_id, enabled, events[0])
 
+    async def password_hash(self, user_id: str) -> str | None:
+        """Return an Argon2 string, or None if the user has no password or does not exist."""
+        rows = await self._rows(select(_user.c.password_hash).where(_user.c.id == user_id))
+        return rows[0].password_hash if rows else None
+
     async def set_password(self, user_id: str, password_hash: str, event: AuditEvent) -> None:
         """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted."""
         async with self._database.transaction(event, invalidate=True) as connection:

@@ -186,10 +186,10 @@ async def unassign_in_service(
 async def _assign(
     change: Change, project: Project | None, role: str, assignees: str, name: str, domain: Domain
 ) -> Response:
-    change.require_no_body()
     call = change.call
 
-    async def save(before: RoleAssignment | None, _current: JsonObject | None) -> RoleAssignment:
+    async def save(before: RoleAssignment | None, current: JsonObject | None) -> RoleAssignment:
+        change.require_unchanged(current)
         if before is not None:
             return before
         known = await call.services.identity.roles.find(role)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from clustercert.http import query, responses
+from clustercert.http.api.administration.directory_bodies import Wanted
 from clustercert.http.body import json_object, require_json, validated
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.model import JsonObject
@@ -80,6 +81,11 @@ class Change:
             sent.setdefault(_ENABLED, current[_ENABLED])
         return validated(sent, shape)
 
+    def require_unchanged(self, current: JsonObject | None) -> None:
+        """Raise InvalidRequest unless the body is empty, or has what can't be changed as it was read."""
+        if self.call.body.strip():
+            self.body(Wanted, current)
+
     def require_no_body(self) -> None:
         """Raise InvalidRequest if the request has a body other than an empty object."""
         if self.call.body.strip() not in {b"", b"{}"}:
@@ -109,11 +115,7 @@ async def change(
     ] = None,
 ) -> Change:
     """Parse the preconditions. Raises InvalidRequest, also for an unknown parameter, such as a misspelled dryRun."""
-    if unknown := set(call.request.query_params) - _PARAMETERS:
-        supported = ", ".join(sorted(_PARAMETERS))
-        raise InvalidRequest(
-            f"{query.shown_name(min(unknown))}: unknown query parameter. Known: {supported}."
-        )
+    query.check_parameters(call.request.query_params, _PARAMETERS)
     if dry_run not in {None, DRY_RUN}:
         raise InvalidRequest(f"dryRun: must be {DRY_RUN}.")
     if if_none_match not in {None, "*"}:

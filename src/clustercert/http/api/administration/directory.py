@@ -141,8 +141,8 @@ async def _update_project(directory: Directory, before: Project, **fields: Any) 
 
 
 async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
-    """Change a user. Raises InvalidRequest for a password, so that no request sets it by accident."""
-    if password is not None:
+    """Change a user. Raises InvalidRequest for another password, so that no request sets it by accident."""
+    if password is not None and not await directory.has_password(before, password):
         raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
     return await directory.update_user(before, **fields)
 

@@ -77,11 +77,11 @@ async def list_members(
 async def add_member(
     change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
 ) -> Response:
-    """Add a user to a group. The request has no body. Only for operators."""
-    change.require_no_body()
+    """Add a user to a group. The request needs no body. Only for operators."""
     group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
 
-    async def save(before: User | None, _current: JsonObject | None) -> User:
+    async def save(before: User | None, current: JsonObject | None) -> User:
+        change.require_unchanged(current)
         if before is None and not await directory.add_member(group, member, actor=change.call.caller.actor):
             raise ConcurrentChange
         return member

@@ -48,11 +48,11 @@ async def show_role(call: OperatorCall, name: str) -> Response:
 
 @router.put(ROLE, responses=descriptions.replaced(RoleBody))
 async def put_role(change: OperatorChange, name: str) -> Response:
-    """Create a role. The request has no body. Only for operators."""
-    change.require_no_body()
+    """Create a role. The request needs no body. Only for operators."""
     roles = change.call.services.identity.roles
 
-    async def save(before: Role | None, _current: JsonObject | None) -> Role:
+    async def save(before: Role | None, current: JsonObject | None) -> Role:
+        change.require_unchanged(current)
         return before or await roles.create(new_name(name), actor=change.call.caller.actor)
 
     return await changes.put(change, lambda: roles.find(name), save, _view)

@@ -50,6 +50,13 @@ async def list_tokens(call: AdminCall, project_id: str, cluster: str, page: KeyP
     return responses.private(keyed_page_of_all("webhook_tokens", map(_view, found), page))
 
 
+@router.get(TOKENS + "/{token_id}", responses=descriptions.one(WebhookTokenBody))
+async def show_token(call: AdminCall, project_id: str, cluster: str, token_id: str) -> Response:
+    """Show a webhook token, without its secret. Only for project admins and operators."""
+    owner = await call.services.clusters.find(project_id, cluster)
+    return changes.shown(_view(await _find(call.services.webhook.tokens, owner, token_id)))
+
+
 @router.post(TOKENS, status_code=201, responses=descriptions.issued(IssuedTokenBody))
 async def create_token(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Create a webhook token of a cluster. The request has no body. Only for project admins and operators."""
