@@ -151,6 +151,17 @@ def test_an_unknown_user_or_cluster_is_named(operator: Operator) -> None:
     assert "no cluster none" in operator.error("policy", "explain", "--user", "carol", "--cluster", "none")
 
 
+def test_users_of_an_issuer_can_only_ask_about_themselves(operator: Operator) -> None:
+    asked = ("policy", "explain", "--user", "sso/alice", "--cluster", "prod")
+    assert operator.error(*asked).strip().endswith("There is no user sso/alice.")
+    with operator.config.open("a") as config:
+        config.write(
+            '[[identity.issuers]]\nname = "sso"\nissuer = "https://sso.example.com"\n'
+            'audiences = ["clustercert"]\ndomain = "Default"\n'
+        )
+    assert "can only ask about themselves" in operator.error(*asked)
+
+
 # policy can
 
 

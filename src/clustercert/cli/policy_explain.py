@@ -10,7 +10,7 @@ from clustercert.cli.options import ClusterOption, DomainOption, InProjectOption
 from clustercert.cli.output import Output, OutputOption, show_list, show_one
 from clustercert.cli.policy_explain_output import show_explanation
 from clustercert.cli.session import Operator, operate, settings
-from clustercert.model.errors import InvalidRequest
+from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.keys import KeyType
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from clustercert.cli.output import Row
     from clustercert.issuance.explanations import ExplainedRequest, Question
+    from clustercert.settings import Settings
 
 _COLUMNS = ("name", "outcome", "first_false")
 
@@ -70,6 +71,15 @@ def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
     return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
 
 
+def _hint(loaded: "Settings") -> str:
+    if not loaded.identity.issuers and loaded.identity.keystone is None:
+        return ""
+    return (
+        " Users of an OIDC issuer or of Keystone can only ask about themselves, with"
+        " GET /clustercert/v1/policy/explain: their roles come with their credentials."
+    )
+
+
 @expand_options
 def explain(
     context: typer.Context,
@@ -95,7 +105,11 @@ def explain(
         explanations = operator.parts.explanations
         explanations.policy = loaded.policy.policy(loaded.issuing.key_type)
         registered = await operator.cluster(cluster, project)
-        return await explanations.explain_user(registered, (await operator.user(user, domain)).id, question)
+        try:
+            known = await operator.user(user, domain)
+        except NotFound as error:
+            raise NotFound(f"{error.message}{_hint(loaded)}") from None
+        return await explanations.explain_user(registered, known.id, question)
 
     explained = operate(context, work)
     body = explanation_body(explained)
