@@ -71,13 +71,17 @@ def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
     return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
 
 
-def _hint(loaded: "Settings") -> str:
-    if not loaded.identity.issuers and loaded.identity.keystone is None:
-        return ""
-    return (
-        " Users of an OIDC issuer or of Keystone can only ask about themselves, with"
-        " GET /clustercert/v1/policy/explain: their roles come with their credentials."
-    )
+async def _user_id(operator: Operator, user: str, domain: str | None, loaded: "Settings") -> str:
+    """Return the id of a user of the built-in identity. Raises NotFound."""
+    try:
+        return (await operator.user(user, domain)).id
+    except NotFound as error:
+        if not loaded.identity.issuers and loaded.identity.keystone is None:
+            raise
+        raise NotFound(
+            f"{error.message} Users of an OIDC issuer or of Keystone can only ask about themselves, with"
+            " GET /clustercert/v1/policy/explain: their roles come with their credentials."
+        ) from None
 
 
 @expand_options
@@ -105,11 +109,8 @@ def explain(
         explanations = operator.parts.explanations
         explanations.policy = loaded.policy.policy(loaded.issuing.key_type)
         registered = await operator.cluster(cluster, project)
-        try:
-            known = await operator.user(user, domain)
-        except NotFound as error:
-            raise NotFound(f"{error.message}{_hint(loaded)}") from None
-        return await explanations.explain_user(registered, known.id, question)
+        user_id = await _user_id(operator, user, domain, loaded)
+        return await explanations.explain_user(registered, user_id, question)
 
     explained = operate(context, work)
     body = explanation_body(explained)
