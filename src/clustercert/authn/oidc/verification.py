@@ -1,6 +1,7 @@
 """Verifies tokens: issuer, algorithm, key and signature or the answer of a cluster, then the claims."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,9 @@ from clustercert.authn.oidc.jwks import VerificationKey
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.token_reviews import TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
+
+# Issuers that a refusal names, at most.
+MAX_LISTED = 5
 
 
 class KeyLookup(Protocol):
@@ -62,7 +66,9 @@ class Verifier:
         token = parse_token(text)
         issuer = self.issuers.get(token.issuer)
         if issuer is None:
-            raise TokenRefused("iss", token.issuer, "an issuer in the settings, spelled exactly alike")
+            listed = ", ".join(itertools.islice(self.issuers, MAX_LISTED))
+            expected = f"an issuer in the settings, spelled exactly alike: {listed}"
+            raise TokenRefused("iss", token.issuer, expected)
         return issuer, token
 
     async def verify_signature(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
