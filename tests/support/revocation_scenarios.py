@@ -103,11 +103,11 @@ def a_ca_that_is_dropped_from_the_bundle_lets_nobody_in(installation: Installati
 
     installation.cluster.trust(Authority("another").certificate_pem)
     try:
-        eventually(lambda: "You must be logged in" in holder.kubectl(*LIST_NAMESPACES)[1], 10)
+        eventually(lambda: "You must be logged in" in holder.kubectl(*LIST_NAMESPACES)[1])
     finally:
         installation.trust()
 
-    eventually(holder.lists_namespaces, 10)
+    eventually(holder.lists_namespaces)
 
 
 def the_use_of_a_credential_is_seen(installation: Installation) -> None:
