@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
+from clustercert.cli.session import require_database
 from clustercert.model.errors import StoreFault, Unavailable
+from clustercert.settings import load
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.failures import failures_translated
 from support import postgres
@@ -116,6 +118,24 @@ async def test_missing_permissions(file: Path, public_folder: Path, denied: str)
     named = path if denied == "file" else public_folder
     assert f"has no read and write access to {named}, which belongs to " in caught.value.reason
     assert caught.value.reason.endswith("or change its owner and mode.")
+
+
+async def test_a_folder_that_may_not_be_entered(public_folder: Path) -> None:
+    data = public_folder / "data"
+    data.mkdir(mode=0o700 if os.geteuid() == 0 else 0o000)
+    settings = load(None, data_dir=data)
+    try:
+        async with opened(sqlite_url(data / "clustercert.db")) as database:
+            with unprivileged():
+                assert not settings.demo
+                # It says nothing here, since the file may exist.
+                require_database(settings)
+                with pytest.raises(StoreFault) as caught:
+                    await database.ping()
+    finally:
+        data.chmod(0o700)
+    assert f" {data}, " in caught.value.reason
+    assert "clustercert.db" not in caught.value.reason
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,22 @@ def settings(context: typer.Context, policy_file: Path | None = None, /, **overr
 def require_database(loaded: "Settings") -> None:
     """Raise CommandError if the database file is missing, because opening it would create it."""
     _, _, path = loaded.store_url.partition(":///")
-    if not loaded.shared_database and not Path(path.partition("?")[0]).exists():
+    if not loaded.shared_database and _is_missing(Path(path.partition("?")[0])):
         raise CommandError(
             f"There is no database in {loaded.data_dir.absolute()}. Create one with `clustercert db upgrade`, or "
             "name its folder with --data-dir or --config."
         )
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether a file does not exist. Other errors, such as a missing permission, are named when it is opened."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def store_settings(context: typer.Context) -> "Settings":

@@ -106,7 +106,8 @@ def _file_problem(path: Path) -> str | None:
     try:
         if not folder.exists():
             return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
-        if path.is_dir():
+        # False, not an error, in a folder that may not be entered, which is named below.
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises it
             return f"{path} is a folder. Name a database file in database_url."
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return f"The file system of {folder} is read-only. Mount it with write access."
