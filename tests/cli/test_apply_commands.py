@@ -251,7 +251,7 @@ def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tm
     file = documents(tmp_path / "a.yaml", *values)
     operator.output("apply", "--local", "-f", file)
     documents(file, values[0])
-    planned = operator.run("diff", "--local", "-f", file, "-l", "team=web")
+    planned = operator.run("diff", "--local", "-f", file, "--prune", "-l", "team=web")
     assert planned.out.splitlines() == ["- Cluster old/c", "- Group g", "- User gone", "- Project old"]
     refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
     assert refused.code != 0
@@ -262,8 +262,10 @@ def test_prune_deletes_what_has_the_label_and_no_document(operator: Operator, tm
     left = {row["name"] for row in operator.output_json("project", "list")}
     assert left == {"p", "theirs"}
     assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
-    operator.usage_error("apply", "--local", "-f", file, "--prune")
-    operator.usage_error("apply", "--local", "-f", file, "-l", "team=web")
+    for command in ("apply", "diff"):
+        for options in (["--prune"], ["-l", "team=web"]):
+            message = operator.usage_error(command, "--local", "-f", file, *options)
+            assert "Give --prune and --selector together." in message
 
 
 def test_prune_of_one_object_asks_for_one(operator: Operator, tmp_path: Path) -> None:

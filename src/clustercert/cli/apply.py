@@ -1,5 +1,6 @@
 """`clustercert apply`, `diff` and `export`: administration with YAML documents."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,28 +30,41 @@ _DONE = {"create": "created", "change": "changed", "delete": "deleted"}
 _SIGNS = {"create": "+", "change": "~", "delete": "-"}
 
 
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """The options for deletions."""
+
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
+    ] = False
+    selector: Annotated[
+        list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.prune != bool(self.labels):
+            raise typer.BadParameter("Give --prune and --selector together.")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of objects to delete. Empty if nothing is deleted."""
+        return parse_pairs(self.selector, "KEY=VALUE", "--selector")
+
+
 @on_service
 def apply(
     client: "AdministrationClient",
     file: FileOption,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
-    ] = False,
-    selector: Annotated[
-        list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
-    ] = None,
+    pruning: PruneOptions,
     yes: YesOption = False,
 ) -> None:
     """Create and change projects, users, groups, role bindings and clusters, as YAML documents say.
 
     Everything is checked before the first change. Applying the same documents again changes nothing.
     """
-    labels = parse_pairs(selector, "KEY=VALUE", "--selector")
-    if prune != bool(labels):
-        raise typer.BadParameter("Give --prune and --selector together.")
     documents = _read(file)
     planner, changes = _plan(client, documents)
-    deleted = _deletions(client, documents, labels)
+    deleted = _deletions(client, documents, pruning.labels)
     if deleted:
         _show(deleted)
         confirm(
@@ -63,21 +77,15 @@ def apply(
 def diff(
     client: "AdministrationClient",
     file: FileOption,
-    selector: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--selector", "-l", metavar="KEY=VALUE", help="Show what --prune would delete. Repeatable."
-        ),
-    ] = None,
+    pruning: PruneOptions,
     output: Annotated[
         Literal["table", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
     ] = "table",
 ) -> None:
-    """Show what `apply` would change."""
-    labels = parse_pairs(selector, "KEY=VALUE", "--selector")
+    """Show what `apply` would change with the same options."""
     documents = _read(file)
     _, changes = _plan(client, documents)
-    changes += _deletions(client, documents, labels)
+    changes += _deletions(client, documents, pruning.labels)
     if output == "table":
         _show(changes)
     else:

@@ -66,7 +66,7 @@ COMMANDS = {
             "apply",
             "Create and change projects, users, groups, role bindings and clusters, as YAML documents say.",
         ),
-        Entry("diff", "apply", "Show what `apply` would change."),
+        Entry("diff", "apply", "Show what `apply` would change with the same options."),
         Entry(
             "export",
             "apply",
