@@ -68,9 +68,7 @@ def test_printing_the_version_loads_little() -> None:
     assert loaded_by("--version").isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["cluster", "add", "--help"], ["--show-completion", "bash"]]
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["cluster", "add", "--help"], ["completion", "bash"]])
 def test_help_loads_little(arguments: list[str]) -> None:
     assert loaded_by(*arguments).isdisjoint(HEAVY)
 
@@ -114,20 +112,18 @@ def test_completion_knows_the_commands() -> None:
     assert run(**words).stdout.split() == ["kubeconfig", "kubernetes"]
 
 
-def test_completion_is_shown_for_the_current_shell() -> None:
-    # The shell is detected among the parent processes. With a second command, bash stays one.
-    done = subprocess.run(
-        ["bash", "-c", '"$@"; exit "$?"', "bash", *COMMAND, "--show-completion"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=clean_environment(),
-        check=True,
-    )
-    assert "_CLUSTERCERT_COMPLETE" in done.stdout
+def test_the_completion_command_is_the_only_way_to_completion() -> None:
+    assert "-completion" not in run("--help").stdout
+    words = {"_CLUSTERCERT_COMPLETE": "complete_bash", "COMP_WORDS": "clustercert --", "COMP_CWORD": "1"}
+    offered = run(**words).stdout.split()
+    assert "--verbose" in offered
+    assert not [option for option in offered if "completion" in option]
 
 
-@pytest.mark.parametrize("arguments", [["nonsense"], ["user", "create"], ["serve", "--port", "70000"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["user", "create"], ["serve", "--port", "70000"], ["--show-completion", "bash"]],
+)
 def test_wrong_usage_exits_with_2_and_names_the_help(arguments: list[str]) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (2, "")

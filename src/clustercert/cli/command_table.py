@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 # The variable that the shell sets while it completes a line.
 COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
+_TYPER_COMPLETION = {"install_completion", "show_completion"}
 
 
 class Entry(NamedTuple):
@@ -114,6 +115,10 @@ class RootGroup(TyperGroup):
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # its base class is private
         del ctx
         return list(COMMANDS)
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override] # the same
+        # Typer answers the shells only if it adds these options. `clustercert completion` replaces them.
+        return [each for each in super().get_params(ctx) if each.name not in _TYPER_COMPLETION]
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override] # the same
         del ctx
