@@ -157,7 +157,7 @@ def test_nobody_else_can_log_in_in_the_window(user: OidcUser, issuer: OAuthIssue
     issuer.behavior.claims = {"sub": other, "preferred_username": other}
     done = user.credential("--refresh", **user.browser)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "Somebody else logged in in the browser." in done.stderr
+    assert "Another user logged in with the browser." in done.stderr
     assert "run `clustercert login`." in done.stderr
     assert user.tokens["token"] == before["token"]
 

@@ -126,7 +126,7 @@ def renew_refused_login(request: "Request") -> bool:
 
 
 def log_in(request: "Request") -> Failure | None:
-    """Let the user log in in one browser window, for this call and all calls that wait. Returns why that failed."""
+    """Let the user log in with one browser window, for this call and all calls that wait. Returns why that failed."""
     from clustercert.cli.login_window import WindowFailed, log_in_by_window
 
     try:

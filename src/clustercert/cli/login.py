@@ -104,7 +104,7 @@ def login(
     The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
     A login at another service creates another profile.
 
-    At an OIDC issuer, people log in in a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN.
+    At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN.
 
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.

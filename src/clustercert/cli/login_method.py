@@ -171,7 +171,7 @@ class IssuerOptions:
                 return oidc_login.by_device(issuer)
             if browser.is_ci(os.environ):
                 raise CommandError(
-                    "Nobody can log in in a browser, because the variable CI is set. Give --token-file FILE or "
+                    "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
                     f"{TOKEN_VARIABLE}."
                 )
             return oidc_login.by_browser(

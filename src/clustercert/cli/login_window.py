@@ -120,8 +120,8 @@ def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
     tokens = oidc_login.by_browser(issuer, open_window=True)
     if tokens.subject != oidc.subject:
         raise NotLoggedIn(
-            f"Somebody else logged in in the browser. To change the user of this login, "
-            f"run `clustercert login{profile.option(name)}`."
+            f"Another user logged in with the browser. To change the user of this login, run "
+            f"`clustercert login{profile.option(name)}`."
         )
     if issuer.body() == oidc.issuer:
         with login_tokens.exclusive(profile.tokens_path(name, os.environ)):
