@@ -20,7 +20,6 @@ from clustercert.model.errors import ClustercertError
 # The maximum size of a response, enough for a list of about ten thousand clusters. A kubeconfig is much smaller.
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 MAX_MESSAGE = 500
-_CHUNK = 64 * 1024
 # Services reject a signature if the clocks differ by more than this.
 SKEW = timedelta(minutes=15)
 # OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
@@ -145,7 +144,9 @@ class Connection:
         started = time.monotonic()
         with _translate_failures(self.url):
             reply = self._transport.send(request)
-            content = _read_bounded(reply, self.max_response)
+            content = reply.body(self.max_response)
+        if content is None:
+            raise ClientError(f"The response is larger than {self.max_response // (1024 * 1024)} MiB.")
         if Connection.trace is not None:
             milliseconds = (time.monotonic() - started) * 1000
             request_id = reply.headers.get("X-Request-Id", "none")
@@ -228,16 +229,6 @@ def tls_context(ca_pem: str | None) -> ssl.SSLContext:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
-
-
-def _read_bounded(reply: Reply, limit: int) -> bytes:
-    """Read the body. Raises ClientError if it is larger than the limit, in bytes."""
-    content = bytearray()
-    while chunk := reply.read(_CHUNK):
-        content += chunk
-        if len(content) > limit:
-            raise ClientError(f"The response is larger than {limit // (1024 * 1024)} MiB.")
-    return bytes(content)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ RESPONSE_SECONDS = 60
 # Services close idle connections after a few seconds, so a connection that waited longer is opened again.
 IDLE_SECONDS = 2
 _PORTS = {"http": 80, "https": 443}
+_CHUNK = 64 * 1024
 
 
 class Request(NamedTuple):
@@ -41,6 +42,15 @@ class Reply(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     read: Callable[[int], bytes]
+
+    def body(self, limit: int) -> bytes | None:
+        """Read the whole body. Returns `None`, and stops reading, if it is larger than the limit, in bytes."""
+        content = bytearray()
+        while chunk := self.read(_CHUNK):
+            content += chunk
+            if len(content) > limit:
+                return None
+        return bytes(content)
 
 
 class Transport(Protocol):

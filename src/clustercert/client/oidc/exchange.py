@@ -12,13 +12,12 @@ from urllib.parse import urlencode, urlsplit
 from clustercert import __version__
 from clustercert.client.connection import Connection, json_object, one_line, tls_context
 from clustercert.client.oidc.errors import IssuerError, IssuerUnreachable
-from clustercert.client.transport import HttpTransport, Reply, Request
+from clustercert.client.transport import HttpTransport, Request
 from clustercert.model import JsonObject
 
 # Discovery documents have a few KiB, tokens at most 16.
 MAX_RESPONSE_BYTES = 256 * 1024
 RESPONSE_SECONDS = 10.0
-_CHUNK = 16 * 1024
 _REDIRECTS = range(300, 400)
 
 
@@ -66,7 +65,9 @@ class IssuerConnections:
         started = time.monotonic()
         with _translate_failures(origin):
             reply = self._open[origin].send(Request(method, target, {**common, **headers}, content))
-            received = _read_bounded(reply, origin)
+            received = reply.body(MAX_RESPONSE_BYTES)
+        if received is None:
+            raise IssuerError(f"The answer of {origin} is larger than {MAX_RESPONSE_BYTES // 1024} KiB.")
         if Connection.trace is not None:
             milliseconds = (time.monotonic() - started) * 1000
             Connection.trace(f"{method} {origin}{parts.path}: {reply.status}, {milliseconds:.0f} ms")
@@ -83,15 +84,6 @@ def _parsed(content: bytes) -> JsonObject:
         return json_object(json.loads(content))
     except (ValueError, TypeError, RecursionError):
         return {}
-
-
-def _read_bounded(reply: Reply, origin: str) -> bytes:
-    content = bytearray()
-    while chunk := reply.read(_CHUNK):
-        content += chunk
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise IssuerError(f"The answer of {origin} is larger than {MAX_RESPONSE_BYTES // 1024} KiB.")
-    return bytes(content)
 
 
 @contextmanager
