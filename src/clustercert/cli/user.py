@@ -11,6 +11,7 @@ from clustercert.cli.prompts import confirm, read_secret
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
 
 app = typer.Typer(name="user", help="Manage users of the built-in identity service.", no_args_is_help=True)
 
@@ -101,12 +102,10 @@ def disable(
 
     Also revokes their tokens. Their access keys do not work until the user is enabled again.
     """
-    from clustercert.cli.directory import certificates_at_stake, find, path_by_id
+    from clustercert.cli.directory import find, path_by_id
 
     user = find(client, "users", name, domain)
-    if not yes:
-        loss = certificates_at_stake(client, str(user["id"]))
-        confirm(f"The user {user['name']} ({user['id']}) {loss}. Disable the user?", yes=yes)
+    _confirm_loss(client, user, "Disable the user?", yes=yes)
     show_one(client.update(path_by_id("users", user), enabled=False), output)
     note(f"Disabled the user {user['name']}.")
     note(_CERTIFICATES_REVOKED)
@@ -119,13 +118,10 @@ def block(client: "AdministrationClient", user_id: UserIdArgument, yes: YesOptio
 
     Their logins fail from now on. Their id is the common name of their certificates by default.
     """
-    from clustercert.cli.directory import certificates_at_stake
     from clustercert.client.administration import path_of
 
     path = path_of("users", user_id, "block")
-    if not yes:
-        loss = certificates_at_stake(client, user_id)
-        confirm(f"The user {user_id} {loss}. Block the user?", yes=yes)
+    _confirm_loss(client, {"id": user_id}, "Block the user?", yes=yes)
     client.post(path, {})
     note(f"Blocked the user {user_id}. {_CERTIFICATES_REVOKED}")
 
@@ -152,13 +148,10 @@ def delete(
 
     Also deletes their tokens, access keys, roles and memberships.
     """
-    from clustercert.cli.directory import certificates_at_stake, find, path_by_id
+    from clustercert.cli.directory import find, path_by_id
 
     user = find(client, "users", name, domain)
-    if not yes:
-        loss = certificates_at_stake(client, str(user["id"]))
-        who = f"{user['name']} ({user['id']})"
-        confirm(f"The user {who} {loss}. Delete the user with their access keys and roles?", yes=yes)
+    _confirm_loss(client, user, "Delete the user with their access keys and roles?", yes=yes)
     client.delete(path_by_id("users", user))
     note(f"Deleted the user {user['name']}. {_CERTIFICATES_REVOKED}")
 
@@ -178,3 +171,14 @@ def set_password(
     password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
     client.put(f"{path_by_id('users', user)}/password", {"password": password})
     note(f"Changed the password of the user {user['name']}.")
+
+
+def _confirm_loss(client: "AdministrationClient", user: "JsonObject", question: str, *, yes: bool) -> None:
+    """Ask for confirmation, unless `yes` is set. Names the user, and counts the certificates that are revoked."""
+    from clustercert.cli.directory import certificates_at_stake
+
+    if yes:
+        return
+    user_id = str(user["id"])
+    who = f"{user['name']} ({user_id})" if "name" in user else user_id
+    confirm(f"The user {who} {certificates_at_stake(client, user_id)}. {question}", yes=yes)
