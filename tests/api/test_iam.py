@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from clustercert.model import User
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone, in_project, login_body
 from support.service import BASE_URL
-from support.wait import eventually
 
 
 def test_discovery_says_where_version_3_is_with_and_without_a_slash(keystone: Keystone) -> None:
@@ -204,74 +203,6 @@ def test_a_login_over_64_kib_is_413(keystone: Keystone) -> None:
     response = keystone.http.post("/v3/auth/tokens", content=b'{"a": "' + b"x" * 65_536 + b'"}')
     assert response.status_code == 413
     assert response.json()["error"]["code"] == 413
-
-
-def test_a_token_is_shown_checked_and_revoked_by_its_user(keystone: Keystone) -> None:
-    own, subject = keystone.login(), keystone.login(scope=in_project(keystone.project))
-    headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
-    shown = keystone.http.get("/v3/auth/tokens", headers=headers)
-    assert shown.status_code == 200
-    assert shown.json()["token"]["project"]["id"] == keystone.project.id
-    checked = keystone.http.head("/v3/auth/tokens", headers=headers)
-    assert (checked.status_code, checked.content) == (200, b"")
-    for response in (shown, checked):
-        assert response.headers["x-subject-token"] == subject
-        assert response.headers["cache-control"] == "no-store"
-    revoked = keystone.http.delete("/v3/auth/tokens", headers=headers)
-    assert (revoked.status_code, revoked.content) == (204, b"")
-    keystone.eventually_refused(subject)
-    gone = keystone.http.get("/v3/auth/tokens", headers=headers)
-    assert gone.json()["error"] == {"code": 404, "message": "Could not find token.", "title": "Not Found"}
-    again = keystone.http.delete("/v3/auth/tokens", headers=headers)
-    assert again.status_code == 404
-
-
-def test_a_token_of_a_disabled_project_can_be_revoked(keystone: Keystone) -> None:
-    project = keystone.new_project("leaky")
-    keystone.assign("reader", keystone.alice, project)
-    own, subject, kept = keystone.login(), *(keystone.login(scope=in_project(project)) for _ in range(2))
-    keystone.do(keystone.directory.enable_project(project, enabled=False, **BY))
-    keystone.eventually_refused(subject)
-    keystone.eventually_refused(kept)
-    headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
-    assert keystone.http.get("/v3/auth/tokens", headers=headers).status_code == 404
-    assert keystone.http.delete("/v3/auth/tokens", headers=headers).status_code == 204
-    keystone.do(keystone.directory.enable_project(project, enabled=True, **BY))
-    again = {"X-Auth-Token": kept}
-    eventually(lambda: keystone.http.get("/v3/auth/projects", headers=again).status_code == 200)
-    assert keystone.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject}).status_code == 401
-    keystone.do(keystone.directory.remove_project(project, **BY))
-
-
-def test_a_token_may_ask_about_itself(keystone: Keystone) -> None:
-    token = keystone.login(scope=in_project(keystone.project))
-    headers = {"X-Auth-Token": token, "X-Subject-Token": token}
-    assert (keystone.http.get("/v3/auth/tokens", headers=headers)).status_code == 200
-    assert (keystone.http.delete("/v3/auth/tokens", headers=headers)).status_code == 204
-    keystone.eventually_refused(token)
-
-
-def test_anothers_token_does_not_exist_except_for_operators(keystone: Keystone) -> None:
-    subject = keystone.login()
-    bob, root = keystone.new_user("bob"), keystone.new_user("root")
-    keystone.assign("operator", root, None)
-    for user, status in ((bob, 404), (root, 200)):
-        headers = {"X-Auth-Token": keystone.login(user), "X-Subject-Token": subject}
-        assert (keystone.http.get("/v3/auth/tokens", headers=headers)).status_code == status
-        assert (keystone.http.head("/v3/auth/tokens", headers=headers)).status_code == status
-    stranger = {"X-Auth-Token": keystone.login(bob), "X-Subject-Token": subject}
-    assert (keystone.http.delete("/v3/auth/tokens", headers=stranger)).status_code == 404
-    alive = keystone.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject})
-    assert alive.status_code == 200
-
-
-def test_without_a_subject_token_there_is_nothing_to_show(keystone: Keystone) -> None:
-    token = keystone.login()
-    for method in ("GET", "HEAD", "DELETE"):
-        response = keystone.http.request(method, "/v3/auth/tokens", headers={"X-Auth-Token": token})
-        assert response.status_code == 400
-        twice = [("X-Auth-Token", token), ("X-Subject-Token", token), ("X-Subject-Token", token)]
-        assert (keystone.http.request(method, "/v3/auth/tokens", headers=twice)).status_code == 400
 
 
 PROTECTED = [

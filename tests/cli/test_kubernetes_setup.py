@@ -1,14 +1,9 @@
 """`clustercert kubernetes setup`."""
 
 import base64
-import contextlib
 import re
-import socket
 import stat
-import threading
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -17,27 +12,8 @@ from cryptography import x509
 from clustercert.pki.certificates import fingerprint
 from support.certificate_authority import Authority
 from support.command_line import Operator
+from support.kubernetes_setup import SERVICE, files, server, set_up, update
 from support.operated_cluster import OperatedCluster
-
-# Nothing listens on this port: the files do not depend on the handshake.
-SERVICE = "https://127.0.0.1:1"
-
-
-def files(site: OperatedCluster) -> dict[str, str]:
-    return {path.name: path.read_text() for path in site.folder.iterdir()}
-
-
-def set_up(site: OperatedCluster, *options: str | Path) -> Sequence[str | Path]:
-    return (
-        "kubernetes",
-        "setup",
-        "prod",
-        "--out",
-        site.folder,
-        "--webhook-url",
-        SERVICE,
-        *options,
-    )
 
 
 def test_the_folder_is_private_and_holds_the_clusters_client_ca(site: OperatedCluster) -> None:
@@ -211,250 +187,12 @@ def test_a_plain_http_address_in_the_folder_is_refused(site: OperatedCluster) ->
     kubeconfig.write_text(kubeconfig.read_text().replace(SERVICE, "http://127.0.0.1:1"))
     before = files(site)
 
-    refused = site.operator.error(*again(site))
+    refused = site.operator.error(*update(site))
 
     assert refused.startswith(f"{kubeconfig}: an API server can't use http://127.0.0.1:1.")
     assert files(site) == before
-    site.operator.output(*again(site), "--webhook-url", SERVICE)
+    site.operator.output(*update(site), "--webhook-url", SERVICE)
     assert server(site).startswith(SERVICE)
-
-
-# Updates
-
-
-def again(site: OperatedCluster, *options: str | Path) -> Sequence[str | Path]:
-    """The command that updates the folder."""
-    return ("kubernetes", "setup", "prod", "--out", site.folder, "--force", *options)
-
-
-def server(site: OperatedCluster) -> str:
-    return str(yaml.safe_load(files(site)["webhook.kubeconfig"])["clusters"][0]["cluster"]["server"])
-
-
-def parsed(site: OperatedCluster) -> dict[str, Any]:
-    """The content of every file but the README."""
-    written = files(site)
-    return {
-        name: list(yaml.safe_load_all(text)) if name.endswith((".yaml", ".kubeconfig")) else text
-        for name, text in written.items()
-        if name != "README.md"
-    }
-
-
-def webhook_of(documents: Mapping[str, Any]) -> dict[str, Any]:
-    (configuration,) = documents["authorization-config.yaml"]
-    found: dict[str, Any] = configuration["authorizers"][0]["webhook"]
-    return found
-
-
-def set_up_with_everything(site: OperatedCluster) -> dict[str, Any]:
-    site.operator.output(
-        *set_up(
-            site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
-            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
-            site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit", "--service-accounts", "review",
-        )
-    )  # fmt: skip
-    return parsed(site)
-
-
-def test_a_second_run_keeps_all_values(site: OperatedCluster) -> None:
-    first = set_up_with_everything(site)
-
-    done = site.operator.run(*again(site))
-
-    assert (done.code, parsed(site)) == (0, first), done.err
-    (kept,) = [line for line in done.err.splitlines() if line.startswith("Kept from the existing folder: ")]
-    for option in (
-        f"--webhook-url {SERVICE}", "--webhook-ca (CN=", "--mode known-only", "--failure-policy Deny",
-        "--authorized-ttl 1s", "--unauthorized-ttl 1m30s", "--timeout 1s", "--control-plane-dir /opt/k",
-        "--group former", "--bind clustercert:admins=mine", "--no-audit", "--service-accounts review",
-    ):  # fmt: skip
-        assert option in kept
-
-
-@pytest.mark.parametrize(
-    ("options", "name", "value"),
-    [
-        (("--failure-policy", "NoOpinion"), "failurePolicy", "NoOpinion"),
-        (("--authorized-ttl", "5s"), "authorizedTTL", "5s"),
-        (("--unauthorized-ttl", "2s"), "unauthorizedTTL", "2s"),
-        (("--timeout", "3s"), "timeout", "3s"),
-    ],
-)
-def test_a_second_run_changes_only_the_given_option(
-    site: OperatedCluster, options: Sequence[str], name: str, value: str
-) -> None:
-    expected = set_up_with_everything(site)
-    assert webhook_of(expected)[name] != value
-
-    site.operator.output(*again(site, *options))
-
-    webhook_of(expected)[name] = value
-    assert parsed(site) == expected
-
-
-def test_options_override_kept_values(site: OperatedCluster, tmp_path: Path) -> None:
-    set_up_with_everything(site)
-    site.operator.output(
-        *again(
-            site, "--mode", "default", "--webhook-url", "https://127.0.0.1:2", "--webhook-ca", site.ca, "--audit",
-            "--control-plane-dir", "/opt/l", "--bind", "clustercert:admins=admin",
-        )
-    )  # fmt: skip
-    written = parsed(site)
-    (cluster,) = written["webhook.kubeconfig"][0]["clusters"]
-    assert cluster["cluster"]["server"].startswith("https://127.0.0.1:2/")
-    assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == site.ca.read_bytes()
-    assert "audit-webhook.kubeconfig" in written
-    webhook = webhook_of(written)
-    assert webhook["connectionInfo"]["kubeConfigFile"] == "/opt/l/webhook.kubeconfig"
-    assert [each["expression"] for each in webhook["matchConditions"]] == [
-        'size(request.groups) > 128 || request.groups.exists(g, g.startsWith("clustercert:credential:"))'
-    ]
-    bound = {each["subjects"][0]["name"]: each["roleRef"]["name"] for each in written["rbac.yaml"]}
-    assert bound["clustercert:admins"] == "admin"
-    assert webhook["failurePolicy"] == "Deny"
-
-
-def test_manual_changes_are_kept(site: OperatedCluster) -> None:
-    site.operator.output(*set_up(site))
-    configuration = site.folder / "authorization-config.yaml"
-    document = yaml.safe_load(configuration.read_text())
-    document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
-    document["authorizers"][0]["webhook"] |= {"unauthorizedTTL": "7s", "cacheUnauthorizedRequests": False}
-    document["authorizers"].append({"type": "AlwaysDeny", "name": "mine"})
-    configuration.write_text(yaml.safe_dump(document))
-    rbac = site.folder / "rbac.yaml"
-    admins, *others = yaml.safe_load_all(rbac.read_text())
-    own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mine"}}
-    rbac.write_text(yaml.safe_dump_all([*others, own]))
-    expected = parsed(site)
-
-    done = site.operator.run(*again(site))
-
-    assert (done.code, parsed(site)) == (0, expected), done.err
-    assert admins["subjects"][0]["name"] == "clustercert:admins"
-    assert "--unauthorized-ttl 7s" in done.err
-    assert "no binding of clustercert:admins" in done.err
-    assert "# Not bound here: clustercert:admins." in rbac.read_text()
-
-
-def test_custom_match_conditions_are_not_overwritten(site: OperatedCluster) -> None:
-    site.operator.output(*set_up(site))
-    configuration = site.folder / "authorization-config.yaml"
-    document = yaml.safe_load(configuration.read_text())
-    document["authorizers"][0]["webhook"]["matchConditions"].append({"expression": "request.user != 'me'"})
-    configuration.write_text(yaml.safe_dump(document))
-    before = files(site)
-
-    refused = site.operator.error(*again(site))
-
-    assert str(configuration) in refused
-    assert "--mode" in refused
-    assert files(site) == before
-    site.operator.output(*again(site, "--mode", "default"))
-    assert len(webhook_of(parsed(site))["matchConditions"]) == 1
-
-
-@pytest.mark.parametrize("name", ["authorization-config.yaml", "webhook.kubeconfig", "rbac.yaml"])
-@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- a"], ids=["not YAML", "not UTF-8", "a list"])
-def test_an_unreadable_file_is_named_and_nothing_is_written(
-    site: OperatedCluster, name: str, content: bytes
-) -> None:
-    site.operator.output(*set_up(site))
-    (site.folder / name).write_bytes(content)
-
-    refused = site.operator.error(*again(site, "--timeout", "1s"))
-
-    assert refused.startswith(f"{site.folder / name} can't be read back: ")
-    assert "move it away" in refused
-    assert "timeout: 1s" not in (site.folder / "authorization-config.yaml").read_text(errors="replace")
-    (site.folder / name).unlink()
-    site.operator.output(*again(site, "--webhook-url", SERVICE))
-
-
-def test_another_clusters_folder_is_refused(site: OperatedCluster) -> None:
-    site.operator.output(*set_up(site))
-    kubeconfig = site.folder / "webhook.kubeconfig"
-    id_ = site.operator.output_json("cluster", "show", "prod")["id"]
-    kubeconfig.write_text(kubeconfig.read_text().replace(id_, "0f-1e"))
-
-    assert "another cluster (0f-1e)" in site.operator.error(*again(site))
-
-
-# The handshake
-
-
-def notes(site: OperatedCluster, *options: str | Path) -> str:
-    done = site.operator.run("kubernetes", "setup", "prod", "--out", site.folder, "--force", *options)
-    assert done.code == 0, done.err
-    return done.err
-
-
-def test_the_certificate_of_the_service_is_printed(site: OperatedCluster) -> None:
-    (ca,) = x509.load_pem_x509_certificates(site.ca.read_bytes())
-    leaf = x509.load_pem_x509_certificate(site.ca.with_name("service.pem").read_bytes())
-    said = notes(site, "--webhook-url", site.url, "--webhook-ca", site.ca)
-    assert (
-        f"{site.url} presented a certificate for CN=clustercert, issued by {ca.subject.rfc4514_string()}, "
-        f"valid until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC.\n"
-    ) in said
-    assert "Warning" not in said
-
-
-def test_an_untrusted_certificate_is_a_warning(site: OperatedCluster) -> None:
-    said = notes(site, "--webhook-url", site.url, "--webhook-ca", site.cluster.server_ca)
-    assert f"Warning: the TLS handshake with {site.url} failed: its certificate is not trusted (" in said
-    assert "revoked certificates keep working" in said
-    assert "--webhook-ca FILE" in said
-    # The operating system does not trust it either.
-    (site.folder / "webhook.kubeconfig").unlink()
-    assert "--webhook-ca FILE" in notes(site, "--webhook-url", site.url)
-
-
-def test_a_wrong_host_name_is_a_warning(site: OperatedCluster) -> None:
-    url = site.url.replace("127.0.0.1", "localhost")
-    said = notes(site, "--webhook-url", url, "--webhook-ca", site.ca)
-    assert f"Warning: the TLS handshake with {url} failed: its certificate is not trusted (" in said
-    assert "Hostname mismatch" in said
-
-
-def test_an_unreachable_service_is_a_warning_with_its_effect(site: OperatedCluster) -> None:
-    said = notes(site, "--webhook-url", SERVICE, "--failure-policy", "Deny")
-    assert f"Warning: the TLS handshake with {SERVICE} failed: connection refused." in said
-    assert "HTTP 500" in said
-    assert "Start the service" in said
-
-
-def test_an_unresolvable_name_is_a_warning(site: OperatedCluster) -> None:
-    url = f"https://{'a' * 64}.example"
-    assert f"Warning: the TLS handshake with {url} failed: its name" in notes(site, "--webhook-url", url)
-
-
-def test_a_service_without_tls_is_a_warning(site: OperatedCluster) -> None:
-    with listening(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
-        said = notes(site, "--webhook-url", f"https://127.0.0.1:{port}")
-    assert "failed: it does not speak TLS (" in said
-
-
-@contextlib.contextmanager
-def listening(answer: bytes) -> Iterator[int]:
-    """A port that answers one connection with these bytes."""
-
-    def serve(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.sendall(answer)
-            connection.recv(65536)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # In case no client connects.
-        listener.settimeout(20)
-        thread = threading.Thread(target=serve, args=(listener,))
-        thread.start()
-        yield listener.getsockname()[1]
-        thread.join()
 
 
 def test_the_webhooks_own_address_and_a_client_certificate_are_written(

@@ -1,0 +1,164 @@
+"""`clustercert kubernetes setup --force` in the folder of an earlier run."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from support.kubernetes_setup import SERVICE, files, set_up, update
+from support.operated_cluster import OperatedCluster
+
+
+def parsed(site: OperatedCluster) -> dict[str, Any]:
+    """The content of every file but the README."""
+    written = files(site)
+    return {
+        name: list(yaml.safe_load_all(text)) if name.endswith((".yaml", ".kubeconfig")) else text
+        for name, text in written.items()
+        if name != "README.md"
+    }
+
+
+def webhook_of(documents: Mapping[str, Any]) -> dict[str, Any]:
+    (configuration,) = documents["authorization-config.yaml"]
+    found: dict[str, Any] = configuration["authorizers"][0]["webhook"]
+    return found
+
+
+def set_up_with_everything(site: OperatedCluster) -> dict[str, Any]:
+    site.operator.output(
+        *set_up(
+            site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
+            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
+            site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit", "--service-accounts", "review",
+        )
+    )  # fmt: skip
+    return parsed(site)
+
+
+def test_a_second_run_keeps_all_values(site: OperatedCluster) -> None:
+    first = set_up_with_everything(site)
+
+    done = site.operator.run(*update(site))
+
+    assert (done.code, parsed(site)) == (0, first), done.err
+    (kept,) = [line for line in done.err.splitlines() if line.startswith("Kept from the existing folder: ")]
+    for option in (
+        f"--webhook-url {SERVICE}", "--webhook-ca (CN=", "--mode known-only", "--failure-policy Deny",
+        "--authorized-ttl 1s", "--unauthorized-ttl 1m30s", "--timeout 1s", "--control-plane-dir /opt/k",
+        "--group former", "--bind clustercert:admins=mine", "--no-audit", "--service-accounts review",
+    ):  # fmt: skip
+        assert option in kept
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        (("--failure-policy", "NoOpinion"), "failurePolicy", "NoOpinion"),
+        (("--authorized-ttl", "5s"), "authorizedTTL", "5s"),
+        (("--unauthorized-ttl", "2s"), "unauthorizedTTL", "2s"),
+        (("--timeout", "3s"), "timeout", "3s"),
+    ],
+)
+def test_a_second_run_changes_only_the_given_option(
+    site: OperatedCluster, options: Sequence[str], name: str, value: str
+) -> None:
+    expected = set_up_with_everything(site)
+    assert webhook_of(expected)[name] != value
+
+    site.operator.output(*update(site, *options))
+
+    webhook_of(expected)[name] = value
+    assert parsed(site) == expected
+
+
+def test_options_override_kept_values(site: OperatedCluster, tmp_path: Path) -> None:
+    set_up_with_everything(site)
+    site.operator.output(
+        *update(
+            site, "--mode", "default", "--webhook-url", "https://127.0.0.1:2", "--webhook-ca", site.ca, "--audit",
+            "--control-plane-dir", "/opt/l", "--bind", "clustercert:admins=admin",
+        )
+    )  # fmt: skip
+    written = parsed(site)
+    (cluster,) = written["webhook.kubeconfig"][0]["clusters"]
+    assert cluster["cluster"]["server"].startswith("https://127.0.0.1:2/")
+    assert base64.b64decode(cluster["cluster"]["certificate-authority-data"]) == site.ca.read_bytes()
+    assert "audit-webhook.kubeconfig" in written
+    webhook = webhook_of(written)
+    assert webhook["connectionInfo"]["kubeConfigFile"] == "/opt/l/webhook.kubeconfig"
+    assert [each["expression"] for each in webhook["matchConditions"]] == [
+        'size(request.groups) > 128 || request.groups.exists(g, g.startsWith("clustercert:credential:"))'
+    ]
+    bound = {each["subjects"][0]["name"]: each["roleRef"]["name"] for each in written["rbac.yaml"]}
+    assert bound["clustercert:admins"] == "admin"
+    assert webhook["failurePolicy"] == "Deny"
+
+
+def test_manual_changes_are_kept(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site))
+    configuration = site.folder / "authorization-config.yaml"
+    document = yaml.safe_load(configuration.read_text())
+    document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
+    document["authorizers"][0]["webhook"] |= {"unauthorizedTTL": "7s", "cacheUnauthorizedRequests": False}
+    document["authorizers"].append({"type": "AlwaysDeny", "name": "mine"})
+    configuration.write_text(yaml.safe_dump(document))
+    rbac = site.folder / "rbac.yaml"
+    admins, *others = yaml.safe_load_all(rbac.read_text())
+    own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mine"}}
+    rbac.write_text(yaml.safe_dump_all([*others, own]))
+    expected = parsed(site)
+
+    done = site.operator.run(*update(site))
+
+    assert (done.code, parsed(site)) == (0, expected), done.err
+    assert admins["subjects"][0]["name"] == "clustercert:admins"
+    assert "--unauthorized-ttl 7s" in done.err
+    assert "no binding of clustercert:admins" in done.err
+    assert "# Not bound here: clustercert:admins." in rbac.read_text()
+
+
+def test_custom_match_conditions_are_not_overwritten(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site))
+    configuration = site.folder / "authorization-config.yaml"
+    document = yaml.safe_load(configuration.read_text())
+    document["authorizers"][0]["webhook"]["matchConditions"].append({"expression": "request.user != 'me'"})
+    configuration.write_text(yaml.safe_dump(document))
+    before = files(site)
+
+    refused = site.operator.error(*update(site))
+
+    assert str(configuration) in refused
+    assert "--mode" in refused
+    assert files(site) == before
+    site.operator.output(*update(site, "--mode", "default"))
+    assert len(webhook_of(parsed(site))["matchConditions"]) == 1
+
+
+@pytest.mark.parametrize("name", ["authorization-config.yaml", "webhook.kubeconfig", "rbac.yaml"])
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- a"], ids=["not YAML", "not UTF-8", "a list"])
+def test_an_unreadable_file_is_named_and_nothing_is_written(
+    site: OperatedCluster, name: str, content: bytes
+) -> None:
+    site.operator.output(*set_up(site))
+    (site.folder / name).write_bytes(content)
+
+    refused = site.operator.error(*update(site, "--timeout", "1s"))
+
+    assert refused.startswith(f"{site.folder / name} can't be read back: ")
+    assert "move it away" in refused
+    assert "timeout: 1s" not in (site.folder / "authorization-config.yaml").read_text(errors="replace")
+    (site.folder / name).unlink()
+    site.operator.output(*update(site, "--webhook-url", SERVICE))
+
+
+def test_another_clusters_folder_is_refused(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site))
+    kubeconfig = site.folder / "webhook.kubeconfig"
+    id_ = site.operator.output_json("cluster", "show", "prod")["id"]
+    kubeconfig.write_text(kubeconfig.read_text().replace(id_, "0f-1e"))
+
+    assert "another cluster (0f-1e)" in site.operator.error(*update(site))
