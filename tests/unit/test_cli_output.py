@@ -60,7 +60,11 @@ def test_identifiers_are_never_wrapped_or_cut(
     ("away", "text"),
     [
         (timedelta(minutes=5, seconds=30), "in 5m"),
-        (timedelta(hours=7, minutes=59, seconds=30), "in 7h"),
+        (timedelta(hours=7, minutes=59, seconds=50), "in 7h59m"),
+        (timedelta(hours=9, minutes=30), "in 9h"),
+        (timedelta(days=6, hours=23, minutes=30), "in 6d23h"),
+        (timedelta(days=9, hours=12), "in 9d"),
+        (timedelta(days=-3, minutes=-30), "3d ago"),
         (timedelta(minutes=-5), "5m ago"),
         (timedelta(days=-400), "400d ago"),
     ],

@@ -28,6 +28,9 @@ _PAGE_WIDTH, _MIN_WIDTH = 100, 40
 _LONG_WORD = 20
 _BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+# A time of less than this many days or hours has a second unit.
+_FEW = 8
+_SMALLER = {"d": (3600, "h"), "h": (60, "m")}
 _NOT_PLAIN_ASCII = re.compile(r"[^\n -~]")
 
 
@@ -247,10 +250,14 @@ def _detailed(value: object) -> str:
 
 
 def _relative(time: datetime) -> str:
-    """Return how far a time is from now, such as `in 7h` or `3d ago`."""
+    """Return how far a time is from now, such as `in 7h59m` or `30d ago`, in the units that kubectl chooses."""
     seconds = round((time - datetime.now(UTC)).total_seconds())
     size, unit = next((size, unit) for size, unit in _UNITS if abs(seconds) >= 2 * size or size == 1)
-    amount = f"{abs(seconds) // size}{unit}"
+    count, rest = divmod(abs(seconds), size)
+    amount = f"{count}{unit}"
+    if unit in _SMALLER and count < _FEW:
+        size, unit = _SMALLER[unit]
+        amount += f"{rest // size}{unit}" if rest >= size else ""
     return f"in {amount}" if seconds > 0 else f"{amount} ago"
 
 
