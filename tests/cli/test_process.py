@@ -112,6 +112,18 @@ def test_completion_knows_the_commands() -> None:
     assert run(**words).stdout.split() == ["kubeconfig", "kubernetes"]
 
 
+@pytest.mark.parametrize("line", ["clustercert kubeconfig unm", "clustercert kubeconfig get --con"])
+def test_each_line_of_a_completion_is_a_value_with_its_whole_help(line: str) -> None:
+    # With the package rich, which is installed here, Typer wraps long help texts.
+    action = {"_TYPER_COMPLETE_FISH_ACTION": "get-args", "_TYPER_COMPLETE_ARGS": line}
+    lines = run(_CLUSTERCERT_COMPLETE="complete_fish", **action).stdout.splitlines()
+    assert lines
+    for value, tab, text in (each.partition("\t") for each in lines):
+        assert value.startswith(line.rsplit(maxsplit=1)[-1])
+        assert tab
+        assert text
+
+
 def test_the_completion_command_is_the_only_way_to_completion() -> None:
     assert "-completion" not in run("--help").stdout
     words = {"_CLUSTERCERT_COMPLETE": "complete_bash", "COMP_WORDS": "clustercert --", "COMP_CWORD": "1"}

@@ -13,12 +13,13 @@ from typing import Annotated, NoReturn
 import typer
 
 from clustercert import __version__
-from clustercert.cli.command_table import RootGroup
+from clustercert.cli.command_table import COMPLETION_VARIABLE, RootGroup
 from clustercert.cli.exit_codes import FAILED, USAGE, exit_code
 from clustercert.cli.output import note, write_out
 from clustercert.cli.session import RootOptions
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 
+_NO_WRAPPING = "10000"
 _ROOT_OPTIONS, _ROOT_FLAG = ("--config", "--data-dir"), "--verbose"
 
 app = typer.Typer(
@@ -87,6 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Escape characters that the terminal can't show, instead of failing.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # both are text files here
     given = sys.argv[1:] if arguments is None else arguments
+    if COMPLETION_VARIABLE in os.environ:
+        # If the package rich is installed, Typer wraps help texts at this width. A shell reads a value from each line.
+        os.environ["TERMINAL_WIDTH"] = _NO_WRAPPING
     try:
         app(_root_options_first(given), prog_name="clustercert")
     except SystemExit as end:
