@@ -8,6 +8,7 @@ import pytest
 from support.apiserver import ApiServer
 from support.command_line import PASSWORD, Operator, new_operator
 from support.operated_cluster import OperatedCluster, tls_service
+from support.user_site import UserSite, served
 
 # A job in the background of a shell ignores Ctrl-C, and so would the commands that are to be interrupted here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,3 +53,10 @@ def site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedCluster
             yield OperatedCluster(operator, cluster, url)
         finally:
             operator.output("cluster", "remove", "prod", "--yes")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserSite]:
+    """A service of this module's own."""
+    with served(tmp_path_factory.mktemp("world")) as site:
+        yield site

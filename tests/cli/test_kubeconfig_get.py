@@ -1,0 +1,128 @@
+"""`kubeconfig get` against a running service."""
+
+import stat
+from datetime import timedelta
+
+import pytest
+import yaml
+
+from support.user_site import UserSite, lifetime
+
+
+def test_a_local_key_is_not_sent_to_the_service(world: UserSite) -> None:
+    world.log_in()
+    out = world.folder / "kubeconfig"
+    arguments = (
+        "kubeconfig",
+        "get",
+        "prod",
+        "--local-key",
+        "--expires-in",
+        "15m",
+        "--reason",
+        "test",
+        "--out",
+        out,
+    )
+
+    done = world.user(*arguments, "--context", "externalTLSVerify", "--cce-names")
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    kubeconfig = yaml.safe_load(out.read_text())
+    assert kubeconfig["current-context"] == "externalTLSVerify"
+    assert timedelta(minutes=14) < lifetime(kubeconfig) < timedelta(minutes=16)
+    ((origin, reason),) = world.database(
+        "SELECT key_origin, reason FROM certificate ORDER BY issued_at DESC, id DESC LIMIT 1"
+    )
+    assert (origin, reason) == ("csr", "test")
+
+    before = out.read_bytes()
+    assert "--force" in world.user(*arguments).stderr
+    assert out.read_bytes() == before
+    assert world.user(*arguments, "--force").returncode == 0
+    assert out.read_bytes() != before
+
+
+def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: UserSite) -> None:
+    world.log_in("bob")
+    done = world.user("kubeconfig", "get", "prod")
+    assert done.returncode == 0, done.stderr
+    assert timedelta(minutes=59) < lifetime(yaml.safe_load(done.stdout)) <= timedelta(hours=1)
+    exact = world.user("kubeconfig", "get", "prod", "--expires-in", "1h")
+    assert exact.returncode == 0, exact.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "advice"),
+    [
+        ("--expires-in", "2h", "Give a shorter --expires-in, or leave it out."),
+        ("--duration", "1", "Request less, or --duration -1 for the longest allowed."),
+        ("--expire-at", "2100-01-01T00:00:00Z", "--expire-at: must be 15 minutes to 5 years"),
+    ],
+)
+def test_a_longer_lifetime_is_refused_with_advice_about_the_option(
+    world: UserSite, option: str, value: str, advice: str
+) -> None:
+    world.log_in("bob")
+    done = world.user("kubeconfig", "get", "prod", option, value)
+    assert done.returncode in {2, 4}
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert advice in done.stderr
+    assert "CCE.0140" in done.stderr
+    assert "request " in done.stderr
+
+
+def test_a_role_without_a_rule_gets_no_certificate(world: UserSite) -> None:
+    world.log_in("eve")
+    done = world.user("kubeconfig", "get", "prod")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "CCE.01403001" in done.stderr
+
+
+def test_missing_clusters_and_folders_are_named(world: UserSite) -> None:
+    world.log_in()
+    unknown = world.user("kubeconfig", "get", "prd")
+    assert unknown.returncode == 5
+    assert "There is no cluster prd in your projects. Did you mean prod?" in unknown.stderr
+    missing = world.user("kubeconfig", "get", "00000000-0000-4000-8000-000000000000")
+    assert missing.returncode == 5
+    assert "does not exist" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").stderr
+    assert world.user("kubeconfig", "get", "prod", "--out", "-").stdout.startswith("kind: Config")
+
+
+def test_nothing_is_issued_for_an_unknown_context(world: UserSite) -> None:
+    world.log_in()
+    count = "SELECT count(*) FROM certificate"
+    before = world.database(count)
+    done = world.user("kubeconfig", "get", "prod", "--context", "nope")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "no context nope. They have: internal, external, externalTLSVerify" in done.stderr
+    assert world.database(count) == before
+
+
+def test_a_kubeconfig_without_the_wanted_san_context_is_written(world: UserSite) -> None:
+    world.log_in()
+    done = world.user("kubeconfig", "get", "prod", "--context", "customSAN-7")
+    assert done.returncode == 1
+    assert "no context customSAN-7. The current context is default-prod" in done.stderr
+    kubeconfig = yaml.safe_load(done.stdout)
+    assert kubeconfig["current-context"] == "default-prod"
+    assert lifetime(kubeconfig) > timedelta(hours=7)
+
+
+def test_the_address_and_the_name_can_be_chosen(world: UserSite) -> None:
+    world.log_in()
+    template = ("--context-name", "{cluster}.{project}.{user}")
+    done = world.user("kubeconfig", "get", world.cluster_id, "--context", "internal", *template)
+    kubeconfig = yaml.safe_load(done.stdout)
+    assert kubeconfig["current-context"] == "prod.eu-de.alice"
+    assert kubeconfig["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
+
+    refused = world.user("kubeconfig", "get", "prod", "--context", "external")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--insecure" in refused.stderr
+    unsafe = world.user("kubeconfig", "get", "prod", "--context", "external", "--insecure")
+    assert yaml.safe_load(unsafe.stdout)["clusters"][0]["cluster"]["insecure-skip-tls-verify"] is True
+    assert "Warning: kubectl will not check the certificate" in unsafe.stderr

@@ -1,0 +1,146 @@
+"""A service over http, with users and a cluster, and commands of a user at their own machine."""
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from clustercert.pki.certificates import chain_pem
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key
+from support.command_line import PASSWORD, Operator, new_operator
+from support.stores import rows
+from support.wait import line_with
+
+COMMAND = (sys.executable, "-m", "clustercert")
+OURS = ("CLUSTERCERT", "OS_", "XDG_")
+RULES = """
+[[policy.rules]]
+role = "admin"
+groups = ["clustercert:admins"]
+
+[[policy.rules]]
+role = "reader"
+groups = ["clustercert:viewers"]
+max_lifetime = "1h"
+"""
+
+
+@dataclass(frozen=True)
+class UserSite:
+    """A running service with a user's home directory."""
+
+    operator: Operator
+    url: str
+    project_id: str
+    cluster_id: str
+    keys: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        return self.operator.folder
+
+    def user(
+        self, *arguments: str | Path, stdin: str = "", **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.folder,
+            env=kept | {"HOME": str(self.folder / "home")} | variables,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    def database(self, query: str) -> list[tuple[object, ...]]:
+        return rows(self.folder / "data" / "clustercert.db", query)
+
+    def log_in(self, user: str = "alice", **variables: str) -> None:
+        done = self.user(
+            "login",
+            self.url,
+            "--user",
+            user,
+            "--password-file",
+            "-",
+            "--project",
+            "eu-de",
+            stdin=PASSWORD,
+            **variables,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        assert PASSWORD not in done.stderr
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[UserSite]:
+    """Run the service on a new store in the folder."""
+    made = _prepared(folder)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*COMMAND, "--config", made.operator.config, "serve", "--port", "0"],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        line = line_with(process.stderr, "Listening on ")
+        try:
+            yield replace(made, url=line.split()[-1])
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            process.stderr.close()
+
+
+def leaf_of(kubeconfig: dict[str, Any]) -> x509.Certificate:
+    """The certificate; checks that it belongs to the private key."""
+    user = kubeconfig["users"][0]["user"]
+    leaf = x509.load_pem_x509_certificate(base64.b64decode(user["client-certificate-data"]))
+    key = load_pem_private_key(base64.b64decode(user["client-key-data"]), password=None)
+    assert key.public_key() == leaf.public_key()
+    return leaf
+
+
+def lifetime(kubeconfig: dict[str, Any]) -> timedelta:
+    return leaf_of(kubeconfig).not_valid_after_utc - datetime.now(UTC)
+
+
+def _prepared(folder: Path) -> UserSite:
+    """A store with users, roles, a cluster and an access key; not served yet."""
+    operator = new_operator(folder)
+    operator.configure(RULES)
+    password = folder / "password"
+    password.write_text(PASSWORD)
+    ca = new_client_ca("kubernetes", new_key("ec-p256"), datetime.now(UTC), timedelta(days=1))
+    (folder / "server-ca.pem").write_bytes(chain_pem((ca,)))
+    project = operator.output_json("project", "create", "eu-de")
+    for user, role in (("alice", "admin"), ("bob", "reader"), ("eve", "nothing")):
+        operator.output("user", "create", user, "--password-file", password)
+        operator.create_role(role)
+        operator.output("role", "assign", role, "--user", user, "--project", "eu-de")
+    operator.output("project", "create", "eu-nl")
+    operator.output("role", "assign", "admin", "--user", "alice", "--project", "eu-nl")
+    options = ("--internal-url", "https://10.0.0.5:6443", "--external-url", "https://203.0.113.5:6443")
+    cluster = operator.output_json(
+        "cluster", "add", "prod", "--project", "eu-de", *options, "--server-ca", folder / "server-ca.pem"
+    )
+    key = operator.output_json("access-key", "create", "--user", "alice")
+    return UserSite(operator, "", project["id"], cluster["id"], key)
