@@ -130,6 +130,21 @@ def test_a_file_that_cannot_be_used_is_refused(
         load(config)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfep\0", r"The configuration file .*settings.toml is not text in UTF-8\.$"),
+        (b"#" * 16_000_001, r"The configuration file .*settings.toml is longer than 16000000 characters\."),
+    ],
+    ids=["UTF-16", "endless"],
+)
+def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_bytes(content)
+    with pytest.raises(SettingsError, match=said):
+        load(config)
+
+
 TEXTS = st.text(st.sampled_from("ab\"'\\#[]=\n\u2028 "), max_size=10)
 
 

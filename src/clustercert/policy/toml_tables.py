@@ -18,6 +18,8 @@ Key = str | int
 
 # Finding a place takes up to a third of a second in a file with 1000 rules.
 MAX_FAULTS = 10
+# Far above any policy. A file without an end, such as a device, would take all memory.
+_MAX_CHARACTERS = 16_000_000
 
 FILES = frozenset({"file", "shadow_file"})
 """The fields of `[policy]` that name policy files."""
@@ -52,11 +54,18 @@ class Tables:
 def read_tables(file: Path) -> Tables:
     """Read a TOML file. Raises UnreadableFile."""
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(_MAX_CHARACTERS + 1)
+        if len(text) > _MAX_CHARACTERS:
+            raise UnreadableFile(
+                f"The configuration file {file} is longer than {_MAX_CHARACTERS} characters. Shorten it."
+            )
         return Tables(tomllib.loads(text), text, str(file))
     except OSError as error:
         raise UnreadableFile(f"Can't read the configuration file {file}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(f"The configuration file {file} is not text in UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
         raise UnreadableFile(f"The configuration file {file} is not valid TOML: {error}.") from error
 
 
