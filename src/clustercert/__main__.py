@@ -1,5 +1,6 @@
 """The `clustercert` and `kubectl-clustercert` commands."""
 
+import os
 import sys
 
 from clustercert import __version__
@@ -8,9 +9,13 @@ from clustercert import __version__
 def main() -> None:
     """Run the command given by the process's arguments, then exit."""
     if sys.argv[1:] == ["--version"]:
-        # Don't import the command line only for the version.
-        print(f"clustercert {__version__}")  # noqa: T201 - this is the output
-        return
+        # Don't import the command line only for the version, but leave an error of the output to it.
+        try:
+            os.write(1, f"clustercert {__version__}\n".encode())
+        except OSError:
+            pass
+        else:
+            return
     try:
         _run()
     except KeyboardInterrupt:

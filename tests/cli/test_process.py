@@ -184,6 +184,20 @@ def test_closed_standard_output_is_no_error(operator: Operator) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_closed_standard_input_is_no_terminal(operator: Operator) -> None:
+    command = [*COMMAND, "--config", str(operator.config), "user", "create", "alice", "--local"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_environment(),
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "There is no terminal" in done.stderr
+
+
 def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
@@ -204,10 +218,13 @@ def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     assert "hidden" not in done.stderr
 
 
-def test_a_full_disk_is_reported(operator: Operator) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+@pytest.mark.parametrize("arguments", [["user", "list", "--local", "-o", "json"], ["--version"]])
+def test_a_full_disk_is_reported(operator: Operator, arguments: list[str]) -> None:
+    config: list[str | Path] = [] if arguments == ["--version"] else ["--config", operator.config]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*COMMAND, "--config", operator.config, "user", "list", "--local", "-o", "json"],
+            [*COMMAND, *config, *arguments],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
