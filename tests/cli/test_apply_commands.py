@@ -206,6 +206,15 @@ def test_a_later_failure_says_what_was_applied(operator: Operator, tmp_path: Pat
     assert "Applied 1 of 2 changes" in done.err
 
 
+def test_several_files_are_applied_together(operator: Operator, tmp_path: Path) -> None:
+    group = documents(tmp_path / "group.yaml", document("Group", "devs", labels={"team": "web"}))
+    user = documents(tmp_path / "user.yaml", document("User", "alice", labels={"team": "web"}))
+    both = ("apply", "--local", "-f", group, "-f", user)
+    assert "is also in" in operator.error(*both, "-f", user)
+    operator.output(*both)
+    assert operator.run(*both, "--prune", "-l", "team=web").err == "Nothing to change.\n"
+
+
 def test_members_that_are_not_listed_are_removed(operator: Operator, tmp_path: Path) -> None:
     people = [document("User", name) for name in ("alice", "bob", "carol")]
     file = documents(tmp_path / "a.yaml", *people, document("Group", "g", {"members": ["alice", "bob"]}))
@@ -281,6 +290,7 @@ def test_messages_about_standard_input_say_so(operator: Operator, monkeypatch: p
     for content, said in (
         ("{kind: Usr}", "standard input, document 1: "),
         ("a: [", "standard input is not a file"),
+        ("", "standard input has no documents."),
     ):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
         done = operator.run("apply", "--local", "-f", "-")

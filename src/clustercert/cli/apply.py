@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
 
 FileOption = Annotated[
-    Path,
+    list[Path],
     typer.Option(
-        "--file", "-f", metavar="FILE|DIR|-", help="YAML file, folder with YAML files, or standard input (-)."
+        "--file",
+        "-f",
+        metavar="FILE|DIR|-",
+        help="YAML file, folder with YAML files, or standard input (-). Repeatable.",
     ),
 ]
 _DONE = {"create": "created", "change": "changed", "delete": "deleted"}
@@ -107,10 +110,10 @@ def export(client: "AdministrationClient") -> None:
     write_out(write_documents(documents))
 
 
-def _read(file: Path) -> "list[Document]":
+def _read(files: list[Path]) -> "list[Document]":
     from clustercert.cli.documents import read_documents
 
-    return read_documents(file)
+    return read_documents(files)
 
 
 def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "tuple[Planner, list[Change]]":

@@ -1,6 +1,6 @@
 """Reads the YAML documents of `clustercert apply`, and checks them without the service."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from clustercert.cli.document_kinds import API_VERSION, KINDS, DocumentKind, Schema, json_schema
-from clustercert.cli.kubeconfig_import import bounded, checked_yaml, in_messages
+from clustercert.cli.kubeconfig_import import STANDARD_INPUT, bounded, checked_yaml, in_messages
 from clustercert.cli.options import CommandError
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -40,17 +40,14 @@ class Document:
         return f"{self.kind.name} {where}{self.name}"
 
 
-def read_documents(path: Path) -> list[Document]:
-    """Read the documents of a file, of all YAML files in a folder, or of standard input. Raises CommandError."""
-    if path == Path("-"):
-        files = [path]
-    elif path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES)
-    else:
-        files = [path]
-    found = [document for file in files for document in _documents(file)]
-    if not found:
-        raise CommandError(f"{path} has no documents.")
+def read_documents(paths: Sequence[Path]) -> list[Document]:
+    """Read the documents of files, of all YAML files in folders, and of standard input (-). Raises CommandError."""
+    found: list[Document] = []
+    for path in paths:
+        in_path = [document for file in _files(path) for document in _documents(file)]
+        if not in_path:
+            raise CommandError(f"{in_messages(path)} has no documents.")
+        found += in_path
     seen: dict[tuple[object, ...], Document] = {}
     for each in found:
         key = (each.kind.name, each.domain, each.project, each.name)
@@ -58,6 +55,12 @@ def read_documents(path: Path) -> list[Document]:
             raise CommandError(f"{each.source}: {each.title} is also in {seen[key].source}.")
         seen[key] = each
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path == STANDARD_INPUT or not path.is_dir():
+        return [path]
+    return sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES)
 
 
 def _documents(file: Path) -> Iterator[Document]:
