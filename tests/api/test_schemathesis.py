@@ -127,6 +127,7 @@ OPERATIONS = [
     "DELETE /clustercert/v1/projects/{project_id}/clusters/{cluster}",
     "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
     "POST /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens",
+    "GET /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens/{token_id}",
     "DELETE /clustercert/v1/projects/{project_id}/clusters/{cluster}/webhook-tokens/{token_id}",
     "GET /clustercert/v1/audit/log/checkpoint",
     "GET /clustercert/v1/audit/log/key",
