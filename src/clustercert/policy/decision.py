@@ -12,15 +12,8 @@ from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, Js
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
 from clustercert.model.policy import MAX_GROUPS, DecisionInput, chosen_username, match_rules, united_groups
 from clustercert.pki.keys import key_type_of
-from clustercert.policy.lifetime import (
-    BACKDATE,
-    LONGEST,
-    MAX_DAYS,
-    MAX_LIFETIME,
-    MIN_LIFETIME,
-    SHORTEN,
-    lifetime_text,
-)
+from clustercert.policy import lifetime
+from clustercert.policy.lifetime import BACKDATE, LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, lifetime_text
 from clustercert.policy.names import name_problem
 from clustercert.policy.refusal import group_count_refusal, refusal
 
@@ -139,7 +132,7 @@ def _not_after(
             else f"the end of the cluster's client CA ({ca.not_after:%Y-%m-%d %H:%M:%S} UTC)"
         )
         raise Forbidden(
-            f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}. {SHORTEN}",
+            f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}. {lifetime.SHORTEN}",
             trace=trace,
         )
     return min(requested, longest)
