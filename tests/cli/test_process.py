@@ -198,6 +198,18 @@ def test_closed_standard_input_is_no_terminal(operator: Operator) -> None:
     assert "There is no terminal" in done.stderr
 
 
+def test_a_missing_database_is_named_where_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "elsewhere.db"
+    command = ("--data-dir", tmp_path / "data", "user", "list", "--local")
+    done = run(*command, CLUSTERCERT_DATABASE_URL=f"sqlite+aiosqlite:///{file}", CLUSTERCERT_KEK=KEK)
+    assert done.stderr == (
+        f"Error: There is no database at {file}. Create one with `clustercert db upgrade`, or change database_url "
+        "in the settings or CLUSTERCERT_DATABASE_URL.\n"
+    )
+    done = run(*command, CLUSTERCERT_KEK=KEK)
+    assert done.stderr.startswith(f"Error: There is no database in {tmp_path / 'data'}. Create one with ")
+
+
 def test_a_database_error_is_shown_without_its_password(tmp_path: Path) -> None:
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))

@@ -110,10 +110,15 @@ def settings(context: typer.Context, policy_file: Path | None = None, /, **overr
 def require_database(loaded: "Settings") -> None:
     """Raise CommandError if the database file is missing, because opening it would create it."""
     _, _, path = loaded.store_url.partition(":///")
-    if not loaded.shared_database and _is_missing(Path(path.partition("?")[0])):
+    file = Path(path.partition("?")[0])
+    if not loaded.shared_database and _is_missing(file):
+        where, otherwise = (
+            (f"in {loaded.data_dir.absolute()}", "name its folder with --data-dir or --config")
+            if loaded.database_url is None
+            else (f"at {file}", "change database_url in the settings or CLUSTERCERT_DATABASE_URL")
+        )
         raise CommandError(
-            f"There is no database in {loaded.data_dir.absolute()}. Create one with `clustercert db upgrade`, or "
-            "name its folder with --data-dir or --config."
+            f"There is no database {where}. Create one with `clustercert db upgrade`, or {otherwise}."
         )
 
 
