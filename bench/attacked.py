@@ -110,21 +110,23 @@ def figures(to_attack: Prepared, name: str, seconds: float) -> dict[str, object]
 @contextlib.contextmanager
 def in_front(store: World) -> Iterator[Front]:
     """Serve both roles behind HAProxy during the block."""
-    api, webhook, api_port, webhook_port = (processes.free_port() for _ in range(4))
     files = tls.new_files(store.folder)
     pair = store.folder / "proxy.pem"
     pair.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
     serve = [sys.executable, "-m", "clustercert", "--config", str(store.config), "serve", "--role"]
-    proxy_env = {
-        "CLUSTERCERT_LISTEN": f"127.0.0.1:{api_port}",
-        "CLUSTERCERT_CERTIFICATE": str(pair),
-        "CLUSTERCERT_SERVER": f"127.0.0.1:{api}",
-        "CLUSTERCERT_WEBHOOK_LISTEN": f"127.0.0.1:{webhook_port}",
-        "CLUSTERCERT_WEBHOOK_SERVER": f"127.0.0.1:{webhook}",
-    }
     proxy = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "haproxy"
     log = store.folder / "serve.log"
     with contextlib.ExitStack() as stack:
+        api, webhook, api_port, webhook_port = (
+            stack.enter_context(processes.reserved_port()) for _ in range(4)
+        )
+        proxy_env = {
+            "CLUSTERCERT_LISTEN": f"127.0.0.1:{api_port}",
+            "CLUSTERCERT_CERTIFICATE": str(pair),
+            "CLUSTERCERT_SERVER": f"127.0.0.1:{api}",
+            "CLUSTERCERT_WEBHOOK_LISTEN": f"127.0.0.1:{webhook_port}",
+            "CLUSTERCERT_WEBHOOK_SERVER": f"127.0.0.1:{webhook}",
+        }
         for role, port in (("api", api), ("webhook", webhook)):
             command = [*serve, role, "--port", str(port)]
             stack.enter_context(processes.running(command, log, _is_ready(port)))

@@ -125,8 +125,8 @@ def measure(folder: Path, kills: int, postgres: Postgres | None) -> list[dict[st
 
 def kill_service(database: str, store: World, times: int) -> Outcome:
     """Kill by turns one worker and all processes, this many times in total, under load; then check the records."""
-    answers, port = Answers(), processes.free_port()
-    with contextlib.ExitStack() as load:
+    answers = Answers()
+    with processes.reserved_port() as port, contextlib.ExitStack() as load:
         for number in range(0, times, 2):
             with world.served(store, port=port) as served:
                 if not number:

@@ -75,6 +75,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a port that nobody else gets during the block, even while no server listens on it.
+
+    It is bound but does not listen, so a server with SO_REUSEADDR can share it.
+    """
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        yield int(reserved.getsockname()[1])
+
+
 def listens(port: int) -> bool:
     """Whether something accepts connections at this port."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

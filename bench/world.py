@@ -146,7 +146,13 @@ def served(
     world: World, workers: int = 2, *, files: tls.Files | None = None, port: int | None = None
 ) -> Iterator[Served]:
     """Serve a store during the block, with TLS if there are files for it, on a free port unless one is given."""
-    port = port or processes.free_port()
+    with contextlib.ExitStack() as stack:
+        port = port or stack.enter_context(processes.reserved_port())
+        yield stack.enter_context(_served(world, workers, files, port))
+
+
+@contextlib.contextmanager
+def _served(world: World, workers: int, files: tls.Files | None, port: int) -> Iterator[Served]:
     host = f"127.0.0.1:{port}"
     url = f"{'https' if files else 'http'}://{host}"
     env = {"CLUSTERCERT_METRICS__LOOPBACK": "true"}

@@ -9,6 +9,7 @@ from support import revocation_scenarios
 from support.apiserver import ApiServer
 from support.installation import Installation, installation_with_webhook
 from support.installed_demo import Demo, replica_with_tls, start, stop
+from support.ports import port_of, reserve
 
 Scenario = Callable[[Installation], None]
 
@@ -63,8 +64,10 @@ def test_where_the_flags_cannot_be_touched(
 def test_without_the_service_the_failure_policy_decides(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "apiserver"
     folder.mkdir()
-    with ApiServer(folder) as apiserver:
-        one = Installation(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+    with reserve() as reserved, ApiServer(folder) as apiserver:
+        one = Installation(
+            start(tmp_path, "--tls", "--port", str(port_of(reserved))), apiserver, folder, "lonely"
+        )
         try:
             one.join(webhook=True)
 

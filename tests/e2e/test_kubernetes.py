@@ -12,6 +12,7 @@ from support import altered_copy_scenarios, revocation_scenarios
 from support.installation import Installation
 from support.installed_demo import Demo, start, stop
 from support.kube_apiserver import ASSETS, KubeApiServer, assets
+from support.ports import port_of, reserve
 
 Scenario = Callable[[Installation], None]
 
@@ -81,8 +82,10 @@ def test_where_the_flags_cannot_be_touched(
 def test_without_the_service_the_failure_policy_decides(tmp_path: Path) -> None:
     folder = tmp_path / "apiserver"
     folder.mkdir()
-    with new_apiserver(folder) as apiserver:
-        one = Installation(start(tmp_path, "--tls"), apiserver, folder, "lonely")
+    with reserve() as reserved, new_apiserver(folder) as apiserver:
+        one = Installation(
+            start(tmp_path, "--tls", "--port", str(port_of(reserved))), apiserver, folder, "lonely"
+        )
         try:
             one.join(webhook=True)
 

@@ -1,15 +1,22 @@
 """Connections that say nothing, and requests whose bodies never come, keep nobody out."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from clustercert.http.middleware import MAX_IN_FLIGHT
 from support.demo_process import Demo, demo
+from support.open_files import as_many_as_possible
+from support.wait import SECONDS
 
 SILENT = 1100
 UNFINISHED = 600
+# In seconds. One test waits for its end.
+BODY_TIMEOUT = 30
 
 
 @contextlib.contextmanager
@@ -19,10 +26,16 @@ def attacked(running: Demo, count: int, sent: bytes) -> Iterator[list[socket.soc
     with contextlib.ExitStack() as stack:
         connections = []
         for _ in range(count):
-            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=SECONDS))
             connection.sendall(sent)
             connections.append(connection)
         yield connections
+
+
+@pytest.fixture(autouse=True)
+def _open_files() -> Iterator[None]:
+    with as_many_as_possible():
+        yield
 
 
 def head(running: Demo) -> bytes:
@@ -41,7 +54,8 @@ def test_requests_without_their_bodies_keep_nobody_out(
     tmp_path: Path,
 ) -> None:
     assert UNFINISHED > MAX_IN_FLIGHT
-    with demo(tmp_path / "data") as running, attacked(running, UNFINISHED, head(running)) as waiting:
+    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(BODY_TIMEOUT)}
+    with demo(tmp_path / "data", env=env) as running, attacked(running, UNFINISHED, head(running)) as waiting:
         with running.client() as client:
             assert client.post(running.clustercert_path, json={"duration": 1}).status_code == 200
         for connection in waiting[:5]:

@@ -19,7 +19,9 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from support.demo_process import Demo, demo
-from support.wait import eventually
+from support.open_files import as_many_as_possible
+from support.ports import port_of, reserve
+from support.wait import SECONDS, eventually
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "haproxy.cfg"
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -48,11 +50,11 @@ class Front:
             base_url=f"https://127.0.0.1:{self.port}",
             headers={"X-Auth-Token": self.running.said["token"]},
             transport=transport,
-            timeout=60,
+            timeout=SECONDS,
         )
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
     def resident_bytes(self) -> int:
         """Of the proxy and the service."""
@@ -69,11 +71,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
     (folder / "server.pem").write_bytes(chain_pem((leaf,)) + key_pem(key))
     (folder / "ca.pem").write_bytes(chain_pem((ca,)))
-    with socket.socket() as probe, socket.socket() as other:
-        probe.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, webhook_port = probe.getsockname()[1], other.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
+        port, webhook_port = (port_of(stack.enter_context(reserve())) for _ in range(2))
         patch.setenv("CLUSTERCERT_SERVER__TRUSTED_PROXIES", '["127.0.0.1"]')
         running = stack.enter_context(demo(folder / "data"))
         env = os.environ | {
@@ -90,7 +89,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             assert process.poll() is None
         finally:
             process.kill()
-            process.wait(60)
+            process.wait(SECONDS)
 
 
 def _wait_for(front: Front) -> None:
@@ -106,11 +105,9 @@ def _wait_for(front: Front) -> None:
 
 @pytest.fixture
 def open_files() -> Iterator[int]:
-    """As many files as this process may open; the former bound afterwards."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield hard if hard != resource.RLIM_INFINITY else 1 << 20
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    """As many files as this process may open."""
+    with as_many_as_possible() as count:
+        yield count
 
 
 def held(stack: Stack, front: Front, count: int, sent: bytes) -> None:

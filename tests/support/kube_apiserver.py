@@ -6,7 +6,6 @@ run, but authentication, authorization and admission are complete.
 
 import contextlib
 import os
-import socket
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.apiserver.files import replace_file
 from support.certificate_authority import Authority, kubeconfig_document
-from support.wait import eventually
+from support.ports import port_of, reserve
+from support.wait import SECONDS, eventually
 
 ASSETS = "KUBEBUILDER_ASSETS"
-READY_WITHIN_S = 60
-STOPPED_WITHIN_S = 20
 
 _NODE_AND_RBAC = """\
 apiVersion: apiserver.config.k8s.io/v1
@@ -57,7 +55,10 @@ class KubeApiServer:
     def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
         self.folder = folder
-        self._port, self._etcd_port, self._peer_port = _free_ports(3)
+        self._running = contextlib.ExitStack()
+        self._port, self._etcd_port, self._peer_port = (
+            port_of(self._running.enter_context(reserve())) for _ in range(3)
+        )
         self.url = f"https://127.0.0.1:{self._port}"
         serving = Authority("kube-apiserver-ca")
         self.server_ca = folder / "server-ca.pem"
@@ -71,7 +72,6 @@ class KubeApiServer:
         self._authorization = folder / "authorization-config-in-use.yaml"
         self._authorization.write_text(_NODE_AND_RBAC)
         self._audit_flags: Sequence[str] = ()
-        self._running = contextlib.ExitStack()
 
     def trust(self, client_cas_pem: bytes) -> None:
         """Replace the client-CA bundle by the cluster's own CA and these, by rename."""
@@ -169,18 +169,10 @@ class KubeApiServer:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(STOPPED_WITHIN_S)
+        process.wait(SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(STOPPED_WITHIN_S)
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
-        for probe in sockets:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in sockets]
+        process.wait(SECONDS)
 
 
 def _private(path: Path, content: bytes) -> Path:

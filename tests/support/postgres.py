@@ -25,6 +25,7 @@ import asyncpg
 from sqlalchemy.engine import URL, make_url
 
 from support import ports
+from support.processes import has_ended
 from support.wait import SECONDS, eventually
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class Server:
     password: str
     settings: Mapping[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    _killed: tuple[int, ...] = ()
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -86,6 +88,8 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
+        # It would refuse to start while they hold the shared memory.
+        eventually(lambda: all(map(has_ended, self._killed)))
         options = {
             **SETTINGS,
             **self.settings,
@@ -128,7 +132,8 @@ class Server:
     def kill(self) -> None:
         """SIGKILL to the server and its child processes at once."""
         assert self.process is not None
-        for pid in (self.process.pid, *self._children()):
+        self._killed = (self.process.pid, *self._children())
+        for pid in self._killed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(SECONDS)
@@ -140,7 +145,8 @@ class Server:
         assert self.process is not None
         pids = (self.process.pid, *self._children())
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
