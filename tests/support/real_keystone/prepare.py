@@ -3,6 +3,7 @@
 Run it with the interpreter of Keystone's environment. A folder that this program has made is left alone.
 """
 
+import fcntl
 import pwd
 import shutil
 import subprocess
@@ -49,15 +50,18 @@ def main(folder: Path) -> None:
     """Prepare it beside its place: a folder with a copy of this program is complete and up to date."""
     program = Path(__file__)
     copy = folder / program.name
-    if copy.exists() and copy.read_bytes() == program.read_bytes():
-        return
-    with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
-        unfinished = Path(beside, folder.name)
-        unfinished.mkdir()
-        prepare(unfinished)
-        shutil.copy(program, unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+    # Somebody else may prepare it now.
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if copy.exists() and copy.read_bytes() == program.read_bytes():
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+            unfinished = Path(beside, folder.name)
+            unfinished.mkdir()
+            prepare(unfinished)
+            shutil.copy(program, unfinished)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
 
 
 if __name__ == "__main__":
