@@ -13,9 +13,9 @@ import pytest
 
 from support.command_line import new_operator
 from support.demo_process import COMMAND, Demo, demo, uncovered
-from support.wait import eventually
+from support.processes import workers as workers_of
+from support.wait import SECONDS, eventually
 
-SECONDS = 180
 # As systemd passes a socket on: descriptor 3, its count, and the process's own id.
 PASS_ON = """
 import os, sys
@@ -35,10 +35,8 @@ sys.modules[__name__] = importlib.import_module(__name__)
 
 
 def children(running: Demo) -> set[int]:
-    """The process ids of the workers, multiprocessing's own helper aside."""
-    pid = running.process.pid
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
+    """The process ids of the workers."""
+    return workers_of(running.process.pid)
 
 
 def asked(running: Demo) -> int:

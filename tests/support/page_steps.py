@@ -1,5 +1,6 @@
 """Commands and output in the documentation: read from a page, run in a shell, and compared."""
 
+import codecs
 import contextlib
 import os
 import pty
@@ -122,11 +123,13 @@ def _at_a_terminal(
         os.chdir(folder)
         os.execvpe("bash", ["bash", "-c", command], {**env, "TERM": "dumb", "COLUMNS": "300"})  # noqa: S606
     screen, waiting = "", list(answers)
+    # A character may come in two parts.
+    decoder = codecs.getincrementaldecoder("utf-8")()
     overdue = threading.Timer(SECONDS, os.kill, (pid, signal.SIGKILL))
     overdue.start()
     with contextlib.suppress(OSError):  # EIO when the other end is closed
         while chunk := os.read(terminal, 65536):
-            screen += chunk.decode()
+            screen += decoder.decode(chunk)
             if waiting and waiting[0][0] in screen:
                 ask, text = waiting.pop(0)
                 if (

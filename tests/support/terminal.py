@@ -1,5 +1,6 @@
 """Runs the command in a pseudo-terminal."""
 
+import codecs
 import os
 import pty
 import select
@@ -29,6 +30,8 @@ def in_a_terminal(
         variables = {**environment, "TERM": "xterm", "COLUMNS": str(columns)}
         os.execve(program[0], [*program, *arguments], variables)  # noqa: S606 - a terminal is what this is about
     screen, waiting = "", dict(typed)
+    # A character may come in two parts.
+    decoder = codecs.getincrementaldecoder("utf-8")()
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1)[0]:
@@ -37,7 +40,7 @@ def in_a_terminal(
             chunk = os.read(terminal, 65536)
         except OSError:  # the other end is closed
             break
-        screen += chunk.decode()
+        screen += decoder.decode(chunk)
         for question in [question for question in waiting if question in screen]:
             if not question.startswith("["):
                 # Input before the terminal stops echoing would be shown and discarded.
