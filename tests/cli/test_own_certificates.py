@@ -11,6 +11,7 @@ from clustercert.pki.certificates import fingerprint
 from support.remote_site import COLUMNS, RemoteSite, remote_site
 from support.remote_user import RemoteUser
 from support.stores import rows
+from support.wait import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +80,8 @@ def test_a_role_that_is_lost_leaves_the_own_certificates(place: RemoteSite) -> N
         assert place.state(name) == "revoked"
     finally:
         place.operator.output("role", "assign", "member", "--user", "alice", "--project", "eu-nl")
+        # Later tests need it, and the service remembers the roles of a token for up to a second.
+        eventually(lambda: place.alice.run("clusters", "--project", "eu-nl").code == 0)
 
 
 def test_admins_reach_all_their_projects(place: RemoteSite) -> None:
