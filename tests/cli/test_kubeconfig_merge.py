@@ -2,7 +2,6 @@
 
 import json
 import resource
-import signal
 import stat
 import subprocess
 import threading
@@ -17,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from support.command_line import Operator
+from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, User, add_cluster, status_of
 from support.operated_cluster import SERVICE_CA
 from support.wait import line_with
@@ -341,13 +341,12 @@ def test_a_file_that_expires_soon_is_renewed_while_watching(desk: Desk) -> None:
     # The lifetime is 15 to 20 minutes, so a file is due when 10 minutes are left: empty it instead.
     path.write_bytes(b"")
     process = subprocess.Popen(
-        [*COMMAND, "refresh", "--watch"], env=desk.user.environment, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "refresh", "--watch"], env=desk.user.uncovered, stderr=subprocess.PIPE, text=True
     )
     try:
         assert line_with(process.stderr, "Renewed") == f"Renewed {path}\n"
     finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        interrupted(process)
     assert process.returncode == 130
 
 

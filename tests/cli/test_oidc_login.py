@@ -2,12 +2,12 @@
 
 import json
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.demo_process import interrupted
 from support.exec_plugin import PASSWORD, User, status_of
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
@@ -85,10 +85,9 @@ def test_without_a_browser_the_address_is_printed(user: OidcUser, issuer: OAuthI
 
 
 def test_ctrl_c_ends_the_login(user: OidcUser) -> None:
-    with logging_in(user) as process:
+    with logging_in(user, env=user.uncovered) as process:
         line_with(process.stderr, "http://127.0.0.1:")
-        process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=300)
+        _, rest = interrupted(process)
     assert process.returncode == 130
     assert "Traceback" not in rest
     assert not user.tokens_file.exists()

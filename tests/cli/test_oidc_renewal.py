@@ -1,7 +1,6 @@
 """Logins at an OIDC issuer that expired: renewed without the user, or with one window for all commands."""
 
 import json
-import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.demo_process import interrupted
 from support.exec_plugin import COMMAND, status_of
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, new_key, signed
@@ -225,13 +225,12 @@ def test_a_command_at_a_terminal_opens_a_window(user: OidcUser) -> None:
 def test_ctrl_c_ends_a_plugin_that_waits_for_the_browser(user: OidcUser) -> None:
     user.expire()
     user.end_at_the_issuer()
-    variables = user.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO, "BROWSER": "/bin/true"}
+    variables = user.uncovered | {"KUBERNETES_EXEC_INFO": EXEC_INFO, "BROWSER": "/bin/true"}
     with subprocess.Popen(
         [*COMMAND, *user.plugin], env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         line_with(process.stderr, "in the browser window")
-        process.send_signal(signal.SIGINT)
-        out, rest = process.communicate(timeout=300)
+        out, rest = interrupted(process)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in rest
     later = user.credential(**user.browser)

@@ -1,12 +1,14 @@
 """The real kubectl, whose plugin finds that the login ended at the issuer."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from support import patient_plugin
 from support.apiserver import ApiServer
 from support.oidc_users import OidcUser, Site, running_site
 
@@ -31,6 +33,7 @@ def test_twenty_kubectl_open_one_window(site: Site, tmp_path: Path) -> None:
         cluster.bind("clustercert:admins", "cluster-admin")
         user.log_in_by_browser()
         user.output("kubeconfig", "merge", "lab", "--context-name", "lab")
+        patient_plugin.use_in(user.home / ".kube" / "config", sys.executable)
         # `merge` caches a first certificate.
         for path in user.cache.iterdir():
             path.unlink()

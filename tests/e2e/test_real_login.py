@@ -11,7 +11,7 @@ import pytest
 
 from support import chromium
 from support.command_line import new_operator
-from support.exec_plugin import Done, User, add_cluster, status_of
+from support.exec_plugin import PATIENT, Done, User, add_cluster, status_of
 from support.issuer_login import Login
 from support.oidc_users import EXEC_INFO, logging_in
 from support.operated_cluster import SERVICE_CA, tls_service
@@ -162,7 +162,7 @@ def test_twenty_plugins_open_one_window(person: Person) -> None:
     plugin = ("credential", person.cluster_id, "--profile", "default", "--project", person.project_id)
     variables = person.environment | person.counting | {"KUBERNETES_EXEC_INFO": EXEC_INFO}
     with ThreadPoolExecutor(PARALLEL) as pool:
-        running = [pool.submit(person.run, *plugin, env=variables) for _ in range(PARALLEL)]
+        running = [pool.submit(person.run, *plugin, env=variables, command=PATIENT) for _ in range(PARALLEL)]
         [window] = eventually(lambda: person.windows)
         Login(person.issuer).follow(window, "alice")
         outputs = [each.result(300) for each in running]

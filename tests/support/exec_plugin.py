@@ -4,17 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support import patient_plugin
 from support.command_line import Operator
 from support.operated_cluster import SERVICE_CA
 from support.stores import rows
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 COMMAND = (sys.executable, "-m", "clustercert")
+PATIENT = patient_plugin.command(sys.executable)
 PASSWORD = "correct horse"
 PROJECT = "eu-de"
 FORBIDDEN = 4
@@ -76,15 +78,16 @@ class User:
         stdin: str = "",
         env: dict[str, str] | None = None,
         preexec: Callable[[], None] | None = None,
+        command: Sequence[str] = COMMAND,
         **variables: str,
     ) -> Done:
         """Run a command of this user."""
         done = subprocess.run(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=2 * SECONDS,
             cwd=self.home,
             env=(self.environment if env is None else env) | variables,
             check=False,

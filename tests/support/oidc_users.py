@@ -12,7 +12,7 @@ from typing import Any
 
 from clustercert.authn.oidc.issuers import derived_id
 from support.command_line import Operator, new_operator
-from support.exec_plugin import COMMAND, Done, User, add_cluster
+from support.exec_plugin import COMMAND, PATIENT, Done, User, add_cluster
 from support.oauth_issuer import Behavior, OAuthIssuer
 from support.operated_cluster import SERVICE_CA, tls_service
 from support.stores import rows
@@ -70,11 +70,13 @@ def running_site(folder: Path) -> Iterator[Site]:
 
 
 @contextlib.contextmanager
-def logging_in(user: User, *options: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run `login` of a user without a browser. Ends it after an error of the test."""
+def logging_in(
+    user: User, *options: str, env: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run `login` of a user without a browser, by default in their environment. Ends it after an error of the test."""
     ca_file = str(user.operator.folder / SERVICE_CA)
     command = [*COMMAND, "login", user.url, "--ca-file", ca_file, *options]
-    with subprocess.Popen(command, env=user.environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=env or user.environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -162,7 +164,10 @@ class OidcUser(User):
     def credential(self, *options: str, **variables: str) -> Done:
         """Run the exec plugin as kubectl does."""
         return self.run(
-            *self.plugin, *options, env=self.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO} | variables
+            *self.plugin,
+            *options,
+            env=self.environment | {"KUBERNETES_EXEC_INFO": EXEC_INFO} | variables,
+            command=PATIENT,
         )
 
 
