@@ -11,6 +11,7 @@ from support.certificate_authority import Authority
 from support.command_line import Operator
 from support.operated_cluster import SERVICE_CA
 from support.terminal import CTRL_C, in_a_terminal
+from support.wait import SECONDS
 
 PASSWORD = "correct horse"
 
@@ -40,7 +41,7 @@ def run(home: Path, *arguments: str, **variables: str) -> "subprocess.CompletedP
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=environment(home) | variables,
         check=False,
     )

@@ -6,10 +6,18 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 
+from clustercert.cli import webhook_handshake
 from support.kubernetes_setup import SERVICE
 from support.operated_cluster import OperatedCluster
+from support.wait import SECONDS
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook_handshake, "TIMEOUT_SECONDS", SECONDS)
 
 
 def notes(site: OperatedCluster, *options: str | Path) -> str:
@@ -76,7 +84,7 @@ def listening(answer: bytes) -> Iterator[int]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # In case no client connects.
-        listener.settimeout(20)
+        listener.settimeout(SECONDS)
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
         yield listener.getsockname()[1]

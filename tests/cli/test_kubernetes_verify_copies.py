@@ -181,7 +181,7 @@ def test_an_older_policy_admits_the_copy_and_keeps_both_keys(site: OperatedClust
     with_admission(site)
     renew = make_policy_older(site)
 
-    code, checks = site.verify("--wait", "8")
+    code, checks = site.verify("--wait", "20")
 
     assert (code, checks["revoke"]["result"]) == (1, "ok"), checks
     assert checks["altered copy"]["result"] == "failed"

@@ -1,5 +1,6 @@
 """Names for completion: from where they come, and what happens if they don't."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from clustercert.cli import credential_cache, profile
 from clustercert.cli.name_completion import is_plain
 from clustercert.cli.profile import Profile
 from support.command_line import Operator
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 OPERATOR = {"name": "okapi", "domain": "zoo", "service_roles": ["operator"]}
 PROJECT = "a" * 32
@@ -88,7 +89,7 @@ def completed(line: str) -> list[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         check=True,
     )
     assert done.stderr == ""
@@ -98,7 +99,9 @@ def completed(line: str) -> list[str]:
 def make_old() -> None:
     """Let the cached names be too old to be used without asking."""
     for file in Path(str(credential_cache.folder("names"))).iterdir():
-        os.utime(file, (0, 0))
+        # A child process may be replacing one.
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(file, (0, 0))
 
 
 def test_names_are_completed_if_a_shell_reads_them_as_text(service: Service) -> None:

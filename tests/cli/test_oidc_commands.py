@@ -10,11 +10,12 @@ from clustercert.authn.oidc import explanation
 from clustercert.authn.oidc.issuers import derived_id
 from support.command_line import Operator
 from support.oidc import URL, IssuerServer, Response, claims_of, new_key, signed
+from support.wait import SECONDS
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explanation, "KEYS_SECONDS", 60)
+    monkeypatch.setattr(explanation, "KEYS_SECONDS", SECONDS)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_an_issuer_that_hangs_is_explained(
 ) -> None:
     monkeypatch.setattr(explanation, "KEYS_SECONDS", 0.2)
     end = threading.Event()
-    issuer.responses["/keys"] = Response(b"{}", work=lambda: end.wait(60))
+    issuer.responses["/keys"] = Response(b"{}", work=lambda: end.wait(SECONDS))
     try:
         done = operator.run("identity", "explain", "--token-file", saved(tmp_path, issuer.token()))
     finally:

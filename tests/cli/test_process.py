@@ -16,7 +16,7 @@ from clustercert.cli.command_table import COMMANDS
 from clustercert.cli.root import app
 from support import terminal
 from support.command_line import Operator
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 
 KEK = base64.b64encode(bytes(32)).decode()
 COMMAND = (sys.executable, "-m", "clustercert")
@@ -40,7 +40,7 @@ def run(*arguments: str | Path, **environment: str) -> "subprocess.CompletedProc
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(**environment),
         check=False,
     )
@@ -51,7 +51,7 @@ def loaded_by(*arguments: str) -> set[str]:
         [sys.executable, "-X", "importtime", "-m", "clustercert", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(XDG_CONFIG_HOME="/nowhere"),
         check=False,
     )
@@ -96,7 +96,7 @@ def test_a_command_of_the_service_names_the_package_to_install(command: list[str
         [sys.executable, "-c", without_packages, *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         cwd=tmp_path,
         env=clean_environment(),
         check=False,
@@ -163,7 +163,7 @@ def test_a_closed_pipe_ends_the_command_quietly(operator: Operator) -> None:
         process.stdout.close()
         assert process.stderr is not None
         assert process.stderr.read() == b""
-        assert process.wait(60) == 1
+        assert process.wait(SECONDS) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
@@ -176,7 +176,7 @@ def test_closed_standard_output_is_no_error(operator: Operator) -> None:
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(),
         check=False,
     )
@@ -326,7 +326,7 @@ def test_ctrl_c_while_modules_are_imported_prints_no_traceback(arguments: list[s
         [sys.executable, "-c", interrupting, *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(),
         check=False,
     )
@@ -338,7 +338,7 @@ def test_an_argument_that_is_not_utf_8_is_wrong_usage(operator: Operator) -> Non
         [*COMMAND, "--config", operator.config, "project", "show", b"eu-\xff", "--local"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(),
         check=False,
     )
@@ -377,5 +377,5 @@ def test_serve_prints_its_address_and_stops_on_ctrl_c(operator: Operator) -> Non
         assert process.stderr is not None
         assert line_with(process.stderr, "Listening on").startswith("Listening on http://127.0.0.1:")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(SECONDS) == 0
         assert "Traceback" not in process.stderr.read()

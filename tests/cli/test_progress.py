@@ -11,10 +11,13 @@ from support.command_line import Operator, new_operator
 from support.terminal import in_a_terminal
 
 pytestmark = pytest.mark.slow
-# The real program, which shows progress from the beginning instead of after a moment.
+# The real program, which shows each step instead of one now and then.
 AT_ONCE = (
     *(sys.executable, "-c"),
-    "import clustercert.cli.progress as p; p.FIRST_SECONDS = -1\nfrom clustercert.__main__ import main; main()",
+    (
+        "import clustercert.cli.progress as p\np.FIRST_SECONDS, p._SECONDS_BETWEEN = -1, 0\n"
+        "from clustercert.__main__ import main\nmain()"
+    ),
 )
 DOCUMENT = """\
 apiVersion: clustercert/v1

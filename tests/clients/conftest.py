@@ -34,6 +34,10 @@ SETTINGS_OF_CLIENTS = (
     "https_proxy",
     "HTTP_PROXY",
     "HTTPS_PROXY",
+    "ALL_PROXY",
+    "all_proxy",
+    "XDG_",
+    "CLUSTERCERT_",
 )
 
 
@@ -42,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home of their own for the clients, which read and write settings there, and no settings of ours."""
     folder = tmp_path_factory.mktemp("home")
     for name in list(os.environ):
-        if name.startswith(SETTINGS_OF_CLIENTS):
+        if name.startswith(SETTINGS_OF_CLIENTS) and name != "CLUSTERCERT_BIN":
             del os.environ[name]
     os.environ["HOME"] = str(folder)
     return folder

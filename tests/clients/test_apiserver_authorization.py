@@ -43,7 +43,7 @@ def test_the_webhook_is_asked_byte_for_byte_as_recorded(
     der = x509.load_pem_x509_certificate(identity_pem).public_bytes(serialization.Encoding.DER)
     with ApiServer(tmp_path, release) as apiserver:
         apiserver.trust(authority.certificate_pem)
-        apiserver.authorize_with(configuration(tmp_path, webhook))
+        apiserver.authorize_with(configuration(tmp_path, webhook, timeout="3s"))
         with client_of(apiserver, tmp_path, identity_pem) as client:
             assert namespaces(client).status_code == 403
 

@@ -1,5 +1,6 @@
 """What the double does where the webhook or a condition gives no answer, as a kube-apiserver does."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from support.apiserver import ApiServer
 from support.apiserver_clients import client_of
 from support.scripted_webhook import UNGUARDED, Answer, ScriptedWebhook, configuration, namespaces, review
+from support.wait import SECONDS
 
 
 def garbage(webhook: ScriptedWebhook) -> None:
@@ -18,7 +20,8 @@ def garbage(webhook: ScriptedWebhook) -> None:
 
 def hanging(webhook: ScriptedWebhook) -> None:
     def slowly(_review: object) -> Answer:
-        time.sleep(0.6)
+        # In a thread that ends with this process.
+        threading.Event().wait(SECONDS)
         return review(allowed=False)
 
     webhook.answer = slowly

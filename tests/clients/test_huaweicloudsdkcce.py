@@ -23,6 +23,7 @@ from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from huaweicloud import cce_of, issue, leaf_of
 from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
 from support.kubeconfig_checks import assert_lives
+from support.wait import SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def state(tenant: Tenant, leaf: x509.Certificate) -> str:
     """What the service's own inventory says of a certificate."""
     cluster = f"/clustercert/v1/projects/{tenant.project_id}/clusters/{tenant.cluster_id}"
     url = f"{tenant.url}{cluster}/certificates/{leaf.fingerprint(SHA256()).hex()}"
-    answer = httpx.get(url, headers={"X-Auth-Token": tenant.token}, trust_env=False)
+    answer = httpx.get(url, headers={"X-Auth-Token": tenant.token}, trust_env=False, timeout=SECONDS)
     return str(answer.json()["state"])
 
 

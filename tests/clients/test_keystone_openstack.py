@@ -119,7 +119,11 @@ def test_a_token_and_the_catalog_are_all_it_takes(service: Service, shell: Shell
 
     path = service.clustercert_path.replace(service.site.project_id, issued["project_id"])
     answer = httpx.post(
-        endpoint + path, json={"duration": 1}, headers={"X-Auth-Token": issued["id"]}, verify=service.tls
+        endpoint + path,
+        json={"duration": 1},
+        headers={"X-Auth-Token": issued["id"]},
+        verify=service.tls,
+        timeout=SECONDS,
     )
 
     assert answer.status_code == 200, answer.text

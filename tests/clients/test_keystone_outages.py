@@ -74,12 +74,15 @@ def test_keystone_is_stopped_and_started_under_load(site: Site, own: Service) ->
             away = own.issue(unknown)
             during = len(load.known)
             eventually(lambda: len(load.known) > during + 10)
+            while_away = [*load.known]
         eventually(lambda: own.status(unknown) == 200)
         eventually(lambda: own.status(revoked) == 401)
 
     assert away.status_code == 503
     assert 1 <= int(away.headers["Retry-After"]) <= 60
-    assert {answer.status_code for answer in load.known} == {200}
+    assert {answer.status_code for answer in while_away} == {200}
+    # Nothing is cached for longer than a minute, and Keystone may take that long to start.
+    assert {answer.status_code for answer in load.known} <= {200, 503}
     assert {answer.status_code for answer in load.wrong} <= {401, 503}
 
 

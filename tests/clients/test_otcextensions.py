@@ -11,6 +11,7 @@ from otcextensions import sdk
 
 from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
 from support.kubeconfig_checks import assert_client_leaf, assert_lives
+from support.wait import SECONDS
 
 
 def connect(tenant: Tenant, **how: str) -> Any:
@@ -43,7 +44,9 @@ def connection(tenant: Tenant) -> Any:
 
 def cluster_name(tenant: Tenant) -> str:
     answer = httpx.get(
-        f"{tenant.url}{tenant.clusters_path}/{tenant.cluster_id}", headers={"X-Auth-Token": tenant.token}
+        f"{tenant.url}{tenant.clusters_path}/{tenant.cluster_id}",
+        headers={"X-Auth-Token": tenant.token},
+        timeout=SECONDS,
     )
     return str(answer.json()["metadata"]["name"])
 

@@ -12,6 +12,7 @@ import yaml
 from support.apiserver import ApiServer
 from support.page_service import PageService, environment, issuer, new_service
 from support.page_steps import ROOT, Step, pattern, run, section, steps
+from support.wait import eventually
 
 PAGE = "docs/quick-starts.md"
 # Of commands and their output, without the prose around them.
@@ -131,8 +132,9 @@ def test_operators(reader: Reader, apiserver: ApiServer, tmp_path: Path, servers
 
     def serve(step: Step) -> None:
         address = servers.enter_context(service.serving())
-        said = (service.folder / "serve").read_text().strip()
-        assert re.fullmatch(pattern(step.printed), said), said
+        printed = service.folder / "serve"
+        # The address comes first, and then more lines.
+        eventually(lambda: re.fullmatch(pattern(step.printed), printed.read_text().strip()))
         reader.words |= {URL: address.url, **dict.fromkeys(FINGERPRINT.findall(text), address.fingerprint)}
         reader.env["CLUSTERCERT_SERVER__PUBLIC_URL"] = address.url
 

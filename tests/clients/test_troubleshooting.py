@@ -19,7 +19,7 @@ LIST = ("get", "--raw", "/api/v1/namespaces")
 
 @pytest.fixture
 def cluster(tls_demo: Demo, apiserver: ApiServer) -> RegisteredCluster:
-    return register(tls_demo, f"troubled-{os.getpid()}-{id(apiserver)}", apiserver)
+    return register(tls_demo, f"troubled-{os.urandom(4).hex()}", apiserver)
 
 
 def said(folder: Path, kubeconfig: Any, *words: str) -> str:

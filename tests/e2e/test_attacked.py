@@ -16,16 +16,19 @@ from bench.webhook import api_server
 HAPROXY = shutil.which("haproxy", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 MEGABYTE = 1 << 20
 OVERSIZED = 33 * MEGABYTE
-# bench measures for longer.
-SECONDS = 2
+# bench measures for longer, more of them, and how many come within the three seconds of an API server. Here it matters
+# that all are answered, on a machine that does other things too.
+SECONDS, RATE, PATIENCE_SECONDS = 2, 50, 30.0
 
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")
 
 
-def test_no_review_fails_while_the_api_is_attacked(tmp_path: Path) -> None:
+def test_no_review_fails_while_the_api_is_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attacked, "RATE", RATE)
+    monkeypatch.setattr(attacked, "GIVEN_UP_SECONDS", PATIENCE_SECONDS)
     rows = attacked.measure(tmp_path / "store", SECONDS)
     assert [row["attack"] for row in rows] == ["none", *attacks.ATTACKS, "slow database"]
-    assert {row["reviews"] for row in rows} == {SECONDS * attacked.RATE}
+    assert {row["reviews"] for row in rows} == {SECONDS * RATE}
     assert {row["failed"] for row in rows} == {0}
 
 
@@ -39,7 +42,7 @@ def test_an_oversized_review_is_denied_through_the_proxy(tmp_path: Path) -> None
     )
     with (
         attacked.in_front(store) as front,
-        socket.create_connection(("127.0.0.1", front.webhook_port), timeout=120) as plain,
+        socket.create_connection(("127.0.0.1", front.webhook_port), timeout=300) as plain,
         front.files.context().wrap_socket(plain, server_hostname="127.0.0.1") as connection,
     ):
         connection.sendall(head.encode())

@@ -22,14 +22,13 @@ from sqlalchemy.engine import make_url
 from support import postgres
 from support import world as worlds
 from support.leaf_checks import leaf_of
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 from support.world import World
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "backup.md"
 DEPLOY = ROOT / "deploy"
 UNITS = (".service", ".socket")
-SECONDS = 120
 # Where a machine has no `sqlite3` command.
 SQLITE3 = f"""#!{sys.executable}
 import sqlite3, sys

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from support.demo_process import Demo, demo
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 
 def _receive_until_killed(running: Demo, received: list[str]) -> None:
@@ -35,7 +35,7 @@ def test_every_received_certificate_survives_sigkill(tmp_path: Path) -> None:
             eventually(lambda enough=enough: len(received) >= enough)  # type: ignore[misc] # the lambda has no types
             running.kill()
             for client in clients:
-                client.join(30)
+                client.join(SECONDS)
 
     # The demo's own certificate is issued at each start, beside these.
     with demo(tmp_path / "data"), sqlite3.connect(tmp_path / "data" / "clustercert.db") as database:
@@ -52,11 +52,11 @@ def test_every_received_certificate_survives_sigkill(tmp_path: Path) -> None:
 def test_a_killed_supervisor_takes_its_workers_along(tmp_path: Path) -> None:
     with demo(tmp_path / "data", "--workers", "2") as running:
         running.process.kill()
-        running.process.wait(10)
+        running.process.wait(SECONDS)
 
         def ended() -> bool:
             try:
-                httpx.get(f"{running.said['url']}/healthz", trust_env=False)
+                httpx.get(f"{running.said['url']}/healthz", trust_env=False, timeout=SECONDS)
             except httpx.TransportError:
                 return True
             return False

@@ -10,9 +10,8 @@ import httpx
 from support import world as worlds
 from support.oidc import IssuerServer, new_key
 from support.serve_process import serving
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
-SECONDS = 120
 REQUESTS, ROTATED_AT = 200, 60
 # A connection for each request, so that both workers get some.
 UNKEPT = httpx.Limits(max_keepalive_connections=0)

@@ -15,8 +15,8 @@ from support.wait import SECONDS
 
 SILENT = 1100
 UNFINISHED = 600
-# In seconds. One test waits for its end.
-BODY_TIMEOUT = 30
+# In seconds, less than the whole request may take. One test waits for its end.
+BODY_TIMEOUT = 20
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ import pytest
 from clustercert.http.early_response import MAX_DISCARDED
 from clustercert.http.webhook.routes import MAX_REVIEW
 from support.demo_process import Demo, demo
+from support.wait import SECONDS
 
 MEGABYTE = 1 << 20
 # As large as the review of a request whose selector fills an API server's header limit of 1 MB.
 OVERSIZED = 33 * MEGABYTE
-BODY_TIMEOUT = 30
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Webhook:
         host, port = self.running.said["url"].removeprefix("https://").split(":")
         context = ssl.create_default_context(cafile=self.running.said["tls_ca"])
         with (
-            socket.create_connection((host, int(port)), timeout=120) as plain,
+            socket.create_connection((host, int(port)), timeout=SECONDS) as plain,
             context.wrap_socket(plain, server_hostname=host) as connection,
         ):
             yield connection
@@ -47,7 +47,7 @@ class Webhook:
 
 @pytest.fixture(scope="module")
 def webhook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Webhook]:
-    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(BODY_TIMEOUT)}
+    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(SECONDS)}
     with demo(tmp_path_factory.mktemp("reviews") / "data", "--tls", env=env) as running:
         done = running.cli(
             "kubernetes", "token", "create", running.said["cluster_id"], "--local", "--output", "json"

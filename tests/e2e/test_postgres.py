@@ -12,9 +12,9 @@ from clustercert.server import tls
 from clustercert.settings import SettingsError
 from clustercert.wiring import components
 from support import postgres
-from support.replicas import SECONDS, Replica, assert_not_now, issue, listening, started
+from support.replicas import Replica, assert_not_now, issue, listening, started
 from support.stores import Store, blob
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 from support.world import World, make
 
 
@@ -66,7 +66,9 @@ def test_what_one_replica_revokes_another_one_refuses_within_a_second(
             "scope": {"project": {"id": world.project.id}},
         }
     }
-    token = httpx.post(f"{one.url}/v3/auth/tokens", json=asked, trust_env=False).headers["X-Subject-Token"]
+    token = httpx.post(f"{one.url}/v3/auth/tokens", json=asked, trust_env=False, timeout=SECONDS).headers[
+        "X-Subject-Token"
+    ]
     with one.client(token) as at_one, two.client(token) as at_two:
         assert [issue(client, world).status_code for client in (at_one, at_two, at_one, at_two)] == [200] * 4
         at_one.delete("/v3/auth/tokens", headers={"X-Subject-Token": token}).raise_for_status()

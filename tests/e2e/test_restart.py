@@ -20,8 +20,8 @@ from clustercert.model import Actor, Origin
 from clustercert.wiring import components
 from support.demo_process import COMMAND
 from support.kubernetes_messages import review
-from support.serve_process import SECONDS, end, environment_of
-from support.wait import eventually
+from support.serve_process import end, environment_of
+from support.wait import SECONDS, eventually
 from support.world import ACTOR, World, make
 
 CLIENTS = 4

@@ -19,10 +19,8 @@ from support.certificate_authority import Authority
 from support.kubernetes_messages import credential_id, event_list, review
 from support.leaf_checks import leaf_of
 from support.serve_process import Serving, serving
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 from support.world import ACTOR, World, make
-
-TIMEOUT = 60
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Roles:
         return f"/clustercert/v1/kubernetes/clusters/{self.world.clusters['plain'].id}"
 
     def client(self, serving: Serving) -> httpx.Client:
-        return httpx.Client(base_url=serving.url, timeout=TIMEOUT, trust_env=False)
+        return httpx.Client(base_url=serving.url, timeout=SECONDS, trust_env=False)
 
     def status(self, raw: bytes) -> object:
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
@@ -140,7 +138,7 @@ def test_the_webhook_requires_client_certificates_if_configured(roles: Roles, tm
         context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
         if identity is not None:
             context.load_cert_chain(tmp_path / identity)
-        with httpx.Client(verify=context, trust_env=False, timeout=TIMEOUT) as client:
+        with httpx.Client(verify=context, trust_env=False, timeout=SECONDS) as client:
             return client.get(f"{url}/healthz").status_code
 
     with serving(roles.world, "--role", "webhook", **settings) as webhook:

@@ -13,8 +13,9 @@ import pytest
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from support import postgres
-from support.replicas import SECONDS, Replica, issue, listening, started
+from support.replicas import Replica, issue, listening, started
 from support.stores import Store, blob
+from support.wait import SECONDS
 from support.world import World, make
 
 HEAD = migrate.head()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.demo_process import Demo, demo
+from support.wait import SECONDS
 
 HOST = b"Host: a\r\n"
 CLOSE = b"Host: a\r\nConnection: close\r\n\r\n"
@@ -16,16 +17,20 @@ FIELDS = {"errorCode", "errorMessage", "error_code", "error_msg", "message", "re
 TOKENS = b"POST /v3/auth/tokens HTTP/1.1\r\nContent-Type: application/json\r\n"
 
 
+# One test waits for its end, and in no other may it come.
+BODY_TIMEOUT = 8
+
+
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": "0.5"}
+    env = os.environ | {"CLUSTERCERT_SERVER__BODY_TIMEOUT": str(BODY_TIMEOUT)}
     with demo(tmp_path_factory.mktemp("server") / "data", env=env) as one:
         yield one
 
 
 def connected(running: Demo) -> socket.socket:
     host, port = running.said["url"].removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=SECONDS)
 
 
 def asked(running: Demo, request: bytes) -> bytes:

@@ -11,6 +11,7 @@ import httpx
 
 from support.apiserver import ApiServer
 from support.apiserver.server import PRESENTED
+from support.wait import SECONDS
 
 
 class Served(Protocol):
@@ -27,7 +28,7 @@ def client_of(apiserver: Served, folder: Path, identity_pem: bytes | None) -> ht
         path = folder / "identity.pem"
         path.write_bytes(identity_pem)
         context.load_cert_chain(path)
-    return httpx.Client(base_url=apiserver.url, verify=context, trust_env=False, timeout=20)
+    return httpx.Client(base_url=apiserver.url, verify=context, trust_env=False, timeout=SECONDS)
 
 
 class Presenter:
@@ -39,7 +40,7 @@ class Presenter:
             file.write(identity_pem)
             file.flush()
             context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
-        self._client = httpx.Client(base_url=double.url, verify=context, trust_env=False)
+        self._client = httpx.Client(base_url=double.url, verify=context, trust_env=False, timeout=SECONDS)
 
     def get(self, path: str, presented_der: bytes | None = None) -> httpx.Response:
         return self._client.get(path, headers=_headers(presented_der))

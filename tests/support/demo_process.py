@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 
+from support.wait import SECONDS
+
 COMMAND = (sys.executable, "-m", "clustercert")
 
 
@@ -28,7 +30,7 @@ class Demo:
         return httpx.Client(
             base_url=self.said["url"],
             headers={"X-Auth-Token": self.said["token"]},
-            timeout=20,
+            timeout=SECONDS,
             trust_env=False,
         )
 
@@ -43,7 +45,7 @@ class Demo:
             env=os.environ | {"CLUSTERCERT_KEK_FILE": str(self.data_dir / "kek")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SECONDS,
             check=False,
         )
 
@@ -51,7 +53,7 @@ class Demo:
         """SIGKILL to the server and all its workers at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(SECONDS)
 
 
 def uncovered() -> dict[str, str]:
@@ -90,9 +92,9 @@ def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(timeout=20)
+            return process.communicate(timeout=60)
     process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=20)
+    return process.communicate(timeout=60)
 
 
 @contextlib.contextmanager
@@ -116,7 +118,7 @@ def demo(
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(45)
+                process.wait(SECONDS)
             finally:
                 running.kill()
         process.stdout.close()

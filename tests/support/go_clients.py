@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from support.wait import SECONDS
+
 USER_AGENT = "golangsdk/2.0.0"
 
 Headers = Mapping[str, str]
@@ -101,9 +103,9 @@ def send(
     """Send these headers and those that Go's transport adds, and none of http.client."""
     host = urlsplit(url).netloc
     connection = (
-        http.client.HTTPConnection(host, timeout=30)
+        http.client.HTTPConnection(host, timeout=SECONDS)
         if tls is None
-        else http.client.HTTPSConnection(host, timeout=30, context=tls)
+        else http.client.HTTPSConnection(host, timeout=SECONDS, context=tls)
     )
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
     connection_headers = {"Host": urlsplit(url).netloc, "Connection": "close", "Accept-Encoding": "gzip"}

@@ -103,10 +103,10 @@ class Installation:
         return self.registered.tenant.cluster_id
 
     def set_up(self, *options: str) -> None:
-        """Run `kubernetes setup` into the folder that the control plane reads."""
+        """Run `kubernetes setup` into the folder that the control plane reads. It waits long for the webhook."""
         operator(
             self.demo, "kubernetes", "setup", self.id, "--out", self.setup_folder,
-            "--control-plane-dir", self.setup_folder, *self.service, "--force", *options,
+            "--control-plane-dir", self.setup_folder, *self.service, "--timeout", "30s", "--force", *options,
         )  # fmt: skip
 
     def join(self, *, webhook: bool) -> None:

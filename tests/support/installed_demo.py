@@ -15,10 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from support.store_commands import on_store
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 
-READY_WITHIN_S = 90
-STOPPED_WITHIN_S = 30
 MISSING_CLUSTER = "00000000-0000-4000-8000-000000000000"
 """The id of no cluster."""
 
@@ -118,7 +116,7 @@ def stop(demo: Demo) -> None:
     """Interrupt it like Ctrl-C. Asserts a clean exit and a log without errors."""
     demo.process.send_signal(signal.SIGINT)
     try:
-        status = demo.process.wait(STOPPED_WITHIN_S)
+        status = demo.process.wait(SECONDS)
     except subprocess.TimeoutExpired:
         demo.process.kill()
         raise
@@ -137,7 +135,7 @@ def operator(demo: Demo, *arguments: str | Path) -> str:
         [program(), *on_store(map(str, arguments))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         check=False,
         env=operators_environment(demo),
     )
@@ -185,8 +183,8 @@ def replica_with_tls(demo: Demo, data_dir: Path) -> Iterator[str]:
         yield f"https://127.0.0.1:{listening[1]}"
     finally:
         process.send_signal(signal.SIGTERM)
-        status = process.wait(STOPPED_WITHIN_S)
-        rest.join(STOPPED_WITHIN_S)
+        status = process.wait(SECONDS)
+        rest.join(SECONDS)
         process.stderr.close()
     assert status == 0
 
@@ -194,7 +192,7 @@ def replica_with_tls(demo: Demo, data_dir: Path) -> Iterator[str]:
 def _report(process: subprocess.Popen[str], log: Path) -> Mapping[str, object]:
     """The JSON object on standard output, on one line or more."""
     assert process.stdout is not None
-    overdue = threading.Timer(READY_WITHIN_S, process.kill)
+    overdue = threading.Timer(SECONDS, process.kill)
     overdue.start()
     text = ""
     began = time.monotonic()
@@ -209,5 +207,5 @@ def _report(process: subprocess.Popen[str], log: Path) -> Mapping[str, object]:
             return report
     finally:
         overdue.cancel()
-    process.wait(STOPPED_WITHIN_S)
+    process.wait(SECONDS)
     raise AssertionError(f"no demo after {time.monotonic() - began:.0f} s: {text}{log.read_text()}")

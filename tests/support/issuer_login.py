@@ -13,12 +13,12 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx
 
 from support.real_issuers import CLIENT_ID, RealIssuer
+from support.wait import SECONDS
 
 REDIRECT = "http://127.0.0.1:4711/callback"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 # More pages than any login has.
 MOST_PAGES = 20
-SECONDS = 60
 
 _FORM = re.compile(r"<form([^>]*)>(.*?)</form>", re.DOTALL)
 _INPUT = re.compile(r"<input[^>]*type=\"hidden\"[^>]*>")

@@ -30,10 +30,9 @@ from support.kubeconfig_checks import assert_openssl_verifies
 from support.real_keystone import RealKeystone
 from support.real_keystone.people import Administrator, Key, Person, in_project
 from support.store_commands import on_store
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 
 REGION = "eu-test"
-STOPPED_WITHIN_S = 60
 # The shortest that there is, since tests wait for its end.
 CACHE_SECONDS = 1
 # For busy machines.
@@ -155,8 +154,8 @@ class Site:
                 yield service
         finally:
             process.send_signal(signal.SIGTERM)
-            status = process.wait(STOPPED_WITHIN_S)
-            rest.join(STOPPED_WITHIN_S)
+            status = process.wait(SECONDS)
+            rest.join(SECONDS)
             process.stderr.close()
         assert status == 0
         assert [line for line in service.log if line["level"] == "critical" or "exception" in line] == []
@@ -175,7 +174,9 @@ class Service:
         self._log = log
         self.ca = site.folder / "tls-ca.pem"
         limits = httpx.Limits(max_connections=200)
-        self.http = httpx.Client(base_url=url, verify=self.tls, timeout=120, limits=limits, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url, verify=self.tls, timeout=SECONDS, limits=limits, trust_env=False
+        )
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -259,7 +260,7 @@ def operator(settings: Path, *arguments: str | Path) -> str:
         [program(), "--config", settings, *on_store(map(str, arguments))],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SECONDS,
         check=False,
         env=os.environ,
     )

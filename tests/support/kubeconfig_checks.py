@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from support.installed_demo import Tenant
+from support.wait import SECONDS
 
 ADMINS = "clustercert:admins"
 """The Kubernetes group of the demo's users, who have the role `admin`."""
@@ -65,7 +66,7 @@ def assert_openssl_verifies(chain_pem: bytes, ca: Path) -> None:
         ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", ca],
         input=chain_pem,
         capture_output=True,
-        timeout=20,
+        timeout=SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from support.wait import SECONDS
+
 
 def program() -> Path:
     """kubectl from KUBEBUILDER_ASSETS if set, else from its wheel."""
@@ -19,11 +21,11 @@ def kubectl(
 ) -> subprocess.CompletedProcess[str]:
     """Run it with this kubeconfig; the caller judges its exit status."""
     return subprocess.run(
-        [program(), "--kubeconfig", kubeconfig, "--request-timeout=20s", *arguments],
+        [program(), "--kubeconfig", kubeconfig, f"--request-timeout={SECONDS:.0f}s", *arguments],
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=2 * SECONDS,
         check=False,
         # It caches discovery by address, and another server of ours may get the same port.
         env={**os.environ, "KUBECACHEDIR": str(kubeconfig.with_suffix(".cache"))},

@@ -20,7 +20,7 @@ from support.apiserver import ApiServer
 from support.command_line import CommandResult, Operator
 from support.demo_process import COMMAND
 from support.stores import rows
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 
 SERVICE_CA = "service-ca.pem"
 
@@ -47,8 +47,8 @@ class OperatedCluster:
         self.operator.output("cluster", "update", "prod", *options)
 
     def set_up(self, *options: str) -> None:
-        """Write the control plane's files, and make the API server read them."""
-        self.write_files(*options)
+        """Write the control plane's files, and make the API server read them. It waits long for the webhook."""
+        self.write_files("--timeout", "30s", *options)
         self.bind_groups()
         self.cluster.authorize_with(self.folder / "authorization-config.yaml")
 
@@ -98,7 +98,7 @@ def tls_service(operator: Operator) -> Iterator[str]:
         yield listening[0]
     finally:
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=SECONDS)
 
 
 def _tls_settings(folder: Path) -> Mapping[str, str]:

@@ -16,9 +16,9 @@ import yaml
 
 from support import kubectl
 from support.apiserver import ApiServer
-from support.installed_demo import STOPPED_WITHIN_S, program
+from support.installed_demo import program
 from support.store_commands import on_store
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 TESTS = Path(__file__).resolve().parents[1]
 PROJECT = "eu-de"
@@ -59,7 +59,7 @@ class PageService:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=SECONDS,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -97,7 +97,7 @@ class PageService:
             yield address
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(STOPPED_WITHIN_S) == 0, (self.folder / "serve").read_text()
+            assert process.wait(SECONDS) == 0, (self.folder / "serve").read_text()
 
     def _address(self) -> "Address | None":
         said = (self.folder / "serve").read_text()
@@ -169,7 +169,7 @@ def run_script(script: str, folder: Path, env: Mapping[str, str]) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=2 * SECONDS,
         check=False,
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"

@@ -14,6 +14,7 @@ import pytest
 from cryptography import x509
 
 from support.certificate_authority import Authority
+from support.wait import SECONDS
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ROOT / ".venvs"
@@ -22,7 +23,6 @@ CLIENT_ID = "clustercert"
 # Another client of the same issuer, whose tokens are for another audience.
 OTHER_CLIENT_ID = "other"
 GROUPS: Mapping[str, Sequence[str]] = {"alice": ["team-blue", "platform"], "bob": ["team-red"], "carol": []}
-SECONDS = 60
 
 
 @dataclass(frozen=True)

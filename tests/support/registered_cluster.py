@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import httpx
 
 from support.installed_demo import Demo, Tenant, operator
-from support.wait import eventually
+from support.wait import SECONDS, eventually
 
 
 class Addressed(Protocol):
@@ -48,7 +48,7 @@ class RegisteredCluster:
             json=body,
             headers={"X-Auth-Token": self.tenant.token, "Accept": accept},
             verify=self.tenant.verify,
-            timeout=30,
+            timeout=SECONDS,
         )
 
     def get(self, path: str) -> Any:
@@ -57,7 +57,7 @@ class RegisteredCluster:
             self.tenant.url + path,
             headers={"X-Auth-Token": self.tenant.token},
             verify=self.tenant.verify,
-            timeout=30,
+            timeout=SECONDS,
         )
         assert answer.status_code == 200, answer.text
         return answer.json()

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import httpx
 
 from support.demo_process import COMMAND
+from support.wait import SECONDS
 from support.world import World
-
-SECONDS = 30
 
 
 @dataclass

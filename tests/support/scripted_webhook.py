@@ -98,7 +98,8 @@ def configuration(folder: Path, webhook: ScriptedWebhook, *conditions: str, **ch
     fields: dict[str, Any] = {
         "authorizedTTL": "5s",
         "unauthorizedTTL": "2s",
-        "timeout": "3s",
+        # The longest that there is.
+        "timeout": "30s",
         "subjectAccessReviewVersion": "v1",
         "matchConditionSubjectAccessReviewVersion": "v1",
         "failurePolicy": "NoOpinion",

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.demo_process import COMMAND
+from support.wait import SECONDS
 from support.world import World
-
-SECONDS = 60
 
 
 @dataclass(frozen=True)

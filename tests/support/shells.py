@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.wait import SECONDS
+
 SHELLS = {
     "bash": ("bash", "--norc", "--noprofile", "-i"),
     "zsh": ("zsh", "-f", "-i"),
@@ -73,7 +75,7 @@ class Shell:
     def press(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = SECONDS) -> None:
         """Read the screen until the condition holds. Raises AssertionError if it does not."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -20,7 +20,7 @@ from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from support.command_line import PASSWORD, Operator, new_operator
 from support.stores import rows
-from support.wait import line_with
+from support.wait import SECONDS, line_with
 
 COMMAND = (sys.executable, "-m", "clustercert")
 OURS = ("CLUSTERCERT", "OS_", "XDG_")
@@ -59,7 +59,7 @@ class UserSite:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SECONDS,
             cwd=self.folder,
             env=kept | {"HOME": str(self.folder / "home")} | variables,
             check=False,
@@ -106,7 +106,7 @@ def served(folder: Path) -> Iterator[UserSite]:
             yield replace(made, url=line.split()[-1])
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(SECONDS)
             process.stderr.close()
 
 
@@ -119,8 +119,11 @@ def leaf_of(kubeconfig: dict[str, Any]) -> x509.Certificate:
     return leaf
 
 
-def lifetime(kubeconfig: dict[str, Any]) -> timedelta:
-    return leaf_of(kubeconfig).not_valid_after_utc - datetime.now(UTC)
+def assert_lives(kubeconfig: dict[str, Any], lifetime: timedelta, asked_at: datetime) -> None:
+    """Assert that the certificate ends one lifetime after a moment between `asked_at` and now, to the second."""
+    asked_for = leaf_of(kubeconfig).not_valid_after_utc - lifetime
+    second = timedelta(seconds=1)
+    assert asked_at - second <= asked_for <= datetime.now(UTC) + second
 
 
 def _prepared(folder: Path) -> UserSite:

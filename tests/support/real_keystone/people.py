@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from support.real_keystone import RealKeystone
+from support.wait import SECONDS
 
 SYSTEM = {"system": {"all": True}}
 
@@ -59,7 +60,7 @@ class Administrator:
 
     def __init__(self, keystone: RealKeystone) -> None:
         self.http = httpx.Client(
-            base_url=keystone.url, verify=ssl.create_default_context(cafile=keystone.ca), timeout=120
+            base_url=keystone.url, verify=ssl.create_default_context(cafile=keystone.ca), timeout=SECONDS
         )
         self.renew()
         self.roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
