@@ -59,9 +59,10 @@ class Administrator:
     """
 
     def __init__(self, keystone: RealKeystone) -> None:
-        self.http = httpx.Client(
-            base_url=keystone.url, verify=ssl.create_default_context(cafile=keystone.ca), timeout=SECONDS
-        )
+        # Keystone's server closes a connection that was idle for ten seconds, perhaps at this moment.
+        unkept = httpx.Limits(max_keepalive_connections=0)
+        tls = ssl.create_default_context(cafile=keystone.ca)
+        self.http = httpx.Client(base_url=keystone.url, verify=tls, timeout=SECONDS, limits=unkept)
         self.renew()
         self.roles = {role["name"]: role["id"] for role in self.call("GET", "roles")["roles"]}
 
