@@ -116,6 +116,11 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
         (None, "", r"Can't read the configuration file .*policy.toml"),
         ("", "", r"The policy file .*policy.toml has neither preset nor rules"),
         ("allow_system = []", "", r"has neither preset nor rules"),
+        (
+            "[policy]\npreset = 'strict'",
+            "",
+            r"has a table named policy\. Write preset and rules outside of tables\.",
+        ),
         (RULES, "preset = 'strict'", r"policy.file is set, so write policy.preset into .*policy.toml"),
     ],
 )

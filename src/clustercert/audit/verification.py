@@ -74,7 +74,7 @@ async def _newest_checkpoint(source: LogSource, key: VerifierKey) -> tuple[LogHe
     except READ_ERRORS as error:
         raise NoteError("the newest checkpoint, or an event after it, can't be read") from error
     if head.note is None:
-        raise NoteError("the log has no checkpoint: nothing is sealed")
+        raise NoteError("the log has no checkpoint: nothing is sealed before the service has run")
     return head, verify_checkpoint(str(head.note), key)
 
 

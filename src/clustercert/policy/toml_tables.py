@@ -83,6 +83,10 @@ def read_policy_file(policy: object) -> Tables | None:
     if FILES & tables.values.keys():
         raise UnreadableFile(f"The policy file {file} names another file. Write the rules into it.")
     if not tables.values.keys() & {"preset", "rules"}:
+        if "policy" in tables.values:
+            raise UnreadableFile(
+                f"The policy file {file} has a table named policy. Write preset and rules outside of tables."
+            )
         raise UnreadableFile(
             f"The policy file {file} has neither preset nor rules. Write one of them into it."
         )
