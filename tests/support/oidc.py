@@ -26,7 +26,7 @@ URL = "https://sso.example.com/realms/acme"
 Key = ECKey | RSAKey | OKPKey
 
 _JOSE = jws.JWSRegistry(
-    algorithms=["RS256", "RS512", "PS256", "ES256", "ES384", "ES512", "Ed25519", "HS256", "none"],
+    algorithms=["RS256", "RS512", "PS256", "ES256", "ES384", "ES512", "Ed25519", "EdDSA", "HS256", "none"],
     strict_check_header=False,
 )
 

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import OKPKey
 
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
 from clustercert.authn.oidc.issuers import Issuer, derived_id
@@ -65,6 +67,21 @@ async def test_a_right_token_is_accepted(curve: str) -> None:
     algorithms = ["ES256", "ES384", "ES512", "RS256", "Ed25519"]
     issuer, token = await verifier(configured(algorithms=algorithms), key).verify(signed(claims_of(), key))
     assert (issuer.name, token.claims["sub"]) == ("sso", "f3b1")
+
+
+@pytest.mark.parametrize("declared", [{}, {"alg": "EdDSA"}])
+async def test_the_older_name_of_ed25519_is_accepted_if_it_is_allowed(declared: dict[str, Any]) -> None:
+    key = OKPKey.import_key({**new_key("k", "Ed25519").as_dict(private=True), **declared})
+    with pytest.warns(SecurityWarning):
+        text = signed(claims_of(), key, alg="EdDSA")
+    await verifier(configured(algorithms=["EdDSA"]), key).verify(text)
+    with pytest.raises(TokenRefused) as refused:
+        await verifier(configured(algorithms=["Ed25519"]), key).verify(text)
+    assert refused.value.check == "alg"
+    altered = f"{text[:-4]}{'AAAA' if text[-4:] != 'AAAA' else 'BBBB'}"
+    with pytest.raises(TokenRefused) as refused:
+        await verifier(configured(algorithms=["EdDSA"]), key).verify(altered)
+    assert refused.value.check == "signature"
 
 
 @pytest.mark.parametrize(

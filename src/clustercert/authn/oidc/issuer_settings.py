@@ -29,7 +29,7 @@ from clustercert.model.name_patterns import Names
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
 
 Algorithm = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
 ]
 
 
@@ -126,7 +126,7 @@ class IssuerSettings(Section):
         preset: defaults for the claims of a well-known issuer.
         issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
         audiences: the claim `aud` must have one of these values.
-        algorithms: accepted signature algorithms: `RS…`, `PS…`, `ES…` with 256, 384 or 512, or `Ed25519`.
+        algorithms: accepted signature algorithms. `EdDSA` is the older name of `Ed25519`.
         discovery_url: base of the discovery document, if it is not below the issuer's URL.
         jwks_uri: address of the keys, instead of discovery.
         keys_file: JSON Web Key Set on disk, instead of an address.

@@ -11,9 +11,6 @@ from clustercert.model.ids import id_of
 from clustercert.model.login_client import LoginClient
 from clustercert.model.name_patterns import Names
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519")
-"""The signature algorithms that can be allowed, all asymmetric."""
-
 
 @dataclass(frozen=True, slots=True)
 class KeySource:

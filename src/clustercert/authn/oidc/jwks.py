@@ -16,7 +16,13 @@ _RSA_BITS = range(2048, 8192 + 1)
 # The longest base64 that is decoded, longer than the longest modulus needs.
 _MAX_MODULUS_TEXT = 2048
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-_BY_CURVE = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "Ed25519"}
+# RFC 9864 gives the algorithm of Ed25519 keys the name of the curve. Most issuers still use the name of RFC 8037.
+_BY_CURVE = {
+    "P-256": frozenset({"ES256"}),
+    "P-384": frozenset({"ES384"}),
+    "P-521": frozenset({"ES512"}),
+    "Ed25519": frozenset({"Ed25519", "EdDSA"}),
+}
 # Members of public keys. Other members, such as the private exponent, are dropped before a key is imported.
 _MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
 
@@ -75,7 +81,7 @@ def _key(entry: JsonObject) -> VerificationKey | None:
         key = _import(public)
     except (JoseError, ValueError, TypeError, KeyError):
         return None
-    algorithms = _RSA if isinstance(key, RSAKey) else frozenset({_BY_CURVE[str(public["crv"])]})
+    algorithms = _RSA if isinstance(key, RSAKey) else _BY_CURVE[str(public["crv"])]
     declared = entry.get("alg")
     if declared is not None:
         algorithms &= {declared} if isinstance(declared, str) else set()
