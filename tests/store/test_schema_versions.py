@@ -42,6 +42,15 @@ async def test_a_newer_database_is_refused_and_left_alone(
     assert store.rows("SELECT version_num FROM alembic_version") == [(NEXT,)]
 
 
+async def test_an_unknown_revision_is_refused_whatever_another_one_allowed(
+    database: Database, store: Store
+) -> None:
+    store.execute("UPDATE alembic_version SET version_num = '0099'")
+    for refused in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=r"has schema 0099, .* too new for this program"):
+            await refused(database)
+
+
 async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
     database: Database, store: Store, tmp_path: Path
 ) -> None:

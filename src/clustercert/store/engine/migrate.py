@@ -1,7 +1,8 @@
 """Upgrades a database's schema, and checks that this program can use it.
 
 A program of revision N needs schema N. It also works on a newer schema whose migrations declare N or an older revision
-as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one.
+as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one. A schema
+whose revision was changed in another way is refused.
 """
 
 import contextlib
@@ -74,7 +75,8 @@ def head(migrations: Path = MIGRATIONS) -> str:
 async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
     """Raise SchemaError with advice if this program can't use the database's schema. Raises Unavailable."""
     async with database.read() as connection:
-        has, oldest = await connection.run_sync(_revision), await connection.run_sync(_oldest_program)
+        has = await connection.run_sync(_revision)
+        oldest = await connection.run_sync(_oldest_program, has)
     _check(has, head(migrations), _known(migrations), oldest)
 
 
@@ -128,7 +130,7 @@ def _upgrade_once(
     known, has = sorted(_known(migrations)), _revision(connection)
     if has is not None and has not in known:
         # A newer schema is not changed, whether or not this program can use it.
-        _check(has, known[-1], (), _oldest_program(connection))
+        _check(has, known[-1], (), _oldest_program(connection, has))
         return True
     following = next((revision for revision in known if has is None or revision > has), None)
     if following is None:
@@ -141,6 +143,8 @@ def _upgrade_once(
     command.upgrade(config, following)
     made = ScriptDirectory.from_config(config).get_revision(following)
     connection.execute(update(_migration).values(oldest_program=made.module.oldest_program))
+    if _has_column(connection, _migration, "revision"):
+        connection.execute(update(_migration).values(revision=following))
     return following == known[-1]
 
 
@@ -148,15 +152,23 @@ def _revision(connection: Connection) -> str | None:
     return _value(connection, _version, "version_num")
 
 
-def _oldest_program(connection: Connection) -> str | None:
+def _oldest_program(connection: Connection, revision: str | None) -> str | None:
+    """Return the oldest program that can use a schema, or None if this schema did not record it."""
+    if _value(connection, _migration, "revision") != revision:
+        return None
     return _value(connection, _migration, "oldest_program")
 
 
 def _value(connection: Connection, table: TableClause, name: str) -> str | None:
-    """Return a column from the only row of a table, or None if the table does not exist."""
-    if not inspect(connection).has_table(table.name):
+    """Return a column from the only row of a table, or None if there is no such table or column."""
+    if not _has_column(connection, table, name):
         return None
     return connection.execute(select(table.c[name])).scalar()
+
+
+def _has_column(connection: Connection, table: TableClause, name: str) -> bool:
+    found = inspect(connection)
+    return found.has_table(table.name) and any(each["name"] == name for each in found.get_columns(table.name))
 
 
 def _known(migrations: Path) -> set[str]:

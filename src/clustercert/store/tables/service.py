@@ -11,11 +11,13 @@ generation = table(
     Column("value", BigInteger, nullable=False),
 )
 
-# One row, which migrations lock. `oldest_program` is the revision of the oldest program that can use this schema.
+# One row, which migrations lock. `oldest_program` is the revision of the oldest program that can use the schema
+# `revision`.
 migration = table(
     "migration",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("oldest_program", String(4), nullable=False),
+    Column("revision", String(4), nullable=True),
 )
 
 # Leases for leader election. Times are from the database's clock, in seconds since 1970, so no clocks are compared.
