@@ -17,6 +17,8 @@ from clustercert.store.webhook_tokens import ClusterWebhookConfig
 Outcome = Literal["no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "too_large"]
 
 _GET_ONE = "Get one with `clustercert kubeconfig get`."
+# The exec plugin keeps using its cached certificate: kubectl asks it for another one after a 401, and not after a 403.
+_REFRESH = "If kubectl runs `clustercert credential`, run that command once with --refresh."
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def count_decision(decision: Decision) -> None:
 
 def _revoked(at: datetime | None) -> Decision:
     when = f" on {rfc3339(at)}" if at is not None else ""
-    return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE}")
+    return Decision("revoked", f"This certificate was revoked{when}. {_GET_ONE} {_REFRESH}")
 
 
 # Cached, because looking up a labeled series takes longer than incrementing it.
