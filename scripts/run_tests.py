@@ -96,8 +96,7 @@ def run_own_tests(measured: Path, others: Path) -> list[str]:
 
 
 def _pytest(report: Path, which: str) -> list[str]:
-    # Tests wait for servers half of the time, so three at once keep two cores busy.
-    options = ["-q", "-n", "3", "--durations=15", "-k", which, f"--junitxml={report}"]
+    options = ["-q", "-n", "2", "--durations=15", "-k", which, f"--junitxml={report}"]
     return ["-m", "pytest", *options]
 
 
