@@ -3,7 +3,9 @@
 `database` opens transactions, and `failures` translates their errors.
 """
 
+import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 import time
@@ -15,13 +17,23 @@ from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry
 
 from clustercert.store.engine.failures import is_lasting
 
 if TYPE_CHECKING:
     # Only for type checking. At run time, SQLAlchemy loads the driver.
     from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+
+
+def _is_failure(record: logging.LogRecord) -> bool:
+    """Whether a line of the pool is about a failure, and not about a connection whose closing Ctrl-C has cancelled."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
+logging.getLogger(f"{AsyncAdaptedQueuePool.__module__}.{AsyncAdaptedQueuePool.__name__}").addFilter(
+    _is_failure
+)
 
 # How long a writer waits for another writer, and a request waits for a connection.
 BUSY_SECONDS = 5.0
