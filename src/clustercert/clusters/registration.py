@@ -105,7 +105,8 @@ def _check(registration: Registration) -> None:
     if len(registration.san_urls) > MAX_SAN_URLS:
         raise InvalidRequest(f"san_urls: a cluster can have at most {MAX_SAN_URLS} additional addresses.")
     _check_urls("internal_url", registration.internal_url)
-    _check_urls("external_url", registration.external_url or registration.internal_url)
+    if registration.external_url:
+        _check_urls("external_url", registration.external_url)
     _check_urls("san_urls", *registration.san_urls)
     if len(registration.server_ca_pem) > MAX_CA_BYTES or b"PRIVATE KEY" in registration.server_ca_pem:
         raise InvalidRequest("server_ca: it must be a PEM file with certificates only, at most 64 KiB.")

@@ -142,9 +142,11 @@ def _upgrade_once(
     config.attributes["connection"] = connection
     command.upgrade(config, following)
     made = ScriptDirectory.from_config(config).get_revision(following)
-    connection.execute(update(_migration).values(oldest_program=made.module.oldest_program))
+    values = {"oldest_program": made.module.oldest_program}
+    # The column is missing until migration 0011.
     if _has_column(connection, _migration, "revision"):
-        connection.execute(update(_migration).values(revision=following))
+        values["revision"] = following
+    connection.execute(update(_migration).values(values))
     return following == known[-1]
 
 
