@@ -1,4 +1,4 @@
-"""A service over http, with users and a cluster, and commands of a user at their own machine."""
+"""A service over http, with users and a cluster, and the commands of a user on their own machine."""
 
 import base64
 import os

@@ -292,7 +292,7 @@ class _AliasPlaces:
             if extent is None:
                 raise MalformedKubeconfig("It has a YAML alias within its own anchor.")
             alias = next(self._aliases)
-            # In the text, an alias is as compact as a flow collection.
+            # Edits treat an alias like a collection in flow style, which is in one piece too.
             form = {"flow_style": True} if isinstance(node, yaml.CollectionNode) else {}
             return type(node)(node.tag, node.value, alias.start_mark, alias.end_mark, **form), extent
         self._extents[id(node)] = None
@@ -343,7 +343,7 @@ def _value(node: Any) -> Any:
 
 
 def _plain(entry: Value) -> Any:
-    """Return the value of an entry as it is after it was written and read."""
+    """Return an entry's value as it would be read back from the written YAML."""
     return _value(yaml.compose(_yaml(entry), Loader=_LOADER))
 
 

@@ -143,7 +143,7 @@ class RevocationService:
         return _page(await self.recorder.queries.of_user(user_id, limit=limit + 1, before=before), limit)
 
     async def _user_id(self, id_or_name: str) -> str:
-        """Return the id of a user who is given by it, or by the name that the policy put into their certificates."""
+        """Return a user's id. The argument is the id, or the name that the policy put into the user's certificates."""
         return await self.usernames.owner(checked_user_id(id_or_name)) or id_or_name
 
     async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
