@@ -20,6 +20,7 @@ from support.policy_rules import (
     ASKS,
     CLUSTER,
     CSR,
+    DEFAULT,
     GRANTING,
     HOUR,
     LONGEST,
@@ -93,8 +94,8 @@ def test_no_name_passes_for_a_user_or_group_of_another_domain(
     where = Domain("f" * 32, domain)
     user, group = replace(ALICE.user, name=name, domain=where), Group("4" * 32, name, where)
     who = replace(ALICE, user=user, groups=(group,))
-    assert set(user.qualified_names) == names | {user.id}
-    assert set(group.qualified_names) == names | {group.id}
+    assert set(user.qualified_names) == names
+    assert set(group.qualified_names) == names
     for asked in ("default/alice", "0" * 32, "a/b/c", "default/*"):
         matches = {"g"} if any(fnmatch.fnmatchcase(each, asked) for each in names) else set()
         assert groups(rule("g", {"users": [asked]}), who=who) == matches
@@ -139,19 +140,62 @@ def test_a_reason_of_spaces_is_none() -> None:
     assert not groups(rule("g", reason_required=True), ask=replace(LONGEST, reason=" "))
 
 
+@pytest.mark.parametrize("kind", ["users", "groups", "projects", "clusters"])
+def test_an_id_matches_only_if_it_is_written_out(kind: str) -> None:
+    own = "fed0ec375984d7a8182e2049601bc900"
+    who = replace(ALICE, user=replace(ALICE.user, id=own), groups=(Group(own, "team", DEFAULT),))
+    who = replace(who, roles={own: ("member",)})
+    where = replace(CLUSTER, id=own, project_id=own)
+    assert groups(rule("g", {kind: [own]}), who=who, where=where) == {"g"}
+    for pattern in ("fed*", "*900", "fed0ec375984d7a8182e2049601bc90?"):
+        assert groups(rule("g", {kind: [pattern]}), who=who, where=where) == set()
+
+
 NAME = st.text(st.sampled_from("ab/-.:*?"), max_size=6)
+PATTERN = NAME | st.text(st.sampled_from("ab?**"), max_size=12)
 
 
-@given(names=st.lists(NAME, max_size=3), patterns=st.lists(NAME, min_size=1, max_size=3))
+def matches_slowly(pattern: str, name: str) -> bool:
+    """Try each number of characters for each `*`."""
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any(matches_slowly(pattern[1:], name[start:]) for start in range(len(name) + 1))
+    return bool(name) and pattern[0] in ("?", name[0]) and matches_slowly(pattern[1:], name[1:])
+
+
+@given(
+    names=st.lists(NAME | st.text(st.sampled_from("ab"), max_size=12), max_size=3),
+    patterns=st.lists(PATTERN, min_size=1, max_size=3),
+)
 @example(["a\nb"], ["a*"])
 @example(["x\0a"], ["a*"])
 @example(["a\0x"], ["*a", "a?x*?"])
 @example([""], ["*"])
 @example([], ["*", "**", "*?*"])
-def test_patterns_match_as_in_a_shell(names: list[str], patterns: list[str]) -> None:
-    expected = any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
+@example(["aab"], ["*a*ab"])
+@example(["aba"], ["*ab*ba"])
+def test_patterns_match_as_a_slow_comparison_says(names: list[str], patterns: list[str]) -> None:
+    expected = any(matches_slowly(pattern, name) for name in names for pattern in patterns)
     assert Names(patterns).match(names) is expected
     assert Names(patterns).match_prepared(Values(names)) is expected
+    for pattern in patterns:
+        assert Names([pattern]).match(names) is any(matches_slowly(pattern, name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("*-*-*-*-*-prod", "-" * 16_000),
+        ("refs/heads/*-*-*-*-*-prod", "refs/heads/" + "-" * 16_000),
+        ("*a*a*a*a*a*a?b", "a" * 16_000),
+        ("*?*?*?*?*?*?*b", "a" * 16_000),
+    ],
+)
+def test_a_pattern_is_compared_without_backtracking(pattern: str, name: str) -> None:
+    # With backtracking, each of them would take longer than the age of the universe.
+    assert not Names([pattern]).match([name])
+    assert Names([pattern]).match([f"{name}{pattern.rpartition('*')[2].replace('?', 'x')}"])
 
 
 # Union

@@ -72,7 +72,7 @@ def _rows(found: "EntitledUser") -> Iterator[Row]:
     user = found.caller.user
     for each in found.entitlements:
         yield {
-            "user": user.qualified_names[-1],
+            "user": user.shown_name,
             "user_id": user.id,
             "issuer": found.caller.issuer,
             "seen_at": found.seen_at,

@@ -31,16 +31,16 @@ def domain_by_issuer(issuer: str, domain_id: str, name: str) -> Domain:
     return Domain(domain_id, name) if issuer == BUILT_IN else FederatedDomain(domain_id, name)
 
 
-def _qualified_names(own_id: str, name: str, domain: Domain) -> tuple[str, ...]:
-    """Return the id, the name, and `DOMAIN/NAME`. Leaves out forms that could also belong to another user or group.
+def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
+    """Return the name, and `DOMAIN/NAME`. Leaves out forms that could also belong to another user or group.
 
     So a name that has a slash or looks like an id is only returned with its domain. The name of an issuer's user
     usually begins with the domain already.
     """
     if isinstance(domain, FederatedDomain) and name.startswith(f"{domain.name}/"):
-        return own_id, name
+        return (name,)
     bare = () if "/" in name or is_user_id(name) else (name,)
-    return (own_id, *bare) if "/" in domain.name else (own_id, *bare, f"{domain.name}/{name}")
+    return bare if "/" in domain.name else (*bare, f"{domain.name}/{name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,13 @@ class User:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names by which the policy can refer to the user: id, name, and name with domain."""
-        return _qualified_names(self.id, self.name, self.domain)
+        """The names by which the policy can refer to the user, beside the id: name, and name with domain."""
+        return _qualified_names(self.name, self.domain)
+
+    @property
+    def shown_name(self) -> str:
+        """The name with the domain, or the id of a user whose domain and name have a slash."""
+        return (self.id, *self.qualified_names)[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,13 @@ class Group:
 
     @property
     def qualified_names(self) -> tuple[str, ...]:
-        """The names by which the policy can refer to the group: id, name, and name with domain."""
-        return _qualified_names(self.id, self.name, self.domain)
+        """The names by which the policy can refer to the group, beside the id: name, and name with domain."""
+        return _qualified_names(self.name, self.domain)
+
+    @property
+    def shown_name(self) -> str:
+        """The name with the domain, or the id of a group whose domain and name have a slash."""
+        return (self.id, *self.qualified_names)[-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,37 +6,40 @@ from collections.abc import Iterable, Sequence
 # No name in the policy or in the directory contains this character. In other values, it is replaced.
 _SEPARATOR = "\0"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ANY = f"[^{_SEPARATOR}]"
 
 
 class Values:
-    """The values of one kind in a decision's input, such as the caller's groups, prepared for many comparisons.
+    """The names and ids of one kind in a decision's input, such as the caller's groups, for many comparisons.
 
     Attributes:
-        joined: all values in one string, in which a pattern is found faster than in each value. Empty until `join`.
+        exact: names and ids, for entries without wildcards.
+        joined: the names in one string, in which a pattern is found faster than in each name. Empty until `join`.
+            Without ids, which a pattern such as `fe*` would match by chance.
     """
 
-    __slots__ = ("_given", "joined", "names")
+    __slots__ = ("_names", "exact", "joined")
 
-    def __init__(self, values: Sequence[str]) -> None:
-        self.names = frozenset(values)
+    def __init__(self, names: Sequence[str], ids: Iterable[str] = ()) -> None:
+        self.exact = frozenset((*names, *ids))
         self.joined = ""
-        self._given = values
+        self._names = names
 
     def join(self) -> str:
-        """Set and return `joined`: the values with a separator before, between and after them."""
-        joined = "".join((_SEPARATOR, *(f"{_escape(value)}{_SEPARATOR}" for value in self._given)))
+        """Set and return `joined`: the names with a separator before, between and after them."""
+        joined = "".join((_SEPARATOR, *(f"{_escape(name)}{_SEPARATOR}" for name in self._names)))
         self.joined = joined
         return joined
 
 
 class Names:
-    """Names, and patterns in which `*` stands for any characters and `?` for one."""
+    """Names and ids, and patterns of names in which `*` stands for any characters and `?` for one."""
 
     __slots__ = ("_exact", "_parts", "_pattern", "text")
 
     def __init__(self, names: Iterable[str], *, wildcards: bool = True) -> None:
         given = tuple(names)
-        patterns = {name for name in given if wildcards and ("*" in name or "?" in name)}
+        patterns = {name for name in given if wildcards and is_pattern(name)}
         parts = {name: part for name in patterns if (part := _only_part(name)) is not None}
         expressions = sorted(map(_regular_expression, patterns - parts.keys()))
         self.text = " or ".join(given)
@@ -44,15 +47,15 @@ class Names:
         self._parts = tuple(sorted(parts.values()))
         self._pattern = re.compile("|".join(expressions)) if expressions else None
 
-    def match(self, values: Sequence[str]) -> bool:
-        """Whether one of the values matches one of the names."""
-        if not self._exact.isdisjoint(values):
+    def match(self, names: Sequence[str], ids: Iterable[str] = ()) -> bool:
+        """Whether an entry matches one of the names, or is one of the ids."""
+        if not (self._exact.isdisjoint(names) and self._exact.isdisjoint(ids)):
             return True
-        return (bool(self._parts) or self._pattern is not None) and self.match_prepared(Values(values))
+        return (bool(self._parts) or self._pattern is not None) and self.match_prepared(Values(names))
 
     def match_prepared(self, values: Values) -> bool:
-        """Whether one of the values matches one of the names. Faster than `match` if many names are compared."""
-        if not self._exact.isdisjoint(values.names):
+        """Like `match`. Faster if many entries are compared with the same values."""
+        if not self._exact.isdisjoint(values.exact):
             return True
         if not self._parts and self._pattern is None:
             return False
@@ -63,6 +66,11 @@ class Names:
         return self._pattern is not None and self._pattern.search(joined) is not None
 
 
+def is_pattern(name: str) -> bool:
+    """Whether an entry has wildcards, so that it is compared with names only."""
+    return "*" in name or "?" in name
+
+
 def _escape(text: str) -> str:
     return text.replace(_SEPARATOR, _REPLACEMENT)
 
@@ -70,7 +78,7 @@ def _escape(text: str) -> str:
 def _only_part(pattern: str) -> str | None:
     """Return the string by which a pattern such as `team-*` is found in joined values, or None for other patterns."""
     text = pattern.strip("*")
-    if not text or "*" in text or "?" in text:
+    if not text or is_pattern(text):
         return None
     start = "" if pattern.startswith("*") else _SEPARATOR
     end = "" if pattern.endswith("*") else _SEPARATOR
@@ -78,7 +86,18 @@ def _only_part(pattern: str) -> str | None:
 
 
 def _regular_expression(pattern: str) -> str:
-    """Return the regular expression by which a pattern is found in joined values."""
-    escaped = re.escape(_escape(pattern))
-    inside = escaped.replace(r"\*", f"[^{_SEPARATOR}]*").replace(r"\?", f"[^{_SEPARATOR}]")
-    return f"{_SEPARATOR}{inside}{_SEPARATOR}"
+    """Return the regular expression by which a pattern is found in joined values.
+
+    The time is linear in the length of the values. Each part between two `*` is looked for once, from left to right: an
+    atomic group keeps the first place, because a later one never helps the parts that follow.
+    """
+    first, *others = [_literal(part) for part in re.split(r"\*+", _escape(pattern))]
+    if not others:
+        return f"{_SEPARATOR}{first}{_SEPARATOR}"
+    *inner, last = others
+    found = "".join(f"(?>{_ANY}*?{part})" for part in inner)
+    return f"{_SEPARATOR}{first}{found}{_ANY}*{last}{_SEPARATOR}"
+
+
+def _literal(part: str) -> str:
+    return re.escape(part).replace(r"\?", _ANY)

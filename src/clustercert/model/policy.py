@@ -47,12 +47,16 @@ class DecisionInput:
         """Return the values of a kind in `NAMED`."""
         values = self._named.get(what)
         if values is None:
-            values = self._named[what] = Values(NAMED[what](self))
+            values = self._named[what] = Values(NAMED[what](self), _IDS[what](self) if what in _IDS else ())
         return values
 
     def groups_matching(self, names: Names | None) -> list[Group]:
         """The caller's groups with one of the names, or all groups if it is `None`."""
-        return [group for group in self.caller.groups if names is None or names.match(group.qualified_names)]
+        return [
+            group
+            for group in self.caller.groups
+            if names is None or names.match(group.qualified_names, (group.id,))
+        ]
 
 
 class ConditionFailed(Exception):
@@ -116,19 +120,27 @@ NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "role": lambda said: said.roles,
     "group": lambda said: tuple(name for group in said.caller.groups for name in group.qualified_names),
     "user": lambda said: said.caller.user.qualified_names,
-    "project": lambda said: (said.cluster.project_id,),
-    "cluster": lambda said: (said.cluster.id, said.cluster.name),
+    "project": lambda _: (),
+    "cluster": lambda said: (said.cluster.name,),
     "auth_method": lambda said: (said.caller.method,),
     "issuer": lambda said: (said.caller.issuer,),
     "key_type": lambda said: (said.key_type,),
 }
-"""The values that the names in a rule are compared with, by the kind of name."""
+"""The names that the entries in a rule are compared with, by their kind."""
 
-# The values to display, for kinds of which `NAMED` returns several names of the same object.
+# The ids that entries without wildcards are compared with, too.
+_IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "group": lambda said: tuple(group.id for group in said.caller.groups),
+    "user": lambda said: (said.caller.user.id,),
+    "project": lambda said: (said.cluster.project_id,),
+    "cluster": lambda said: (said.cluster.id,),
+}
+
+# The values to display, for kinds of which `NAMED` returns several names of the same object, or none.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
-    "group": lambda said: tuple(group.qualified_names[-1] for group in said.caller.groups),
-    "user": lambda said: said.caller.user.qualified_names[-1:],
-    "cluster": lambda said: (said.cluster.name,),
+    "group": lambda said: tuple(group.shown_name for group in said.caller.groups),
+    "user": lambda said: (said.caller.user.shown_name,),
+    "project": lambda said: (said.cluster.project_id,),
 }
 
 

@@ -71,7 +71,7 @@ class Tally:
     def add(self, decision: RecordedDecision, outcome: Outcome) -> None:
         user, cluster = decision.caller.user, decision.cluster
         self.decisions += 1
-        self.users[user.id, user.qualified_names[-1]] += 1
+        self.users[user.id, user.shown_name] += 1
         self.clusters[cluster.id, cluster.name] += 1
         self.recorded_rules.update(decision.outcome.rules)
         self.rules.update(outcome.rules)

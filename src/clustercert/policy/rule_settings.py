@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from clustercert.model import JsonObject, KeyType
 from clustercert.model.kubernetes import SERVICE
-from clustercert.model.name_patterns import Names
+from clustercert.model.name_patterns import Names, is_pattern
 from clustercert.model.policy import (
     NAMED,
     Condition,
@@ -42,8 +42,8 @@ from clustercert.policy.templates import GroupTemplate, UserNameTemplate, is_tem
 class WhenSettings(Section):
     """`when` in `[[policy.rules]]`: all fields that are given must match for the rule to match.
 
-    In a list, one match is enough. `*` stands for any characters, `?` for one. An empty `when` matches every member of
-    the project.
+    In a list, one match is enough. `*` stands for any characters of a name, `?` for one. An id matches only if it is
+    written out. An empty `when` matches every member of the project.
 
     Attributes:
         roles: the caller's roles in the project.
@@ -177,7 +177,7 @@ class RuleSettings(Section):
         if self.role is not None:
             return self.role
         roles = self.when.roles if self.when is not None else None
-        if self.deny is not None or not roles or any(sign in roles[0] for sign in "*?"):
+        if self.deny is not None or not roles or is_pattern(roles[0]):
             return None
         others = self.when.model_fields_set - {"roles"} if self.when is not None else set()
         return None if others or (self.grant is not None and list(self.grant.conditions())) else roles[0]

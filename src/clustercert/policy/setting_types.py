@@ -14,6 +14,7 @@ from pydantic import (
     PlainValidator,
 )
 
+from clustercert.model.name_patterns import is_pattern
 from clustercert.model.policy import IPNetwork
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
@@ -72,7 +73,7 @@ def _username(text: str) -> str:
 
 
 def _auth_method(name: str) -> str:
-    if not {"*", "?"} & set(name) and name not in AUTH_METHODS:
+    if not is_pattern(name) and name not in AUTH_METHODS:
         raise ValueError(f"{name}: unknown authentication method; write {', '.join(AUTH_METHODS)}")
     return name
 

@@ -168,7 +168,7 @@ def _log(
     logger.info(
         "shadow policy decides otherwise",
         differences=[str(kind) for kind in kinds],
-        user=caller.user.qualified_names[-1],
+        user=caller.user.shown_name,
         cluster=cluster.name,
         project_id=cluster.project_id,
         not_after=outcome.not_after and outcome.not_after.isoformat(),
