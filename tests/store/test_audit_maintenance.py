@@ -5,12 +5,11 @@ import json
 import resource
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import pytest
 
 from clustercert.audit.event_parsing import deleted_places
@@ -148,16 +147,30 @@ async def test_a_deletion_event_hides_only_the_places_that_it_names(log: SealedL
 
 
 @asynccontextmanager
-async def listening(answers: list[int]) -> AsyncIterator[tuple[httpx.MockTransport, list[bytes]]]:
+async def listening(*answers: str) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The address of a server that gives these answers, then 204, and the bodies that it gets."""
     bodies: list[bytes] = []
+    pending = list(answers)
 
-    def answer(request: httpx.Request) -> httpx.Response:
-        bodies.append(request.read())
-        assert request.method == "POST"
-        assert request.headers["content-type"] == "text/plain; charset=utf-8"
-        return httpx.Response(answers.pop(0) if answers else 204)
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                assert head.startswith("post /log http/1.1")
+                assert "content-type: text/plain; charset=utf-8" in head
+                length = int(head.partition("content-length: ")[2].split()[0])
+                bodies.append(await reader.readexactly(length))
+                answer = pending.pop(0) if pending else "204 No Content"
+                end = "" if "\r\n\r\n" in answer else "\r\nContent-Length: 0\r\n\r\n"
+                writer.write(f"HTTP/1.1 {answer}{end}".encode())
+                await writer.drain()
+        writer.close()
 
-    yield httpx.MockTransport(answer), bodies
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/log", bodies
+    finally:
+        server.close()
 
 
 async def test_checkpoints_are_appended_to_a_file_when_the_log_has_grown(
@@ -177,8 +190,8 @@ async def test_checkpoints_are_appended_to_a_file_when_the_log_has_grown(
 async def test_a_failing_server_is_retried_without_delaying_other_targets(
     log: SealedLog, tmp_path: Path
 ) -> None:
-    async with listening([500, 503, 404, 500]) as (transport, bodies):
-        url = UrlTarget("https://keeper.test/", transport, retry_seconds=0)
+    async with listening("500 No", "503 No", "404 No", "500 No") as (address, bodies):
+        url = UrlTarget(address, retry_seconds=0)
         file = parse_target(f"file:{tmp_path / 'kept'}")
         publisher = CheckpointPublisher(log.reader, (url, file))
         assert await publisher.publish() == 1
@@ -187,6 +200,23 @@ async def test_a_failing_server_is_retried_without_delaying_other_targets(
         assert len(bodies) == 5
         assert await publisher.publish() == 0
     assert set(bodies) == {(tmp_path / "kept").read_bytes()}
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ("200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: 1000\r\n\r\n", "a compressed response"),
+        ("200 OK\r\nContent-Length: 600000\r\n\r\n" + " " * 600_000, "more than 524288 bytes"),
+        ("200 OK\r\nX: " + "x" * 200_000, "RemoteProtocolError"),
+        ("200 OK\r\nContent-Length: 10\r\n\r\n", "no complete response within 0.5 seconds"),
+        ("302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "status 302"),
+    ],
+)
+async def test_a_hostile_server_costs_little(answer: str, cause: str) -> None:
+    async with listening(*[answer] * 3) as (address, bodies):
+        with pytest.raises(PublishError, match=cause):
+            await UrlTarget(address, retry_seconds=0, timeout_seconds=0.5).publish("note")
+    assert bodies == [b"note"] * 3
 
 
 async def test_a_file_that_cannot_be_written_is_retried(log: SealedLog, tmp_path: Path) -> None:

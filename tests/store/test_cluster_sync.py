@@ -3,11 +3,11 @@
 The queries are tested on each database in `test_enforcement`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,7 @@ from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.bindings import BINDINGS_PATH, list_fingerprints
 from clustercert.kubernetes.manifests.admission import storage
 from clustercert.kubernetes.sync import ORPHAN_SECONDS
-from clustercert.model import CertificateRecord, Cluster
+from clustercert.model import CertificateRecord, Cluster, JsonObject
 from clustercert.model.errors import RemoteFailed
 from clustercert.observability import metrics
 from clustercert.store.enforcement import EnforcementQueries, LiveCertificate
@@ -213,7 +213,26 @@ async def test_bindings_are_listed_in_pages(scene: Scene, double: ApiServer) -> 
     double.seen.clear()
     found = await scene.root.call(cluster(), list_fingerprints)
     assert found == {f"clustercert:credential:{each:040x}": record.fingerprint.hex() for each in range(1203)}
-    assert len(double.seen) == 3
+    assert len(double.seen) == 5
+
+
+class EndlessPages:
+    """An API server whose list of bindings has no end."""
+
+    def __init__(self) -> None:
+        self.names = 0
+
+    async def get(self, path: str, parameters: Mapping[str, str]) -> JsonObject:
+        names = [f"clustercert:credential:{self.names + each:040x}" for each in range(30_000)]
+        self.names += len(names)
+        return {"metadata": {"continue": "x"}, "items": [{"metadata": {"name": name}} for name in names]}
+
+
+async def test_a_list_of_bindings_without_an_end_is_refused() -> None:
+    pages = EndlessPages()
+    with pytest.raises(RemoteFailed, match="too many bindings"):
+        await list_fingerprints(cast("KubeApi", pages))
+    assert pages.names <= 230_000
 
 
 async def test_binding_twice_succeeds_and_a_different_binding_fails(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import os
 import ssl
 import stat
@@ -251,7 +252,16 @@ async def test_an_endless_answer_is_rejected(tmp_path: Path) -> None:
             await writer.drain()
 
     async with server(tmp_path, endless) as where, KubeApi(*where) as api:
-        with pytest.raises(RemoteFailed, match="too large"):
+        with pytest.raises(RemoteFailed, match="more than 2097152 bytes"):
+            await api.get("/")
+
+
+async def test_a_compressed_answer_is_rejected(tmp_path: Path) -> None:
+    """gzip in gzip makes six gigabytes of five kilobytes."""
+    content = gzip.compress(gzip.compress(b"{}"))
+    compressed = answering(content, "200 OK\r\nContent-Encoding: gzip, gzip")
+    async with server(tmp_path, compressed) as where, KubeApi(*where) as api:
+        with pytest.raises(RemoteFailed, match="a compressed response"):
             await api.get("/")
 
 

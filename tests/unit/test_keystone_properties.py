@@ -13,10 +13,10 @@ from clustercert.authn.credential_forms import is_built_in_token, is_keystone_to
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.keystone.client import KeystoneClient
-from clustercert.authn.keystone.connection import Response
 from clustercert.authn.keystone.service import new_keystone
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.authn.oidc.tokens import is_jwt
+from clustercert.http_client import Response
 from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from support.keystone_double import KeystoneDouble

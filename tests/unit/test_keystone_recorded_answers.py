@@ -4,19 +4,22 @@ import asyncio
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.keystone.connection import Connection, Response
 from clustercert.authn.keystone.service import KeystoneService, new_keystone
 from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.http_client import Response
 from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from support.keystone_double import KeystoneDouble, Request
 from support.real_keystone.answers import recorded
+
+if TYPE_CHECKING:
+    from clustercert.authn.keystone.connection import Connection
 
 ORIGIN = Origin("192.0.2.1", "0" * 32)
 SETTINGS = {

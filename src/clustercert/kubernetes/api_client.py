@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from clustercert import __version__
+from clustercert.http_client import UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
 from clustercert.model.errors import RemoteFailed, Unavailable
 
 CONNECT_SECONDS = 3.0
 RESPONSE_SECONDS = 8.0
-# The maximum size of a response: twenty times that of a list of 500 bindings.
-MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+# The largest responses are an object of etcd's largest size, 1.5 MiB, and a page of bindings, a quarter of that. A
+# hostile server can make JSON of 2 MiB take 100 MB and 0.2 s.
+MAX_OBJECT_BYTES = 2 * 1024 * 1024
+# A client serves one cluster, and few tasks at once.
+MAX_CONNECTIONS = 20
 # At most this many characters of the server's error message are logged.
 MAX_MESSAGE = 500
 
@@ -66,16 +69,12 @@ class KubeApi:
     def __init__(
         self, url: str, server_ca_pem: bytes, identity: ClientIdentity, *, seconds: float = RESPONSE_SECONDS
     ) -> None:
-        import httpx  # noqa: PLC0415
-
         self._seconds = seconds
-        self._http = httpx.AsyncClient(
+        self._http = new_client(
+            _tls(server_ca_pem, identity),
+            MAX_CONNECTIONS,
             base_url=url,
-            verify=_tls(server_ca_pem, identity),
-            timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
-            headers={"User-Agent": f"clustercert/{__version__}", "Accept": "application/json"},
-            # Ignore proxy settings in this process's environment.
-            trust_env=False,
+            connect_seconds=min(seconds, CONNECT_SECONDS),
         )
 
     async def __aenter__(self) -> Self:
@@ -87,15 +86,22 @@ class KubeApi:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> JsonObject:
+    async def get(
+        self, path: str, parameters: Mapping[str, str] | None = None, *, max_bytes: int = MAX_OBJECT_BYTES
+    ) -> JsonObject:
         """Fetch the object, or list of objects, at a path."""
-        return await self._exchange("GET", path, parameters=parameters)
+        return await self._exchange("GET", path, parameters=parameters, max_bytes=max_bytes)
 
     async def create(
-        self, path: str, document: JsonObject, parameters: Mapping[str, str] | None = None
+        self,
+        path: str,
+        document: JsonObject,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
         """Create an object. Status 409 may mean that this call created it, because a lost connection causes a retry."""
-        return await self._exchange("POST", path, document, parameters)
+        return await self._exchange("POST", path, document, parameters, max_bytes)
 
     async def replace(self, path: str, document: JsonObject) -> JsonObject:
         """Replace an object. Raises Refused with status 409 if its `resourceVersion` is not the current one."""
@@ -115,16 +121,22 @@ class KubeApi:
         path: str,
         document: JsonObject | None = None,
         parameters: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
         import httpx  # noqa: PLC0415
 
         try:
+            request = self._http.build_request(method, path, json=document, params=parameters)
             async with asyncio.timeout(self._seconds):
                 try:
-                    status, content = await self._send(method, path, document, parameters)
+                    response = await exchange(self._http, request, self._seconds, max_bytes)
                 except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                     # The server may close an idle connection just as it is reused, so retry once.
-                    status, content = await self._send(method, path, document, parameters)
+                    response = await exchange(self._http, request, self._seconds, max_bytes)
+        except UnreadableResponse as error:
+            raise RemoteFailed(
+                f"The cluster's API server sent {error}, which this service does not read. Tell the operator."
+            ) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise Unavailable(
                 "The cluster's API server did not respond in time. Try again in a moment."
@@ -139,20 +151,7 @@ class KubeApi:
             raise Unavailable(
                 "The connection to the cluster's API server was lost. Try again in a moment."
             ) from error
-        return _parse_response(status, content)
-
-    async def _send(
-        self, method: str, path: str, document: JsonObject | None, parameters: Mapping[str, str] | None
-    ) -> tuple[int, bytes]:
-        async with self._http.stream(method, path, json=document, params=parameters) as response:
-            content = bytearray()
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > MAX_RESPONSE_BYTES:
-                    raise RemoteFailed(
-                        "The response from the cluster's API server is too large. Tell the operator."
-                    )
-            return response.status_code, bytes(content)
+        return _parse_response(response.status, response.content)
 
 
 def segment(name: str) -> str:

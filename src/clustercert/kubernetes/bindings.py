@@ -36,9 +36,13 @@ NOT_AFTER_ANNOTATION = "clustercert/not-after"
 
 BINDINGS_PATH = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
 _SELECTOR = ",".join(f"{label}={value}" for label, value in MANAGED_BY.items())
-_PAGE = "500"
-# The maximum number of pages in a list, enough for 200,000 bindings, more than any cluster has.
-_MAX_PAGES = 400
+_PAGE = "250"
+# More than any cluster has. A hostile API server could send pages without an end.
+_MAX_BINDINGS = 200_000
+_MAX_PAGES = _MAX_BINDINGS // int(_PAGE)
+# The longest names in Kubernetes, and the length of a fingerprint.
+_MAX_NAME = 253
+_MAX_FINGERPRINT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,8 @@ async def list_fingerprints(api: KubeApi) -> dict[str, str]:
     for _ in range(_MAX_PAGES):
         page = await api.get(BINDINGS_PATH, parameters)
         found |= dict(_fingerprints(page))
+        if len(found) > _MAX_BINDINGS:
+            break
         metadata = page.get("metadata")
         next_page = metadata.get("continue") if isinstance(metadata, dict) else None
         if not next_page:
@@ -160,9 +166,12 @@ def _fingerprints(page: JsonObject) -> list[tuple[str, str]]:
     try:
         named = [(item["metadata"]["name"], item["metadata"]) for item in page["items"]]  # type: ignore[attr-defined] # TypeError is caught
         return [
-            (str(name), str((metadata.get("annotations") or {}).get(FINGERPRINT_ANNOTATION, "")))
+            (
+                str(name),
+                str((metadata.get("annotations") or {}).get(FINGERPRINT_ANNOTATION, ""))[:_MAX_FINGERPRINT],
+            )
             for name, metadata in named
-            if str(name).startswith(CREDENTIAL_PREFIX)
+            if str(name).startswith(CREDENTIAL_PREFIX) and len(str(name)) <= _MAX_NAME
         ]
     except (LookupError, TypeError, AttributeError) as error:
         raise RemoteFailed(UNEXPECTED_RESPONSE) from error

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from clustercert.authn.http_client import MAX_RESPONSE_BYTES
 from clustercert.authn.oidc.fetching import FetchFailed
 from clustercert.authn.oidc.token_reviews import TokenReview
+from clustercert.http_client import MAX_RESPONSE_BYTES
 from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.service_access import Access
 from clustercert.model import Cluster, JsonObject
@@ -20,6 +20,9 @@ KEYS_PATH = "/openid/v1/jwks"
 API_VERSION = "authentication.k8s.io/v1"
 REVIEWS_PATH = f"/apis/{API_VERSION}/tokenreviews"
 MAX_TEXT = 1_000
+# Anyone can cause a review with an invented token, so its response must cost little. It repeats the token, which has at
+# most 16 KiB.
+MAX_REVIEW_BYTES = 64 * 1024
 
 
 class RegisteredClusters(Protocol):
@@ -38,10 +41,8 @@ class ServiceAccounts:
 
     async def fetch_keys(self, cluster_id: str) -> bytes:
         """Return the JSON Web Key Set of a cluster. Raises FetchFailed."""
-        content = json.dumps(await self._call(cluster_id, lambda api: api.get(KEYS_PATH))).encode()
-        if len(content) > MAX_RESPONSE_BYTES:
-            raise FetchFailed(f"{KEYS_PATH} has more than {MAX_RESPONSE_BYTES} bytes")
-        return content
+        keys = await self._call(cluster_id, lambda api: api.get(KEYS_PATH, max_bytes=MAX_RESPONSE_BYTES))
+        return json.dumps(keys).encode()
 
     async def review(self, cluster_id: str, token: str, audiences: frozenset[str]) -> TokenReview:
         """Ask a cluster about a token. Raises FetchFailed."""
@@ -50,7 +51,10 @@ class ServiceAccounts:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": sorted(audiences)},
         }
-        return parse_review(await self._call(cluster_id, lambda api: api.create(REVIEWS_PATH, asked)))
+        answer = await self._call(
+            cluster_id, lambda api: api.create(REVIEWS_PATH, asked, max_bytes=MAX_REVIEW_BYTES)
+        )
+        return parse_review(answer)
 
     async def _call(self, cluster_id: str, work: Callable[[KubeApi], Awaitable[T]]) -> T:
         try:

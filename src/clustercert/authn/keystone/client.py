@@ -24,8 +24,9 @@ from clustercert.authn.keystone.answers import (
     UserBody,
     parsed,
 )
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Response
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection
 from clustercert.authn.keystone.service_token import ServiceToken
+from clustercert.http_client import Response
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 

@@ -6,14 +6,13 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 
-from clustercert.authn.http_client import UnreadableResponse, new_client, read_body
 from clustercert.authn.keystone.answers import UnusableAnswer
 from clustercert.authn.keystone.authority import Keystone
+from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
@@ -33,15 +32,6 @@ logger = structlog.get_logger()
 
 class ConnectionFailed(Exception):
     """No complete response arrived. The message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A complete response. The names of its headers are in lower case."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    content: bytes = field(repr=False)
 
 
 class Connection:
@@ -159,9 +149,11 @@ class Connection:
                 http = await self._client()
                 request = http.build_request(method, url, headers=headers, params=params, json=body)
                 try:
-                    return await _exchange(http, request)
+                    return await exchange(http, request, self._keystone.timeout)
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    return await _exchange(http, request)
+                    return await exchange(http, request, self._keystone.timeout)
+        except UnreadableResponse as error:
+            raise UnusableAnswer(f"Keystone sent {error}") from None
         except TimeoutError:
             raise ConnectionFailed(
                 f"no complete response within {self._keystone.timeout:g} seconds"
@@ -184,17 +176,5 @@ class Connection:
                 await asyncio.to_thread(self._tls.load_verify_locations, ca_file)
             self._is_ca_stale = False
             if self._http is None:
-                self._http = new_client(self._tls, self._keystone.timeout, MAX_CONNECTIONS)
+                self._http = new_client(self._tls, MAX_CONNECTIONS)
             return self._http
-
-
-async def _exchange(http: "httpx.AsyncClient", request: "httpx.Request") -> Response:
-    """Send a request, and read the whole response. Redirects are not followed."""
-    response = await http.send(request, stream=True)
-    try:
-        content = await read_body(response)
-    except UnreadableResponse as error:
-        raise UnusableAnswer(f"Keystone sent {error}") from None
-    finally:
-        await response.aclose()
-    return Response(response.status_code, dict(response.headers), content)

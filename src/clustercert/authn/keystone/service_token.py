@@ -9,8 +9,9 @@ import structlog
 
 from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
 from clustercert.authn.keystone.authority import ServiceCredential, UnreadableSecret
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Response
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection
 from clustercert.background import wait_for_stop
+from clustercert.http_client import Response
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability import metrics
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from clustercert.authn.http_client import UnreadableResponse, new_client, read_body
 from clustercert.authn.oidc.issuers import KeySource
 from clustercert.authn.oidc.jwks import UnusableKeySet, VerificationKey, parse_key_set
+from clustercert.http_client import UnreadableResponse, exchange, new_client
 from clustercert.model.addresses import is_https_url
 
 if TYPE_CHECKING:
@@ -58,16 +58,16 @@ async def _over_https(issuer: str, source: KeySource, seconds: float) -> tuple[V
     # Read the CAs each time, so that a renewed file needs no restart. In a thread, because it takes 20 ms.
     tls = await asyncio.to_thread(_tls, source)
     try:
-        async with new_client(tls, seconds, _CONNECTIONS, source.proxy) as client:
-            address = source.jwks_uri or await _discover(client, issuer, source.discovery_url)
-            return parse_key_set(await _get(client, address))
+        async with new_client(tls, _CONNECTIONS, proxy=source.proxy) as client:
+            address = source.jwks_uri or await _discover(client, issuer, source.discovery_url, seconds)
+            return parse_key_set(await _get(client, address, seconds))
     except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
         raise FetchFailed(f"{type(error).__name__}: {error}"[:200]) from None
 
 
-async def _discover(client: "httpx.AsyncClient", issuer: str, discovery_url: str) -> str:
+async def _discover(client: "httpx.AsyncClient", issuer: str, discovery_url: str, seconds: float) -> str:
     """Return the address of the keys. Source: OpenID Connect Discovery 1.0, 4.3."""
-    content = await _get(client, discovery_url)
+    content = await _get(client, discovery_url, seconds)
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -80,17 +80,17 @@ async def _discover(client: "httpx.AsyncClient", issuer: str, discovery_url: str
     return address
 
 
-async def _get(client: "httpx.AsyncClient", url: str) -> bytes:
-    async with client.stream("GET", url) as response:
-        if response.is_redirect:
-            host = urlsplit(response.headers.get("location", "")).hostname
-            raise FetchFailed(f"{url} redirects to {host!a}; redirects are not followed")
-        if response.status_code != 200:  # noqa: PLR2004 - RFC 9110: success with a body
-            raise FetchFailed(f"{url} answered with status {response.status_code}")
-        try:
-            return await read_body(response)
-        except UnreadableResponse as error:
-            raise FetchFailed(f"{url} sent {error}") from None
+async def _get(client: "httpx.AsyncClient", url: str, seconds: float) -> bytes:
+    try:
+        response = await exchange(client, client.build_request("GET", url), seconds)
+    except UnreadableResponse as error:
+        raise FetchFailed(f"{url} sent {error}") from None
+    if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110: redirection
+        host = urlsplit(response.headers.get("location", "")).hostname
+        raise FetchFailed(f"{url} redirects to {host!a}; redirects are not followed")
+    if response.status != 200:  # noqa: PLR2004 - RFC 9110: success with a body
+        raise FetchFailed(f"{url} answered with status {response.status}")
+    return response.content
 
 
 def _tls(source: KeySource) -> ssl.SSLContext:
