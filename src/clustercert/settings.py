@@ -32,7 +32,6 @@ from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.policy.setting_types import Lifetime, Section
 from clustercert.policy.toml_tables import (
-    FILES,
     Tables,
     UnreadableFile,
     fault_lines,
@@ -358,14 +357,14 @@ def load(config: Path | None, policy_file: Path | None = None, /, **overrides: o
         raise SettingsError(_faults(error, config or policy_file, from_file, from_policy_file)) from error
 
 
-def policy_files(config: Path | None) -> tuple[Path, ...]:
-    """Return the files that the settings name for the policy. Empty if the settings can't be read."""
+def named_policy_file(config: Path | None) -> Path | None:
+    """Return the file that the settings name for the policy. None if there is none, or they can't be read."""
     try:
         policy = _values(config, {})[0].get("policy")
     except (UnreadableFile, UnreadableVariable, RecursionError, ValueError):
-        return ()
-    named = policy if isinstance(policy, dict) else {}
-    return tuple(Path(str(named[name])) for name in sorted(FILES) if named.get(name))
+        return None
+    file = policy.get("file") if isinstance(policy, dict) else None
+    return Path(str(file)) if file else None
 
 
 def _values(config: Path | None, overrides: dict[str, Any]) -> tuple[dict[str, Any], Tables]:

@@ -42,20 +42,17 @@ async def test_an_attempt_that_is_due_waits_until_the_file_is_written(
 
     def load() -> Settings:
         looks_before.append(written.looks)
+        stop.set()
         return SETTINGS
 
     async def apply(_: Settings) -> None:
         raise AssertionError("the policy is the same")
 
-    async def reload_shadow(_: Settings) -> bool:
-        stop.set()
-        return True
-
     retry = Retry()
     retry.plan(0)
     reloader = Reloader(load, None, FileWatch(None), _retry=retry)
     async with asyncio.timeout(60):
-        await reloader.watch(SETTINGS, apply, reload_shadow, stop)
+        await reloader.watch(SETTINGS, apply, stop)
     assert len(looks_before) == 1
     assert looks_before[0] > POLLS
 
@@ -67,18 +64,13 @@ async def test_a_policy_that_an_exemption_forbids_is_not_tried_again_at_once(
     stop, clock = asyncio.Event(), [0.0]
 
     async def apply(_: Settings) -> None:
-        raise Conflict("The cluster exempts it.")
-
-    async def reload_shadow(_: Settings) -> bool:
         stop.set()
-        return True
+        raise Conflict("The cluster exempts it.")
 
     retry = Retry(lambda: clock[0])
     retry.plan(0)
     other = Settings.model_validate({"policy": {"preset": "strict"}})
-    await Reloader(lambda: other, None, FileWatch(None), _retry=retry).watch(
-        SETTINGS, apply, reload_shadow, stop
-    )
+    await Reloader(lambda: other, None, FileWatch(None), _retry=retry).watch(SETTINGS, apply, stop)
     clock[0] = FAULT_SECONDS - 1
     assert not retry.is_due()
     clock[0] = FAULT_SECONDS
@@ -101,15 +93,12 @@ async def test_the_policy_is_read_beside_the_event_loop(monkeypatch: pytest.Monk
 
     async def apply(_: Settings) -> None:
         assert threading.get_ident() == loop
-
-    async def reload_shadow(_: Settings) -> bool:
         stop.set()
-        return True
 
     monkeypatch.setattr(reloading, "with_reloadable", check)
     reloader = Reloader(load, None, FileWatch(None))
     reloader.requested.set()
-    await reloader.watch(SETTINGS, apply, reload_shadow, stop)
+    await reloader.watch(SETTINGS, apply, stop)
     assert len(threads) == 2
     assert loop not in threads
 

@@ -171,23 +171,12 @@ CLOCK_OFFSET = Gauge(
 )
 RELOADS = Counter(
     "clustercert_reloads",
-    "Reloads by each worker of TLS files, settings or the shadow policy (what: tls, settings, shadow): done or failed",
+    "Reloads by each worker of TLS files or settings (what: tls, settings): done or failed",
     ["what", "outcome"],
 )
-for _what in ("tls", "settings", "shadow"):
+for _what in ("tls", "settings"):
     for _outcome in ("done", "failed"):
         RELOADS.labels(_what, _outcome)
-SHADOW_DECISIONS = Counter(
-    "clustercert_shadow_decisions",
-    "Decisions compared with the shadow policy: same, different, skipped (to save time), off (too slow) or failed",
-    ["outcome"],
-)
-SHADOW_DIFFERENCES = Counter(
-    "clustercert_shadow_differences",
-    "Decisions that the shadow policy makes otherwise: allow_to_deny, deny_to_allow, shorter, longer, other_groups or"
-    " other_username",
-    ["kind"],
-)
 RATE_READ_FAILURES = Counter(
     "clustercert_rate_read_failures",
     "Reads of other processes' certificates for the rates that failed, and events that were unreadable",

@@ -278,7 +278,6 @@ class PolicySettings(Section):
         preset: rules that apply after those below; `contract` if there are no rules. See [policy.md](policy.md).
         file: a TOML file with `preset`, `allow_system`, `[[rules]]` and `[[examples]]`, which then must not
             be set here.
-        shadow_file: a policy file whose decisions are only compared. See [policy.md](policy.md#shadow-policy).
         allow_system: names beginning with `system:` that may be issued. Members of `system:masters` bypass every
             authorizer of a cluster, and can't be revoked. Templates never produce such a name.
         rules: see below.
@@ -287,7 +286,6 @@ class PolicySettings(Section):
 
     preset: Preset | None = None
     file: Path | None = None
-    shadow_file: Path | None = None
     allow_system: frozenset[str] = frozenset()
     rules: tuple[RuleSettings, ...] | None = Field(default=None, max_length=1000)
     examples: tuple[ExampleSettings, ...] = Field(default=(), max_length=1000)

@@ -21,9 +21,6 @@ MAX_FAULTS = 10
 # Far above any policy. A file without an end, such as a device, would take all memory.
 _MAX_CHARACTERS = 16_000_000
 
-FILES = frozenset({"file", "shadow_file"})
-"""The fields of `[policy]` that name policy files."""
-
 
 class UnreadableFile(Exception):
     """A file can't be read or is not valid TOML. The message names the file, and the line and column if known."""
@@ -77,10 +74,10 @@ def read_policy_file(policy: object) -> Tables | None:
     if not isinstance(policy, dict) or not policy.get("file"):
         return None
     file = Path(str(policy["file"]))
-    if beside := sorted(policy.keys() - FILES):
+    if beside := sorted(policy.keys() - {"file"}):
         raise UnreadableFile(f"policy.file is set, so write policy.{beside[0]} into {file}.")
     tables = read_tables(file)
-    if FILES & tables.values.keys():
+    if "file" in tables.values:
         raise UnreadableFile(f"The policy file {file} names another file. Write the rules into it.")
     if not tables.values.keys() & {"preset", "rules"}:
         if "policy" in tables.values:

@@ -39,7 +39,6 @@ from clustercert.policy.rule_settings import PolicySettings
 from clustercert.server.monitoring import Readiness, StoreGauges
 from clustercert.server.readiness_notice import notify_ready
 from clustercert.server.reloading import Reloader
-from clustercert.server.shadow_file import load_shadow
 from clustercert.settings import Settings
 from clustercert.store.job_cursors import JobCursor
 from clustercert.wiring import (
@@ -119,11 +118,9 @@ async def _serving(
             app.state.services = replace(app.state.services, issuance=limited)
         if limited.rates is not None:
             await stack.enter_async_context(running(limited.rates.watch))
-        reload_shadow = functools.partial(_reload_shadow, app, parts, role)
-        await reload_shadow(settings)
         if reloader is not None:
             apply = functools.partial(_apply, app, parts, role, key_updates)
-            watch = functools.partial(reloader.watch, settings, apply, reload_shadow)
+            watch = functools.partial(reloader.watch, settings, apply)
             await stack.enter_async_context(running(watch))
         yield
 
@@ -199,20 +196,6 @@ def _set_policy(app: FastAPI, policy: Policy) -> None:
     app.state.services = replace(
         app.state.services, issuance=replace(before, issuance=issuance) if limited else issuance
     )
-
-
-async def _reload_shadow(app: FastAPI, parts: Components, role: ServerRole, settings: Settings) -> bool:
-    """Load the shadow policy, and compare the decisions on requests with it. Returns False if it can't be used."""
-    # `change_policy` has put the policy in use here.
-    policy = parts.explanations.policy
-    if settings.policy.shadow_file is None or role == "webhook":
-        _set_policy(app, policy)
-        return True
-    from clustercert.policy.shadow import with_shadow  # noqa: PLC0415 - few services have a shadow policy
-
-    shadow = await asyncio.to_thread(load_shadow, settings)
-    _set_policy(app, policy if shadow is None else with_shadow(policy, shadow))
-    return shadow is not None
 
 
 def _warn_of(policy: PolicySettings) -> None:

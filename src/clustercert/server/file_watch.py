@@ -1,4 +1,4 @@
-"""Notices changes to the settings file and the policy files by polling.
+"""Notices changes to the settings file and the policy file by polling.
 
 Polling needs no library, and also works for network file systems and for the symbolic links in a Kubernetes ConfigMap.
 """
@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from clustercert.settings import policy_files
+from clustercert.settings import named_policy_file
 
 POLL_SECONDS = 2.0
 
@@ -15,7 +15,7 @@ Stamp = tuple[int, ...]
 
 
 class FileWatch:
-    """The settings file and the policy files that it names, as they were when the settings were last loaded."""
+    """The settings file and the policy file that it names, as they were when the settings were last loaded."""
 
     def __init__(self, config: Path | None) -> None:
         self._config = config
@@ -24,8 +24,8 @@ class FileWatch:
     def mark(self) -> None:
         """Remember the files as they are now. Call it just before the settings are loaded."""
         # The stamp is taken before the file is read, so that a later change is noticed.
-        own = _stamps([self._config] if self._config is not None else [])
-        self._marked = self._seen = own | _stamps(policy_files(self._config))
+        files = (self._config, named_policy_file(self._config))
+        self._marked = self._seen = _stamps(file for file in files if file is not None)
 
     def has_changed(self) -> bool:
         """Whether a file differs from when it was marked."""

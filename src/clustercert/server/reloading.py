@@ -53,7 +53,6 @@ class Reloader:
         self,
         current: Settings,
         apply: Callable[[Settings], Awaitable[None]],
-        reload_shadow: Callable[[Settings], Awaitable[bool]],
         stop: asyncio.Event,
     ) -> None:
         """Reload when it is necessary, until `stop` is set.
@@ -61,7 +60,6 @@ class Reloader:
         Args:
             current: the settings that apply now.
             apply: switches to settings with another policy or other issuers.
-            reload_shadow: loads the shadow policy again. Returns False if it can't be used.
             stop: ends the work.
         """
         stopping = asyncio.ensure_future(stop.wait())
@@ -75,8 +73,6 @@ class Reloader:
             if not stop.is_set() and (signalled or self._is_due()):
                 self.requested.clear()
                 current = await self._reload(current, apply, signalled=signalled)
-                if not await reload_shadow(current) and not self._retry.is_planned:
-                    self._retry.plan(FAULT_SECONDS)
 
     def _is_due(self) -> bool:
         """Whether a file has changed or an attempt is planned for now, and no file is being written."""

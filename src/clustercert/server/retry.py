@@ -15,10 +15,6 @@ class Retry:
         self._delay = FIRST_SECONDS
         self._due = math.inf
 
-    @property
-    def is_planned(self) -> bool:
-        return self._due < math.inf
-
     def is_due(self) -> bool:
         return self._clock() >= self._due
 
