@@ -27,7 +27,11 @@ _LIKE_AN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Kubernetes accepts any path segment as the name of a role.
 _CLUSTER_ROLE = re.compile(r"(?!\.{1,2}$)[^/%]{1,253}")
-_EXEMPTION = re.compile(r"[^*]{1,252}\*?")
+# The characters of Kubernetes' own names. Admins of a project write exemptions, and the README.md that an operator
+# follows contains them.
+_EXEMPTION = re.compile(r"[A-Za-z0-9:._@/-]{1,252}\*?")
+# Rancher's proxy authenticates its own tokens, and connects to the API server with an identity of its own.
+_RANCHER_PROXY = re.compile(r"/k8s/clusters/[^/]+/?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,11 @@ def check_url(url: str) -> None:
         raise InvalidRequest(
             f"{url!r} is not a valid API server address. Write it like https://10.0.0.5:6443."
         )
+    if _RANCHER_PROXY.search(parts.path):
+        raise InvalidRequest(
+            f"{url!r} is the address of Rancher's proxy, which accepts no client certificates. Use the API server's own"
+            " address: an authorized cluster endpoint of Rancher, or https://NODE:6443."
+        )
 
 
 def _check_urls(field_name: str, *urls: str) -> None:
@@ -122,9 +131,10 @@ def _check_options(options: ClusterOptions) -> None:
     if len(options.exemptions) > MAX_EXEMPTIONS:
         raise InvalidRequest(f"exemptions: a cluster can have at most {MAX_EXEMPTIONS}.")
     for pattern in options.exemptions:
-        if not _EXEMPTION.fullmatch(pattern) or not is_plain_text(pattern):
+        if not _EXEMPTION.fullmatch(pattern):
             raise InvalidRequest(
-                f"exemptions: {pattern!r} is not valid. Write a user, a group, or a prefix such as system:*."
+                f"exemptions: {pattern!r} is not valid. Write a user or a group with letters, digits and :._@/- only,"
+                " or such a prefix with an asterisk at its end."
             )
     _check_masters(options.listed_masters)
     _check_roles(options.credential_roles or {})
