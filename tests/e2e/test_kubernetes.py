@@ -70,10 +70,15 @@ def test_with_the_webhook(installation: Installation, scenario: Scenario) -> Non
     ids=["admission", "credential-role", "admission-copies", "credential-role-copies"],
 )
 def test_where_the_flags_cannot_be_touched(
-    demo: Demo, tmp_path: Path, option: tuple[str, ...], scenario: Scenario
+    demo: Demo,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    option: tuple[str, ...],
+    scenario: Scenario,
 ) -> None:
     with new_apiserver(tmp_path) as apiserver:
-        one = Installation(demo, apiserver, tmp_path, option[0].strip("-"), *option)
+        # All of them register at one demo, so each needs its own name.
+        one = Installation(demo, apiserver, tmp_path, request.node.callspec.id, *option)
         one.join(webhook=False)
 
         scenario(one)

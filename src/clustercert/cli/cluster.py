@@ -62,9 +62,10 @@ def add(
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)
     note(
-        f"Next: run `clustercert kubernetes setup {added['id']} --out DIR` for the files that the control plane needs. "
-        f"As a minimum, append the output of `clustercert kubernetes ca-bundle {added['id']}` to the API server's "
-        "--client-ca-file, and apply the output of `clustercert kubernetes rbac` to the cluster."
+        f"Next: run `clustercert kubernetes setup {added['id']} --out DIR`, and follow DIR/README.md. As a minimum, "
+        "write a new file with the API server's present client CAs and the output of `clustercert kubernetes ca-bundle "
+        f"{added['id']}`, name that file in --client-ca-file, and apply the output of `clustercert kubernetes rbac`. "
+        "Don't append to kubeadm's ca.crt: pods and nodes also use it as the CA of the API server."
     )
     enforcement.note_next_step(added["id"])
 

@@ -134,7 +134,8 @@ class Probe:
 
 _EXCEPTIONS: dict[int, type[CheckFailed]] = {UNAUTHORIZED: NotAuthenticated, FORBIDDEN: Denied}
 _ADVICE = {
-    UNAUTHORIZED: "Append the output of `clustercert kubernetes ca-bundle` to the API server's --client-ca-file.",
+    UNAUTHORIZED: "The API server does not trust the client CA: add the output of `clustercert kubernetes ca-bundle` "
+    "to the file that --client-ca-file names, or check the API server's clock.",
     FORBIDDEN: "The webhook or your own rules deny it: see the API server's message.",
     500: "With failurePolicy Deny, the webhook may not have responded: check that the API server reaches this service.",
 }

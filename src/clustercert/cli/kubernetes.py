@@ -26,7 +26,7 @@ app.add_typer(webhook_token.app)
 async def ca_bundle(operator: Operator, name: ClusterArgument, project: InProjectOption = None) -> None:
     """Print the client CAs of a cluster (PEM).
 
-    Append them to the API server's --client-ca-file.
+    Write them and the API server's present client CAs into a new file, and name that file in --client-ca-file.
     """
     from clustercert.pki.certificates import chain_pem
 

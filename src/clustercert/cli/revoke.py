@@ -128,7 +128,8 @@ def revoke(
     made = client.post(found.path, body)
     enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
     show_one(with_times(made), output, name="id")
-    note(_effect(enforcement, found.cluster) + _undo_hint(client, made))
+    is_one = made["fingerprint"] is not None
+    note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
 
 
 @on_service
@@ -213,8 +214,8 @@ def _found_all(path: str, preview: "JsonObject") -> Found:
     return Found(path, question, preview["cluster_name"])
 
 
-def _effect(enforcement: "JsonObject", cluster: object) -> str:
-    """Describe the effect of the revocation."""
+def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
+    """Describe the effect of a revocation. `is_one`: it revokes one certificate, not all of a user or a cluster."""
     names = cast("list[str] | None", enforcement["enforced_by"])
     if names is None:
         return "Revoked. Clusters that enforce revocations refuse them within seconds."
@@ -227,6 +228,9 @@ def _effect(enforcement: "JsonObject", cluster: object) -> str:
     effect = f"refuses it within seconds ({' and '.join(names)})"
     if names == ["admission"]:
         effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
+    elif "webhook" not in names and not is_one:
+        rest = "only the writes" if "admission" in names else "nothing"
+        effect = f"refuses certificates with a binding within seconds; of the others it refuses {rest} until expiry"
     return (
         f"Revoked. The cluster {cluster} {effect}, if its API server is configured. "
         "Check that with `clustercert kubernetes verify`."

@@ -35,8 +35,8 @@ def create(
     row = {"id": made.pop("id"), "token": made.pop("token"), **made}
     show_one(with_times(row), output, name="id")
     note(
-        "Next: give the token to every API server of the cluster, as docs/kubernetes.md describes under The token. "
-        "Then remove the old token."
+        "Next: give the token to every API server of the cluster, as docs/kubernetes.md describes under Exchange the "
+        "token. Then remove the old token."
     )
 
 

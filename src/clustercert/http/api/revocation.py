@@ -209,6 +209,11 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
     if revocation.cluster_id and revocation.project_id is not None:
         found = await services.clusters.queries.find(revocation.cluster_id, revocation.project_id)
         controls = await services.inventory.access.controls(found[0]) if found else None
+    if controls is not None and revocation.fingerprint is not None:
+        certificate = await services.revocation.recorder.find_certificate(revocation.fingerprint.hex())
+        controls = tuple(
+            each for each in controls if each.name != "binding" or certificate.has_only_credential_group
+        )
     body = bodies.revocation_body(revocation, services.revocation.recorder)
     return responses.private(body | bodies.enforcement_body(controls))
 

@@ -106,8 +106,9 @@ class RevokedBody(RevocationBody):
     """A new revocation, and how its cluster enforces it."""
 
     enforced_by: list[str] | None = Field(
-        description="The fast controls that are set up in the cluster. If there is none, its API server accepts revoked"
-        " certificates until they expire. Null if all clusters are concerned, or if the cluster was removed."
+        description="The fast controls that are set up in the cluster, for one certificate without those that can't"
+        " stop it. If there is none, its API server accepts revoked certificates until they expire. Null if all"
+        " clusters are concerned, or if the cluster was removed."
     )
     lacking: str | None = Field(description="What the set-up of a control lacks; null if nothing is known.")
 
