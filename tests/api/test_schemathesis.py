@@ -137,6 +137,7 @@ OPERATIONS = [
     "POST /clustercert/v1/kubernetes/clusters/{cluster_id}/authorize",
     "POST /clustercert/v1/kubernetes/clusters/{cluster_id}/audit-events",
     "POST /v3/auth/tokens",
+    "POST /v3/users/{user_id}/password",
     "GET /v3/auth/tokens",
     "HEAD /v3/auth/tokens",
     "DELETE /v3/auth/tokens",
@@ -155,6 +156,8 @@ OPERATIONS = [
 ]
 # These need a second token, which no generator can guess,
 NEED_MORE = {"GET /v3/auth/tokens", "HEAD /v3/auth/tokens", "DELETE /v3/auth/tokens"} | {
+    # or a password, which a success would change,
+    "POST /v3/users/{user_id}/password",
     # or a signature, or an existing revocation to undo.
     "POST /clustercert/v1/revocations/{revocation_id}/undo",
     "POST /clustercert/v1/certificates/{certificate}/revoke-with-key",
@@ -299,6 +302,7 @@ def test_any_request_is_answered_as_described(
         "explain": {"token": "a.b.c"},
         "revoke-with-key": {"signature": "c2lnbmVk"},
         "tokens": login(reader),
+        "password": {"user": {"original_password": "wrong", "password": "another"}},
         "securitytokens": {"auth": {"identity": {"methods": ["token"], "token": {}}}},
         "authorize": json.loads(review(credential_id(bytes(32)))),
         "audit-events": json.loads(event_list(audit_event(credential_id(bytes(32))))),

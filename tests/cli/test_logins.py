@@ -8,6 +8,7 @@ import pytest
 
 from support.command_line import PASSWORD, CommandResult, Operator
 from support.operated_cluster import SERVICE_CA
+from support.wait import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +84,44 @@ def test_verbose_shows_the_requests_of_each_login_without_secrets(
         assert request in done.err
         for secret in (PASSWORD, key["secret_key"], saved["token"]):
             assert secret not in done.err + done.out
+
+
+def test_a_user_changes_their_password_and_stays_logged_in(
+    made: tuple[Operator, str], home: Path, users: tuple[str, str]
+) -> None:
+    operator, _ = made
+    user, _ = users
+    log_in(made, home, user)
+    log_in(made, home, user, "--profile", "laptop")
+    for name, text in (("wrong", "wrong horse"), ("new", "battery staple")):
+        (home / name).write_text(text)
+    files = ("--password-file", home / "password", "--new-password-file", home / "new")
+
+    refused = operator.run("password", "--password-file", home / "wrong", "--new-password-file", home / "new")
+    assert (refused.code, refused.out) == (3, "")
+    assert refused.err == "Error: The old password is wrong. The password was not changed.\n"
+    assert operator.run("password").err.startswith(
+        "Error: There is no terminal to ask for the old password: add --password-file FILE"
+    )
+    done = operator.run("password", *files)
+    assert (done.code, done.out) == (0, ""), done.err
+    assert f"Changed the password of {user} at {made[1]}." in done.err
+    assert operator.output_json("status")["user"] == user
+    eventually(lambda: operator.run("status", "--profile", "laptop").code == 3)
+    log_in(made, home, user, "--password-file", str(home / "new"))
+
+
+def test_a_user_with_an_access_key_changes_their_password(
+    made: tuple[Operator, str], home: Path, users: tuple[str, str]
+) -> None:
+    operator, url = made
+    user, _ = users
+    key = operator.output_json("access-key", "create", "--user", user)
+    (home / "secret").write_text(key["secret_key"])
+    (home / "new").write_text("battery staple")
+    trust = ("--ca-file", operator.folder / SERVICE_CA)
+    options = ("--access-key", key["access_key"], "--secret-file", home / "secret")
+    assert operator.run("login", url, *trust, *options).code == 0
+    files = ("--password-file", home / "password", "--new-password-file", home / "new")
+    assert operator.run("password", *files).code == 0
+    assert operator.output_json("status")["user"] == user

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,18 @@ def test_the_external_endpoint_is_listed(eip_demo: Demo) -> None:
     tenant = eip_demo.own
     row = next(row for row in told(tenant, "cce", "cluster", "list") if row["ID"] == tenant.cluster_id)
     assert row["endpoint"].startswith("https://")
+
+
+def test_a_user_changes_their_password(tenant: Tenant) -> None:
+    new = "battery staple"
+    command = ("user", "password", "set", "--original-password")
+    wrong = openstack(tenant, *command, "wrong", "--password", new)
+    assert (wrong.returncode, "HTTP 401" in wrong.stderr) == (1, True), wrong.stderr
+    done = openstack(tenant, *command, tenant.password, "--password", new)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+    assert openstack(tenant, "cce", "cluster", "list").returncode == 1
+    changed = replace(tenant, password=new)
+    assert told(changed, "cce", "cluster", "list")
+    back = openstack(changed, *command, new, "--password", tenant.password)
+    assert back.returncode == 0, back.stderr

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.model import PrivateKey
 from clustercert.pki.certificates import fingerprint
 from clustercert.revocation.proof_of_possession import statement_to_sign
-from support.administration import put_new, wanted
+from support.administration import put_new, unique, wanted
+from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review
 from support.leaf_checks import leaf_of
 from support.stores import rows
@@ -129,6 +130,8 @@ class AccessRequests:
             return self.issued("member", self.key) if by_key else self.issued(whose)
         if name == "user_id" and template.endswith("block"):
             return self.federated(blocked=template.endswith("unblock"))
+        if template == "/v3/users/{user_id}/password":
+            return self.with_password()
         if name == "revocation_id":
             path = f"/clustercert/v1/users/{world.people['reader'].user.id}/revoke"
             return str(self.client.post(path, headers=world.people["operator"].headers).json()["id"])
@@ -148,6 +151,12 @@ class AccessRequests:
             path = f"/clustercert/v1/users/{user_id}/block"
             self.client.post(path, headers=headers).raise_for_status()
         return user_id
+
+    def with_password(self) -> str:
+        """The id of a new user, whose password is PASSWORD."""
+        path, headers = f"/clustercert/v1/users/{unique()}", self.world.people["operator"].headers
+        made = self.client.put(path, json={"password": PASSWORD}, headers=headers)
+        return str(made.raise_for_status().json()["id"])
 
     def issued(self, who: str, key: PrivateKey | None = None) -> str:
         """The fingerprint of a new certificate. Without a role in the project, the admin's certificate is used."""
@@ -181,6 +190,7 @@ class AccessRequests:
             return {"signature": base64.b64encode(self.key.sign(statement)).decode()}
         return {
             "clustercert": {"duration": 1},
+            "password": {"user": {"original_password": PASSWORD, "password": f"new {PASSWORD}"}},
             "explain": {"token": "a.b.c"},
             "clustercertrevoke": {"userId": self.world.people[whose].user.id},
             "tokens": self._proof(whose),

@@ -34,6 +34,7 @@ COMMANDS = {
     for entry in (
         Entry("login", "login", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."),
         Entry("logout", "login", "Log out: revoke the token and delete it."),
+        Entry("password", "password", "Change your password."),
         Entry("status", "status", "Show who is logged in, where, until when, and in which projects."),
         Entry("profile", "profiles", "Manage saved logins at several services."),
         Entry("clusters", "clusters", "List the clusters in all your projects."),

@@ -73,7 +73,7 @@ class CredentialOptions:
         login = Login(
             user=user,
             domain=domain,
-            password=_secret("Password", "CLUSTERCERT_PASSWORD", self.password_file, "--password-file"),
+            password=password_from(self.password_file),
             project_id=project if by_id else None,
             project=None if by_id else project,
         )
@@ -238,6 +238,11 @@ def _name_remaining_keys(name: str) -> None:
             f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
             "them with `clustercert kubeconfig unmerge`."
         )
+
+
+def password_from(file: Path | None, prompt: str = "Password") -> str:
+    """Return the current password, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
+    return _secret(prompt, "CLUSTERCERT_PASSWORD", file, "--password-file")
 
 
 def _secret(prompt: str, variable: str, file: Path | None, option: str) -> str:

@@ -62,10 +62,10 @@ def root(
 ) -> None:
     """Issue short-lived, audited client credentials for Kubernetes clusters, as kubeconfig files.
 
-    login, logout, status, profile, clusters and kubeconfig call a running service as one of its users. domain, project,
-    user, group, role, access-key, cluster, certificate, apply, diff and export call it too, most of them as an
-    operator; with --local, they work on the store. The other commands work directly on the store that the settings
-    name.
+    login, logout, password, status, profile, clusters and kubeconfig call a running service as one of its users.
+    domain, project, user, group, role, access-key, cluster, certificate, apply, diff and export call it too, most of
+    them as an operator; with --local, they work on the store. The other commands work directly on the store that the
+    settings name.
     """
     context.obj = RootOptions(config, data_dir)
     if verbose:

@@ -52,11 +52,14 @@ class CurrentUser:
 
     Attributes:
         domain: by name.
+        issuer: the URL of the OIDC issuer or of Keystone, or `built-in`.
         is_operator: whether they have the role `operator` in the whole service.
     """
 
+    id: str
     name: str
     domain: str
+    issuer: str
     is_operator: bool
 
 
@@ -120,6 +123,10 @@ class Client(Connection):
         headers = {"X-Auth-Token": token, "X-Subject-Token": token}
         self.exchange("DELETE", "/v3/auth/tokens", headers=headers)
 
+    def change_password(self, user_id: str, old: str, new: str) -> None:
+        body: JsonObject = {"user": {"original_password": old, "password": new}}
+        self.exchange("POST", f"/v3/users/{quote(user_id, safe='')}/password", body=body)
+
     def caller(self) -> CurrentUser | None:
         """Return the owner of the token or access key, or None if the service is another CCE service."""
         try:
@@ -129,8 +136,8 @@ class Client(Connection):
                 return None
             raise
         with self.check_format():
-            roles = _list(response.body["service_roles"])
-            return CurrentUser(str(response.body["name"]), str(response.body["domain"]), OPERATOR in roles)
+            texts = {name: str(response.body[name]) for name in ("id", "name", "domain", "issuer")}
+            return CurrentUser(**texts, is_operator=OPERATOR in _list(response.body["service_roles"]))
 
     def projects(self) -> tuple[NamedRef, ...]:
         """List the projects in which the caller has a role."""

@@ -9,11 +9,12 @@ from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
-from clustercert.model import Caller, Project, utc_now
-from clustercert.model.errors import NotFound
+from clustercert.model import Actor, Caller, Origin, Project, utc_now
+from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.pki.envelope import SecretSealer
 from clustercert.store.engine.database import Database
+from clustercert.store.entities import Reference
 
 
 class Identity:
@@ -56,6 +57,17 @@ class Identity:
         if not found:
             raise NotFound("Could not find project.")
         return found[0]
+
+    async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:
+        """Change a user's own password, and delete their tokens and temporary keys.
+
+        The old password is checked as in a login. Raises Unauthenticated, also if the old password was changed
+        meanwhile, Unavailable, or InvalidRequest for a bad new password.
+        """
+        user, checked_hash = await self.tokens.check_password(Reference(id=user_id), old, origin.network)
+        if new == old:
+            raise InvalidRequest("password: it is the same as original_password. Choose another one.")
+        await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
 
     async def prune(self) -> int:
         """Delete all expired tokens and temporary access keys, and return the number deleted."""

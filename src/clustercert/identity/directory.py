@@ -186,11 +186,17 @@ class Directory:
         """Whether this is the user's password. Takes as long if they have none. Raises Unavailable."""
         return await self._passwords.matches(password, await self._queries.password_hash(user.id))
 
-    async def set_password(self, user: User, password: str, *, actor: Actor) -> None:
-        """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length."""
+    async def set_password(
+        self, user: User, password: str, *, actor: Actor, checked_hash: str | None = None
+    ) -> None:
+        """Set a password, and delete the user's tokens and temporary keys. Raises InvalidRequest for a bad length.
+
+        `checked_hash`: the hash of the old password, if that was checked. Raises Unauthenticated if the user was
+        disabled or their password changed since.
+        """
         password_hash = await self._passwords.hashed(password)
         event = self._event("user.password_changed", user, actor)
-        await self._queries.set_password(user.id, password_hash, event)
+        await self._queries.set_password(user.id, password_hash, event, checked_hash=checked_hash)
 
     async def enable_user(self, user: User, *, enabled: bool, actor: Actor) -> None:
         """Enable or disable a user.

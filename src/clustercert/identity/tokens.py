@@ -153,22 +153,30 @@ class Tokens:
         """Delete a batch of expired tokens, and return the number deleted."""
         return await self._queries.prune(self._now())
 
-    async def _by_password(
-        self, proof: ByPassword, scope: Scope, token_hash: bytes, source: str
-    ) -> LiveToken | None:
-        user = _normalized(proof.user)
+    async def check_password(self, wanted: Reference, password: str, source: str) -> tuple[User, str]:
+        """Return the user with this password, and the hash that was checked. Raises Unauthenticated or Unavailable.
+
+        `source`: see `issue`.
+        """
+        user = _normalized(wanted)
         login = await self._queries.login(user) if user is not None else None
         usable = login is not None and login.user.enabled and login.user.domain.enabled
         stored_hash = login.password_hash if login is not None and usable else None
         contender = Contender(source, repr(user))
         # Check the password even if the user is unknown, to avoid a timing oracle for user names.
-        matches = await self._passwords.matches(proof.password, stored_hash, contender)
+        matches = await self._passwords.matches(password, stored_hash, contender)
         if login is None or stored_hash is None or not matches:
             raise Unauthenticated(
                 "the user is unknown, disabled or without a password, or the password is wrong",
                 known=login.user.id if login is not None else "",
             )
-        token = await self._token(login.user, scope, token_hash)
+        return login.user, stored_hash
+
+    async def _by_password(
+        self, proof: ByPassword, scope: Scope, token_hash: bytes, source: str
+    ) -> LiveToken | None:
+        user, stored_hash = await self.check_password(proof.user, proof.password, source)
+        token = await self._token(user, scope, token_hash)
         fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
         return await self._queries.add_by_password(token, stored_hash, fresh_hash=fresh_hash)
 

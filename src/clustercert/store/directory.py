@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Select, delete, insert, select, update
 
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
-from clustercert.model.errors import ConcurrentChange, NotFound
+from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.access_keys import end_temporary_keys
 from clustercert.store.engine.database import raise_generation
@@ -24,6 +24,7 @@ from clustercert.store.entities import (
     in_domains,
 )
 from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
+from clustercert.store.tokens import lock_usable_user
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member = tables.group_member
@@ -113,9 +114,18 @@ class DirectoryQueries(Queries):
         rows = await self._rows(select(_user.c.password_hash).where(_user.c.id == user_id))
         return rows[0].password_hash if rows else None
 
-    async def set_password(self, user_id: str, password_hash: str, event: AuditEvent) -> None:
-        """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted."""
+    async def set_password(
+        self, user_id: str, password_hash: str, event: AuditEvent, *, checked_hash: str | None = None
+    ) -> None:
+        """Set a password and delete the user's tokens and temporary keys. Raises NotFound if the user was deleted.
+
+        With `checked_hash`, raises Unauthenticated if the user was disabled or deleted, or has another password hash.
+        """
         async with self._database.transaction(event, invalidate=True) as connection:
+            if checked_hash is not None and not await lock_usable_user(
+                connection, user_id, _user.c.password_hash == checked_hash
+            ):
+                raise Unauthenticated("the password was changed, or the user disabled, during the request")
             query = update(_user).where(_user.c.id == user_id)
             await change_one(connection, query.values(password_hash=password_hash))
             await _delete_logins(connection, user_id)

@@ -19,6 +19,7 @@ from pydantic import (
 from clustercert.http.body import RequestBody
 from clustercert.http.openapi import json_body
 from clustercert.identity.access_keys import MIN_LIFETIME
+from clustercert.identity.passwords import MIN_CHARACTERS
 from clustercert.identity.tokens import (
     ByPassword,
     ByToken,
@@ -181,6 +182,17 @@ class TokenRequest(RequestBody):
     def scope(self) -> Scope:
         scope = self.auth.scope
         return scope.scope() if isinstance(scope, _InProject | _InDomain) else None
+
+
+class _NewPassword(RequestBody):
+    original_password: _Secret
+    password: Annotated[_Secret, Field(json_schema_extra={"minLength": MIN_CHARACTERS})]
+
+
+class PasswordRequest(RequestBody):
+    """The body of POST /v3/users/{user_id}/password. Source: Identity API v3, "Change password for user"."""
+
+    user: _NewPassword
 
 
 class _TemporaryKeyToken(RequestBody):

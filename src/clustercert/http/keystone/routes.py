@@ -141,6 +141,26 @@ async def revoke_token(call: CallDep) -> Response:
     return Response(status_code=204, headers=_PRIVATE)
 
 
+@router.post(
+    "/v3/users/{user_id}/password",
+    status_code=204,
+    responses=_described("The password is changed.", status=204),
+    response_class=Response,
+    openapi_extra=request_bodies.described(request_bodies.PasswordRequest) | {"security": []},
+    dependencies=[Anonymous],
+)
+async def change_password(request: Request, raw: RawBody, services: ServicesDep, user_id: str) -> Response:
+    """Change a user's own password.
+
+    The old password authenticates the request, as in a login. All tokens and temporary access keys of the user end.
+    """
+    sent, origin = parsed(raw, request_bodies.PasswordRequest).user, context_of(request).origin
+    services.failure_limit.check(origin)
+    await services.identity.change_password(user_id, sent.original_password, sent.password, origin)
+    context_of(request).log_fields["user"] = user_id
+    return Response(status_code=204, headers=_PRIVATE)
+
+
 @router.get("/v3/projects", responses=_PROJECTS)
 async def list_projects(
     call: CallDep,
