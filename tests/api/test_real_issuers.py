@@ -57,7 +57,10 @@ def test_a_log_in_by_code_gives_a_certificate_for_the_mapped_groups(
     world: World, service: Service, issuer: RealIssuer
 ) -> None:
     token = Login(issuer).by_code("alice")["id_token"]
-    assert names(post(world, service, token)) == (derived_id(issuer.url, "alice"), ["team:sso/team-blue"])
+    assert names(post(world, service, token)) == (
+        derived_id("user", issuer.url, "alice"),
+        ["team:sso/team-blue"],
+    )
 
 
 def test_a_refreshed_token_is_the_same_user(world: World, service: Service, issuer: RealIssuer) -> None:
@@ -66,7 +69,7 @@ def test_a_refreshed_token_is_the_same_user(world: World, service: Service, issu
     second = login.tokens(grant_type="refresh_token", refresh_token=first["refresh_token"])
     assert second["access_token"] != first["access_token"]
     assert names(post(world, service, second["id_token"])) == (
-        derived_id(issuer.url, "bob"),
+        derived_id("user", issuer.url, "bob"),
         ["team:sso/team-red"],
     )
 
@@ -89,4 +92,7 @@ def test_a_log_in_by_device_code_gives_a_certificate(
     world: World, service: Service, issuer: RealIssuer
 ) -> None:
     token = Login(issuer).by_device("bob")["id_token"]
-    assert names(post(world, service, token)) == (derived_id(issuer.url, "bob"), ["team:sso/team-red"])
+    assert names(post(world, service, token)) == (
+        derived_id("user", issuer.url, "bob"),
+        ["team:sso/team-red"],
+    )

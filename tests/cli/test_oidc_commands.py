@@ -112,7 +112,7 @@ def test_without_issuers_the_settings_are_named(operator: Operator, tmp_path: Pa
 
 def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:
     operator.output("project", "create", "eu-de")
-    user_id = derived_id(issuer.url, "f3b1")
+    user_id = derived_id("user", issuer.url, "f3b1")
     token = saved(tmp_path, issuer.token())
     assert "Blocked" in operator.run("user", "block", user_id, "--yes").err
     done = operator.run("identity", "explain", "--token-file", token)

@@ -155,7 +155,7 @@ class OidcUser(User):
     @property
     def issued_here(self) -> int:
         """The number of this user's certificates, in the database."""
-        user_id = derived_id(self.site.issuer.url, self.name)
+        user_id = derived_id("user", self.site.issuer.url, self.name)
         database = self.operator.folder / "data" / "clustercert.db"
         [(count,)] = rows(database, f"SELECT count(*) FROM certificate WHERE user_id = '{user_id}'")
         assert isinstance(count, int)

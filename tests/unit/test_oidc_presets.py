@@ -1,5 +1,7 @@
 """The presets, on tokens with the claims in each issuer's documentation."""
 
+import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +9,8 @@ import pytest
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
 from clustercert.authn.oidc.issuers import Issuer, derived_id
 from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.settings import load
+from support.identity_page import recipe
 from support.issuer_tokens import DEX, ENTRA, GITHUB, GITLAB, KEYCLOAK, KUBERNETES, user_of
 from support.oidc import AUDIENCE
 
@@ -56,7 +60,7 @@ async def test_a_documented_token_becomes_a_user(
     preset: str, subject: list[str], name: str, groups: list[str]
 ) -> None:
     user = await user_of(configured(preset), CLAIMS[preset])
-    assert user.user.id == derived_id(CLAIMS[preset]["iss"], *subject)
+    assert user.user.id == derived_id("user", CLAIMS[preset]["iss"], *subject)
     assert user.user.name == f"idp/{name}"
     assert [group.name for group in user.groups] == [f"idp/{group}" for group in groups]
 
@@ -114,6 +118,80 @@ async def test_github_users_are_repositories_in_both_forms_of_sub() -> None:
     assert (renamed.user.id, renamed.user.name) == (before.user.id, "idp/octo-org/new-name")
     other: Any = await user_of(issuer, GITHUB, repository_id="1296270")
     assert other.user.id != before.user.id
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://token.actions.githubusercontent.com/acme",
+        "https://github.example.com/_services/token",
+        "https://token.actions.octocorp.ghe.com",
+    ],
+)
+async def test_the_github_preset_serves_enterprises(url: str) -> None:
+    issuer = configured("github", issuer=url)
+    before = await user_of(issuer, GITHUB, iss=url)
+    after = await user_of(
+        issuer, GITHUB, iss=url, sub="repo:octo-org/octo-repo:ref:refs/heads/x", ref="refs/heads/x"
+    )
+    assert before.user.id == after.user.id == derived_id("user", url, "1296269")
+
+
+@pytest.mark.parametrize("preset", ["entra", "github", "gitlab"])
+async def test_a_long_sub_that_nothing_uses_refuses_nobody(preset: str) -> None:
+    user = await user_of(configured(preset), CLAIMS[preset], sub="project_path:" + "group/" * 100)
+    assert user.user.id == (await user_of(configured(preset), CLAIMS[preset])).user.id
+
+
+# Source: HCP Terraform, "Workload Identity Tokens", "Token Specification".
+TERRAFORM: dict[str, Any] = {
+    "iss": "https://app.terraform.io",
+    "sub": "organization:my-org:project:Default Project:workspace:my-ws:run_phase:plan",
+    "terraform_organization_id": "org-GRNbCjYNpBB6NEBH",
+    "terraform_organization_name": "my-org",
+    "terraform_workspace_id": "ws-mbsd5E3Ktt5Rg2Xm",
+    "terraform_workspace_name": "my-ws",
+    "terraform_run_phase": "plan",
+}
+# Source: Buildkite, "OpenID Connect (OIDC)", "Claims".
+COMMIT = "9f3182061f1e2cca4702c368cbc039b7dc9d4485"
+BUILDKITE: dict[str, Any] = {
+    "iss": "https://agent.buildkite.com",
+    "sub": f"organization:acme-inc:pipeline:super-duper-app:ref:refs/heads/main:commit:{COMMIT}:step:build",
+    "organization_slug": "acme-inc",
+    "organization_id": "018f9b43-1f1c-4f6e-8a52-3e9d9c1a2b3c",
+    "pipeline_slug": "super-duper-app",
+    "pipeline_id": "018f9b44-7d5e-4c6f-9b63-4fae0d2b3c4d",
+    "build_commit": COMMIT,
+}
+# Source: CircleCI, "Using OpenID Connect tokens in jobs", "Format of the OpenID Connect token".
+CIRCLECI: dict[str, Any] = {
+    "iss": "https://oidc.circleci.com/org/3b0b1a7e-0f6b-4c6a-9df5-6c8a1f2e3d4c",
+    "sub": "org/3b0b1a7e/project/7c1d/user/1f2e3d4c",
+    "oidc.circleci.com/project-id": "7c1d2e3f-4a5b-4c6d-8e9f-0a1b2c3d4e5f",
+}
+OF_RUNS: dict[str, tuple[dict[str, Any], dict[str, object]]] = {
+    "terraform": (
+        TERRAFORM,
+        {"sub": TERRAFORM["sub"].replace("plan", "apply"), "terraform_run_phase": "apply"},
+    ),
+    "buildkite": (
+        BUILDKITE,
+        {"sub": BUILDKITE["sub"].replace("main", "dependabot/" + "x" * 90), "build_commit": "0" * 40},
+    ),
+    "circleci": (CIRCLECI, {"sub": CIRCLECI["sub"].replace("1f2e3d4c", "4d3c2b1a")}),
+}
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+async def test_a_pipeline_is_one_user_in_all_of_its_runs(name: str) -> None:
+    claims, changed = OF_RUNS[name]
+    issuers = load(None, **tomllib.loads(recipe("pipelines"))).identity.issuers
+    [issuer] = [each.configured() for each in issuers if each.name == name]
+    one, other = await user_of(issuer, claims), await user_of(issuer, claims, **changed)
+    assert (one.user.id, one.user.name) == (other.user.id, other.user.name)
+    by_sub = replace(issuer, mapping=replace(issuer.mapping, subject=("sub",)))
+    assert (await user_of(by_sub, claims)).user.id != (await user_of(by_sub, claims, **changed)).user.id
 
 
 async def test_a_service_account_that_is_made_again_is_another_user() -> None:

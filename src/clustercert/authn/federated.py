@@ -35,7 +35,6 @@ class FederatedUser:
 
     Attributes:
         roles: role names by project id; the key None stands for all projects of the authority.
-        only_projects: if given, the roles count only in these projects.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
         revision: changes whenever the authority is asked about the same credential again, or its settings are loaded.
@@ -46,7 +45,6 @@ class FederatedUser:
     groups: tuple[Group, ...]
     roles: Mapping[str | None, frozenset[str]]
     service_roles: frozenset[str]
-    only_projects: frozenset[str] | None
     expires_at: datetime | None
     credential_id: str
     method: AuthMethod

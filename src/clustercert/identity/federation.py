@@ -122,11 +122,10 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
         raise Unauthenticated("a user of the built-in identity has the same id", known=user.user.id)
     if access.name_taken:
         raise Unauthenticated(f"a domain has the name of the issuer {issuer.name}: rename one of them")
-    projects = access.projects if user.only_projects is None else access.projects & user.only_projects
     everywhere = user.roles.get(None, frozenset())
     roles = {
         project: tuple(sorted(everywhere | user.roles.get(project, frozenset())))
-        for project in sorted(projects)
+        for project in sorted(access.projects)
     }
     return Login(
         MappingProxyType({project: names for project, names in roles.items() if names}),

@@ -135,7 +135,6 @@ class KeystoneAccessKeys:
             groups=groups,
             roles={project.id: project_roles(self.keystone, names)},
             service_roles=frozenset(),
-            only_projects=None,
             expires_at=None,
             credential_id=key.id,
             method=ACCESS_KEY_METHOD,

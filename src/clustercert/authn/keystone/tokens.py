@@ -72,7 +72,6 @@ class KeystoneTokens:
             groups=await self.directory.groups(user.id, body.user.domain),
             roles=roles,
             service_roles=service_roles,
-            only_projects=None,
             expires_at=body.expires_at,
             credential_id=digest,
             method=TOKEN_METHOD if is_own else APPLICATION_CREDENTIAL_METHOD,

@@ -23,7 +23,7 @@ from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
 from clustercert.model import Caller, UnverifiedRequest
 
-# A token with many groups takes about 20 KiB.
+# The maximum number of users in the cache. One with 500 groups takes about 130 KiB.
 CACHED_TOKENS = 4_000
 
 _revisions = itertools.count(1)

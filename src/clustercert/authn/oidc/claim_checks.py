@@ -7,8 +7,6 @@ from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.tokens import UnverifiedToken
 
-MAX_SUBJECT = 255
-
 
 def claim_results(
     issuer: Issuer, token: UnverifiedToken, now: datetime
@@ -20,7 +18,6 @@ def claim_results(
         ("exp", lambda: _check_expiry(claims.get("exp"), now, issuer.leeway)),
         ("nbf", lambda: _check_start(claims.get("nbf"), now, issuer.leeway)),
         ("iat", lambda: _check_age(claims.get("iat"), now, issuer)),
-        ("sub", lambda: _check_subject(claims.get("sub"))),
         *((check.claim, lambda check=check: check.require(claims)) for check in issuer.checks),
     ]
     for name, check in checks:
@@ -53,11 +50,6 @@ def _check_age(value: object, now: datetime, issuer: Issuer) -> None:
     if not limits[0].timestamp() <= issued <= limits[1].timestamp():
         hours = issuer.max_age.total_seconds() / 3600
         raise TokenRefused("iat", value, f"a time in the {hours:g} hours before {int(now.timestamp())}, now")
-
-
-def _check_subject(value: object) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_SUBJECT:
-        raise TokenRefused("sub", value, f"a string of 1 to {MAX_SUBJECT} characters")
 
 
 def _seconds(name: str, value: object) -> float:

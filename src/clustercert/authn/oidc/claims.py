@@ -7,17 +7,22 @@ from clustercert.model import JsonObject
 from clustercert.model.name_patterns import Names
 
 
-def claim_value(claims: JsonObject, path: str) -> object:
-    """Return a claim, or None if the token does not have it.
+def claim_path(claim: str) -> tuple[str, ...]:
+    """Return the names that lead to a claim, from the outermost.
 
-    A path that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a claim's name.
+    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a name.
     Source: RFC 6901.
     """
-    if not path.startswith("/"):
-        return claims.get(path)
+    if not claim.startswith("/"):
+        return (claim,)
+    return tuple(name.replace("~1", "/").replace("~0", "~") for name in claim[1:].split("/"))
+
+
+def claim_value(claims: JsonObject, claim: str) -> object:
+    """Return a claim, or None if the token does not have it. See `claim_path`."""
     value: object = claims
-    for name in path[1:].split("/"):
-        value = value.get(name.replace("~1", "/").replace("~0", "~")) if isinstance(value, dict) else None
+    for name in claim_path(claim):
+        value = value.get(name) if isinstance(value, dict) else None
     return value
 
 

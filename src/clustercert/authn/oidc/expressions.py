@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ClaimExpression:
-    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims."""
+    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims.
+
+    Attributes:
+        setting: the name of the setting, for refusals.
+    """
 
     source: str
+    setting: str
     _program: "Program" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -23,7 +28,10 @@ class ClaimExpression:
         object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
 
     def value(self, claims: JsonObject) -> Any:
-        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing."""
+        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing.
+
+        The refusal has the names of the token's claims.
+        """
         from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
 
         try:
@@ -32,6 +40,9 @@ class ClaimExpression:
             # The library raises many types, and its panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            raise TokenRefused(
-                "mapping", str(error)[:100], f"claims for the expression {self.source}"
-            ) from None
+            expected = (
+                f"the claim or member {error}, which the expression reads: {self.source}"
+                if isinstance(error, KeyError)
+                else f"claims for which the expression has a value ({str(error)[:100]}): {self.source}"
+            )
+            raise TokenRefused(self.setting, sorted(claims), expected) from None

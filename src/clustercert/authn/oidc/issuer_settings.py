@@ -54,7 +54,7 @@ def _free_parameter(name: str) -> str:
 
 
 def _expression(source: str) -> str:
-    ClaimExpression(source)
+    ClaimExpression(source, "groups_cel")
     return source
 
 
@@ -67,9 +67,7 @@ LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 
 _EXCLUSIVE = (
-    ("username", "username_cel"),
     ("groups", "groups_cel"),
-    ("projects_claim", "projects_cel"),
     ("jwks_uri", "keys_file"),
     *(("cluster", other) for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy")),
 )
@@ -84,7 +82,6 @@ class RoleGrantSettings(Section):
         service: give the role in the whole service instead of projects, such as `operator`. Needs a condition.
         groups: names or patterns of the user's groups, as the issuer writes them.
         claims: a table of claims with lists of values or patterns; the token must have every claim.
-        cel: an expression in CEL over `claims`. Needs `clustercert[policy]`.
     """
 
     role: str = Field(min_length=1, max_length=64)
@@ -92,14 +89,13 @@ class RoleGrantSettings(Section):
     service: bool = False
     groups: NameList | None = None
     claims: ClaimTable = Field(default={})
-    cel: ClaimExpressionText | None = None
 
     @model_validator(mode="after")
     def _is_narrow(self) -> Self:
         if self.service and self.projects is not None:
             raise RuleFault("service and projects exclude each other", "projects")
-        if self.service and self.groups is None and not self.claims and self.cel is None:
-            raise RuleFault("a role in the whole service needs groups, claims or cel", "service")
+        if self.service and self.groups is None and not self.claims:
+            raise RuleFault("a role in the whole service needs groups or claims", "service")
         if not self.service and self.role == "operator":
             raise RuleFault("the role operator has no effect in projects; add service = true", "role")
         return self
@@ -111,7 +107,6 @@ class RoleGrantSettings(Section):
             in_service=self.service,
             groups=Names(self.groups) if self.groups is not None else None,
             claims=tuple(_checks(self.claims.items())),
-            condition=ClaimExpression(self.cel) if self.cel is not None else None,
         )
 
 
@@ -139,16 +134,16 @@ class IssuerSettings(Section):
         leeway: accepted difference between the clocks of the issuer and the service, at most 5m.
         max_age: maximum age of a token, from its claim `iat`. By default, 24h.
         claims: a table of claims with lists of values or patterns; a token must have every claim.
-        username: claim with the user's name, or a list of claims, which are joined by slashes. By default, `sub`.
-        username_cel: an expression in CEL over `claims` for the name. Needs `clustercert[policy]`.
+        subject: claims that together name the user, and never another one later. The user id is their hash. By default,
+            `sub`, or what the preset says.
+        username: claim with the user's name, or a list of claims, which are joined by slashes. By default, those in
+            `subject`.
         groups: claim with a list of groups.
-        groups_cel: an expression in CEL over `claims` for the list of groups.
+        groups_cel: an expression in CEL over `claims` for the list of groups. Needs `clustercert[policy]`.
         prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't tell them from
             those of the built-in identity.
         projects: ids of the only projects in which its users can have roles.
         domain: name or id of a domain, in whose projects its users can have roles.
-        projects_claim: claim with a list of project ids, which limits the user's projects further.
-        projects_cel: an expression in CEL over `claims` for the list of project ids.
         roles: roles of its users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
         scopes: scopes that the client requests. By default, those of the preset.
@@ -173,15 +168,13 @@ class IssuerSettings(Section):
     leeway: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(0), le=timedelta(minutes=5))
     max_age: Lifetime | None = Field(default=None, ge=timedelta(minutes=1), le=timedelta(days=366))
     claims: ClaimTable = Field(default={})
+    subject: NameList | None = None
     username: Name | NameList | None = None
-    username_cel: ClaimExpressionText | None = None
     groups: Name | None = None
     groups_cel: ClaimExpressionText | None = None
     prefix_names: bool = True
     projects: ProjectIds = frozenset()
     domain: Name | None = None
-    projects_claim: Name | None = None
-    projects_cel: ClaimExpressionText | None = None
     roles: tuple[RoleGrantSettings, ...] = Field(default=(), max_length=500)
     client_id: Name | None = None
     scopes: NameList | None = None
@@ -210,12 +203,6 @@ class IssuerSettings(Section):
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
         preset = self._preset
-        if (
-            preset.url is not None
-            and self.issuer != preset.url
-            and not self.issuer.startswith(f"{preset.url}/")
-        ):
-            raise RuleFault(f"the preset {self.preset} is for {preset.url}", "issuer")
         pinned = (self.claims.get(claim, ("*",)) for claim in preset.pinned)
         if preset.pinned and not any(all(set(value) - set("*?") for value in values) for values in pinned):
             raise RuleFault(
@@ -260,18 +247,16 @@ class IssuerSettings(Section):
         )
 
     def _mapping(self) -> ClaimMapping:
-        projects = (
-            ClaimExpression(self.projects_cel) if self.projects_cel is not None else self.projects_claim
-        )
-        mapping = replace(self._preset.mapping, prefixed=self.prefix_names, projects=projects)
+        mapping = replace(self._preset.mapping, prefixed=self.prefix_names)
+        if self.subject is not None:
+            mapping = replace(mapping, subject=self.subject)
         if self.username is not None:
             names = (self.username,) if isinstance(self.username, str) else self.username
             mapping = replace(mapping, username=names)
-        if self.username_cel is not None:
-            mapping = replace(mapping, username=ClaimExpression(self.username_cel))
-        if self.groups is not None or self.groups_cel is not None:
-            groups = ClaimExpression(self.groups_cel) if self.groups_cel is not None else self.groups
-            mapping = replace(mapping, groups=groups)
+        if self.groups is not None:
+            mapping = replace(mapping, groups=self.groups)
+        if self.groups_cel is not None:
+            mapping = replace(mapping, groups=ClaimExpression(self.groups_cel, "groups_cel"))
         return mapping
 
 

@@ -1,8 +1,10 @@
 """The issuers that the operator trusts, and what the claims in their tokens mean."""
 
+import json
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from clustercert.authn.oidc.claims import ClaimCheck
 from clustercert.authn.oidc.expressions import ClaimExpression
@@ -48,7 +50,6 @@ class RoleGrant:
     in_service: bool = False
     groups: Names | None = None
     claims: tuple[ClaimCheck, ...] = ()
-    condition: ClaimExpression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +58,17 @@ class ClaimMapping:
 
     Attributes:
         subject: claims that together identify the user forever.
-        username: claims joined by a slash, or an expression whose value is a string.
+        username: claims joined by a slash; None for those in `subject`.
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
         strip_slash: remove a slash at the beginning of groups, as Keycloak writes paths of groups.
         prefixed: whether users and groups are called `ISSUER/NAME`, so that the issuer can't choose other names.
-        projects: a claim that lists the only projects of the user by id, or an expression for it; None for all.
     """
 
     subject: tuple[str, ...] = ("sub",)
-    username: tuple[str, ...] | ClaimExpression = ("sub",)
+    username: tuple[str, ...] | None = None
     groups: str | ClaimExpression | None = None
     strip_slash: bool = False
     prefixed: bool = True
-    projects: str | ClaimExpression | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +107,13 @@ class Issuer:
     @property
     def user_domain(self) -> Domain:
         """The domain of the issuer's users and groups. It is not in the store."""
-        return FederatedDomain(derived_id(self.url), self.name)
+        return FederatedDomain(derived_id("domain", self.url), self.name)
 
 
-def derived_id(issuer: str, *parts: str) -> str:
-    """Return the id of an issuer's user: the first 32 hex digits of SHA-256 over the URL and the subject claims.
+def derived_id(kind: Literal["domain", "group", "user"], issuer: str, *parts: str) -> str:
+    """Return the id of an issuer's user, group or domain: the first 32 hex digits of a SHA-256.
 
-    The parts are in UTF-8, separated by NUL bytes. No part contains a NUL byte, so two users never share the hashed
-    bytes.
+    It is that of a JSON array in ASCII without spaces, such as `["user","https://sso.example.com","f3b1"]`. So two
+    users never share the hashed bytes, whatever their subject claims contain.
     """
-    return id_of("\0".join((issuer, *parts)))
+    return id_of(json.dumps([kind, issuer, *parts], separators=(",", ":")))

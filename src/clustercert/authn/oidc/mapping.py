@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.claims import claim_texts, claim_value
+from clustercert.authn.oidc.claims import claim_path, claim_texts, claim_value
 from clustercert.authn.oidc.expressions import ClaimExpression
 from clustercert.authn.oidc.issuers import Issuer, RoleGrant, derived_id
 from clustercert.authn.oidc.refusal import TokenRefused
@@ -17,22 +17,26 @@ AUTH_METHOD = "oidc"
 MAX_GROUPS = 500
 # The maximum length of a name: with the issuer's prefix, it still fits into a certificate.
 MAX_NAME_BYTES = 200
+# Source: OpenID Connect Core 1.0, section 2, `sub`.
+MAX_SUBJECT_BYTES = 255
+# Begins the names of users whose subject is too long for a name.
+_HASHED = "id:"
 
 
 def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
     """Return the user whom a verified token describes. Raises TokenRefused if the claims don't allow the mapping."""
     claims, domain = token.claims, issuer.user_domain
+    user_id = _user_id(issuer, claims)
     groups = mapped_groups(issuer, claims)
     roles, service_roles = _roles(issuer, claims, groups)
     return FederatedUser(
         issuer=issuer,
-        user=User(_user_id(issuer, claims), _name(issuer, _username(issuer, claims)), domain),
+        user=User(user_id, _name(issuer, _username(issuer, claims, user_id)), domain),
         groups=tuple(
-            Group(derived_id(issuer.url, "group", group), _name(issuer, group), domain) for group in groups
+            Group(derived_id("group", issuer.url, group), _name(issuer, group), domain) for group in groups
         ),
         roles=roles,
         service_roles=service_roles,
-        only_projects=_only_projects(issuer, claims),
         expires_at=datetime.fromtimestamp(float(str(claims["exp"])), UTC),
         credential_id=hashlib.sha256(token.text.encode()).hexdigest(),
         method=AUTH_METHOD,
@@ -46,7 +50,7 @@ def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
     if source is None:
         return ()
     if isinstance(source, ClaimExpression):
-        value: object = _list_of_strings(source, claims, "groups")
+        value: object = _list_of_strings(source, claims)
     else:
         _check_overage(source, claims)
         value = claim_value(claims, source)
@@ -60,10 +64,10 @@ def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
     return tuple(sorted({_name_text(text, "groups") for text in texts}))
 
 
-def _list_of_strings(source: ClaimExpression, claims: JsonObject, check: str) -> list[str]:
+def _list_of_strings(source: ClaimExpression, claims: JsonObject) -> list[str]:
     value = source.value(claims)
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise TokenRefused(check, value, "a list of strings")
+        raise TokenRefused(source.setting, value, f"a list of strings as the value of {source.source}")
     return value
 
 
@@ -73,8 +77,10 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
     Source: OpenID Connect Core 1.0, 5.6.2; Microsoft identity platform, "Groups overage claim".
     """
     elsewhere = claims.get("_claim_names")
-    has_groups = claim == "groups" and claims.get("hasgroups") is True
-    if has_groups or (isinstance(elsewhere, dict) and claim in elsewhere):
+    outermost = claim_path(claim)[0]
+    # Some issuers write the boolean as a string.
+    has_groups = outermost == "groups" and str(claims.get("hasgroups")).lower() == "true"
+    if has_groups or (isinstance(elsewhere, dict) and outermost in elsewhere):
         raise TokenRefused(
             "groups",
             "a reference to the groups instead of the groups",
@@ -85,39 +91,51 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
 
 def _user_id(issuer: Issuer, claims: JsonObject) -> str:
     # The id is the hash of the exact claims: normalizing them would give two subjects one id.
-    return derived_id(issuer.url, *(_one_text(claims, claim) for claim in issuer.mapping.subject))
+    texts = (_one_text(claims, claim, MAX_SUBJECT_BYTES) for claim in issuer.mapping.subject)
+    return derived_id("user", issuer.url, *texts)
 
 
-def _username(issuer: Issuer, claims: JsonObject) -> str:
-    source = issuer.mapping.username
-    if not isinstance(source, ClaimExpression):
-        return "/".join(_name_text(_one_text(claims, claim), claim) for claim in source)
-    value = source.value(claims)
-    if not isinstance(value, str):
-        raise TokenRefused("username", value, "a string")
-    return _name_text(value, "username")
+def _username(issuer: Issuer, claims: JsonObject, user_id: str) -> str:
+    """Return the name in the claims. It is `id:` and the user id if the name is the subject, which may be longer."""
+    mapping = issuer.mapping
+    joined = mapping.username or mapping.subject
+    longest = MAX_SUBJECT_BYTES if mapping.username is None else MAX_NAME_BYTES
+    texts = [_name_text(_one_text(claims, claim, longest), claim, longest) for claim in joined]
+    for claim, text in zip(joined, texts[:-1], strict=False):
+        if "/" in text:
+            # Otherwise, two users could have one name.
+            raise TokenRefused(
+                claim, text, "text without a slash, because a slash joins the claims of the name"
+            )
+    name = "/".join(texts)
+    is_long = len(name.encode()) > MAX_NAME_BYTES
+    if mapping.username is None:
+        return f"{_HASHED}{user_id}" if is_long or name.startswith(_HASHED) else name
+    if is_long:
+        raise TokenRefused("username", name, f"at most {MAX_NAME_BYTES} bytes")
+    return name
 
 
-def _one_text(claims: JsonObject, claim: str) -> str:
+def _one_text(claims: JsonObject, claim: str, longest: int) -> str:
     value = claim_value(claims, claim)
     texts = None if isinstance(value, list) else claim_texts(value)
     if not texts:
         raise TokenRefused(claim, value, "a string or number")
-    return _checked(texts[0], claim)
+    return _checked(texts[0], claim, longest)
 
 
-def _checked(text: str, check: str) -> str:
+def _checked(text: str, check: str, longest: int) -> str:
     """Return the string unchanged. Raises TokenRefused if characters in it could hide or disguise it."""
     # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
-    if not text.isprintable() or text != text.strip() or not 1 <= len(text.encode()) <= MAX_NAME_BYTES:
-        raise TokenRefused(check, text, f"1 to {MAX_NAME_BYTES} bytes of printable text")
+    if not text.isprintable() or text != text.strip() or not 1 <= len(text.encode()) <= longest:
+        raise TokenRefused(check, text, f"1 to {longest} bytes of printable text")
     return text
 
 
-def _name_text(text: str, check: str) -> str:
+def _name_text(text: str, check: str, longest: int = MAX_NAME_BYTES) -> str:
     """Return a name unchanged. Raises TokenRefused unless it is in Unicode NFC."""
     # Converting other forms would give two users or groups of the issuer one name.
-    if not unicodedata.is_normalized("NFC", _checked(text, check)):
+    if not unicodedata.is_normalized("NFC", _checked(text, check, longest)):
         raise TokenRefused(check, text, "text in Unicode normalization form C")
     return text
 
@@ -146,20 +164,4 @@ def _roles(
 def _is_granted(grant: RoleGrant, claims: JsonObject, groups: Sequence[str]) -> bool:
     if grant.groups is not None and not grant.groups.match(groups):
         return False
-    if not all(check.is_met(claims) for check in grant.claims):
-        return False
-    # Any other value than true grants nothing.
-    return grant.condition is None or grant.condition.value(claims) is True
-
-
-def _only_projects(issuer: Issuer, claims: JsonObject) -> frozenset[str] | None:
-    source = issuer.mapping.projects
-    if source is None:
-        return None
-    if isinstance(source, ClaimExpression):
-        return frozenset(_list_of_strings(source, claims, "projects"))
-    value = claim_value(claims, source)
-    texts = claim_texts(value) if value is not None else ()
-    if texts is None:
-        raise TokenRefused(source, value, "a list of project ids")
-    return frozenset(texts)
+    return all(check.is_met(claims) for check in grant.claims)

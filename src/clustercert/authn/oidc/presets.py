@@ -17,7 +17,6 @@ class Preset:
     Attributes:
         required: claims that every token must have.
         pinned: the settings must check one of these claims, because everybody can get a token from the issuer.
-        url: the issuer's URL, if there is only one.
         scopes: what people's clients request.
     """
 
@@ -25,7 +24,6 @@ class Preset:
     max_age: timedelta = timedelta(hours=24)
     required: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
-    url: str | None = None
     scopes: tuple[str, ...] = ("openid", "profile", "groups")
 
 
@@ -38,7 +36,7 @@ PRESETS: Mapping[PresetName, Preset] = {
     ),
     # Source: Dex, "Custom scopes, claims and client features". `name` is a display name that users may choose.
     "dex": Preset(
-        ClaimMapping(username=("sub",), groups="groups"),
+        ClaimMapping(groups="groups"),
         scopes=("openid", "profile", "groups", "offline_access"),
     ),
     # Source: Microsoft identity platform, "ID token claims reference". `sub` differs for each application.
@@ -49,11 +47,11 @@ PRESETS: Mapping[PresetName, Preset] = {
         scopes=("openid", "profile", "offline_access"),
     ),
     # Source: GitHub Docs, "OpenID Connect reference". Ids stay when a repository is renamed or its name is used again.
+    # GitHub Enterprise has issuers of its own, with the same claims.
     "github": Preset(
         ClaimMapping(subject=("repository_id",), username=("repository",)),
         required=("repository_id", "repository_owner_id", "ref", "event_name"),
         pinned=("repository_id", "repository_owner_id", "enterprise_id"),
-        url="https://token.actions.githubusercontent.com",
     ),
     # Source: GitLab Docs, "OpenID Connect (OIDC) authentication using ID tokens".
     "gitlab": Preset(
