@@ -1,22 +1,25 @@
-"""Files and folders that only their owner can read."""
+"""Files and folders that only their owner can read, and files that somebody else names."""
 
 import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
 
+# As in Linux.
+_MAX_LINKS = 40
 
-def write_private(path: Path, content: str | bytes, *, keep_owner: bool = False) -> None:
+
+def write_private(
+    path: Path, content: str | bytes, *, keep_owner: bool = False, follow_links: bool = True
+) -> None:
     """Write a file with mode 0600 atomically. Raises OSError.
 
     Args:
         keep_owner: if root replaces a file, whether the new one belongs to the owner of the old one.
+        follow_links: whether to replace the target of a symbolic link of the caller's instead of the link.
     """
-    # If the path is a symbolic link, replace its target and keep the link. Don't follow a link without a target:
-    # somebody else may have created it to receive the new file.
-    target = path.resolve()
-    if path.is_symlink() and not target.exists():
-        raise FileNotFoundError(errno.ENOENT, "Is a symbolic link to a file that does not exist", str(path))
+    target = _target(path) if follow_links else path
     # `mkstemp` creates the file with mode 0600.
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -32,7 +35,56 @@ def write_private(path: Path, content: str | bytes, *, keep_owner: bool = False)
         raise
 
 
+def _target(path: Path) -> Path:
+    """Return the file to replace: the path, or the target of a link.
+
+    Raises OSError unless the link and its target belong to the caller: somebody else may have created the link so that
+    the caller overwrites one of their own files, or writes a new file where others can read it.
+    """
+    target = path
+    for _ in range(_MAX_LINKS):
+        if not target.is_symlink():
+            break
+        _require_owner(target.lstat(), path)
+        target = target.parent / target.readlink()
+    else:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if target != path:
+        if not target.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "Is a symbolic link to a file that does not exist", str(path)
+            )
+        _require_owner(target.stat(), path)
+    return target
+
+
+def _require_owner(status: os.stat_result, path: Path) -> None:
+    if status.st_uid != os.geteuid():
+        raise PermissionError(
+            errno.EPERM, "The symbolic link or its target belongs to another user", str(path)
+        )
+
+
 def make_private_folder(path: Path) -> None:
-    """Create a folder with mode 0700, or set that mode on an existing folder. Raises OSError."""
+    """Create a folder with mode 0700, or set that mode on an existing folder of this program. Raises OSError.
+
+    The target of a symbolic link keeps its mode: it may be in use for something else.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    if not path.is_symlink():
+        path.chmod(0o700)
+
+
+def read_regular_file(path: Path, limit: int) -> bytes:
+    """Read at most `limit` bytes of a file that somebody else may have named. Never waits for a pipe or a device.
+
+    Raises OSError; also if the path is not a regular file.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Is not a file", str(path))
+        return file.read(limit)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOCTTY | os.O_NONBLOCK)

@@ -140,6 +140,7 @@ def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
         "clustercert.cli",
         "clustercert.cli.credential_cache",
         "clustercert.cli.credential_entry",
+        "clustercert.file_names",
     ]
 
 

@@ -1,6 +1,7 @@
 """`clustercert kubeconfig merge`, `unmerge` and `list` against a running service."""
 
 import json
+import os
 import resource
 import stat
 import subprocess
@@ -333,6 +334,56 @@ def test_certificate_files_are_renewed_and_removed(desk: Desk) -> None:
     assert "Run `clustercert login`." in failed.stderr
     assert desk.user.run("kubeconfig", "unmerge", desk.first).returncode == 0
     assert list(path.parent.iterdir()) == []
+
+
+def test_a_mark_of_somebody_else_deletes_no_file(desk: Desk) -> None:
+    desk.merge(desk.first, "--files")
+    data = desk.user.home / ".local" / "share" / "clustercert"
+    victim = desk.user.home / "victim.pem"
+    victim.write_text("mine")
+    (data / "certificates" / "default,x").mkdir()
+    document = desk.read()
+    for entry, noun in ((document["clusters"][0], "cluster"), (document["contexts"][0], "context")):
+        mark = entry[noun]["extensions"][0]["extension"]
+        mark["project_id"], mark["cluster_id"] = "x", "../../../../../victim"
+    desk.config.write_text(yaml.safe_dump(document))
+
+    assert "no such context" in desk.error("unmerge", desk.first)
+    assert desk.user.run("kubeconfig", "unmerge", "--all").returncode == 0
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("named", ["/dev/zero", "pipe", "large"])
+def test_a_list_reads_only_small_regular_files(desk: Desk, named: str) -> None:
+    desk.merge(desk.first, "--files")
+    os.mkfifo(desk.user.home / "pipe")
+    certificate = Path(desk.read()["users"][0]["user"]["client-certificate"]).read_bytes()
+    (desk.user.home / "large").write_bytes(certificate.rjust(10**7, b"\n"))
+    document = desk.read()
+    document["users"][0]["user"]["client-certificate"] = str(desk.user.home / named)
+    desk.config.write_text(yaml.safe_dump(document))
+
+    def limit_memory() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+
+    done = desk.user.run("kubeconfig", "list", "-o", "json", preexec=limit_memory)
+    [row] = json.loads(done.stdout)
+    assert (row["context"], row["expires"]) == (f"default-{desk.first}", None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_a_backup_follows_no_link(desk: Desk) -> None:
+    desk.merge(desk.first)
+    mine, backup = desk.user.home / "bashrc", desk.config.with_name("config.clustercert-backup")
+    mine.write_text("mine")
+    backup.symlink_to(mine)
+    os.chown(backup, 65534, -1, follow_symlinks=False)
+
+    desk.merge(desk.second)
+
+    assert mine.read_text() == "mine"
+    assert not backup.is_symlink()
+    assert desk.first in backup.read_text()
 
 
 def test_a_file_that_expires_soon_is_renewed_while_watching(desk: Desk) -> None:

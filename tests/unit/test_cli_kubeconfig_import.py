@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.kubeconfig_import import MAX_BYTES, ImportedCluster, read
+from clustercert.cli.kubeconfig_import import MAX_BYTES, ImportedCluster, checked_yaml, read
 from clustercert.cli.options import CommandError
 
 CA = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
@@ -135,3 +135,23 @@ def test_arbitrary_yaml_is_refused(tmp_path_factory: pytest.TempPathFactory, con
     path = written(tmp_path_factory.getbasetemp(), yaml.safe_dump(content))
     with pytest.raises(CommandError):
         taken(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["12:34:56", "010", "0x1F", "1_000", "+1", ".5", "1.", ".inf", "190:20:30.15"]
+)
+def test_only_the_numbers_of_json_are_numbers(text: str) -> None:
+    assert checked_yaml(f"a: {text}".encode(), Path("f"), "a file") == [{"a": text}]
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False))
+def test_each_number_of_json_is_read(number: float) -> None:
+    [value] = checked_yaml(json.dumps({"a": number}).encode(), Path("f"), "a file")
+    assert value == {"a": number}
+    assert type(value["a"]) is type(number)
+
+
+@pytest.mark.parametrize("tag", ["int", "float"])
+def test_a_tag_does_not_make_a_number_to_base_60(tag: str) -> None:
+    with pytest.raises(CommandError, match="not a file in YAML, line 1"):
+        checked_yaml(f"a: !!{tag} 12:34:56".encode(), Path("f"), "a file")

@@ -128,3 +128,72 @@ KEY = new_key()
 def test_an_answer_that_is_not_a_kubeconfig_is_refused(wrong: JsonObject) -> None:
     with pytest.raises(CommandError, match="not a kubeconfig"):
         validated_kubeconfig((answer(leaf(KEY), KEY) | wrong) if wrong else {}, None)
+
+
+def issued_by(
+    issuer: tuple[x509.Certificate | None, ec.EllipticCurvePrivateKey],
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """A certificate from an issuer, or a self-signed one without a certificate of the issuer."""
+    certificate, signing_key = issuer
+    own = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(own)
+        .issuer_name(certificate.subject if certificate is not None else own)
+        .public_key(key.public_key())
+        .serial_number(2)
+        .not_valid_before(NOT_AFTER - timedelta(hours=8))
+        .not_valid_after(NOT_AFTER)
+        .sign(signing_key, hashes.SHA256())
+    )
+
+
+def kept(*sent: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> list[x509.Certificate]:
+    """The certificates that are written of those that a service sends."""
+    pem = base64.b64encode(chain_pem(sent)).decode()
+    credential = validated_kubeconfig(answer(pem, key), None).credential
+    return x509.load_pem_x509_certificates(base64.b64decode(credential["client-certificate-data"]))
+
+
+def test_only_the_chain_of_the_leaf_is_kept() -> None:
+    key = new_key()
+    root = issued_by((None, key), "root", key)
+    middle = issued_by((root, key), "middle", key)
+    end = issued_by((middle, key), "end", key)
+    other_key = new_key()
+    # It has the name of the leaf's issuer, but did not sign the leaf.
+    false = issued_by((None, other_key), "middle", other_key)
+    stranger = issued_by((false, other_key), "stranger", other_key)
+
+    assert kept(end, middle, key=key) == [end, middle]
+    assert kept(end, false, stranger, root, middle, key=key) == [end, middle]
+    assert kept(end, key=key) == [end]
+
+
+def test_at_most_four_issuers_are_kept() -> None:
+    key = new_key()
+    chain = [issued_by((None, key), "0", key)]
+    for number in range(1, 8):
+        chain.append(issued_by((chain[-1], key), str(number), key))
+    sent = chain[::-1]
+    assert kept(*sent, key=key) == sent[:5]
+
+
+def test_a_chain_that_is_too_large_is_refused() -> None:
+    key = new_key()
+    certificate = issued_by((None, key), "leaf", key)
+    pem = base64.b64encode(chain_pem((certificate,) * 200)).decode()
+    with pytest.raises(CommandError, match="larger than 64 KiB"):
+        validated_kubeconfig(answer(pem, key), None)
+
+
+def test_text_beside_the_certificates_is_not_kept() -> None:
+    key = new_key()
+    pem = b"# a comment\n" + base64.b64decode(leaf(key)) + b"export PATH=/tmp\n"
+    credential = validated_kubeconfig(answer(base64.b64encode(pem).decode(), key), None).credential
+    assert (
+        credential["client-certificate-data"]
+        == base64.b64encode(chain_pem((x509.load_pem_x509_certificate(pem),))).decode()
+    )

@@ -13,7 +13,7 @@ from clustercert.cli.lookup import only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.cli.profile import Profile
 from clustercert.client import NamedRef
-from clustercert.secure_file import write_private
+from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 from support.command_line import run_command
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -93,6 +93,59 @@ def test_a_private_file_does_not_follow_a_link_without_a_target(tmp_path: Path) 
     with pytest.raises(FileNotFoundError, match="symbolic link to a file that does not exist"):
         write_private(link, "secret")
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+@pytest.mark.parametrize("foreign", ["link", "second", "target"])
+def test_a_link_is_followed_only_if_all_of_it_belongs_to_the_caller(tmp_path: Path, foreign: str) -> None:
+    target = tmp_path / "target"
+    target.write_text("old")
+    (tmp_path / "second").symlink_to(target)
+    (tmp_path / "link").symlink_to("second")
+    write_private(tmp_path / "link", "own")
+    os.chown(tmp_path / foreign, 65534, -1, follow_symlinks=False)
+
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        write_private(tmp_path / "link", "new")
+
+    assert target.read_text() == "own"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "second", "target"]
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_private(tmp_path / "one", "new")
+
+
+def test_a_link_in_the_way_is_replaced_if_it_must_not_be_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_private(link, "new", follow_links=False)
+    assert not link.is_symlink()
+    assert (link.read_text(), target.read_text()) == ("new", "old")
+
+
+def test_a_private_folder_behind_a_link_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir(mode=0o755)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere").chmod(0o755)
+    (tmp_path / "link").symlink_to("elsewhere")
+    make_private_folder(tmp_path / "own")
+    make_private_folder(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "elsewhere").stat().st_mode) == 0o755
+
+
+def test_only_regular_files_are_read_and_only_in_part(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_regular_file(tmp_path / "file", 4) == b"1234"
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match=r"(?i)is (not a file|a directory)"):
+            read_regular_file(path, 4)
 
 
 def test_a_private_file_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx
@@ -354,3 +355,21 @@ def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     assert line.startswith(f"POST {URL}/v3/auth/tokens: 201, ")
     assert "t0ken" not in line
     assert "pässword" not in line
+
+
+@pytest.mark.parametrize(
+    "hostile", ["/../../victim/planted", "..", "", "a,b", "a/b", "a\x00b", "x" * 65, "ä", 7, None, ["a"]]
+)
+def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> None:
+    projects = Service(httpx.Response(200, json={"projects": [{"id": hostile, "name": "eu-de"}]}))
+    clusters = Service(httpx.Response(200, json={"items": [{"metadata": {"uid": hostile, "name": "prod"}}]}))
+    scope = {"token": TOKEN_BODY["token"] | {"project": {"id": hostile, "name": "eu-de"}}}
+    session = Service(httpx.Response(200, json=scope))
+
+    for read in (
+        projects.client().projects,
+        partial(clusters.client().clusters, PROJECT),
+        partial(session.client().session, "t0ken"),
+    ):
+        with pytest.raises(ClientError, match="not in this service's format"):
+            read()

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import CommandError, home_folder
-from clustercert.secure_file import make_private_folder, write_private
+from clustercert.file_names import is_plain
+from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 
 if TYPE_CHECKING:
     from clustercert.cli.credential_source import Credential
 
+# The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
+MAX_CERTIFICATE_BYTES = 64 * 1024
 _SUFFIX = ".pem"
 # Files are renewed at the latest this long before they expire. The timer for renewals runs every 5 minutes.
 _MIN_LEFT = timedelta(minutes=10)
@@ -21,11 +24,18 @@ _MIN_LEFT = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class CertificateFile:
-    """A file with the certificate and the key, so that both are replaced at once."""
+    """A file with the certificate and the key, so that both are replaced at once.
+
+    Raises ValueError for a part that is not safe in a file name.
+    """
 
     profile: str
     project_id: str
     cluster_id: str
+
+    def __post_init__(self) -> None:
+        if not all(map(is_plain, (self.profile, self.project_id, self.cluster_id))):
+            raise ValueError("a part of the file's name has unexpected characters")
 
     @property
     def path(self) -> Path:
@@ -45,7 +55,7 @@ class CertificateFile:
         from cryptography import x509
 
         try:
-            leaf = x509.load_pem_x509_certificate(self.path.read_bytes())
+            leaf = x509.load_pem_x509_certificate(read_regular_file(self.path, MAX_CERTIFICATE_BYTES))
         except (OSError, ValueError):
             return True
         lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
@@ -60,7 +70,7 @@ def certificate_files() -> Iterator[CertificateFile]:
     """The files that `merge --files` wrote."""
     for path in sorted(_folder().glob(f"*{_SUFFIX}")):
         parts = path.name.removesuffix(_SUFFIX).split(",")
-        if len(parts) == len(CertificateFile.__slots__):
+        if len(parts) == len(CertificateFile.__slots__) and all(map(is_plain, parts)):
             yield CertificateFile(*parts)
 
 

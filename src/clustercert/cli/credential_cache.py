@@ -6,6 +6,8 @@ command, so this module imports only modules that Python has loaded anyway.
 
 import os
 
+from clustercert.file_names import is_plain
+
 _MAGIC = "clustercert-1"
 # The maximum size of a file, several times that of a response with an RSA key and a chain.
 _MAX_BYTES = 256 * 1024
@@ -54,7 +56,7 @@ def path_of(profile: str, project: str, cluster: str, *, service_key: bool) -> s
     """The file for a credential, or `None` if it can't be cached."""
     parts = (profile, project, cluster, *(("service-key",) if service_key else ()))
     place = folder()
-    if place is None or not all(part and _is_plain(part) for part in parts):
+    if place is None or not all(map(is_plain, parts)):
         return None
     return f"{place}/{','.join(parts)}"
 
@@ -116,9 +118,3 @@ def _parsed(content: bytes) -> Entry | None:
         return None
     complete = magic == _MAGIC and len(body) == int(length)
     return entry if complete else None
-
-
-def _is_plain(part: str) -> bool:
-    """Whether the part is safe in a file name: without commas, and without a dot at the start."""
-    plain = part.replace("-", "").replace("_", "").replace(".", "")
-    return plain.isascii() and plain.isalnum() and not part.startswith(".") and len(part) <= 64  # noqa: PLR2004

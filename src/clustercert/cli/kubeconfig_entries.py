@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from clustercert.cli.kubeconfig_text import LISTS, Changes, Kubeconfig
 from clustercert.cli.options import CommandError, UsageError
+from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
 # The extension that kubectl sends to exec plugins with `provideClusterInfo`.
@@ -265,5 +266,7 @@ def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
         if isinstance(each, dict) and each.get("name") == name and isinstance(each.get("extension"), dict):
             values = [each["extension"].get(key) for key in ClusterRef.__slots__]
             if all(isinstance(value, str) for value in values):
-                return ClusterRef(*values)
+                ref = ClusterRef(*values)
+                # Somebody else may have written this mark, and files are deleted by these ids.
+                return ref if all(map(is_plain, ref.identity)) else None
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clustercert.cli.kubeconfig_text import MAX_BYTES, Changes, Kubeconfig, MalformedKubeconfig
 from clustercert.cli.options import CommandError, home_folder
-from clustercert.secure_file import write_private
+from clustercert.secure_file import read_regular_file, write_private
 
 _BACKUP_SUFFIX = ".clustercert-backup"
 _LOCK_SECONDS = 10.0
@@ -51,7 +51,7 @@ def change(path: Path, changes: Callable[[Kubeconfig], Changes]) -> bool:
             if text is None:
                 return False
             if content:
-                write_private(backup_of(path), content, keep_owner=True)
+                write_private(backup_of(path), content, keep_owner=True, follow_links=False)
             write_private(path, text, keep_owner=True)
             return True
     except OSError as error:
@@ -80,12 +80,8 @@ def _parsed(path: Path, content: bytes) -> Kubeconfig:
 def _content(path: Path) -> bytes:
     if not path.exists():
         return b""
-    # Never wait for a device or a pipe.
-    if not path.is_file():
-        raise CommandError(f"{path} is not a file.")
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_regular_file(path, MAX_BYTES + 1)
     except OSError as error:
         raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
 

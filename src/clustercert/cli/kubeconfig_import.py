@@ -5,6 +5,7 @@ Unlike kubectl, this module ignores `exec` and `auth-provider`, so it never runs
 
 import base64
 import binascii
+import re
 import sys
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from clustercert.cli.options import CommandError, UsageError, read_file
+from clustercert.cli.options import CommandError, UsageError
+from clustercert.secure_file import read_regular_file
 
 # The maximum size. A kubeconfig of this size has several hundred clusters.
 MAX_BYTES = 1024 * 1024
@@ -23,6 +25,14 @@ STANDARD_INPUT = Path("-")
 _MAX_DEPTH = 32
 # Fields that change how kubectl reaches the API server. They are not imported: issued kubeconfigs don't have them.
 _SKIPPED = ("tls-server-name", "proxy-url")
+# YAML's tags of numbers, and their forms in JSON.
+_NUMBERS: Mapping[str, tuple[re.Pattern[str], type[int] | type[float]]] = {
+    "tag:yaml.org,2002:int": (re.compile(r"-?(0|[1-9][0-9]*)\Z", re.ASCII), int),
+    "tag:yaml.org,2002:float": (
+        re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?\Z", re.ASCII),
+        float,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +109,15 @@ def bounded(path: Path, limit: int) -> bytes:
         if len(content) > limit:
             raise CommandError(f"Standard input is larger than {limit // 1024} KiB.")
         return content
-    # Never wait for a device or a pipe that a kubeconfig names.
-    if not path.is_file():
-        raise UsageError(f"{path} is missing or not a file.")
-    return read_file(path, limit)
+    try:
+        content = read_regular_file(path, limit + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"The file {path} does not exist.") from error
+    except OSError as error:
+        raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
+    if len(content) > limit:
+        raise CommandError(f"The file {path} is larger than {limit // 1024} KiB.")
+    return content
 
 
 def _parsed(content: bytes, path: Path) -> object:
@@ -142,13 +157,33 @@ def _check_events(text: str, path: Path) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that rejects duplicate keys, since parsers disagree about their meaning."""
+    """A safe loader that rejects duplicate keys, since parsers disagree about their meaning.
+
+    Its numbers are those of JSON. In YAML 1.1, `1:30` is a number to base 60, and a long one takes quadratic time.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
         if len({str(key) for key in keys}) != len(keys):
             raise yaml.constructor.ConstructorError(None, None, "duplicate key", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Construct a number, also one with an explicit tag."""
+        pattern, number_type = _NUMBERS[node.tag]
+        text = self.construct_scalar(node)
+        if not pattern.fullmatch(text):
+            raise yaml.constructor.ConstructorError(None, None, "not a number of JSON", node.start_mark)
+        return number_type(text)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, (_pattern, _) in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, list("-0123456789"))
+    _Loader.add_constructor(_tag, _Loader.construct_number)
 
 
 def _mapping(value: object, where: str) -> Mapping[str, object]:

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from clustercert.cli import credential_cache, kubeconfig_entries, kubeconfig_files
-from clustercert.cli.certificate_files import CertificateFile
+from clustercert.cli.certificate_files import MAX_CERTIFICATE_BYTES, CertificateFile
 from clustercert.cli.kubeconfig_entries import Merged
 from clustercert.cli.kubeconfig_merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, write_out
 from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.secure_file import read_regular_file
 
 _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")
 
@@ -112,13 +113,13 @@ def _row(each: Merged, path: Path, current: str | None) -> dict[str, object]:
 
 
 def _expiry(each: Merged) -> object:
-    """The end of the certificate in the file, or `None` if it is not there or not readable."""
+    """The end of the certificate in the file, or `None` if it is not there, too large or not readable."""
     from cryptography import x509
 
     data = each.user.get("client-certificate-data")
     file = each.user.get("client-certificate")
     with contextlib.suppress(ValueError, OSError, TypeError):
-        pem = base64.b64decode(data) if data else Path(file).read_bytes() if file else b""
+        pem = base64.b64decode(data) if data else read_regular_file(Path(str(file)), MAX_CERTIFICATE_BYTES)
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc
     return None
 

@@ -4,24 +4,28 @@ kubectl runs the `exec` command in a kubeconfig and reads the files that it name
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from clustercert.cli.certificate_files import MAX_CERTIFICATE_BYTES
 from clustercert.cli.options import CommandError
 from clustercert.client.connection import json_object
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
+from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, spki_der
 
 _CLUSTER_FIELDS = ("server", "certificate-authority-data", "insecure-skip-tls-verify", "tls-server-name")
 _CONTEXT_FIELDS = ("cluster", "user")
 _CREDENTIAL_FIELDS = {"client-certificate-data", "client-key-data"}
+_MAX_ISSUERS = 4
 
 
 class LocalKey:
@@ -106,7 +110,10 @@ def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificat
             "The service's kubeconfig has fields that could make kubectl run programs or read files: "
             f"{', '.join(sorted(unknown))}. It was not used."
         )
-    leaf = x509.load_pem_x509_certificate(_decoded(user["client-certificate-data"]))
+    sent_pem = _decoded(user["client-certificate-data"])
+    if len(sent_pem) > MAX_CERTIFICATE_BYTES:
+        raise CommandError(f"The service's certificate is larger than {MAX_CERTIFICATE_BYTES // 1024} KiB.")
+    leaf, *others = x509.load_pem_x509_certificates(sent_pem)
     if key is None:
         pem = _decoded(user["client-key-data"])
         public_key = load_pem_private_key(pem, password=None).public_key()
@@ -116,9 +123,31 @@ def _credential(user: JsonObject, key: LocalKey | None) -> tuple[x509.Certificat
     if spki_der(leaf.public_key()) != spki_der(public_key):
         raise CommandError("The service's certificate does not match the private key in the kubeconfig.")
     return leaf, {
-        "client-certificate-data": user["client-certificate-data"],
+        "client-certificate-data": base64.b64encode(chain_pem((leaf, *_issuers(leaf, others)))).decode(),
         "client-key-data": base64.b64encode(pem).decode(),
     }
+
+
+def _issuers(leaf: x509.Certificate, others: Sequence[x509.Certificate]) -> Iterator[x509.Certificate]:
+    """Yield the certificates that lead from the leaf upwards, without a self-signed one. Leaves out all others.
+
+    Programs could take the file for a list of trusted CAs, so it has no certificate that the leaf does not need.
+    """
+    certificate = leaf
+    for _ in range(_MAX_ISSUERS):
+        found = next((each for each in others if _is_issued_by(certificate, each)), None)
+        if found is None or found.subject == found.issuer:
+            return
+        yield found
+        certificate = found
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _decoded(value: object) -> bytes:

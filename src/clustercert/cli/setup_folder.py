@@ -53,9 +53,10 @@ class SetupFolder:
     def write(self, files: Mapping[str, str]) -> None:
         """Write the files, and remove obsolete files of an earlier run. Raises OSError."""
         from clustercert.kubernetes.manifests.setup import NAMES
-        from clustercert.secure_file import make_private_folder, write_private
+        from clustercert.secure_file import write_private
 
-        make_private_folder(self.out)
+        # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
+        self.out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name, content in files.items():
             write_private(self.out / name, content)
         for name in NAMES:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from clustercert.client.connection import ApiError, Connection, Response, json_object
+from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
 
 # CCE API reference, cce_02_0248: 1 to 1825 days, or -1 for the longest allowed.
@@ -158,7 +159,7 @@ class Client(Connection):
             found = [
                 json_object(json_object(item)["metadata"]) for item in _list(response.body["items"] or [])
             ]
-            return tuple(NamedRef(str(item["uid"]), str(item["name"])) for item in found)
+            return tuple(NamedRef(_id(item["uid"]), str(item["name"])) for item in found)
 
     def contexts(self, project_id: str, cluster_id: str) -> tuple[str, ...]:
         """List the contexts in a cluster's kubeconfigs. Contexts named `customSAN-N` are not in the list."""
@@ -234,7 +235,14 @@ def _time(value: object) -> datetime:
 
 def _named(value: object) -> NamedRef:
     item = json_object(value)
-    return NamedRef(str(item["id"]), str(item["name"]))
+    return NamedRef(_id(item["id"]), str(item["name"]))
+
+
+def _id(value: object) -> str:
+    """Return an id. Raises ValueError for one that is not safe in a file name: the command line writes such files."""
+    if not isinstance(value, str) or not is_plain(value):
+        raise ValueError("the response contains an id with unexpected characters")
+    return value
 
 
 def _list(value: object) -> list[object]:
