@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.command_line import Operator, new_operator
 from support.operated_cluster import SERVICE_CA
 from support.samples import server_ca_pem
 from support.stores import rows
+from support.terminal import in_a_terminal
 from support.wait import eventually
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -284,6 +286,37 @@ def test_prune_of_one_object_asks_for_one(operator: Operator, tmp_path: Path) ->
     documents(file, document("Project", "p"))
     refused = operator.run("apply", "--local", "-f", file, "--prune", "-l", "team=web")
     assert (refused.code, "Delete this object?" in refused.err) == (2, True)
+
+
+def test_prune_leaves_an_object_whose_label_goes_while_it_asks(operator: Operator, tmp_path: Path) -> None:
+    labels = {"team": "web"}
+    values = document("Group", "gone", labels=labels), document("User", "kept", labels=labels)
+    file = documents(tmp_path / "a.yaml", document("Project", "p"), *values)
+    operator.output("apply", "--local", "-f", file)
+    documents(file, document("Project", "p"))
+
+    def remove_label() -> str:
+        operator.output("apply", "--local", "-f", documents(tmp_path / "b.yaml", document("User", "kept")))
+        return "y\n"
+
+    command = (
+        "--config",
+        str(operator.config),
+        "apply",
+        "--local",
+        "-f",
+        str(file),
+        "--prune",
+        "-l",
+        "team=web",
+    )
+    code, screen = in_a_terminal(command, {"[y/N]": remove_label}, os.environ)
+
+    assert code == 1
+    said = " ".join(screen.split())
+    assert "User kept: It was changed meanwhile, so it was not deleted. Applied 1 of 2 changes" in said
+    assert operator.output_json("group", "list") == []
+    assert [row["name"] for row in operator.output_json("user", "list")] == ["kept"]
 
 
 def test_messages_about_standard_input_say_so(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import select
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from support.wait import SECONDS, eventually
@@ -18,13 +18,17 @@ COMMAND = (sys.executable, "-m", "clustercert")
 
 def in_a_terminal(
     arguments: Sequence[str],
-    typed: Mapping[str, str],
+    typed: Mapping[str, str | Callable[[], str]],
     environment: Mapping[str, str],
     columns: int = 200,
     program: Sequence[str] = COMMAND,
     seconds: float = SECONDS,
 ) -> tuple[int, str]:
-    """The exit code and the screen of a command in a terminal; `typed` maps prompts to input."""
+    """The exit code and the screen of a command in a terminal.
+
+    Args:
+        typed: the input for each prompt, or a function that does something while the command waits, and returns it.
+    """
     pid, terminal = pty.fork()
     if pid == 0:
         variables = {**environment, "TERM": "xterm", "COLUMNS": str(columns)}
@@ -48,7 +52,8 @@ def in_a_terminal(
             if waiting[question] == CTRL_C:
                 # Between its prompt and its wait for input, Python sees no signal before the next key.
                 eventually(lambda: _sleeps(pid))
-            os.write(terminal, waiting.pop(question).encode())
+            answer = waiting.pop(question)
+            os.write(terminal, (answer if isinstance(answer, str) else answer()).encode())
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), screen

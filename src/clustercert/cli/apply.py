@@ -155,7 +155,7 @@ def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence
 def _make_one(client: "AdministrationClient", planner: "Planner", change: "Change") -> None:
     path = planner.full_path(change)
     if change.body is None:
-        client.delete(path)
+        client.delete(path, change.etag)
         return
     made = client.put(path, change.body)
     for key in planner.awaited_projects(change):

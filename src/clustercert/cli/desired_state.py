@@ -24,6 +24,7 @@ class Change:
         project: the project's domain and name, which have the id that the path needs.
         differences: old and new values by field.
         needs_others: whether the change refers to an object that an earlier one creates.
+        etag: the state in which the object must be to be deleted; `None` for any state.
     """
 
     action: str
@@ -33,6 +34,7 @@ class Change:
     project: tuple[str | None, str] | None = None
     differences: Mapping[str, tuple[object, object]] = field(default_factory=dict)
     needs_others: bool = False
+    etag: str | None = None
 
 
 class Planner:
@@ -198,7 +200,7 @@ def deletions(
     projects = list(client.all("/projects", "projects"))
     named = {(each.kind.name, each.project, each.name) for each in documents}
     kept = {(kind, name) for kind, _, name in named}
-    found = []
+    found: list[tuple[str, str]] = []
     for project in projects:
         path = path_of("projects", str(project["id"]), "clusters")
         for each in client.all(path, "clusters"):
@@ -207,16 +209,24 @@ def deletions(
                 ("Cluster", owner, key) in named for owner in owners for key in (each["name"], each["id"])
             )
             if _has_labels(each, selector) and not is_named:
-                title = f"Cluster {project['name']}/{each['name']}"
-                found.append(Change("delete", title, f"{path}/{each['id']}"))
+                found.append((f"Cluster {project['name']}/{each['name']}", f"{path}/{each['id']}"))
     for kind in ("Group", "User", "Project"):
         plural = f"{kind.lower()}s"
         found += [
-            Change("delete", f"{kind} {each['name']}", path_of(plural, str(each["id"])))
+            (f"{kind} {each['name']}", path_of(plural, str(each["id"])))
             for each in client.all(f"/{plural}", plural)
             if _has_labels(each, selector) and not {(kind, each["name"]), (kind, each["id"])} & kept
         ]
-    return found
+    return [change for title, path in found for change in _deletion(client, title, path, selector)]
+
+
+def _deletion(
+    client: AdministrationClient, title: str, path: str, selector: Mapping[str, str]
+) -> Iterator[Change]:
+    """Plan the deletion of an object in its current state. Its labels may have changed since it was listed."""
+    state = client.find_state(path)
+    if state is not None and _has_labels(state[0], selector):
+        yield Change("delete", title, path, etag=state[1])
 
 
 def _put(

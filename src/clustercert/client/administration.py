@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from http import HTTPStatus
 from urllib.parse import quote, unquote, urlencode
 
 from clustercert.client.connection import ApiError, Connection, InvalidArgument, json_object
 from clustercert.model import JsonObject
 
 OWN = "/clustercert/v1"
-_NOT_FOUND, _EXISTS = 404, 412
 _PAGE = 500
 
 
@@ -35,12 +35,8 @@ class AdministrationClient(Connection):
 
     def find(self, path: str) -> JsonObject | None:
         """Return a resource, or None if it does not exist."""
-        try:
-            return self.exchange("GET", OWN + path).body
-        except ApiError as error:
-            if error.http_status == _NOT_FOUND:
-                return None
-            raise
+        found = self.find_state(path)
+        return found[0] if found is not None else None
 
     def get(self, path: str, /, **query: str) -> JsonObject:
         separator = "?" if query else ""
@@ -53,7 +49,7 @@ class AdministrationClient(Connection):
         try:
             return self.exchange("PUT", OWN + path, body=body, headers={"If-None-Match": "*"}).body
         except ApiError as error:
-            if error.http_status != _EXISTS:
+            if error.http_status != HTTPStatus.PRECONDITION_FAILED:
                 raise
             kind, name = path.partition("?")[0].split("/")[-2:]
             raise ApiError(
@@ -87,8 +83,24 @@ class AdministrationClient(Connection):
         with self.check_format():
             return content.decode()
 
-    def delete(self, path: str) -> None:
-        self.exchange("DELETE", OWN + path)
+    def find_state(self, path: str) -> tuple[JsonObject, str] | None:
+        """Return a resource and its ETag, or None if it does not exist."""
+        try:
+            response = self.exchange("GET", OWN + path)
+        except ApiError as error:
+            if error.http_status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+        return response.body, response.headers.get("ETag", "*")
+
+    def delete(self, path: str, etag: str | None = None) -> None:
+        """Delete a resource. Raises ClientError, also if it does not have this ETag any more."""
+        try:
+            self.exchange("DELETE", OWN + path, headers={"If-Match": etag} if etag is not None else None)
+        except ApiError as error:
+            if error.http_status != HTTPStatus.PRECONDITION_FAILED or etag is None:
+                raise
+            raise ApiError("It was changed meanwhile, so it was not deleted.", error.http_status) from error
 
     def all(self, path: str, name: str, /, **query: str) -> Iterator[JsonObject]:
         """Yield all resources of a list, which has this name in its pages.
