@@ -30,6 +30,7 @@ from bench import (
     growth,
     kills,
     loads,
+    logins,
     policy,
     postgres,
     report,
@@ -56,6 +57,7 @@ SECONDS = {
     "growth": 4.0,
     "webhook": 10.0,
     "attacked": 20.0,
+    "logins": 20.0,
     "slow_postgres": 20.0,
     "audit_log": 0.0,
     "policy": 0.0,
@@ -71,6 +73,7 @@ USUAL = (
     "growth",
     "webhook",
     "attacked",
+    "logins",
     "slow_postgres",
     "audit_log",
     "policy",
@@ -151,6 +154,10 @@ class Bench:
     def attacked(self, seconds: float) -> None:
         """Measure the webhook as a process of its own while the API is attacked."""
         report.save("attacked", attacked.measure(WORK / "attacked", seconds))
+
+    def logins(self, seconds: float) -> None:
+        """Measure logins by password while attackers try passwords from many addresses."""
+        report.save("logins", logins.measure(WORK / "logins", seconds))
 
     def slow_postgres(self, seconds: float) -> None:
         """Measure the webhook as a process of its own while PostgreSQL is slow."""

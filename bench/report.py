@@ -64,6 +64,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "growth": _growth,
         "webhook": _webhook,
         "attacked": _attacked,
+        "logins": _logins,
         "slow_postgres": _slow_postgres,
         "audit_log": _audit_log,
         "policy": _policy,
@@ -234,6 +235,22 @@ def _audit_log(measured: Measured) -> str:
 
 def _attacked(measured: Measured) -> str:
     return _reviews("attack on the API", measured["attacked"])
+
+
+def _logins(measured: Measured) -> str:
+    rows: list[tuple[object, ...]] = [
+        (
+            row["attackers"],
+            f"one /{row['prefix']}" if row["prefix"] else "anywhere",
+            row["networks"],
+            row["logins"],
+            f"{row['in_time']:.0%}",
+            *(row[figure] for figure in ("p50_ms", "p90_ms", "refused")),
+        )
+        for row in measured["logins"]
+    ]
+    heads = ("attackers", "their addresses", "users' networks", "logins", "in 5 s", "p50 ms", "p90 ms")
+    return markdown((*heads, "refused"), rows)
 
 
 def _slow_postgres(measured: Measured) -> str:

@@ -11,6 +11,7 @@ from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.entities import Reference
+from clustercert.store.tokens import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
 from support.accounts import ACTOR, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count
 
 
@@ -240,3 +241,51 @@ async def test_expired_tokens_are_forgotten_however_many(accounts: Accounts) -> 
     assert await count(accounts, "token") == 1
     await caller_of(accounts, new.text)
     assert await accounts.identity.prune() == 0
+
+
+@pytest.mark.parametrize("network", ["192.0.2.1", "2001:db8:1:1::/64"])
+async def test_a_login_makes_its_network_known_to_every_process(accounts: Accounts, network: str) -> None:
+    alice, bob = await accounts.new_user(), await accounts.new_user("bob")
+    by_alice = ByPassword(Reference(id=alice.id), PASSWORD)
+    with pytest.raises(Unauthenticated):
+        await accounts.identity.tokens.issue(ByPassword(by_alice.user, "wrong password"), None, network)
+    assert await known_networks(accounts, alice) == set()
+    await accounts.identity.tokens.issue(by_alice, None, network)
+    other = TokenQueries(accounts.second_database())
+    known = {
+        (user.name, source): login is not None and login.is_known_source
+        for user in (alice, bob)
+        for source in (network, "198.51.100.1")
+        for login in [await other.login(Reference(id=user.id), source)]
+    }
+    assert known == {
+        ("alice", network): True,
+        ("alice", "198.51.100.1"): False,
+        ("bob", network): False,
+        ("bob", "198.51.100.1"): False,
+    }
+    await accounts.identity.directory.remove_user(alice, actor=Actor(ACTOR, ORIGIN))
+    assert await known_networks(accounts, alice) == set()
+
+
+async def test_known_networks_are_few_and_expire(accounts: Accounts) -> None:
+    alice = await accounts.new_user()
+    by_alice = ByPassword(Reference(id=alice.id), PASSWORD)
+    for number in (*range(MAX_NETWORKS), 0, MAX_NETWORKS):
+        accounts.clock.forward(timedelta(seconds=1))
+        await accounts.identity.tokens.issue(by_alice, None, f"2001:db8:0:{number:x}::/64")
+    expected = {f"2001:db8:0:{number:x}::/64" for number in (0, *range(2, MAX_NETWORKS + 1))}
+    assert await known_networks(accounts, alice) == expected
+    accounts.clock.forward(NETWORK_LIFETIME - timedelta(seconds=1))
+    await accounts.identity.prune()
+    assert await known_networks(accounts, alice) == {f"2001:db8:0:{MAX_NETWORKS:x}::/64"}
+    accounts.clock.forward(timedelta(seconds=1))
+    await accounts.identity.prune()
+    assert await known_networks(accounts, alice) == set()
+
+
+async def known_networks(accounts: Accounts, user: User) -> set[str]:
+    async with accounts.database.read() as connection:
+        table = tables.login_network
+        query = select(table.c.network).where(table.c.user_id == user.id)
+        return set((await connection.execute(query)).scalars())

@@ -64,7 +64,9 @@ async def test_no_login_slips_in_behind_what_ends_logins(accounts: Accounts, sto
     waits = LockWaits(accounts.database, store)
     async with begun(store, changes[what]):
         login = asyncio.create_task(
-            TokenQueries(accounts.database).add_by_password(token(alice), checked, fresh_hash=None)
+            TokenQueries(accounts.database).add_by_password(
+                token(alice), checked, "192.0.2.1", fresh_hash=None
+            )
         )
         await waits.begun(login)
     assert await login is None
@@ -76,7 +78,7 @@ async def test_what_ends_logins_waits_for_the_one_that_was_first(accounts: Accou
     checked = await password_hash(accounts, alice)
 
     async def log_in(other: Database) -> None:
-        assert await TokenQueries(other).add_by_password(token(alice), checked, fresh_hash=None)
+        assert await TokenQueries(other).add_by_password(token(alice), checked, "192.0.2.1", fresh_hash=None)
 
     waits = LockWaits(accounts.database, store)
     async with begun(store, log_in):
@@ -108,7 +110,7 @@ async def test_a_project_that_is_being_removed_is_no_tokens_scope(accounts: Acco
     ):
         scoped = token(alice, project_id=accounts.project.id)
         login = asyncio.create_task(
-            TokenQueries(accounts.database).add_by_password(scoped, checked, fresh_hash=None)
+            TokenQueries(accounts.database).add_by_password(scoped, checked, "192.0.2.1", fresh_hash=None)
         )
         await waits.begun(login)
     assert await login is None

@@ -119,9 +119,12 @@ class Accounts:
 
     def second_process(self) -> Identity:
         """The same identity in another process: separate connections and caches."""
+        return new_identity(self.second_database(), self.sealer, self.clock)
+
+    def second_database(self) -> Database:
         database = patient(self.store.url)
         self.others.append(database)
-        return new_identity(database, self.sealer, self.clock)
+        return database
 
     @contextlib.contextmanager
     def counted_statements(self) -> Iterator[list[str]]:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.identity import passwords as passwords_module
-from clustercert.identity.passwords import DEFAULT_HASHER, Passwords
+from clustercert.identity.password_queue import Contender
+from clustercert.identity.passwords import DEFAULT_HASHER, THREADS, Passwords
 from clustercert.model.errors import InvalidRequest, Unavailable
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -111,21 +112,54 @@ async def test_more_logins_than_can_wait_are_told_to_come_again() -> None:
     hasher = Counting()
     passwords = Passwords(hasher, max_waiting=3)
     hasher.gate.clear()
-    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(5)]
+    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(THREADS + 3)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="Too many logins") as refusal:
         await passwords.matches("correct horse", None)
     assert refusal.value.retry_after == 2
     hasher.gate.set()
-    assert await asyncio.gather(*under_way) == [False] * 5
+    assert await asyncio.gather(*under_way) == [False] * (THREADS + 3)
     assert not await passwords.matches("correct horse", None)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_failed_login_of_a_known_pair_is_answered_after_those_that_came_before_it(
+    is_known: bool,
+) -> None:
+    """Otherwise its time would tell that the user exists, and has logged in from this network."""
+    hasher = Counting()
+    passwords = Passwords(hasher)
+    stored = hasher.hash("correct horse")
+    answered: list[str] = []
+
+    async def attempt(name: str, password: str, contender: Contender) -> bool:
+        matches = await passwords.matches(password, stored, contender)
+        answered.append(name)
+        return matches
+
+    hasher.gate.clear()
+    others = [
+        asyncio.create_task(attempt("other", "wrong", Contender(f"{number}.0.2.1", "alice")))
+        for number in range(THREADS + 10)
+    ]
+    await asyncio.sleep(0)
+    pair = Contender("198.51.100.1", "alice", is_known)
+    wrong = asyncio.create_task(attempt("wrong", "wrong", pair))
+    await asyncio.sleep(0)
+    right = asyncio.create_task(attempt("right", "correct horse", pair))
+    await asyncio.sleep(0)
+    hasher.gate.set()
+    assert await asyncio.gather(*others, wrong, right) == [*[False] * (THREADS + 11), True]
+    assert "other" not in answered[answered.index("wrong") :]
+    assert ("other" in answered[answered.index("right") :]) is is_known
+    assert len(hasher.verified) == THREADS + 12 + is_known
 
 
 async def test_a_login_that_was_given_up_makes_room() -> None:
     hasher = Counting()
     passwords = Passwords(hasher, max_waiting=0)
     hasher.gate.clear()
-    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(2)]
+    under_way = [asyncio.create_task(passwords.matches("correct horse", None)) for _ in range(THREADS)]
     await asyncio.sleep(0)
     for task in under_way:
         task.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import secrets
 import unicodedata
 from collections.abc import Callable
@@ -22,10 +23,11 @@ MAX_BYTES = 1024
 # which blocks the event loop for a time quadratic in the number of consecutive combining characters.
 _MAX_CODE_POINTS = MAX_BYTES * 3 // 2
 
-# OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane. Two threads limit the memory that a worker uses.
+# OWASP Password Storage Cheat Sheet: 19 MiB, two passes, one lane.
 DEFAULT_HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
-THREADS = 2
+# Two threads limit the memory that a worker uses. One core stays free for other requests.
+THREADS = max(1, min(2, (os.cpu_count() or 1) - 1))
 # The maximum number of waiting checks, which take a few seconds. More are rejected: their clients would time out.
 MAX_WAITING = 128
 
@@ -46,16 +48,25 @@ class Passwords:
             raise InvalidRequest(
                 f"password: it must have at least {MIN_CHARACTERS} characters and at most {MAX_BYTES} bytes."
             )
-        return await self._in_thread(lambda: self._hasher.hash(raw))
+        return await self._in_turn(lambda: self._hasher.hash(raw))
 
     async def matches(self, password: str, stored: str | None, contender: Contender | None = None) -> bool:
         """Whether the password matches the stored hash. Takes as long if `stored` is None. Raises Unavailable."""
         raw = _bytes(password)
         hashed = stored or self._dummy_hash
-        verified = await self._in_thread(lambda: self._verify(hashed, raw or b"\0"), contender)
+
+        def verify() -> bool:
+            return self._verify(hashed, raw or b"\0")
+
+        async with self._queue.turn(contender) as attempt:
+            verified = await self._run(verify)
         matches = verified and stored is not None and raw is not None
         if matches:
             self._queue.forget(contender)
+        elif attempt.has_overtaken:
+            # Otherwise the time of a failed login would tell that the user exists and has logged in from this network.
+            async with self._queue.turn_without_precedence(attempt):
+                await self._run(verify)
         return matches
 
     async def rehashed(self, password: str, stored: str) -> str | None:
@@ -63,7 +74,7 @@ class Passwords:
         raw = _bytes(password)
         if raw is None or not self._hasher.check_needs_rehash(stored):
             return None
-        return await self._in_thread(lambda: self._hasher.hash(raw))
+        return await self._in_turn(lambda: self._hasher.hash(raw))
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -74,9 +85,12 @@ class Passwords:
         except (VerifyMismatchError, InvalidHashError):
             return False
 
-    async def _in_thread(self, work: Callable[[], T], contender: Contender | None = None) -> T:
-        async with self._queue.turn(contender):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_turn(self, work: Callable[[], T]) -> T:
+        async with self._queue.turn(None):
+            return await self._run(work)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 @functools.cache

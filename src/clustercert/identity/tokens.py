@@ -150,7 +150,7 @@ class Tokens:
         await self._queries.remove(live.token.hash, event)
 
     async def prune(self) -> int:
-        """Delete a batch of expired tokens, and return the number deleted."""
+        """Delete a batch of expired tokens and known networks, and return the number deleted."""
         return await self._queries.prune(self._now())
 
     async def check_password(self, wanted: Reference, password: str, source: str) -> tuple[User, str]:
@@ -159,10 +159,10 @@ class Tokens:
         `source`: see `issue`.
         """
         user = _normalized(wanted)
-        login = await self._queries.login(user) if user is not None else None
+        login = await self._queries.login(user, source) if user is not None else None
         usable = login is not None and login.user.enabled and login.user.domain.enabled
         stored_hash = login.password_hash if login is not None and usable else None
-        contender = Contender(source, repr(user))
+        contender = Contender(source, repr(user), is_known=login is not None and login.is_known_source)
         # Check the password even if the user is unknown, to avoid a timing oracle for user names.
         matches = await self._passwords.matches(password, stored_hash, contender)
         if login is None or stored_hash is None or not matches:
@@ -178,7 +178,7 @@ class Tokens:
         user, stored_hash = await self.check_password(proof.user, proof.password, source)
         token = await self._token(user, scope, token_hash)
         fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
-        return await self._queries.add_by_password(token, stored_hash, fresh_hash=fresh_hash)
+        return await self._queries.add_by_password(token, stored_hash, source, fresh_hash=fresh_hash)
 
     async def _by_token(self, proof: ByToken, scope: Scope, token_hash: bytes) -> LiveToken | None:
         live = (await self._usable(proof.token)).live

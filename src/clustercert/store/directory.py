@@ -150,6 +150,8 @@ class DirectoryQueries(Queries):
             await _delete_logins(connection, user_id)
             await connection.execute(delete(tables.access_key).where(tables.access_key.c.user_id == user_id))
             await connection.execute(delete(_member).where(_member.c.user_id == user_id))
+            network = tables.login_network
+            await connection.execute(delete(network).where(network.c.user_id == user_id))
             await _drop_roles(connection, user_id)
             await connection.execute(delete(_user).where(_user.c.id == user_id))
             await _revoke(connection, user_id, events[0])

@@ -2,7 +2,7 @@
 
 import contextlib
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -15,14 +15,25 @@ from clustercert.store.entities import Reference, entity_columns, entity_of, in_
 from clustercert.store.roles import Roles, roles_in
 
 _domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
+_network = tables.login_network
+
+# Known networks of each user; the least recently used ones are deleted. They expire after the time without a login.
+MAX_NETWORKS = 256
+NETWORK_LIFETIME = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user who logs in. `password_hash` is an Argon2 string, or None if the user has no password."""
+    """A user who logs in.
+
+    Attributes:
+        password_hash: an Argon2 string, or None if the user has no password.
+        is_known_source: whether the user has logged in by password from the same network before.
+    """
 
     user: User
     password_hash: str | None = field(repr=False)
+    is_known_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +55,26 @@ class LiveToken:
 class TokenQueries(Queries):
     """Reads and changes tokens, and reads logins."""
 
-    async def login(self, wanted: Reference) -> Login | None:
-        """Return the user that a login names, or None unless exactly one user matches."""
-        rows = await self._rows(in_domains(User, wanted).add_columns(_user.c.password_hash))
-        return Login(entity_of(User, rows[0]), rows[0].password_hash) if len(rows) == 1 else None
+    async def login(self, wanted: Reference, network: str) -> Login | None:
+        """Return the user that a login names, or None unless exactly one user matches.
+
+        `network`: the client's IPv4 address or IPv6 /64.
+        """
+        async with self._database.read() as connection:
+            rows = list(await connection.execute(in_domains(User, wanted).add_columns(_user.c.password_hash)))
+            user = entity_of(User, rows[0]) if len(rows) == 1 else None
+            # The same query for unknown users, to avoid a timing oracle.
+            of_login = {"login_user": user.id if user else "", "login_network": network}
+            is_known_source = (await connection.execute(_KNOWN_NETWORK, of_login)).first() is not None
+        return Login(user, rows[0].password_hash, is_known_source) if user else None
 
     async def add_by_password(
-        self, token: Token, checked_hash: str, *, fresh_hash: str | None
+        self, token: Token, checked_hash: str, network: str, *, fresh_hash: str | None
     ) -> LiveToken | None:
         """Store a token. Returns None if the user was disabled, the password changed or the scope deleted meanwhile.
 
-        `fresh_hash`, unless it is `None`, replaces the password hash that was checked.
+        Also remembers that the user has logged in from this network. `fresh_hash`, unless it is `None`, replaces the
+        password hash that was checked.
         """
         with contextlib.suppress(IntegrityError):
             async with self._database.transaction() as connection:
@@ -65,6 +85,7 @@ class TokenQueries(Queries):
                 if fresh_hash is not None:
                     query = update(_user).where(_user.c.id == token.user_id)
                     await connection.execute(query.values(password_hash=fresh_hash))
+                await _remember_network(connection, token, network)
                 await connection.execute(insert(_token).values(asdict(token)))
                 return await _live_token(connection, token.hash)
         return None
@@ -89,10 +110,15 @@ class TokenQueries(Queries):
         await self._change(delete(_token).where(_token.c.hash == token_hash), event, "Could not find token.")
 
     async def prune(self, now: datetime) -> int:
-        """Delete a batch of expired tokens, and return how many were deleted. Caches check expiry themselves."""
+        """Delete expired tokens and known networks, and return how many were deleted, at most a batch of tokens.
+
+        Caches check the expiry of tokens themselves.
+        """
         expired = select(_token.c.hash).where(_token.c.expires_at <= now).limit(BATCH)
+        unused = delete(_network).where(_network.c.last_login_at <= now - NETWORK_LIFETIME)
         async with self._database.transaction() as connection:
-            return (await connection.execute(delete(_token).where(_token.c.hash.in_(expired)))).rowcount
+            tokens = await connection.execute(delete(_token).where(_token.c.hash.in_(expired)))
+            return tokens.rowcount + (await connection.execute(unused)).rowcount
 
 
 async def lock_usable_user(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
@@ -106,6 +132,24 @@ async def lock_token(connection: Transaction, token_hash: bytes) -> bool:
     """Lock the token's row. Returns whether it exists."""
     query = select(_token.c.user_id).where(_token.c.hash == token_hash)
     return await exists(connection, query.with_for_update())
+
+
+async def _remember_network(connection: Transaction, token: Token, network: str) -> None:
+    """Record a login of the token's user from a network. The transaction must have locked the user's row."""
+    of_user = _network.c.user_id == token.user_id
+    known = update(_network).where(of_user, _network.c.network == network)
+    if (await connection.execute(known.values(last_login_at=token.issued_at))).rowcount:
+        return
+    latest = select(_network.c.network).where(of_user).order_by(_network.c.last_login_at.desc())
+    kept = latest.limit(MAX_NETWORKS - 1)
+    await connection.execute(delete(_network).where(of_user, _network.c.network.not_in(kept)))
+    row = {"user_id": token.user_id, "network": network, "last_login_at": token.issued_at}
+    await connection.execute(insert(_network).values(row))
+
+
+_KNOWN_NETWORK = select(_network.c.user_id).where(
+    _network.c.user_id == bindparam("login_user"), _network.c.network == bindparam("login_network")
+)
 
 
 async def _live_token(connection: Transaction, token_hash: bytes) -> LiveToken | None:

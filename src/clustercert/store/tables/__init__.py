@@ -20,6 +20,7 @@ from clustercert.store.tables.identity import access_key as access_key
 from clustercert.store.tables.identity import domain as domain
 from clustercert.store.tables.identity import group as group
 from clustercert.store.tables.identity import group_member as group_member
+from clustercert.store.tables.identity import login_network as login_network
 from clustercert.store.tables.identity import project as project
 from clustercert.store.tables.identity import role as role
 from clustercert.store.tables.identity import role_assignment as role_assignment

@@ -82,6 +82,15 @@ token = table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
+# The networks from which users have logged in by password; their logins come first while many wait. network: an IPv4
+# address or an IPv6 /64.
+login_network = table(
+    "login_network",
+    Column("user_id", ForeignKey("user.id"), primary_key=True),
+    Column("network", String(64), primary_key=True),
+    Column("last_login_at", Utc, nullable=False, index=True),
+)
+
 access_key = table(
     "access_key",
     Column("id", String(40), primary_key=True),

@@ -1,13 +1,26 @@
 """Adds what the reviews of 29 November 2026 asked for."""
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-# An older program does not read what this one adds.
-oldest_program = "0007"
+# An older program can't delete a user with known networks.
+oldest_program = "0012"
+
+TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    pass
+    op.create_table(
+        "login_network",
+        sa.Column("user_id", sa.String(32), nullable=False),
+        sa.Column("network", sa.String(64), nullable=False),
+        sa.Column("last_login_at", TIME, nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "network", name="pk_login_network"),
+        sa.ForeignKeyConstraint(["user_id"], ["user.id"], name="fk_login_network_user_id_user"),
+    )
+    op.create_index("ix_login_network_last_login_at", "login_network", ["last_login_at"])
