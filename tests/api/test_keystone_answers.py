@@ -83,6 +83,20 @@ def test_an_answer_about_another_token_is_not_used(site: Site) -> None:
         site.keystone.overrides.clear()
 
 
+@pytest.mark.parametrize("lacking", ["name", "domain"])
+def test_a_token_whose_user_is_not_described_is_a_401(site: Site, lacking: str) -> None:
+    body = site.keystone.tokens[site.token(site.user("member"))]
+    user = {name: value for name, value in body["user"].items() if name != lacking}
+    site.keystone.overrides["/v3/auth/tokens"] = lambda request: Answer(
+        {"token": body | {"user": user}}, headers={"X-Subject-Token": request.headers["x-subject-token"]}
+    )
+    try:
+        response = site.post(site.token(site.user("member")))
+    finally:
+        site.keystone.overrides.clear()
+    assert (response.status_code, "Retry-After" in response.headers) == (401, False)
+
+
 @pytest.mark.parametrize(
     "changed",
     [

@@ -148,6 +148,14 @@ def test_a_token_for_another_audience_is_refused_without_asking(place: Place) ->
         assert place.asked() == 0
 
 
+def test_patterns_are_compared_with_nothing_that_the_cluster_has_not_confirmed(place: Place) -> None:
+    place.allow(token_review_access())
+    claims = {"/kubernetes.io/namespace": ["*-team-*-prod"]}
+    with place.serving(cluster=place.cluster.id, token_review=True, claims=claims) as service:
+        assert reason(service, place.token(), 401).startswith("/kubernetes.io/namespace: the token has ")
+        assert place.asked() == 1
+
+
 def test_a_token_of_another_cluster_is_refused(place: Place, tmp_path: Path) -> None:
     place.allow(token_review_access())
     (tmp_path / "other").mkdir()

@@ -200,6 +200,9 @@ async def test_unused_bits_of_base64_must_be_zero() -> None:
         b'{"iss":"https://sso.example.com/realms/acme","exp":1e999}',
         b'{"iss":"https://sso.example.com/realms/acme","exp":' + b"9" * 5000 + b"}",
         b"[" * 8000,
+        b'{"iss":"https://sso.example.com/realms/acme","x":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        b'{"iss":"https://sso.example.com/realms/acme","x":' + b'{"a":' * 32 + b"1" + b"}" * 32 + b"}",
+        b'{"iss":"https://sso.example.com/realms/acme","x":"' + b'\\"' * 5000 + b"\\",
         b'"text"',
         b"[]",
         b"\xff\xfe",
@@ -208,6 +211,13 @@ async def test_unused_bits_of_base64_must_be_zero() -> None:
 )
 async def test_a_payload_that_parsers_read_differently_is_refused(payload: bytes) -> None:
     assert (await refusal(signed(payload, KEY))).check == "payload"
+
+
+async def test_nesting_of_32_is_accepted_and_brackets_in_strings_are_no_nesting() -> None:
+    nested: object = "[[[[" * 100
+    for _ in range(31):
+        nested = [nested, '\\"{']
+    await verifier(configured()).verify(signed(claims_of(nested=nested), KEY))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +276,9 @@ async def test_the_clocks_may_differ_by_the_leeway() -> None:
         ({"tid": None}, {"tid": ["*"]}, False),
         ({"a": {"b/c": "d"}}, {"/a/b~1c": ["d"]}, True),
         ({"a": "d"}, {"/a/b": ["*"]}, False),
+        ({"ref": "r" * 1024}, {"ref": ["r*"]}, True),
+        ({"ref": "r" * 1025}, {"ref": ["*"]}, False),
+        ({"ref": ["main", "r" * 1025]}, {"ref": ["main"]}, False),
         ({"https://example.com/role": "x"}, {"https://example.com/role": ["x"]}, True),
     ],
 )

@@ -21,6 +21,10 @@ class UnusableAnswer(Exception):
     """An answer of Keystone does not have the documented form. The message says why, without secrets."""
 
 
+class UnusableObject(UnusableAnswer):
+    """The answer has the documented form, but not the object in it, such as one token or one user."""
+
+
 class _Answer(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -196,10 +200,11 @@ class CredentialAnswer(_Answer):
 
 
 def parsed(model: type[M], content: bytes) -> M:
-    """Parse an answer. Raises UnusableAnswer, which names the first wrong member but not its value."""
+    """Parse an answer. Raises UnusableAnswer or UnusableObject, which name the first wrong member but not its value."""
     try:
         return model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise UnusableAnswer(f"{model.__name__} {where}: {first['type']}") from None
+        kind = UnusableObject if len(first["loc"]) > 1 else UnusableAnswer
+        raise kind(f"{model.__name__} {where}: {first['type']}") from None

@@ -20,6 +20,7 @@ from clustercert.authn.keystone.answers import (
     TokenAnswer,
     TokenBody,
     UnusableAnswer,
+    UnusableObject,
     UserAnswer,
     UserBody,
     parsed,
@@ -27,7 +28,7 @@ from clustercert.authn.keystone.answers import (
 from clustercert.authn.keystone.connection import NO_CATALOG, Connection
 from clustercert.authn.keystone.service_token import ServiceToken
 from clustercert.http_client import Response
-from clustercert.model.errors import CredentialUnverified
+from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.observability import metrics
 
 RETRY_SECONDS = 10
@@ -39,7 +40,8 @@ logger = structlog.get_logger()
 class KeystoneClient:
     """Reads objects from Keystone. None stands for an object that does not exist.
 
-    All methods raise CredentialUnverified if there is no usable answer. The log then has the reason.
+    All methods raise CredentialUnverified if there is no usable answer. The log then has the reason. They raise
+    Unauthenticated if only the object in the answer is not usable: waiting would not help its user.
     """
 
     def __init__(self, connection: Connection, service_token: ServiceToken, name: str) -> None:
@@ -115,11 +117,17 @@ class KeystoneClient:
         try:
             response = await self._ask(path, params, subject)
             answer = parsed(model, response.content) if response is not None else None
+        except UnusableObject as error:
+            self._answered()
+            raise Unauthenticated(f"keystone's answer is not usable: {error}") from error
         except UnusableAnswer as error:
             raise self._unusable(path.split("/")[1], error) from error
+        self._answered()
+        return answer
+
+    def _answered(self) -> None:
         metrics.KEYSTONE_REQUESTS.labels("done").inc()
         self._failure = ""
-        return answer
 
     async def _ask(self, path: str, params: Mapping[str, str] | None, subject: str | None) -> Response | None:
         """Send a GET request. Returns None for a 404. Raises UnusableAnswer for any other failure."""

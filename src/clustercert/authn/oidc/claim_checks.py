@@ -1,5 +1,7 @@
 """Checks of the claims that every token needs, and of those that the settings demand."""
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -7,26 +9,35 @@ from clustercert.authn.oidc.issuers import Issuer
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.tokens import UnverifiedToken
 
+Result = tuple[str, TokenRefused | None]
+"""The name of a check, and the refusal if it failed."""
 
-def claim_results(
-    issuer: Issuer, token: UnverifiedToken, now: datetime
-) -> Iterator[tuple[str, TokenRefused | None]]:
-    """Check the claims, and yield the name of each check, with the refusal if it failed."""
+
+def claim_results(issuer: Issuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
+    """Check all claims."""
+    yield from audience_and_time_results(issuer, token, now)
+    for check in issuer.checks:
+        yield _result(check.claim, functools.partial(check.require, token.claims))
+
+
+def audience_and_time_results(issuer: Issuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
+    """Check the claims that every token needs."""
     claims = token.claims
     checks: list[tuple[str, Callable[[], None]]] = [
         ("aud", lambda: _check_audience(issuer, claims.get("aud"))),
         ("exp", lambda: _check_expiry(claims.get("exp"), now, issuer.leeway)),
         ("nbf", lambda: _check_start(claims.get("nbf"), now, issuer.leeway)),
         ("iat", lambda: _check_age(claims.get("iat"), now, issuer)),
-        *((check.claim, lambda check=check: check.require(claims)) for check in issuer.checks),
     ]
-    for name, check in checks:
-        try:
-            check()
-        except TokenRefused as refusal:
-            yield name, refusal
-        else:
-            yield name, None
+    yield from itertools.starmap(_result, checks)
+
+
+def _result(name: str, check: Callable[[], None]) -> Result:
+    try:
+        check()
+    except TokenRefused as refusal:
+        return name, refusal
+    return name, None
 
 
 def _check_audience(issuer: Issuer, audience: object) -> None:

@@ -1,10 +1,14 @@
 """Reads claims by name or path, and compares them with the settings."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.model import JsonObject
 from clustercert.model.name_patterns import Names
+
+# The maximum length of a value that is compared, in characters. Longer ones match nothing.
+MAX_COMPARED = 1024
 
 
 def claim_path(claim: str) -> tuple[str, ...]:
@@ -48,16 +52,27 @@ def _text(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ClaimCheck:
-    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough."""
+    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough.
+
+    A claim with a value that is longer than `MAX_COMPARED` never meets the check.
+    """
 
     claim: str
     values: Names
 
     def is_met(self, claims: JsonObject) -> bool:
         value = claim_value(claims, self.claim)
-        return value is not None and self.values.match(claim_texts(value) or ())
+        texts = claim_texts(value) if value is not None else None
+        return texts is not None and not _is_long(texts) and self.values.match(texts)
 
     def require(self, claims: JsonObject) -> None:
         """Raise TokenRefused unless the claim has one of the values."""
-        if not self.is_met(claims):
-            raise TokenRefused(self.claim, claim_value(claims, self.claim), self.values.text)
+        if self.is_met(claims):
+            return
+        value = claim_value(claims, self.claim)
+        bound = f", in at most {MAX_COMPARED} characters" if _is_long(claim_texts(value) or ()) else ""
+        raise TokenRefused(self.claim, value, f"{self.values.text}{bound}")
+
+
+def _is_long(texts: Iterable[str]) -> bool:
+    return any(len(text) > MAX_COMPARED for text in texts)

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -17,6 +18,10 @@ _FOREIGN_KEYS = ("jku", "jwk", "x5u")
 # Access and ID tokens. Other types, such as `logout+jwt`, are signed with the same keys for another purpose.
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
+# Real claims are nested four deep. Python's parser fails at another depth on each version, and on each thread's stack.
+MAX_DEPTH = 32
+# A whole string, also one that does not end, or one bracket.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +86,30 @@ def _key_id(header: JsonObject) -> str | None:
 
 
 def _parse_object(part: str, name: str) -> JsonObject:
-    expected = "a JSON object without repeated names, in base64url"
+    expected = f"a JSON object without repeated names, nested at most {MAX_DEPTH} deep, in base64url"
     try:
+        text = _decode(part, name).decode("utf-8")
+        _check_depth(text)
         value = json.loads(
-            _decode(part, name).decode("utf-8"),
+            text,
             object_pairs_hook=_object_of,
             parse_constant=_reject,
             parse_float=_finite,
         )
-    except (ValueError, RecursionError):
+    except ValueError:
         raise TokenRefused(name, None, expected) from None
     if not isinstance(value, dict):
         raise TokenRefused(name, type(value).__name__, expected)
     return value
+
+
+def _check_depth(text: str) -> None:
+    """Raise ValueError if arrays and objects are nested too deeply."""
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > MAX_DEPTH:
+            raise ValueError("nested too deeply")
 
 
 def _decode(part: str, name: str) -> bytes:
