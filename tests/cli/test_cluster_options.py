@@ -102,7 +102,8 @@ def test_removed_credential_roles_leave_an_empty_mapping(operator: Operator, ser
 def test_update_names_the_next_step(operator: Operator, server_ca: Path, said: tuple[str, ...]) -> None:
     add(operator, server_ca)
     assert "kubernetes setup" in operator.run("cluster", "update", "prod", *said).err
-    assert operator.run("cluster", "update", "prod", "--no-admission", "--exempt", "ops").err == ""
+    assert operator.run("cluster", "update", "prod", "--exempt", "ops").err == ""
+    assert "deletes the policy" in operator.run("cluster", "update", "prod", "--no-admission").err
 
 
 def test_remove_says_what_stays_in_the_cluster(operator: Operator, server_ca: Path) -> None:

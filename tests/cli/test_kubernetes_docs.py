@@ -32,6 +32,7 @@ OF_KUBERNETES = {
     "--authorization-webhook-config-file",
     "--authorization-webhook-version",
     "--client-ca-file",
+    "--cluster-signing-duration",
     "--config",
     "--min-request-timeout",
     "--raw",

@@ -56,6 +56,13 @@ def test_the_files_have_flags_instead_of_a_configuration(site: OperatedCluster) 
     assert "authorization-config.yaml`:" not in written["README.md"]
     assert "failurePolicy" not in written["README.md"]
     assert "fails open" in written["README.md"]
+    # Admission policies need 1.30.
+    assert "certificate-requests.yaml" not in written
+    assert "kubectl certificate approve" in written["README.md"]
+    refused = site.set_up_command("--kubernetes-version", "1.29", "--deny-certificate-requests")
+    assert "--deny-certificate-requests is not possible before Kubernetes 1.30" in " ".join(
+        refused.err.split()
+    )
 
 
 def test_flags_are_read_back_and_replaced_after_an_upgrade(site: OperatedCluster) -> None:
@@ -65,6 +72,7 @@ def test_flags_are_read_back_and_replaced_after_an_upgrade(site: OperatedCluster
     assert again.code == 0, again.err
     assert "flags for Kubernetes 1.29 or older" in again.err
     assert written_flags(site) == before
+    assert "--allow-certificate-requests" not in again.err
     site.operator.output(
         "kubernetes", "setup", "prod", "--out", site.folder, "--force", "--kubernetes-version", "1.31"
     )

@@ -162,3 +162,49 @@ def test_another_clusters_folder_is_refused(site: OperatedCluster) -> None:
     kubeconfig.write_text(kubeconfig.read_text().replace(id_, "0f-1e"))
 
     assert "another cluster (0f-1e)" in site.operator.error(*update(site))
+
+
+def test_the_policy_about_certificate_requests_stays_off(site: OperatedCluster) -> None:
+    name = "certificate-requests.yaml"
+    site.operator.output(*set_up(site))
+    assert f"kubectl apply -f {name}" in files(site)["README.md"]
+    site.operator.output(*update(site, "--allow-certificate-requests"))
+    assert name not in files(site)
+
+    done = site.operator.run(*update(site))
+
+    assert "--allow-certificate-requests" in done.err
+    written = files(site)
+    assert name not in written
+    assert f"kubectl delete --ignore-not-found -f removed-{name}" in written["README.md"]
+    assert site.operator.run(*update(site, "--deny-certificate-requests")).code == 0
+    assert name in files(site)
+    assert f"removed-{name}" not in files(site)
+    assert f"removed-{name}" not in files(site)["README.md"]
+
+
+def test_files_for_the_cluster_stay_until_their_objects_are_deleted(site: OperatedCluster) -> None:
+    site.update("--admission")
+    site.operator.output(*set_up(site, "--service-accounts", "review"))
+    before = files(site)
+    site.update("--no-admission")
+    site.operator.output(*update(site, "--service-accounts", "none"))
+    written = files(site)
+    for name in ("admission.yaml", "service-access.yaml", "service-accounts.yaml"):
+        assert name not in written
+        assert written[f"removed-{name}"] == before[name]
+    deletions = [line for line in written["README.md"].splitlines() if line.startswith("kubectl delete")]
+    assert deletions == [
+        "kubectl delete --ignore-not-found -f removed-admission.yaml",
+        "kubectl delete --ignore-not-found -f removed-service-accounts.yaml",
+    ]
+    # The service needs its rights until the last binding is gone.
+    assert "Delete the objects of `removed-service-access.yaml` only when" in written["README.md"]
+    # The namespace is in both files, so the deletions come first.
+    site.update("--credential-role", "admin=cluster-admin")
+    site.operator.output(*update(site))
+    commands = [line for line in files(site)["README.md"].splitlines() if line.startswith("kubectl")]
+    assert commands.index("kubectl delete --ignore-not-found -f removed-admission.yaml") < commands.index(
+        "kubectl apply -f service-access.yaml"
+    )
+    assert "removed-service-access.yaml" not in files(site)

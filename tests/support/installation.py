@@ -117,7 +117,7 @@ class Installation:
             self.cluster.authorize_with(self.setup_folder / "authorization-config.yaml")
             self.cluster.send_audit_events(self.setup_folder)
         self.cluster.serve()
-        for name in ("rbac.yaml", "admission.yaml", "service-access.yaml"):
+        for name in ("rbac.yaml", "admission.yaml", "certificate-requests.yaml", "service-access.yaml"):
             if (self.setup_folder / name).exists():
                 self.as_admin("apply", "-f", self.setup_folder / name)
 

@@ -3,8 +3,14 @@
 Each scenario takes an `Installation`, and leaves it unchanged.
 """
 
+import base64
 import json
 import re
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from support.certificate_authority import Authority
 from support.installation import FORBIDDEN, LIST_NAMESPACES, Holder, Installation
@@ -127,6 +133,52 @@ def verify_proves_it_and_measures_the_seconds(installation: Installation) -> Non
     assert checks["revoke"]["seconds"] > 0
 
 
+def holders_get_no_certificates_of_the_clusters_own_signers(installation: Installation) -> None:
+    """They may deny requests, and may do everything with those for other signers."""
+    holder, signer = installation.issue(), "kubernetes.io/kube-apiserver-client"
+    policy = "ValidatingAdmissionPolicy 'clustercert-certificate-requests'"
+
+    for each in (signer, f"{signer}-kubelet"):
+        status, said = holder.kubectl("create", "-f", _request(installation, "ghost", each))
+        assert (status, policy in said) == (1, True), said
+    installation.as_admin("create", "-f", _request(installation, "of-an-admin", signer))
+    status, said = holder.kubectl("certificate", "approve", "of-an-admin")
+    assert (status, policy in said) == (1, True), said
+    status, said = holder.kubectl("certificate", "deny", "of-an-admin")
+    assert status == 0, said
+    status, said = holder.kubectl("create", "-f", _request(installation, "other", "example.com/signer"))
+    assert status == 0, said
+    status, said = holder.kubectl("certificate", "approve", "other")
+    assert status == 0, said
+    status, said = holder.kubectl("delete", "certificatesigningrequests", "of-an-admin", "other")
+    assert status == 0, said
+
+
+def _request(installation: Installation, name: str, signer: str) -> str:
+    """The path of a CertificateSigningRequest for a user in the policy's group of admins."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "clustercert:admins"),
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+        ]
+    )
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    document = {
+        "apiVersion": "certificates.k8s.io/v1",
+        "kind": "CertificateSigningRequest",
+        "metadata": {"name": name},
+        "spec": {
+            "request": base64.b64encode(csr.public_bytes(serialization.Encoding.PEM)).decode(),
+            "signerName": signer,
+            "usages": ["client auth"],
+        },
+    }
+    path = installation.setup_folder / f"{name}.json"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
 WITH_A_WEBHOOK = (
     an_issued_certificate_works,
     one_revoked_certificate_is_refused_within_the_ttl,
@@ -135,6 +187,7 @@ WITH_A_WEBHOOK = (
     a_member_of_system_masters_raises_an_alert,
     a_ca_that_is_dropped_from_the_bundle_lets_nobody_in,
     the_use_of_a_credential_is_seen,
+    holders_get_no_certificates_of_the_clusters_own_signers,
     verify_proves_it_and_measures_the_seconds,
 )
 

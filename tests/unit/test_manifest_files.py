@@ -133,6 +133,7 @@ def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
 
 # Options of clustercert, kubectl and kubeadm.
 OPTIONS_OF_OTHERS = {
+    "--allow-certificate-requests",
     "--as",
     "--config",
     "--webhook-mode",
@@ -142,6 +143,7 @@ OPTIONS_OF_OTHERS = {
     "--cluster",
     "--force",
     "--group",
+    "--ignore-not-found",
     "--out",
     "--mode",
     "--kubernetes-version",

@@ -18,6 +18,7 @@ from clustercert.kubernetes.manifests.authorization import (
     match_conditions,
     webhook_kubeconfig,
 )
+from clustercert.kubernetes.manifests.certificate_requests import certificate_requests
 from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mode_of
 from clustercert.kubernetes.manifests.rbac import service_access
 from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions
@@ -292,6 +293,43 @@ def test_the_admission_policy_denies_only_revoked_hashes(
     """Also for certificates with a number: the map has both until `verify` has seen the policy."""
     params = {"metadata": {"name": CONFIG_MAP}} | ({} if data is None else {"data": data})
     assert admits(admission(), {"request": by(extra, groups), "params": params}) is expected
+
+
+SIGNER = "kubernetes.io/kube-apiserver-client"
+APPROVED, DENIED = {"type": "Approved", "status": "True"}, {"type": "Denied", "status": "True"}
+
+
+@pytest.mark.parametrize(
+    ("groups", "signer", "operation", "status", "expected"),
+    [
+        ([OWN_GROUP], SIGNER, "CREATE", {}, False),
+        ([OWN_GROUP], SIGNER, "CREATE", None, False),
+        (["clustercert:admins", OWN_GROUP], f"{SIGNER}-kubelet", "CREATE", {}, False),
+        ([OWN_GROUP], SIGNER, "UPDATE", {"conditions": [APPROVED]}, False),
+        ([OWN_GROUP], SIGNER, "UPDATE", {"conditions": [DENIED, APPROVED]}, False),
+        ([OWN_GROUP], SIGNER, "UPDATE", {"conditions": [DENIED]}, True),
+        ([OWN_GROUP], SIGNER, "UPDATE", {}, True),
+        ([OWN_GROUP], "kubernetes.io/kubelet-serving", "CREATE", {}, True),
+        ([OWN_GROUP], "example.com/x", "UPDATE", {"conditions": [APPROVED]}, True),
+        ([SERVICE, OWN_GROUP], SIGNER, "CREATE", {}, True),
+        ([SERVICE, OWN_GROUP], SIGNER, "UPDATE", {"conditions": [APPROVED]}, True),
+        (["clustercert:admins"], SIGNER, "CREATE", {}, True),
+        (["system:masters"], SIGNER, "UPDATE", {"conditions": [APPROVED]}, True),
+        (None, SIGNER, "CREATE", {}, True),
+    ],
+)
+def test_holders_may_not_create_or_approve_requests_for_client_certificates(
+    groups: Sequence[str] | None,
+    signer: str,
+    operation: str,
+    status: Mapping[str, object] | None,
+    expected: bool,
+) -> None:
+    request: dict[str, Any] = by(X509, groups or (), operation=operation)
+    if groups is None:
+        del request["userInfo"]["groups"]
+    asked_for = {"spec": {"signerName": signer}} | ({} if status is None else {"status": status})
+    assert admits(certificate_requests(), {"request": request, "object": asked_for}) is expected
 
 
 def test_the_admission_policy_matches_all_writes() -> None:

@@ -62,6 +62,11 @@ class EnforcementOptions:
 
     def note_next_step(self, cluster_id: object) -> None:
         """Print a note if the cluster needs manifests before the options take effect."""
+        if self.admission is False:
+            note(
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` in the folder of the earlier "
+                "run, and follow step 1 of its README.md, which deletes the policy from the cluster."
+            )
         if self.credential_role or self.admission:
             note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR` and apply the manifests for the "

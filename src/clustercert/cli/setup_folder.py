@@ -51,8 +51,8 @@ class SetupFolder:
             ) from error
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write the files, and remove obsolete files of an earlier run. Raises OSError."""
-        from clustercert.kubernetes.manifests.setup import NAMES
+        """Write the files. Remove obsolete files of an earlier run, or rename those for the cluster. Raises OSError."""
+        from clustercert.kubernetes.manifests.setup import FOR_CLUSTER, NAMES, removed
         from clustercert.secure_file import write_private
 
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
@@ -60,8 +60,13 @@ class SetupFolder:
         for name, content in files.items():
             write_private(self.out / name, content)
         for name in NAMES:
-            if name not in files:
-                (self.out / name).unlink(missing_ok=True)
+            path = self.out / name
+            if name in files:
+                (self.out / removed(name)).unlink(missing_ok=True)
+            elif name in FOR_CLUSTER and path.exists():
+                path.replace(self.out / removed(name))
+            else:
+                path.unlink(missing_ok=True)
 
     def _text(self, name: str) -> str | None:
         from clustercert.kubernetes.manifests.previous import UnreadableFile

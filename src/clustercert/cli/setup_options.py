@@ -134,6 +134,14 @@ class SetupOptions:
         bool | None,
         typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),
     ] = None
+    certificate_requests: Annotated[
+        bool | None,
+        typer.Option(
+            "--deny-certificate-requests/--allow-certificate-requests",
+            help="Write an admission policy: holders of this service's certificates may not create or approve requests "
+            "for client certificates in the cluster. Needs Kubernetes 1.30. [default: deny]",
+        ),
+    ] = None
     service_accounts: Annotated[
         ServiceAccountAccess | None,
         typer.Option(

@@ -94,6 +94,8 @@ class SetupResolver:
             unbound=tuple(each for each in groups if each not in bound),
             audit=self._audit(),
             service_accounts=self._first("service_accounts", self.previous.service_accounts, "none"),
+            certificate_requests=not webhook_config.uses_flags and self._certificate_requests(),
+            previous_files=self.previous.files,
             previous_authorization=before.document if before else None,
             other_rbac=self.previous.other_rbac,
         )
@@ -179,11 +181,10 @@ class SetupResolver:
             for option, is_given in (
                 ("--failure-policy Deny", given.failure_policy == "Deny"),
                 ("--timeout", given.timeout is not None),
+                ("--deny-certificate-requests", given.certificate_requests is True),
             ):
                 if is_given:
-                    raise CommandError(
-                        f"{option} is not possible before Kubernetes 1.30: older API servers have no such flag."
-                    )
+                    raise CommandError(f"{option} is not possible before Kubernetes 1.30.")
         return minor
 
     def _client(self) -> "WebhookClient | None":
@@ -233,6 +234,13 @@ class SetupResolver:
         if self.previous.audit is False:
             self.kept.append("--no-audit")
         return self.previous.audit is not False
+
+    def _certificate_requests(self) -> bool:
+        if self.given.certificate_requests is not None:
+            return self.given.certificate_requests
+        if self.previous.certificate_requests is False:
+            self.kept.append("--allow-certificate-requests")
+        return self.previous.certificate_requests is not False
 
     def service_url(self) -> str:
         """Resolve the address of this service for the API server. Raises typer.BadParameter or CommandError."""

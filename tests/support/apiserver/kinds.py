@@ -9,6 +9,7 @@ RBAC = "rbac.authorization.k8s.io"
 ADMISSION = "admissionregistration.k8s.io"
 AUTHENTICATION = "authentication.k8s.io"
 AUTHORIZATION = "authorization.k8s.io"
+CERTIFICATES = "certificates.k8s.io"
 
 _STORED_VERBS = ("create", "delete", "get", "list", "patch", "update")
 
@@ -55,6 +56,9 @@ ROLES = Kind(RBAC, "roles", "Role", namespaced=True)
 ROLE_BINDINGS = Kind(RBAC, "rolebindings", "RoleBinding", namespaced=True)
 POLICIES = Kind(ADMISSION, "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
 POLICY_BINDINGS = Kind(ADMISSION, "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
+CERTIFICATE_REQUESTS = Kind(
+    CERTIFICATES, "certificatesigningrequests", "CertificateSigningRequest", short=("csr",)
+)
 SELF_SUBJECT_REVIEWS = Kind(AUTHENTICATION, "selfsubjectreviews", "SelfSubjectReview", stored=False)
 SELF_ACCESS_REVIEWS = Kind(AUTHORIZATION, "selfsubjectaccessreviews", "SelfSubjectAccessReview", stored=False)
 TOKEN_REVIEWS = Kind(AUTHENTICATION, "tokenreviews", "TokenReview", stored=False)
@@ -70,7 +74,14 @@ KINDS = (
         ROLES,
         ROLE_BINDINGS,
     ),
-    *(POLICIES, POLICY_BINDINGS, SELF_SUBJECT_REVIEWS, SELF_ACCESS_REVIEWS, TOKEN_REVIEWS),
+    *(
+        POLICIES,
+        POLICY_BINDINGS,
+        CERTIFICATE_REQUESTS,
+        SELF_SUBJECT_REVIEWS,
+        SELF_ACCESS_REVIEWS,
+        TOKEN_REVIEWS,
+    ),
 )
 BY_RESOURCE: Mapping[tuple[str, str], Kind] = {(kind.group, kind.plural): kind for kind in KINDS}
 _GROUPS = tuple(dict.fromkeys(kind.group for kind in KINDS if kind.group))

@@ -41,8 +41,14 @@ _REVIEW: Schema = {
 }
 _SUBJECT: Schema = {1: Field("kind"), 2: Field("apiGroup"), 3: Field("name"), 4: Field("namespace")}
 _REFERENCE: Schema = {1: Field("apiGroup"), 2: Field("kind"), 3: Field("name")}
+_CONDITION: Schema = {1: Field("type"), 2: Field("reason"), 3: Field("message"), 6: Field("status")}
 _DELETION: Schema = {4: Field("propagationPolicy")}
 _KINDS: Mapping[str, Schema] = {
+    # The rest of a request can't be changed.
+    "CertificateSigningRequest": {
+        1: Field("metadata", _METADATA),
+        3: Field("status", {1: Field("conditions", _CONDITION, many=True)}),
+    },
     "ConfigMap": {1: Field("metadata", _METADATA), 2: Field("data", is_map=True)},
     "Namespace": {1: Field("metadata", _METADATA)},
     "ServiceAccount": {1: Field("metadata", _METADATA)},

@@ -31,11 +31,7 @@ class Resources:
         self, who: Identity, wanted: Attributes, target: str, content_type: str, body: bytes
     ) -> tuple[int, JsonObject]:
         """Status and object. Raises Failure."""
-        kind = kinds.BY_RESOURCE.get((wanted.group, wanted.resource))
-        if kind is None or not kind.stored or wanted.version != "v1" or wanted.subresource:
-            raise no_such_path()
-        if kind.namespaced and not wanted.namespace and wanted.verb != "list":
-            raise no_such_path()
+        kind = _served_kind(wanted)
         query = {key: values[-1] for key, values in parse_qs(urlsplit(target).query).items()}
         if wanted.verb == "get":
             return 200, self._storage.get(kind, self._namespace(kind, wanted), wanted.name)
@@ -46,7 +42,9 @@ class Resources:
             return 201, writing.create(parsed(body))
         if wanted.verb == "update":
             document = parsed(body)
-            return 200, writing.replace(lambda _old: document)
+            return 200, writing.replace(
+                lambda old: _approved(old, document) if wanted.subresource else document
+            )
         if wanted.verb == "patch":
             return writing.patch(content_type.partition(";")[0].strip(), body)
         if wanted.verb == "delete":
@@ -89,6 +87,9 @@ class _Writing:
         self._namespace = wanted.namespace if kind.namespaced else ""
 
     def create(self, document: Document) -> Document:
+        if self._kind is kinds.CERTIFICATE_REQUESTS:
+            spec = {**document["spec"], "username": self._who.username, "groups": list(self._who.groups)}
+            document = {**document, "spec": spec, "status": {}}
         self._admit(document, None)
         return self._storage.create(self._kind, self._namespace, document, keep=not self._dry_run)
 
@@ -140,6 +141,24 @@ def parsed(body: bytes) -> Document:
     if not isinstance(document, dict):
         raise Failure(400, "BadRequest", "the object provided is unrecognized")
     return document
+
+
+def _served_kind(wanted: Attributes) -> Kind:
+    """Raises Failure (404)."""
+    kind = kinds.BY_RESOURCE.get((wanted.group, wanted.resource))
+    if kind is None or not kind.stored or wanted.version != "v1":
+        raise no_such_path()
+    if wanted.subresource and (kind is not kinds.CERTIFICATE_REQUESTS or wanted.subresource != "approval"):
+        raise no_such_path()
+    if kind.namespaced and not wanted.namespace and wanted.verb != "list":
+        raise no_such_path()
+    return kind
+
+
+def _approved(old: Document, new: Document) -> Document:
+    """An update of the subresource `approval` changes only the conditions."""
+    conditions = (new.get("status") or {}).get("conditions") or []
+    return {**old, "status": {**(old.get("status") or {}), "conditions": conditions}}
 
 
 def _merged(old: Any, patch: Any) -> Any:

@@ -8,12 +8,14 @@ from clustercert.kubernetes.manifests.authorization import (
     authorization_configuration,
     webhook_kubeconfig,
 )
+from clustercert.kubernetes.manifests.certificate_requests import certificate_requests
 from clustercert.kubernetes.manifests.readme import readme
 from clustercert.kubernetes.manifests.setup import (
     ADMISSION,
     AUDIT_POLICY,
     AUDIT_WEBHOOK,
     AUTHORIZATION,
+    CERTIFICATE_REQUESTS,
     CLIENT_CA,
     KUBEADM,
     RBAC,
@@ -65,6 +67,8 @@ def files(setup: Setup) -> dict[str, str]:
         written[AUDIT_WEBHOOK] = _kubeconfig(setup, "audit-events")
     if options.admission:
         written[ADMISSION] = to_yaml(admission.admission())
+    if setup.certificate_requests:
+        written[CERTIFICATE_REQUESTS] = to_yaml(certificate_requests())
     if options.admission or roles:
         storage = () if options.admission else admission.storage()
         written[SERVICE_ACCESS] = to_yaml([*storage, *rbac.service_access(roles)])

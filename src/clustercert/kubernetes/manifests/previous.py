@@ -16,10 +16,13 @@ from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mo
 from clustercert.kubernetes.manifests.setup import (
     AUDIT_WEBHOOK,
     AUTHORIZATION,
+    CERTIFICATE_REQUESTS,
+    FOR_CLUSTER,
     KUBEADM,
     RBAC,
     SERVICE_ACCOUNTS,
     WEBHOOK,
+    removed,
 )
 from clustercert.model import JsonObject
 from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
@@ -84,6 +87,9 @@ class PreviousSetup:
         other_rbac: documents that an operator added to the RBAC file.
         audit: whether the API server sends audit events.
         service_accounts: what this service asks the API server about tokens of service accounts.
+        certificate_requests: whether there is a policy about certificate requests; `None` for flags, which are for
+            API servers without admission policies.
+        files: the names of the files for the cluster, also of those that an earlier setup renamed.
     """
 
     webhook: PreviousWebhook | None = None
@@ -92,6 +98,8 @@ class PreviousSetup:
     other_rbac: tuple[JsonObject, ...] = ()
     audit: bool | None = None
     service_accounts: ServiceAccountAccess | None = None
+    certificate_requests: bool | None = None
+    files: tuple[str, ...] = ()
 
 
 def read_back(read: Read) -> PreviousSetup:
@@ -109,6 +117,12 @@ def read_back(read: Read) -> PreviousSetup:
         other_rbac=other_rbac,
         audit=read(AUDIT_WEBHOOK) is not None if exists else None,
         service_accounts=_parse(read, SERVICE_ACCOUNTS, _service_accounts),
+        certificate_requests=read(CERTIFICATE_REQUESTS) is not None
+        if authorization is not None and authorization.document is not None
+        else None,
+        files=tuple(
+            name for name in FOR_CLUSTER if read(name) is not None or read(removed(name)) is not None
+        ),
     )
 
 

@@ -10,10 +10,12 @@ from importlib.resources import files as resources
 
 from clustercert.kubernetes.manifests.setup import (
     ADMISSION,
+    CERTIFICATE_REQUESTS,
     FOR_CLUSTER,
     FOR_CONTROL_PLANE,
     SERVICE_ACCESS,
     Setup,
+    removed,
 )
 
 _KUBEADM_ADMINS = "kubeadm:cluster-admins"
@@ -27,13 +29,19 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
     until = setup.webhook.unnumbered_until
     copied = [name for name in FOR_CONTROL_PLANE if name in files]
+    obsolete = _obsolete(setup, files)
+    commands = [
+        f"kubectl delete --ignore-not-found -f {removed(name)}" for name in obsolete if name != SERVICE_ACCESS
+    ]
+    # Apply the files after that: two of them may contain the same namespace.
+    commands += [f"kubectl apply -f {name}" for name in FOR_CLUSTER if name in files]
     return text.format(
         name=setup.cluster.name,
         cluster_id=setup.cluster.id,
         folder=setup.folder,
         bundle=setup.client_ca_bundle,
         flags="\n".join(f"--{flag}={path}" for flag, path in setup.flags.items()),
-        commands="\n".join(f"kubectl apply -f {name}" for name in FOR_CLUSTER if name in files),
+        commands="\n".join(commands),
         copies="\n".join(f"install -m 0600 {name} {setup.folder}/{name}" for name in copied),
         until=f"{until:%Y-%m-%d %H:%M} UTC" if until is not None else "",
         exemptions=", ".join(f"`{each}`" for each in setup.webhook.exemptions) or "none",
@@ -41,6 +49,11 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         last_step=5 if setup.audit else 4,
         no_audit="" if setup.audit else " These files don't send audit events (`--no-audit`).",
     )
+
+
+def _obsolete(setup: Setup, files: Collection[str]) -> list[str]:
+    """Return the files of earlier setups whose objects may still be in the cluster."""
+    return [name for name in setup.previous_files if name not in files]
 
 
 def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
@@ -64,4 +77,9 @@ def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
         "admission": ADMISSION in files,
         "bindings": bool(setup.cluster.options.credential_roles),
         "in_cluster": SERVICE_ACCESS in files,
+        "requests": CERTIFICATE_REQUESTS in files,
+        "requests_allowed": CERTIFICATE_REQUESTS not in files and not flags,
+        "obsolete": bool(_obsolete(setup, files)),
+        "access_obsolete": SERVICE_ACCESS in _obsolete(setup, files),
+        "objects": not {SERVICE_ACCESS, CERTIFICATE_REQUESTS}.isdisjoint(files),
     }

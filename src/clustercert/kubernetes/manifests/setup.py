@@ -16,6 +16,7 @@ AUDIT_POLICY = "audit-policy.yaml"
 AUDIT_WEBHOOK = "audit-webhook.kubeconfig"
 RBAC = "rbac.yaml"
 ADMISSION = "admission.yaml"
+CERTIFICATE_REQUESTS = "certificate-requests.yaml"
 SERVICE_ACCESS = "service-access.yaml"
 SERVICE_ACCOUNTS = "service-accounts.yaml"
 KUBEADM = "kubeadm.yaml"
@@ -23,9 +24,17 @@ README = "README.md"
 
 # The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
-FOR_CLUSTER = (RBAC, ADMISSION, SERVICE_ACCESS, SERVICE_ACCOUNTS)
+FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS)
 NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README)
 """All file names that `folder.files` can return."""
+
+
+def removed(name: str) -> str:
+    """Return the new name of a file for the cluster that `kubernetes setup` no longer writes.
+
+    The file is kept, because the operator needs it to delete its objects in the cluster.
+    """
+    return f"removed-{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,9 @@ class Setup:
         unbound: the policy's groups without a ClusterRole.
         audit: whether the API server sends audit events.
         service_accounts: what this service asks the API server about tokens of service accounts.
+        certificate_requests: whether an admission policy keeps holders of certificates from the cluster's own
+            certificate requests.
+        previous_files: the files for the cluster that an earlier setup wrote.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
         other_rbac: documents that an operator added to the RBAC bindings.
     """
@@ -59,6 +71,8 @@ class Setup:
     audit: bool
     client: WebhookClient | None = None
     service_accounts: ServiceAccountAccess = "none"
+    certificate_requests: bool = False
+    previous_files: tuple[str, ...] = ()
     previous_authorization: JsonObject | None = None
     other_rbac: tuple[JsonObject, ...] = ()
 

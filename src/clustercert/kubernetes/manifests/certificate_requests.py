@@ -1,0 +1,75 @@
+"""The admission policy that keeps holders of this service's certificates from the cluster's own certificate requests.
+
+The cluster's signers issue client certificates that this service does not know, so it can't revoke them.
+"""
+
+from clustercert.kubernetes.manifests import MANAGED_BY
+from clustercert.kubernetes.manifests.cel import has_credential_group, string, strings
+from clustercert.model import JsonObject
+from clustercert.model.kubernetes import SERVICE
+
+POLICY = "clustercert-certificate-requests"
+
+# The signers whose certificates the API server accepts as client certificates.
+SIGNERS = ("kubernetes.io/kube-apiserver-client", "kubernetes.io/kube-apiserver-client-kubelet")
+
+_GROUPS = "request.userInfo.groups"
+_MESSAGE = (
+    "Holders of a certificate of clustercert may not create or approve requests for client certificates, because"
+    " clustercert could not revoke these. Use kubeadm's admin.conf, or another identity."
+)
+
+
+def certificate_requests() -> list[JsonObject]:
+    """The ValidatingAdmissionPolicy and its binding. Needs Kubernetes 1.30 or newer."""
+    return [
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": POLICY, "labels": MANAGED_BY},
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [_rule("CREATE"), _rule("UPDATE", "/approval")]},
+                "matchConditions": [
+                    {
+                        "name": "with-a-certificate-of-clustercert",
+                        "expression": f"has({_GROUPS}) && {has_credential_group(_GROUPS)}"
+                        f" && !({string(SERVICE)} in {_GROUPS})",
+                    },
+                    {
+                        "name": "for-a-client-certificate",
+                        "expression": f"object.spec.signerName in {strings(SIGNERS)}",
+                    },
+                ],
+                # A denial of a request, which is also an update of this subresource, is allowed.
+                "validations": [
+                    {
+                        "expression": "request.operation == 'UPDATE' && !(has(object.status) &&"
+                        " has(object.status.conditions) &&"
+                        " object.status.conditions.exists(c, c.type == 'Approved'))",
+                        "reason": "Forbidden",
+                        "message": _MESSAGE,
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": POLICY, "labels": MANAGED_BY},
+            "spec": {"policyName": POLICY, "validationActions": ["Deny"]},
+        },
+    ]
+
+
+def _rule(operation: str, subresource: str = "") -> JsonObject:
+    """Match requests, or approvals. Only the subresource `approval` can approve.
+
+    Source: kubernetes/pkg/registry/certificates/certificates/strategy.go.
+    """
+    return {
+        "apiGroups": ["certificates.k8s.io"],
+        "apiVersions": ["*"],
+        "operations": [operation],
+        "resources": [f"certificatesigningrequests{subresource}"],
+    }
