@@ -300,6 +300,10 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explanation, "KEYS_SECONDS", 60)
 
 
+def get_caller(site: Site, **claims: object) -> httpx.Response:
+    return site.client.get("/clustercert/v1/caller", headers=site.bearer(**claims))
+
+
 def explained(site: Site, text: str, who: str = "operator") -> dict[str, Any]:
     headers = site.world.people[who].headers
     response = site.client.post("/clustercert/v1/identity/explain", json={"token": text}, headers=headers)
@@ -362,7 +366,7 @@ def test_an_explanation_writes_nothing(site: Site) -> None:
 def test_an_explanation_names_a_blocked_user(site: Site) -> None:
     headers, user_id = site.world.people["operator"].headers, site.user_id("blocked")
     path = f"/clustercert/v1/users/{user_id}"
-    assert site.client.post(f"{path}/block", headers=headers).status_code == 204
+    assert site.client.post(f"{path}/block", headers=headers).status_code == 200
     assert site.client.post(f"{path}/block", headers=headers).status_code == 409
     said = explained(site, site.issuer.token(sub="blocked"))
     assert (said["failed"], said["checks"][-1]["came"]) == ("user", "the user is blocked")
@@ -371,12 +375,73 @@ def test_an_explanation_names_a_blocked_user(site: Site) -> None:
     assert explained(site, site.issuer.token(sub="blocked"))["accepted"]
 
 
-def test_a_user_of_the_built_in_identity_is_disabled_instead_of_blocked(site: Site) -> None:
-    headers, user = site.world.people["operator"].headers, site.world.people["reader"].user
-    for action in ("block", "unblock"):
-        path = f"/clustercert/v1/users/{user.id}/{action}"
-        assert site.client.post(path, headers=headers).status_code == 409
+def test_blocking_a_user_of_the_built_in_identity_disables_them(site: Site) -> None:
+    headers, who = site.world.people["operator"].headers, site.world.people["admin"]
+    issued = site.client.post(site.world.path("plain"), json={"duration": 1}, headers=who.headers)
+    assert issued.status_code == 200
+    path = f"/clustercert/v1/users/{who.user.id}"
+    said = site.client.post(f"{path}/block", headers=headers).json()
+    assert (said["name"], said["issuer"]) == ("admin", "built-in")
+    (cluster,) = said["clusters"]
+    assert (cluster["name"], cluster["enforced_by"]) == ("plain", [])
+    assert site.client.post(f"{path}/block", headers=headers).status_code == 409
+    eventually(lambda: site.client.get("/v3/auth/projects", headers=who.headers).status_code == 401)
+    assert len(site.events(who.user.id, "user.disabled", "user.revoked")) == 2
+    assert site.client.post(f"{path}/unblock", headers=headers).status_code == 204
+    assert site.client.post(f"{path}/unblock", headers=headers).status_code == 404
     assert site.client.post("/clustercert/v1/users/alice/block", headers=headers).status_code == 400
+
+
+def test_the_decision_on_a_user_of_the_issuer_is_explained_with_their_last_request(site: Site) -> None:
+    user_id = site.user_id("asked")
+    assert explained_decision(site, user_id).status_code == 404
+    certificate(site.post(sub="asked", groups=["team-blue"]))
+    first = explained_decision(site, user_id).json()
+    assert first["would_sign"]["organizations"][:-1] == ["team:sso/team-blue"]
+    assert (first["user"]["name"], first["auth_method"]) == ("sso/alice", "oidc")
+    # A refused request counts, too: the name belongs to another user.
+    certificate(site.post(sub="owner", groups=["named"], preferred_username="asked"))
+    assert site.post(sub="asked", groups=["named"], preferred_username="asked").status_code == 403
+    refused = eventually(
+        lambda: (found := explained_decision(site, user_id).json())["status"] == 403 and found
+    )
+    assert refused["seen_at"] >= first["seen_at"]
+    headers = site.world.people["operator"].headers
+    site.client.post(f"/clustercert/v1/users/{user_id}/block", headers=headers)
+    blocked = explained_decision(site, user_id).json()
+    assert (blocked["allowed"], blocked["status"]) == (False, 401)
+    assert "is disabled or blocked" in blocked["message"]
+    assert explained_decision(site, site.world.people["reader"].user.id).json()["seen_at"] is None
+
+
+def explained_decision(site: Site, user_id: str) -> httpx.Response:
+    query = {"cluster": site.world.clusters["plain"].id, "user": user_id}
+    headers = site.world.people["operator"].headers
+    return site.client.get("/clustercert/v1/policy/explain", params=query, headers=headers)
+
+
+def test_a_user_is_found_by_name_after_their_first_login(site: Site) -> None:
+    headers, path = site.world.people["operator"].headers, "/clustercert/v1/users-by-name"
+
+    def named(name: str) -> list[dict[str, str]]:
+        found = site.client.get(path, params={"name": name}, headers=headers).json()["users"]
+        return cast("list[dict[str, str]]", found)
+
+    assert named("sso/nadia") == []
+    explained(site, site.issuer.token(sub="n1", preferred_username="nadia"))
+    assert named("sso/nadia") == []
+    for _ in range(2):
+        assert get_caller(site, sub="n1", preferred_username="nadia").status_code == 200
+    known = {"domain": "sso", "issuer": site.issuer.url}
+    first = {"id": site.user_id("n1"), "name": "sso/nadia", **known}
+    assert named("sso/nadia") == [first]
+    # Another person of the same name, and then a new name of the first one.
+    get_caller(site, sub="n2", preferred_username="nadia")
+    second = {"id": site.user_id("n2"), "name": "sso/nadia", **known}
+    assert named("sso/nadia") == sorted([first, second], key=lambda each: each["id"])
+    get_caller(site, sub="n1", preferred_username="nadia.b")
+    assert named("sso/nadia") == [second]
+    assert named("sso/nadia.b") == [first | {"name": "sso/nadia.b"}]
 
 
 def test_an_operator_of_an_issuer_names_the_domain(site: Site) -> None:

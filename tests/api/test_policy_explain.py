@@ -272,7 +272,9 @@ def test_a_disabled_user_and_a_name_of_another_user_are_refused(client: httpx.Cl
     gone, taken = (str(user_id) for (user_id,) in rows(teams.database, _NEW_USERS))
     disabled = ask(client, teams, "operator", user=gone, csr="true").json()
     assert (disabled["allowed"], disabled["status"], disabled["would_sign"]) == (False, 401, None)
-    assert disabled["message"] == "The user gone or their domain is disabled, so they can't log in."
+    assert disabled["message"] == (
+        "The user gone is disabled or blocked, or their domain is disabled, so they can't log in."
+    )
     assert ask(client, teams, "operator", user=taken, csr="true").json()["allowed"] is True
     execute(teams.database, "insert into username (name, user_id) values ('taken', ?)", "0" * 32)
     refused = ask(client, teams, "operator", user=taken, csr="true").json()

@@ -13,6 +13,10 @@ def preview(place: RevocationClient, who: str, path: str) -> httpx.Response:
     return place.post(who, f"{path}?dryRun=All")
 
 
+def named(place: RevocationClient, who: str, name: str, path: str = f"{OWN}/users-by-name") -> httpx.Response:
+    return place.client.get(path, params={"name": name}, headers=place.world.people[who].headers)
+
+
 def of_user(place: RevocationClient, user: str, cluster: str = "plain") -> str:
     return place.own(f"/users/{user}/revoke", cluster)
 
@@ -80,11 +84,15 @@ def test_previews_name_whom_they_would_revoke_and_count(place: RevocationClient)
     before = len(place.events("user.revoked", "cluster.revoked"))
     for who in ("admin", "operator"):
         assert preview(place, who, place.own("/revoke", "eip")).json() == {**everyone, **cluster, "live": 2}
-        for name in ("reader", place.user("reader")):
-            assert preview(place, who, of_user(place, name, "eip")).json() == {**user, **cluster, "live": 1}
-    assert preview(place, "reader", of_user(place, "reader", "eip")).json() == {**user, **cluster, "live": 1}
+    for who in ("reader", "admin", "operator"):
+        (found,) = named(place, who, "reader", place.own("/users-by-name", "eip")).json()["users"]
+        assert preview(place, who, of_user(place, found["id"], "eip")).json() == {
+            **user,
+            **cluster,
+            "live": 1,
+        }
     everywhere = {"cluster_id": None, "cluster_name": None}
-    found = preview(place, "operator", f"{OWN}/users/reader/revoke").json()
+    found = preview(place, "operator", f"{OWN}/users/{place.user('reader')}/revoke").json()
     assert found == {**user, **everywhere, "live": found["live"]}
     assert found["live"] >= 1
     assert place.states(theirs, others) == ["live", "live"]
@@ -94,34 +102,47 @@ def test_previews_name_whom_they_would_revoke_and_count(place: RevocationClient)
 def test_previews_need_the_rights_of_the_revocation(place: RevocationClient) -> None:
     for who, status in (("member", 403), ("stranger", 404)):
         assert preview(place, who, place.own("/revoke")).status_code == status
-        for name in ("admin", place.user("admin"), "nobody"):
-            assert preview(place, who, of_user(place, name)).status_code == status
+        assert preview(place, who, of_user(place, place.user("admin"))).status_code == status
+        for name in ("admin", "nobody"):
+            assert named(place, who, name, place.own("/users-by-name")).status_code == status
     for who in ("admin", "member", "stranger"):
-        assert preview(place, who, f"{OWN}/users/reader/revoke").status_code == 403
+        assert preview(place, who, f"{OWN}/users/{place.user('reader')}/revoke").status_code == 403
+        assert named(place, who, "reader").status_code == 403
     assert place.post("admin", place.own("/revoke?dryRun=all")).status_code == 400
     assert place.post("admin", place.own("/revoke?dryrun=All")).status_code == 400
 
 
 def test_previews_find_no_users_out_of_reach(place: RevocationClient) -> None:
     # The stranger exists, but has no certificate in this cluster.
-    for name in ("stranger", "nobody", "%00", "a%2Fb"):
-        answer = preview(place, "admin", of_user(place, name))
-        assert answer.status_code in {400, 404}, name
-    assert "nobody" in preview(place, "operator", f"{OWN}/users/nobody/revoke").text
+    for name in ("stranger", "nobody"):
+        assert named(place, "admin", name, place.own("/users-by-name")).json() == {"users": []}
+    for name in ("", "\0", "a\u202eb", "a" * 256):
+        assert named(place, "admin", name, place.own("/users-by-name")).status_code == 400
+    for name in ("stranger", "%00", "a%2Fb"):
+        assert preview(place, "admin", of_user(place, name)).status_code in {400, 404}, name
+    assert named(place, "operator", "nobody").json() == {"users": []}
     # Nor does their id tell an admin what they are called.
     path = of_user(place, place.user("stranger"))
-    named = {who: preview(place, who, path).json()["user_name"] for who in ("admin", "operator")}
-    assert named == {"admin": None, "operator": "stranger"}
+    names = {who: preview(place, who, path).json()["user_name"] for who in ("admin", "operator")}
+    assert names == {"admin": None, "operator": "stranger"}
 
 
 def test_a_name_of_one_user_in_certificates_of_another_is_ambiguous(place: RevocationClient) -> None:
     store = Store(place.world.settings().store_url)
     store.execute("INSERT INTO username (name, user_id) VALUES ('auditor', ?)", place.user("admin"))
+    store.execute("INSERT INTO username (name, user_id) VALUES ('chosen', ?)", place.user("admin"))
     place.issue("admin")
     store.execute("UPDATE certificate SET username = 'reader' WHERE user_name = 'admin'")
     place.issue("reader")
-    for path in (f"{OWN}/users/auditor/revoke", of_user(place, "reader")):
-        answer = preview(place, "operator", path)
-        assert answer.status_code == 409
-        assert place.user("admin") in answer.text
+    both = sorted((place.user("admin"), place.user("reader")))
+    found = named(place, "operator", "reader", place.own("/users-by-name")).json()["users"]
+    assert [each["id"] for each in found] == both
+    found = named(place, "operator", "auditor").json()["users"]
+    assert {(each["id"], each["name"]) for each in found} == {
+        (place.user("admin"), "admin"),
+        (place.user("auditor"), "auditor"),
+    }
+    (only,) = named(place, "operator", "chosen").json()["users"]
+    assert (only["id"], only["issuer"]) == (place.user("admin"), "built-in")
     store.execute("UPDATE certificate SET username = NULL")
+    store.execute("DELETE FROM username")

@@ -301,7 +301,7 @@ def test_the_question_names_the_user_whom_a_name_in_certificates_finds(shell: Sh
     assert f"the user member ({member}) in every cluster" in refused
     shell.operator.output("user", "delete", "member", "--yes")
     refused = shell.operator.error("certificate", "revoke", "--user", "alice", "--everywhere")
-    assert f"the user {member} in every cluster (0 live)" in refused
+    assert f"the user alice ({member}) in every cluster (0 live)" in refused
 
 
 def test_revocations_requires_a_cluster_or_a_user(shell: Shell) -> None:

@@ -22,8 +22,7 @@ ABSENT_USER = "0" * 32
 
 ON_THE_STORE = {
     USAGE: [
-        "user block demo",
-        "user unblock demo",
+        "user block ''",
         "user create x",
         "user create x --password-file /missing",
         "user create x --password-file /",
@@ -84,7 +83,12 @@ ON_THE_STORE = {
         "cluster remove nope",
         "cluster list --project nope",
         "certificate list --cluster nope",
+        "user block nope",
+        "user block sso/nope --yes",
+        "user unblock nope",
         "certificate list --user nope",
+        "certificate revoke --user sso/nope --everywhere --yes",
+        "certificate revocations --user nope",
         "certificate show nope",
         "certificate show deadbeefdeadbeef",
         "certificate revoke deadbeefdeadbeef --yes",

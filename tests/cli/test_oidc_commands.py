@@ -121,6 +121,34 @@ def test_a_user_is_blocked_and_unblocked(operator: Operator, issuer: IssuerServe
     operator.output("user", "unblock", user_id)
     assert operator.run("identity", "explain", "--token-file", token).code == 0
     assert "not blocked" in operator.error("user", "unblock", user_id)
-    assert "32 or 64 lower-case hex digits" in operator.error("user", "block", "alice", "--yes")
+    assert operator.error("user", "block", "sso/anna", "--yes").startswith("There is no user sso/anna.")
+
+
+def test_a_user_of_the_built_in_identity_is_blocked_by_name(operator: Operator) -> None:
     alice = operator.output_json("user", "create", "alice", "--no-password")
-    assert "user disable" in operator.error("user", "block", alice["id"], "--yes")
+    done = operator.run("user", "block", "alice", "--yes")
+    assert (done.code, "Blocked the user alice. Their logins have ended." in done.err) == (0, True)
+    assert operator.output_json("user", "show", "alice")["enabled"] is False
+    assert "blocked already" in operator.error("user", "block", alice["id"], "--yes")
+    operator.output("user", "unblock", "Default/alice")
+    assert operator.output_json("user", "show", "alice")["enabled"] is True
+    assert "not blocked" in operator.error("user", "unblock", "alice")
+
+
+def test_of_two_users_of_one_name_the_domain_chooses(operator: Operator) -> None:
+    operator.output("domain", "create", "acme")
+    ids = [
+        operator.output_json("user", "create", "alice", "--no-password", "--domain", domain)["id"]
+        for domain in ("Default", "acme")
+    ]
+    refused = operator.run("user", "block", "alice", "--yes")
+    assert (refused.code, refused.out) == (1, "")
+    assert "Several users are named alice" in refused.err
+    assert f"{ids[0]} (domain Default)" in refused.err
+    assert f"{ids[1]} (domain acme)" in refused.err
+    assert "no user alice in the domain other" in operator.error(
+        "user", "block", "alice", "--domain", "other", "--yes"
+    )
+    operator.output("user", "block", "alice", "--domain", "acme", "--yes")
+    shown = operator.output_json("user", "list")
+    assert {each["id"]: each["enabled"] for each in shown} == {ids[0]: True, ids[1]: False}

@@ -91,7 +91,7 @@ def test_a_user_changes_their_password(tenant: Tenant) -> None:
     new = "battery staple"
     command = ("user", "password", "set", "--original-password")
     wrong = openstack(tenant, *command, "wrong", "--password", new)
-    assert (wrong.returncode, "HTTP 401" in wrong.stderr) == (1, True), wrong.stderr
+    assert (wrong.returncode, "401" in wrong.stderr) == (1, True), wrong.stderr
     done = openstack(tenant, *command, tenant.password, "--password", new)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 

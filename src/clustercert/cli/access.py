@@ -45,12 +45,12 @@ def show_access(
     other formats one line for each certificate that has not expired.
     """
     from clustercert.cli.reach import cluster_path, find_cluster
-    from clustercert.cli.revoke import preview_of_user
+    from clustercert.cli.user_lookup import find_user
 
     found = find_cluster(client, cluster, project)
     query: dict[str, str] = {}
     if user is not None:
-        query["user"] = str(preview_of_user(client, cluster_path(found, "users"), user)["user_id"])
+        query["user"] = str(find_user(client, user, cluster=found)["id"])
     if group is not None:
         query["group"] = group
     report = client.get(cluster_path(found, "access"), **query)

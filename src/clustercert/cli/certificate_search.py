@@ -9,10 +9,9 @@ from clustercert.cli.options import MIN_DIGITS, UnknownName, did_you_mean
 from clustercert.cli.progress import Progress
 from clustercert.cli.reach import cluster_path, find_cluster, find_project, own_projects
 from clustercert.cli.session import CLUSTER_ID
+from clustercert.cli.user_lookup import is_id, named_users
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
-from clustercert.model.ids import is_user_id
-from clustercert.model.kubernetes import SERVICE
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -52,7 +51,7 @@ def list_certificates(
             for each in islice(_read(client, path, query, is_only=len(paths) == 1), limit + 1):
                 found.append(each)
                 progress.advance()
-    if not found and scope.user is not None and not is_user_id(scope.user):
+    if not found and scope.user is not None and not is_id(scope.user):
         _require_user(client, scope.user)
     if len(paths) > 1:
         found.sort(key=lambda each: str(each["issued_at"]), reverse=True)
@@ -116,15 +115,14 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
     """Return the parameter that selects a user."""
     if name_or_id is None:
         return {}
-    is_id = is_user_id(name_or_id) or name_or_id == SERVICE
-    return {"user" if is_id else "user_name": name_or_id}
+    return {"user" if is_id(name_or_id) else "user_name": name_or_id}
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:
     """Raise UnknownName unless a user has this name, which no certificate has."""
     names: list[str] = []
     if client.is_operator:
-        if next(client.all("/users", "users", name=name), None) is not None:
+        if named_users(client, name):
             return
         names = [str(each["name"]) for each in client.all("/users", "users")]
     raise UnknownName(f"No certificate that you may see belongs to a user {name}.{did_you_mean(name, names)}")

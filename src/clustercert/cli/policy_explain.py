@@ -10,7 +10,9 @@ from clustercert.cli.options import ClusterOption, DomainOption, InProjectOption
 from clustercert.cli.output import Output, OutputOption, show_list, show_one
 from clustercert.cli.policy_explain_output import show_explanation
 from clustercert.cli.session import Operator, operate, settings
-from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.model import KnownUser
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
+from clustercert.model.ids import is_id, is_user_id
 from clustercert.model.keys import KeyType
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from clustercert.cli.output import Row
     from clustercert.issuance.explanations import ExplainedRequest, Question
-    from clustercert.settings import Settings
 
 _COLUMNS = ("name", "outcome", "first_false")
 
@@ -71,17 +72,22 @@ def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
     return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
 
 
-async def _user_id(operator: Operator, user: str, domain: str | None, loaded: "Settings") -> str:
-    """Return the id of a user of the built-in identity. Raises NotFound."""
-    try:
-        return (await operator.user(user, domain)).id
-    except NotFound as error:
-        if not loaded.identity.issuers and loaded.identity.keystone is None:
-            raise
-        raise NotFound(
-            f"{error.message} Users of an OIDC issuer or of Keystone can only ask about themselves, with"
-            " GET /clustercert/v1/policy/explain: their roles come with their credentials."
-        ) from None
+async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "KnownUser":
+    """Find a user of any identity system. Raises NotFound or Conflict."""
+    from clustercert.store.known_users import KnownUserQueries
+
+    users = KnownUserQueries(operator.parts.database)
+    if is_user_id(name_or_id):
+        return await users.with_id(name_or_id) or KnownUser(name_or_id, name_or_id, "", "")
+    if domain is not None and is_id(domain):
+        domain = (await operator.directory.find_domain(domain)).name
+    found = [each for each in await users.named(name_or_id) if domain in (None, each.domain)]
+    if not found:
+        raise NotFound(f"There is no user {name_or_id}.")
+    if len(found) > 1:
+        ids = ", ".join(f"{each.id} (domain {each.domain})" for each in found)
+        raise Conflict(f"Several users are named {name_or_id}: {ids}. Give the id, or --domain.")
+    return found[0]
 
 
 @expand_options
@@ -109,8 +115,15 @@ def explain(
         explanations = operator.parts.explanations
         explanations.policy = loaded.policy.policy(loaded.issuing.key_type)
         registered = await operator.cluster(cluster, project)
-        user_id = await _user_id(operator, user, domain, loaded)
-        return await explanations.explain_user(registered, user_id, question)
+        asked = await _user(operator, user, domain)
+        try:
+            return await explanations.explain_user(registered, asked.id, question)
+        except NotFound:
+            # Only for users of issuers and of Keystone, because the others were found.
+            raise NotFound(
+                f"No request of {asked.name} for the project of the cluster {registered.name} is recorded, so their "
+                "groups and roles are not known: they come with their credentials."
+            ) from None
 
     explained = operate(context, work)
     body = explanation_body(explained)

@@ -19,7 +19,13 @@ _MAX_NAME = 24
 
 def show_explanation(explained: "ExplainedRequest") -> None:
     """Print the verdict, then what would be signed or what is missing, then the rules."""
-    lines = [_verdict(explained), *_would_sign(explained), *_nearest(explained), *_rules(explained)]
+    lines = [
+        _verdict(explained),
+        *_seen(explained),
+        *_would_sign(explained),
+        *_nearest(explained),
+        *_rules(explained),
+    ]
     write_out("".join(f"{line}\n" for line in lines))
 
 
@@ -31,6 +37,14 @@ def _verdict(explained: "ExplainedRequest") -> str:
     if not caller.roles_in(cluster.project_id):
         message = f"{caller.user.name} has no role in the project of the cluster {cluster.name}."
     return _wrapped(f"Refused ({error.status}): {message}", "")
+
+
+def _seen(explained: "ExplainedRequest") -> Iterator[str]:
+    if explained.seen_at is not None:
+        yield _wrapped(
+            f"With their groups and roles at {rfc3339(explained.seen_at)}, their last request that is recorded.",
+            "",
+        )
 
 
 def _would_sign(explained: "ExplainedRequest") -> Iterator[str]:

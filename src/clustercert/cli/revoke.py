@@ -84,15 +84,23 @@ class ScopeOptions:
         """Find the certificates that would be revoked. Raises ClientError, UnknownName or CommandError."""
         if self.certificate is not None:
             return _found_certificate(client, self.certificate)
-        base = ""
+        base, cluster = "", None
         if self.cluster is not None:
             from clustercert.cli.reach import cluster_path, find_cluster
 
-            base = cluster_path(find_cluster(client, self.cluster, self.project))
+            cluster = find_cluster(client, self.cluster, self.project)
+            base = cluster_path(cluster)
         if self.user is None:
             return _found_all(f"{base}/revoke", preview_of_all(client, base))
-        preview = preview_of_user(client, f"{base}/users", self.user)
-        return _found_all(f"{base}/users/{preview['user_id']}/revoke", preview)
+        from clustercert.cli.user_lookup import find_user, is_id
+        from clustercert.client.administration import path_of
+
+        user = find_user(client, self.user, cluster=cluster)
+        path = f"{base}{path_of('users', str(user['id']), 'revoke')}"
+        preview = client.post(path + _DRY_RUN)
+        if preview["user_name"] is None and not is_id(self.user):
+            preview["user_name"] = self.user
+        return _found_all(path, preview)
 
 
 @on_service
@@ -161,12 +169,13 @@ def revocations(
     """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
     from clustercert.cli.reach import cluster_path, find_cluster
     from clustercert.cli.rows import with_times
+    from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 
     if cluster is not None and user is None:
         path = cluster_path(find_cluster(client, cluster, project), "revocations")
     elif user is not None and cluster is None:
-        path = path_of("users", str(preview_of_user(client, "/users", user)["user_id"]), "revocations")
+        path = path_of("users", str(find_user(client, user)["id"]), "revocations")
     else:
         raise typer.BadParameter("Give either --cluster or --user.")
     found = islice(client.all(path, "revocations"), limit)
@@ -176,19 +185,6 @@ def revocations(
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
     """Return the preview of revoking all certificates of a cluster, by its path. Revokes nothing."""
     return client.post(f"{cluster}/revoke{_DRY_RUN}")
-
-
-def preview_of_user(client: "AdministrationClient", users: str, name_or_id: str) -> "JsonObject":
-    """Return the preview of revoking a user's certificates, which has their id. Revokes nothing.
-
-    Args:
-        users: the path of all users, or of those of a cluster.
-
-    Raises ClientError if there is no such user, or if several have the name.
-    """
-    from clustercert.client.administration import path_of
-
-    return client.post(f"{users}{path_of(name_or_id)}/revoke{_DRY_RUN}")
 
 
 def _found_certificate(client: "AdministrationClient", name: str) -> Found:

@@ -8,6 +8,7 @@ from clustercert.cli.commands import on_service
 from clustercert.cli.options import DomainOption, InDomainOption, PasswordFileOption, YesOption
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm, read_secret
+from clustercert.model.identity import BUILT_IN
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
 app = typer.Typer(name="user", help="Manage users of the built-in identity service.", no_args_is_help=True)
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="Name or id of the user.")]
-UserIdArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="Id of the user, 32 or 64 hex digits, as in the audit log.")
+AnyUserArgument = Annotated[
+    str,
+    typer.Argument(metavar="USER", help="Name or id of the user, such as sso/anna for a user of an issuer."),
+]
+AnyDomainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--domain", metavar="NAME", help="Name of the user's domain, issuer or Keystone. [default: any]"
+    ),
 ]
 
 _CERTIFICATES_REVOKED = "Their certificates are revoked."
@@ -113,27 +121,40 @@ def disable(
 
 @app.command()
 @on_service
-def block(client: "AdministrationClient", user_id: UserIdArgument, yes: YesOption = False) -> None:
-    """Block a user of an OIDC issuer or of Keystone, and permanently revoke their certificates.
+def block(
+    client: "AdministrationClient",
+    name: AnyUserArgument,
+    domain: AnyDomainOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Block a user of any identity system: end their logins, and permanently revoke their certificates.
 
-    Their logins fail from now on. Their id is the common name of their certificates by default.
+    Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
+    end. Until they are unblocked, their logins fail and their access keys don't work. Says what remains.
     """
+    from clustercert.cli.remaining_access import note_remaining_access
+    from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 
-    path = path_of("users", user_id, "block")
-    _confirm_loss(client, {"id": user_id}, "Block the user?", yes=yes)
-    client.post(path, {})
-    note(f"Blocked the user {user_id}. {_CERTIFICATES_REVOKED}")
+    user = find_user(client, name, domain=domain)
+    _confirm_loss(client, user, "Block the user?", yes=yes)
+    blocked = client.post(path_of("users", str(user["id"]), "block"))
+    note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
+    if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
+        note(f"Their session at {issuer} goes on: end it there, if other services accept it.")
+    note_remaining_access(client, blocked)
 
 
 @app.command()
 @on_service
-def unblock(client: "AdministrationClient", user_id: UserIdArgument) -> None:
-    """Accept logins of a blocked user again. Their old certificates stay revoked."""
+def unblock(client: "AdministrationClient", name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
+    """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
+    from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 
-    client.post(path_of("users", user_id, "unblock"), {})
-    note(f"Unblocked the user {user_id}.")
+    user = find_user(client, name, domain=domain)
+    client.post(path_of("users", str(user["id"]), "unblock"))
+    note(f"Unblocked the user {user.get('name', user['id'])}.")
 
 
 @app.command()

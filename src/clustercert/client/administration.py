@@ -126,13 +126,18 @@ def _objects(value: object) -> list[JsonObject]:
     return [json_object(each) for each in value]
 
 
+def check_name(text: str) -> None:
+    """Raise InvalidArgument if a text can't be a name."""
+    if not text or not text.isprintable():
+        raise InvalidArgument(
+            f"{text!r} is not a name: it is empty, or has characters that can't be printed."
+        )
+
+
 def path_of(*parts: str, domain: str | None = None) -> str:
     """Return a path with its parts percent-encoded. Raises InvalidArgument for a name that can't be in a path."""
     for part in parts:
-        if not part or not part.isprintable():
-            raise InvalidArgument(
-                f"{part!r} is not a name: it is empty, or has characters that can't be printed."
-            )
+        check_name(part)
         if "/" in part:
             raise InvalidArgument(
                 f"{part}: names can't have a slash. If an object has such a name already, give its id."

@@ -9,9 +9,10 @@ from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
-from clustercert.model import Actor, Caller, Origin, Project, utc_now
-from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
+from clustercert.model.ids import is_id
 from clustercert.pki.envelope import SecretSealer
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
@@ -57,6 +58,37 @@ class Identity:
         if not found:
             raise NotFound("Could not find project.")
         return found[0]
+
+    async def block(self, user_id: str, *, actor: Actor) -> None:
+        """End a user's logins, refuse new ones, and revoke their certificates, also those from stale caches.
+
+        Disables a user of the built-in identity. Raises InvalidRequest for a malformed id, or Conflict if the user is
+        blocked already.
+        """
+        user = await self._built_in(user_id)
+        if user is None:
+            await self.federation.block(user_id, actor=actor)
+        elif user.enabled:
+            await self.directory.enable_user(user, enabled=False, actor=actor)
+        else:
+            raise Conflict("This user is blocked already.")
+
+    async def unblock(self, user_id: str, *, actor: Actor) -> None:
+        """Accept a user's logins again. Old certificates stay revoked.
+
+        Raises InvalidRequest for a malformed id, NotFound if the user is not blocked, or Conflict.
+        """
+        user = await self._built_in(user_id)
+        if user is None:
+            await self.federation.unblock(user_id, actor=actor)
+        elif not user.enabled:
+            await self.directory.enable_user(user, enabled=True, actor=actor)
+        else:
+            raise NotFound("This user is not blocked.")
+
+    async def _built_in(self, user_id: str) -> User | None:
+        found = await self.directory.users_with_ids((user_id,)) if is_id(user_id) else ()
+        return found[0] if found else None
 
     async def change_password(self, user_id: str, old: str, new: str, origin: Origin) -> None:
         """Change a user's own password, and delete their tokens and temporary keys.

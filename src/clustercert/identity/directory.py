@@ -144,6 +144,10 @@ class Directory:
             project.id, self._event("project.removed", project, actor), project
         )
 
+    async def users_with_ids(self, ids: Collection[str]) -> tuple[User, ...]:
+        """Return the users with these ids. Ignores ids that do not exist."""
+        return await self._queries.some(User, ids)
+
     async def users(self, domain: Domain | None = None) -> tuple[User, ...]:
         """List users, sorted by domain and name."""
         return await self._queries.find(User, _in(domain))

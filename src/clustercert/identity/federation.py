@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import cast
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.model import Actor, Caller, Origin, Project, Revocation
+from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocation
 from clustercert.model.errors import InvalidRequest, Unauthenticated
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.model.ids import is_user_id
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.federation import FederatedAccess, FederationQueries
+from clustercert.store.known_users import KnownUserQueries
 from clustercert.store.revocations import NO_END
 
 CACHED_LOGINS = 4_000
@@ -44,11 +45,12 @@ class Federation:
     """Returns the callers of verified tokens. Looking up a cached token needs no I/O.
 
     Their roles come from the issuer's settings, or from Keystone. The store says which projects exist, and who is
-    blocked.
+    blocked. It also records their names, so that operators can name them.
     """
 
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._queries = FederationQueries(database)
+        self._known_users = KnownUserQueries(database)
         self._now = now
         self._cache: Cache[tuple[str, str, str, int], Login] = Cache(database.generation, CACHED_LOGINS)
 
@@ -56,7 +58,12 @@ class Federation:
         """Return the caller. Raises Unauthenticated if the user is blocked."""
 
         async def load(_: object) -> Login:
-            return await self.login(user)
+            access = await self._access(user)
+            login = login_of(user, access)
+            known = KnownUser(user.user.id, user.user.name, user.user.domain.name, user.issuer.url)
+            if access.recorded != known:
+                await self._known_users.remember(known)
+            return login
 
         # The key contains the method, because a user of Keystone can choose an access key's id that equals another
         # credential's id, such as the hash of a token. Revisions are counted separately for each kind of credential.

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from clustercert.inventory.access import MAX_CERTIFICATES, AccessReport, AccessReports
-from clustercert.model import Caller
+from clustercert.inventory.controls import FAST_CONTROLS, ControlName
+from clustercert.model import Caller, Cluster
 from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from clustercert.policy.roles import (
     administered_projects,
@@ -21,6 +22,25 @@ from clustercert.store.inventory import CertificateFilter, InventoryQueries, Pag
 ONLY_OPERATORS = (
     "Only operators can see the certificates of all projects. Ask for your own (own=true), or name a project."
 )
+
+
+# The most clusters of a user that are listed.
+MAX_CLUSTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UserCluster:
+    """A cluster for which a user has certificates.
+
+    Attributes:
+        until: when the last of the certificates expires.
+        enforced_by: the fast controls that are set up there. Without one, it accepts revoked certificates until they
+            expire.
+    """
+
+    cluster: Cluster
+    until: datetime
+    enforced_by: tuple[ControlName, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,22 @@ class Inventory:
         """Return the names of the clusters and projects of some certificates."""
         places = [(each.cluster_id, each.project_id) for each in certificates]
         return await self.queries.place_names(places)
+
+    async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
+        """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.
+
+        Does not authorize. Lists at most `MAX_CLUSTERS`, and no removed ones.
+        """
+        found = []
+        for each in await self.access.queries.clusters_of_user(user_id, self.now(), limit=MAX_CLUSTERS):
+            cluster = await self.clusters.cluster(each.project_id, each.cluster_id)
+            if cluster is not None:
+                controls = await self.access.controls(cluster)
+                enforced_by = tuple(
+                    control.name for control in controls if control.set_up and control.name in FAST_CONTROLS
+                )
+                found.append(UserCluster(cluster, each.until, enforced_by))
+        return tuple(found)
 
     async def access_report(
         self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None

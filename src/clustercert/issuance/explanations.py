@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.issuance.ports import CredentialBindings
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
 from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
@@ -62,6 +63,7 @@ class ExplainedRequest:
 
     Attributes:
         caller: who would send the request.
+        seen_at: for a user of another issuer, the time of the request from which their groups and roles are known.
         is_complete: whether the explanation has all rules, and all of their conditions.
     """
 
@@ -70,6 +72,7 @@ class ExplainedRequest:
     cluster: Cluster
     request: IssueRequest
     is_complete: bool
+    seen_at: datetime | None = None
 
     @property
     def organizations(self) -> tuple[str, ...]:
@@ -85,6 +88,7 @@ class Explanations:
     policy: Policy
     clusters: ClusterQueries
     members: MemberQueries
+    recorded: RecordedCallers
     usernames: UsernameQueries
     bindings: CredentialBindings
     now: Callable[[], datetime]
@@ -105,30 +109,41 @@ class Explanations:
         manages = administers(caller, cluster.project_id)
         if question.source is not None and not manages:
             raise Forbidden("source: only operators and admins of the project can ask about another address.")
+        seen_at = None
         if user_id in (None, caller.user.id):
             asked = caller
         elif manages:
-            asked = await self._member(caller, cluster, str(user_id))
+            asked, seen_at = await self._other(cluster, str(user_id), caller.origin)
+            if not (asked.roles_in(cluster.project_id) or operates(caller)):
+                raise _not_found()
         else:
             raise _not_found()
         asked = _logged_in(asked, question, caller.origin)
-        return await self._explained(asked, cluster, question, only_own=not operates(caller))
+        explained = await self._explained(asked, cluster, question, only_own=not operates(caller))
+        return replace(explained, seen_at=seen_at)
 
     async def explain_user(self, cluster: Cluster, user_id: str, question: Question) -> ExplainedRequest:
-        """Explain the decision on a request by a user, with all rules. Raises NotFound if there is no such user."""
-        member = await self.members.member(cluster.project_id, user_id)
-        if member is None:
-            raise _not_found()
+        """Explain the decision on a request by a user, with all rules. Raises NotFound if the user is not known."""
         origin = Origin.local()
-        asked = _logged_in(as_caller(member, cluster.project_id, origin), question, origin)
-        return await self._explained(asked, cluster, question, only_own=False)
+        asked, seen_at = await self._other(cluster, user_id, origin)
+        asked = _logged_in(asked, question, origin)
+        explained = await self._explained(asked, cluster, question, only_own=False)
+        return replace(explained, seen_at=seen_at)
 
-    async def _member(self, caller: Caller, cluster: Cluster, user_id: str) -> Caller:
-        """Return another user as a caller. Raises NotFound."""
-        member = await self.members.member(cluster.project_id, user_id) if user_id.isprintable() else None
-        if member is None or not (member.roles or operates(caller)):
+    async def _other(self, cluster: Cluster, user_id: str, origin: Origin) -> tuple[Caller, datetime | None]:
+        """Return another user as a caller, and `ExplainedRequest.seen_at`. Raises NotFound.
+
+        The groups and roles of users of other issuers are in their credentials, so they are those of the last request.
+        """
+        if not user_id.isprintable():
             raise _not_found()
-        return as_caller(member, cluster.project_id, caller.origin)
+        member = await self.members.member(cluster.project_id, user_id)
+        if member is not None:
+            return as_caller(member, cluster.project_id, origin), None
+        recorded = await self.recorded.last(cluster.project_id, user_id)
+        if recorded is None:
+            raise _not_found()
+        return recorded.caller, recorded.at
 
     async def _explained(
         self, asked: Caller, cluster: Cluster, question: Question, *, only_own: bool
@@ -154,7 +169,7 @@ class Explanations:
         """Raise CannotLogIn, or Forbidden if the user name is another user's."""
         if not (asked.user.enabled and asked.user.domain.enabled):
             raise CannotLogIn(
-                f"The user {asked.user.name} or their domain is disabled, so they can't log in."
+                f"The user {asked.user.name} is disabled or blocked, or their domain is disabled, so they can't log in."
             )
         grant = explanation.grant
         if grant is not None and grant.username != asked.user.id:

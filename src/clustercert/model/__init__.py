@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Domain,
         FederatedDomain,
         Group,
+        KnownUser,
         Project,
         Role,
         RoleAssignment,

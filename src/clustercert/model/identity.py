@@ -77,6 +77,22 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownUser:
+    """A user whom the service knows by name.
+
+    Attributes:
+        domain: the name of their domain; for other users than those of the built-in identity, the name of the issuer or
+            of Keystone in the settings. Empty if only the policy's name for them is known.
+        issuer: the URL of the OIDC issuer or of Keystone, `built-in`, or empty.
+    """
+
+    id: str
+    name: str
+    domain: str
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Role:
     """A Keystone role: `admin`, `member`, `reader`, the service-level `operator`, or any other name."""
 

@@ -1,21 +1,20 @@
 """Previews of revocations: whose certificates they would revoke, and how many. For callers, after authorizing them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from clustercert.model import Caller, Cluster
-from clustercert.model.errors import Conflict, Forbidden, NotFound
+from clustercert.model import Caller, Cluster, KnownUser
+from clustercert.model.errors import Forbidden, NotFound
 from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import SERVICE
-from clustercert.policy.names import is_plain_text
 from clustercert.policy.roles import administers, operates, require_admin, require_operator, require_reach
 from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+from clustercert.store.known_users import KnownUserQueries
 from clustercert.store.usernames import UsernameQueries
 
-# At most this many ids in a message.
-MAX_NAMED = 10
+ONLY_ADMINS = "Only administrators of the project can revoke certificates of other users."
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,8 @@ class RevocationPreview:
     """The certificates that a revocation would revoke.
 
     Attributes:
-        user_id, user_name: `None` for all users. The name is also `None` for deleted users and users of other identity
-            systems.
+        user_id, user_name: `None` for all users. The name is also `None` for deleted users, and for users of other
+            identity systems who have not logged in.
         cluster: `None` for all clusters.
         live: how many certificates are valid and unrevoked now.
     """
@@ -37,16 +36,33 @@ class RevocationPreview:
 
 @dataclass(frozen=True, slots=True)
 class RevocationPreviews:
-    """Previews revocations. Raises the same errors as the revocation itself.
-
-    A user can be given by id or name. Raises NotFound if no user has the name, or Conflict if several have it: as the
-    name of a user of the built-in identity, or as a name in certificates.
-    """
+    """Finds users by name, and previews revocations. Previews raise the same errors as the revocation itself."""
 
     clusters: ClusterLookup
+    users: KnownUserQueries
     usernames: UsernameQueries
     certificates: CertificateMaintenance
     now: Callable[[], datetime]
+
+    async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
+        """Find users by name: see `KnownUserQueries.named`. Raises Forbidden unless the caller is an operator."""
+        require_operator(caller)
+        return await self.users.named(name)
+
+    async def users_of_cluster_named(
+        self, caller: Caller, project_id: str, cluster_id: str, name: str
+    ) -> tuple[str, ...]:
+        """Find the ids of users with this name in unexpired certificates of a cluster.
+
+        Callers who are not administrators find only themselves. Raises Forbidden for another name.
+        """
+        require_reach(caller, project_id)
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        if administers(caller, project_id):
+            return await self.usernames.in_cluster(cluster.id, name, self.now())
+        if name != caller.user.name:
+            raise Forbidden(ONLY_ADMINS)
+        return (caller.user.id,)
 
     async def of_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> RevocationPreview:
         """Preview the revocation of all certificates of a cluster."""
@@ -54,53 +70,32 @@ class RevocationPreviews:
         return await self._preview(None, await require_cluster(self.clusters, project_id, cluster_id))
 
     async def of_user_on_cluster(
-        self, caller: Caller, project_id: str, cluster_id: str, user: str
+        self, caller: Caller, project_id: str, cluster_id: str, user_id: str
     ) -> RevocationPreview:
-        """Preview the revocation of a user's certificates for a cluster. Finds names in unexpired certificates."""
+        """Preview the revocation of a user's certificates for a cluster. Raises NotFound for a malformed id."""
         require_reach(caller, project_id)
         cluster = await require_cluster(self.clusters, project_id, cluster_id)
-        if user in {caller.user.id, caller.user.name} and not administers(caller, project_id):
-            return await self._preview(caller.user.id, cluster)
-        if not administers(caller, project_id):
-            raise Forbidden("Only administrators of the project can revoke certificates of other users.")
-        is_name = not _is_id(user)
-        if is_name:
-            found = (
-                await self.usernames.in_cluster(cluster.id, user, self.now()) if is_plain_text(user) else ()
-            )
-            missing = f"No unexpired certificate of the cluster {cluster.name} belongs to a user {user}."
-            user = _only(found, user, missing)
-        preview = await self._preview(user, cluster)
+        is_own = _checked_id(user_id) == caller.user.id
+        if not is_own and not administers(caller, project_id):
+            raise Forbidden(ONLY_ADMINS)
+        preview = await self._preview(user_id, cluster)
         # An admin of the project must not learn a user's name from the id, unless the user has a certificate there.
-        is_known = is_name or preview.live > 0 or user == caller.user.id or operates(caller)
+        is_known = is_own or preview.live > 0 or operates(caller)
         return preview if is_known else replace(preview, user_name=None)
 
-    async def of_user(self, caller: Caller, user: str) -> RevocationPreview:
-        """Preview the revocation of a user's certificates in every project."""
+    async def of_user(self, caller: Caller, user_id: str) -> RevocationPreview:
+        """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
         require_operator(caller)
-        if not _is_id(user):
-            found = await self.usernames.named(user) if is_plain_text(user) else ()
-            user = _only(found, user, f"There is no user {user}.")
-        return await self._preview(user, None)
+        return await self._preview(_checked_id(user_id), None)
 
     async def _preview(self, user_id: str | None, cluster: Cluster | None) -> RevocationPreview:
         cluster_id = cluster.id if cluster is not None else None
         live = await self.certificates.count_live(self.now(), user_id=user_id, cluster_id=cluster_id)
-        name = await self.usernames.name_of(user_id) if user_id is not None else None
-        return RevocationPreview(user_id, name, cluster, live)
+        user = await self.users.with_id(user_id) if user_id is not None else None
+        return RevocationPreview(user_id, user.name if user is not None else None, cluster, live)
 
 
-def _is_id(text: str) -> bool:
-    return is_user_id(text) or text == SERVICE
-
-
-def _only(found: Sequence[str], name: str, missing: str) -> str:
-    """Return the only id of a name. Raises NotFound with the message, or Conflict."""
-    if not found:
-        raise NotFound(missing)
-    if len(found) > 1:
-        ids = ", ".join(found[:MAX_NAMED])
-        raise Conflict(
-            f"{name} is the name of several users, or is in their certificates: {ids}. Give the id."
-        )
-    return found[0]
+def _checked_id(user_id: str) -> str:
+    if not (is_user_id(user_id) or user_id == SERVICE):
+        raise NotFound("There is no user with this id. GET …/users-by-name?name= finds the ids of a name.")
+    return user_id

@@ -12,7 +12,7 @@ from clustercert.policy.roles import (
     require_reach,
 )
 from clustercert.revocation.names import checked_user_id, is_fingerprint
-from clustercert.revocation.preview import RevocationPreviews
+from clustercert.revocation.preview import ONLY_ADMINS, RevocationPreviews
 from clustercert.revocation.proof_of_possession import KEY_HOLDER, is_proof, statement_to_sign
 from clustercert.revocation.reasons import Reason
 from clustercert.revocation.recorder import RevocationRecorder, no_such_certificate
@@ -64,7 +64,7 @@ class RevocationService:
         cluster = await self._cluster(caller, project_id, cluster_id)
         user_id = await self._user_id(user_id)
         if user_id != caller.user.id and not administers(caller, project_id):
-            raise Forbidden("Only administrators of the project can revoke certificates of other users.")
+            raise Forbidden(ONLY_ADMINS)
         return await self.recorder.revoke_scope(reason, user_id=user_id, cluster=cluster, actor=caller.actor)
 
     async def revoke_cluster(

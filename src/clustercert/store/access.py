@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from clustercert.model import ClusterOptions
 from clustercert.store import tables
@@ -40,8 +40,31 @@ class ClusterControls:
     options: ClusterOptions
 
 
+@dataclass(frozen=True, slots=True)
+class CertifiedCluster:
+    """A cluster for which a user has certificates. `until` is when the last one expires."""
+
+    cluster_id: str
+    project_id: str
+    until: datetime
+
+
 class AccessQueries(Queries):
     """Reads the data for a cluster's access report."""
+
+    async def clusters_of_user(
+        self, user_id: str, now: datetime, *, limit: int
+    ) -> tuple[CertifiedCluster, ...]:
+        """Return the clusters for which a user has unexpired certificates, revoked or not, latest expiry first."""
+        until = func.max(_certificate.c.not_after)
+        query = (
+            select(_certificate.c.cluster_id, _certificate.c.project_id, until)
+            .where(_certificate.c.user_id == user_id, _certificate.c.not_after > now)
+            .group_by(_certificate.c.cluster_id, _certificate.c.project_id)
+            .order_by(until.desc(), _certificate.c.cluster_id)
+            .limit(limit)
+        )
+        return tuple(CertifiedCluster(*row) for row in await self._rows(query))
 
     async def unexpired(
         self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, case, select
+from sqlalchemy import ColumnElement, and_, case, func, select
 
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
@@ -36,6 +36,16 @@ class DecisionEvents(Queries):
         while rows := await self._rows(page.where(_event.c.id > after)):
             yield [body for _, body in rows if body is not None]
             after = rows[-1][0]
+
+    async def newest_of(self, actor: str, searched: int) -> list[bytes]:
+        """Return the bodies of a user's events among the `searched` newest ones of all kinds, newest first."""
+        newest = select(func.max(_event.c.id)).scalar_subquery()
+        query = (
+            select(_event.c.body)
+            .where(_event.c.id > newest - searched, _event.c.actor == actor, _event.c.kind.in_(KINDS))
+            .order_by(_event.c.id.desc())
+        )
+        return [body for (body,) in await self._rows(query)]
 
     async def _last_before(self, time: datetime | None) -> int:
         """Return the id of an event before a time, close to it, or 0."""

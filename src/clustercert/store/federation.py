@@ -2,18 +2,19 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import or_, select
 
-from clustercert.model import AuditEvent, Project, Revocation
-from clustercert.model.errors import Conflict, NotFound
+from clustercert.model import AuditEvent, KnownUser, Project, Revocation
+from clustercert.model.errors import ConcurrentChange, Conflict, NotFound
 from clustercert.store import tables
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.entities import Reference, entity_of, in_domains
 from clustercert.store.revocations import blocking, end_disabled, revoke_disabled
 
-_project, _domain, _user = tables.project, tables.domain, tables.user
+_project, _domain, _user, _federated = tables.project, tables.domain, tables.user, tables.federated_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,16 @@ class FederatedAccess:
         blocked: whether an operator blocked the user.
         name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
         id_taken: whether a user of the built-in identity has the user's id.
+        recorded: the user as last recorded, or None.
+        logins_ended_at: logins from before this time are refused.
     """
 
     projects: frozenset[str]
     blocked: bool
     name_taken: bool
     id_taken: bool = False
+    recorded: KnownUser | None = None
+    logins_ended_at: datetime | None = None
 
 
 class FederationQueries(Queries):
@@ -51,7 +56,11 @@ class FederationQueries(Queries):
             blocked = await exists(connection, blocking(user_id))
             taken = await exists(connection, select(_domain.c.id).where(_domain.c.name == issuer_name))
             built_in = await exists(connection, select(_user.c.id).where(_user.c.id == user_id))
-        return FederatedAccess(found, blocked, taken, built_in)
+            row = (await connection.execute(select(_federated).where(_federated.c.id == user_id))).first()
+        if row is None:
+            return FederatedAccess(found, blocked, taken, built_in)
+        *recorded, ended_at = row
+        return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
 
     async def projects(self, ids: Collection[str]) -> tuple[Project, ...]:
         """Return the projects with these ids, sorted by domain and name."""
@@ -67,7 +76,7 @@ class FederationQueries(Queries):
         async with self._database.transaction(*events) as connection:
             generation = await raise_generation(connection)
             if await exists(connection, select(_user.c.id).where(_user.c.id == revocation.user_id)):
-                raise Conflict("This is a user of the built-in identity. Use `clustercert user disable`.")
+                raise ConcurrentChange
             if await exists(connection, blocking(revocation.user_id)):
                 raise Conflict("This user is blocked already.")
             await revoke_disabled(connection, revocation, generation)
@@ -77,7 +86,7 @@ class FederationQueries(Queries):
         async with self._database.transaction(event) as connection:
             generation = await raise_generation(connection)
             if await exists(connection, select(_user.c.id).where(_user.c.id == user_id)):
-                raise Conflict("This is a user of the built-in identity. Use `clustercert user enable`.")
+                raise ConcurrentChange
             if not await exists(connection, blocking(user_id, "user.blocked")):
                 raise NotFound("This user is not blocked.")
             await end_disabled(connection, user_id, generation)

@@ -12,7 +12,7 @@ from clustercert.store import tables
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.queries import Queries
 
-_certificate, _user, _username = tables.certificate, tables.user, tables.username
+_certificate, _username = tables.certificate, tables.username
 
 CACHED_NAMES = 10_000
 
@@ -28,13 +28,6 @@ class UsernameQueries(Queries):
         """Return the id of the user to whom a name belongs, or None. Raises Unavailable."""
         return await self._scalar(select(_username.c.user_id).where(_username.c.name == name))
 
-    async def named(self, name: str) -> tuple[str, ...]:
-        """Return the ids of users with this name, sorted: in the built-in identity, or chosen by the policy."""
-        in_directory = select(_user.c.id).where(_user.c.name == name)
-        query = in_directory.union(select(_username.c.user_id).where(_username.c.name == name))
-        async with self._database.read() as connection:
-            return tuple(sorted((await connection.execute(query)).scalars()))
-
     async def in_cluster(self, cluster_id: str, name: str, now: datetime) -> tuple[str, ...]:
         """Return the ids of users with this name, or common name, in unexpired certificates of a cluster, sorted."""
         has_name = or_(_certificate.c.user_name == name, _certificate.c.username == name)
@@ -42,10 +35,6 @@ class UsernameQueries(Queries):
             _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, has_name
         )
         return tuple(sorted(row.user_id for row in await self._rows(query.distinct())))
-
-    async def name_of(self, user_id: str) -> str | None:
-        """Return the name of a user of the built-in identity, or None."""
-        return await self._scalar(select(_user.c.name).where(_user.c.id == user_id))
 
     async def claim(self, grant: Grant, user_id: str) -> None:
         """Assign the grant's user name to a user. Raises Forbidden if it belongs to another user, or Unavailable."""

@@ -24,6 +24,7 @@ from clustercert.inventory.access import AccessReports
 from clustercert.inventory.crls import Crls
 from clustercert.inventory.service import Inventory
 from clustercert.issuance.explanations import Explanations
+from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import Issuance
 from clustercert.jobs import maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
@@ -59,6 +60,7 @@ from clustercert.store.event_pages import EventPages
 from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.inventory import InventoryQueries
 from clustercert.store.issued_feed import IssuedFeed
+from clustercert.store.known_users import KnownUserQueries
 from clustercert.store.ledger import Ledger
 from clustercert.store.members import MemberQueries
 from clustercert.store.revocations import RevocationQueries
@@ -171,7 +173,15 @@ def _components(
         keystone=keystone,
         clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
         issuance=replace(issuance, bindings=bindings, require_space=disk_space.require),
-        explanations=Explanations(policy, clusters, MemberQueries(database), usernames, bindings, utc_now),
+        explanations=Explanations(
+            policy,
+            clusters,
+            MemberQueries(database),
+            RecordedCallers(database),
+            usernames,
+            bindings,
+            utc_now,
+        ),
         certificates=CertificateMaintenance(database),
         webhook=Webhook(database, utc_now, policy_groups),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
@@ -221,7 +231,11 @@ def _revocation(settings: Settings, database: Database, clusters: ClusterQueries
         recorder=RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now),
         usernames=UsernameQueries(database),
         previews=RevocationPreviews(
-            clusters, UsernameQueries(database), CertificateMaintenance(database), utc_now
+            clusters,
+            KnownUserQueries(database),
+            UsernameQueries(database),
+            CertificateMaintenance(database),
+            utc_now,
         ),
         service_name=settings.service_name,
     )

@@ -18,7 +18,7 @@ from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.roles import require_operator
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
-_CONFLICT = ERRORS | {409: "The user is in the built-in identity, or is blocked already."}
+_CONFLICT = ERRORS | {409: "The user is blocked already, or was changed at the same time."}
 
 router = APIRouter(tags=["Identity providers"])
 
@@ -81,18 +81,22 @@ async def explain_token(call: CallDep) -> Response:
 
 @router.post(
     OWN + "/users/{user_id}/block",
-    status_code=204,
-    responses=described("Blocked, and their certificates are revoked.", status=204, errors=_CONFLICT),
-    response_class=Response,
+    responses=described("Blocked, and their certificates are revoked.", bodies.BlockedBody, errors=_CONFLICT),
 )
 async def block_user(call: CallDep, user_id: str) -> Response:
-    """Block a user of an OIDC issuer or of Keystone, and revoke their certificates.
+    """Block a user, and revoke their certificates.
 
-    Only for operators. The user's logins fail until they are unblocked. Old certificates stay revoked.
+    Only for operators. Disables a user of the built-in identity. Users of OIDC issuers and of Keystone are blocked here
+    only. Their tokens and temporary keys end, and logins and access keys fail until they are unblocked. Old
+    certificates stay revoked.
     """
     require_operator(call.caller)
-    await call.services.identity.federation.block(user_id, actor=call.caller.actor)
-    return Response(status_code=204)
+    services = call.services
+    await services.identity.block(user_id, actor=call.caller.actor)
+    user = await services.revocation.previews.users.with_id(user_id)
+    return responses.private(
+        bodies.blocked_body(user_id, user, await services.inventory.clusters_of_user(user_id))
+    )
 
 
 @router.post(
@@ -102,7 +106,7 @@ async def block_user(call: CallDep, user_id: str) -> Response:
     response_class=Response,
 )
 async def unblock_user(call: CallDep, user_id: str) -> Response:
-    """Accept the logins of a blocked user again. Only for operators."""
+    """Accept the logins of a blocked or disabled user again. Only for operators."""
     require_operator(call.caller)
-    await call.services.identity.federation.unblock(user_id, actor=call.caller.actor)
+    await call.services.identity.unblock(user_id, actor=call.caller.actor)
     return Response(status_code=204)

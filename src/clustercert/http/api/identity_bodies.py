@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from clustercert.authn.oidc.issuers import Issuer
 from clustercert.http.body import RequestBody
 from clustercert.identity.token_report import TokenReport
-from clustercert.model import Caller, JsonObject, Project, rfc3339
+from clustercert.inventory.service import UserCluster
+from clustercert.model import Caller, JsonObject, KnownUser, Project, rfc3339
 from clustercert.model.login_client import BearerKind, LoginClient
 
 
@@ -74,6 +75,31 @@ class ExplanationBody(BaseModel):
     user: MappedUserBody | None
 
 
+class UserClusterBody(BaseModel):
+    """A cluster for which a user has certificates that have not expired. `until` is when the last one expires."""
+
+    id: str
+    name: str
+    project_id: str
+    until: str
+    enforced_by: list[str] = Field(
+        description="The fast controls that are set up there. If there is none, the API server accepts revoked"
+        " certificates until they expire."
+    )
+
+
+class BlockedBody(BaseModel):
+    """A blocked user, and the clusters for which they had certificates: at most 100, the latest expiry first.
+
+    `name` and `issuer` are null if the service has not seen the user log in.
+    """
+
+    id: str
+    name: str | None
+    issuer: str | None = Field(description="The URL of the issuer or Keystone, or `built-in`.")
+    clusters: list[UserClusterBody]
+
+
 class OwnProjectBody(BaseModel):
     """A project in which the caller has a role."""
 
@@ -111,6 +137,25 @@ def caller_body(caller: Caller, projects: Iterable[Project]) -> JsonObject:
         "method": caller.method,
         "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
         "projects": [{"id": each.id, "name": each.name, "domain": each.domain.name} for each in projects],
+    }
+
+
+def blocked_body(user_id: str, user: KnownUser | None, clusters: Iterable[UserCluster]) -> JsonObject:
+    return {
+        "id": user_id,
+        "name": user.name if user is not None else None,
+        "issuer": user.issuer if user is not None else None,
+        "clusters": [user_cluster_body(each) for each in clusters],
+    }
+
+
+def user_cluster_body(found: UserCluster) -> JsonObject:
+    return {
+        "id": found.cluster.id,
+        "name": found.cluster.name,
+        "project_id": found.cluster.project_id,
+        "until": rfc3339(found.until),
+        "enforced_by": list(found.enforced_by),
     }
 
 

@@ -153,6 +153,9 @@ class ExplanationBody(BaseModel):
     status: int = Field(description="The status of the answer to such a request.")
     message: str | None = Field(description="The message of the refusal, or why the user can't log in (401).")
     user: ExplainedUserBody
+    seen_at: str | None = Field(
+        description="For a user of another issuer, the time of the last request, whose groups and roles are used."
+    )
     cluster: ExplainedClusterBody
     auth_method: str
     source: str
@@ -203,6 +206,7 @@ def explanation_body(explained: ExplainedRequest) -> JsonObject:
             "domain": caller.user.domain.name,
             "roles": list(caller.roles_in(cluster.project_id)),
         },
+        "seen_at": rfc3339(explained.seen_at) if explained.seen_at is not None else None,
         "cluster": {"id": cluster.id, "name": cluster.name, "project_id": cluster.project_id},
         "auth_method": caller.method,
         "source": caller.origin.address,

@@ -3,7 +3,10 @@
 Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our differences.
 """
 
-from fastapi import APIRouter, Request
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from clustercert.http import query, responses
@@ -16,12 +19,12 @@ from clustercert.http.dependencies import Anonymous, Call, CallDep, RawBody, Ser
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import PageDep, page_body, row_number
 from clustercert.model import Revocation
-from clustercert.model.errors import NotFound
+from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.revocation.preview import RevocationPreview
 from clustercert.revocation.reasons import Reason
 from clustercert.revocation.service import RevocationPage
 
-_ERRORS = ERRORS | {409: "Two certificates have this serial, or several users this name."}
+_ERRORS = ERRORS | {409: "Two certificates have this serial."}
 _REVOKED = described("The revocation, durably recorded.", bodies.RevokedBody, errors=_ERRORS)
 _SCOPE_REVOKED = described(
     "The revocation, durably recorded; the preview if dryRun=All.",
@@ -38,9 +41,12 @@ _UNDONE = described(
 _REASON = json_body(bodies.RevokeRequest.model_json_schema(), required=False)
 _DRY_RUN = query.choice(
     "dryRun",
-    "All: revoke nothing, and return a RevocationPreview. The user may then be named, too.",
+    "All: revoke nothing, and return a RevocationPreview.",
     ("All",),
 )
+Name = Annotated[
+    str | None, Query(description="The whole name.", json_schema_extra={"maxLength": query.MAX_TEXT})
+]
 _SCOPE = _REASON | query.described([_DRY_RUN])
 
 router = APIRouter(tags=["Revocation"])
@@ -84,8 +90,9 @@ async def revoke_user_in_cluster(call: CallDep, project_id: str, cluster_id: str
     """
     reason, service = _reason(call), call.services.revocation
     if _is_dry_run(call):
-        user = query.plain_text("user_id", user_id)
-        return _preview(await service.previews.of_user_on_cluster(call.caller, project_id, cluster_id, user))
+        return _preview(
+            await service.previews.of_user_on_cluster(call.caller, project_id, cluster_id, user_id)
+        )
     revocation = await service.revoke_user_on_cluster(call.caller, project_id, cluster_id, user_id, reason)
     return await _revoked(call, revocation)
 
@@ -139,9 +146,35 @@ async def revoke_user(call: CallDep, user_id: str) -> Response:
     """
     reason, service = _reason(call), call.services.revocation
     if _is_dry_run(call):
-        user = query.plain_text("user_id", user_id)
-        return _preview(await service.previews.of_user(call.caller, user))
+        return _preview(await service.previews.of_user(call.caller, user_id))
     return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
+
+
+@router.get(OWN + "/users-by-name", responses=described("The users.", bodies.NamedUsersBody))
+async def find_users(call: CallDep, name: Name = None) -> Response:
+    """Find the users of a name.
+
+    Only for operators. The name is that of a user of the built-in identity, alone or as `DOMAIN/NAME`, the name of a
+    user of an issuer or of Keystone who has logged in, such as `sso/anna`, or a name that the policy chose.
+    """
+    found = await call.services.revocation.previews.users_named(call.caller, _name(name))
+    return responses.private({"users": [asdict(each) for each in found]})
+
+
+@router.get(
+    IN_CLUSTER + "/users-by-name", responses=described("The ids of the users.", bodies.NamedUserIdsBody)
+)
+async def find_users_in_cluster(
+    call: CallDep, project_id: str, cluster_id: str, name: Name = None
+) -> Response:
+    """Find the users of a name in unexpired certificates of a cluster.
+
+    Project admins find all users, others themselves.
+    """
+    found = await call.services.revocation.previews.users_of_cluster_named(
+        call.caller, project_id, cluster_id, _name(name)
+    )
+    return responses.private({"users": [{"id": each} for each in found]})
 
 
 @router.get(OWN + "/users/{user_id}/revocations", responses=_LISTED)
@@ -188,6 +221,12 @@ async def revoke_with_key(
     )
     _log(request, revocation)
     return _body(services, revocation)
+
+
+def _name(name: str | None) -> str:
+    if name is None:
+        raise InvalidRequest("name: send the name of a user.")
+    return query.plain_text("name", name)
 
 
 def _is_dry_run(call: Call) -> bool:

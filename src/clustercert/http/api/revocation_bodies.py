@@ -118,12 +118,41 @@ class RevocationPreviewBody(BaseModel):
 
     user_id: str | None = Field(description="Null for all users.")
     user_name: str | None = Field(
-        description="Null for all users, for deleted users and those of other identity systems. For admins, also null"
-        " if the user is sent by id and has no valid certificate there."
+        description="Null for all users, for deleted users, and for users of other identity systems who have not logged"
+        " in. For admins, also null if the user has no valid certificate there."
     )
     cluster_id: str | None = Field(description="Null for all clusters.")
     cluster_name: str | None
     live: int = Field(description="How many certificates are valid and unrevoked now.")
+
+
+class NamedUserBody(BaseModel):
+    """A user of the built-in identity, or one of an issuer or Keystone who has logged in."""
+
+    id: str
+    name: str
+    domain: str = Field(description="The domain's name, or the issuer's in the settings.")
+    issuer: str = Field(
+        description="The URL of the issuer or Keystone, or `built-in`. Empty if it is not known."
+    )
+
+
+class NamedUsersBody(BaseModel):
+    """The users of a name, sorted by domain and id."""
+
+    users: list[NamedUserBody]
+
+
+class NamedUserIdBody(BaseModel):
+    """A user with certificates."""
+
+    id: str
+
+
+class NamedUserIdsBody(BaseModel):
+    """The users of a name in a cluster, sorted by id."""
+
+    users: list[NamedUserIdBody]
 
 
 class RevocationListBody(BaseModel):

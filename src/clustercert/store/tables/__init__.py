@@ -18,6 +18,7 @@ from clustercert.store.tables.columns import Utc as Utc
 from clustercert.store.tables.columns import metadata as metadata
 from clustercert.store.tables.identity import access_key as access_key
 from clustercert.store.tables.identity import domain as domain
+from clustercert.store.tables.identity import federated_user as federated_user
 from clustercert.store.tables.identity import group as group
 from clustercert.store.tables.identity import group_member as group_member
 from clustercert.store.tables.identity import login_network as login_network

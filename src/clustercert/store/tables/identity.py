@@ -1,6 +1,6 @@
 """Tables of the built-in identity service: domains, projects, users, groups, roles, tokens, access keys."""
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, Boolean, Column, ForeignKey, LargeBinary, String, Text, UniqueConstraint
 
 from clustercert.store.tables.columns import Hex, Utc, table
 
@@ -32,6 +32,18 @@ user = table(
     Column("created_at", Utc, nullable=False),
     Column("labels", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("domain_id", "name"),
+)
+
+# Users of OIDC issuers and Keystone who have logged in, with their last name. Their ids have 32 or 64 hex digits.
+# `issuer` is the URL of the issuer or Keystone, and `domain` its name in the settings. Logins from before
+# `logins_ended_at` are refused.
+federated_user = table(
+    "federated_user",
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("domain", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("logins_ended_at", Utc, nullable=True),
 )
 
 # Keystone groups. The Kubernetes groups in a certificate are plain strings, without a table.

@@ -8,7 +8,7 @@ down_revision = "0011"
 branch_labels = None
 depends_on = None
 
-# An older program can't delete a user with known networks.
+# An older program can't delete a user with known networks. It would accept logins of issuers that users have ended.
 oldest_program = "0012"
 
 TIME = sa.DateTime(timezone=True)
@@ -24,3 +24,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["user.id"], name="fk_login_network_user_id_user"),
     )
     op.create_index("ix_login_network_last_login_at", "login_network", ["last_login_at"])
+    op.create_table(
+        "federated_user",
+        sa.Column("id", sa.String(64), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("domain", sa.Text(), nullable=False),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("logins_ended_at", TIME, nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_federated_user"),
+    )
+    op.create_index("ix_federated_user_name", "federated_user", ["name"])
