@@ -156,7 +156,7 @@ def prepare(home: Path, url: str) -> dict[str, str]:
     login = Profile(url, "alice", PROJECT, "eu-de", token="none")
     file = save("default", login, variables)
     os.environ["XDG_CACHE_HOME"] = variables["XDG_CACHE_HOME"]
-    cached = Path(str(path_of("default", PROJECT, CLUSTER, service_key=False)))
+    cached = Path(str(path_of("default", PROJECT, CLUSTER)))
     cached.parent.mkdir(parents=True, mode=0o700)
     now = int(time.time())
     entry = Entry(issued=now, renew=now + 3600, expires=now + 7200, login=login_state(str(file)), body="{}\n")

@@ -184,6 +184,23 @@ def test_refresh_replaces_a_cached_certificate(plugin: Plugin) -> None:
     assert plugin.issued == 2
 
 
+def test_a_cluster_has_one_certificate_however_it_is_named(plugin: Plugin) -> None:
+    first = plugin.credential("--service-key")
+    name = plugin.user.name
+    calls = (
+        (name,),
+        (name, "--project", plugin.project_id),
+        (name, "--project", "eu-de", "--profile", "default"),
+        (plugin.cluster_id,),
+    )
+    assert {plugin.user.output("credential", *call) for call in calls} == {first}
+    for number, call in enumerate(calls):
+        refreshed = plugin.user.output("credential", *call, "--refresh")
+        assert plugin.credential() == plugin.credential("--service-key") == refreshed
+        assert plugin.issued == number + 2
+    assert [path for path in plugin.user.cache.iterdir() if path.suffix != ".lock"] == [plugin.cache_file]
+
+
 def test_a_misspelled_variable_is_a_warning_if_the_service_is_asked(plugin: Plugin) -> None:
     misspelled = {"CLUSTERCERT_PROFLE": "work"}
     asked, cached = (

@@ -186,7 +186,7 @@ def test_what_cannot_be_deleted_from_the_cache_does_not_keep_the_rest(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "clustercert" / "credentials"
     (folder / "work,a,not-a-file").mkdir(parents=True)
-    names = ["work,a,not-a-file", "work,b,c", "work,b,c.lock", "work,b,c,service-key", "worker,b,c"]
+    names = ["work,a,not-a-file", "work,b,c", "work,b,c.lock", "worker,b,c"]
     for name in names[1:]:
         (folder / name).touch()
 

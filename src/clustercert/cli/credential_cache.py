@@ -52,9 +52,9 @@ def folder(name: str = "credentials") -> str | None:
     return f"{base}/clustercert/{name}" if base.startswith("/") else None
 
 
-def path_of(profile: str, project: str, cluster: str, *, service_key: bool) -> str | None:
-    """The file for a credential, or `None` if it can't be cached."""
-    parts = (profile, project, cluster, *(("service-key",) if service_key else ()))
+def path_of(profile: str, project_id: str, cluster_id: str) -> str | None:
+    """The file for the credential of a login for a cluster, or `None` if it can't be cached."""
+    parts = (profile, project_id, cluster_id)
     place = folder()
     if place is None or not all(map(is_plain, parts)):
         return None

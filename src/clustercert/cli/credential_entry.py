@@ -21,8 +21,10 @@ class Request:
     """The options of one call.
 
     Attributes:
-        cluster: `None` if kubectl sends it: see `provideClusterInfo`.
-        profile, project: `None` for the default.
+        cluster: an id, or a name until `credential_renewal` has replaced it; `None` if kubectl sends it: see
+            `provideClusterInfo`.
+        project: the same. `None` for the default.
+        profile: `None` for the default.
         version: of the ExecCredential.
     """
 
@@ -38,12 +40,13 @@ class Request:
         self.version = "v1"
 
     def cache_path(self) -> str | None:
-        """The file for this credential, or `None` if the cluster, the profile or the project is not known yet."""
+        """The file for this credential, or `None` if the cluster, the profile or the project is not known yet.
+
+        For a name instead of an id, there is no such file.
+        """
         if self.cluster is None or self.profile is None or self.project is None:
             return None
-        return credential_cache.path_of(
-            self.profile, self.project, self.cluster, service_key=self.service_key
-        )
+        return credential_cache.path_of(self.profile, self.project, self.cluster)
 
 
 def main() -> None:

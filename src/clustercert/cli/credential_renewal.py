@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clustercert.cli import credential_cache
 from clustercert.cli.credential_cache import Entry
@@ -17,8 +17,12 @@ from clustercert.cli.credential_lock import Lock, LockTimeout, locked
 from clustercert.cli.exit_codes import FAILED, UNAVAILABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clustercert.cli.credential_entry import Request
     from clustercert.cli.credential_source import Credential
+
+T = TypeVar("T")
 
 NETWORK_SECONDS = 10.0
 # If a renewal fails while the certificate is valid, the next call uses the cache for this long.
@@ -47,19 +51,21 @@ def renew(request: "Request") -> str | Failure:
     completed = _completed(request)
     if isinstance(completed, Failure):
         return completed
-    path = request.cache_path()
-    if path is not None:
-        make_folder(path)
-    result = _renew(request, path)
+    result = _renew(request)
     if not isinstance(result, Failure) or not result.needs_user:
         return result
     # Don't hold the lock here, because other calls for this cluster may wait for the user too.
     from clustercert.cli.credential_source import log_in
 
-    return log_in(request) or _renew(request, path)
+    return log_in(request) or _renew(request)
 
 
-def _renew(request: "Request", path: str | None) -> str | Failure:
+def _renew(request: "Request") -> str | Failure:
+    if (failure := _identified(request)) is not None:
+        return failure
+    path = request.cache_path()
+    if path is not None:
+        make_folder(path)
     try:
         with locked(path) as lock:
             return _renew_locked(request, path, lock)
@@ -74,14 +80,11 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
         return cached.body
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
-    from clustercert.cli.credential_source import renew_login, renew_refused_login
+    from clustercert.cli.credential_source import obtain
     from clustercert.cli.unknown_variables import warn_in_client
 
     warn_in_client(os.environ)
-    # A renewal has no time limit: a new refresh token must be saved before the process ends.
-    result = renew_login(request) or _with_time_limit(request)
-    if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):
-        result = _with_time_limit(request)
+    result = _ask(obtain, request)
     if not isinstance(result, Failure):
         return store(path, result)
     if result.cache_helps and cached is not None and cached.is_usable(now) and not request.refresh:
@@ -115,12 +118,36 @@ def _completed(request: "Request") -> Failure | None:
     return None
 
 
-def _with_time_limit(request: "Request") -> "Credential | Failure":
-    """Ask the service in a thread, because a name lookup can't be interrupted."""
-    from clustercert.cli.credential_source import obtain
+def _identified(request: "Request") -> Failure | None:
+    """Replace names by ids, so that each cluster has one credential, however it is named."""
+    from clustercert.cli.credential_source import identify, is_identified
 
-    results: list[Credential | Failure] = []
-    thread = threading.Thread(target=lambda: results.append(obtain(request)), daemon=True)
+    if is_identified(request):
+        return None
+    found = _ask(identify, request)
+    if isinstance(found, Failure):
+        return found
+    request.project, request.cluster = found
+    return None
+
+
+def _ask(question: "Callable[[Request], T | Failure]", request: "Request") -> "T | Failure":
+    """Ask the service. Renews a login at an OIDC issuer if necessary."""
+    from clustercert.cli.credential_source import renew_login, renew_refused_login
+
+    # A renewal has no time limit: a new refresh token must be saved before the process ends.
+    if (failure := renew_login(request)) is not None:
+        return failure
+    result = _with_time_limit(question, request)
+    if isinstance(result, Failure) and result.is_refused and renew_refused_login(request):
+        result = _with_time_limit(question, request)
+    return result
+
+
+def _with_time_limit(question: "Callable[[Request], T | Failure]", request: "Request") -> "T | Failure":
+    """Ask the service in a thread, because a name lookup can't be interrupted."""
+    results: list[T | Failure] = []
+    thread = threading.Thread(target=lambda: results.append(question(request)), daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
     if results:

@@ -3,9 +3,10 @@
 import json
 import os
 from base64 import b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -15,15 +16,19 @@ from clustercert.cli.credential_cache import Entry
 from clustercert.cli.credential_renewal import Failure
 from clustercert.cli.exit_codes import INTERRUPTED, NOT_LOGGED_IN, UNAVAILABLE, USAGE, exit_code
 from clustercert.cli.lifetime import LifetimeOptions
-from clustercert.cli.lookup import cluster_id
-from clustercert.cli.options import CommandError, UsageError
+from clustercert.cli.lookup import find_cluster
+from clustercert.cli.options import CommandError
 from clustercert.cli.profile import DEFAULT_PROFILE, Profile
+from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError
+from clustercert.model.ids import is_id
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
     from clustercert.cli.credential_entry import Request
+
+T = TypeVar("T")
 
 # Report expiry this much early, so that kubectl asks again before the API server refuses the certificate.
 _EARLY = timedelta(seconds=60)
@@ -76,7 +81,7 @@ class Credential:
 
 
 def complete(request: "Request") -> Failure | None:
-    """Fill in the profile and the project if the call does not name them."""
+    """Fill in the profile, and the project of a cluster that is given by id, if the call does not name them."""
     try:
         request.profile = request.profile or profile.current(os.environ)
     except CommandError as error:
@@ -84,8 +89,31 @@ def complete(request: "Request") -> Failure | None:
     found = _login(request.profile)
     if isinstance(found, Failure):
         return found
-    request.project = request.project or found.project_id
-    return None if request.project is not None else Failure(USAGE, _NO_PROJECT)
+    if request.project is None and _is_cluster_id(request):
+        request.project = found.project_id
+        if request.project is None:
+            return Failure(USAGE, _NO_PROJECT)
+    return None
+
+
+def is_identified(request: "Request") -> bool:
+    """Whether the cluster and its project are given by id."""
+    return _is_cluster_id(request) and request.project is not None and is_id(request.project)
+
+
+def _is_cluster_id(request: "Request") -> bool:
+    return CLUSTER_ID.fullmatch(request.cluster or "") is not None
+
+
+def identify(request: "Request") -> tuple[str, str] | Failure:
+    """Find the ids of the project and the cluster. Reports every error as a Failure."""
+
+    def find(found: Profile) -> tuple[str, str]:
+        with found.client() as client:
+            cluster = find_cluster(client, found, request.cluster or "", request.project)
+        return cluster.project_id, cluster.id
+
+    return _with_login(request, find)
 
 
 def renew_login(request: "Request") -> Failure | None:
@@ -142,15 +170,20 @@ def log_in(request: "Request") -> Failure | None:
 
 def obtain(request: "Request") -> Credential | Failure:
     """Request a certificate. Reports every error as a Failure."""
+    state = credential_cache.login_state(str(profile.path_of(request.profile or DEFAULT_PROFILE, os.environ)))
+    return _with_login(request, lambda found: Credential.of(_request(request, found), state))
+
+
+def _with_login(request: "Request", question: Callable[[Profile], T]) -> T | Failure:
+    """Ask the service with the saved login. Reports every error as a Failure."""
     name = request.profile or DEFAULT_PROFILE
-    state = credential_cache.login_state(str(profile.path_of(name, os.environ)))
     found = _login(name)
     if isinstance(found, Failure):
         return found
     if found.has_expired:
         return _log_in_again(name, f"Your login at {found.url} expired", cache_helps=True)
     try:
-        return Credential.of(_request(request, found), state)
+        return question(found)
     except (ClustercertError, typer.BadParameter) as error:
         return _failure(error, name, found)
 
@@ -171,16 +204,13 @@ def _failure(error: ClustercertError | typer.BadParameter, name: str, found: Pro
 
 
 def _request(request: "Request", found: Profile) -> IssuedKubeconfig:
-    project_id = request.project or found.project_id
-    if project_id is None:
-        raise UsageError(_NO_PROJECT)
+    wanted = CertificateRequest(
+        request.project or "",
+        request.cluster or "",
+        LifetimeOptions(expires_in=request.expires_in),
+        local_key=not request.service_key,
+    )
     with found.client() as client:
-        wanted = CertificateRequest(
-            project_id,
-            cluster_id(client, project_id, request.cluster or ""),
-            LifetimeOptions(expires_in=request.expires_in),
-            local_key=not request.service_key,
-        )
         return wanted.send(client)
 
 

@@ -79,7 +79,7 @@ class EntryOptions:
             file = CertificateFile(*ref.identity)
             file.write(credential)
             return {"client-certificate": str(file.path), "client-key": str(file.path)}
-        store(credential_cache.path_of(*ref.identity, service_key=self.service_key), credential)
+        store(credential_cache.path_of(*ref.identity), credential)
         options = ["--service-key"] if self.service_key else []
         if self.expires_in is not None:
             options += ["--expires-in", self.expires_in]

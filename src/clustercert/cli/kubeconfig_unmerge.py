@@ -128,8 +128,7 @@ def _forget(each: Merged) -> None:
     """Delete the cached certificates and keys of a context."""
     if each.kind == "files":
         CertificateFile(*each.ref.identity).delete()
-    for service_key in (False, True):
-        path = credential_cache.path_of(*each.ref.identity, service_key=service_key)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                Path(path).unlink()
+    path = credential_cache.path_of(*each.ref.identity)
+    if path is not None:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()

@@ -4,7 +4,6 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
-from clustercert.cli.session import CLUSTER_ID
 
 if TYPE_CHECKING:
     from clustercert.cli.profile import Profile
@@ -71,18 +70,6 @@ def find_cluster(
         f"There is no cluster {name_or_id} {where}.{did_you_mean(name_or_id, {each.name for each in clusters})} "
         "`clustercert clusters` lists the clusters."
     )
-
-
-def cluster_id(client: "Client", project_id: str, name_or_id: str) -> str:
-    """Return the id of a cluster in a project. An id is not looked up. Raises UnknownName."""
-    if CLUSTER_ID.fullmatch(name_or_id):
-        return name_or_id
-    clusters = client.clusters(project_id)
-    found = [each.id for each in clusters if each.name == name_or_id]
-    if not found:
-        similar = did_you_mean(name_or_id, [each.name for each in clusters])
-        raise UnknownName(f"There is no cluster {name_or_id} in your project.{similar}")
-    return found[0]
 
 
 def only_project(projects: "tuple[NamedRef, ...]", name_or_id: str) -> "NamedRef":
