@@ -6,9 +6,10 @@ from unittest.mock import patch
 
 import pytest
 
-from clustercert.pki.certificates import chain_pem
+from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key
+from clustercert.pki.keys import key_pem, new_key
+from clustercert.server.tls_files import new_server_certificate, self_signed
 from clustercert.store.engine.database import Database
 from support.command_line import Operator
 from support.stores import execute, rows
@@ -139,3 +140,46 @@ def test_a_wrong_clock_is_named(careful: Operator, seconds: int, direction: str)
     with patch.object(Database, "clock_offset", offset):
         [warning] = warnings(careful)
     assert f"clock is {abs(seconds)} seconds {direction} the database server's" in warning
+
+
+def tls_files(operator: Operator, *, with_ca: bool) -> tuple[str, str]:
+    """Let the settings name a certificate. Returns its fingerprint, and that of its CA."""
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["localhost"], datetime.now(UTC), timedelta(days=1))
+    (operator.folder / "tls.pem").write_bytes(chain_pem((leaf, ca) if with_ca else (leaf,)))
+    (operator.folder / "tls.key").write_bytes(key_pem(key))
+    files = f"tls_certificate = '{operator.folder / 'tls.pem'}'\ntls_key = '{operator.folder / 'tls.key'}'"
+    with operator.config.open("a") as config:
+        config.write(f"[server]\n{files}\n")
+    return fingerprint(leaf).hex(), fingerprint(ca).hex()
+
+
+def test_a_certificate_file_without_a_ca_is_named(careful: Operator) -> None:
+    leaf, _ = tls_files(careful, with_ca=False)
+    [warning] = warnings(careful)
+    assert f"{careful.folder / 'tls.pem'} has no certificate of a CA. At each renewal, all users" in warning
+    assert careful.output("fingerprint", "-o", "name") == f"{leaf}\n"
+
+
+def test_users_compare_the_fingerprint_of_the_ca(careful: Operator) -> None:
+    leaf, ca = tls_files(careful, with_ca=True)
+    assert warnings(careful) == []
+    printed = careful.output_json("fingerprint")
+    assert (printed["fingerprint"], printed["certificate_fingerprint"]) == (ca, leaf)
+
+
+def test_a_certificate_that_the_service_creates_is_named(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write("[server]\nhost = '0.0.0.0'\n")
+    [warning] = warnings(careful)
+    assert "The service creates its own certificate." in warning
+    assert "has not created its own certificate yet" in careful.error("fingerprint")
+    made = self_signed(careful.folder / "data", {"localhost"})
+    assert careful.output("fingerprint", "-o", "name") == f"{made.fingerprint}\n"
+
+
+def test_plain_http_has_no_fingerprint(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write("[server]\nhost = '0.0.0.0'\nplain_http = true\n")
+    assert warnings(careful) == []
+    assert "it uses plain HTTP" in careful.error("fingerprint")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPSConnection
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,7 @@ from clustercert.pki.certificates import chain_pem
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
 from clustercert.settings import DATABASE_FILE
+from support.certificate_authority import Authority
 from support.command_line import Operator, new_operator
 from support.demo_process import COMMAND
 from support.wait import SECONDS, eventually
@@ -177,6 +179,56 @@ def test_renewed_tls_files_need_no_restart_and_keep_connections(
         eventually(lambda: {shown(port) for _ in range(4 * int(workers))} == {der})
         assert former != der
         assert client.get("/healthz").text == "ok\n"
+
+
+def client(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(home), "CLUSTERCERT_PASSWORD": "correct horse"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def renew(folder: Path, authority: Authority, *, with_ca: bool) -> None:
+    pair = authority.server_identity_pem("clustercert", [x509.IPAddress(ip_address("127.0.0.1"))])
+    (folder / "tls.key").write_bytes(pair)
+    (folder / "tls.pem").write_bytes(pair + (authority.certificate_pem if with_ca else b""))
+
+
+def test_who_trusts_the_ca_need_not_log_in_again_after_a_renewal(operator: Operator, tmp_path: Path) -> None:
+    authority, home = Authority("Example CA"), tmp_path / "home"
+    home.mkdir()
+    given(operator, tmp_path)
+    renew(tmp_path, authority, with_ca=True)
+    (tmp_path / "password").write_text("correct horse")
+    operator.output("user", "create", "alice", "--password-file", tmp_path / "password")
+    printed = operator.output("fingerprint", "-o", "name").strip()
+    assert printed == hashlib.sha256(authority.certificate.public_bytes(Encoding.DER)).hexdigest()
+    with served(operator, self_signed=False) as (port, _, _):
+        login = ("login", f"https://127.0.0.1:{port}", "--user", "alice")
+        assert f"add --ca-fingerprint {printed} after you compared it" in client(home, *login).stderr
+        done = client(home, *login, "--ca-fingerprint", printed)
+        assert done.returncode == 0, done.stderr
+
+        former = shown(port)
+        renew(tmp_path, authority, with_ca=True)
+        eventually(lambda: shown(port) != former)
+        assert client(home, "status").returncode == 0
+
+        former = shown(port)
+        renew(tmp_path, Authority("Another CA"), with_ca=False)
+        eventually(lambda: shown(port) != former)
+        refused = client(home, "status")
+        assert refused.returncode == 1
+        assert "If the service has a new certificate, run `clustercert login`" in refused.stderr
+        asked = client(home, "login")
+        assert "is not the one of the last login." in asked.stderr
+        printed = operator.output("fingerprint", "-o", "name").strip()
+        assert client(home, "login", "--ca-fingerprint", printed).returncode == 0
 
 
 def test_sighup_loads_the_files_and_the_policy_and_keeps_connections(

@@ -14,14 +14,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from clustercert.client import Client, transport
+from clustercert.client import Client, transport, trust
 from clustercert.client.connection import (
     ClientError,
+    Connection,
     Unreachable,
     UntrustedCertificate,
     service_url,
 )
-from clustercert.pki.certificates import chain_pem
+from clustercert.client.transport import HttpTransport
+from clustercert.pki.certificates import certificate_der, chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_files import new_server_certificate
@@ -133,10 +135,41 @@ def test_only_the_named_ca_is_trusted(tmp_path: Any) -> None:
         with Client(url, ca_pem=chain_pem((ca,)).decode()) as client:
             assert client.projects() == ()
         for ca_pem in (None, chain_pem((other,)).decode()):
-            with Client(url, ca_pem=ca_pem) as client, pytest.raises(UntrustedCertificate, match="--ca-file"):
+            with (
+                Client(url, ca_pem=ca_pem) as client,
+                pytest.raises(UntrustedCertificate, match="run `clustercert login`"),
+            ):
                 client.projects()
         with Client(url, ca_pem=chain_pem((leaf,)).decode()) as client:
             assert client.projects() == ()
+
+
+def test_the_whole_chain_is_presented_on_each_python(tmp_path: Any) -> None:
+    key = new_key("ec-p256")
+    chain = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=1))
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    with tls_server(chain_pem(chain), key_pem(key), tmp_path) as url:
+        presented = trust.presented_chain(url)
+        opened = HttpTransport(url, unverified)
+        with Connection(url, transport=opened) as connection:
+            connection.open()
+            # Python 3.11 and 3.12 have only this way. It works on later ones too, so each test run covers it.
+            private = trust._private_chain(opened.tls_socket)
+
+    assert [each.fingerprint for each in presented] == [fingerprint(each).hex() for each in chain]
+    assert private == [certificate_der(each) for each in chain]
+
+
+def test_a_certificate_for_another_address_is_no_matter_of_trust(tmp_path: Any) -> None:
+    key = new_key("ec-p256")
+    leaf, ca = new_server_certificate(key, ["127.0.0.2"], datetime.now(UTC), timedelta(hours=2))
+    with (
+        tls_server(chain_pem((leaf,)), key_pem(key), tmp_path) as url,
+        Client(url, ca_pem=chain_pem((ca,)).decode()) as client,
+        pytest.raises(UntrustedCertificate, match=r"Use an address that the certificate names\.$"),
+    ):
+        client.projects()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from pathlib import Path
 from unittest.mock import sentinel
 
 import pytest
+from prometheus_client import Gauge
+from structlog.testing import capture_logs
 
+from clustercert.model.times import rfc3339
 from clustercert.observability import metrics
-from clustercert.pki.certificates import chain_pem
+from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server.tls_context import TlsContext
 from clustercert.server.tls_files import Tls, new_server_certificate
@@ -21,7 +24,7 @@ def tls_context(folder: Path) -> TlsContext:
     leaf, ca = new_server_certificate(key, ["127.0.0.1"], now, timedelta(days=2))
     certificate = folder / "tls.pem"
     certificate.write_bytes(chain_pem((leaf, ca)) + key_pem(key))
-    return TlsContext(Tls(certificate, certificate, ca=None, fingerprint="", names=()))
+    return TlsContext(Tls.of(certificate, certificate))
 
 
 def client_context(version: ssl.TLSVersion) -> ssl.SSLContext:
@@ -77,3 +80,29 @@ async def test_a_reload_counts_and_a_broken_pair_keeps_the_former_one(tmp_path: 
     server, client = handshake(served, client_context(ssl.TLSVersion.TLSv1_3))
     server.write(b"hello")
     assert client.read() == b"hello"
+
+
+def gauge(metric: Gauge, file: Path) -> float:
+    [family] = metric.labels(str(file)).collect()
+    return family.samples[0].value
+
+
+async def test_a_reload_measures_the_certificate_and_logs_its_fingerprints(tmp_path: Path) -> None:
+    context, file = tls_context(tmp_path), tmp_path / "tls.pem"
+    context(sentinel.config, sentinel.default)
+    before = Tls.of(file, file)
+    assert gauge(metrics.TLS_NOT_AFTER, file) == before.not_after.timestamp()
+    assert gauge(metrics.TLS_LIFETIME, file) == timedelta(days=2).total_seconds()
+
+    key = new_key("ec-p256")
+    renewed = new_server_certificate(key, ["127.0.0.1"], datetime.now(UTC), timedelta(days=7))
+    file.write_bytes(chain_pem(renewed) + key_pem(key))
+    with capture_logs() as logged:
+        await context.reload(forced=True)
+
+    assert gauge(metrics.TLS_LIFETIME, file) == timedelta(days=7).total_seconds()
+    [line] = logged
+    assert line["event"] == "TLS files reloaded"
+    assert line["fingerprint"] == fingerprint(renewed[0]).hex()
+    assert line["compared_fingerprint"] == fingerprint(renewed[1]).hex()
+    assert line["not_after"] == rfc3339(renewed[0].not_valid_after_utc)

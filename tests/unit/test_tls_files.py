@@ -9,7 +9,7 @@ from cryptography import x509
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
 from clustercert.server import tls
-from clustercert.server.tls_files import new_server_certificate, self_signed
+from clustercert.server.tls_files import Tls, new_server_certificate, self_signed
 from clustercert.settings import load
 
 
@@ -24,6 +24,7 @@ def test_the_issuers_fingerprint_is_told_where_the_file_has_it(tmp_path: Path, *
     assert files is not None
     assert files.fingerprint == fingerprint(leaf).hex()
     assert files.issuer_fingerprint == (fingerprint(ca).hex() if with_issuer else None)
+    assert files.compared_fingerprint == fingerprint(ca if with_issuer else leaf).hex()
 
 
 def test_an_own_certificate_is_valid_for_clients_whose_clock_is_behind(tmp_path: Path) -> None:
@@ -35,3 +36,12 @@ def test_an_own_certificate_is_valid_for_clients_whose_clock_is_behind(tmp_path:
         lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
         # Clients of Apple refuse more.
         assert lifetime == timedelta(days=825)
+
+
+def test_a_chain_is_valid_while_all_its_certificates_are(tmp_path: Path) -> None:
+    start, key = datetime.now(UTC).replace(microsecond=0), new_key("ec-p256")
+    leaf, _ = new_server_certificate(key, ["localhost"], start, timedelta(days=9))
+    _, ca = new_server_certificate(key, ["localhost"], start + timedelta(days=1), timedelta(days=3))
+    (tmp_path / "tls.pem").write_bytes(chain_pem((leaf, ca)))
+    files = Tls.of(tmp_path / "tls.pem", tmp_path / "tls.key")
+    assert (files.not_before, files.not_after) == (start + timedelta(days=1), start + timedelta(days=4))

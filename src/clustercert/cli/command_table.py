@@ -52,6 +52,11 @@ COMMANDS = {
         ),
         Entry("demo", "demo", "Start a demo service on loopback, and get a kubeconfig."),
         Entry("serve", "serve", "Run the service until it is interrupted."),
+        Entry(
+            "fingerprint",
+            "fingerprint",
+            "Print the fingerprint of the service's certificate that users compare at their first login.",
+        ),
         Entry("db", "db", "Manage the database and its schema."),
         Entry("keys", "keys", "Manage the keys that encrypt secrets at rest."),
         Entry("domain", "domain", "Manage domains, which own users and projects."),

@@ -1,5 +1,6 @@
 """Warnings about risky deployments, which `serve` and `db check` show."""
 
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -22,8 +23,14 @@ MAX_NAMED = 5
 MAX_CLUSTERS = 1000
 
 
-async def show_warnings(parts: "Components") -> None:
-    """Write each warning to standard error. Raises Unavailable."""
+async def show_warnings(parts: "Components", *, serves_users: bool = True) -> None:
+    """Write each warning to standard error. Raises Unavailable.
+
+    Args:
+        serves_users: whether the process serves users, not only API servers, which trust no fingerprint.
+    """
+    for warning in _trusted_leaf(parts.settings) if serves_users else ():
+        note(f"Warning: {warning}")
     async for warning in warnings(parts):
         note(f"Warning: {warning}")
 
@@ -71,6 +78,28 @@ def _kek_beside_data(parts: "Components") -> Iterator[str]:
             f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move it"
             " elsewhere, and set kek_file."
         )
+
+
+def _trusted_leaf(settings: "Settings") -> Iterator[str]:
+    """Warn of a fingerprint that changes with each renewal, because users trust the certificate instead of its CA."""
+    from clustercert.server.tls_files import present_tls, uses_own_pair
+    from clustercert.settings import SettingsError
+
+    remedy = "Let server.tls_certificate name a file with the certificate, followed by that of its CA."
+    if uses_own_pair(settings, settings.server.host):
+        yield (
+            "The service creates its own certificate. When it creates another one, all users who trust the fingerprint"
+            f" must log in again. {remedy}"
+        )
+        return
+    # Starting the service reports a file that can't be used.
+    with contextlib.suppress(SettingsError):
+        files = present_tls(settings)
+        if files is not None and files.issuer_fingerprint is None:
+            yield (
+                f"{files.certificate} has no certificate of a CA. At each renewal, all users who trust the fingerprint"
+                f" must log in again. {remedy}"
+            )
 
 
 async def _unguarded_clusters(parts: "Components") -> AsyncIterator[str]:

@@ -77,7 +77,7 @@ async def _check(loaded: "Settings", role: ServerRole) -> None:
     from clustercert.wiring import components
 
     async with components(loaded, with_keys=role != "webhook") as parts:
-        await show_warnings(parts)
+        await show_warnings(parts, serves_users=role != "webhook")
 
 
 def _print_address(host: str, port: int, files: "Tls | None") -> None:
@@ -95,7 +95,7 @@ def _print_address(host: str, port: int, files: "Tls | None") -> None:
         note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
         if files.issuer_fingerprint is not None:
             note(
-                f"Users compare the fingerprint of its issuer at their first login: {files.issuer_fingerprint}"
+                f"Users compare the fingerprint of its issuer at their first login: {files.compared_fingerprint}"
             )
         if files.ca is not None:
             note(f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}")

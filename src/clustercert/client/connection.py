@@ -24,6 +24,8 @@ MAX_MESSAGE = 500
 SKEW = timedelta(minutes=15)
 # OpenSSL's texts for X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _REASONS_OF_TIME = ("certificate is not yet valid", "certificate has expired")
+# Python's texts for X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_REASONS_OF_ADDRESS = ("Hostname mismatch", "IP address mismatch")
 
 
 class ClientError(ClustercertError):
@@ -47,10 +49,15 @@ class UntrustedCertificate(ClientError):
 
     def __init__(self, url: str, reason: str) -> None:
         advice = (
-            "Check the clock of this machine, and ask the operator whether the certificate has expired."
-            if reason in _REASONS_OF_TIME
-            else "Name the service's CA with --ca-file, and check that the certificate names this address."
+            "If the service has a new certificate, run `clustercert login`, and compare the fingerprint that it shows "
+            "with the operator's. With OpenStack's variables, name the CA in OS_CACERT."
         )
+        if reason in _REASONS_OF_TIME:
+            advice = (
+                "Check the clock of this machine, and ask the operator whether the certificate has expired."
+            )
+        elif reason.startswith(_REASONS_OF_ADDRESS):
+            advice = "Use an address that the certificate names."
         super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
         self.reason = reason
 

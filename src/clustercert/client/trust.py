@@ -1,5 +1,6 @@
 """The first contact with a service: checks its certificate, or reads it for confirmation by a person."""
 
+import _ssl
 import hashlib
 import ssl
 import sys
@@ -35,7 +36,7 @@ def rejection(url: str, ca_pem: str | None) -> str | None:
 
 
 def presented_chain(url: str) -> tuple[PresentedCertificate, ...]:
-    """Return the certificates that the service sends, leaf first. Python 3.11 and 3.12 give only the leaf.
+    """Return the certificates that the service sends, leaf first.
 
     Sends nothing over the unverified connection. Raises ClientError.
     """
@@ -60,5 +61,13 @@ def _chain(connection: ssl.SSLSocket) -> list[bytes]:
     if sys.version_info >= (3, 13):
         return connection.get_unverified_chain()
     else:  # noqa: RET505 - mypy checks only the branch of its Python
-        leaf = connection.getpeercert(binary_form=True)
-        return [leaf] if leaf else []
+        return _private_chain(connection)
+
+
+def _private_chain(connection: ssl.SSLSocket) -> list[bytes]:
+    """Return what `get_unverified_chain` of Python 3.13 returns, for Python 3.11 and 3.12.
+
+    Their public API gives only the leaf, so users could not compare the fingerprint of its CA.
+    """
+    chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined] # noqa: SLF001 - see above
+    return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in chain or ()]

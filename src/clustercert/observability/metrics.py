@@ -164,6 +164,19 @@ UNSEALED_SECONDS = Gauge(
     multiprocess_mode="mostrecent",
 )
 
+TLS_NOT_AFTER = Gauge(
+    "clustercert_tls_not_after_timestamp_seconds",
+    "When the certificate that the service itself uses expires, or one of its chain; absent with plain HTTP",
+    ["file"],
+    multiprocess_mode="livemin",
+)
+TLS_LIFETIME = Gauge(
+    "clustercert_tls_lifetime_seconds",
+    "How long that certificate and its chain are valid in all",
+    ["file"],
+    multiprocess_mode="livemin",
+)
+
 CLOCK_OFFSET = Gauge(
     "clustercert_clock_offset_seconds",
     "How far this machine's clock is ahead of the database server's; 0 with SQLite",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from clustercert.model.times import rfc3339
 from clustercert.observability import metrics
 from clustercert.server.file_watch import Stamp, file_stamp
 from clustercert.server.tls_files import Tls
@@ -40,6 +41,7 @@ class TlsContext:
         context.sslobject_class = _Session
         self._loaded = self._stamp()
         context.load_cert_chain(self._certificate, self._key)
+        _measure(Tls.of(self._certificate, self._key))
         if self._client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(self._client_ca)
@@ -53,22 +55,37 @@ class TlsContext:
             return
         self._loaded = stamp
         try:
+            files = Tls.of(self._certificate, self._key)
             # Load the files into another context first: a failure would leave the served context without a key.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
             self._context.load_cert_chain(self._certificate, self._key)
             if self._client_ca is not None:
                 # This adds new CAs. Only a restart removes one.
                 self._context.load_verify_locations(self._client_ca)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             metrics.RELOADS.labels("tls", "failed").inc()
             logger.error("renewed TLS files not usable", file=str(self._certificate), cause=str(error))  # noqa: TRY400 - a traceback would add nothing
         else:
+            _measure(files)
             metrics.RELOADS.labels("tls", "done").inc()
-            logger.info("TLS files reloaded", file=str(self._certificate))
+            logger.info(
+                "TLS files reloaded",
+                file=str(self._certificate),
+                fingerprint=files.fingerprint,
+                compared_fingerprint=files.compared_fingerprint,
+                not_after=rfc3339(files.not_after),
+            )
 
     def _stamp(self) -> _Stamps:
         paths = (self._certificate, self._key, self._client_ca)
         return tuple(file_stamp(path) for path in paths if path is not None)
+
+
+def _measure(files: Tls) -> None:
+    metrics.TLS_NOT_AFTER.labels(str(files.certificate)).set(files.not_after.timestamp())
+    metrics.TLS_LIFETIME.labels(str(files.certificate)).set(
+        (files.not_after - files.not_before).total_seconds()
+    )
 
 
 class _Session(ssl.SSLObject):

@@ -39,15 +39,38 @@ class Tls:
         issuer_fingerprint: the same of the last certificate in the file; `None` if the file has only the leaf.
         names: host names and IP addresses in a self-signed certificate; otherwise empty.
         client_ca: PEM file; clients must have a certificate from one of these CAs. `None` if they need none.
+        not_before, not_after: the time in which all certificates in the file are valid.
     """
 
     certificate: Path
     key: Path
     ca: Path | None
     fingerprint: str
+    not_before: datetime
+    not_after: datetime
     names: tuple[str, ...] = ()
     client_ca: Path | None = None
     issuer_fingerprint: str | None = None
+
+    @property
+    def compared_fingerprint(self) -> str:
+        """The fingerprint that users compare at their first login: that of the last certificate in the file."""
+        return self.issuer_fingerprint or self.fingerprint
+
+    @classmethod
+    def of(cls, certificate: Path, key: Path, ca: Path | None = None, names: tuple[str, ...] = ()) -> "Tls":
+        """Describe the files. Raises OSError or ValueError."""
+        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+        return cls(
+            certificate=certificate,
+            key=key,
+            ca=ca,
+            fingerprint=fingerprint(chain[0]).hex(),
+            not_before=max(each.not_valid_before_utc for each in chain),
+            not_after=min(each.not_valid_after_utc for each in chain),
+            names=names,
+            issuer_fingerprint=fingerprint(chain[-1]).hex() if len(chain) > 1 else None,
+        )
 
 
 def tls(settings: Settings, host: str, role: ServerRole = "all") -> Tls | None:
@@ -77,7 +100,7 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
     server = settings.server
     if server.tls_certificate is not None and server.tls_key is not None:
         return _given(server.tls_certificate, server.tls_key)
-    if server.plain_http or is_loopback(host):
+    if not uses_own_pair(settings, host):
         return None
     if settings.shared_database:
         raise SettingsError(
@@ -92,11 +115,9 @@ def _server_files(settings: Settings, host: str) -> Tls | None:
 def _given(certificate: Path, key: Path) -> Tls:
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
-        leaf, *issuers = x509.load_pem_x509_certificates(certificate.read_bytes())
+        return Tls.of(certificate, key)
     except (OSError, ValueError) as error:
         raise SettingsError(f"Can't use the TLS files {certificate} and {key}: {error}.") from error
-    issuer = fingerprint(issuers[-1]).hex() if issuers else None
-    return Tls(certificate, key, ca=None, fingerprint=fingerprint(leaf).hex(), issuer_fingerprint=issuer)
 
 
 def _own_names(hosts: set[str], public_urls: Iterable[str | None]) -> set[str]:
@@ -119,9 +140,7 @@ def _own_addresses() -> Iterator[str]:
 
 def self_signed(folder: Path, names: set[str]) -> Tls:
     """Return the self-signed pair in the data folder. Replaces a pair that expires soon or lacks a name."""
-    certificate, key_file, ca_file = (
-        folder / f"tls-{name}" for name in ("server.pem", "server.key", "ca.pem")
-    )
+    certificate, key_file, ca_file = _own_files(folder)
     now = datetime.now(UTC).replace(microsecond=0)
     leaf = _readable(certificate) if key_file.exists() and ca_file.exists() else None
     if leaf is None or leaf.not_valid_after_utc < now + timedelta(days=1) or not names <= _names_in(leaf):
@@ -132,7 +151,34 @@ def self_signed(folder: Path, names: set[str]) -> Tls:
         write_private(key_file, key_pem(key))
         write_private(ca_file, chain_pem((ca,)))
         write_private(certificate, chain_pem((leaf,)))
-    return Tls(certificate, key_file, ca_file, fingerprint(leaf).hex(), tuple(sorted(names)))
+    return Tls.of(certificate, key_file, ca_file, tuple(sorted(names)))
+
+
+def _own_files(folder: Path) -> tuple[Path, Path, Path]:
+    """The files of a self-signed pair: certificate, key and CA."""
+    return folder / "tls-server.pem", folder / "tls-server.key", folder / "tls-ca.pem"
+
+
+def uses_own_pair(settings: Settings, host: str) -> bool:
+    """Whether the service creates its certificate itself to listen on `host`."""
+    server = settings.server
+    return server.tls_certificate is None and not (server.plain_http or is_loopback(host))
+
+
+def present_tls(settings: Settings) -> Tls | None:
+    """Return the TLS files for users, or `None` for plain HTTP or a self-signed pair that does not exist yet.
+
+    Reads only certificates, and creates nothing. Raises SettingsError.
+    """
+    certificate, key, ca = settings.server.tls_certificate, settings.server.tls_key, None
+    if certificate is None or key is None:
+        certificate, key, ca = _own_files(settings.data_dir)
+        if not uses_own_pair(settings, settings.server.host) or not certificate.exists():
+            return None
+    try:
+        return Tls.of(certificate, key, ca)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"Can't read the certificate {certificate}: {error}.") from error
 
 
 def new_server_certificate(
