@@ -73,15 +73,56 @@ def delete_event(file: Path) -> None:
     execute(file, "DELETE FROM audit_place WHERE leaf_index = 3")
 
 
-def insert_event(file: Path) -> None:
-    """Insert a copy of an event after the end of the log, as if it had been sealed."""
-    size = size_of(file)
+def move_to_another_project(file: Path) -> None:
+    """Let the admins of another project see an event, by the column that lists use."""
+    execute(file, "UPDATE audit_place SET project_id = 'another' WHERE leaf_index = 3")
+
+
+def backdate_checkpoint(file: Path) -> None:
+    """Let lists that begin at a time skip all events before it."""
+    execute(file, "UPDATE audit_checkpoint SET at = '1999-01-01 00:00:00.000000' WHERE size = 4")
+
+
+def insert_event_outside(file: Path) -> None:
+    """Insert an event that never gets a leaf index, with the trigger that would enter it for sealing removed."""
+    execute(file, "DROP TRIGGER audit_event_unsealed")
+    copy_event(file)
+
+
+def copy_event(file: Path) -> None:
     execute(
         file,
         "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
         " SELECT 9000, at, kind, actor, subject, body, salt, commitment FROM audit_event"
         f" WHERE id IN ({_AT} = 3)",
     )
+
+
+def change_waiting_commitment(file: Path) -> None:
+    copy_event(file)
+    execute(file, "UPDATE audit_unsealed SET commitment = zeroblob(32)")
+
+
+def change_waiting_project(file: Path) -> None:
+    copy_event(file)
+    execute(file, "UPDATE audit_unsealed SET project_id = 'another'")
+
+
+def change_waiting_event(file: Path) -> None:
+    copy_event(file)
+    execute(file, "UPDATE audit_event SET actor = 'cli:nobody' WHERE id = 9000")
+
+
+def delete_waiting_event(file: Path) -> None:
+    copy_event(file)
+    execute(file, "DELETE FROM audit_event WHERE id = 9000")
+
+
+def insert_event(file: Path) -> None:
+    """Insert a copy of an event after the end of the log, as if it had been sealed."""
+    size = size_of(file)
+    copy_event(file)
+    execute(file, "DELETE FROM audit_unsealed")
     execute(file, "INSERT INTO audit_place (leaf_index, event_id) VALUES (?, 9000)", size)
 
 
@@ -178,11 +219,13 @@ def sign_anew(file: Path) -> VerifierKey:
             tile.index,
             hashes,
         )
+    [(at,)] = rows(file, "SELECT max(at) FROM audit_checkpoint")
     execute(file, "DELETE FROM audit_checkpoint")
     execute(
         file,
-        "INSERT INTO audit_checkpoint (size, at, root, note) VALUES (?, '2026-03-14 15:09:26.000000', ?, ?)",
+        "INSERT INTO audit_checkpoint (size, at, root, note) VALUES (?, ?, ?, ?)",
         len(leaves),
+        at,
         root,
         note,
     )
@@ -203,6 +246,13 @@ ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
     change_checkpoint: [("checkpoint", None)],
     cut_off_tail: [("checkpoint", None)],
     forge_newest_checkpoint: [("checkpoint", None)],
+    move_to_another_project: [("changed", 3)],
+    backdate_checkpoint: [("checkpoint", 3)],
+    insert_event_outside: [("inserted", None)],
+    change_waiting_commitment: [("changed", None)],
+    change_waiting_project: [("changed", None)],
+    change_waiting_event: [("changed", None)],
+    delete_waiting_event: [("removed", None)],
     sign_anew: [("key", None), ("checkpoint", None)],
 }
 
@@ -231,6 +281,62 @@ def test_an_inserted_event_is_found(operator: Operator, file: Path) -> None:
     insert_event(file)
     [finding] = findings(operator)
     assert (finding["problem"], finding["place"], finding["id"]) == ("inserted", size, 9000)
+
+
+def test_a_deletion_is_proved_only_once_it_is_sealed(operator: Operator, file: Path) -> None:
+    """An attacker could insert the event that records the deletion, and delete it again after the verification."""
+    delete_event(file)
+    body = json.dumps({"kind": "events.deleted", "detail": {"places": [[3, 3]]}}).encode()
+    execute(
+        file,
+        "INSERT INTO audit_event (id, at, kind, actor, subject, body, salt, commitment)"
+        " SELECT 9000, at, 'events.deleted', actor, subject, ?, salt, ? FROM audit_event LIMIT 1",
+        body,
+        commitment(bytes(16), body),
+    )
+    found = findings(operator)
+    assert {("removed", 3)} <= {(each["problem"], each["place"]) for each in found}
+    assert any("The deletion is not sealed yet" in each["message"] for each in found)
+    execute(file, "DELETE FROM audit_event WHERE id = 9000")
+    assert any("no event records the deletion" in each["message"] for each in findings(operator))
+
+
+def test_row_ids_identify_no_event(operator: Operator, file: Path) -> None:
+    """Nothing seals the ids of rows, so whoever changes them changes nothing that anybody sees."""
+    shown = operator.output_json("audit", "show", "3")
+    listed = operator.output("audit", "tail", "-o", "json")
+    for table, column in (("audit_event", "id"), ("audit_place", "event_id")):
+        execute(file, f"UPDATE {table} SET {column} = -1 - {column}")
+    assert operator.output_json("audit", "verify")["findings"] == []
+    assert operator.output_json("audit", "show", "3") == shown
+    assert operator.output("audit", "tail", "-o", "json") == listed
+    assert '"id"' not in listed
+
+
+BLOCKS = {
+    "abort": "CREATE TRIGGER block BEFORE INSERT ON audit_place BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "fail on checkpoints": "CREATE TRIGGER block BEFORE INSERT ON audit_checkpoint BEGIN SELECT RAISE(FAIL, 'no'); END",
+    "keep waiting": "CREATE TRIGGER block BEFORE DELETE ON audit_unsealed BEGIN SELECT RAISE(IGNORE); END",
+    "no place": "CREATE TRIGGER block BEFORE INSERT ON audit_place BEGIN SELECT RAISE(IGNORE); END",
+    "never waiting": "CREATE TRIGGER block AFTER INSERT ON audit_unsealed BEGIN DELETE FROM audit_unsealed; END",
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_trigger_against_sealing_is_found(operator: Operator, file: Path, block: str) -> None:
+    """Whoever prevents sealing can change events for longer. So an event that waits for long is a finding."""
+    execute(file, BLOCKS[block])
+    operator.output("domain", "create", "fifth")
+    operator.run("audit", "checkpoint")
+    execute(file, "DROP TRIGGER block")
+    execute(
+        file,
+        "UPDATE audit_event SET at = '2026-01-01 00:00:00.000000', body ="
+        """ CAST(json_set(body, '$.at', '2026-01-01T00:00:00+00:00') AS BLOB) WHERE instr(body, 'fifth') > 0""",
+    )
+    problems = {each["problem"] for each in findings(operator)}
+    expected = {"no place": "removed", "never waiting": "inserted", "keep waiting": "changed"}
+    assert expected.get(block, "unsealed") in problems
 
 
 def test_a_deleted_part_of_the_tree_is_found(operator: Operator, file: Path) -> None:

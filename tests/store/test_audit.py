@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert
 
+from clustercert.audit.event_access import EventAccess
 from clustercert.audit.sealer import MAX_BATCH
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.merkle.tiles import ENTRIES, TileId, TilePath, split_hashes
@@ -20,6 +21,7 @@ from clustercert.store.event_pages import SCANNED, EventFilter, EventPage, Event
 from clustercert.store.events import event_row
 from clustercert.store.evidence import EvidenceQueries
 from support import sealer_process
+from support.samples import caller
 from support.sealer_process import SealerProcess, commitments
 from support.statements import QueryPlans
 from support.stores import NOW, ORIGIN, Store, event, patient
@@ -120,14 +122,38 @@ async def test_proofs_stay_valid_after_events_are_deleted(log: SealerProcess, st
     verify_consistency(size, root, larger, newest.root, await log.log.consistency(size, larger))
 
 
+@pytest.mark.parametrize("columns", ["audit_place", "audit_place, audit_event"])
+async def test_the_sealed_body_decides_who_may_see_an_event(
+    log: SealerProcess, store: Store, columns: str
+) -> None:
+    async with log.database.transaction(replace(event(), project_id=PROJECT)):
+        pass
+    await log.sealer.seal_all()
+    place = (await log.log.log()).size - 1
+    access, other = EventAccess(log.log), "f" * 32
+
+    async def seen(project: str) -> tuple[list[int | None], bool]:
+        """The leaf indexes that the admin of a project sees, and whether the event itself can be read."""
+        admin = caller(in_projects={project: ("admin",)})
+        page = await access.page(
+            admin, EventFilter(project_id=project), cursor=None, newest_first=True, limit=9
+        )
+        try:
+            await access.event(admin, project, place)
+        except NotFound:
+            return [each.leaf_index for each in page.events], False
+        return [each.leaf_index for each in page.events], True
+
+    assert (await seen(PROJECT), await seen(other)) == (([place], True), ([], False))
+    for table in columns.split(", "):
+        store.execute(f"UPDATE {table} SET project_id = ?", other)
+    assert await seen(other) == ([], False)
+
+
 async def test_unsealed_events_are_not_proved_or_listed(log: SealerProcess) -> None:
     [size] = await grow(log, 1)
     await log.happen(1)
-    unsealed = await log.log.pages.event(size + 1)
-    assert unsealed is not None
-    assert unsealed.leaf_index is None
-    with pytest.raises(Unavailable, match="not sealed yet"):
-        await log.log.inclusion(unsealed)
+    assert await log.log.pages.event(size) is None
     assert await everything(log, EventFilter()) == list(range(size))
 
 

@@ -141,6 +141,7 @@ async def test_an_event_in_place_of_a_removed_one_is_reported(log: SealedLog, st
         hashlib.sha256(salt + body).digest(),
         event_id(store, 5),
     )
+    store.execute("DELETE FROM audit_unsealed")
     store.execute("UPDATE audit_place SET event_id = 9000 WHERE leaf_index = 7")
     report = await log.verified()
     assert briefly(report.findings) == [("changed", 7, 9000)]

@@ -141,7 +141,7 @@ class AccessRequests:
             "cluster_id": world.clusters["plain"].id,
             "user_id": world.people[whose].user.id,
             "ca_id": world.clusters["plain"].client_ca.id,
-            "event_id": self.sealed_event(),
+            "leaf_index": self.sealed_event(),
             "tile_path": "entries/000.p/1",
         }[name]
 
@@ -171,7 +171,7 @@ class AccessRequests:
 
     def sealed_event(self) -> str:
         """The id of a sealed event of the project."""
-        query = "SELECT event_id FROM audit_place WHERE project_id = ? LIMIT 1"
+        query = "SELECT leaf_index FROM audit_place WHERE project_id = ? LIMIT 1"
         found = eventually(lambda: rows(self.world.database, query, self.world.project.id))
         return str(found[0][0])
 

@@ -66,14 +66,17 @@ class SealedLog:
         kept = await self.reader.log()
         return Ed25519PrivateKey.from_private_bytes(kept.sealed_key)
 
-    async def verified(self, *trusted: TrustedHead) -> VerificationReport:
-        return await verify(self.queries, await self.key(), trusted)
+    async def verified(self, *trusted: TrustedHead, patience: float = 0) -> VerificationReport:
+        return await verify(self.queries, await self.key(), trusted, now=lambda: NOW, patience=patience)
 
 
 async def new_log(database: Database) -> SealedLog:
     queries = AuditQueries(database)
-    sealer = LogSealer(queries, PlainCustody(), lambda: NOW, "audit.test")
+    now = NOW
+    sealer = LogSealer(queries, PlainCustody(), lambda: now, "audit.test")
     await sealer.ensure_log()
+    # Checkpoints are newer than all events that `grow` records.
+    now += timedelta(hours=1)
     evidence = EvidenceQueries(database)
     reader = AuditLog(queries, EventPages(database))
     return SealedLog(database, evidence, reader, sealer, Exporter(evidence, reader, sealer.seal_all))

@@ -33,6 +33,7 @@ def stored(body: bytes) -> StoredEvent:
     return StoredEvent(
         id=1,
         leaf_index=0,
+        place_project_id=said["project_id"],
         at=datetime.fromisoformat(said["at"]),
         kind=said["kind"],
         project_id=said["project_id"],

@@ -1,7 +1,10 @@
 """Access control for audit events: project admins see their projects' events, operators see all events."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import structlog
+
+from clustercert.audit.event_parsing import parse_body
 from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
@@ -9,10 +12,14 @@ from clustercert.policy.roles import administers, operates, require_reach
 from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import EventFilter, EventPage
 
+logger = structlog.get_logger()
+
 
 @dataclass(frozen=True, slots=True)
 class EventAccess:
     """Reads events for callers. If `project_id` is `None`, reads all projects, which only operators may do.
+
+    The sealed body decides which project an event belongs to. Columns only help to find it.
 
     All methods raise NotFound if the caller has no role in the project, Forbidden if the role is insufficient, or
     Unavailable.
@@ -24,21 +31,32 @@ class EventAccess:
         self, caller: Caller, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
         _require(caller, wanted.project_id)
-        return await self.log.events(wanted, cursor=cursor, newest_first=newest_first, limit=limit)
+        page = await self.log.events(wanted, cursor=cursor, newest_first=newest_first, limit=limit)
+        return replace(page, events=tuple(each for each in page.events if _is_in(each, wanted.project_id)))
 
-    async def event(self, caller: Caller, project_id: str | None, event_id: int) -> StoredEvent:
+    async def event(self, caller: Caller, project_id: str | None, leaf_index: int) -> StoredEvent:
         """Return one event. Raises NotFound if it does not exist or belongs to another project."""
         _require(caller, project_id)
-        event = await self.log.pages.event(event_id, project_id)
-        if event is None:
-            raise NotFound("Event not found. Check its id; it may have been deleted.")
+        event = await self.log.pages.event(leaf_index, project_id)
+        if event is None or not _is_in(event, project_id):
+            raise NotFound(
+                "Event not found. Check its leaf index. It may have been deleted, or is not sealed yet."
+            )
         return event
 
     async def proof(
-        self, caller: Caller, project_id: str | None, event_id: int, size: int | None
+        self, caller: Caller, project_id: str | None, leaf_index: int, size: int | None
     ) -> InclusionProof:
         """Return an event's inclusion proof; see `AuditLog.inclusion`."""
-        return await self.log.inclusion(await self.event(caller, project_id, event_id), size)
+        return await self.log.inclusion(await self.event(caller, project_id, leaf_index), size)
+
+
+def _is_in(event: StoredEvent, project_id: str | None) -> bool:
+    """Whether the sealed body names this project. Without a project, all events are included."""
+    if project_id is None or parse_body(event.body).get("project_id") == project_id:
+        return True
+    logger.error("audit event row names another project than its sealed body", leaf_index=event.leaf_index)
+    return False
 
 
 def _require(caller: Caller, project_id: str | None) -> None:

@@ -1,6 +1,9 @@
 """Checks a log's events against its leaves."""
 
+import asyncio
+from bisect import bisect_left
 from collections.abc import Sequence
+from datetime import datetime
 
 from clustercert.audit.event_parsing import deleted_places, differing_columns
 from clustercert.audit.findings import MAX_FINDINGS, FindingKind, VerificationReport
@@ -13,6 +16,7 @@ from clustercert.store.audit import StoredEvent
 from clustercert.store.events import commitment
 
 _BUNDLES_PER_READ = 16
+_PAUSE_SECONDS = 0.2
 
 
 class EventCheck:
@@ -25,9 +29,12 @@ class EventCheck:
         self._deleted: list[PlaceRange] = []
         # Events that do not match the leaf at their index. The key is the computed commitment.
         self._mismatched: dict[bytes, StoredEvent] = {}
+        # Leaf indexes and times of the events that are newer than all before them, since the last check began.
+        self._newest: list[tuple[int, datetime]] = []
 
     async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
         """Compare the events with these leaves, which start at index `first`."""
+        del self._newest[:-1]
         last = first + len(leaves)
         expected = first
         for event in await self._read_events(first, last):
@@ -63,31 +70,61 @@ class EventCheck:
                 self._report.found += 1
             return
         self._report.events += 1
+        self._deleted += deleted_places(event.body, place)
         if columns := differing_columns(event, computed):
             self._report.add(
                 FindingKind.COLUMNS_CHANGED, place=place, event_id=event.id, columns=", ".join(columns)
             )
-        self._deleted += deleted_places(event.body, place)
+        elif not self._newest or event.at > self._newest[-1][1]:
+            self._newest.append((place, event.at))
+
+    def newest_before(self, size: int) -> tuple[int, datetime] | None:
+        """Return leaf index and time of the newest of the first `size` events, which the last check must include."""
+        at = bisect_left(self._newest, size, key=lambda each: each[0])
+        return self._newest[at - 1] if at else None
 
     def _add_missing(self, first: int, last: int) -> None:
         if first <= last:
             self._missing.append((first, last))
 
-    async def report_missing(self) -> None:
-        """Count missing events whose deletion is recorded, and report the others as removed."""
+    async def report_missing(self, patience: float) -> None:
+        """Count missing events whose deletion is recorded and sealed, and report the others.
+
+        Args:
+            patience: wait so many seconds for recorded deletions to be sealed.
+        """
         if not self._missing:
             return
+        missing = merge(self._missing)
+        waited = 0.0
+        while True:
+            sealed, unsealed = await self._later_deletions()
+            unproved = subtract(missing, self._deleted + sealed)
+            removed = subtract(unproved, unsealed)
+            if unproved == removed or waited >= patience:
+                break
+            # The service may be deleting events now. It seals such a deletion within a second or two.
+            await asyncio.sleep(_PAUSE_SECONDS)
+            waited += _PAUSE_SECONDS
+        self._report.deleted = count_places(missing) - count_places(unproved)
+        for kind, ranges in (
+            (FindingKind.EVENTS_REMOVED, removed),
+            (FindingKind.DELETION_UNSEALED, subtract(unproved, removed)),
+        ):
+            for first, last in ranges:
+                self._report.add(kind, place=first, first=first, last=last)
+
+    async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
+        """Read which events were deleted after the log had the checked size: sealed deletions, and unsealed ones."""
         try:
             deletions = await self._source.markers(self._report.size)
         except READ_ERRORS:
             deletions = []
+        sealed, unsealed = list[PlaceRange](), list[PlaceRange]()
         for event in deletions:
-            self._deleted += deleted_places(event.body, self._report.size)
-        missing = merge(self._missing)
-        removed = subtract(missing, self._deleted)
-        self._report.deleted = count_places(missing) - count_places(removed)
-        for first, last in removed:
-            self._report.add(FindingKind.EVENTS_REMOVED, place=first, first=first, last=last)
+            places = unsealed if event.leaf_index is None else sealed
+            places += deleted_places(event.body, self._report.size)
+        return sealed, unsealed
 
     async def report_mismatched(self) -> None:
         """Report mismatched events as moved if they match another leaf, else as changed."""

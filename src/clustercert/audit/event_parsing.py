@@ -19,11 +19,12 @@ def parse_body(body: bytes) -> JsonObject:
 
 
 def parse_time(value: object) -> datetime | None:
-    """Parse an ISO 8601 time. Returns None for anything else."""
+    """Parse an ISO 8601 time with an offset. Returns None for anything else."""
     try:
-        return datetime.fromisoformat(str(value))
+        time = datetime.fromisoformat(str(value))
     except ValueError:
         return None
+    return time if time.tzinfo is not None else None
 
 
 def deleted_places(body: bytes, below: int) -> list[PlaceRange]:
@@ -50,6 +51,8 @@ def differing_columns(event: StoredEvent, commitment: bytes) -> list[str]:
         "subject": event.subject,
     }
     differing = [name for name, value in columns.items() if fields.get(name) != value]
+    if event.place_project_id != fields.get("project_id"):
+        differing.append("project_id of its leaf index")
     if parse_time(fields.get("at")) != event.at:
         differing.append("at")
     if event.commitment != commitment:

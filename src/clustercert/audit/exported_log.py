@@ -3,7 +3,7 @@
     checkpoint                     the newest checkpoint; written last
     verifier-key                   the log's verifier key, copied from the store
     tile/<level>/<index>           the tree, see c2sp.org/tlog-tiles; entry bundles are in tile/entries/
-    events/<first index>.jsonl     one event per line: {"place", "id", "salt", "body"}; deleted events are omitted
+    events/<first index>.jsonl     one event per line: {"place", "salt", "body"}; deleted events are omitted
 
 `place` is the leaf index; `body` is the sealed body, which is ASCII; `salt` is hex.
 """
@@ -18,7 +18,7 @@ from clustercert.merkle.tiles import ENTRIES, WIDTH, TileId, TilePath, decode_bu
 from clustercert.merkle.tree import HASH_BYTES
 from clustercert.store.audit import StoredCheckpoint, StoredEvent
 from clustercert.store.events import commitment
-from clustercert.store.evidence import LogHead
+from clustercert.store.evidence import LogHead, UnsealedEvent
 
 CHECKPOINT, VERIFIER_KEY = "checkpoint", "verifier-key"
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -55,6 +55,15 @@ class ExportedLog:
     async def markers(self, first: int) -> list[StoredEvent]:
         """Return nothing: `events` returns all events of an export, deletion events included."""
         del first
+        return []
+
+    async def unsealed(self, after: int) -> list[UnsealedEvent]:
+        """Return nothing: an export contains only sealed events."""
+        del after
+        return []
+
+    async def outside(self) -> list[int]:
+        """Return nothing: an export contains only events with leaf indexes."""
         return []
 
     def _tile(self, tile: TileId) -> bytes:
@@ -94,7 +103,6 @@ def event_line(event: StoredEvent) -> bytes:
     """Encode an event and its salt as a line of JSON."""
     fields = {
         "place": event.leaf_index,
-        "id": event.id,
         "salt": event.salt.hex(),
         "body": event.body.decode("ascii", errors="replace"),
     }
@@ -104,19 +112,21 @@ def event_line(event: StoredEvent) -> bytes:
 def _parse_event(line: bytes) -> StoredEvent:
     """Parse a line. The event's leaf index is None if the line has none."""
     fields = parse_body(line)
-    place, event_id = fields.get("place"), fields.get("id")
+    place = fields.get("place")
     try:
         salt, body = bytes.fromhex(str(fields.get("salt"))), str(fields.get("body")).encode()
     except ValueError:
         salt, body = b"", b""
     inside = parse_body(body)
-    project_id = inside.get("project_id")
+    named = inside.get("project_id")
+    project_id = None if named is None else str(named)
     return StoredEvent(
-        id=event_id if isinstance(event_id, int) else 0,
+        id=None,
         leaf_index=place if isinstance(place, int) else None,
+        place_project_id=project_id,
         at=parse_time(inside.get("at")) or _NEVER,
         kind=str(inside.get("kind")),
-        project_id=None if project_id is None else str(project_id),
+        project_id=project_id,
         actor=str(inside.get("actor")),
         subject=str(inside.get("subject")),
         body=body,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from clustercert.merkle.tiles import ENTRIES
@@ -14,21 +15,33 @@ class FindingKind(Enum):
     """Kinds of findings.
 
     Attributes:
-        problem: `changed`, `removed`, `inserted`, `reordered`, `tree`, `checkpoint` or `key`.
+        problem: `changed`, `removed`, `inserted`, `reordered`, `unsealed`, `tree`, `checkpoint` or `key`.
         template: a sentence in which the finding's facts replace the names in braces.
     """
 
-    EVENT_CHANGED = "changed", "Event {event_id} at leaf index {place} does not match its leaf."
-    COLUMNS_CHANGED = "changed", "Event {event_id} at leaf index {place} differs from its row in: {columns}."
+    EVENT_CHANGED = "changed", "The event at leaf index {place} does not match its leaf."
+    COLUMNS_CHANGED = "changed", "The event at leaf index {place} differs from its row in: {columns}."
     EVENT_UNREADABLE = "changed", "The event at leaf index {place} can't be read: its row was changed."
     LINE_UNREADABLE = "changed", "One of the events at leaf indexes {first} to {last} can't be read."
     EVENTS_REMOVED = "removed", "The {events} missing, and no event records the deletion."
-    BEYOND_END = "inserted", "Event {event_id} has leaf index {place}, but the log has only {size} leaves."
-    OUT_OF_ORDER = "inserted", "Event {event_id} has leaf index {place}, which is taken or out of order."
-    EVENT_MOVED = (
-        "reordered",
-        "Event {event_id} has leaf index {place}, but matches the leaf at index {home}.",
+    DELETION_UNSEALED = (
+        "removed",
+        "The {events} missing. The deletion is not sealed yet, so it may be forged. Verify again in a few seconds.",
     )
+    WAITING_REMOVED = "removed", "The event in row {event_id} waits to be sealed, but is missing."
+    WAITING_CHANGED = (
+        "changed",
+        "The event in row {event_id} waits to be sealed, but its rows differ in: {columns}.",
+    )
+    WAITING_UNREADABLE = "changed", "An event that waits to be sealed can't be read: its row was changed."
+    SEALING_LATE = (
+        "unsealed",
+        "Events wait to be sealed since {since}: {count}. Nothing protects them. See the log of the service.",
+    )
+    OUTSIDE = "inserted", "The event in row {event_id} has no leaf index, and does not wait for one."
+    BEYOND_END = "inserted", "An event has leaf index {place}, but the log has only {size} leaves."
+    OUT_OF_ORDER = "inserted", "An event has leaf index {place}, which is taken or out of order."
+    EVENT_MOVED = "reordered", "The event at leaf index {place} matches the leaf at index {home}."
     TILE_MISSING = "tree", "{tile} is missing or too short."
     LEAF_MISMATCH = (
         "tree",
@@ -52,6 +65,10 @@ class FindingKind(Enum):
     CHECKPOINT_ROW_MISMATCH = (
         "checkpoint",
         "The stored checkpoint of size {row_size} does not match its row: the note has size {size} and root {root}.",
+    )
+    CHECKPOINT_BACKDATED = (
+        "checkpoint",
+        "The stored checkpoint of size {row_size} is older than an event in it, so lists by time may skip the event.",
     )
     NEWEST_INVALID = (
         "checkpoint",
@@ -77,7 +94,7 @@ class Finding:
 
     Attributes:
         place: the leaf index, or None if the finding is not about one leaf.
-        event_id: the event's id in the store, or None.
+        event_id: the id of the event's row in the store, or None.
         facts: further values by name, depending on the kind.
     """
 
@@ -94,9 +111,11 @@ class Finding:
                 facts["tile"] = f"Entry bundle {facts['index']}"
             case FindingKind.TILE_MISSING:
                 facts["tile"] = f"Tile {facts['index']} at level {facts['level']}"
-            case FindingKind.EVENTS_REMOVED if facts["first"] == facts["last"]:
+            case FindingKind.EVENTS_REMOVED | FindingKind.DELETION_UNSEALED if (
+                facts["first"] == facts["last"]
+            ):
                 facts["events"] = f"event at leaf index {facts['first']} is"
-            case FindingKind.EVENTS_REMOVED:
+            case FindingKind.EVENTS_REMOVED | FindingKind.DELETION_UNSEALED:
                 facts["events"] = f"events at leaf indexes {facts['first']} to {facts['last']} are"
         return self.kind.template.format_map(facts)
 
@@ -111,6 +130,7 @@ class VerificationReport:
         events: the number of events that match their leaves.
         deleted: the number of events missing because of a recorded deletion.
         unsealed: the number of events not sealed yet.
+        unsealed_since: the time of the oldest of them.
         trusted: the number of heads that the log was compared with, including its newest checkpoint.
         findings: at most `MAX_FINDINGS`, ordered by leaf index.
         found: the total number of findings, including those beyond `MAX_FINDINGS`.
@@ -121,6 +141,7 @@ class VerificationReport:
     events: int = 0
     deleted: int = 0
     unsealed: int = 0
+    unsealed_since: datetime | None = None
     trusted: int = 0
     findings: list[Finding] = field(default_factory=list)
     found: int = 0

@@ -79,13 +79,11 @@ class AuditLog:
     async def inclusion(self, event: StoredEvent, size: int | None = None) -> InclusionProof:
         """Prove that the log of this size includes an event. The default is the newest checkpoint's size.
 
-        Raises InvalidRequest if the log of this size does not contain the event, NotFound if its checkpoint is not
-        stored, or Unavailable if the event is not sealed yet.
+        Raises InvalidRequest if the log of this size does not contain the event, or NotFound if its checkpoint is not
+        stored.
         """
-        if event.leaf_index is None:
-            raise Unavailable("The event is not sealed yet. Try again in a second.")
         checkpoint = await self.checkpoint(size)
-        if event.leaf_index >= checkpoint.size:
+        if event.leaf_index is None or event.leaf_index >= checkpoint.size:
             raise InvalidRequest(f"size: must be larger than the event's leaf index, {event.leaf_index}.")
         ranges = inclusion_ranges(event.leaf_index, checkpoint.size)
         return InclusionProof(event, await self._hashes(ranges), checkpoint)

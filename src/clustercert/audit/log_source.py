@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from clustercert.store.audit import StoredCheckpoint, StoredEvent
-from clustercert.store.evidence import LogHead
+from clustercert.store.evidence import LogHead, UnsealedEvent
 
 # Raised when a row has values of the wrong type, because SQLite accepts any type in any column.
 READ_ERRORS = (ValueError, TypeError, AttributeError)
@@ -26,6 +26,12 @@ class LogSource(Protocol):
 
     async def markers(self, first: int) -> list[StoredEvent]:
         """The deletion events from leaf index `first` on, and those that are not sealed yet."""
+
+    async def unsealed(self, after: int) -> list[UnsealedEvent]:
+        """A batch of events that wait to be sealed, with row ids above `after` in this order. Empty at the end."""
+
+    async def outside(self) -> list[int]:
+        """Row ids of events that have no leaf index and do not wait to be sealed, or some of them."""
 
 
 async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:

@@ -29,15 +29,14 @@ class Retention:
         marker = self._marker(f"before {rfc3339(before)}", "retention", actor, before)
         return len(await self.queries.delete(marker, before=before))
 
-    async def erase(self, event_id: int, why: str, *, actor: Actor) -> int:
-        """Delete one event. Returns its leaf index. Raises NotFound if it is missing, unsealed or a deletion event."""
-        marker = self._marker(str(event_id), why, actor)
-        places = await self.queries.delete(marker, only=event_id)
-        if not places:
+    async def erase(self, place: int, why: str, *, actor: Actor) -> None:
+        """Delete the event at a leaf index. Raises NotFound if it is missing or a deletion event."""
+        marker = self._marker(str(place), why, actor)
+        if not await self.queries.delete(marker, only=place):
             raise NotFound(
-                f"There is no event {event_id} that can be erased. Unsealed events and deletion events can't be erased."
+                f"There is no event {place} that can be erased. It may have been deleted already. Deletion events "
+                "can't be erased."
             )
-        return places[0]
 
     def _marker(
         self, subject: str, why: str, actor: Actor, before: datetime | None = None

@@ -5,13 +5,17 @@ The log is read in chunks. Memory use grows with the number of findings, not wit
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from clustercert.audit.event_check import EventCheck
 from clustercert.audit.findings import FindingKind, VerificationReport
 from clustercert.audit.log_source import READ_ERRORS, LogSource
 from clustercert.audit.tree_check import TreeCheck, TrustedHead
+from clustercert.audit.unsealed_check import check_unsealed
 from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, verify_checkpoint
 from clustercert.merkle.tiles import WIDTH
+from clustercert.model import utc_now
+from clustercert.store.event_pages import SLACK
 from clustercert.store.evidence import LogHead
 
 # The number of leaves to read at once, a multiple of a tile's width.
@@ -36,6 +40,8 @@ async def verify(
     key: VerifierKey,
     trusted: Sequence[TrustedHead] = (),
     report_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    now: Callable[[], datetime] = utc_now,
+    patience: float = 3.0,
 ) -> VerificationReport:
     """Check a log against its newest checkpoint, which must be signed by `key`, and against `trusted` heads.
 
@@ -43,9 +49,10 @@ async def verify(
 
     Args:
         report_progress: called with the numbers of checked events and of all events.
+        patience: wait so many seconds for deletions that the service records meanwhile to be sealed.
     """
     head, newest = await _newest_checkpoint(source, key)
-    report = VerificationReport(size=newest.size, root=newest.root.hex(), unsealed=head.unsealed)
+    report = VerificationReport(size=newest.size, root=newest.root.hex())
     _check_size(head, report)
     heads = [*trusted, TrustedHead("the newest checkpoint", newest.size, newest.root)]
     report.trusted = len(heads)
@@ -58,12 +65,13 @@ async def verify(
         last = min(first + LEAVES_PER_READ, newest.size)
         leaves = await tree.read_leaves(first, last)
         due = [each for each in heads if first < each.size <= last]
-        await tree.extend(leaves, [*due, *await _stored_heads(source, key, first, last, report)])
         await events.check(first, leaves)
+        await tree.extend(leaves, [*due, *await _stored_heads(source, key, first, last, events, report)])
         report_progress(last, newest.size)
     await tree.compare_partial_tiles()
-    await events.report_missing()
+    await events.report_missing(patience)
     await events.report_mismatched()
+    await check_unsealed(source, report, now())
     report.sort()
     return report
 
@@ -88,7 +96,12 @@ def _check_size(head: LogHead, report: VerificationReport) -> None:
 
 
 async def _stored_heads(
-    source: LogSource, key: VerifierKey, first: int, last: int, report: VerificationReport
+    source: LogSource,
+    key: VerifierKey,
+    first: int,
+    last: int,
+    events: EventCheck,
+    report: VerificationReport,
 ) -> list[TrustedHead]:
     """Read the log's stored checkpoints for tree sizes greater than `first` and up to `last`. Reports invalid ones."""
     heads: list[TrustedHead] = []
@@ -98,6 +111,9 @@ async def _stored_heads(
         report.add(FindingKind.CHECKPOINT_UNREADABLE, first=first + 1, last=last)
         return heads
     for row in stored:
+        # Lists by time rely on the time of a checkpoint, which is not signed.
+        if (newest := events.newest_before(row.size)) is not None and row.at + SLACK < newest[1]:
+            report.add(FindingKind.CHECKPOINT_BACKDATED, place=newest[0], row_size=row.size)
         try:
             found = verify_checkpoint(str(row.note), key)
         except NoteError as error:

@@ -29,8 +29,8 @@ _PAGE, _WAIT_SECONDS = 1000, 1.0
 
 _MAX_WHY = 200
 
-EventArgument = Annotated[
-    int, typer.Argument(metavar="ID", max=2**63 - 1, help="Id of the event, from `tail`.")
+PlaceArgument = Annotated[
+    int, typer.Argument(metavar="PLACE", min=0, max=2**63 - 1, help="The event's leaf index, from `tail`.")
 ]
 
 app.command("verify")(audit_verify.verify)
@@ -94,23 +94,20 @@ async def _last_events(log: "AuditLog", wanted: "EventFilter", size: int, count:
 
 @app.command()
 @on_store
-async def show(operator: Operator, event_id: EventArgument, output: OutputOption = Output.TABLE) -> None:
+async def show(operator: Operator, place: PlaceArgument, output: OutputOption = Output.TABLE) -> None:
     """Show an event with its salt and its inclusion proof."""
     from clustercert.model.errors import NotFound
 
     log = operator.parts.audit_log
-    event = await log.pages.event(event_id)
-    if event is None:
-        raise NotFound(f"There is no event {event_id}, or it was deleted.")
     await _seal_waiting_events(operator)
-    event = await log.pages.event(event_id) or event
+    event = await log.pages.event(place)
+    if event is None:
+        raise NotFound(f"There is no event {place}, or it was deleted.")
+    proof = await log.inclusion(event)
+    check_proof(event, proof.checkpoint.size, proof.checkpoint.root, proof.hashes)
     row = event_row(event) | {"salt": event.salt.hex(), "commitment": event.commitment.hex()}
-    row |= {"proof": None, "proved_in": None}
-    if event.leaf_index is not None:
-        proof = await log.inclusion(event)
-        check_proof(event, proof.checkpoint.size, proof.checkpoint.root, proof.hashes)
-        row |= {"proof": [each.hex() for each in proof.hashes], "proved_in": proof.checkpoint.size}
-    show_one(row, output, name="id")
+    row |= {"proof": [each.hex() for each in proof.hashes], "proved_in": proof.checkpoint.size}
+    show_one(row, output, name="place")
 
 
 @app.command()
@@ -132,6 +129,7 @@ async def prune(
     retention, deleted = _retention(operator), 0
     while count := await retention.prune(older_than, actor=operator.actor):
         deleted += count
+    await _seal_waiting_events(operator)
     show_one({"deleted": deleted, "before": older_than}, output, name="deleted")
 
 
@@ -147,7 +145,7 @@ def _parse_reason(text: str) -> str:
 @on_store
 async def erase(
     operator: Operator,
-    event_id: EventArgument,
+    place: PlaceArgument,
     why: Annotated[str, typer.Option(parser=_parse_reason, metavar="TEXT", help="Reason, for the log.")],
     output: OutputOption = Output.TABLE,
     yes: YesOption = False,
@@ -156,11 +154,12 @@ async def erase(
 
     The log keeps its commitment and records the deletion.
     """
-    event = await operator.parts.audit_log.pages.event(event_id)
+    event = await operator.parts.audit_log.pages.event(place)
     if event is not None:
-        confirm(f"Permanently delete event {event_id}, {event.kind} of {rfc3339(event.at)}?", yes=yes)
-    place = await _retention(operator).erase(event_id, why, actor=operator.actor)
-    show_one({"id": event_id, "place": place}, output, name="id")
+        confirm(f"Permanently delete event {place}, {event.kind} of {rfc3339(event.at)}?", yes=yes)
+    await _retention(operator).erase(place, why, actor=operator.actor)
+    await _seal_waiting_events(operator)
+    show_one({"place": place}, output, name="place")
 
 
 def _retention(operator: Operator) -> "Retention":
@@ -175,7 +174,7 @@ app.command("check-certificates")(audit_verify.check_certificates)
 
 
 async def _seal_waiting_events(operator: Operator) -> None:
-    """Seal the waiting events, so that they can be listed. Prints a warning if that fails."""
+    """Seal the waiting events, so that they can be listed and prove deletions. Prints a warning if that fails."""
     try:
         await operator.parts.log_sealer.seal_all()
     except LogDamaged as damage:

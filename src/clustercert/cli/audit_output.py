@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 EVENT_FIELDS = (
-    *("id", "place", "at", "kind", "version", "project_id", "actor", "subject"),
+    *("place", "at", "kind", "version", "project_id", "actor", "subject"),
     *("source", "request_id", "detail"),
 )
 """The fields that `event_row` returns: the header of CSV output."""
@@ -79,6 +79,7 @@ def show_report(report: "VerificationReport", output: Output) -> None:
     """Print a verification report. In table format, findings go to standard error."""
     summary = {
         **row_of(report, "size", "root", "events", "deleted", "unsealed"),
+        "unsealed_since": rfc3339(report.unsealed_since) if report.unsealed_since is not None else None,
         "checkpoints": report.trusted,
         "findings": report.found,
     }
@@ -110,7 +111,7 @@ class EventPrinter:
     def __init__(self, output: Output, names: "EventNames") -> None:
         self._output = output
         self._names = names
-        self._table = Table(("id", "at", "kind", "subject", "actor"), "id")
+        self._table = Table(("place", "at", "kind", "subject", "actor"), "place")
 
     async def print(self, events: "Sequence[StoredEvent]") -> None:
         if self._output is Output.TABLE and sys.stdout.isatty():
@@ -122,7 +123,7 @@ class EventPrinter:
         sys.stdout.flush()
 
     async def _row(self, event: "StoredEvent") -> Row:
-        row = row_of(event, "id", "at", "kind", "subject", "actor")
+        row = {"place": event.leaf_index, **row_of(event, "at", "kind", "subject", "actor")}
         if is_wide():
             return row
         names = self._names
@@ -139,9 +140,9 @@ def _event_line(event: "StoredEvent", output: Output) -> str:
         case Output.CSV:
             return csv([row], EVENT_FIELDS).partition("\r\n")[2]
         case Output.NAME:
-            return f"{event.id}\n"
+            return f"{event.leaf_index}\n"
         case _:
-            fields = (rfc3339(event.at), str(event.id), event.kind, event.actor, event.subject)
+            fields = (rfc3339(event.at), str(event.leaf_index), event.kind, event.actor, event.subject)
             return printable("   ".join(fields)).replace("\n", "\\n") + "\n"
 
 
@@ -152,7 +153,6 @@ def event_row(event: "StoredEvent") -> dict[str, object]:
 
     body = parse_body(event.body)
     return {
-        "id": event.id,
         "place": event.leaf_index,
         **row_of(event, "at", "kind"),
         "version": body.get("version", FIRST_VERSION),
@@ -171,7 +171,8 @@ def check_proof(event: "StoredEvent", size: int, root: bytes, proof: Sequence[by
         verify_inclusion(leaf, event.leaf_index or 0, size, proof, root)
     except ProofError as error:
         raise LogDamaged(
-            f"Event {event.id} differs from the sealed event: {error}. Run `clustercert audit verify`."
+            f"The event at leaf index {event.leaf_index} differs from the sealed event: {error}. "
+            "Run `clustercert audit verify`."
         ) from error
 
 

@@ -78,14 +78,19 @@ class StoredCheckpoint:
 class StoredEvent:
     """An event as recorded.
 
+    Only `body` and `salt` are sealed. Verification compares the other fields with them.
+
     Attributes:
+        id: of its row, None in an export. The log does not seal it.
         leaf_index: its position in the log; None until it is sealed.
+        place_project_id: the project in the row that gives it its leaf index, by which lists find it.
         body: canonical JSON.
         commitment: SHA-256 of salt and body; stored in the log as the leaf.
     """
 
-    id: int
+    id: int | None
     leaf_index: int | None
+    place_project_id: str | None
     at: datetime
     kind: str
     project_id: str | None

@@ -63,10 +63,11 @@ class EventPage:
 class EventPages(Queries):
     """Reads audit events."""
 
-    async def event(self, event_id: int, project_id: str | None = None) -> StoredEvent | None:
-        """Return an event, sealed or not. If a project is given, only an event in that project."""
-        query = select(_event, _place.c.leaf_index).where(_event.c.id == event_id)
-        query = query.join_from(_event, _place, _event.c.id == _place.c.event_id, isouter=True)
+    async def event(self, leaf_index: int, project_id: str | None = None) -> StoredEvent | None:
+        """Return a sealed event. If a project is given, only an event in that project."""
+        query = select(_event, _place.c.leaf_index, _place.c.project_id.label("place_project_id"))
+        query = query.join_from(_place, _event, _event.c.id == _place.c.event_id)
+        query = query.where(_place.c.leaf_index == leaf_index)
         if project_id is not None:
             query = query.where(_event.c.project_id == project_id)
         row = await self._row(query)
@@ -87,7 +88,8 @@ class EventPages(Queries):
             # and read every event.
             count = limit if wanted == EventFilter(project_id=wanted.project_id) else SCANNED
             scanned = places.limit(count).subquery("scanned")
-            query = select(_event, scanned.c.leaf_index).where(true(), *_conditions(wanted))
+            query = select(_event, scanned.c.leaf_index, scanned.c.project_id.label("place_project_id"))
+            query = query.where(true(), *_conditions(wanted))
             query = query.join_from(scanned, _event, _event.c.id == scanned.c.event_id)
             query = query.order_by(*scope.order(scanned, newest_first=newest_first)).limit(limit)
             found = tuple(StoredEvent(**row) for row in (await connection.execute(query)).mappings())
@@ -153,6 +155,8 @@ async def _at(connection: AsyncConnection, place: int) -> datetime | None:
 
 def _conditions(wanted: EventFilter) -> Iterator[ColumnElement[bool]]:
     """Return the filter conditions that no index covers."""
+    if wanted.project_id is not None:
+        yield _event.c.project_id == wanted.project_id
     if wanted.kind is not None and wanted.kind.endswith("*"):
         yield _event.c.kind.startswith(wanted.kind[:-1], autoescape=True)
     elif wanted.kind is not None:

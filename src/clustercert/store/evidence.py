@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -35,14 +36,27 @@ class LogHead:
     Attributes:
         note: the newest checkpoint, signed; None if there is none.
         stray: some of the events with leaf indexes outside the log.
-        unsealed: number of events without a leaf index.
         sizes: the size of the log according to other parts of the database, by the name of the part.
     """
 
     note: str | None
     stray: tuple[StoredEvent, ...] = ()
-    unsealed: int = 0
     sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsealedEvent:
+    """An event that waits to be sealed.
+
+    Attributes:
+        id: of its row.
+        commitment: what the log would seal.
+        event: None if it is missing. Its `place_project_id` is the project that its leaf index would get.
+    """
+
+    id: int
+    commitment: bytes
+    event: StoredEvent | None
 
 
 class EvidenceQueries(Queries):
@@ -73,9 +87,7 @@ class EvidenceQueries(Queries):
                 sizes["the tree"] = leaves
             outside = _events(or_(_place.c.leaf_index >= size, _place.c.leaf_index < 0)).limit(MAX_STRAY)
             stray = tuple(await _stored(connection, outside))
-            unsealed = select(func.count()).select_from(_unsealed)
-            count = (await connection.execute(unsealed)).scalar_one()
-        return LogHead(found.note if found is not None else None, stray, count, sizes)
+        return LogHead(found.note if found is not None else None, stray, sizes)
 
     async def tiles(self, level: int, first: int, last: int) -> dict[int, bytes]:
         """Return the tiles in a level by index, from index `first` up to but excluding `last`."""
@@ -102,9 +114,32 @@ class EvidenceQueries(Queries):
         """Return events that name deleted events: unsealed ones, and those with leaf indexes of at least `first`."""
         sealed = _events(_event.c.kind == DELETED, _place.c.leaf_index >= first)
         waiting = _event.c.id.in_(select(_unsealed.c.event_id))
-        unsealed = select(_event, null().label("leaf_index")).where(_event.c.kind == DELETED, waiting)
+        unsealed = select(_event, null().label("leaf_index"), _event.c.project_id.label("place_project_id"))
+        unsealed = unsealed.where(_event.c.kind == DELETED, waiting)
         async with self._reading() as connection:
             return await _stored(connection, sealed) + await _stored(connection, unsealed)
+
+    async def unsealed(self, after: int) -> list[UnsealedEvent]:
+        """Return a batch of events that wait to be sealed, with row ids above `after`, in this order."""
+        waiting = (_unsealed.c.event_id, _unsealed.c.project_id, _unsealed.c.commitment)
+        query = select(
+            _event,
+            null().label("leaf_index"),
+            *(column.label(f"waiting_{column.name}") for column in waiting),
+        ).join_from(_unsealed, _event, _event.c.id == _unsealed.c.event_id, isouter=True)
+        query = query.where(_unsealed.c.event_id > after).order_by(_unsealed.c.event_id).limit(BATCH)
+        async with self._reading() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_unsealed_event(dict(row)) for row in rows]
+
+    async def outside(self) -> list[int]:
+        """Return the row ids of at most `MAX_STRAY` events without a leaf index that do not wait to be sealed."""
+        query = select(_event.c.id).where(
+            ~select(_place.c.leaf_index).where(_AT_PLACE).exists(),
+            ~select(_unsealed.c.event_id).where(_unsealed.c.event_id == _event.c.id).exists(),
+        )
+        async with self._reading() as connection:
+            return list((await connection.execute(query.limit(MAX_STRAY))).scalars())
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
@@ -124,14 +159,14 @@ class EvidenceQueries(Queries):
         before: datetime | None = None,
         only: int | None = None,
     ) -> list[int]:
-        """Delete a batch of events older than a time, or one event by id, and return the deleted leaf indexes.
+        """Delete a batch of events older than a time, or the one at a leaf index, and return the deleted leaf indexes.
 
         Deletes only sealed events; their commitments stay in the log. `marker` creates an event that names the leaf
         indexes, which is recorded in the same transaction. Returns an empty list when nothing is left to delete.
         """
         which = [_event.c.kind != DELETED]
         if only is not None:
-            which.append(_event.c.id == only)
+            which.append(_place.c.leaf_index == only)
         # The time is compared in Python, so that the query does not scan the events that are too new.
         columns = _event.c.id, _place.c.leaf_index, _event.c.at
         sealed = select(*columns).join_from(_event, _place, _AT_PLACE)
@@ -157,13 +192,25 @@ async def _leaves(connection: AsyncConnection, size: int) -> int:
 
 
 def _events(*conditions: ColumnElement[bool]) -> Select[tuple[object, ...]]:
-    query = select(_event, _place.c.leaf_index).join_from(_place, _event, _AT_PLACE)
+    query = select(_event, _place.c.leaf_index, _place.c.project_id.label("place_project_id"))
+    query = query.join_from(_place, _event, _AT_PLACE)
     return query.where(*conditions).order_by(_place.c.leaf_index)
 
 
 async def _stored(connection: AsyncConnection, query: Select[tuple[object, ...]]) -> list[StoredEvent]:
-    rows = (await connection.execute(query)).mappings()
-    return [StoredEvent(**{**row, **{name: _bytes(row[name]) for name in _BYTES}}) for row in rows]
+    return [_stored_event(dict(row)) for row in (await connection.execute(query)).mappings()]
+
+
+def _stored_event(row: dict[str, Any]) -> StoredEvent:
+    return StoredEvent(**row | {name: _bytes(row[name]) for name in _BYTES})
+
+
+def _unsealed_event(row: dict[str, Any]) -> UnsealedEvent:
+    event_id, row["place_project_id"], leaf = (
+        row.pop(f"waiting_{name}") for name in ("event_id", "project_id", "commitment")
+    )
+    event = _stored_event(row) if row["id"] is not None else None
+    return UnsealedEvent(event_id, _bytes(leaf), event)
 
 
 def _bytes(value: object) -> bytes:

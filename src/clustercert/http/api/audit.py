@@ -66,28 +66,28 @@ async def list_everywhere(call: CallDep, page: PageDep) -> Response:
     return await _list(call, None, page)
 
 
-@router.get(IN_PROJECT + "/events/{event_id}", responses=_SHOWN)
-async def show_of_project(call: CallDep, project_id: str, event_id: str) -> Response:
+@router.get(IN_PROJECT + "/events/{leaf_index}", responses=_SHOWN)
+async def show_of_project(call: CallDep, project_id: str, leaf_index: str) -> Response:
     """Show an event of a project. Only for project admins and operators."""
-    return await _show(call, project_id, event_id)
+    return await _show(call, project_id, leaf_index)
 
 
-@router.get(OWN + "/events/{event_id}", responses=_SHOWN)
-async def show_anywhere(call: CallDep, event_id: str) -> Response:
+@router.get(OWN + "/events/{leaf_index}", responses=_SHOWN)
+async def show_anywhere(call: CallDep, leaf_index: str) -> Response:
     """Show an event of any project or of the service. Only for operators."""
-    return await _show(call, None, event_id)
+    return await _show(call, None, leaf_index)
 
 
-@router.get(IN_PROJECT + "/events/{event_id}/proof", responses=_PROVED)
-async def prove_of_project(call: CallDep, project_id: str, event_id: str, size: Size = None) -> Response:
+@router.get(IN_PROJECT + "/events/{leaf_index}/proof", responses=_PROVED)
+async def prove_of_project(call: CallDep, project_id: str, leaf_index: str, size: Size = None) -> Response:
     """Prove that an event of a project is in the log. Only for project admins and operators."""
-    return await _prove(call, project_id, event_id, size)
+    return await _prove(call, project_id, leaf_index, size)
 
 
-@router.get(OWN + "/events/{event_id}/proof", responses=_PROVED)
-async def prove_anywhere(call: CallDep, event_id: str, size: Size = None) -> Response:
+@router.get(OWN + "/events/{leaf_index}/proof", responses=_PROVED)
+async def prove_anywhere(call: CallDep, leaf_index: str, size: Size = None) -> Response:
     """Prove that an event of any project is in the log. Only for operators."""
-    return await _prove(call, None, event_id, size)
+    return await _prove(call, None, leaf_index, size)
 
 
 @public.get(
@@ -164,23 +164,28 @@ async def _list(call: Call, project_id: str | None, page: PageRequest) -> Respon
     return responses.private(page_body("events", map(bodies.event_body, found.events), found.cursor))
 
 
-async def _show(call: Call, project_id: str | None, event_id: str) -> Response:
-    event = await EventAccess(call.services.audit_log).event(call.caller, project_id, _id(event_id))
+async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:
+    event = await EventAccess(call.services.audit_log).event(call.caller, project_id, _leaf_index(leaf_index))
     return responses.private(bodies.event_body(event))
 
 
-async def _prove(call: Call, project_id: str | None, event_id: str, size: str | None) -> Response:
+async def _prove(call: Call, project_id: str | None, leaf_index: str, size: str | None) -> Response:
     tree_size = _size("size", size) if size is not None else None
     access = EventAccess(call.services.audit_log)
-    proof = await access.proof(call.caller, project_id, _id(event_id), tree_size)
+    proof = await access.proof(call.caller, project_id, _leaf_index(leaf_index), tree_size)
     headers = {**responses.NO_STORE, "Vary": "Accept"}
     if TEXT in ",".join(call.request.headers.getlist("accept")).lower():
         return Response(bodies.inclusion_text(proof), headers=headers, media_type=TEXT)
     return responses.json_response(bodies.inclusion_body(proof), headers=headers)
 
 
-def _id(text: str) -> int:
-    return row_number(text, NotFound("There is no such event. Check its id; it may have been deleted."))
+def _leaf_index(text: str) -> int:
+    return row_number(
+        text,
+        NotFound(
+            "There is no such event. Check its leaf index. It may have been deleted, or is not sealed yet."
+        ),
+    )
 
 
 def _size(name: str, text: str) -> int:

@@ -30,8 +30,7 @@ FILTERS = (
 class EventBody(BaseModel):
     """An audit event. Times are RFC 3339."""
 
-    id: str
-    leaf_index: int | None = Field(description="Null until the event is sealed, after one or two seconds.")
+    leaf_index: int = Field(description="The event's position in the log, which identifies it.")
     at: str
     kind: str
     version: int = Field(description="The version of the `detail` fields; see docs/audit-events.md.")
@@ -95,9 +94,10 @@ def event_body(event: StoredEvent) -> JsonObject:
         version = content.get("version", FIRST_VERSION)
         canonical = event.body.decode("ascii")
     except (ValueError, TypeError, KeyError) as error:
-        raise LogDamaged(f"Event {event.id} in the database is not a valid event.") from error
+        raise LogDamaged(
+            f"The event at leaf index {event.leaf_index} is not valid. Run `clustercert audit verify`."
+        ) from error
     return {
-        "id": str(event.id),
         "leaf_index": event.leaf_index,
         **fields,
         "version": version,
