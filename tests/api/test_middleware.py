@@ -248,9 +248,3 @@ async def test_a_request_counts_once_its_body_is_there() -> None:
         is_error(await client.post("/x", content=b"whole"), 503, "CCE.01503001")
         go_on.set()
         assert [(await answer).status_code for answer in slow] == [200, 200]
-
-
-@pytest.mark.parametrize("headers", [{"X-A": "a" * 66_000}, {f"X-{number}": "1" for number in range(100)}])
-async def test_a_header_block_over_its_bound_is_refused(headers: dict[str, str]) -> None:
-    async with client_of(PlainTextResponse("done")) as client:
-        is_error(await client.get("/x", headers=headers), 431, "APIGW.0201")

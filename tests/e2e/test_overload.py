@@ -65,6 +65,19 @@ def test_requests_without_their_bodies_keep_nobody_out(
         assert waiting[-1].recv(12) == b"HTTP/1.1 408"
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_header_block_without_an_end_is_refused(tmp_path: Path, workers: str) -> None:
+    begun = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 20_000
+    with (
+        demo(tmp_path / "data", "--workers", workers) as running,
+        attacked(running, 8, begun) as connections,
+        running.client() as client,
+    ):
+        for connection in connections:
+            assert connection.recv(12) == b"HTTP/1.1 431"
+        assert client.post(running.clustercert_path, json={"duration": 1}).status_code == 200
+
+
 def test_a_header_block_of_a_megabyte_is_refused(tmp_path: Path) -> None:
     with demo(tmp_path / "data") as running, running.client() as client:
         assert client.get("/healthz", headers={"X-Large": "a" * 1_000_000}).status_code == 431

@@ -105,6 +105,11 @@ def test_the_webhook_answers_api_servers_only(roles: Roles) -> None:
         assert answer.status_code == 200
 
 
+def test_the_webhook_refuses_large_headers(roles: Roles) -> None:
+    with roles.client(roles.webhook) as client:
+        assert client.get("/healthz", headers={"X-Large": "a" * 1_000_000}).status_code == 431
+
+
 def test_the_api_does_not_answer_api_servers(roles: Roles) -> None:
     headers = {"Authorization": f"Bearer {roles.token}"}
     with roles.client(roles.api) as client:

@@ -136,6 +136,13 @@ def test_an_inherited_socket_is_served_on(tmp_path: Path, workers: str) -> None:
             # Who connects before the service is ready waits.
             answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=SECONDS)
             assert answer.json() == {"status": "ready"}
+            large = httpx.get(
+                f"http://127.0.0.1:{port}/healthz",
+                headers={"X-Large": "a" * 1_000_000},
+                trust_env=False,
+                timeout=SECONDS,
+            )
+            assert large.status_code == 431
             assert process.stderr is not None
             listening = f"Listening on http://127.0.0.1:{port}\n"
             assert listening in iter(process.stderr.readline, "")

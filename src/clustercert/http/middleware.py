@@ -17,7 +17,6 @@ from clustercert.http.source_address import HEADERS, SourceAddresses, peer_addre
 from clustercert.model import Origin, new_id
 from clustercert.model.errors import (
     ClustercertError,
-    HeaderTooLarge,
     InvalidRequest,
     TooManyFailures,
     Unauthenticated,
@@ -36,9 +35,6 @@ AuthenticationFailure = Unauthenticated | TooManyFailures
 
 # The maximum number of concurrent requests. With more, clients would time out. Excess requests get 503 at once.
 MAX_IN_FLIGHT = 512
-# Limits for a request: the total size of its target and header fields, and the number of header fields.
-MAX_HEADER_BYTES = 64 * 1024
-MAX_HEADER_FIELDS = 100
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
@@ -180,14 +176,10 @@ def _new_context(scope: Scope, deadline: asyncio.Timeout, seconds: float) -> Req
 
 
 def _check(scope: Scope, names: list[bytes]) -> bool:
-    """Check query and header fields. Returns whether a body follows. Raises InvalidRequest or HeaderTooLarge."""
-    fields = scope["headers"]
-    size = len(scope["path"]) + len(scope["query_string"]) + sum([len(n) + len(v) + 4 for n, v in fields])
-    if size > MAX_HEADER_BYTES or len(fields) > MAX_HEADER_FIELDS:
-        raise HeaderTooLarge(
-            f"The request target and headers exceed {MAX_HEADER_BYTES} bytes or {MAX_HEADER_FIELDS} header fields. "
-            "Send a smaller request."
-        )
+    """Check query and header fields. Returns whether a body follows. Raises InvalidRequest.
+
+    `server.connection_limits` has limited their size and number while they arrived.
+    """
     # RFC 9112 3.2 and 6.1: of two values, a proxy might use one and this service the other.
     hosts = names.count(b"host")
     if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):

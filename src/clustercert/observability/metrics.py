@@ -61,6 +61,14 @@ FORWARDING_IGNORED = Counter(
     "clustercert_forwarding_ignored",
     "Requests with X-Forwarded-For or Forwarded from a peer that is not in server.trusted_proxies",
 )
+CONNECTIONS_CLOSED = Counter(
+    "clustercert_connections_closed",
+    "Connections closed at a limit of a worker: connections (those that wait longest for their clients) or handshakes"
+    " (new ones)",
+    ["limit"],
+)
+for _bound in ("connections", "handshakes"):
+    CONNECTIONS_CLOSED.labels(_bound)
 ISSUER_FETCHES = Counter(
     "clustercert_issuer_fetches",
     "Attempts to fetch the keys of an OIDC issuer: done or failed",

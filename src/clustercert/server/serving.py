@@ -86,8 +86,9 @@ def _config(app: "_Application") -> uvicorn.Config:
         app,
         factory=True,
         interface="asgi3",
-        loop="uvloop",
-        http="httptools",
+        # By name, since the supervisor does not need the module.
+        loop="clustercert.server.connection_limits:Loop",
+        http="clustercert.server.connection_limits:BoundedProtocol",
         ws="none",
         lifespan="on",
         workers=app.settings.server.workers,

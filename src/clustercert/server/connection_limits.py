@@ -1,0 +1,270 @@
+"""Limits for what uvicorn and uvloop accept without end: connections, header blocks, trailers, TLS handshakes.
+
+This module alone extends a class of uvicorn that is not public API. A test fails if that class changes.
+"""
+
+import asyncio
+import ssl
+import time
+from enum import Enum, auto
+from typing import Any, ClassVar
+
+import structlog
+import uvloop
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from clustercert.http import responses
+from clustercert.http.middleware import OTHER
+from clustercert.model import new_id
+from clustercert.model.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
+from clustercert.observability import metrics
+from clustercert.server.tls_context import HANDSHAKE_SECONDS
+
+logger = structlog.get_logger()
+
+# Limits for a request line with its header block; the same limits apply to a chunk extension and to trailers.
+MAX_HEAD_BYTES = 64 * 1024
+MAX_FIELDS = 100
+HEAD_SECONDS = 10.0
+# Requests that a client sends before the response to an earlier one. Clients rarely send even two.
+MAX_PIPELINED = 16
+# Connections of a worker, after their TLS handshakes.
+MAX_CONNECTIONS = 2048
+# After a refusal, the rest of the request is discarded for so long, up to so many bytes. Closing the connection at
+# once would reset it, and a client that sends everything before it reads would not see the response.
+LINGER_SECONDS = 2.0
+MAX_DISCARDED = 4 * 1024 * 1024
+# Interval between log messages about the limit of connections.
+REPORT_SECONDS = 60.0
+
+
+class Loop(uvloop.Loop):
+    """An event loop whose servers limit the time of a TLS handshake."""
+
+    async def create_server(  # type: ignore[override]  # the options are uvloop's
+        self, *args: Any, ssl: ssl.SSLContext | None = None, **options: Any
+    ) -> Any:
+        """Create a server, as uvloop does."""
+        if ssl is not None:
+            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
+        return await super().create_server(*args, ssl=ssl, **options)
+
+
+class _Part(Enum):
+    """The part of a request that arrives next."""
+
+    START = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol, which limits each part of a request while it arrives.
+
+    The parser copies an incomplete header value with each piece of it, so bytes are counted before it gets them.
+
+    Attributes:
+        waiting: connections of this worker that wait for their client to send or to read, the longest waiting first.
+    """
+
+    waiting: ClassVar[dict["BoundedProtocol", None]] = {}
+    _reported: ClassVar[float] = -REPORT_SECONDS
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.url = b""
+        self._part = _Part.START
+        # Bytes received since the last completed part of a request or piece of a body.
+        self._received = 0
+        self._fields = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._failure: ClustercertError | None = None
+        # Bytes received after a refusal.
+        self._discarded: int | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept the connection. At the limit, close the one that waits longest, or else this one."""
+        super().connection_made(transport)
+        # uvicorn sets this timer only after a response.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._make_room()
+        self.waiting[self] = None
+
+    def _make_room(self) -> None:
+        longest = next(iter(self.waiting), self)
+        self.waiting.pop(longest, None)
+        longest.transport.abort()
+        metrics.CONNECTIONS_CLOSED.labels("connections").inc()
+        now = time.monotonic()
+        if now - BoundedProtocol._reported >= REPORT_SECONDS:
+            BoundedProtocol._reported = now
+            logger.warning(
+                "connection limit reached",
+                limit=MAX_CONNECTIONS,
+                advice="find out which clients hold connections; a proxy can limit them for each address",
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.waiting.pop(self, None)
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Give the parser no more of an incomplete part than its limit allows."""
+        if self._discarded is not None:
+            self._discarded += len(data)
+            if self._discarded > MAX_DISCARDED:
+                self.transport.abort()
+            return
+        while data and not self._is_over():
+            piece = data[: MAX_HEAD_BYTES - self._received]
+            data = data[len(piece) :]
+            # Callbacks set this to 0 when a part is complete. What follows in the same piece is not counted.
+            self._received += len(piece)
+            super().data_received(piece)
+            if self._received >= MAX_HEAD_BYTES:
+                self._refuse(_too_large())
+        self._set_timer()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._part = _Part.HEAD
+        self._fields = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header field. Trailers are dropped: the application has checked the header fields already."""
+        self._fields += 1
+        if self._fields > MAX_FIELDS:
+            self._fail(_too_large())
+        if self._part is _Part.HEAD:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the application, or queue the request."""
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._fail(
+                InvalidRequest("Too many requests are sent before the response to the first. Send fewer.")
+            )
+        self._part = _Part.BODY
+        self._received = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._received = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request. From now on, the connection waits for the application."""
+        self._part = _Part.START
+        self._received = 0
+        self.waiting.pop(self, None)
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Start the next request, or wait for it."""
+        super().on_response_complete()
+        if not self._is_busy() and not self.transport.is_closing():
+            self.waiting.setdefault(self)
+            self._set_timer()
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read."""
+        self.waiting.setdefault(self)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Continue after the client has read."""
+        if self._is_busy() and self._part is _Part.START:
+            self.waiting.pop(self, None)
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that the parser refuses, or that one of its callbacks refused."""
+        self._refuse(self._failure or InvalidRequest(f"{msg} Send a request by the rules of RFC 9112."))
+
+    def _is_busy(self) -> bool:
+        """Whether the application has not completed its response to the last request."""
+        return not getattr(self.cycle, "response_complete", True)
+
+    def _is_over(self) -> bool:
+        """Whether a request was refused, or the connection is closing."""
+        return self._discarded is not None or self.transport.is_closing()
+
+    def _fail(self, failure: ClustercertError) -> None:
+        """Stop the parser. uvicorn then calls `send_400_response`."""
+        self._failure = failure
+        raise failure
+
+    def _set_timer(self) -> None:
+        """Start the timer if a part of a request has begun and not ended. The application limits the time of bodies."""
+        if self._discarded is not None:
+            return
+        if self._is_busy():
+            begun = self._part is _Part.BODY and self._received > 0
+        else:
+            begun = self._part is not _Part.START or self._received > 0
+        if not begun:
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._time_out)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _time_out(self) -> None:
+        self._refuse(
+            RequestTimeout(f"The request did not arrive within {HEAD_SECONDS:g} seconds. Send it again.")
+        )
+
+    def _refuse(self, failure: ClustercertError) -> None:
+        """Answer with the failure if a response is due now. Close the connection."""
+        if self._is_over():
+            return
+        metrics.REQUESTS.labels(OTHER, OTHER, str(failure.status)).inc()
+        if not self._owes_response():
+            self.transport.close()
+            return
+        self._stop_timer()
+        self._discarded = 0
+        if self._is_busy():
+            # Otherwise the application would send its response as well.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(self._rendered(failure))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _owes_response(self) -> bool:
+        """Whether the next response on this connection is the one to the request that is arriving."""
+        if self._is_busy():
+            return self._part is _Part.BODY and not self.cycle.response_started and not self.pipeline
+        return self._part is not _Part.BODY
+
+    def _rendered(self, failure: ClustercertError) -> bytes:
+        request_id = new_id()
+        response = responses.error(failure, self.url.decode("latin-1"), request_id)
+        fields = [
+            *self.server_state.default_headers,
+            *response.raw_headers,
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        lines = [name + b": " + value + b"\r\n" for name, value in fields]
+        return b"".join([STATUS_LINE[failure.status], *lines, b"\r\n", bytes(response.body)])
+
+
+def _too_large() -> HeaderTooLarge:
+    return HeaderTooLarge(
+        f"The request target and headers exceed {MAX_HEAD_BYTES} bytes or {MAX_FIELDS} header fields. "
+        "Send a smaller request."
+    )

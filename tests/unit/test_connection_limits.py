@@ -1,0 +1,400 @@
+"""uvicorn with our protocol and event loop, on real sockets, in front of a small application."""
+
+import asyncio
+import contextlib
+import hashlib
+import inspect
+import json
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+import uvicorn
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http import httptools_impl
+
+from clustercert.observability import metrics
+from clustercert.server import connection_limits, tls_context
+from clustercert.server.connection_limits import BoundedProtocol, Loop
+from support.wait import SECONDS, eventually
+from unit.test_tls_context import tls_context as server_context
+
+# SHA-256 of the source of what BoundedProtocol extends and calls, in uvicorn 0.54.0.
+UVICORN = "70e7393260abf01c74b912ad453c795995fdb0908020fbf68c9f1d87f4a47a2f"
+ENDLESS = 4 * 1024 * 1024
+HEAD = b"POST /v1 HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+LIMIT = connection_limits.MAX_HEAD_BYTES
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the number of bytes of the body; `/unread` without reading it, `/large` with more."""
+    if scope["type"] == "lifespan":
+        message: Message = {"type": ""}
+        while message["type"] != "lifespan.shutdown":
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+        return
+    length, more = 0, scope["path"] != "/unread"
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        length += len(message["body"])
+        more = message["more_body"]
+    fields = [name.decode() for name, _ in scope["headers"]]
+    body = json.dumps({"path": scope["path"], "body": length, "fields": fields}).encode()
+    if scope["path"] == "/large":
+        body = bytes(20 * ENDLESS)
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Server:
+    """uvicorn in a thread."""
+
+    def __init__(self, tls: tls_context.TlsContext | None = None, keep_alive: int = 100) -> None:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            application,
+            interface="asgi3",
+            http="clustercert.server.connection_limits:BoundedProtocol",
+            loop="clustercert.server.connection_limits:Loop",
+            ws="none",
+            log_config=None,
+            log_level="error",
+            timeout_keep_alive=keep_alive,
+            timeout_graceful_shutdown=1,
+            ssl_context_factory=tls,
+        )
+        self.server = uvicorn.Server(config)
+        self.factory = config.get_loop_factory()
+        self._address = self.socket.getsockname()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self._address, timeout=SECONDS)
+
+    def exchange(self, *parts: bytes) -> bytes:
+        """Send the parts, then receive until the server closes or the client would wait in vain."""
+        with self.connect() as client:
+            for part in parts:
+                client.sendall(part)
+            return received(client)
+
+    def run(self) -> None:
+        with asyncio.Runner(loop_factory=self.factory) as runner:
+            runner.run(self.server.serve([self.socket]))
+
+
+def received(client: socket.socket) -> bytes:
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while part := client.recv(65536):
+            said += part
+    return said
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+@contextlib.contextmanager
+def serving(tls: tls_context.TlsContext | None = None, keep_alive: int = 100) -> Iterator[Server]:
+    server = Server(tls, keep_alive)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        eventually(lambda: server.server.started)
+        yield server
+    finally:
+        server.server.should_exit = True
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as running:
+        yield running
+
+
+def test_uvicorn_is_what_this_module_extends() -> None:
+    """If it fails: read what changed in uvicorn, run this module and e2e/test_server.py, then store the new hash."""
+    source = "".join(
+        inspect.getsource(each)
+        for each in (httptools_impl.HttpToolsProtocol, httptools_impl.RequestResponseCycle)
+    )
+    assert hashlib.sha256(source.encode()).hexdigest() == UVICORN
+
+
+def test_the_loop_is_the_one_with_a_handshake_limit(server: Server) -> None:
+    assert server.factory is Loop
+
+
+def repeat(part: bytes) -> bytes:
+    return part * (ENDLESS // len(part))
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"", b"\r\n"),
+        (b"GET /", b"a"),
+        (b"GET /?", b"a=1&"),
+        (HEAD, b"a:\r\n"),
+        (HEAD, b"a: b\r\n"),
+        (HEAD, b"a"),
+        (HEAD + b"a: ", b"a"),
+        (HEAD + b"a:", b" "),
+        (CHUNKED + b"1", b"0"),
+        (CHUNKED + b"1;", b"a"),
+        (CHUNKED + b"1;", b"a=b;"),
+        (CHUNKED + b"1;a=", b"b"),
+        (CHUNKED + b'1;a="', b"b"),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"a: b\r\n"),
+        (CHUNKED + b"1\r\na\r\n0\r\na: ", b"a"),
+        (CHUNKED + b"1\r\na\r\n0\r\na", b"a"),
+    ],
+)
+def test_what_never_ends_is_refused_while_it_arrives(server: Server, begin: bytes, more: bytes) -> None:
+    with server.connect() as client:
+        sender = threading.Thread(target=send_all, args=(client, begin + repeat(more)))
+        sender.start()
+        answer = received(client)
+        sender.join()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    # A malformed part of a request is a 400 before it is too large.
+    assert status(answer) in {400, 431}
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["error_msg"]
+    # This connection is gone, others are served.
+    assert status(server.exchange(HEAD + b"Connection: close\r\n\r\n")) == 200
+
+
+def send_all(client: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        client.sendall(data)
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what the parser got."""
+    sizes: list[int] = []
+    feed = httptools_impl.HttpToolsProtocol.data_received
+
+    def counted(self: httptools_impl.HttpToolsProtocol, data: bytes) -> None:
+        feed(self, data)
+        sizes.append(len(data))
+
+    monkeypatch.setattr(httptools_impl.HttpToolsProtocol, "data_received", counted)
+    return sizes
+
+
+def test_no_more_than_the_limit_reaches_the_parser(server: Server, fed: list[int]) -> None:
+    assert status(server.exchange(HEAD + b"a: " + b"b" * ENDLESS)) == 431
+    assert sum(fed) == LIMIT
+
+
+@pytest.mark.parametrize(("extra", "expected"), [(0, 200), (1, 431)])
+def test_the_limit_is_exact(server: Server, extra: int, expected: int) -> None:
+    end = b"\r\nConnection: close\r\n\r\n"
+    padding = b"a" * (LIMIT - len(HEAD) - len(b"X: ") - len(end) + extra)
+    assert status(server.exchange(HEAD + b"X: " + padding + end)) == expected
+
+
+@pytest.mark.parametrize(("count", "expected"), [(98, 200), (99, 431)])
+def test_fields_are_counted(server: Server, count: int, expected: int) -> None:
+    assert status(server.exchange(HEAD + b"a: b\r\n" * count + b"Connection: close\r\n\r\n")) == expected
+
+
+def test_trailers_reach_no_application(server: Server) -> None:
+    head = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = server.exchange(head + b"1\r\na\r\n0\r\nX-Auth-Token: a\r\n\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["fields"] == [
+        "host",
+        "connection",
+        "transfer-encoding",
+    ]
+
+
+def test_a_refusal_under_v3_is_one_of_keystone(server: Server) -> None:
+    answer = server.exchange(b"GET /v3/auth/tokens HTTP/1.1\r\nHost: a\r\na: " + b"b" * ENDLESS)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == 431
+
+
+@pytest.mark.parametrize("sent", [b"G", b"\r\n", HEAD, HEAD + b"a: b"])
+def test_a_header_block_that_does_not_arrive_in_time_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
+    assert status(server.exchange(sent)) == 408
+
+
+@pytest.mark.parametrize("sent", [b"1;a", b"1\r\na\r\n0\r\na: b"])
+def test_a_chunk_extension_or_trailer_that_does_not_arrive_in_time_is_refused(
+    server: Server, fed: list[int], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
+    begin = CHUNKED + sent[:-1]
+    with server.connect() as client:
+        client.sendall(begin)
+        eventually(lambda: sum(fed) == len(begin))
+        client.sendall(sent[-1:])
+        assert status(received(client)) == 408
+
+
+def test_a_header_block_that_trickles_in_is_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.1)
+    with server.connect() as client:
+        client.sendall(HEAD + b"a: ")
+        client.settimeout(0.01)
+        for _ in range(1000):
+            try:
+                answer = client.recv(65536)
+                break
+            except TimeoutError:
+                client.sendall(b"b")
+    assert status(answer) == 408
+
+
+def test_a_body_that_nobody_reads_ends_the_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "HEAD_SECONDS", 0.05)
+    answer = server.exchange(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+    assert status(answer) == 200
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_connection_that_sends_nothing_ends_like_an_idle_one() -> None:
+    with serving(keep_alive=0) as server:
+        assert server.exchange() == b""
+
+
+def test_many_requests_before_the_first_response_end_the_connection(server: Server) -> None:
+    waiting = HEAD + b"Content-Length: 1\r\n\r\na"
+    assert server.exchange(waiting * 1000).count(b"HTTP/1.1 200") < 1000
+    assert status(server.exchange(HEAD + b"Connection: close\r\n\r\n")) == 200
+
+
+REQUESTS = (
+    (b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", ("/a", 0)),
+    (HEAD + b"Content-Length: 5\r\n\r\nhello", ("/v1", 5)),
+    (CHUNKED + b"5;a=b\r\nhello\r\n3\r\nabc\r\n0\r\nX-A: b\r\n\r\n", ("/v1", 8)),
+    (
+        HEAD + b"X: " + b"a" * 40_000 + b"\r\nContent-Length: 200000\r\n\r\n" + b"a" * 200_000,
+        ("/v1", 200_000),
+    ),
+    (b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", ("/unread", 0)),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_requests_are_answered_however_they_are_cut(server: Server, seed: int) -> None:
+    """Up to 8 requests on one connection, cut at random places, each response read before the next request or not."""
+    chance = random.Random(seed)
+    chosen = chance.choices(REQUESTS, k=8)
+    stream = b"".join(request for request, _ in chosen)
+    with server.connect() as client:
+        sender = threading.Thread(target=cut, args=(client, stream, chance))
+        sender.start()
+        answers = b""
+        while answers.count(b"}") < len(chosen) and (part := client.recv(65536)):
+            answers += part
+        sender.join()
+    bodies = [json.loads(each.partition(b"\r\n\r\n")[2]) for each in answers.split(b"HTTP/1.1 200 OK")[1:]]
+    assert [(body["path"], body["body"]) for body in bodies] == [expected for _, expected in chosen]
+
+
+def cut(client: socket.socket, stream: bytes, chance: random.Random) -> None:
+    while stream:
+        size = chance.choice((1, 7, 100, 5_000, 70_000, 300_000))
+        client.sendall(stream[:size])
+        stream = stream[size:]
+
+
+def closed(limit: str) -> float:
+    [family] = metrics.CONNECTIONS_CLOSED.labels(limit).collect()
+    return next(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
+def test_at_the_limit_the_connection_that_waits_longest_is_closed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(BoundedProtocol, "_reported", -connection_limits.REPORT_SECONDS)
+    before = closed("connections")
+    with contextlib.ExitStack() as stack, structlog.testing.capture_logs() as log:
+        busy = stack.enter_context(server.connect())
+        busy.sendall(HEAD + b"Content-Length: 2\r\n\r\na")
+        held = [stack.enter_context(server.connect()) for _ in range(40)]
+        answers = []
+        for client in held[-10:]:
+            client.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answers.append(status(received(client)))
+        assert answers == [200] * 10
+        assert received(held[0]) == b""
+    assert closed("connections") > before
+    assert [line["event"] for line in log] == ["connection limit reached"]
+    eventually(lambda: not server.server.server_state.connections)
+    assert not BoundedProtocol.waiting
+
+
+def test_a_client_that_does_not_read_makes_room(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1) == b"H"
+        eventually(lambda: len(BoundedProtocol.waiting) == 1)
+        [connection] = BoundedProtocol.waiting
+        assert connection.flow.write_paused
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Iterator[Server]:
+    with serving(server_context(tmp_path)) as running:
+        yield running
+
+
+def trusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_a_header_block_without_an_end_is_refused_over_tls_too(secured: Server) -> None:
+    with trusting().wrap_socket(secured.connect()) as client:
+        client.sendall(HEAD + b"a: " + b"b" * 1_000_000)
+        assert status(client.recv(65536)) == 431
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
+def test_an_unfinished_handshake_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connection_limits, "HANDSHAKE_SECONDS", 0.1)
+    with serving(server_context(tmp_path)) as server:
+        assert server.exchange(sent) == b""
+
+
+def test_the_number_of_unfinished_handshakes_is_limited(
+    secured: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_context, "MAX_HANDSHAKES", 3)
+    # Those of other tests.
+    tls_context._Session.unfinished.clear()
+    before = closed("handshakes")
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(secured.connect()) for _ in range(4)]
+        assert received(held[3]) == b""
+        assert closed("handshakes") - before == 1
+    # Their ends are unknown, so they count until their time is over.
+    monkeypatch.setattr(tls_context, "HANDSHAKE_SECONDS", 0.0)
+    with trusting().wrap_socket(secured.connect()) as client:
+        client.sendall(HEAD + b"Connection: close\r\n\r\n")
+        assert status(client.recv(65536)) == 200
