@@ -36,7 +36,7 @@ def test_a_cluster_is_registered_changed_and_removed(administration: Administrat
         "external_url": "https://203.0.113.9:5443",
         "san_urls": ["https://api.example.com:5443"],
         "webhook_mode": "known-only",
-        "exemptions": ["system:*", "backup"],
+        "exemptions": ["system:nodes", "backup"],
         "listed_masters": ["ab" * 32],
         "version": "v1.33",
     }

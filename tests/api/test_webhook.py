@@ -182,8 +182,9 @@ def test_known_only_denies_unknown_certificates(known_only: ApiServer) -> None:
         assert "only certificates" in str(status["reason"])
         # The helper adds system:authenticated, which every caller has.
         assert known_only.status(credential, groups=["system:unauthenticated"])["denied"] is True
-        assert known_only.status(credential, user="system:node:n1", groups=[]) == NO_OPINION
-        assert known_only.status(credential, groups=["system:nodes"]) == NO_OPINION
+        assert known_only.status(credential, user="system:node:n1", groups=["system:nodes"]) == NO_OPINION
+        assert known_only.status(credential, user="system:node:n1", groups=[])["denied"] is True
+        assert known_only.status(credential, groups=["system:nodes"])["denied"] is True
         # All groups must be exempt; groups of the policy never are.
         assert known_only.status(credential, user="system:node:n1", groups=["devs"])["denied"] is True
         assert known_only.status(credential, groups=["system:nodes", "devs"])["denied"] is True

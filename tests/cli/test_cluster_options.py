@@ -15,7 +15,9 @@ from support.stores import Store, rows, sqlite_url
 
 DEFAULTS = {
     "webhook_mode": "default",
-    "exemptions": ["system:*"],
+    "exemptions": ["system:nodes"],
+    "pins": [],
+    "pin_components": False,
     "listed_masters": [],
     "credential_roles": {},
     "admission": False,
@@ -56,7 +58,9 @@ def test_add_takes_all_options(operator: Operator, server_ca: Path) -> None:
     )  # fmt: skip
     assert add(operator, server_ca, *said) == {
         "webhook_mode": "known-only",
-        "exemptions": ["system:*", "ops", "robots:*"],
+        "exemptions": ["system:nodes", "ops", "robots:*"],
+        "pins": [],
+        "pin_components": False,
         "listed_masters": ["ab" * 32],
         "credential_roles": {"admin": "cluster-admin", "member": "team=edit"},
         "admission": True,
@@ -67,11 +71,11 @@ def test_update_changes_only_the_given_options(operator: Operator, server_ca: Pa
     add(operator, server_ca, "--webhook-mode", "known-only", "--exempt", "ops", "--listed-master", "ab" * 32)
     assert update(operator, "--version", "v1.33") == DEFAULTS | {
         "webhook_mode": "known-only",
-        "exemptions": ["system:*", "ops"],
+        "exemptions": ["system:nodes", "ops"],
         "listed_masters": ["ab" * 32],
     }
     changed = update(
-        operator, "--webhook-mode", "default", "--exempt", "ops", "--remove-exempt", "system:*",
+        operator, "--webhook-mode", "default", "--exempt", "ops", "--remove-exempt", "system:nodes",
         "--remove-listed-master", "ab" * 32, "--listed-master", "cd" * 32, "--admission",
     )  # fmt: skip
     assert changed == DEFAULTS | {
@@ -80,6 +84,17 @@ def test_update_changes_only_the_given_options(operator: Operator, server_ca: Pa
         "admission": True,
     }
     assert update(operator, "--no-admission")["admission"] is False
+
+
+def test_components_are_pinned_by_fingerprint(operator: Operator, server_ca: Path) -> None:
+    add(operator, server_ca, "--exempt", "system:kube-scheduler")
+    assert "Pin the certificates" in operator.error("cluster", "update", "prod", "--pin-components")
+    done = operator.run("cluster", "update", "prod", "--pin-components", "--pin", "AB:" * 31 + "AB")
+    assert (done.code, "authorization-config.yaml" in done.err) == (0, True)
+    changed = update(operator, "--pin", "cd" * 32, "--remove-pin", "AB" * 32)
+    assert (changed["pins"], changed["pin_components"]) == (["cd" * 32], True)
+    assert "Pin the certificates" in operator.error("cluster", "update", "prod", "--remove-pin", "cd" * 32)
+    assert update(operator, "--no-pin-components", "--remove-pin", "cd" * 32)["pins"] == []
 
 
 def test_removed_credential_roles_leave_an_empty_mapping(operator: Operator, server_ca: Path) -> None:
@@ -133,6 +148,7 @@ def test_remove_says_what_stays_in_the_cluster(operator: Operator, server_ca: Pa
         (("--exempt", "x" * 254), "exemption"),
         (("--listed-master", "ab"), "fingerprint"),
         (("--listed-master", "zz" * 32), "fingerprint"),
+        (("--pin", "ab"), "pins: 'ab' is not a SHA-256 fingerprint"),
         (("--credential-role", "admin=a/b"), "ClusterRole"),
         (("--credential-role", "admin=.."), "ClusterRole"),
         (("--credential-role", "admin=" + "x" * 254), "ClusterRole"),
@@ -175,7 +191,9 @@ def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
     assert isinstance(changed, dict)
     assert changed["options"] == {
         "mode": "known-only",
-        "exemptions": ["system:*"],
+        "exemptions": ["system:nodes"],
+        "pins": [],
+        "pin_components": False,
         "listed_masters": [],
         "credential_roles": {"admin": "cluster-admin"},
         "admission": False,
@@ -217,7 +235,7 @@ def test_a_pattern_that_could_exempt_the_names_of_a_template_is_refused(
     said = operator.usage_error("cluster", "update", "prod", "--exempt", "ops")
     assert "ops could exempt a group that the policy's template {group.id} gives" in said
     assert update(operator, "--exempt", "kubeadm:cluster-admins")["exemptions"] == [
-        "system:*",
+        "system:nodes",
         "kubeadm:cluster-admins",
     ]
 
@@ -232,4 +250,4 @@ def test_known_only_is_not_switched_on_with_an_exemption_from_before_the_templat
     said = operator.usage_error("cluster", "update", "prod", "--webhook-mode", "known-only")
     assert "ops could exempt a group that the policy's template {group.id} gives" in said
     changed = update(operator, "--webhook-mode", "known-only", "--remove-exempt", "ops")
-    assert (changed["webhook_mode"], changed["exemptions"]) == ("known-only", ["system:*"])
+    assert (changed["webhook_mode"], changed["exemptions"]) == ("known-only", ["system:nodes"])

@@ -208,3 +208,16 @@ def test_files_for_the_cluster_stay_until_their_objects_are_deleted(site: Operat
         "kubectl apply -f service-access.yaml"
     )
     assert "removed-service-access.yaml" not in files(site)
+
+
+def test_known_only_is_refused_in_a_folder_for_an_older_api_server(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site, "--kubernetes-version", "1.31"))
+    before = files(site)
+
+    refused = site.operator.error(*update(site, "--mode", "known-only"))
+
+    assert "has the apiVersion v1beta1, for Kubernetes 1.30 and 1.31" in refused
+    assert files(site) == before
+    site.operator.output(*update(site, "--mode", "known-only", "--kubernetes-version", "1.32"))
+    (configuration,) = parsed(site)["authorization-config.yaml"]
+    assert configuration["apiVersion"] == "apiserver.config.k8s.io/v1"

@@ -54,7 +54,7 @@ def test_operators_manage_clusters(place: RemoteSite, monkeypatch: pytest.Monkey
     changed = carol.output_json(
         *("cluster", "update", "shop", "--exempt", "ops", "--rename", "store", "--label", "team=web")
     )
-    assert (changed["name"], changed["exemptions"]) == ("store", ["system:*", "ops"])
+    assert (changed["name"], changed["exemptions"]) == ("store", ["system:nodes", "ops"])
     assert changed["labels"] == {"env": "test", "team": "web"}
     assert {"prod", "staging", "store"} <= set(carol.output("cluster", "list", "-o", "name").split())
     assert "has 0 live certificates" in carol.failure(2, "cluster", "remove", "store")

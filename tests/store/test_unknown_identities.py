@@ -10,7 +10,7 @@ from clustercert.kubernetes.webhook import credential_usage as webhook_usage
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.model import AuditEvent, Cluster, ClusterOptions
 from clustercert.model.events.operation import CredentialAlert
-from clustercert.observability.metrics import MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
+from clustercert.observability.metrics import EXEMPT_CREDENTIALS, MASTERS_CREDENTIALS, UNKNOWN_CREDENTIALS
 from clustercert.store import credential_usage as module
 from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
@@ -112,11 +112,10 @@ async def test_credential_groups_raise_alerts_despite_exemptions(
     )
 
 
-@pytest.mark.parametrize(("username", "group"), [("system:node:n1", "system:nodes"), ("bob", "system:nodes")])
 async def test_an_exempt_identity_raises_no_alert(
-    store: Store, known: CredentialCache, usage: CredentialUsage, username: str, group: str
+    store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
-    usage.note(await seen(known, os.urandom(32), NOW, group, username=username))
+    usage.note(await seen(known, os.urandom(32), NOW, "system:nodes", username="system:node:n1"))
     await usage.flush()
     assert alerts(store) == []
     assert unknown(store) == []
@@ -127,6 +126,7 @@ async def test_an_exempt_identity_raises_no_alert(
     [
         ("system:node:n1", ["system:nodes", "devs"]),
         ("system:node:n1", ["devs"]),
+        ("bob", ["system:nodes"]),
         ("bob", ["system:auditors"]),
         ("clustercert:service", ["system:nodes"]),
     ],
@@ -211,6 +211,83 @@ async def test_an_issued_master_raises_one_alert_at_its_first_use(
     assert times(store, record) == (store.time(NOW), store.time(NOW + timedelta(minutes=2)))
 
 
+COMPONENT = "system:kube-controller-manager"
+KNOWN_ONLY = replace(
+    WEBHOOK_CONFIG, options=ClusterOptions(mode="known-only", exemptions=("system:nodes", COMPONENT))
+)
+
+
+async def test_a_new_certificate_of_an_exempt_name_is_reported(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """At most once an hour. The event names the new certificate, although the old one is in use too."""
+    old, new, next_one = (os.urandom(32) for _ in range(3))
+    before = EXEMPT_CREDENTIALS._value.get()
+    # Before the name was exempt, it was in the report of unknown identities.
+    usage.note(await seen(known, old, NOW, username=COMPONENT))
+    await usage.flush()
+    for minutes, fingerprint in ((90, old), (90, new), (92, new), (100, next_one), (160, next_one)):
+        at = NOW + timedelta(minutes=minutes)
+        usage.note(await seen(known, fingerprint, at, username=COMPONENT, webhook_config=KNOWN_ONLY))
+        if fingerprint != old:
+            await usage.flush()
+    assert [(alert["kind"], alert["subject"]) for alert in alerts(store)] == [
+        ("credential.unknown", old.hex()),
+        ("credential.exempt", new.hex()),
+        ("credential.exempt", next_one.hex()),
+    ]
+    assert EXEMPT_CREDENTIALS._value.get() - before == 2
+
+
+async def test_an_exempt_name_that_was_never_seen_is_reported(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    fingerprint = os.urandom(32)
+    usage.note(await seen(known, fingerprint, NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
+    await usage.flush()
+    assert [(alert["kind"], alert["subject"]) for alert in alerts(store)] == [
+        ("credential.exempt", fingerprint.hex())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("username", "groups", "changed"),
+    [
+        ("system:node:n1", ["system:nodes"], {}),
+        # In the default mode nothing is denied that the name could let pass.
+        (COMPONENT, [], {"mode": "default"}),
+        (COMPONENT, [], {"pins": ("ab" * 32,), "pin_components": True}),
+    ],
+)
+async def test_kubelets_and_pinned_certificates_are_not_reported(
+    store: Store,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    username: str,
+    groups: list[str],
+    changed: dict[str, object],
+) -> None:
+    options = replace(KNOWN_ONLY.options, **changed)  # type: ignore[arg-type] # each value has its field's type
+    config = replace(KNOWN_ONLY, options=options)
+    pinned = bytes.fromhex("ab" * 32)
+    usage.note(await seen(known, pinned, NOW, *groups, username=username, webhook_config=config))
+    await usage.flush()
+    assert alerts(store) == []
+
+
+@pytest.mark.usefixtures("room_for_two")
+async def test_exempt_names_have_room_beyond_the_limit(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    for number in range(3):
+        usage.note(await seen(known, os.urandom(32), NOW, username=f"user {number}"))
+        await usage.flush()
+    usage.note(await seen(known, os.urandom(32), NOW, username=COMPONENT, webhook_config=KNOWN_ONLY))
+    await usage.flush()
+    kinds = [alert["kind"] for alert in alerts(store)]
+    assert kinds == ["credential.unknown"] * 2 + ["credential.exempt"]
+
+
 async def test_a_listed_master_raises_no_alert(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:
@@ -248,7 +325,7 @@ async def test_unknown_identities_are_limited_per_cluster(
 @pytest.fixture
 def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_UNKNOWN", 2)
-    monkeypatch.setattr(module, "RESERVED_FOR_MASTERS", 1)
+    monkeypatch.setattr(module, "RESERVED", 1)
 
 
 @pytest.mark.usefixtures("room_for_two")

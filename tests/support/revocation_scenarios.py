@@ -89,6 +89,38 @@ def known_only_refuses_a_certificate_that_nobody_issued_here(installation: Insta
     eventually(lambda: _told_of(installation, "credential.unknown", stranger))
 
 
+def known_only_tells_of_a_new_certificate_of_a_component(installation: Installation) -> None:
+    """It is allowed unless components are pinned."""
+    name = "system:kube-scheduler"
+    first, second = installation.foreign(name, []), installation.foreign(name, [])
+    # Another name of Kubernetes, behind the group that is exempt by default.
+    hidden = installation.foreign("system:kube-controller-manager", ["system:nodes"])
+
+    def update(*options: str) -> None:
+        operator(installation.demo, "cluster", "update", installation.id, *options)
+
+    update("--exempt", name)
+    installation.guard("known-only")
+    try:
+        eventually(lambda: not _reads_the_version(hidden))
+        assert _reads_the_version(first)
+        eventually(lambda: _told_of(installation, "credential.exempt", first))
+        update("--pin", first.fingerprint, "--pin-components")
+        installation.guard("known-only")
+        eventually(lambda: not _reads_the_version(second))
+        assert _reads_the_version(first)
+    finally:
+        update("--no-pin-components", "--remove-pin", first.fingerprint, "--remove-exempt", name)
+        installation.guard("default")
+
+
+def _reads_the_version(holder: Holder) -> bool:
+    """Every authenticated user may do that."""
+    status, said = holder.kubectl("get", "--raw", "/version")
+    assert status == 0 or FORBIDDEN in said, said
+    return status == 0
+
+
 def a_member_of_system_masters_raises_an_alert(installation: Installation) -> None:
     """They bypass all authorizers; audit events report them afterwards."""
     # Another name than elsewhere: of one identity there is an event an hour.
@@ -184,6 +216,7 @@ WITH_A_WEBHOOK = (
     one_revoked_certificate_is_refused_within_the_ttl,
     everything_of_a_user_is_revoked_by_the_call_of_cce,
     known_only_refuses_a_certificate_that_nobody_issued_here,
+    known_only_tells_of_a_new_certificate_of_a_component,
     a_member_of_system_masters_raises_an_alert,
     a_ca_that_is_dropped_from_the_bundle_lets_nobody_in,
     the_use_of_a_credential_is_seen,

@@ -3,7 +3,7 @@
 import pytest
 
 from clustercert.model import ClusterOptions
-from clustercert.policy.exemptions import exempted_template, groups_and_templates, is_exempt
+from clustercert.policy.exemptions import exempted_template, exemption_of, groups_and_templates, is_exempt
 from clustercert.policy.rule_settings import PolicySettings
 
 POLICY_GROUPS = ("auditors", "system:auditors", "team:{group}", "{group}:x", "system:{role}", "a:b{role}")
@@ -11,30 +11,56 @@ POLICY_GROUPS = ("auditors", "system:auditors", "team:{group}", "{group}:x", "sy
 
 def exempted(username: str, *groups: str, exemptions: tuple[str, ...] | None = None) -> bool:
     options = ClusterOptions() if exemptions is None else ClusterOptions(exemptions=exemptions)
-    return is_exempt(username, groups, options, POLICY_GROUPS)
+    return exemption_of(username, groups, options, POLICY_GROUPS) is not None
 
 
 @pytest.mark.parametrize(
     ("username", "groups", "expected"),
     [
         ("system:node:n1", ("system:nodes",), True),
-        ("system:node:n1", (), True),
-        ("kubelet", ("system:nodes",), True),
-        ("admin", ("system:masters",), True),
+        ("system:node:n1", (), False),
+        # The group alone exempts no other name.
+        ("kubelet", ("system:nodes",), False),
+        ("system:kube-controller-manager", ("system:nodes",), False),
+        ("system:kube-controller-manager", (), False),
+        ("admin", ("system:masters",), False),
         ("bob", ("devs",), False),
         # Every request has one of these groups.
         ("bob", ("system:authenticated",), False),
         ("bob", ("system:unauthenticated", "system:authenticated"), False),
-        ("system:node:n1", ("system:authenticated",), True),
-        # All groups must match; the user name does not matter.
+        ("system:node:n1", ("system:nodes", "system:authenticated"), True),
+        # All groups must match.
         ("system:node:n1", ("system:nodes", "devs"), False),
         ("system:kube-scheduler", ("devs", "system:authenticated"), False),
         ("my-system:node", (), False),
         ("", (), False),
     ],
 )
-def test_system_names_are_exempt_by_default(username: str, groups: tuple[str, ...], expected: bool) -> None:
+def test_only_kubelets_are_exempt_by_default(username: str, groups: tuple[str, ...], expected: bool) -> None:
     assert exempted(username, *groups) is expected
+
+
+def test_a_name_of_kubernetes_must_be_exempt_itself() -> None:
+    assert exempted("bob", "ops", exemptions=("ops",))
+    assert not exempted("system:kube-scheduler", "ops", exemptions=("ops",))
+    assert exempted("system:kube-scheduler", "ops", exemptions=("ops", "system:kube-scheduler"))
+    assert exempted("system:node:n1", "system:nodes", "ops", exemptions=("ops", "system:nodes"))
+
+
+@pytest.mark.parametrize(
+    ("username", "groups"),
+    [("system:kube-scheduler", ()), ("bob", ("ops",)), ("system:node:n", ("ops", "system:nodes"))],
+)
+def test_pins_are_for_all_exempt_certificates_but_those_of_kubelets(
+    username: str, groups: tuple[str, ...]
+) -> None:
+    pinned, exemptions = "ab" * 32, ("system:nodes", "system:kube-scheduler", "ops")
+    options = ClusterOptions(exemptions=exemptions, pins=(pinned,), pin_components=True)
+    assert is_exempt(username, groups, (pinned,), options, ())
+    assert not is_exempt(username, groups, ("cd" * 32,), options, ())
+    assert not is_exempt(username, groups, (), options, ())
+    assert is_exempt("system:node:n", ("system:nodes",), (), options, ())
+    assert not is_exempt("eve", (), (pinned,), options, ())
 
 
 def test_an_asterisk_is_a_wildcard_only_at_the_end() -> None:

@@ -126,6 +126,7 @@ def test_all_files_parse_and_only_kubeconfigs_contain_the_token(
     assert ("deadlock" in text) == (failure_policy == "Deny")
     assert ("kubectl --as" in text) == options.admission
     assert ("--exempt kubeadm:cluster-admins" in text) == (mode == "known-only")
+    assert ("`credential.exempt`" in text) == (mode == "known-only")
     assert ("Attention" in text) == (mode == "default" and options.mode == "known-only")
     flags = set(re.findall(r"--[a-z][a-z-]+", text))
     assert flags - FLAGS_OF_KUBE_APISERVER <= OPTIONS_OF_OTHERS
@@ -145,6 +146,8 @@ OPTIONS_OF_OTHERS = {
     "--group",
     "--ignore-not-found",
     "--out",
+    "--pin",
+    "--pin-components",
     "--mode",
     "--kubernetes-version",
     "--no-audit",
@@ -152,8 +155,11 @@ OPTIONS_OF_OTHERS = {
 
 
 def test_readme_omits_kubeadm_administrators_that_are_exempt() -> None:
-    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=("kubeadm:cluster-admins",))
+    names = ("system:kube-controller-manager", "system:kube-scheduler", "kubeadm:cluster-admins")
+    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=names)
     assert "--exempt kubeadm" not in files(setup(webhook=webhook))["README.md"]
+    pinned = files(setup(webhook=replace(webhook, pins_components=True)))["README.md"]
+    assert "Before each renewal, pin the new certificates" in " ".join(pinned.split())
 
 
 def test_files_that_are_not_needed_are_not_written() -> None:

@@ -23,7 +23,7 @@ from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mo
 from clustercert.kubernetes.manifests.rbac import service_access
 from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions
 from clustercert.model.kubernetes import CREDENTIAL_ID, SERVICE
-from clustercert.policy.exemptions import is_exempt
+from clustercert.policy.exemptions import exemption_of, is_exempt
 from support import samples
 from support.apiserver.expressions import holds, value
 from support.webhook_config import WEBHOOK_CONFIG
@@ -44,6 +44,8 @@ some_names = st.one_of(
             "system:authenticated",
             "system:unauthenticated",
             "system:nodes",
+            "system:node:a",
+            "system:kube-scheduler",
             "system:masters",
             "clustercert:admins",
             "clustercert:",
@@ -108,9 +110,9 @@ def test_known_only_asks_about_every_certificate_that_is_not_exempt(until: datet
     assert asked(webhook, review(groups=["dev"], extra=X509))
     assert not asked(webhook, review("system:kube-scheduler", extra=X509))
     assert not asked(webhook, review("bob", ["builders"], X509))
-    assert not asked(webhook, review("bob", ["builders", "system:nodes"], X509))
+    assert not asked(webhook, review("system:node:a", ["builders", "system:nodes"], X509))
     assert asked(webhook, review("bob", ["builders-not"], X509))
-    # All groups must be exempt; the user name does not matter.
+    # All groups must be exempt; only a user name of Kubernetes matters.
     assert asked(webhook, review("bob", ["builders", "dev"], X509))
     assert asked(webhook, review("system:kube-scheduler", ["dev"], X509))
     # Exemptions do not apply to certificates that we issued.
@@ -118,6 +120,36 @@ def test_known_only_asks_about_every_certificate_that_is_not_exempt(until: datet
     assert asked(webhook, review("system:x", ["system:nodes", OWN_GROUP]))
     assert not asked(webhook, review("system:serviceaccount:a:b", ["clustercert:admins"]))
     assert asked(replace(webhook, exemptions=()), review("system:kube-scheduler", extra=X509))
+
+
+NODES_ONLY = ClusterOptions().exemptions
+
+
+@pytest.mark.parametrize(
+    ("user", "groups", "exemptions", "pinned", "expected"),
+    [
+        ("system:node:a", ["system:nodes"], NODES_ONLY, False, False),
+        ("system:node:a", ["system:nodes"], NODES_ONLY, True, False),
+        ("system:kube-controller-manager", [], NODES_ONLY, False, True),
+        # A user name to which Kubernetes binds rights, behind an exempt group.
+        ("system:kube-controller-manager", ["system:nodes"], NODES_ONLY, False, True),
+        ("root", ["system:nodes"], ("*",), False, True),
+        ("system:kube-controller-manager", ["builders"], ("builders",), False, True),
+        ("system:kube-controller-manager", ["builders"], ("builders",), True, True),
+        ("system:kube-scheduler", [], ("system:kube-scheduler",), False, False),
+        ("system:kube-scheduler", [], ("system:kube-scheduler",), True, True),
+        ("bob", ["builders"], ("builders",), True, True),
+        ("system:node:a", ["system:nodes", "builders"], ("system:nodes", "builders"), True, True),
+        ("system:node:a", ["system:nodes"], (), False, True),
+        ("system:node:a", ["system:nodes"], (), True, True),
+    ],
+)
+def test_known_only_exempts_kubelets_and_confirmed_names(
+    user: str, groups: list[str], exemptions: tuple[str, ...], pinned: bool, expected: bool
+) -> None:
+    webhook = replace(WEBHOOK_CONFIG, mode="known-only", exemptions=exemptions, pins_components=pinned)
+    assert asked(webhook, review(user, groups, X509)) is expected
+    assert mode_of(match_conditions(webhook)) == "known-only"
 
 
 def test_known_only_asks_about_groups_with_the_prefix_of_a_template() -> None:
@@ -140,17 +172,23 @@ patterns_of_names = st.lists(st.one_of(some_names, some_names.map(lambda name: f
     groups=st.lists(some_names, max_size=4),
     patterns=patterns_of_names,
     policy_groups=st.lists(some_names, max_size=3),
+    pinned=st.booleans(),
 )
 @settings(max_examples=300, deadline=None)
 def test_match_conditions_and_webhook_exempt_the_same_certificates(
-    user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
+    user: str, groups: list[str], patterns: list[str], policy_groups: list[str], pinned: bool
 ) -> None:
-    options = ClusterOptions(mode="known-only", exemptions=tuple(patterns))
+    options = ClusterOptions(mode="known-only", exemptions=tuple(patterns), pin_components=pinned)
     webhook = replace(
-        WEBHOOK_CONFIG, mode="known-only", groups=tuple(policy_groups), exemptions=tuple(patterns)
+        WEBHOOK_CONFIG,
+        mode="known-only",
+        groups=tuple(policy_groups),
+        exemptions=tuple(patterns),
+        pins_components=pinned,
     )
+    # No certificate is pinned here.
     assert asked(webhook, review(user, groups, X509)) != is_exempt(
-        user, (*groups, "system:authenticated"), options, policy_groups
+        user, (*groups, "system:authenticated"), (FINGERPRINT,), options, policy_groups
     )
     # Without a client certificate it asks only about credential groups.
     assert asked(webhook, review(user, groups)) == any(
@@ -170,7 +208,8 @@ def test_the_cel_exemption_equals_the_webhook_rule(
     user: str, groups: list[str], patterns: list[str], policy_groups: list[str]
 ) -> None:
     """Includes identities without groups."""
-    expected = is_exempt(user, groups, ClusterOptions(exemptions=tuple(patterns)), policy_groups)
+    options = ClusterOptions(exemptions=tuple(patterns))
+    expected = exemption_of(user, groups, options, policy_groups) is not None
     condition = cel.is_exempt(patterns, policy_groups)
     assert holds(condition, {"request": {"user": user, "groups": groups}}) is expected
 

@@ -46,6 +46,8 @@ def _checked(document: Document, fields: dict[str, Any]) -> str:
         options=ClusterOptions(
             mode=fields["webhook_mode"],
             exemptions=tuple(fields["exemptions"]),
+            pins=tuple(fields["pins"]),
+            pin_components=fields["pin_components"],
             listed_masters=tuple(fields["listed_masters"]),
             credential_roles=fields["credential_roles"] or None,
             admission=fields["admission"],

@@ -10,7 +10,7 @@ from clustercert.cli.output import note
 from clustercert.model.choices import WebhookMode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from clustercert.model import JsonObject
 
@@ -28,7 +28,23 @@ class EnforcementOptions:
     exempt: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="User or group exempt from known-only, like system:*. Repeatable."
+            metavar="PATTERN",
+            help="User or group exempt from known-only, like kubeadm:cluster-admins. Repeatable.",
+        ),
+    ] = None
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINGERPRINT",
+            help="Certificate with an exempt name, such as a component's, that raises no alert. Repeatable.",
+        ),
+    ] = None
+    pin_components: Annotated[
+        bool | None,
+        typer.Option(
+            "--pin-components/--no-pin-components",
+            help="In known-only, deny certificates with exempt names that are not pinned. Pin each certificate before "
+            "its renewal.",
         ),
     ] = None
     listed_master: Annotated[
@@ -67,6 +83,11 @@ class EnforcementOptions:
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` in the folder of the earlier "
                 "run, and follow step 1 of its README.md, which deletes the policy from the cluster."
             )
+        if self.pin_components is not None:
+            note(
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and copy "
+                "authorization-config.yaml to the control plane. It says which certificates the API server asks about."
+            )
         if self.credential_role or self.admission:
             note(
                 f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR` and apply the manifests for the "
@@ -77,7 +98,7 @@ class EnforcementOptions:
         """Return the fields of the API to change, given the cluster's current ones, if there is one."""
         from clustercert.model import ClusterOptions
 
-        listed = [each.lower().replace(":", "") for each in self.listed_master or ()]
+        listed, pins = _fingerprints(self.listed_master), _fingerprints(self.pin)
         roles = self.parse_roles()
         fields: JsonObject = {}
         if self.webhook_mode is not None:
@@ -85,6 +106,11 @@ class EnforcementOptions:
         if self.exempt:
             current = _strings(before.get("exemptions", ClusterOptions().exemptions))
             fields["exemptions"] = list(dict.fromkeys([*current, *self.exempt]))
+        if pins:
+            current = _strings(before.get("pins", []))
+            fields["pins"] = list(dict.fromkeys([*current, *pins]))
+        if self.pin_components is not None:
+            fields["pin_components"] = self.pin_components
         if listed:
             current = _strings(before.get("listed_masters", []))
             fields["listed_masters"] = list(dict.fromkeys([*current, *listed]))
@@ -104,6 +130,9 @@ class EnforcementChangeOptions(EnforcementOptions):
 
     remove_exempt: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Remove an exemption. Repeatable.")
+    ] = None
+    remove_pin: Annotated[
+        list[str] | None, typer.Option(metavar="FINGERPRINT", help="Remove a pin. Repeatable.")
     ] = None
     remove_listed_master: Annotated[
         list[str] | None,
@@ -127,6 +156,7 @@ class EnforcementChangeOptions(EnforcementOptions):
         fields = EnforcementOptions.changes(self, before)
         for field, removed in (
             ("exemptions", self.remove_exempt),
+            ("pins", _fingerprints(self.remove_pin)),
             ("listed_masters", self.remove_listed_master),
         ):
             if removed:
@@ -135,6 +165,11 @@ class EnforcementChangeOptions(EnforcementOptions):
         if self.no_credential_roles:
             fields["credential_roles"] = {}
         return fields
+
+
+def _fingerprints(given: "Sequence[str] | None") -> list[str]:
+    """Return the fingerprints as the service writes them, without colons and in lower case."""
+    return [each.lower().replace(":", "") for each in given or ()]
 
 
 def _strings(value: object) -> list[str]:

@@ -129,6 +129,7 @@ class SetupResolver:
             ),
             unnumbered_until=unnumbered_until,
             exemptions=cluster.options.exemptions,
+            pins_components=cluster.options.pin_components,
             kubeconfig=str(PurePosixPath(folder) / WEBHOOK),
             minor=minor,
             **values,
@@ -164,6 +165,7 @@ class SetupResolver:
             FIRST_WITH_CONFIGURATION,
             FIRST_WITH_HASHES,
         )
+        from clustercert.kubernetes.manifests.setup import AUTHORIZATION
 
         given, before = self.given, self.previous.authorization
         minor = given.kubernetes_version
@@ -171,6 +173,12 @@ class SetupResolver:
             minor = FIRST_WITH_CONFIGURATION - 1
             self.kept.append("flags for Kubernetes 1.29 or older")
         if minor is None:
+            if mode == "known-only" and before is not None and before.is_beta:
+                raise CommandError(
+                    f"{self.folder.out / AUTHORIZATION} has the apiVersion v1beta1, for Kubernetes 1.30 and 1.31. Mode "
+                    "known-only needs 1.32 or newer. After an upgrade, add --kubernetes-version 1.32. Before it, use "
+                    "--mode default, and `clustercert cluster update CLUSTER --webhook-mode default`."
+                )
             return None
         if minor < FIRST_WITH_HASHES and mode == "known-only":
             raise CommandError(

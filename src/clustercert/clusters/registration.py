@@ -17,6 +17,7 @@ MAX_URL = 512
 MAX_VERSION = 64
 MAX_EXEMPTIONS = 64
 MAX_LISTED_MASTERS = 64
+MAX_PINS = 256
 MAX_CREDENTIAL_ROLES = 64
 
 # CCE API reference, "Creating a Cluster": a lower-case letter first, 4 to 128 lower-case letters, digits, hyphens.
@@ -136,20 +137,24 @@ def _check_options(options: ClusterOptions) -> None:
                 f"exemptions: {pattern!r} is not valid. Write a user or a group with letters, digits and :._@/- only,"
                 " or such a prefix with an asterisk at its end."
             )
-    _check_masters(options.listed_masters)
+    _check_fingerprints("listed_masters", options.listed_masters, MAX_LISTED_MASTERS)
+    _check_fingerprints("pins", options.pins, MAX_PINS)
+    if options.pin_components and not options.pins:
+        raise InvalidRequest(
+            "pin_components: without pins, known-only would deny every component of the control plane. Pin the"
+            " certificates of the components first."
+        )
     _check_roles(options.credential_roles or {})
 
 
-def _check_masters(fingerprints: Collection[str]) -> None:
-    """Raise InvalidRequest if `ClusterOptions.listed_masters` is invalid."""
-    if len(fingerprints) > MAX_LISTED_MASTERS:
-        raise InvalidRequest(
-            f"listed_masters: a cluster can list at most {MAX_LISTED_MASTERS} certificates in system:masters."
-        )
+def _check_fingerprints(field_name: str, fingerprints: Collection[str], most: int) -> None:
+    """Raise InvalidRequest, with the name of the field, if there are too many fingerprints or one is malformed."""
+    if len(fingerprints) > most:
+        raise InvalidRequest(f"{field_name}: a cluster can have at most {most} fingerprints there.")
     for text in fingerprints:
         if not _FINGERPRINT.fullmatch(text):
             raise InvalidRequest(
-                f"listed_masters: {text!r} is not a SHA-256 fingerprint of 64 lower-case hex digits."
+                f"{field_name}: {text!r} is not a SHA-256 fingerprint of 64 lower-case hex digits."
             )
 
 

@@ -153,7 +153,9 @@ class AccessReports:
         """Whether the webhook refuses a certificate that this service did not issue."""
         if cluster.options.mode != "known-only" or "webhook" not in set_up or MASTERS in unknown.groups:
             return False
-        return not is_exempt(unknown.username, unknown.groups, cluster.options, self.policy_groups)
+        return not is_exempt(
+            unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups
+        )
 
     async def controls(self, cluster: Cluster) -> tuple[Control, ...]:
         return controls_of(cluster, await self.queries.webhook_calls(cluster.id), self.now())

@@ -8,6 +8,7 @@ from typing import Literal
 from cryptography import x509
 
 from clustercert.model.choices import WebhookMode
+from clustercert.model.kubernetes import NODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class ClusterOptions:
     Attributes:
         mode: the webhook's decision on certificates not in the ledger: `default`: no opinion; `known-only`: deny.
         exemptions: user and group names exempt from `known-only`; a final asterisk is a wildcard.
+        pins: fingerprints (lower-case hex) of the certificates of exempt components that the operator has confirmed.
+        pin_components: whether `known-only` denies certificates of exempt components that are not in `pins`.
         listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator accepts.
         credential_roles: maps a policy rule's name to the ClusterRole bound to each certificate's credential group.
             None if no certificate ever had such a binding; empty if only older certificates have one.
@@ -49,7 +52,9 @@ class ClusterOptions:
     """
 
     mode: WebhookMode = "default"
-    exemptions: tuple[str, ...] = ("system:*",)
+    exemptions: tuple[str, ...] = (NODES,)
+    pins: tuple[str, ...] = ()
+    pin_components: bool = False
     listed_masters: tuple[str, ...] = ()
     credential_roles: Mapping[str, str] | None = None
     admission: bool = False

@@ -2,6 +2,11 @@
 
 # Source: kube-apiserver, staging/src/k8s.io/apiserver/pkg/authentication/user/user.go.
 MASTERS = "system:masters"
+NODES = "system:nodes"
+"""The group of kubelets. The Node authorizer limits its members, whose user names begin with `NODE_PREFIX`."""
+
+NODE_PREFIX = "system:node:"
+
 AUTHENTICATED = "system:authenticated"
 # Every caller is in one of these groups.
 GROUPS_OF_EVERYBODY = (AUTHENTICATED, "system:unauthenticated")

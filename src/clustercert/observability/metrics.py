@@ -117,6 +117,11 @@ ALTERED_CREDENTIALS = Counter(
     "Certificates for which an API server reported an altered copy, an attempt to evade revocation; each counted"
     " at most once an hour",
 )
+EXEMPT_CREDENTIALS = Counter(
+    "clustercert_exempt_credentials",
+    "New client certificates with names that a cluster in mode known-only exempts, reported by API servers, at most"
+    " once an hour for each user name and groups",
+)
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
     "Client certificates in system:masters reported by API servers and not listed by the operator, once for each"

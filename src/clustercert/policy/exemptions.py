@@ -1,9 +1,10 @@
 """Tests whether a cluster in mode `known-only` exempts a certificate, by the same rule as `manifests.cel.is_exempt`."""
 
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 from clustercert.model import ClusterOptions
-from clustercert.model.kubernetes import GROUPS_OF_EVERYBODY, OUR_PREFIX
+from clustercert.model.kubernetes import GROUPS_OF_EVERYBODY, NODE_PREFIX, NODES, OUR_PREFIX
 from clustercert.model.policy import PolicyRule
 from clustercert.policy.names import SYSTEM_PREFIX
 from clustercert.policy.templates import is_template
@@ -48,22 +49,53 @@ def _is_system(name: str) -> bool:
     return name.casefold().startswith(SYSTEM_PREFIX)
 
 
-def is_exempt(
-    username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
-) -> bool:
-    """Whether all groups match the cluster's patterns; without groups, whether the user name does.
+Exemption = Literal["node", "component"]
+"""Why a certificate is exempt: it is a kubelet's, or it has other names that the operator exempted."""
 
-    Ignores groups that every caller has. Never exempt are names in `policy_groups`, names with the prefix of a template
-    in `policy_groups`, and names and groups that begin with `clustercert:`.
+
+def exemption_of(
+    username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
+) -> Exemption | None:
+    """Return the exemption if all groups match the cluster's patterns; without groups, if the user name does.
+
+    Ignores groups that every caller has. A user name with the prefix `system:` must match too, because Kubernetes binds
+    rights to such users; kubelets need only their group. Nobody but kubelets is exempt by the group `system:nodes`.
+
+    Never exempt are names in `policy_groups`, names with the prefix of a template in `policy_groups`, and names and
+    groups that begin with `clustercert:`.
     """
-    groups = [group for group in presented if group not in GROUPS_OF_EVERYBODY]
-    names = groups or [username]
+    groups = {group for group in presented if group not in GROUPS_OF_EVERYBODY}
+    is_kubelet = username.startswith(NODE_PREFIX) and NODES in groups
+    if NODES in groups and not is_kubelet:
+        return None
+    needs_name = not groups or (username.startswith(SYSTEM_PREFIX) and not is_kubelet)
+    names = [*groups, username] if needs_name else [*groups]
     prefixes = (OUR_PREFIX, *template_prefixes(policy_groups))
     # A template's text is not a name, even if a user or group has the same name.
     ours = [group for group in policy_groups if not is_template(group)]
     if any(name.startswith(prefixes) or name in ours for name in (username, *groups)):
-        return False
-    return all(_matches(name, options.exemptions) for name in names)
+        return None
+    if not all(_matches(name, options.exemptions) for name in names):
+        return None
+    return "node" if groups == {NODES} else "component"
+
+
+def is_exempt(
+    username: str,
+    presented: Collection[str],
+    fingerprints: Collection[str],
+    options: ClusterOptions,
+    policy_groups: Collection[str],
+) -> bool:
+    """Whether `known-only` lets a certificate pass: it is exempt and, if components are pinned, among the pins.
+
+    Args:
+        fingerprints: of the certificate, in lower-case hex; several if it is not known which of them is presented.
+    """
+    exemption = exemption_of(username, presented, options, policy_groups)
+    if exemption == "component" and options.pin_components:
+        return not set(options.pins).isdisjoint(fingerprints)
+    return exemption is not None
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

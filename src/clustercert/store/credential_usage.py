@@ -42,8 +42,8 @@ RESOLUTION = timedelta(minutes=1)
 WRITTEN_AT_ONCE = 100
 # Maximum number of unknown identities per cluster. Without it, any CA in the bundle could fill the table.
 MAX_UNKNOWN = 10_000
-# Additional rows for members of `system:masters`, so that other identities can't crowd them out.
-RESERVED_FOR_MASTERS = 1_000
+# Additional rows for exempt identities and members of `system:masters`, so that other identities can't crowd them out.
+RESERVED = 1_000
 # When the limit is reached, identities not seen for this long are deleted. They are reported again when next seen.
 DELETED_AFTER = timedelta(days=30)
 
@@ -69,6 +69,7 @@ class UnknownUse:
     Attributes:
         groups: as the API server reports them, including those that every user has.
         fingerprints: of at most 16 certificates that were used most recently, newest last, in lower-case hex.
+        exempt: whether the cluster denies unknown certificates, except those of this identity.
         identity: SHA-256 of user name and groups, 32 bytes.
     """
 
@@ -78,11 +79,17 @@ class UnknownUse:
     fingerprints: tuple[str, ...]
     first: datetime
     last: datetime
+    exempt: bool = False
     identity: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         text = json.dumps([self.username, sorted(set(self.groups))])
         object.__setattr__(self, "identity", hashlib.sha256(text.encode()).digest())
+
+    @property
+    def alerts_of_each(self) -> bool:
+        """Whether each new certificate of the identity causes an alert, not only the first one."""
+        return self.exempt or MASTERS in self.groups
 
     def joined(self, other: "UnknownUse") -> "UnknownUse":
         """Combine this use with another one by the same identity."""
@@ -98,11 +105,13 @@ class Alerts:
     Attributes:
         unknown: alerts about new identities.
         masters: alerts about members of `system:masters` that are new or have a new certificate.
+        exempt: alerts about exempt identities that are new or have a new certificate.
         left_out: new identities that were not recorded because of the limit.
     """
 
     unknown: int = 0
     masters: int = 0
+    exempt: int = 0
     left_out: int = 0
 
 
@@ -157,8 +166,9 @@ class CredentialUsageQueries(Queries):
     ) -> Alerts:
         """Record unknown identities seen by one cluster's API server, with an event for each new one.
 
-        Also records an event, at most once an hour, for new certificates of a known member of `system:masters`. Records
-        nothing for a deleted cluster or beyond a cluster's limits. `event` creates an event from its kind and the use.
+        Also records an event, at most once an hour, for new certificates of a known member of `system:masters` or of a
+        known exempt identity. Records nothing for a deleted cluster or beyond a cluster's limits. `event` creates an
+        event from its kind and the use, whose fingerprints are those that cause the event.
         """
         cluster_id = uses[0].cluster_id
         async with self._database.transaction() as connection:
@@ -172,13 +182,24 @@ class CredentialUsageQueries(Queries):
             if new:
                 await connection.execute(insert(_unknown), [_row(use) for use in new])
             known = [use for use in uses if use.identity in stored]
-            masters = [use for use in new if MASTERS in use.groups]
-            masters += [use for use in known if _is_alert_due(use, stored[use.identity])]
+            due = [
+                replace(use, fingerprints=tuple(_new_fingerprints(use, stored[use.identity])))
+                for use in known
+                if _is_alert_due(use, stored[use.identity])
+            ]
+            unknown = [use for use in new if not use.exempt]
+            exempt = [use for use in (*new, *due) if use.exempt]
+            masters = [use for use in (*new, *due) if MASTERS in use.groups]
             if updates := [_update_values(use, stored[use.identity]) for use in known]:
                 await connection.execute(_SEEN_AGAIN, updates)
-            events = [event("credential.unknown", use) for use in new]
-            await record_events(connection, (*events, *(event("credential.masters", use) for use in masters)))
-        return Alerts(len(new), len(masters), left_out=len(unseen) - len(new))
+            alerts: dict[CredentialAlert, list[UnknownUse]] = {
+                "credential.unknown": unknown,
+                "credential.masters": masters,
+                "credential.exempt": exempt,
+            }
+            events = (event(kind, use) for kind, uses_of_kind in alerts.items() for use in uses_of_kind)
+            await record_events(connection, tuple(events))
+        return Alerts(len(unknown), len(masters), len(exempt), left_out=len(unseen) - len(new))
 
 
 async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Sequence[UnknownUse]) -> int:
@@ -193,10 +214,10 @@ async def _remaining_capacity(connection: Transaction, cluster_id: str, uses: Se
 
 
 def _first_within(capacity: int, uses: Sequence[UnknownUse]) -> list[UnknownUse]:
-    """Return the uses that fit into the capacity. Members of `system:masters` also use the reserved rows."""
-    masters = [use for use in uses if MASTERS in use.groups][: max(0, capacity + RESERVED_FOR_MASTERS)]
-    others = [use for use in uses if MASTERS not in use.groups]
-    return masters + others[: max(0, capacity - len(masters))]
+    """Return the uses that fit into the capacity. Identities with `alerts_of_each` also use the reserved rows."""
+    first = [use for use in uses if use.alerts_of_each][: max(0, capacity + RESERVED)]
+    others = [use for use in uses if not use.alerts_of_each]
+    return first + others[: max(0, capacity - len(first))]
 
 
 async def _stored_identities(
@@ -213,7 +234,7 @@ def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
 
 def _is_alert_due(use: UnknownUse, stored: Row[Any]) -> bool:
     return (
-        MASTERS in use.groups
+        use.alerts_of_each
         and bool(_new_fingerprints(use, stored))
         and use.last >= stored.last_alert_at + ALERT_EVERY
     )
@@ -235,8 +256,8 @@ def _row(use: UnknownUse) -> dict[str, object]:
 
 def _update_values(use: UnknownUse, stored: Row[Any]) -> dict[str, object]:
     is_alert_due = _is_alert_due(use, stored)
-    # For members of `system:masters`, a new fingerprint is stored only with an event. Until then it counts as new.
-    new = _new_fingerprints(use, stored) if is_alert_due or MASTERS not in use.groups else []
+    # If each new certificate causes an alert, a fingerprint is stored only with its event. Until then it counts as new.
+    new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
         "cluster": use.cluster_id,
         "who": use.identity,

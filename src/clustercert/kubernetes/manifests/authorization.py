@@ -11,7 +11,13 @@ from typing import cast
 
 from clustercert.kubernetes.manifests import to_yaml
 from clustercert.kubernetes.manifests.authorization_flags import FIRST_WITH_CONFIGURATION, FIRST_WITH_V1
-from clustercert.kubernetes.manifests.cel import has_credential_group, has_x509, in_groups, is_exempt
+from clustercert.kubernetes.manifests.cel import (
+    has_credential_group,
+    has_x509,
+    in_groups,
+    is_exempt,
+    is_kubelet,
+)
 from clustercert.model import JsonObject
 from clustercert.model.choices import FailurePolicy, WebhookMode
 from clustercert.model.kubernetes import MASTERS, OUR_PREFIX
@@ -56,6 +62,10 @@ matchConditions  Which callers the API server asks about: those with a client ce
                  There are no calls for service accounts and anonymous health checks.""",
 }
 
+_PINNED = """\
+                 The API server also asks about exempt certificates, except those of kubelets, because the cluster pins
+                 them. With failurePolicy Deny, control-plane components fail while clustercert is down."""
+
 _OLDER = """\
                  Some certificates without that group are valid until {until}.
                  Until then the API server also asks about callers with a client certificate in a group of the policy.
@@ -72,6 +82,7 @@ class WebhookConfig:
         templates: the templates of the policy's groups, which `known-only` does not exempt either.
         unnumbered_until: when the last certificate without a credential group expires; `None` if there is none.
         exemptions: patterns for the users and groups that `known-only` exempts.
+        pins_components: whether the webhook is also called for exempt certificates, except those of kubelets.
         kubeconfig: the path of the webhook's kubeconfig on the control plane.
         authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them, such as 2s or 1m30s.
         minor: the minor version of Kubernetes; `None` for 1.32 or newer.
@@ -88,6 +99,7 @@ class WebhookConfig:
     timeout: str = "3s"
     minor: int | None = None
     templates: tuple[str, ...] = ()
+    pins_components: bool = False
 
     @property
     def uses_flags(self) -> bool:
@@ -106,6 +118,8 @@ def authorization_comment(webhook: WebhookConfig) -> str:
     lines = [_TTL_COMMENT, _FAILURE[webhook.failure_policy], _MATCH_CONDITIONS[webhook.mode]]
     if webhook.mode == "default" and webhook.unnumbered_until is not None:
         lines.append(_OLDER.format(until=f"{webhook.unnumbered_until:%Y-%m-%d %H:%M} UTC"))
+    if webhook.mode == "known-only" and webhook.pins_components:
+        lines.append(_PINNED)
     return "\n".join(lines)
 
 
@@ -163,9 +177,10 @@ def match_conditions(webhook: WebhookConfig) -> Sequence[str]:
     certificate = has_x509("request.extra")
     if webhook.mode == "known-only":
         ours = [group for group in webhook.groups if not group.startswith(OUR_PREFIX)]
-        return (
-            f"{numbered} || ({certificate} && !{is_exempt(webhook.exemptions, (*ours, *webhook.templates))})",
-        )
+        exempt = is_exempt(webhook.exemptions, (*ours, *webhook.templates))
+        if webhook.pins_components:
+            exempt = f"({exempt} && {is_kubelet()})"
+        return (f"{numbered} || ({certificate} && !{exempt})",)
     if webhook.unnumbered_until is None:
         return (numbered,)
     return (f"{numbered} || ({certificate} && {in_groups(others, [OUR_PREFIX])})",)

@@ -7,8 +7,16 @@ import json
 from collections.abc import Iterable, Sequence
 
 from clustercert.model import CREDENTIAL_PREFIX
-from clustercert.model.kubernetes import CREDENTIAL_ID, GROUPS_OF_EVERYBODY, OUR_PREFIX, X509_ID
+from clustercert.model.kubernetes import (
+    CREDENTIAL_ID,
+    GROUPS_OF_EVERYBODY,
+    NODE_PREFIX,
+    NODES,
+    OUR_PREFIX,
+    X509_ID,
+)
 from clustercert.policy.exemptions import template_prefixes
+from clustercert.policy.names import SYSTEM_PREFIX
 from clustercert.policy.templates import is_template
 
 _WILDCARD = "*"
@@ -44,10 +52,9 @@ def has_credential_group(groups: str) -> str:
 
 
 def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
-    """Return a condition like `policy.exemptions`: all groups match a pattern; without groups, the user name does.
+    """Return a condition like `policy.exemptions.exemption_of`, which states the rules.
 
-    A pattern is a name, or a prefix and an asterisk. Groups that every caller has are ignored. This service's user
-    name and groups, and the policy's groups and the names from its templates, are never exempt.
+    A pattern is a name, or a prefix and an asterisk.
     """
     all_patterns = list(patterns)
     names = [pattern for pattern in all_patterns if not pattern.endswith(_WILDCARD)]
@@ -59,13 +66,23 @@ def is_exempt(patterns: Iterable[str], policy_groups: Sequence[str]) -> str:
     our_names = [group for group in policy_groups if not is_template(group)]
     our_groups = [group for group in our_names if group not in GROUPS_OF_EVERYBODY]
     user = _is_one_of("request.user", names, prefixes)
+    has_nodes = f"{string(NODES)} in request.groups"
+    is_node_name = f"request.user.startsWith({string(NODE_PREFIX)})"
+    is_system = f"request.user.startsWith({string(SYSTEM_PREFIX)})"
     ours = _is_one_of("request.user", our_names, ours_by_prefix)
     group = _is_one_of("g", names, prefixes)
     return (
         f"(!({ours}) && !{in_groups(our_groups, ours_by_prefix)}"
         f" && request.groups.all(g, {of_everybody} || {group})"
-        f" && (request.groups.exists(g, !({of_everybody})) || {user}))"
+        f" && (request.groups.exists(g, !({of_everybody})) || {user})"
+        f" && ({has_nodes} ? {is_node_name} : (!{is_system} || {user})))"
     )
+
+
+def is_kubelet() -> str:
+    """Return a condition: the user is exempt like kubelets, which no operator needs to pin."""
+    only_nodes = f"request.groups.all(g, g in {strings((*GROUPS_OF_EVERYBODY, NODES))})"
+    return f"(request.user.startsWith({string(NODE_PREFIX)}) && {string(NODES)} in request.groups && {only_nodes})"
 
 
 def _is_one_of(subject: str, names: Sequence[str], prefixes: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from functools import cache
 from clustercert.kubernetes.manifests.authorization import WebhookConfig, match_conditions
 from clustercert.kubernetes.manifests.cel import string
 from clustercert.model.choices import WebhookMode
-from clustercert.model.kubernetes import OUR_PREFIX
+from clustercert.model.kubernetes import NODES, OUR_PREFIX
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _LIST = rf"\[{_STRING}(?:, {_STRING})*\]"
@@ -55,12 +55,13 @@ def _modes_by_form() -> Mapping[str, WebhookMode]:
     forms = dict(_OLD_FORMS)
     modes: tuple[WebhookMode, ...] = ("default", "known-only")
     ends = (None, datetime(2000, 1, 1, tzinfo=UTC))
-    for mode, until, exemptions in itertools.product(modes, ends, ((), ("system:*",))):
+    for mode, until, exemptions, pins in itertools.product(modes, ends, ((), (NODES,)), (False, True)):
         webhook = WebhookConfig(
             mode=mode,
             groups=(),
             unnumbered_until=until,
             exemptions=exemptions,
+            pins_components=pins,
             kubeconfig="",
         )
         forms[_form(match_conditions(webhook))] = mode

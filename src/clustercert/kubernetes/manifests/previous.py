@@ -77,6 +77,12 @@ class PreviousAuthorization:
     timeout: str | None
     kubeconfig: PurePosixPath
 
+    @property
+    def is_beta(self) -> bool:
+        """Whether the file is for Kubernetes 1.30 or 1.31, which read no newer `apiVersion`."""
+        version = self.document.get("apiVersion") if self.document is not None else None
+        return version not in (None, "apiserver.config.k8s.io/v1")
+
 
 @dataclass(frozen=True, slots=True)
 class PreviousSetup:

@@ -18,7 +18,8 @@ from clustercert.kubernetes.manifests.setup import (
     removed,
 )
 
-_KUBEADM_ADMINS = "kubeadm:cluster-admins"
+# The user names and groups in the client certificates of a control plane made by kubeadm.
+_KUBEADM_NAMES = ("system:kube-controller-manager", "system:kube-scheduler", "kubeadm:cluster-admins")
 _OPTIONAL = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
@@ -45,8 +46,9 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         copies="\n".join(f"install -m 0600 {name} {setup.folder}/{name}" for name in copied),
         until=f"{until:%Y-%m-%d %H:%M} UTC" if until is not None else "",
         exemptions=", ".join(f"`{each}`" for each in setup.webhook.exemptions) or "none",
-        kubeadm_admins=_KUBEADM_ADMINS,
+        kubeadm_names=" --exempt ".join(_KUBEADM_NAMES),
         last_step=5 if setup.audit else 4,
+        no_exempt_events="" if setup.audit else " These files send none (`--no-audit`).",
         no_audit="" if setup.audit else " These files don't send audit events (`--no-audit`).",
     )
 
@@ -68,7 +70,9 @@ def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
         "known_only_on": known_only and switched_on,
         "known_only_off": known_only and not switched_on,
         "cluster_known_only": switched_on and not known_only,
-        "kubeadm_not_exempt": known_only and _KUBEADM_ADMINS not in webhook.exemptions,
+        "pinned": known_only and webhook.pins_components,
+        "reported": known_only and not webhook.pins_components,
+        "kubeadm_not_exempt": known_only and not set(_KUBEADM_NAMES) <= set(webhook.exemptions),
         "unnumbered": webhook.unnumbered_until is not None and not known_only and not flags,
         "deny": webhook.failure_policy == "Deny",
         "no_opinion": webhook.failure_policy == "NoOpinion" and not flags,

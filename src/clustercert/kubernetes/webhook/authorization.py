@@ -9,12 +9,14 @@ from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.observed_use import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
 from clustercert.kubernetes.webhook.review import Identity
-from clustercert.model import Origin, rfc3339
+from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
-from clustercert.policy.exemptions import is_exempt
+from clustercert.policy.exemptions import exemption_of, is_exempt
 from clustercert.store.webhook_tokens import ClusterWebhookConfig
 
-Outcome = Literal["no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "too_large"]
+Outcome = Literal[
+    "no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "not_pinned", "too_large"
+]
 
 _GET_ONE = "Get one with `clustercert kubeconfig get`."
 # The exec plugin keeps using its cached certificate: kubectl asks it for another one after a 401, and not after a 403.
@@ -43,6 +45,10 @@ NOT_RECORDED = Decision(
 ALTERED = Decision(
     "altered",
     f"This is an altered copy of a certificate. Use the certificate as it was issued. {_GET_ONE}",
+)
+NOT_PINNED = Decision(
+    "not_pinned",
+    "This certificate's name is exempt in this cluster, but its fingerprint is not pinned. Ask the operator to pin it.",
 )
 TOO_LARGE = Decision("too_large", "This request is too large to review. Use fewer names in its selectors.")
 _FAULTS = {
@@ -92,12 +98,19 @@ class Authorization:
             return _FAULTS[recognized.fault]
         if recognized.claims_ours:
             return NOT_RECORDED
-        options = webhook_config.options
-        if options.mode == "known-only" and not is_exempt(
-            identity.username, identity.groups, options, self.policy_groups
-        ):
-            return UNKNOWN
+        if webhook_config.options.mode == "known-only":
+            return self._decide_unknown(webhook_config.options, identity, recognized)
         return NO_OPINION
+
+    def _decide_unknown(
+        self, options: ClusterOptions, identity: Identity, recognized: Recognized
+    ) -> Decision:
+        """Decide about a certificate of another issuer in mode known-only."""
+        fingerprints = () if recognized.fingerprint is None else (recognized.fingerprint.hex(),)
+        named = (identity.username, identity.groups)
+        if is_exempt(*named, fingerprints, options, self.policy_groups):
+            return NO_OPINION
+        return UNKNOWN if exemption_of(*named, options, self.policy_groups) is None else NOT_PINNED
 
 
 def count_decision(decision: Decision) -> None:

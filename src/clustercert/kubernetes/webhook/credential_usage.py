@@ -6,7 +6,7 @@ because the next use of the credential is reported again.
 
 import asyncio
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -19,7 +19,7 @@ from clustercert.model.errors import Unavailable
 from clustercert.model.events.operation import CredentialAlert, CredentialAltered, CredentialSeen
 from clustercert.model.kubernetes import MASTERS
 from clustercert.observability import metrics
-from clustercert.policy.exemptions import is_exempt
+from clustercert.policy.exemptions import Exemption, exemption_of
 from clustercert.store.credential_usage import WRITTEN_AT_ONCE, CredentialUsageQueries, UnknownUse, Use
 
 logger = structlog.get_logger()
@@ -92,8 +92,13 @@ class CredentialUsage:
             self._note_use(credential.id, use, master=master)
             if use.recognized.altered:
                 self._note_altered(credential.id, use)
-        elif self._needs_alert(use, listed=listed, master=master):
+        elif master or use.recognized.fault != "unknown" or use.recognized.claims_ours:
             self._note_unknown(use)
+        elif (exemption := self._exemption_of(use)) is None:
+            if not listed:
+                self._note_unknown(use)
+        elif exemption == "component":
+            self._note_component(use)
 
     def note_token_use(self, token_hash: bytes) -> None:
         """Add a report that an API server used a valid webhook token just now."""
@@ -101,12 +106,11 @@ class CredentialUsage:
         if not self._written.has(token_hash, now, now):
             self._pending.token_uses[token_hash] = now
 
-    def _needs_alert(self, use: ObservedUse, *, listed: bool, master: bool) -> bool:
-        """Whether to alert about a certificate that was not issued for this cluster."""
-        if master or use.recognized.fault != "unknown" or use.recognized.claims_ours:
-            return True
-        identity, options = use.identity, use.webhook_config.options
-        return not listed and not is_exempt(identity.username, identity.groups, options, self.policy_groups)
+    def _exemption_of(self, use: ObservedUse) -> Exemption | None:
+        identity = use.identity
+        return exemption_of(
+            identity.username, identity.groups, use.webhook_config.options, self.policy_groups
+        )
 
     def _note_use(self, row: int, use: ObservedUse, *, master: bool) -> None:
         if self._written.has(row, use.first, use.last):
@@ -120,10 +124,16 @@ class CredentialUsage:
         if len(altered) < MAX_PENDING_ALERTS and not self._written.has(("altered", row), now, now):
             altered.setdefault(row, use.shortened())
 
-    def _note_unknown(self, use: ObservedUse) -> None:
+    def _note_component(self, use: ObservedUse) -> None:
+        """Report a certificate with an exempt name, where only its name lets it pass."""
+        options, fingerprint = use.webhook_config.options, use.recognized.fingerprint
+        if options.mode == "known-only" and fingerprint is not None and fingerprint.hex() not in options.pins:
+            self._note_unknown(use, exempt=True)
+
+    def _note_unknown(self, use: ObservedUse, *, exempt: bool = False) -> None:
         # Thousands of reports may be pending, and names may be long, so shorten the names first.
         use = use.shortened()
-        unknown = use.unknown_use()
+        unknown = replace(use.unknown_use(), exempt=exempt)
         if not all(self._written.has(key, use.first, use.last) for key in _keys(unknown)):
             self._pending.add_unknown(unknown, use)
 
@@ -189,13 +199,16 @@ class CredentialUsage:
             by_cluster.setdefault(unknown_use.cluster_id, []).append(unknown_use)
 
         def event(kind: CredentialAlert, use: UnknownUse) -> CredentialSeen:
-            return self._event(kind, unknown[use.cluster_id, use.identity][1])
+            event = self._event(kind, unknown[use.cluster_id, use.identity][1])
+            # Several certificates of an identity may be pending. The event names one that caused it.
+            return replace(event, subject=use.fingerprints[0]) if use.fingerprints else event
 
         for uses in by_cluster.values():
             for start in range(0, len(uses), WRITTEN_AT_ONCE):
                 alerts = await self.queries.add_unknown(uses[start : start + WRITTEN_AT_ONCE], event)
                 metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
                 metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
+                metrics.EXEMPT_CREDENTIALS.inc(alerts.exempt)
                 if alerts.left_out:
                     logger.warning(
                         "unknown credentials not recorded: the limit of the cluster is reached",

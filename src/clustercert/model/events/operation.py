@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 from clustercert.model.events import AuditEvent
 from clustercert.model.requests import AuthMethod
 
-CredentialAlert = Literal["credential.unknown", "credential.masters"]
+CredentialAlert = Literal["credential.unknown", "credential.masters", "credential.exempt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class IssuersLoaded(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSeen(AuditEvent):
-    """An API server saw a certificate that is not in the ledger, or one in `system:masters`.
+    """An API server saw a certificate that is not in the ledger, one in `system:masters`, or a new one of exempt names.
 
     Attributes:
         reported_by: `webhook`, `audit-events` or `import-audit-log`.

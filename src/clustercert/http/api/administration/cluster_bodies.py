@@ -35,6 +35,13 @@ class ClusterRequest(Wanted):
     exemptions: list[str] = Field(
         default=list(_DEFAULTS.exemptions), description="Users and groups exempt from known-only."
     )
+    pins: list[str] = Field(
+        default=[], description="Fingerprints of certificates with exempt names, which raise no alert."
+    )
+    pin_components: bool = Field(
+        default=_DEFAULTS.pin_components,
+        description="Whether known-only denies certificates with exempt names that are not in pins.",
+    )
     listed_masters: list[str] = Field(
         default=[], description="Fingerprints of certificates in system:masters that raise no alert."
     )
@@ -67,6 +74,8 @@ class ClusterRequest(Wanted):
             options=ClusterOptions(
                 mode=self.webhook_mode,
                 exemptions=tuple(dict.fromkeys(self.exemptions)),
+                pins=tuple(dict.fromkeys(self.pins)),
+                pin_components=self.pin_components,
                 listed_masters=tuple(dict.fromkeys(self.listed_masters)),
                 credential_roles=roles,
                 admission=self.admission,
@@ -90,6 +99,8 @@ class ClusterBody(BaseModel):
     signer: str
     webhook_mode: str = Field(json_schema_extra={"enum": list(get_args(WebhookMode))})
     exemptions: list[str]
+    pins: list[str]
+    pin_components: bool
     listed_masters: list[str]
     credential_roles: dict[str, str]
     admission: bool
@@ -124,6 +135,8 @@ def cluster_view(cluster: Cluster) -> JsonObject:
         "signer": cluster.signer,
         "webhook_mode": options.mode,
         "exemptions": list(options.exemptions),
+        "pins": list(options.pins),
+        "pin_components": options.pin_components,
         "listed_masters": list(options.listed_masters),
         "credential_roles": dict(sorted((options.credential_roles or {}).items())),
         "admission": options.admission,
