@@ -34,7 +34,13 @@ def test_a_service_looks_after_its_log_and_its_ledger(world: World, tmp_path: Pa
     )
     execute(world.database, "DELETE FROM progress")
     kept = tmp_path / "checkpoints"
-    rules = [{"role": "admin", "groups": ["clustercert:admins"], "max_lifetime": "1d"}]
+    rules = [
+        {
+            "name": "admin",
+            "when": {"roles": ["admin"]},
+            "grant": {"groups": ["clustercert:admins"], "max_lifetime": "1d"},
+        }
+    ]
     changed = world.settings(
         audit={"publish": [f"file:{kept}"], "publish_every": "1s"}, policy={"rules": rules}
     )
@@ -45,7 +51,11 @@ def test_a_service_looks_after_its_log_and_its_ledger(world: World, tmp_path: Pa
             assert [event["subject"] for event in found] == ["77"]
         newest = events(world, "policy.loaded")[-1]
         assert newest["detail"]["rules"] == [
-            {"role": "admin", "groups": ["clustercert:admins"], "max_lifetime": 86400}
+            {
+                "name": "admin",
+                "when": {"roles": ["admin"]},
+                "grant": {"groups": ["clustercert:admins"], "max_lifetime": 86400},
+            }
         ]
         before = len(events(world, "policy.loaded"))
         with Service(changed).running():

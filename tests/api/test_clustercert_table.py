@@ -99,13 +99,17 @@ def test_the_document_gives_the_answer_that_is_tested(row: Row) -> None:
 def test_longer_durations_need_a_setting_and_a_rule(
     service_with: Callable[..., Service], world: World, days: int
 ) -> None:
-    rule: dict[str, object] = {"role": "admin", "groups": ["clustercert:admins"]}
+    rule: dict[str, object] = {
+        "name": "admin",
+        "when": {"roles": ["admin"]},
+        "grant": {"groups": ["clustercert:admins"]},
+    }
 
     def post(days: int, **changed: object) -> httpx.Response:
         client = service_with(api={"max_duration": 1827}, **changed).client
         return client.post(world.path(), json={"duration": days}, headers=world.people["admin"].headers)
 
-    long_rule = {"rules": [rule | {"max_lifetime": "1827d"}]}
+    long_rule = {"rules": [rule], "max_lifetime": "1827d"}
     leaf = leaf_of(post(days, policy=long_rule).json())
     assert leaf.not_valid_after_utc - leaf.not_valid_before_utc - BACKDATE == timedelta(days=days)
     assert post(days, policy={"rules": [rule]}).status_code == 403

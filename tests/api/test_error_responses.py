@@ -345,7 +345,8 @@ def test_a_method_that_a_path_does_not_take_is_a_405_with_those_it_takes(
 
 
 def rule(role: str, lifetime: str, *groups: str) -> dict[str, object]:
-    return {"role": role, "groups": list(groups), "max_lifetime": lifetime}
+    grant = {"groups": list(groups), "max_lifetime": lifetime}
+    return {"name": role, "when": {"roles": [role]}, "grant": grant}
 
 
 POLICY = {"rules": [rule("admin", "30d", "ours"), rule("member", "8h", "theirs", "others")]}

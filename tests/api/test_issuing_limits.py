@@ -70,7 +70,7 @@ def test_a_quota_of_live_certificates_ends_with_a_revocation(
 def test_a_quota_also_counts_certificates_with_a_chosen_user_name(
     service_with: Callable[..., Service], world: World
 ) -> None:
-    policy = {"rules": [{"grant": {"groups": ["g"], "username": "{user.name}"}}]}
+    policy = {"rules": [{"grant": {"groups": ["g"]}}], "username": "{user.name}"}
     first, second = (service_with(policy, live_certificates=2) for _ in range(2))
     # A process counts those of the other only in the ledger.
     assert statuses(first, world, 2, who="auditor", cluster="eip") == [200, 200]

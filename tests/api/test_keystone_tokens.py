@@ -125,7 +125,7 @@ def test_an_application_credential_has_only_its_roles(site: Site) -> None:
         "application_credential": {"id": "b" * 32, "name": "ci", "restricted": True},
     }
     assert groups(site.post(site.token(user_id, **restricted))) == ["apps", "clustercert:members"]
-    assert groups(site.post(site.token(user_id))) == ["clustercert:admins"]
+    assert groups(site.post(site.token(user_id))) == ["clustercert:admins", "clustercert:members"]
 
 
 @pytest.mark.parametrize(

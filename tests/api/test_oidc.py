@@ -4,7 +4,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,12 +29,9 @@ ACTOR = Actor("cli:test", Origin("local", "0" * 32))
 RULES = [
     {"name": "teams", "when": {"groups": ["sso/team-*"]}, "grant": {"groups": ["team:{group}"]}},
     {"name": "alice", "when": {"users": ["alice"]}, "grant": {"groups": ["built-in-alice"]}},
-    {
-        "name": "named",
-        "when": {"groups": ["sso/named"]},
-        "grant": {"groups": ["n"], "username": "{user.name}"},
-    },
-    {"role": "admin", "groups": ["clustercert:admins"]},
+    {"name": "frozen", "when": {"groups": ["sso/frozen"]}, "deny": "Frozen."},
+    {"name": "named", "when": {"groups": ["sso/named"]}, "grant": {"groups": ["n"]}},
+    {"name": "admin", "when": {"roles": ["admin"]}, "grant": {"groups": ["clustercert:admins"]}},
 ]
 
 
@@ -187,6 +184,13 @@ def test_a_user_of_an_issuer_gets_no_access_key_and_no_token(site: Site) -> None
 
 
 def test_clustercertrevoke_takes_the_user_id_and_the_common_name(site: Site) -> None:
+    identity = {"region": worlds.REGION, "issuers": issuers(site.world, site.issuer)}
+    policy = {"rules": RULES, "username": "{user.name}"}
+    with Service(site.world.settings(identity=identity, policy=policy)).running() as service:
+        _revoke_by_id_and_by_name(replace(site, service=service))
+
+
+def _revoke_by_id_and_by_name(site: Site) -> None:
     for sub, by_name in (("by-id", False), ("by-name", True)):
         changed: dict[str, Any] = {"sub": sub, "preferred_username": sub, "groups": ["named"]}
         found = certificate(site.post(**changed))
@@ -399,9 +403,8 @@ def test_the_decision_on_a_user_of_the_issuer_is_explained_with_their_last_reque
     first = explained_decision(site, user_id).json()
     assert first["would_sign"]["organizations"][:-1] == ["team:sso/team-blue"]
     assert (first["user"]["name"], first["auth_method"]) == ("sso/alice", "oidc")
-    # A refused request counts, too: the name belongs to another user.
-    certificate(site.post(sub="owner", groups=["named"], preferred_username="asked"))
-    assert site.post(sub="asked", groups=["named"], preferred_username="asked").status_code == 403
+    # A refused request counts, too.
+    assert site.post(sub="asked", groups=["team-blue", "frozen"]).status_code == 403
     refused = eventually(
         lambda: (found := explained_decision(site, user_id).json())["status"] == 403 and found
     )

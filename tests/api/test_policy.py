@@ -76,7 +76,7 @@ def test_a_member_of_two_teams_gets_both(teams: World) -> None:
 
 
 def test_a_user_name_from_a_certificate_revokes_like_the_id(teams: World) -> None:
-    rules = {"rules": [{"grant": {"groups": ["g"], "username": "{user.name}"}}]}
+    rules = {"rules": [{"grant": {"groups": ["g"]}}], "username": "{user.name}"}
     with Service(teams.settings(policy=rules)).running() as service:
         member, admin = (teams.people[who] for who in ("member", "admin"))
         issued = service.client.post(teams.path(), json={"duration": 1}, headers=member.headers)
@@ -99,17 +99,18 @@ def test_a_user_name_from_a_certificate_revokes_like_the_id(teams: World) -> Non
         assert (again["fingerprint"], again["state"]) == (listed["fingerprint"], "revoked")
 
 
-def test_a_service_without_rules_says_so_at_its_start(teams: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_allows_long_lifetimes_says_so_at_its_start(
+    teams: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(log, "configure", lambda *_: None)
-    said = (
-        "the policy has no rules, so the preset contract applies, which allows certificates valid for 5 years"
-    )
     for policy, warns in (
         ({}, True),
-        ({"preset": "contract"}, True),
-        ({"preset": "strict"}, False),
-        (POLICY, False),
+        ({"role_groups": True}, True),
+        ({"max_lifetime": "7d"}, False),
+        (POLICY, True),
+        (POLICY | {"max_lifetime": "7d"}, False),
     ):
-        with captured_logs(application) as lines:
-            application.create_app(teams.settings(policy=policy))
-        assert (said in [line["event"] for line in lines]) is warns
+        with captured_logs(application) as lines, Service(teams.settings(policy=policy)).running():
+            pass
+        events = [line["event"] for line in lines]
+        assert ("policy allows certificates for more than 7 days" in events) is warns

@@ -29,7 +29,8 @@ ADMINS, OTHERS = "clustercert:admins", "team:others"
 
 
 def rules(*groups: str, **more: object) -> dict[str, object]:
-    return {"rules": [{"role": "admin", "groups": list(groups)} | more]}
+    grant = {"groups": list(groups)} | more
+    return {"rules": [{"name": "admin", "when": {"roles": ["admin"]}, "grant": grant}]}
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Reloadable:
             service.run(request())
             eventually(lambda: any(line["event"].startswith("settings ") for line in said))
         # Other services in this process may log as well.
-        return [line for line in said if line["event"].startswith(("settings ", "the policy "))]
+        return [line for line in said if line["event"].startswith(("settings ", "policy allows "))]
 
 
 @dataclass
@@ -157,7 +158,7 @@ def test_no_list_of_rules_differs_from_an_empty_one(tmp_path: Path) -> None:
         source.changed = {"policy": {"rules": []}}
         assert source.reload(service, reloader)[-1]["changed"] == ["policy.rules"]
         assert services.services.issuance.policy.rules == ()
-        # The preset contract would apply, and nobody wrote that.
+        # Roles would give groups for five years, and nobody wrote that.
         source.changed = {"policy": {}}
         assert source.reload(service, reloader)[-1]["event"] == "settings not reloaded"
         assert services.services.issuance.policy.rules == ()
@@ -202,8 +203,8 @@ def test_a_reload_that_fails_unexpectedly_does_not_end_later_reloads(
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({}, "policy: has neither preset nor rules"),
-        ({"policy": {"allow_system": ["system:masters"]}}, "policy: has neither preset nor rules"),
+        ({}, "policy: has neither rules nor role_groups"),
+        ({"policy": {"allow_system": ["system:masters"]}}, "policy: has neither rules nor role_groups"),
         ({"policy": rules(OTHERS), "data_dir": Path("clustercert-data")}, "data_dir: differs"),
         ({"policy": rules(OTHERS), "database_url": "sqlite+aiosqlite:////o"}, "database_url: differs"),
         ({"policy": rules(OTHERS), "kek_file": None, "service_name": "o"}, "kek_file, service_name: differs"),
@@ -236,10 +237,10 @@ def test_a_policy_whose_example_fails_does_not_apply(running: Running) -> None:
     assert {ADMINS, OTHERS} < set(running.issued_groups())
 
 
-def test_an_explicit_preset_contract_applies_with_a_warning(running: Running) -> None:
-    running.source.changed = {"policy": {"preset": "contract"}}
+def test_groups_by_role_apply_with_a_warning(running: Running) -> None:
+    running.source.changed = {"policy": {"role_groups": True}}
     warning, done = running.source.reload(running.service, running.reloader)
-    assert "5 years" in warning["event"]
+    assert warning["rules"]["admin"] == "1825 days"
     assert done["event"] == "settings reloaded"
 
 
@@ -310,7 +311,10 @@ def test_a_newer_policy_takes_the_place_of_one_that_could_not_be_recorded(runnin
 
 
 def test_the_log_names_the_rules_that_changed_and_the_digest_in_the_event(running: Running) -> None:
-    own = [{"role": "admin", "groups": [OTHERS]}, {"role": "member", "groups": ["g"]}]
+    own = [
+        {"name": "admin", "when": {"roles": ["admin"]}, "grant": {"groups": [OTHERS]}},
+        {"name": "member", "when": {"roles": ["member"]}, "grant": {"groups": ["g"]}},
+    ]
     running.source.changed = {"policy": {"rules": own}}
     line = running.reload()
     assert (line["rules_added"], line["rules_changed"]) == (["member"], ["admin"])

@@ -44,7 +44,9 @@ class Running:
         if self.fault:
             raise SettingsError(self.fault)
         identity = {"region": worlds.REGION, "issuers": self.issuers} | self.more
-        return self.world.settings(policy={"preset": "cce"}, identity=identity)
+        return self.world.settings(
+            policy={"rules": [{"grant": {"groups": ["{group.id}"]}}]}, identity=identity
+        )
 
     def of(self, issuer: IssuerServer, **changed: object) -> dict[str, Any]:
         name = "sso" if issuer is self.sso else "ci"

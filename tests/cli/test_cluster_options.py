@@ -209,7 +209,7 @@ def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
     ],
 )
 def test_the_policy_may_not_give_reserved_groups(operator: Operator, group: str, words: str) -> None:
-    operator.configure(f"[[policy.rules]]\nrole = 'admin'\ngroups = ['{group}']\nmax_lifetime = '1d'\n")
+    operator.configure(f"[[policy.rules]]\ngrant = {{ groups = ['{group}'], max_lifetime = '1d' }}\n")
     assert words in operator.error("cluster", "list")
 
 
@@ -218,7 +218,7 @@ def test_a_rule_named_by_its_position_gets_no_cluster_role(operator: Operator, s
     with operator.config.open("a") as config:
         config.write(
             "[[policy.rules]]\ngrant.groups = ['a']\n[[policy.rules]]\nname = 'rule-7'\ngrant.groups = ['b']\n"
-            "[[policy.rules]]\nrole = 'admin'\ngroups = ['c']\n"
+            "[[policy.rules]]\nname = 'admin'\nwhen.roles = ['admin']\ngrant.groups = ['c']\n"
         )
     said = operator.usage_error("cluster", "update", "prod", "--credential-role", "rule-1=view")
     assert "depends on the rule's position" in said
@@ -231,7 +231,7 @@ def test_a_pattern_that_could_exempt_the_names_of_a_template_is_refused(
 ) -> None:
     add(operator, server_ca)
     with operator.config.open("a") as config:
-        config.write("[policy]\npreset = 'cce'\n")
+        config.write("[[policy.rules]]\ngrant.groups = ['{group.id}']\n")
     said = operator.usage_error("cluster", "update", "prod", "--exempt", "ops")
     assert "ops could exempt a group that the policy's template {group.id} gives" in said
     assert update(operator, "--exempt", "kubeadm:cluster-admins")["exemptions"] == [
@@ -245,7 +245,7 @@ def test_known_only_is_not_switched_on_with_an_exemption_from_before_the_templat
 ) -> None:
     add(operator, server_ca, "--exempt", "ops")
     with operator.config.open("a") as config:
-        config.write("[policy]\npreset = 'cce'\n")
+        config.write("[[policy.rules]]\ngrant.groups = ['{group.id}']\n")
     update(operator, "--rename", "prod")
     said = operator.usage_error("cluster", "update", "prod", "--webhook-mode", "known-only")
     assert "ops could exempt a group that the policy's template {group.id} gives" in said

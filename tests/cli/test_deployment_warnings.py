@@ -16,9 +16,10 @@ from support.stores import execute, rows
 
 SHORT_RULES = """
 [[policy.rules]]
-role = "admin"
-groups = ["clustercert:admins"]
-max_lifetime = "7d"
+name = "admin"
+when.roles = ["admin"]
+grant.groups = ["clustercert:admins"]
+grant.max_lifetime = "7d"
 """
 
 
@@ -63,17 +64,20 @@ def test_long_lifetimes_are_named_with_their_rules(careful: Operator) -> None:
     assert "more than 7 days: member (8 days)." in warning
 
 
-def test_the_preset_that_applies_without_rules_is_named_until_a_rule_is_written(careful: Operator) -> None:
+def test_groups_by_role_without_rules_are_named_at_each_check_until_lifetimes_are_limited(
+    careful: Operator,
+) -> None:
     text = careful.config.read_text()
     careful.config.write_text(text.replace(SHORT_RULES, ""))
     for _ in range(2):
         [warning] = warnings(careful)
-        assert "so the preset contract applies" in warning
+        assert "The settings have no policy rules, so roles give groups." in warning
         assert "more than 7 days: admin (1825 days), member (1825 days)" in warning
-    careful.config.write_text(text.replace(SHORT_RULES, "policy = { preset = 'contract' }"))
+    careful.config.write_text(text.replace(SHORT_RULES, "policy = { role_groups = true }"))
     [warning] = warnings(careful)
     assert "These policy rules allow" in warning
-    careful.config.write_text(text)
+    assert "Set policy.max_lifetime." in warning
+    careful.config.write_text(text.replace(SHORT_RULES, "policy = { max_lifetime = '7d' }"))
     assert warnings(careful) == []
 
 

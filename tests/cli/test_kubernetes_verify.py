@@ -165,7 +165,8 @@ def test_a_rule_for_system_masters_fails_the_revocation_check(site: OperatedClus
     site.set_up()
     before = site.operator.config.read_text()
     site.operator.configure(
-        '[policy]\nallow_system = ["system:masters"]\n[[policy.rules]]\nrole = "admin"\ngroups = ["system:masters"]\n'
+        '[policy]\nallow_system = ["system:masters"]\n'
+        '[[policy.rules]]\nwhen.roles = ["admin"]\ngrant.groups = ["system:masters"]\n'
     )
     try:
         code, checks = site.verify()
@@ -180,17 +181,18 @@ def test_all_checks_pass_if_the_policy_chooses_user_names(site: OperatedCluster)
     site.set_up()
     before = site.operator.config.read_text()
     site.operator.configure(
-        '[[policy.rules]]\nname = "names"\ngrant.username = "{user.name}@{user.domain}"\n'
-        '[[policy.rules]]\nrole = "admin"\ngroups = ["clustercert:admins"]\n'
+        '[policy]\nusername = "{user.name}@{user.domain}"\n'
+        '[[policy.rules]]\nname = "limit"\ngrant.max_lifetime = "30d"\n'
+        '[[policy.rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["clustercert:admins"]\n'
     )
     try:
         code, checks = site.verify()
-        said = site.operator.usage_error("kubernetes", "verify", "prod", "--rule", "names")
+        said = site.operator.usage_error("kubernetes", "verify", "prod", "--rule", "limit")
     finally:
         site.operator.config.write_text(before)
     assert code == 0, checks
     assert checks["issue"]["detail"] == "two certificates for clustercert:verify in clustercert:admins"
-    assert "The rule names can't be tested" in said
+    assert "The rule limit can't be tested" in said
 
 
 def test_an_interrupted_verification_revokes_its_certificates(site: OperatedCluster) -> None:

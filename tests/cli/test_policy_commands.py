@@ -7,15 +7,16 @@ from support.command_line import Operator
 
 RULES = """
 [[rules]]
-role = "member"
-groups = ["clustercert:editors"]
-max_lifetime = "8h"
+name = "member"
+when.roles = ["member"]
+grant.groups = ["clustercert:editors"]
+grant.max_lifetime = "8h"
 """
 
 
 def test_a_policy_is_tested_without_a_database(tmp_path: Path) -> None:
     operator, file = Operator(tmp_path), tmp_path / "policy.toml"
-    operator.configure('[policy]\npreset = "strict"\n')
+    operator.configure("[policy]\nrole_groups = true\n")
     file.write_text(RULES, encoding="utf-8")
     in_settings = operator.output_json("policy", "test")
     assert in_settings["rules"] == ["admin", "member", "reader"]
@@ -28,7 +29,9 @@ def test_a_fault_is_reported_with_its_place(tmp_path: Path) -> None:
     operator, file = Operator(tmp_path), tmp_path / "policy.toml"
     operator.configure()
     file.write_text(RULES.replace("8h", "8 hours"), encoding="utf-8")
-    assert f"{file}:5:1: policy.rules.0.max_lifetime: " in operator.error("policy", "test", "--policy", file)
+    assert f"{file}:6:7: policy.rules.0.grant.max_lifetime: " in operator.error(
+        "policy", "test", "--policy", file
+    )
 
 
 EXAMPLES = """

@@ -111,10 +111,13 @@ def test_lines_have_at_most_80_columns(operator: Operator) -> None:
 
 def test_another_policy_can_be_asked(operator: Operator, tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
-    file.write_text('[[rules]]\nrole = "admin"\ngroups = ["ours"]\nmax_lifetime = "2h"\n', encoding="utf-8")
+    file.write_text(
+        '[[rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["ours"]\ngrant.max_lifetime = "2h"\n',
+        encoding="utf-8",
+    )
     code, lines = explained(operator, "carol", "prod", "--policy", str(file))
-    assert (code, lines[-1]) == (0, "  yes   admin  grants, and ends the list")
-    assert "  limit       2 hours, by rule admin, which shortens the request" in lines
+    assert (code, lines[-1]) == (0, "  yes   admin  grants")
+    assert "  limit       2 hours, by rule admin" in lines
 
 
 def test_json_has_what_the_api_answers(operator: Operator) -> None:
@@ -196,7 +199,10 @@ def test_nobody_could_get_a_group_that_no_rule_gives(operator: Operator) -> None
 
 def test_who_could_get_a_group_under_another_policy(operator: Operator, tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
-    file.write_text('[[rules]]\nrole = "admin"\ngroups = ["ours"]\nmax_lifetime = "2h"\n', encoding="utf-8")
+    file.write_text(
+        '[[rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["ours"]\ngrant.max_lifetime = "2h"\n',
+        encoding="utf-8",
+    )
     asked = ("policy", "can", "--group", "ours", "--cluster", "prod")
     assert operator.output(*asked, "--policy", file, "--output", "name") == "Default/carol\n"
     assert operator.run(*asked).out == ""

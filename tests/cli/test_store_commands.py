@@ -297,7 +297,8 @@ def test_rbac_prints_bindings_for_the_policys_groups(operator: Operator) -> None
 
 def test_the_option_bind_binds_custom_groups(operator: Operator) -> None:
     operator.configure(
-        '[[policy.rules]]\nrole = "admin"\ngroups = ["clustercert:admins", "a/b", "a-b", "auditors"]\n'
+        '[[policy.rules]]\nwhen.roles = ["admin"]\n'
+        'grant.groups = ["clustercert:admins", "a/b", "a-b", "auditors"]\n'
     )
 
     printed = operator.output(

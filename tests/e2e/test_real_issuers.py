@@ -77,7 +77,7 @@ def reloaded(world: World, count: int) -> bool:
 
 def write(path: Path, *issuers: dict[str, Any]) -> None:
     """Replace the settings file by one with these issuers."""
-    tables = ['[policy]\npreset = "cce"\n']
+    tables = ['[[policy.rules]]\ngrant.groups = ["{group.id}"]\n']
     for issuer in issuers:
         fields = "".join(f"{name} = {json.dumps(value)}\n" for name, value in issuer.items())
         tables.append(f"[[identity.issuers]]\n{fields}")

@@ -245,7 +245,9 @@ def test_sighup_loads_the_files_and_the_policy_and_keeps_connections(
         assert healthy(kept)
         connection = kept.sock
         with operator.config.open("a") as config:
-            config.write('[[policy.rules]]\nrole = "admin"\ngroups = ["others"]\n')
+            config.write(
+                '[[policy.rules]]\nname = "admin"\nwhen.roles = ["admin"]\ngrant.groups = ["others"]\n'
+            )
         process.send_signal(signal.SIGHUP)
         eventually(lambda: log.read_text().count('"TLS files reloaded"') == 2)
         # Once in each worker. It may have noticed the change before the signal came, and then reloads once more.

@@ -32,8 +32,8 @@ from support.stores import NOW as EARLIER
 from support.stores import ORIGIN, Store, blob, patient
 from support.wait import SECONDS
 
-# SHA-256 of the default policy, as programs recorded it before rules had names.
-DIGEST = "2c49f3a80295ca0d5330320a94b31ed1e5bdc4c1d7581a9f88e36ecc3c395ede"
+# SHA-256 of the default policy. With another one, an upgrade would record the policy again.
+DIGEST = "5930f4d3ba9fafef516eab0df495f22c4a2f6566797dda934ceaf8bde90a7774"
 
 # Retention
 
@@ -294,27 +294,35 @@ async def test_a_policy_is_recorded_once_until_it_changes(database: Database, st
     )
     assert await record_policy_change(progress, changed, NOW)
     assert await record_policy_change(progress, POLICY, NOW)
-    rules = [{"name": "ours", "role": "admin", "groups": ["x"], "max_lifetime": "1h"}]
-    assert await record_policy_change(progress, PolicySettings.model_validate({"rules": rules}).policy(), NOW)
+    said = {"name": "ours", "when": {"roles": ["admin"]}, "grant": {"groups": ["x"], "max_lifetime": "1h"}}
+    assert await record_policy_change(
+        progress, PolicySettings.model_validate({"rules": [said]}).policy(), NOW
+    )
     first, second, third, fourth = store.events()
     assert {event["kind"] for event in store.events()} == {"policy.loaded"}
     assert first["subject"] == third["subject"] != second["subject"]
     assert second["detail"] == {
-        "rules": [{"role": "admin", "groups": ["x"], "max_lifetime": 3600}],
+        "rules": [
+            {"name": "admin", "when": {"roles": ["admin"]}, "grant": {"groups": ["x"], "max_lifetime": 3600}}
+        ],
         "allow_system": ["s"],
+        "max_lifetime": 1825 * 86400,
+        "username": "{user.id}",
         "sha256": second["subject"],
         "before": first["subject"],
     }
-    rule = {"name": "ours", "role": "admin", "groups": ["x"], "max_lifetime": 3600}
+    rule = {"name": "ours", "when": {"roles": ["admin"]}, "grant": {"groups": ["x"], "max_lifetime": 3600}}
     assert fourth["detail"] == {
         "rules": [rule],
         "allow_system": [],
+        "max_lifetime": 1825 * 86400,
+        "username": "{user.id}",
         "sha256": fourth["subject"],
         "before": third["subject"],
     }
 
 
-async def test_a_policy_of_today_keeps_its_digest(database: Database, store: Store) -> None:
+async def test_a_policy_keeps_its_digest(database: Database, store: Store) -> None:
     assert await record_policy_change(JobCursor(database, NAME), PolicySettings().policy(), NOW)
     [event] = store.events()
     assert event["subject"] == DIGEST

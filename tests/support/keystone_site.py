@@ -23,8 +23,8 @@ RULES = [
     {"name": "blue", "when": {"groups": ["keystone/acme/team-*"]}, "grant": {"groups": ["team:{group}"]}},
     {"name": "alice", "when": {"users": ["alice", "acme/alice"]}, "grant": {"groups": ["built-in-alice"]}},
     {"name": "apps", "when": {"auth_methods": ["keystone_app"]}, "grant": {"groups": ["apps"]}},
-    {"role": "admin", "groups": ["clustercert:admins"]},
-    {"role": "member", "groups": ["clustercert:members"]},
+    {"name": "admin", "when": {"roles": ["admin"]}, "grant": {"groups": ["clustercert:admins"]}},
+    {"name": "member", "when": {"roles": ["member"]}, "grant": {"groups": ["clustercert:members"]}},
 ]
 
 

@@ -92,13 +92,10 @@ GRANTS = st.fixed_dictionaries(
 GRANTING = st.fixed_dictionaries({"when": CONDITIONS, "grant": GRANTS})
 
 
-FINAL = GRANTING.map(lambda said: said | {"final": True})
-
-
 DENYING = CONDITIONS.map(lambda when: {"when": when, "deny": "No."})
 
 
-ANY_RULE = st.one_of(GRANTING, GRANTING, FINAL, DENYING)
+ANY_RULE = st.one_of(GRANTING, GRANTING, DENYING)
 
 
 ASKS = st.sampled_from([LONGEST, CSR, replace(LONGEST, reason="incident")])

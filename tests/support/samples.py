@@ -38,14 +38,17 @@ CA_NOT_BEFORE = ISSUED_AT - timedelta(days=1)
 
 
 def role_rule(role: str, groups: tuple[str, ...], max_lifetime: timedelta) -> PolicyRule:
-    """A rule for one role, named like the role, in the short form of the settings."""
+    """A rule for one role, named like the role."""
     return PolicyRule(
         name=role,
         conditions=(HasName("role", Names((role,))),),
         groups=groups,
         max_lifetime=max_lifetime,
-        final=True,
-        declared={"role": role, "groups": groups, "max_lifetime": int(max_lifetime.total_seconds())},
+        declared={
+            "name": role,
+            "when": {"roles": [role]},
+            "grant": {"groups": groups, "max_lifetime": int(max_lifetime.total_seconds())},
+        },
     )
 
 

@@ -26,13 +26,15 @@ COMMAND = (sys.executable, "-m", "clustercert")
 OURS = ("CLUSTERCERT", "OS_", "XDG_")
 RULES = """
 [[policy.rules]]
-role = "admin"
-groups = ["clustercert:admins"]
+name = "admin"
+when.roles = ["admin"]
+grant.groups = ["clustercert:admins"]
 
 [[policy.rules]]
-role = "reader"
-groups = ["clustercert:viewers"]
-max_lifetime = "1h"
+name = "reader"
+when.roles = ["reader"]
+grant.groups = ["clustercert:viewers"]
+grant.max_lifetime = "1h"
 """
 
 

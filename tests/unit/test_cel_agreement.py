@@ -17,7 +17,6 @@ from clustercert.model import Domain, Group, IssueRequest, Origin
 from clustercert.model.policy import ConditionFailed, DecisionInput
 from clustercert.pki.stand_in_keys import stand_in_key
 from clustercert.policy.expressions import Expression, variables
-from clustercert.policy.rule_settings import PRESETS
 from support.samples import NOW, caller, cluster
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -73,12 +72,10 @@ def theirs(source: str, said: DecisionInput) -> bool | str:
 
 
 def shown() -> Iterator[str]:
-    """The expressions of the documentation and of the presets."""
+    """The expressions of the documentation."""
     for page in sorted(DOCS.glob("*.md")):
         for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             yield from expressions(tomllib.loads(block).get("policy", {}).get("rules", ()))
-    for rules in PRESETS.values():
-        yield from expressions([rule.model_dump(exclude_none=True) for rule in rules])
 
 
 def expressions(rules: Any) -> Iterator[str]:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from clustercert.kubernetes.manifests.rbac import DEFAULT_BINDINGS
-from clustercert.policy.rule_settings import PRESETS
+from clustercert.policy.rule_settings import PolicySettings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -103,8 +103,8 @@ def test_the_default_rights_of_roles_are_those_of_the_code() -> None:
     table = page.split("<!-- roles -->")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `([^`]*)` \| `([^`]*)` \| `([^`]*)` \|$", table, re.MULTILINE)
     expected = [
-        (rule.role, group, DEFAULT_BINDINGS[group])
-        for rule in PRESETS["contract"]
+        (rule.tested_role, group, DEFAULT_BINDINGS[group])
+        for rule in PolicySettings(role_groups=True).all_rules
         for group in rule.granted_groups
     ]
     assert rows == expected

@@ -100,9 +100,7 @@ def rules(*expressions: str) -> st.SearchStrategy[list[Rule]]:
             "key_types": st.sampled_from([["ec-p256"], ["rsa-2048", "ed25519"]]),
         },
     )
-    granting = st.fixed_dictionaries(
-        {"when": conditions(*expressions), "grant": grant}, optional={"final": st.booleans()}
-    )
+    granting = st.fixed_dictionaries({"when": conditions(*expressions), "grant": grant})
     denying = st.fixed_dictionaries({"when": conditions(*expressions), "deny": st.just("No.")})
     return st.lists(st.one_of(granting, granting, denying), max_size=5)
 
@@ -169,24 +167,9 @@ def test_rules_that_may_refuse_are_named() -> None:
     assert ways(keys, rule("a"), night) == [("a", (), ("keys", "night"))]
     assert ways(keys, rule("a", {"auth_methods": ["token"]})) == [("a", ("auth_method is token",), ())]
     assert ways(keys, rule("a", {"auth_methods": ["access_key"]})) == []
-    assert ways(rule("a") | {"final": True}, night) == [("a", (), ())]
-    early = rule("early", {"cel": "now.getHours() < 6"}) | {"final": True}
-    assert ways(early, rule("a")) == [("early", (EARLY,), ()), ("a", (), ("early",))]
-
-
-EARLY = "cel: now.getHours() < 6"
-
-
-def test_a_final_rule_that_may_match_protects_from_a_refusal() -> None:
-    nobody = {"name": "nobody", "deny": "No."}
-    early = rule("early", {"cel": "now.getHours() < 6"}) | {"final": True}
-    assert ways(rule("a"), early, nobody) == [("a", (EARLY,), ()), ("early", (EARLY,), ())]
-    by_reason = rule("b", reason_required=True) | {"final": True}
-    assert ways(rule("a"), by_reason, nobody) == [
-        ("a", ("the request has a reason",), ()),
-        ("b", ("the request has a reason",), ()),
-    ]
-    assert ways(rule("a"), nobody) == []
+    early = rule("early", {"cel": "now.getHours() < 6"})
+    assert ways(early, rule("a")) == [("early", ("cel: now.getHours() < 6",), ()), ("a", (), ())]
+    assert ways(rule("a"), {"name": "nobody", "deny": "No."}) == []
 
 
 @pytest.mark.parametrize(
@@ -211,6 +194,8 @@ def test_the_longest_lifetime_is_that_of_a_certificate() -> None:
     assert [each.lifetime for each in entitled(*both)] == [HOUR, HOUR]
     optional = (rule("a", max_lifetime="8h"), rule("b", csr_required=True, max_lifetime="1h"))
     assert [each.lifetime for each in entitled(*optional)] == [8 * HOUR, HOUR]
+    capped = replace(loaded(rule("a"), rule("b", max_lifetime="1h")), max_lifetime=HOUR / 2)
+    assert [each.lifetime for each in Entitlements(capped, CLUSTER, "*", NOW).of(member())] == [HOUR / 2] * 2
     short = replace(CLUSTER, client_ca=client_ca(lifetime=timedelta(days=1, hours=2)))
     [found] = Entitlements(loaded(rule("a")), short, "*", NOW).of(member())
     assert found.lifetime == 2 * HOUR
@@ -246,10 +231,6 @@ def test_an_address_between_two_networks_of_a_deny_is_tried() -> None:
     [
         (member(*(f"team-{n}" for n in range(70))), rule("b", {}, groups=["team:{group}"])),
         (member("a:b"), rule("b", {}, groups=["team:{group}"])),
-        (
-            replace(member(), user=replace(member().user, name="x" * 70)),
-            rule("b", {}, groups=[], username="{user.name}"),
-        ),
     ],
 )
 def test_another_request_is_tried_where_the_users_names_refuse_the_first(who: Caller, other: Rule) -> None:

@@ -104,7 +104,10 @@ def test_our_names_and_groups_are_never_exempt(
 
 
 def test_the_templates_of_a_policy_are_among_its_groups() -> None:
-    rules = [{"grant": {"groups": ["a", "team:{group}"]}}, {"role": "r", "groups": ["{role}"]}]
+    rules = [
+        {"grant": {"groups": ["a", "team:{group}"]}},
+        {"name": "r", "when": {"roles": ["r"]}, "grant": {"groups": ["{role}"]}},
+    ]
     policy = PolicySettings.model_validate({"rules": rules}).policy()
     assert groups_and_templates(policy.rules) == {"a", "team:{group}", "{role}"}
 

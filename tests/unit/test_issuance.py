@@ -19,7 +19,6 @@ from clustercert.model.errors import (
 )
 from clustercert.model.events.issuance import CertificateIssued
 from clustercert.pki.keys import new_key
-from clustercert.policy.decision import Policy
 from clustercert.policy.templates import UserNameTemplate
 from support.issuance_doubles import (
     CA,
@@ -237,8 +236,8 @@ async def test_what_is_refused_is_neither_signed_nor_recorded(
 
 async def test_a_chosen_user_name_is_the_common_name_of_one_user_alone() -> None:
     ledger = MemoryLedger()
-    rule = replace(POLICY.rules[0], username=UserNameTemplate("{user.name}"))
-    service = replace(issuance(ledger=ledger), policy=Policy(rules=(rule,)))
+    policy = replace(POLICY, username=UserNameTemplate("{user.name}"))
+    service = replace(issuance(ledger=ledger), policy=policy)
     issued = await service.issue(caller("admin"), PROJECT_ID, CLUSTER_ID, REQUEST)
     ((record, event),) = ledger.entries
     assert isinstance(event, CertificateIssued)

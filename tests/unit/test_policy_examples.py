@@ -15,6 +15,7 @@ from clustercert.settings import SettingsError, load
 
 RULES = """
 allow_system = []
+username = "{user.name}@{user.domain}"
 
 [[rules]]
 name = "frozen"
@@ -25,7 +26,6 @@ deny = "This cluster is frozen."
 name = "members"
 when.roles = ["member"]
 grant.groups = ["editors", "team:{group}"]
-grant.username = "{user.name}@{user.domain}"
 grant.max_lifetime = "24h"
 grant.default_lifetime = "8h"
 
@@ -167,7 +167,7 @@ def test_examples_are_not_in_the_digest() -> None:
         ("duration = -1", "expires_in = '5m'", r":30:9: .*from 15m to 1827d"),
         ("request.duration = -1", "request = {duration=1, expires_in='1h'}", r":30:12: .*or expires_in, not both"),
         ("request.duration = -1", "request = {csr=false, key_type='ed25519'}", r":30:23: .*needs csr = true"),
-        ("duration = -1", "key_type = 'rsa'", r":30:9: .*key_type: Input should be 'ec-p256'"),
+        ("duration = -1", "key_type = 'rsa'", r":30:9: .*key_type: write 'ec-p256'"),
         ('user = "alice"', "source = '10.0.0.0/8'", r":28:8: .*does not appear to be an IPv4"),
         ('user = "alice"', "auth_method = '*'", r":28:8: .*unknown authentication method"),
         ('caller.user = "alice"', "cluster.project = 'eu-de'", r":28:9: .*cluster.project: .*pattern"),

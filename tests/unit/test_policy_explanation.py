@@ -77,13 +77,12 @@ GRANTS = st.fixed_dictionaries(
     optional={
         "max_lifetime": st.sampled_from(["1h", "8h", "30d"]),
         "default_lifetime": st.sampled_from(["30m", "2d"]),
-        "username": st.sampled_from(["{user.name}", "clustercert:{user.id}"]),
         "csr_required": st.booleans(),
         "reason_required": st.booleans(),
         "key_types": st.sampled_from([["ec-p256"], ["rsa-2048", "ed25519"]]),
     },
 )
-GRANTING = st.fixed_dictionaries({"when": CONDITIONS, "grant": GRANTS}, optional={"final": st.booleans()})
+GRANTING = st.fixed_dictionaries({"when": CONDITIONS, "grant": GRANTS})
 DENYING = st.fixed_dictionaries({"when": CONDITIONS, "deny": st.just("No.")})
 RULES = st.lists(st.one_of(GRANTING, GRANTING, DENYING), max_size=6)
 CALLERS = st.builds(
@@ -240,11 +239,6 @@ def test_a_change_to_one_rules_conditions_does_not_help_against_a_refusal_by_ano
     assert nearest(explained(*rules)) is None
 
 
-def test_a_final_rule_before_a_refusal_can_be_the_nearest() -> None:
-    found = explained(rule("a", {"groups": ["sre"]}) | {"final": True}, {"name": "no", "deny": "No."})
-    assert nearest(found) == ("a", [("group is sre", "none")])
-
-
 def test_an_invalid_request_has_no_nearest_rule() -> None:
     found = explained(rule("a"), rule("b", {"groups": ["x"]}), ask=IssueRequest())
     assert isinstance(found.error, InvalidRequest)
@@ -257,7 +251,7 @@ def test_what_issuing_changes_or_refuses_is_explained_too() -> None:
             raise Forbidden("No ClusterRole.", trace=grant.trace)
         return replace(grant, groups=())
 
-    rules = loaded([rule("first") | {"final": True}])
+    rules = loaded([rule("first")])
     found = explain(rules, member(), CLUSTER, LONGEST, NOW, adapt=only_second)
     assert (found.error and found.error.message, nearest(found)) == ("No ClusterRole.", None)
     rules = loaded([rule("second", {"groups": ["sre"]}), rule("first")])

@@ -53,7 +53,8 @@ def test_a_policy_in_a_file_of_its_own_is_that_of_the_settings(tmp_path: Path) -
     from_settings = load(write(tmp_path, "", inline)).policy.policy()
     assert [rule.declared for rule in from_settings.rules] == [rule.declared for rule in from_file.rules]
     assert [rule.name for rule in from_file.rules] == ["teams", "admins"]
-    assert from_file.rules[0].max_lifetime == MAX_LIFETIME
+    assert from_file.rules[0].max_lifetime is None
+    assert from_file.max_lifetime == MAX_LIFETIME
 
 
 @pytest.mark.parametrize(
@@ -72,23 +73,26 @@ def test_a_policy_in_a_file_of_its_own_is_that_of_the_settings(tmp_path: Path) -
         ('name = "admins"', 'name = "teams"', r"policy.toml:5:1: policy.rules.0.name: .*two rules have the name"),
         ('groups = ["admins"]', 'groups = ["system:masters"]', r"policy.toml:16:1: .*reserved by Kubernetes"),
         ('groups = ["admins"]', 'groups = ["clustercert:service"]', r"policy.toml:16:1: .*reserved for this"),
-        ('[rules.grant]\ngroups = ["admins"]\nmax_lifetime = "8h"\n', "", r"policy.toml:11:3: .*or grant, or deny"),
-        ('name = "admins"', 'deny = "No."', r"policy.toml:12:1: .*or grant, or deny"),
-        ('name = "admins"', 'role = "admin"', r"policy.toml:13:8: .*with role can't have when"),
-        ('name = "admins"', 'groups = ["g"]', r"policy.toml:12:1: .*use grant.groups"),
-        ("allow_system = []", "preset = 'productoin'", r"policy.toml:1:1: policy.preset: .*'contract', 'cce'"),
+        ('[rules.grant]\ngroups = ["admins"]\nmax_lifetime = "8h"\n', "", r"policy.toml:11:3: .*either grant or deny"),
+        ('name = "admins"', 'deny = "No."', r"policy.toml:12:1: .*either grant or deny"),
+        ('name = "admins"', 'role = "admin"', r"policy.toml:12:1: policy.rules.1.role: unknown field"),
+        ("allow_system = []", "allow_system = 'x'", r"policy.toml:1:1: .*write a list, such as .*, not .x.$"),
+        ('max_lifetime = "8h"', 'csr_required = "off"', r"policy.toml:17:1: .*write true or false, not .off.$"),
+        ('max_lifetime = "8h"', 'key_types = ["rsa-1024"]', r"policy.toml:17:1: .*write .ec-p256.*, not .rsa-1024.$"),
+        ("allow_system = []", "role_groups = 'yes'", r"policy.toml:1:1: .*write true or false, not .yes.$"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_file_line_and_column(tmp_path: Path, change: str, to: str, fault: str) -> None:
     assert RULES.count(change) == 1
     found = faults(write(tmp_path, RULES.replace(change, to)))
     assert any(re.match(fault, each) for each in found), found
+    assert not any("after validation" in each for each in found)
 
 
 def test_of_many_faults_the_first_are_named(tmp_path: Path) -> None:
-    found = faults(write(tmp_path, "[[rules]]\nrole = 'r'\ngroups = ['g']\nmax_lifetime = '8x'\n" * 12))
+    found = faults(write(tmp_path, "[[rules]]\ngrant.max_lifetime = '8x'\n" * 12))
     assert len(found) == 11
-    assert found[9].startswith("policy.toml:40:1: policy.rules.9.max_lifetime: ")
+    assert found[9].startswith("policy.toml:20:7: policy.rules.9.grant.max_lifetime: ")
     assert found[10] == "and 2 more"
 
 
@@ -114,14 +118,14 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
         ),
         ("file = 'other.toml'", "", r"names another file"),
         (None, "", r"Can't read the configuration file .*policy.toml"),
-        ("", "", r"The policy file .*policy.toml has neither preset nor rules"),
-        ("allow_system = []", "", r"has neither preset nor rules"),
+        ("", "", r"The policy file .*policy.toml has neither rules nor role_groups"),
+        ("allow_system = []", "", r"has neither rules nor role_groups"),
         (
-            "[policy]\npreset = 'strict'",
+            "[policy]\nrole_groups = true",
             "",
-            r"has a table named policy\. Write preset and rules outside of tables\.",
+            r"has a table named policy\. Write its fields outside of that table\.",
         ),
-        (RULES, "preset = 'strict'", r"policy.file is set, so write policy.preset into .*policy.toml"),
+        (RULES, "role_groups = true", r"policy.file is set, so write policy.role_groups into .*policy.toml"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(

@@ -204,8 +204,13 @@ def test_what_is_no_lifetime_is_refused(text: str) -> None:
 
 def test_a_trace_says_what_limits_and_truncates() -> None:
     longest = POLICY.decide(caller("member"), cluster(), IssueRequest(duration=-1), NOW).trace
-    assert longest["truncated"] is True
-    assert (longest["rule"], longest["skipped_rules"], longest["allowed_by"]) == ("member", ["admin"], "rule")
+    assert longest["truncated"] is False
+    assert longest["requested_not_after"] == longest["allowed_until"]
+    assert (longest["rule"], longest["skipped_rules"], longest["allowed_by"]) == (
+        "member",
+        ["admin", "reader"],
+        "rule",
+    )
     short_ca = client_ca(lifetime=timedelta(days=3))
     by_ca = POLICY.decide(
         caller("admin"), cluster(short_ca), IssueRequest(duration=30, truncate=True), NOW

@@ -164,7 +164,6 @@ GRANTS = st.fixed_dictionaries(
         )
     },
     optional={
-        "username": st.sampled_from(["{user.name}", "{user.domain}:{user.id}"]),
         "max_lifetime": st.sampled_from(["1h", "8h", "3d", "1825d"]),
         "default_lifetime": st.sampled_from(["30m", "2h"]),
         "key_types": st.sampled_from([["ec-p256"], ["ec-p384", "rsa-3072"]]),
@@ -173,9 +172,17 @@ GRANTS = st.fixed_dictionaries(
     },
 )
 RULES = st.lists(
-    st.fixed_dictionaries({"when": WHENS, "grant": GRANTS, "final": st.booleans()})
+    st.fixed_dictionaries({"when": WHENS, "grant": GRANTS})
     | st.fixed_dictionaries({"when": WHENS, "deny": st.just("no")}),
     max_size=5,
+)
+FOR_ALL = st.fixed_dictionaries(
+    {},
+    optional={
+        "role_groups": st.booleans(),
+        "max_lifetime": st.sampled_from(["1h", "8h", "3d"]),
+        "username": st.sampled_from(["{user.name}", "{user.domain}:{user.id}"]),
+    },
 )
 REQUESTS = st.builds(
     IssueRequest,
@@ -210,11 +217,23 @@ CLUSTERS = st.builds(
 
 
 @settings(max_examples=100)
-@given(rules=RULES, who=CALLERS, where=CLUSTERS, request=REQUESTS, later=st.integers(0, 10**7))
+@given(
+    rules=RULES,
+    for_all=FOR_ALL,
+    who=CALLERS,
+    where=CLUSTERS,
+    request=REQUESTS,
+    later=st.integers(0, 10**7),
+)
 def test_the_same_policy_changes_nothing(
-    rules: list[Rule], who: Caller, where: Cluster, request: IssueRequest, later: int
+    rules: list[Rule],
+    for_all: dict[str, object],
+    who: Caller,
+    where: Cluster,
+    request: IssueRequest,
+    later: int,
 ) -> None:
-    same = policy(*rules)
+    same = policy(*rules, **for_all)
     event = service(same, where).ask(who, request, NOW + timedelta(microseconds=later))
     replay = compared(same, event)
     assert (replay.decisions, replay.unchanged, replay.not_replayable) == (1, 1, {})
@@ -236,13 +255,7 @@ def test_the_same_policy_changes_nothing(
         ({"max_lifetime": "8h"}, {}, LONGEST, {Change.LONGER}),
         ({}, {"max_lifetime": "3d"}, IssueRequest(duration=1), set()),
         ({}, {"groups": ["editors", "more"]}, LONGEST, {Change.GROUPS}),
-        ({}, {"username": "{user.name}"}, LONGEST, {Change.USERNAME}),
-        (
-            {},
-            {"groups": ["g"], "username": "{user.name}", "max_lifetime": "1h"},
-            LONGEST,
-            {Change.SHORTER, Change.GROUPS, Change.USERNAME},
-        ),
+        ({}, {"groups": ["g"], "max_lifetime": "1h"}, LONGEST, {Change.SHORTER, Change.GROUPS}),
         ({"groups": ["a", "b"]}, {"groups": ["b", "a"]}, LONGEST, set()),
         ({"deny": "no"}, {"deny": "still no"}, LONGEST, set()),
         ({}, {"csr_required": True}, LONGEST, {Change.DENIED}),
@@ -261,6 +274,13 @@ def test_differences_are_named(
     event = service(policy(rule(before))).ask(caller("member"), request_)
     assert changed(policy(rule(before)), event) == set()
     assert changed(policy(rule(after)), event) == expected
+
+
+def test_differences_of_all_certificates_are_named() -> None:
+    event = service(policy(MEMBER)).ask(caller("member"), LONGEST)
+    assert changed(policy(MEMBER, username="{user.name}"), event) == {Change.USERNAME}
+    assert changed(policy(MEMBER, max_lifetime="24h"), event) == {Change.SHORTER}
+    assert changed(policy(MEMBER, role_groups=True), event) == {Change.GROUPS}
 
 
 def test_a_decision_is_computed_again_at_its_time() -> None:
@@ -291,7 +311,7 @@ def test_a_cluster_role_takes_the_place_of_the_groups() -> None:
 
 
 def test_a_user_name_of_another_user_stays_refused() -> None:
-    named = policy(MEMBER | {"grant": {"groups": ["editors"], "username": "{user.name}"}})
+    named = policy(MEMBER, username="{user.name}")
     issuing = service(named)
     first, other = caller("member"), caller("member", user_id="0" * 32)
     issued, refused = issuing.ask(first, LONGEST), issuing.ask(other, LONGEST)

@@ -3,6 +3,8 @@
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clustercert.model import Domain, Group, IssueRequest, Origin
-from clustercert.model.errors import Forbidden
+from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.model.name_patterns import Names, Values
 from clustercert.model.policy import MAX_GROUPS
+from clustercert.policy.lifetime import MAX_LIFETIME
 from clustercert.policy.rule_settings import PolicySettings
 from support.policy_rules import (
     ALICE,
@@ -215,13 +218,6 @@ def test_all_matching_rules_add_their_groups_and_the_shortest_lifetime_counts() 
     assert (granted.trace["skipped_rules"], granted.trace["skipped_count"]) == ([], 1)
 
 
-def test_a_rule_with_a_role_alone_is_final() -> None:
-    short = {"role": "member", "groups": ["members"]}
-    assert groups(short, rule("b")) == {"members"}
-    assert groups(short | {"final": False}, rule("b")) == {"members", "b"}
-    assert groups(rule("b"), short) == {"members", "b"}
-
-
 def test_a_rule_that_denies_decides_with_its_message() -> None:
     deny = {"name": "frozen", "when": {"cluster_labels": {"env": ["prod"]}}, "deny": "Production is frozen."}
     for rules in ((deny, rule("a")), (rule("a"), deny)):
@@ -229,7 +225,6 @@ def test_a_rule_that_denies_decides_with_its_message() -> None:
             decide(*rules)
         assert refused.value.message == "Production is frozen."
         assert refused.value.trace["denied_by"] == "frozen"
-    assert groups(rule("a") | {"final": True}, deny) == {"a"}
     assert groups(rule("a"), deny, where=cluster()) == {"a"}
 
 
@@ -340,7 +335,7 @@ def test_a_certificate_has_a_bounded_number_of_groups() -> None:
 @given(
     rules=st.lists(ANY_RULE, max_size=4), added=GRANTING.filter(is_evaluable), at=st.integers(0, 4), ask=ASKS
 )
-def test_adding_a_rule_removes_groups_only_by_deny_final_or_failure(
+def test_adding_a_rule_removes_groups_only_by_deny_or_failure(
     rules: list[Rule], added: Rule, at: int, ask: IssueRequest
 ) -> None:
     more = [*rules[:at], added, *rules[at:]]
@@ -365,8 +360,6 @@ def test_the_united_decision_is_that_of_the_rules_one_by_one(rules: list[Rule], 
         matches = groups(each | {"grant": each["grant"] | {"groups": ["matches"]}}, ask=ask)
         if matches:
             expected |= groups(each, ask=ask)
-            if each.get("final"):
-                break
     assert groups(*rules, ask=ask) == expected
 
 
@@ -377,5 +370,38 @@ def test_the_shortest_lifetime_of_the_matching_rules_counts(rules: list[Rule], a
         granted = loaded.decide(ALICE, CLUSTER, ask, NOW)
     except Forbidden:
         return
-    limits = {each.name: each.max_lifetime for each in loaded.rules}
-    assert granted.not_after == ISSUED_AT + min(limits[name] for name in granted.rules)
+    limits = [each.max_lifetime for each in loaded.rules if each.name in granted.rules and each.max_lifetime]
+    assert granted.not_after == ISSUED_AT + min([*limits, MAX_LIFETIME])
+
+
+Decided = tuple[frozenset[str], datetime, str] | str
+
+
+def outcome(rules: Sequence[Rule], ask: IssueRequest, **policy: Any) -> Decided:
+    """What is decided: groups, end and user name, or the kind of error."""
+    try:
+        granted = decide(*rules, ask=ask, **policy)
+    except ClustercertError as refused:
+        return type(refused).__name__
+    return frozenset(granted.groups), granted.not_after, granted.username
+
+
+@given(
+    rules=st.lists(ANY_RULE, max_size=6),
+    order=st.randoms(use_true_random=False),
+    ask=ASKS | st.just(IssueRequest(duration=2)),
+    policy=st.sampled_from([{}, {"role_groups": True}, {"max_lifetime": "2h", "username": "{user.name}"}]),
+)
+def test_the_order_of_rules_changes_no_decision(
+    rules: list[Rule], order: Random, ask: IssueRequest, policy: dict[str, Any]
+) -> None:
+    shuffled = order.sample(rules, len(rules))
+    assert outcome(shuffled, ask, **policy) == outcome(rules, ask, **policy)
+
+
+@given(rules=st.lists(ANY_RULE, max_size=5), at=st.integers(0, 5), ask=ASKS, failing=st.booleans())
+def test_a_deny_and_an_expression_that_fails_refuse_wherever_they_stand(
+    rules: list[Rule], at: int, ask: IssueRequest, failing: bool
+) -> None:
+    refusing: Rule = {"deny": "No."} if not failing else rule("g", {"cel": 'cluster.labels.none == "1"'})
+    assert outcome([*rules[:at], refusing, *rules[at:]], ask, role_groups=True) == "Forbidden"

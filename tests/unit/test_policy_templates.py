@@ -1,7 +1,6 @@
-"""Expressions, templates, user names and presets of the policy."""
+"""Expressions, templates, user names, and what the policy decides for all certificates."""
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import cast
@@ -11,15 +10,14 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from clustercert.model import Caller, Group, IssueRequest
-from clustercert.model.errors import ClustercertError, Forbidden
+from clustercert.model import Group, IssueRequest
+from clustercert.model.errors import Forbidden
 from clustercert.model.policy import MAX_GROUPS
 from clustercert.policy.rule_settings import PolicySettings
 from support.policy_rules import (
     ALICE,
     ANY_RULE,
     CLUSTER,
-    CSR,
     DEFAULT,
     HOUR,
     LONGEST,
@@ -38,10 +36,10 @@ from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller
 )
 def test_an_expression_that_fails_gives_nothing_and_denies(fails: str) -> None:
     failing = {"name": "broken", "when": {"cel": fails}}
-    for grant in ({"groups": ["a"]}, {"max_lifetime": "1h"}, {"username": "{user.name}"}):
-        for final in (True, False):
+    for grant in ({"groups": ["a"]}, {"max_lifetime": "1h"}):
+        for rules in ((failing | {"grant": grant}, rule("b")), (rule("b"), failing | {"grant": grant})):
             with pytest.raises(Forbidden, match="rule broken can't be evaluated") as refused:
-                decide(failing | {"grant": grant, "final": final}, rule("b"))
+                decide(*rules, username="{user.name}")
             assert fails not in refused.value.message
             assert refused.value.trace["denied_by"] == "broken"
             assert "unmet_conditions" not in refused.value.trace
@@ -49,7 +47,6 @@ def test_an_expression_that_fails_gives_nothing_and_denies(fails: str) -> None:
     for unmet_grant in ({"csr_required": True}, {"reason_required": True}, {"key_types": ["rsa-2048"]}):
         assert groups(rule("a", {"cel": fails}, **unmet_grant), rule("b")) == {"b"}
     assert groups(rule("a", {"cel": fails, "roles": ["admin"]}), rule("b")) == {"b"}
-    assert groups(rule("b") | {"final": True}, rule("a", {"cel": fails})) == {"b"}
     with pytest.raises(Forbidden, match="Never"):
         decide(rule("a"), {"when": {"cel": fails}, "deny": "Never."})
 
@@ -144,16 +141,11 @@ def test_templates_are_filled_in_only_up_to_the_number_of_groups_in_a_certificat
 # User names
 
 
-def named(template: str, when: Mapping[str, object] | None = None) -> Rule:
-    return rule("g", when, username=template)
-
-
-def test_a_user_name_is_the_id_unless_a_rule_chooses_another() -> None:
+def test_a_user_name_is_the_id_unless_the_policy_chooses_another() -> None:
     assert decide(rule("g")).username == USER_ID
-    assert decide(named("{user.name}@{user.domain}")).username == "alice@default"
-    assert decide(named("u-{user.id}")).username == f"u-{USER_ID}"
-    assert decide(rule("a"), named("first-{user.name}"), named("{user.name}")).username == "first-alice"
-    assert decide(named("{user.name}", {"roles": ["admin"]}), rule("a")).username == USER_ID
+    assert decide(rule("g"), username="{user.id}").username == USER_ID
+    assert decide(rule("g"), username="{user.name}@{user.domain}").username == "alice@default"
+    assert decide(rule("g"), username="u-{user.id}").username == f"u-{USER_ID}"
 
 
 @given(
@@ -165,7 +157,7 @@ def test_a_user_name_is_the_id_unless_a_rule_chooses_another() -> None:
 def test_a_user_name_is_never_reserved_or_another_users_id(template: str, name: str) -> None:
     who = replace(ALICE, user=replace(ALICE.user, name=name))
     try:
-        granted = decide(named(template), who=who, allow_system=["system:masters"])
+        granted = decide(rule("g"), who=who, username=template, allow_system=["system:masters"])
     except Forbidden as refused:
         refused.message.encode()
         return
@@ -177,88 +169,67 @@ def test_a_user_name_is_never_reserved_or_another_users_id(template: str, name: 
 @pytest.mark.parametrize("wrong", ["everybody", "{user.domain}", "{group}", "{user.nam}", "{user.name"])
 def test_a_user_name_that_does_not_name_the_user_is_refused_at_load(wrong: str) -> None:
     with pytest.raises(ValidationError, match=r"username"):
-        PolicySettings.model_validate({"rules": [named(wrong)]})
+        PolicySettings.model_validate({"username": wrong})
 
 
-# Presets
+# Groups by role, and the longest lifetime
 
 
-PEOPLE: Sequence[Caller] = [caller(role) for role in ("admin", "member", "reader", "auditor")]
+ROLE_GROUPS = {
+    "admin": "clustercert:admins",
+    "member": "clustercert:editors",
+    "reader": "clustercert:viewers",
+}
 
 
-@pytest.mark.parametrize("who", PEOPLE, ids=lambda who: who.roles_in(PROJECT_ID)[0])
+@pytest.mark.parametrize("said", [{}, {"role_groups": True}, {"role_groups": True, "rules": []}])
 @pytest.mark.parametrize(
-    "ask",
-    [LONGEST, CSR, IssueRequest(duration=30), IssueRequest()],
-    ids=["longest", "csr", "30 days", "neither"],
+    "roles", [("admin",), ("member",), ("reader",), ("admin", "reader"), ("auditor",), ("auditor", "member")]
 )
-def test_the_preset_contract_decides_as_no_rules_do(who: Caller, ask: IssueRequest) -> None:
-    outcomes: list[object] = []
-    for said in ({}, {"preset": "contract"}):
-        try:
-            granted = PolicySettings.model_validate(said).policy().decide(who, CLUSTER, ask, NOW)
-            outcomes.append((granted, granted.trace))
-        except ClustercertError as refused:
-            outcomes.append((refused.message, refused.trace))
-    assert outcomes[0] == outcomes[1]
-
-
-@pytest.mark.parametrize(
-    ("role", "group"),
-    [
-        ("admin", "clustercert:admins"),
-        ("member", "clustercert:editors"),
-        ("reader", "clustercert:viewers"),
-        ("auditor", None),
-    ],
-)
-@pytest.mark.parametrize("said", [{}, {"preset": "contract"}])
-def test_the_preset_contract_gives_groups_by_role_for_up_to_1825_days(
-    said: dict[str, object], role: str, group: str | None
+def test_roles_give_groups_which_unite_for_up_to_1825_days(
+    said: dict[str, object], roles: tuple[str, ...]
 ) -> None:
     policy = PolicySettings.model_validate(said).policy()
-    if group is None:
-        with pytest.raises(Forbidden):
-            policy.decide(caller(role), CLUSTER, LONGEST, NOW)
+    expected = [ROLE_GROUPS[role] for role in roles if role in ROLE_GROUPS]
+    if not expected:
+        with pytest.raises(Forbidden, match="Roles with access: admin, member, reader"):
+            policy.decide(caller(*roles), CLUSTER, LONGEST, NOW)
         return
-    granted = policy.decide(caller(role), CLUSTER, LONGEST, NOW)
-    assert (granted.rule, granted.groups) == (role, (group,))
+    granted = policy.decide(caller(*roles), CLUSTER, LONGEST, NOW)
+    assert sorted(granted.groups) == sorted(expected)
     assert granted.not_after == ISSUED_AT + timedelta(days=1825)
 
 
-def test_the_preset_production_shortens_minus_one_and_refuses_more_than_a_day() -> None:
-    granted = decide(preset="production")
-    assert granted.groups == ("clustercert:editors",)
-    assert granted.not_after == ISSUED_AT + 24 * HOUR
-    with pytest.raises(Forbidden, match=r"30 days.*limit of rule member \(1 day\)"):
-        decide(preset="production", ask=IssueRequest(duration=30))
-
-
-def test_the_preset_strict_needs_a_csr() -> None:
-    assert decide(preset="strict", ask=CSR).not_after == ISSUED_AT + 8 * HOUR
-    with pytest.raises(Forbidden, match="member: the request has a csr"):
-        decide(preset="strict")
-
-
-def test_the_preset_cce_gives_the_ids_of_the_groups() -> None:
-    assert decide(preset="cce").groups == ("1" * 32, "2" * 32, "3" * 32)
-    with pytest.raises(Forbidden, match="0 Kubernetes groups"):
-        decide(preset="cce", who=caller("member"))
-
-
-def test_an_empty_list_of_rules_gives_nobody_access() -> None:
+@pytest.mark.parametrize("said", [{"rules": []}, {"role_groups": False}, {"role_groups": False, "rules": []}])
+def test_an_empty_list_of_rules_gives_nobody_access(said: dict[str, object]) -> None:
+    policy = PolicySettings.model_validate(said).policy()
     with pytest.raises(Forbidden, match="Roles with access: none at all"):
-        decide()
-    assert PolicySettings().effective_preset == "contract"
+        policy.decide(caller("admin"), CLUSTER, LONGEST, NOW)
 
 
-def test_rules_come_before_those_of_the_preset() -> None:
-    granted = decide(rule("extra", {"groups": ["team-a"]}, max_lifetime="1h"), preset="production")
-    assert granted.groups == ("extra", "clustercert:editors")
-    assert granted.not_after == ISSUED_AT + HOUR
+def test_rules_switch_off_the_groups_of_roles_unless_they_are_switched_on() -> None:
+    team = rule("team", {"groups": ["team-a"]})
+    assert groups(team) == {"team"}
+    assert set(decide(team, role_groups=True).groups) == {
+        "team",
+        "clustercert:editors",
+        "clustercert:viewers",
+    }
     deny = {"when": {"roles": ["member"]}, "deny": "Not today."}
     with pytest.raises(Forbidden, match="Not today"):
-        decide(deny, preset="production")
+        decide(deny, role_groups=True)
+
+
+def test_the_policy_caps_every_lifetime() -> None:
+    for ask in (LONGEST, IssueRequest(duration=30, truncate=True)):
+        assert decide(rule("a"), ask=ask, max_lifetime="24h").not_after == ISSUED_AT + 24 * HOUR
+        long = rule("a", max_lifetime="30d", default_lifetime="30d")
+        assert decide(long, ask=ask, max_lifetime="24h").not_after == ISSUED_AT + 24 * HOUR
+        assert decide(rule("a", max_lifetime="1h"), ask=ask, max_lifetime="24h").not_after == ISSUED_AT + HOUR
+    with pytest.raises(Forbidden, match=r"30 days.*limit of policy.max_lifetime \(1 day\)"):
+        decide(rule("a"), ask=IssueRequest(duration=30), max_lifetime="24h")
+    with pytest.raises(Forbidden, match=r"limit of rule rule-1 \(1 hour\)"):
+        decide(rule("a", max_lifetime="1h"), ask=IssueRequest(duration=30), max_lifetime="24h")
 
 
 # Replay
@@ -270,6 +241,6 @@ def test_a_recorded_rule_makes_the_same_policy_again(rules: list[Rule]) -> None:
     assume(rules)
     again = PolicySettings.model_validate({"rules": [each.declared for each in policy.rules]}).policy()
     assert [each.declared for each in again.rules] == [each.declared for each in policy.rules]
-    assert [(each.name, each.max_lifetime, each.final, each.deny) for each in again.rules] == [
-        (each.name, each.max_lifetime, each.final, each.deny) for each in policy.rules
+    assert [(each.name, each.max_lifetime, each.deny) for each in again.rules] == [
+        (each.name, each.max_lifetime, each.deny) for each in policy.rules
     ]

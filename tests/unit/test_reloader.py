@@ -17,7 +17,7 @@ from clustercert.server.retry import Retry
 from clustercert.settings import Settings
 from support.samples import NOW, caller, cluster
 
-SETTINGS = Settings.model_validate({"policy": {"preset": "production"}})
+SETTINGS = Settings.model_validate({"policy": {"role_groups": True, "max_lifetime": "24h"}})
 POLLS = 10
 
 
@@ -69,7 +69,7 @@ async def test_a_policy_that_an_exemption_forbids_is_not_tried_again_at_once(
 
     retry = Retry(lambda: clock[0])
     retry.plan(0)
-    other = Settings.model_validate({"policy": {"preset": "strict"}})
+    other = Settings.model_validate({"policy": {"role_groups": True, "max_lifetime": "8h"}})
     await Reloader(lambda: other, None, FileWatch(None), _retry=retry).watch(SETTINGS, apply, stop)
     clock[0] = FAULT_SECONDS - 1
     assert not retry.is_due()
@@ -81,7 +81,7 @@ async def test_the_policy_is_read_beside_the_event_loop(monkeypatch: pytest.Monk
     """A thousand rules and examples take a second."""
     monkeypatch.setattr(reloading, "POLL_SECONDS", 0.001)
     stop, loop, threads = asyncio.Event(), threading.get_ident(), list[int]()
-    other = Settings.model_validate({"policy": {"preset": "strict"}})
+    other = Settings.model_validate({"policy": {"role_groups": True, "max_lifetime": "8h"}})
 
     def load() -> Settings:
         threads.append(threading.get_ident())

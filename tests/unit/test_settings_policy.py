@@ -1,44 +1,29 @@
 """Which names the settings let a policy give."""
 
-from typing import Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from clustercert.policy.rule_settings import PolicySettings
 
 
-def rules(*said: dict[str, Any]) -> list[str]:
-    """The names of rules as the settings give them."""
-    loaded = PolicySettings.model_validate({"rules": [{"groups": ["g"]} | rule for rule in said]})
-    return [rule.name for rule in loaded.policy().rules]
+def names(*given: str, **policy: object) -> list[str]:
+    """The names of rules as the settings give them; empty strings are rules without a name."""
+    rules = [({"name": name} if name else {}) | {"grant": {"groups": ["g"]}} for name in given]
+    return [rule.name for rule in PolicySettings.model_validate({"rules": rules} | policy).policy().rules]
 
 
-def test_a_rule_without_a_name_is_named_like_its_role() -> None:
+def test_a_rule_without_a_name_is_named_by_its_position() -> None:
     assert [rule.name for rule in PolicySettings().policy().rules] == ["admin", "member", "reader"]
-    assert rules({"role": "a"}, {"role": "b"}, {"role": "a"}) == ["a", "b", "rule-3"]
-    assert rules({"role": "a"}, {"role": "a", "name": "b"}, {"role": "b"}) == ["a", "b", "rule-3"]
+    assert names("a", "", "b", "") == ["a", "rule-2", "b", "rule-4"]
+    assert names("a", role_groups=True) == ["a", "admin", "member", "reader"]
 
 
-def test_two_rules_with_one_name_are_refused() -> None:
-    with pytest.raises(ValidationError, match="two rules have the name x"):
-        rules({"role": "a", "name": "x"}, {"role": "b", "name": "x"})
-
-
-@pytest.mark.parametrize("preset", ["production", "strict"])
-@pytest.mark.parametrize("own", [{"role": "admin"}, {"role": "x", "name": "admin"}])
-def test_own_rules_keep_their_names_beside_a_preset(preset: str, own: dict[str, str]) -> None:
-    loaded = PolicySettings.model_validate({"preset": preset, "rules": [own | {"groups": ["g"]}]})
-    assert [rule.name for rule in loaded.policy().rules] == ["admin", f"{preset}-admin", "member", "reader"]
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=6))
-def test_every_rule_of_older_settings_has_a_name_of_its_own(roles: list[str]) -> None:
-    names = rules(*({"role": role} for role in roles))
-    assert len(set(names)) == len(names) == len(roles)
-    assert all(roles.index(role) != at or names[at] == role for at, role in enumerate(roles))
+@pytest.mark.parametrize(
+    ("given", "policy"), [(["x", "x"], {}), (["rule-2", ""], {}), (["admin"], {"role_groups": True})]
+)
+def test_two_rules_with_one_name_are_refused(given: list[str], policy: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=f"two rules have the name {given[0]}"):
+        names(*given, **policy)
 
 
 @pytest.mark.parametrize(
@@ -46,25 +31,25 @@ def test_every_rule_of_older_settings_has_a_name_of_its_own(roles: list[str]) ->
 )
 @pytest.mark.parametrize("allowed", [True, False])
 def test_no_rule_gives_a_credential_group(name: str, allowed: bool) -> None:
-    said = {"rules": [{"role": "admin", "groups": ["ours", name]}]}
+    said = {"rules": [{"grant": {"groups": ["ours", name]}}]}
     with pytest.raises(ValidationError, match="reserved for credential groups"):
         PolicySettings.model_validate(said | {"allow_system": [name] if allowed else []})
 
 
 def test_no_rule_gives_the_services_own_group() -> None:
     with pytest.raises(ValidationError, match="is reserved for this service"):
-        PolicySettings.model_validate({"rules": [{"role": "admin", "groups": ["clustercert:service"]}]})
+        PolicySettings.model_validate({"rules": [{"grant": {"groups": ["clustercert:service"]}}]})
 
 
 @pytest.mark.parametrize(
     ("rule", "role"),
     [
-        ({"role": "r", "groups": ["g"]}, "r"),
+        ({"name": "r", "when": {"roles": ["r"]}, "grant": {"groups": ["g"]}}, "r"),
         ({"when": {"roles": ["r"]}, "grant": {"groups": ["g", "team:{group}"]}}, "r"),
-        ({"role": "r", "groups": ["team:{group}"]}, None),
-        ({"role": "r", "groups": ["g", "user:{user.id}"]}, None),
+        ({"name": "r", "when": {"roles": ["r"]}, "grant": {"groups": ["team:{group}"]}}, None),
+        ({"name": "r", "when": {"roles": ["r"]}, "grant": {"groups": ["g", "user:{user.id}"]}}, None),
         ({"when": {"roles": ["r"]}, "grant": {"groups": ["{role}"]}}, None),
-        ({"when": {"roles": ["r"]}, "grant": {"username": "{user.name}"}}, None),
+        ({"when": {"roles": ["r"]}, "grant": {"max_lifetime": "1h"}}, None),
         ({"when": {"roles": ["r"]}, "deny": "No."}, None),
     ],
 )

@@ -23,6 +23,8 @@ async def record_policy_change(cursor: JobCursor, policy: Policy, now: datetime)
         subject=digest,
         rules=declared_rules(policy),
         allow_system=declared_names(policy),
+        max_lifetime=int(policy.max_lifetime.total_seconds()),
+        username=policy.username_template,
         sha256=digest,
         before=await cursor.value(),
     )

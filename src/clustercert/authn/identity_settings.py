@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
-from clustercert.policy.setting_types import Lifetime, RuleFault, Section
+from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueOrFalse
 
 
 class IdentitySettings(Section):
@@ -22,7 +22,7 @@ class IdentitySettings(Section):
         keystone: a Keystone whose tokens and access keys are accepted too. See below.
     """
 
-    built_in: bool = True
+    built_in: TrueOrFalse = True
     region: str = Field(default="eu-de", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     token_lifetime: Lifetime = timedelta(hours=24)
     issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)

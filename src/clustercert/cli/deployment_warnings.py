@@ -9,13 +9,12 @@ from clustercert.cli.output import note
 from clustercert.clusters.exempted_templates import exempted_templates
 from clustercert.model.errors import Unavailable
 from clustercert.policy.cluster_options import positional_names
-from clustercert.policy.lifetime import lifetime_text
+from clustercert.policy.lifetime import LONG_LIFETIME, lifetime_text
 
 if TYPE_CHECKING:
     from clustercert.settings import Settings
     from clustercert.wiring import Components
 
-LONG_LIFETIME = timedelta(days=7)
 # Tokens and signed requests are valid for minutes, so a larger difference is a fault.
 MAX_CLOCK_OFFSET = timedelta(minutes=2)
 MAX_NAMED = 5
@@ -49,20 +48,16 @@ async def warnings(parts: "Components") -> AsyncIterator[str]:
 
 
 def _long_lifetimes(parts: "Components") -> Iterator[str]:
-    long = [
-        f"{rule.name} ({lifetime_text(rule.max_lifetime)})"
-        for rule in parts.issuance.policy.rules
-        if rule.deny is None and rule.max_lifetime > LONG_LIFETIME
-    ]
-    if not long:
+    found = parts.issuance.policy.long_lifetimes()
+    if not found:
         return
-    rules, remedy = "These policy rules", "Set max_lifetime in [[policy.rules]]."
+    rules = _listed(f"{name} ({lifetime_text(lifetime)})" for name, lifetime in found.items())
+    origin = "These policy rules"
     if parts.settings.policy.is_unwritten:
-        rules = "The settings have no policy rules, so the preset contract applies. Its rules"
-        remedy = "Write [[policy.rules]], or set policy.preset to production."
+        origin = "The settings have no policy rules, so roles give groups. These rules"
     yield (
-        f"{rules} allow certificates for more than {LONG_LIFETIME.days} days: {_listed(long)}. A stolen one works"
-        f" that long, unless it is revoked. {remedy}"
+        f"{origin} allow certificates for more than {LONG_LIFETIME.days} days: {rules}. A stolen one works that long,"
+        " unless it is revoked. Set policy.max_lifetime."
     )
 
 

@@ -48,13 +48,14 @@ def _seen(explained: "ExplainedRequest") -> Iterator[str]:
 
 
 def _would_sign(explained: "ExplainedRequest") -> Iterator[str]:
-    from clustercert.policy.lifetime import BACKDATE, lifetime_text
+    from clustercert.policy.lifetime import BACKDATE, MAX_LIFETIME_SETTING, lifetime_text
 
     found, grant = explained.explanation, explained.explanation.grant
-    if grant is None or found.strictest is None:
+    if grant is None:
         return
     issued_at = grant.not_before + BACKDATE
-    limit = f"{lifetime_text(found.strictest.max_lifetime)}, by rule {found.strictest.name}"
+    by = f"rule {found.strictest.name}" if found.strictest is not None else MAX_LIFETIME_SETTING
+    limit = f"{lifetime_text(found.longest)}, by {by}"
     if grant.trace["allowed_by"] == "ca":
         limit = f"{rfc3339(explained.cluster.client_ca.not_after)}, the end of the client CA"
     yield "\nWould be signed:"
@@ -93,7 +94,7 @@ def _rule(check: "RuleCheck") -> tuple[str, str]:
     """Return a short word for the rule's outcome, and the reason."""
     match check.outcome:
         case "grants":
-            return "yes", "grants, and ends the list" if check.rule.final else "grants"
+            return "yes", "grants"
         case "denies":
             conditions = "; ".join(each.wanted for each in check.conditions)
             return "DENY", f"denies, because {conditions}" if conditions else "denies every request"

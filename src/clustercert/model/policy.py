@@ -91,13 +91,6 @@ class Template(Protocol):
         """Return the names. Raises Forbidden for a name that must not be issued."""
 
 
-class NameTemplate(Protocol):
-    """The template of a user name."""
-
-    def render_name(self, said: DecisionInput, trace: JsonObject) -> str:
-        """Return the name. Raises Forbidden for a name that must not be issued."""
-
-
 @dataclass(frozen=True, slots=True)
 class HasName:
     """One of the input's values of this kind, such as the caller's roles, matches the names."""
@@ -221,10 +214,9 @@ class PolicyRule:
 
     Attributes:
         name: unique in its policy.
+        max_lifetime: None if only the policy limits the lifetime.
         default_lifetime: the lifetime for the duration -1; None for the longest.
-        username: the template of the certificate's user name; None for the user's id.
         deny: the message of a rule that denies.
-        final: whether the rules after it are ignored if it matches.
         declared: the rule as in the settings, JSON values with lifetimes in seconds; for the audit event.
         private: the conditions that only callers who meet them may see, because they can name other users or
             projects. Empty if all conditions are on roles, or on things that the caller chooses.
@@ -235,11 +227,9 @@ class PolicyRule:
     conditions: tuple[Condition, ...]
     groups: tuple[str, ...] = ()
     templates: tuple[Template, ...] = ()
-    max_lifetime: timedelta = timedelta(days=1825)
+    max_lifetime: timedelta | None = None
     default_lifetime: timedelta | None = None
-    username: NameTemplate | None = None
     deny: str | None = None
-    final: bool = False
     declared: Mapping[str, object] = field(default_factory=dict, compare=False)
     private: tuple[Condition, ...] = field(init=False, repr=False, compare=False)
     chosen: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -324,9 +314,10 @@ class Match:
 
 
 def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
-    """Compare the rules with an input, up to the first that fails, or that matches and denies or is final.
+    """Compare the rules with an input, up to the first that fails, or that matches and denies.
 
-    A rule that fails denies, because skipping it would also skip its limits.
+    A rule that fails denies, because skipping it would also skip its limits. So the order of the rules only decides
+    which of several refusals the caller reads.
     """
     matching: list[PolicyRule] = []
     unmet: dict[str, str] = {}
@@ -341,15 +332,7 @@ def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
         if rule.deny is not None:
             return Match((), rule, unmet)
         matching.append(rule)
-        if rule.final:
-            break
     return Match(tuple(matching), None, unmet)
-
-
-def chosen_username(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> str:
-    """Return the user name from the first rule with a template for it, or else the user's id. Raises Forbidden."""
-    template = next((rule.username for rule in rules if rule.username is not None), None)
-    return said.caller.user.id if template is None else template.render_name(said, trace)
 
 
 def united_groups(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ def positional_names(policy: PolicySettings) -> frozenset[str]:
     """Return the names of the rules that are named by their position, such as `rule-2`."""
     return frozenset(
         named.name
-        for given, named in zip(policy.rules or (), policy.all_rules, strict=False)
-        if not given.name and named.name != given.role
+        for given, named in zip(policy.rules or (), policy.named_rules, strict=True)
+        if not given.name
     )
 
 

@@ -10,10 +10,11 @@ from clustercert.model.errors import Forbidden
 def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
     """Return the grant without its groups, with the rule whose ClusterRole is bound to the certificate.
 
-    A certificate has one binding, so only the first matching rule with a ClusterRole counts. `roles` maps rules to
-    ClusterRoles. Raises Forbidden if no matching rule has one.
+    A certificate has one binding. Of several matching rules with a ClusterRole, that whose name sorts first counts, so
+    that the order of the rules decides nothing. `roles` maps rules to ClusterRoles. Raises Forbidden if no matching
+    rule has one.
     """
-    rule = next((name for name in grant.rules if name in roles), None)
+    rule = min((name for name in grant.rules if name in roles), default=None)
     if rule is None:
         raise Forbidden(
             f"This cluster has no ClusterRole for the rule {grant.rule}. Ask the operator to set one"

@@ -10,32 +10,50 @@ from datetime import datetime, timedelta
 
 from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, JsonObject, PolicyRule
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
-from clustercert.model.policy import MAX_GROUPS, DecisionInput, chosen_username, match_rules, united_groups
+from clustercert.model.policy import MAX_GROUPS, DecisionInput, match_rules, united_groups
 from clustercert.pki.keys import key_type_of
-from clustercert.policy import lifetime
-from clustercert.policy.lifetime import BACKDATE, LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, lifetime_text
+from clustercert.policy.lifetime import (
+    BACKDATE,
+    LONG_LIFETIME,
+    LONGEST,
+    MAX_DAYS,
+    MAX_LIFETIME,
+    MAX_LIFETIME_SETTING,
+    MIN_LIFETIME,
+    SHORTEN,
+    lifetime_text,
+)
 from clustercert.policy.names import name_problem
 from clustercert.policy.refusal import group_count_refusal, refusal
+from clustercert.policy.templates import UserNameTemplate
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules that give callers their Kubernetes groups and maximum lifetime.
+    """The rules that give callers their Kubernetes groups, and what applies to all certificates.
 
     Attributes:
-        rules: those that match a request are united.
+        rules: those that match a request are united. Their order changes no decision.
         allowed_system_names: names with the prefix `system:` that certificates may contain.
         key_type: the type of keys that the service generates.
+        max_lifetime: the longest lifetime of any certificate. Rules can only shorten it.
+        username: the template of the user name; None for the user's id.
     """
 
     rules: tuple[PolicyRule, ...]
     allowed_system_names: frozenset[str] = frozenset()
     key_type: str = "ec-p256"
+    max_lifetime: timedelta = MAX_LIFETIME
+    username: UserNameTemplate | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The Kubernetes groups of all rules, in order, without duplicates and without templates."""
         return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
+
+    @property
+    def username_template(self) -> str:
+        return "{user.id}" if self.username is None else self.username.text
 
     def decide(self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime) -> Grant:
         """Decide which certificate the caller may get. The grant or the error contains the decision trace.
@@ -51,7 +69,7 @@ class Policy:
         }
         rules = self._matching(said, trace)
         groups = self._groups(rules, said, trace)
-        username = chosen_username(rules, said, trace)
+        username = caller.user.id if self.username is None else self.username.render_name(said, trace)
         self._check_names((username, *groups), trace)
         issued_at = now.replace(microsecond=0)
         return Grant(
@@ -60,7 +78,7 @@ class Policy:
             username=username,
             groups=groups,
             not_before=issued_at - BACKDATE,
-            not_after=_not_after(rules, cluster.client_ca, request, issued_at, trace),
+            not_after=self._not_after(rules, cluster.client_ca, request, issued_at, trace),
             trace=trace,
         )
 
@@ -90,6 +108,57 @@ class Policy:
             raise Forbidden(group_count_refusal(len(groups)), trace=trace)
         return groups
 
+    def strictest(self, rules: Iterable[PolicyRule]) -> tuple[timedelta, PolicyRule | None]:
+        """Return the longest lifetime that these rules allow together, and the rule that sets it; None: the policy."""
+        limits = [(rule.max_lifetime, rule) for rule in rules if rule.max_lifetime is not None]
+        lifetime, rule = min(limits, key=lambda limit: limit[0], default=(self.max_lifetime, None))
+        return (lifetime, rule) if lifetime < self.max_lifetime else (self.max_lifetime, None)
+
+    def long_lifetimes(self) -> dict[str, timedelta]:
+        """Return the longest lifetime by the name of each rule that allows more than `LONG_LIFETIME` by itself."""
+        granting = (rule for rule in self.rules if rule.deny is None)
+        longest = {rule.name: self.strictest((rule,))[0] for rule in granting}
+        return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}
+
+    def _not_after(
+        self,
+        rules: Sequence[PolicyRule],
+        ca: ClientCA,
+        request: IssueRequest,
+        issued_at: datetime,
+        trace: JsonObject,
+    ) -> datetime:
+        """Compute the end of validity. Raises errors as described for `decide`."""
+        lifetime, rule = self.strictest(rules)
+        longest = min(issued_at + lifetime, ca.not_after)
+        trace["allowed_until"] = _text(longest)
+        trace["allowed_by"] = ("rule" if rule is not None else "policy") if longest < ca.not_after else "ca"
+        if longest <= issued_at:
+            raise Unavailable(
+                "The cluster's client CA has expired. Ask the operator to rotate it.",
+                retry_after=3600,
+                trace=trace,
+            )
+        by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=None)
+        requested = _requested_end(
+            request, issued_at, longest if by_default is None else issued_at + by_default, trace
+        )
+        truncates = request.truncate or (request.expire_at is None and request.duration == LONGEST)
+        trace["requested_not_after"] = _text(requested)
+        trace["truncated"] = requested > longest and truncates
+        if requested > longest and not truncates:
+            name = f"rule {rule.name}" if rule is not None else MAX_LIFETIME_SETTING
+            limit = (
+                f"the limit of {name} ({lifetime_text(lifetime)})"
+                if longest < ca.not_after
+                else f"the end of the cluster's client CA ({ca.not_after:%Y-%m-%d %H:%M:%S} UTC)"
+            )
+            raise Forbidden(
+                f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}. {SHORTEN}",
+                trace=trace,
+            )
+        return min(requested, longest)
+
     def _check_names(self, names: Iterable[str], trace: JsonObject) -> None:
         for name in names:
             if problem := self.name_problem(name):
@@ -106,40 +175,8 @@ def _text(time: datetime) -> str:
     return time.isoformat()
 
 
-def _not_after(
-    rules: Sequence[PolicyRule], ca: ClientCA, request: IssueRequest, issued_at: datetime, trace: JsonObject
-) -> datetime:
-    """Compute the end of validity. Raises errors as described for `Policy.decide`."""
-    rule = min(rules, key=lambda rule: rule.max_lifetime)
-    longest = min(issued_at + rule.max_lifetime, ca.not_after)
-    trace["allowed_until"] = _text(longest)
-    trace["allowed_by"] = "rule" if longest < ca.not_after else "ca"
-    if longest <= issued_at:
-        raise Unavailable(
-            "The cluster's client CA has expired. Ask the operator to rotate it.",
-            retry_after=3600,
-            trace=trace,
-        )
-    by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=MAX_LIFETIME)
-    requested = _requested_end(request, issued_at, by_default, trace)
-    truncates = request.truncate or (request.expire_at is None and request.duration == LONGEST)
-    trace["requested_not_after"] = _text(requested)
-    trace["truncated"] = requested > longest and truncates
-    if requested > longest and not truncates:
-        limit = (
-            f"the limit of rule {rule.name} ({lifetime_text(rule.max_lifetime)})"
-            if longest < ca.not_after
-            else f"the end of the cluster's client CA ({ca.not_after:%Y-%m-%d %H:%M:%S} UTC)"
-        )
-        raise Forbidden(
-            f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}. {lifetime.SHORTEN}",
-            trace=trace,
-        )
-    return min(requested, longest)
-
-
 def _requested_end(
-    request: IssueRequest, issued_at: datetime, by_default: timedelta, trace: JsonObject
+    request: IssueRequest, issued_at: datetime, by_default: datetime, trace: JsonObject
 ) -> datetime:
     if request.expire_at is not None:
         if not MIN_LIFETIME <= request.expire_at - issued_at <= MAX_LIFETIME:
@@ -151,4 +188,4 @@ def _requested_end(
         return request.expire_at
     if request.duration is None:
         raise InvalidRequest("Send duration (whole days) or expire_at.", trace=trace)
-    return issued_at + (by_default if request.duration == LONGEST else timedelta(days=request.duration))
+    return by_default if request.duration == LONGEST else issued_at + timedelta(days=request.duration)

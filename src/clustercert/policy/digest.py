@@ -19,7 +19,12 @@ def declared_names(policy: Policy) -> tuple[str, ...]:
 
 def policy_digest(policy: Policy) -> str:
     """Return the policy's SHA-256, lower-case hex."""
-    declared = {"rules": declared_rules(policy), "allow_system": declared_names(policy)}
+    declared = {
+        "rules": declared_rules(policy),
+        "allow_system": declared_names(policy),
+        "max_lifetime": int(policy.max_lifetime.total_seconds()),
+        "username": policy.username_template,
+    }
     # The digest covers this JSON, with sorted names and no spaces.
     text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

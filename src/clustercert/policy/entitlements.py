@@ -27,7 +27,7 @@ class Entitlement:
         groups: those that match the requested group.
         lifetime: the longest lifetime of a certificate with these groups.
         needs: the conditions that the request must meet.
-        unless: the names of rules that refuse some of these requests, or end the list before this rule.
+        unless: the names of rules that refuse some of these requests.
     """
 
     rule: str
@@ -149,15 +149,7 @@ class Entitlements:
         ]
         for position, match in enumerate(matches):
             if self._can_give(match.rule.rule):
-                # First the requests that need no later rule. In the others, a later final rule prevents a refusal, and
-                # its conditions must be met, too.
-                choices = [
-                    choice
-                    for protected in (False, True)
-                    for choice in self._choices(
-                        match.rule, _outcomes(matches, position, requests, protected=protected)
-                    )
-                ]
+                choices = self._choices(match.rule, _outcomes(matches, position, requests))
                 if choices:
                     unless = tuple(_unless(matches, position, (sent for _, sent in requests)))
                     yield _Plan(match.rule.rule, tuple(choices), unless)
@@ -169,22 +161,22 @@ class Entitlements:
         different: dict[tuple[str, ...], tuple[RequestVariant, Sequence[_Rule]]] = {}
         for variant, granting in outcomes:
             different.setdefault(tuple(each.rule.name for each in granting), (variant, granting))
-        choices = []
-        for variant, granting in sorted(different.values(), key=_shortest_limit, reverse=True):
-            ending = granting[-1]
-            needs = target.needs + (ending.needs if ending.rule.final and ending is not target else ())
-            rules = tuple(replace(each.rule, conditions=()) for each in granting)
-            choices.append(_Choice(replace(self._policy, rules=rules), variant, tuple(dict.fromkeys(needs))))
-        return choices
+        return [
+            _Choice(
+                replace(self._policy, rules=tuple(replace(each.rule, conditions=()) for each in granting)),
+                variant,
+                target.needs,
+            )
+            for variant, granting in sorted(different.values(), key=self._limit, reverse=True)
+        ]
+
+    def _limit(self, outcome: tuple[RequestVariant, Sequence[_Rule]]) -> timedelta:
+        return self._policy.strictest(each.rule for each in outcome[1])[0]
 
     def _can_give(self, rule: PolicyRule) -> bool:
         return rule.deny is None and (
             bool(rule.templates) or any(self._group.match((group,)) for group in rule.groups)
         )
-
-
-def _shortest_limit(outcome: tuple[RequestVariant, Sequence[_Rule]]) -> timedelta:
-    return min(each.rule.max_lifetime for each in outcome[1])
 
 
 def _split(rule: PolicyRule) -> _Rule:
@@ -208,50 +200,32 @@ def _matches(rules: Iterable[_Rule], said: DecisionInput) -> Iterator[_Match]:
 
 
 def _outcomes(
-    matches: Sequence[_Match],
-    position: int,
-    requests: Iterable[tuple[RequestVariant, DecisionInput]],
-    *,
-    protected: bool,
+    matches: Sequence[_Match], position: int, requests: Iterable[tuple[RequestVariant, DecisionInput]]
 ) -> Iterator[tuple[RequestVariant, Sequence[_Rule]]]:
     """Yield the requests that the rule at `position` grants, with all rules that grant them."""
     for variant, sent in requests:
-        if (granting := _granting(matches, position, sent, protected=protected)) is not None:
+        if (granting := _granting(matches, position, sent)) is not None:
             yield variant, granting
 
 
-def _granting(
-    matches: Sequence[_Match], position: int, sent: DecisionInput, *, protected: bool
-) -> Sequence[_Rule] | None:
-    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at `position`.
-
-    `protected`: a final rule after it is taken to match if its expression can be true.
-    """
+def _granting(matches: Sequence[_Match], position: int, sent: DecisionInput) -> Sequence[_Rule] | None:
+    """Return the rules that grant a request, or None if it is refused, or not granted by the rule at `position`."""
     granting: list[_Rule] = []
     for number, match in enumerate(matches):
-        rule = match.rule.rule
-        can_protect = protected and number > position and rule.final and rule.deny is None
-        is_taken_as_false = match.rule.expressions and number != position and not can_protect
+        is_taken_as_false = match.rule.expressions and number != position
         if is_taken_as_false or not match.rule.takes(sent):
             continue
-        if match.fails or rule.deny is not None:
+        if match.fails or match.rule.rule.deny is not None:
             return None
         granting.append(match.rule)
-        if rule.final:
-            break
     return granting if matches[position].rule in granting else None
 
 
 def _unless(matches: Sequence[_Match], position: int, requests: Iterable[DecisionInput]) -> Iterator[str]:
-    """Yield the names of rules that can keep the rule at `position` from granting: they refuse or are final."""
+    """Yield the names of rules that refuse some requests that the rule at `position` would grant."""
     target = matches[position].rule
     taken = [sent for sent in requests if target.takes(sent)]
     for number, match in enumerate(matches):
-        rule = match.rule.rule
-        if number != position and match.rule.is_open:
-            stops = rule.deny is not None or match.fails or (rule.final and number < position)
-            if stops and any(match.rule.takes(sent) for sent in taken):
-                yield rule.name
-        elif rule.final:
-            # The rules after it are never reached.
-            return
+        refuses = match.fails or match.rule.rule.deny is not None
+        if number != position and refuses and match.rule.is_open and any(map(match.rule.takes, taken)):
+            yield match.rule.rule.name

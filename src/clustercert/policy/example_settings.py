@@ -10,7 +10,14 @@ from clustercert.model import KeyType
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.lifetime import LONGEST, MOST_DAYS
-from clustercert.policy.setting_types import AuthMethodName, Name, RuleFault, RuleLifetime, Section
+from clustercert.policy.setting_types import (
+    AuthMethodName,
+    Name,
+    RuleFault,
+    RuleLifetime,
+    Section,
+    TrueOrFalse,
+)
 
 # The default time of a decision is a Monday at noon.
 DEFAULT_NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -105,7 +112,7 @@ class ExampleRequest(Section):
 
     duration: int | None = Field(default=None, ge=LONGEST, le=MOST_DAYS)
     expires_in: RuleLifetime | None = None
-    csr: bool | None = None
+    csr: TrueOrFalse | None = None
     key_type: KeyType | None = None
     reason: str | None = Field(default=None, max_length=MAX_REASON)
 
@@ -133,7 +140,7 @@ class Expectation(Section):
         max_lifetime: the longest lifetime that the caller could request.
     """
 
-    refused: bool | None = None
+    refused: TrueOrFalse | None = None
     refused_by: Name | None = None
     message: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     groups: Annotated[Names, Field(min_length=1)] | None = None

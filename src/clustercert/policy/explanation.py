@@ -5,12 +5,13 @@ The outcome is that of `Policy.decide`, and the rules are compared by `match_rul
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from clustercert.model import Caller, Cluster, Grant, IssueRequest, PolicyRule
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.model.policy import match_rules
 from clustercert.policy.decision import Policy
+from clustercert.policy.lifetime import MAX_LIFETIME_SETTING
 from clustercert.policy.nearest_rule import NearestRule, nearest_rule
 from clustercert.policy.rule_checks import RuleCheck, check_rules
 
@@ -24,7 +25,8 @@ class Explanation:
         error: the refusal; None if the request is allowed.
         rules: in order. Empty if the caller has no role in the project.
         nearest: None if the request is allowed, or if no change to the conditions of one rule would allow it.
-        strictest: the matching rule with the shortest lifetime; None if no rule grants.
+        longest: the longest lifetime that the matching rules allow; zero if no rule grants.
+        strictest: the rule that sets `longest`; None if `policy.max_lifetime` does.
         key_type: the type of the CSR's key, or of the key that would be generated; empty without a role.
     """
 
@@ -32,6 +34,7 @@ class Explanation:
     error: ClustercertError | None
     rules: tuple[RuleCheck, ...] = ()
     nearest: NearestRule | None = None
+    longest: timedelta = timedelta()
     strictest: PolicyRule | None = None
     key_type: str = ""
 
@@ -66,12 +69,18 @@ def explain(
     except NotFound:
         return Explanation(grant, error)
     match = match_rules(policy.rules, said)
+    longest, strictest = policy.strictest(match.rules) if match.rules else (timedelta(), None)
     checks = tuple(check_rules(policy.rules, match, said))
+    nearest = None
+    if error is not None:
+        limited_by = strictest.name if strictest is not None else MAX_LIFETIME_SETTING
+        nearest = nearest_rule(checks, request, decide, limited_by=limited_by, only_own=only_own)
     return Explanation(
         grant=grant,
         error=error,
         rules=tuple(each for each in checks if each.is_own) if only_own else checks,
-        nearest=nearest_rule(checks, request, decide, only_own=only_own) if error is not None else None,
-        strictest=min(match.rules, key=lambda rule: rule.max_lifetime, default=None),
+        nearest=nearest,
+        longest=longest,
+        strictest=strictest,
         key_type=said.key_type,
     )

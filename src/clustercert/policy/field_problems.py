@@ -1,6 +1,7 @@
 """Says in plain words what is wrong with a field of the settings."""
 
 import difflib
+import json
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 UNKNOWN_FIELD = "extra_forbidden"
 MISSING_FIELD = "missing"
+# The maximum number of characters of a value in a message.
+MAX_SHOWN = 64
 # pydantic puts this before the message of each ValueError.
 _PREFIX = "Value error, "
 
@@ -21,7 +24,34 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
         return f"unknown field{_suggestion(str(name), _fields(settings, table))}"
     if problem["type"] == MISSING_FIELD:
         return "the field is missing"
+    if problem["type"] == "bool_type":
+        return f"write true or false, not {_shown(problem)}"
+    if problem["type"] in ("tuple_type", "frozen_set_type", "list_type"):
+        return f'write a list, such as ["a", "b"], not {_shown(problem)}'
+    if problem["type"] == "literal_error":
+        return f"write {problem['ctx']['expected']}, not {_shown(problem)}"
     return problem["msg"].removeprefix(_PREFIX)
+
+
+def causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the problems without those that others cause: a list is also too short if its entries are wrong."""
+    paths = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem in problems
+        if problem["type"] != "too_short" or not any(_is_inside(path, problem["loc"]) for path in paths)
+    ]
+
+
+def _is_inside(path: Sequence[str | int], table: Sequence[str | int]) -> bool:
+    return len(path) > len(table) and path[: len(table)] == table
+
+
+def _shown(problem: ErrorDetails) -> str:
+    """Return the value as in the file. Only for fields that never contain a secret."""
+    value = problem["input"]
+    text = json.dumps(value) if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ class NearestRule:
     """The rule that would allow the request after the fewest changes.
 
     Attributes:
-        rule: its name; if only the lifetime must change, the name of the rule that limits it.
+        rule: its name; if only the lifetime must change, the name of the rule or setting that limits it.
     """
 
     rule: str
@@ -61,7 +61,7 @@ class _Known:
 
 
 def nearest_rule(
-    checks: Sequence[RuleCheck], request: IssueRequest, decide: Decide, *, only_own: bool
+    checks: Sequence[RuleCheck], request: IssueRequest, decide: Decide, *, limited_by: str, only_own: bool
 ) -> NearestRule | None:
     """Return the rule, or None if no change to the lifetime and to one rule's conditions would allow the request.
 
@@ -70,12 +70,12 @@ def nearest_rule(
     Args:
         checks: all rules, compared with the request.
         decide: decides by other rules, for the same caller, cluster and time.
+        limited_by: the name of the rule or setting that limits the lifetime.
         only_own: consider only rules that the caller may see.
     """
     known = [_known(check) for check in checks]
     if change := _lifetime_change(known, request, decide):
-        granting = (check.rule for check in checks if check.outcome == "grants")
-        return NearestRule(min(granting, key=lambda rule: rule.max_lifetime).name, change)
+        return NearestRule(limited_by, change)
     for position in itertools.islice(_candidates(checks, only_own=only_own), MAX_TRIED):
         check = checks[position]
         tried = [*known[:position], _met(check), *known[position + 1 :]]

@@ -14,7 +14,7 @@ from clustercert.model.policy import Condition, FromNetwork, HasCsr, HasName, Ha
 from clustercert.model.requests import KEYSTONE_METHODS
 from clustercert.pki.stand_in_keys import stand_in_key
 from clustercert.policy.expressions import Expression
-from clustercert.policy.lifetime import MAX_DAYS
+from clustercert.policy.lifetime import MOST_DAYS
 
 # Rules can name any number of networks, so this bounds the work for one user.
 MAX_VARIANTS = 5000
@@ -71,7 +71,7 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
                 " Write fewer networks in rules that match the same users."
             )
         key = None if key_type is None else stand_in_key(key_type)
-        request = IssueRequest(duration=MAX_DAYS, truncate=True, public_key=key, reason=reason)
+        request = IssueRequest(duration=MOST_DAYS, truncate=True, public_key=key, reason=reason)
         yield RequestVariant(method, source, request)
 
 

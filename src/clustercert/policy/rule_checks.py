@@ -11,7 +11,7 @@ from clustercert.policy.refusal import shortened
 RuleOutcome = Literal["grants", "denies", "fails", "does_not_match", "not_reached"]
 """What a rule does with a request. `fails`: an expression can't be evaluated, so the request is refused.
 
-`not_reached`: a rule before it denies, fails or is final.
+`not_reached`: a rule before it denies or fails.
 """
 
 

@@ -1,13 +1,12 @@
 """Policy rules as written in TOML, and their conversion to `PolicyRule`."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from clustercert.model import JsonObject, KeyType
+from clustercert.model import KeyType
 from clustercert.model.kubernetes import SERVICE
 from clustercert.model.name_patterns import Names, is_pattern
 from clustercert.model.policy import (
@@ -34,6 +33,7 @@ from clustercert.policy.setting_types import (
     RuleFault,
     RuleLifetime,
     Section,
+    TrueOrFalse,
     UserNameText,
 )
 from clustercert.policy.templates import GroupTemplate, UserNameTemplate, is_template
@@ -85,24 +85,23 @@ class GrantSettings(Section):
     """`grant` in `[[policy.rules]]`: what a matching rule grants.
 
     Attributes:
-        groups: Kubernetes groups, at most 32. `{group}`, `{group.id}`, `{role}`, `{user.id}`, `{project.id}`,
-            `{cluster.id}` and `{cluster.name}` are filled in.
-        username: the certificate's user name, with `{user.name}`, `{user.id}` or `{user.domain}`. By default, the
-            user's id. Of several matching rules, the first with a user name counts.
-        max_lifetime: longest lifetime of a certificate, 15m to 1827d. Of several matching rules, the shortest counts.
-        default_lifetime: lifetime for the duration -1. By default, the longest.
+        groups: Kubernetes groups, at most 32. `{group}`, `{group.id}`, `{role}`, `{user.id}`, `{project.id}` and
+            `{cluster.name}` are filled in.
+        max_lifetime: longest lifetime of a certificate, 15m to 1827d. The shortest counts, of several matching rules
+            and of `policy.max_lifetime`.
+        default_lifetime: lifetime for the duration -1. By default, the longest. Of several matching rules, the shortest
+            counts.
         key_types: the rule matches only if the key has one of these types.
         csr_required: the rule matches only requests with a CSR.
         reason_required: the rule matches only requests with a reason.
     """
 
     groups: GroupList = ()
-    username: UserNameText | None = None
-    max_lifetime: RuleLifetime = MAX_LIFETIME
+    max_lifetime: RuleLifetime | None = None
     default_lifetime: RuleLifetime | None = None
     key_types: tuple[KeyType, ...] | None = Field(default=None, min_length=1)
-    csr_required: bool = False
-    reason_required: bool = False
+    csr_required: TrueOrFalse = False
+    reason_required: TrueOrFalse = False
 
     def conditions(self) -> Iterator[Condition]:
         if self.csr_required:
@@ -114,54 +113,32 @@ class GrantSettings(Section):
 
 
 class RuleSettings(Section):
-    """`[[policy.rules]]`: what callers may request, in order.
+    """`[[policy.rules]]`: what callers may request. The order of rules changes no decision.
 
-    The grants of all matching rules are combined, see [policy.md](policy.md). The short form for a role has the fields
-    `role`, `groups` and `max_lifetime`. The full form has `when`, and either `grant` or `deny`.
+    A rule has the table `when` with its conditions, and either `grant` or `deny`. A matching rule with `deny` refuses
+    the request. The grants of all other matching rules are united, see [policy.md](policy.md).
 
     Attributes:
-        name: unique name. By default the role's name, or the rule's position, such as `rule-2`.
-            `--credential-role` refuses a position.
-        role: short form of `when.roles` for one role; `final` is true by default.
-        groups: short form of `grant.groups`.
-        max_lifetime: short form of `grant.max_lifetime`.
-        when: conditions. See below.
+        name: unique name. By default the rule's position, such as `rule-2`, which `--credential-role` refuses.
         grant: what the rule grants. See below.
         deny: refuse the request with this message.
-        final: if the rule matches, ignore the rules after it. By default false, but true in the short form.
     """
 
     name: str = Field(default="", max_length=64)
-    role: str | None = Field(default=None, min_length=1, max_length=64)
-    groups: Annotated[GroupList, Field(min_length=1)] | None = None
-    max_lifetime: RuleLifetime | None = None
-    when: WhenSettings | None = None
+    when: WhenSettings = WhenSettings()
     grant: GrantSettings | None = None
     deny: str | None = Field(default=None, min_length=1, max_length=500)
-    final: bool | None = None
 
     @model_validator(mode="after")
-    def _is_in_one_form(self) -> Self:
-        full = {"when": self.when, "grant": self.grant, "deny": self.deny}
-        if self.role is not None:
-            if given := [name for name, value in full.items() if value is not None]:
-                raise RuleFault("a rule with role can't have when, grant or deny", given[0])
-            if self.groups is None:
-                raise RuleFault("a rule with role needs groups", "role")
-            return self
-        for name in ("groups", "max_lifetime"):
-            if getattr(self, name) is not None:
-                raise RuleFault(f"{name} needs a role; in a rule without role, use grant.{name}", name)
+    def _grants_or_denies(self) -> Self:
         if (self.grant is None) == (self.deny is None):
-            raise RuleFault(
-                "a rule needs role and groups, or grant, or deny", *(["deny"] if self.deny else [])
-            )
+            raise RuleFault("a rule needs either grant or deny", *(["deny"] if self.deny else []))
         return self
 
     @property
     def granted_groups(self) -> tuple[str, ...]:
-        """The groups and templates of either form."""
-        return self.groups or (self.grant.groups if self.grant is not None else ())
+        """The groups and templates."""
+        return self.grant.groups if self.grant is not None else ()
 
     @property
     def tested_role(self) -> str | None:
@@ -170,24 +147,17 @@ class RuleSettings(Section):
         A template may grant no group: the user may have none for `{group}`. Templates reject the user id of
         `kubernetes verify`, because it has a colon.
         """
-        if all(map(is_template, self.granted_groups)) or any(
-            "{user.id}" in each for each in self.granted_groups
-        ):
+        groups, roles = self.granted_groups, self.when.roles
+        if all(map(is_template, groups)) or any("{user.id}" in each for each in groups):
             return None
-        if self.role is not None:
-            return self.role
-        roles = self.when.roles if self.when is not None else None
-        if self.deny is not None or not roles or is_pattern(roles[0]):
+        if self.grant is None or list(self.grant.conditions()) or not roles or is_pattern(roles[0]):
             return None
-        others = self.when.model_fields_set - {"roles"} if self.when is not None else set()
-        return None if others or (self.grant is not None and list(self.grant.conditions())) else roles[0]
+        return None if self.when.model_fields_set - {"roles"} else roles[0]
 
     def rule(self) -> PolicyRule:
         """Return the rule with its conditions."""
-        when, grant = self.when or WhenSettings(), self.grant or GrantSettings()
+        when, grant = self.when, self.grant or GrantSettings()
         conditions = [*when.conditions(), *grant.conditions()]
-        if self.role is not None:
-            conditions.append(HasName("role", Names((self.role,), wildcards=False)))
         if when.cel is not None:
             # Last, because an expression that fails refuses the request if all other conditions are met.
             conditions.append(Expression(when.cel))
@@ -197,102 +167,65 @@ class RuleSettings(Section):
         return PolicyRule(
             name=self.name,
             conditions=tuple(conditions),
-            groups=tuple(group for group in self.granted_groups if not is_template(group)),
-            templates=tuple(
-                GroupTemplate(group, **named) for group in self.granted_groups if is_template(group)
-            ),
-            max_lifetime=self.max_lifetime or grant.max_lifetime,
+            groups=tuple(group for group in grant.groups if not is_template(group)),
+            templates=tuple(GroupTemplate(group, **named) for group in grant.groups if is_template(group)),
+            max_lifetime=grant.max_lifetime,
             default_lifetime=grant.default_lifetime,
-            username=UserNameTemplate(grant.username) if grant.username is not None else None,
             deny=self.deny,
-            final=self.role is not None if self.final is None else self.final,
-            declared=self._declared(),
+            declared=self.model_dump(mode="json", exclude_defaults=True),
         )
 
-    def _declared(self) -> JsonObject:
-        said: JsonObject = self.model_dump(mode="json", exclude_defaults=True)
-        if self.role is not None:
-            # The form from before rules had names, so that the digest of such a policy stays the same.
-            said["max_lifetime"] = int((self.max_lifetime or MAX_LIFETIME).total_seconds())
-            if self.name == self.role:
-                del said["name"]
-        return said
 
-
-def named_rules(rules: Iterable[RuleSettings]) -> tuple[RuleSettings, ...]:
-    """Name the rules that have no name. Raises RuleFault if two rules have the same name."""
-    given = tuple(rules)
-    names = [rule.name for rule in given if rule.name]
-    named = []
-    for number, rule in enumerate(given):
-        if not rule.name:
-            name = rule.role if rule.role is not None and rule.role not in names else f"rule-{number + 1}"
-            names.append(name)
-            named.append(rule.model_copy(update={"name": name}))
-            continue
-        named.append(rule)
-    for number, rule in enumerate(named):
-        if names.count(rule.name) > 1:
-            raise RuleFault(
-                f"two rules have the name {rule.name}; give each rule its own", "rules", number, "name"
-            )
-    return tuple(named)
-
-
-_ADMINS, _EDITORS, _VIEWERS = "clustercert:admins", "clustercert:editors", "clustercert:viewers"
-_ROLES = {"admin": _ADMINS, "member": _EDITORS, "reader": _VIEWERS}
-
-
-def _for_roles(lifetime: timedelta) -> tuple[RuleSettings, ...]:
-    return tuple(
-        RuleSettings(role=role, groups=(group,), max_lifetime=lifetime) for role, group in _ROLES.items()
+_ROLE_GROUPS = tuple(
+    RuleSettings(name=role, when=WhenSettings(roles=(role,)), grant=GrantSettings(groups=(group,)))
+    for role, group in (
+        ("admin", "clustercert:admins"),
+        ("member", "clustercert:editors"),
+        ("reader", "clustercert:viewers"),
     )
-
-
-def _for_roles_by_csr(lifetime: timedelta) -> tuple[RuleSettings, ...]:
-    return tuple(
-        RuleSettings(
-            name=role,
-            when=WhenSettings(roles=(role,)),
-            grant=GrantSettings(groups=(group,), max_lifetime=lifetime, csr_required=True),
-            final=True,
-        )
-        for role, group in _ROLES.items()
-    )
-
-
-Preset = Literal["contract", "cce", "production", "strict"]
-
-PRESETS: Mapping[Preset, tuple[RuleSettings, ...]] = {
-    "contract": _for_roles(MAX_LIFETIME),
-    "cce": (RuleSettings(name="cce", grant=GrantSettings(groups=("{group.id}",)), final=True),),
-    "production": _for_roles(timedelta(hours=24)),
-    "strict": _for_roles_by_csr(timedelta(hours=8)),
-}
+)
 
 
 class PolicySettings(Section):
     """`[policy]`: which certificates callers may request.
 
     Attributes:
-        preset: rules that apply after those below; `contract` if there are no rules. See [policy.md](policy.md).
-        file: a TOML file with `preset`, `allow_system`, `[[rules]]` and `[[examples]]`, which then must not
-            be set here.
+        role_groups: whether the roles `admin`, `member` and `reader` give groups. By default only without `rules`; an
+            empty list counts as rules. See [policy.md](policy.md#groups-by-role).
+        max_lifetime: longest lifetime of any certificate, 15m to 1827d. Rules can only shorten it.
+        username: the user name of all certificates, with `{user.name}`, `{user.id}` or `{user.domain}`. By default, the
+            user's id. See [policy.md](policy.md#user-names).
+        file: a TOML file with these fields, `[[rules]]` and `[[examples]]`, which then must not be set here.
         allow_system: names beginning with `system:` that may be issued. Members of `system:masters` bypass every
             authorizer of a cluster, and can't be revoked. Templates never produce such a name.
         rules: see below.
         examples: decisions that the policy must make. See below, and [policy.md](policy.md#examples).
     """
 
-    preset: Preset | None = None
+    role_groups: TrueOrFalse | None = None
+    max_lifetime: RuleLifetime = MAX_LIFETIME
+    username: UserNameText | None = None
     file: Path | None = None
     allow_system: frozenset[str] = frozenset()
     rules: tuple[RuleSettings, ...] | None = Field(default=None, max_length=1000)
     examples: tuple[ExampleSettings, ...] = Field(default=(), max_length=1000)
 
     @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [rule.name for rule in self.all_rules]
+        for number, rule in enumerate(self.named_rules):
+            if names.count(rule.name) > 1:
+                by_role = (
+                    " role_groups has rules named admin, member and reader." if self.has_role_groups else ""
+                )
+                raise RuleFault(
+                    f"two rules have the name {rule.name}; give each rule its own.{by_role}",
+                    *("rules", number, "name"),
+                )
+        return self
+
+    @model_validator(mode="after")
     def _names_can_be_issued(self) -> Self:
-        named_rules(self.all_rules)
         for number, rule in enumerate(self.rules or ()):
             for group in rule.granted_groups:
                 # Templates are checked when they are filled in.
@@ -303,7 +236,7 @@ class PolicySettings(Section):
                     # Its members have the rights of this service.
                     problem = f"{group} is reserved for this service."
                 if problem is not None:
-                    raise RuleFault(problem, "rules", number, *([] if rule.groups else ["grant"]), "groups")
+                    raise RuleFault(problem, "rules", number, "grant", "groups")
         return self
 
     @model_validator(mode="after")
@@ -318,28 +251,34 @@ class PolicySettings(Section):
         return self
 
     @property
-    def all_rules(self) -> tuple[RuleSettings, ...]:
-        """The rules, then those of the preset, all with names. A preset's rule never takes another rule's name."""
-        own, preset = named_rules(self.rules or ()), self.effective_preset
-        if preset is None:
-            return own
-        taken = {rule.name for rule in own}
-        following = []
-        for rule in PRESETS[preset]:
-            name = rule.name or str(rule.role)
-            following.append(rule.model_copy(update={"name": f"{preset}-{name}" if name in taken else name}))
-        return named_rules((*own, *following))
+    def named_rules(self) -> tuple[RuleSettings, ...]:
+        """The own rules. Those without a name are named by their position."""
+        return tuple(
+            rule if rule.name else rule.model_copy(update={"name": f"rule-{number + 1}"})
+            for number, rule in enumerate(self.rules or ())
+        )
 
     @property
-    def effective_preset(self) -> Preset | None:
-        """The preset that applies: `contract` if the settings have no `rules`. An empty list gives nobody access."""
-        return "contract" if self.is_unwritten else self.preset
+    def all_rules(self) -> tuple[RuleSettings, ...]:
+        """The own rules, then those of `role_groups`."""
+        return (*self.named_rules, *(_ROLE_GROUPS if self.has_role_groups else ()))
+
+    @property
+    def has_role_groups(self) -> bool:
+        """Whether roles give groups: by default only without `rules`. An empty list gives nobody access."""
+        return self.rules is None if self.role_groups is None else self.role_groups
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether the settings have neither a preset nor rules, not even an empty list."""
-        return self.preset is None and self.rules is None
+        """Whether the settings have neither `role_groups` nor `rules`, not even an empty list."""
+        return self.role_groups is None and self.rules is None
 
     def policy(self, key_type: str = "ec-p256") -> Policy:
         """Return the policy. `key_type` is the type of keys that the service generates."""
-        return Policy(tuple(rule.rule() for rule in self.all_rules), self.allow_system, key_type)
+        return Policy(
+            tuple(rule.rule() for rule in self.all_rules),
+            self.allow_system,
+            key_type,
+            self.max_lifetime,
+            UserNameTemplate(self.username) if self.username is not None else None,
+        )

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    StrictBool,
 )
 
 from clustercert.model.name_patterns import is_pattern
@@ -78,10 +79,16 @@ def _auth_method(name: str) -> str:
     return name
 
 
+def _true_or_false(value: object) -> object:
+    """Convert the texts by which environment variables give a bool, and no others."""
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
 def _seconds(lifetime: timedelta) -> int:
     return int(lifetime.total_seconds())
 
 
+TrueOrFalse = Annotated[StrictBool, BeforeValidator(_true_or_false)]
 Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
 RuleLifetime = Annotated[Lifetime, AfterValidator(_in_bounds), PlainSerializer(_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]

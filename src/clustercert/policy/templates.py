@@ -135,7 +135,6 @@ def _ids(_: GroupTemplate, said: DecisionInput) -> list[Values]:
         {
             "user.id": said.caller.user.id,
             "project.id": cluster.project_id,
-            "cluster.id": cluster.id,
             "cluster.name": cluster.name,
         }
     ]
@@ -148,7 +147,6 @@ _VALUES: dict[str, Callable[[GroupTemplate, DecisionInput], list[Values]]] = {
     "role": _roles,
     "user.id": _ids,
     "project.id": _ids,
-    "cluster.id": _ids,
     "cluster.name": _ids,
 }
 

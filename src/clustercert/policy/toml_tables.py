@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from clustercert.policy.field_problems import problem_text
+from clustercert.policy.field_problems import causes, problem_text
 from clustercert.policy.setting_types import RuleFault
 
 Key = str | int
@@ -69,7 +69,7 @@ def read_tables(file: Path) -> Tables:
 def read_policy_file(policy: object) -> Tables | None:
     """Read the file in `policy.file`, or return None.
 
-    Raises UnreadableFile, also if `policy` has other fields, or if the file has neither a preset nor rules.
+    Raises UnreadableFile, also if `policy` has other fields, or if the file has neither rules nor role_groups.
     """
     if not isinstance(policy, dict) or not policy.get("file"):
         return None
@@ -79,13 +79,13 @@ def read_policy_file(policy: object) -> Tables | None:
     tables = read_tables(file)
     if "file" in tables.values:
         raise UnreadableFile(f"The policy file {file} names another file. Write the rules into it.")
-    if not tables.values.keys() & {"preset", "rules"}:
+    if not tables.values.keys() & {"role_groups", "rules"}:
         if "policy" in tables.values:
             raise UnreadableFile(
-                f"The policy file {file} has a table named policy. Write preset and rules outside of tables."
+                f"The policy file {file} has a table named policy. Write its fields outside of that table."
             )
         raise UnreadableFile(
-            f"The policy file {file} has neither preset nor rules. Write one of them into it."
+            f"The policy file {file} has neither rules nor role_groups. Write one of them into it."
         )
     return tables
 
@@ -103,7 +103,7 @@ def fault_lines(
     error: ValidationError, model: type[BaseModel], from_file: Tables, from_policy_file: Tables | None
 ) -> Iterator[str]:
     """Yield a line for each of the first faults in the settings, with its place if it comes from a file."""
-    problems = error.errors(include_input=False, include_url=False)
+    problems = causes(error.errors(include_url=False))
     for problem in problems[:MAX_FAULTS]:
         cause = problem.get("ctx", {}).get("error")
         path = (*problem["loc"], *(cause.path if isinstance(cause, RuleFault) else ()))

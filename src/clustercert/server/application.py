@@ -35,7 +35,7 @@ from clustercert.observability import log
 from clustercert.policy.decision import Policy
 from clustercert.policy.digest import policy_digest
 from clustercert.policy.exemptions import groups_and_templates
-from clustercert.policy.rule_settings import PolicySettings
+from clustercert.policy.lifetime import lifetime_text
 from clustercert.server.monitoring import Readiness, StoreGauges
 from clustercert.server.readiness_notice import notify_ready
 from clustercert.server.reloading import Reloader
@@ -59,7 +59,6 @@ MAX_NAMED = 5
 def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader | None = None) -> ASGIApp:
     """Create the ASGI application of one worker with this role. Its lifespan opens and closes all components."""
     log.configure(settings.log.format, settings.log.level, settings.log.file)
-    _warn_of(settings.policy)
     failures = FailedAuthentications(utc_now)
     app = new_app(role, built_in_identity=settings.identity.built_in)
 
@@ -143,6 +142,7 @@ async def _started(
                 "clusters exempt groups that templates of the policy give", count=len(found), clusters=named
             )
         policy = parts.issuance.policy
+        _warn_of(policy)
         if role != "webhook":
             await _record_policy(parts, policy)
             await _record_issuers(parts, settings)
@@ -172,8 +172,8 @@ async def _apply(
     Raises Unavailable, or Conflict if a cluster's exemption forbids the policy. After an error, the former
     ones stay in use.
     """
-    _warn_of(settings.policy)
     policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
+    _warn_of(policy)
     groups = groups_and_templates(policy.rules)
     await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
     if role != "webhook":
@@ -198,14 +198,15 @@ def _set_policy(app: FastAPI, policy: Policy) -> None:
     )
 
 
-def _warn_of(policy: PolicySettings) -> None:
+def _warn_of(policy: Policy) -> None:
     """Warn of a policy that allows very long lifetimes or reserved names."""
-    if not policy.rules and policy.effective_preset == "contract":
+    if long := policy.long_lifetimes():
         logger.warning(
-            "the policy has no rules, so the preset contract applies, which allows certificates valid for 5 years",
-            advice="set policy.preset to production, or write rules",
+            "policy allows certificates for more than 7 days",
+            rules={name: lifetime_text(lifetime) for name, lifetime in list(long.items())[:MAX_NAMED]},
+            advice="set policy.max_lifetime",
         )
-    if names := sorted(policy.allow_system):
+    if names := sorted(policy.allowed_system_names):
         logger.warning(
             "policy allows reserved names: members of system:masters can't be revoked", names=names
         )
@@ -247,7 +248,6 @@ def services_of(parts: Components, role: ServerRole) -> Services:
         ).update,
         options=Options(
             public_url=settings.server.public_url,
-            urls=settings.server.urls,
             body_timeout=settings.server.body_timeout,
             insecure_external=settings.api.insecure_external,
             get_clustercert=settings.api.get_clustercert,

@@ -138,7 +138,7 @@ def with_reloadable(current: Settings, loaded: Settings) -> Settings:
         )
     if loaded.policy.is_unwritten and not current.policy.is_unwritten:
         raise SettingsError(
-            "policy: has neither preset nor rules. Set policy.preset to contract, if 5 years are intended."
+            "policy: has neither rules nor role_groups. Set policy.role_groups to true, if 5 years are intended."
         )
     try:
         # The issuers fit the Keystone settings beside them. The service keeps its own, which may differ.

@@ -23,8 +23,7 @@ class IssuerBody(BaseModel):
     """An issuer at which people log in, with the public OAuth client for that.
 
     An address in `redirect_uris` without a port stands for any port. `token` names the token that this service accepts.
-    Access tokens are requested for `resource` (RFC 8707), if it is given. `ca_pem` has the CAs of the issuer's server,
-    if they are not those of the system.
+    `ca_pem` has the CAs of the issuer's server, if they are not those of the system.
     """
 
     name: str
@@ -34,15 +33,13 @@ class IssuerBody(BaseModel):
     redirect_uris: list[str]
     token: BearerKind
     parameters: dict[str, str]
-    resource: str | None
     ca_pem: str | None
 
 
 class IssuersBody(BaseModel):
-    """The issuers, in the order of the settings. `urls` has the service's addresses that the settings name."""
+    """The issuers, in the order of the settings."""
 
     issuers: list[IssuerBody]
-    urls: list[str]
 
 
 class CheckBody(BaseModel):
@@ -171,7 +168,6 @@ def issuer_body(issuer: Issuer, login: LoginClient, ca_pem: str | None) -> JsonO
         "redirect_uris": list(login.redirect_uris),
         "token": login.bearer,
         "parameters": dict(login.parameters),
-        "resource": login.resource,
         "ca_pem": ca_pem,
     }
 

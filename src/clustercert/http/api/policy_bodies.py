@@ -95,7 +95,7 @@ class RuleBody(BaseModel):
     name: str
     outcome: RuleOutcome = Field(
         description="`fails` refuses the request: an expression can't be evaluated. `not_reached`: a rule before it"
-        " denies, fails or is final."
+        " denies or fails."
     )
     deny: str | None = Field(description="The rule's message if it denies the request.")
     first_false: str | None = Field(description="Its first condition that is not met.")
@@ -113,8 +113,12 @@ class LimitBody(BaseModel):
     """The longest lifetime that is allowed."""
 
     until: str
-    by: Literal["rule", "ca"] = Field(description="Whether a rule or the end of the client CA is the limit.")
-    rule: str = Field(description="The matching rule with the shortest lifetime.")
+    by: Literal["rule", "policy", "ca"] = Field(
+        description="Whether a rule, policy.max_lifetime or the end of the client CA is the limit."
+    )
+    rule: str | None = Field(
+        description="The matching rule with the shortest lifetime; null if policy.max_lifetime is shorter."
+    )
 
 
 class WouldSignBody(BaseModel):
@@ -223,7 +227,7 @@ def explanation_body(explained: ExplainedRequest) -> JsonObject:
 
 def _would_sign(found: Explanation, organizations: tuple[str, ...]) -> JsonObject | None:
     grant = found.grant
-    if grant is None or found.strictest is None:
+    if grant is None:
         return None
     trace = grant.trace
     return {
@@ -236,7 +240,7 @@ def _would_sign(found: Explanation, organizations: tuple[str, ...]) -> JsonObjec
         "limit": {
             "until": rfc3339(datetime.fromisoformat(str(trace["allowed_until"]))),
             "by": trace["allowed_by"],
-            "rule": found.strictest.name,
+            "rule": found.strictest.name if found.strictest is not None else None,
         },
     }
 

@@ -87,14 +87,18 @@ class PolicyLoaded(AuditEvent):
     """The service loaded a policy, at its start or on a reload, that differs from the last recorded one.
 
     Attributes:
-        rules: the policy's rules, including those of a preset, in the order of the settings; lifetimes are in seconds.
+        rules: the policy's rules, in the order of the settings, then those of `role_groups`; lifetimes are in seconds.
         allow_system: the names with the prefix `system:` that certificates may contain.
+        max_lifetime: of all certificates, in seconds.
+        username: the template of the user name.
         sha256: the policy's digest; `before` is the previous policy's digest.
     """
 
     kind: Literal["policy.loaded"] = "policy.loaded"
     rules: tuple[Mapping[str, object], ...]
     allow_system: tuple[str, ...]
+    max_lifetime: int
+    username: str
     sha256: str
     before: str | None
 
