@@ -25,6 +25,7 @@ from clustercert.audit.publish_targets import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.limits.rates import Kind, Rate, parse_rate
 from clustercert.model import KeyType
+from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.policy.examples import example_failures
@@ -55,6 +56,12 @@ def _base_url(value: str) -> str:
     return value
 
 
+def _service_url(value: str) -> str:
+    if not is_service_url(value):
+        raise ValueError(f"{value}: expected a URL like https://clustercert.example.com, without a path")
+    return value
+
+
 def _database_url(value: str) -> str:
     if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
         raise ValueError(
@@ -72,6 +79,7 @@ def _check_pair(certificate: Path | None, key: Path | None) -> None:
 
 AuditTarget = Annotated[PublishTarget, PlainValidator(parse_target)]
 IssuingRate = Annotated[Rate, PlainValidator(parse_rate)]
+ServiceUrl = Annotated[str, AfterValidator(_service_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -86,6 +94,8 @@ class ServerSettings(Section):
             in the data folder, unless the service listens on loopback.
         plain_http: serve without TLS on addresses other than loopback, behind a proxy that terminates TLS.
         public_url: URL of the service for its clients, shown in the catalog. By default, it is taken from each request.
+        other_urls: further URLs of the service. Users who logged in at one of its URLs are not asked again at the
+            others.
         trusted_proxies: networks of proxies, such as `10.0.0.0/8`. The source address of their requests is taken from
             `X-Forwarded-For` or `Forwarded`; other requests have the address of their connection.
         body_timeout: longest time in seconds for receiving a request body.
@@ -99,6 +109,7 @@ class ServerSettings(Section):
     tls_key: Path | None = None
     plain_http: TrueOrFalse = False
     public_url: BaseUrl | None = None
+    other_urls: Annotated[tuple[ServiceUrl, ...], Field(max_length=16)] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(default=(), max_length=64)
     body_timeout: float = Field(default=10, gt=0)
     request_timeout: float = Field(default=30, gt=0)
@@ -107,6 +118,12 @@ class ServerSettings(Section):
     def _both_or_none(self) -> "ServerSettings":
         _check_pair(self.tls_certificate, self.tls_key)
         return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All URLs of the service that the settings name."""
+        public = (self.public_url,) if is_service_url(self.public_url) and self.public_url is not None else ()
+        return tuple(dict.fromkeys((*public, *self.other_urls)))
 
 
 class WebhookSettings(Section):

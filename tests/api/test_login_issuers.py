@@ -14,21 +14,27 @@ from support.service import Service
 def test_clients_see_where_people_log_in(
     service_with: Callable[..., Service], client: httpx.Client, tmp_path: Path
 ) -> None:
-    assert client.get("/clustercert/v1/issuers").json() == {"issuers": []}
+    assert client.get("/clustercert/v1/issuers").json() == {"issuers": [], "urls": []}
     with IssuerServer(tmp_path).running() as issuer:
         machines = issuer.settings(name="ci", issuer="https://ci.example.com", projects=["a" * 32])
         people = issuer.settings(
+            audiences=["https://clustercert.example.com"],
             projects=["a" * 32],
             client_id="clustercert-cli",
             scopes=["openid"],
             redirect_uris=["http://localhost:8000"],
             login_token="access",
-            login_parameters={"resource": "https://clustercert.example.com"},
+            login_parameters={"prompt": "consent"},
+            resource="https://clustercert.example.com",
         )
         ca_pem = issuer.ca_file.read_text()
         issuer.ca_file.write_text(f"{ca_pem}{key_pem(new_key('ec-p256')).decode()}")
         identity = {"region": worlds.REGION, "issuers": [machines, people]}
-        found = service_with(identity=identity).client.get("/clustercert/v1/issuers")
+        addresses = {
+            "public_url": "https://clustercert.example.com",
+            "other_urls": ["https://10.0.0.5:8443", "https://clustercert.example.com"],
+        }
+        found = service_with(identity=identity, server=addresses).client.get("/clustercert/v1/issuers")
     assert found.json() == {
         "issuers": [
             {
@@ -38,8 +44,10 @@ def test_clients_see_where_people_log_in(
                 "scopes": ["openid"],
                 "redirect_uris": ["http://localhost:8000"],
                 "token": "access",
-                "parameters": {"resource": "https://clustercert.example.com"},
+                "parameters": {"prompt": "consent"},
+                "resource": "https://clustercert.example.com",
                 "ca_pem": ca_pem,
             }
-        ]
+        ],
+        "urls": ["https://clustercert.example.com", "https://10.0.0.5:8443"],
     }

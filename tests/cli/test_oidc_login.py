@@ -2,26 +2,52 @@
 
 import json
 import re
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support.demo_process import interrupted
-from support.exec_plugin import PASSWORD, User, status_of
+from support.exec_plugin import PASSWORD, Done, User, status_of
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
-from support.oidc import new_key
+from support.oidc import IssuerServer, Response, new_key
 from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
+from support.operated_cluster import SERVICE_CA
+from support.terminal import in_a_terminal
 from support.wait import line_with
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with running_site(tmp_path_factory.mktemp("site")) as running:
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IssuerServer]:
+    """A server that tests give the answers of a service. The genuine one lists its address."""
+    with IssuerServer(tmp_path_factory.mktemp("other")).running() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def site(other: IssuerServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site"), other.url) as running:
+        yield running
+
+
+@pytest.fixture
+def false(site: Site, tmp_path: Path) -> Iterator[IssuerServer]:
+    """A false service that names the issuer and client of the genuine one, and both addresses as its own."""
+    with IssuerServer(tmp_path).running() as running:
+        describe_as(running, site, running.url, site.url)
+        yield running
+
+
+def describe_as(server: IssuerServer, site: Site, *urls: str) -> None:
+    """Let a server describe its issuers as the genuine service does."""
+    tls = ssl.create_default_context(cafile=str(site.operator.folder / SERVICE_CA))
+    offer = httpx.get(f"{site.url}/clustercert/v1/issuers", verify=tls, trust_env=False).json()
+    server.responses["/clustercert/v1/issuers"] = Response(json.dumps(offer | {"urls": urls}).encode())
 
 
 @pytest.fixture
@@ -62,6 +88,63 @@ def test_the_next_login_needs_no_options(user: OidcUser) -> None:
     assert len(user.windows) == 2
 
 
+def log_in_at(user: OidcUser, server: IssuerServer, *options: str) -> Done:
+    trust = ("--ca-file", str(server.ca_file), *options)
+    return user.run("login", server.url, *trust, env=user.environment | user.browser)
+
+
+@pytest.mark.parametrize("option", [(), ("--device",)])
+def test_a_false_service_gets_no_token(
+    user: OidcUser, issuer: OAuthIssuer, false: IssuerServer, option: tuple[str, ...]
+) -> None:
+    user.log_in_by_browser()
+    logins, posted = len(issuer.logins), len(issuer.forms)
+    done = log_in_at(user, false, *option)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"whose tokens {user.url} accepts too" in done.stderr
+    assert f"add --allow-service {false.url}" in done.stderr
+    code, screen = in_a_terminal(
+        ["login", false.url, "--ca-file", str(false.ca_file), *option], {}, user.environment | user.browser
+    )
+    assert (code, "accepts too" in screen) == (1, True)
+    # Neither the issuer nor the false service was asked for anything else.
+    assert (len(issuer.logins), len(issuer.forms), len(user.windows)) == (logins, posted, 1)
+    assert set(false.requests) == {"/clustercert/v1/issuers"}
+    assert json.loads(user.output("status", "-o", "json"))["user"] == f"sso/{user.name}"
+
+
+def test_a_first_login_asks_where_the_token_goes(user: OidcUser, issuer: OAuthIssuer) -> None:
+    logins, variables = len(issuer.logins), user.environment | user.browser
+    refused = user.run("login", user.url, *user.ca_option, env=variables)
+    assert (refused.returncode, len(issuer.logins)) == (2, logins)
+    assert f"add --allow-service {user.url}" in refused.stderr
+    login = ["login", user.url, *user.ca_option]
+    code, screen = in_a_terminal(login, {"[y/N]": "n\n"}, variables)
+    assert (code, len(issuer.logins)) == (1, logins)
+    assert f"{user.url} gets the token of your login at {issuer.url} (client clustercert)." in screen
+    code, screen = in_a_terminal(login, {"[y/N]": "y\n"}, variables)
+    assert (code, len(issuer.logins)) == (0, logins + 1), screen
+    code, screen = in_a_terminal(login, {}, variables)
+    assert (code, "gets the token" in screen) == (0, False)
+    assert user.run("logout", "--forget").returncode == 0
+    forgotten = user.run("login", user.url, *user.ca_option, env=variables)
+    assert (forgotten.returncode, "--allow-service" in forgotten.stderr) == (2, True)
+
+
+def test_an_address_that_the_service_lists_needs_no_answer(
+    user: OidcUser, issuer: OAuthIssuer, other: IssuerServer, site: Site
+) -> None:
+    describe_as(other, site)
+    before = log_in_at(user, other)
+    assert f"add --allow-service {other.url}" in before.stderr
+    user.log_in_by_browser()
+    logins = len(issuer.logins)
+    done = log_in_at(user, other)
+    # This server has no other answers than those about issuers.
+    assert (len(issuer.logins), done.returncode) == (logins + 1, 5)
+    assert "--allow-service" not in done.stderr
+
+
 def test_nothing_secret_is_shown(user: OidcUser) -> None:
     done = user.log_in_by_browser("--verbose")
     assert "/token: 200" in done.stderr
@@ -95,7 +178,7 @@ def test_ctrl_c_ends_the_login(user: OidcUser) -> None:
 
 def test_a_login_by_device_code(user: OidcUser, issuer: OAuthIssuer) -> None:
     issuer.behavior.device = ["authorization_pending"]
-    done = user.run("login", user.url, *user.ca_option, "--device")
+    done = user.run("login", user.url, *user.trust, "--device")
     assert done.returncode == 0, done.stderr
     assert "WDJB-MJHT" in done.stderr
     assert f"{issuer.url}/enter" in done.stderr
@@ -104,7 +187,7 @@ def test_a_login_by_device_code(user: OidcUser, issuer: OAuthIssuer) -> None:
 
 def test_a_denied_login(user: OidcUser, issuer: OAuthIssuer) -> None:
     issuer.behavior.device = ["access_denied"]
-    done = user.run("login", user.url, *user.ca_option, "--device")
+    done = user.run("login", user.url, *user.trust, "--device")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.endswith(f"Error: The login was denied at {issuer.url}.\n")
 
@@ -112,7 +195,7 @@ def test_a_denied_login(user: OidcUser, issuer: OAuthIssuer) -> None:
 def test_the_service_refuses_the_token(user: OidcUser, issuer: OAuthIssuer) -> None:
     issuer.behavior.claims["aud"] = ["clustercert", "another"]
     issuer.behavior.claims["iat"] = 1_000_000_000
-    done = user.run("login", user.url, *user.ca_option, env=user.environment | user.browser)
+    done = user.run("login", user.url, *user.trust, env=user.environment | user.browser)
     assert (done.returncode, done.stdout) == (3, "")
     assert "clustercert identity explain" in done.stderr
     assert re.search("request [0-9a-f]{32}", done.stderr)

@@ -213,6 +213,22 @@ def test_a_client_that_the_operator_replaced(user: OidcUser, issuer: OAuthIssuer
     assert len(user.windows) == 2
 
 
+def test_a_service_that_names_another_client_gets_no_token_in_a_window(
+    user: OidcUser, issuer: OAuthIssuer
+) -> None:
+    known = user.home / ".config" / "clustercert" / "known-services.json"
+    known.write_text(known.read_text().replace('"clustercert"', '"former"'))
+    user.expire()
+    user.end_at_the_issuer()
+    logins = len(issuer.logins)
+    done = user.credential(**user.browser)
+    assert (done.returncode, done.stdout, len(issuer.logins)) == (3, "", logins)
+    assert f"{user.url} names the client clustercert of {issuer.url}" in done.stderr
+    assert "Run `clustercert login`" in done.stderr
+    user.log_in_by_browser()
+    user.output("clusters")
+
+
 def test_a_command_at_a_terminal_opens_a_window(user: OidcUser) -> None:
     user.expire()
     user.end_at_the_issuer()

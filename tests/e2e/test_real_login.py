@@ -1,14 +1,17 @@
 """`clustercert login` at real OIDC issuers, in a real browser."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from clustercert.client.oidc.tokens import claims_of
 from support import chromium
 from support.command_line import new_operator
 from support.exec_plugin import PATIENT, Done, User, add_cluster, status_of
@@ -70,7 +73,7 @@ class Person(User):
         return self.browser(script)
 
     def log_in_at(self, *options: str | Path, **variables: str) -> Done:
-        ca = ("--ca-file", self.operator.folder / SERVICE_CA)
+        ca = ("--ca-file", self.operator.folder / SERVICE_CA, "--allow-service", self.url)
         return self.run("login", self.url, *ca, *options, env=self.environment | variables)
 
     @property
@@ -92,12 +95,20 @@ class Person(User):
 
 @pytest.fixture(params=[oidc_provider, mock_provider], ids=["oidc-provider", "mock"])
 def person(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Person]:
+    with at_issuer(request.param, tmp_path, SETTINGS) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def at_issuer(
+    running: Callable[[Path], AbstractContextManager[RealIssuer]], tmp_path: Path, settings: str
+) -> Iterator[Person]:
     operator = new_operator(tmp_path)
     operator.output("project", "create", "eu-de")
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    with request.param(tmp_path) as issuer:
-        operator.configure(SETTINGS.format(issuer=issuer))
+    with running(tmp_path) as issuer:
+        operator.configure(settings.format(issuer=issuer))
         with tls_service(operator) as url:
             cluster_id = add_cluster(operator, "prod", operator.folder / SERVICE_CA)
             yield Person(operator, url, home, "sso/alice", issuer, cluster_id)
@@ -146,6 +157,40 @@ def test_people_log_in_at_both_issuers(person: Person) -> None:
     assert process.returncode == 0, said
     assert "You are logged in" in page.text
     assert person.status()["user"] == "sso/alice"
+
+
+FOR_RESOURCE = """
+[[identity.issuers]]
+name = "sso"
+issuer = "{issuer.url}"
+audiences = ["urn:example:clustercert"]
+resource = "urn:example:clustercert"
+login_token = "access"
+algorithms = ["ES256"]
+ca_file = "{issuer.ca_file}"
+domain = "Default"
+client_id = "clustercert"
+roles = [{{role = "admin"}}]
+"""
+
+
+def test_access_tokens_are_for_the_resource_and_id_tokens_are_refused(tmp_path: Path) -> None:
+    with at_issuer(oidc_provider, tmp_path, FOR_RESOURCE) as person:
+        with logging_in(person) as process:
+            address = line_with(process.stderr, "http://127.0.0.1:").strip()
+            Login(person.issuer).follow(address, "alice")
+            _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        assert person.status()["user"] == "sso/alice"
+        token = str(json.loads(person.tokens_file.read_text())["token"])
+        assert claims_of(token)["aud"] == "urn:example:clustercert"
+        first = person.refresh_token
+        person.expire()
+        assert person.status()["user"] == "sso/alice"
+        assert person.refresh_token != first
+        id_token = Login(person.issuer).by_code("alice")["id_token"]
+        done = person.run("login", "--token-file", "-", stdin=id_token)
+        assert (done.returncode, "does not accept the token" in done.stderr) == (3, True)
 
 
 @only_oidc_provider

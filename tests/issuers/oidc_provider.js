@@ -71,7 +71,18 @@ function provider(url, { clients, groups, seconds }, keys) {
     claims: { openid: ['sub'], profile: ['name', 'preferred_username'], groups: ['groups'] },
     conformIdTokenClaims: false, // or the claims of scopes would not be in ID tokens
     scopes: ['openid', 'offline_access'],
-    features: { deviceFlow: { enabled: true }, revocation: { enabled: true } },
+    features: {
+      deviceFlow: { enabled: true },
+      revocation: { enabled: true },
+      // Access tokens for a resource (RFC 8707) are JWTs for it.
+      resourceIndicators: {
+        enabled: true,
+        getResourceServerInfo: (_, resource) => ({
+          audience: resource, scope: 'openid profile groups', accessTokenFormat: 'jwt', jwt: { sign: { alg: 'ES256' } },
+        }),
+        useGrantedResource: () => true,
+      },
+    },
     pkce: { required: () => true },
     ttl: { IdToken: 600, AccessToken: 600, RefreshToken: 86400, Session: 86400, Grant: 86400, ...seconds },
     issueRefreshToken: (_, { grantTypes }) => grantTypes.includes('refresh_token'),

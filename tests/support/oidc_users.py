@@ -22,6 +22,9 @@ EXEC_INFO = (
     '{"kind":"ExecCredential","apiVersion":"client.authentication.k8s.io/v1","spec":{"interactive":false}}'
 )
 _SETTINGS = """
+[server]
+other_urls = {other_urls}
+
 [[identity.issuers]]
 name = "sso"
 issuer = "{issuer.url}"
@@ -59,11 +62,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def running_site(folder: Path) -> Iterator[Site]:
+def running_site(folder: Path, *other_urls: str) -> Iterator[Site]:
     operator = new_operator(folder)
     project = operator.output_json("project", "create", "eu-de")
     with OAuthIssuer(folder).running() as issuer:
-        operator.configure(_SETTINGS.format(issuer=issuer))
+        operator.configure(_SETTINGS.format(issuer=issuer, other_urls=json.dumps(other_urls)))
         with tls_service(operator) as url:
             cluster_id = add_cluster(operator, "prod", operator.folder / SERVICE_CA)
             yield Site(operator, url, issuer, str(project["id"]), cluster_id)
@@ -75,7 +78,7 @@ def logging_in(
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `login` of a user without a browser, by default in their environment. Ends it after an error of the test."""
     ca_file = str(user.operator.folder / SERVICE_CA)
-    command = [*COMMAND, "login", user.url, "--ca-file", ca_file, *options]
+    command = [*COMMAND, "login", user.url, "--ca-file", ca_file, "--allow-service", user.url, *options]
     with subprocess.Popen(command, env=env or user.environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -125,6 +128,11 @@ class OidcUser(User):
         return ("--ca-file", str(self.operator.folder / SERVICE_CA))
 
     @property
+    def trust(self) -> tuple[str, ...]:
+        """The options of a first login at an issuer that asks nothing."""
+        return (*self.ca_option, "--allow-service", self.url)
+
+    @property
     def tokens_file(self) -> Path:
         return self.home / ".config" / "clustercert" / "tokens" / "default.json"
 
@@ -134,7 +142,7 @@ class OidcUser(User):
         return found
 
     def log_in_by_browser(self, *options: str) -> Done:
-        done = self.run("login", self.url, *self.ca_option, *options, env=self.environment | self.browser)
+        done = self.run("login", self.url, *self.trust, *options, env=self.environment | self.browser)
         assert done.returncode == 0, done.stderr
         return done
 

@@ -115,11 +115,13 @@ def test_the_page_runs_and_keeps_nothing(begin: Begin) -> None:
 
 
 def test_parameters_of_the_operator_reach_the_issuer(begin: Begin, issuer: OAuthIssuer) -> None:
-    login = begin(parameters={"resource": "https://service.example.com"}, bearer="access")
+    resource = "https://service.example.com"
+    issuer.behavior.claims["aud"] = ["clustercert", resource]
+    login = begin(parameters={"prompt": "consent"}, resource=resource, bearer="access")
     login.open()
     assert login.tokens().bearer.count(".") == 2
-    assert issuer.logins[0]["resource"] == "https://service.example.com"
-    assert issuer.forms[0][1]["resource"] == "https://service.example.com"
+    assert (issuer.logins[0]["prompt"], issuer.logins[0]["resource"]) == ("consent", resource)
+    assert (issuer.forms[0][1]["prompt"], issuer.forms[0][1]["resource"]) == ("consent", resource)
 
 
 @pytest.mark.parametrize("state", ["", "guessed", None])

@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from http.client import HTTPMessage
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clustercert.client.connection import Connection
+from clustercert.client.connection import ClientError, Connection
 from clustercert.client.connection import Response as ServiceResponse
 from clustercert.client.oidc.device import log_in_by_device_code
 from clustercert.client.oidc.errors import IssuerError, IssuerUnreachable, LoginRefused, OAuthError
 from clustercert.client.oidc.grants import DeviceCode, IssuerClient, RefreshRefused
-from clustercert.client.oidc.issuer import LoginIssuer, login_issuers
+from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer, login_offer
 from clustercert.client.oidc.tokens import Tokens
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response
 
 UNREACHABLE = "https://127.0.0.1:9"
+RESOURCE = "https://service.example.com"
 DEVICE = b'{"device_code": "d", "user_code": "%s", "verification_uri": "%s", "interval": %s}'
 
 
@@ -179,6 +181,29 @@ def test_no_secret_is_traced(
     assert not any(secret in repr((tokens, shown, again)) for secret in secrets)
 
 
+@pytest.fixture
+def client_for_resource(client: IssuerClient) -> Iterator[IssuerClient]:
+    changed = replace(client.issuer.client, bearer="access", resource=RESOURCE)
+    with IssuerClient(replace(client.issuer, client=changed)) as opened:
+        yield opened
+
+
+def test_access_tokens_are_requested_for_the_resource(
+    issuer: OAuthIssuer, client_for_resource: IssuerClient
+) -> None:
+    # The ID token of this issuer has the same audiences.
+    issuer.behavior.claims["aud"] = ["clustercert", RESOURCE]
+    tokens, _ = log_in(client_for_resource)
+    client_for_resource.refresh(tokens.refresh or "", tokens.subject)
+    sent = [form["resource"] for path, form in issuer.forms if path in ("/device", "/token")]
+    assert sent == [RESOURCE] * 3
+
+
+def test_an_access_token_for_another_resource_is_not_used(client_for_resource: IssuerClient) -> None:
+    with pytest.raises(IssuerError, match=f"not for {RESOURCE}"):
+        log_in(client_for_resource)
+
+
 BODY: dict[str, Any] = {
     "name": "sso",
     "issuer": "https://sso.example.com",
@@ -187,6 +212,7 @@ BODY: dict[str, Any] = {
     "redirect_uris": ["http://127.0.0.1/callback"],
     "token": "id",
     "parameters": {},
+    "resource": None,
     "ca_pem": None,
 }
 
@@ -205,7 +231,10 @@ def test_an_issuer_is_saved_as_the_service_describes_it() -> None:
         {"redirect_uris": []},
         {"token": "refresh"},
         {"parameters": {"redirect_uri": "https://evil.example.com"}},
+        {"parameters": {"resource": "https://service.example.com"}},
         {"parameters": []},
+        {"resource": ""},
+        {"resource": 7},
         {"client_id": ""},
         {"name": "sso\n"},
         {"scopes": "openid"},
@@ -217,13 +246,32 @@ def test_a_service_that_describes_its_issuer_wrongly(changed: dict[str, object])
         LoginIssuer.parse(BODY | changed)
 
 
-@pytest.mark.parametrize("body", [{}, {"issuers": {}}, {"issuers": [7]}, {"issuers": [{}] * 101}])
-def test_a_service_that_answers_otherwise(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    from http.client import HTTPMessage
-
-    from clustercert.client.connection import ClientError
-
+def answering(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> Connection:
     service = Connection("https://service.example.com")
     monkeypatch.setattr(service, "exchange", lambda *_: ServiceResponse(HTTPMessage(), body))
+    return service
+
+
+def test_the_addresses_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = ["https://Service.example.com", "http://10.0.0.5:8443"]
+    offer = login_offer(answering({"issuers": [BODY], "urls": urls}, monkeypatch))
+    assert offer == LoginOffer((LoginIssuer.parse(BODY),), ("https://service.example.com", urls[1]))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"issuers": {}},
+        {"issuers": [7]},
+        {"issuers": [{}] * 101},
+        *(
+            {"issuers": [], "urls": urls}
+            for urls in (None, [7], ["ftp://a"], ["https://a/b"], ["https://a"] * 101)
+        ),
+    ],
+)
+def test_a_service_that_answers_otherwise(body: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    service = answering({"urls": []} | body, monkeypatch)
     with pytest.raises(ClientError, match="not in this service's format"):
-        login_issuers(service)
+        login_offer(service)

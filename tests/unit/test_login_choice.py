@@ -19,6 +19,7 @@ from clustercert.cli import (
     browser,
     credential_cache,
     keyring_store,
+    known_services,
     login_renewal,
     name_completion,
     oidc_login,
@@ -31,7 +32,7 @@ from clustercert.cli.profile import OidcLogin, Profile
 from clustercert.client import Client, NamedRef
 from clustercert.client.connection import ApiError
 from clustercert.client.oidc import issuer as issuers
-from clustercert.client.oidc.issuer import LoginIssuer
+from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
 from clustercert.model.login_client import LoginClient
 from support.oauth_issuer import OAuthIssuer
 
@@ -59,6 +60,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise Begun
 
     monkeypatch.delenv("CLUSTERCERT_TOKEN", raising=False)
+    monkeypatch.setattr(known_services, "accept", lambda *_: None)
     monkeypatch.setattr(IssuerOptions, "_authenticate", begin)
     return names
 
@@ -66,7 +68,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def choose(
     monkeypatch: pytest.MonkeyPatch, found: tuple[str, ...], last: Profile | None = None, **options: object
 ) -> Profile | None:
-    monkeypatch.setattr(issuers, "login_issuers", lambda _: tuple(map(named, found)))
+    monkeypatch.setattr(issuers, "login_offer", lambda _: LoginOffer(tuple(map(named, found))))
     options_given = IssuerOptions(**options)  # type: ignore[arg-type] # the tests' options have the right types
     try:
         return options_given.log_in(URL, None, None, last, by_password=False)

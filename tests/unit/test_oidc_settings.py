@@ -69,6 +69,16 @@ def problem(**changed: object) -> str:
         ({"login_token": "refresh"}, "login_token"),
         ({"login_parameters": {"redirect_uri": "https://evil.example.com"}}, "sets this parameter itself"),
         ({"login_parameters": {"a b": "c"}}, "login_parameters"),
+        ({"login_parameters": {"resource": "https://a.example.com"}}, "sets this parameter itself"),
+        ({"resource": "https://a.example.com"}, 'set login_token = "access"'),
+        (
+            {"resource": "https://a.example.com", "login_token": "access"},
+            "accept only tokens for the resource",
+        ),
+        *(
+            ({"resource": each, "login_token": "access", "audiences": [each]}, "resource")
+            for each in ("a", "https://a#b")
+        ),
         ({"roles": [{"role": "a", "service": True, "projects": [PROJECT]}]}, "exclude each other"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clustercert.cli import login_flow, login_renewal, profile
+from clustercert.cli import known_services, login_flow, login_renewal, profile
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_method import IssuerOptions
 from clustercert.cli.login_options import PlainHttpOption, ProfileOption
@@ -104,7 +104,8 @@ def login(
     The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
     A login at another service creates another profile.
 
-    At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN.
+    At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN. The
+    first login at an issuer asks whether this service may get the token, unless --allow-service names it.
 
     A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
     or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
@@ -193,6 +194,8 @@ def logout(
     name = profile_name or profile.current(os.environ)
     found = profile.remembered(name, os.environ) if forget else None
     found = found or profile.load(name, os.environ)
+    if forget:
+        known_services.forget(found.url)
     if found.oidc is not None:
         _end_session(name, forget=forget)
     elif forget:

@@ -52,6 +52,13 @@ class IssuerOptions:
             metavar="FILE", help="CA of the issuer's certificate (PEM). [default: what the service says]"
         ),
     ] = None
+    allow_service: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send the issuer's token to the service at URL without asking, also for the first time.",
+        ),
+    ] = None
     keyring: Annotated[
         bool,
         typer.Option(
@@ -68,7 +75,14 @@ class IssuerOptions:
     @property
     def is_given(self) -> bool:
         """Whether an option asks for a login of a person at an issuer."""
-        return bool(self.issuer or self.device or self.no_browser or self.issuer_ca_file or self.keyring)
+        return bool(
+            self.issuer
+            or self.device
+            or self.no_browser
+            or self.issuer_ca_file
+            or self.keyring
+            or self.allow_service
+        )
 
     def log_in(
         self, url: str, project: str | None, ca_pem: str | None, last: Profile | None, *, by_password: bool
@@ -84,23 +98,43 @@ class IssuerOptions:
             raise typer.BadParameter("The options for a password or access key exclude those for issuers.")
         if by_password:
             return None
-        from clustercert.cli import oidc_login
+        from clustercert.cli import known_services, oidc_login
 
         if (given := self._given_token(last)) is not None:
             tokens, file = given
             oidc = OidcLogin("", tokens.subject, token_file=str(file.absolute()) if file else None)
             return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
-        issuer = self._chosen_issuer(url, ca_pem, last)
-        if issuer is None:
+        chosen = self._chosen_issuer(url, ca_pem, last)
+        if chosen is None:
             return None
+        issuer, urls = chosen
         keyring = self.keyring or (last is not None and last.oidc is not None and last.oidc.keyring)
         if keyring:
             from clustercert.cli import keyring_store
 
             keyring_store.check()
+        self._require_user()
+        known_services.accept(url, issuer, self._allowed_service)
         tokens = self._authenticate(issuer)
         oidc = OidcLogin(issuer.name, tokens.subject, issuer.body(), keyring)
-        return oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
+        found = oidc_login.profile_of(url, ca_pem, oidc, tokens, project)
+        known_services.remember(url, issuer, urls)
+        return found
+
+    @property
+    def _allowed_service(self) -> str | None:
+        from clustercert.client.connection import service_url
+
+        # The address of the login, with which it is compared, needs the option for plain HTTP itself.
+        return service_url(self.allow_service, plain_http=True) if self.allow_service is not None else None
+
+    def _require_user(self) -> None:
+        """Raise CommandError in a CI job: nobody sees its browser."""
+        if browser.is_ci(os.environ) and not self.device:
+            raise CommandError(
+                "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
+                f"{TOKEN_VARIABLE}."
+            )
 
     def _given_token(self, last: Profile | None) -> "tuple[Tokens, Path | None] | None":
         """Return the token that another program got, and its file if that can be read again."""
@@ -116,16 +150,18 @@ class IssuerOptions:
             return None
         return tokens_from(read_token(file)), None if file == Path("-") else file
 
-    def _chosen_issuer(self, url: str, ca_pem: str | None, last: Profile | None) -> "LoginIssuer | None":
-        from dataclasses import replace
-
+    def _chosen_issuer(
+        self, url: str, ca_pem: str | None, last: Profile | None
+    ) -> "tuple[LoginIssuer, tuple[str, ...]] | None":
+        """Return the issuer, and the addresses of the service as it lists them; `None` for a password."""
         from clustercert.client import Client
-        from clustercert.client.oidc.issuer import login_issuers
+        from clustercert.client.oidc.issuer import login_offer
 
         if last is not None and last.oidc is None and not self.is_given:
             return None
         with Client(url, ca_pem=ca_pem) as service:
-            found = {issuer.name: issuer for issuer in login_issuers(service)}
+            offer = login_offer(service)
+        found = offer.by_name
         name = self.issuer or self._default(url, list(found), last)
         if name is None:
             return None
@@ -134,14 +170,19 @@ class IssuerOptions:
                 f"{url} has no issuer {name} at which people log in.{did_you_mean(name, found)} Issuers: "
                 f"{', '.join(found) or 'none'}."
             )
+        return self._with_ca(found[name], last), offer.urls
+
+    def _with_ca(self, issuer: "LoginIssuer", last: Profile | None) -> "LoginIssuer":
+        from dataclasses import replace
+
         if self.issuer_ca_file is not None:
-            return replace(found[name], ca_pem=read_ca(self.issuer_ca_file))
+            return replace(issuer, ca_pem=read_ca(self.issuer_ca_file))
         if last is not None and last.oidc is not None and last.oidc.issuer is not None:
             from clustercert.cli.login_renewal import saved_issuer
             from clustercert.cli.oidc_login import with_saved_ca
 
-            return with_saved_ca(found[name], saved_issuer("of the last login", last.oidc))
-        return found[name]
+            return with_saved_ca(issuer, saved_issuer("of the last login", last.oidc))
+        return issuer
 
     def _default(self, url: str, names: list[str], last: Profile | None) -> str | None:
         """Return the last issuer, the only one, or the one that the user chooses; `None` for a password."""
@@ -169,11 +210,6 @@ class IssuerOptions:
         try:
             if self.device:
                 return oidc_login.by_device(issuer)
-            if browser.is_ci(os.environ):
-                raise CommandError(
-                    "Nobody can log in with a browser, because the variable CI is set. Give --token-file FILE or "
-                    f"{TOKEN_VARIABLE}."
-                )
             return oidc_login.by_browser(
                 issuer, open_window=not self.no_browser and browser.has_browser(os.environ)
             )

@@ -114,15 +114,17 @@ def _raise_recent_failure(name: str, lock: Lock, began: float) -> None:
 
 
 def _log_in(name: str, found: Profile, oidc: OidcLogin) -> Profile:
-    from clustercert.cli import oidc_login
+    from clustercert.cli import known_services, oidc_login
 
-    issuer = oidc_login.current_issuer(name, found, oidc)
+    issuer, offer = oidc_login.current_issuer(name, found, oidc)
+    known_services.require_known(name, found.url, issuer)
     tokens = oidc_login.by_browser(issuer, open_window=True)
     if tokens.subject != oidc.subject:
         raise NotLoggedIn(
             f"Another user logged in with the browser. To change the user of this login, run "
             f"`clustercert login{profile.option(name)}`."
         )
+    known_services.remember(found.url, issuer, offer.urls)
     if issuer.body() == oidc.issuer:
         with login_tokens.exclusive(profile.tokens_path(name, os.environ)):
             return with_tokens(found, keep(name, tokens, keyring=oidc.keyring))

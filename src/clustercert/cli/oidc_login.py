@@ -14,7 +14,7 @@ from clustercert.cli.profile import OidcLogin, Profile
 if TYPE_CHECKING:
     from clustercert.client import Client, NamedRef
     from clustercert.client.oidc.grants import DeviceCode
-    from clustercert.client.oidc.issuer import LoginIssuer
+    from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
     from clustercert.client.oidc.tokens import Tokens
 
 # How long to wait for a new key: the service fetches keys at most every 30 seconds.
@@ -125,15 +125,18 @@ def end_session(name: str, found: Profile) -> None:
             )
 
 
-def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "LoginIssuer":
-    """Return the issuer as the service describes it now, or as it is saved. Raises ClientError or CommandError."""
+def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIssuer, LoginOffer]":
+    """Return the issuer as the service describes it now, or as it is saved, and what else the service says.
+
+    Raises ClientError or CommandError.
+    """
     from clustercert.client import Client
-    from clustercert.client.oidc.issuer import login_issuers
+    from clustercert.client.oidc.issuer import login_offer
 
     saved = saved_issuer(name, oidc)
     with Client(found.url, ca_pem=found.ca_pem) as service:
-        offered = {issuer.name: issuer for issuer in login_issuers(service)}
-    return with_saved_ca(offered.get(oidc.name, saved), saved)
+        offer = login_offer(service)
+    return with_saved_ca(offer.by_name.get(oidc.name, saved), saved), offer
 
 
 def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":

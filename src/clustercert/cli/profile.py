@@ -299,6 +299,11 @@ def tokens_path(name: str, environment: Mapping[str, str]) -> Path:
     return path_of(name, environment).parent.parent / "tokens" / f"{name}.json"
 
 
+def known_services_path(environment: Mapping[str, str]) -> Path:
+    """Return the file with the services that may get tokens of OIDC issuers."""
+    return _folder(environment) / "known-services.json"
+
+
 def _current_file(environment: Mapping[str, str]) -> Path:
     return _folder(environment) / "current-profile"
 

@@ -40,9 +40,14 @@ WEBHOOK_PREFIX = "/clustercert/v1/kubernetes/"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings that routes need; `settings` describes them."""
+    """The settings that routes need; `settings` describes them.
+
+    Attributes:
+        urls: the addresses of the service: `public_url`, if it is set, and `other_urls`.
+    """
 
     public_url: str | None
+    urls: tuple[str, ...]
     body_timeout: float
     insecure_external: bool
     get_clustercert: bool

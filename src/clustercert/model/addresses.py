@@ -18,6 +18,12 @@ def is_https_url(url: object) -> bool:
     return parts is not None and parts.scheme == "https"
 
 
+def is_service_url(url: object) -> bool:
+    """Whether a value is the address of a service: a scheme and a host, without a path."""
+    parts = _parts(url)
+    return parts is not None and parts.scheme in ("http", "https") and not parts.path and not parts.query
+
+
 def is_loopback_redirect(url: object) -> bool:
     """Whether a value is an address for a client on the user's machine, as in RFC 8252, 7.3.
 

@@ -26,6 +26,7 @@ OWN_PARAMETERS = frozenset(
         "refresh_token",
         "request",
         "request_uri",
+        "resource",
         "response_mode",
         "response_type",
         "scope",
@@ -43,7 +44,8 @@ class LoginClient:
     Attributes:
         redirect_uris: addresses on the user's machine; one without a port stands for any port.
         bearer: which token the service accepts: the ID token, or the access token.
-        parameters: further parameters of requests to the issuer, such as `resource`.
+        parameters: further parameters of requests to the issuer, such as `audience`.
+        resource: the audience that access tokens are requested for (RFC 8707).
     """
 
     client_id: str
@@ -51,3 +53,9 @@ class LoginClient:
     redirect_uris: tuple[str, ...] = (DEFAULT_REDIRECT,)
     bearer: BearerKind = "id"
     parameters: Mapping[str, str] = field(default_factory=dict)
+    resource: str | None = None
+
+    @property
+    def request_parameters(self) -> Mapping[str, str]:
+        """The parameters of all requests for authorization and tokens. Source: RFC 8707, 2."""
+        return dict(self.parameters) | ({"resource": self.resource} if self.resource is not None else {})

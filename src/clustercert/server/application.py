@@ -248,6 +248,7 @@ def services_of(parts: Components, role: ServerRole) -> Services:
         ).update,
         options=Options(
             public_url=settings.server.public_url,
+            urls=settings.server.urls,
             body_timeout=settings.server.body_timeout,
             insecure_external=settings.api.insecure_external,
             get_clustercert=settings.api.get_clustercert,

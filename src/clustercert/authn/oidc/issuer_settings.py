@@ -64,6 +64,8 @@ ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
 RedirectUri = Annotated[str, Field(max_length=256), AfterValidator(_redirect)]
 ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_free_parameter)]
 LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
+# Source: RFC 8707, 2: an absolute URI without a fragment.
+ResourceUri = Annotated[str, Field(max_length=512, pattern='^[A-Za-z][A-Za-z0-9+.-]*:[!"$-~]+$')]
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 
 _EXCLUSIVE = (
@@ -150,7 +152,9 @@ class IssuerSettings(Section):
         redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
             `http://localhost` with a path. Without a port, the client uses any free port.
         login_token: which token the client sends to this service: the `id` token or the `access` token.
-        login_parameters: a table of further parameters that the client sends to the issuer, such as `resource`.
+        login_parameters: a table of further parameters that the client sends to the issuer, such as `audience`.
+        resource: URI, by preference the URL, of this service. The client requests access tokens for it (RFC 8707), and
+            it must be the only one of the `audiences`. Needs `login_token = "access"`.
     """
 
     name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
@@ -183,6 +187,7 @@ class IssuerSettings(Section):
     )
     login_token: BearerKind = "id"
     login_parameters: LoginParameters = Field(default={})
+    resource: ResourceUri | None = None
 
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
@@ -198,6 +203,18 @@ class IssuerSettings(Section):
             raise RuleFault('a cluster as the issuer needs preset = "kubernetes"', "cluster")
         if self.token_review and self.cluster is None:
             raise RuleFault("name the cluster that is asked", "cluster")
+        return self
+
+    @model_validator(mode="after")
+    def _accepts_only_its_resource(self) -> Self:
+        if self.resource is None:
+            return self
+        if self.login_token != "access":
+            raise RuleFault('only access tokens are for a resource; set login_token = "access"', "resource")
+        if set(self.audiences) != {self.resource}:
+            raise RuleFault(
+                f'accept only tokens for the resource: set audiences = ["{self.resource}"]', "audiences"
+            )
         return self
 
     @model_validator(mode="after")
@@ -243,7 +260,12 @@ class IssuerSettings(Section):
             return None
         scopes = self.scopes or self._preset.scopes
         return LoginClient(
-            self.client_id, scopes, self.redirect_uris, self.login_token, self.login_parameters
+            self.client_id,
+            scopes,
+            self.redirect_uris,
+            self.login_token,
+            self.login_parameters,
+            self.resource,
         )
 
     def _mapping(self) -> ClaimMapping:

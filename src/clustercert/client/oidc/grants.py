@@ -73,7 +73,7 @@ class IssuerClient:
     def parameters(self) -> Mapping[str, str]:
         """The parameters of all requests that start a login."""
         client = self.issuer.client
-        return {**client.parameters, "client_id": client.client_id, "scope": " ".join(client.scopes)}
+        return {**client.request_parameters, "client_id": client.client_id, "scope": " ".join(client.scopes)}
 
     def exchange_code(self, code: str, verifier: str, redirect_uri: str, nonce: str) -> Tokens:
         """Exchange an authorization code for tokens."""
@@ -128,7 +128,7 @@ class IssuerClient:
         return {"client_id": self.issuer.client.client_id}
 
     def _tokens(self, form: Mapping[str, str]) -> JsonObject:
-        parameters = self.issuer.client.parameters
+        parameters = self.issuer.client.request_parameters
         response = self._connections.post(
             self.endpoints.token, {**parameters, **form, **self._identification}
         )

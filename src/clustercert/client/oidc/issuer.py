@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from clustercert.client.administration import OWN
-from clustercert.client.connection import ApiError, Connection, json_object
+from clustercert.client.connection import ApiError, Connection, json_object, service_url
 from clustercert.client.oidc.errors import IssuerError
 from clustercert.client.oidc.exchange import IssuerConnections
 from clustercert.model import JsonObject
-from clustercert.model.addresses import is_https_url, is_loopback_redirect
+from clustercert.model.addresses import is_https_url, is_loopback_redirect, is_service_url
 from clustercert.model.login_client import DISCOVERY_PATH, OWN_PARAMETERS, LoginClient
 
 _MAX_ITEMS = 100
@@ -39,9 +39,12 @@ class LoginIssuer:
             raise ValueError("an address of the issuer is not valid")
         parameters = {str(name): _text(value) for name, value in json_object(body["parameters"]).items()}
         bearer, ca_pem = body["token"], body["ca_pem"]
+        resource = None if body["resource"] is None else _text(body["resource"])
         if bearer not in ("id", "access") or parameters.keys() & OWN_PARAMETERS:
             raise ValueError("the client of the issuer is not valid")
-        client = LoginClient(_text(body["client_id"]), _texts(body["scopes"]), redirects, bearer, parameters)
+        client = LoginClient(
+            _text(body["client_id"]), _texts(body["scopes"]), redirects, bearer, parameters, resource
+        )
         return cls(_text(body["name"]), _text(url), client, None if ca_pem is None else str(ca_pem))
 
     def body(self) -> JsonObject:
@@ -54,8 +57,25 @@ class LoginIssuer:
             "redirect_uris": list(self.client.redirect_uris),
             "token": self.client.bearer,
             "parameters": dict(self.client.parameters),
+            "resource": self.client.resource,
             "ca_pem": self.ca_pem,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LoginOffer:
+    """What a service says about logins at issuers.
+
+    Attributes:
+        urls: the addresses of the service, as it says.
+    """
+
+    issuers: tuple[LoginIssuer, ...] = ()
+    urls: tuple[str, ...] = ()
+
+    @property
+    def by_name(self) -> dict[str, LoginIssuer]:
+        return {issuer.name: issuer for issuer in self.issuers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +93,23 @@ class Endpoints:
     sends_issuer: bool
 
 
-def login_issuers(service: Connection) -> tuple[LoginIssuer, ...]:
+def login_offer(service: Connection) -> LoginOffer:
     """Ask a service at which issuers people log in. Raises ClientError."""
     try:
         body = service.exchange("GET", f"{OWN}/issuers").body
     except ApiError as error:
         # The service is another CCE service, or an older version.
         if error.http_status in (HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED):
-            return ()
+            return LoginOffer()
         raise
     with service.check_format():
-        found = body["issuers"]
+        found, urls = body["issuers"], _texts(body["urls"])
         if not isinstance(found, list) or len(found) > _MAX_ITEMS:
             raise TypeError("The issuers are not a list.")
-        return tuple(LoginIssuer.parse(json_object(each)) for each in found)
+        if not all(map(is_service_url, urls)):
+            raise ValueError("an address of the service is not valid")
+        parsed = tuple(LoginIssuer.parse(json_object(each)) for each in found)
+        return LoginOffer(parsed, tuple(service_url(each, plain_http=True) for each in urls))
 
 
 def discover(connections: IssuerConnections, issuer: str) -> Endpoints:

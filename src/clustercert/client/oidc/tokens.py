@@ -90,6 +90,7 @@ def tokens_from_response(
             f"The issuer {issuer.url} sent no {kind} token that the service can read. Ask an operator of the service to"
             " check login_token and login_parameters of this issuer."
         ) from None
+    _check_resource(issuer, tokens)
     _check_clock(issuer, tokens)
     if subject is not None and not secrets.compare_digest(subject.encode(), tokens.subject.encode()):
         raise IssuerError(f"The issuer {issuer.url} sent a token for another user. Log in again.")
@@ -128,6 +129,15 @@ def _id_claims(issuer: LoginIssuer, id_token: object) -> JsonObject:
             f"The issuer {issuer.url} sent no ID token. Ask an operator of the service to check scopes and login_token "
             "of this issuer."
         ) from None
+
+
+def _check_resource(issuer: LoginIssuer, tokens: Tokens) -> None:
+    resource, audience = issuer.client.resource, claims_of(tokens.bearer).get("aud")
+    if resource is not None and resource not in (audience if isinstance(audience, list) else [audience]):
+        raise IssuerError(
+            f"The issuer {issuer.url} sent a token that is not for {resource}, so it is not used. Ask an operator of "
+            "the service whether the issuer knows this resource."
+        )
 
 
 def _check_clock(issuer: LoginIssuer, tokens: Tokens) -> None:

@@ -39,7 +39,7 @@ async def list_issuers(services: ServicesDep) -> Response:
         for each in issuers
         if each.login is not None
     ]
-    return responses.json_response({"issuers": found})
+    return responses.json_response({"issuers": found, "urls": list(services.options.urls)})
 
 
 def _ca_pem(file: Path | None) -> str | None:

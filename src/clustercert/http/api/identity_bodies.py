@@ -23,7 +23,8 @@ class IssuerBody(BaseModel):
     """An issuer at which people log in, with the public OAuth client for that.
 
     An address in `redirect_uris` without a port stands for any port. `token` names the token that this service accepts.
-    `ca_pem` has the CAs of the issuer's server, if they are not those of the system.
+    Access tokens are requested for `resource` (RFC 8707), if it is given. `ca_pem` has the CAs of the issuer's server,
+    if they are not those of the system.
     """
 
     name: str
@@ -33,13 +34,15 @@ class IssuerBody(BaseModel):
     redirect_uris: list[str]
     token: BearerKind
     parameters: dict[str, str]
+    resource: str | None
     ca_pem: str | None
 
 
 class IssuersBody(BaseModel):
-    """The issuers, in the order of the settings."""
+    """The issuers, in the order of the settings. `urls` has the service's addresses that the settings name."""
 
     issuers: list[IssuerBody]
+    urls: list[str]
 
 
 class CheckBody(BaseModel):
@@ -168,6 +171,7 @@ def issuer_body(issuer: Issuer, login: LoginClient, ca_pem: str | None) -> JsonO
         "redirect_uris": list(login.redirect_uris),
         "token": login.bearer,
         "parameters": dict(login.parameters),
+        "resource": login.resource,
         "ca_pem": ca_pem,
     }
 
