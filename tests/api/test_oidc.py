@@ -263,11 +263,24 @@ def test_a_new_domain_or_project_counts_for_cached_tokens(tmp_path: Path) -> Non
                 response = client.request("PUT", f"/clustercert/v1/{path}", content=b"{}", headers=operator)
                 response.raise_for_status()
 
+            async def add_elsewhere() -> None:
+                # Another process, whose settings don't have the issuer.
+                async with components(world.settings()) as parts:
+                    await parts.identity.directory.create_domain("later", actor=ACTOR)
+
             assert projects() == 2
             add(f"projects/added?domain={domain}")
             eventually(lambda: projects() == 3)
-            add("domains/later")
+            service.run(add_elsewhere())
             eventually(lambda: client.get("/v3/auth/projects", headers=headers).status_code == 401)
+
+
+def test_no_new_domain_has_the_name_of_an_issuer(site: Site) -> None:
+    headers = site.world.people["operator"].headers | {"Content-Type": "application/json"}
+    for query in ("", "?dryRun=All"):
+        response = site.client.put(f"/clustercert/v1/domains/sso{query}", content=b"{}", headers=headers)
+        assert response.status_code == 409
+        assert "An issuer in the settings has the name sso" in response.json()["message"]
 
 
 def test_a_domain_binds_an_issuer_to_its_projects(
@@ -318,6 +331,7 @@ def explained(site: Site, text: str, who: str = "operator") -> dict[str, Any]:
 def test_operators_see_what_a_token_becomes(site: Site) -> None:
     said = explained(site, site.issuer.token(groups=["team-blue"], acr="gold"))
     assert (said["accepted"], said["failed"], said["issuer"]) == (True, None, "sso")
+    assert said["missing"] == []
     assert [check["check"] for check in said["checks"]] == [
         *("signature", "aud", "exp", "nbf", "iat", "mapping"),
     ]

@@ -186,6 +186,28 @@ def test_faulty_settings_leave_the_issuers_in_use(running: Running) -> None:
     assert running.statuses() == (401, 200)
 
 
+def test_an_issuer_with_the_name_of_a_domain_does_not_apply(running: Running) -> None:
+    name = running.world.project.domain.name
+    running.reload(running.of(running.sso))
+    said = running.reload(running.of(running.sso), running.of(running.ci, name=name))
+    assert said["event"] == "settings not reloaded"
+    assert f"A domain has the name of an issuer in the settings: {name}." in said["error"]
+    assert running.statuses() == (200, 401)
+
+
+def test_after_a_reload_no_new_domain_has_the_name_of_an_issuer(running: Running) -> None:
+    headers = running.world.people["operator"].headers | {"Content-Type": "application/json"}
+
+    def create() -> int:
+        path = "/clustercert/v1/domains/ci"
+        return running.service.client.put(path, content=b"{}", headers=headers).status_code
+
+    running.reload(running.of(running.sso), running.of(running.ci))
+    assert create() == 409
+    running.reload(running.of(running.sso))
+    assert create() == 201
+
+
 def test_issuers_that_can_not_be_recorded_do_not_apply(running: Running) -> None:
     running.reload(running.of(running.sso))
     execute(running.world.database, "ALTER TABLE audit_event RENAME TO away")

@@ -81,6 +81,56 @@ def test_groups_by_role_without_rules_are_named_at_each_check_until_lifetimes_ar
     assert warnings(careful) == []
 
 
+ISSUERS = """
+[[identity.issuers]]
+name = "sso"
+issuer = "https://sso.example.com"
+audiences = ["clustercert"]
+projects = ["11111111111111111111111111111111"]
+domain = "acme"
+subject = ["/user/email"]
+roles = [{ role = "membr", groups = ["team-*"] }, { role = "reader" }]
+
+[[identity.issuers]]
+name = "ci"
+issuer = "https://ci.example.com"
+audiences = ["clustercert"]
+domain = "Default"
+subject = ["project_id"]
+roles = [{ role = "member" }]
+
+[identity.keystone]
+url = "https://keystone.example.com/v3"
+domain = "cloud"
+roles = { te_admin = "admn" }
+service = { username = "clustercert", password_file = "/etc/clustercert/keystone-password" }
+"""
+
+
+def test_what_the_settings_of_issuers_name_must_exist(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write(ISSUERS)
+    address, issuer, keystone = warnings(careful)
+    assert "The issuer sso identifies its users by the claim /user/email." in address
+    assert (
+        f"of the issuer sso name what does not exist: project {'1' * 32}, domain acme, role membr." in issuer
+    )
+    assert "of the issuer keystone name what does not exist: domain cloud, role admn." in keystone
+
+
+@pytest.mark.parametrize("name", ["sso", "keystone"])
+def test_no_domain_has_the_name_of_an_issuer(careful: Operator, name: str) -> None:
+    careful.output("domain", "create", name)
+    with careful.config.open("a") as config:
+        config.write(ISSUERS)
+    for command in (("db", "check"), ("serve", "--port", "0")):
+        assert f"A domain has the name of an issuer in the settings: {name}." in careful.error(*command)
+    careful.output("domain", "delete", name, "--yes")
+    assert "so no domain may have it" in careful.error("domain", "create", name)
+    careful.output("domain", "create", "acme")
+    assert "domain acme" not in str(warnings(careful))
+
+
 def test_a_rule_that_refuses_is_not_named(careful: Operator) -> None:
     with careful.config.open("a") as config:
         config.write('[[policy.rules]]\ndeny = "Not today."\n')

@@ -50,7 +50,18 @@ def test_an_accepted_token_is_explained(operator: Operator, issuer: IssuerServer
     assert (said["accepted"], said["user"]["roles"]) == (True, {project["id"]: ["member"]})
     table = operator.run("identity", "explain", "--token-file", token)
     assert "sso/team-blue" in table.out
+    assert f"{project['id']}: member" in table.out
     assert "would be accepted" in table.err
+
+
+def test_what_the_settings_name_and_does_not_exist_is_explained(
+    operator: Operator, issuer: IssuerServer, tmp_path: Path
+) -> None:
+    operator.config.write_text(operator.config.read_text().replace('"member"', '"membr"'))
+    token = saved(tmp_path, issuer.token())
+    assert operator.output_json("identity", "explain", "--token-file", token)["missing"] == ["role membr"]
+    table = operator.run("identity", "explain", "--token-file", token)
+    assert "Warning: The settings of this issuer name what does not exist: role membr." in table.err
 
 
 def test_a_refused_token_is_explained(operator: Operator, issuer: IssuerServer, tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ class Authority(Protocol):
     def domain(self) -> str | None:
         """Name or id of a domain in whose projects its users can have roles."""
 
+    @property
+    def role_names(self) -> frozenset[str]:
+        """Names of the roles that its settings give."""
+
 
 @dataclass(frozen=True, slots=True)
 class FederatedUser:

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from clustercert.authn.federated import Authority
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
 from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueOrFalse
@@ -27,6 +28,18 @@ class IdentitySettings(Section):
     token_lifetime: Lifetime = timedelta(hours=24)
     issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)
     keystone: KeystoneSettings | None = None
+
+    @property
+    def authorities(self) -> tuple[Authority, ...]:
+        """The issuers, and Keystone."""
+        keystone = (self.keystone.configured(),) if self.keystone is not None else ()
+        return (*configured_issuers(self.issuers), *keystone)
+
+    @property
+    def authority_names(self) -> frozenset[str]:
+        """The names of issuers and Keystone, which no domain may have."""
+        keystone = (self.keystone.name,) if self.keystone is not None else ()
+        return frozenset((*(issuer.name for issuer in self.issuers), *keystone))
 
     @model_validator(mode="after")
     def _issuers_differ(self) -> Self:

@@ -69,10 +69,11 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 @app.command()
 @on_store
 async def check(operator: Operator) -> None:
-    """Check the schema and the keys. Exit with 1 if either is wrong. Also warns of risky settings."""
+    """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
     from clustercert.cli.deployment_warnings import show_warnings
 
     # Opening the store has already checked the schema and the keys.
+    await operator.directory.require_free(operator.parts.settings.identity.authority_names)
     await show_warnings(operator.parts)
     note("The database schema and the keys are valid.")
 

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from clustercert.authn.oidc.claims import claim_path
+from clustercert.authn.oidc.issuer_settings import configured_issuers
 from clustercert.cli.output import note
 from clustercert.clusters.exempted_templates import exempted_templates
 from clustercert.model.errors import Unavailable
@@ -36,6 +38,10 @@ async def show_warnings(parts: "Components", *, serves_users: bool = True) -> No
 
 async def warnings(parts: "Components") -> AsyncIterator[str]:
     for warning in (*_long_lifetimes(parts), *_kek_beside_data(parts)):
+        yield warning
+    for warning in _changing_subjects(parts):
+        yield warning
+    async for warning in _missing_names(parts):
         yield warning
     async for warning in _unguarded_clusters(parts):
         yield warning
@@ -94,6 +100,26 @@ def _trusted_leaf(settings: "Settings") -> Iterator[str]:
             yield (
                 f"{files.certificate} has no certificate of a CA. At each renewal, all users who trust the fingerprint"
                 f" must log in again. {remedy}"
+            )
+
+
+def _changing_subjects(parts: "Components") -> Iterator[str]:
+    for issuer in configured_issuers(parts.settings.identity.issuers):
+        for claim in issuer.mapping.subject:
+            if claim_path(claim)[-1] == "email":
+                yield (
+                    f"The issuer {issuer.name} identifies its users by the claim {claim}. An address can change, and"
+                    " can belong to somebody else later, who is then the same user. Set subject to a claim such as sub."
+                )
+
+
+async def _missing_names(parts: "Components") -> AsyncIterator[str]:
+    """Warn of projects, domains and roles in the settings of issuers that don't exist."""
+    for authority in parts.settings.identity.authorities:
+        if missing := await parts.identity.federation.missing_names(authority):
+            yield (
+                f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. They give"
+                " its users nothing. Correct [identity], or create what is missing."
             )
 
 

@@ -62,7 +62,10 @@ def _show(report: "TokenReport", output: Output) -> None:
         ]
         show_list(rows, output, columns=("check", "passed", "came", "expected"), name="check")
     if output is Output.TABLE and isinstance(body["user"], dict):
-        show_one({"issuer": body["issuer"], **body["user"]}, output)
+        roles = [f"{project}: {', '.join(names)}" for project, names in body["user"]["roles"].items()]
+        show_one({"issuer": body["issuer"], **body["user"], "roles": "; ".join(roles)}, output)
+    if output is Output.TABLE and report.missing:
+        note(f"Warning: The settings of this issuer name what does not exist: {', '.join(report.missing)}.")
     if report.failed is not None:
         issuer = f", from the issuer {body['issuer']}," if body["issuer"] is not None else ""
         note(f"The token{issuer} would be refused by the check {report.failed.check}.")

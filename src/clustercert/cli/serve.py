@@ -77,6 +77,8 @@ async def _check(loaded: "Settings", role: ServerRole) -> None:
     from clustercert.wiring import components
 
     async with components(loaded, with_keys=role != "webhook") as parts:
+        if role != "webhook":
+            await parts.identity.directory.require_free(loaded.identity.authority_names)
         await show_warnings(parts, serves_users=role != "webhook")
 
 

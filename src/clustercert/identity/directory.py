@@ -36,12 +36,25 @@ class Directory:
 
     The `find_…` methods take an id or a name. They raise NotFound, or Conflict if the name exists in several domains.
     The `create_…` methods raise InvalidRequest or Conflict. The other changes raise NotFound.
+
+    Attributes:
+        authority_names: names of issuers and Keystone, which no new domain may have. Changes with the settings.
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
         self._queries = DirectoryQueries(database)
         self._passwords = passwords
         self._now = now
+        self.authority_names: frozenset[str] = frozenset()
+
+    async def require_free(self, authority_names: frozenset[str]) -> None:
+        """Raise Conflict if a domain has the name of an issuer or Keystone: their users could not be told apart."""
+        taken = sorted(domain.name for domain in await self.domains() if domain.name in authority_names)
+        if taken:
+            raise Conflict(
+                f"A domain has the name of an issuer in the settings: {', '.join(taken)}. Change the issuer's name in"
+                " [identity], or delete the domain with `clustercert domain delete NAME --local`."
+            )
 
     async def domains(self) -> tuple[Domain, ...]:
         """List all domains, sorted by name."""
@@ -55,6 +68,10 @@ class Directory:
 
     async def create_domain(self, name: str, *, enabled: bool = True, actor: Actor) -> Domain:
         domain = Domain(id=new_id(), name=checked_new_name(name, "domain"), enabled=enabled)
+        if domain.name in self.authority_names:
+            raise Conflict(
+                f"An issuer in the settings has the name {domain.name}, so no domain may have it. Choose another name."
+            )
         await self._queries.add(domain, *self._created(domain, actor))
         return domain
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import cast
 
-from clustercert.authn.federated import FederatedUser
+from clustercert.authn.federated import Authority, FederatedUser
 from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocation
 from clustercert.model.errors import InvalidRequest, Unauthenticated
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
@@ -79,6 +79,18 @@ class Federation:
         """Read a user's access from the database."""
         issuer = user.issuer
         return await self._queries.access(user.user.id, issuer.name, issuer.projects, issuer.domain)
+
+    async def missing_names(self, authority: Authority) -> tuple[str, ...]:
+        """Return what the settings of an issuer or Keystone name and the database lacks, such as `role membr`."""
+        projects, has_domain, roles = await self._queries.existing(
+            authority.projects, authority.domain, authority.role_names
+        )
+        domain = (f"domain {authority.domain}",) if authority.domain is not None and not has_domain else ()
+        return (
+            *(f"project {project}" for project in sorted(authority.projects - projects)),
+            *domain,
+            *(f"role {role}" for role in sorted(authority.role_names - roles)),
+        )
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
         """List the projects in which a federated caller has a role, sorted by domain and name."""

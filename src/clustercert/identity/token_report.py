@@ -17,10 +17,12 @@ class TokenReport:
 
     Attributes:
         login: the roles of its user; None if the token would be refused.
+        missing: what the settings of its issuer name and the database lacks, such as `role membr`.
     """
 
     explanation: Explanation
     login: Login | None
+    missing: tuple[str, ...] = ()
 
     @property
     def failed(self) -> CheckResult | None:
@@ -34,11 +36,12 @@ async def report_on_token(oidc: "OidcAuthenticator | None", federation: Federati
         none = CheckResult("iss", False, "", "an issuer in the settings, which have no [[identity.issuers]]")
         return TokenReport(Explanation(None, (none,), None), None)
     explanation = await oidc.explain(text.strip())
+    missing = await federation.missing_names(explanation.issuer) if explanation.issuer is not None else ()
     if explanation.user is None:
-        return TokenReport(explanation, None)
+        return TokenReport(explanation, None, missing)
     try:
         login = await federation.login(explanation.user)
     except Unauthenticated as error:
         refused = CheckResult("user", False, error.reason, "a user who may log in")
-        return TokenReport(replace(explanation, checks=(*explanation.checks, refused)), None)
-    return TokenReport(explanation, login)
+        return TokenReport(replace(explanation, checks=(*explanation.checks, refused)), None, missing)
+    return TokenReport(explanation, login, missing)

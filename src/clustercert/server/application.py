@@ -169,14 +169,15 @@ async def _apply(
 ) -> None:
     """Record the policy and issuers of the settings, and switch to them.
 
-    Raises Unavailable, or Conflict if a cluster's exemption forbids the policy. After an error, the former
-    ones stay in use.
+    Raises Unavailable, or Conflict if a cluster's exemption forbids the policy, or a domain has the name of an issuer.
+    After an error, the former ones stay in use.
     """
     policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
     _warn_of(policy)
     groups = groups_and_templates(policy.rules)
     await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
     if role != "webhook":
+        await parts.identity.directory.require_free(settings.identity.authority_names)
         await _record_policy(parts, policy)
         await _record_issuers(parts, settings)
         before = app.state.services.oidc

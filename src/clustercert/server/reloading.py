@@ -96,7 +96,7 @@ class Reloader:
                 await asyncio.to_thread(self._store_applied, Reloadable.of(following))
         except ClustercertError as failure:
             if isinstance(failure, Conflict):
-                # An exemption of a cluster forbids the policy until an operator changes one of them.
+                # An exemption of a cluster, or the name of a domain, forbids the settings until an operator changes it.
                 self._retry.plan(FAULT_SECONDS)
             metrics.RELOADS.labels("settings", "failed").inc()
             logger.error("settings not reloaded", error=failure.message)  # noqa: TRY400 - a traceback would add nothing

@@ -15,6 +15,7 @@ from clustercert.store.entities import Reference, entity_of, in_domains
 from clustercert.store.revocations import blocking, end_disabled, revoke_disabled
 
 _project, _domain, _user, _federated = tables.project, tables.domain, tables.user, tables.federated_user
+_role = tables.role
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,20 @@ class FederationQueries(Queries):
             return FederatedAccess(found, blocked, taken, built_in)
         *recorded, ended_at = row
         return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
+
+    async def existing(
+        self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
+    ) -> tuple[frozenset[str], bool, frozenset[str]]:
+        """Return which of these projects exist, whether the domain with this name or id does, and which roles do."""
+        projects = select(_project.c.id).where(_project.c.id.in_(project_ids))
+        domains = select(_domain.c.id).where(or_(_domain.c.name == domain, _domain.c.id == domain))
+        names = select(_role.c.name).where(_role.c.name.in_(roles))
+        async with self._database.read() as connection:
+            return (
+                frozenset((await connection.execute(projects)).scalars()),
+                await exists(connection, domains),
+                frozenset((await connection.execute(names)).scalars()),
+            )
 
     async def projects(self, ids: Collection[str]) -> tuple[Project, ...]:
         """Return the projects with these ids, sorted by domain and name."""

@@ -215,14 +215,17 @@ def change_issuers(
         before: the authenticator of OIDC tokens that is in use now.
     """
     oidc = oidc_authenticator(settings, parts.identity, parts.clusters.queries, parts.access, before)
+    parts.identity.directory.authority_names = settings.identity.authority_names
     return with_issuers(parts.authenticator, parts.oidc, oidc), oidc
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
     wanted = settings.identity
-    return Identity(
+    identity = Identity(
         database, custody, region=wanted.region, token_lifetime=wanted.token_lifetime, now=utc_now
     )
+    identity.directory.authority_names = wanted.authority_names
+    return identity
 
 
 def _revocation(settings: Settings, database: Database, clusters: ClusterQueries) -> RevocationService:

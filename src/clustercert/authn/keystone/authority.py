@@ -97,6 +97,11 @@ class Keystone:
     prefixed: bool = True
 
     @property
+    def role_names(self) -> frozenset[str]:
+        """The roles to which the settings rename Keystone's."""
+        return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))
+
+    @property
     def prefix_domain(self) -> Domain:
         """The domain of all its users and groups, if names are prefixed. It is not in the store."""
         return FederatedDomain(id_of(self.url), self.name)

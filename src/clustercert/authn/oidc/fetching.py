@@ -5,10 +5,10 @@ import json
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from clustercert.authn.oidc.issuers import KeySource
 from clustercert.authn.oidc.jwks import UnusableKeySet, VerificationKey, parse_key_set
+from clustercert.authn.oidc.refusal import shown
 from clustercert.http_client import UnreadableResponse, exchange, new_client
 from clustercert.model.addresses import is_https_url
 
@@ -86,8 +86,8 @@ async def _get(client: "httpx.AsyncClient", url: str, seconds: float) -> bytes:
     except UnreadableResponse as error:
         raise FetchFailed(f"{url} sent {error}") from None
     if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110: redirection
-        host = urlsplit(response.headers.get("location", "")).hostname
-        raise FetchFailed(f"{url} redirects to {host!a}; redirects are not followed")
+        where = shown(response.headers.get("location"))
+        raise FetchFailed(f"{url} redirects to {where or 'nowhere'}; redirects are not followed")
     if response.status != 200:  # noqa: PLR2004 - RFC 9110: success with a body
         raise FetchFailed(f"{url} answered with status {response.status}")
     return response.content

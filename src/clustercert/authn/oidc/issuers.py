@@ -109,6 +109,10 @@ class Issuer:
         """The domain of the issuer's users and groups. It is not in the store."""
         return FederatedDomain(derived_id("domain", self.url), self.name)
 
+    @property
+    def role_names(self) -> frozenset[str]:
+        return frozenset(grant.role for grant in self.grants)
+
 
 def derived_id(kind: Literal["domain", "group", "user"], issuer: str, *parts: str) -> str:
     """Return the id of an issuer's user, group or domain: the first 32 hex digits of a SHA-256.

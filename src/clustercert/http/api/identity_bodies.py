@@ -68,7 +68,8 @@ class MappedUserBody(BaseModel):
 class ExplanationBody(BaseModel):
     """Whether the token would be accepted, and for which user. `failed` is the first check that failed.
 
-    `issuer` is the name of the issuer in the settings that the token names, null if it names none.
+    `issuer` is the name of the issuer in the settings that the token names, null if it names none. `missing` has the
+    projects, domains and roles that the settings of this issuer name and that do not exist.
     """
 
     accepted: bool
@@ -76,6 +77,7 @@ class ExplanationBody(BaseModel):
     failed: str | None
     checks: list[CheckBody]
     user: MappedUserBody | None
+    missing: list[str]
 
 
 class UserClusterBody(BaseModel):
@@ -184,6 +186,7 @@ def explanation_body(report: TokenReport) -> JsonObject:
         "failed": failed.check if failed is not None else None,
         "checks": [asdict(check) for check in explanation.checks],
         "user": _user_body(report),
+        "missing": list(report.missing),
     }
 
 
