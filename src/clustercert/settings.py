@@ -23,6 +23,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 
 from clustercert.audit.publish_targets import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
+from clustercert.clusters.registration import ClusterLimits
 from clustercert.limits.rates import Kind, Rate, parse_rate
 from clustercert.model import KeyType
 from clustercert.model.addresses import is_service_url
@@ -188,7 +189,7 @@ class IssuingSettings(Section):
 
 
 class LimitSettings(Section):
-    """`[limits]`: failed authentications, and issued certificates.
+    """`[limits]`: failed authentications, issued certificates, tokens, keys and clusters.
 
     See [operations.md](operations.md#limits).
 
@@ -197,11 +198,21 @@ class LimitSettings(Section):
         rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
             is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
+        clusters_per_project: maximum number of clusters in a project.
+        cas_per_cluster: maximum number of CAs that a cluster's API server may have.
+        ca_kib_per_cluster: maximum size of these CAs in PEM, in KiB.
     """
 
     failures_per_minute: int = Field(default=60, ge=0)
     rates: dict[Kind, IssuingRate] = Field(default={})
     live_certificates: int | None = Field(default=None, ge=1)
+    clusters_per_project: int = Field(default=ClusterLimits().clusters, ge=1)
+    cas_per_cluster: int = Field(default=ClusterLimits().cas, ge=1)
+    ca_kib_per_cluster: int = Field(default=ClusterLimits().ca_kib, ge=1, le=64)
+
+    @property
+    def clusters(self) -> ClusterLimits:
+        return ClusterLimits(self.clusters_per_project, self.cas_per_cluster, self.ca_kib_per_cluster)
 
 
 class RevocationSettings(Section):

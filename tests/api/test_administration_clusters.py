@@ -95,6 +95,8 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
         ({"internal_url": "http://10.0.0.1"}, "internal_url: "),
         ({"internal_url": None}, "internal_url"),
         ({"server_ca": "no PEM"}, "server_ca:"),
+        ({"server_ca": server_ca_pem().decode() * 9}, "server_ca: 9 CAs"),
+        ({"server_ca": "-----BEGIN PRIVATE KEY-----"}, "server_ca: it must contain certificates only"),
         ({"server_ca": "ü"}, "server_ca:"),
         ({"signer": "nowhere"}, "signer"),
         ({"webhook_mode": "off"}, "webhook_mode"),

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from clustercert.http.paging import MAX_PAGE_BYTES
 from clustercert.store import tables
 from support.administration import Administration, unique
+from support.certificate_authority import large_ca_pem
 
 PASSWORD = "hunter2-hunter2"
 
@@ -29,6 +31,24 @@ def test_a_list_has_the_objects_of_a_name_in_all_domains(administration: Adminis
     assert found(f"name={name}&limit=1")[0] in made
     for nothing in ("a%00b", "x" * 300, "", made[0]["id"]):
         assert found(f"name={nothing}") == []
+
+
+def test_a_page_is_bounded_in_bytes_and_the_next_one_goes_on(administration: Administration) -> None:
+    project = administration.put(f"/projects/{unique()}").json()["id"]
+    clusters = f"/projects/{project}/clusters"
+    body = {"internal_url": "https://10.0.0.1:6443", "server_ca": large_ca_pem(7_000).decode() * 6}
+    made = {administration.put(f"{clusters}/{unique()}", body).json()["id"] for _ in range(24)}
+    seen, cursor, sizes = list[str](), "", list[int]()
+    while True:
+        answer = administration.get(f"{clusters}?limit=500{cursor}")
+        sizes.append(len(answer.content))
+        seen += [each["id"] for each in answer.json()["clusters"]]
+        if answer.json()["next"] is None:
+            break
+        cursor = f"&cursor={answer.json()['next']}"
+    assert seen == sorted(made)
+    assert len(sizes) == 2
+    assert max(sizes) <= MAX_PAGE_BYTES * 1.1
 
 
 def test_assignments_are_listed_for_one_user_or_group(administration: Administration) -> None:

@@ -1,5 +1,7 @@
 """Clusters and their client CAs in the store."""
 
+import asyncio
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from clustercert.clusters.registration import Registration
 from clustercert.clusters.registry import Clusters
 from clustercert.model import Actor, ClientCA, Cluster, utc_now
-from clustercert.model.errors import InvalidRequest
+from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.crls import CrlQueries
@@ -26,7 +28,7 @@ async def test_what_is_no_id_finds_nothing(database: Database, cluster_id: str) 
 async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Database, store: Store) -> None:
     queries, crls = ClusterQueries(database), CrlQueries(database)
     registered = add_project(store, cluster())
-    await queries.add(registered, event())
+    await queries.add(registered, event(), 1)
     following = replace(client_ca(), id="b" * 32, state="next")
     retired = replace(client_ca(), id="c" * 32, state="retired")
     for ca in (following, retired):
@@ -34,7 +36,7 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
     found = await queries.cluster(PROJECT_ID, registered.id)
     assert found is not None
     assert (found.client_ca.id, found.client_ca.state) == (registered.client_ca.id, "active")
-    assert await queries.in_project(PROJECT_ID) == (found,)
+    assert [each async for each in queries.in_project(PROJECT_ID)] == [replace(found, server_ca_pem=b"")]
     assert set(await queries.bundle(registered.id)) == {
         registered.client_ca.certificate,
         following.certificate,
@@ -43,9 +45,39 @@ async def test_only_the_active_ca_signs_and_the_next_one_is_trusted(database: Da
         assert await crls.authority(registered.id, ca.id) == (ca, "local")
 
 
+async def test_a_project_has_a_limited_number_of_clusters(database: Database, store: Store) -> None:
+    queries, first = ClusterQueries(database), add_project(store, cluster())
+    others = [named(first, number) for number in range(2)]
+    await queries.add(first, event(), 2)
+    await queries.add(others[0], event(), 2)
+    with pytest.raises(Forbidden, match=r"limits\.clusters_per_project"):
+        await queries.add(others[1], event(), 2)
+    await queries.remove(first.id, event())
+    await queries.add(others[1], event(), 2)
+
+
+async def test_the_list_of_a_project_is_read_in_steps_and_without_cas(
+    database: Database, store: Store
+) -> None:
+    queries, first = ClusterQueries(database), add_project(store, cluster())
+    made = [named(first, number) for number in range(501)]
+    await asyncio.gather(*(queries.add(each, event(), 1000) for each in made))
+    found = [each async for each in queries.in_project(PROJECT_ID)]
+    assert [each.name for each in found] == sorted(each.name for each in made)
+    assert {each.server_ca_pem for each in found} == {b""}
+    assert [each async for each in queries.in_project("0" * 32)] == []
+
+
+def named(other: Cluster, number: int) -> Cluster:
+    """Another cluster of the same project."""
+    made, ca = str(uuid.uuid4()), f"{number:032x}"
+    client_ca = replace(other.client_ca, id=ca, cluster_id=made)
+    return replace(other, id=made, name=f"cluster-{number}", client_ca=client_ca)
+
+
 async def test_exemptions_other_than_the_default_are_found(database: Database, store: Store) -> None:
     queries, registered = ClusterQueries(database), add_project(store, cluster())
-    await queries.add(registered, event())
+    await queries.add(registered, event(), 1)
     assert await queries.custom_exemptions() == ()
     store.execute("UPDATE cluster SET options = NULL")
     assert await queries.custom_exemptions() == ()

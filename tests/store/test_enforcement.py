@@ -266,5 +266,5 @@ async def registered(queries: ClusterQueries, store: Store, number: int, options
             "0" * 32,
             "0" * 32,
         )
-    await queries.add(made, event())
+    await queries.add(made, event(), 100)
     return made

@@ -124,3 +124,16 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def large_ca_pem(size: int) -> bytes:
+    """A self-signed certificate with about this number of bytes in DER."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "large")])
+    padding = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), bytes(size))
+    builder = _dated(name, name, key.public_key(), datetime.now(UTC) + HOUR)
+    return (
+        builder.add_extension(padding, critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )

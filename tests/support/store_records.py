@@ -65,5 +65,5 @@ async def register_cluster(database: Database, store: Store) -> Cluster:
         "INSERT INTO project (id, domain_id, name, description, enabled)"
         f" VALUES ('{PROJECT_ID}', 'd', 'p', '', true)"
     )
-    await ClusterQueries(database).add(cluster(), event("cluster.added"))
+    await ClusterQueries(database).add(cluster(), event("cluster.added"), 1)
     return cluster()

@@ -1,4 +1,6 @@
+import hashlib
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -11,9 +13,16 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clustercert.http.api.administration.cluster_bodies import cluster_view
 from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
 from clustercert.model.errors import InvalidRequest
-from clustercert.pki.certificates import chain_pem, fingerprint, parse_certificates
+from clustercert.pki.certificates import (
+    chain_pem,
+    count_certificates,
+    fingerprint,
+    parse_certificates,
+    pem_fingerprints,
+)
 from clustercert.pki.client_ca import issuer_of, new_client_ca
 from clustercert.pki.keys import key_der, key_pem, key_type_of, load_key_der, new_key
 from clustercert.pki.leaf import LeafBuilder, new_signing_request, serial_hex
@@ -27,7 +36,7 @@ from support.leaf_checks import (
     spki,
     usages,
 )
-from support.samples import CA_KEY, CA_NOT_BEFORE, ISSUED_AT, USER_ID, client_ca, grant
+from support.samples import CA_KEY, CA_NOT_BEFORE, ISSUED_AT, USER_ID, client_ca, cluster, grant
 
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 CA = client_ca()
@@ -303,3 +312,17 @@ def test_times_after_2049_are_generalized_times_that_openssl_reads() -> None:
     ca = new_client_ca("far", CA_KEY, datetime(2049, 12, 31, tzinfo=UTC), timedelta(days=800))
     printed = openssl("x509", "-noout", "-dates", stdin=ca.public_bytes(Encoding.PEM)).decode()
     assert printed == "notBefore=Dec 31 00:00:00 2049 GMT\nnotAfter=Mar 10 00:00:00 2052 GMT\n"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_fingerprints_of_pem_blocks_need_no_parsing(count: int) -> None:
+    pem = chain_pem((CA.certificate,) * count)
+    assert count_certificates(pem) == count
+    assert pem_fingerprints(pem) == (fingerprint(CA.certificate),) * count
+
+
+def test_a_list_of_clusters_parses_no_certificate() -> None:
+    """Parsing takes a thousand times as long, and a project's admin chooses the certificates."""
+    pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    shown = cluster_view(replace(cluster(), server_ca_pem=pem))
+    assert shown["server_ca_sha256"] == [hashlib.sha256(bytes(3)).hexdigest()]

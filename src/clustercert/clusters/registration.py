@@ -8,11 +8,10 @@ from urllib.parse import urlsplit
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.labels import checked_labels
-from clustercert.pki.certificates import chain_pem, parse_certificates
+from clustercert.pki.certificates import chain_pem, count_certificates, parse_certificates
 from clustercert.policy.names import is_plain_text
 
 MAX_SAN_URLS = 16
-MAX_CA_BYTES = 64 * 1024
 MAX_URL = 512
 MAX_VERSION = 64
 MAX_EXEMPTIONS = 64
@@ -36,6 +35,21 @@ _RANCHER_PROXY = re.compile(r"/k8s/clusters/[^/]+/?$")
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterLimits:
+    """Limits against projects that fill the service.
+
+    Attributes:
+        clusters: number of clusters in a project.
+        cas: number of CAs of an API server.
+        ca_kib: size of these CAs in PEM, in KiB.
+    """
+
+    clusters: int = 10_000
+    cas: int = 8
+    ca_kib: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """The properties of a cluster that an operator sets. See `Cluster` for the fields."""
 
@@ -54,12 +68,11 @@ class Registration:
         """Return the current registration of a cluster, as a base for changes."""
         return cls(**{each.name: getattr(cluster, each.name) for each in fields(cls)})
 
-    def checked(self) -> "Registration":
+    def checked(self, limits: ClusterLimits) -> "Registration":
         """Return the validated registration, safe to write into a kubeconfig. Raises InvalidRequest."""
         _check(self)
         _check_options(self.options)
-        # Removes the text outside the PEM blocks, because it may contain anything.
-        return replace(self, server_ca_pem=chain_pem(parse_certificates(self.server_ca_pem)))
+        return replace(self, server_ca_pem=_checked_cas(self.server_ca_pem, limits))
 
 
 def check_new_name(name: str) -> None:
@@ -118,11 +131,25 @@ def _check(registration: Registration) -> None:
     if registration.external_url:
         _check_urls("external_url", registration.external_url)
     _check_urls("san_urls", *registration.san_urls)
-    if len(registration.server_ca_pem) > MAX_CA_BYTES or b"PRIVATE KEY" in registration.server_ca_pem:
-        raise InvalidRequest("server_ca: it must be a PEM file with certificates only, at most 64 KiB.")
     if not is_plain_text(registration.version) or len(registration.version) > MAX_VERSION:
         raise InvalidRequest("version: write it like v1.32.")
     checked_labels(registration.labels)
+
+
+def _checked_cas(pem: bytes, limits: ClusterLimits) -> bytes:
+    """Return the PEM blocks of the CAs without the text around them. Raises InvalidRequest."""
+    if b"PRIVATE KEY" in pem:
+        raise InvalidRequest("server_ca: it must contain certificates only, and no private key.")
+    count, size = count_certificates(pem), len(pem)
+    if count > limits.cas or size > limits.ca_kib * 1024:
+        raise InvalidRequest(
+            f"server_ca: {count} CAs with {size} bytes are more than {limits.cas} CAs or {limits.ca_kib} KiB. Send only"
+            " the CAs that lead to the API server's certificate."
+        )
+    try:
+        return chain_pem(parse_certificates(pem))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"server_ca: {error.message}") from error
 
 
 def _check_options(options: ClusterOptions) -> None:

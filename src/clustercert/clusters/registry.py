@@ -1,11 +1,11 @@
 """Use case: register clusters, and show them to callers."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from clustercert.clusters.registration import Registration, check_new_name
+from clustercert.clusters.registration import ClusterLimits, Registration, check_new_name
 from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
@@ -27,17 +27,23 @@ class Clusters:
     Attributes:
         signers: the installed signers, by entry point name.
         ca_key_type: the key type of new client CAs.
+        limits: for each project and cluster.
     """
 
     queries: ClusterQueries
     signers: Mapping[str, Signer]
     now: Callable[[], datetime]
     ca_key_type: KeyType = "ec-p256"
+    limits: ClusterLimits = field(default_factory=ClusterLimits)
 
-    async def of_project(self, caller: Caller, project_id: str) -> tuple[Cluster, ...]:
-        """List a project's clusters. Raises NotFound if the caller has no role in the project."""
+    def of_project(self, caller: Caller, project_id: str) -> AsyncIterator[Cluster]:
+        """List a project's clusters; see `ClusterQueries.in_project`. Raises NotFound without a role in the project."""
         caller.require_roles_in(project_id)
-        return await self.queries.in_project(project_id)
+        return self.queries.in_project(project_id)
+
+    def checked(self, wanted: Registration) -> Registration:
+        """Validate a registration. Raises InvalidRequest."""
+        return wanted.checked(self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         """Return a cluster. Raises NotFound if it is not in the project or the caller has no role there."""
@@ -65,7 +71,7 @@ class Clusters:
         Args:
             planned: whether the cluster is for a dry run. Then its CA is from the built-in signer.
         """
-        values = _checked_values(wanted)
+        values = self._checked_values(wanted)
         check_new_name(wanted.name)
         if wanted.signer not in self.signers:
             installed = ", ".join(sorted(self.signers))
@@ -84,16 +90,17 @@ class Clusters:
         )
 
     async def register(self, cluster: Cluster, *, actor: Actor) -> None:
-        """Register a prepared cluster. Raises Conflict if its name is taken."""
-        await self.queries.add(cluster, self._event("cluster.added", cluster, actor))
+        """Register a prepared cluster. Raises Conflict if its name is taken, or Forbidden if the project is full."""
+        event = self._event("cluster.added", cluster, actor)
+        await self.queries.add(cluster, event, self.limits.clusters)
 
     async def update(self, cluster: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
         """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""
-        return await self._replace(_changed(cluster, wanted), actor)
+        return await self._replace(self._changed(cluster, wanted), actor)
 
     async def replace(self, before: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
         """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if `before` is out of date."""
-        after = _changed(before, wanted)
+        after = self._changed(before, wanted)
         if wanted.signer != before.signer:
             raise InvalidRequest("signer: it can't be changed.")
         return before if after == before else await self._replace(after, actor, before)
@@ -140,15 +147,13 @@ class Clusters:
             client_ca_id=cluster.client_ca.id,
         )
 
+    def _changed(self, cluster: Cluster, wanted: Registration) -> Cluster:
+        """Return the cluster with a validated registration. Raises InvalidRequest."""
+        if wanted.name != cluster.name:
+            check_new_name(wanted.name)
+        return replace(cluster, **self._checked_values(wanted))
 
-def _changed(cluster: Cluster, wanted: Registration) -> Cluster:
-    """Return the cluster with a validated registration. Raises InvalidRequest."""
-    if wanted.name != cluster.name:
-        check_new_name(wanted.name)
-    return replace(cluster, **_checked_values(wanted))
-
-
-def _checked_values(wanted: Registration) -> dict[str, Any]:
-    """Validate a registration, and return its values by field name. Raises InvalidRequest."""
-    checked = wanted.checked()
-    return {each.name: getattr(checked, each.name) for each in fields(checked)}
+    def _checked_values(self, wanted: Registration) -> dict[str, Any]:
+        """Validate a registration, and return its values by field name. Raises InvalidRequest."""
+        checked = self.checked(wanted)
+        return {each.name: getattr(checked, each.name) for each in fields(checked)}

@@ -1,10 +1,11 @@
 """Pages of lists: the query parameters `limit` and `cursor`, and the body."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
+import orjson
 from fastapi import Depends, Query
 from starlette.requests import Request
 
@@ -12,7 +13,14 @@ from clustercert.http.query import check_parameters
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, InvalidRequest
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
 MAX_PAGE = 500
+# A page has at least one item, and further ones up to about this size. The event loop stops while a page is rendered.
+MAX_PAGE_BYTES = 1024 * 1024
+# A cluster can have 64 KiB, so a step has at most 3 MiB.
+_STEP = 50
 DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
 MAX_ID = 2**63 - 1
@@ -85,10 +93,29 @@ def row_number(text: str, error: ClustercertError) -> int:
     return int(text)
 
 
-def keyed_page(name: str, views: Sequence[JsonObject], page: KeyPageRequest, key: str = "id") -> JsonObject:
-    """Return the body of a page. `views` has one more item than the page if there is a next page."""
-    is_last = len(views) <= page.limit
-    return page_body(name, views[: page.limit], None if is_last else str(views[page.limit - 1][key]))
+class ReadPage(Protocol[T_co]):
+    """Reads at most `limit` items with keys above `after`, sorted by key."""
+
+    def __call__(self, *, after: str, limit: int) -> Awaitable[Sequence[T_co]]: ...
+
+
+async def keyed_page(
+    name: str, read: ReadPage[T], view: Callable[[T], JsonObject], page: KeyPageRequest
+) -> JsonObject:
+    """Return the body of a page of items with a field `id`, by which they are sorted.
+
+    Reads in steps, so that items that don't fit into the page are not loaded.
+    """
+    shown, after = _Shown(), page.after
+    while True:
+        step = min(_STEP, page.limit + 1 - len(shown.views))
+        found = await read(after=after, limit=step)
+        for each in found:
+            if len(shown.views) == page.limit or not shown.add(view(each)):
+                return page_body(name, shown.views, after)
+            after = str(shown.views[-1]["id"])
+        if len(found) < step:
+            return page_body(name, shown.views, None)
 
 
 def keyed_page_of_all(
@@ -96,9 +123,57 @@ def keyed_page_of_all(
 ) -> JsonObject:
     """Return the body of a page from a complete list in any order."""
     rest = sorted((each for each in views if str(each[key]) > page.after), key=lambda each: str(each[key]))
-    return keyed_page(name, rest[: page.limit + 1], page, key)
+    return numbered_page(
+        name,
+        rest[: page.limit],
+        lambda each: each,
+        lambda each: str(each[key]),
+        str(rest[page.limit - 1][key]) if len(rest) > page.limit else None,
+    )
+
+
+def numbered_page(
+    name: str,
+    items: Sequence[T],
+    view: Callable[[T], JsonObject],
+    cursor: Callable[[T], int | str | None],
+    following: int | str | None,
+) -> JsonObject:
+    """Return the body of a page of items that were read. It ends early if it gets too large.
+
+    Args:
+        cursor: returns the cursor of a page that follows an item.
+        following: the cursor of the page that follows all items; `None` if there is no such page.
+    """
+    views = fitting(items, view)
+    return page_body(name, views, following if len(views) == len(items) else cursor(items[len(views) - 1]))
+
+
+def fitting(items: Iterable[T], view: Callable[[T], JsonObject]) -> list[JsonObject]:
+    """Render the first items, as many as fit into a page, but at least one."""
+    shown = _Shown()
+    for each in items:
+        if not shown.add(view(each)):
+            break
+    return shown.views
 
 
 def page_body(name: str, items: Iterable[JsonObject], cursor: int | str | None) -> JsonObject:
     """Return the body of a page: the items, and the cursor of the next page."""
     return {name: list(items), "next": str(cursor) if cursor is not None else None}
+
+
+class _Shown:
+    """The items of a page, as long as they fit."""
+
+    def __init__(self) -> None:
+        self.views: list[JsonObject] = []
+        self._bytes = 0
+
+    def add(self, view: JsonObject) -> bool:
+        """Add an item. Returns False without adding it if the page would get too large."""
+        self._bytes += len(orjson.dumps(view))
+        if self.views and self._bytes > MAX_PAGE_BYTES:
+            return False
+        self.views.append(view)
+        return True

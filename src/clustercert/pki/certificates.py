@@ -1,10 +1,16 @@
 """Conversions between certificates, PEM, DER and fingerprints."""
 
+import base64
+import re
+
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.leaf import der_fingerprint, der_pem
+
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_BLOCK = re.compile(_BEGIN + rb"([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -13,6 +19,16 @@ def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
         raise InvalidRequest("This is not a PEM file of certificates.") from error
+
+
+def count_certificates(pem: bytes) -> int:
+    """Return the number of PEM blocks of certificates, without parsing them."""
+    return pem.count(_BEGIN)
+
+
+def pem_fingerprints(pem: bytes) -> tuple[bytes, ...]:
+    """Return the SHA-256 of each certificate's DER in the output of `chain_pem`, without parsing the certificates."""
+    return tuple(der_fingerprint(base64.b64decode(block)) for block in _BLOCK.findall(pem))
 
 
 def chain_pem(chain: tuple[x509.Certificate, ...]) -> bytes:

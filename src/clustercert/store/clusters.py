@@ -1,15 +1,15 @@
 """Queries for clusters and their client CAs."""
 
 import json
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from dataclasses import asdict
 from typing import Any
 
 from cryptography import x509
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, insert, literal, or_, select, update
 
 from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions
-from clustercert.model.errors import ConcurrentChange, NotFound
+from clustercert.model.errors import ConcurrentChange, Forbidden, NotFound
 from clustercert.pki.certificates import certificate_der
 from clustercert.store import tables
 from clustercert.store.cluster_cache import ClusterCache
@@ -18,6 +18,8 @@ from clustercert.store.engine.queries import Queries, conflict_if_violated
 from clustercert.store.engine.transaction import Transaction
 
 _cluster, _ca = tables.cluster, tables.client_ca
+# How many clusters of a list are read at once.
+_PAGE = 500
 
 
 class ClusterQueries(Queries):
@@ -65,12 +67,19 @@ class ClusterQueries(Queries):
             query = query.where(or_(_cluster.c.id == name_or_id, _cluster.c.name == name_or_id))
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
-    async def in_project(self, project_id: str) -> tuple[Cluster, ...]:
-        """Return all clusters in a project, sorted by name."""
-        query = _with_ca().where(_cluster.c.project_id == project_id)
-        return await self._all(query.order_by(_cluster.c.name))
+    async def in_project(self, project_id: str) -> AsyncIterator[Cluster]:
+        """Yield all clusters in a project, sorted by name. Their `server_ca_pem` is empty: all could have gigabytes."""
+        after, found = "", tuple[Cluster, ...]()
+        while not after or len(found) == _PAGE:
+            query = _without_server_ca().where(_cluster.c.project_id == project_id, _cluster.c.name > after)
+            found = await self._all(query.order_by(_cluster.c.name).limit(_PAGE))
+            for each in found:
+                yield each
+            if not found:
+                return
+            after = found[-1].name
 
-    async def page(self, project_id: str, after: str, limit: int) -> tuple[Cluster, ...]:
+    async def page(self, project_id: str, *, after: str, limit: int) -> tuple[Cluster, ...]:
         """Return at most `limit` clusters in a project with ids above `after`, sorted by id."""
         query = _with_ca().where(_cluster.c.project_id == project_id, _cluster.c.id > after)
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
@@ -107,10 +116,20 @@ class ClusterQueries(Queries):
         rows = await self._rows(query.order_by(_ca.c.not_after))
         return tuple(x509.load_der_x509_certificate(der) for (der,) in rows)
 
-    async def add(self, cluster: Cluster, event: AuditEvent) -> None:
-        """Add a cluster with its client CA. Raises Conflict if the project has a cluster with this name."""
+    async def add(self, cluster: Cluster, event: AuditEvent, most: int) -> None:
+        """Add a cluster with its client CA.
+
+        Raises Conflict if the project has a cluster with this name, or Forbidden if it has `most` clusters already.
+        Concurrent requests may exceed this number by a few.
+        """
+        count = select(func.count()).select_from(_cluster).where(_cluster.c.project_id == cluster.project_id)
         with conflict_if_violated(_name_taken(cluster)):
             async with self._database.transaction(event) as connection:
+                if (await connection.execute(count)).scalar_one() >= most:
+                    raise Forbidden(
+                        f"The project has {most} clusters, as many as limits.clusters_per_project allows. Remove"
+                        " clusters that are gone, or ask the operator to raise the limit."
+                    )
                 await connection.execute(insert(_cluster).values(_cluster_row(cluster)))
                 await connection.execute(insert(_ca).values(_ca_row(cluster.client_ca)))
 
@@ -166,6 +185,15 @@ def _with_ca() -> Select[Any]:
     on = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
     columns = (_ca.c.id.label("ca_id"), _ca.c.certificate_der, _ca.c.sealed_key)
     return select(_cluster, *columns).join(_ca, on)
+
+
+def _without_server_ca() -> Select[Any]:
+    selected = _with_ca()
+    return selected.with_only_columns(
+        *(column for column in selected.selected_columns if column.name != "server_ca_pem"),
+        literal(b"").label("server_ca_pem"),
+        maintain_column_froms=True,
+    )
 
 
 def _parsed(row: Row[Any]) -> Cluster:

@@ -171,7 +171,13 @@ def _components(
         authenticator=new_authenticator(settings, identity, oidc, keystone),
         oidc=oidc,
         keystone=keystone,
-        clusters=Clusters(clusters, signers, now=utc_now, ca_key_type=settings.issuing.ca_key_type),
+        clusters=Clusters(
+            clusters,
+            signers,
+            now=utc_now,
+            ca_key_type=settings.issuing.ca_key_type,
+            limits=settings.limits.clusters,
+        ),
         issuance=replace(issuance, bindings=bindings, require_space=disk_space.require),
         explanations=Explanations(
             policy,

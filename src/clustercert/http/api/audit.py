@@ -15,7 +15,7 @@ from clustercert.http.api import IN_PROJECT, OWN
 from clustercert.http.api import audit_bodies as bodies
 from clustercert.http.dependencies import Anonymous, Call, CallDep, ServicesDep
 from clustercert.http.openapi import PUBLIC_ERRORS, described
-from clustercert.http.paging import PageDep, PageRequest, page_body, row_number
+from clustercert.http.paging import PageDep, PageRequest, numbered_page, row_number
 from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle, split_hashes
 from clustercert.model.errors import InvalidRequest, NotFound
 
@@ -161,7 +161,9 @@ async def _list(call: Call, project_id: str | None, page: PageRequest) -> Respon
     found = await EventAccess(call.services.audit_log).page(
         call.caller, selected, cursor=page.cursor, newest_first=newest_first, limit=page.limit
     )
-    return responses.private(page_body("events", map(bodies.event_body, found.events), found.cursor))
+    return responses.private(
+        numbered_page("events", found.events, bodies.event_body, lambda each: each.leaf_index, found.cursor)
+    )
 
 
 async def _show(call: Call, project_id: str | None, leaf_index: str) -> Response:

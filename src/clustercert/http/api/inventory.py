@@ -12,7 +12,7 @@ from clustercert.http.api import inventory_bodies as bodies
 from clustercert.http.api.inventory_rows import COLUMNS, certificate_row, report_row, whole_certificate_row
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described
-from clustercert.http.paging import PageDep, page_body
+from clustercert.http.paging import PageDep, fitting, page_body
 from clustercert.inventory.csv_export import csv_text
 from clustercert.model.errors import NotFound
 from clustercert.revocation.names import certificate_name
@@ -138,15 +138,15 @@ async def show_access(
 async def _list(call: Call, page: Page) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
-    rows = [certificate_row(each, names, now) for each in page.items]
-    body = page_body("certificates", rows, page.next)
+    rows = fitting(page.items, lambda each: certificate_row(each, names, now))
+    following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
     headers = {**responses.NO_STORE, "Vary": "Accept"}
-    if page.next is not None:
-        headers[NEXT] = str(page.next)
+    if following is not None:
+        headers[NEXT] = str(following)
     sent = call.request.query_params.get("format")
     if sent == "csv" or (sent is None and prefers(call.request, (CSV,))):
         return Response(csv_text(rows, COLUMNS), headers=headers, media_type=CSV)
-    return responses.json_response(body, headers=headers)
+    return responses.json_response(page_body("certificates", rows, following), headers=headers)
 
 
 async def _show(call: Call, certificate: CertificateView) -> Response:

@@ -10,7 +10,7 @@ from clustercert.http import query, responses
 from clustercert.http.api import OWN
 from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
-from clustercert.http.paging import KeyPageDep, page_body
+from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.model import Cluster, JsonObject, Project, rfc3339
 from clustercert.policy.roles import operates
 
@@ -65,8 +65,17 @@ async def list_reachable(
         projects = {each.id: each for each in owners}
     shown = found[: page.limit]
     # A project that was deleted meanwhile has no clusters.
-    views = [_view(each, projects[each.project_id]) for each in shown if each.project_id in projects]
-    return responses.private(page_body("clusters", views, shown[-1].id if len(found) > page.limit else None))
+    known = [each for each in shown if each.project_id in projects]
+    following = shown[-1].id if len(found) > page.limit else None
+    return responses.private(
+        numbered_page(
+            "clusters",
+            known,
+            lambda each: _view(each, projects[each.project_id]),
+            lambda each: each.id,
+            following,
+        )
+    )
 
 
 def _view(cluster: Cluster, project: Project) -> JsonObject:

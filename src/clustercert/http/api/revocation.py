@@ -17,7 +17,7 @@ from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Anonymous, Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, described, json_body
-from clustercert.http.paging import PageDep, page_body, row_number
+from clustercert.http.paging import PageDep, numbered_page, row_number
 from clustercert.model import Revocation
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.revocation.preview import RevocationPreview
@@ -267,8 +267,15 @@ def _preview(preview: RevocationPreview) -> Response:
 
 def _page(services: Services, page: RevocationPage) -> Response:
     recorder = services.revocation.recorder
-    items = (bodies.revocation_body(each, recorder) for each in page.revocations)
-    return responses.private(page_body("revocations", items, page.next))
+    return responses.private(
+        numbered_page(
+            "revocations",
+            page.revocations,
+            lambda each: bodies.revocation_body(each, recorder),
+            lambda each: each.id,
+            page.next,
+        )
+    )
 
 
 def _log(request: Request, revocation: Revocation) -> None:

@@ -39,7 +39,7 @@ async def list_clusters(
     """List the clusters of a project. Responds with 404 if the caller has no role in the project."""
     items = [
         _cluster_body(cluster, call.services.options)
-        for cluster in await call.services.clusters.of_project(call.caller, project_id)
+        async for cluster in call.services.clusters.of_project(call.caller, project_id)
         if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
     ]
     return responses.json_response({"kind": "Cluster", "apiVersion": "v3", "items": items})

@@ -9,8 +9,7 @@ from clustercert.clusters.registration import Registration
 from clustercert.http.api.administration.directory_bodies import LABELS, Labels, Wanted
 from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
 from clustercert.model.choices import WebhookMode
-from clustercert.model.errors import InvalidRequest
-from clustercert.pki.certificates import fingerprint, parse_certificates
+from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
 _DEFAULTS = ClusterOptions()
 
@@ -53,19 +52,14 @@ class ClusterRequest(Wanted):
     )
 
     def registration(self, name: str, before: ClusterOptions | None) -> Registration:
-        """Return the registration. `before` has the current options, if there is a cluster. Raises InvalidRequest."""
+        """Return the registration. `before` has the current options, if there is a cluster."""
         # Empty, not `None`, if there were roles, so that the bindings of earlier certificates are still removed.
         had_roles = before is not None and before.credential_roles is not None
         roles = self.credential_roles if self.credential_roles or had_roles else None
-        server_ca_pem = self.server_ca.encode("ascii", "replace")
-        try:
-            parse_certificates(server_ca_pem)
-        except InvalidRequest as error:
-            raise InvalidRequest(f"server_ca: {error.message}") from error
         return Registration(
             name=self.name if self.name is not None else name,
             internal_url=self.internal_url,
-            server_ca_pem=server_ca_pem,
+            server_ca_pem=self.server_ca.encode("ascii", "replace"),
             external_url=self.external_url,
             san_urls=tuple(self.san_urls),
             version=self.version,
@@ -140,7 +134,7 @@ def cluster_view(cluster: Cluster) -> JsonObject:
         "listed_masters": list(options.listed_masters),
         "credential_roles": dict(sorted((options.credential_roles or {}).items())),
         "admission": options.admission,
-        "server_ca_sha256": [fingerprint(ca).hex() for ca in parse_certificates(cluster.server_ca_pem)],
+        "server_ca_sha256": [each.hex() for each in pem_fingerprints(cluster.server_ca_pem)],
         "client_ca_id": client_ca.id,
         "client_ca": client_ca.certificate.public_bytes(Encoding.PEM).decode("ascii"),
         "client_ca_sha256": fingerprint(client_ca.certificate).hex(),

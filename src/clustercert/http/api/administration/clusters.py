@@ -5,6 +5,7 @@ credentials, or as an issuer of service accounts, the service sends its own cert
 Only operators change names and labels, because policy rules depend on them.
 """
 
+import functools
 import re
 
 from fastapi import APIRouter
@@ -41,8 +42,8 @@ router = APIRouter(tags=["Administration"])
 @router.get(CLUSTERS, responses=descriptions.listed(bodies.ClusterListBody))
 async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
     """List the clusters of a project. Sorted by id. Only for project admins and operators."""
-    found = await call.services.clusters.queries.page(project_id, page.after, page.limit + 1)
-    return responses.private(keyed_page("clusters", [*map(bodies.cluster_view, found)], page))
+    read = functools.partial(call.services.clusters.queries.page, project_id)
+    return responses.private(await keyed_page("clusters", read, bodies.cluster_view, page))
 
 
 @router.get(CLUSTER, responses=descriptions.one(bodies.ClusterBody))
@@ -73,7 +74,8 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
         await project_by_id(call, project_id)
         body = change.body(bodies.ClusterRequest, current)
         options = before.options if before is not None else None
-        wanted = body.registration(before.name if before is not None else cluster, options).checked()
+        name = before.name if before is not None else cluster
+        wanted = clusters.checked(body.registration(name, options))
         _require_rights(change, before, wanted)
         _check_policy(change, options or ClusterOptions(), wanted.options)
         if before is not None:

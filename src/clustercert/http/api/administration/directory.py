@@ -1,5 +1,6 @@
 """Routes that manage projects, users and groups, which differ only in their fields. Only for operators."""
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
@@ -65,8 +66,8 @@ def add_routes(kind: Kind[E]) -> None:
         domain: OnlyDomainDep,
         name: Annotated[str | None, Query(description="List only objects with this name.")] = None,
     ) -> Response:
-        found = await directory.page(kind.of, domain, name, after=page.after, limit=page.limit + 1)
-        return responses.private(keyed_page(kind.plural, [*map(kind.view, found)], page))
+        read = functools.partial(directory.page, kind.of, domain, name)
+        return responses.private(await keyed_page(kind.plural, read, kind.view, page))
 
     async def show(_call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
         return changes.shown(kind.view(await kind.find(directory, name, domain)))

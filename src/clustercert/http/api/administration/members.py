@@ -1,5 +1,7 @@
 """Routes for passwords and projects of users, and for members of groups. Only for operators."""
 
+import functools
+
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
@@ -69,8 +71,8 @@ async def list_members(
 ) -> Response:
     """List the members of a group. Sorted by id. Only for operators."""
     group = await directory.find_group(name, domain)
-    found = await directory.member_page(group, after=page.after, limit=page.limit + 1)
-    return responses.private(keyed_page("members", [*map(bodies.user_view, found)], page))
+    read = functools.partial(directory.member_page, group)
+    return responses.private(await keyed_page("members", read, bodies.user_view, page))
 
 
 @router.put(MEMBER, responses=descriptions.replaced(bodies.UserBody))
