@@ -1,5 +1,6 @@
 """Settings of issuers: what is refused at the start of the service."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -97,6 +98,29 @@ def test_settings_that_are_refused(changed: dict[str, object], text: str) -> Non
 )
 def test_an_issuer_that_serves_everybody_must_be_pinned(claims: dict[str, list[str]]) -> None:
     assert "everybody can get a token" in problem(preset="github", issuer=GITHUB_URL, claims=claims)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ({"algorithms": ["none"]}, r"algorithms\.0: write 'RS256', .* or 'EdDSA', not \"none\""),
+        ({"algorithms": []}, "algorithms: write at least one entry"),
+        ({"audiences": "x"}, r'audiences: write a list, such as \["a", "b"\], not "x"'),
+        (
+            {"claims": {"email_verified": [True]}},
+            r"claims\.email_verified\.0: write a text in quotes, not true",
+        ),
+        ({"username": 7}, r'username: write a list, such as \["a", "b"\], not 7'),
+        ({"prefix_names": "no"}, 'prefix_names: write true or false, not "no"'),
+        ({"token_review": "yes"}, 'token_review: write true or false, not "yes"'),
+        ({"roles": [{"role": "a", "service": 1}]}, r"roles\.0\.service: write true or false, not 1"),
+    ],
+)
+def test_a_value_of_another_type_is_named_once(changed: dict[str, object], line: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(None, identity={"issuers": [dict(MINIMAL) | changed]})
+    [_, only] = str(caught.value).splitlines()
+    assert re.fullmatch(rf"  identity\.issuers\.0\.{line}", only)
 
 
 @pytest.mark.parametrize("changed", [{"name": "other"}, {"issuer": "https://other.example.com"}])

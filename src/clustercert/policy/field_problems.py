@@ -9,8 +9,6 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-UNKNOWN_FIELD = "extra_forbidden"
-MISSING_FIELD = "missing"
 # The maximum number of characters of a value in a message.
 MAX_SHOWN = 64
 # pydantic puts this before the message of each ValueError.
@@ -20,17 +18,27 @@ _PREFIX = "Value error, "
 def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
     """Return what is wrong, for one of the errors of a `ValidationError` of these settings."""
     *table, name = problem["loc"] or ("",)
-    if problem["type"] == UNKNOWN_FIELD:
-        return f"unknown field{_suggestion(str(name), _fields(settings, table))}"
-    if problem["type"] == MISSING_FIELD:
-        return "the field is missing"
-    if problem["type"] == "bool_type":
-        return f"write true or false, not {_shown(problem)}"
-    if problem["type"] in ("tuple_type", "frozen_set_type", "list_type"):
-        return f'write a list, such as ["a", "b"], not {_shown(problem)}'
-    if problem["type"] == "literal_error":
-        return f"write {problem['ctx']['expected']}, not {_shown(problem)}"
-    return problem["msg"].removeprefix(_PREFIX)
+    match problem["type"]:
+        case "extra_forbidden":
+            text = f"unknown field{_suggestion(str(name), _fields(settings, table))}"
+        case "missing":
+            text = "the field is missing"
+        case "bool_type":
+            text = f"write true or false, not {_shown(problem)}"
+        case "tuple_type" | "frozen_set_type" | "list_type":
+            text = f'write a list, such as ["a", "b"], not {_shown(problem)}'
+        case "too_short":
+            text = "write at least one entry"
+        case "literal_error":
+            text = f"write {problem['ctx']['expected']}, not {_shown(problem)}"
+        case "string_type" if isinstance(problem["input"], bool):
+            text = f"write a text in quotes, not {_shown(problem)}"
+        case "string_type":
+            # The value may be a secret.
+            text = "write a text in quotes"
+        case _:
+            text = problem["msg"].removeprefix(_PREFIX)
+    return text
 
 
 def causes(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:

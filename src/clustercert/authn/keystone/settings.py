@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from clustercert.authn.keystone.authority import Keystone, ServiceCredential
-from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
+from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
 RoleNames = Annotated[dict[Name, Name], Field(max_length=500)]
@@ -143,7 +143,7 @@ class KeystoneSettings(Section):
 
     url: Annotated[str, Field(max_length=512), AfterValidator(_keystone_url)]
     name: str = Field(default="keystone", pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
-    prefix_names: bool = True
+    prefix_names: TrueOrFalse = True
     ca_file: Path | None = None
     timeout: Lifetime = Field(default=timedelta(seconds=5), ge=timedelta(seconds=1), le=timedelta(seconds=20))
     cache: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(seconds=1), le=timedelta(seconds=60))
@@ -152,8 +152,8 @@ class KeystoneSettings(Section):
     user_domains: NameList | None = None
     roles: RoleNames | None = None
     system_roles: RoleNames = Field(default={})
-    groups: bool = True
-    access_keys: bool = True
+    groups: TrueOrFalse = True
+    access_keys: TrueOrFalse = True
     service: KeystoneServiceSettings
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from clustercert.authn.oidc.claims import ClaimCheck
 from clustercert.authn.oidc.expressions import ClaimExpression
@@ -26,7 +26,7 @@ from clustercert.model.login_client import (
     LoginClient,
 )
 from clustercert.model.name_patterns import Names
-from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section
+from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
@@ -58,6 +58,11 @@ def _expression(source: str) -> str:
     return source
 
 
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+OneOrMore = Annotated[NameList, BeforeValidator(_listed)]
 HttpsUrl = Annotated[str, Field(max_length=512), AfterValidator(_https_url)]
 ClaimExpressionText = Annotated[str, AfterValidator(_expression)]
 ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
@@ -88,7 +93,7 @@ class RoleGrantSettings(Section):
 
     role: str = Field(min_length=1, max_length=64)
     projects: Annotated[ProjectIds, Field(min_length=1)] | None = None
-    service: bool = False
+    service: TrueOrFalse = False
     groups: NameList | None = None
     claims: ClaimTable = Field(default={})
 
@@ -166,17 +171,17 @@ class IssuerSettings(Section):
     jwks_uri: HttpsUrl | None = None
     keys_file: Path | None = None
     cluster: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
-    token_review: bool = False
+    token_review: TrueOrFalse = False
     ca_file: Path | None = None
     proxy: str | None = Field(default=None, pattern="^https?://[!-~]+$")
     leeway: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(0), le=timedelta(minutes=5))
     max_age: Lifetime | None = Field(default=None, ge=timedelta(minutes=1), le=timedelta(days=366))
     claims: ClaimTable = Field(default={})
     subject: NameList | None = None
-    username: Name | NameList | None = None
+    username: OneOrMore | None = None
     groups: Name | None = None
     groups_cel: ClaimExpressionText | None = None
-    prefix_names: bool = True
+    prefix_names: TrueOrFalse = True
     projects: ProjectIds = frozenset()
     domain: Name | None = None
     roles: tuple[RoleGrantSettings, ...] = Field(default=(), max_length=500)
@@ -273,8 +278,7 @@ class IssuerSettings(Section):
         if self.subject is not None:
             mapping = replace(mapping, subject=self.subject)
         if self.username is not None:
-            names = (self.username,) if isinstance(self.username, str) else self.username
-            mapping = replace(mapping, username=names)
+            mapping = replace(mapping, username=self.username)
         if self.groups is not None:
             mapping = replace(mapping, groups=self.groups)
         if self.groups_cel is not None:
