@@ -197,7 +197,14 @@ def test_what_is_not_the_callers_does_not_exist(client: httpx.Client, world: Wor
             said.add(response.text.replace(body["request_id"], ""))
             headers = response.headers.multi_items()
             names = [name for name, _ in headers]
-            assert names == ["content-length", "content-type", "x-request-id"], (call, base)
+            assert names == [
+                "content-length",
+                "content-type",
+                "content-security-policy",
+                "x-content-type-options",
+                "x-frame-options",
+                "x-request-id",
+            ], (call, base)
     assert len(said) == 1
 
 

@@ -4,11 +4,13 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from support.chromium import chromium, program
 from support.demo_process import Demo, demo
-from support.wait import SECONDS
+from support.wait import SECONDS, eventually
 
 HOST = b"Host: a\r\n"
 CLOSE = b"Host: a\r\nConnection: close\r\n\r\n"
@@ -156,6 +158,25 @@ def test_an_offer_to_upgrade_is_ignored(running: Demo) -> None:
             answer += more
     status, _, body = parsed(answer)
     assert (status, body) == (200, b"ok\n")
+
+
+@pytest.mark.skipif(program() is None, reason="Chromium is not installed")
+def test_a_browser_shows_the_documentation_and_calls_the_api(running: Demo) -> None:
+    operation = "#operations-Operations-healthz_healthz_get"
+    answer = f"{operation} .live-responses-table .response .response-col_status"
+    status_shown = f"document.querySelector('{answer}')?.innerText"
+    with chromium() as browser:
+        browser.open(f"{running.said['url']}/docs")
+        eventually(lambda: browser.evaluate(f"!!document.querySelector('{operation}')"))
+        browser.evaluate(
+            "refusals = []; document.addEventListener('securitypolicyviolation', it => refusals.push(it.blockedURI))"
+        )
+        for button in (".opblock-summary-control", ".try-out__btn", ".execute"):
+            found = f"document.querySelector('{operation} {button}')"
+            eventually(partial(browser.evaluate, f"!!{found}"))
+            browser.evaluate(f"{found}.click()")
+        eventually(lambda: str(browser.evaluate(status_shown)).startswith("200"))
+        assert browser.evaluate("refusals") == []
 
 
 def test_requests_on_one_connection_are_answered_in_order(running: Demo) -> None:

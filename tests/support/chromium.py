@@ -76,6 +76,11 @@ class Chromium:
             time.sleep(_POLL_SECONDS)
         return title
 
+    def evaluate(self, script: str) -> object:
+        """The value of an expression in the page."""
+        found = self._call("Runtime.evaluate", self._session, expression=script, returnByValue=True)
+        return found["result"].get("value")
+
     def _call(self, method: str, session: str | None = None, **parameters: object) -> dict[str, Any]:
         self._number += 1
         message: dict[str, object] = {"id": self._number, "method": method, "params": parameters}

@@ -85,7 +85,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                fields = message.get("headers", ())
+                message["headers"] = [*fields, *responses.BROWSER_RULES, (b"x-request-id", request_id)]
             await send(message)
 
         failure: ClustercertError | None = None

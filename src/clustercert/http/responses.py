@@ -11,6 +11,17 @@ from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooMany
 
 NO_STORE = {"Cache-Control": "no-store"}
 JSON = ((b"content-type", b"application/json"),)
+# Every response has these. Only `/docs` is a page: Swagger UI, which loads its own files and sends requests to this
+# service. Its style sheet has images as data.
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+BROWSER_RULES = (
+    (b"content-security-policy", _CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
 # Keystone clients read only errors in Keystone's format.
 KEYSTONE_PREFIXES = ("/v3/", "/v3.0/")
 

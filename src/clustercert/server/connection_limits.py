@@ -256,6 +256,7 @@ class BoundedProtocol(HttpToolsProtocol):
         fields = [
             *self.server_state.default_headers,
             *response.raw_headers,
+            *responses.BROWSER_RULES,
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
         ]

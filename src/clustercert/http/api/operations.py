@@ -7,8 +7,7 @@ import ipaddress
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from clustercert.http import openapi, responses
@@ -18,8 +17,6 @@ from clustercert.http.openapi import described
 from clustercert.model.errors import Forbidden, NoSuchRoute, Unavailable
 from clustercert.observability import metrics
 
-# Swagger UI; see the README in its folder.
-_DOCS_ASSETS = "/docs/assets"
 _PLAIN = {"text/plain": openapi.TEXT}
 _ALIVE = described("The process responds.", content=_PLAIN, errors={})
 _READY = described("Certificates can be issued.", errors={503: "Not ready."})
@@ -95,17 +92,13 @@ def add_documentation(app: FastAPI) -> None:
     async def document() -> Response:
         return responses.Rendered(bytes(rendered()), responses.JSON)
 
+    folder = Path(__file__).with_name("swagger_ui")
+
     @app.api_route("/docs", methods=openapi.UNDOCUMENTED, include_in_schema=False)
     async def docs() -> Response:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=openapi.TITLE,
-            swagger_js_url=f"{_DOCS_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_DOCS_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_DOCS_ASSETS}/favicon-32x32.png",
-        )
+        return FileResponse(folder / "docs.html")
 
-    app.mount(_DOCS_ASSETS, StaticFiles(directory=Path(__file__).with_name("swagger_ui")))
+    app.mount("/docs/assets", StaticFiles(directory=folder))
 
 
 def _from_loopback(request: Request) -> bool:
