@@ -1,17 +1,22 @@
 """`clustercert kubernetes verify`, against a running service and a double of kube-apiserver."""
 
+import base64
 import re
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
 import yaml
 
+from clustercert.cli import webhook_diagnosis
 from clustercert.model import JsonObject
 from support import managed_cluster
 from support.apiserver import ApiServer
 from support.apiserver.files import replace_file
 from support.demo_process import COMMAND, interrupted, uncovered
 from support.operated_cluster import OperatedCluster
+from support.scripted_webhook import ScriptedWebhook
 from support.wait import eventually
 
 
@@ -46,7 +51,7 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     assert code == 1
     assert checks["revoke"]["result"] == "failed"
     assert "still accepted" in checks["revoke"]["detail"]
-    assert "--authorization-config" in checks["revoke"]["advice"]
+    assert checks["revoke"]["advice"] == webhook_diagnosis.NOT_ASKED
     assert checks["other certificate"]["result"] == "skipped"
     # Both certificates are revoked in any case.
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
@@ -100,20 +105,142 @@ def test_certificates_are_revoked_if_the_api_server_is_unreachable(site: Operate
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
-def test_an_unreachable_service_fails_with_advice_on_deny(site: OperatedCluster) -> None:
-    site.set_up("--failure-policy", "Deny")
-    # Nothing listens on this port.
-    text = (site.folder / "webhook.kubeconfig").read_text().replace(site.url, "https://127.0.0.1:1")
-    (site.folder / "elsewhere.kubeconfig").write_text(text)
+# What can be wrong with the webhook
+
+
+def change_kubeconfig(site: OperatedCluster, old: str, new: str) -> None:
+    """Make the API server read a changed kubeconfig."""
+    content = (site.folder / "webhook.kubeconfig").read_text()
+    assert old in content
+    (site.folder / "changed.kubeconfig").write_text(content.replace(old, new))
     config = site.folder / "authorization-config.yaml"
-    replace_file(config, config.read_bytes().replace(b"/webhook.kubeconfig", b"/elsewhere.kubeconfig"))
+    replace_file(config, config.read_bytes().replace(b"/webhook.kubeconfig", b"/changed.kubeconfig"))
     site.cluster.authorize_with(config)
+
+
+def webhook_behind_rbac(site: OperatedCluster) -> None:
+    config = site.folder / "authorization-config.yaml"
+    document = yaml.safe_load(config.read_text())
+    document["authorizers"].sort(key=lambda each: each["type"] == "Webhook")
+    replace_file(config, yaml.safe_dump(document).encode())
+    site.cluster.authorize_with(config)
+
+
+def long_cache(site: OperatedCluster) -> None:
+    config = site.folder / "authorization-config.yaml"
+    replace_file(config, config.read_bytes().replace(b"unauthorizedTTL: 500ms", b"unauthorizedTTL: 30s"))
+    site.cluster.authorize_with(config)
+
+
+def wrong_token(site: OperatedCluster) -> None:
+    change_kubeconfig(site, "token: ccw_", "token: ccw_x")
+
+
+def wrong_address(site: OperatedCluster) -> None:
+    # Nothing listens on this port.
+    change_kubeconfig(site, site.url, "https://127.0.0.1:1")
+
+
+def wrong_ca(site: OperatedCluster) -> None:
+    authority = (base64.b64encode(path.read_bytes()).decode() for path in (site.ca, site.cluster.server_ca))
+    change_kubeconfig(site, *authority)
+
+
+CAUSES: Mapping[Callable[[OperatedCluster], None], str] = {
+    webhook_behind_rbac: webhook_diagnosis.BEHIND_RBAC,
+    long_cache: webhook_diagnosis.CACHED,
+    wrong_token: webhook_diagnosis.WRONG_TOKEN,
+    wrong_address: webhook_diagnosis.NO_ADDRESS,
+    wrong_ca: webhook_diagnosis.NO_ADDRESS,
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.__name__)
+def test_each_cause_of_an_accepted_certificate_has_its_advice(
+    site: OperatedCluster, cause: Callable[[OperatedCluster], None]
+) -> None:
+    site.set_up()
+    cause(site)
+
+    code, checks = site.verify("--wait", "1.5")
+
+    assert (code, checks["revoke"]["result"]) == (1, "failed"), checks
+    assert "still accepted 2 seconds after it was revoked" in checks["revoke"]["detail"]
+    assert checks["revoke"]["advice"] == CAUSES[cause]
+    assert all(revoked_at is not None for _, revoked_at in site.certificates()[-3:])
+
+
+def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> None:
+    """An API server that can't reach a service that answers here has another CA or address."""
+    site.set_up()
+    wrong_ca(site)
+    made = site.operator.folder / "data" / "tls-ca.pem"
+    made.write_bytes(site.ca.read_bytes())
+    before = site.operator.config.read_text()
+    advice = []
+    try:
+        for url in (site.url, "https://127.0.0.1:1"):
+            site.operator.configure(f"[webhook]\npublic_url = '{url}'\n")
+            advice.append(site.verify("--wait", "1")[1]["revoke"]["advice"])
+    finally:
+        made.unlink()
+        site.operator.config.write_text(before)
+    refused = webhook_diagnosis.TLS.format(url="https://127.0.0.1:1", error="connection refused")
+    assert advice == [webhook_diagnosis.WRONG_CA.format(url=site.url), refused]
+
+
+def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_path: Path) -> None:
+    site.set_up()
+    config = site.folder / "authorization-config.yaml"
+    with ScriptedWebhook() as webhook:
+        other = str(webhook.kubeconfig(tmp_path)).encode()
+        replace_file(
+            config, config.read_bytes().replace(str(site.folder / "webhook.kubeconfig").encode(), other)
+        )
+        site.cluster.authorize_with(config)
+        checks = site.verify("--wait", "1")[1]
+    assert checks["revoke"]["advice"] == webhook_diagnosis.NOT_OURS
+
+
+def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> None:
+    site.set_up()
+    wrong_address(site)
+    # A reader may not read the metrics.
+    unknown = site.verify("--wait", "1", "--rule", "reader")[1]["revoke"]["advice"]
+    (token,) = site.operator.output_json("kubernetes", "token", "list", "prod")
+    site.operator.output("kubernetes", "token", "remove", "prod", token["id"], "--yes")
+    removed = site.verify("--wait", "1")[1]["revoke"]["advice"]
+    assert (unknown, removed) == (webhook_diagnosis.UNKNOWN, webhook_diagnosis.NO_TOKEN)
+
+
+@pytest.mark.parametrize("cause", [wrong_address, wrong_token], ids=lambda cause: cause.__name__)
+def test_an_unanswered_api_server_fails_with_advice_on_deny(
+    site: OperatedCluster, cause: Callable[[OperatedCluster], None]
+) -> None:
+    site.set_up("--failure-policy", "Deny")
+    cause(site)
 
     code, checks = site.verify()
 
     assert (code, checks["authenticate"]["result"]) == (1, "failed")
     assert "500" in checks["authenticate"]["detail"]
-    assert "failurePolicy" in checks["authenticate"]["advice"]
+    assert checks["authenticate"]["advice"] == CAUSES[cause]
+
+
+def test_known_only_without_effect_fails(site: OperatedCluster) -> None:
+    """As on 1.31, or with files for the mode default."""
+    site.update("--webhook-mode", "known-only")
+    site.set_up("--mode", "default")
+    code, checks = site.verify("--wait", "1")
+    assert code == 1
+    assert checks["unknown certificate"]["result"] == "failed"
+    assert "is accepted in mode known-only" in checks["unknown certificate"]["detail"]
+    assert "--mode known-only" in checks["unknown certificate"]["advice"]
+    assert {name for name, check in checks.items() if check["result"] != "ok"} == {"unknown certificate"}
+    site.write_files("--mode", "known-only")
+    site.cluster.tells_credential_ids = False
+    checks = site.verify("--wait", "1")[1]
+    assert checks["unknown certificate"]["advice"].startswith("Mode known-only needs Kubernetes 1.32")
 
 
 def test_all_checks_pass_in_mode_known_only(site: OperatedCluster) -> None:
@@ -121,6 +248,7 @@ def test_all_checks_pass_in_mode_known_only(site: OperatedCluster) -> None:
     site.set_up()
     code, checks = site.verify()
     assert code == 0, checks
+    assert checks["unknown certificate"]["result"] == "ok"
 
 
 def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedCluster) -> None:

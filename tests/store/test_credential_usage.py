@@ -320,6 +320,31 @@ async def test_the_use_of_a_token_is_written_once_a_minute(
     assert await asked_at(here) == {second.token.id: None}
 
 
+async def test_a_call_with_a_wrong_token_is_written_once_a_minute(
+    database: Database, store: Store, there: Cluster
+) -> None:
+    clock = [NOW]
+    tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
+    await tokens.create(there, actor=Actor("cli:test", ORIGIN))
+    usage = usage_at(database, lambda: clock[0])
+    for seconds, expected in ((0, 0), (59, 0), (121, 121)):
+        clock[0] = NOW + seconds * SECOND
+        usage.note_refused_call(there.id)
+        await usage.flush()
+        (token,) = await tokens.of_cluster(there.id)
+        assert (token.refused_at, token.last_asked_at) == (NOW + expected * SECOND, None)
+    # It is written later if the database is down.
+    clock[0] = NOW + timedelta(hours=1)
+    usage.note_refused_call(there.id)
+    store.execute("ALTER TABLE webhook_token RENAME TO elsewhere")
+    with pytest.raises(Unavailable):
+        await usage.flush()
+    store.execute("ALTER TABLE elsewhere RENAME TO webhook_token")
+    await usage.flush()
+    (token,) = await tokens.of_cluster(there.id)
+    assert token.refused_at == clock[0]
+
+
 async def test_failed_reports_are_written_later(
     database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
 ) -> None:

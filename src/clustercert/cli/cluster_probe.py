@@ -1,14 +1,22 @@
 """Calls an API server with one client certificate: identity, permissions, admission."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.manifests.admission import POLICY
 from clustercert.model import JsonObject
-from clustercert.model.errors import ClustercertError
+from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.kubernetes import CREDENTIAL_ID
+
+# Source: staging/src/k8s.io/apiserver/pkg/authorization/metrics.
+_WEBHOOK_CALLS = re.compile(
+    r'^apiserver_authorization_webhook_evaluations_total\{[^}\n]*\bresult="(\w+)"[^}\n]*\} ([0-9.e+]+)$',
+    re.MULTILINE,
+)
 
 UNAUTHORIZED = 401
 FORBIDDEN = 403
@@ -38,6 +46,10 @@ class Denied(CheckFailed):
 
 class NotAuthenticated(CheckFailed):
     """The API server rejected the certificate."""
+
+
+class NoDecision(CheckFailed):
+    """The API server could not decide, as if the webhook did not answer and its failurePolicy is Deny."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,32 @@ class Probe:
         with _translate_errors():
             return _object((await self.api.create(path, review)).get("status"))
 
+    async def new_denial(self) -> str:
+        """Request what no role grants by name, at a path that no cached answer is for.
+
+        Returns the API server's message if it denies the request, else an empty string.
+        """
+        try:
+            with _translate_errors():
+                await self.api.get(f"/apis/clustercert.invalid/v1/{secrets.token_hex(8)}")
+        except Denied as denied:
+            return denied.message
+        except CheckFailed:
+            pass
+        return ""
+
+    async def webhook_calls(self) -> Mapping[str, float] | None:
+        """Return the numbers of calls of authorization webhooks by result, such as success, or None if unreadable."""
+        try:
+            with _translate_errors():
+                found = _WEBHOOK_CALLS.findall(await self.api.metrics())
+        except CheckFailed:
+            return None
+        calls: dict[str, float] = {}
+        for result, count in found:
+            calls[result] = calls.get(result, 0) + float(count)
+        return calls
+
     async def dry_run_write(self) -> None:
         """Create a namespace as a dry run. Admission policies apply to it."""
         metadata = {"name": "clustercert-verify"}
@@ -132,7 +170,11 @@ class Probe:
             return await self.api.get(f"{POLICIES_PATH}/{POLICY}")
 
 
-_EXCEPTIONS: dict[int, type[CheckFailed]] = {UNAUTHORIZED: NotAuthenticated, FORBIDDEN: Denied}
+_EXCEPTIONS: dict[int, type[CheckFailed]] = {
+    UNAUTHORIZED: NotAuthenticated,
+    FORBIDDEN: Denied,
+    500: NoDecision,
+}
 _ADVICE = {
     UNAUTHORIZED: "The API server does not trust the client CA: add the output of `clustercert kubernetes ca-bundle` "
     "to the file that --client-ca-file names, or check the API server's clock.",
@@ -150,9 +192,15 @@ def _translate_errors() -> Iterator[None]:
         advice = _ADVICE.get(refused.http_status, "See the API server's log.")
         exception = _EXCEPTIONS.get(refused.http_status, CheckFailed)
         raise exception(f"HTTP {refused.http_status} {refused.said}".strip(), advice) from refused
+    except RemoteFailed as error:
+        raise CheckFailed(
+            error.message,
+            "The cluster's registered CA is not the CA of the server at this address: correct one of them with "
+            "`clustercert cluster update`, --server-ca or --internal-url.",
+        ) from error
     except ClustercertError as error:
         raise CheckFailed(
-            error.message, "Check the address and the CA of the cluster, or give --address."
+            error.message, "Check that this machine reaches the address of the cluster, or give --address."
         ) from error
 
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from clustercert.cli.altered_copy import altered_copy
-from clustercert.cli.cluster_probe import CheckFailed, Denied, NotAuthenticated, Probe
-from clustercert.cli.expectation import COPY_ADVICE, Expectation
+from clustercert.cli.cluster_probe import CheckFailed, Denied, NoDecision, NotAuthenticated, Probe
+from clustercert.cli.expectation import ADVICE, COPY_ADVICE, Expectation
 from clustercert.cli.kubernetes_verify import Control
 from clustercert.cli.throwaway_certificates import ThrowawayCertificates
+from clustercert.cli.webhook_diagnosis import WebhookDiagnosis
 from clustercert.kubernetes.manifests.admission import reads_numbers
-from clustercert.model import Cluster, Issued, credential_group
+from clustercert.model import Cluster, Issued, credential_group, utc_now
 from clustercert.model.kubernetes import MASTERS, X509_ID
 from clustercert.pki.key_validation import accepted_key
 from clustercert.pki.keys import key_type_of
@@ -64,14 +65,17 @@ class ClusterVerification:
         results: list[CheckResult] = []
         async with AsyncExitStack() as stack:
             certificates = ThrowawayCertificates(self._operator, self._cluster, self._expected.address, stack)
+            diagnosis = WebhookDiagnosis(self._operator, self._cluster, certificates, utc_now())
             checks: dict[str, Callable[[], Awaitable[Passed]]] = {
                 "issue": lambda: self._issue_two(certificates),
-                "authenticate": self._authenticate,
+                "authenticate": lambda: self._authenticate(diagnosis),
                 "authorize": self._authorize,
-                "revoke": lambda: self._revoke_one(certificates),
+                "revoke": lambda: self._revoke_one(certificates, diagnosis),
                 "altered copy": lambda: self._use_copies(certificates),
                 "other certificate": self._use_other,
             }
+            if self._expected.control == "webhook" and self._cluster.options.mode == "known-only":
+                checks["unknown certificate"] = lambda: self._use_unknown(certificates)
             for name, check in checks.items():
                 if any(result.result == "failed" for result in results):
                     results.append(CheckResult(name, "skipped", None, "an earlier check failed"))
@@ -89,9 +93,12 @@ class ClusterVerification:
         groups = ", ".join(grant.groups) or "one credential group each"
         return Passed(f"two certificates for {grant.username} in {groups}")
 
-    async def _authenticate(self) -> Passed:
+    async def _authenticate(self, diagnosis: WebhookDiagnosis) -> Passed:
         issued = self._issued[0]
-        identity = await self._probes[0].who_am_i()
+        try:
+            identity = await self._probes[0].who_am_i()
+        except NoDecision as failed:
+            raise CheckFailed(failed.message, await diagnosis.why_undecided()) from failed
         groups = {*issued.grant.groups, credential_group(issued.credential_number)}
         if identity.username != issued.grant.username or not identity.groups >= groups:
             raise CheckFailed(
@@ -120,7 +127,7 @@ class ClusterVerification:
             return Passed("no permission was tested: give --can VERB:RESOURCE")
         return Passed(f"may {', '.join(str(each) for each in permissions)}")
 
-    async def _revoke_one(self, certificates: ThrowawayCertificates) -> Passed:
+    async def _revoke_one(self, certificates: ThrowawayCertificates, diagnosis: WebhookDiagnosis) -> Passed:
         """Revoke the first certificate, and wait until it is refused."""
         control, issued, probe = self._expected.control, self._issued[0], self._probes[0]
         if control == "webhook" and MASTERS in issued.grant.groups:
@@ -136,7 +143,18 @@ class ClusterVerification:
                 "An admission policy stops only writes: choose a rule that may create namespaces, with --rule.",
             )
         await certificates.revoke(issued)
-        return Passed(_REFUSED_BY[control], await self._expected.wait_until_refused(probe))
+        seconds = await self._expected.seconds_until_refused(probe)
+        if seconds is None:
+            advice = (
+                ADVICE[control]
+                if control != "webhook"
+                else await diagnosis.why_accepted(probe, self._probes[1])
+            )
+            raise CheckFailed(
+                f"the certificate was still accepted {self._expected.seconds:.0f} seconds after it was revoked",
+                advice,
+            )
+        return Passed(_REFUSED_BY[control], seconds)
 
     async def _use_copies(self, certificates: ThrowawayCertificates) -> Passed:
         """Check that the cluster rejects an altered copy of the revoked certificate.
@@ -149,15 +167,18 @@ class ClusterVerification:
             detail = f"not tried: a signature of the client CA's key ({key_type}) has no second form"
             return Passed(detail + await self._check_policy(None), skipped=True)
         copy = await certificates.open(self._issued[0], copy_der)
-        await self._expected.require_copy_refused(
-            copy, f"a copy with another signature is accepted after {self._expected.seconds:.0f} seconds"
+        await self._expected.require_refused(
+            copy,
+            f"a copy with another signature is accepted after {self._expected.seconds:.0f} seconds",
+            COPY_ADVICE[self._expected.control],
         )
         # The certificate is not revoked, so only the hash reveals that this is a copy.
         if self._expected.control == "webhook" and self._tells_hash:
             other = self._issued[1]
-            await self._expected.require_copy_refused(
+            await self._expected.require_refused(
                 await certificates.open(other, altered_copy(other.leaf_der)),
                 "a copy of the user's other certificate with another signature is accepted",
+                COPY_ADVICE["webhook"],
             )
         return Passed("refused with another signature too" + await self._check_policy(copy))
 
@@ -191,6 +212,19 @@ class ClusterVerification:
                 "See `clustercert certificate list` for other revocations.",
             )
         return Passed("the user's other certificate still works")
+
+    async def _use_unknown(self, certificates: ThrowawayCertificates) -> Passed:
+        """Check that the mode known-only denies a certificate of the client CA that is not in the ledger."""
+        advice = (
+            "Write the files again with `clustercert kubernetes setup --force --mode known-only`, and copy"
+            " authorization-config.yaml to every API server."
+            if self._tells_hash
+            else "Mode known-only needs Kubernetes 1.32 or newer. Upgrade, or use the mode default."
+        )
+        unknown = await certificates.open_without_number()
+        fault = "a certificate without a credential number, signed by the client CA, is accepted in mode known-only"
+        await self._expected.require_refused(unknown, fault, advice)
+        return Passed("a certificate of the client CA that is not in the ledger is refused")
 
 
 async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckResult:

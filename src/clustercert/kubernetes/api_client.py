@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from clustercert.http_client import UnreadableResponse, exchange, new_client
+from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
 from clustercert.model.errors import RemoteFailed, Unavailable
 
@@ -25,6 +25,8 @@ RESPONSE_SECONDS = 8.0
 # The largest responses are an object of etcd's largest size, 1.5 MiB, and a page of bindings, a quarter of that. A
 # hostile server can make JSON of 2 MiB take 100 MB and 0.2 s.
 MAX_OBJECT_BYTES = 2 * 1024 * 1024
+# A busy API server has tens of thousands of metrics, which only an operator's command reads.
+MAX_METRICS_BYTES = 64 * 1024 * 1024
 # A client serves one cluster, and few tasks at once.
 MAX_CONNECTIONS = 20
 # At most this many characters of the server's error message are logged.
@@ -92,6 +94,13 @@ class KubeApi:
         """Fetch the object, or list of objects, at a path."""
         return await self._exchange("GET", path, parameters=parameters, max_bytes=max_bytes)
 
+    async def metrics(self) -> str:
+        """Fetch the API server's metrics in Prometheus's text format."""
+        response = await self._send("GET", "/metrics", max_bytes=MAX_METRICS_BYTES)
+        if response.status != HTTPStatus.OK:
+            _parse_response(response.status, response.content)
+        return response.content.decode("utf-8", "replace")
+
     async def create(
         self,
         path: str,
@@ -123,16 +132,27 @@ class KubeApi:
         parameters: Mapping[str, str] | None = None,
         max_bytes: int = MAX_OBJECT_BYTES,
     ) -> JsonObject:
+        response = await self._send(method, path, document, parameters, max_bytes)
+        return _parse_response(response.status, response.content)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        document: JsonObject | None = None,
+        parameters: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_OBJECT_BYTES,
+    ) -> Response:
         import httpx  # noqa: PLC0415
 
         try:
             request = self._http.build_request(method, path, json=document, params=parameters)
             async with asyncio.timeout(self._seconds):
                 try:
-                    response = await exchange(self._http, request, self._seconds, max_bytes)
+                    return await exchange(self._http, request, self._seconds, max_bytes)
                 except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
                     # The server may close an idle connection just as it is reused, so retry once.
-                    response = await exchange(self._http, request, self._seconds, max_bytes)
+                    return await exchange(self._http, request, self._seconds, max_bytes)
         except UnreadableResponse as error:
             raise RemoteFailed(
                 f"The cluster's API server sent {error}, which this service does not read. Tell the operator."
@@ -151,7 +171,6 @@ class KubeApi:
             raise Unavailable(
                 "The connection to the cluster's API server was lost. Try again in a moment."
             ) from error
-        return _parse_response(response.status, response.content)
 
 
 def segment(name: str) -> str:

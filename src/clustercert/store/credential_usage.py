@@ -138,6 +138,13 @@ class CredentialUsageQueries(Queries):
             async with self._database.transaction() as connection:
                 await connection.execute(_CALLED, rows)
 
+    async def add_refused_calls(self, times: Mapping[str, datetime]) -> None:
+        """Record when the webhooks of clusters, by id, were last called with a wrong token."""
+        rows = [{"cluster": each, "at": at, "before": at - RESOLUTION} for each, at in sorted(times.items())]
+        if rows:
+            async with self._database.transaction() as connection:
+                await connection.execute(_REFUSED, rows)
+
     async def first_use(self, use: Use, event: AuditEvent) -> bool:
         """Record the first use of a certificate, with an event. Returns False if it was used before."""
         never = _certificate.c.first_seen_at.is_(None)
@@ -301,6 +308,14 @@ _CALLED = (
         or_(_token.c.last_asked_at.is_(None), _token.c.last_asked_at < _time("before")),
     )
     .values(last_asked_at=_time("at"))
+)
+_REFUSED = (
+    update(_token)
+    .where(
+        _token.c.cluster_id == bindparam("cluster"),
+        or_(_token.c.refused_at.is_(None), _token.c.refused_at < _time("before")),
+    )
+    .values(refused_at=_time("at"))
 )
 _SEEN_AGAIN = (
     update(_unknown)

@@ -25,6 +25,7 @@ class WebhookToken:
         id: 32 hex digits; identifies the token in lists and logs.
         hash: SHA-256 of the token string, 32 bytes.
         last_asked_at: when an API server last requested an authorization with it, to the minute, or None.
+        refused_at: when an authorization was last requested for the cluster with a wrong token, to the minute, or None.
     """
 
     id: str
@@ -32,6 +33,7 @@ class WebhookToken:
     hash: bytes
     created_at: datetime
     last_asked_at: datetime | None = None
+    refused_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,8 +265,10 @@ class ApiServer:
         message = f'{what}: User "{who.username}" cannot {wanted.sentence}{reason}'
         raise Failure(403, "Forbidden", message)
 
-    def _done(self, who: Identity, wanted: Attributes, request: Request) -> tuple[int, JsonObject]:
+    def _done(self, who: Identity, wanted: Attributes, request: Request) -> tuple[int, JsonObject | str]:
         if not wanted.resource:
+            if request.method == "GET" and wanted.path == "/metrics":
+                return 200, "".join(webhook.metrics for webhook in self.webhooks)
             if request.method == "GET" and wanted.path in _HEALTH:
                 return 200, {"status": "ok"}
             document = None

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -30,6 +31,7 @@ class Webhook:
 
     Attributes:
         calls: number of calls, including retries.
+        results: number of reviews by result, as kube-apiserver counts them.
     """
 
     def __init__(self, settings: WebhookSettings, release: Release, now: Callable[[], datetime]) -> None:
@@ -40,6 +42,7 @@ class Webhook:
         self._known: dict[str, tuple[datetime, Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
         self.calls = 0
+        self.results: Counter[str] = Counter()
 
     def __call__(self, who: Identity, wanted: Attributes) -> Verdict:
         spec = review_spec(who, wanted)
@@ -64,6 +67,16 @@ class Webhook:
     def close(self) -> None:
         self._caller.close()
 
+    @property
+    def metrics(self) -> str:
+        """In Prometheus's text format."""
+        name = "apiserver_authorization_webhook_evaluations_total"
+        samples = [
+            f'{name}{{name="{self._settings.name}",result="{result}"}} {count}\n'
+            for result, count in self.results.items()
+        ]
+        return "".join([f"# TYPE {name} counter\n", *samples])
+
     def _matches(self, spec: Mapping[str, object]) -> bool:
         """False if any condition is false. Errors count only if no condition is false."""
         failed = None
@@ -83,7 +96,12 @@ class Webhook:
             known = self._known.get(key)
         if known is not None and self._now() < known[0]:
             return known[1]
-        status = self._asked(spec)
+        try:
+            status = self._asked(spec)
+        except WebhookFailed as failure:
+            self.results["timeout" if isinstance(failure.__cause__, httpx.TimeoutException) else "error"] += 1
+            raise
+        self.results["success"] += 1
         settings = self._settings
         ttl_s = settings.authorized_ttl_s if status.get("allowed") else settings.unauthorized_ttl_s
         with self._lock:

@@ -20,7 +20,7 @@ from clustercert.http.openapi import ERRORS, TEXT, described, json_body
 from clustercert.http.webhook import bodies as webhook_bodies
 from clustercert.kubernetes.webhook import audit_events, review
 from clustercert.kubernetes.webhook.authorization import NO_OPINION, TOO_LARGE, Decision, count_decision
-from clustercert.kubernetes.webhook.tokens import token_hash
+from clustercert.kubernetes.webhook.tokens import WrongToken, token_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import TooLarge, Unauthenticated, Unavailable
 from clustercert.observability import metrics
@@ -138,6 +138,9 @@ async def answer_review(request: Request, services: Services, cluster_id: str) -
         decision = await services.webhook.authorization.decide(
             webhook_config, asked.identity, context_of(request).origin
         )
+    except WrongToken:
+        services.webhook.credential_usage.note_refused_call(cluster_id)
+        raise
     except Unavailable as failure:
         raise _without_retry(failure) from failure
     return _answered(request, asked, decision)

@@ -40,6 +40,7 @@ class _Pending:
         altered: altered copies of issued certificates, by certificate row.
         unknown: uses of unknown credentials, each with its first report, by cluster id and identity.
         token_uses: the time of the last use, by token hash.
+        refused_calls: the time of the last call with a wrong token, by cluster id.
     """
 
     uses: dict[int, Use] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class _Pending:
     altered: dict[int, ObservedUse] = field(default_factory=dict)
     unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]] = field(default_factory=dict)
     token_uses: dict[bytes, datetime] = field(default_factory=dict)
+    refused_calls: dict[str, datetime] = field(default_factory=dict)
 
     def add_use(self, use: Use) -> None:
         known = self.uses.get(use.id)
@@ -69,6 +71,7 @@ class _Pending:
         self.altered = failed.altered | self.altered
         self.unknown = failed.unknown | self.unknown
         self.token_uses = failed.token_uses | self.token_uses
+        self.refused_calls = failed.refused_calls | self.refused_calls
         for use in failed.uses.values():
             self.add_use(use)
 
@@ -105,6 +108,12 @@ class CredentialUsage:
         now = self.now()
         if not self._written.has(token_hash, now, now):
             self._pending.token_uses[token_hash] = now
+
+    def note_refused_call(self, cluster_id: str) -> None:
+        """Add a report that the webhook of an existing cluster was called with a wrong token just now."""
+        now = self.now()
+        if not self._written.has(("refused", cluster_id), now, now):
+            self._pending.refused_calls[cluster_id] = now
 
     def _exemption_of(self, use: ObservedUse) -> Exemption | None:
         identity = use.identity
@@ -148,6 +157,7 @@ class CredentialUsage:
             await self._write_unknown(pending.unknown)
             await self.queries.add(list(pending.uses.values()))
             await self.queries.add_webhook_calls(pending.token_uses)
+            await self.queries.add_refused_calls(pending.refused_calls)
         except Unavailable:
             self._pending.put_back(pending)
             raise
@@ -168,6 +178,8 @@ class CredentialUsage:
     def _remember(self, written: _Pending) -> None:
         for token_hash, at in written.token_uses.items():
             self._written.add(token_hash, at)
+        for cluster_id, at in written.refused_calls.items():
+            self._written.add(("refused", cluster_id), at)
         for use in written.uses.values():
             self._written.add(use.id, use.last)
         for row in written.altered:

@@ -36,6 +36,10 @@ class IssuedWebhookToken:
     token: WebhookToken
 
 
+class WrongToken(Unauthenticated):
+    """The cluster exists, but does not have the token. The caller gets the same response as without the cluster."""
+
+
 class WebhookTokens:
     """Creates and checks tokens. A check takes one hash, and a query only if the cluster is not cached."""
 
@@ -63,7 +67,7 @@ class WebhookTokens:
             raise Unauthenticated("unknown cluster")
         self._last[cluster_id] = webhook_config
         if not _has_token(webhook_config, token):
-            raise Unauthenticated("invalid webhook token")
+            raise WrongToken("invalid webhook token")
         return webhook_config
 
     def was_valid(self, cluster_id: str, token: str) -> bool:

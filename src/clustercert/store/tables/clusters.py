@@ -40,6 +40,8 @@ webhook_token = table(
     Column("hash", LargeBinary(32), nullable=False, unique=True),
     Column("created_at", Utc, nullable=False),
     Column("last_asked_at", Utc, nullable=True),
+    # When the cluster's webhook was last called with a wrong token.
+    Column("refused_at", Utc, nullable=True),
 )
 
 # Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:

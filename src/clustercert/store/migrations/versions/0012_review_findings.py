@@ -15,6 +15,7 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    op.add_column("webhook_token", sa.Column("refused_at", TIME, nullable=True))
     op.create_table(
         "login_network",
         sa.Column("user_id", sa.String(32), nullable=False),

@@ -1,0 +1,148 @@
+"""Finds out why an API server does not deny a revoked certificate by the authorization webhook.
+
+Source of the behavior: measurements with kube-apiserver 1.32 and 1.36, in `docs/kubernetes.md`.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from clustercert.cli.setup_values import self_made_ca
+from clustercert.cli.webhook_handshake import HandshakeError, check_handshake
+from clustercert.kubernetes.webhook.credential_usage import FLUSH_SECONDS
+from clustercert.store.credential_usage import RESOLUTION
+
+if TYPE_CHECKING:
+    from clustercert.cli.cluster_probe import Probe
+    from clustercert.cli.session import Operator
+    from clustercert.cli.throwaway_certificates import ThrowawayCertificates
+    from clustercert.model import Cluster
+
+# Every process notices a revocation within a second, and writes reports of wrong tokens every `FLUSH_SECONDS`.
+NOTICED_SECONDS = 5.0
+REPORTED_SECONDS = FLUSH_SECONDS + 5
+# A part of the reason for which the webhook denies a revoked certificate.
+REVOKED = "certificate was revoked"
+
+CACHED = (
+    "The API server still uses a cached answer: set unauthorizedTTL to 2s (without it, Kubernetes uses 30s), or give a"
+    " longer --wait."
+)
+BEHIND_RBAC = (
+    "The webhook denies the certificate, but another authorizer allowed the request before: put the entry clustercert"
+    " first in authorization-config.yaml, or Webhook before RBAC in --authorization-mode. Talos needs all authorizers"
+    " listed in that order, and Gardener can't have it."
+)
+NOT_ASKED = (
+    "The API server asked no webhook about the certificate: set the flags that README.md of `clustercert kubernetes"
+    " setup` names on every API server, and check in the API server's log that it could load the files."
+)
+NO_TOKEN = "The cluster has no webhook token: run `clustercert kubernetes setup`, and follow its README.md."
+WRONG_TOKEN = (
+    "The API server calls the webhook with a wrong token: run `clustercert kubernetes setup --force`, and give the new"
+    " webhook.kubeconfig to the API server under another name, as README.md describes."
+)
+NOT_OURS = (
+    "A webhook answers, but does not deny the certificate: webhook.kubeconfig names another service, or the service"
+    " that answers has another database."
+)
+WRONG_CA = (
+    "The calls of the API server fail before they have an answer, although the service answers here at {url}: correct"
+    " the CA or the address in webhook.kubeconfig with --webhook-ca or --webhook-url of `clustercert kubernetes setup"
+    " --force`, or the network between them."
+)
+TLS = "The TLS handshake with the service at {url} fails here too ({error}): start it, or correct its certificate."
+NO_ADDRESS = (
+    "The calls of the API server fail before they have an answer: check the address and the CA in webhook.kubeconfig,"
+    " and that the service runs."
+)
+UNKNOWN = (
+    "Check the flags and the order of authorizers as in README.md of `clustercert kubernetes setup`, that the service"
+    " runs, and the address, CA and token in webhook.kubeconfig. Tests as a user who may read /metrics of the API"
+    " server tell these causes apart: choose a rule bound to cluster-admin with --rule."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDiagnosis:
+    """Gives advice for the cause of a failed check.
+
+    Attributes:
+        started_at: when the verification started.
+    """
+
+    operator: "Operator"
+    cluster: "Cluster"
+    certificates: "ThrowawayCertificates"
+    started_at: datetime
+
+    async def why_accepted(self, revoked: "Probe", valid: "Probe") -> str:
+        """Return advice if the API server accepts a revoked certificate. Raises ClustercertError if the store fails."""
+        if REVOKED in await revoked.new_denial():
+            return CACHED
+        if await self._is_denied_without_rights():
+            return BEHIND_RBAC
+        before = await valid.webhook_calls()
+        await valid.new_denial()
+        after = await valid.webhook_calls()
+        if before is None or after is None:
+            return await self._why_unanswered() or UNKNOWN
+        increased = {result for result in after if after[result] > before.get(result, 0)}
+        if not increased:
+            return NOT_ASKED
+        if increased == {"success"}:
+            return NOT_OURS
+        return await self._why_unanswered() or self._why_unreachable()
+
+    async def why_undecided(self) -> str:
+        """Return advice if the API server gets no answer, and its failurePolicy is Deny."""
+        return await self._why_unanswered() or self._why_unreachable()
+
+    async def _is_denied_without_rights(self) -> bool:
+        """Whether the webhook denies a revoked certificate to which RBAC gives nothing."""
+        issued = await self.certificates.issue_without_groups()
+        probe = await self.certificates.open(issued)
+        await self.certificates.revoke(issued)
+
+        async def is_denied() -> bool:
+            return REVOKED in await probe.new_denial()
+
+        return await _within(NOTICED_SECONDS, is_denied)
+
+    async def _why_unanswered(self) -> str | None:
+        """Return advice if the API server's token is missing or wrong."""
+        tokens = self.operator.parts.webhook.tokens
+        if not await tokens.of_cluster(self.cluster.id):
+            return NO_TOKEN
+
+        async def is_refused() -> bool:
+            times = [each.refused_at for each in await tokens.of_cluster(self.cluster.id)]
+            return any(at is not None and at >= self.started_at - RESOLUTION for at in times)
+
+        return WRONG_TOKEN if await _within(REPORTED_SECONDS, is_refused) else None
+
+    def _why_unreachable(self) -> str:
+        settings = self.operator.parts.settings
+        url = settings.webhook.public_url or settings.server.public_url
+        # Only the API server has the client certificate that the webhook may require.
+        if url is None or settings.webhook.client_ca is not None:
+            return NO_ADDRESS
+        ca_file = self_made_ca(settings)
+        try:
+            check_handshake(url, ca_file.read_bytes() if ca_file is not None else None)
+        except HandshakeError as error:
+            return TLS.format(url=url, error=error)
+        return WRONG_CA.format(url=url)
+
+
+async def _within(seconds: float, holds: Callable[[], Awaitable[bool]]) -> bool:
+    """Whether a condition holds within a time. Tests it at least once."""
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.1)
+    return True
