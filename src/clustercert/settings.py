@@ -25,6 +25,7 @@ from clustercert.audit.publish_targets import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.clusters.registration import ClusterLimits
 from clustercert.limits.rates import Kind, Rate, parse_rate
+from clustercert.limits.user_rates import TEMPORARY_KEYS, TOKENS
 from clustercert.model import KeyType
 from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import ServerRole
@@ -198,6 +199,8 @@ class LimitSettings(Section):
         rates: maximum rates of issued certificates, such as `caller = "20/1h"` in `[limits.rates]`. By default, there
             is no limit.
         live_certificates: maximum number of live certificates of a user for a cluster. By default, there is no limit.
+        tokens: maximum rate of tokens of a user of the built-in identity, per worker.
+        temporary_keys: maximum rate of temporary access keys of such a user, per worker.
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.
         ca_kib_per_cluster: maximum size of these CAs in PEM, in KiB.
@@ -206,6 +209,8 @@ class LimitSettings(Section):
     failures_per_minute: int = Field(default=60, ge=0)
     rates: dict[Kind, IssuingRate] = Field(default={})
     live_certificates: int | None = Field(default=None, ge=1)
+    tokens: IssuingRate = TOKENS
+    temporary_keys: IssuingRate = TEMPORARY_KEYS
     clusters_per_project: int = Field(default=ClusterLimits().clusters, ge=1)
     cas_per_cluster: int = Field(default=ClusterLimits().cas, ge=1)
     ca_kib_per_cluster: int = Field(default=ClusterLimits().ca_kib, ge=1, le=64)

@@ -1,5 +1,6 @@
 """Sources with many failed authentications, and access keys with wrong signatures."""
 
+import json
 from collections.abc import Callable
 
 import httpx
@@ -8,7 +9,8 @@ import pytest
 from clustercert.authn.signature_lock import WRONG_SIGNATURES
 from support.keystone import UNAUTHORIZED, Keystone, login_body
 from support.service import Service
-from support.world import World
+from support.stores import blob, rows
+from support.world import Person, World
 
 ELSEWHERE = {"X-Forwarded-For": "203.0.113.9"}
 PROXY = {"trusted_proxies": ["127.0.0.1"]}
@@ -67,3 +69,40 @@ def test_a_locked_access_key_gets_the_401_of_any_failure(keystone: Keystone) -> 
     refused = keystone.signed("GET", path, key)
     assert (refused.status_code, refused.json()) == (401, UNAUTHORIZED)
     assert keystone.http.get(path, headers={"X-Auth-Token": keystone.login()}).status_code == 200
+
+
+def test_a_user_creates_a_limited_number_of_tokens_and_temporary_keys(world: World) -> None:
+    """A user without any role could write a hundred rows and events a second, which stay."""
+    limits = {"tokens": "2/1h", "temporary_keys": "1/1h"}
+    person, other = world.people["stranger"], world.people["admin"]
+    by_token = {"auth": {"identity": {"methods": ["token"], "token": {"id": person.token}}}}
+    key = {"auth": {"identity": {"methods": ["token"]}}}, {"X-Auth-Token": person.token}
+    with Service(world.settings(limits=limits, audit={"refusals_per_minute": 1})).running() as service:
+        client = service.client
+        # Both a password and a token count.
+        tokens = [client.post("/v3/auth/tokens", json=by_token), login_response(client, person)]
+        assert [each.status_code for each in tokens] == [201, 201]
+        for refused in (client.post("/v3/auth/tokens", json=by_token), login_response(client, person)):
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["Retry-After"]) <= 1800
+            assert "Use the same one for several requests" in refused.json()["error"]["message"]
+        assert login_response(client, other).status_code == 201
+        keys = [
+            client.post("/v3.0/OS-CREDENTIAL/securitytokens", json=key[0], headers=key[1]).status_code
+            for _ in range(3)
+        ]
+        assert keys == [201, 429, 429]
+    bodies = [json.loads(blob(text)) for (text,) in rows(world.database, "SELECT body FROM audit_event")]
+    own = [
+        each
+        for each in bodies
+        if each["actor"] == person.user.id and "TooManyRequests" in json.dumps(each["detail"])
+    ]
+    [single] = [each for each in own if each["kind"] == "request.refused"]
+    assert (single["subject"], single["detail"]["auth_method"]) == ("/v3/auth/tokens", "login")
+    [repeated] = [each for each in own if each["kind"] == "refusals.repeated"]
+    assert repeated["detail"]["count"] == 3
+
+
+def login_response(client: httpx.Client, person: Person) -> httpx.Response:
+    return client.post("/v3/auth/tokens", json=login_body(person.user, password=person.password))

@@ -90,11 +90,11 @@ class DenialAudit:
     async def request(
         self, caller: Caller, method: str, path: str, project_id: str, failure: ClustercertError
     ) -> None:
-        """Record that a request other than for a certificate was forbidden. Raises Unavailable.
+        """Record that a request other than for a certificate was forbidden, or exceeded a limit. Raises Unavailable.
 
         NotFound is not recorded: each mistyped address would create an event.
         """
-        if not isinstance(failure, Forbidden):
+        if not isinstance(failure, Forbidden | TooManyRequests):
             return
         event = RequestRefused(
             at=self.now(),

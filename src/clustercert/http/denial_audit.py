@@ -7,13 +7,22 @@ from clustercert.audit.failed_authentications import FailedAuthentications
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import WEBHOOK_PREFIX
 from clustercert.limits.failures import FailureLimit
-from clustercert.model.errors import ClustercertError, NoCredential, TooManyFailures, Unauthenticated
+from clustercert.model import Caller
+from clustercert.model.errors import (
+    ClustercertError,
+    NoCredential,
+    TooManyFailures,
+    TooManyRequests,
+    Unauthenticated,
+)
 
 
 async def record(denials: DenialAudit, scope: Scope, failure: ClustercertError) -> None:
     """Record the failure if it denies an authenticated caller's request. Raises Unavailable."""
     context = context_of(scope)
     caller = context.caller
+    if caller is None and isinstance(failure, TooManyRequests) and failure.user is not None:
+        caller = Caller(failure.user, {}, "login", context.origin)
     if caller is None or context.dry_run:
         return
     if context.certificate_of is not None:

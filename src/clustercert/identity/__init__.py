@@ -9,6 +9,7 @@ from clustercert.identity.federation import Federation
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
+from clustercert.limits.user_rates import UserRates
 from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN
@@ -34,14 +35,16 @@ class Identity:
         region: str,
         token_lifetime: timedelta = timedelta(hours=24),
         passwords: Passwords | None = None,
+        rates: UserRates | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.region = region
         self.passwords = passwords or Passwords()
         self.directory = Directory(database, self.passwords, now)
         self.roles = Roles(database, now)
-        self.tokens = Tokens(database, self.passwords, now, token_lifetime)
-        self.access_keys = AccessKeys(database, sealer, now)
+        rates = rates or UserRates()
+        self.tokens = Tokens(database, self.passwords, now, token_lifetime, rates)
+        self.access_keys = AccessKeys(database, sealer, now, rates)
         self.federation = Federation(database, now)
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from clustercert.authn.access_keys import SigningKey
 from clustercert.identity.names import checked_description
 from clustercert.identity.roles import role_names, service_role_names
+from clustercert.limits.user_rates import UserRates
 from clustercert.model import AccessKey, Actor, Caller, Origin, User
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from clustercert.model.events.administration import AccessKeyChange, AccessKeyChanged
@@ -66,10 +67,13 @@ class AccessKeys:
     or removed.
     """
 
-    def __init__(self, database: Database, sealer: SecretSealer, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, sealer: SecretSealer, now: Callable[[], datetime], rates: UserRates
+    ) -> None:
         self._queries = AccessKeyQueries(database)
         self._sealer = sealer
         self._now = now
+        self._rates = rates
         self._cache: Cache[str, _CachedKey] = Cache(database.generation, CACHED_KEYS)
 
     async def of_user(self, user: User) -> tuple[AccessKey, ...]:
@@ -92,8 +96,8 @@ class AccessKeys:
     async def create_temporary(self, caller: Caller, lifetime: timedelta = MIN_LIFETIME) -> TemporaryKey:
         """Create a temporary key for the caller's user.
 
-        Raises InvalidRequest if the lifetime is out of range, Forbidden if the caller uses a temporary key, or
-        Unauthenticated if the caller's credential was just revoked.
+        Raises InvalidRequest if the lifetime is out of range, Forbidden if the caller uses a temporary key,
+        TooManyRequests, or Unauthenticated if the caller's credential was just revoked.
         """
         if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
             raise InvalidRequest("duration_seconds: must be 900 to 86400 (15 minutes to 24 hours).")
@@ -105,6 +109,7 @@ class AccessKeys:
             raise Forbidden(
                 "A temporary access key can't create another one. Use a token or a permanent access key."
             )
+        self._rates.count("temporary_keys", caller.user)
         ends = self._now() + lifetime
         expires_at = min(ends, caller.expires_at) if caller.expires_at is not None else ends
         security_token = secrets.token_urlsafe(32)

@@ -10,6 +10,7 @@ from clustercert.identity.names import matches_name, searchable
 from clustercert.identity.password_queue import Contender
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import role_names, service_role_names
+from clustercert.limits.user_rates import UserRates
 from clustercert.model import Caller, Domain, Origin, Project, Token, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.model.events.administration import TokenRevoked
@@ -87,17 +88,25 @@ class Tokens:
     """Issues tokens, and returns the callers who use them. Looking up a cached token needs one hash and no I/O."""
 
     def __init__(
-        self, database: Database, passwords: Passwords, now: Callable[[], datetime], lifetime: timedelta
+        self,
+        database: Database,
+        passwords: Passwords,
+        now: Callable[[], datetime],
+        lifetime: timedelta,
+        rates: UserRates,
     ) -> None:
         self._queries = TokenQueries(database)
         self._roles = RoleQueries(database)
         self._passwords = passwords
         self._now = now
         self._lifetime = lifetime
+        self._rates = rates
         self._cache: Cache[bytes, _CachedToken] = Cache(database.generation, CACHED_TOKENS)
 
     async def issue(self, proof: Proof, scope: Scope, source: str = "") -> IssuedToken:
-        """Issue a token. Raises Unavailable, or Unauthenticated if the password, old token or scope is not valid.
+        """Issue a token.
+
+        Raises Unauthenticated if the password, old token or scope is not valid, TooManyRequests, or Unavailable.
 
         `source`: the client's address or network, for the order of password checks.
         """
@@ -176,12 +185,14 @@ class Tokens:
         self, proof: ByPassword, scope: Scope, token_hash: bytes, source: str
     ) -> LiveToken | None:
         user, stored_hash = await self.check_password(proof.user, proof.password, source)
+        self._rates.count("tokens", user)
         token = await self._token(user, scope, token_hash)
         fresh_hash = await self._passwords.rehashed(proof.password, stored_hash)
         return await self._queries.add_by_password(token, stored_hash, source, fresh_hash=fresh_hash)
 
     async def _by_token(self, proof: ByToken, scope: Scope, token_hash: bytes) -> LiveToken | None:
         live = (await self._usable(proof.token)).live
+        self._rates.count("tokens", live.user)
         token = await self._token(live.user, scope, token_hash, parent=live.token)
         return await self._queries.add_by_token(token, live.token.hash)
 

@@ -33,7 +33,10 @@ Source of the codes: CCE API reference, "Status Code" and "Error Code". Codes mi
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from clustercert.model.identity import User
 
 _NO_TRACE: Mapping[str, object] = MappingProxyType({})
 
@@ -155,11 +158,13 @@ class TooManyRequests(ClustercertError, status=429, code="CCE.02429001"):
 
     Attributes:
         retry_after: whole seconds for the Retry-After header.
+        user: the authenticated user, for the audit log, if the request has no caller, such as a login.
     """
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
+    def __init__(self, message: str, *, retry_after: int, user: "User | None" = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.user = user
 
 
 class TooManyFailures(TooManyRequests):

@@ -54,7 +54,8 @@ MISMATCHES = Counter(
 CHECKED = Counter("clustercert_certificates_checked", "Stored certificates checked in the background")
 LIMITED = Counter(
     "clustercert_limited",
-    "Requests refused by a limit: failures (failed authentications from one address), caller, project, source or quota",
+    "Requests refused by a limit: failures (failed authentications from one address), caller, project, source,"
+    " quota, tokens or temporary_keys",
     ["limit"],
 )
 FORWARDING_IGNORED = Counter(

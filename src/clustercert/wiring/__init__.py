@@ -35,6 +35,7 @@ from clustercert.kubernetes.service_access import Access
 from clustercert.kubernetes.sync import Sync
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota
+from clustercert.limits.user_rates import UserRates
 from clustercert.model import Actor, utc_now
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.key_generator import new_key_generator
@@ -226,9 +227,14 @@ def change_issuers(
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
-    wanted = settings.identity
+    wanted, limits = settings.identity, settings.limits
     identity = Identity(
-        database, custody, region=wanted.region, token_lifetime=wanted.token_lifetime, now=utc_now
+        database,
+        custody,
+        region=wanted.region,
+        token_lifetime=wanted.token_lifetime,
+        now=utc_now,
+        rates=UserRates(limits.tokens, limits.temporary_keys),
     )
     identity.directory.authority_names = wanted.authority_names
     return identity

@@ -13,7 +13,7 @@ CredentialAlert = Literal["credential.unknown", "credential.masters", "credentia
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRefused(AuditEvent):
-    """A request other than for a certificate was denied (403). The subject is the path.
+    """A request other than for a certificate was denied (403) or exceeded a limit (429). The subject is the path.
 
     Attributes:
         method: the HTTP method.
