@@ -77,6 +77,20 @@ def test_a_user_of_keystone_cannot_have_the_id_of_a_built_in_one(site: Site) -> 
     assert site.post(site.token(user_id)).status_code == 401
 
 
+def test_a_user_who_logs_out_everywhere_needs_a_newer_token(site: Site) -> None:
+    user_id = site.user("member")
+    old, other = site.token(user_id), site.token(site.user("member"))
+    assert (site.post(old).status_code, site.post(other).status_code) == (200, 200)
+    said = site.client.post("/clustercert/v1/caller/logout", headers={"X-Auth-Token": old}).json()
+    assert (said["issuer"], said["renewals_end"]) == (site.keystone.url, False)
+    assert (site.post(old).status_code, site.post(other).status_code) == (401, 200)
+    # Keystone's clock may be ahead by a minute.
+    soon = site.token(user_id, issued_at=rfc3339(datetime.now(UTC) + timedelta(seconds=30)))
+    assert site.post(soon).status_code == 401
+    later = site.token(user_id, issued_at=rfc3339(datetime.now(UTC) + timedelta(seconds=61)))
+    assert site.post(later).status_code == 200
+
+
 @pytest.mark.parametrize(
     "scope",
     [

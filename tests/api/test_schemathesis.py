@@ -68,6 +68,7 @@ OPERATIONS = [
     f"GET {OWN_CLUSTER}/users-by-name",
     "GET /clustercert/v1/issuers",
     "GET /clustercert/v1/caller",
+    "POST /clustercert/v1/caller/logout",
     "POST /clustercert/v1/identity/explain",
     "POST /clustercert/v1/users/{user_id}/block",
     "POST /clustercert/v1/users/{user_id}/unblock",
@@ -273,6 +274,16 @@ def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str,
     return there
 
 
+def credential_for(name: str, world: World, webhook_token: str) -> dict[str, str]:
+    """Return a credential for an operation. Permissions are tested elsewhere."""
+    if "/kubernetes/" in name:
+        return {"Authorization": f"Bearer {webhook_token}"}
+    if name.endswith("/logout"):
+        # A success ends the token, so it is one that no other operation uses.
+        return world.people["stranger"].headers
+    return world.people["operator" if " /clustercert/v1/" in name else "reader"].headers
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_any_request_is_answered_as_described(
     described: Described, client: httpx.Client, world: World, webhook_token: str, name: str
@@ -288,17 +299,13 @@ def test_any_request_is_answered_as_described(
     if administers:
         there |= put_new(client, world, operation.path)
     reader = world.people["reader"]
-    credential = reader.headers
-    if "/kubernetes/" in name:
-        credential = {"Authorization": f"Bearer {webhook_token}"}
-    elif " /clustercert/v1/" in name:
-        # Permissions are tested elsewhere.
-        credential = world.people["operator"].headers
+    credential = credential_for(name, world, webhook_token)
     right: dict[str, Any] = {
         "clustercert": {"duration": 30},
         "clustercertrevoke": {"userId": reader.user.id},
         "revoke": {"reason": "superseded", "note": "a note"},
         "undo": {},
+        "logout": {"keys": False},
         "block": {},
         "unblock": {},
         "explain": {"token": "a.b.c"},
@@ -311,6 +318,7 @@ def test_any_request_is_answered_as_described(
     }
 
     queries = {
+        "POST /clustercert/v1/caller/logout": {"dryRun": "All"},
         "GET /clustercert/v1/audit/log/consistency": {"from": "0", "to": "1"},
         "GET /clustercert/v1/policy/explain": {
             "cluster": world.clusters["sans"].id,

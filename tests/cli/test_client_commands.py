@@ -181,6 +181,7 @@ def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     row = json.loads(shown.stdout)
     assert (row["service"], row["user"], row["projects"]) == (world.url, "alice", ["eu-de", "eu-nl"])
     assert row["cached_credentials"] == 0
+    assert row["user_id"] == world.operator.output_json("user", "show", "alice")["id"]
     assert f"GET {world.url}/v3/auth/projects: 200, " in shown.stderr
     assert (
         world.user(

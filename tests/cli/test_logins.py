@@ -125,3 +125,34 @@ def test_a_user_with_an_access_key_changes_their_password(
     files = ("--password-file", home / "password", "--new-password-file", home / "new")
     assert operator.run("password", *files).code == 0
     assert operator.output_json("status")["user"] == user
+
+
+def test_a_lost_laptop_is_logged_out_everywhere(
+    made: tuple[Operator, str], home: Path, users: tuple[str, str]
+) -> None:
+    operator, url = made
+    user, _ = users
+    key = operator.output_json("access-key", "create", "--user", user, "--description", "pipeline")
+    log_in(made, home, user, "--profile", "laptop")
+    log_in(made, home, user)
+    assert "--keys needs --everywhere" in operator.usage_error("logout", "--keys")
+    question = operator.run("logout", "--everywhere")
+    assert (question.code, question.out) == (2, "")
+    assert f"This ends all logins of {user} (" in question.err
+    assert "0 certificates" in question.err
+    assert operator.run("status").code == 0
+
+    done = operator.run("logout", "--everywhere", "--yes")
+    assert (done.code, done.out) == (0, ""), done.err
+    assert f"Ended all logins of {user} at {url}, and revoked 0 certificates." in done.err
+    assert f"These access keys still work: {key['access_key']} (pipeline)." in done.err
+    assert "could not be revoked" not in done.err
+    for options in ((), ("--profile", "laptop")):
+        assert operator.run("status", *options).code == 3
+    assert operator.output_json("access-key", "list", "--user", user) != []
+
+    log_in(made, home, user)
+    ended = operator.run("logout", "--everywhere", "--keys", "--yes")
+    assert (ended.code, f"Deleted the access keys {key['access_key']} (pipeline)." in ended.err) == (0, True)
+    assert operator.output_json("access-key", "list", "--user", user) == []
+    assert "Run `clustercert login`" in operator.run("logout", "--everywhere", "--yes").err

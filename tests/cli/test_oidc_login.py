@@ -3,6 +3,7 @@
 import json
 import re
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,44 @@ def test_a_person_logs_in_once_for_everything(user: OidcUser, issuer: OAuthIssue
     assert secrets[1] not in issuer.refresh_tokens
     assert not user.tokens_file.exists()
     assert user.run("status").returncode == 3
+
+
+def test_a_lost_laptop_is_logged_out_from_another_machine(user: OidcUser, issuer: OAuthIssuer) -> None:
+    laptop = user.environment | {"XDG_CONFIG_HOME": str(user.home / "laptop")}
+    issuer.behavior.claims |= {"auth_time": int(time.time()) - 30}
+    trust = (user.url, *user.ca_option, "--allow-service", user.url)
+    assert user.run("login", *trust, env=laptop | user.browser).returncode == 0
+    user.log_in_by_browser()
+
+    asked = user.run("logout", "--everywhere")
+    assert asked.returncode == 2
+    assert f"This ends all logins of sso/{user.name} (" in asked.stderr
+    done = user.run("logout", "--everywhere", "--yes")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert f"Ended all logins of sso/{user.name} at {user.url}, and revoked 0 certificates." in done.stderr
+    assert f"Log out at {issuer.url} too." in done.stderr
+    assert user.run("status").returncode == 3
+    assert not user.tokens_file.exists()
+    # The refresh token of the laptop gives a token of the same login.
+    assert user.run("status", env=laptop).returncode == 3
+    refused = user.run("login", env=user.environment | user.browser)
+    assert refused.returncode == 3
+    assert "--reauthenticate" in refused.stderr
+
+    issuer.behavior.claims |= {"auth_time": int(time.time()) + 60, "iat": int(time.time()) + 60}
+    again = user.run("login", "--reauthenticate", env=user.environment | user.browser)
+    assert again.returncode == 0, again.stderr
+    assert [login.get("prompt") for login in issuer.logins[-2:]] == [None, "login"]
+
+
+def test_where_an_issuer_names_no_time_the_logout_says_what_remains(
+    user: OidcUser, issuer: OAuthIssuer
+) -> None:
+    user.log_in_by_browser()
+    done = user.run("logout", "--everywhere", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"A refreshed login still works, because {issuer.url} does not say when" in done.stderr
+    assert f"`clustercert user block sso/{user.name}` by an operator" in done.stderr
 
 
 def test_the_next_login_needs_no_options(user: OidcUser) -> None:

@@ -104,6 +104,8 @@ class AccessRequests:
         return {
             "certificates": {"own": "true"} if about == "own" else {},
             "consistency": {"from": "0", "to": "1"},
+            # Otherwise the person's token would end.
+            "logout": {"dryRun": "All"},
             "users-by-name": {"name": world.people[whose].user.name},
             "explain": {"cluster": world.clusters["plain"].id, "user": world.people[whose].user.id},
         }.get(path.rsplit("/", 1)[-1], {})

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from clustercert.model import Caller, Group, Origin, User
 from clustercert.model.requests import AuthMethod
+
+CLOCK_DIFFERENCE = timedelta(seconds=60)
+"""The accepted difference between the clocks of Keystone and of this service. OIDC issuers have a setting for it."""
 
 
 class Authority(Protocol):
@@ -41,6 +44,9 @@ class FederatedUser:
         roles: role names by project id; the key None stands for all projects of the authority.
         expires_at: when the credential expires, or None.
         credential_id: SHA-256 of the token in hex, or the access key's id.
+        logged_in_at: the earliest time, by this service's clock, at which the user can have logged in for this
+            credential; None for a credential that no login made, such as an access key.
+        keeps_login_time: whether a renewed credential has the time of the same login.
         revision: changes whenever the authority is asked about the same credential again, or its settings are loaded.
     """
 
@@ -53,10 +59,12 @@ class FederatedUser:
     credential_id: str
     method: AuthMethod
     revision: int = 0
+    logged_in_at: datetime | None = None
+    keeps_login_time: bool = False
 
 
 class FederatedLookup(Protocol):
     """Looks up the rights of federated users. Implemented by `identity`."""
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""

@@ -12,10 +12,10 @@ import typer
 from clustercert.cli import known_services, login_flow, login_renewal, profile
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_method import IssuerOptions
-from clustercert.cli.login_options import PlainHttpOption, ProfileOption
+from clustercert.cli.login_options import LoginOptions, PlainHttpOption, ProfileOption
 from clustercert.cli.login_trust import TrustOptions
 from clustercert.cli.lookup import NO_PROJECTS
-from clustercert.cli.options import CommandError, PasswordFileOption, UsageError
+from clustercert.cli.options import CommandError, PasswordFileOption, UsageError, YesOption
 from clustercert.cli.output import note
 from clustercert.cli.profile import Profile
 from clustercert.cli.prompts import prompt_text, read_secret
@@ -182,16 +182,36 @@ def logout(
     forget: Annotated[
         bool, typer.Option("--forget", help="Also forget the address, the CA and the user.")
     ] = False,
+    everywhere: Annotated[
+        bool,
+        typer.Option(
+            "--everywhere",
+            help="For a lost machine: end all your logins on all machines, and revoke all your certificates.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="With --everywhere: delete your access keys, too.")
+    ] = False,
+    yes: YesOption = False,
 ) -> None:
     """Log out: revoke the token and delete it.
 
     The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer can do that.
+
+    With --everywhere, from any machine where you can log in: asks first, and says what remains.
     """
     from clustercert.cli import credential_cache
     from clustercert.client.connection import ClientError
 
-    warn_in_client(os.environ)
+    if keys and not everywhere:
+        raise typer.BadParameter("--keys needs --everywhere.")
     name = profile_name or profile.current(os.environ)
+    if everywhere:
+        from clustercert.cli.logout_everywhere import end_all_logins
+
+        end_all_logins(LoginOptions(name).profile(), keys=keys, yes=yes)
+    else:
+        warn_in_client(os.environ)
     found = profile.remembered(name, os.environ) if forget else None
     found = found or profile.load(name, os.environ)
     if forget:
@@ -203,7 +223,7 @@ def logout(
     else:
         profile.save(name, profile.without_login(found), os.environ)
     credential_cache.clear(name)
-    if found.oidc is None and found.token is not None and not found.has_expired:
+    if not everywhere and found.oidc is None and found.token is not None and not found.has_expired:
         try:
             with found.client() as client:
                 client.revoke(found.token)

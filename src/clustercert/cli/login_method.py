@@ -39,6 +39,12 @@ class IssuerOptions:
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address for the browser instead of opening it.")
     ] = False
+    reauthenticate: Annotated[
+        bool,
+        typer.Option(
+            "--reauthenticate", help="Authenticate at the issuer again, even if it has a session of yours."
+        ),
+    ] = False
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -69,8 +75,8 @@ class IssuerOptions:
     def __post_init__(self) -> None:
         if self.token_file is not None and self.is_given:
             raise typer.BadParameter("--token-file excludes the other options for issuers.")
-        if self.device and self.no_browser:
-            raise typer.BadParameter("Give only one of --device and --no-browser.")
+        if self.device and (self.no_browser or self.reauthenticate):
+            raise typer.BadParameter("--device excludes --no-browser and --reauthenticate.")
 
     @property
     def is_given(self) -> bool:
@@ -79,6 +85,7 @@ class IssuerOptions:
             self.issuer
             or self.device
             or self.no_browser
+            or self.reauthenticate
             or self.issuer_ca_file
             or self.keyring
             or self.allow_service
@@ -211,7 +218,9 @@ class IssuerOptions:
             if self.device:
                 return oidc_login.by_device(issuer)
             return oidc_login.by_browser(
-                issuer, open_window=not self.no_browser and browser.has_browser(os.environ)
+                issuer,
+                open_window=not self.no_browser and browser.has_browser(os.environ),
+                reauthenticate=self.reauthenticate,
             )
         except KeyboardInterrupt:
             note("")

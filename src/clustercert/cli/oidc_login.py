@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
 
 
-def by_browser(issuer: "LoginIssuer", *, open_window: bool) -> "Tokens":
-    """Log in in a browser on this machine. Raises ClientError."""
+def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool = False) -> "Tokens":
+    """Log in in a browser on this machine. Raises ClientError.
+
+    Args:
+        reauthenticate: whether the issuer authenticates the user even if it has a session of theirs.
+    """
     from clustercert.client.oidc.browser_login import log_in_by_browser
     from clustercert.client.oidc.grants import IssuerClient
 
@@ -36,6 +40,10 @@ def by_browser(issuer: "LoginIssuer", *, open_window: bool) -> "Tokens":
             note(f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}")
             note("On a machine without a browser, run `clustercert login --device`.")
 
+    if reauthenticate:
+        # Source: OpenID Connect Core 1.0, 3.1.2.1.
+        parameters = {**issuer.client.parameters, "prompt": "login"}
+        issuer = replace(issuer, client=replace(issuer.client, parameters=parameters))
     with IssuerClient(issuer) as client:
         return log_in_by_browser(client, show)
 
@@ -69,8 +77,10 @@ def profile_of(
         except ApiError as error:
             if error.http_status != 401:  # noqa: PLR2004 - not authenticated
                 raise
+            named = f" of the issuer {oidc.name}" if oidc.name else ""
+            ended = "If you ended all your logins, add --reauthenticate. " if oidc.name else ""
             raise NotLoggedIn(
-                f"{error.message} {url} does not accept the token{f' of the issuer {oidc.name}' if oidc.name else ''}. "
+                f"{error.message} {url} does not accept the token{named}. {ended}"
                 "An operator sees the reason with `clustercert identity explain`, or in the log by the request id."
             ) from error
     return Profile(

@@ -20,10 +20,11 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
     name = login.saved_name
     chosen = login.profile(may_ask=False)
     with chosen.explain_rejection(), chosen.client() as client:
-        projects = client.projects()
+        projects, caller = client.projects(), client.caller()
     row = {
         "service": chosen.url,
         "user": chosen.user,
+        "user_id": caller.id if caller is not None else None,
         "profile": name,
         "projects": sorted(each.name for each in projects),
         "project": chosen.project_name if chosen.chosen_project else None,

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from clustercert.identity.access_keys import AccessKeys
 from clustercert.identity.directory import Directory
 from clustercert.identity.federation import Federation
+from clustercert.identity.logins import Logins
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
 from clustercert.identity.tokens import Tokens
@@ -46,6 +47,7 @@ class Identity:
         self.tokens = Tokens(database, self.passwords, now, token_lifetime, rates)
         self.access_keys = AccessKeys(database, sealer, now, rates)
         self.federation = Federation(database, now)
+        self.logins = Logins(database, now)
 
     async def projects_of(self, caller: Caller) -> tuple[Project, ...]:
         """List the projects, including disabled ones, in which the caller's user has a role."""

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import cast
 
 from clustercert.authn.federated import Authority, FederatedUser
-from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocation
+from clustercert.model import Actor, Caller, KnownUser, Origin, Project, Revocation, rfc3339
 from clustercert.model.errors import InvalidRequest, Unauthenticated
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
 from clustercert.model.ids import is_user_id
@@ -38,6 +38,7 @@ class Login:
             credential_id=user.credential_id,
             groups=user.groups,
             issuer=user.issuer.url,
+            keeps_login_time=user.keeps_login_time,
         )
 
 
@@ -55,7 +56,7 @@ class Federation:
         self._cache: Cache[tuple[str, str, str, int], Login] = Cache(database.generation, CACHED_LOGINS)
 
     async def caller_of_federated_user(self, user: FederatedUser, origin: Origin) -> Caller:
-        """Return the caller. Raises Unauthenticated if the user is blocked."""
+        """Return the caller. Raises Unauthenticated if the user is blocked, or has ended this login."""
 
         async def load(_: object) -> Login:
             access = await self._access(user)
@@ -137,6 +138,13 @@ def login_of(user: FederatedUser, access: FederatedAccess) -> Login:
     issuer = user.issuer
     if access.blocked:
         raise Unauthenticated("the user is blocked", known=user.user.id)
+    ended_at, logged_in_at = access.logins_ended_at, user.logged_in_at
+    if ended_at is not None and logged_in_at is not None and logged_in_at <= ended_at:
+        raise Unauthenticated(
+            f"the user ended all logins at {rfc3339(ended_at)}, and this one is from before or is not"
+            " certain to be from afterwards",
+            known=user.user.id,
+        )
     if access.id_taken:
         raise Unauthenticated("a user of the built-in identity has the same id", known=user.user.id)
     if access.name_taken:

@@ -140,6 +140,7 @@ class Caller:
         credential_id: the access key's id, or the token's SHA-256 in hex; empty for other methods.
         groups: the user's groups, sorted by name.
         issuer: who authenticated the user: an OIDC issuer's or Keystone's URL, or `built-in`.
+        keeps_login_time: whether a credential that is renewed from this one has the time of the same login.
     """
 
     user: User
@@ -151,6 +152,7 @@ class Caller:
     credential_id: str = ""
     groups: tuple[Group, ...] = ()
     issuer: str = BUILT_IN
+    keeps_login_time: bool = True
 
     @property
     def actor(self) -> Actor:

@@ -11,6 +11,7 @@ from clustercert.policy.roles import (
     require_operator,
     require_reach,
 )
+from clustercert.revocation.logout import Logout
 from clustercert.revocation.names import checked_user_id, is_fingerprint
 from clustercert.revocation.preview import ONLY_ADMINS, RevocationPreviews
 from clustercert.revocation.proof_of_possession import KEY_HOLDER, is_proof, statement_to_sign
@@ -44,6 +45,7 @@ class RevocationService:
 
     Attributes:
         recorder: does not authorize; for the command line.
+        logout: for callers themselves, so it does not authorize either.
         service_name: part of the statement that a key holder signs, so that other services reject the signature.
     """
 
@@ -51,6 +53,7 @@ class RevocationService:
     recorder: RevocationRecorder
     usernames: UsernameQueries
     previews: RevocationPreviews
+    logout: Logout
     service_name: str
 
     async def revoke_user_on_cluster(

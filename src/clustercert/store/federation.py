@@ -28,7 +28,7 @@ class FederatedAccess:
         name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
         id_taken: whether a user of the built-in identity has the user's id.
         recorded: the user as last recorded, or None.
-        logins_ended_at: logins from before this time are refused.
+        logins_ended_at: when the user ended all their logins.
     """
 
     projects: frozenset[str]

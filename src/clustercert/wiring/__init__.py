@@ -43,6 +43,7 @@ from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import Signer, SignerFactory
 from clustercert.policy.decision import Policy
 from clustercert.policy.exemptions import groups_and_templates
+from clustercert.revocation.logout import Logout
 from clustercert.revocation.preview import RevocationPreviews
 from clustercert.revocation.recorder import RevocationRecorder
 from clustercert.revocation.service import RevocationService
@@ -193,7 +194,7 @@ def _components(
         webhook=Webhook(database, utc_now, policy_groups),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
-        revocation=_revocation(settings, database, clusters),
+        revocation=_revocation(settings, database, clusters, identity),
         access=access,
         enforcement=enforcement,
         audit_log=AuditLog(AuditQueries(database), EventPages(database)),
@@ -240,18 +241,17 @@ def _identity(settings: Settings, database: Database, custody: Custody) -> Ident
     return identity
 
 
-def _revocation(settings: Settings, database: Database, clusters: ClusterQueries) -> RevocationService:
+def _revocation(
+    settings: Settings, database: Database, clusters: ClusterQueries, identity: Identity
+) -> RevocationService:
+    recorder = RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now)
+    usernames, certificates = UsernameQueries(database), CertificateMaintenance(database)
     return RevocationService(
         clusters=clusters,
-        recorder=RevocationRecorder(RevocationQueries(database), settings.revocation.undo_window, utc_now),
-        usernames=UsernameQueries(database),
-        previews=RevocationPreviews(
-            clusters,
-            KnownUserQueries(database),
-            UsernameQueries(database),
-            CertificateMaintenance(database),
-            utc_now,
-        ),
+        recorder=recorder,
+        usernames=usernames,
+        previews=RevocationPreviews(clusters, KnownUserQueries(database), usernames, certificates, utc_now),
+        logout=Logout(recorder, certificates, identity.logins),
         service_name=settings.service_name,
     )
 

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from clustercert.authn.credential_forms import is_keystone_token
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
-from clustercert.authn.federated import FederatedLookup, FederatedUser
+from clustercert.authn.federated import CLOCK_DIFFERENCE, FederatedLookup, FederatedUser
 from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.directory import KeystoneDirectory
 from clustercert.authn.keystone.lookups import Found, Lookups
@@ -76,5 +76,6 @@ class KeystoneTokens:
             credential_id=digest,
             method=TOKEN_METHOD if is_own else APPLICATION_CREDENTIAL_METHOD,
             revision=next(self._revisions),
+            logged_in_at=body.issued_at - CLOCK_DIFFERENCE,
         )
         return Found(found, min(left, self.keystone.cache_seconds))

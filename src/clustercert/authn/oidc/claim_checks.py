@@ -70,6 +70,20 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def login_time(issuer: Issuer, token: UnverifiedToken) -> tuple[datetime, bool]:
+    """Return the earliest time, by this service's clock, at which the user of a verified token can have logged in.
+
+    Also returns whether that is the claim `auth_time`, which stays the same when the token is renewed. Without it, or
+    if it is not a number, the time is that of `iat`. Source: OpenID Connect Core 1.0, sections 2 and 12.2.
+    """
+    issued = _seconds("iat", token.claims.get("iat"))
+    try:
+        logged_in = _seconds("auth_time", token.claims.get("auth_time"))
+    except TokenRefused:
+        return datetime.fromtimestamp(issued, UTC) - issuer.leeway, False
+    return datetime.fromtimestamp(min(logged_in, issued), UTC) - issuer.leeway, True
+
+
 def valid_until(issuer: Issuer, token: UnverifiedToken) -> datetime:
     """Return when a verified token stops being accepted."""
     expiry = _seconds("exp", token.claims.get("exp"))

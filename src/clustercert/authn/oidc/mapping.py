@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from clustercert.authn.federated import FederatedUser
+from clustercert.authn.oidc.claim_checks import login_time
 from clustercert.authn.oidc.claims import claim_path, claim_texts, claim_value
 from clustercert.authn.oidc.expressions import ClaimExpression
 from clustercert.authn.oidc.issuers import Issuer, RoleGrant, derived_id
@@ -29,6 +30,7 @@ def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
     user_id = _user_id(issuer, claims)
     groups = mapped_groups(issuer, claims)
     roles, service_roles = _roles(issuer, claims, groups)
+    logged_in_at, keeps_login_time = login_time(issuer, token)
     return FederatedUser(
         issuer=issuer,
         user=User(user_id, _name(issuer, _username(issuer, claims, user_id)), domain),
@@ -41,6 +43,8 @@ def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
         credential_id=hashlib.sha256(token.text.encode()).hexdigest(),
         method=AUTH_METHOD,
         revision=issuer.revision,
+        logged_in_at=logged_in_at,
+        keeps_login_time=keeps_login_time,
     )
 
 

@@ -1,12 +1,14 @@
 """Routes about the caller, OIDC issuers and their users: login, explanation of a token, blocking."""
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from clustercert.http import responses
+from clustercert.authn.federated import CLOCK_DIFFERENCE
+from clustercert.http import query, responses
 from clustercert.http.api import OWN
 from clustercert.http.api import identity_bodies as bodies
 from clustercert.http.body import parsed, require_json
@@ -14,11 +16,16 @@ from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
 from clustercert.identity.token_report import report_on_token
 from clustercert.model.errors import InvalidRequest
+from clustercert.model.identity import BUILT_IN
 from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.roles import require_operator
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
 _CONFLICT = ERRORS | {409: "The user is blocked already, or was changed at the same time."}
+
+_LOGOUT_ERRORS = ERRORS | {409: "Another request changed the user at the same time."}
+_SECOND = timedelta(seconds=1)
+_DRY_RUN = query.choice("dryRun", "All: end nothing, and return what would end.", ("All",))
 
 router = APIRouter(tags=["Identity providers"])
 
@@ -60,6 +67,40 @@ async def show_caller(call: CallDep) -> Response:
     """
     projects = await call.services.identity.projects_of(call.caller)
     return responses.private(bodies.caller_body(call.caller, projects))
+
+
+@router.post(
+    OWN + "/caller/logout",
+    responses=described(
+        "The logins have ended, and the certificates are revoked.",
+        bodies.LoggedOutBody,
+        errors=_LOGOUT_ERRORS,
+    ),
+    openapi_extra=json_body(bodies.LogoutRequest.model_json_schema(), required=False)
+    | query.described([_DRY_RUN]),
+)
+async def log_out_everywhere(call: CallDep) -> Response:
+    """End all logins of the caller, and revoke all their certificates.
+
+    For a lost machine. The revocation can't be undone. Takes more than a second, and is safe to repeat.
+    """
+    caller, services = call.caller, call.services
+    dry_run = bool(query.parsed(call.request.query_params, [_DRY_RUN], ()))
+    with_keys = False
+    if call.body:
+        require_json(call.request)
+        with_keys = parsed(call.body, bodies.LogoutRequest).keys or False
+    logout = services.revocation.logout
+    end = logout.preview if dry_run else logout.everywhere
+    done = await end(caller, with_keys=with_keys)
+    clusters = () if dry_run else await services.inventory.clusters_of_user(caller.user.id)
+    new_logins_from = None
+    if caller.issuer != BUILT_IN:
+        issuers = services.oidc.issuers if services.oidc is not None else ()
+        leeways = {issuer.url: issuer.leeway for issuer in issuers}
+        # Rounded up, because tokens have whole seconds.
+        new_logins_from = services.inventory.now() + leeways.get(caller.issuer, CLOCK_DIFFERENCE) + _SECOND
+    return responses.private(bodies.logged_out_body(caller, done, new_logins_from, clusters))
 
 
 @router.post(

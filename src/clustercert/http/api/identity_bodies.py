@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import datetime
 
 from pydantic import BaseModel, Field
 
@@ -9,14 +10,21 @@ from clustercert.authn.oidc.issuers import Issuer
 from clustercert.http.body import RequestBody
 from clustercert.identity.token_report import TokenReport
 from clustercert.inventory.service import UserCluster
-from clustercert.model import Caller, JsonObject, KnownUser, Project, rfc3339
+from clustercert.model import AccessKey, Caller, JsonObject, KnownUser, Project, rfc3339
 from clustercert.model.login_client import BearerKind, LoginClient
+from clustercert.revocation.logout import LoggedOut
 
 
 class ExplainRequest(RequestBody):
     """The body of a request to explain a token."""
 
     token: str = Field(description="The JWT.", json_schema_extra={"minLength": 1})
+
+
+class LogoutRequest(RequestBody):
+    """The optional body of a request to end all logins."""
+
+    keys: bool | None = Field(default=None, description="Whether permanent access keys end, too.")
 
 
 class IssuerBody(BaseModel):
@@ -105,6 +113,38 @@ class BlockedBody(BaseModel):
     clusters: list[UserClusterBody]
 
 
+class OwnKeyBody(BaseModel):
+    """A permanent access key of the caller."""
+
+    access_key: str
+    description: str
+    enabled: bool
+
+
+class LoggedOutBody(BaseModel):
+    """What a logout ended, and what remains."""
+
+    id: str
+    name: str
+    issuer: str = Field(description="The URL of the OIDC issuer or of Keystone, or `built-in`.")
+    certificates: int = Field(description="How many certificates were valid.")
+    tokens: int = Field(description="How many tokens of the built-in identity were deleted.")
+    temporary_keys: int
+    deleted_keys: list[OwnKeyBody]
+    kept_keys: list[OwnKeyBody] = Field(description="Permanent access keys, which still work.")
+    renewals_end: bool = Field(
+        description="False if the issuer does not say when a user logged in, and for Keystone: a session there can"
+        " still be used to log in."
+    )
+    new_logins_from: str | None = Field(
+        description="When new logins at the issuer or Keystone are accepted, which depends on the clocks. Null for the"
+        " built-in identity."
+    )
+    clusters: list[UserClusterBody] = Field(
+        description="Those for which certificates have not expired, at most 100."
+    )
+
+
 class OwnProjectBody(BaseModel):
     """A project in which the caller has a role."""
 
@@ -143,6 +183,28 @@ def caller_body(caller: Caller, projects: Iterable[Project]) -> JsonObject:
         "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
         "projects": [{"id": each.id, "name": each.name, "domain": each.domain.name} for each in projects],
     }
+
+
+def logged_out_body(
+    caller: Caller, done: LoggedOut, new_logins_from: datetime | None, clusters: Iterable[UserCluster]
+) -> JsonObject:
+    return {
+        "id": caller.user.id,
+        "name": caller.user.name,
+        "issuer": caller.issuer,
+        "certificates": done.certificates,
+        "tokens": done.logins.tokens,
+        "temporary_keys": done.logins.temporary_keys,
+        "deleted_keys": [_own_key(key) for key in done.logins.keys],
+        "kept_keys": [_own_key(key) for key in done.kept],
+        "renewals_end": caller.keeps_login_time,
+        "new_logins_from": rfc3339(new_logins_from) if new_logins_from is not None else None,
+        "clusters": [user_cluster_body(each) for each in clusters],
+    }
+
+
+def _own_key(key: AccessKey) -> JsonObject:
+    return {"access_key": key.id, "description": key.description, "enabled": key.enabled}
 
 
 def blocked_body(user_id: str, user: KnownUser | None, clusters: Iterable[UserCluster]) -> JsonObject:

@@ -62,6 +62,22 @@ class UserBlocked(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoginsEnded(AuditEvent):
+    """A user ended all their own logins. The subject is their user id.
+
+    Attributes:
+        issuer: the URL of the OIDC issuer or of Keystone, whose tokens from before are refused; or `built-in`.
+        tokens, temporary_keys: how many of the built-in identity ended.
+    """
+
+    kind: Literal["user.logged_out"] = "user.logged_out"
+    name: str
+    issuer: str
+    tokens: int = 0
+    temporary_keys: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoleChanged(AuditEvent):
     """A role was assigned to a user or group, or removed from it.
 
