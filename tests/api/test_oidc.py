@@ -295,6 +295,36 @@ def test_a_domain_binds_an_issuer_to_its_projects(
             assert len(client.get("/v3/projects", headers=headers).json()["projects"]) == count
 
 
+@pytest.mark.parametrize(("subject", "status"), [(["terraform_workspace_id"], 200), (["sub"], 403)])
+def test_all_phases_of_a_pipeline_get_certificates_with_its_name(
+    service_with: Callable[..., Service], world: World, tmp_path: Path, subject: list[str], status: int
+) -> None:
+    claims = {
+        "terraform_organization_name": "my-org",
+        "terraform_workspace_name": "my-ws",
+        "terraform_workspace_id": f"ws-{status}",
+    }
+    with IssuerServer(tmp_path).running() as issuer:
+        one = issuer.settings(
+            name=f"tfc{status}",
+            projects=[world.project.id],
+            roles=[{"role": "member"}],
+            subject=subject,
+            username=["terraform_organization_name", "terraform_workspace_name"],
+        )
+        rules = [{"name": "all", "grant": {"groups": ["team:all"]}}]
+        policy = {"username": "{user.name}", "rules": rules}
+        client = service_with(identity={"region": worlds.REGION, "issuers": [one]}, policy=policy).client
+
+        def run(phase: str) -> httpx.Response:
+            sub = f"organization:my-org:project:Default Project:workspace:my-ws:run_phase:{phase}"
+            headers = {"Authorization": f"Bearer {issuer.token(sub=sub, **claims)}"}
+            return client.post(world.path(), json={"duration": 1}, headers=headers)
+
+        assert names(certificate(run("plan")), NameOID.COMMON_NAME) == [f"tfc{status}/my-org/my-ws"]
+        assert run("apply").status_code == status
+
+
 def test_a_rotated_key_costs_no_failed_log_in_under_load(site: Site) -> None:
     """Every request has its own token, and the issuer signs with the new key as soon as it is published."""
     client, path = site.client, "/v3/auth/projects"
