@@ -16,7 +16,7 @@ from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.examples import run_examples
 from clustercert.settings import SettingsError, load
 from clustercert.store.federation import FederatedAccess
-from support.identity_page import PROJECT, recipe, recipes
+from support.identity_page import PROJECT, recipe, recipe_lines, recipes
 from support.issuer_tokens import GITHUB, KEYCLOAK, KUBERNETES, user_of
 from support.samples import NOW, cluster
 
@@ -172,6 +172,14 @@ async def test_a_service_account_of_one_cluster_reads_another() -> None:
     assert await granted("kubernetes", KUBERNETES, "cluster-c") == "Forbidden"
     other = KUBERNETES["kubernetes.io"] | {"namespace": "default"}
     assert await granted("kubernetes", KUBERNETES, "cluster-b", **{"kubernetes.io": other}) == "NotFound"
+
+
+def test_the_lines_for_a_resource_are_valid() -> None:
+    text = recipe("login", {'audiences = ["clustercert"]\n': recipe_lines("resource")})
+    [issuer] = load(None, **tomllib.loads(text)).identity.issuers
+    login = issuer.configured().login
+    assert login is not None
+    assert (login.resource, login.bearer) == ("https://clustercert.example.com", "access")
 
 
 def test_every_block_on_the_page_is_valid() -> None:
