@@ -38,7 +38,8 @@ BEHIND_RBAC = (
 )
 NOT_ASKED = (
     "The API server asked no webhook about the certificate: set the flags that README.md of `clustercert kubernetes"
-    " setup` names on every API server, and check in the API server's log that it could load the files."
+    " setup` names on every API server, and check in the API server's log that it could load the files. (Kubernetes"
+    " older than 1.30 counts no calls: check there also that none failed.)"
 )
 NO_TOKEN = "The cluster has no webhook token: run `clustercert kubernetes setup`, and follow its README.md."
 WRONG_TOKEN = (
@@ -92,7 +93,8 @@ class WebhookDiagnosis:
             return await self._why_unanswered() or UNKNOWN
         increased = {result for result in after if after[result] > before.get(result, 0)}
         if not increased:
-            return NOT_ASKED
+            # Older API servers have no such metric, so they may have called with a wrong token.
+            return (None if after else await self._why_unanswered()) or NOT_ASKED
         if increased == {"success"}:
             return NOT_OURS
         return await self._why_unanswered() or self._why_unreachable()
