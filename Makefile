@@ -4,7 +4,7 @@
 # ARGS=… adds arguments.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool chromium shells bench-tools
+.PHONY: help demo test test-fast check bench format docs lock release clean runtime dev clients issuers keystone openssl haproxy promtool chromium shells gophercloud bench-tools
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,7 @@ help: ## show this list
 demo: runtime ## start a service to try, and issue a first kubeconfig (ARGS="--port 8080")
 	@.venv/bin/clustercert demo $(ARGS)
 
-test: dev clients issuers keystone openssl haproxy promtool chromium shells ## run every test, with real clients and the built wheel
+test: dev clients issuers keystone openssl haproxy promtool chromium shells gophercloud ## run every test, with real clients and the built wheel
 	@.venv/bin/python scripts/run_tests.py
 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
@@ -83,6 +83,12 @@ promtool:
 shells:
 	@command -v zsh >/dev/null && command -v fish >/dev/null || scripts/apt-install zsh fish \
 		|| echo "zsh or fish is not installed: their tests in tests/cli/test_completion.py are skipped" >&2
+
+# One test compiles a Go program with it, and is skipped without it.
+gophercloud:
+	@command -v go >/dev/null && test -d /usr/share/gocode/src/github.com/gophercloud/gophercloud \
+		|| scripts/apt-install golang-go golang-github-gophercloud-gophercloud-dev \
+		|| echo "gophercloud is not installed: tests/clients/test_gophercloud.py is skipped" >&2
 
 bench-tools: openssl
 	@scripts/environment --project .venvs/bench requirements.lock requirements-build.lock bench/requirements.lock

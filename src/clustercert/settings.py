@@ -28,7 +28,7 @@ from clustercert.limits.rates import Kind, Rate, parse_rate
 from clustercert.limits.user_rates import TEMPORARY_KEYS, TOKENS
 from clustercert.model import KeyType
 from clustercert.model.addresses import is_service_url
-from clustercert.model.choices import ServerRole
+from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.policy.examples import example_failures
 from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
@@ -165,13 +165,14 @@ class ApiSettings(Section):
         get_clustercert: accept the deprecated GET request, which issues a certificate without a request body.
         max_duration: longest `duration` of a request in days, 1825 to 1827. Some of Huawei's clouds allow 1826 or 1827.
             A rule allows that only with a `max_lifetime` as long.
-        endpoints: form of a cluster's `status.endpoints`. Open Telekom Cloud uses an object, Huawei Cloud a list.
+        endpoints: form of a cluster's `status.endpoints`. `auto`: a list for Huawei Cloud's Go SDK and Terraform
+            provider, an object for other clients.
     """
 
     insecure_external: TrueOrFalse = True
     get_clustercert: TrueOrFalse = True
     max_duration: int = Field(default=MAX_DAYS, ge=MAX_DAYS, le=MOST_DAYS)
-    endpoints: Literal["object", "list"] = "object"
+    endpoints: EndpointsForm = "auto"
 
 
 class IssuingSettings(Section):

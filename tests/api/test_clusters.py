@@ -1,5 +1,6 @@
 """Routes of clusters: the fields that real clients read, and the values that make them fail."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.go_cluster import decode_cluster
 from support.service import Service
 from support.world import EXTERNAL_URL, World
 
@@ -110,15 +112,61 @@ def test_endpoints_are_an_object_as_in_open_telekom_cloud(client: httpx.Client, 
     assert with_eip == {"internal": INTERNAL_URL, "external": EXTERNAL_URL, "external_otc": EXTERNAL_URL}
 
 
-def test_endpoints_are_a_list_as_in_huawei_cloud_where_the_settings_say_so(
+def clusters_path(world: World) -> str:
+    return world.path(tail="").rpartition("/")[0]
+
+
+HUAWEI_GO = "huaweicloud-usdk-go/3.0; linux; amd64; go1.24"
+HUAWEI_TERRAFORM = "terraform-provider-iac golangsdk/2.0.0"
+OTHERS = (
+    "Terraform/1.9 terraform-provider-opentelekomcloud/1.36 golangsdk/2.0.0",
+    "golangsdk/2.0.0",
+    "huaweicloud-usdk-python/3.0; linux; x86_64",
+    "openstacksdk/4.20.0 keystoneauth1/5.18",
+    "",
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "user_agents", "is_list"),
+    [
+        ("auto", (HUAWEI_GO, HUAWEI_TERRAFORM), True),
+        ("auto", OTHERS, False),
+        ("list", (HUAWEI_GO, *OTHERS), True),
+        ("object", (HUAWEI_GO, HUAWEI_TERRAFORM, *OTHERS), False),
+    ],
+)
+def test_the_form_of_endpoints_depends_on_the_setting_and_the_client(
+    service_with: Callable[..., Service],
+    world: World,
+    form: str,
+    user_agents: tuple[str, ...],
+    *,
+    is_list: bool,
+) -> None:
+    client = service_with(api={"endpoints": form}).client
+    for user_agent in user_agents:
+        client.headers["User-Agent"] = user_agent
+        for name, external in (("plain", ""), ("eip", EXTERNAL_URL)):
+            shown = get(client, world, world.path(name, ""))
+            listed = get(client, world, clusters_path(world))["items"]
+            assert shown in listed
+            decoded = [
+                decode_cluster(json.dumps(each), endpoints_as_list=is_list) for each in (shown, *listed)
+            ]
+            assert (decoded[0].internal, decoded[0].external) == (INTERNAL_URL, external)
+
+
+def test_the_list_of_endpoints_has_the_fields_of_the_object_in_its_first_entry(
     service_with: Callable[..., Service], world: World
 ) -> None:
     client = service_with(api={"endpoints": "list"}).client
-    internal = {"url": INTERNAL_URL, "type": "Internal"}
-    plain = get(client, world, world.path("plain", ""))["status"]["endpoints"]
-    assert plain == [internal]
+    internal = {"url": INTERNAL_URL, "type": "Internal", "internal": INTERNAL_URL}
+    assert get(client, world, world.path("plain", ""))["status"]["endpoints"] == [internal]
+    external = {"external": EXTERNAL_URL, "external_otc": EXTERNAL_URL}
+    public = {"url": EXTERNAL_URL, "type": "External"}
     with_eip = get(client, world, world.path("eip", ""))["status"]["endpoints"]
-    assert with_eip == [internal, {"url": EXTERNAL_URL, "type": "External"}]
+    assert with_eip == [internal | external, public]
 
 
 def test_openapi_has_both_addresses(client: httpx.Client, world: World) -> None:

@@ -19,7 +19,9 @@ UNAUTHORIZED = {
         "code": 401,
         "message": "The request you have made requires authentication.",
         "title": "Unauthorized",
-    }
+    },
+    "error_code": "CCE.01401001",
+    "error_msg": "The request you have made requires authentication.",
 }
 TOO_LARGE = b'{"duration": 30}'.ljust(64 * 1024 + 1)
 

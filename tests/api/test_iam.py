@@ -213,6 +213,7 @@ PROTECTED = [
     ("GET", "/v3/auth/projects"),
     ("GET", "/v3/auth/catalog"),
     ("GET", "/v3/auth/domains"),
+    ("GET", f"/v3/users/{'0' * 32}"),
     ("POST", "/v3.0/OS-CREDENTIAL/securitytokens"),
 ]
 
@@ -324,6 +325,8 @@ def test_the_api_describes_itself(keystone: Keystone) -> None:
         "/v3/auth/projects": {"get"},
         "/v3/auth/catalog": {"get"},
         "/v3/auth/domains": {"get"},
+        "/v3/users/{user_id}": {"get"},
+        "/v3/users/{user_id}/password": {"post"},
         "/v3.0/OS-CREDENTIAL/securitytokens": {"post"},
     }
     for path in paths.keys() - {"/v3"}:

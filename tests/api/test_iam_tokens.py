@@ -15,13 +15,34 @@ def test_a_token_is_shown_checked_and_revoked_by_its_user(keystone: Keystone) ->
     for response in (shown, checked):
         assert response.headers["x-subject-token"] == subject
         assert response.headers["cache-control"] == "no-store"
+    # The token is in the worker's cache.
+    path = f"/v3/users/{keystone.alice.id}"
+    assert keystone.http.get(path, headers={"X-Auth-Token": subject}).status_code == 200
     revoked = keystone.http.delete("/v3/auth/tokens", headers=headers)
     assert (revoked.status_code, revoked.content) == (204, b"")
-    keystone.eventually_refused(subject)
+    assert keystone.http.get(path, headers={"X-Auth-Token": subject}).status_code == 401
+    assert keystone.http.head("/v3/auth/tokens", headers=headers).status_code == 404
     gone = keystone.http.get("/v3/auth/tokens", headers=headers)
+    assert gone.json()["error_code"] == "CCE.01404001"
     assert gone.json()["error"] == {"code": 404, "message": "Could not find token.", "title": "Not Found"}
     again = keystone.http.delete("/v3/auth/tokens", headers=headers)
     assert again.status_code == 404
+
+
+def test_users_read_themselves_and_nobody_else(keystone: Keystone) -> None:
+    headers, bob = {"X-Auth-Token": keystone.login()}, keystone.new_user("another")
+    shown = keystone.http.get(f"/v3/users/{keystone.alice.id}", headers=headers)
+    assert shown.status_code == 200
+    user = shown.json()["user"]
+    assert (user["id"], user["name"], user["domain_id"], user["enabled"]) == (
+        keystone.alice.id,
+        keystone.alice.name,
+        keystone.alice.domain.id,
+        True,
+    )
+    answers = [keystone.http.get(f"/v3/users/{each}", headers=headers) for each in (bob.id, "0" * 32, "me")]
+    assert [answer.status_code for answer in answers] == [404] * 3
+    assert len({answer.text for answer in answers}) == 1
 
 
 def test_a_token_of_a_disabled_project_can_be_revoked(keystone: Keystone) -> None:

@@ -24,6 +24,7 @@ from clustercert.limits import Limiter, RouteClass
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import Issuer
 from clustercert.model import Caller, UnverifiedRequest
+from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.revocation.service import RevocationService
@@ -52,7 +53,7 @@ class Options:
     insecure_external: bool
     get_clustercert: bool
     max_duration: int
-    endpoints_as_list: bool
+    endpoints: EndpointsForm
     built_in_identity: bool
     metrics_public: bool
     metrics_loopback: bool

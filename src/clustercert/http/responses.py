@@ -63,7 +63,9 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
             message = "The request you have made requires authentication."
         title = HTTPStatus(failure.status).phrase
         detail = {"code": failure.status, "message": message, "title": title}
-        return json_response({"error": detail}, failure.status, headers)
+        # Huawei Cloud's SDKs read the other two.
+        named = {"error_code": failure.code, "error_msg": message}
+        return json_response({"error": detail, **named}, failure.status, headers)
     body: JsonObject = {
         "errorCode": failure.code,
         "errorMessage": message,

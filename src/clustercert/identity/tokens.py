@@ -96,6 +96,7 @@ class Tokens:
         rates: UserRates,
     ) -> None:
         self._queries = TokenQueries(database)
+        self._generation = database.generation
         self._roles = RoleQueries(database)
         self._passwords = passwords
         self._now = now
@@ -144,7 +145,9 @@ class Tokens:
         return cached.live
 
     async def revoke(self, caller: Caller, token: str) -> None:
-        """Revoke a token. Tokens for another scope that were created with it stay valid.
+        """Revoke a token. This process refuses it from then on, and others soon after.
+
+        Tokens for another scope that were created with it stay valid.
 
         Even a token for a disabled project is revoked, because the project may be enabled again. Raises NotFound unless
         the token has not expired and the caller is its user or an operator.
@@ -157,6 +160,7 @@ class Tokens:
             at=self._now(), project_id=project_id, actor=caller.actor, subject=subject, user_id=live.user.id
         )
         await self._queries.remove(live.token.hash, event)
+        await self._generation.refresh()
 
     async def prune(self) -> int:
         """Delete a batch of expired tokens and known networks, and return the number deleted."""

@@ -5,6 +5,9 @@ from typing import Literal
 CertificateState = Literal["live", "revoked", "expired"]
 """A certificate that is both revoked and expired is `revoked`."""
 
+EndpointsForm = Literal["auto", "object", "list"]
+"""The form of a cluster's addresses in CCE's API. `auto` depends on the client."""
+
 FailurePolicy = Literal["NoOpinion", "Deny"]
 """What an API server does if the authorization webhook does not respond: use RBAC alone, or deny."""
 

@@ -254,7 +254,7 @@ def services_of(parts: Components, role: ServerRole) -> Services:
             insecure_external=settings.api.insecure_external,
             get_clustercert=settings.api.get_clustercert,
             max_duration=settings.api.max_duration,
-            endpoints_as_list=settings.api.endpoints == "list",
+            endpoints=settings.api.endpoints,
             built_in_identity=settings.identity.built_in,
             metrics_public=settings.metrics.public,
             metrics_loopback=settings.metrics.loopback,

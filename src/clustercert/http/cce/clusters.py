@@ -12,13 +12,16 @@ from starlette.responses import Response
 
 from clustercert.http import responses
 from clustercert.http.cce import bodies
-from clustercert.http.dependencies import CallDep, Options
+from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
 from clustercert.model import Cluster, JsonObject
 
 # The phase of every registered cluster: this service does not check whether its API server responds.
 PHASE = "Available"
 TYPE = "VirtualMachine"
+
+# Huawei Cloud's Go SDK can't decode the object, and its Terraform provider shows nothing of it.
+READERS_OF_A_LIST = ("huaweicloud-usdk-go/", "terraform-provider-iac ")
 
 CLUSTERS = "/api/v3/projects/{project_id}/clusters"
 CLUSTER = CLUSTERS + "/{cluster_id}"
@@ -38,7 +41,7 @@ async def list_clusters(
 ) -> Response:
     """List the clusters of a project. Responds with 404 if the caller has no role in the project."""
     items = [
-        _cluster_body(cluster, call.services.options)
+        _cluster_body(cluster, call)
         async for cluster in call.services.clusters.of_project(call.caller, project_id)
         if status in (None, PHASE) and cluster_type in (None, TYPE) and version in (None, cluster.version)
     ]
@@ -49,7 +52,7 @@ async def list_clusters(
 async def show_cluster(call: CallDep, project_id: str, cluster_id: str) -> Response:
     """Show a cluster. Fields whose value is not known are empty, not absent."""
     cluster = await call.services.clusters.show(call.caller, project_id, cluster_id)
-    return responses.json_response(_cluster_body(cluster, call.services.options))
+    return responses.json_response(_cluster_body(cluster, call))
 
 
 @router.get(CLUSTER + "/openapi", responses=described("The addresses.", bodies.EndpointsBody))
@@ -72,7 +75,7 @@ async def show_cluster_endpoints(call: CallDep, project_id: str, cluster_id: str
     )
 
 
-def _cluster_body(cluster: Cluster, options: Options) -> JsonObject:
+def _cluster_body(cluster: Cluster, call: CallDep) -> JsonObject:
     """Render a cluster in CCE's format.
 
     Fields whose value is not known are empty, not absent: both Go providers dereference them without a check.
@@ -108,19 +111,30 @@ def _cluster_body(cluster: Cluster, options: Options) -> JsonObject:
         },
         "status": {
             "phase": PHASE,
-            "endpoints": _endpoints(cluster, as_list=options.endpoints_as_list),
+            "endpoints": _endpoints(cluster, as_list=_reads_list(call)),
         },
     }
 
 
+def _reads_list(call: CallDep) -> bool:
+    form = call.services.options.endpoints
+    user_agent = call.request.headers.get("user-agent", "")
+    return form == "list" or (form == "auto" and user_agent.startswith(READERS_OF_A_LIST))
+
+
 def _endpoints(cluster: Cluster, *, as_list: bool) -> JsonObject | list[JsonObject]:
-    """Render a list, as in Huawei Cloud, or an object, as in Open Telekom Cloud, whose CLI shows `external_otc`."""
+    """Render an object, as in Open Telekom Cloud, whose CLI shows `external_otc`, or a list, as in Huawei Cloud.
+
+    The list's first entry also has the fields of the object: Open Telekom Cloud's Go clients read it as well.
+    """
     internal, external = cluster.internal_url, cluster.external_url
-    if as_list:
-        public: list[JsonObject] = [{"url": external, "type": "External"}] if external else []
-        return [{"url": internal, "type": "Internal"}, *public]
-    addresses: JsonObject = {"external": external, "external_otc": external} if external else {}
-    return {"internal": internal, **addresses}
+    addresses: JsonObject = {"internal": internal}
+    if external:
+        addresses |= {"external": external, "external_otc": external}
+    if not as_list:
+        return addresses
+    public: list[JsonObject] = [{"url": external, "type": "External"}] if external else []
+    return [{"url": internal, "type": "Internal", **addresses}, *public]
 
 
 def _cce_time(time: datetime) -> str:

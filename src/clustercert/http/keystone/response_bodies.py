@@ -30,9 +30,11 @@ class KeystoneErrorDetail(BaseModel):
 
 
 class KeystoneError(BaseModel):
-    """The body of every error response of the Keystone subset."""
+    """The body of every error response of the Keystone subset. Huawei Cloud's SDKs read code and message at the top."""
 
     error: KeystoneErrorDetail
+    error_code: str
+    error_msg: str
 
 
 class SelfLink(BaseModel):
@@ -112,6 +114,22 @@ class CatalogResponse(BaseModel):
 
     catalog: list[CatalogService]
     links: SelfLink
+
+
+class UserDetail(Named):
+    """A user. `password_expires_at` and `options` are always empty."""
+
+    domain_id: str
+    enabled: Literal[True]
+    password_expires_at: None
+    options: dict[str, object]
+    links: SelfLink
+
+
+class UserResponse(BaseModel):
+    """The response to GET /v3/users/{user_id}."""
+
+    user: UserDetail
 
 
 class ProjectDetail(Named):
@@ -238,6 +256,18 @@ def project(project: Project, base_url: str) -> JsonObject:
         "enabled": project.enabled,
         "description": project.description,
         "links": {"self": f"{base_url}/v3/projects/{project.id}"},
+    }
+
+
+def user(user: User, base_url: str) -> JsonObject:
+    """Render the caller's own user, who is enabled."""
+    return {
+        **_named(user),
+        "domain_id": user.domain.id,
+        "enabled": True,
+        "password_expires_at": None,
+        "options": {},
+        "links": {"self": f"{base_url}/v3/users/{user.id}"},
     }
 
 

@@ -26,7 +26,7 @@ from clustercert.identity import Identity
 from clustercert.identity.names import matches_name
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import JsonObject, Project
-from clustercert.model.errors import InvalidRequest
+from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.store.tokens import LiveToken
 
 router = APIRouter(tags=["Identity"])
@@ -139,6 +139,15 @@ async def revoke_token(call: CallDep) -> Response:
     """Revoke a token. Only for the token's user and for operators. Tokens and keys obtained with it stay valid."""
     await call.services.identity.tokens.revoke(call.caller, _subject_token(call.request))
     return Response(status_code=204, headers=_PRIVATE)
+
+
+@router.get("/v3/users/{user_id}", responses=_described("The user.", response_bodies.UserResponse))
+async def show_user(call: CallDep, user_id: str) -> Response:
+    """Show the caller's own user. Other users get 404."""
+    if user_id != call.caller.user.id:
+        raise NotFound("Could not find user.")
+    user = response_bodies.user(call.caller.user, base_url(call.request))
+    return responses.json_response({"user": user}, headers=_VARY)
 
 
 @router.post(
