@@ -1,6 +1,6 @@
 """GET /clustercert/v1/caller: who sends the request, and with what."""
 
-from support.keystone import Keystone, in_project
+from support.keystone import BY, Keystone, in_project
 
 PATH = "/clustercert/v1/caller"
 
@@ -19,7 +19,12 @@ def test_the_owner_of_an_access_key_is_named(keystone: Keystone) -> None:
         "method": "access_key",
         "expires_at": None,
         "projects": [
-            {"id": keystone.project.id, "name": keystone.project.name, "domain": keystone.domain.name}
+            {
+                "id": keystone.project.id,
+                "name": keystone.project.name,
+                "domain": keystone.domain.name,
+                "domain_id": keystone.domain.id,
+            }
         ],
     }
 
@@ -29,3 +34,12 @@ def test_a_token_has_an_end(keystone: Keystone) -> None:
     body = keystone.http.get(PATH, headers={"X-Auth-Token": token}).json()
     assert (body["name"], body["method"]) == ("alice", "token")
     assert body["expires_at"].endswith("Z")
+
+
+def test_projects_that_are_disabled_are_left_out(keystone: Keystone) -> None:
+    key = keystone.new_key(keystone.alice)
+    project = keystone.do(keystone.directory.create_project("closed", keystone.domain, **BY))
+    keystone.assign("reader", keystone.alice, project)
+    assert "closed" in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]
+    keystone.do(keystone.directory.enable_project(project, enabled=False, **BY))
+    assert "closed" not in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]

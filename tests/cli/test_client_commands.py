@@ -23,7 +23,7 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: UserSite) -> N
     assert done.returncode == 0, done.stderr
     kubeconfig = yaml.safe_load(done.stdout)
     for field in ("clusters", "users", "contexts"):
-        assert [entry["name"] for entry in kubeconfig[field]] == ["default-prod"]
+        assert [entry["name"] for entry in kubeconfig[field]] == [f"default-prod-{world.cluster_id[:8]}"]
     assert "insecure-skip-tls-verify" not in done.stdout
     asked_at = datetime.now(UTC)
     done = world.user("kubeconfig", "get", "prod", "--cce-names")
@@ -164,8 +164,10 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
     world.operator.output("cluster", "add", *twin, "--server-ca", world.folder / "server-ca.pem")
     ambiguous = world.user("kubeconfig", "get", "prod")
     assert ambiguous.returncode == 1
+    assert "Several projects have a cluster named prod. Give its id, or its project's id" in ambiguous.stderr
     assert (
-        "Several of your projects have a cluster named prod: eu-de, eu-nl. Add --project" in ambiguous.stderr
+        f"{world.cluster_id} in the project eu-de ({world.project_id}) of the domain Default"
+        in ambiguous.stderr
     )
     assert world.user("kubeconfig", "get", "prod", "--project", "eu-nl").returncode == 0
     world.log_in()
@@ -182,7 +184,7 @@ def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     assert (row["service"], row["user"], row["projects"]) == (world.url, "alice", ["eu-de", "eu-nl"])
     assert row["cached_credentials"] == 0
     assert row["user_id"] == world.operator.output_json("user", "show", "alice")["id"]
-    assert f"GET {world.url}/v3/auth/projects: 200, " in shown.stderr
+    assert f"GET {world.url}/clustercert/v1/caller: 200, " in shown.stderr
     assert (
         world.user(
             "login", world.url, "-u", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD

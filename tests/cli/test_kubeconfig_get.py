@@ -110,18 +110,19 @@ def test_a_kubeconfig_without_the_wanted_san_context_is_written(world: UserSite)
     asked_at = datetime.now(UTC)
     done = world.user("kubeconfig", "get", "prod", "--context", "customSAN-7")
     assert done.returncode == 1
-    assert "no context customSAN-7. The current context is default-prod" in done.stderr
+    name = f"default-prod-{world.cluster_id[:8]}"
+    assert f"no context customSAN-7. The current context is {name}." in done.stderr
     kubeconfig = yaml.safe_load(done.stdout)
-    assert kubeconfig["current-context"] == "default-prod"
+    assert kubeconfig["current-context"] == name
     assert_lives(kubeconfig, timedelta(hours=8), asked_at)
 
 
 def test_the_address_and_the_name_can_be_chosen(world: UserSite) -> None:
     world.log_in()
-    template = ("--context-name", "{cluster}.{project}.{user}")
+    template = ("--context-name", "{cluster}.{project}.{domain}.{user}")
     done = world.user("kubeconfig", "get", world.cluster_id, "--context", "internal", *template)
     kubeconfig = yaml.safe_load(done.stdout)
-    assert kubeconfig["current-context"] == "prod.eu-de.alice"
+    assert kubeconfig["current-context"] == "prod.eu-de.Default.alice"
     assert kubeconfig["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
 
     refused = world.user("kubeconfig", "get", "prod", "--context", "external")

@@ -212,7 +212,7 @@ def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
     )
     try:
         desk.user.output("login", "--password-file", "password")
-        assert "Add --project PROJECT." in desk.error("merge", desk.first)
+        assert f"{other} in the project {project} (" in desk.error("merge", desk.first)
         desk.merge(desk.first, "--project", project)
         assert desk.read()["clusters"][0]["cluster"]["server"] == "https://10.0.0.7:6443"
         desk.merge("--all", "--project", "eu-de", "--context-name", "{project}-{cluster}")
@@ -222,6 +222,77 @@ def test_the_project_decides_between_clusters_of_one_name(desk: Desk) -> None:
     finally:
         operator.output("cluster", "remove", other, "--yes")
         operator.output("project", "delete", project, "--yes")
+
+
+@pytest.fixture
+def namesake(desk: Desk) -> Iterator[tuple[str, str]]:
+    """A second project eu-de, in another domain, with a second cluster of the same name: domain and cluster id."""
+    operator, domain = desk.user.operator, f"{desk.user.name[-20:]}-acme"
+    operator.output("domain", "create", domain)
+    project = str(operator.output_json("project", "create", "eu-de", "--domain", domain)["id"])
+    operator.output("role", "assign", "admin", "--user", desk.user.name, "--project", project)
+    address = ("--internal-url", "https://10.0.0.7:6443", "--server-ca", operator.folder / SERVICE_CA)
+    cluster = str(operator.output_json("cluster", "add", desk.first, "--project", project, *address)["id"])
+    desk.user.output("login", "--password-file", "password")
+    yield domain, cluster
+    operator.output("cluster", "remove", cluster, "--yes")
+    operator.output("project", "delete", project, "--yes")
+    operator.output("domain", "delete", domain, "--yes")
+
+
+def test_two_projects_and_clusters_of_one_name_are_told_apart(
+    desk: Desk, namesake: tuple[str, str], tmp_path: Path
+) -> None:
+    (domain, cluster), first = namesake, desk.ids[desk.first]
+    listed = desk.user.output("clusters").splitlines()
+    assert listed[0].split() == ["NAME", "PROJECT", "DOMAIN", "ID"]
+    assert [desk.first, "eu-de", domain, cluster] in [line.split() for line in listed]
+    assert json.loads(desk.user.output("status", "-o", "json"))["projects"] == sorted(
+        ["Default/eu-de", f"{domain}/eu-de"]
+    )
+    assert desk.user.output("clusters", "--domain", domain).splitlines()[1:] == [
+        line for line in desk.user.output("clusters", "--domain", domain).splitlines() if cluster in line
+    ]
+
+    refused = desk.error("merge", desk.first)
+    assert all(f"{key} in the project eu-de (" in refused for key in (cluster, first))
+    assert f"of the domain {domain}" in refused
+    assert "Give the id instead: " in desk.error("merge", desk.first, "--project", "eu-de")
+    assert "such as '{domain}-{project}-{cluster}'" in desk.error("merge", "--all")
+    desk.merge("--all", "--context-name", "{domain}-{project}-{cluster}")
+    servers = {name: each["server"] for name, each in by_name(desk.read(), "clusters", "cluster").items()}
+    assert servers[f"{domain}-eu-de-{desk.first}"] == "https://10.0.0.7:6443"
+    assert servers[f"Default-eu-de-{desk.first}"] == "https://10.0.0.5:6443"
+    assert "DOMAIN" in desk.user.output("kubeconfig", "list").splitlines()[0]
+
+    names = set()
+    for number, where in enumerate(("Default", domain)):
+        options = ("--project", "eu-de", "--domain", where, "--out", tmp_path / str(number))
+        desk.user.output("kubeconfig", "get", desk.first, *options)
+        names.add(yaml.safe_load((tmp_path / str(number)).read_text())["current-context"])
+    assert names == {f"default-{desk.first}-{key[:8]}" for key in (first, cluster)}
+
+
+def test_operators_tell_clusters_of_one_name_apart(
+    desk: Desk, namesake: tuple[str, str], tmp_path: Path
+) -> None:
+    (domain, cluster), operator = namesake, desk.user.operator
+    assert "DOMAIN" in operator.output("cluster", "list").splitlines()[0]
+    assert operator.output_json("cluster", "show", desk.first, "--domain", domain)["id"] == cluster
+    for command in (("cluster", "show"), ("kubernetes", "ca-bundle"), ("kubernetes", "verify")):
+        refused = operator.error(*command, desk.first)
+        assert f"{cluster} in the project eu-de (" in refused
+        assert f"of the domain {domain}" in refused
+    assert "BEGIN CERTIFICATE" in operator.output(
+        "kubernetes", "ca-bundle", desk.first, "--project", "eu-de", "--domain", domain
+    )
+    done = operator.run(
+        *("kubernetes", "setup", desk.first, "--domain", domain, "--out", tmp_path / "cp"),
+        *("--webhook-url", "https://10.0.0.9:8444", "--webhook-ca", operator.folder / SERVICE_CA),
+    )
+    assert done.code == 0, done.err
+    assert f"then run `clustercert kubernetes verify {cluster}`." in done.err
+    assert f"clustercert kubernetes verify {cluster}" in (tmp_path / "cp" / "README.md").read_text()
 
 
 def test_a_symbolic_link_is_followed(desk: Desk) -> None:

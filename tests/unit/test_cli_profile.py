@@ -9,10 +9,10 @@ import pytest
 
 from clustercert.cli import credential_cache, credential_entry, profile
 from clustercert.cli.login_flow import read_ca
-from clustercert.cli.lookup import only_project
+from clustercert.cli.lookup import in_domain, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
 from clustercert.cli.profile import Profile
-from clustercert.client import NamedRef
+from clustercert.client import ProjectRef
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 from support.command_line import run_command
 
@@ -155,7 +155,10 @@ def test_a_private_file_that_fails_leaves_nothing_behind(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-ONE, TWO = NamedRef("1" * 32, "eu-de"), NamedRef("2" * 32, "eu-nl")
+ONE, TWO, THREE = (
+    ProjectRef(digit * 32, name, domain, digit * 32)
+    for digit, name, domain in (("1", "eu-de", "Default"), ("2", "eu-nl", "Default"), ("3", "eu-de", "acme"))
+)
 
 
 def test_a_project_is_named_by_name_or_id() -> None:
@@ -163,8 +166,13 @@ def test_a_project_is_named_by_name_or_id() -> None:
     assert only_project((ONE, TWO), ONE.id) == ONE
     with pytest.raises(UnknownName, match=r"no role in a project eu-d\. Did you mean eu-de"):
         only_project((ONE, TWO), "eu-d")
-    with pytest.raises(CommandError, match="Give the id"):
-        only_project((ONE, NamedRef("3" * 32, "eu-de")), "eu-de")
+    both = f"Give the id instead: {ONE.id} in the domain Default, {THREE.id} in the domain acme"
+    with pytest.raises(CommandError, match=both):
+        only_project((ONE, TWO, THREE), "eu-de")
+    assert only_project(in_domain((ONE, TWO, THREE), "acme"), "eu-de") == THREE
+    assert in_domain((ONE, TWO, THREE), ONE.domain_id) == (ONE,)
+    with pytest.raises(UnknownName, match=r"of the domain acm\. Did you mean acme\?"):
+        in_domain((ONE, THREE), "acm")
 
 
 def test_the_current_profile_is_the_one_chosen_last(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef
+from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef, ProjectRef
 from clustercert.client.access_key_auth import AccessKeyAuth
 from clustercert.client.auth import TokenAuth
 from clustercert.client.connection import (
@@ -26,7 +26,7 @@ from clustercert.pki.request_signature import SignedParts, parse_authorization, 
 
 URL = "https://clustercert.test:8443"
 NOW = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
-PROJECT, CLUSTER = "a" * 32, "6a3c2e2c-0000-4000-8000-000000000001"
+DOMAIN, PROJECT, CLUSTER = "d" * 32, "a" * 32, "6a3c2e2c-0000-4000-8000-000000000001"
 TOKEN_BODY = {
     "token": {
         "expires_at": "2026-01-16T10:30:00.000000Z",
@@ -130,11 +130,11 @@ def test_a_token_is_read_rescoped_and_revoked() -> None:
 
 def test_projects_and_clusters_are_listed() -> None:
     body = {
-        "projects": [{"id": PROJECT, "name": "eu-de"}],
+        "projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme", "domain_id": DOMAIN}],
         "items": [{"metadata": {"uid": CLUSTER, "name": "prod"}}],
     }
     with Service(httpx.Response(200, json=body)).client() as client:
-        assert client.projects() == (NamedRef(PROJECT, "eu-de"),)
+        assert client.projects() == (ProjectRef(PROJECT, "eu-de", "acme", DOMAIN),)
         assert client.clusters(PROJECT) == (NamedRef(CLUSTER, "prod"),)
     with Service(httpx.Response(200, json={"items": None})).client() as client:
         assert client.clusters(PROJECT) == ()
@@ -156,16 +156,17 @@ def test_the_contexts_follow_from_a_clusters_addresses(public: str | None, conte
     assert service.requests[0].url.path == f"/api/v3/projects/{PROJECT}/clusters/{CLUSTER}/openapi"
 
 
-def test_projects_are_listed_without_the_built_in_identity() -> None:
+@pytest.mark.parametrize("status", [403, 404, 405])
+def test_projects_of_another_cce_service_have_the_id_of_their_domain(status: int) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path.startswith("/v3"):
-            return httpx.Response(404, json={"error": {"code": 404, "message": "No.", "title": "…"}})
-        return httpx.Response(200, json={"projects": [{"id": PROJECT, "name": "eu-de", "domain": "acme"}]})
+        if request.url.path.startswith("/clustercert"):
+            return httpx.Response(status, json={"error_code": "APIGW.0101", "error_msg": "No."})
+        return httpx.Response(200, json={"projects": [{"id": PROJECT, "name": "eu-de", "domain_id": DOMAIN}]})
 
     service = Service(answer)
     with service.client() as client:
-        assert client.projects() == (NamedRef(PROJECT, "eu-de"),)
-    assert [each.url.path for each in service.requests] == ["/v3/auth/projects", "/clustercert/v1/caller"]
+        assert client.projects() == (ProjectRef(PROJECT, "eu-de", DOMAIN, DOMAIN),)
+    assert [each.url.path for each in service.requests] == ["/clustercert/v1/caller", "/v3/auth/projects"]
     with Service(httpx.Response(503, json={"error_msg": "No."})).client() as client, pytest.raises(ApiError):
         client.projects()
 
@@ -361,7 +362,9 @@ def test_requests_are_traced_without_secrets(monkeypatch: pytest.MonkeyPatch) ->
     "hostile", ["/../../victim/planted", "..", "", "a,b", "a/b", "a\x00b", "x" * 65, "ä", 7, None, ["a"]]
 )
 def test_an_id_that_is_not_safe_in_a_file_name_is_refused(hostile: object) -> None:
-    projects = Service(httpx.Response(200, json={"projects": [{"id": hostile, "name": "eu-de"}]}))
+    projects = Service(
+        httpx.Response(200, json={"projects": [{"id": hostile, "name": "eu-de", "domain_id": DOMAIN}]})
+    )
     clusters = Service(httpx.Response(200, json={"items": [{"metadata": {"uid": hostile, "name": "prod"}}]}))
     scope = {"token": TOKEN_BODY["token"] | {"project": {"id": hostile, "name": "eu-de"}}}
     session = Service(httpx.Response(200, json=scope))

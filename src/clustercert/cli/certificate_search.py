@@ -77,9 +77,9 @@ def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonOb
         return found, path_of("certificates", str(found["fingerprint"]), "revoke")
     # A token for a project has the rights of an admin only in that project.
     for project in () if client.is_operator else own_projects(client):
-        found = client.find(path_of("projects", str(project["id"]), "certificates", digits))
+        found = client.find(path_of("projects", project.id, "certificates", digits))
         if found is not None:
-            cluster = {"project_id": project["id"], "id": found["cluster_id"]}
+            cluster = {"project_id": project.id, "id": found["cluster_id"]}
             return found, cluster_path(cluster, "certificates", str(found["fingerprint"]), "revoke")
     raise UnknownName(
         f"There is no such certificate: {name}. `clustercert certificate list` lists yours, with --all all that you "
@@ -107,7 +107,7 @@ def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str],
         return ["/certificates"], _OWN
     if client.is_operator:
         return ["/certificates"], removed
-    paths = [path_of("projects", str(each["id"]), "certificates") for each in own_projects(client)]
+    paths = [path_of("projects", each.id, "certificates") for each in own_projects(client)]
     return paths, removed
 
 

@@ -11,6 +11,7 @@ from clustercert.cli.options import (
     DomainOption,
     InProjectOption,
     OnlyProjectOption,
+    ProjectDomainOption,
     UsageError,
     YesOption,
 )
@@ -73,15 +74,22 @@ def add(
 @app.command("list")
 @on_service
 def list_clusters(
-    client: "AdministrationClient", project: OnlyProjectOption = None, output: OutputOption = Output.TABLE
+    client: "AdministrationClient",
+    project: OnlyProjectOption = None,
+    domain: ProjectDomainOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects. Operators see those of all projects."""
     from clustercert.cli.reach import clusters, find_project
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.rows import with_domain, with_times
 
-    owner = find_project(client, project)["id"] if project is not None else None
-    found = [with_times(each) for each in clusters(client) if owner in (None, each["project_id"])]
-    show_list(found, output, columns=_COLUMNS)
+    owner = find_project(client, project, domain)["id"] if project is not None else None
+    found = [
+        with_times(each)
+        for each in clusters(client)
+        if owner in (None, each["project_id"]) and domain in (None, each["domain"], each["domain_id"])
+    ]
+    show_list(found, output, columns=with_domain(_COLUMNS, found))
 
 
 @app.command()
@@ -90,12 +98,13 @@ def show(
     client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show how a cluster is registered. Only for operators and admins of the project."""
     from clustercert.cli.reach import cluster_path, find_cluster
 
-    found = find_cluster(client, name, project)
+    found = find_cluster(client, name, project, domain)
     show_one(_row(client.get(cluster_path(found)), found["project"]), output)
 
 
@@ -108,6 +117,7 @@ def update(
     details: DetailChangeOptions,
     enforcement: EnforcementChangeOptions,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     rename: Annotated[str | None, typer.Option(metavar="NAME", help="New name.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -121,7 +131,7 @@ def update(
         "server_ca": ca_pem.decode("ascii", "replace") if ca_pem is not None else None,
     }
     fields = {field: value for field, value in fields.items() if value is not None}
-    found = find_cluster(client, name, project)
+    found = find_cluster(client, name, project, domain)
 
     def changes(before: "JsonObject") -> "JsonObject":
         return fields | details.changes(before) | enforcement.changes(before)
@@ -137,13 +147,14 @@ def remove(
     client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
     """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
     from clustercert.cli.reach import cluster_path, find_cluster
     from clustercert.cli.revoke import preview_of_all
 
-    path = cluster_path(find_cluster(client, name, project))
+    path = cluster_path(find_cluster(client, name, project, domain))
     removed, live = client.get(path), preview_of_all(client, path)["live"]
     question = (
         f"Permanently remove the cluster {removed['name']} ({removed['id']}), which has {live} live certificates, and "

@@ -1,18 +1,17 @@
 """`clustercert clusters`: lists the clusters that the logged-in user can reach."""
 
-from typing import Annotated
-
-import typer
-
 from clustercert.cli.commands import expand_options
 from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.options import OnlyProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, show_list
+from clustercert.cli.rows import with_domain
 
 
 @expand_options
 def clusters(
     login: LoginOptions,
-    project: Annotated[str | None, typer.Option(help="List only this project, by name or id.")] = None,
+    project: OnlyProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects."""
@@ -20,9 +19,15 @@ def clusters(
 
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
-        found = reachable_clusters(client, project)
+        found = reachable_clusters(client, project, domain)
     rows = [
-        {"name": each.name, "project": each.project, "id": each.id, "project_id": each.project_id}
+        {
+            "name": each.name,
+            "project": each.project,
+            "domain": each.domain,
+            "id": each.id,
+            "project_id": each.project_id,
+        }
         for each in found
     ]
-    show_list(rows, output, columns=("name", "project", "id"))
+    show_list(rows, output, columns=with_domain(("name", "project", "id"), rows))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption
+from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, note, row_of, show_one
 from clustercert.cli.session import Operator
 from clustercert.model.errors import InvalidRequest
@@ -30,6 +30,7 @@ async def import_audit_log(
         typer.Argument(metavar="FILE", help="Audit log with one JSON event per line; - for standard input."),
     ],
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Import a kube-apiserver's audit log.
@@ -40,7 +41,7 @@ async def import_audit_log(
     """
     from clustercert.kubernetes.webhook.audit_events import API_VERSION
 
-    cluster = await operator.cluster(name, project)
+    cluster = await operator.cluster(name, project, domain)
     log = _AuditLog(file)
     webhook = operator.parts.webhook
     webhook_config, events = await webhook.tokens.webhook_config(cluster.id), log.events()

@@ -10,10 +10,16 @@ import typer
 
 from clustercert.cli import kubeconfig_entries, kubeconfig_merge, kubeconfig_unmerge
 from clustercert.cli.commands import expand_options
-from clustercert.cli.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
+from clustercert.cli.kubeconfig_entries import FILE_TEMPLATE, ClusterRef
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login_options import LoginOptions
-from clustercert.cli.options import CommandError, ContextNameOption, InsecureOption, UnknownName
+from clustercert.cli.options import (
+    CommandError,
+    ContextNameOption,
+    InsecureOption,
+    ProjectDomainOption,
+    UnknownName,
+)
 from clustercert.cli.output import Output, document, note, write_out
 from clustercert.secure_file import write_private
 
@@ -83,7 +89,7 @@ class ContextOptions:
         typer.Option(metavar="NAME", help="Address to use, such as internal. [default: a verified one]"),
     ] = None
     insecure: InsecureOption = False
-    context_name: ContextNameOption = DEFAULT_TEMPLATE
+    context_name: ContextNameOption = FILE_TEMPLATE
     cce_names: Annotated[
         bool,
         typer.Option("--cce-names", help="Write all addresses, under the names of CCE, such as internal."),
@@ -140,6 +146,7 @@ def get(
         str | None,
         typer.Option(help="Project of the cluster; required if several have a cluster of this name."),
     ] = None,
+    domain: ProjectDomainOption = None,
     reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
 ) -> None:
     """Get a kubeconfig with a new certificate for a cluster in any of your projects.
@@ -153,9 +160,9 @@ def get(
     lifetime_options.lifetime(datetime.now(UTC))
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
-        found = find_cluster(client, chosen, cluster, project)
+        found = find_cluster(client, chosen, cluster, project, domain)
         profile = login.saved_name or "openstack"
-        ref = ClusterRef(profile, found.project_id, found.project, found.id, found.name)
+        ref = ClusterRef(profile, *found)
         contexts.check(client, ref, chosen.user)
         request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
         kubeconfig = request.send(client).kubeconfig

@@ -27,17 +27,21 @@ _OWN_FIELDS = {
     "contexts": {"cluster", "user", "extensions"},
 }
 DEFAULT_TEMPLATE = "{profile}-{cluster}"
-_FIELDS = ("profile", "project", "cluster", "user")
+# For files of their own: if KUBECONFIG names several, kubectl takes the first of two contexts with the same name.
+FILE_TEMPLATE = "{profile}-{cluster}-{id}"
+_FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
+_ID_DIGITS = 8
 Kind = Literal["exec", "embedded", "files"]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterRef:
-    """A cluster that a login can reach. `project` and `cluster` are names."""
+    """A cluster that a login can reach. `project`, `domain` and `cluster` are names."""
 
     profile: str
     project_id: str
     project: str
+    domain: str
     cluster_id: str
     cluster: str
 
@@ -80,7 +84,14 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
 
 def context_name(template: str, ref: ClusterRef, user: str) -> str:
     """Fill in a template such as `{profile}-{cluster}`. Raises UsageError."""
-    values = {"profile": ref.profile, "project": ref.project, "cluster": ref.cluster, "user": user}
+    values = {
+        "profile": ref.profile,
+        "domain": ref.domain,
+        "project": ref.project,
+        "cluster": ref.cluster,
+        "id": ref.cluster_id[:_ID_DIGITS],
+        "user": user,
+    }
     name = "".join(text + (values[field] if field else "") for text, field in parse_template(template))
     if not name or " " in name or not name.isprintable():
         raise UsageError(

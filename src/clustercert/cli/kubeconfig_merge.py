@@ -17,8 +17,14 @@ from clustercert.cli.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
 from clustercert.cli.kubeconfig_text import LISTS, Changes, Kubeconfig
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login_options import LoginOptions
-from clustercert.cli.lookup import find_cluster, reachable_clusters
-from clustercert.cli.options import CommandError, ContextNameOption, InsecureOption, UnknownName
+from clustercert.cli.lookup import ReachableCluster, find_cluster, reachable_clusters
+from clustercert.cli.options import (
+    CommandError,
+    ContextNameOption,
+    InsecureOption,
+    ProjectDomainOption,
+    UnknownName,
+)
 from clustercert.cli.output import note
 
 if TYPE_CHECKING:
@@ -104,7 +110,7 @@ class _Plan:
         if name in self.names:
             raise CommandError(
                 f"Two clusters would get the name {name}. Choose names with --context-name, such as "
-                "'{project}-{cluster}'."
+                "'{domain}-{project}-{cluster}' or '{profile}-{cluster}-{id}'."
             )
         for path, config in self.configs.items():
             kubeconfig_entries.check_owner(config, path, name, ref)
@@ -130,6 +136,7 @@ def merge(
             help="Project of the clusters; required if several have a cluster of this name.",
         ),
     ] = None,
+    domain: ProjectDomainOption = None,
     entries: EntryOptions,
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
@@ -153,28 +160,27 @@ def merge(
         )
     plan = _Plan.read(kubeconfig)
     with chosen.explain_rejection(), chosen.client() as client:
-        for ref in _selected(client, chosen, login.saved_name or "openstack", clusters or (), project):
+        found = _selected(client, chosen, clusters or (), project, domain)
+        for ref in (ClusterRef(login.saved_name or "openstack", *each) for each in found):
             plan.add(kubeconfig_entries.context_name(entries.context_name, ref, chosen.user), ref)
         changes = _issued(client, plan, entries, skip=every)
     _write(plan, changes, use=use)
 
 
 def _selected(
-    client: "Client", chosen: "Profile", profile: str, wanted: Sequence[str], project: str | None
-) -> list[ClusterRef]:
+    client: "Client", chosen: "Profile", wanted: Sequence[str], project: str | None, domain: str | None
+) -> list[ReachableCluster]:
     if wanted:
-        found = [find_cluster(client, chosen, name, project) for name in wanted]
+        found = [find_cluster(client, chosen, name, project, domain) for name in wanted]
     else:
-        project = project or (chosen.project_id if chosen.chosen_project else None)
-        found = reachable_clusters(client, project)
+        if project is None and domain is None and chosen.chosen_project:
+            project = chosen.project_id
+        found = reachable_clusters(client, project, domain)
     if not found:
         raise UnknownName(
             f"There are no clusters in {f'the project {project}' if project else chosen.scope}."
         )
-    return [
-        ClusterRef(profile, each.project_id, each.project, each.id, each.name)
-        for each in dict.fromkeys(found)
-    ]
+    return list(dict.fromkeys(found))
 
 
 def _issued(client: "Client", plan: _Plan, entries: EntryOptions, *, skip: bool) -> dict[str, Changes]:

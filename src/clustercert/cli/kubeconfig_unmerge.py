@@ -15,6 +15,7 @@ from clustercert.cli.kubeconfig_entries import Merged
 from clustercert.cli.kubeconfig_merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, write_out
+from clustercert.cli.rows import with_domain
 from clustercert.cli.unknown_variables import warn_in_client
 from clustercert.secure_file import read_regular_file
 
@@ -75,7 +76,7 @@ def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Outp
             if each.context not in seen:
                 rows.append(_row(each, path, current))
             seen.add(each.context)
-    show_list(rows, output, columns=_COLUMNS, name="context")
+    show_list(rows, output, columns=with_domain(_COLUMNS, rows), name="context")
 
 
 def allowlist() -> None:
@@ -102,6 +103,7 @@ def _row(each: Merged, path: Path, current: str | None) -> dict[str, object]:
         "context": each.context,
         "cluster": each.ref.cluster,
         "project": each.ref.project,
+        "domain": each.ref.domain,
         "profile": each.ref.profile,
         "credential": each.kind,
         "expires": _expiry(each),

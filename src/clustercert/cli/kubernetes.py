@@ -4,7 +4,7 @@ import typer
 
 from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verify, webhook_token
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import write_out
 from clustercert.cli.printable import printable
 from clustercert.cli.session import Operator, settings
@@ -23,14 +23,19 @@ app.add_typer(webhook_token.app)
 
 @app.command("ca-bundle")
 @on_store
-async def ca_bundle(operator: Operator, name: ClusterArgument, project: InProjectOption = None) -> None:
+async def ca_bundle(
+    operator: Operator,
+    name: ClusterArgument,
+    project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
+) -> None:
     """Print the client CAs of a cluster (PEM).
 
     Write them and the API server's present client CAs into a new file, and name that file in --client-ca-file.
     """
     from clustercert.pki.certificates import chain_pem
 
-    cluster = await operator.cluster(name, project)
+    cluster = await operator.cluster(name, project, domain)
     write_out(chain_pem(await operator.parts.clusters.queries.bundle(cluster.id)).decode())
 
 

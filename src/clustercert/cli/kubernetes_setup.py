@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption
+from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import note, write_out
 from clustercert.cli.session import Operator
 from clustercert.cli.setup_folder import SetupFolder
@@ -25,6 +25,7 @@ async def setup(
     folder: SetupFolder,
     options: SetupOptions,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
 ) -> None:
     """Write the files that a cluster's control plane needs.
 
@@ -40,7 +41,7 @@ async def setup(
     folder.check()
     resolver = SetupResolver(operator.parts.settings, options, folder, folder.read_previous())
     resolver.check()
-    cluster = await operator.cluster(name, project)
+    cluster = await operator.cluster(name, project, domain)
     client_cas_pem = chain_pem(await operator.parts.clusters.queries.bundle(cluster.id))
     unnumbered_until = await operator.parts.enforcement.last_unnumbered(utc_now())
     resolved = resolver.resolve(cluster, client_cas_pem, unnumbered_until)
@@ -53,7 +54,7 @@ async def setup(
     if resolved.webhook.uses_flags:
         note(LIMITS)
     note(_handshake_result(operator.parts.settings, resolved))
-    note(f"Next: follow {folder.out / README}, then run `clustercert kubernetes verify {name}`.")
+    note(f"Next: follow {folder.out / README}, then run `clustercert kubernetes verify {cluster.id}`.")
 
 
 async def _write(operator: Operator, resolved: "Setup", folder: SetupFolder) -> list[str]:
@@ -86,7 +87,7 @@ async def _create_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhoo
         return await operator.parts.webhook.tokens.create(cluster, actor=operator.actor)
     except Conflict as error:
         raise CommandError(
-            f"{error.message} See `clustercert kubernetes token list {cluster.name}`, or update an existing folder "
+            f"{error.message} See `clustercert kubernetes token list {cluster.id}`, or update an existing folder "
             "with --force, which keeps its token."
         ) from error
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, InProjectOption
+from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, note, show_list
 from clustercert.cli.session import Operator
 from clustercert.cli.setup_options import BindOption, bound_roles
@@ -121,6 +121,7 @@ async def verify(
     name: ClusterArgument,
     options: VerifyOptions,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Prove that issuing, permissions and revocation work.
@@ -131,7 +132,7 @@ async def verify(
     """
     from clustercert.cli.cluster_verification import ClusterVerification
 
-    cluster = await operator.cluster(name, project)
+    cluster = await operator.cluster(name, project, domain)
     expectation = options.expectation(operator.parts.settings.policy, cluster)
     results = await ClusterVerification(operator, cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")

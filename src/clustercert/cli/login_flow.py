@@ -8,7 +8,7 @@ from clustercert.cli.options import NotLoggedIn, read_file
 from clustercert.cli.profile import Profile
 
 if TYPE_CHECKING:
-    from clustercert.client import Login, NamedRef, Session
+    from clustercert.client import Login, NamedRef, ProjectRef, Session
 
 
 def read_ca(path: Path | None) -> str | None:
@@ -89,7 +89,7 @@ def log_in_by_access_key(
 
 
 def choose_project(
-    projects: "tuple[NamedRef, ...]", name_or_id: str | None
+    projects: "tuple[ProjectRef, ...]", name_or_id: str | None
 ) -> "tuple[NamedRef | None, bool]":
     """Return the project, by default the first by name, and whether the user has no other one.
 

@@ -12,7 +12,7 @@ from clustercert.cli.output import note
 from clustercert.cli.profile import OidcLogin, Profile
 
 if TYPE_CHECKING:
-    from clustercert.client import Client, NamedRef
+    from clustercert.client import Client, ProjectRef
     from clustercert.client.oidc.grants import DeviceCode
     from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
     from clustercert.client.oidc.tokens import Tokens
@@ -97,7 +97,7 @@ def profile_of(
     )
 
 
-def _projects(client: "Client") -> "tuple[NamedRef, ...]":
+def _projects(client: "Client") -> "tuple[ProjectRef, ...]":
     """List the user's projects. Waits while the service is unavailable. Raises ClientError.
 
     The service may have to wait before it fetches the issuer's new keys, and the user should not log in again for that.

@@ -25,6 +25,10 @@ InProjectOption = Annotated[
         "--project", metavar="PROJECT", help="Project; required if several have a cluster of this name."
     ),
 ]
+ProjectDomainOption = Annotated[
+    str | None,
+    typer.Option("--domain", metavar="DOMAIN", help="Domain of the project, by name or id."),
+]
 OnlyProjectOption = Annotated[
     str | None, typer.Option("--project", metavar="PROJECT", help="List only this project, by name or id.")
 ]
@@ -66,7 +70,8 @@ ContextNameOption = Annotated[
     str,
     typer.Option(
         metavar="TEMPLATE",
-        help="Name of context, cluster and user, from {profile}, {project}, {cluster} and {user}.",
+        help="Name of context, cluster and user, from {profile}, {domain}, {project}, {cluster}, {id} (8 digits of the "
+        "cluster's) and {user}.",
     ),
 ]
 InsecureOption = Annotated[

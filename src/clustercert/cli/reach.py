@@ -2,15 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from clustercert.cli.lookup import in_domain, only_project, several_clusters
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from clustercert.client import ProjectRef
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
-
-_MAX_NAMES = 20
 
 
 def find_cluster(
@@ -29,10 +27,14 @@ def find_cluster(
         names = {str(each["name"]) for each in clusters(client) if _is_in(each, project, domain)}
         where = f" in the project {project}" if project is not None else ""
         raise UnknownName(f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)}")
-    places = ", ".join(f"{each['project']} ({each['project_id']})" for each in found[:_MAX_NAMES])
     raise CommandError(
-        f"Several projects have a cluster named {name_or_id}: {places}. Name one of them with --project, or give the"
-        " cluster's id."
+        several_clusters(
+            name_or_id,
+            [
+                (str(each["id"]), str(each["project"]), str(each["project_id"]), str(each["domain"]))
+                for each in found
+            ],
+        )
     )
 
 
@@ -52,24 +54,19 @@ def find_project(client: "AdministrationClient", name_or_id: str, domain: str | 
 
         return find(client, "projects", name_or_id, domain)
     projects = own_projects(client)
-    found = [each for each in projects if name_or_id in (each["id"], each["name"])]
     if domain is not None:
-        found = [each for each in found if each["domain_id"] == domain] or found
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(f"{each['name']} ({each['id']})" for each in projects[:_MAX_NAMES]) or "none"
-    if not found:
-        similar = did_you_mean(name_or_id, [str(each["name"]) for each in projects])
-        raise UnknownName(f"You have no role in a project {name_or_id}.{similar} Your projects: {names}.")
-    raise CommandError(f"Several of your projects are named {name_or_id}. Give the id: {names}.")
+        projects = in_domain(projects, domain)
+    found = only_project(projects, name_or_id)
+    return {"id": found.id, "name": found.name}
 
 
-def own_projects(client: "AdministrationClient") -> "Sequence[JsonObject]":
+def own_projects(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
     """List the enabled projects in which the caller has a role."""
-    body = client.exchange("GET", "/v3/auth/projects").body
+    from clustercert.client import ProjectRef
+
     with client.check_format():
-        projects: Any = body["projects"]
-        return [{**each, "id": str(each["id"]), "name": str(each["name"])} for each in projects]
+        own: Any = client.caller["projects"]
+        return tuple(ProjectRef.of(each) for each in own)
 
 
 def cluster_path(cluster: "JsonObject", *more: str) -> str:

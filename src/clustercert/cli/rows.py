@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from clustercert.model.times import parse_rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from clustercert.model import JsonObject
 
 _TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
@@ -26,6 +28,15 @@ def with_names(fields: "JsonObject") -> "JsonObject":
         if f"{noun}_id" in fields:
             columns[noun] = fields.get(f"{noun}_name") or fields[f"{noun}_id"]
     return with_times(fields) | columns
+
+
+def with_domain(columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]") -> "Sequence[str]":
+    """Add the column `domain` after `project` if projects of several domains in the rows have the same name."""
+    projects = {(row["project"], row["domain"]) for row in rows}
+    if len(projects) == len({name for name, _ in projects}):
+        return columns
+    place = columns.index("project") + 1
+    return (*columns[:place], "domain", *columns[place:])
 
 
 def _time(name: str, value: object) -> object:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
+from clustercert.cli.lookup import several_clusters
 from clustercert.cli.options import CommandError
 from clustercert.cli.unknown_variables import warn_of_unknown_variables
 from clustercert.model.errors import NotFound
@@ -59,15 +60,28 @@ class Operator:
     async def user(self, name_or_id: str, domain: str | None = None) -> "User":
         return await self.directory.find_user(name_or_id, await self.domain_or_any(domain))
 
-    async def cluster(self, name_or_id: str, project: str | None = None) -> "Cluster":
-        owner = await self.project(project) if project is not None else None
-        found = await self.parts.clusters.queries.find(name_or_id, owner.id if owner else None)
+    async def cluster(
+        self, name_or_id: str, project: str | None = None, domain: str | None = None
+    ) -> "Cluster":
+        """Find a cluster. `domain` is the project's."""
+        owner = await self.project(project, domain) if project is not None else None
+        named = await self.parts.clusters.queries.find(name_or_id, owner.id if owner else None)
+        within = await self.domain_or_any(domain)
+        projects = {
+            each.id: each
+            for each in await self.directory.projects_with_ids({each.project_id for each in named})
+            if within is None or each.domain.id == within.id
+        }
+        found = [each for each in named if each.project_id in projects]
         if not found:
-            where = f" in the project {owner.name}" if owner else ""
+            where = f" in the project {owner.name}" if owner else f" in the domain {domain}" if domain else ""
             raise NotFound(f"There is no cluster {name_or_id}{where}.")
         if len(found) > 1:
+            owners = [(each.id, projects[each.project_id]) for each in found]
             raise CommandError(
-                f"Several projects have a cluster named {name_or_id}. Name the project with --project, or use the id."
+                several_clusters(
+                    name_or_id, [(key, each.name, each.id, each.domain.name) for key, each in owners]
+                )
             )
         return found[0]
 

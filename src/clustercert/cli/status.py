@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from clustercert.cli import credential_cache, profile
@@ -9,6 +10,7 @@ from clustercert.cli.commands import expand_options
 from clustercert.cli.login_options import LoginOptions
 from clustercert.cli.output import Output, OutputOption, show_one
 from clustercert.cli.profile import Profile
+from clustercert.client import ProjectRef
 
 
 @expand_options
@@ -26,13 +28,21 @@ def status(login: LoginOptions, output: OutputOption = Output.TABLE) -> None:
         "user": chosen.user,
         "user_id": caller.id if caller is not None else None,
         "profile": name,
-        "projects": sorted(each.name for each in projects),
+        "projects": _names(projects),
         "project": chosen.project_name if chosen.chosen_project else None,
         "method": _method(chosen),
         "expires_at": chosen.expires_at,
         "cached_credentials": 0 if name is None else _cached(name),
     }
     show_one(row, output, name="user")
+
+
+def _names(projects: Sequence[ProjectRef]) -> list[str]:
+    """The names of projects, after their domains where several have one name."""
+    names = [each.name for each in projects]
+    return sorted(
+        f"{each.domain}/{each.name}" if names.count(each.name) > 1 else each.name for each in projects
+    )
 
 
 def _method(chosen: Profile) -> str:

@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_service
-from clustercert.cli.options import ClusterArgument, InProjectOption, UnknownName, YesOption
+from clustercert.cli.options import (
+    ClusterArgument,
+    InProjectOption,
+    ProjectDomainOption,
+    UnknownName,
+    YesOption,
+)
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm
 
@@ -23,6 +29,7 @@ def create(
     client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a token. Shows the token once, and never again."""
@@ -31,7 +38,7 @@ def create(
 
     if output is Output.NAME:
         raise typer.BadParameter("The format `name` would not show the token. Choose another format.")
-    made = client.post(cluster_path(find_cluster(client, name, project), "webhook-tokens"))
+    made = client.post(cluster_path(find_cluster(client, name, project, domain), "webhook-tokens"))
     row = {"id": made.pop("id"), "token": made.pop("token"), **made}
     show_one(with_times(row), output, name="id")
     note(
@@ -46,6 +53,7 @@ def list_tokens(
     client: "AdministrationClient",
     name: ClusterArgument,
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List a cluster's tokens.
@@ -55,7 +63,7 @@ def list_tokens(
     from clustercert.cli.reach import cluster_path, find_cluster
     from clustercert.cli.rows import with_times
 
-    path = cluster_path(find_cluster(client, name, project), "webhook-tokens")
+    path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
     columns = ("id", "created_at", "last_asked_at")
     show_list([with_times(each) for each in found], output, columns=columns, name="id")
@@ -68,12 +76,13 @@ def remove(
     name: ClusterArgument,
     token_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the token, from `list`.")],
     project: InProjectOption = None,
+    domain: ProjectDomainOption = None,
     yes: YesOption = False,
 ) -> None:
     """Remove a token. An API server that still uses it receives errors, and applies its failurePolicy."""
     from clustercert.cli.reach import cluster_path, find_cluster
 
-    cluster = find_cluster(client, name, project)
+    cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")
     if token_id not in {each["id"] for each in client.all(path, "webhook_tokens")}:
         raise UnknownName(

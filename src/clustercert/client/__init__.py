@@ -48,6 +48,24 @@ class NamedRef:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectRef(NamedRef):
+    """A project of the caller.
+
+    Attributes:
+        domain: by name; by id if the service is another CCE service, which names only ids.
+    """
+
+    domain: str
+    domain_id: str
+
+    @classmethod
+    def of(cls, item: JsonObject) -> "ProjectRef":
+        """Parse an item of a list. Raises LookupError or ValueError."""
+        domain_id = str(item["domain_id"])
+        return cls(_id(item["id"]), str(item["name"]), str(item.get("domain") or domain_id), domain_id)
+
+
+@dataclass(frozen=True, slots=True)
 class CurrentUser:
     """The user that a request is from.
 
@@ -140,17 +158,17 @@ class Client(Connection):
             texts = {name: str(response.body[name]) for name in ("id", "name", "domain", "issuer")}
             return CurrentUser(**texts, is_operator=OPERATOR in _list(response.body["service_roles"]))
 
-    def projects(self) -> tuple[NamedRef, ...]:
+    def projects(self) -> tuple[ProjectRef, ...]:
         """List the projects in which the caller has a role."""
         try:
-            response = self.exchange("GET", "/v3/auth/projects")
-        except ApiError as error:
-            if error.http_status != HTTPStatus.NOT_FOUND:
-                raise
-            # A service without the built-in identity has no such path.
             response = self.exchange("GET", "/clustercert/v1/caller")
+        except ApiError as error:
+            if error.http_status not in _NO_SUCH_OPERATION:
+                raise
+            # Another CCE service has only Keystone's list, which does not name domains.
+            response = self.exchange("GET", "/v3/auth/projects")
         with self.check_format():
-            return tuple(_named(item) for item in _list(response.body["projects"]))
+            return tuple(ProjectRef.of(json_object(item)) for item in _list(response.body["projects"]))
 
     def clusters(self, project_id: str) -> tuple[NamedRef, ...]:
         """List the clusters in a project."""

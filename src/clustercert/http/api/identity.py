@@ -61,12 +61,13 @@ def _ca_pem(file: Path | None) -> str | None:
 
 @router.get(OWN + "/caller", responses=described("The caller.", bodies.CallerBody))
 async def show_caller(call: CallDep) -> Response:
-    """Show who the caller is, and the projects in which they have a role.
+    """Show who the caller is, and the enabled projects in which they have a role.
 
     For clients with an access key, which names no user, and where the built-in identity is off.
     """
     projects = await call.services.identity.projects_of(call.caller)
-    return responses.private(bodies.caller_body(call.caller, projects))
+    enabled = [each for each in projects if each.enabled and each.domain.enabled]
+    return responses.private(bodies.caller_body(call.caller, enabled))
 
 
 @router.post(

@@ -151,6 +151,7 @@ class OwnProjectBody(BaseModel):
     id: str
     name: str
     domain: str
+    domain_id: str
 
 
 class CallerBody(BaseModel):
@@ -181,7 +182,10 @@ def caller_body(caller: Caller, projects: Iterable[Project]) -> JsonObject:
         "service_roles": list(caller.service_roles),
         "method": caller.method,
         "expires_at": rfc3339(caller.expires_at) if caller.expires_at else None,
-        "projects": [{"id": each.id, "name": each.name, "domain": each.domain.name} for each in projects],
+        "projects": [
+            {"id": each.id, "name": each.name, "domain": each.domain.name, "domain_id": each.domain.id}
+            for each in projects
+        ],
     }
 
 
