@@ -1,11 +1,68 @@
-"""deploy/*.service: how the units belong together."""
+"""deploy/*.service and *.socket: how they fit the README and the quick start, and how they belong together."""
 
+import re
+import shutil
+import subprocess
+import tomllib
 from pathlib import Path
 
-DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+SERVICES = ("clustercert.service", "clustercert-webhook@.service")
+UNITS = ("clustercert.socket", "clustercert-webhook.socket", *SERVICES)
+
+
+def found(pattern: str, page: str) -> str:
+    """The only match in a page."""
+    [match] = re.findall(pattern, (ROOT / page).read_text(), re.MULTILINE)
+    return str(match)
+
+
+VENV = found(r"^\$ python3 -m venv (\S+)$", "README.md")
+USER = found(r"^\$ useradd .* (\S+)$", "README.md")
+CONFIG = found(r"^\$ export CLUSTERCERT_CONFIG=(\S+)$", "docs/quick-starts.md")
+
+
+def values(unit: str, name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", (DEPLOY / unit).read_text(), re.MULTILINE)
 
 
 def test_a_reload_of_the_api_reloads_the_webhooks_too() -> None:
     """Otherwise they would judge by the groups of the former policy."""
     unit, _, _ = (DEPLOY / "clustercert-webhook@.service").read_text().partition("[Service]")
     assert "ReloadPropagatedFrom=clustercert.service" in unit.splitlines()
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_unit_runs_what_the_readme_installs_with_the_files_of_the_quick_start(unit: str) -> None:
+    quick_start = (ROOT / "docs" / "quick-starts.md").read_text().partition("\n## For operators\n")[2]
+    [toml, *_] = re.findall(r"```toml\n(.*?)```", quick_start, re.DOTALL)
+    settings = tomllib.loads(toml)
+    [command] = values(unit, "ExecStart")
+    assert command.startswith(f"{VENV}/bin/clustercert --config {CONFIG} serve ")
+    assert values(unit, "User") == values(unit, "Group") == [USER]
+    assert values(unit, "StateDirectory") == [settings["data_dir"].removeprefix("/var/lib/")]
+    assert f"$ chown {USER} {settings['kek_file']}\n" in quick_start
+    hidden = [f"-{settings['kek_file']}"] if "webhook" in unit else []
+    assert values(unit, "InaccessiblePaths") == hidden
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_accepts_a_unit_after_the_installation(tmp_path: Path, unit: str) -> None:
+    for command in (f"{VENV}/bin/clustercert", "/bin/kill"):
+        program = tmp_path / command.removeprefix("/")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.touch(0o755)
+    units = tmp_path / "etc" / "systemd" / "system"
+    units.mkdir(parents=True)
+    for each in UNITS:
+        shutil.copy(DEPLOY / each, units)
+    options = (f"--root={tmp_path}", "--man=no", "--recursive-errors=no")
+    path = f"/etc/systemd/system/{unit.replace('@.', '@1.')}"
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *options, path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
