@@ -60,7 +60,7 @@ async def test_the_list_of_a_project_is_read_in_steps_and_without_cas(
     database: Database, store: Store
 ) -> None:
     queries, first = ClusterQueries(database), add_project(store, cluster())
-    made = [named(first, number) for number in range(501)]
+    made = [named(first, number) for number in range(101)]
     await asyncio.gather(*(queries.add(each, event(), 1000) for each in made))
     found = [each async for each in queries.in_project(PROJECT_ID)]
     assert [each.name for each in found] == sorted(each.name for each in made)

@@ -256,6 +256,14 @@ async def test_an_endless_answer_is_rejected(tmp_path: Path) -> None:
             await api.get("/")
 
 
+async def test_an_answer_may_have_a_smaller_limit(tmp_path: Path) -> None:
+    async with server(tmp_path, answering(b"{}" + b" " * 100)) as where, KubeApi(*where) as api:
+        assert await api.get("/") == {}
+        for call in (api.get("/", max_bytes=100), api.create("/", {}, max_bytes=100)):
+            with pytest.raises(RemoteFailed, match="more than 100 bytes"):
+                await call
+
+
 async def test_a_compressed_answer_is_rejected(tmp_path: Path) -> None:
     """gzip in gzip makes six gigabytes of five kilobytes."""
     content = gzip.compress(gzip.compress(b"{}"))

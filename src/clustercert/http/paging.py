@@ -19,8 +19,8 @@ T_co = TypeVar("T_co", covariant=True)
 MAX_PAGE = 500
 # A page has at least one item, and further ones up to about this size. The event loop stops while a page is rendered.
 MAX_PAGE_BYTES = 1024 * 1024
-# A cluster can have 64 KiB, so a step has at most 3 MiB.
-_STEP = 50
+# A cluster can have 64 KiB, so a step has at most about 1 MiB.
+_STEP = 20
 DEFAULT_PAGE = 100
 # Row ids are 64-bit integers.
 MAX_ID = 2**63 - 1

@@ -19,7 +19,7 @@ from clustercert.store.engine.transaction import Transaction
 
 _cluster, _ca = tables.cluster, tables.client_ca
 # How many clusters of a list are read at once.
-_PAGE = 500
+_PAGE = 100
 
 
 class ClusterQueries(Queries):
