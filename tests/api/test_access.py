@@ -233,32 +233,41 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
 
 @pytest.mark.parametrize("mode", ["known-only", "default"])
 async def test_what_known_only_refuses_has_no_access(place: Place, mode: WebhookMode) -> None:
-    seen = "2026-01-02 03:04:05.000000"
+    seen, fingerprint = "2026-01-02 03:04:05.000000", "ab" * 32
     identities = {
         "stranger": ["devs"],
         "forged": ["clustercert:editors"],
-        "node": ["system:nodes"],
+        "system:node:n1": ["system:nodes"],
+        "not a kubelet": ["system:nodes"],
+        "system:kube-scheduler": ["system:authenticated"],
         "root": ["system:masters"],
     }
     for number, (username, groups) in enumerate(identities.items()):
         place.execute(
             "INSERT INTO unknown_identity (cluster_id, identity, username, groups, hashes, fingerprints, first_seen_at,"
-            " last_seen_at, last_alert_at) VALUES (?, ?, ?, ?, 0, '[]', ?, ?, ?)",
+            " last_seen_at, last_alert_at) VALUES (?, ?, ?, ?, 1, ?, ?, ?, ?)",
             *(place.world.clusters["plain"].id, bytes([number] * 32), username, json.dumps(groups)),
-            *(seen, seen, seen),
+            *(json.dumps([fingerprint]), seen, seen, seen),
         )
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
     reports = AccessReports(AccessQueries(database), utc_now, {"clustercert:editors"})
-    cluster = replace(place.world.clusters["plain"], options=ClusterOptions(mode=mode))
+    options = ClusterOptions(mode=mode, exemptions=("system:nodes", "system:kube-scheduler"))
 
-    async def with_access() -> set[str]:
+    async def with_access(options: ClusterOptions = options) -> set[str]:
+        cluster = replace(place.world.clusters["plain"], options=options)
         report = await reports.report(cluster, user_id=None, group=None)
         return {each.identity.username for each in report.unknown if each.has_access}
 
     # Nothing is refused while the API server does not call the webhook.
     assert await with_access() == {*identities}
     give_token(place, utc_now(), 1)
-    assert await with_access() == ({"node", "root"} if mode == "known-only" else {*identities})
+    allowed = {*identities}
+    if mode == "known-only":
+        allowed = {"system:node:n1", "system:kube-scheduler", "root"}
+    assert await with_access() == allowed
+    for pin, others in (("cd" * 32, {"system:kube-scheduler"}), (fingerprint, set[str]())):
+        pinned = replace(options, pins=(pin,), pin_components=True)
+        assert await with_access(pinned) == (allowed - others if mode == "known-only" else allowed)
     await database.close()
 
 
