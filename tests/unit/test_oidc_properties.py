@@ -15,7 +15,7 @@ from clustercert.authn.oidc.jwks import UnusableKeySet, parse_key_set
 from clustercert.authn.oidc.keys import IssuerKeys
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.refusal import TokenRefused
-from clustercert.authn.oidc.tokens import parse_token
+from clustercert.authn.oidc.tokens import MAX_DEPTH, parse_token
 from clustercert.authn.oidc.verification import Verifier
 from support.oidc import AUDIENCE, URL, claims_of, key_set, new_key, signed
 
@@ -86,6 +86,17 @@ def test_any_text_is_refused(text: str) -> None:
 @settings(max_examples=100)
 def test_claims_of_any_type_are_accepted_or_refused(changed: dict[str, Any]) -> None:
     accepted(signed(claims_of() | changed, KEY))
+
+
+@given(st.lists(st.sampled_from(["list", '[{"', "\\", '"]}']), max_size=40))
+@settings(max_examples=100)
+def test_claims_may_be_nested_32_deep_whatever_strings_are_in_them(names: list[str]) -> None:
+    nested: object = "[[["
+    for name in names:
+        nested = [name, nested, []] if name == "list" else {name: nested, "x": {}}
+    # The payload is an object, and the innermost value may have an empty list or object beside it.
+    depth = len(names) + (2 if names else 1)
+    assert accepted(signed(claims_of() | {"nested": nested}, KEY)) is (depth <= MAX_DEPTH)
 
 
 @given(

@@ -20,8 +20,8 @@ _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_KEY_ID = 512
 # Real claims are nested four deep. Python's parser fails at another depth on each version, and on each thread's stack.
 MAX_DEPTH = 32
-# A whole string, also one that does not end, or one bracket.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
+# Strings, also one that does not end, and everything else that is not a bracket.
+_NO_BRACKETS = re.compile(r'(?:"(?:[^"\\]|\\(?:.|\Z))*+(?:"|\Z)|[^"\[\]{}])++', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +104,13 @@ def _parse_object(part: str, name: str) -> JsonObject:
 
 
 def _check_depth(text: str) -> None:
-    """Raise ValueError if arrays and objects are nested too deeply."""
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
+    """Raise ValueError if arrays and objects are nested too deeply, or if a bracket has no counterpart."""
+    brackets = _NO_BRACKETS.sub("", text).replace("{", "[").replace("}", "]")
+    for _ in range(MAX_DEPTH):
+        # Removes the innermost level.
+        brackets = brackets.replace("[]", "")
+    if brackets:
+        raise ValueError("nested too deeply")
 
 
 def _decode(part: str, name: str) -> bytes:
