@@ -8,7 +8,7 @@ import os
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -30,10 +30,13 @@ from clustercert.model import KeyType
 from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
+from clustercert.model.identity import BUILT_IN
+from clustercert.model.name_patterns import is_pattern
+from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
 from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.policy.setting_types import Lifetime, Section, TrueOrFalse
+from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueOrFalse
 from clustercert.policy.toml_tables import (
     Tables,
     UnreadableFile,
@@ -354,9 +357,27 @@ class Settings(BaseSettings):
         )
         return self.model_copy(update={"server": server})
 
+    @model_validator(mode="after")
+    def _issuers_in_rules_exist(self) -> Self:
+        known = {BUILT_IN, *(issuer.issuer for issuer in self.identity.issuers)}
+        if self.identity.keystone is not None:
+            known.add(self.identity.keystone.url)
+        for number, rule in enumerate(self.policy.rules or ()):
+            for name in rule.when.issuers or ():
+                if name not in known and not is_pattern(name):
+                    raise RuleFault(
+                        f"no issuer has the URL {name}; the issuers are {', '.join(sorted(known))}",
+                        *("policy", "rules", number, "when", "issuers"),
+                    )
+        return self
+
+    def loaded_policy(self) -> Policy:
+        """Return the policy, with the other settings on which its decisions depend."""
+        return self.policy.policy(self.issuing.key_type, self.identity.authority_names)
+
     def check_examples(self) -> None:
         """Run the policy's examples. Raises SettingsError with the first examples that fail."""
-        if failures := example_failures(self.policy.policy(self.issuing.key_type), self.policy.examples):
+        if failures := example_failures(self.loaded_policy(), self.policy.examples):
             raise SettingsError(failures)
 
     @property

@@ -263,11 +263,11 @@ def test_a_dry_run_says_what_would_be_issued_and_records_nothing(client: httpx.C
     assert trace == {
         "roles": ["admin"],
         "key_type": "ec-p256",
-        "skipped_rules": [],
+        "skipped_rules": ["member", "reader"],
         "rule": "admin",
         "rules": ["admin"],
         "groups": ["clustercert:admins"],
-        "allowed_by": "rule",
+        "allowed_by": "policy",
         "truncated": False,
     }
     assert preview == {

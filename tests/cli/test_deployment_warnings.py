@@ -174,6 +174,23 @@ def test_cluster_roles_of_rules_without_a_name_are_named(careful: Operator) -> N
     assert "lacks or does not name: bound (gone), bound (rule-2). Set name" in warning
 
 
+def test_names_in_rules_that_nothing_has_are_named(careful: Operator) -> None:
+    with careful.config.open("a") as config:
+        config.write(
+            "[[policy.rules]]\nname = 'odd'\ndeny = 'No.'\n"
+            "when.roles = ['memebr', 'reader', 'x*']\nwhen.users = ['Defualt/bob', 'Default/bob', '*/bob']\n"
+            "when.projects = ['eu-de', 'Default/gone', 'prod', '00000000000000000000000000000000']\n"
+        )
+    for domain in ("Default", "acme"):
+        careful.run("domain", "create", domain)
+        careful.output("project", "create", "eu-de", "--domain", domain)
+    careful.output("project", "create", "prod")
+    several, missing = warnings(careful)
+    assert "Several projects are named eu-de, so the rule odd refuses" in several
+    assert "role memebr (rule odd), domain Defualt (rule odd), project Default/gone (rule odd)" in missing
+    assert "project 00000000000000000000000000000000 (rule odd). They match nothing." in missing
+
+
 def test_exemptions_that_a_later_template_could_match_are_named(careful: Operator) -> None:
     add_cluster(careful, "prod", "--exempt", "oncall-*", "--exempt", "kubeadm:cluster-admins", "--admission")
     add_cluster(careful, "dev", "--admission")

@@ -118,7 +118,7 @@ async def test_a_decision_is_computed_again_from_its_event(role: str, request_: 
     [event] = [*ledger.notes, *(event for _, event in ledger.entries)]
     said = json.loads(canonical(event))
     detail = said["detail"]
-    assert (said["version"], detail.get("error")) == (7, error)
+    assert (said["version"], detail.get("error")) == (8, error)
     trace, again = replay(said)
     assert trace == detail["trace"]
     if error is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cel import cel
 from cel_expr_python import cel as google
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from clustercert.model import Domain, Group, IssueRequest, Origin
 from clustercert.model.policy import ConditionFailed, DecisionInput
 from clustercert.pki.stand_in_keys import stand_in_key
-from clustercert.policy.expressions import Expression, variables
+from clustercert.policy.expressions import FIELDS, Expression, compile_expression, variables
 from support.samples import NOW, caller, cluster
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -60,9 +61,10 @@ REFERENCE = google.NewEnv(
 
 def ours(source: str, said: DecisionInput) -> bool | str:
     try:
-        return Expression(source).first_false(said) is None
-    except (ValueError, ConditionFailed):
+        result = compile_expression(source).execute(cel.Context(variables(said)))
+    except BaseException:  # noqa: BLE001 - panics of the library don't derive from Exception
         return FAILED
+    return result if isinstance(result, bool) else FAILED
 
 
 def theirs(source: str, said: DecisionInput) -> bool | str:
@@ -334,3 +336,76 @@ COMBINED = st.recursive(
 @given(source=COMBINED, said=st.sampled_from(INPUTS))
 def test_both_libraries_agree_on_random_expressions(source: str, said: DecisionInput) -> None:
     assert ours(source, said) == theirs(source, said)
+
+
+# What is refused when the policy is loaded
+
+
+def accepted(source: str) -> bool:
+    try:
+        Expression(source)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_fields_of_the_checks_are_those_that_expressions_read() -> None:
+    read = variables(INPUTS[0])
+    assert {name: tuple(read[name]) for name in FIELDS} == FIELDS
+    assert read.keys() - FIELDS.keys() == {"now"}
+
+
+@pytest.mark.parametrize("source", LISTED)
+def test_no_accepted_expression_gives_anything_but_a_bool(source: str) -> None:
+    results = []
+    for said in INPUTS:
+        result = REFERENCE.compile(source, disable_check=True).eval(data=variables(said))
+        if result.type() not in (google.Type.BOOL, google.Type.ERROR):
+            results.append(result)
+    assert not (results and accepted(source))
+
+
+@given(source=COMBINED)
+def test_random_expressions_are_refused_only_for_their_fields_and_types(source: str) -> None:
+    uses_wrong_fact = "user.nothing" in source or re.search(
+        r"(?<![=<>!] )\buser\.name\b(?! [=<>!]| in|\.)", source
+    )
+    assert accepted(source) or uses_wrong_fact
+
+
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ('request.crs == "x"', "unknown field request.crs; valid fields are .*request.csr"),
+        ('has(user.group) && "a" in user.group', "unknown field user.group; .*user.groups"),
+        ('"contractors" in user', "user can only be read by field: user.id"),
+        ('user["groups"].exists(g, g == "a")', "user can only be read by field"),
+        ("[user][0].crs == 1", "user can only be read by field"),
+        ('.user.crs == "x"', "unknown variable .user"),
+        ('user . crs == "x"', "unknown field user.crs"),
+        ('user // a comment\n.crs == "x"', "unknown field user.crs"),
+        ('"request.csr" == request.crs', "unknown field request.crs"),
+        ('r"\\" == user.crs', "unsupported syntax"),
+        ("user.groups.exists(user, user.crs == 1)", "user is a variable already"),
+        ("1 + 1", "the result is not a bool"),
+        ("user.name", "the result is not a bool"),
+        ("size(user.groups)", "the result is not a bool"),
+        ("request.csr ? 1 : true", "the result is not a bool"),
+        ("request.csr && user.name", "the result is not a bool"),
+        ('user.groups.filter(g, g == "a")', "the result is not a bool"),
+        ("user.groups.map(g, g) == []", "map gives no bool"),
+        ("user.groups.exists(g, user.roles.exists(r, r == g))", "exists can't be called inside exists"),
+        ('user.groups.exists(g, g.matches("^a"))', "matches can't be called inside exists"),
+        (" || ".join(['user.groups.exists(g, g == "a")'] * 11), "at most 10 calls of all, exists"),
+        ("!" * 4000 + "request.csr", "nested too deeply|syntax error"),
+    ],
+)
+def test_an_expression_that_could_never_decide_or_take_long_is_refused(source: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        Expression(source)
+
+
+def test_a_user_with_very_many_groups_fails_each_expression() -> None:
+    many = replace(ALICE, groups=tuple(Group(f"{n:032x}", f"g{n}", DOMAIN) for n in range(501)))
+    with pytest.raises(ConditionFailed, match="more than 500 groups"):
+        Expression("request.csr").first_false(replace(INPUTS[0], caller=many))

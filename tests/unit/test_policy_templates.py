@@ -1,6 +1,7 @@
 """Expressions, templates, user names, and what the policy decides for all certificates."""
 
 import re
+import unicodedata
 from dataclasses import replace
 from datetime import timedelta
 from typing import cast
@@ -31,9 +32,7 @@ from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller
 # Expressions
 
 
-@pytest.mark.parametrize(
-    "fails", ["cluster.labels.zone == 'a'", "user.nope", "'text'", "1 / 0 == 1", "user.name + 1 == ''"]
-)
+@pytest.mark.parametrize("fails", ["cluster.labels.zone == 'a'", "1 / 0 == 1", "user.name + 1 == ''"])
 def test_an_expression_that_fails_gives_nothing_and_denies(fails: str) -> None:
     failing = {"name": "broken", "when": {"cel": fails}}
     for grant in ({"groups": ["a"]}, {"max_lifetime": "1h"}):
@@ -81,7 +80,7 @@ HOSTILE = st.one_of(
     st.sampled_from(
         [
             "system:masters", "masters", "clustercert:credential:" + "0" * 40, "credential:", "service", "Masters",
-            "a:b", "", "x" * 64, "ä" * 40, "a\nb", "\u202e", "{role}", "{group}",
+            "a\u200bb", "e\u0301", " a", "a:b", "", "x" * 64, "ä" * 40, "a\nb", "\u202e", "{role}", "{group}",
         ]
     ),
 )  # fmt: skip
@@ -106,6 +105,8 @@ def test_a_template_never_gives_a_reserved_empty_or_long_name(template: str, gro
         assert name.casefold() != "clustercert:service"
         assert 1 <= len(name.encode()) <= 64
         assert name.count(":") == template.count(":")
+        assert name.isprintable()
+        assert unicodedata.is_normalized("NFC", name)
 
 
 @pytest.mark.parametrize("wrong", ["team:{grup}", "team:{group", "team:}", "{}", "{user.name}", "{{group}}"])

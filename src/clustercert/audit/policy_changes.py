@@ -5,7 +5,12 @@ from datetime import datetime
 from clustercert.model import Actor
 from clustercert.model.events.operation import PolicyLoaded
 from clustercert.policy.decision import Policy
-from clustercert.policy.digest import declared_names, declared_rules, policy_digest
+from clustercert.policy.digest import (
+    declared_names,
+    declared_rules,
+    declared_username,
+    policy_digest,
+)
 from clustercert.store.job_cursors import JobCursor
 
 NAME = "policy"
@@ -24,7 +29,7 @@ async def record_policy_change(cursor: JobCursor, policy: Policy, now: datetime)
         rules=declared_rules(policy),
         allow_system=declared_names(policy),
         max_lifetime=int(policy.max_lifetime.total_seconds()),
-        username=policy.username_template,
+        username=declared_username(policy),
         sha256=digest,
         before=await cursor.value(),
     )

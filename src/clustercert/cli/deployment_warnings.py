@@ -9,9 +9,11 @@ from clustercert.authn.oidc.claims import claim_path
 from clustercert.authn.oidc.issuer_settings import configured_issuers
 from clustercert.cli.output import note
 from clustercert.clusters.exempted_templates import exempted_templates
-from clustercert.model.errors import Unavailable
+from clustercert.model.errors import Conflict, NotFound, Unavailable
+from clustercert.model.name_patterns import is_pattern
 from clustercert.policy.cluster_options import positional_names
-from clustercert.policy.lifetime import LONG_LIFETIME, lifetime_text
+from clustercert.policy.lifetime import lifetime_text
+from clustercert.policy.long_lifetimes import LONG_LIFETIME, long_lifetimes
 
 if TYPE_CHECKING:
     from clustercert.settings import Settings
@@ -43,6 +45,8 @@ async def warnings(parts: "Components") -> AsyncIterator[str]:
         yield warning
     async for warning in _missing_names(parts):
         yield warning
+    async for warning in _missing_in_rules(parts):
+        yield warning
     async for warning in _unguarded_clusters(parts):
         yield warning
     async for warning in _roles_without_rules(parts):
@@ -54,7 +58,7 @@ async def warnings(parts: "Components") -> AsyncIterator[str]:
 
 
 def _long_lifetimes(parts: "Components") -> Iterator[str]:
-    found = parts.issuance.policy.long_lifetimes()
+    found = long_lifetimes(parts.issuance.policy)
     if not found:
         return
     rules = _listed(f"{name} ({lifetime_text(lifetime)})" for name, lifetime in found.items())
@@ -121,6 +125,47 @@ async def _missing_names(parts: "Components") -> AsyncIterator[str]:
                 f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. They give"
                 " its users nothing. Correct [identity], or create what is missing."
             )
+
+
+async def _missing_in_rules(parts: "Components") -> AsyncIterator[str]:
+    """Warn of roles, projects and domains in rules that don't exist: a rule that denies would never deny."""
+    identity, directory = parts.settings.identity, parts.identity.directory
+    domains = {domain.name for domain in await directory.domains()} | identity.authority_names
+    roles = {role.name for role in await parts.identity.roles.all()}
+    roles |= {role for authority in identity.authorities for role in authority.role_names}
+    missing: dict[str, None] = {}
+    for rule in parts.settings.policy.named_rules:
+        when = rule.when
+        # The roles of Keystone's users come from there.
+        wanted_roles = () if identity.keystone is not None else _written_out(when.roles)
+        missing |= dict.fromkeys(
+            f"role {role} (rule {rule.name})" for role in wanted_roles if role not in roles
+        )
+        for name in (*_written_out(when.users), *_written_out(when.groups)):
+            domain, slash, _ = name.partition("/")
+            if slash and domain not in domains:
+                missing[f"domain {domain} (rule {rule.name})"] = None
+        for name in _written_out(when.projects):
+            domain, slash, rest = name.partition("/")
+            try:
+                if slash:
+                    await directory.find_project(rest, await directory.find_domain(domain))
+                else:
+                    await directory.find_project(name)
+            except NotFound:
+                missing[f"project {name} (rule {rule.name})"] = None
+            except Conflict:
+                yield (
+                    f"Several projects are named {name}, so the rule {rule.name} refuses requests for clusters in them."
+                    " Write the id or DOMAIN/NAME."
+                )
+    if missing:
+        yield f"Rules of the policy name what does not exist: {_listed(missing)}. They match nothing."
+
+
+def _written_out(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the names without wildcards."""
+    return tuple(name for name in names or () if not is_pattern(name))
 
 
 async def _unguarded_clusters(parts: "Components") -> AsyncIterator[str]:

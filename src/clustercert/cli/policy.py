@@ -22,7 +22,7 @@ def check_policy(
     from clustercert.policy.examples import run_examples
 
     loaded = settings(context, policy)
-    tested = loaded.policy.policy(loaded.issuing.key_type)
+    tested = loaded.loaded_policy()
     results = list(run_examples(tested, loaded.policy.examples))
     rows = [row_of(result, "name", "passed", "expected", "decided") for result in results]
     failed = sum(not result.passed for result in results)

@@ -53,7 +53,7 @@ def can(
                 " (--credential-role)."
             )
             return []
-        tested = loaded.policy.policy(loaded.issuing.key_type)
+        tested = loaded.loaded_policy()
         entitlements = Entitlements(tested, registered, group, utc_now())
         users = EntitledUsers(operator.parts.database)
         return [

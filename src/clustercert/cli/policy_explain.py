@@ -113,7 +113,7 @@ def explain(
 
     async def work(operator: Operator) -> "ExplainedRequest":
         explanations = operator.parts.explanations
-        explanations.policy = loaded.policy.policy(loaded.issuing.key_type)
+        explanations.policy = loaded.loaded_policy()
         registered = await operator.cluster(cluster, project)
         asked = await _user(operator, user, domain)
         try:

@@ -77,7 +77,7 @@ def replay_decisions(
     from clustercert.policy.replay import Replay
 
     loaded = settings(context, policy)
-    replay = Replay(loaded.policy.policy(loaded.issuing.key_type))
+    replay = Replay(loaded.loaded_policy())
     wanted = DecisionFilter(since, until, project, cluster)
     if log is None:
         operate(context, lambda operator: _replay_stored(operator, replay, wanted))

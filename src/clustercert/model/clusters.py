@@ -8,6 +8,7 @@ from typing import Literal
 from cryptography import x509
 
 from clustercert.model.choices import WebhookMode
+from clustercert.model.identity import ProjectName
 from clustercert.model.kubernetes import NODES
 
 
@@ -74,6 +75,7 @@ class Cluster:
         signer: the signer's entry-point name.
         version: the Kubernetes version, such as `v1.32`; empty if it is not known.
         client_ca: the active client CA.
+        project_name: None if it is not known, as in old events.
     """
 
     id: str
@@ -90,3 +92,4 @@ class Cluster:
     updated_at: datetime
     client_ca: ClientCA
     options: ClusterOptions = ClusterOptions()
+    project_name: ProjectName | None = field(default=None, compare=False)

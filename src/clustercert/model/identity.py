@@ -44,6 +44,24 @@ def _qualified_names(name: str, domain: Domain) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class ProjectName:
+    """The name of a project, as the policy compares it.
+
+    Attributes:
+        is_unique: whether no project of another domain has this name.
+    """
+
+    name: str
+    domain: Domain
+    is_unique: bool
+
+    @property
+    def qualified_names(self) -> tuple[str, ...]:
+        """The names by which the policy can refer to the project, beside the id: name, and name with domain."""
+        return _qualified_names(self.name, self.domain)
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """A Keystone project. Vendor SDKs expect its name to equal the region's name."""
 

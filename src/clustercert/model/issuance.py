@@ -22,7 +22,7 @@ class IssueRequest:
         expire_at: the requested end of validity, whole seconds; takes precedence over `duration`.
         public_key: from a verified CSR; None if the service generates the key pair.
         truncate: grant the longest allowed lifetime if the requested one exceeds it, instead of denying the request.
-        reason: for the audit event; printable text of at most 512 characters.
+        reason: for the audit event; printable text of at most 512 characters. A blank one becomes None.
     """
 
     duration: int | None = None
@@ -30,6 +30,10 @@ class IssueRequest:
     truncate: bool = False
     public_key: PublicKey | None = None
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reason is not None and not self.reason.strip():
+            object.__setattr__(self, "reason", None)
 
 
 @dataclass(frozen=True, slots=True)

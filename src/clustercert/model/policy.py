@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, TypeGuard
 
 from clustercert.model import JsonObject
 from clustercert.model.clusters import Cluster
-from clustercert.model.identity import Caller, Group
+from clustercert.model.identity import Caller, FederatedDomain, Group, User
 from clustercert.model.issuance import IssueRequest
 from clustercert.model.name_patterns import Names, Values
 
@@ -31,6 +31,7 @@ class DecisionInput:
     Attributes:
         roles: the caller's roles in the cluster's project.
         key_type: the type of the CSR's key, or of the key that the service would generate.
+        issuer_names: the prefixes by which users and groups of issuers are named.
         cel_context: created by the first expression, and reused by the others.
     """
 
@@ -40,6 +41,7 @@ class DecisionInput:
     roles: tuple[str, ...]
     at: datetime
     key_type: str
+    issuer_names: frozenset[str] = frozenset()
     cel_context: object | None = field(init=False, default=None)
     _named: dict[str, Values] = field(init=False, repr=False, default_factory=dict)
 
@@ -55,8 +57,15 @@ class DecisionInput:
         return [
             group
             for group in self.caller.groups
-            if names is None or names.match(group.qualified_names, (group.id,))
+            if names is None or names.match(self.names_of(group), (group.id,))
         ]
+
+    def names_of(self, party: User | Group) -> tuple[str, ...]:
+        """Return the names of a user or group. A domain that is named like an issuer does not count."""
+        domain = party.domain
+        if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
+            return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
+        return party.qualified_names
 
 
 class ConditionFailed(Exception):
@@ -111,9 +120,8 @@ class HasName:
 
 NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "role": lambda said: said.roles,
-    "group": lambda said: tuple(name for group in said.caller.groups for name in group.qualified_names),
-    "user": lambda said: said.caller.user.qualified_names,
-    "project": lambda _: (),
+    "group": lambda said: tuple(name for group in said.caller.groups for name in said.names_of(group)),
+    "user": lambda said: said.names_of(said.caller.user),
     "cluster": lambda said: (said.cluster.name,),
     "auth_method": lambda said: (said.caller.method,),
     "issuer": lambda said: (said.caller.issuer,),
@@ -125,16 +133,44 @@ NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
 _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda said: tuple(group.id for group in said.caller.groups),
     "user": lambda said: (said.caller.user.id,),
-    "project": lambda said: (said.cluster.project_id,),
     "cluster": lambda said: (said.cluster.id,),
 }
 
-# The values to display, for kinds of which `NAMED` returns several names of the same object, or none.
+# The values to display, for kinds of which `NAMED` returns several names of the same object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
     "group": lambda said: tuple(group.shown_name for group in said.caller.groups),
     "user": lambda said: (said.caller.user.shown_name,),
-    "project": lambda said: (said.cluster.project_id,),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class InProject:
+    """The cluster belongs to one of the projects. The name without a domain counts only while one project has it."""
+
+    names: Names
+
+    @property
+    def clause(self) -> str:
+        return f"project is {self.names.text}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """See `Condition`. Raises ConditionFailed for the name of several projects, which could be another project."""
+        cluster, project = said.cluster, said.cluster.project_name
+        names = project.qualified_names if project is not None else ()
+        bare = [name for name in names if project is not None and name == project.name]
+        if self.names.match([name for name in names if name not in bare], (cluster.project_id,)):
+            return None
+        if not self.names.match(bare):
+            return self.clause
+        if project is not None and not project.is_unique:
+            raise ConditionFailed(
+                f"several projects are named {project.name}; write the id or DOMAIN/NAME: {self.clause}"
+            )
+        return None
+
+    def found(self, said: DecisionInput) -> str:
+        project = said.cluster.project_name
+        return (said.cluster.project_id, *(project.qualified_names if project is not None else ()))[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +238,7 @@ class HasReason:
     clause: ClassVar[str] = "the request has a reason"
 
     def first_false(self, said: DecisionInput) -> str | None:
-        return None if (said.request.reason or "").strip() else self.clause
+        return None if said.request.reason else self.clause
 
     def found(self, _: DecisionInput) -> str:
         return "no reason"

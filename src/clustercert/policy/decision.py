@@ -12,19 +12,15 @@ from clustercert.model import Caller, ClientCA, Cluster, Grant, IssueRequest, Js
 from clustercert.model.errors import Forbidden, InvalidRequest, Unavailable
 from clustercert.model.policy import MAX_GROUPS, DecisionInput, match_rules, united_groups
 from clustercert.pki.keys import key_type_of
-from clustercert.policy.lifetime import (
-    BACKDATE,
-    LONG_LIFETIME,
-    LONGEST,
-    MAX_DAYS,
-    MAX_LIFETIME,
-    MAX_LIFETIME_SETTING,
-    MIN_LIFETIME,
-    SHORTEN,
-    lifetime_text,
-)
+from clustercert.policy.lifetime import BACKDATE, LONGEST, MAX_LIFETIME, MIN_LIFETIME
 from clustercert.policy.names import name_problem
-from clustercert.policy.refusal import group_count_refusal, refusal
+from clustercert.policy.refusal import (
+    CA_EXPIRED,
+    expire_at_problem,
+    group_count_refusal,
+    lifetime_refusal,
+    refusal,
+)
 from clustercert.policy.templates import UserNameTemplate
 
 
@@ -38,6 +34,7 @@ class Policy:
         key_type: the type of keys that the service generates.
         max_lifetime: the longest lifetime of any certificate. Rules can only shorten it.
         username: the template of the user name; None for the user's id.
+        issuer_names: the prefixes by which users and groups of issuers are named.
     """
 
     rules: tuple[PolicyRule, ...]
@@ -45,15 +42,12 @@ class Policy:
     key_type: str = "ec-p256"
     max_lifetime: timedelta = MAX_LIFETIME
     username: UserNameTemplate | None = None
+    issuer_names: frozenset[str] = frozenset()
 
     @property
     def groups(self) -> tuple[str, ...]:
         """The Kubernetes groups of all rules, in order, without duplicates and without templates."""
         return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
-
-    @property
-    def username_template(self) -> str:
-        return "{user.id}" if self.username is None else self.username.text
 
     def decide(self, caller: Caller, cluster: Cluster, request: IssueRequest, now: datetime) -> Grant:
         """Decide which certificate the caller may get. The grant or the error contains the decision trace.
@@ -62,11 +56,8 @@ class Policy:
         Forbidden if no rule matches or the limit is exceeded, or Unavailable if the client CA has expired.
         """
         said = self.input_of(caller, cluster, request, now)
-        trace: JsonObject = {
-            "roles": list(said.roles),
-            "decided_at": now.isoformat(),
-            "key_type": said.key_type,
-        }
+        trace: JsonObject = {"roles": list(said.roles), "key_type": said.key_type}
+        trace["decided_at"] = now.isoformat()
         rules = self._matching(said, trace)
         groups = self._groups(rules, said, trace)
         username = caller.user.id if self.username is None else self.username.render_name(said, trace)
@@ -88,7 +79,7 @@ class Policy:
         """Return the input that rules are compared with. Raises NotFound if the caller has no role in the project."""
         roles = caller.require_roles_in(cluster.project_id)
         key_type = key_type_of(request.public_key) if request.public_key else self.key_type
-        return DecisionInput(caller, cluster, request, roles, now, key_type)
+        return DecisionInput(caller, cluster, request, roles, now, key_type, self.issuer_names)
 
     def _matching(self, said: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
         """Return the rules that grant the certificate. Raises Forbidden if none does, or if one denies it."""
@@ -114,49 +105,29 @@ class Policy:
         lifetime, rule = min(limits, key=lambda limit: limit[0], default=(self.max_lifetime, None))
         return (lifetime, rule) if lifetime < self.max_lifetime else (self.max_lifetime, None)
 
-    def long_lifetimes(self) -> dict[str, timedelta]:
-        """Return the longest lifetime by the name of each rule that allows more than `LONG_LIFETIME` by itself."""
-        granting = (rule for rule in self.rules if rule.deny is None)
-        longest = {rule.name: self.strictest((rule,))[0] for rule in granting}
-        return {name: lifetime for name, lifetime in longest.items() if lifetime > LONG_LIFETIME}
-
     def _not_after(
         self,
         rules: Sequence[PolicyRule],
         ca: ClientCA,
         request: IssueRequest,
-        issued_at: datetime,
+        at: datetime,
         trace: JsonObject,
     ) -> datetime:
         """Compute the end of validity. Raises errors as described for `decide`."""
         lifetime, rule = self.strictest(rules)
-        longest = min(issued_at + lifetime, ca.not_after)
+        longest = min(at + lifetime, ca.not_after)
         trace["allowed_until"] = _text(longest)
         trace["allowed_by"] = ("rule" if rule is not None else "policy") if longest < ca.not_after else "ca"
-        if longest <= issued_at:
-            raise Unavailable(
-                "The cluster's client CA has expired. Ask the operator to rotate it.",
-                retry_after=3600,
-                trace=trace,
-            )
+        if longest <= at:
+            raise Unavailable(CA_EXPIRED, retry_after=3600, trace=trace)
         by_default = min((rule.default_lifetime for rule in rules if rule.default_lifetime), default=None)
-        requested = _requested_end(
-            request, issued_at, longest if by_default is None else issued_at + by_default, trace
-        )
+        requested = _requested_end(request, at, longest if by_default is None else at + by_default, trace)
         truncates = request.truncate or (request.expire_at is None and request.duration == LONGEST)
         trace["requested_not_after"] = _text(requested)
         trace["truncated"] = requested > longest and truncates
         if requested > longest and not truncates:
-            name = f"rule {rule.name}" if rule is not None else MAX_LIFETIME_SETTING
-            limit = (
-                f"the limit of {name} ({lifetime_text(lifetime)})"
-                if longest < ca.not_after
-                else f"the end of the cluster's client CA ({ca.not_after:%Y-%m-%d %H:%M:%S} UTC)"
-            )
-            raise Forbidden(
-                f"The requested lifetime ({lifetime_text(requested - issued_at)}) exceeds {limit}. {SHORTEN}",
-                trace=trace,
-            )
+            ca_end = ca.not_after if longest == ca.not_after else None
+            raise Forbidden(lifetime_refusal(requested - at, lifetime, rule, ca_end), trace=trace)
         return min(requested, longest)
 
     def _check_names(self, names: Iterable[str], trace: JsonObject) -> None:
@@ -175,17 +146,11 @@ def _text(time: datetime) -> str:
     return time.isoformat()
 
 
-def _requested_end(
-    request: IssueRequest, issued_at: datetime, by_default: datetime, trace: JsonObject
-) -> datetime:
+def _requested_end(request: IssueRequest, at: datetime, by_default: datetime, trace: JsonObject) -> datetime:
     if request.expire_at is not None:
-        if not MIN_LIFETIME <= request.expire_at - issued_at <= MAX_LIFETIME:
-            raise InvalidRequest(
-                f"expire_at: must be 15 minutes to 5 years ({MAX_DAYS} days) ahead;"
-                f" the time is {issued_at:%Y-%m-%d %H:%M:%S} +0000 UTC.",
-                trace=trace,
-            )
+        if not MIN_LIFETIME <= request.expire_at - at <= MAX_LIFETIME:
+            raise InvalidRequest(expire_at_problem(at), trace=trace)
         return request.expire_at
     if request.duration is None:
         raise InvalidRequest("Send duration (whole days) or expire_at.", trace=trace)
-    return by_default if request.duration == LONGEST else issued_at + timedelta(days=request.duration)
+    return by_default if request.duration == LONGEST else at + timedelta(days=request.duration)

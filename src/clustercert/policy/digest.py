@@ -17,13 +17,17 @@ def declared_names(policy: Policy) -> tuple[str, ...]:
     return tuple(sorted(policy.allowed_system_names))
 
 
+def declared_username(policy: Policy) -> str:
+    return "{user.id}" if policy.username is None else policy.username.text
+
+
 def policy_digest(policy: Policy) -> str:
     """Return the policy's SHA-256, lower-case hex."""
     declared = {
         "rules": declared_rules(policy),
         "allow_system": declared_names(policy),
         "max_lifetime": int(policy.max_lifetime.total_seconds()),
-        "username": policy.username_template,
+        "username": declared_username(policy),
     }
     # The digest covers this JSON, with sorted names and no spaces.
     text = json.dumps(declared, sort_keys=True, separators=(",", ":"))

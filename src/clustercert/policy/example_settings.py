@@ -51,7 +51,6 @@ Names = Annotated[tuple[Name, ...], Field(max_length=1000)]
 Address = Annotated[str, AfterValidator(_address)]
 Method = Annotated[AuthMethodName, AfterValidator(_method)]
 Time = Annotated[AwareDatetime, AfterValidator(_in_range)]
-ProjectId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 ClusterId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
@@ -89,13 +88,14 @@ class ExampleCluster(Section):
     Attributes:
         name: the cluster's name.
         id: the cluster's id, a UUID.
-        project: the project's id, 32 hexadecimal digits.
+        project: the project's id (32 hexadecimal digits), its name, or its domain and name such as `Default/eu-de`. No
+            other project has the name.
         labels: a table of labels.
     """
 
     name: Name = "example"
     id: ClusterId = DEFAULT_CLUSTER
-    project: ProjectId = DEFAULT_PROJECT
+    project: Name = DEFAULT_PROJECT
     labels: dict[str, str] = Field(default={})
 
 

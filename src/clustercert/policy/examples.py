@@ -21,7 +21,7 @@ from clustercert.model import (
     User,
 )
 from clustercert.model.errors import ClustercertError, NotFound
-from clustercert.model.identity import BUILT_IN, domain_by_issuer
+from clustercert.model.identity import BUILT_IN, ProjectName, domain_by_issuer
 from clustercert.model.ids import id_of, is_user_id
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import RSA_EXPONENT, new_key
@@ -177,9 +177,14 @@ def _identity(text: str, said: ExampleCaller) -> tuple[str, str, Domain]:
 
 
 def _cluster(said: ExampleCluster, now: datetime) -> Cluster:
+    domain, slash, name = said.project.partition("/")
+    if not slash:
+        domain, name = DEFAULT_DOMAIN, said.project
+    has_id = is_user_id(said.project)
+    project = None if has_id else ProjectName(name, Domain(id_of(domain), domain), is_unique=True)
     return Cluster(
         id=said.id,
-        project_id=said.project,
+        project_id=said.project if has_id else id_of(f"{domain}/{name}"),
         name=said.name,
         internal_url="https://cluster.example:6443",
         external_url=None,
@@ -191,6 +196,7 @@ def _cluster(said: ExampleCluster, now: datetime) -> Cluster:
         created_at=now,
         updated_at=now,
         client_ca=_client_ca(now, said.id),
+        project_name=project,
     )
 
 

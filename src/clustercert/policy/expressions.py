@@ -1,21 +1,32 @@
 """Conditions in the Common Expression Language (CEL), compiled once when the policy is loaded.
 
-The library has no cost limit, so only operators may write expressions, and their length is limited.
+The library has no cost limit, so only operators may write expressions, and their cost is limited when they are loaded.
 Source: https://github.com/google/cel-spec/blob/master/doc/langdef.md.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from clustercert.model.policy import ConditionFailed, DecisionInput
+from clustercert.policy.expression_checks import check_condition, check_cost, tokens
 
 if TYPE_CHECKING:
     from cel.cel import Context, Program
 
 MAX_EXPRESSION = 4096
 
-_VARIABLES = frozenset({"user", "cluster", "request", "now"})
+# As many as a token may have. The cost of an expression grows with them.
+MAX_LISTED = 500
+
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "user": ("id", "name", "domain", "roles", "service_roles", "groups", "group_ids"),
+    "cluster": ("id", "name", "project_id", "labels"),
+    "request": ("auth_method", "issuer", "source", "csr", "key_type", "reason"),
+}
+"""The fields of the variables. The variable `now` has none."""
+_VARIABLES = frozenset({*FIELDS, "now"})
 _TYPES = frozenset({"bool", "bytes", "double", "int", "list", "map", "string", "uint"})
 _MACRO_VARIABLE = re.compile(r"\.\s*(?:all|exists|exists_one|filter|map)\s*\(\s*([A-Za-z_]\w*)\s*,")
 # Operators are not listed: their names have other characters, such as `_&&_` and `@in`.
@@ -39,8 +50,9 @@ class Expression:
     _program: "Program" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Compile the expression. Raises ValueError."""
+        """Compile and check the expression. Raises ValueError."""
         object.__setattr__(self, "_program", compile_expression(self.source))
+        check_condition(tokens(self.source), FIELDS)
 
     @property
     def clause(self) -> str:
@@ -53,6 +65,8 @@ class Expression:
 
     def first_false(self, said: DecisionInput) -> str | None:
         try:
+            if len(said.caller.groups) > MAX_LISTED:
+                raise ValueError(f"the user has more than {MAX_LISTED} groups")
             if said.cel_context is None:
                 said.cel_context = _context(said)
             result = self._program.execute(cast("Context", said.cel_context))
@@ -70,7 +84,7 @@ class Expression:
 
 
 def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Program":
-    """Compile an expression that uses only these variables. Raises ValueError."""
+    """Compile an expression that uses only these variables, and whose cost is bounded. Raises ValueError."""
     if len(source.encode()) > MAX_EXPRESSION:
         raise ValueError(f"an expression must have at most {MAX_EXPRESSION} bytes")
     try:
@@ -90,6 +104,7 @@ def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Prog
             raise ValueError(f"unknown function {name}")
     if zoned := _ZONED.search(source):
         raise ValueError(f"{zoned[1]} takes no time zone here; times are in UTC")
+    check_cost(tokens(source))
     return program
 
 

@@ -14,8 +14,6 @@ MIN_LIFETIME = timedelta(minutes=15)
 # Validity starts this much before the request, as in kube-controller-manager, since kube-apiserver's clock may be slow.
 # Source: kubernetes/pkg/controller/certificates/authority/policies.go.
 BACKDATE = timedelta(minutes=5)
-# The service warns of longer lifetimes: a stolen certificate works that long, unless it is revoked.
-LONG_LIFETIME = timedelta(days=7)
 # The end of a refusal's message. The command line replaces it, because its options differ from the API's fields.
 SHORTEN = "Request less, or duration -1 for the longest allowed."
 

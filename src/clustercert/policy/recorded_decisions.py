@@ -22,7 +22,7 @@ from clustercert.model import (
 )
 from clustercert.model.events import FIRST_VERSION
 from clustercert.model.events.issuance import REPLAYABLE_VERSION
-from clustercert.model.identity import domain_by_issuer
+from clustercert.model.identity import ProjectName, domain_by_issuer
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.pki.stand_in_keys import stand_in_key
@@ -231,7 +231,15 @@ def _cluster(said: Mapping[str, Any], project_id: str) -> Cluster:
         updated_at=not_after,
         client_ca=_stand_in_ca(_text(said["ca_id"]), _text(said["id"]), not_after),
         options=ClusterOptions(credential_roles=None if roles is None else _text_mapping(roles)),
+        project_name=_project(said.get("project")),
     )
+
+
+def _project(said: Mapping[str, Any] | None) -> ProjectName | None:
+    if said is None:
+        return None
+    domain = Domain(_text(said["domain_id"]), _text(said["domain_name"]))
+    return ProjectName(_text(said["name"]), domain, said["is_unique"] is True)
 
 
 @functools.lru_cache(maxsize=4096)

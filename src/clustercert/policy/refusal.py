@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from clustercert.model import JsonObject
 from clustercert.model.errors import Forbidden
@@ -14,11 +15,33 @@ from clustercert.model.policy import (
     is_chosen,
     is_on_role,
 )
+from clustercert.policy.lifetime import MAX_DAYS, MAX_LIFETIME_SETTING, SHORTEN, lifetime_text
 
 # The maximum number of rules that a message names.
 MAX_NAMED = 3
 # The maximum number of characters of a condition in a trace.
 MAX_CLAUSE = 200
+
+
+CA_EXPIRED = "The cluster's client CA has expired. Ask the operator to rotate it."
+
+
+def lifetime_refusal(
+    requested: timedelta, longest: timedelta, rule: PolicyRule | None, ca_end: datetime | None
+) -> str:
+    """Return the message about a lifetime that exceeds the limit of a rule, of the policy, or the end of the CA."""
+    name = f"rule {rule.name}" if rule is not None else MAX_LIFETIME_SETTING
+    limit = f"the limit of {name} ({lifetime_text(longest)})"
+    if ca_end is not None:
+        limit = f"the end of the cluster's client CA ({ca_end:%Y-%m-%d %H:%M:%S} UTC)"
+    return f"The requested lifetime ({lifetime_text(requested)}) exceeds {limit}. {SHORTEN}"
+
+
+def expire_at_problem(now: datetime) -> str:
+    return (
+        f"expire_at: must be 15 minutes to 5 years ({MAX_DAYS} days) ahead;"
+        f" the time is {now:%Y-%m-%d %H:%M:%S} +0000 UTC."
+    )
 
 
 def group_count_refusal(count: int) -> str:

@@ -17,6 +17,7 @@ from clustercert.model.policy import (
     HasLabel,
     HasName,
     HasReason,
+    InProject,
     PolicyRule,
 )
 from clustercert.policy.decision import Policy
@@ -48,7 +49,7 @@ class WhenSettings(Section):
     Attributes:
         roles: the caller's roles in the project.
         groups, users: ids, names, or names with their domain, such as `Default/alice`.
-        projects: project ids.
+        projects: ids, names with their domain, such as `Default/eu-de`, or names that only one project has.
         clusters: ids or names.
         cluster_labels: a table of labels with lists of values; the cluster must have every label.
         auth_methods: how the caller authenticated: `token`, `access_key`, `oidc`, or `keystone` for a token,
@@ -71,7 +72,7 @@ class WhenSettings(Section):
     cel: ExpressionText | None = None
 
     def conditions(self) -> Iterator[Condition]:
-        """Yield the conditions without `cel`, the cheapest first."""
+        """Yield the conditions without `projects` and `cel`, the cheapest first."""
         for what in NAMED:
             if (names := getattr(self, f"{what}s", None)) is not None:
                 yield HasName(what, Names(names))
@@ -158,8 +159,10 @@ class RuleSettings(Section):
         """Return the rule with its conditions."""
         when, grant = self.when, self.grant or GrantSettings()
         conditions = [*when.conditions(), *grant.conditions()]
+        # These are last: if they fail, the request is refused if all conditions before them are met.
+        if when.projects is not None:
+            conditions.append(InProject(Names(when.projects)))
         if when.cel is not None:
-            # Last, because an expression that fails refuses the request if all other conditions are met.
             conditions.append(Expression(when.cel))
         named = {
             what: Names(names) for what in ("roles", "groups") if (names := getattr(when, what)) is not None
@@ -273,12 +276,13 @@ class PolicySettings(Section):
         """Whether the settings have neither `role_groups` nor `rules`, not even an empty list."""
         return self.role_groups is None and self.rules is None
 
-    def policy(self, key_type: str = "ec-p256") -> Policy:
-        """Return the policy. `key_type` is the type of keys that the service generates."""
+    def policy(self, key_type: str = "ec-p256", issuer_names: frozenset[str] = frozenset()) -> Policy:
+        """Return the policy. See `Policy` for the other settings on which its decisions depend."""
         return Policy(
             tuple(rule.rule() for rule in self.all_rules),
             self.allow_system,
             key_type,
             self.max_lifetime,
             UserNameTemplate(self.username) if self.username is not None else None,
+            issuer_names,
         )

@@ -15,7 +15,7 @@ from pydantic import (
     StrictBool,
 )
 
-from clustercert.model.name_patterns import is_pattern
+from clustercert.model.name_patterns import Names
 from clustercert.model.policy import IPNetwork
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
@@ -74,7 +74,7 @@ def _username(text: str) -> str:
 
 
 def _auth_method(name: str) -> str:
-    if not is_pattern(name) and name not in AUTH_METHODS:
+    if not Names((name,)).match(AUTH_METHODS):
         raise ValueError(f"{name}: unknown authentication method; write {', '.join(AUTH_METHODS)}")
     return name
 

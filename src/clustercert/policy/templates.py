@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -102,10 +103,18 @@ def is_template(group: str) -> bool:
 
 
 def _value_problem(values: Iterable[str]) -> str | None:
-    """Return why a value is rejected, or None. A value with a colon could produce another template's name."""
+    """Return why a value is rejected, or None. A value with a colon could produce another template's name.
+
+    Invisible characters and other normalization forms could disguise a name. Tokens with such names are refused, too.
+    """
     for value in values:
         if not value or ":" in value:
             return f"a value for a template is empty or contains a colon: {value[:64]!a}."
+        plain = value.isprintable() and value == value.strip() and unicodedata.is_normalized("NFC", value)
+        if not plain:
+            return (
+                f"a value for a template has invisible characters or is not in Unicode NFC: {value[:64]!a}."
+            )
     return None
 
 

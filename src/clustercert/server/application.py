@@ -36,6 +36,7 @@ from clustercert.policy.decision import Policy
 from clustercert.policy.digest import policy_digest
 from clustercert.policy.exemptions import groups_and_templates
 from clustercert.policy.lifetime import lifetime_text
+from clustercert.policy.long_lifetimes import long_lifetimes
 from clustercert.server.monitoring import Readiness, StoreGauges
 from clustercert.server.readiness_notice import notify_ready
 from clustercert.server.reloading import Reloader
@@ -172,7 +173,7 @@ async def _apply(
     Raises Unavailable, or Conflict if a cluster's exemption forbids the policy, or a domain has the name of an issuer.
     After an error, the former ones stay in use.
     """
-    policy = await asyncio.to_thread(settings.policy.policy, parts.settings.issuing.key_type)
+    policy = await asyncio.to_thread(settings.loaded_policy)
     _warn_of(policy)
     groups = groups_and_templates(policy.rules)
     await refuse_new_exempted_templates(parts.clusters.queries, parts.policy_groups, groups)
@@ -201,7 +202,7 @@ def _set_policy(app: FastAPI, policy: Policy) -> None:
 
 def _warn_of(policy: Policy) -> None:
     """Warn of a policy that allows very long lifetimes or reserved names."""
-    if long := policy.long_lifetimes():
+    if long := long_lifetimes(policy):
         logger.warning(
             "policy allows certificates for more than 7 days",
             rules={name: lifetime_text(lifetime) for name, lifetime in list(long.items())[:MAX_NAMED]},

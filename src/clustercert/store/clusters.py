@@ -8,8 +8,9 @@ from typing import Any
 from cryptography import x509
 from sqlalchemy import ColumnElement, Row, Select, and_, delete, func, insert, literal, or_, select, update
 
-from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions
+from clustercert.model import AuditEvent, ClientCA, Cluster, ClusterOptions, Domain
 from clustercert.model.errors import ConcurrentChange, Forbidden, NotFound
+from clustercert.model.identity import ProjectName
 from clustercert.pki.certificates import certificate_der
 from clustercert.store import tables
 from clustercert.store.cluster_cache import ClusterCache
@@ -18,6 +19,8 @@ from clustercert.store.engine.queries import Queries, conflict_if_violated
 from clustercert.store.engine.transaction import Transaction
 
 _cluster, _ca = tables.cluster, tables.client_ca
+_project, _domain = tables.project, tables.domain
+_namesake = _project.alias("namesake")
 # How many clusters of a list are read at once.
 _PAGE = 100
 
@@ -183,8 +186,12 @@ async def _require_unchanged(connection: Transaction, before: Cluster | None) ->
 
 def _with_ca() -> Select[Any]:
     on = and_(_ca.c.cluster_id == _cluster.c.id, _ca.c.state == "active")
-    columns = (_ca.c.id.label("ca_id"), _ca.c.certificate_der, _ca.c.sealed_key)
-    return select(_cluster, *columns).join(_ca, on)
+    same_name = select(func.count()).where(_namesake.c.name == _project.c.name).scalar_subquery()
+    of_ca = (_ca.c.id.label("ca_id"), _ca.c.certificate_der, _ca.c.sealed_key)
+    of_project = (_project.c.name.label("named"), _project.c.domain_id, _domain.c.name.label("domain_name"))
+    owned = _cluster.join(_ca, on).outerjoin(_project, _project.c.id == _cluster.c.project_id)
+    joined = owned.outerjoin(_domain, _domain.c.id == _project.c.domain_id)
+    return select(_cluster, *of_ca, *of_project, same_name.label("same_name")).select_from(joined)
 
 
 def _without_server_ca() -> Select[Any]:
@@ -200,7 +207,10 @@ def _parsed(row: Row[Any]) -> Cluster:
     certificate = x509.load_der_x509_certificate(row.certificate_der)
     values = {column.name: getattr(row, column.name) for column in _cluster.c}
     values |= {"san_urls": tuple(row.san_urls), "options": options_of(row.options)}
-    return Cluster(**values, client_ca=ClientCA(row.ca_id, row.id, certificate, row.sealed_key))
+    domain = Domain(row.domain_id, row.domain_name)
+    project = None if row.named is None else ProjectName(row.named, domain, row.same_name == 1)
+    ca = ClientCA(row.ca_id, row.id, certificate, row.sealed_key)
+    return Cluster(**values, client_ca=ca, project_name=project)
 
 
 def options_of(stored: dict[str, Any] | None) -> ClusterOptions:

@@ -154,7 +154,7 @@ def _components(
 ) -> Components:
     keystone = keystone_service(settings, identity)
     clusters, signers, ledger = ClusterQueries(database), _signers(settings, custody), Ledger(database)
-    policy = settings.policy.policy(settings.issuing.key_type)
+    policy = settings.loaded_policy()
     usernames = UsernameQueries(database)
     issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
     enforcement = EnforcementQueries(database)

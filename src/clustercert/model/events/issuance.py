@@ -7,14 +7,14 @@ from typing import ClassVar, Literal, TypedDict
 
 from clustercert.model.clusters import Cluster
 from clustercert.model.events import AuditEvent
-from clustercert.model.identity import Caller, Group
+from clustercert.model.identity import Caller, Group, ProjectName
 from clustercert.model.issuance import IssueRequest
 from clustercert.model.requests import AuthMethod
 
 REPLAYABLE_VERSION = 6
 """The first version of these events that contains all inputs of the decision."""
 
-_VERSION = 7
+_VERSION = 8
 
 
 class EventGroup(TypedDict):
@@ -63,12 +63,26 @@ class EventRequest(TypedDict):
     reason: str | None
 
 
+class EventProject(TypedDict):
+    """The name of the cluster's project at that time.
+
+    Attributes:
+        is_unique: whether no other domain had a project of this name.
+    """
+
+    name: str
+    domain_id: str
+    domain_name: str
+    is_unique: bool
+
+
 class EventCluster(TypedDict):
     """The cluster, as registered in the event's project at that time.
 
     Attributes:
         ca_not_after: when its client CA expires; certificates expire no later.
         credential_roles: maps rules to the ClusterRole bound to each certificate; see `ClusterOptions`.
+        project: None if the project was deleted meanwhile.
     """
 
     id: str
@@ -78,6 +92,7 @@ class EventCluster(TypedDict):
     ca_id: str
     ca_not_after: datetime
     credential_roles: Mapping[str, str] | None
+    project: EventProject | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,4 +191,16 @@ def event_cluster(cluster: Cluster) -> EventCluster:
         "ca_id": cluster.client_ca.id,
         "ca_not_after": cluster.client_ca.not_after,
         "credential_roles": cluster.options.credential_roles,
+        "project": _event_project(cluster.project_name),
+    }
+
+
+def _event_project(project: ProjectName | None) -> EventProject | None:
+    if project is None:
+        return None
+    return {
+        "name": project.name,
+        "domain_id": project.domain.id,
+        "domain_name": project.domain.name,
+        "is_unique": project.is_unique,
     }

@@ -1,6 +1,6 @@
 """Tables of the built-in identity service: domains, projects, users, groups, roles, tokens, access keys."""
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 
 from clustercert.store.tables.columns import Hex, Utc, table
 
@@ -20,6 +20,7 @@ project = table(
     Column("enabled", Boolean, nullable=False),
     Column("labels", JSON(none_as_null=True), nullable=True),
     UniqueConstraint("domain_id", "name"),
+    Index(None, "name"),
 )
 
 user = table(

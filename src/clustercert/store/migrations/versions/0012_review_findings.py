@@ -35,3 +35,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_federated_user"),
     )
     op.create_index("ix_federated_user_name", "federated_user", ["name"])
+    # Tells with each cluster whether its project's name is unique.
+    op.create_index("ix_project_name", "project", ["name"])
