@@ -18,7 +18,7 @@ from support.oidc import IssuerServer, Response, new_key
 from support.oidc_users import OidcUser, Site, logging_in, private_files, running_site
 from support.operated_cluster import SERVICE_CA
 from support.terminal import in_a_terminal
-from support.wait import line_with
+from support.wait import eventually, line_with
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +107,39 @@ def test_a_lost_laptop_is_logged_out_from_another_machine(user: OidcUser, issuer
     again = user.run("login", "--reauthenticate", env=user.environment | user.browser)
     assert again.returncode == 0, again.stderr
     assert [login.get("prompt") for login in issuer.logins[-2:]] == [None, "login"]
+
+
+def test_a_user_of_an_issuer_is_named_like_any_other(user: OidcUser) -> None:
+    operator, name = user.operator, f"sso/{user.name}"
+    user.log_in_by_browser()
+    assert user.credential().returncode == 0
+    user_id = json.loads(user.output("status", "-o", "json"))["user_id"]
+    at_the_cluster = ("--user", name, "--cluster", "prod", "--yes")
+    assert user.run("certificate", "revoke", *at_the_cluster).returncode == 0
+    assert "live" not in user.output("certificate", "list", "--state", "live", "-o", "csv")
+    assert user.credential("--refresh").returncode == 0
+    operator.output("certificate", "revoke", *at_the_cluster)
+    assert user.credential("--refresh").returncode == 0
+    operator.output("certificate", "revoke", "--user", name, "--everywhere", "--yes")
+    assert user.credential("--refresh").returncode == 0
+    (revocation,) = operator.output_json("certificate", "revocations", "--user", name)
+    assert revocation["user_id"] == user_id
+    listed = operator.output_json("certificate", "list", "--all", "--user", name)
+    assert {each["user_id"] for each in listed} == {user_id}
+    report = operator.output_json("certificate", "access", "--cluster", "prod", "--user", name)
+    assert [each["user_id"] for each in report["users"]] == [user_id]
+    explained = operator.output("policy", "explain", "--user", name, "--cluster", "prod")
+    assert explained.startswith(f"Allowed: {name} gets a certificate")
+    assert "their last request that is recorded" in " ".join(explained.split())
+
+    blocked = operator.run("user", "block", name, "--yes").err
+    assert f"Blocked the user {name}. Their logins have ended." in blocked
+    assert f"Their session at {user.site.issuer.url} goes on" in blocked
+    assert "The cluster prod (" in blocked
+    eventually(lambda: user.run("status").returncode == 3)
+    assert user.credential("--refresh").returncode != 0
+    operator.output("user", "unblock", name)
+    eventually(lambda: user.run("status").returncode == 0)
 
 
 def test_where_an_issuer_names_no_time_the_logout_says_what_remains(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -215,3 +215,40 @@ def test_twenty_plugins_open_one_window(person: Person) -> None:
     assert len({done.stdout for done in outputs}) == 1
     status_of(outputs[0].stdout)
     assert person.windows == [window]
+
+
+# Without a difference of clocks, the next login is accepted at once.
+WITH_LOGIN_TIME = f"""{SETTINGS}
+leeway = "0s"
+login_parameters = {{{{ max_age = "86400" }}}}
+"""
+
+
+def log_in_at_the_issuer(person: Person, *options: str) -> None:
+    with logging_in(person, *options) as process:
+        address = line_with(process.stderr, "http://127.0.0.1:").strip()
+        Login(person.issuer).follow(address, "alice")
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+
+
+def test_a_refreshed_login_keeps_its_time_so_it_stays_ended(tmp_path: Path) -> None:
+    with at_issuer(oidc_provider, tmp_path, WITH_LOGIN_TIME) as person:
+        laptop = replace(person, home=tmp_path / "laptop")
+        laptop.home.mkdir(mode=0o700)
+        for machine in (laptop, person):
+            log_in_at_the_issuer(machine)
+        before = claims_of(str(json.loads(laptop.tokens_file.read_text())["token"]))
+
+        done = person.run("logout", "--everywhere", "--yes")
+        assert done.returncode == 0, done.stderr
+        assert f"Log out at {person.issuer.url} too." in done.stderr
+        # The refresh token of the laptop still gives tokens, because only the issuer could end it.
+        laptop.expire()
+        assert laptop.run("status").returncode == 3
+        after = claims_of(str(json.loads(laptop.tokens_file.read_text())["token"]))
+        assert after["iat"] > before["iat"]
+        assert after["auth_time"] == before["auth_time"]
+        log_in_at_the_issuer(person, "--reauthenticate")
+        assert person.status()["user"] == "sso/alice"
+        assert laptop.run("status").returncode == 3

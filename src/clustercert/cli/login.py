@@ -209,7 +209,10 @@ def logout(
     if everywhere:
         from clustercert.cli.logout_everywhere import end_all_logins
 
-        end_all_logins(LoginOptions(name).profile(), keys=keys, yes=yes)
+        login = LoginOptions(profile_name)
+        end_all_logins(login.profile(), keys=keys, yes=yes)
+        if login.saved_name is None:
+            return
     else:
         warn_in_client(os.environ)
     found = profile.remembered(name, os.environ) if forget else None

@@ -14,13 +14,13 @@ _COMPLETE = {"webhook", "binding"}
 
 def note_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
     """Say how clusters enforce a revocation, given the response to it with the user's `clusters`."""
-    note("Their certificates are revoked. Clusters that enforce revocations refuse them within seconds.")
+    note("Clusters that enforce revocations refuse the certificates within seconds.")
     with client.check_format():
         clusters: Any = body["clusters"]
         for each in clusters:
             if _COMPLETE.isdisjoint(each["enforced_by"]):
-                what = "lets them read" if "admission" in each["enforced_by"] else "accepts them"
+                only = " for reading" if "admission" in each["enforced_by"] else ""
                 note(
-                    f"The cluster {each['name']} ({each['id']}) does not enforce revocations completely: it {what} "
-                    f"until {each['until']}."
+                    f"The cluster {each['name']} ({each['id']}) does not enforce them: it accepts the certificates"
+                    f"{only} until {each['until']}."
                 )
