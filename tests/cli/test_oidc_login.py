@@ -120,6 +120,8 @@ def test_a_user_of_an_issuer_is_named_like_any_other(user: OidcUser) -> None:
     assert user.credential("--refresh").returncode == 0
     operator.output("certificate", "revoke", *at_the_cluster)
     assert user.credential("--refresh").returncode == 0
+    refused = user.run("certificate", "revoke", "--user", name, "--everywhere", "--yes")
+    assert (refused.returncode, "run `clustercert logout --everywhere`" in refused.stderr) == (4, True)
     operator.output("certificate", "revoke", "--user", name, "--everywhere", "--yes")
     assert user.credential("--refresh").returncode == 0
     (revocation,) = operator.output_json("certificate", "revocations", "--user", name)

@@ -18,6 +18,7 @@ from clustercert.cli.options import (
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.model.choices import RevocationReason
+from clustercert.model.errors import Forbidden
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
@@ -92,6 +93,11 @@ class ScopeOptions:
             base = cluster_path(cluster)
         if self.user is None:
             return _found_all(f"{base}/revoke", preview_of_all(client, base))
+        if self.everywhere and not client.is_operator:
+            raise Forbidden(
+                "Only operators can revoke a user's certificates everywhere. To revoke all of your own, and end your "
+                "logins, run `clustercert logout --everywhere`."
+            )
         from clustercert.cli.user_lookup import find_user, is_id
         from clustercert.client.administration import path_of
 

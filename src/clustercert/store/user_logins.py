@@ -86,6 +86,9 @@ class UserLoginQueries(Queries):
         while count == BATCH:
             async with self._database.transaction() as connection:
                 count = (await connection.execute(delete(_token).where(_token.c.hash.in_(batch)))).rowcount
+                if count:
+                    # In each batch, because the process may end before the last one.
+                    await raise_generation(connection)
             deleted += count
         return deleted
 
