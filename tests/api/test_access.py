@@ -141,7 +141,7 @@ def test_where_nothing_is_set_up_a_revoked_certificate_still_has_access(place: P
         "expiry": True,
     }
     remains = json.dumps(report["residual_risks"])
-    for word in ("watch", "service-account token", "impersonate", "Another certificate"):
+    for word in ("watch", "service-account token", "certificatesigningrequests", "impersonate", "Another"):
         assert word in remains
 
 
@@ -158,6 +158,41 @@ def test_a_webhook_keeps_revoked_ones_out_but_not_masters(place: Place) -> None:
     report = place.report(group="system:masters")
     assert credentials(report) == {place.name(place.revoked): ("revoked", True, ["ca", "expiry"])}
     assert groups(report) == [("system:authenticated", 1, 1), ("system:masters", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("after", "ago", "is_shown", "has_access"),
+    [(5, 0, True, True), (5, 25, True, False), (-5, 0, False, False)],
+)
+def test_a_use_after_the_revocation_is_shown_and_means_access_for_a_day(
+    place: Place, after: int, ago: int, is_shown: bool, has_access: bool
+) -> None:
+    """`after`: seconds from the revocation to the use. `ago`: hours since the revocation."""
+    give_token(place, utc_now())
+    revoked_at = utc_now() - timedelta(hours=ago, minutes=1)
+    place.execute(
+        "UPDATE certificate SET revoked_at = ?, revoked_used_at = ? WHERE revoked_at IS NOT NULL",
+        *(f"{time:%Y-%m-%d %H:%M:%S.%f}" for time in (revoked_at, revoked_at + timedelta(seconds=after))),
+    )
+    report = place.report()
+    assert credentials(report)[place.name(place.revoked)][1] is has_access
+    users = report["users"]
+    assert isinstance(users, list)
+    used = [each["used_after_revocation_at"] for user in users for each in user["credentials"]]
+    assert [time is not None for time in used].count(True) == is_shown
+
+
+@pytest.mark.parametrize(("ago", "is_seen"), [(None, False), (23, True), (25, False)])
+def test_the_report_says_whether_use_after_a_revocation_is_seen(
+    place: Place, ago: int | None, is_seen: bool
+) -> None:
+    give_token(place, utc_now())
+    if ago is not None:
+        at = utc_now() - timedelta(hours=ago)
+        place.execute("UPDATE webhook_token SET last_events_at = ?", f"{at:%Y-%m-%d %H:%M:%S.%f}")
+    report = place.report()
+    assert report["sees_use_after_revocation"] is is_seen
+    assert ("Use after a revocation is not seen" in json.dumps(report["residual_risks"])) is not is_seen
 
 
 def test_a_token_alone_keeps_nobody_out(place: Place) -> None:
@@ -232,7 +267,7 @@ def test_sights_and_strangers_are_told(place: Place) -> None:
 
 
 @pytest.mark.parametrize("mode", ["known-only", "default"])
-async def test_what_known_only_refuses_has_no_access(place: Place, mode: WebhookMode) -> None:
+async def test_what_the_webhook_refuses_has_no_access(place: Place, mode: WebhookMode) -> None:
     seen, fingerprint = "2026-01-02 03:04:05.000000", "ab" * 32
     identities = {
         "stranger": ["devs"],
@@ -241,6 +276,9 @@ async def test_what_known_only_refuses_has_no_access(place: Place, mode: Webhook
         "not a kubelet": ["system:nodes"],
         "system:kube-scheduler": ["system:authenticated"],
         "root": ["system:masters"],
+        # The webhook denies these in every mode.
+        "numbered": ["clustercert:editors", f"clustercert:credential:{'a' * 40}"],
+        "malformed": ["system:nodes", "clustercert:credential:A"],
     }
     for number, (username, groups) in enumerate(identities.items()):
         place.execute(
@@ -261,7 +299,7 @@ async def test_what_known_only_refuses_has_no_access(place: Place, mode: Webhook
     # Nothing is refused while the API server does not call the webhook.
     assert await with_access() == {*identities}
     give_token(place, utc_now(), 1)
-    allowed = {*identities}
+    allowed = {*identities} - {"numbered", "malformed"}
     if mode == "known-only":
         allowed = {"system:node:n1", "system:kube-scheduler", "root"}
     assert await with_access() == allowed

@@ -38,6 +38,7 @@ def test_a_cluster_is_registered_changed_and_removed(administration: Administrat
         "webhook_mode": "known-only",
         "exemptions": ["system:nodes", "backup"],
         "listed_masters": ["ab" * 32],
+        "unauthorized_ttl_seconds": 30,
         "version": "v1.33",
     }
     changed = administration.put(path, wanted)
@@ -102,6 +103,8 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
         ({"webhook_mode": "off"}, "webhook_mode"),
         ({"exemptions": ["*"]}, "exemptions: "),
         ({"listed_masters": ["xy"]}, "listed_masters: "),
+        ({"unauthorized_ttl_seconds": 0}, "unauthorized_ttl_seconds"),
+        ({"unauthorized_ttl_seconds": 301}, "unauthorized_ttl_seconds"),
         ({"credential_roles": {"nobody": "view"}}, "credential_roles"),
         ({"labels": {"-": "x"}}, "label"),
         ({"san_urls": ["https://a"] * 17}, "san_urls: "),

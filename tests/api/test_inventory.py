@@ -222,6 +222,7 @@ def test_a_certificate_is_shown_whole(place: Place) -> None:
         "first_seen_at": None,
         "last_seen_at": None,
         "altered_at": None,
+        "used_after_revocation_at": None,
         "pem": "",
     }
     assert body["client_ca_id"] == place.world.clusters["plain"].client_ca.id

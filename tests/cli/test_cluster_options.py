@@ -21,6 +21,7 @@ DEFAULTS = {
     "listed_masters": [],
     "credential_roles": {},
     "admission": False,
+    "unauthorized_ttl_seconds": 2,
 }
 
 
@@ -55,6 +56,7 @@ def test_add_takes_all_options(operator: Operator, server_ca: Path) -> None:
     said = (
         "--webhook-mode", "known-only", "--exempt", "ops", "--exempt", "robots:*", "--listed-master", "AB:" * 31 + "AB",
         "--credential-role", "admin=cluster-admin", "--credential-role", "member=team=edit", "--admission",
+        "--unauthorized-ttl", "30",
     )  # fmt: skip
     assert add(operator, server_ca, *said) == {
         "webhook_mode": "known-only",
@@ -64,6 +66,7 @@ def test_add_takes_all_options(operator: Operator, server_ca: Path) -> None:
         "listed_masters": ["ab" * 32],
         "credential_roles": {"admin": "cluster-admin", "member": "team=edit"},
         "admission": True,
+        "unauthorized_ttl_seconds": 30,
     }
 
 
@@ -174,6 +177,8 @@ def test_invalid_option_values_are_refused(
         (("--credential-role", "rule-1=view"), "no rule rule-1"),
         (("--credential-role", "admin=a", "--no-credential-roles"), "Give only one of"),
         (("--webhook-mode", "paranoid"), "known-only"),
+        (("--unauthorized-ttl", "0"), "1<=x<=300"),
+        (("--unauthorized-ttl", "301"), "1<=x<=300"),
     ],
 )
 def test_wrong_usage_of_update_is_explained(
@@ -198,6 +203,7 @@ def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
         "credential_roles": {"admin": "cluster-admin"},
         "admission": False,
         "admission_by_number": False,
+        "unauthorized_ttl_seconds": 2,
     }
 
 

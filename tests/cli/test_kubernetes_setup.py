@@ -68,6 +68,24 @@ def test_a_third_token_is_not_created(site: OperatedCluster) -> None:
     assert not (site.folder / "third").exists()
 
 
+def test_the_unauthorized_ttl_of_the_cluster_is_written(site: OperatedCluster) -> None:
+    def set_up_again(*options: str) -> tuple[str, bool]:
+        """The TTL in the file, and whether the command said that it is longer than the cluster's."""
+        done = site.operator.run(*set_up(site, *options))
+        assert done.code == 0, done.err
+        config = yaml.safe_load(files(site)["authorization-config.yaml"])
+        return config["authorizers"][0]["webhook"][
+            "unauthorizedTTL"
+        ], "--unauthorized-ttl SECONDS" in done.err
+
+    site.update("--unauthorized-ttl", "30")
+    assert set_up_again() == ("30s", False)
+    # The file keeps its value.
+    site.update("--unauthorized-ttl", "5")
+    assert set_up_again("--force") == ("30s", True)
+    assert set_up_again("--force", "--unauthorized-ttl", "5000ms") == ("5000ms", False)
+
+
 def test_options_are_written_into_the_files(site: OperatedCluster) -> None:
     site.operator.output(
         *set_up(

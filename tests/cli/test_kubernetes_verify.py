@@ -1,10 +1,12 @@
 """`clustercert kubernetes verify`, against a running service and a double of kube-apiserver."""
 
 import base64
+import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +19,7 @@ from support.apiserver.files import replace_file
 from support.demo_process import COMMAND, interrupted, uncovered
 from support.operated_cluster import OperatedCluster
 from support.scripted_webhook import ScriptedWebhook
+from support.stores import Store
 from support.wait import eventually
 
 
@@ -55,6 +58,51 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     assert checks["other certificate"]["result"] == "skipped"
     # Both certificates are revoked in any case.
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
+
+
+def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effect(
+    site: OperatedCluster,
+) -> None:
+    site.set_up()
+    site.cluster.authorize_with(without_webhook(site.folder))
+    site.cluster.send_audit_events(site.folder)
+
+    def reports() -> list[dict[str, Any]]:
+        events = Store(f"sqlite+aiosqlite:///{site.database}").events()
+        return [event for event in events if event["kind"] == "credential.revoked_used"]
+
+    # A use counts three seconds after the revocation.
+    code, _ = site.verify("--wait", "6")
+    assert code == 1
+    eventually(lambda: len(reports()) == 1)
+    (report,) = reports()
+    assert report["detail"]["username"] == "clustercert:verify"
+    assert report["detail"]["reported_by"] == "audit-events"
+    shown = site.operator.output("certificate", "access", "--cluster", "prod")
+    assert "Used after its revocation, which had no effect at the API server:" in shown
+    access = site.operator.output_json("certificate", "access", "--cluster", "prod")
+    (used,) = [
+        each
+        for user in access["users"]
+        for each in user["credentials"]
+        if each["used_after_revocation_at"] is not None
+    ]
+    assert (used["fingerprint"], used["state"], used["has_access"]) == (report["subject"], "revoked", True)
+    assert access["sees_use_after_revocation"] is True
+    assert site.operator.output_json("cluster", "show", "prod")["use_after_revocation"] == "seen"
+    assert "not seen" not in site.operator.run("kubernetes", "verify", "prod", "--wait", "1").err
+
+
+def test_a_cluster_without_audit_events_does_not_see_use_after_a_revocation(site: OperatedCluster) -> None:
+    site.set_up("--no-audit")
+    sentence = "Use after a revocation is not seen"
+    assert sentence in site.operator.run("kubernetes", "verify", "prod").err
+    shown = site.operator.run("cluster", "show", "prod", "--output", "json")
+    assert json.loads(shown.out)["use_after_revocation"] == "not seen"
+    assert sentence in shown.err
+    access = site.operator.output_json("certificate", "access", "--cluster", "prod")
+    assert access["sees_use_after_revocation"] is False
+    assert sentence in access["residual_risks"][0]
 
 
 def test_an_invalid_address_is_wrong_usage_and_issues_nothing(site: OperatedCluster) -> None:

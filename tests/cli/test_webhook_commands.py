@@ -49,8 +49,8 @@ def test_a_token_is_created_listed_replaced_and_removed(operator: Operator, clus
     assert [token["last_asked_at"] for token in listed] == [None, None]
     execute(database(operator), "UPDATE webhook_token SET last_asked_at = ?", "2026-03-01 00:00:00.000000")
     lines = operator.output("kubernetes", "token", "list", "prod").splitlines()
-    assert lines[0].split() == ["ID", "CREATED-AT", "LAST-ASKED-AT"]
-    assert lines[1].split()[2] == "2026-03-01T00:00:00Z"
+    assert lines[0].split() == ["ID", "CREATED-AT", "LAST-ASKED-AT", "LAST-EVENTS-AT"]
+    assert lines[1].split()[2:] == ["2026-03-01T00:00:00Z", "-"]
     done = operator.run("kubernetes", "token", "remove", "prod", first["id"], "--yes")
     assert (done.code, "within a second" in done.err) == (0, True)
     assert "no such webhook token" in operator.error(

@@ -3,23 +3,26 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, cast
 
 import pytest
 
 from clustercert.kubernetes.webhook import credential_usage as webhook_usage
+from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
 from clustercert.kubernetes.webhook.credential_usage import (
     MAX_PENDING,
     MAX_PENDING_ALERTS,
     CredentialUsage,
 )
-from clustercert.kubernetes.webhook.observed_use import ObservedUse
+from clustercert.kubernetes.webhook.observed_use import ObservedUse, Reporter
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.kubernetes.webhook.tokens import WebhookTokens, token_hash
-from clustercert.model import Actor, Cluster
+from clustercert.model import Actor, CertificateRecord, Cluster, ClusterOptions
 from clustercert.model.errors import Unavailable
-from clustercert.observability.metrics import ALTERED_CREDENTIALS
+from clustercert.observability.metrics import ALTERED_CREDENTIALS, REVOKED_CREDENTIALS_USED
 from clustercert.store import credential_usage as module
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.credential_cache import CredentialCache
@@ -27,7 +30,8 @@ from clustercert.store.credential_usage import CredentialUsageQueries, Use
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
-from clustercert.store.webhook_tokens import WebhookTokenQueries
+from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookTokenQueries
+from support.credential_cache import SCOPES
 from support.credential_cache import revocation as revocation_of
 from support.credential_usage import (
     ORIGIN,
@@ -381,3 +385,210 @@ async def test_an_unexpected_error_does_not_end_the_writing(
         stop.set()
         await writing
     assert [(log["log_level"], log["exc_info"]) for log in logs] == [("error", True)]
+
+
+async def used_after_revocation(
+    known: CredentialCache,
+    record: CertificateRecord,
+    at: datetime,
+    *,
+    decided_at: datetime | None = None,
+    webhook_config: ClusterWebhookConfig = WEBHOOK_CONFIG,
+) -> ObservedUse:
+    """A report that a request with a certificate was allowed."""
+    use = await seen(known, record, at, webhook_config=webhook_config)
+    return replace(use, reporter="audit-events", allowed=Allowed(decided_at or at, at))
+
+
+def details(store: Store, kind: str) -> list[dict[str, Any]]:
+    return [cast("dict[str, Any]", said["detail"]) for said in store.events() if said["kind"] == kind]
+
+
+def revoked_uses(store: Store) -> list[dict[str, Any]]:
+    return details(store, "credential.revoked_used")
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+async def test_an_allowed_use_after_a_revocation_is_reported(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage, scope: str
+) -> None:
+    record = await recorded(database)
+    reports = REVOKED_CREDENTIALS_USED._value.get()
+    await RevocationQueries(database).revoke(revocation_of(record, scope), event())
+    # The API server may still cache an answer from before the revocation.
+    usage.note(await used_after_revocation(known, record, NOW + 3 * SECOND))
+    await usage.flush()
+    assert revoked_uses(store) == []
+    usage.note(await used_after_revocation(known, record, NOW + 4 * SECOND))
+    await usage.flush()
+    said = store.events()[-1]
+    assert (said["subject"], said["actor"]) == (record.fingerprint.hex(), f"cluster:{CLUSTER_ID}")
+    assert revoked_uses(store) == [
+        {
+            "cluster_id": CLUSTER_ID,
+            "credential_number": record.credential_number,
+            "username": record.user_id,
+            "revoked_at": NOW.isoformat(),
+            "used_at": (NOW + 4 * SECOND).isoformat(),
+            "reported_by": "audit-events",
+        }
+    ]
+    assert REVOKED_CREDENTIALS_USED._value.get() == reports + 1
+    (stored,) = store.rows("SELECT revoked_used_at FROM certificate")
+    assert stored == (store.time(NOW + 4 * SECOND),)
+
+
+async def test_uses_after_a_revocation_are_one_event_an_hour_for_all_workers(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    await RevocationQueries(database).revoke(revocation_of(record, "user"), event())
+    other_worker = usage_at(database)
+    for minutes in (1, 2, 30, 60, 61, 62, 90):
+        for worker in (usage, other_worker):
+            at = NOW + timedelta(minutes=minutes)
+            worker.note(await used_after_revocation(known, record, at))
+            await worker.flush()
+    times_of_use = [said["used_at"] for said in revoked_uses(store)]
+    assert times_of_use == [(NOW + timedelta(minutes=minutes)).isoformat() for minutes in (1, 61)]
+
+
+@pytest.mark.parametrize(
+    ("ttl", "decided", "expected"), [(2, 0, True), (30, 0, False), (2, 10, False), (2, 6, True)]
+)
+async def test_use_after_a_revocation_counts_when_no_cache_can_allow_it(
+    database: Database,
+    store: Store,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    ttl: int,
+    decided: int,
+    expected: bool,
+) -> None:
+    """`decided`: seconds for which the server that answered may have cached the API server's decision."""
+    record = await recorded(database)
+    await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    config = replace(WEBHOOK_CONFIG, options=ClusterOptions(unauthorized_ttl_seconds=ttl))
+    at = NOW + 10 * SECOND
+    decided_at = at - decided * SECOND
+    usage.note(await used_after_revocation(known, record, at, decided_at=decided_at, webhook_config=config))
+    await usage.flush()
+    assert bool(revoked_uses(store)) is expected
+
+
+async def test_no_use_is_reported_without_a_revocation(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    live, revoked, undone = [await recorded(database) for _ in range(3)]
+    for record in (revoked, undone):
+        revocation = await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    await RevocationQueries(database).undo(revocation.id, by="cli:test", at=NOW, event=event())
+    usage.note(await used_after_revocation(known, live, NOW + 10 * SECOND))
+    usage.note(await used_after_revocation(known, undone, NOW + 10 * SECOND))
+    usage.note(await seen(known, revoked, NOW + 10 * SECOND))
+    await usage.flush()
+    assert revoked_uses(store) == []
+
+
+async def test_an_undone_revocation_is_not_reported_while_the_cache_is_stale(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    revocation = await RevocationQueries(database).revoke(revocation_of(record, "certificate"), event())
+    usage.note(await used_after_revocation(known, record, NOW + 10 * SECOND))
+    await RevocationQueries(database).undo(revocation.id, by="cli:test", at=NOW, event=event())
+    await usage.flush()
+    assert revoked_uses(store) == []
+
+
+async def test_approvals_with_a_certificate_are_one_event_a_minute(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    service = await recorded(database, groups=("clustercert:service",))
+
+    async def approve(record: CertificateRecord, *names: str, reporter: Reporter = "audit-events") -> None:
+        use = await seen(known, record)
+        approvals = tuple(Approval(name, "kubernetes.io/kube-apiserver-client") for name in names)
+        usage.note(replace(use, reporter=reporter, approvals=approvals))
+        await usage.flush()
+
+    await approve(service, "own")
+    await approve(record, "imported", reporter="import-audit-log")
+    await approve(record)
+    assert details(store, "cluster_certificates.approved") == []
+    await approve(record, "one", "two")
+    await approve(record, "two", "three")
+    await approve(record, *(f"csr-{number}" for number in range(100)))
+    assert store.events()[-1]["subject"] == record.fingerprint.hex()
+    (first,) = details(store, "cluster_certificates.approved")
+    signer = "kubernetes.io/kube-apiserver-client"
+    assert first["requests"] == [{"name": name, "signer": signer} for name in ("one", "two")]
+    assert first["username"] == record.user_id
+    await usage.flush(is_last=True)
+    (_, later) = details(store, "cluster_certificates.approved")
+    assert [each["name"] for each in later["requests"]] == [
+        *("two", "three"),
+        *(f"csr-{number}" for number in range(30)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "reporter", "groups", "expected"),
+    [
+        (None, 0, "audit-events", ("clustercert:admins",), 1),
+        (-10, 0, "audit-events", ("clustercert:admins",), 1),
+        (-9, 0, "audit-events", ("clustercert:admins",), 0),
+        (0, 0, "audit-events", ("clustercert:admins",), 0),
+        # Nothing was used lately.
+        (None, -10, "audit-events", ("clustercert:admins",), 0),
+        (None, 0, "import-audit-log", ("clustercert:admins",), 0),
+        (None, 0, "webhook", ("clustercert:admins",), 0),
+        # API servers don't ask about them.
+        (None, 0, "audit-events", ("system:masters",), 0),
+    ],
+)
+async def test_clusters_are_counted_whose_api_servers_use_certificates_without_asking(
+    database: Database,
+    store: Store,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    there: Cluster,
+    asked: int | None,
+    used: int,
+    reporter: Reporter,
+    groups: tuple[str, ...],
+    expected: int,
+) -> None:
+    """`asked`, `used`: minutes."""
+    tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
+    for _ in range(2):
+        issued = await tokens.create(there, actor=Actor("cli:test", ORIGIN))
+    record = await recorded(database, groups=groups)
+    usage.note(replace(await seen(known, record, NOW + timedelta(minutes=used)), reporter=reporter))
+    # Another cluster's uses don't count.
+    other = replace(WEBHOOK_CONFIG, cluster_id="00000000-0000-4000-8000-000000000000")
+    usage.note(replace(await seen(known, record, NOW, webhook_config=other), reporter=reporter))
+    await usage.flush()
+    if asked is not None:
+        times_asked = {token_hash(issued.text): NOW + timedelta(minutes=asked)}
+        await usage.queries.add_webhook_calls(times_asked)
+    assert await usage.queries.clusters_without_reviews(NOW) == expected
+    assert await usage.queries.clusters_without_reviews(NOW + timedelta(minutes=10)) == 0
+
+
+async def test_the_time_of_the_last_audit_events_is_written_once_a_minute(
+    database: Database, store: Store, there: Cluster
+) -> None:
+    tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
+    await tokens.create(there, actor=Actor("cli:test", ORIGIN))
+    clock = [NOW]
+    workers = [usage_at(database, lambda: clock[0]) for _ in range(2)]
+    for seconds, expected in ((0, 0), (30, 0), (61, 61), (90, 61)):
+        clock[0] = NOW + seconds * SECOND
+        for worker in workers:
+            worker.note_audit_events(CLUSTER_ID)
+            await worker.flush()
+        assert store.rows("SELECT last_events_at FROM webhook_token") == [
+            (store.time(NOW + expected * SECOND),)
+        ]

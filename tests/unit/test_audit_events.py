@@ -3,14 +3,21 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.kubernetes.webhook.audit_events import MAX_USER, AuditedRequest, EventListParser, EventParser
+from clustercert.kubernetes.webhook.audit_events import (
+    MAX_USER,
+    Allowed,
+    Approval,
+    AuditedRequest,
+    EventListParser,
+    EventParser,
+)
 from clustercert.kubernetes.webhook.json_tokens import TEXT_READ, IncompleteJson
 from clustercert.kubernetes.webhook.review import parse_identity
 from clustercert.model import credential_groups
@@ -342,3 +349,88 @@ def test_a_line_of_an_audit_log_is_parsed() -> None:
 def test_other_lines_are_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
         line(raw)
+
+
+def with_members(**members: object) -> AuditedRequest:
+    """The request of an event with other members."""
+    (request,) = observed(event_list(audit_event(credential_id(FINGERPRINT)) | members))
+    return request
+
+
+@pytest.mark.parametrize(
+    ("reference", "cached"),
+    [
+        ({"resource": "secrets", "apiVersion": "v1"}, 0),
+        ({"resource": "deployments", "apiGroup": "apps", "apiVersion": "v1"}, 0),
+        ({"resource": "selfsubjectreviews", "apiGroup": "authentication.k8s.io", "apiVersion": "v1"}, 0),
+        ({"resource": "pods", "apiGroup": "metrics.k8s.io", "apiVersion": "v1beta1"}, 10),
+        (None, 10),
+    ],
+)
+def test_an_allowed_request_may_be_decided_earlier_if_another_server_could_answer_it(
+    reference: object, cached: int
+) -> None:
+    request = with_members(objectRef=reference)
+    assert request.allowed == Allowed(request.at - timedelta(seconds=cached), request.at)
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {"authorization.k8s.io/decision": "forbid"},
+        {},
+        None,
+        "allow",
+        {"authorization.k8s.io/decision": ["allow"]},
+    ],
+)
+def test_a_request_without_the_decision_allow_was_not_allowed(annotations: object) -> None:
+    assert with_members(annotations=annotations).allowed is None
+
+
+APPROVAL = {
+    "resource": "certificatesigningrequests",
+    "apiGroup": "certificates.k8s.io",
+    "apiVersion": "v1",
+    "name": "ghost",
+    "subresource": "approval",
+}
+CLIENT = "kubernetes.io/kube-apiserver-client"
+
+
+def signing_request(signer: object = CLIENT, *conditions: object) -> dict[str, object]:
+    status = {"conditions": conditions, "certificate": "LS0t"}
+    return {"kind": "CertificateSigningRequest", "spec": {"signerName": signer}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("members", "approval"),
+    [
+        ({"responseObject": signing_request(CLIENT, {"type": "Approved"})}, Approval("ghost", CLIENT)),
+        (
+            {"responseObject": signing_request(f"{CLIENT}-kubelet", {"type": "Other"}, {"type": "Approved"})},
+            Approval("ghost", f"{CLIENT}-kubelet"),
+        ),
+        (
+            {"responseObject": signing_request(CLIENT, *[{"type": "Other"}] * 1000, {"type": "Approved"})},
+            Approval("ghost", CLIENT),
+        ),
+        # At the level Metadata.
+        ({}, Approval("ghost", None)),
+        ({"responseObject": signing_request("kubernetes.io/kubelet-serving", {"type": "Approved"})}, None),
+        ({"responseObject": signing_request("example.com/own", {"type": "Approved"})}, None),
+        ({"responseObject": signing_request(CLIENT, {"type": "Denied"})}, None),
+        ({"responseObject": signing_request(CLIENT)}, None),
+        ({"responseObject": {"kind": "Status", "status": "Failure"}}, None),
+        ({"responseObject": {"spec": [], "status": {"conditions": {"type": "Approved"}}}}, None),
+        ({"responseStatus": {"code": 403}}, None),
+        ({"responseStatus": None}, None),
+        ({"annotations": {"authorization.k8s.io/decision": "forbid"}}, None),
+        ({"objectRef": APPROVAL | {"subresource": "status"}}, None),
+        ({"objectRef": APPROVAL | {"apiGroup": "example.com"}}, None),
+    ],
+)
+def test_approvals_of_client_certificates_are_found(
+    members: dict[str, object], approval: Approval | None
+) -> None:
+    assert with_members(**{"objectRef": APPROVAL, **members}).approval == approval

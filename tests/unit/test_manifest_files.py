@@ -50,7 +50,9 @@ def test_the_service_has_only_the_rights_it_needs() -> None:
 
 def test_the_audit_policy_logs_masters_and_our_groups_first() -> None:
     rules: Any = audit_policy(("clustercert:admins",))["rules"]
-    first, quiet, rest = rules
+    approvals, first, quiet, rest = rules
+    resources = [{"group": "certificates.k8s.io", "resources": ["certificatesigningrequests/approval"]}]
+    assert approvals == {"level": "RequestResponse", "verbs": ["update", "patch"], "resources": resources}
     assert first == {"level": "Metadata", "userGroups": ["system:masters", "clustercert:admins"]}
     assert quiet["level"] == "None"
     assert rest == {"level": "Metadata"}

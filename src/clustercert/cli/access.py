@@ -24,6 +24,7 @@ _COLUMNS = (
     "groups",
     "fingerprint",
 )
+_USED_COLUMNS = ("certificate", "user", "used_after_revocation_at", "fingerprint")
 _UNKNOWN_COLUMNS = ("username", "has_access", "certificate", "last_seen_at", "groups", "fingerprint")
 _PEM = "application/x-pem-file"
 
@@ -61,6 +62,9 @@ def show_access(
     rows = _certificate_rows(report, is_table=is_table)
     show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
     if is_table:
+        if used := [each for each in rows if each["used_after_revocation_at"]]:
+            write_out("\nUsed after its revocation, which had no effect at the API server:\n\n")
+            show_list(used, Output.TABLE, columns=_USED_COLUMNS, name="certificate")
         _print_explanations(report)
 
 

@@ -1,6 +1,6 @@
 """`clustercert cluster`: the Kubernetes clusters for which certificates are issued."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,6 +21,8 @@ from clustercert.cli.registration import AddressOptions, DetailChangeOptions, De
 from clustercert.cli.session import CLUSTER_ID
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
@@ -101,11 +103,22 @@ def show(
     domain: ProjectDomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how a cluster is registered. Only for operators and admins of the project."""
+    """Show how a cluster is registered, and whether use of revoked certificates would be seen there.
+
+    Only for operators and admins of the project.
+    """
     from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.rows import with_times
+    from clustercert.inventory.controls import USE_NOT_SEEN
+    from clustercert.model.times import is_recent, utc_now
 
     found = find_cluster(client, name, project, domain)
-    show_one(_row(client.get(cluster_path(found)), found["project"]), output)
+    tokens = map(with_times, client.all(cluster_path(found, "webhook-tokens"), "webhook_tokens"))
+    is_seen = any(is_recent(cast("datetime | None", each["last_events_at"]), utc_now()) for each in tokens)
+    use = {"use_after_revocation": "seen" if is_seen else "not seen"}
+    show_one(_row(client.get(cluster_path(found)), found["project"]) | use, output)
+    if not is_seen:
+        note(USE_NOT_SEEN)
 
 
 @app.command()

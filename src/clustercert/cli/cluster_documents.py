@@ -51,6 +51,7 @@ def _checked(document: Document, fields: dict[str, Any]) -> str:
             listed_masters=tuple(fields["listed_masters"]),
             credential_roles=fields["credential_roles"] or None,
             admission=fields["admission"],
+            unauthorized_ttl_seconds=fields["unauthorized_ttl_seconds"],
         ),
     ).checked(ClusterLimits(cas=1000))  # only the service knows its limits
     return checked.server_ca_pem.decode("ascii")

@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli.options import parse_pairs
 from clustercert.cli.output import note
-from clustercert.model.choices import WebhookMode
+from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,6 +68,16 @@ class EnforcementOptions:
             help="Keep the ids of revoked certificates in the cluster, for its ValidatingAdmissionPolicy.",
         ),
     ] = None
+    unauthorized_ttl: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_TTL_SECONDS,
+            metavar="SECONDS",
+            help="How long the API server caches the webhook's denials. Later uses of revoked certificates are "
+            "reported.",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         self.parse_roles()
@@ -121,6 +131,8 @@ class EnforcementOptions:
             }
         if self.admission is not None:
             fields["admission"] = self.admission
+        if self.unauthorized_ttl is not None:
+            fields["unauthorized_ttl_seconds"] = self.unauthorized_ttl
         return fields
 
 

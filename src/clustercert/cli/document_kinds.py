@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from clustercert.model.choices import MAX_TTL_SECONDS
+
 API_VERSION = "clustercert/v1"
 
 Schema = dict[str, Any]
@@ -95,6 +97,7 @@ KINDS = {
                 "listed_masters": TEXTS,
                 "credential_roles": MAPPING,
                 "admission": FLAG,
+                "unauthorized_ttl_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_TTL_SECONDS},
             },
             required=("project",),
             defaults={
@@ -109,6 +112,7 @@ KINDS = {
                 "listed_masters": [],
                 "credential_roles": {},
                 "admission": False,
+                "unauthorized_ttl_seconds": 2,
             },
         ),
     )

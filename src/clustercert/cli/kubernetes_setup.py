@@ -8,7 +8,7 @@ from clustercert.cli.options import ClusterArgument, CommandError, InProjectOpti
 from clustercert.cli.output import note, write_out
 from clustercert.cli.session import Operator
 from clustercert.cli.setup_folder import SetupFolder
-from clustercert.cli.setup_options import SetupOptions
+from clustercert.cli.setup_options import SetupOptions, duration_seconds
 from clustercert.cli.setup_values import SetupResolver, self_made_ca
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ async def setup(
         )
     if resolved.webhook.uses_flags:
         note(LIMITS)
+    if duration_seconds(resolved.webhook.unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
+        note(
+            f"The API server may accept a revoked certificate for {resolved.webhook.unauthorized_ttl}, longer than the "
+            "cluster is registered with, and such uses are reported. Set the time: "
+            f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."
+        )
     note(_handshake_result(operator.parts.settings, resolved))
     note(f"Next: follow {folder.out / README}, then run `clustercert kubernetes verify {cluster.id}`.")
 

@@ -131,12 +131,15 @@ async def verify(
     a check fails.
     """
     from clustercert.cli.cluster_verification import ClusterVerification
+    from clustercert.inventory.controls import USE_NOT_SEEN
 
     cluster = await operator.cluster(name, project, domain)
     expectation = options.expectation(operator.parts.settings.policy, cluster)
     results = await ClusterVerification(operator, cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
+    if not await operator.parts.inventory.access.sees_use(cluster):
+        note(USE_NOT_SEEN)
     for result in results:
         if result.advice:
             note(f"{result.check}: {result.advice}")

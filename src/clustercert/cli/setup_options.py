@@ -10,7 +10,7 @@ import typer
 
 from clustercert.cli.options import parse_pairs
 from clustercert.cli.printable import printable
-from clustercert.model.choices import FailurePolicy, ServiceAccountAccess, WebhookMode
+from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
 
 CONTROL_PLANE_FOLDER = "/etc/kubernetes/clustercert"
 
@@ -18,7 +18,6 @@ CONTROL_PLANE_FOLDER = "/etc/kubernetes/clustercert"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _VERSION = re.compile(r"1\.(2[4-9]|[3-9][0-9])")
-MAX_TTL_SECONDS = 300
 # Source: kubernetes/staging/src/k8s.io/apiserver/pkg/apis/apiserver/validation: at most 30 seconds.
 MAX_TIMEOUT_SECONDS = 30
 
@@ -33,11 +32,15 @@ BindOption = Annotated[
 ]
 
 
+def duration_seconds(text: str) -> float:
+    """Convert a duration as Go writes it, such as 1m30s."""
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+
+
 def _duration_option(max_seconds: int, help_text: str) -> Any:
     def parse(text: str) -> str:
-        parts = _DURATION.findall(text)
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
-        if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= max_seconds:
+        whole = "".join(number + unit for number, unit in _DURATION.findall(text))
+        if whole != text or not 0 < duration_seconds(text) <= max_seconds:
             raise typer.BadParameter(
                 f"{text!r} is not valid. Write it like 2s or 500ms, greater than 0 and at most {max_seconds}s."
             )
@@ -91,7 +94,8 @@ class SetupOptions:
     unauthorized_ttl: Annotated[
         str | None,
         _duration_option(
-            MAX_TTL_SECONDS, "Cache `denied` and `no opinion` this long; delays revocations. [default: 2s]"
+            MAX_TTL_SECONDS,
+            "Cache `denied` and `no opinion` this long; delays revocations. [default: the cluster's, 2s]",
         ),
     ] = None
     timeout: Annotated[

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 SELF_MADE_CA = "tls-ca.pem"
 _WEBHOOK_DEFAULTS = {
     "authorized_ttl": "5s",
-    "unauthorized_ttl": "2s",
     "timeout": "3s",
     "failure_policy": "NoOpinion",
 }
@@ -115,9 +114,10 @@ class SetupResolver:
         before = self.previous.authorization
         mode = self._first("mode", self._previous_mode(), None)
         minor = self._minor(mode or cluster.options.mode)
+        defaults = _WEBHOOK_DEFAULTS | {"unauthorized_ttl": f"{cluster.options.unauthorized_ttl_seconds}s"}
         values: dict[str, Any] = {
             name: self._first(name, getattr(before, name, None), default)
-            for name, default in _WEBHOOK_DEFAULTS.items()
+            for name, default in defaults.items()
         }
         previous_folder = str(before.kubeconfig.parent) if before else None
         folder = self._first("control_plane_dir", previous_folder, CONTROL_PLANE_FOLDER)

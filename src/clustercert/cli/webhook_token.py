@@ -65,7 +65,7 @@ def list_tokens(
 
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
-    columns = ("id", "created_at", "last_asked_at")
+    columns = ("id", "created_at", "last_asked_at", "last_events_at")
     show_list([with_times(each) for each in found], output, columns=columns, name="id")
 
 

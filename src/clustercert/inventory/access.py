@@ -8,13 +8,15 @@ from itertools import groupby
 from clustercert.inventory.controls import (
     FAST_CONTROLS,
     RESIDUAL_RISKS,
+    USE_NOT_SEEN,
     Control,
     ControlName,
     controls_of,
 )
-from clustercert.model import Cluster
+from clustercert.model import Cluster, credential_groups
 from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
+from clustercert.model.times import is_recent
 from clustercert.policy.exemptions import is_exempt
 from clustercert.store.access import AccessQueries, UnknownIdentity
 from clustercert.store.certificate_view import CertificateView
@@ -33,7 +35,7 @@ class CertificateAccess:
             credential group.
         cluster_role: the role now bound to the credential group, if that is the certificate's only group; else `None`.
         has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
-            gives access if no control stops it.
+            gives access if no control stops it, or if an API server allowed it within a day.
         stopped_by: the controls that can stop the certificate, fastest first.
     """
 
@@ -78,8 +80,8 @@ class UnknownAccess:
     """An identity in client certificates that this service did not issue.
 
     Attributes:
-        has_access: whether it gives access, as far as this service knows. False if the cluster's webhook is called, is
-            in mode `known-only`, and the identity is not exempt.
+        has_access: whether it gives access, as far as this service knows. False if the cluster's webhook is called and
+            refuses the identity: it has a credential group, or the mode is `known-only` and it is not exempt.
     """
 
     identity: UnknownIdentity
@@ -93,6 +95,7 @@ class AccessReport:
     Attributes:
         complete: whether the report includes all unexpired certificates.
         unknown: identities seen in client certificates that this service did not issue.
+        sees_use_after_revocation: whether audit events of the API server arrive, which tell of such use.
     """
 
     cluster: Cluster
@@ -102,7 +105,11 @@ class AccessReport:
     groups: tuple[GroupAccess, ...]
     unknown: tuple[UnknownAccess, ...]
     controls: tuple[Control, ...]
-    residual_risks: tuple[str, ...] = RESIDUAL_RISKS
+    sees_use_after_revocation: bool
+
+    @property
+    def residual_risks(self) -> tuple[str, ...]:
+        return RESIDUAL_RISKS if self.sees_use_after_revocation else (USE_NOT_SEEN, *RESIDUAL_RISKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,20 +152,30 @@ class AccessReports:
                 if group is None or group in each.groups
             ),
             controls=controls,
+            sees_use_after_revocation=await self.sees_use(cluster),
         )
 
     def _is_refused(
         self, unknown: UnknownIdentity, cluster: Cluster, set_up: Collection[ControlName]
     ) -> bool:
         """Whether the webhook refuses a certificate that this service did not issue."""
-        if cluster.options.mode != "known-only" or "webhook" not in set_up or MASTERS in unknown.groups:
+        if "webhook" not in set_up or MASTERS in unknown.groups:
             return False
-        return not is_exempt(
+        if credential_groups(unknown.groups):
+            # The ledger does not have this credential, or has it for another cluster or with other names.
+            return True
+        return cluster.options.mode == "known-only" and not is_exempt(
             unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups
         )
 
     async def controls(self, cluster: Cluster) -> tuple[Control, ...]:
-        return controls_of(cluster, await self.queries.webhook_calls(cluster.id), self.now())
+        contacts = await self.queries.webhook_contacts(cluster.id)
+        return controls_of(cluster, [each.asked_at for each in contacts], self.now())
+
+    async def sees_use(self, cluster: Cluster) -> bool:
+        """Whether audit events of the cluster's API server arrive, so that use after a revocation is reported."""
+        contacts = await self.queries.webhook_contacts(cluster.id)
+        return any(is_recent(each.events_at, self.now()) for each in contacts)
 
 
 def _access(
@@ -179,7 +196,7 @@ def _access(
         state=state,
         groups=groups,
         cluster_role=roles.get(certificate.rule or "") if bound_alone else None,
-        has_access=not is_stopped,
+        has_access=not is_stopped or is_recent(certificate.used_after_revocation_at, now),
         stopped_by=tuple(stopped_by),
     )
 

@@ -5,18 +5,17 @@ Source of the times and risks: measurements with kube-apiserver 1.32 and 1.36, i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Literal
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
 
-from clustercert.model import Cluster, rfc3339
+from clustercert.model.times import is_recent, rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.model import Cluster
 
 ControlName = Literal["webhook", "binding", "admission", "ca", "expiry"]
 # Controls that stop a single certificate within seconds.
 FAST_CONTROLS: tuple[ControlName, ...] = ("webhook", "binding", "admission")
-
-# An API server calls the webhook only while one of our certificates is in use, and caches responses for a few seconds.
-# So a few hours without a call are not a sign of a fault.
-_RECENT_CALL = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ _EXPIRY = Control(
 )
 
 
-def controls_of(cluster: Cluster, calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
+def controls_of(cluster: "Cluster", calls: Sequence[datetime | None], now: datetime) -> tuple[Control, ...]:
     """Return all controls, fastest first, whether set up or not.
 
     `calls` has the time of the last call with each of the cluster's webhook tokens.
@@ -79,7 +78,7 @@ def controls_of(cluster: Cluster, calls: Sequence[datetime | None], now: datetim
 def _webhook(calls: Sequence[datetime | None], now: datetime) -> Control:
     last_call = max((call for call in calls if call is not None), default=None)
     since = "never called" if last_call is None else f"not called since {rfc3339(last_call)}"
-    is_called = last_call is not None and now - last_call <= _RECENT_CALL
+    is_called = is_recent(last_call, now)
     return Control(
         "webhook",
         set_up=is_called,
@@ -107,9 +106,20 @@ RESIDUAL_RISKS = (
         "Users who may impersonate other users or groups can act under their names. The authorizer does not see the"
         " certificate behind an impersonated request."
     ),
+    (
+        "A certificate from the cluster's own certificates API, which the holder requested and approved, is valid until"
+        " it expires, a year by default. Find approvals by the event cluster_certificates.approved, or in the API"
+        " server's audit log: verbs update and patch of certificatesigningrequests/approval. The cluster itself can't"
+        " revoke such a certificate: remove the permissions of its user name and groups."
+    ),
     "Another certificate of the same user stays valid: revoke the user in the cluster to stop all of them.",
     (
         "Credentials from other issuers (other CAs in the bundle, tokens, service accounts) are listed here only if the"
         " webhook or the audit events reported their certificates."
     ),
+)
+
+USE_NOT_SEEN = (
+    "Use after a revocation is not seen: the API server has sent no audit events for a day. Set up its audit webhook"
+    " with the files of `clustercert kubernetes setup`."
 )

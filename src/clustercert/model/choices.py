@@ -27,3 +27,6 @@ ServiceAccountAccess = Literal["review", "keys", "none"]
 
 WebhookMode = Literal["default", "known-only"]
 """The webhook's decision on client certificates that this service did not issue: no opinion, or denial."""
+
+MAX_TTL_SECONDS = 300
+"""The longest time for which an API server may cache an answer of the webhook."""

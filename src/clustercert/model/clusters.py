@@ -50,6 +50,7 @@ class ClusterOptions:
         admission: whether to write revocations to the cluster, for its ValidatingAdmissionPolicy.
         admission_by_number: whether `kubernetes verify` found that this policy reads credential numbers. If not,
             fingerprints are written as well.
+        unauthorized_ttl_seconds: how long the API server caches that the webhook denied a credential or had no opinion.
     """
 
     mode: WebhookMode = "default"
@@ -60,6 +61,7 @@ class ClusterOptions:
     credential_roles: Mapping[str, str] | None = None
     admission: bool = False
     admission_by_number: bool = False
+    unauthorized_ttl_seconds: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,23 @@
 """The current time in UTC; parsing and formatting of RFC 3339 times."""
 
 import functools
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+RECENT = timedelta(days=1)
+"""An API server that contacted the service within this time is taken to be set up for it.
+
+It calls the webhook only while one of our certificates is in use, so a few hours without a call are not a fault.
+"""
 
 
 def utc_now() -> datetime:
     """The current time. Code that needs the time receives a clock function; in production it is this one."""
     return datetime.now(UTC)
+
+
+def is_recent(time: datetime | None, now: datetime) -> bool:
+    """Whether there is a time, and it is at most a day ago."""
+    return time is not None and now - time <= RECENT
 
 
 # Cached: certificates issued in the same second with the same lifetime have the same times.

@@ -123,6 +123,16 @@ EXEMPT_CREDENTIALS = Counter(
     "New client certificates with names that a cluster in mode known-only exempts, reported by API servers, at most"
     " once an hour for each user name and groups",
 )
+REVOKED_CREDENTIALS_USED = Counter(
+    "clustercert_revoked_credentials_used",
+    "Revoked certificates with which an API server allowed a request; each counted at most once an hour",
+)
+WITHOUT_REVIEWS = Gauge(
+    "clustercert_clusters_without_reviews",
+    "Clusters whose audit events tell of uses of issued certificates, while their API servers asked the authorization"
+    " webhook nothing for 10 minutes: revocations have no effect there",
+    multiprocess_mode="mostrecent",
+)
 MASTERS_CREDENTIALS = Counter(
     "clustercert_masters_credentials",
     "Client certificates in system:masters reported by API servers and not listed by the operator, once for each"

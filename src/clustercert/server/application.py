@@ -246,7 +246,11 @@ def services_of(parts: Components, role: ServerRole) -> Services:
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
         check_ready=Readiness(parts.database, parts.custody if role != "webhook" else None).check,
         update_gauges=StoreGauges(
-            parts.database, parts.certificates, parts.log_sealer.unsealed_since, utc_now
+            parts.database,
+            parts.certificates,
+            parts.webhook.credential_usage.queries,
+            parts.log_sealer.unsealed_since,
+            utc_now,
         ).update,
         options=Options(
             public_url=settings.server.public_url,

@@ -8,6 +8,7 @@ from clustercert.custody import Custody
 from clustercert.model.errors import ClustercertError, StoreFault, Unavailable
 from clustercert.observability import metrics
 from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
 
 # Minimum interval between two counts. More frequent scrapes receive the last count.
@@ -50,17 +51,22 @@ class Readiness:
 
 
 class StoreGauges:
-    """Counts live certificates, and measures the age of unsealed events and the offset of this machine's clock."""
+    """Counts live certificates and clusters without reviews.
+
+    Also measures the age of unsealed events, and the offset of this machine's clock.
+    """
 
     def __init__(
         self,
         database: Database,
         certificates: CertificateMaintenance,
+        usage: CredentialUsageQueries,
         unsealed_since: Callable[[], Awaitable[datetime | None]],
         now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._certificates = certificates
+        self._usage = usage
         self._unsealed_since = unsealed_since
         self._now = now
         self._counted_at = datetime.min.replace(tzinfo=UTC)
@@ -74,6 +80,7 @@ class StoreGauges:
         metrics.CLOCK_OFFSET.set((await self._database.clock_offset()).total_seconds())
         unsealed_since = await self._unsealed_since()
         metrics.UNSEALED_SECONDS.set((now - unsealed_since).total_seconds() if unsealed_since else 0)
+        metrics.WITHOUT_REVIEWS.set(await self._usage.clusters_without_reviews(now))
         total, windows = await self._certificates.live(
             now, [now + window for window in EXPIRY_WINDOWS.values()]
         )

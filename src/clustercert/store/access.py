@@ -49,6 +49,14 @@ class CertifiedCluster:
     until: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookContact:
+    """When an API server last asked the webhook with a token, and when audit events last arrived; None for never."""
+
+    asked_at: datetime | None
+    events_at: datetime | None
+
+
 class AccessQueries(Queries):
     """Reads the data for a cluster's access report."""
 
@@ -101,7 +109,9 @@ class AccessQueries(Queries):
         query = without.order_by(_cluster.c.id).limit(limit)
         return tuple(ClusterControls(name, options_of(options)) for name, options in await self._rows(query))
 
-    async def webhook_calls(self, cluster_id: str) -> tuple[datetime | None, ...]:
-        """Return when the API server last used each of the cluster's webhook tokens; None for never."""
-        query = select(_token.c.last_asked_at).where(_token.c.cluster_id == cluster_id)
-        return tuple(last_asked_at for (last_asked_at,) in await self._rows(query))
+    async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
+        """Return when the API server last contacted the service, for each of the cluster's webhook tokens."""
+        query = select(_token.c.last_asked_at, _token.c.last_events_at).where(
+            _token.c.cluster_id == cluster_id
+        )
+        return tuple(WebhookContact(*row) for row in await self._rows(query))

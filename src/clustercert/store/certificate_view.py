@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, cast, literal, or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clustercert.model import (
     CREDENTIAL_PREFIX,
@@ -19,6 +18,7 @@ from clustercert.model import (
 from clustercert.model.choices import CertificateState
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
+from clustercert.store.engine.transaction import Transaction
 from clustercert.store.revocation_state import revocations_by_id, wider_revocation_id
 
 _certificate = tables.certificate
@@ -39,6 +39,7 @@ class CertificateView(CertificateRecord):
             its user or cluster; all None if it is not revoked.
         first_seen_at, last_seen_at: when an API server first and last reported its use, or None.
         altered_at: when an API server last reported another encoding of it, or None.
+        revoked_used_at: when an API server last allowed a request after its revocation, to the hour, or None.
         der: the certificate; empty in lists.
     """
 
@@ -49,7 +50,14 @@ class CertificateView(CertificateRecord):
     first_seen_at: datetime | None
     last_seen_at: datetime | None
     altered_at: datetime | None
+    revoked_used_at: datetime | None = None
     der: bytes = b""
+
+    @property
+    def used_after_revocation_at(self) -> datetime | None:
+        """When an API server last allowed a request after the present revocation, to the hour, or None."""
+        used_at, revoked_at = self.revoked_used_at, self.revoked_at
+        return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
 
     @property
     def has_only_credential_group(self) -> bool:
@@ -73,7 +81,7 @@ def view_query(*, with_der: bool = False) -> Select[Any]:
 
 
 async def certificate_views(
-    connection: AsyncConnection, query: Select[Any], values: Mapping[str, object] | None = None
+    connection: Transaction, query: Select[Any], values: Mapping[str, object] | None = None
 ) -> tuple[CertificateView, ...]:
     """Run a query that was made from `view_query`, and map its rows."""
     rows = (await connection.execute(query, values)).all()

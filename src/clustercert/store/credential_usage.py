@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import (
     JSON,
@@ -29,6 +29,7 @@ from clustercert.model import AuditEvent
 from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
+from clustercert.store.certificate_view import certificate_views, view_query
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.events import record_events
@@ -49,6 +50,8 @@ DELETED_AFTER = timedelta(days=30)
 
 # At most one event per interval about an altered certificate, or about a member of `system:masters`.
 ALERT_EVERY = timedelta(hours=1)
+# An API server asks the webhook again as soon as it does not cache the answer any more, which takes less than this.
+UNREVIEWED_FOR = timedelta(minutes=10)
 # Number of fingerprints stored for an unknown identity, to recognize new ones.
 KEPT_HASHES = 16
 
@@ -140,10 +143,30 @@ class CredentialUsageQueries(Queries):
 
     async def add_refused_calls(self, times: Mapping[str, datetime]) -> None:
         """Record when the webhooks of clusters, by id, were last called with a wrong token."""
+        await self._add_times(_REFUSED, times)
+
+    async def add_audit_reports(self, events: Mapping[str, datetime], uses: Mapping[str, datetime]) -> None:
+        """Record when audit events last arrived, and when an issued certificate was last used, by cluster id."""
+        await self._add_times(_EVENTS_ARRIVED, events)
+        await self._add_times(_USE_REPORTED, uses)
+
+    async def _add_times(self, statement: Update, times: Mapping[str, datetime]) -> None:
         rows = [{"cluster": each, "at": at, "before": at - RESOLUTION} for each, at in sorted(times.items())]
         if rows:
             async with self._database.transaction() as connection:
-                await connection.execute(_REFUSED, rows)
+                await connection.execute(statement, rows)
+
+    async def clusters_without_reviews(self, now: datetime) -> int:
+        """Count clusters whose audit events told of uses lately, before which the webhook was asked nothing.
+
+        Members of `system:masters` don't count, because API servers don't ask about them.
+        """
+        used = func.max(_token.c.last_use_at)
+        times = select(used.label("used"), func.max(_token.c.last_asked_at).label("asked"))
+        query = times.group_by(_token.c.cluster_id).having(used > now - UNREVIEWED_FOR)
+        return sum(
+            row.asked is None or row.asked <= row.used - UNREVIEWED_FOR for row in await self._rows(query)
+        )
 
     async def first_use(self, use: Use, event: AuditEvent) -> bool:
         """Record the first use of a certificate, with an event. Returns False if it was used before."""
@@ -159,6 +182,37 @@ class CredentialUsageQueries(Queries):
         due = or_(_certificate.c.altered_at.is_(None), _certificate.c.altered_at <= at - ALERT_EVERY)
         query = update(_certificate).where(_certificate.c.id == row, due)
         return await self._update(query.values(altered_at=at), event)
+
+    async def report_revoked_use(
+        self,
+        row: int,
+        used_at: datetime,
+        revoked_before: datetime,
+        event: Callable[[datetime], AuditEvent],
+    ) -> Literal["before", "known", "recorded"]:
+        """Record an allowed use of a certificate that was revoked before a time, with an event at most once an hour.
+
+        Returns `before` if it was not revoked then, or `known` if there is an event. `event` creates the event from the
+        time of the revocation.
+        """
+        query = view_query().where(_certificate.c.id == row)
+        due = or_(
+            _certificate.c.revoked_used_at.is_(None), _certificate.c.revoked_used_at <= used_at - ALERT_EVERY
+        )
+        report = update(_certificate).where(_certificate.c.id == row, due).values(revoked_used_at=used_at)
+        async with self._database.transaction() as connection:
+            found = await certificate_views(connection, query)
+            revoked_at = found[0].revoked_at if found else None
+            if revoked_at is None or revoked_at >= revoked_before:
+                return "before"
+            if not (await connection.execute(report)).rowcount:
+                return "known"
+            await record_events(connection, (event(revoked_at),))
+        return "recorded"
+
+    async def record(self, event: AuditEvent) -> None:
+        """Record an event. Raises Unavailable."""
+        await self._database.record(event)
 
     async def _update(self, query: Update, event: AuditEvent) -> bool:
         """Run an UPDATE, and record the event if it changed a row. Returns whether it did."""
@@ -309,14 +363,17 @@ _CALLED = (
     )
     .values(last_asked_at=_time("at"))
 )
-_REFUSED = (
-    update(_token)
-    .where(
-        _token.c.cluster_id == bindparam("cluster"),
-        or_(_token.c.refused_at.is_(None), _token.c.refused_at < _time("before")),
-    )
-    .values(refused_at=_time("at"))
-)
+
+
+def _time_of_cluster(column: ColumnElement[datetime], name: str) -> Update:
+    is_older = or_(column.is_(None), column < _time("before"))
+    this = _token.c.cluster_id == bindparam("cluster")
+    return update(_token).where(this, is_older).values({name: _time("at")})
+
+
+_REFUSED = _time_of_cluster(_token.c.refused_at, "refused_at")
+_EVENTS_ARRIVED = _time_of_cluster(_token.c.last_events_at, "last_events_at")
+_USE_REPORTED = _time_of_cluster(_token.c.last_use_at, "last_use_at")
 _SEEN_AGAIN = (
     update(_unknown)
     .where(

@@ -26,6 +26,8 @@ class WebhookToken:
         hash: SHA-256 of the token string, 32 bytes.
         last_asked_at: when an API server last requested an authorization with it, to the minute, or None.
         refused_at: when an authorization was last requested for the cluster with a wrong token, to the minute, or None.
+        last_events_at: when the cluster's API servers last sent audit events, to the minute, or None.
+        last_use_at: when an audit event last told of a request that the webhook should have reviewed, to the minute.
     """
 
     id: str
@@ -34,6 +36,8 @@ class WebhookToken:
     created_at: datetime
     last_asked_at: datetime | None = None
     refused_at: datetime | None = None
+    last_events_at: datetime | None = None
+    last_use_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

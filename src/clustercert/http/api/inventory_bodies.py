@@ -31,6 +31,10 @@ IN_CLUSTER = (
 # The filters for lists that span clusters.
 IN_PROJECT = (query.text("cluster", "Only this cluster, by id."), *IN_CLUSTER)
 
+_USED_AFTER_REVOCATION = (
+    "When an API server last allowed a request after its revocation; updated at most once an hour."
+)
+
 
 class CertificateBody(BaseModel):
     """An issued certificate. Times are RFC 3339; unknown or absent values are null."""
@@ -72,6 +76,7 @@ class CertificateBody(BaseModel):
     altered_at: str | None = Field(
         description="When an API server last reported an altered copy of it; updated at most once an hour."
     )
+    used_after_revocation_at: str | None = Field(description=_USED_AFTER_REVOCATION)
 
 
 class WholeCertificateBody(CertificateBody):
@@ -99,8 +104,9 @@ class CredentialBody(BaseModel):
     state: Literal["live", "revoked"]
     has_access: bool = Field(
         description="Whether the certificate gives access, as far as known here. A revoked certificate still gives"
-        " access if no control stops it."
+        " access if no control stops it, or if an API server allowed it within a day."
     )
+    used_after_revocation_at: str | None = Field(description=_USED_AFTER_REVOCATION)
     groups: list[str] = Field(
         description="The certificate's groups without the credential group, plus system:authenticated."
     )
@@ -137,7 +143,9 @@ class UnknownBody(BaseModel):
     """An identity from client certificates that the API server saw but this service did not issue."""
 
     fingerprint: str | None = Field(description="The most recent certificate's fingerprint; null if unknown.")
-    has_access: bool = Field(description="False if the webhook's mode known-only refuses it.")
+    has_access: bool = Field(
+        description="False if the webhook refuses it, for its credential group or by the mode known-only."
+    )
     hashes: int = Field(description="How many different certificates, or encodings of them, were seen.")
     username: str
     groups: list[str]
@@ -169,6 +177,10 @@ class AccessBody(BaseModel):
     groups: list[GroupBody]
     unknown_credentials: list[UnknownBody]
     controls: list[ControlBody]
+    sees_use_after_revocation: bool = Field(
+        description="Whether the API server sent audit events within a day. Without them, the use of a revoked"
+        " certificate is not seen."
+    )
     residual_risks: list[str] = Field(description="Access that can continue after a certificate is stopped.")
 
 

@@ -30,8 +30,9 @@ from clustercert.model.kubernetes import MASTERS
 
 _AUDIT_COMMENT = """\
 clustercert reads from the audit events which client certificates are used. Only audit events show certificates of
-system:masters. The level Metadata is enough. If the API server has an audit policy already, keep it, and make sure that
-it logs these requests at Metadata or a higher level."""
+system:masters, uses of a revoked certificate that the API server allowed, and approvals in the cluster's own
+certificates API. If the API server has an audit policy already, keep it, and make sure that it logs these requests at
+Metadata or a higher level, and approvals at RequestResponse."""
 _KUBEADM_COMMENT = """\
 Merge this into kubeadm's ClusterConfiguration: see README.md. In kubeadm.k8s.io/v1beta3 extraArgs is a map: write
 `client-ca-file: …` instead of `- name: client-ca-file` and `value: …`."""
@@ -114,6 +115,14 @@ def audit_policy(groups: Iterable[str]) -> JsonObject:
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
         "rules": [
+            {
+                # Their responses name the signer, and tell an approval from a denial.
+                "level": "RequestResponse",
+                "verbs": ["update", "patch"],
+                "resources": [
+                    {"group": "certificates.k8s.io", "resources": ["certificatesigningrequests/approval"]}
+                ],
+            },
             {"level": "Metadata", "userGroups": list(dict.fromkeys([MASTERS, *groups]))},
             {
                 "level": "None",

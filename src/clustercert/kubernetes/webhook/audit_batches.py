@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
-from clustercert.kubernetes.webhook.audit_events import AuditedRequest, EventListParser
+from clustercert.kubernetes.webhook.audit_events import Allowed, Approval, AuditedRequest, EventListParser
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.json_tokens import IncompleteJson
 from clustercert.kubernetes.webhook.observed_use import ObservedUse, Reporter
@@ -32,6 +32,29 @@ logger = structlog.get_logger()
 
 # Bytes parsed at a time: about a thousand events, which take ten milliseconds.
 CHUNK_BYTES = 256 * 1024
+
+
+# At most this many approvals with one credential are recorded of a part of a batch.
+MAX_APPROVALS = 32
+
+
+@dataclass(slots=True)
+class _Span:
+    """The requests of one identity in a part of a batch."""
+
+    first: datetime
+    last: datetime
+    allowed: Allowed | None = None
+    approvals: dict[Approval, None] = field(default_factory=dict)
+
+    def add(self, request: AuditedRequest, at: datetime, late: timedelta) -> None:
+        """Add a request at a time, which is `late` before the one that the API server's clock had."""
+        self.first, self.last = min(self.first, at), max(self.last, at)
+        if request.allowed is not None:
+            allowed = Allowed(request.allowed.decided_at - late, at)
+            self.allowed = max(self.allowed or allowed, allowed)
+        if request.approval is not None and len(self.approvals) < MAX_APPROVALS:
+            self.approvals[request.approval] = None
 
 
 @dataclass(slots=True)
@@ -84,6 +107,7 @@ class AuditBatches:
             # The database is down, so record no audit event. The API server sends the batch again.
             metrics.AUDIT_BATCHES_REFUSED.labels("unavailable").inc()
             raise
+        self.credential_usage.note_audit_events(webhook_config.cluster_id)
         if batch.parser.unreadable:
             await self._report(batch, "unreadable_events")
 
@@ -97,15 +121,24 @@ class AuditBatches:
         """Record each identity once, with the times of its first and last requests. Raises Unavailable."""
         # An API server's clock may be ahead of this machine's, so replace later times by the current time.
         now = self.now()
-        spans: dict[Identity, tuple[datetime, datetime]] = {}
+        spans: dict[Identity, _Span] = {}
         for request in requests:
             at = min(request.at, now)
-            first, last = spans.get(request.identity, (at, at))
-            spans[request.identity] = min(first, at), max(last, at)
-        for identity, (first, last) in spans.items():
+            spans.setdefault(request.identity, _Span(at, at)).add(request, at, request.at - at)
+        for identity, span in spans.items():
             for recognized in await self.recognition.recognize(webhook_config.cluster_id, identity):
                 self.credential_usage.note(
-                    ObservedUse(webhook_config, identity, recognized, first, last, origin, reporter)
+                    ObservedUse(
+                        webhook_config,
+                        identity,
+                        recognized,
+                        span.first,
+                        span.last,
+                        origin,
+                        reporter,
+                        span.allowed,
+                        tuple(span.approvals),
+                    )
                 )
 
     async def _read(self, batch: _Batch, chunks: AsyncIterator[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Parses events of audit.k8s.io/v1 while they arrive: who used which credential, and when. No I/O.
+"""Parses events of audit.k8s.io/v1 while they arrive: who used which credential, when, and for what. No I/O.
 
 API servers never call the authorization webhook for members of `system:masters`, so only audit events show them. The
 parser stores only the fields that it needs, so that its memory does not depend on the size of other fields.
@@ -7,7 +7,8 @@ Source: kubernetes.io, "Auditing"; staging/src/k8s.io/apiserver/pkg/apis/audit/v
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import ijson
@@ -23,6 +24,39 @@ FIRST_KUBERNETES = datetime(2014, 6, 6, tzinfo=UTC)
 # Limit for the `user` object of an event: its characters, plus CHARACTERS_A_TOKEN for each of its JSON tokens.
 MAX_USER = 4 * 1024 * 1024
 CHARACTERS_A_TOKEN = 64
+# Servers that delegate authorization to a kube-apiserver cache its answers for ten seconds. Source:
+# staging/src/k8s.io/apiserver/pkg/server/options/authorization.go, and measurements in docs/kubernetes.md.
+DELEGATED_CACHE = timedelta(seconds=10)
+# API groups that only kube-apiservers serve, besides those without a dot in the name, such as the core group. Source:
+# staging/src/k8s.io/api, apiextensions-apiserver and kube-aggregator. `metrics.k8s.io` is not one of them.
+OWN_GROUPS = frozenset(
+    f"{name}.k8s.io"
+    for name in (
+        *("admissionregistration", "apiextensions", "apiregistration", "authentication", "authorization"),
+        *(
+            "certificates",
+            "coordination",
+            "discovery",
+            "events",
+            "flowcontrol.apiserver",
+            "internal.apiserver",
+        ),
+        *(
+            "networking",
+            "node",
+            "rbac.authorization",
+            "resource",
+            "scheduling",
+            "storage",
+            "storagemigration",
+        ),
+    )
+)
+DECISION = "authorization.k8s.io/decision"
+# Their certificates authenticate clients of the API server. The signer for kubelets has the same prefix.
+CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
+# The longest name of an object in Kubernetes.
+MAX_REQUEST_NAME = 253
 # Go limits the nesting of JSON from clients to 10,000, so a valid event is not nested this deep.
 MAX_DEPTH = 20_000
 
@@ -34,12 +68,45 @@ Reader: TypeAlias = Callable[[Token], Reading]
 """A function that reads a value, given the value's first token."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Allowed:
+    """A request that was allowed.
+
+    Attributes:
+        decided_at: the earliest time at which the kube-apiserver may have decided about it.
+        at: when the server received the request.
+    """
+
+    decided_at: datetime
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A CertificateSigningRequest for a client certificate that was approved.
+
+    Attributes:
+        name: the request's name.
+        signer: the name of its signer; None if the audit event does not have the object.
+    """
+
+    name: str
+    signer: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class AuditedRequest:
-    """The sender and time of a request to an API server."""
+    """A request to an API server.
+
+    Attributes:
+        at: when the server received it.
+        allowed: None if it was not allowed, or the event does not say so.
+    """
 
     identity: Identity
     at: datetime
+    allowed: Allowed | None = None
+    approval: Approval | None = None
 
 
 class _Parser:
@@ -190,8 +257,33 @@ def _user(token: Token) -> Reading:
     return None
 
 
+_CONDITION = _members({"type": _scalar})
+
+
+def _has_approval(token: Token) -> Reading:
+    """Read an array of conditions, of any length. Returns whether one of them is an approval."""
+    if token[0] != "start_array":
+        yield from _skipped(token)
+        return False
+    found = False
+    while (token := (yield))[0] != "end_array":
+        condition = yield from _CONDITION(token)
+        found |= condition == {"type": "Approved"}
+    return found
+
+
+_SIGNING_REQUEST = _members(
+    {"spec": _members({"signerName": _scalar}), "status": _members({"conditions": _has_approval})}
+)
 # Read `user`, not `impersonatedUser`, because the certificate belongs to the real user.
-_EVENT: Mapping[str, Reader] = {"user": _user, "requestReceivedTimestamp": _scalar}
+_EVENT: Mapping[str, Reader] = {
+    "user": _user,
+    "requestReceivedTimestamp": _scalar,
+    "objectRef": _members(dict.fromkeys(("apiGroup", "resource", "subresource", "name"), _scalar)),
+    "annotations": _members({DECISION: _scalar}),
+    "responseStatus": _members({"code": _scalar}),
+    "responseObject": _SIGNING_REQUEST,
+}
 
 
 def _not_an_event_list() -> InvalidRequest:
@@ -205,7 +297,34 @@ def _audited_request(event: Any) -> AuditedRequest:
     if not isinstance(user, dict):
         raise InvalidRequest("user: must be an object.")
     identity = parse_identity(user.get("username"), user.get("groups"), user.get("extra"))
-    return AuditedRequest(identity, _time(event.get("requestReceivedTimestamp")))
+    at = _time(event.get("requestReceivedTimestamp"))
+    allowed = _allowed(event, at)
+    return AuditedRequest(identity, at, allowed, _approval(event) if allowed is not None else None)
+
+
+def _allowed(event: Mapping[str, Any], at: datetime) -> Allowed | None:
+    if (event.get("annotations") or {}).get(DECISION) != "allow":
+        return None
+    # An event does not name its server.
+    reference = event.get("objectRef")
+    group = str(reference.get("apiGroup") or "") if reference is not None else "."
+    is_delegated = "." in group and group not in OWN_GROUPS
+    return Allowed(at - DELEGATED_CACHE if is_delegated else at, at)
+
+
+def _approval(event: Mapping[str, Any]) -> Approval | None:
+    reference = event.get("objectRef") or {}
+    named = (reference.get("apiGroup"), reference.get("resource"), reference.get("subresource"))
+    if named != ("certificates.k8s.io", "certificatesigningrequests", "approval"):
+        return None
+    if (event.get("responseStatus") or {}).get("code") != HTTPStatus.OK:
+        return None
+    name, request = str(reference.get("name"))[:MAX_REQUEST_NAME], event.get("responseObject")
+    if request is None:
+        return Approval(name, None)
+    is_approved = (request.get("status") or {}).get("conditions")
+    signer = str((request.get("spec") or {}).get("signerName"))[:MAX_REQUEST_NAME]
+    return Approval(name, signer) if is_approved and signer.startswith(CLIENT_SIGNER) else None
 
 
 def _time(text: Any) -> datetime:

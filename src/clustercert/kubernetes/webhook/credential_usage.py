@@ -7,19 +7,29 @@ because the next use of the credential is reported again.
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from clustercert.background import wait_for_stop
+from clustercert.kubernetes.webhook.audit_events import Approval
 from clustercert.kubernetes.webhook.observed_use import ObservedUse
 from clustercert.kubernetes.webhook.written_times import WrittenTimes
 from clustercert.model import Actor
 from clustercert.model.errors import Unavailable
-from clustercert.model.events.operation import CredentialAlert, CredentialAltered, CredentialSeen
-from clustercert.model.kubernetes import MASTERS
+from clustercert.model.events.operation import (
+    ApprovedRequest,
+    ClusterCertificatesApproved,
+    CredentialAlert,
+    CredentialAltered,
+    CredentialSeen,
+    RevokedCredentialUsed,
+)
+from clustercert.model.kubernetes import MASTERS, SERVICE
 from clustercert.observability import metrics
 from clustercert.policy.exemptions import Exemption, exemption_of
+from clustercert.store.credential_cache import CachedCertificate
 from clustercert.store.credential_usage import WRITTEN_AT_ONCE, CredentialUsageQueries, UnknownUse, Use
 
 logger = structlog.get_logger()
@@ -28,6 +38,10 @@ FLUSH_SECONDS = 3.0
 # Maximum numbers of pending reports. They are reached only while the database is down, and further reports are dropped.
 MAX_PENDING = 200_000
 MAX_PENDING_ALERTS = 10_000
+# The event about approvals with one credential in a minute names at most this many requests.
+MAX_APPROVALS = 32
+# How long this service takes to notice a revocation.
+NOTICED_AFTER = timedelta(seconds=1)
 
 
 @dataclass(slots=True)
@@ -38,17 +52,25 @@ class _Pending:
         uses: first and last uses of issued certificates, by certificate row.
         masters: uses of issued certificates in `system:masters`, by certificate row.
         altered: altered copies of issued certificates, by certificate row.
+        revoked: allowed uses of revoked certificates, by certificate row.
+        approvals: CertificateSigningRequests that were approved with a certificate, by certificate row.
         unknown: uses of unknown credentials, each with its first report, by cluster id and identity.
         token_uses: the time of the last use, by token hash.
         refused_calls: the time of the last call with a wrong token, by cluster id.
+        audit_events: when audit events last arrived, by cluster id.
+        audited_uses: the last request in audit events that the webhook should have reviewed, by cluster id.
     """
 
     uses: dict[int, Use] = field(default_factory=dict)
     masters: dict[int, ObservedUse] = field(default_factory=dict)
     altered: dict[int, ObservedUse] = field(default_factory=dict)
+    revoked: dict[int, ObservedUse] = field(default_factory=dict)
+    approvals: dict[int, ObservedUse] = field(default_factory=dict)
     unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]] = field(default_factory=dict)
     token_uses: dict[bytes, datetime] = field(default_factory=dict)
     refused_calls: dict[str, datetime] = field(default_factory=dict)
+    audit_events: dict[str, datetime] = field(default_factory=dict)
+    audited_uses: dict[str, datetime] = field(default_factory=dict)
 
     def add_use(self, use: Use) -> None:
         known = self.uses.get(use.id)
@@ -65,15 +87,35 @@ class _Pending:
         elif len(self.unknown) < MAX_PENDING_ALERTS:
             self.unknown[key] = use, observed
 
+    def add_revoked(self, row: int, use: ObservedUse) -> None:
+        known = self.revoked.get(row)
+        if known is None and len(self.revoked) < MAX_PENDING_ALERTS:
+            self.revoked[row] = use.shortened()
+        elif known is not None and known.allowed is not None and use.allowed is not None:
+            self.revoked[row] = replace(known, allowed=max(known.allowed, use.allowed))
+
+    def add_approvals(self, row: int, use: ObservedUse) -> None:
+        known = self.approvals.get(row)
+        if known is not None:
+            approvals = tuple(dict.fromkeys((*known.approvals, *use.approvals)))
+            self.approvals[row] = replace(known, approvals=approvals[:MAX_APPROVALS])
+        elif len(self.approvals) < MAX_PENDING_ALERTS:
+            self.approvals[row] = use.shortened()
+
     def put_back(self, failed: "_Pending") -> None:
         """Add reports that could not be written. Writing a report twice is harmless."""
         self.masters = failed.masters | self.masters
         self.altered = failed.altered | self.altered
+        self.revoked = failed.revoked | self.revoked
+        for row, use in failed.approvals.items():
+            self.add_approvals(row, use)
         self.unknown = failed.unknown | self.unknown
         self.token_uses = failed.token_uses | self.token_uses
         self.refused_calls = failed.refused_calls | self.refused_calls
-        for use in failed.uses.values():
-            self.add_use(use)
+        self.audit_events = failed.audit_events | self.audit_events
+        self.audited_uses = failed.audited_uses | self.audited_uses
+        for known in failed.uses.values():
+            self.add_use(known)
 
 
 @dataclass(slots=True)
@@ -95,6 +137,9 @@ class CredentialUsage:
             self._note_use(credential.id, use, master=master)
             if use.recognized.altered:
                 self._note_altered(credential.id, use)
+            self._note_revoked(credential, use)
+            self._note_approvals(credential, use)
+            self._note_audited_use(use)
         elif master or use.recognized.fault != "unknown" or use.recognized.claims_ours:
             self._note_unknown(use)
         elif (exemption := self._exemption_of(use)) is None:
@@ -121,6 +166,12 @@ class CredentialUsage:
             identity.username, identity.groups, use.webhook_config.options, self.policy_groups
         )
 
+    def note_audit_events(self, cluster_id: str) -> None:
+        """Add a report that an API server of the cluster sent audit events just now."""
+        now = self.now()
+        if not self._written.has(("events", cluster_id), now, now):
+            self._pending.audit_events[cluster_id] = now
+
     def _note_use(self, row: int, use: ObservedUse, *, master: bool) -> None:
         if self._written.has(row, use.first, use.last):
             return
@@ -139,6 +190,25 @@ class CredentialUsage:
         if options.mode == "known-only" and fingerprint is not None and fingerprint.hex() not in options.pins:
             self._note_unknown(use, exempt=True)
 
+    def _note_revoked(self, credential: CachedCertificate, use: ObservedUse) -> None:
+        at = use.allowed.at if use.allowed is not None and credential.revoked else None
+        if at is not None and not self._written.has(("revoked", credential.id), at, at):
+            self._pending.add_revoked(credential.id, use)
+
+    def _note_approvals(self, credential: CachedCertificate, use: ObservedUse) -> None:
+        # An imported log may be imported again, and would be reported again.
+        if use.approvals and SERVICE not in credential.groups and use.reporter == "audit-events":
+            self._pending.add_approvals(credential.id, use)
+
+    def _note_audited_use(self, use: ObservedUse) -> None:
+        cluster_id, at = use.webhook_config.cluster_id, use.last
+        # API servers don't ask the webhook about members of system:masters.
+        if use.reporter != "audit-events" or MASTERS in use.identity.groups:
+            return
+        if not self._written.has(("use", cluster_id), at, at):
+            known = self._pending.audited_uses.get(cluster_id, at)
+            self._pending.audited_uses[cluster_id] = max(known, at)
+
     def _note_unknown(self, use: ObservedUse, *, exempt: bool = False) -> None:
         # Thousands of reports may be pending, and names may be long, so shorten the names first.
         use = use.shortened()
@@ -146,18 +216,24 @@ class CredentialUsage:
         if not all(self._written.has(key, use.first, use.last) for key in _keys(unknown)):
             self._pending.add_unknown(unknown, use)
 
-    async def flush(self) -> None:
-        """Write all reports. Raises Unavailable, and keeps the reports for the next flush."""
+    async def flush(self, *, is_last: bool = False) -> None:
+        """Write all reports, and unless it is the last flush, keep approvals that are due later.
+
+        Raises Unavailable, and keeps the reports for the next flush.
+        """
         self._written.rotate()
         pending, self._pending = self._pending, _Pending()
         try:
             # Write `masters` before `uses`, because `_write_masters` must still see which certificates were never used.
             await self._write_masters(pending.masters)
             await self._write_altered(pending.altered)
+            await self._write_revoked(pending.revoked)
+            await self._write_approvals(pending.approvals, is_last=is_last)
             await self._write_unknown(pending.unknown)
             await self.queries.add(list(pending.uses.values()))
             await self.queries.add_webhook_calls(pending.token_uses)
             await self.queries.add_refused_calls(pending.refused_calls)
+            await self.queries.add_audit_reports(pending.audit_events, pending.audited_uses)
         except Unavailable:
             self._pending.put_back(pending)
             raise
@@ -168,7 +244,7 @@ class CredentialUsage:
         while not stop.is_set():
             await wait_for_stop(stop, FLUSH_SECONDS)
             try:
-                await self.flush()
+                await self.flush(is_last=stop.is_set())
             except Unavailable as failure:
                 logger.warning("recording credential usage failed", cause=repr(failure.__cause__))
             except Exception:
@@ -180,6 +256,10 @@ class CredentialUsage:
             self._written.add(token_hash, at)
         for cluster_id, at in written.refused_calls.items():
             self._written.add(("refused", cluster_id), at)
+        for cluster_id, at in written.audit_events.items():
+            self._written.add(("events", cluster_id), at)
+        for cluster_id, at in written.audited_uses.items():
+            self._written.add(("use", cluster_id), at)
         for use in written.uses.values():
             self._written.add(use.id, use.last)
         for row in written.altered:
@@ -204,6 +284,36 @@ class CredentialUsage:
                     user=use.identity.username,
                     reported_by=use.reporter,
                 )
+
+    async def _write_revoked(self, revoked: dict[int, ObservedUse]) -> None:
+        """Record uses that were decided when the API server should have known of the revocation."""
+        for row, use in revoked.items():
+            if use.allowed is None:
+                continue
+            delay = timedelta(seconds=use.webhook_config.options.unauthorized_ttl_seconds) + NOTICED_AFTER
+            report = await self.queries.report_revoked_use(
+                row, use.allowed.at, use.allowed.decided_at - delay, partial(self._revoked_event, use)
+            )
+            if report != "before":
+                self._written.add(("revoked", row), use.allowed.at)
+            if report == "recorded":
+                metrics.REVOKED_CREDENTIALS_USED.inc()
+                logger.error(
+                    "revoked certificate in use",
+                    cluster=use.webhook_config.cluster_id,
+                    user=use.identity.username,
+                    reported_by=use.reporter,
+                )
+
+    async def _write_approvals(self, approvals: dict[int, ObservedUse], *, is_last: bool) -> None:
+        for row, use in list(approvals.items()):
+            if not is_last and self._written.has(("approvals", row), self.now(), self.now()):
+                self._pending.add_approvals(row, use)
+                continue
+            await self.queries.record(self._approvals_event(use))
+            # A failure afterwards must not record it twice.
+            del approvals[row]
+            self._written.add(("approvals", row), self.now())
 
     async def _write_unknown(self, unknown: dict[tuple[str, bytes], tuple[UnknownUse, ObservedUse]]) -> None:
         by_cluster: dict[str, list[UnknownUse]] = {}
@@ -246,10 +356,37 @@ class CredentialUsage:
             known_for_another_cluster=use.recognized.fault == "other_cluster",
         )
 
+    def _revoked_event(self, use: ObservedUse, revoked_at: datetime) -> RevokedCredentialUsed:
+        credential = _credential(use)
+        return RevokedCredentialUsed(
+            at=self.now(),
+            project_id=use.webhook_config.project_id,
+            actor=Actor(f"cluster:{use.webhook_config.cluster_id}", use.origin),
+            subject=credential.fingerprint.hex(),
+            cluster_id=use.webhook_config.cluster_id,
+            credential_number=credential.credential_number,
+            username=use.identity.username,
+            revoked_at=revoked_at,
+            used_at=use.allowed.at if use.allowed is not None else use.last,
+            reported_by=use.reporter,
+        )
+
+    def _approvals_event(self, use: ObservedUse) -> ClusterCertificatesApproved:
+        credential = _credential(use)
+        return ClusterCertificatesApproved(
+            at=self.now(),
+            project_id=use.webhook_config.project_id,
+            actor=Actor(f"cluster:{use.webhook_config.cluster_id}", use.origin),
+            subject=credential.fingerprint.hex(),
+            cluster_id=use.webhook_config.cluster_id,
+            credential_number=credential.credential_number,
+            username=use.identity.username,
+            requests=tuple(map(_approved, use.approvals)),
+            first_seen_at=use.first,
+        )
+
     def _altered_event(self, use: ObservedUse) -> CredentialAltered:
-        credential, presented = use.recognized.credential, use.recognized.fingerprint
-        if credential is None:
-            raise ValueError("a report of an altered copy must name the original credential")
+        credential, presented = _credential(use), use.recognized.fingerprint
         return CredentialAltered(
             at=self.now(),
             project_id=use.webhook_config.project_id,
@@ -262,6 +399,17 @@ class CredentialUsage:
             first_seen_at=use.first,
             reported_by=use.reporter,
         )
+
+
+def _credential(use: ObservedUse) -> CachedCertificate:
+    credential = use.recognized.credential
+    if credential is None:
+        raise ValueError("a report about a certificate must name it")
+    return credential
+
+
+def _approved(approval: Approval) -> ApprovedRequest:
+    return {"name": approval.name, "signer": approval.signer}
 
 
 def _keys(use: UnknownUse) -> list[tuple[str, bytes, str]]:

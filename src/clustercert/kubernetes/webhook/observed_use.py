@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
+from clustercert.kubernetes.webhook.audit_events import Allowed, Approval
 from clustercert.kubernetes.webhook.recognition import Recognized
 from clustercert.kubernetes.webhook.review import Identity
-from clustercert.model import Origin
+from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store.credential_usage import UnknownUse
 from clustercert.store.webhook_tokens import ClusterWebhookConfig
@@ -27,6 +28,8 @@ class ObservedUse:
         recognized: the result of the look-up in the ledger.
         first, last: the times of the credential's first and last use in this report.
         origin: the sender of the report.
+        allowed: the allowed request about which the API server decided last; None if the report has none.
+        approvals: the CertificateSigningRequests that were approved with the credential.
     """
 
     webhook_config: ClusterWebhookConfig
@@ -36,11 +39,13 @@ class ObservedUse:
     last: datetime
     origin: Origin
     reporter: Reporter
+    allowed: Allowed | None = None
+    approvals: tuple[Approval, ...] = ()
 
     def shortened(self) -> "ObservedUse":
         """Return the same use with names that are safe to store and display. A certificate can contain any string."""
-        # MASTERS first, so that truncation never removes it.
-        groups = sorted(self.identity.groups, key=lambda group: group != MASTERS)[:MAX_GROUPS]
+        # MASTERS first, then credential groups, so that truncation never removes them.
+        groups = sorted(self.identity.groups, key=_importance)[:MAX_GROUPS]
         identity = Identity(_printable(self.identity.username), tuple(map(_printable, groups)), ())
         return replace(self, identity=identity)
 
@@ -55,6 +60,10 @@ class ObservedUse:
             first=self.first,
             last=self.last,
         )
+
+
+def _importance(group: str) -> tuple[bool, bool]:
+    return group != MASTERS, not group.startswith(CREDENTIAL_PREFIX)
 
 
 def _printable(text: str) -> str:

@@ -157,6 +157,53 @@ class CredentialAltered(AuditEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevokedCredentialUsed(AuditEvent):
+    """An API server allowed a request with a revoked certificate; at most one event an hour for each certificate.
+
+    Attributes:
+        used_at: when the API server received the request.
+    """
+
+    kind: Literal["credential.revoked_used"] = "credential.revoked_used"
+    cluster_id: str
+    credential_number: str | None
+    username: str
+    revoked_at: datetime
+    used_at: datetime
+    reported_by: str
+
+
+class ApprovedRequest(TypedDict):
+    """An approved CertificateSigningRequest.
+
+    Attributes:
+        signer: the name of its signer; None if the audit event did not have it.
+    """
+
+    name: str
+    signer: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterCertificatesApproved(AuditEvent):
+    """A certificate's holder approved requests for client certificates in the cluster's own API.
+
+    The subject is the holder's certificate. A revocation does not stop certificates from the cluster's API. At most one
+    event a minute for each certificate and worker.
+
+    Attributes:
+        requests: the CertificateSigningRequests, at most 32.
+    """
+
+    kind: Literal["cluster_certificates.approved"] = "cluster_certificates.approved"
+    cluster_id: str
+    credential_number: str | None
+    username: str
+    requests: tuple[ApprovedRequest, ...]
+    first_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditBatchRefused(AuditEvent):
     """A batch of audit events from an API server was not read completely.
 

@@ -42,6 +42,9 @@ webhook_token = table(
     Column("last_asked_at", Utc, nullable=True),
     # When the cluster's webhook was last called with a wrong token.
     Column("refused_at", Utc, nullable=True),
+    # When audit events of the cluster last arrived, and last told of a request that its webhook should have reviewed.
+    Column("last_events_at", Utc, nullable=True),
+    Column("last_use_at", Utc, nullable=True),
 )
 
 # Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:

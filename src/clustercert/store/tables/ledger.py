@@ -37,6 +37,8 @@ certificate = table(
     Column("credential_number", String(40), nullable=True),
     # When an API server last reported another encoding of the certificate.
     Column("altered_at", Utc, nullable=True),
+    # When an API server last allowed a request although the certificate was revoked.
+    Column("revoked_used_at", Utc, nullable=True),
     # The common name if it is not the user id.
     Column("username", Text, nullable=True),
     Column("der", LargeBinary, nullable=False),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from clustercert.clusters.registration import Registration
 from clustercert.http.api.administration.directory_bodies import LABELS, Labels, Wanted
 from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
-from clustercert.model.choices import WebhookMode
+from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
 _DEFAULTS = ClusterOptions()
@@ -50,6 +50,13 @@ class ClusterRequest(Wanted):
     admission: bool = Field(
         default=False, description="Keep the ids of revoked certificates in the cluster. Only for operators."
     )
+    unauthorized_ttl_seconds: int = Field(
+        default=_DEFAULTS.unauthorized_ttl_seconds,
+        ge=1,
+        le=MAX_TTL_SECONDS,
+        description="How long the API server caches the webhook's denials. Later uses of revoked certificates are"
+        " reported.",
+    )
 
     def registration(self, name: str, before: ClusterOptions | None) -> Registration:
         """Return the registration. `before` has the current options, if there is a cluster."""
@@ -74,6 +81,7 @@ class ClusterRequest(Wanted):
                 credential_roles=roles,
                 admission=self.admission,
                 admission_by_number=self.admission and before is not None and before.admission_by_number,
+                unauthorized_ttl_seconds=self.unauthorized_ttl_seconds,
             ),
         )
 
@@ -98,6 +106,7 @@ class ClusterBody(BaseModel):
     listed_masters: list[str]
     credential_roles: dict[str, str]
     admission: bool
+    unauthorized_ttl_seconds: int
     server_ca_sha256: list[str] = Field(description="SHA-256 of each CA in `server_ca`, DER, lower-case hex.")
     client_ca_id: str
     client_ca: str = Field(description="The certificate for the API server's --client-ca-file, PEM.")
@@ -134,6 +143,7 @@ def cluster_view(cluster: Cluster) -> JsonObject:
         "listed_masters": list(options.listed_masters),
         "credential_roles": dict(sorted((options.credential_roles or {}).items())),
         "admission": options.admission,
+        "unauthorized_ttl_seconds": options.unauthorized_ttl_seconds,
         "server_ca_sha256": [each.hex() for each in pem_fingerprints(cluster.server_ca_pem)],
         "client_ca_id": client_ca.id,
         "client_ca": client_ca.certificate.public_bytes(Encoding.PEM).decode("ascii"),

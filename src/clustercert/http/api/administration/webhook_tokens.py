@@ -24,6 +24,9 @@ class WebhookTokenBody(BaseModel):
     cluster_id: str
     created_at: str
     last_asked_at: str | None = Field(description="When an API server last used it, to the minute.")
+    last_events_at: str | None = Field(
+        description="When the cluster's API servers last sent audit events, to the minute."
+    )
 
 
 class IssuedTokenBody(WebhookTokenBody):
@@ -94,4 +97,5 @@ def _view(token: WebhookToken) -> JsonObject:
         "cluster_id": token.cluster_id,
         "created_at": rfc3339(token.created_at),
         "last_asked_at": rfc3339(token.last_asked_at) if token.last_asked_at is not None else None,
+        "last_events_at": rfc3339(token.last_events_at) if token.last_events_at is not None else None,
     }

@@ -15,7 +15,9 @@ TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    op.add_column("webhook_token", sa.Column("refused_at", TIME, nullable=True))
+    op.add_column("certificate", sa.Column("revoked_used_at", TIME, nullable=True))
+    for column in ("refused_at", "last_events_at", "last_use_at"):
+        op.add_column("webhook_token", sa.Column(column, TIME, nullable=True))
     op.create_table(
         "login_network",
         sa.Column("user_id", sa.String(32), nullable=False),
