@@ -113,6 +113,12 @@ def change_waiting_event(file: Path) -> None:
     execute(file, "UPDATE audit_event SET actor = 'cli:nobody' WHERE id = 9000")
 
 
+def change_waiting_event_with_a_negative_id(file: Path) -> None:
+    change_waiting_event(file)
+    for table, column in (("audit_event", "id"), ("audit_unsealed", "event_id")):
+        execute(file, f"UPDATE {table} SET {column} = -5 WHERE {column} = 9000")
+
+
 def delete_waiting_event(file: Path) -> None:
     copy_event(file)
     execute(file, "DELETE FROM audit_event WHERE id = 9000")
@@ -252,6 +258,7 @@ ATTACKS: dict[Callable[[Path], object], list[tuple[str, int | None]]] = {
     change_waiting_commitment: [("changed", None)],
     change_waiting_project: [("changed", None)],
     change_waiting_event: [("changed", None)],
+    change_waiting_event_with_a_negative_id: [("changed", None)],
     delete_waiting_event: [("removed", None)],
     sign_anew: [("key", None), ("checkpoint", None)],
 }

@@ -57,7 +57,7 @@ class ExportedLog:
         del first
         return []
 
-    async def unsealed(self, after: int) -> list[UnsealedEvent]:
+    async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
         """Return nothing: an export contains only sealed events."""
         del after
         return []

@@ -27,8 +27,8 @@ class LogSource(Protocol):
     async def markers(self, first: int) -> list[StoredEvent]:
         """The deletion events from leaf index `first` on, and those that are not sealed yet."""
 
-    async def unsealed(self, after: int) -> list[UnsealedEvent]:
-        """A batch of events that wait to be sealed, with row ids above `after` in this order. Empty at the end."""
+    async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
+        """A batch of waiting events in the order of row ids, by default the first one. Empty at the end."""
 
     async def outside(self) -> list[int]:
         """Row ids of events that have no leaf index and do not wait to be sealed, or some of them."""

@@ -14,7 +14,7 @@ LATE = timedelta(minutes=5)
 
 async def check_unsealed(source: LogSource, report: VerificationReport, now: datetime) -> None:
     """Compare waiting events with their rows. Reports events that wait for long, or are not part of the log at all."""
-    after = 0
+    after: int | None = None
     try:
         while batch := await source.unsealed(after):
             for waiting in batch:

@@ -119,15 +119,17 @@ class EvidenceQueries(Queries):
         async with self._reading() as connection:
             return await _stored(connection, sealed) + await _stored(connection, unsealed)
 
-    async def unsealed(self, after: int) -> list[UnsealedEvent]:
-        """Return a batch of events that wait to be sealed, with row ids above `after`, in this order."""
+    async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
+        """Return a batch of events that wait to be sealed, in the order of row ids, by default the first one."""
         waiting = (_unsealed.c.event_id, _unsealed.c.project_id, _unsealed.c.commitment)
         query = select(
             _event,
             null().label("leaf_index"),
             *(column.label(f"waiting_{column.name}") for column in waiting),
         ).join_from(_unsealed, _event, _event.c.id == _unsealed.c.event_id, isouter=True)
-        query = query.where(_unsealed.c.event_id > after).order_by(_unsealed.c.event_id).limit(BATCH)
+        if after is not None:
+            query = query.where(_unsealed.c.event_id > after)
+        query = query.order_by(_unsealed.c.event_id).limit(BATCH)
         async with self._reading() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return [_unsealed_event(dict(row)) for row in rows]
