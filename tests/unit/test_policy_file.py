@@ -127,7 +127,12 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
         (
             "[policy]\nrole_groups = true",
             "",
-            r"has a table named policy\. Write its fields outside of that table\.",
+            r"policy\.toml:1:2: the policy file has a table named policy\. Write its fields outside of it\.",
+        ),
+        (
+            "\n# x\n[[policy.rules]]\nname = 'a'",
+            "",
+            r"policy\.toml:3:3: the policy file has a table named policy",
         ),
         (RULES, "role_groups = true", r"policy.file is set, so write policy.role_groups into .*policy.toml"),
     ],
@@ -146,10 +151,11 @@ def test_a_file_that_cannot_be_used_is_refused(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"\xff\xfep\0", r"The configuration file .*settings.toml is not text in UTF-8\.$"),
+        (b"\xff\xfep\0", r"The configuration file .*settings.toml is not text in UTF-8: line 1\.$"),
+        (b"a = 1\r\n# caf\xe9\n", r"The configuration file .*settings.toml is not text in UTF-8: line 2\.$"),
         (b"#" * 16_000_001, r"The configuration file .*settings.toml is longer than 16000000 characters\."),
     ],
-    ids=["UTF-16", "endless"],
+    ids=["UTF-16", "Latin-1", "endless"],
 )
 def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     config = tmp_path / "settings.toml"

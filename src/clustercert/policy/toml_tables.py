@@ -51,8 +51,10 @@ class Tables:
 def read_tables(file: Path) -> Tables:
     """Read a TOML file. Raises UnreadableFile."""
     try:
-        with file.open(encoding="utf-8") as stream:
-            text = stream.read(_MAX_CHARACTERS + 1)
+        with file.open("rb") as stream:
+            # A character has at most four bytes.
+            content = stream.read(4 * _MAX_CHARACTERS + 1)
+        text = content.decode("utf-8")
         if len(text) > _MAX_CHARACTERS:
             raise UnreadableFile(
                 f"The configuration file {file} is longer than {_MAX_CHARACTERS} characters. Shorten it."
@@ -61,7 +63,8 @@ def read_tables(file: Path) -> Tables:
     except OSError as error:
         raise UnreadableFile(f"Can't read the configuration file {file}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UnreadableFile(f"The configuration file {file} is not text in UTF-8.") from error
+        line = content[: error.start].count(b"\n") + 1
+        raise UnreadableFile(f"The configuration file {file} is not text in UTF-8: line {line}.") from error
     except tomllib.TOMLDecodeError as error:
         raise UnreadableFile(f"The configuration file {file} is not valid TOML: {error}.") from error
 
@@ -82,7 +85,7 @@ def read_policy_file(policy: object) -> Tables | None:
     if not tables.values.keys() & {"role_groups", "rules"}:
         if "policy" in tables.values:
             raise UnreadableFile(
-                f"The policy file {file} has a table named policy. Write its fields outside of that table."
+                f"{tables.place(['policy'])}: the policy file has a table named policy. Write its fields outside of it."
             )
         raise UnreadableFile(
             f"The policy file {file} has neither rules nor role_groups. Write one of them into it."
