@@ -592,3 +592,15 @@ async def test_the_time_of_the_last_audit_events_is_written_once_a_minute(
         assert store.rows("SELECT last_events_at FROM webhook_token") == [
             (store.time(NOW + expected * SECOND),)
         ]
+
+
+async def test_the_credential_group_of_a_certificate_with_many_groups_is_kept(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """The access report decides by it."""
+    number = f"clustercert:credential:{'a' * 40}"
+    groups = (*(f"group-{each}" for each in range(140)), number)
+    usage.note(await seen(known, os.urandom(32), NOW, *groups))
+    await usage.flush()
+    ((_, stored, _, _),) = unknown(store)
+    assert (stored[0], len(stored)) == (number, 32)
