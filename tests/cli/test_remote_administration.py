@@ -115,11 +115,14 @@ def test_without_a_login_no_database_is_asked_for(tmp_path: Path) -> None:
 def test_projects_of_one_name_in_two_domains_are_told_apart(place: RemoteSite, server_ca: Path) -> None:
     carol = place.carol
     place.operator.output("domain", "create", "other")
-    place.operator.output("project", "create", "eu-de", "--domain", "other")
+    other = place.operator.output_json("project", "create", "eu-de", "--domain", "other")["id"]
     add = ("cluster", "add", "theirs", "--project", "eu-de", "--internal-url", URL, "--server-ca", server_ca)
     said = carol.failure(1, *add)
-    assert "Several domains have a project named eu-de" in said
-    assert "--domain" in said
+    assert "Several domains have a project named eu-de. Give its id, or --domain DOMAIN: " in said
+    assert f"{other} in other" in said
+    assert f"{other} in other" in place.operator.error("project", "show", "eu-de")
+    bundle = place.operator.error("kubernetes", "ca-bundle", "prod", "--project", "eu-de")
+    assert f"{other} in other" in bundle
     theirs = carol.output_json(*add, "--domain", "other")
     assert carol.output_json("cluster", "show", "theirs")["project_id"] == theirs["project_id"]
     carol.output("cluster", "add", "prod", *add[3:], "--domain", "other")

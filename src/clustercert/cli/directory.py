@@ -26,9 +26,9 @@ def find(client: AdministrationClient, kind: Kind, name_or_id: str, domain: str 
     if not found:
         raise UnknownName(f"There is no {noun} {name_or_id}.")
     if len(found) > 1:
-        domains = ", ".join(sorted(str(each["domain"]) for each in found))
+        places = ", ".join(sorted(f"{each['id']} in {each['domain']}" for each in found))
         raise CommandError(
-            f"Several domains have a {noun} named {name_or_id}: {domains}. Give its id, or --domain DOMAIN."
+            f"Several domains have a {noun} named {name_or_id}. Give its id, or --domain DOMAIN: {places}."
         )
     return found[0]
 

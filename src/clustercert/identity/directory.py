@@ -24,7 +24,6 @@ from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
 
 Entity = Domain | Project | User | Group
-T = TypeVar("T", Domain, Project, User, Group)
 E = TypeVar("E", bound=Entity)
 N = TypeVar("N", Project, User, Group)
 
@@ -64,7 +63,9 @@ class Directory:
         found = await self._queries.domains(domain_id=name_or_id) if is_id(name_or_id) else ()
         if not found and (name := searchable(name_or_id)):
             found = await self._queries.domains(name=name)
-        return _only(found, "domain", name_or_id)
+        if not found:
+            raise NotFound(f"There is no domain {name_or_id}.")
+        return found[0]
 
     async def create_domain(self, name: str, *, enabled: bool = True, actor: Actor) -> Domain:
         domain = Domain(id=new_id(), name=checked_new_name(name, "domain"), enabled=enabled)
@@ -378,9 +379,12 @@ def _in(domain: Domain | None, name: str | None = None) -> Reference:
     return Reference(name=name, domain_id=domain.id if domain else None)
 
 
-def _only(found: Sequence[T], noun: str, name_or_id: str) -> T:
+def _only(found: Sequence[N], noun: str, name_or_id: str) -> N:
     if not found:
         raise NotFound(f"There is no {noun} {name_or_id}.")
     if len(found) > 1:
-        raise Conflict(f"Several domains have a {noun} named {name_or_id}. Give its id or its domain.")
+        places = ", ".join(f"{each.id} in {each.domain.name}" for each in found)
+        raise Conflict(
+            f"Several domains have a {noun} named {name_or_id}. Give its id or its domain: {places}."
+        )
     return found[0]
