@@ -208,6 +208,7 @@ class LimitSettings(Section):
         clusters_per_project: maximum number of clusters in a project.
         cas_per_cluster: maximum number of CAs that a cluster's API server may have.
         ca_kib_per_cluster: maximum size of these CAs in PEM, in KiB.
+        page_kib: about the maximum size of a page of a list, in KiB. Requests of others wait while a page is rendered.
     """
 
     failures_per_minute: int = Field(default=60, ge=0)
@@ -218,6 +219,7 @@ class LimitSettings(Section):
     clusters_per_project: int = Field(default=ClusterLimits().clusters, ge=1)
     cas_per_cluster: int = Field(default=ClusterLimits().cas, ge=1)
     ca_kib_per_cluster: int = Field(default=ClusterLimits().ca_kib, ge=1, le=64)
+    page_kib: int = Field(default=1024, ge=64, le=65_536)
 
     @property
     def clusters(self) -> ClusterLimits:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.http.paging import MAX_PAGE_BYTES, KeyPageRequest, keyed_page, keyed_page_of_all
+from clustercert.http.paging import KeyPageRequest, keyed_page, keyed_page_of_all
 from clustercert.model import JsonObject
 
+MAX_BYTES = 1_000_000
 # Sizes of items; some are larger than a page.
 SIZES = st.lists(st.sampled_from([1, 1, 1, 100_000, 600_000, 2_000_000]), max_size=60)
 
@@ -23,7 +24,7 @@ async def test_pages_have_each_item_once_and_end_in_time(sizes: list[int], limit
     for pages_of in ("read", "all"):
         seen, after = list[object](), ""
         while True:
-            page = KeyPageRequest(limit, after)
+            page = KeyPageRequest(limit, after, MAX_BYTES)
             body = (
                 await keyed_page("items", read, lambda each: each, page)
                 if pages_of == "read"
@@ -32,7 +33,7 @@ async def test_pages_have_each_item_once_and_end_in_time(sizes: list[int], limit
             found = body["items"]
             assert isinstance(found, list)
             assert len(found) <= limit
-            assert len(found) <= 1 or len(json.dumps(found)) <= MAX_PAGE_BYTES * 1.01
+            assert len(found) <= 1 or len(json.dumps(found)) <= MAX_BYTES * 1.01
             seen += found
             if body["next"] is None:
                 break

@@ -45,6 +45,7 @@ class Options:
 
     Attributes:
         urls: the addresses of the service: `public_url`, if it is set, and `other_urls`.
+        page_bytes: about the maximum size of a page of a list.
     """
 
     public_url: str | None
@@ -58,6 +59,7 @@ class Options:
     metrics_public: bool
     metrics_loopback: bool
     metrics_token: str | None
+    page_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import orjson
 from fastapi import Depends, Query
 from starlette.requests import Request
 
+from clustercert.http.dependencies import ServicesDep
 from clustercert.http.query import check_parameters
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, InvalidRequest
@@ -17,8 +18,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 MAX_PAGE = 500
-# A page has at least one item, and further ones up to about this size. The event loop stops while a page is rendered.
-MAX_PAGE_BYTES = 1024 * 1024
 # A cluster can have 64 KiB, so a step has at most about 1 MiB.
 _STEP = 20
 DEFAULT_PAGE = 100
@@ -36,13 +35,16 @@ class PageRequest:
 
     Attributes:
         cursor: the row id from `next` of the previous page; `None` for the first page.
+        max_bytes: a page has at least one item, and further ones up to about this size.
     """
 
     limit: int
     cursor: int | None
+    max_bytes: int
 
 
 async def page_request(
+    services: ServicesDep,
     limit: Annotated[str | None, Query(description=f"The page size, 1 to {MAX_PAGE}.")] = None,
     cursor: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> PageRequest:
@@ -52,7 +54,8 @@ async def page_request(
     size = row_number(limit, bad_limit) if limit is not None else DEFAULT_PAGE
     if not 1 <= size <= MAX_PAGE:
         raise bad_limit
-    return PageRequest(size, row_number(cursor, bad_cursor) if cursor is not None else None)
+    after = row_number(cursor, bad_cursor) if cursor is not None else None
+    return PageRequest(size, after, services.options.page_bytes)
 
 
 PageDep = Annotated[PageRequest, Depends(page_request)]
@@ -64,23 +67,26 @@ class KeyPageRequest:
 
     Attributes:
         after: `next` of the previous page; empty for the first page.
+        max_bytes: as in `PageRequest`.
     """
 
     limit: int
     after: str
+    max_bytes: int
 
 
 async def key_page_request(
     request: Request,
+    services: ServicesDep,
     limit: Annotated[str | None, Query(description=f"The page size, 1 to {MAX_PAGE}.")] = None,
     cursor: Annotated[str | None, Query(description="`next` of the previous page.")] = None,
 ) -> KeyPageRequest:
     """Parse the query parameters. Raises InvalidRequest, also for unknown ones."""
     check_parameters(request.query_params, _LIST_PARAMETERS)
-    size = (await page_request(limit)).limit
+    size = (await page_request(services, limit)).limit
     if cursor is not None and not _KEY.fullmatch(cursor):
         raise InvalidRequest("cursor: send `next` of the previous page.")
-    return KeyPageRequest(size, cursor or "")
+    return KeyPageRequest(size, cursor or "", services.options.page_bytes)
 
 
 KeyPageDep = Annotated[KeyPageRequest, Depends(key_page_request)]
@@ -106,7 +112,7 @@ async def keyed_page(
 
     Reads in steps, so that items that don't fit into the page are not loaded.
     """
-    shown, after = _Shown(), page.after
+    shown, after = _Shown(page.max_bytes), page.after
     while True:
         step = min(_STEP, page.limit + 1 - len(shown.views))
         found = await read(after=after, limit=step)
@@ -129,6 +135,7 @@ def keyed_page_of_all(
         lambda each: each,
         lambda each: str(each[key]),
         str(rest[page.limit - 1][key]) if len(rest) > page.limit else None,
+        page.max_bytes,
     )
 
 
@@ -138,6 +145,7 @@ def numbered_page(
     view: Callable[[T], JsonObject],
     cursor: Callable[[T], int | str | None],
     following: int | str | None,
+    max_bytes: int,
 ) -> JsonObject:
     """Return the body of a page of items that were read. It ends early if it gets too large.
 
@@ -145,13 +153,13 @@ def numbered_page(
         cursor: returns the cursor of a page that follows an item.
         following: the cursor of the page that follows all items; `None` if there is no such page.
     """
-    views = fitting(items, view)
+    views = fitting(items, view, max_bytes)
     return page_body(name, views, following if len(views) == len(items) else cursor(items[len(views) - 1]))
 
 
-def fitting(items: Iterable[T], view: Callable[[T], JsonObject]) -> list[JsonObject]:
+def fitting(items: Iterable[T], view: Callable[[T], JsonObject], max_bytes: int) -> list[JsonObject]:
     """Render the first items, as many as fit into a page, but at least one."""
-    shown = _Shown()
+    shown = _Shown(max_bytes)
     for each in items:
         if not shown.add(view(each)):
             break
@@ -166,14 +174,14 @@ def page_body(name: str, items: Iterable[JsonObject], cursor: int | str | None) 
 class _Shown:
     """The items of a page, as long as they fit."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.views: list[JsonObject] = []
-        self._bytes = 0
+        self._left = max_bytes
 
     def add(self, view: JsonObject) -> bool:
         """Add an item. Returns False without adding it if the page would get too large."""
-        self._bytes += len(orjson.dumps(view))
-        if self.views and self._bytes > MAX_PAGE_BYTES:
+        self._left -= len(orjson.dumps(view))
+        if self.views and self._left < 0:
             return False
         self.views.append(view)
         return True

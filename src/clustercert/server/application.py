@@ -264,6 +264,7 @@ def services_of(parts: Components, role: ServerRole) -> Services:
             metrics_public=settings.metrics.public,
             metrics_loopback=settings.metrics.loopback,
             metrics_token=metrics_token.get_secret_value() if metrics_token else None,
+            page_bytes=settings.limits.page_kib * 1024,
         ),
         policy=settings.policy,
     )

@@ -162,7 +162,14 @@ async def _list(call: Call, project_id: str | None, page: PageRequest) -> Respon
         call.caller, selected, cursor=page.cursor, newest_first=newest_first, limit=page.limit
     )
     return responses.private(
-        numbered_page("events", found.events, bodies.event_body, lambda each: each.leaf_index, found.cursor)
+        numbered_page(
+            "events",
+            found.events,
+            bodies.event_body,
+            lambda each: each.leaf_index,
+            found.cursor,
+            page.max_bytes,
+        )
     )
 
 

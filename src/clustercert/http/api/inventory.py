@@ -138,7 +138,9 @@ async def show_access(
 async def _list(call: Call, page: Page) -> Response:
     inventory = call.services.inventory
     now, names = inventory.now(), await inventory.names(page.items)
-    rows = fitting(page.items, lambda each: certificate_row(each, names, now))
+    rows = fitting(
+        page.items, lambda each: certificate_row(each, names, now), call.services.options.page_bytes
+    )
     following = page.next if len(rows) == len(page.items) else page.items[len(rows) - 1].id
     headers = {**responses.NO_STORE, "Vary": "Accept"}
     if following is not None:

@@ -74,6 +74,7 @@ async def list_reachable(
             lambda each: _view(each, projects[each.project_id]),
             lambda each: each.id,
             following,
+            page.max_bytes,
         )
     )
 

@@ -274,6 +274,7 @@ def _page(services: Services, page: RevocationPage) -> Response:
             lambda each: bodies.revocation_body(each, recorder),
             lambda each: each.id,
             page.next,
+            services.options.page_bytes,
         )
     )
 
