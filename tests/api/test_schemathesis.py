@@ -89,11 +89,11 @@ OPERATIONS = [
     "GET /clustercert/v1/projects/{project_id}/certificates/{certificate}",
     "GET /clustercert/v1/clusters/{cluster_id}/client-cas/{ca_id}/crl",
     "GET /clustercert/v1/projects/{project_id}/events",
-    "GET /clustercert/v1/projects/{project_id}/events/{event_id}",
-    "GET /clustercert/v1/projects/{project_id}/events/{event_id}/proof",
+    "GET /clustercert/v1/projects/{project_id}/events/{leaf_index}",
+    "GET /clustercert/v1/projects/{project_id}/events/{leaf_index}/proof",
     "GET /clustercert/v1/events",
-    "GET /clustercert/v1/events/{event_id}",
-    "GET /clustercert/v1/events/{event_id}/proof",
+    "GET /clustercert/v1/events/{leaf_index}",
+    "GET /clustercert/v1/events/{leaf_index}/proof",
     *(
         operation.format(kind)
         for kind in ("domains", "projects", "users", "groups", "roles")
@@ -140,6 +140,7 @@ OPERATIONS = [
     "POST /clustercert/v1/kubernetes/clusters/{cluster_id}/authorize",
     "POST /clustercert/v1/kubernetes/clusters/{cluster_id}/audit-events",
     "POST /v3/auth/tokens",
+    "GET /v3/users/{user_id}",
     "POST /v3/users/{user_id}/password",
     "GET /v3/auth/tokens",
     "HEAD /v3/auth/tokens",
@@ -238,8 +239,8 @@ def webhook_token(world: World) -> str:
 
 
 def sealed_event(world: World) -> str:
-    """Return the id of a sealed event in the project."""
-    query = "SELECT event_id FROM audit_place WHERE project_id = ? LIMIT 1"
+    """Return the leaf index of a sealed event in the project."""
+    query = "SELECT leaf_index FROM audit_place WHERE project_id = ? LIMIT 1"
     found = eventually(lambda: rows(world.database, query, world.project.id))
     return str(found[0][0])
 
@@ -264,11 +265,13 @@ def valid_parameters(client: httpx.Client, world: World, name: str) -> dict[str,
     there = {
         "project_id": world.project.id,
         "cluster_id": world.clusters["sans"].id,
-        "event_id": sealed_event(world),
+        "leaf_index": sealed_event(world),
         "certificate": issued(client, world),
         "ca_id": world.clusters["sans"].client_ca.id,
         "tile_path": "entries/000.p/1",
     }
+    if name == "GET /v3/users/{user_id}":
+        there["user_id"] = world.people["reader"].user.id
     if name.endswith("block"):
         there["user_id"] = federated(client, world, blocked=name.endswith("unblock"))
     return there
@@ -319,6 +322,8 @@ def test_any_request_is_answered_as_described(
 
     queries = {
         "POST /clustercert/v1/caller/logout": {"dryRun": "All"},
+        "GET /clustercert/v1/users-by-name": {"name": "reader"},
+        f"GET {OWN_CLUSTER}/users-by-name": {"name": "reader"},
         "GET /clustercert/v1/audit/log/consistency": {"from": "0", "to": "1"},
         "GET /clustercert/v1/policy/explain": {
             "cluster": world.clusters["sans"].id,
