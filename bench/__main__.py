@@ -152,8 +152,9 @@ class Bench:
         report.save("webhook", rows)
 
     def attacked(self, seconds: float) -> None:
-        """Measure the webhook as a process of its own while the API is attacked."""
+        """Measure the webhook as a process of its own under attacks, behind a proxy and without one."""
         report.save("attacked", attacked.measure(WORK / "attacked", seconds))
+        report.save("exposed", attacked.measure_without_proxy(WORK / "exposed", seconds))
 
     def logins(self, seconds: float) -> None:
         """Measure logins by password while attackers try passwords from many addresses."""

@@ -1,4 +1,6 @@
-"""Measures the webhook's response times while the API is attacked, as deploy/haproxy.cfg protects both.
+"""Measures the webhook's response times under attacks: behind deploy/haproxy.cfg, and without a proxy.
+
+Behind the proxy, the API is attacked; without one, both roles are, with TLS of their own.
 
 Reviews arrive at a steady rate over a few kept connections, as from an API server. Each response time counts from the
 moment at which its request was due, so a stall counts for all requests in that time.
@@ -37,16 +39,21 @@ ISSUING = 16
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """HAProxy in front of the API and the webhook."""
+    """Where clients reach the API and the webhook, with TLS.
+
+    Attributes:
+        attacked: the ports that are attacked.
+    """
 
     api_port: int
     webhook_port: int
     files: tls.Files
+    attacked: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Both roles behind the proxy, and what their clients send.
+    """Both roles, and what their clients send.
 
     Attributes:
         headers: a token's, to request certificates.
@@ -75,30 +82,40 @@ class Figures:
 
 
 def measure(folder: Path, seconds: float) -> list[dict[str, object]]:
-    """Return the figures without an attack, and during each attack."""
-    with prepared(world.prepare(folder)) as to_attack:
-        rows = []
-        started: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
-            "none": contextlib.nullcontext,
-            **{name: _attack_of(name, to_attack.front) for name in attacks.ATTACKS},
-            "slow database": lambda: _slow_database(to_attack),
-        }
-        for name, attack in started.items():
-            with attack():
-                rows.append(figures(to_attack, name, seconds))
+    """Return the figures behind the proxy without an attack, and during each attack."""
+    store = world.prepare(folder)
+    with in_front(store) as front:
+        return _rows(prepared(store, front), seconds)
+
+
+def measure_without_proxy(folder: Path, seconds: float) -> list[dict[str, object]]:
+    """Return the same figures without a proxy, while both roles are attacked."""
+    store = world.prepare(folder)
+    with exposed(store) as front:
+        return _rows(prepared(store, front), seconds)
+
+
+def _rows(to_attack: Prepared, seconds: float) -> list[dict[str, object]]:
+    rows = []
+    started: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+        "none": contextlib.nullcontext,
+        **{name: _attack_of(name, to_attack.front) for name in attacks.ATTACKS},
+        "slow database": lambda: _slow_database(to_attack),
+    }
+    for name, attack in started.items():
+        with attack():
+            rows.append(figures(to_attack, name, seconds))
     return rows
 
 
-@contextlib.contextmanager
-def prepared(store: World) -> Iterator[Prepared]:
-    """Serve both roles behind HAProxy during the block, and issue the certificate that is reviewed."""
+def prepared(store: World, front: Front) -> Prepared:
+    """Log in, and issue the certificate that is reviewed."""
     server = asyncio.run(api_server(store, store.project_id, store.cluster_id))
-    with in_front(store) as front:
-        # While the API is attacked, or shortly afterwards, nobody can log in.
-        with _client(front) as client:
-            headers = {"X-Auth-Token": world.token(client, store)}
-        request = review("localhost", server, _issue(store, front, headers))
-        yield Prepared(store, front, headers, request)
+    # While the API is attacked, or shortly afterwards, nobody can log in.
+    with _client(front) as client:
+        headers = {"X-Auth-Token": world.token(client, store)}
+    request = review("localhost", server, _issue(store, front, headers))
+    return Prepared(store, front, headers, request)
 
 
 def figures(to_attack: Prepared, name: str, seconds: float) -> dict[str, object]:
@@ -134,13 +151,35 @@ def in_front(store: World) -> Iterator[Front]:
         stack.enter_context(
             processes.running(command, log, lambda: processes.listens(webhook_port), env=proxy_env)
         )
-        yield Front(api_port, webhook_port, files)
+        yield Front(api_port, webhook_port, files, attacked=(api_port,))
 
 
-def _is_ready(port: int) -> Callable[[], bool]:
+@contextlib.contextmanager
+def exposed(store: World) -> Iterator[Front]:
+    """Serve both roles with TLS, and without a proxy, during the block."""
+    files = tls.new_files(store.folder)
+    serve = [sys.executable, "-m", "clustercert", "--config", str(store.config), "serve", "--role"]
+    env = {
+        f"CLUSTERCERT_{section}__TLS_{what}": str(path)
+        for section in ("SERVER", "WEBHOOK")
+        for what, path in (("CERTIFICATE", files.certificate), ("KEY", files.key))
+    }
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(processes.reserved_port()) for _ in range(2)]
+        for role, port in zip(("api", "webhook"), ports, strict=True):
+            command = [*serve, role, "--port", str(port)]
+            ready = _is_ready(port, files)
+            stack.enter_context(processes.running(command, store.folder / "serve.log", ready, env=env))
+        yield Front(ports[0], ports[1], files, attacked=tuple(ports))
+
+
+def _is_ready(port: int, files: tls.Files | None = None) -> Callable[[], bool]:
+    url = f"{'https' if files else 'http'}://127.0.0.1:{port}/readyz"
+    verify = files.context() if files else True
+
     def ready() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False, timeout=10).is_success
+            return httpx.get(url, verify=verify, trust_env=False, timeout=10).is_success
         return False
 
     return ready
@@ -168,18 +207,26 @@ def _path(store: World) -> str:
 def _attack_of(name: str, front: Front) -> Callable[[], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
     def attack() -> Iterator[None]:
-        command = [sys.executable, "-m", "bench.attacks", name, str(front.api_port), str(front.files.ca)]
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        ) as attacker:
-            try:
-                if attacker.stdout is None or not attacker.stdout.readline():
-                    raise RuntimeError(f"the attack {name} did not start")
-                yield
-            finally:
-                attacker.kill()
+        with contextlib.ExitStack() as stack:
+            for port in front.attacked:
+                stack.enter_context(_attacker(name, port, front.files.ca))
+            yield
 
     return attack
+
+
+@contextlib.contextmanager
+def _attacker(name: str, port: int, ca: Path) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.attacks", name, str(port), str(ca)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as attacker:
+        try:
+            if attacker.stdout is None or not attacker.stdout.readline():
+                raise RuntimeError(f"the attack {name} did not start")
+            yield
+        finally:
+            attacker.kill()
 
 
 @contextlib.contextmanager

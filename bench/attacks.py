@@ -12,10 +12,25 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 HOST = "127.0.0.1"
 SILENT, UNFINISHED, HANDSHAKES, LOGINS = 1_100, 600, 15_000, 60
 SECONDS = 60
+# Connections that send without an end, and clients that send requests without a pause.
+ENDLESS, FLOODING = 4, 8
+HEAD = b"POST /v3/auth/tokens HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECE_BYTES = 64 * 1024
+PATHS = (
+    "/healthz",
+    "/openapi.json",
+    "/docs",
+    "/nothing",
+    "/v3",
+    "/v3/auth/catalog",
+    "/clustercert/v1/issuers",
+)
 
 
 class Attacker:
@@ -58,6 +73,38 @@ class Attacker:
         for _ in range(LOGINS):
             threading.Thread(target=self._log_in, daemon=True).start()
 
+    def flood(self) -> None:
+        """Send requests without a credential to many paths, without a pause."""
+        for _ in range(FLOODING):
+            threading.Thread(target=self._request_all, daemon=True).start()
+
+    def endless(self, begin: bytes, more: bytes) -> None:
+        """Send the beginning of a request, and then the same piece for ever, again after each refusal."""
+        for _ in range(ENDLESS):
+            threading.Thread(target=self._send_without_end, args=(begin, more), daemon=True).start()
+
+    def _request_all(self) -> None:
+        client = http.client.HTTPSConnection(HOST, self._port, context=self._context, timeout=SECONDS)
+        while True:
+            for path in PATHS:
+                try:
+                    client.request("GET", path)
+                    client.getresponse().read()
+                except (OSError, http.client.HTTPException):
+                    client.close()
+
+    def _send_without_end(self, begin: bytes, more: bytes) -> None:
+        piece = more * (PIECE_BYTES // len(more))
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                self._connect() as plain,
+                self._context.wrap_socket(plain, server_hostname=HOST) as connection,
+            ):
+                connection.sendall(begin)
+                while True:
+                    connection.sendall(piece)
+
     def _log_in(self) -> None:
         user = {"name": "bench", "domain": {"name": "bench"}, "password": "wrong"}
         body = json.dumps({"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}})
@@ -86,6 +133,12 @@ ATTACKS: dict[str, Callable[[Attacker], None]] = {
     "missing bodies": Attacker.missing_bodies,
     "unfinished handshakes": Attacker.unfinished_handshakes,
     "logins at once": Attacker.log_ins,
+    "requests without a pause": Attacker.flood,
+    "endless targets": partial(Attacker.endless, begin=b"GET /", more=b"a"),
+    "endless header blocks": partial(Attacker.endless, begin=HEAD, more=b"a:\r\n"),
+    "endless header values": partial(Attacker.endless, begin=HEAD + b"a: ", more=b"a"),
+    "endless chunk extensions": partial(Attacker.endless, begin=CHUNKED + b"1;", more=b"a"),
+    "endless trailers": partial(Attacker.endless, begin=CHUNKED + b"1\r\na\r\n0\r\n", more=b"a: b\r\n"),
 }
 
 

@@ -64,6 +64,7 @@ def performance(measured: Measured) -> dict[str, str]:
         "growth": _growth,
         "webhook": _webhook,
         "attacked": _attacked,
+        "exposed": _exposed,
         "logins": _logins,
         "slow_postgres": _slow_postgres,
         "audit_log": _audit_log,
@@ -235,6 +236,10 @@ def _audit_log(measured: Measured) -> str:
 
 def _attacked(measured: Measured) -> str:
     return _reviews("attack on the API", measured["attacked"])
+
+
+def _exposed(measured: Measured) -> str:
+    return _reviews("attack on both roles", measured["exposed"])
 
 
 def _logins(measured: Measured) -> str:

@@ -32,7 +32,8 @@ def measure(folder: Path, seconds: float, server: Postgres) -> list[dict[str, ob
     with slow_link.running(server.port, folder) as link:
         through_link = url.set(port=link.port).render_as_string(hide_password=False)
         store = world.prepare(folder, database_url=through_link, database=server.pid)
-        with attacked.prepared(store) as prepared:
+        with attacked.in_front(store) as front:
+            prepared = attacked.prepared(store, front)
             slow: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
                 "nothing": contextlib.nullcontext,
                 f"commits, by {COMMIT_SECONDS} s": lambda: _slow_commits(server),
