@@ -35,6 +35,8 @@ API_SERVER = "127.0.0.2"
 GIVEN_UP_SECONDS = 3.0
 LOCKED_SECONDS, FREE_SECONDS = 2.5, 0.2
 ISSUING = 16
+# Between two attacks: unfinished handshakes have ended by then.
+PAUSE_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ def _rows(to_attack: Prepared, seconds: float) -> list[dict[str, object]]:
     for name, attack in started.items():
         with attack():
             rows.append(figures(to_attack, name, seconds))
+        time.sleep(PAUSE_SECONDS)
     return rows
 
 
