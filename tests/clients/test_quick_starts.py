@@ -68,7 +68,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reader(home: Path, apiserver: ApiServer) -> Reader:
-    for group in ("clustercert:editors", "ci:deploy"):
+    for group in ("team:team-blue", "ci:deploy"):
         apiserver.bind(group, "edit")
     env = environment(home)
     env["PATH"] = f"{home / 'bin'}:{env['PATH']}"
@@ -89,6 +89,9 @@ def service(apiserver: ApiServer, tmp_path: Path) -> PageService:
 )
 def test_developers(text: str, service: PageService, reader: Reader) -> None:
     service.add_user("alice", "member", PASSWORD)
+    service.apply({"kind": "Group", "metadata": {"name": "team-blue"}, "spec": {"members": ["alice"]}})
+    settings, *_ = re.findall(r"```toml\n(.*?)```", section(PAGE, "For operators"), re.DOTALL)
+    service.configure(settings[settings.index("[policy]") :])
     with service.serving() as address:
         reader.words[URL] = address.url
         reader.follow(text)

@@ -1,25 +1,47 @@
-"""The policies in docs/policy.md, read from the page."""
+"""Every policy that the documentation prints, read from the pages: it is valid, and decides what the page says."""
 
 import re
+import textwrap
 import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
+from clustercert.model import Caller, Domain, FederatedDomain, Group, IssueRequest, Origin
 from clustercert.model.errors import Forbidden
 from clustercert.pki.keys import new_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import run_examples
 from clustercert.policy.rule_settings import PolicySettings
-from support.samples import ISSUED_AT, NOW, PROJECT_ID, caller, cluster
+from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller, cluster
 
-PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
 NAMED = dict(re.findall(r"<!-- policy: ([\w-]+) -->\n```toml\n(.*?)```", PAGE, re.DOTALL))
-BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+
+
+def printed() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the page and the table `policy` of each block of settings that has one."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        for block in re.findall(
+            r"^ *```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            said = tomllib.loads(textwrap.dedent(block))
+            policy = said.get(
+                "policy", {k: said[k] for k in said.keys() & {"rules", "role_groups", "examples"}}
+            )
+            if policy:
+                yield page.name, policy
+
+
+PRINTED = [(f"{page} {number}", policy) for number, (page, policy) in enumerate(printed())]
 CSR = new_key("ec-p256").public_key()
 DOMAIN = Domain("d" * 32, "Default")
+LONGEST = IssueRequest(duration=-1)
 
 
 def policy(name: str) -> Policy:
@@ -45,20 +67,105 @@ def outcome(
     return f"{' '.join(granted.groups)} {hours:g}h"
 
 
-def test_the_page_begins_with_five_policies() -> None:
-    assert list(NAMED) == ["one-team", "many-teams", "by-label", "ci-jobs", "break-glass"]
+def test_the_page_has_policies_to_copy() -> None:
+    copied = ["production", "one-team", "many-teams", "by-label", "ci-jobs", "break-glass", "cce", "strict"]
+    assert list(NAMED) == copied
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_every_policy_on_the_page_is_valid(block: str) -> None:
-    said = tomllib.loads(block)["policy"]
+@pytest.mark.parametrize("said", [policy for _, policy in PRINTED], ids=[name for name, _ in PRINTED])
+def test_every_printed_policy_is_valid_and_decides_its_examples(said: dict[str, Any]) -> None:
     loaded = PolicySettings.model_validate(said)
     failed = [each for each in run_examples(loaded.policy(), loaded.examples) if not each.passed]
     assert failed == []
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_each_of_the_five_policies_has_examples(name: str) -> None:
+def decided(said: Mapping[str, Any], who: Caller) -> str:
+    """The user name, groups and hours that a policy gives, or its refusal."""
+    try:
+        granted = PolicySettings.model_validate(said).policy().decide(who, cluster(), LONGEST, NOW)
+    except Forbidden as refused:
+        return refused.message
+    hours = (granted.not_after - ISSUED_AT).total_seconds() / 3600
+    return f"{granted.username}: {' '.join(granted.groups)} {hours:g}h"
+
+
+def of_issuer(url: str, name: str, *groups: str, method: str = "oidc") -> Caller:
+    domain = FederatedDomain("f" * 32, name)
+    who = member()
+    found = tuple(Group(f"{n:032x}", f"{name}/{each}", domain) for n, each in enumerate(groups))
+    user = replace(who.user, name=f"{name}/{who.user.name}", domain=domain)
+    return replace(who, user=user, groups=found, issuer=url, method=method)
+
+
+GITHUB = of_issuer("https://token.actions.githubusercontent.com", "github")
+GITLAB = of_issuer("https://gitlab.example.com", "gitlab")
+PODS = of_issuer("https://kubernetes.default.svc.cluster.local", "cluster-a")
+SSO = of_issuer("https://sso.example.com/realms/acme", "sso", "team-red")
+KEYSTONE = of_issuer("https://keystone.example.com/v3", "keystone", "acme/team-blue", method="keystone")
+NOBODY = "matches this request"
+
+
+@pytest.mark.parametrize(
+    ("page", "number", "who", "expected"),
+    [
+        ("README.md", 0, "team-blue", "alice: team:team-blue 8h"),
+        ("README.md", 0, "none", NOBODY),
+        ("quick-starts.md", 0, "team-blue", "alice: team:team-blue 24h"),
+        ("quick-starts.md", 0, "none", NOBODY),
+        ("quick-starts.md", 1, GITLAB, f"{USER_ID}: ci:deploy 1h"),
+        ("quick-starts.md", 1, "team-blue", NOBODY),
+        ("recipes.md", 0, GITLAB, f"{USER_ID}: ci:deploy 1h"),
+        ("recipes.md", 0, GITHUB, NOBODY),
+        ("configuration.md", 0, "none", "Roles with access: admin."),
+        ("identity.md", 0, SSO, f"{USER_ID}: team:sso/team-red 8h"),
+        ("identity.md", 0, "team-red", NOBODY),
+        ("identity.md", 1, GITHUB, f"{USER_ID}: ci:deploy 1h"),
+        ("identity.md", 1, GITLAB, NOBODY),
+        ("identity.md", 2, PODS, NOBODY),
+        ("identity.md", 3, KEYSTONE, f"{USER_ID}: team:blue 8h"),
+        ("identity.md", 3, "team-blue", NOBODY),
+    ],
+)
+def test_a_printed_policy_decides_what_its_page_says(
+    page: str, number: int, who: Caller | str, expected: str
+) -> None:
+    said = [policy for name, policy in printed() if name == page][number]
+    asked = who if isinstance(who, Caller) else member(who)
+    assert expected in decided(said, asked)
+
+
+def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
+    pages = Counter(page for page, _ in printed())
+    assert pages == {
+        "README.md": 1,
+        "quick-starts.md": 2,
+        "recipes.md": 1,
+        "configuration.md": 1,
+        "identity.md": 4,
+        "policy.md": 13,
+    }
+
+
+def test_for_production() -> None:
+    blue = member("team-blue")
+    assert outcome("production", blue) == "team:team-blue 8h"
+    assert policy("production").decide(blue, cluster(), LONGEST, NOW).username == "alice"
+    assert "matches this request" in outcome("production", member(role="admin"))
+
+
+def test_as_in_cce() -> None:
+    assert outcome("cce", member("a", "b")) == f"{0:032x} {1:032x} 43800h"
+    assert "0 Kubernetes groups" in outcome("cce", member())
+
+
+def test_only_with_a_csr() -> None:
+    by_csr = IssueRequest(duration=-1, public_key=CSR)
+    assert outcome("strict", member(), ask=by_csr) == "clustercert:editors 8h"
+    assert outcome("strict", member()) == "Send a CSR: the service makes no keys here."
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in ("cce", "strict")])
+def test_each_policy_for_daily_use_has_examples(name: str) -> None:
     assert tomllib.loads(NAMED[name])["policy"]["examples"]
 
 

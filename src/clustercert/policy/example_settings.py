@@ -13,6 +13,7 @@ from clustercert.policy.lifetime import LONGEST, MOST_DAYS
 from clustercert.policy.setting_types import (
     AuthMethodName,
     Name,
+    RequestLifetime,
     RuleFault,
     RuleLifetime,
     Section,
@@ -104,14 +105,14 @@ class ExampleRequest(Section):
 
     Attributes:
         duration: days, or -1 for the default lifetime, or else the longest; -1 by default.
-        expires_in: lifetime, 15m to 1827d, instead of `duration`.
+        expires_in: lifetime, 15m to 1825d, instead of `duration`.
         csr: whether the request has a CSR. By default true if there is a `key_type`.
         key_type: type of the key in the CSR. By default `ec-p256`.
         reason: the reason for the request.
     """
 
     duration: int | None = Field(default=None, ge=LONGEST, le=MOST_DAYS)
-    expires_in: RuleLifetime | None = None
+    expires_in: RequestLifetime | None = None
     csr: TrueOrFalse | None = None
     key_type: KeyType | None = None
     reason: str | None = Field(default=None, max_length=MAX_REASON)

@@ -19,7 +19,7 @@ from clustercert.model.name_patterns import Names
 from clustercert.model.policy import IPNetwork
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
-from clustercert.policy.lifetime import MIN_LIFETIME, MOST_DAYS, parse_lifetime
+from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, MOST_DAYS, parse_lifetime
 from clustercert.policy.templates import GroupTemplate, UserNameTemplate
 
 
@@ -48,6 +48,12 @@ def _lifetime(value: object) -> object:
 def _in_bounds(lifetime: timedelta) -> timedelta:
     if not MIN_LIFETIME <= lifetime <= timedelta(days=MOST_DAYS):
         raise ValueError("a lifetime must be from 15m to 1827d")
+    return lifetime
+
+
+def _can_be_requested(lifetime: timedelta) -> timedelta:
+    if not MIN_LIFETIME <= lifetime <= MAX_LIFETIME:
+        raise ValueError("a requested lifetime must be from 15m to 1825d")
     return lifetime
 
 
@@ -91,6 +97,7 @@ def _seconds(lifetime: timedelta) -> int:
 TrueOrFalse = Annotated[StrictBool, BeforeValidator(_true_or_false)]
 Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
 RuleLifetime = Annotated[Lifetime, AfterValidator(_in_bounds), PlainSerializer(_seconds)]
+RequestLifetime = Annotated[Lifetime, AfterValidator(_can_be_requested), PlainSerializer(_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 AuthMethodName = Annotated[Name, AfterValidator(_auth_method)]
 NameList = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
