@@ -420,6 +420,15 @@ async def test_an_expression_gives_the_groups() -> None:
     assert [group.name for group in federated_user(issuer, token).groups] == ["sso/team-a"]
 
 
+async def test_an_expression_reads_no_token_with_a_very_long_list() -> None:
+    issuer = configured(groups_cel="claims.teams.map(t, t.name)")
+    long = {"deep": [{"list": ["x"] * 501}]}
+    _, token = await verifier(issuer).verify(signed(claims_of(teams=[{"name": "a"}], other=long), KEY))
+    with pytest.raises(TokenRefused) as caught:
+        federated_user(issuer, token)
+    assert (caught.value.check, caught.value.expected[:26]) == ("groups_cel", "lists of at most 500 entri")
+
+
 @pytest.mark.parametrize("value", ["admin", None, 5, {"admin": True}, ["a", 5], [None], [["a"]], True])
 async def test_an_expression_for_groups_must_give_a_list_of_strings(value: object) -> None:
     issuer = configured(groups_cel="claims.box.value")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.model import JsonObject
-from clustercert.policy.expressions import compile_expression
+from clustercert.policy.expressions import MAX_LISTED, compile_expression
 
 if TYPE_CHECKING:
     from cel.cel import Program
@@ -34,6 +34,10 @@ class ClaimExpression:
         """
         from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
 
+        if (longest := _longest_list(claims)) > MAX_LISTED:
+            # The time of an expression grows with the square of a list's length: two seconds for a full token.
+            expected = f"lists of at most {MAX_LISTED} entries, because the setting is an expression"
+            raise TokenRefused(self.setting, f"a list of {longest}", expected)
         try:
             return self._program.execute(cel.Context({"claims": claims}))
         except BaseException as error:
@@ -46,3 +50,11 @@ class ClaimExpression:
                 else f"claims for which the expression has a value ({str(error)[:100]}): {self.source}"
             )
             raise TokenRefused(self.setting, sorted(claims), expected) from None
+
+
+def _longest_list(value: object) -> int:
+    """Return the length of the longest list or object within a claim."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return max(len(value), *map(_longest_list, inner), 0)
