@@ -76,7 +76,7 @@ def test_verbose_shows_the_requests_of_each_login_without_secrets(
 
     for done, request in (
         (by_password, f"POST {url}/v3/auth/tokens: 201, "),
-        (by_key, f"GET {url}/v3/auth/projects: 200, "),
+        (by_key, f"GET {url}/clustercert/v1/caller: 200, "),
         (by_variables, f"POST {url}/v3/auth/tokens: 201, "),
         (by_token, f"GET {url}/v3/auth/tokens: 200, "),
     ):

@@ -19,14 +19,21 @@ from clustercert.cli.profile import Profile
 from support.command_line import Operator
 from support.wait import SECONDS, eventually
 
-OPERATOR = {"name": "okapi", "domain": "zoo", "service_roles": ["operator"]}
+OPERATOR = {
+    "id": "e" * 32,
+    "issuer": "built-in",
+    "name": "okapi",
+    "domain": "zoo",
+    "service_roles": ["operator"],
+    "projects": [],
+}
 PROJECT = "a" * 32
+OWN = {"id": PROJECT, "name": "eu-de", "domain": "zoo", "domain_id": "d" * 32}
 ANSWERS = {
-    "/v3/auth/projects": {"projects": [{"id": PROJECT, "name": "eu-de"}]},
     f"/api/v3/projects/{PROJECT}/clusters": {
         "items": [{"metadata": {"uid": "1", "name": name}} for name in ("zebra", "zebu", "ze$(reboot)")]
     },
-    "/clustercert/v1/caller": {**OPERATOR, "service_roles": []},
+    "/clustercert/v1/caller": {**OPERATOR, "service_roles": [], "projects": [OWN]},
     "/clustercert/v1/users": {"users": [{"name": "okapi"}], "next": None},
 }
 
@@ -146,7 +153,6 @@ def test_operators_need_no_role_in_a_project_for_the_names_of_clusters(
     service: Service, command: str
 ) -> None:
     service.answers["/clustercert/v1/caller"] = OPERATOR
-    service.answers["/v3/auth/projects"] = {"projects": []}
     service.answers["/clustercert/v1/clusters"] = {"clusters": [{"name": "zebroid"}], "next": None}
     assert eventually(lambda: completed(f"clustercert {command} zeb")) == ["zebroid"]
 
