@@ -15,6 +15,7 @@ from clustercert.model import Caller, Domain, FederatedDomain, Group, IssueReque
 from clustercert.model.errors import Forbidden
 from clustercert.pki.keys import new_key
 from clustercert.policy.decision import Policy
+from clustercert.policy.digest import policy_digest
 from clustercert.policy.examples import run_examples
 from clustercert.policy.rule_settings import PolicySettings
 from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller, cluster
@@ -144,6 +145,12 @@ def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
         "identity.md": 4,
         "policy.md": 13,
     }
+
+
+def test_the_printed_digest_is_that_of_the_printed_policy() -> None:
+    block = re.findall(r"```toml\n(.*?)```", PAGE.split("\n## Examples\n")[1], re.DOTALL)[0]
+    digest = policy_digest(PolicySettings.model_validate(tomllib.loads(block)["policy"]).policy())
+    assert f"SHA-256 {digest}." in PAGE
 
 
 def test_for_production() -> None:

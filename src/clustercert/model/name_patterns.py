@@ -37,9 +37,9 @@ class Names:
 
     __slots__ = ("_exact", "_parts", "_pattern", "text")
 
-    def __init__(self, names: Iterable[str], *, wildcards: bool = True) -> None:
+    def __init__(self, names: Iterable[str]) -> None:
         given = tuple(names)
-        patterns = {name for name in given if wildcards and is_pattern(name)}
+        patterns = {name for name in given if is_pattern(name)}
         parts = {name: part for name in patterns if (part := _only_part(name)) is not None}
         expressions = sorted(map(_regular_expression, patterns - parts.keys()))
         self.text = " or ".join(given)
