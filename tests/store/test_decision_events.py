@@ -1,5 +1,6 @@
 """Events of decisions, read in bulk."""
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -7,12 +8,15 @@ import pytest
 from sqlalchemy import event as engine_events
 
 from clustercert.audit.sealer import LogSealer
+from clustercert.issuance.recorded_callers import RecordedCallers
+from clustercert.model import Actor
 from clustercert.store import decision_events
 from clustercert.store.audit import AuditQueries
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
+from clustercert.store.ledger import Ledger
 from support.sealed_log import PlainCustody
-from support.stores import NOW, event
+from support.stores import NOW, ORIGIN, certificate_record, event
 
 HOUR = timedelta(hours=1)
 PROJECT = "0c97ac3cb280f4d91fa7c0096739e1f8"
@@ -80,3 +84,60 @@ async def test_what_was_sealed_before_is_not_read(database: Database) -> None:
         engine_events.remove(engine, "before_cursor_execute", note)
     # The last event that was sealed before is number 50, after the one about the log.
     assert any("50" in str(parameters) or "51" in str(parameters) for parameters in ids)
+
+
+async def happen_to(database: Database, actor: str, count: int, *, kind: str = "certificate.issued") -> None:
+    """Add events of a user in the project, one after the other: subjects 0, 1, 2…"""
+    made = [
+        replace(event(kind, str(number)), project_id=PROJECT, actor=Actor(actor, ORIGIN))
+        for number in range(count)
+    ]
+    async with database.transaction(*made):
+        pass
+
+
+def subjects_in(bodies: list[bytes]) -> list[str]:
+    return [json.loads(body)["subject"] for body in bodies]
+
+
+async def test_the_newest_decisions_on_a_user_are_few_and_from_few_events(database: Database) -> None:
+    await happen_to(database, "alice", 3)
+    await happen_to(database, "bob", 4)
+    await happen_to(database, "alice", 1, kind="user.created")
+    await happen(database, "elsewhere", at=NOW, kind="certificate.refused")
+    found = DecisionEvents(database)
+    assert subjects_in(await found.newest_of("alice", PROJECT, 1000)) == ["2", "1", "0"]
+    # Of the 7 newest events, one is of alice in the project.
+    assert subjects_in(await found.newest_of("alice", PROJECT, 7)) == ["2"]
+    assert await found.newest_of("alice", "0" * 32, 1000) == []
+    await happen_to(database, "busy", 2 * decision_events.MAX_FOUND)
+    newest = subjects_in(await found.newest_of("busy", PROJECT, 1000))
+    assert (
+        newest
+        == [str(number) for number in reversed(range(2 * decision_events.MAX_FOUND))][
+            : decision_events.MAX_FOUND
+        ]
+    )
+
+
+async def test_the_last_request_of_a_user_is_found_without_the_events_after_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_events, "PAGE", 2)
+    record, _ = certificate_record()
+    await Ledger(database).record(record, event("certificate.issued", record.fingerprint.hex()))
+    await happen(database, *map(str, range(100)), at=NOW + HOUR)
+    statements = list[str]()
+
+    def note(*executed: object) -> None:
+        statements.append(str(executed[2]))
+
+    async with database.read() as connection:
+        engine = connection.sync_engine
+    engine_events.listen(engine, "before_cursor_execute", note)
+    try:
+        # The event of this record does not have the inputs of its decision.
+        assert await RecordedCallers(database).last(PROJECT, record.user_id) is None
+    finally:
+        engine_events.remove(engine, "before_cursor_execute", note)
+    assert sum("audit_event" in each for each in statements) < 10

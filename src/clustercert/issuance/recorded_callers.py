@@ -3,18 +3,18 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from clustercert.model import Caller
-from clustercert.policy.recorded_decisions import ISSUED, REFUSED, NotReplayable, parse_decision
+from clustercert.policy.recorded_decisions import NotReplayable, parse_decision
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
 from clustercert.store.seen_users import SeenUserQueries
 
 # How many of the newest events are searched before the ledger is asked for the last certificate.
 NEWEST_EVENTS = 20_000
-# The time of an event differs a little from the time of issue.
-_AROUND = timedelta(minutes=5)
+# How many events are searched for that of the last certificate. They begin some minutes before it.
+EVENTS_AROUND = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +43,19 @@ class RecordedCallers:
         return replace(found, caller=replace(found.caller, user=user))
 
     async def _find(self, project_id: str, user_id: str) -> RecordedCaller | None:
-        newest = await self._events.newest_of(user_id, NEWEST_EVENTS)
-        if found := _last_in(newest, project_id, user_id):
+        if found := _last_in(await self._events.newest_of(user_id, project_id, NEWEST_EVENTS)):
             return found
         issued_at = await self._seen.last_issued(project_id, user_id)
         if issued_at is None:
             return None
-        pages = self._events.pages(issued_at - _AROUND, issued_at + _AROUND, project_id)
-        bodies = [body async for page in pages for body in page]
-        return _last_in(reversed(bodies), project_id, user_id)
+        return _last_in(await self._events.at(issued_at, user_id, project_id, EVENTS_AROUND))
 
 
-def _last_in(newest_first: Iterable[bytes], project_id: str, user_id: str) -> RecordedCaller | None:
+def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
     for body in newest_first:
-        event = json.loads(body)
-        if event["kind"] not in (ISSUED, REFUSED) or event["actor"] != user_id:
-            continue
         try:
-            decision = parse_decision(event)
+            decision = parse_decision(json.loads(body))
         except NotReplayable:
             continue
-        if project_id in decision.caller.roles:
-            return RecordedCaller(decision.caller, decision.at)
+        return RecordedCaller(decision.caller, decision.at)
     return None

@@ -14,6 +14,10 @@ _event, _place = tables.audit_event, tables.audit_place
 # Events read at once. Each takes about 2 KB.
 PAGE = 2000
 KINDS = ("certificate.issued", "certificate.refused", "certificate.failed", "refusals.repeated")
+# Those of one decision of the policy.
+DECIDED = ("certificate.issued", "certificate.refused")
+# The maximum number of decisions on a user that are returned.
+MAX_FOUND = 50
 
 
 class DecisionEvents(Queries):
@@ -37,13 +41,28 @@ class DecisionEvents(Queries):
             yield [body for _, body in rows if body is not None]
             after = rows[-1][0]
 
-    async def newest_of(self, actor: str, searched: int) -> list[bytes]:
-        """Return the bodies of a user's events among the `searched` newest ones of all kinds, newest first."""
+    async def newest_of(self, actor: str, project_id: str, searched: int) -> list[bytes]:
+        """Return the bodies of decisions on a user in a project, among the `searched` newest events of all kinds.
+
+        Newest first, at most `MAX_FOUND`.
+        """
         newest = select(func.max(_event.c.id)).scalar_subquery()
+        return await self._decisions_on(actor, project_id, _event.c.id > newest - searched)
+
+    async def at(self, time: datetime, actor: str, project_id: str, searched: int) -> list[bytes]:
+        """Like `newest_of`, but return only decisions at a time, among `searched` events around it."""
+        before = await self._last_before(time)
+        among = _event.c.id.between(before + 1, before + searched)
+        return await self._decisions_on(actor, project_id, and_(among, _event.c.at == time))
+
+    async def _decisions_on(self, actor: str, project_id: str, among: ColumnElement[bool]) -> list[bytes]:
         query = (
             select(_event.c.body)
-            .where(_event.c.id > newest - searched, _event.c.actor == actor, _event.c.kind.in_(KINDS))
+            .where(
+                among, _event.c.actor == actor, _event.c.project_id == project_id, _event.c.kind.in_(DECIDED)
+            )
             .order_by(_event.c.id.desc())
+            .limit(MAX_FOUND)
         )
         return [body for (body,) in await self._rows(query)]
 
