@@ -31,3 +31,12 @@ def test_a_fault_says_where_it_is_and_what_is_wrong(tmp_path: Path, text: str, f
     with pytest.raises(SettingsError) as raised:
         load(file)
     assert f"{file}:{fault}" in raised.value.message
+
+
+def test_a_fault_does_not_show_the_password_in_a_url(tmp_path: Path) -> None:
+    file = tmp_path / "clustercert.toml"
+    file.write_text('[audit]\npublish = "https://keeper:hunter2@log.example/"', encoding="utf-8")
+    with pytest.raises(SettingsError) as raised:
+        load(file)
+    assert f'{file}:2:1: audit.publish: write a list, such as ["a", "b"], not a text' in raised.value.message
+    assert "hunter2" not in raised.value.message

@@ -25,6 +25,9 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
             text = "the field is missing"
         case "bool_type":
             text = f"write true or false, not {_shown(problem)}"
+        case "tuple_type" | "frozen_set_type" | "list_type" if isinstance(problem["input"], str):
+            # The value may be a secret, such as a URL with a password.
+            text = 'write a list, such as ["a", "b"], not a text'
         case "tuple_type" | "frozen_set_type" | "list_type":
             text = f'write a list, such as ["a", "b"], not {_shown(problem)}'
         case "too_short":
