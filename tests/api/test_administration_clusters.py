@@ -97,6 +97,8 @@ def test_a_dry_run_registers_nothing(administration: Administration) -> None:
         ({"internal_url": None}, "internal_url"),
         ({"server_ca": "no PEM"}, "server_ca:"),
         ({"server_ca": server_ca_pem().decode() * 9}, "server_ca: 9 CAs"),
+        # OpenSSL's older name of a block.
+        ({"server_ca": server_ca_pem().decode().replace("CERT", "X509 CERT") * 9}, "server_ca: 9 CAs"),
         ({"server_ca": "-----BEGIN PRIVATE KEY-----"}, "server_ca: it must contain certificates only"),
         ({"server_ca": "ü"}, "server_ca:"),
         ({"signer": "nowhere"}, "signer"),

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.labels import checked_labels
-from clustercert.pki.certificates import chain_pem, count_certificates, parse_certificates
+from clustercert.pki.certificates import chain_pem, parse_certificates
 from clustercert.policy.names import is_plain_text
 
 MAX_SAN_URLS = 16
@@ -140,16 +140,16 @@ def _checked_cas(pem: bytes, limits: ClusterLimits) -> bytes:
     """Return the PEM blocks of the CAs without the text around them. Raises InvalidRequest."""
     if b"PRIVATE KEY" in pem:
         raise InvalidRequest("server_ca: it must contain certificates only, and no private key.")
-    count, size = count_certificates(pem), len(pem)
-    if count > limits.cas or size > limits.ca_kib * 1024:
-        raise InvalidRequest(
-            f"server_ca: {count} CAs with {size} bytes are more than {limits.cas} CAs or {limits.ca_kib} KiB. Send only"
-            " the CAs that lead to the API server's certificate."
-        )
+    advice = "Send only the CAs that lead to the API server's certificate."
+    if len(pem) > limits.ca_kib * 1024:
+        raise InvalidRequest(f"server_ca: {len(pem)} bytes are more than {limits.ca_kib} KiB. {advice}")
     try:
-        return chain_pem(parse_certificates(pem))
+        cas = parse_certificates(pem)
     except InvalidRequest as error:
         raise InvalidRequest(f"server_ca: {error.message}") from error
+    if len(cas) > limits.cas:
+        raise InvalidRequest(f"server_ca: {len(cas)} CAs are more than {limits.cas}. {advice}")
+    return chain_pem(cas)
 
 
 def _check_options(options: ClusterOptions) -> None:

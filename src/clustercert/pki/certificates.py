@@ -9,8 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.leaf import der_fingerprint, der_pem
 
-_BEGIN = b"-----BEGIN CERTIFICATE-----"
-_BLOCK = re.compile(_BEGIN + rb"([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----")
 
 
 def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
@@ -19,11 +18,6 @@ def parse_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError as error:
         raise InvalidRequest("This is not a PEM file of certificates.") from error
-
-
-def count_certificates(pem: bytes) -> int:
-    """Return the number of PEM blocks of certificates, without parsing them."""
-    return pem.count(_BEGIN)
 
 
 def pem_fingerprints(pem: bytes) -> tuple[bytes, ...]:
