@@ -453,6 +453,22 @@ async def test_uses_after_a_revocation_are_one_event_an_hour_for_all_workers(
     assert times_of_use == [(NOW + timedelta(minutes=minutes)).isoformat() for minutes in (1, 61)]
 
 
+async def test_the_first_use_after_each_revocation_is_reported(
+    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    record = await recorded(database)
+    revocations = RevocationQueries(database)
+    for minutes in (0, 10):
+        at = NOW + timedelta(minutes=minutes)
+        revoked = await revocations.revoke(replace(revocation_of(record, "certificate"), at=at), event())
+        usage.note(await used_after_revocation(known, record, at + timedelta(minutes=1)))
+        await usage.flush()
+        await revocations.undo(revoked.id, by="cli:test", at=at + timedelta(minutes=2), event=event())
+    assert [said["revoked_at"] for said in revoked_uses(store)] == [
+        (NOW + timedelta(minutes=minutes)).isoformat() for minutes in (0, 10)
+    ]
+
+
 @pytest.mark.parametrize(
     ("ttl", "decided", "expected"), [(2, 0, True), (30, 0, False), (2, 10, False), (2, 6, True)]
 )

@@ -192,19 +192,18 @@ class CredentialUsageQueries(Queries):
     ) -> Literal["before", "known", "recorded"]:
         """Record an allowed use of a certificate that was revoked before a time, with an event at most once an hour.
 
-        Returns `before` if it was not revoked then, or `known` if there is an event. `event` creates the event from the
-        time of the revocation.
+        Returns `before` if it was not revoked then, or `known` if there is an event about this revocation. `event`
+        creates the event from the time of the revocation.
         """
         query = view_query().where(_certificate.c.id == row)
-        due = or_(
-            _certificate.c.revoked_used_at.is_(None), _certificate.c.revoked_used_at <= used_at - ALERT_EVERY
-        )
-        report = update(_certificate).where(_certificate.c.id == row, due).values(revoked_used_at=used_at)
+        last = _certificate.c.revoked_used_at
         async with self._database.transaction() as connection:
             found = await certificate_views(connection, query)
             revoked_at = found[0].revoked_at if found else None
             if revoked_at is None or revoked_at >= revoked_before:
                 return "before"
+            due = or_(last.is_(None), last <= used_at - ALERT_EVERY, last <= revoked_at)
+            report = update(_certificate).where(_certificate.c.id == row, due).values(revoked_used_at=used_at)
             if not (await connection.execute(report)).rowcount:
                 return "known"
             await record_events(connection, (event(revoked_at),))

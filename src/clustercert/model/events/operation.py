@@ -158,7 +158,7 @@ class CredentialAltered(AuditEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedCredentialUsed(AuditEvent):
-    """An API server allowed a request with a revoked certificate; at most one event an hour for each certificate.
+    """An API server allowed a request with a revoked certificate; at most one event an hour, until it is revoked again.
 
     Attributes:
         used_at: when the API server received the request.
