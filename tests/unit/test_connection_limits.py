@@ -8,6 +8,7 @@ import json
 import random
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -393,8 +394,19 @@ def test_the_number_of_unfinished_handshakes_is_limited(
         held = [stack.enter_context(secured.connect()) for _ in range(4)]
         assert received(held[3]) == b""
         assert closed("handshakes") - before == 1
-    # Their ends are unknown, so they count until their time is over.
-    monkeypatch.setattr(tls_context, "HANDSHAKE_SECONDS", 0.0)
-    with trusting().wrap_socket(secured.connect()) as client:
-        client.sendall(HEAD + b"Connection: close\r\n\r\n")
-        assert status(client.recv(65536)) == 200
+        # They count until their time is over.
+        monkeypatch.setattr(tls_context, "HANDSHAKE_SECONDS", 0.0)
+        with trusting().wrap_socket(secured.connect()) as client:
+            client.sendall(HEAD + b"Connection: close\r\n\r\n")
+            assert status(client.recv(65536)) == 200
+
+
+def test_handshakes_of_reset_connections_do_not_count(secured: Server) -> None:
+    unfinished = tls_context._Session.unfinished
+    unfinished.clear()
+    for _ in range(3):
+        with secured.connect() as client:
+            eventually(lambda: len(unfinished) == 1)
+            # Closing it then resets the connection.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        eventually(lambda: not unfinished)

@@ -4,6 +4,7 @@ import contextlib
 import ssl
 import time
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -101,10 +102,10 @@ class _Session(ssl.SSLObject):
 
     Attributes:
         unfinished: when each unfinished handshake of this worker began, the oldest first. The event loop ends each
-            after HANDSHAKE_SECONDS without telling the session.
+            after HANDSHAKE_SECONDS, or when the client closes the connection, without telling the session.
     """
 
-    unfinished: ClassVar[dict["_Session", float]] = {}
+    unfinished: ClassVar["WeakKeyDictionary[_Session, float]"] = WeakKeyDictionary()
 
     def do_handshake(self) -> None:
         """Continue the handshake. Raises SSLError if it is a new one and too many are unfinished."""
