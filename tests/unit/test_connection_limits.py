@@ -273,6 +273,31 @@ def test_a_body_that_nobody_reads_ends_the_connection(
     assert answer.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize(
+    ("framing", "more"), [(b"Content-Length: 99999999", b"a"), (b"Transfer-Encoding: chunked", b"1\r\na\r\n")]
+)
+def test_a_body_that_goes_on_after_the_response_is_not_parsed(
+    server: Server, fed: list[int], framing: bytes, more: bytes
+) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+        assert status(client.recv(65536)) == 200
+        before = sum(fed)
+        sender = threading.Thread(target=send_all, args=(client, repeat(more)))
+        sender.start()
+        assert b"HTTP/1.1" not in received(client)
+        sender.join()
+    assert sum(fed) - before <= 2 * LIMIT
+
+
+def test_a_connection_is_kept_after_a_short_body_that_nobody_read(server: Server) -> None:
+    with server.connect() as client:
+        client.sendall(b"POST /unread HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n")
+        assert status(client.recv(65536)) == 200
+        client.sendall(b"a" * 40_000 + HEAD + b"Connection: close\r\n\r\n")
+        assert status(received(client)) == 200
+
+
 def test_a_connection_that_sends_nothing_ends_like_an_idle_one() -> None:
     with serving(keep_alive=0) as server:
         assert server.exchange() == b""

@@ -22,7 +22,8 @@ from clustercert.server.tls_context import HANDSHAKE_SECONDS
 
 logger = structlog.get_logger()
 
-# Limits for a request line with its header block; the same limits apply to a chunk extension and to trailers.
+# Limits for a request line with its header block; the same limits apply to a chunk extension, to trailers, and to what
+# follows of a body after the response.
 MAX_HEAD_BYTES = 64 * 1024
 MAX_FIELDS = 100
 HEAD_SECONDS = 10.0
@@ -30,7 +31,8 @@ HEAD_SECONDS = 10.0
 MAX_PIPELINED = 16
 # Connections of a worker, after their TLS handshakes.
 MAX_CONNECTIONS = 2048
-# After a refusal, the rest of the request is discarded for so long, up to so many bytes. Closing the connection at
+# After a refusal, or a response that came before a long body, the rest of the request is discarded for so long, up to
+# so many bytes. Closing the connection at
 # once would reset it, and a client that sends everything before it reads would not see the response.
 LINGER_SECONDS = 2.0
 MAX_DISCARDED = 4 * 1024 * 1024
@@ -77,9 +79,11 @@ class BoundedProtocol(HttpToolsProtocol):
         # Bytes received since the last completed part of a request or piece of a body.
         self._received = 0
         self._fields = 0
+        # Bytes of a body received after the response.
+        self._late = 0
         self._timer: asyncio.TimerHandle | None = None
         self._failure: ClustercertError | None = None
-        # Bytes received after a refusal.
+        # Bytes that were discarded at the end of the connection.
         self._discarded: int | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -128,12 +132,18 @@ class BoundedProtocol(HttpToolsProtocol):
             super().data_received(piece)
             if self._received >= MAX_HEAD_BYTES:
                 self._refuse(_too_large())
+            elif self._part is _Part.BODY and not self._is_busy():
+                # Nobody reads this body, so nothing else limits it. In chunks of one byte, parsing takes long.
+                self._late += len(piece)
+                if self._late > MAX_HEAD_BYTES and not self._is_over():
+                    self._discard()
         self._set_timer()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._part = _Part.HEAD
         self._fields = 0
+        self._late = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -193,7 +203,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return not getattr(self.cycle, "response_complete", True)
 
     def _is_over(self) -> bool:
-        """Whether a request was refused, or the connection is closing."""
+        """Whether nothing more is read from the connection, or it is closing."""
         return self._discarded is not None or self.transport.is_closing()
 
     def _fail(self, failure: ClustercertError) -> None:
@@ -232,13 +242,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._owes_response():
             self.transport.close()
             return
-        self._stop_timer()
-        self._discarded = 0
         if self._is_busy():
             # Otherwise the application would send its response as well.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(self._rendered(failure))
+        self._discard()
+
+    def _discard(self) -> None:
+        """Discard what still arrives, and close the connection."""
+        self._stop_timer()
+        self._discarded = 0
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
