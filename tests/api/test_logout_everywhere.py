@@ -11,6 +11,7 @@ import pytest
 
 from clustercert.authn.oidc.issuers import derived_id
 from clustercert.model import Actor, FederatedDomain, IssueRequest, Origin, User
+from clustercert.model.errors import TooManyRequests
 from clustercert.store import user_logins
 from clustercert.wiring import Components, components
 from support import world as worlds
@@ -206,6 +207,26 @@ def test_a_certificate_from_a_stale_cache_is_revoked_too(site: Site) -> None:
 
     site.service.run(race())
     assert site.states(user.id) == ["revoked"]
+
+
+def test_a_user_ends_all_logins_only_once_at_a_time(site: Site) -> None:
+    """Each waits for more than a second. Together they could use up the worker's limit of requests."""
+    user = site.new_user("impatient")
+    headers, origin = user.login(), Origin("192.0.2.7", "a" * 32)
+    parts = site.operator
+
+    async def race() -> None:
+        caller = await parts.identity.tokens.caller_of_token(headers["X-Auth-Token"], origin)
+
+        async def again(_seconds: float) -> None:
+            with pytest.raises(TooManyRequests):
+                await logout.everywhere(caller, with_keys=False)
+
+        logout = replace(parts.revocation.logout, pause=again)
+        await logout.everywhere(caller, with_keys=False)
+        await logout.everywhere(caller, with_keys=False)
+
+    site.service.run(race())
 
 
 def test_many_tokens_end_in_batches(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

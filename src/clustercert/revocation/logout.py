@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from clustercert.model import AccessKey, Caller
+from clustercert.model.errors import TooManyRequests
 from clustercert.revocation.reasons import Reason
 from clustercert.revocation.recorder import RevocationRecorder
 from clustercert.store.certificate_maintenance import CertificateMaintenance
@@ -53,6 +54,7 @@ class Logout:
     certificates: CertificateMaintenance
     logins: Logins
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _running: set[str] = field(init=False, repr=False, default_factory=set)
 
     async def preview(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
         """Return what `everywhere` would end. Ends nothing."""
@@ -65,14 +67,25 @@ class Logout:
     async def everywhere(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
         """Revoke all the caller's certificates, and end all their logins. See `Logins.end_all`.
 
-        Takes more than a second. Raises Unauthenticated, Conflict or Unavailable.
+        Takes more than a second. Raises TooManyRequests while this process does it for the same user, Unauthenticated,
+        Conflict or Unavailable.
         """
-        live = await self._count_live(caller)
-        await self._revoke(caller)
-        ended = await self.logins.end_all(caller, with_keys=with_keys)
-        # Until now, another worker may have issued certificates for a login in its cache.
-        await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
-        await self._revoke(caller)
+        user_id = caller.user.id
+        if user_id in self._running:
+            # Requests that wait count for the limit of concurrent requests.
+            raise TooManyRequests(
+                "Another request ends your logins now. Try again in two seconds.", retry_after=2
+            )
+        self._running.add(user_id)
+        try:
+            live = await self._count_live(caller)
+            await self._revoke(caller)
+            ended = await self.logins.end_all(caller, with_keys=with_keys)
+            # Until now, another worker may have issued certificates for a login in its cache.
+            await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
+            await self._revoke(caller)
+        finally:
+            self._running.remove(user_id)
         return LoggedOut(live, ended, (await self.logins.of_caller(caller)).keys)
 
     async def _count_live(self, caller: Caller) -> int:
