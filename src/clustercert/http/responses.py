@@ -28,9 +28,11 @@ KEYSTONE_PREFIXES = ("/v3/", "/v3.0/")
 
 def json_response(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON response with the fields in the given order."""
-    return Response(
-        json.dumps(body, ensure_ascii=True).encode(), status, headers, media_type="application/json"
-    )
+    return Response(to_json(body).encode(), status, headers, media_type="application/json")
+
+
+def to_json(body: JsonObject) -> str:
+    return json.dumps(body, ensure_ascii=True)
 
 
 def private(body: JsonObject) -> Response:
