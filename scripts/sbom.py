@@ -167,7 +167,12 @@ def _swagger_ui(root: Path) -> dict[str, Any]:
     if found is None:
         raise ValueError(f"{SWAGGER_UI}/README.md does not name the version of swagger-ui-dist.")
     purl = f"pkg:npm/swagger-ui-dist@{found[1]}"
-    files = (path for path in sorted(folder.iterdir()) if path.suffix in {".js", ".css", ".png"})
+    # docs.js, which starts it, is our own.
+    files = (
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix in {".js", ".css", ".png"} and path.name != "docs.js"
+    )
     return {
         "type": "library",
         "bom-ref": purl,

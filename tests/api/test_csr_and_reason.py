@@ -143,7 +143,6 @@ def test_a_csr_that_holds_a_key_does_not_come_back(
 @pytest.mark.parametrize(
     "reason",
     [
-        "",
         "plain words",
         "Größe 日本語 🔐",
         "x" * 512,
@@ -151,7 +150,7 @@ def test_a_csr_that_holds_a_key_does_not_come_back(
         "<b>bold</b> {{7*7}} %s ${jndi:x} =1+1 ' OR 1=1 --",
         "عربي and עברית are words, not controls",
     ],
-    ids=["empty", "plain", "Unicode", "512", "512 beyond the BMP", "markup", "right-to-left words"],
+    ids=["plain", "Unicode", "512", "512 beyond the BMP", "markup", "right-to-left words"],
 )
 def test_a_reason_is_kept_as_it_is(client: httpx.Client, world: World, reason: str) -> None:
     response = ask(client, world, {"duration": 2, "reason": reason})
@@ -166,9 +165,9 @@ def test_a_reason_is_kept_as_it_is(client: httpx.Client, world: World, reason: s
 
 
 def test_no_reason_is_none(client: httpx.Client, world: World) -> None:
-    bodies: list[dict[str, object]] = [{"duration": 2}, {"duration": 2, "reason": None}]
-    for body in bodies:
-        response = ask(client, world, body)
+    reasons: list[dict[str, object]] = [{}, {"reason": None}, {"reason": ""}, {"reason": " "}]
+    for reason in reasons:
+        response = ask(client, world, {"duration": 2, **reason})
         ((kept,),) = rows(
             world.database,
             "select reason from certificate where request_id = ?",

@@ -57,7 +57,7 @@ def test_a_wish_beyond_the_ca_is_recorded_with_what_bounded_it(client: httpx.Cli
     assert response.status_code == 400
     detail = event_of(world, response)["detail"]
     assert detail["trace"]["rule"] == "admin"
-    assert detail["trace"]["allowed_by"] == "rule"
+    assert detail["trace"]["allowed_by"] == "policy"
     assert "requested_not_after" not in detail["trace"]
 
 
@@ -123,9 +123,10 @@ def test_what_is_issued_says_how_it_came_about(client: httpx.Client, world: Worl
     response = ask(client, world, world.path(), "member", json={"duration": -1})
     assert response.status_code == 200
     trace = event_of(world, response)["detail"]["trace"]
-    assert (trace["roles"], trace["skipped_rules"], trace["rule"]) == (["member"], ["admin"], "member")
+    assert (trace["roles"], trace["skipped_rules"]) == (["member"], ["admin", "reader"])
+    assert trace["rule"] == "member"
     assert trace["groups"] == ["clustercert:editors"]
-    assert trace["allowed_by"] == "rule"
+    assert trace["allowed_by"] == "policy"
     assert trace["truncated"] is False
 
 

@@ -48,7 +48,7 @@ def fail(issuer: IssuerServer, _: threading.Event) -> None:
     [
         (ten_megabytes, "sent more than 524288 bytes"),
         (hang, "no complete response within 10 seconds"),
-        (redirect, "redirects to 'attacker.example'; redirects are not followed"),
+        (redirect, "redirects to 'https://attacker.example/keys'; redirects are not followed"),
         (name_another_issuer, "the discovery document names another issuer"),
         (fail, "answered with status 500"),
     ],

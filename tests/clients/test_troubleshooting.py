@@ -9,9 +9,11 @@ import pytest
 
 from support.apiserver import ApiServer
 from support.certificate_authority import Authority
+from support.installation import installation_with_webhook
 from support.installed_demo import Demo
 from support.kubectl import kubectl, written
 from support.registered_cluster import RegisteredCluster, register
+from support.wait import eventually
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 LIST = ("get", "--raw", "/api/v1/namespaces")
@@ -56,6 +58,28 @@ def test_an_api_server_with_another_ca(
     (tmp_path / "other.pem").write_bytes(authority.certificate_pem)
     kubeconfig["clusters"][0]["cluster"]["certificate-authority"] = str(tmp_path / "other.pem")
     assert_explained("certificate signed by unknown authority", said(tmp_path, kubeconfig, *LIST))
+
+
+def test_a_revoked_certificate_before_kubectl_knows_the_groups_of_the_api(
+    tls_demo: Demo, tmp_path: Path
+) -> None:
+    """kubectl asks for the groups first, and hides the reason of the refusal."""
+    with installation_with_webhook(tls_demo, tmp_path, "undiscovered") as one:
+        holder = one.issue()
+        one.revoke(holder)
+        eventually(lambda: not holder.lists_namespaces(), seconds=60)
+        kubeconfig = json.loads(holder.kubeconfig.read_text(encoding="utf-8"))
+        listed = said(tmp_path, kubeconfig, "get", "namespaces")
+        assert_explained("memcache.go", listed)
+        assert_explained("Error from server (Forbidden): unknown", listed)
+        assert_explained(
+            "the selfsubjectreviews API is not enabled in the cluster or you do not have permission to call it",
+            said(tmp_path, kubeconfig, "auth", "whoami"),
+        )
+        assert_explained(
+            "failed to download openapi: unknown",
+            said(tmp_path, kubeconfig, "apply", "-f", str(one.setup_folder / "rbac.yaml")),
+        )
 
 
 def test_a_plugin_that_is_not_there(cluster: RegisteredCluster, tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ async def test_certificate_and_audit_event_are_recorded_before_anything_leaves()
         "ca_id": CA.id,
         "ca_not_after": CA.not_after,
         "credential_roles": None,
+        "project": None,
     }
 
 

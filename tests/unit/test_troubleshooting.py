@@ -18,6 +18,10 @@ OF_KUBECTL = {
     "certificate signed by unknown authority",
     "Forbidden",
     "cannot list",
+    "Error from server (Forbidden): unknown",
+    "memcache.go",
+    "the selfsubjectreviews API is not enabled in the cluster or you do not have permission to call it",
+    "failed to download openapi: unknown",
 }
 # Stands for a value that is filled in.
 HOLE = "\0"
