@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import errno
+import gc
 import hashlib
 import inspect
 import json
@@ -10,6 +12,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +23,9 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 
 from clustercert.observability import metrics
-from clustercert.server import connection_limits, tls_context
+from clustercert.server import connection_limits
 from clustercert.server.connection_limits import BoundedProtocol, Loop
+from clustercert.server.tls_context import TlsContext
 from support.wait import SECONDS, eventually
 from unit.test_tls_context import tls_context as server_context
 
@@ -60,7 +64,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 class Server:
     """uvicorn in a thread."""
 
-    def __init__(self, tls: tls_context.TlsContext | None = None, keep_alive: int = 100) -> None:
+    def __init__(self, tls: TlsContext | None = None, keep_alive: int = 100) -> None:
         self.socket = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             application,
@@ -106,7 +110,7 @@ def status(answer: bytes) -> int:
 
 
 @contextlib.contextmanager
-def serving(tls: tls_context.TlsContext | None = None, keep_alive: int = 100) -> Iterator[Server]:
+def serving(tls: TlsContext | None = None, keep_alive: int = 100) -> Iterator[Server]:
     server = Server(tls, keep_alive)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -399,39 +403,119 @@ def test_a_header_block_without_an_end_is_refused_over_tls_too(secured: Server) 
         assert status(client.recv(65536)) == 431
 
 
-@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
+# The first bytes that clients with unfinished handshakes send.
+PARTIAL = (b"", b"\x16\x03\x01")
+
+
+@pytest.mark.parametrize("sent", [*PARTIAL, b"GET / HTTP/1.1\r\n\r\n"])
 def test_an_unfinished_handshake_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     monkeypatch.setattr(connection_limits, "HANDSHAKE_SECONDS", 0.1)
     with serving(server_context(tmp_path)) as server:
-        assert server.exchange(sent) == b""
+        # What is not TLS is answered with an alert.
+        assert server.exchange(sent) in {b"", b"\x15\x03\x01\x00\x02\x02\x46"}
+    gc.collect()
+    assert not caplog.records
 
 
-def test_the_number_of_unfinished_handshakes_is_limited(
+def is_served(server: Server) -> bool:
+    with trusting().wrap_socket(server.connect()) as client:
+        client.sendall(HEAD + b"Connection: close\r\n\r\n")
+        return status(client.recv(65536)) == 200
+
+
+def test_a_genuine_client_is_served_while_thousands_hold_unfinished_handshakes(
     secured: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls_context, "MAX_HANDSHAKES", 3)
-    # Those of other tests.
-    tls_context._Session.unfinished.clear()
-    before = closed("handshakes")
+    limit, chance, before = 100, random.Random(0), closed("handshakes")
+    monkeypatch.setattr(connection_limits, "MAX_HANDSHAKES", limit)
+    monkeypatch.setattr(connection_limits, "HANDSHAKE_SECONDS", 1000.0)
+    ended = 0
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(secured.connect()) for _ in range(4)]
-        assert received(held[3]) == b""
-        assert closed("handshakes") - before == 1
-        # They count until their time is over.
-        monkeypatch.setattr(tls_context, "HANDSHAKE_SECONDS", 0.0)
-        with trusting().wrap_socket(secured.connect()) as client:
-            client.sendall(HEAD + b"Connection: close\r\n\r\n")
-            assert status(client.recv(65536)) == 200
+        held: deque[socket.socket] = deque()
+        for _ in range(3200):
+            full = len(held) == limit
+            if chance.random() < 0.05:
+                assert is_served(secured)
+            else:
+                held.append(stack.enter_context(secured.connect()))
+                held[-1].sendall(chance.choice(PARTIAL))
+            if full:
+                with held.popleft() as oldest:
+                    assert received(oldest) == b""
+                ended += 1
+        assert closed("handshakes") - before == ended > 2800
+        for client in held:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
 
 
 def test_handshakes_of_reset_connections_do_not_count(secured: Server) -> None:
-    unfinished = tls_context._Session.unfinished
-    unfinished.clear()
+    unfinished = secured.server.servers[0]._unfinished  # type: ignore[attr-defined]  # it is our own server
     for _ in range(3):
         with secured.connect() as client:
             eventually(lambda: len(unfinished) == 1)
             # Closing it then resets the connection.
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         eventually(lambda: not unfinished)
+
+
+def test_the_server_stops_while_a_handshake_is_unfinished(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with serving(server_context(tmp_path)) as server:
+            client = stack.enter_context(server.connect())
+            # It was accepted before this one.
+            assert is_served(server)
+        assert received(client) == b""
+
+
+def failing_accept(monkeypatch: pytest.MonkeyPatch, times: int) -> list[None]:
+    """Let `accept` fail so many times. Returns a list with an item for each of its calls."""
+    calls: list[None] = []
+    accept = socket.socket.accept
+
+    def counted(self: socket.socket) -> tuple[socket.socket, object]:
+        calls.append(None)
+        if len(calls) <= times:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", counted)
+    return calls
+
+
+def test_without_file_descriptors_room_is_made_and_accepting_tried_again(
+    secured: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "PAUSE_SECONDS", 0.0)
+    with secured.connect() as held, structlog.testing.capture_logs() as log:
+        # The client above was accepted before this one.
+        assert is_served(secured)
+        failing_accept(monkeypatch, times=3)
+        assert is_served(secured)
+        assert received(held) == b""
+    assert [line["event"] for line in log] == ["connections can't be accepted"] * 2
+
+
+def test_without_file_descriptors_the_server_does_not_spin(
+    secured: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_limits, "PAUSE_SECONDS", 1000.0)
+    with trusting().wrap_socket(secured.connect()) as kept:
+        exchange_on(kept)
+        calls = failing_accept(monkeypatch, times=1000)
+        with secured.connect():
+            eventually(lambda: bool(calls))
+            for _ in range(10):
+                exchange_on(kept)
+    assert len(calls) == 1
+
+
+def exchange_on(kept: socket.socket) -> None:
+    kept.sendall(HEAD + b"\r\n")
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += kept.recv(65536)
+    assert status(answer) == 200

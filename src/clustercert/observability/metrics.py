@@ -65,7 +65,7 @@ FORWARDING_IGNORED = Counter(
 CONNECTIONS_CLOSED = Counter(
     "clustercert_connections_closed",
     "Connections closed at a limit of a worker: connections (those that wait longest for their clients) or handshakes"
-    " (new ones)",
+    " (the oldest unfinished ones)",
     ["limit"],
 )
 for _bound in ("connections", "handshakes"):

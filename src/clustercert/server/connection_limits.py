@@ -4,8 +4,11 @@ This module alone extends a class of uvicorn that is not public API. A test fail
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import time
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, ClassVar
 
@@ -18,7 +21,6 @@ from clustercert.http.middleware import OTHER
 from clustercert.model import new_id
 from clustercert.model.errors import ClustercertError, HeaderTooLarge, InvalidRequest, RequestTimeout
 from clustercert.observability import metrics
-from clustercert.server.tls_context import HANDSHAKE_SECONDS
 
 logger = structlog.get_logger()
 
@@ -31,6 +33,11 @@ HEAD_SECONDS = 10.0
 MAX_PIPELINED = 16
 # Connections of a worker, after their TLS handshakes.
 MAX_CONNECTIONS = 2048
+# Unfinished TLS handshakes of a worker. Each takes about 76 KB of memory; a genuine one ends within milliseconds.
+MAX_HANDSHAKES = 2048
+HANDSHAKE_SECONDS = 5.0
+# A server that can't accept connections tries again after so long.
+PAUSE_SECONDS = 1.0
 # After a refusal, or a response that came before a long body, the rest of the request is discarded for so long, up to
 # so many bytes. Closing the connection at
 # once would reset it, and a client that sends everything before it reads would not see the response.
@@ -41,15 +48,96 @@ REPORT_SECONDS = 60.0
 
 
 class Loop(uvloop.Loop):
-    """An event loop whose servers limit the time of a TLS handshake."""
+    """An event loop whose servers limit TLS handshakes, in time and number."""
 
     async def create_server(  # type: ignore[override]  # the options are uvloop's
-        self, *args: Any, ssl: ssl.SSLContext | None = None, **options: Any
+        self,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        *args: Any,
+        ssl: ssl.SSLContext | None = None,
+        **options: Any,
     ) -> Any:
-        """Create a server, as uvloop does."""
-        if ssl is not None:
-            options["ssl_handshake_timeout"] = HANDSHAKE_SECONDS
-        return await super().create_server(*args, ssl=ssl, **options)
+        """Create a server, as uvloop does. With `ssl`, it needs the options `sock` and `backlog`, and has no others."""
+        if ssl is None:
+            return await super().create_server(protocol_factory, *args, **options)
+        return _TlsServer(self, protocol_factory, ssl, *args, **options)
+
+
+class _TlsServer:
+    """Accepts connections with TLS. At the limit of unfinished handshakes, it closes the oldest for each new one.
+
+    uvloop's own server does not say which connections have unfinished handshakes.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext,
+        *,
+        sock: socket.socket,
+        backlog: int,
+    ) -> None:
+        self._loop = loop
+        self._protocol_factory = protocol_factory
+        self._context = context
+        self._socket = sock
+        # The oldest first.
+        self._unfinished: dict[socket.socket, asyncio.Task[None]] = {}
+        self._pause: asyncio.TimerHandle | None = None
+        sock.setblocking(False)
+        sock.listen(backlog)
+        self._start()
+
+    def close(self) -> None:
+        """Accept no more connections. Handshakes and connections continue."""
+        self._loop.remove_reader(self._socket)
+        if self._pause is not None:
+            self._pause.cancel()
+
+    async def wait_closed(self) -> None:
+        """Return at once: uvicorn has waited for the connections."""
+
+    def _start(self) -> None:
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            # Another worker was faster, or the client has gone.
+            return
+        except OSError as error:
+            # Too many open files, for example. The event loop would call this method again and again.
+            if not self._make_room():
+                self._loop.remove_reader(self._socket)
+                self._pause = self._loop.call_later(PAUSE_SECONDS, self._start)
+                logger.error("connections can't be accepted", cause=str(error))  # noqa: TRY400 - a traceback would add nothing
+            return
+        if len(self._unfinished) >= MAX_HANDSHAKES:
+            self._make_room()
+        self._unfinished[connection] = self._loop.create_task(self._handshake(connection))
+
+    def _make_room(self) -> bool:
+        """Close the connection with the oldest unfinished handshake. Returns whether there was one."""
+        if not self._unfinished:
+            return False
+        self._unfinished.pop(next(iter(self._unfinished))).cancel()
+        metrics.CONNECTIONS_CLOSED.labels("handshakes").inc()
+        return True
+
+    async def _handshake(self, connection: socket.socket) -> None:
+        try:
+            # Any client can let its handshake fail.
+            with contextlib.suppress(OSError):
+                await self._loop.connect_accepted_socket(
+                    self._protocol_factory,
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                )
+        finally:
+            self._unfinished.pop(connection, None)
 
 
 class _Part(Enum):

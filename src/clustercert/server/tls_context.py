@@ -2,9 +2,7 @@
 
 import contextlib
 import ssl
-import time
-from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,10 +17,6 @@ if TYPE_CHECKING:
     import uvicorn
 
 logger = structlog.get_logger()
-
-# An unfinished handshake has this long, and takes about 76 KB of memory. A worker has at most so many of them.
-HANDSHAKE_SECONDS = 5.0
-MAX_HANDSHAKES = 2048
 
 _Stamps = tuple[Stamp, ...]
 
@@ -95,42 +89,11 @@ def _measure(files: Tls) -> None:
 
 
 class _Session(ssl.SSLObject):
-    """A TLS connection whose handshake counts, and which closes without waiting for the peer's close_notify.
+    """A TLS connection that closes without waiting for the peer's close_notify.
 
     RFC 8446 6.1 and RFC 5246 7.2.1 allow that. Event loops would wait 30 s for close_notify, which clients with idle
     connections need not send. So each such client would delay the shutdown.
-
-    Attributes:
-        unfinished: when each unfinished handshake of this worker began, the oldest first. The event loop ends each
-            after HANDSHAKE_SECONDS, or when the client closes the connection, without telling the session.
     """
-
-    unfinished: ClassVar["WeakKeyDictionary[_Session, float]"] = WeakKeyDictionary()
-
-    def do_handshake(self) -> None:
-        """Continue the handshake. Raises SSLError if it is a new one and too many are unfinished."""
-        if self not in self.unfinished:
-            self._begin()
-        try:
-            super().do_handshake()
-        except ssl.SSLWantReadError:
-            raise
-        except BaseException:
-            self.unfinished.pop(self, None)
-            raise
-        self.unfinished.pop(self, None)
-
-    def _begin(self) -> None:
-        now = time.monotonic()
-        while self.unfinished:
-            oldest = next(iter(self.unfinished))
-            if now - self.unfinished[oldest] < HANDSHAKE_SECONDS:
-                break
-            del self.unfinished[oldest]
-        if len(self.unfinished) >= MAX_HANDSHAKES:
-            metrics.CONNECTIONS_CLOSED.labels("handshakes").inc()
-            raise ssl.SSLError("too many unfinished handshakes")
-        self.unfinished[self] = now
 
     def unwrap(self) -> None:
         """Send close_notify."""
