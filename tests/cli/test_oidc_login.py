@@ -154,6 +154,13 @@ def test_where_an_issuer_names_no_time_the_logout_says_what_remains(
     assert f"`clustercert user block sso/{user.name}` by an operator" in done.stderr
 
 
+def test_the_password_of_a_user_of_an_issuer_is_changed_there(user: OidcUser, issuer: OAuthIssuer) -> None:
+    user.log_in_by_browser()
+    done = user.run("password")
+    assert done.returncode == 1
+    assert f"is not at {user.site.url}, but at {issuer.url}. Change it there." in done.stderr
+
+
 def test_the_next_login_needs_no_options(user: OidcUser) -> None:
     user.log_in_by_browser()
     assert user.run("logout").returncode == 0
