@@ -58,12 +58,12 @@ class ClusterQueries(Queries):
     async def reachable_page(
         self, project_ids: Collection[str] | None, name_or_id: str | None, after: str, limit: int
     ) -> tuple[Cluster, ...]:
-        """Return at most `limit` clusters with ids above `after`, sorted by id.
+        """Return at most `limit` clusters with ids above `after`, sorted by id. Their `server_ca_pem` is empty.
 
         Args:
             project_ids: the projects that own them; `None` stands for all.
         """
-        query = _with_ca().where(_cluster.c.id > after)
+        query = _without_server_ca().where(_cluster.c.id > after)
         if project_ids is not None:
             query = query.where(_cluster.c.project_id.in_(project_ids))
         if name_or_id is not None:
