@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clustercert.limits.user_rates import PASSWORDS
 from clustercert.model import User, new_id
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone, login_body
 from support.service import Service
@@ -102,3 +103,16 @@ def test_guesses_count_like_those_at_a_login(service_with: Callable[..., Service
     assert change(service.client, user.id, password, NEW).status_code == 429
     body = login_body(user, password=password)
     assert service.client.post("/v3/auth/tokens", json=body).status_code == 429
+
+
+def test_a_user_changes_the_password_only_so_often(keystone: Keystone) -> None:
+    """Each change leaves an event for ever, and takes as long as three logins."""
+    passwords = [PASSWORD, NEW]
+    for number in range(PASSWORDS.count):
+        old, new = passwords[number % 2], passwords[(number + 1) % 2]
+        assert change(keystone.http, keystone.alice.id, old, new).status_code == 204
+    refused = change(keystone.http, keystone.alice.id, PASSWORD, NEW)
+    assert (refused.status_code, "Try again in" in refused.json()["error"]["message"]) == (429, True)
+    assert int(refused.headers["Retry-After"]) > 0
+    assert change(keystone.http, keystone.alice.id, "wrong", NEW).status_code == 401
+    assert login(keystone, keystone.alice, PASSWORD) == 201

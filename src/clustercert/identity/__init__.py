@@ -43,7 +43,7 @@ class Identity:
         self.passwords = passwords or Passwords()
         self.directory = Directory(database, self.passwords, now)
         self.roles = Roles(database, now)
-        rates = rates or UserRates()
+        self._rates = rates = rates or UserRates()
         self.tokens = Tokens(database, self.passwords, now, token_lifetime, rates)
         self.access_keys = AccessKeys(database, sealer, now, rates)
         self.federation = Federation(database, now)
@@ -99,11 +99,12 @@ class Identity:
         """Change a user's own password, and delete their tokens and temporary keys.
 
         The old password is checked as in a login. Raises Unauthenticated, also if the old password was changed
-        meanwhile, Unavailable, or InvalidRequest for a bad new password.
+        meanwhile, Unavailable, InvalidRequest for a bad new password, or TooManyRequests.
         """
         user, checked_hash = await self.tokens.check_password(Reference(id=user_id), old, origin.network)
         if new == old:
             raise InvalidRequest("password: it is the same as original_password. Choose another one.")
+        self._rates.count("passwords", user)
         await self.directory.set_password(user, new, actor=Actor(user.id, origin), checked_hash=checked_hash)
 
     async def prune(self) -> int:

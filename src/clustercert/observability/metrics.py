@@ -55,7 +55,7 @@ CHECKED = Counter("clustercert_certificates_checked", "Stored certificates check
 LIMITED = Counter(
     "clustercert_limited",
     "Requests refused by a limit: failures (failed authentications from one address), caller, project, source,"
-    " quota, tokens or temporary_keys",
+    " quota, tokens, temporary_keys or passwords",
     ["limit"],
 )
 FORWARDING_IGNORED = Counter(
