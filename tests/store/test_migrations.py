@@ -296,7 +296,8 @@ async def test_unknown_credentials_are_merged_by_user_name_and_groups(
         assert hashes[CLUSTER_ID, use.identity] == 21
         await register_cluster(database, new_store)
         assert (
-            await CredentialUsageQueries(database).add_unknown([use], lambda kind, _: event(kind)) == Alerts()
+            await CredentialUsageQueries(database).add_unknown([use], use.last, lambda kind, _: event(kind))
+            == Alerts()
         )
         query = "SELECT hashes FROM unknown_identity WHERE cluster_id <> 'there' AND username = 'bob' ORDER BY hashes"
         assert new_store.rows(query) == [(1,), (22,)]

@@ -149,8 +149,10 @@ async def test_system_masters_raises_both_alerts_although_it_is_exempt(
 
 
 async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
-    store: Store, known: CredentialCache, usage: CredentialUsage
+    database: Database, store: Store, known: CredentialCache, there: Cluster
 ) -> None:
+    at = NOW
+    usage = usage_at(database, lambda: at)
     first, second = os.urandom(32), os.urandom(32)
     for minutes, fingerprint in ((0, first), (10, second), (30, second), (70, second), (140, second)):
         at = NOW + timedelta(minutes=minutes)
@@ -161,8 +163,10 @@ async def test_a_new_certificate_of_a_master_is_reported_after_an_hour(
 
 
 async def test_new_certificates_of_a_master_are_reported_once_an_hour(
-    store: Store, known: CredentialCache, usage: CredentialUsage
+    database: Database, store: Store, known: CredentialCache, there: Cluster
 ) -> None:
+    at = NOW
+    usage = usage_at(database, lambda: at)
     for minutes in (0, 30, 59, 61, 90, 122):
         at = NOW + timedelta(minutes=minutes)
         usage.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
@@ -172,6 +176,17 @@ async def test_new_certificates_of_a_master_are_reported_once_an_hour(
     assert store.rows("SELECT hashes FROM unknown_identity") == [(3,)], (
         "what was not told of is not counted yet"
     )
+
+
+async def test_times_that_an_api_server_chooses_cause_no_further_alerts(
+    store: Store, known: CredentialCache, usage: CredentialUsage
+) -> None:
+    """Otherwise it could fill the log with an event for each hour of the past."""
+    for days in (-4000, -3000, -2000, 0):
+        at = NOW + timedelta(days=days)
+        usage.note(await seen(known, os.urandom(32), at, "system:masters", username="kubernetes-admin"))
+        await usage.flush()
+    assert [alert["kind"] for alert in alerts(store)] == ["credential.unknown", "credential.masters"]
 
 
 @pytest.mark.parametrize("flushed", [True, False])
@@ -215,13 +230,15 @@ KNOWN_ONLY = replace(
 
 
 async def test_a_new_certificate_of_an_exempt_name_is_reported(
-    store: Store, known: CredentialCache, usage: CredentialUsage
+    database: Database, store: Store, known: CredentialCache, there: Cluster
 ) -> None:
     """At most once an hour. The event names the new certificate, although the old one is in use too."""
+    at = NOW
+    usage = usage_at(database, lambda: at)
     old, new, next_one = (os.urandom(32) for _ in range(3))
     before = EXEMPT_CREDENTIALS._value.get()
     # Before the name was exempt, it was in the report of unknown identities.
-    usage.note(await seen(known, old, NOW, username=COMPONENT))
+    usage.note(await seen(known, old, at, username=COMPONENT))
     await usage.flush()
     for minutes, fingerprint in ((90, old), (90, new), (92, new), (100, next_one), (160, next_one)):
         at = NOW + timedelta(minutes=minutes)
@@ -312,9 +329,9 @@ async def test_unknown_identities_are_limited_per_cluster(
     def told(kind: CredentialAlert, use: UnknownUse) -> AuditEvent:
         return event(kind, use.fingerprints[-1])
 
-    assert await rows.add_unknown(uses(0, 6000), told) == Alerts(6000, 0)
-    assert await rows.add_unknown(uses(5000, 12_000), told) == Alerts(4000, 0, left_out=2000)
-    assert await rows.add_unknown(uses(20_000, 20_001), told) == Alerts(0, 0, left_out=1)
+    assert await rows.add_unknown(uses(0, 6000), NOW, told) == Alerts(6000, 0)
+    assert await rows.add_unknown(uses(5000, 12_000), NOW, told) == Alerts(4000, 0, left_out=2000)
+    assert await rows.add_unknown(uses(20_000, 20_001), NOW, told) == Alerts(0, 0, left_out=1)
     assert store.rows("SELECT count(*) FROM unknown_identity") == [(module.MAX_UNKNOWN,)]
     assert len(alerts(store)) == 10_000
 

@@ -222,7 +222,10 @@ class CredentialUsageQueries(Queries):
         return changed
 
     async def add_unknown(
-        self, uses: Sequence[UnknownUse], event: Callable[[CredentialAlert, UnknownUse], AuditEvent]
+        self,
+        uses: Sequence[UnknownUse],
+        now: datetime,
+        event: Callable[[CredentialAlert, UnknownUse], AuditEvent],
     ) -> Alerts:
         """Record unknown identities seen by one cluster's API server, with an event for each new one.
 
@@ -240,17 +243,17 @@ class CredentialUsageQueries(Queries):
             unseen = [use for use in uses if use.identity not in stored]
             new = _first_within(await _remaining_capacity(connection, cluster_id, unseen), unseen)
             if new:
-                await connection.execute(insert(_unknown), [_row(use) for use in new])
+                await connection.execute(insert(_unknown), [_row(use, now) for use in new])
             known = [use for use in uses if use.identity in stored]
             due = [
                 replace(use, fingerprints=tuple(_new_fingerprints(use, stored[use.identity])))
                 for use in known
-                if _is_alert_due(use, stored[use.identity])
+                if _is_alert_due(use, stored[use.identity], now)
             ]
             unknown = [use for use in new if not use.exempt]
             exempt = [use for use in (*new, *due) if use.exempt]
             masters = [use for use in (*new, *due) if MASTERS in use.groups]
-            if updates := [_update_values(use, stored[use.identity]) for use in known]:
+            if updates := [_update_values(use, stored[use.identity], now) for use in known]:
                 await connection.execute(_SEEN_AGAIN, updates)
             alerts: dict[CredentialAlert, list[UnknownUse]] = {
                 "credential.unknown": unknown,
@@ -292,15 +295,16 @@ def _new_fingerprints(use: UnknownUse, stored: Row[Any]) -> list[str]:
     return [each for each in use.fingerprints if each not in stored.fingerprints]
 
 
-def _is_alert_due(use: UnknownUse, stored: Row[Any]) -> bool:
+def _is_alert_due(use: UnknownUse, stored: Row[Any], now: datetime) -> bool:
+    # By our clock: with times of its choice, an API server could cause an event for each hour of the past.
     return (
         use.alerts_of_each
         and bool(_new_fingerprints(use, stored))
-        and use.last >= stored.last_alert_at + ALERT_EVERY
+        and now >= stored.last_alert_at + ALERT_EVERY
     )
 
 
-def _row(use: UnknownUse) -> dict[str, object]:
+def _row(use: UnknownUse, now: datetime) -> dict[str, object]:
     return {
         "cluster_id": use.cluster_id,
         "identity": use.identity,
@@ -310,12 +314,12 @@ def _row(use: UnknownUse) -> dict[str, object]:
         "fingerprints": list(use.fingerprints),
         "first_seen_at": use.first,
         "last_seen_at": use.last,
-        "last_alert_at": use.last,
+        "last_alert_at": now,
     }
 
 
-def _update_values(use: UnknownUse, stored: Row[Any]) -> dict[str, object]:
-    is_alert_due = _is_alert_due(use, stored)
+def _update_values(use: UnknownUse, stored: Row[Any], now: datetime) -> dict[str, object]:
+    is_alert_due = _is_alert_due(use, stored, now)
     # If each new certificate causes an alert, a fingerprint is stored only with its event. Until then it counts as new.
     new = _new_fingerprints(use, stored) if is_alert_due or not use.alerts_of_each else []
     return {
@@ -323,7 +327,7 @@ def _update_values(use: UnknownUse, stored: Row[Any]) -> dict[str, object]:
         "who": use.identity,
         "new_hashes": len(new),
         "last_fingerprints": [*stored.fingerprints, *new][-KEPT_HASHES:],
-        "alerted": use.last if is_alert_due else stored.last_alert_at,
+        "alerted": now if is_alert_due else stored.last_alert_at,
         "first": use.first,
         "last": use.last,
         "before": use.last - RESOLUTION,

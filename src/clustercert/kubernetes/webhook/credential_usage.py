@@ -327,7 +327,9 @@ class CredentialUsage:
 
         for uses in by_cluster.values():
             for start in range(0, len(uses), WRITTEN_AT_ONCE):
-                alerts = await self.queries.add_unknown(uses[start : start + WRITTEN_AT_ONCE], event)
+                alerts = await self.queries.add_unknown(
+                    uses[start : start + WRITTEN_AT_ONCE], self.now(), event
+                )
                 metrics.UNKNOWN_CREDENTIALS.inc(alerts.unknown)
                 metrics.MASTERS_CREDENTIALS.inc(alerts.masters)
                 metrics.EXEMPT_CREDENTIALS.inc(alerts.exempt)
