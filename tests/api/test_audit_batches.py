@@ -100,6 +100,28 @@ def test_unreadable_events_are_reported_and_hide_no_others(sender: Sender) -> No
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
+def test_unreadable_batches_of_a_cluster_are_aggregated(own: World, token: str) -> None:
+    """A project's admin has such a token, and could write a hundred events a second, which stay."""
+    settings = own.settings(audit={"refusals_per_minute": 2})
+    with Service(settings).running() as service:
+        sender = Sender(service, own, own.clusters["plain"].id, token)
+        before = len(sender.refusals())
+        answers = [sender.post(raw).status_code for raw in (b"", b"not json", event_list({}), b"{}", b"[]")]
+        assert answers == [400, 400, 200, 400, 400]
+        assert len(sender.refusals()) == before + 2
+    assert len(sender.refusals()) == before + 2
+    [repeated] = [
+        each["detail"]
+        for each in sender.events(f"cluster:{sender.cluster_id}")
+        if each["kind"] == "refusals.repeated"
+    ]
+    assert repeated["count"] == 3
+    assert {(each["error"], each["count"]) for each in repeated["refusals"]} == {
+        ("unreadable_events", 1),
+        ("malformed", 2),
+    }
+
+
 @pytest.mark.parametrize(
     "raw",
     [

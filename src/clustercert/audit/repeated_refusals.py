@@ -10,7 +10,12 @@ from clustercert.audit.flushing import FLUSH_SECONDS, flush_until_stopped
 from clustercert.model import Actor, Origin
 from clustercert.model.errors import Unavailable
 from clustercert.model.events.issuance import CertificateRefused
-from clustercert.model.events.operation import RefusalCount, RefusalsRepeated, RequestRefused
+from clustercert.model.events.operation import (
+    AuditBatchRefused,
+    RefusalCount,
+    RefusalsRepeated,
+    RequestRefused,
+)
 from clustercert.store.engine.database import Database
 
 logger = structlog.get_logger()
@@ -21,7 +26,7 @@ SINGLE_EVENTS = 10
 MAX_COUNTED = 1000
 OTHER = "other"
 
-Refusal = CertificateRefused | RequestRefused
+Refusal = CertificateRefused | RequestRefused | AuditBatchRefused
 _Counts = dict[tuple[str, str], RefusalCount]
 
 
@@ -50,7 +55,7 @@ class RepeatedRefusals:
             (caller, event.project_id),
             {
                 "kind": event.kind,
-                "error": event.error,
+                "error": event.reason if isinstance(event, AuditBatchRefused) else event.error,
                 "count": 1,
                 "first": event.at,
                 "last": event.at,

@@ -165,6 +165,7 @@ def _components(
     policy_groups = groups_and_templates(policy.rules)
     disk_space = DiskSpace(database.folder, settings.issuing.disk_reserve_mib * MIB)
     access_reports = AccessReports(AccessQueries(database), utc_now, policy_groups)
+    repeats = RepeatedRefusals(settings.audit.refusals_per_minute)
     return Components(
         settings=settings,
         database=database,
@@ -191,14 +192,14 @@ def _components(
             utc_now,
         ),
         certificates=CertificateMaintenance(database),
-        webhook=Webhook(database, utc_now, policy_groups),
+        webhook=Webhook(database, utc_now, policy_groups, repeats.is_repeated),
         inventory=Inventory(InventoryQueries(database), clusters, access_reports, utc_now),
         crls=Crls(CrlQueries(database), signers, utc_now),
         revocation=_revocation(settings, database, clusters, identity),
         access=access,
         enforcement=enforcement,
         audit_log=AuditLog(AuditQueries(database), EventPages(database)),
-        denials=DenialAudit(ledger, clusters, utc_now, RepeatedRefusals(settings.audit.refusals_per_minute)),
+        denials=DenialAudit(ledger, clusters, utc_now, repeats),
         log_sealer=_log_sealer(settings, database, custody),
         disk_space=disk_space,
         scrubber=CertificateScrubber(database, policy, utc_now),

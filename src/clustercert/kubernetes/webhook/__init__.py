@@ -12,6 +12,7 @@ from clustercert.kubernetes.webhook.authorization import Authorization
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
+from clustercert.model.events.operation import AuditBatchRefused
 from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
@@ -25,14 +26,18 @@ class Webhook:
     """Processes the requests to both webhooks. Create one instance per event loop."""
 
     def __init__(
-        self, database: Database, now: Callable[[], datetime], policy_groups: Collection[str]
+        self,
+        database: Database,
+        now: Callable[[], datetime],
+        policy_groups: Collection[str],
+        is_repeated: Callable[[AuditBatchRefused], bool],
     ) -> None:
         self.feed = RevocationFeed(database)
         recognition = Recognition(CredentialCache(database, self.feed, now=now))
         self.tokens = WebhookTokens(WebhookTokenQueries(database), self.feed, now)
         self.credential_usage = CredentialUsage(CredentialUsageQueries(database), now, policy_groups)
         self.authorization = Authorization(recognition, self.credential_usage, now, policy_groups)
-        self.audit_batches = AuditBatches(recognition, self.credential_usage, database, now)
+        self.audit_batches = AuditBatches(recognition, self.credential_usage, database, now, is_repeated)
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Follow revocations and record the use of credentials, until `stop` is set."""

@@ -80,12 +80,17 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class AuditBatches:
-    """Reads batches of audit events. Create one instance per event loop."""
+    """Reads batches of audit events. Create one instance per event loop.
+
+    Attributes:
+        is_repeated: counts an event for a later one. Returns False if it must be recorded as a separate event instead.
+    """
 
     recognition: Recognition
     credential_usage: CredentialUsage
     database: Database
     now: Callable[[], datetime]
+    is_repeated: Callable[[AuditBatchRefused], bool]
     # Only one thread parses at a time, because it competes with the event loop.
     _parsing: asyncio.Semaphore = field(default_factory=asyncio.Semaphore)
 
@@ -162,7 +167,7 @@ class AuditBatches:
             raise refusal
 
     async def _report(self, batch: _Batch, reason: metrics.AuditBatchRefusal) -> None:
-        """Count and log a batch that was not read completely, and record an audit event."""
+        """Count and log a batch that was not read completely, and record an event, or count it for a later one."""
         metrics.AUDIT_BATCHES_REFUSED.labels(reason).inc()
         event = AuditBatchRefused(
             at=self.now(),
@@ -183,6 +188,8 @@ class AuditBatches:
             events_taken=event.events_taken,
             events_unreadable=event.events_unreadable,
         )
+        if self.is_repeated(event):
+            return
         # Suppressed, because the caller raises the batch's error, which the response must report.
         with contextlib.suppress(Unavailable):
             await self.database.record(event)

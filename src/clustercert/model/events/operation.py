@@ -32,7 +32,7 @@ class RefusalCount(TypedDict):
 
     Attributes:
         kind: the kind of event for an individual refusal, such as `request.refused`.
-        error: the error's class name.
+        error: the error's class name; of `audit_batch.refused`, the reason.
         last_subject: the subject of the last refusal: a path, or a cluster id.
         last_source: the source address of the last refusal.
     """
@@ -50,7 +50,8 @@ class RefusalCount(TypedDict):
 class RefusalsRepeated(AuditEvent):
     """Further requests of a caller were refused, and were counted instead of recorded individually.
 
-    The subject is the caller's user id. Each worker records at most one such event a minute for a caller and project.
+    The subject is the caller: a user id, or `cluster:ID` for batches of audit events. Each worker records at most one
+    such event a minute for a caller and project.
     """
 
     kind: Literal["refusals.repeated"] = "refusals.repeated"
