@@ -371,6 +371,28 @@ def test_all_checks_pass_if_the_policy_chooses_user_names(site: OperatedCluster)
     assert "The rule limit can't be tested" in said
 
 
+def test_a_policy_whose_rules_need_groups_is_verified_without_groups(site: OperatedCluster) -> None:
+    site.set_up()
+    before = site.operator.config.read_text()
+    site.operator.configure(
+        '[policy]\nrole_groups = false\nmax_lifetime = "24h"\nusername = "{user.name}"\n'
+        '[[policy.rules]]\nname = "teams"\nwhen.groups = ["team-*"]\ngrant.groups = ["team:{group}"]\n'
+    )
+    try:
+        code, checks = site.verify()
+        unknown_right = site.operator.usage_error("kubernetes", "verify", "prod", "--can", "list:pods")
+        no_right = site.operator.usage_error("kubernetes", "verify", "prod", "--by", "admission")
+    finally:
+        site.operator.config.write_text(before)
+    assert code == 0, checks
+    assert [check["result"] for check in checks.values()] == ["ok"] * 6
+    assert checks["issue"]["detail"] == "two certificates for clustercert:verify in one credential group each"
+    assert checks["authorize"]["detail"] == "not tested: no rule of the policy needs only a role"
+    assert "--can" in unknown_right
+    assert "--by webhook" in no_right
+    assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
+
+
 def test_an_interrupted_verification_revokes_its_certificates(site: OperatedCluster) -> None:
     before = len(site.certificates())
     site.set_up()

@@ -17,14 +17,14 @@ class Expectation:
     """The expected behavior of a cluster.
 
     Attributes:
-        role: the role of the policy rule to test.
+        role: the role of the policy rule to test; None for certificates without groups.
         permissions: the permissions that the rule's groups should have.
         control: the mechanism that should enforce a revocation.
         address: the API server's address.
         seconds: how long a revocation may take to become effective.
     """
 
-    role: str
+    role: str | None
     permissions: tuple[Permission, ...]
     control: Control
     address: str

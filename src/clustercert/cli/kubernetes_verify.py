@@ -45,7 +45,11 @@ class VerifyOptions:
 
     rule: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Policy rule to test. [default: the first that needs only a role]"),
+        typer.Option(
+            metavar="NAME",
+            help="Policy rule to test. [default: the first that needs only a role; without one, the certificates have "
+            "no groups]",
+        ),
     ] = None
     bind: BindOption = None
     can: Annotated[
@@ -81,27 +85,37 @@ class VerifyOptions:
         from clustercert.cli.cluster_probe import ROLE_PERMISSIONS
         from clustercert.cli.expectation import Expectation
 
+        control = self.by or _default_control(cluster.options)
+        address = self.address or cluster.internal_url
         rule = self._find_rule(policy.all_rules)
+        if rule is None:
+            if control != "webhook" or self.can:
+                raise typer.BadParameter(
+                    "No rule of the policy needs only a role, so the certificates have no groups, and test only the "
+                    "webhook. Use --by webhook without --can, or add a rule that needs only a role.",
+                    param_hint="--rule",
+                )
+            return Expectation(None, (), control, address, self.wait)
         role = (cluster.options.credential_roles or {}).get(rule.name)
         bound = bound_roles(policy.policy().groups, self.bind)
         roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
         given = tuple(_parse_permission(each, self.namespace) for each in self.can or ())
         return Expectation(
-            role=rule.tested_role or "",
+            role=rule.tested_role,
             permissions=given or tuple(ROLE_PERMISSIONS[each] for each in roles if each in ROLE_PERMISSIONS),
-            control=self.by or _default_control(cluster.options),
-            address=self.address or cluster.internal_url,
+            control=control,
+            address=address,
             seconds=self.wait,
         )
 
-    def _find_rule(self, rules: "Sequence[RuleSettings]") -> "RuleSettings":
+    def _find_rule(self, rules: "Sequence[RuleSettings]") -> "RuleSettings | None":
+        """Return the rule that the option names, or else the first that needs only a role, if there is one."""
         if not rules:
             raise typer.BadParameter("The policy has no rule.", param_hint="--rule")
         if self.rule is None:
-            found = next((each for each in rules if each.tested_role is not None), rules[0])
-        elif (named := next((each for each in rules if each.name == self.rule), None)) is not None:
-            found = named
-        else:
+            return next((each for each in rules if each.tested_role is not None), None)
+        found = next((each for each in rules if each.name == self.rule), None)
+        if found is None:
             raise typer.BadParameter(
                 f"The policy has no rule {self.rule}. Its rules are {', '.join(each.name for each in rules)}.",
                 param_hint="--rule",

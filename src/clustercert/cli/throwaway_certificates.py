@@ -31,6 +31,7 @@ USER = "clustercert:verify"
 # Another name, because an API server may ask about every certificate with one of ours.
 UNKNOWN_USER = "verify-unknown-certificate"
 NOTE = "clustercert kubernetes verify"
+NOT_ISSUED = "No certificate can be issued for this cluster."
 # The lifetime is slightly longer than the shortest one that a policy can allow.
 LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
@@ -45,8 +46,16 @@ class ThrowawayCertificates:
     address: str
     stack: AsyncExitStack
 
-    async def issue(self, role: str) -> Issued:
-        """Issue a certificate for a caller with the given role. Raises CheckFailed if it is denied."""
+    async def issue(self, role: str | None) -> Issued:
+        """Issue a certificate for a caller with a role, or without groups. Raises CheckFailed if it is denied."""
+        if role is not None:
+            return await self._issue_by_policy(role)
+        try:
+            return await self.issue_without_groups()
+        except ClustercertError as error:
+            raise CheckFailed(error.message, NOT_ISSUED) from error
+
+    async def _issue_by_policy(self, role: str) -> Issued:
         project_id = self.cluster.project_id
         caller = self._caller((role,))
         request = IssueRequest(
@@ -57,7 +66,7 @@ class ThrowawayCertificates:
             issued = await parts.issuance.issue(caller, project_id, self.cluster.id, request)
         except ClustercertError as error:
             await parts.denials.certificate(caller, project_id, self.cluster.id, request, error)
-            raise CheckFailed(error.message, "No certificate can be issued for this cluster.") from error
+            raise CheckFailed(error.message, NOT_ISSUED) from error
         self.stack.push_async_callback(self.revoke, issued)
         return issued
 
@@ -66,7 +75,7 @@ class ThrowawayCertificates:
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
         issued = await self.operator.parts.issuance.issue_granted(
-            self._caller(()), self.cluster, _grant(USER, now), request, now
+            self._caller(()), self.cluster, _grant(USER, now, LIFETIME), request, now
         )
         self.stack.push_async_callback(self.revoke, issued)
         return issued
@@ -82,7 +91,7 @@ class ThrowawayCertificates:
             raise missing_signer(self.cluster.signer)
         key = await issuance.keys.new_key()
         to_sign = SigningRequest(
-            grant=_grant(UNKNOWN_USER, datetime.now(UTC).replace(microsecond=0)),
+            grant=_grant(UNKNOWN_USER, datetime.now(UTC).replace(microsecond=0), SHORT_LIFETIME),
             public_key=key.public_key(),
             ca=self.cluster.client_ca,
             serial=new_serial() if signer.takes_serial else None,
@@ -116,7 +125,5 @@ class ThrowawayCertificates:
         await recorder.revoke_certificate(certificate, reason, actor=self.operator.actor)
 
 
-def _grant(username: str, now: datetime) -> Grant:
-    return Grant(
-        rule=None, username=username, groups=(), not_before=now - BACKDATE, not_after=now + SHORT_LIFETIME
-    )
+def _grant(username: str, now: datetime, lifetime: timedelta) -> Grant:
+    return Grant(rule=None, username=username, groups=(), not_before=now - BACKDATE, not_after=now + lifetime)
