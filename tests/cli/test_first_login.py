@@ -53,7 +53,7 @@ def test_without_a_terminal_the_fingerprint_has_to_be_given(account: tuple[str, 
     assert f"add --ca-fingerprint {fingerprint} after you compared it" in refused.stderr
     other = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", "00:" * 31 + "00")
     assert (other.returncode, other.stdout) == (1, "")
-    assert f"It sends: {fingerprint}." in other.stderr
+    assert f"It sends: {fingerprint}. Ask the operator" in other.stderr
 
     malformed = run(tmp_path, "login", url, "--user", "carol", "--ca-fingerprint", fingerprint[:-1])
     assert malformed.returncode == 2

@@ -111,6 +111,8 @@ def test_an_ambiguous_name_requires_the_domain(operator: Operator) -> None:
     theirs = operator.output_json("user", "create", "alice", "--no-password", "--domain", "other")
 
     assert "domain" in operator.error("user", "show", "alice")
+    missing = operator.error("user", "show", "bob", "--domain", "other")
+    assert missing.startswith("There is no user bob in the domain other. (")
     assert operator.output_json("user", "show", "alice", "--domain", "other") == theirs | {"projects": []}
     assert [user["domain"] for user in operator.output_json("user", "list", "--domain", "other")] == ["other"]
     assert operator.output("user", "list", "--output", "name") == "alice\nalice\n"

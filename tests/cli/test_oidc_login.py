@@ -95,12 +95,14 @@ def test_a_lost_laptop_is_logged_out_from_another_machine(user: OidcUser, issuer
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert f"Ended all logins of sso/{user.name} at {user.url}, and revoked 0 certificates." in done.stderr
     assert f"Log out at {issuer.url} too." in done.stderr
+    assert "To log in again, wait until then" in done.stderr
     assert user.run("status").returncode == 3
     assert not user.tokens_file.exists()
     # The refresh token of the laptop gives a token of the same login.
     assert user.run("status", env=laptop).returncode == 3
     refused = user.run("login", env=user.environment | user.browser)
     assert refused.returncode == 3
+    assert "wait until the time that `logout --everywhere` printed" in refused.stderr
     assert "--reauthenticate" in refused.stderr
 
     issuer.behavior.claims |= {"auth_time": int(time.time()) + 60, "iat": int(time.time()) + 60}

@@ -166,6 +166,9 @@ def test_a_project_is_named_by_name_or_id() -> None:
     assert only_project((ONE, TWO), ONE.id) == ONE
     with pytest.raises(UnknownName, match=r"no role in a project eu-d\. Did you mean eu-de"):
         only_project((ONE, TWO), "eu-d")
+    several = rf"Did you mean eu-de\? Your projects: eu-de \({ONE.id} in the domain Default\), eu-de \({THREE.id} in"
+    with pytest.raises(UnknownName, match=several):
+        only_project((ONE, THREE), "eu-d")
     both = f"Give the id instead: {ONE.id} in the domain Default, {THREE.id} in the domain acme"
     with pytest.raises(CommandError, match=both):
         only_project((ONE, TWO, THREE), "eu-de")

@@ -120,6 +120,8 @@ def _expiry(each: Merged) -> object:
 
     data = each.user.get("client-certificate-data")
     file = each.user.get("client-certificate")
+    if not isinstance(data or file, str):
+        return None
     with contextlib.suppress(ValueError, OSError, TypeError):
         pem = base64.b64decode(data) if data else read_regular_file(Path(str(file)), MAX_CERTIFICATE_BYTES)
         return x509.load_pem_x509_certificate(pem).not_valid_after_utc

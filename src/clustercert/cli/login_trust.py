@@ -61,7 +61,8 @@ class TrustOptions:
         if certificate is None:
             sent = ", ".join(each.fingerprint for each in trust.presented_chain(url))
             raise CommandError(
-                f"{url} sends no certificate with the fingerprint {self.ca_fingerprint}. It sends: {sent}."
+                f"{url} sends no certificate with the fingerprint {self.ca_fingerprint}. It sends: {sent}. Ask the "
+                "operator of the service for its fingerprint."
             )
         return _checked(url, certificate.pem)
 

@@ -56,9 +56,11 @@ def _note_logins(done: Any, url: str) -> None:
     issuer = done["issuer"]
     if issuer == BUILT_IN:
         return
-    note(f"Logins at {issuer} from before {done['new_logins_from']} are refused here.")
+    note(
+        f"Logins at {issuer} from before {done['new_logins_from']} are refused here. To log in again, wait until then."
+    )
     if done["renewals_end"]:
-        note(f"Log out at {issuer} too. After that time, log in with `clustercert login --reauthenticate`.")
+        note(f"Log out at {issuer} too. Then log in with `clustercert login --reauthenticate`.")
     else:
         note(
             f"A refreshed login still works, because {issuer} does not say when you logged in. End your sessions there "

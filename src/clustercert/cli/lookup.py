@@ -94,6 +94,7 @@ def find_cluster(
             )
         )
     where = f"in the project {project}" if project is not None else "in your projects"
+    where += f" of the domain {domain}" if domain is not None else ""
     raise UnknownName(
         f"There is no cluster {name_or_id} {where}.{did_you_mean(name_or_id, {each.name for each in clusters})} "
         "`clustercert clusters` lists the clusters."
@@ -121,7 +122,9 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
     if not projects:
         raise UnknownName(NO_PROJECTS)
     if not found:
-        names = ", ".join(f"{each.name} ({each.id})" for each in projects[:_MAX_NAMES])
+        names = ", ".join(
+            f"{each.name} ({each.id} in the domain {each.domain})" for each in projects[:_MAX_NAMES]
+        )
         similar = did_you_mean(name_or_id, [each.name for each in projects])
         raise UnknownName(f"You have no role in a project {name_or_id}.{similar} Your projects: {names}.")
     names = ", ".join(f"{each.id} in the domain {each.domain}" for each in found[:_MAX_NAMES])

@@ -78,7 +78,12 @@ def profile_of(
             if error.http_status != 401:  # noqa: PLR2004 - not authenticated
                 raise
             named = f" of the issuer {oidc.name}" if oidc.name else ""
-            ended = "If you ended all your logins, add --reauthenticate. " if oidc.name else ""
+            ended = (
+                "If you ended all your logins, wait until the time that `logout --everywhere` printed, and add "
+                "--reauthenticate. "
+                if oidc.name
+                else ""
+            )
             raise NotLoggedIn(
                 f"{error.message} {url} does not accept the token{named}. {ended}"
                 "An operator sees the reason with `clustercert identity explain`, or in the log by the request id."

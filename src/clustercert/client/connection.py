@@ -44,7 +44,7 @@ class UntrustedCertificate(ClientError):
     """The service's certificate is not from a trusted CA, or does not name the service's address.
 
     Attributes:
-        reason: what OpenSSL says, as one line without a full stop.
+        rejection: what OpenSSL says, as one line without a full stop. The message has it, too.
     """
 
     def __init__(self, url: str, reason: str) -> None:
@@ -59,7 +59,7 @@ class UntrustedCertificate(ClientError):
         elif reason.startswith(_REASONS_OF_ADDRESS):
             advice = "Use an address that the certificate names."
         super().__init__(f"The certificate of {url} is not trusted ({reason}). {advice}")
-        self.reason = reason
+        self.rejection = reason
 
 
 class ApiError(ClientError):

@@ -31,7 +31,7 @@ def rejection(url: str, ca_pem: str | None) -> str | None:
         with Connection(url, ca_pem=ca_pem) as connection:
             connection.open()
     except UntrustedCertificate as error:
-        return error.reason
+        return error.rejection
     return None
 
 

@@ -288,6 +288,8 @@ class Directory:
         found = await self._queries.find(kind, Reference(id=name_or_id)) if is_id(name_or_id) else ()
         if not found and (name := searchable(name_or_id)):
             found = await self._queries.find(kind, _in(domain, name))
+        if not found and domain is not None and not is_id(name_or_id):
+            raise NotFound(f"There is no {kind.__name__.lower()} {name_or_id} in the domain {domain.name}.")
         return _only(found, kind.__name__.lower(), name_or_id)
 
     async def _require_free(self, project_id: str) -> None:
