@@ -39,8 +39,8 @@ HANDSHAKE_SECONDS = 5.0
 # A server that can't accept connections tries again after so long.
 PAUSE_SECONDS = 1.0
 # After a refusal, or a response that came before a long body, the rest of the request is discarded for so long, up to
-# so many bytes. Closing the connection at
-# once would reset it, and a client that sends everything before it reads would not see the response.
+# so many bytes. Closing the connection at once would reset it, and a client that sends everything before it reads would
+# not see the response.
 LINGER_SECONDS = 2.0
 MAX_DISCARDED = 4 * 1024 * 1024
 # Interval between log messages about the limit of connections.
