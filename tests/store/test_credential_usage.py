@@ -593,6 +593,27 @@ async def test_clusters_are_counted_whose_api_servers_use_certificates_without_a
     assert await usage.queries.clusters_without_reviews(NOW + timedelta(minutes=10)) == 0
 
 
+@pytest.mark.parametrize(
+    "options", [ClusterOptions(admission=True), ClusterOptions(credential_roles={"admin": "cluster-admin"})]
+)
+async def test_a_cluster_that_enforces_revocations_without_the_webhook_need_not_ask(
+    database: Database,
+    known: CredentialCache,
+    usage: CredentialUsage,
+    there: Cluster,
+    options: ClusterOptions,
+) -> None:
+    tokens = WebhookTokens(WebhookTokenQueries(database), RevocationFeed(database), lambda: NOW)
+    issued = await tokens.create(there, actor=Actor("cli:test", ORIGIN))
+    await ClusterQueries(database).replace(replace(there, options=options), event())
+    usage.note(replace(await seen(known, await recorded(database), NOW), reporter="audit-events"))
+    await usage.flush()
+    assert await usage.queries.clusters_without_reviews(NOW) == 0
+    # It has asked before, so it has the webhook as well.
+    await usage.queries.add_webhook_calls({token_hash(issued.text): NOW - timedelta(hours=1)})
+    assert await usage.queries.clusters_without_reviews(NOW) == 1
+
+
 async def test_the_time_of_the_last_audit_events_is_written_once_a_minute(
     database: Database, store: Store, there: Cluster
 ) -> None:

@@ -93,11 +93,7 @@ class ClusterQueries(Queries):
 
     async def enforced(self, after: str, limit: int) -> tuple[Cluster, ...]:
         """Return a page, sorted by id, of clusters with options that require bindings or an admission policy."""
-        options = _cluster.c.options
-        is_enforced = or_(
-            options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
-        )
-        query = _with_ca().where(_cluster.c.id > after, is_enforced)
+        query = _with_ca().where(_cluster.c.id > after, is_enforced_inside())
         return await self._all(query.order_by(_cluster.c.id).limit(limit))
 
     async def custom_exemptions(self) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -211,6 +207,14 @@ def _parsed(row: Row[Any]) -> Cluster:
     project = None if row.named is None else ProjectName(row.named, domain, row.same_name == 1)
     ca = ClientCA(row.ca_id, row.id, certificate, row.sealed_key)
     return Cluster(**values, client_ca=ca, project_name=project)
+
+
+def is_enforced_inside() -> ColumnElement[bool]:
+    """Whether a cluster's options require bindings or an admission policy, which need no webhook."""
+    options = _cluster.c.options
+    return or_(
+        options["admission"].as_boolean().is_(True), options["credential_roles"].as_string().is_not(None)
+    )
 
 
 def options_of(stored: dict[str, Any] | None) -> ClusterOptions:

@@ -30,6 +30,7 @@ from clustercert.model.events.operation import CredentialAlert
 from clustercert.model.kubernetes import MASTERS
 from clustercert.store import tables
 from clustercert.store.certificate_view import certificate_views, view_query
+from clustercert.store.clusters import is_enforced_inside
 from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
 from clustercert.store.events import record_events
@@ -159,11 +160,17 @@ class CredentialUsageQueries(Queries):
     async def clusters_without_reviews(self, now: datetime) -> int:
         """Count clusters whose audit events told of uses lately, before which the webhook was asked nothing.
 
-        Members of `system:masters` don't count, because API servers don't ask about them.
+        Members of `system:masters` don't count, because API servers don't ask about them. Nor do clusters that never
+        asked and enforce revocations by bindings or an admission policy instead.
         """
-        used = func.max(_token.c.last_use_at)
-        times = select(used.label("used"), func.max(_token.c.last_asked_at).label("asked"))
-        query = times.group_by(_token.c.cluster_id).having(used > now - UNREVIEWED_FOR)
+        used, asked = func.max(_token.c.last_use_at), func.max(_token.c.last_asked_at)
+        elsewhere = select(_cluster.c.id).where(is_enforced_inside())
+        needs_reviews = or_(asked.is_not(None), _token.c.cluster_id.not_in(elsewhere))
+        query = (
+            select(used.label("used"), asked.label("asked"))
+            .group_by(_token.c.cluster_id)
+            .having(used > now - UNREVIEWED_FOR, needs_reviews)
+        )
         return sum(
             row.asked is None or row.asked <= row.used - UNREVIEWED_FOR for row in await self._rows(query)
         )
