@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from clustercert.http import middleware
@@ -248,3 +248,29 @@ async def test_a_request_counts_once_its_body_is_there() -> None:
         is_error(await client.post("/x", content=b"whole"), 503, "CCE.01503001")
         go_on.set()
         assert [(await answer).status_code for answer in slow] == [200, 200]
+
+
+@pytest.mark.parametrize("size", [0, 1, middleware.PIECE_BYTES, middleware.PIECE_BYTES + 1, 200_000])
+async def test_a_long_body_is_sent_in_pieces(size: int) -> None:
+    said = []
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    content = bytes(number % 251 for number in range(size))
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/x",
+        "headers": [(b"host", b"a")],
+        "query_string": b"",
+    }
+    edge = RequestMiddleware(Response(content), SECONDS, record_nothing, count_nothing)
+    await edge(scope, receive, send)
+    pieces = said[1:]
+    assert b"".join(each["body"] for each in pieces) == content
+    assert max(len(each["body"]) for each in pieces) <= middleware.PIECE_BYTES
+    assert [each.get("more_body", False) for each in pieces] == [True] * (len(pieces) - 1) + [False]

@@ -22,6 +22,7 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http import httptools_impl
 
+from clustercert.http.middleware import PIECE_BYTES
 from clustercert.observability import metrics
 from clustercert.server import connection_limits
 from clustercert.server.connection_limits import BoundedProtocol, Loop
@@ -32,6 +33,8 @@ from unit.test_tls_context import tls_context as server_context
 # SHA-256 of the source of what BoundedProtocol extends and calls, in uvicorn 0.54.0.
 UVICORN = "70e7393260abf01c74b912ad453c795995fdb0908020fbf68c9f1d87f4a47a2f"
 ENDLESS = 4 * 1024 * 1024
+# More than sockets on loopback buffer.
+LARGE = 5 * ENDLESS
 HEAD = b"POST /v1 HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 LIMIT = connection_limits.MAX_HEAD_BYTES
@@ -55,10 +58,14 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     fields = [name.decode() for name, _ in scope["headers"]]
     body = json.dumps({"path": scope["path"], "body": length, "fields": fields}).encode()
     if scope["path"] == "/large":
-        body = bytes(20 * ENDLESS)
+        body = bytes(LARGE)
     headers = [(b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    # In pieces, as our middleware does.
+    for start in range(0, len(body), PIECE_BYTES):
+        piece = body[start : start + PIECE_BYTES]
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
 
 
 class Server:
@@ -103,6 +110,13 @@ def received(client: socket.socket) -> bytes:
         while part := client.recv(65536):
             said += part
     return said
+
+
+def received_at_least(client: socket.socket, size: int) -> None:
+    while size > 0:
+        part = client.recv(1 << 20)
+        assert part
+        size -= len(part)
 
 
 def status(answer: bytes) -> int:
@@ -383,6 +397,39 @@ def test_a_client_that_does_not_read_makes_room(server: Server) -> None:
         eventually(lambda: len(BoundedProtocol.waiting) == 1)
         [connection] = BoundedProtocol.waiting
         assert connection.flow.write_paused
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_responses_that_nobody_reads_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_tls: bool
+) -> None:
+    """Otherwise, each of 2,048 connections could hold a response for as long as its client likes."""
+    monkeypatch.setattr(connection_limits, "MAX_UNREAD", 4)
+    before = closed("unread")
+    with (
+        serving(server_context(tmp_path) if has_tls else None) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        held = [stack.enter_context(server.connect()) for _ in range(10)]
+        if has_tls:
+            held = [stack.enter_context(trusting().wrap_socket(each)) for each in held]
+        for client in held:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(1) == b"H"
+        eventually(lambda: len(server.server.server_state.connections) == 4)
+        assert len(BoundedProtocol.unread) == 4
+        assert closed("unread") == before + 6
+        received_at_least(held[-1], LARGE)
+        eventually(lambda: len(BoundedProtocol.unread) == 3)
+    assert not BoundedProtocol.unread
+
+
+def test_with_tls_no_more_waits_for_a_client_than_without(secured: Server) -> None:
+    with secured.connect() as client, trusting().wrap_socket(client) as encrypted:
+        encrypted.sendall(HEAD)
+        eventually(lambda: len(secured.server.server_state.connections) == 1)
+        [connection] = secured.server.server_state.connections
+        assert connection.transport.get_write_buffer_limits()[1] == connection_limits.WRITE_BUFFER
 
 
 @pytest.fixture

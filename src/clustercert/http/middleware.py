@@ -38,6 +38,9 @@ MAX_IN_FLIGHT = 512
 # Longer paths are truncated in the log.
 MAX_LOGGED_PATH = 1024
 ALIVE = "/healthz"
+# Longer bodies are sent in pieces. With TLS, uvloop takes a piece of any size before it makes the application wait for
+# a client that does not read.
+PIECE_BYTES = 64 * 1024
 
 
 class RequestMiddleware:
@@ -87,7 +90,13 @@ class RequestMiddleware:
                 status = message["status"]
                 fields = message.get("headers", ())
                 message["headers"] = [*fields, *responses.BROWSER_RULES, (b"x-request-id", request_id)]
-            await send(message)
+            body = message.get("body", b"")
+            start = 0
+            while len(body) - start > PIECE_BYTES:
+                piece = body[start : start + PIECE_BYTES]
+                await send({"type": message["type"], "body": piece, "more_body": True})
+                start += PIECE_BYTES
+            await send({**message, "body": body[start:]} if start else message)
 
         failure: ClustercertError | None = None
         try:

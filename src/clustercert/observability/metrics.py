@@ -64,11 +64,11 @@ FORWARDING_IGNORED = Counter(
 )
 CONNECTIONS_CLOSED = Counter(
     "clustercert_connections_closed",
-    "Connections closed at a limit of a worker: connections (those that wait longest for their clients) or handshakes"
-    " (the oldest unfinished ones)",
+    "Connections closed at a limit of a worker: connections (those that wait longest for their clients), handshakes"
+    " (the oldest unfinished ones) or unread (those whose client has not read the response for longest)",
     ["limit"],
 )
-for _bound in ("connections", "handshakes"):
+for _bound in ("connections", "handshakes", "unread"):
     CONNECTIONS_CLOSED.labels(_bound)
 ISSUER_FETCHES = Counter(
     "clustercert_issuer_fetches",

@@ -38,6 +38,11 @@ MAX_HANDSHAKES = 2048
 HANDSHAKE_SECONDS = 5.0
 # A server that can't accept connections tries again after so long.
 PAUSE_SECONDS = 1.0
+# Connections of a worker whose client does not read its response. Each holds a response, of up to about 1 MiB, several
+# times with TLS.
+MAX_UNREAD = 128
+# More bytes than this wait for the client before the application waits too. uvloop's default with TLS is 512 KiB.
+WRITE_BUFFER = 64 * 1024
 # After a refusal, or a response that came before a long body, the rest of the request is discarded for so long, up to
 # so many bytes. Closing the connection at once would reset it, and a client that sends everything before it reads would
 # not see the response.
@@ -155,9 +160,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     Attributes:
         waiting: connections of this worker that wait for their client to send or to read, the longest waiting first.
+        unread: those that wait for their client to read, the longest waiting first.
     """
 
     waiting: ClassVar[dict["BoundedProtocol", None]] = {}
+    unread: ClassVar[dict["BoundedProtocol", None]] = {}
     _reported: ClassVar[float] = -REPORT_SECONDS
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -177,6 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept the connection. At the limit, close the one that waits longest, or else this one."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(WRITE_BUFFER)
         # uvicorn sets this timer only after a response.
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -202,6 +210,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self.waiting.pop(self, None)
+        self.unread.pop(self, None)
         self._stop_timer()
         super().connection_lost(exc)
 
@@ -272,12 +281,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._set_timer()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read."""
+        """Wait for the client to read. At the limit, close the connection that does so longest."""
         self.waiting.setdefault(self)
+        self.unread[self] = None
+        if len(self.unread) > MAX_UNREAD:
+            longest = next(iter(self.unread))
+            del self.unread[longest]
+            longest.transport.abort()
+            metrics.CONNECTIONS_CLOSED.labels("unread").inc()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         """Continue after the client has read."""
+        self.unread.pop(self, None)
         if self._is_busy() and self._part is _Part.START:
             self.waiting.pop(self, None)
         super().resume_writing()
