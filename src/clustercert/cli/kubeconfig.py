@@ -174,8 +174,9 @@ def get(
 def _report(
     kubeconfig: "ValidatedKubeconfig", user: str, document: "JsonObject", context: str | None
 ) -> None:
+    named = f" ({kubeconfig.username})" if kubeconfig.username != user else ""
     note(
-        f"For {user} ({kubeconfig.username}) with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
+        f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
         f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
     )
     if warning := kubeconfig_entries.current_address_warning(document):
