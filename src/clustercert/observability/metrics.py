@@ -64,8 +64,8 @@ FORWARDING_IGNORED = Counter(
 )
 CONNECTIONS_CLOSED = Counter(
     "clustercert_connections_closed",
-    "Connections closed at a limit of a worker: connections (those that wait longest for their clients), handshakes"
-    " (the oldest unfinished ones) or unread (those whose client has not read the response for longest)",
+    "Connections closed at a limit of a worker, the oldest first: connections (they wait for their clients), handshakes"
+    " (unfinished ones) or unread (their clients don't read the response)",
     ["limit"],
 )
 for _bound in ("connections", "handshakes", "unread"):
