@@ -118,6 +118,20 @@ def test_an_ambiguous_name_requires_the_domain(operator: Operator) -> None:
     assert operator.output("user", "list", "--output", "name") == "alice\nalice\n"
 
 
+def test_role_assignments_in_projects_of_one_name_show_the_ids(operator: Operator) -> None:
+    operator.output("domain", "create", "other")
+    operator.output("user", "create", "alice", "--no-password")
+    ids = [
+        operator.output_json("project", "create", "eu-de", "--domain", domain)["id"]
+        for domain in ("Default", "other")
+    ]
+    operator.output("role", "assign", "member", "--user", "alice", "--project", ids[0])
+    assert ids[0] not in operator.output("role", "list", "--user", "alice")
+    operator.output("role", "assign", "member", "--user", "alice", "--project", ids[1])
+    listed = operator.output("role", "list", "--user", "alice")
+    assert all(each in listed for each in ids)
+
+
 def test_without_a_default_domain_the_option_is_required(operator: Operator) -> None:
     for name in ("one", "two"):
         operator.output("domain", "create", name)

@@ -9,6 +9,7 @@ from clustercert.cli.commands import on_service
 from clustercert.cli.options import DomainOption, YesOption
 from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
 from clustercert.cli.prompts import confirm
+from clustercert.cli.rows import with_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,7 +134,8 @@ def list_assignments(
         return
     found = [_row(each) for each in _assignments(client, assignee)]
     found.sort(key=lambda row: [str(row[name] or "") for name in ("project", "user", "group", "role")])
-    show_list(found, output, columns=("role", "user", "group", "project"), name="role")
+    columns = with_domain(("role", "user", "group", "project"), found, "project_id")
+    show_list(found, output, columns=columns, name="role")
 
 
 def _place(client: "AdministrationClient", role: str, wanted: AssignmentOptions) -> _Place:

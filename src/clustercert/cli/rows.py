@@ -30,13 +30,15 @@ def with_names(fields: "JsonObject") -> "JsonObject":
     return with_times(fields) | columns
 
 
-def with_domain(columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]") -> "Sequence[str]":
-    """Add the column `domain` after `project` if projects of several domains in the rows have the same name."""
-    projects = {(row["project"], row["domain"]) for row in rows}
+def with_domain(
+    columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]", column: str = "domain"
+) -> "Sequence[str]":
+    """Add a column after `project` if several projects in the rows have the same name: their domain, or their id."""
+    projects = {(row["project"], row[column]) for row in rows}
     if len(projects) == len({name for name, _ in projects}):
         return columns
     place = columns.index("project") + 1
-    return (*columns[:place], "domain", *columns[place:])
+    return (*columns[:place], column, *columns[place:])
 
 
 def _time(name: str, value: object) -> object:
