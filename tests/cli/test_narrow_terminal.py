@@ -32,7 +32,7 @@ COMMANDS = (
     "kubernetes token list " + LONG,
     "audit tail",
     "audit tail --kind cluster.*",
-    "audit show 1",
+    "audit show 0",
     "audit verify",
     "profile list",
     "kubeconfig list",
@@ -99,7 +99,7 @@ def test_an_identifier_is_whole_and_wide_shows_all(store: Operator, home: Path) 
 
 def test_events_have_names_and_relative_times(store: Operator, home: Path) -> None:
     _, heading, *rows = screen_of(store, home, "audit", "tail", "--kind", "cluster.*")
-    assert heading.split() == ["ID", "AT", "KIND", "SUBJECT"]
+    assert heading.split() == ["PLACE", "AT", "KIND", "SUBJECT"]
     assert [re.sub(r"\d+[smh] ago", "TIME", row).split()[1:4] for row in rows] == [
         ["TIME", "cluster.added", LONG]
     ]
