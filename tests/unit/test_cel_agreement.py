@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from clustercert.model import Domain, Group, IssueRequest, Origin
 from clustercert.model.policy import ConditionFailed, DecisionInput
 from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.policy.expression_checks import FIELD_TYPES
 from clustercert.policy.expressions import FIELDS, Expression, compile_expression, variables
 from support.samples import NOW, caller, cluster
 
@@ -291,6 +292,12 @@ def test_a_time_zone_is_refused_when_the_policy_is_loaded(source: str) -> None:
         Expression(source)
 
 
+def test_the_text_of_a_time_and_of_a_duration_differs_as_the_page_says() -> None:
+    said = INPUTS[1]
+    for source in ('string(now) == "2028-02-29T00:00:00+00:00"', 'string(duration("1h")) == "1h0m0s"'):
+        assert (ours(source, said), theirs(source, said)) == (True, False)
+
+
 def test_the_size_of_a_string_is_in_bytes_as_the_page_says() -> None:
     assert (ours('size("é") == 2', INPUTS[0]), theirs('size("é") == 1', INPUTS[0])) == (True, True)
 
@@ -397,12 +404,65 @@ def test_random_expressions_are_refused_only_for_their_fields_and_types(source: 
         ("user.groups.exists(g, user.roles.exists(r, r == g))", "exists can't be called inside exists"),
         ('user.groups.exists(g, g.matches("^a"))', "matches can't be called inside exists"),
         (" || ".join(['user.groups.exists(g, g == "a")'] * 11), "at most 10 calls of all, exists"),
+        ("matches(user.name, 'a')", 'matches is called as in request.reason.matches."a".'),
+        ("'a'.startsWith('b', 'c')", "startsWith is called as in"),
+        ("startsWith('a','b')", "startsWith is called as in"),
+        ("'1'.int() == 1", "int is called with one value"),
+        ("user.groups.size('x') == 1", "size is called as in"),
+        ("getHours(now) == 1", "getHours is called as in now.getHours.."),
+        ("timestamp(0) < now", "timestamp.0. fails for every request"),
+        ("string(true) == 'true'", "string.true. fails for every request"),
+        ("int(now) > 0", "int.now. fails for every request"),
+        ("user.name.matches('(')", "matches.'.'. fails for every request"),
+        ("user.name.contains(1)", "contains.1. fails for every request"),
+        ("now.x == 1", "now is a timestamp and has no field x"),
+        ("user.name.x == 'a'", "user.name is a string and has no field x"),
+        ("has(cluster.labels.env.x)", "cluster.labels.env is a string and has no field x"),
+        ("cluster.labels['env'].x == 'a'", "is a string and has no field x"),
+        ("user.name == 1", "user.name is a string, which never equals a number; compare it with a string"),
+        ("user.name != -1", "never equals a number"),
+        ("true && 1 == user.name", "never equals a number"),
+        ("-1 == user.name", "never equals a number"),
+        ("request.csr == 'true'", "request.csr is a bool, which never equals a string"),
+        ("request.reason == null", "never equals a null"),
+        ("user.groups == 'a'", "user.groups is a list, which never equals a string"),
+        ("cluster.labels.tier == 1 && request.csr", "cluster.labels.tier is a string"),
+        ("cluster.labels['tier'] == 1", "is a string, which never equals a number"),
+        ("(user.name == true)", "never equals a bool"),
+        ("now == '2026-01-01T00:00:00Z'", "now is a timestamp, which never equals a string"),
         ("!" * 4000 + "request.csr", "nested too deeply|syntax error"),
     ],
 )
 def test_an_expression_that_could_never_decide_or_take_long_is_refused(source: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         Expression(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "1 == 1 == request.csr",
+        "'a' == user.name == request.csr",
+        "1 + user.name.size() == 6",
+        "user.name.size() == 6 - 1",
+        "user.name == '1' + '2'",
+        "cluster.labels == {} || cluster.labels.size() == 1",
+        "cluster.labels.exists(k, k == 'env')",
+        "'a,b'.contains(',') && user.groups[0] == 'a'",
+        "request.csr == true && true == request.csr",
+        "timestamp(now) == now && string(now) != ''",
+        "cluster.labels.env.startsWith('a') && now.getHours() == 1",
+    ],
+)
+def test_an_expression_that_can_decide_is_accepted(source: str) -> None:
+    assert Expression(source).source == source
+
+
+def test_the_types_of_the_checks_are_those_that_expressions_read() -> None:
+    read = variables(INPUTS[0])
+    types = {f"{name}.{each}": type(read[name][each]).__name__ for name in FIELDS for each in FIELDS[name]}
+    others = {name: kind for name, kind in types.items() if kind != "str"}
+    assert {name: kind.replace("dict", "map") for name, kind in others.items()} == FIELD_TYPES
 
 
 def test_a_user_with_very_many_groups_fails_each_expression() -> None:

@@ -18,6 +18,22 @@ _BOOL_FUNCTIONS = frozenset(
 )
 _COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in"})
 _CONSTANTS = frozenset({"true", "false", "null"})
+_METHODS = frozenset({"startsWith", "endsWith", "contains", "matches"})
+_CONVERSIONS = frozenset({"bytes", "double", "duration", "int", "string", "timestamp", "type", "uint"})
+# The fields that are not strings.
+FIELD_TYPES: Mapping[str, str] = {
+    "user.roles": "list",
+    "user.service_roles": "list",
+    "user.groups": "list",
+    "user.group_ids": "list",
+    "cluster.labels": "map",
+    "request.csr": "bool",
+}
+_LITERAL_TYPES = {"true": "bool", "false": "bool", "null": "null"}
+# After one of these, or at the start, an operand begins that no operator of higher precedence takes.
+_BEFORE_OPERAND = frozenset({"", "(", "[", "{", ",", "&&", "||", "?", ":"})
+# After one of these, an operand goes on.
+_GOES_ON = frozenset({".", "[", "(", "+", "-", "*", "/", "%"})
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 _TOKEN = re.compile(
     r"""
@@ -76,6 +92,35 @@ def check_cost(parsed: Sequence[Token]) -> None:
             raise ValueError(f"inside map, only {variable} can be read, not {others[0]}")
 
 
+def check_calls(parsed: Sequence[Token]) -> None:
+    """Raise ValueError for a call in a form that the library lacks, so that it would fail at each evaluation."""
+    for number, token in enumerate(parsed):
+        if token.kind != "name" or _text(parsed, number + 1) != "(":
+            continue
+        is_method, count = _text(parsed, number - 1) == ".", _argument_count(parsed, number + 1)
+        name = token.text
+        if name in _METHODS and not (is_method and count == 1):
+            raise ValueError(f'{name} is called as in request.reason.{name}("a")')
+        if name in _CONVERSIONS and (is_method or count != 1):
+            raise ValueError(f"{name} is called with one value, as in {name}(a)")
+        if name == "size" and count != (0 if is_method else 1):
+            raise ValueError("size is called as in size(user.groups) or user.groups.size()")
+        if name.startswith("get") and not (is_method and count == 0):
+            raise ValueError(f"{name} is called as in now.{name}()")
+
+
+def constant_calls(parsed: Sequence[Token], variables: Collection[str]) -> Iterator[str]:
+    """Yield the calls with one constant, or one of these variables, as CEL. They can be tried at once."""
+    for number, token in enumerate(parsed):
+        name, value = token.text, parsed[number + 2 : number + 4]
+        is_call = _text(parsed, number + 1) == "(" and len(value) == 2 and value[1].text == ")"  # noqa: PLR2004 - a value and a bracket
+        if token.kind != "name" or not is_call or name not in _METHODS | _CONVERSIONS:
+            continue
+        if value[0].kind in ("string", "number") or value[0].text in _CONSTANTS | set(variables):
+            receiver = '"".' if name in _METHODS else ""
+            yield f"{receiver}{name}({value[0].text})"
+
+
 def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str]]) -> None:
     """Raise ValueError for unknown fields of the variables, and for a result that is not a bool.
 
@@ -90,6 +135,8 @@ def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str
     for number, token in enumerate(parsed):
         if token.text in fields and token.kind == "name" and _text(parsed, number - 1) != ".":
             _check_field(token.text, parsed[number + 1 : number + 3], fields[token.text])
+        if token.kind == "name" and _text(parsed, number - 1) != "." and token.text in {*fields, "now"}:
+            _check_value(parsed, number)
     try:
         is_bool = _is_bool(parsed)
     except RecursionError:
@@ -104,6 +151,62 @@ def _check_field(variable: str, after: Sequence[Token], known: Collection[str]) 
         raise ValueError(f"{variable} can only be read by field: {listed}")
     if after[1].text not in known:
         raise ValueError(f"unknown field {variable}.{after[1].text}; valid fields are {listed}")
+
+
+def _check_value(parsed: Sequence[Token], start: int) -> None:
+    """Raise ValueError for a field of a value without fields, and for a comparison that is never true."""
+    value, end = _value_at(parsed, start)
+    kind = _type_of(value)
+    if kind != "map" and _text(parsed, end) == "." and _text(parsed, end + 2) != "(":
+        raise ValueError(f"{value} is a {kind} and has no field {_text(parsed, end + 1)}")
+    other = ""
+    if _text(parsed, end) in ("==", "!=") and _text(parsed, start - 1) in _BEFORE_OPERAND:
+        first = end + 2 if _text(parsed, end + 1) == "-" else end + 1
+        other = _literal_type(parsed, first) if _text(parsed, first + 1) not in _GOES_ON else ""
+    elif _text(parsed, start - 1) in ("==", "!=") and _text(parsed, end) not in _GOES_ON:
+        before = start - 3 if _text(parsed, start - 3) == "-" else start - 2
+        is_operand = before <= 0 or (
+            parsed[before - 1].kind == "sign" and _text(parsed, before - 1) in _BEFORE_OPERAND
+        )
+        other = _literal_type(parsed, start - 2) if is_operand else ""
+    if other and other != kind:
+        raise ValueError(f"{value} is a {kind}, which never equals a {other}; compare it with a {kind}")
+
+
+def _value_at(parsed: Sequence[Token], start: int) -> tuple[str, int]:
+    """Return a variable's field or a label, as in the expression, and the position after it."""
+    end = start + 1
+    if parsed[start].text != "now":
+        end += 2
+        if [each.text for each in parsed[start:end]] == ["cluster", ".", "labels"]:
+            if _text(parsed, end) == "." and _text(parsed, end + 2) != "(":
+                end += 2
+            elif _text(parsed, end) == "[":
+                end = _closing(parsed, end) + 1
+    return "".join(each.text for each in parsed[start:end]), end
+
+
+def _type_of(value: str) -> str:
+    return "timestamp" if value == "now" else FIELD_TYPES.get(value, "string")
+
+
+def _literal_type(parsed: Sequence[Token], number: int) -> str:
+    """Return the type of a constant; empty for other tokens."""
+    if not 0 <= number < len(parsed):
+        return ""
+    token = parsed[number]
+    if token.kind == "string":
+        return "bytes" if "b" in re.split("[\"']", token.text.lower())[0] else "string"
+    return "number" if token.kind == "number" else _LITERAL_TYPES.get(_text(parsed, number), "")
+
+
+def _argument_count(parsed: Sequence[Token], opening: int) -> int:
+    inside, count = parsed[opening + 1 : _closing(parsed, opening)], 0
+    while inside:
+        count += 1
+        comma = _first(inside, {","})
+        inside = inside[comma + 1 :] if comma is not None else []
+    return count
 
 
 def _is_bool(parsed: Sequence[Token]) -> bool:

@@ -5,12 +5,20 @@ Source: https://github.com/google/cel-spec/blob/master/doc/langdef.md.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from clustercert.model.policy import ConditionFailed, DecisionInput
-from clustercert.policy.expression_checks import check_condition, check_cost, tokens
+from clustercert.policy.expression_checks import (
+    Token,
+    check_calls,
+    check_condition,
+    check_cost,
+    constant_calls,
+    tokens,
+)
 
 if TYPE_CHECKING:
     from cel.cel import Context, Program
@@ -38,6 +46,8 @@ _FUNCTIONS = frozenset(
 )
 
 
+# A call that takes no other variable than `now` is tried with this time.
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 # The library has no time zones: such a call would fail whenever it is evaluated.
 _ZONED = re.compile(r"\.\s*(get[A-Z]\w*)\s*\(\s*[^\s)]")
 
@@ -104,8 +114,25 @@ def compile_expression(source: str, known: frozenset[str] = _VARIABLES) -> "Prog
             raise ValueError(f"unknown function {name}")
     if zoned := _ZONED.search(source):
         raise ValueError(f"{zoned[1]} takes no time zone here; times are in UTC")
-    check_cost(tokens(source))
+    parsed = tokens(source)
+    check_calls(parsed)
+    check_cost(parsed)
+    _try_constant_calls(parsed, known & {"now"})
     return program
+
+
+def _try_constant_calls(parsed: Sequence[Token], read: frozenset[str]) -> None:
+    from cel import cel  # noqa: PLC0415 - imported by compile_expression
+
+    for call in constant_calls(parsed, read):
+        try:
+            cel.compile(call).execute(cel.Context({"now": _SOME_TIME}))
+        except BaseException as error:
+            # The library's panics don't derive from Exception.
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            shown = call.removeprefix('"".')[:100]
+            raise ValueError(f"{shown} fails for every request; correct the value") from None
 
 
 def _syntax_error(text: str) -> str:
