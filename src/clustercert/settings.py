@@ -31,7 +31,7 @@ from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.identity import BUILT_IN
-from clustercert.model.name_patterns import is_pattern
+from clustercert.model.name_patterns import Names
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
 from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS
@@ -366,7 +366,7 @@ class Settings(BaseSettings):
             known.add(self.identity.keystone.url)
         for number, rule in enumerate(self.policy.rules or ()):
             for name in rule.when.issuers or ():
-                if name not in known and not is_pattern(name):
+                if not Names((name,)).match(tuple(known)):
                     raise RuleFault(
                         f"no issuer has the URL {name}; the issuers are {', '.join(sorted(known))}",
                         *("policy", "rules", number, "when", "issuers"),

@@ -76,7 +76,7 @@ GRANTS = st.fixed_dictionaries(
     {"groups": st.lists(st.sampled_from(["a", "b", "t:{group}", "r:{role}", "system:{group}"]), max_size=2)},
     optional={
         "max_lifetime": st.sampled_from(["1h", "8h", "30d"]),
-        "default_lifetime": st.sampled_from(["30m", "2d"]),
+        "default_lifetime": st.sampled_from(["30m", "1h"]),
         "csr_required": st.booleans(),
         "reason_required": st.booleans(),
         "key_types": st.sampled_from([["ec-p256"], ["rsa-2048", "ed25519"]]),

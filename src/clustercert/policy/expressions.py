@@ -139,6 +139,9 @@ def _syntax_error(text: str) -> str:
     """Shorten the library's message, and add the line and column in the expression."""
     if found := re.search(r"<input>:(\d+):(\d+): (.*)", text):
         line, column, problem = found.groups()
+        if "<EOF>" in problem:
+            return f"the expression is not complete: it ends in line {line}, column {column}"
+        problem = problem.partition(" expecting ")[0]
         return f"syntax error in line {line}, column {column} of the expression: {problem[:100]}"
     return f"syntax error: {text[:100]}"
 

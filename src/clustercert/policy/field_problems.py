@@ -13,6 +13,20 @@ from pydantic_core import ErrorDetails
 MAX_SHOWN = 64
 # pydantic puts this before the message of each ValueError.
 _PREFIX = "Value error, "
+_TIME = "write a time with its offset from UTC, such as 2026-01-05T12:00:00Z"
+_TEXTS = {
+    "missing": "the field is missing",
+    "too_short": "write at least one entry",
+    "too_long": "write at most {max_length} entries",
+    "string_too_short": "write at least one character",
+    "string_too_long": "write at most {max_length} characters",
+    "model_type": "write a table",
+    "dict_type": "write a table",
+    "datetime_type": _TIME,
+    "datetime_parsing": _TIME,
+    "datetime_from_date_parsing": _TIME,
+    "timezone_aware": _TIME,
+}
 
 
 def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
@@ -20,9 +34,7 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
     *table, name = problem["loc"] or ("",)
     match problem["type"]:
         case "extra_forbidden":
-            text = f"unknown field{_suggestion(str(name), _fields(settings, table))}"
-        case "missing":
-            text = "the field is missing"
+            text = f"unknown field{_suggestion(str(name), settings, table)}"
         case "bool_type":
             text = f"write true or false, not {_shown(problem)}"
         case "tuple_type" | "frozen_set_type" | "list_type" if isinstance(problem["input"], str):
@@ -30,8 +42,6 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
             text = 'write a list, such as ["a", "b"], not a text'
         case "tuple_type" | "frozen_set_type" | "list_type":
             text = f'write a list, such as ["a", "b"], not {_shown(problem)}'
-        case "too_short":
-            text = "write at least one entry"
         case "literal_error":
             text = f"write {problem['ctx']['expected']}, not {_shown(problem)}"
         case "string_type" if isinstance(problem["input"], bool):
@@ -39,8 +49,9 @@ def problem_text(problem: ErrorDetails, settings: type[BaseModel]) -> str:
         case "string_type":
             # The value may be a secret.
             text = "write a text in quotes"
-        case _:
-            text = problem["msg"].removeprefix(_PREFIX)
+        case kind:
+            own = _TEXTS.get(kind)
+            text = own.format_map(problem.get("ctx", {})) if own else problem["msg"].removeprefix(_PREFIX)
     return text
 
 
@@ -61,14 +72,18 @@ def _is_inside(path: Sequence[str | int], table: Sequence[str | int]) -> bool:
 def _shown(problem: ErrorDetails) -> str:
     """Return the value as in the file. Only for fields that never contain a secret."""
     value = problem["input"]
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
     text = json.dumps(value) if isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    similar = difflib.get_close_matches(name, known, n=1)
-    if similar:
-        return f"; did you mean {similar[0]}?"
+def _suggestion(name: str, settings: type[BaseModel], table: Sequence[str | int]) -> str:
+    known = _fields(settings, table)
+    inner = {field: f"{each}.{field}" for each in known for field in _fields(settings, (*table, each))}
+    for names in ({each: each for each in known}, inner):
+        if similar := difflib.get_close_matches(name, names, n=1):
+            return f"; did you mean {names[similar[0]]}?"
     return f"; the fields are {', '.join(sorted(known))}" if known else ""
 
 

@@ -25,7 +25,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks
 
 def parse_lifetime(text: str) -> timedelta:
     """Parse a lifetime such as `90s`, `15m`, `8h`, `30d`, `2w` or `1h30m`. Raises ValueError."""
-    parts = re.findall(r"(\d{1,9})([smhdw])", text)
+    parts = re.findall(r"([0-9]{1,9})([smhdw])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
         raise ValueError(f"{text!r} is not a lifetime; write it like 90s, 15m, 8h, 30d or 1h30m")
     return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())

@@ -22,6 +22,15 @@ def is_plain_text(text: str) -> bool:
     )
 
 
+def invisible_problem(text: str) -> str | None:
+    """Return how a text could look like another one, or None: as a value, a literal name, or a rule's name."""
+    if not text.isprintable() or text != text.strip():
+        return "has invisible characters, or a space at its start or end"
+    if not unicodedata.is_normalized("NFC", text):
+        return "is not in Unicode NFC"
+    return None
+
+
 @functools.lru_cache(maxsize=4096)
 def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
     """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""

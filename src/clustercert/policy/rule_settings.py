@@ -29,13 +29,16 @@ from clustercert.policy.setting_types import (
     AuthMethodName,
     ExpressionText,
     GroupList,
+    Message,
     NameList,
     Network,
     RuleFault,
     RuleLifetime,
     Section,
+    SystemName,
     TrueOrFalse,
     UserNameText,
+    VisibleText,
 )
 from clustercert.policy.templates import GroupTemplate, UserNameTemplate, is_template
 
@@ -104,6 +107,12 @@ class GrantSettings(Section):
     csr_required: TrueOrFalse = False
     reason_required: TrueOrFalse = False
 
+    @model_validator(mode="after")
+    def _default_is_within_the_limit(self) -> Self:
+        if self.max_lifetime is not None and (self.default_lifetime or self.max_lifetime) > self.max_lifetime:
+            raise RuleFault("default_lifetime is longer than max_lifetime; shorten it", "default_lifetime")
+        return self
+
     def conditions(self) -> Iterator[Condition]:
         if self.csr_required:
             yield HasCsr()
@@ -125,10 +134,10 @@ class RuleSettings(Section):
         deny: refuse the request with this message.
     """
 
-    name: str = Field(default="", max_length=64)
+    name: VisibleText = Field(default="", max_length=64)
     when: WhenSettings = WhenSettings()
     grant: GrantSettings | None = None
-    deny: str | None = Field(default=None, min_length=1, max_length=500)
+    deny: Message | None = Field(default=None, max_length=500)
 
     @model_validator(mode="after")
     def _grants_or_denies(self) -> Self:
@@ -209,7 +218,7 @@ class PolicySettings(Section):
     max_lifetime: RuleLifetime = MAX_LIFETIME
     username: UserNameText | None = None
     file: Path | None = None
-    allow_system: frozenset[str] = frozenset()
+    allow_system: frozenset[SystemName] = frozenset()
     rules: tuple[RuleSettings, ...] | None = Field(default=None, max_length=1000)
     examples: tuple[ExampleSettings, ...] = Field(default=(), max_length=1000)
 
@@ -235,7 +244,7 @@ class PolicySettings(Section):
                 if is_template(group):
                     continue
                 problem = name_problem(group, self.allow_system)
-                if group == SERVICE:
+                if group.casefold() == SERVICE:
                     # Its members have the rights of this service.
                     problem = f"{group} is reserved for this service."
                 if problem is not None:

@@ -15,11 +15,12 @@ from pydantic import (
     StrictBool,
 )
 
-from clustercert.model.name_patterns import Names
+from clustercert.model.name_patterns import Names, is_pattern
 from clustercert.model.policy import IPNetwork
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, MOST_DAYS, parse_lifetime
+from clustercert.policy.names import SYSTEM_PREFIX, invisible_problem
 from clustercert.policy.templates import GroupTemplate, UserNameTemplate
 
 
@@ -79,6 +80,24 @@ def _username(text: str) -> str:
     return text
 
 
+def _visible(text: str) -> str:
+    if problem := invisible_problem(text):
+        raise ValueError(f"{text[:64]!a} {problem}; remove that")
+    return text
+
+
+def _message(text: str) -> str:
+    if not text.strip():
+        raise ValueError("write a message")
+    return text
+
+
+def _system_name(name: str) -> str:
+    if not name.startswith(SYSTEM_PREFIX) or name == SYSTEM_PREFIX or is_pattern(name):
+        raise ValueError(f"{name}: write the full name, such as system:masters, without wildcards")
+    return name
+
+
 def _auth_method(name: str) -> str:
     if not Names((name,)).match(AUTH_METHODS):
         raise ValueError(f"{name}: unknown authentication method; write {', '.join(AUTH_METHODS)}")
@@ -99,9 +118,12 @@ Lifetime = Annotated[timedelta, BeforeValidator(_lifetime)]
 RuleLifetime = Annotated[Lifetime, AfterValidator(_in_bounds), PlainSerializer(_seconds)]
 RequestLifetime = Annotated[Lifetime, AfterValidator(_can_be_requested), PlainSerializer(_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+VisibleText = Annotated[str, AfterValidator(_visible)]
+Message = Annotated[str, AfterValidator(_message)]
+SystemName = Annotated[VisibleText, AfterValidator(_system_name)]
 AuthMethodName = Annotated[Name, AfterValidator(_auth_method)]
 NameList = Annotated[tuple[Name, ...], Field(min_length=1, max_length=100)]
 Network = Annotated[IPNetwork, PlainValidator(_network), PlainSerializer(str)]
-GroupList = Annotated[tuple[Annotated[str, AfterValidator(_group)], ...], Field(max_length=32)]
+GroupList = Annotated[tuple[Annotated[VisibleText, AfterValidator(_group)], ...], Field(max_length=32)]
 ExpressionText = Annotated[str, AfterValidator(_expression)]
-UserNameText = Annotated[str, AfterValidator(_username)]
+UserNameText = Annotated[VisibleText, AfterValidator(_username)]

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,7 +11,8 @@ from clustercert.model.ids import is_user_id
 from clustercert.model.kubernetes import OUR_PREFIX, SERVICE
 from clustercert.model.name_patterns import Names
 from clustercert.model.policy import DecisionInput
-from clustercert.policy.names import name_problem
+from clustercert.pki.subject import MAX_NAME
+from clustercert.policy.names import SYSTEM_PREFIX, invisible_problem, name_problem
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # On each side a colon or nothing.
@@ -57,6 +57,14 @@ class UserNameTemplate:
         _check(self.text, _USER_VALUES)
         if not {"user.id", "user.name"} & set(_PLACEHOLDER.findall(self.text)):
             raise ValueError(f"{self.text}: a user name needs {{user.name}} or {{user.id}}")
+        fixed = _PLACEHOLDER.sub("", self.text)
+        if len(fixed.encode()) >= MAX_NAME:
+            raise ValueError(
+                f"a user name has at most {MAX_NAME} bytes; shorten the text beside the placeholders"
+            )
+        for prefix in (OUR_PREFIX, SYSTEM_PREFIX):
+            if self.text.casefold().startswith(prefix):
+                raise ValueError(f"{self.text}: a user name can't begin with {prefix}")
 
     def render_name(self, said: DecisionInput, trace: JsonObject) -> str:
         """Return the name. Raises Forbidden for a name that must not be issued, such as another user's id.
@@ -110,8 +118,7 @@ def _value_problem(values: Iterable[str]) -> str | None:
     for value in values:
         if not value or ":" in value:
             return f"a value for a template is empty or contains a colon: {value[:64]!a}."
-        plain = value.isprintable() and value == value.strip() and unicodedata.is_normalized("NFC", value)
-        if not plain:
+        if invisible_problem(value):
             return (
                 f"a value for a template has invisible characters or is not in Unicode NFC: {value[:64]!a}."
             )

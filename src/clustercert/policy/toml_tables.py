@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from clustercert.policy.field_problems import causes, problem_text
+from clustercert.policy.rule_settings import PolicySettings
 from clustercert.policy.setting_types import RuleFault
 
 Key = str | int
@@ -48,8 +49,8 @@ class Tables:
         return f"{self.name}:{line}:{column}"
 
 
-def read_tables(file: Path) -> Tables:
-    """Read a TOML file. Raises UnreadableFile."""
+def read_tables(file: Path, kind: str = "configuration") -> Tables:
+    """Read a TOML file. Raises UnreadableFile, whose message begins with the kind of file."""
     try:
         with file.open("rb") as stream:
             # A character has at most four bytes.
@@ -57,16 +58,20 @@ def read_tables(file: Path) -> Tables:
         text = content.decode("utf-8")
         if len(text) > _MAX_CHARACTERS:
             raise UnreadableFile(
-                f"The configuration file {file} is longer than {_MAX_CHARACTERS} characters. Shorten it."
+                f"The {kind} file {file} is longer than {_MAX_CHARACTERS} characters. Shorten it."
+            )
+        if text.startswith("\ufeff"):
+            raise UnreadableFile(
+                f"The {kind} file {file} begins with a byte order mark. Save it without one."
             )
         return Tables(tomllib.loads(text), text, str(file))
     except OSError as error:
-        raise UnreadableFile(f"Can't read the configuration file {file}: {error.strerror}.") from error
+        raise UnreadableFile(f"Can't read the {kind} file {file}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UnreadableFile(f"The configuration file {file} is not text in UTF-8: line {line}.") from error
+        raise UnreadableFile(f"The {kind} file {file} is not text in UTF-8: line {line}.") from error
     except tomllib.TOMLDecodeError as error:
-        raise UnreadableFile(f"The configuration file {file} is not valid TOML: {error}.") from error
+        raise UnreadableFile(f"The {kind} file {file} is not valid TOML: {error}.") from error
 
 
 def read_policy_file(policy: object) -> Tables | None:
@@ -79,7 +84,7 @@ def read_policy_file(policy: object) -> Tables | None:
     file = Path(str(policy["file"]))
     if beside := sorted(policy.keys() - {"file"}):
         raise UnreadableFile(f"policy.file is set, so write policy.{beside[0]} into {file}.")
-    tables = read_tables(file)
+    tables = read_tables(file, "policy")
     if "file" in tables.values:
         raise UnreadableFile(f"The policy file {file} names another file. Write the rules into it.")
     if not tables.values.keys() & {"role_groups", "rules"}:
@@ -87,9 +92,10 @@ def read_policy_file(policy: object) -> Tables | None:
             raise UnreadableFile(
                 f"{tables.place(['policy'])}: the policy file has a table named policy. Write its fields outside of it."
             )
-        raise UnreadableFile(
-            f"The policy file {file} has neither rules nor role_groups. Write one of them into it."
-        )
+        if tables.values.keys() <= PolicySettings.model_fields.keys():
+            raise UnreadableFile(
+                f"The policy file {file} has neither rules nor role_groups. Write one of them into it."
+            )
     return tables
 
 
