@@ -57,10 +57,10 @@ def test_what_needs_a_project_says_so(newcomer: RemoteUser, command: tuple[str, 
     assert newcomer.failure(5, *command) == NO_PROJECTS
 
 
-def test_the_exec_plugin_asks_for_the_project(newcomer: RemoteUser) -> None:
+def test_without_a_role_the_exec_plugin_says_so(newcomer: RemoteUser) -> None:
     done = newcomer.run("credential", "prod")
-    assert done.code == 2
-    assert "--project ID" in done.err
+    assert done.code == 5
+    assert "You have no role in any project. Ask an operator for one" in done.err
 
 
 def test_a_log_in_without_a_project_says_so(newcomer: RemoteUser) -> None:
