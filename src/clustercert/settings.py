@@ -30,7 +30,6 @@ from clustercert.model import KeyType
 from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
-from clustercert.model.identity import BUILT_IN
 from clustercert.model.name_patterns import Names
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
@@ -361,9 +360,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _issuers_in_rules_exist(self) -> Self:
-        known = {BUILT_IN, *(issuer.issuer for issuer in self.identity.issuers)}
-        if self.identity.keystone is not None:
-            known.add(self.identity.keystone.url)
+        known = self.identity.urls
         for number, rule in enumerate(self.policy.rules or ()):
             for name in rule.when.issuers or ():
                 if not Names((name,)).match(tuple(known)):
@@ -371,6 +368,14 @@ class Settings(BaseSettings):
                         f"no issuer has the URL {name}; the issuers are {', '.join(sorted(known))}",
                         *("policy", "rules", number, "when", "issuers"),
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _examples_have_possible_callers(self) -> Self:
+        for number, example in enumerate(self.policy.examples):
+            if (fault := self.identity.example_fault(example.caller)) is not None:
+                field, problem = fault
+                raise RuleFault(problem, "policy", "examples", number, "caller", field)
         return self
 
     def loaded_policy(self) -> Policy:

@@ -214,6 +214,78 @@ def test_the_first_failed_examples_are_named(tmp_path: Path) -> None:
     assert "expected allowed; groups x; got allowed; groups editors" in lines[0]
 
 
+ISSUERS = """
+[identity.keystone]
+url = "https://keystone.example:5000/v3"
+domain = "cloud"
+service = { username = "u", password_file = "/p" }
+
+[[identity.issuers]]
+name = "sso"
+issuer = "https://sso.example"
+audiences = ["a"]
+domain = "acme"
+
+[[identity.issuers]]
+name = "corp"
+issuer = "https://corp.example"
+audiences = ["a"]
+domain = "acme"
+prefix_names = false
+
+[[policy.rules]]
+grant.groups = ["g"]
+
+[[policy.examples]]
+name = "e"
+expects.groups = ["g"]
+"""
+SSO = "issuer = 'https://sso.example', auth_method = 'oidc'"
+CORP = "issuer = 'https://corp.example', auth_method = 'oidc'"
+KEYSTONE = "issuer = 'https://keystone.example:5000/v3', auth_method = 'keystone_key'"
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        (f"{SSO}, user = 'sso/alice', groups = ['sso/a']", None),
+        (f"{SSO}, user = 'sso/alice', groups = ['{'1' * 32}'], domain = 'sso'", None),
+        (f"{CORP}, domain = 'corp', user = 'alice', groups = ['a']", None),
+        (f"{KEYSTONE}, user = 'keystone/Default/alice', groups = ['keystone/Default/a']", None),
+        ("auth_method = 'access_key'", None),
+        (f"{SSO}", "user: no user or group of this issuer is called alice; write names like sso/alice$"),
+        (f"{SSO}, user = 'sso/alice', groups = ['team-a']", "groups: .*is called team-a"),
+        (f"{SSO}, user = 'sso/alice', groups = ['{'1' * 32}']", "groups: no user or group"),
+        (
+            f"{SSO}, user = 'sso/alice', domain = 'Default'",
+            "domain: the domain of this issuer's users is sso",
+        ),
+        (f"{CORP}", "domain: .*write domain = corp$"),
+        (f"{KEYSTONE}", "user: .*write names like keystone/DOMAIN/alice$"),
+        ("issuer = 'https://sso.example', user = 'sso/alice'", "auth_method: .*by token; write oidc$"),
+        ("issuer = 'https://keystone.example:5000/v3'", "auth_method: .*by token; write keystone, "),
+        (
+            "auth_method = 'oidc'",
+            "auth_method: callers of built-in don't authenticate by oidc; write token, ",
+        ),
+        (
+            "issuer = 'https://other.example'",
+            "issuer: no issuer has the URL https://other.example; the issuers",
+        ),
+    ],
+)
+def test_an_example_is_about_a_caller_that_the_issuer_can_have(
+    tmp_path: Path, said: str, fault: str | None
+) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text(f"{ISSUERS}caller = {{ {said} }}\n", encoding="utf-8")
+    if fault is None:
+        load(config).check_examples()
+        return
+    with pytest.raises(SettingsError, match=rf"policy\.examples\.0\.caller\.{fault}"):
+        load(config)
+
+
 @pytest.mark.parametrize(
     ("said", "groups"),
     [

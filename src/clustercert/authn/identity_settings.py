@@ -8,6 +8,10 @@ from pydantic import Field, model_validator
 from clustercert.authn.federated import Authority
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
+from clustercert.model.identity import BUILT_IN
+from clustercert.model.ids import is_user_id
+from clustercert.model.requests import KEYSTONE_METHODS
+from clustercert.policy.example_settings import ExampleCaller
 from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueOrFalse
 
 
@@ -41,6 +45,34 @@ class IdentitySettings(Section):
         keystone = (self.keystone.name,) if self.keystone is not None else ()
         return frozenset((*(issuer.name for issuer in self.issuers), *keystone))
 
+    @property
+    def urls(self) -> frozenset[str]:
+        """The URLs of issuers and Keystone, and `built-in`."""
+        keystone = (self.keystone.url,) if self.keystone is not None else ()
+        return frozenset((BUILT_IN, *(issuer.issuer for issuer in self.issuers), *keystone))
+
+    def example_fault(self, said: ExampleCaller) -> tuple[str, str] | None:
+        """Return a field of an example's caller that no real caller can have, and why; or None."""
+        if said.issuer not in self.urls:
+            return (
+                "issuer",
+                f"no issuer has the URL {said.issuer}; the issuers are {', '.join(sorted(self.urls))}",
+            )
+        methods: tuple[str, ...] = ("token", "access_key", "cli")
+        keystone = self.keystone if self.keystone is not None and said.issuer == self.keystone.url else None
+        issuer = next((each for each in self.issuers if each.issuer == said.issuer), None)
+        if keystone is not None or issuer is not None:
+            methods = KEYSTONE_METHODS if keystone is not None else ("oidc",)
+        if said.auth_method not in methods:
+            return "auth_method", (
+                f"callers of {said.issuer} don't authenticate by {said.auth_method}; write {', '.join(methods)}"
+            )
+        if issuer is not None:
+            return _name_fault(said, issuer.name, f"{issuer.name}/alice" if issuer.prefix_names else None)
+        if keystone is not None and keystone.prefix_names:
+            return _name_fault(said, keystone.name, f"{keystone.name}/DOMAIN/alice")
+        return None
+
     @model_validator(mode="after")
     def _issuers_differ(self) -> Self:
         issuers = configured_issuers(self.issuers)
@@ -50,3 +82,21 @@ class IdentitySettings(Section):
         if not self.built_in and keystone is None and not issuers:
             raise RuleFault("without the built-in identity, configure Keystone or an issuer", "built_in")
         return self
+
+
+def _name_fault(said: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
+    """Compare the names in an example with the form that the issuer with this name gives. None: any name."""
+    if said.domain not in {None, name} or (form is None and said.domain is None):
+        return "domain", f"the domain of this issuer's users is {name}; write domain = {name}"
+    if form is None:
+        return None
+    for field, given in (("user", (said.user,)), ("groups", said.groups)):
+        # An id is in the issuer's domain only if the example says so.
+        wrong = [
+            each
+            for each in given
+            if not each.startswith(f"{name}/") and not (said.domain is not None and is_user_id(each))
+        ]
+        if wrong:
+            return field, f"no user or group of this issuer is called {wrong[0]}; write names like {form}"
+    return None
