@@ -394,6 +394,7 @@ def test_random_expressions_are_refused_only_for_their_fields_and_types(source: 
         ('"request.csr" == request.crs', "unknown field request.crs"),
         ('r"\\" == user.crs', "unsupported syntax"),
         ("user.groups.exists(user, user.crs == 1)", "user is a variable already"),
+        ("user.groups.exists(now, now == 'a')", "now is a variable already"),
         ("1 + 1", "the result is not a bool"),
         ("user.name", "the result is not a bool"),
         ("size(user.groups)", "the result is not a bool"),

@@ -94,6 +94,7 @@ def test_a_policy_in_a_file_of_its_own_is_that_of_the_settings(tmp_path: Path) -
         ('roles = ["admin"]', "cluster_labels = 'x'", r"policy.toml:14:1: .*cluster_labels: write a table$"),
         ("[rules.when]\n", "[[rules.when]]\n", r".*policy.rules.1.when: write a table$"),
         ('groups = ["team-*"]', 'clusters = [""]', r"policy.toml:6:30: .*write at least one character$"),
+        ('max_lifetime = "8h"', "max_lifetime = [8]", r"policy.toml:17:1: .*write a lifetime, such as .8h.$"),
         ('max_lifetime = "8h"', 'max_lifetime = "5m"', r"policy.toml:17:1: .*from 15m to 1827d"),
         ('name = "admins"', 'name = "teams"', r"policy.toml:5:1: policy.rules.0.name: .*two rules have the name"),
         ('groups = ["admins"]', 'groups = ["system:masters"]', r"policy.toml:16:1: .*reserved by Kubernetes"),
@@ -144,7 +145,7 @@ def test_a_fault_from_the_environment_has_no_place(tmp_path: Path, monkeypatch: 
         ("file = 'other.toml'", "", r"names another file"),
         (None, "", r"Can't read the policy file .*policy.toml"),
         ("", "", r"The policy file .*policy.toml has neither rules nor role_groups"),
-        ("preset = 'cce'", "", r"policy\.toml:1:1: policy\.preset: unknown field"),
+        ("preset = 'cce'", "", r"policy\.toml:1:1: policy\.preset: unknown field; the fields are "),
         ("allow_system = []", "", r"has neither rules nor role_groups"),
         (
             "[policy]\nrole_groups = true",

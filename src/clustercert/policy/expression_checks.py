@@ -130,7 +130,7 @@ def check_condition(parsed: Sequence[Token], fields: Mapping[str, Collection[str
     for name, variable, _ in _loops(parsed):
         if name == "map":
             raise ValueError("map gives no bool; use exists or all")
-        if variable in fields:
+        if variable in {*fields, "now"}:
             raise ValueError(f"{variable} is a variable already; choose another name in {name}")
     for number, token in enumerate(parsed):
         if token.text in fields and token.kind == "name" and _text(parsed, number - 1) != ".":

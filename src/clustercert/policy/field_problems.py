@@ -26,6 +26,7 @@ _TEXTS = {
     "datetime_parsing": _TIME,
     "datetime_from_date_parsing": _TIME,
     "timezone_aware": _TIME,
+    "time_delta_type": 'write a lifetime, such as "8h"',
 }
 
 
@@ -81,8 +82,9 @@ def _shown(problem: ErrorDetails) -> str:
 def _suggestion(name: str, settings: type[BaseModel], table: Sequence[str | int]) -> str:
     known = _fields(settings, table)
     inner = {field: f"{each}.{field}" for each in known for field in _fields(settings, (*table, each))}
-    for names in ({each: each for each in known}, inner):
-        if similar := difflib.get_close_matches(name, names, n=1):
+    # A table has so many inner fields that one of them is nearly always a little similar.
+    for names, cutoff in (({each: each for each in known}, 0.6), (inner, 0.8)):
+        if similar := difflib.get_close_matches(name, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[similar[0]]}?"
     return f"; the fields are {', '.join(sorted(known))}" if known else ""
 
