@@ -68,9 +68,8 @@ class ExampleCaller(Section):
         service_roles: the caller's roles in the whole service, such as `operator`.
         auth_method: how the caller authenticated: `token`, `access_key`, `oidc`, `keystone`, `keystone_app` for an
             application credential, `keystone_key` for an access key of Keystone.
-        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer or of Keystone. The example must
-            then give `user` and `auth_method`. Its users and groups are called `ISSUER/NAME`, those of Keystone
-            `keystone/DOMAIN/NAME`.
+        issuer: who authenticated the caller: `built-in`, or the URL of an OIDC issuer or of Keystone, which needs
+            `user` and `auth_method`. Names are then `ISSUER/NAME`, or `keystone/DOMAIN/NAME`.
         source: the address that the request comes from.
     """
 
