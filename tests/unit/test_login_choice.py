@@ -59,7 +59,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(issuer.name)
         raise Begun
 
-    monkeypatch.delenv("CLUSTERCERT_TOKEN", raising=False)
+    for variable in ("CLUSTERCERT_TOKEN", "CI"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(known_services, "accept", lambda *_: None)
     monkeypatch.setattr(IssuerOptions, "_authenticate", begin)
     return names
