@@ -23,7 +23,8 @@ def is_plain_text(text: str) -> bool:
 
 
 def invisible_problem(text: str) -> str | None:
-    """Return how a text could look like another one, or None: as a value, a literal name, or a rule's name."""
+    """Return why a name could be mistaken for another one, or None if it could not."""
+    # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
     if not text.isprintable() or text != text.strip():
         return "has invisible characters, or a space at its start or end"
     if not unicodedata.is_normalized("NFC", text):

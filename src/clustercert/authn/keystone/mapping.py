@@ -1,6 +1,5 @@
 """Turns Keystone's description of a credential into a user with groups and roles."""
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 
 from clustercert.authn.keystone.answers import (
@@ -14,6 +13,7 @@ from clustercert.authn.keystone.authority import Keystone
 from clustercert.model import Domain, FederatedDomain, Group, User
 from clustercert.model.errors import Unauthenticated
 from clustercert.model.ids import is_user_id
+from clustercert.policy.names import invisible_problem
 
 # The maximum length of a name: with domain and prefix, it still fits into a certificate.
 MAX_NAME_BYTES = 200
@@ -90,9 +90,7 @@ def mapped_groups(
 def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str) -> tuple[str, Domain]:
     """Return the local name of a user or group, and their local domain."""
     for text in (name, domain.name):
-        # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
-        plain = text.isprintable() and text == text.strip() and unicodedata.is_normalized("NFC", text)
-        if not plain or len(text.encode()) > MAX_NAME_BYTES:
+        if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
             raise Unauthenticated(
                 f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES} bytes:"
                 f" {text[:64]!a}",
