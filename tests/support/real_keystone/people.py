@@ -59,7 +59,7 @@ class Administrator:
     """
 
     def __init__(self, keystone: RealKeystone) -> None:
-        # Keystone's server closes a connection that was idle for ten seconds, perhaps at this moment.
+        # A test may stop Keystone, which ends the connections that are open.
         unkept = httpx.Limits(max_keepalive_connections=0)
         tls = ssl.create_default_context(cafile=keystone.ca)
         self.http = httpx.Client(base_url=keystone.url, verify=tls, timeout=SECONDS, limits=unkept)

@@ -15,6 +15,8 @@ from cheroot import wsgi
 from cheroot.ssl.builtin import BuiltinSSLAdapter
 
 THREADS = 8
+CONNECTION_SECONDS = 180
+"""A connection may be idle for this long. With cheroot's 10 seconds, a busy machine loses new connections."""
 
 
 class AccessLog:
@@ -47,6 +49,7 @@ def main(configuration: str, port: int, pem: str, access_log: Path) -> None:
     from keystone.wsgi.api import application
 
     server = wsgi.Server(("127.0.0.1", port), AccessLog(application, access_log), numthreads=THREADS)
+    server.timeout = CONNECTION_SECONDS
     server.ssl_adapter = BuiltinSSLAdapter(pem, pem)
     server.prepare()
     print("ready", flush=True)
