@@ -21,7 +21,7 @@ test-fast: dev ## run the unit tests and those on SQLite, without servers, in ab
 check: dev ## check format, lint, types and layers
 	@scripts/check
 
-bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/performance.md)
+bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/evidence/performance.md)
 	@.venvs/bench/bin/python -m bench $(ARGS)
 
 format: dev ## format the code, and mend what the linter can mend

@@ -46,7 +46,7 @@ from bench.peers import cfssl, djangoca
 from bench.postgres import Postgres
 
 WORK = report.ROOT / "build" / "bench"
-PICTURES = report.ROOT / "docs" / "performance"
+PICTURES = report.ROOT / "docs" / "evidence" / "performance"
 
 # Default duration of one measurement in seconds.
 SECONDS = {
@@ -233,7 +233,9 @@ def _said(command: list[str]) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description="Measure; see docs/performance.md.")
+    parser = argparse.ArgumentParser(
+        prog="make bench", description="Measure; see docs/evidence/performance.md."
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join((*SECONDS, 'report'))}")
     parser.add_argument("--seconds", type=float, help="of each single measurement")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the comparison with the peers")
@@ -278,7 +280,7 @@ def main() -> int:
                 run(options.seconds or SECONDS[part])
         report.save("machine", machine())
     write_documents()
-    print(f"written into {report.DOCUMENT.relative_to(report.ROOT)} and docs/scaling.md")
+    print(f"written into {report.DOCUMENT.relative_to(report.ROOT)} and docs/evidence/scaling.md")
     return 0
 
 

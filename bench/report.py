@@ -9,7 +9,7 @@ from bench import targets
 
 ROOT = Path(__file__).parent.parent
 MEASURED = Path(__file__).with_name("measured.json")
-DOCUMENT = ROOT / "docs" / "performance.md"
+DOCUMENT = ROOT / "docs" / "evidence" / "performance.md"
 
 Measured = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def _cell(value: object) -> str:
 
 
 def performance(measured: Measured) -> dict[str, str]:
-    """Return the tables in docs/performance.md for which there are figures."""
+    """Return the tables in docs/evidence/performance.md for which there are figures."""
     makers = {
         "machine": _machine,
         "floor": _floor,

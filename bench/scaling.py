@@ -1,6 +1,7 @@
-"""Computes what a region, a cloud and the planet need from the cost of one certificate. Checks docs/scaling.md.
+"""Computes what a region, a cloud and the planet need from the cost of one certificate.
 
-Needs only Python and the figures in measured.json: `python -m bench.scaling` compares, `--write` writes.
+Checks docs/evidence/scaling.md. Needs only Python and the figures in measured.json:
+`python -m bench.scaling` compares, `--write` writes.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any
 
 from bench import report
 
-DOCUMENT = report.ROOT / "docs" / "scaling.md"
+DOCUMENT = report.ROOT / "docs" / "evidence" / "scaling.md"
 
 # Assumptions. Everything else is measured.
 RENEWAL_HOURS = 8
@@ -119,7 +120,7 @@ def need(place: Place, each: Cost) -> Need:
 
 
 def tables(measured: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tables in docs/scaling.md."""
+    """Return the tables in docs/evidence/scaling.md."""
     each = cost(measured)
     inputs: list[tuple[object, ...]] = [
         ("service, µs of a core", each.worker_us, "measured, bench `compare`"),
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--write" in arguments:
         DOCUMENT.write_text(right, encoding="utf-8")
     elif text != right:
-        print("docs/scaling.md differs from the figures. Run python -m bench.scaling --write")
+        print("docs/evidence/scaling.md differs from the figures. Run python -m bench.scaling --write")
         return 1
     return 0
 

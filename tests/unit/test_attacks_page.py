@@ -1,4 +1,4 @@
-"""docs/attacks.md: each row names an existing test."""
+"""docs/evidence/attacks.md: each row names an existing test."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-PAGE = TESTS.parent / "docs" / "attacks.md"
+PAGE = TESTS.parent / "docs" / "evidence" / "attacks.md"
 MINIMUM = 60
 SECTIONS = [
     "Tokens and login",
