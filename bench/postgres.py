@@ -19,7 +19,7 @@ UNPRIVILEGED = "nobody"
 DEBIAN = Path("/usr/lib/postgresql")
 DATA = "data"
 
-# The recommendations in docs/operations.md for millions of certificates. Other settings have their defaults.
+# The recommendations in docs/database.md for millions of certificates. Other settings have their defaults.
 SETTINGS = {
     "shared_buffers": "1GB",
     "max_wal_size": "16GB",

@@ -197,7 +197,7 @@ def code(*names: str) -> str:
 
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "settings": (DOCS / "configuration.md", settings),
-    "metrics": (DOCS / "operations.md", metrics_table),
+    "metrics": (DOCS / "metrics.md", metrics_table),
     "commands": (DOCS / "command-line.md", commands),
     "audit-events": (DOCS / "audit-events.md", audit_events),
 }

@@ -8,12 +8,12 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from clustercert.observability import metrics
 
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| \**`(\w+)(?:\{([\w,]+)\})?`\** \| (\w+) \|", re.MULTILINE)
 
 
 def test_the_documented_metrics_are_those_of_the_code() -> None:
-    section = OPERATIONS.read_text(encoding="utf-8").split("### Metrics\n")[1].split("\n## ")[0]
+    section = PAGE.read_text(encoding="utf-8").split("## All metrics\n")[1].split("\n## ")[0]
     documented = {
         name: (kind, labels.split(",") if labels else []) for name, labels, kind in ROW.findall(section)
     }
@@ -33,7 +33,7 @@ def test_no_documentation_names_a_metric_that_there_is_not() -> None:
     }
     named = {
         name
-        for page in OPERATIONS.parent.glob("*.md")
+        for page in PAGE.parent.glob("*.md")
         for name in re.findall(r"`(clustercert_\w+)", page.read_text(encoding="utf-8"))
     }
     assert named <= registered
