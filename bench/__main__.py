@@ -4,6 +4,7 @@ make bench                               everything except the largest store, th
 make bench ARGS="compare growth --full"  parts of it; --full adds 10^7 certificates and 10^6 clusters
 make bench ARGS="soak --seconds 600"
 make bench ARGS="kills --kills 1000"
+make bench ARGS=peers                    step-ca and OpenBao, if they are installed
 make bench ARGS=report                   only write the stored figures into docs/
 """
 
@@ -42,7 +43,7 @@ from bench import (
     webhook,
     world,
 )
-from bench.peers import cfssl, djangoca
+from bench.peers import alternatives, cfssl, djangoca
 from bench.postgres import Postgres
 
 WORK = report.ROOT / "build" / "bench"
@@ -53,6 +54,7 @@ SECONDS = {
     "floor": 2.0,
     "steps": 6.0,
     "compare": 5.0,
+    "peers": 6.0,
     "loads": 4.0,
     "growth": 4.0,
     "webhook": 10.0,
@@ -122,6 +124,11 @@ class Bench:
             WORK / "compare", seconds, self._options.rounds, self._postgres, with_djangoca=with_djangoca
         )
         report.save("compare", measured)
+
+    def peers(self, seconds: float) -> None:
+        """Compare this service with step-ca and OpenBao."""
+        measured = alternatives.measure(WORK / "peers", seconds, self._options.rounds)
+        report.save("peers", measured)
 
     def loads(self, seconds: float) -> None:
         """Measure every way to call the service."""
@@ -247,6 +254,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.parts) - {*SECONDS, "report"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if "peers" in options.parts and not alternatives.installed():
+        parser.exit(1, f"{alternatives.MISSING}\n")
     return options
 
 
@@ -278,7 +287,9 @@ def main() -> int:
                 print(f"== {part}", flush=True)
                 run: Callable[[float], None] = getattr(bench, part)
                 run(options.seconds or SECONDS[part])
-        report.save("machine", machine())
+        # The comparison of peers has a date and versions of its own.
+        if parts != ["peers"]:
+            report.save("machine", machine())
     write_documents()
     print(f"written into {report.DOCUMENT.relative_to(report.ROOT)} and docs/evidence/scaling.md")
     return 0

@@ -56,7 +56,7 @@ def measure(
             for _ in range(rounds)
             for subject in subjects
         ]
-        rows = _medians(loads)
+        rows = medians(loads)
         half = _half(subjects, rows, seconds, rounds)
         return {"rounds": rounds, "seconds": seconds, "rows": rows, "half": half}
 
@@ -102,7 +102,7 @@ def _djangoca(folder: Path, postgres: Postgres, stack: contextlib.ExitStack) -> 
     ]
 
 
-def _medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
+def medians(loads: Sequence[tuple[str, wrk.Load]]) -> list[dict[str, object]]:
     """Return a row for each subject and number of connections: medians, the sum of errors, and all rates."""
     grouped: dict[tuple[str, int], list[wrk.Load]] = {}
     for name, load in loads:
@@ -136,4 +136,4 @@ def _half(
         for _ in range(rounds)
         for subject in ours
     ]
-    return [{**row, "full_rate": full[str(row["subject"])]} for row in _medians(loads)]
+    return [{**row, "full_rate": full[str(row["subject"])]} for row in medians(loads)]

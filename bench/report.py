@@ -56,6 +56,7 @@ def _cell(value: object) -> str:
 def performance(measured: Measured) -> dict[str, str]:
     """Return the tables in docs/evidence/performance.md for which there are figures."""
     makers = {
+        "peers": _peers,
         "machine": _machine,
         "floor": _floor,
         "compare": _compare,
@@ -79,6 +80,26 @@ def performance(measured: Measured) -> dict[str, str]:
 
 def _machine(measured: Measured) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in measured["machine"].items())
+
+
+def _peers(measured: Measured) -> str:
+    peers = measured["peers"]
+    ours = peers["rows"][0]["rate"]
+    rows: list[tuple[object, ...]] = [
+        (
+            f"{row['subject']} {peers['versions'][row['subject']]}",
+            row["rate"],
+            ours / row["rate"],
+            *(row[figure] for figure in ("p50_ms", "p99_ms", "cpu_us", "errors")),
+        )
+        for row in peers["rows"]
+    ]
+    heads = ("server", "a second", "clustercert's rate to it", "p50 ms", "p99 ms", "CPU µs", "errors")
+    conditions = (
+        f"Measured on {peers['measured']}: medians of {peers['rounds']} rounds of {peers['seconds']:.0f} s by turns. "
+        f"The load average before was {peers['load_average']:.1f}."
+    )
+    return f"{markdown(heads, rows)}\n\n{conditions}"
 
 
 def _targets(measured: Measured) -> str:

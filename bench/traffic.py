@@ -20,6 +20,7 @@ from clustercert.pki.request_signature import (
 
 BODY = json.dumps({"duration": 1}).encode()
 JSON = {"Content-Type": "application/json"}
+CSR_NAME = "bench"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def _signed(method: str, who: Who, path: str, now: datetime, body: bytes = b"") 
 def csr_pem() -> str:
     """Create a CSR for a new P-256 key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bench")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, CSR_NAME)])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
     return request.public_bytes(Encoding.PEM).decode()
 
