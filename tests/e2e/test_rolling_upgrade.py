@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,27 +12,11 @@ import pytest
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from support import postgres
+from support.migrations import NEXT, with_the_next
 from support.replicas import Replica, issue, listening, started
 from support.stores import Store, blob
 from support.wait import SECONDS
 from support.world import World, make
-
-HEAD = migrate.head()
-NEXT = f"{int(HEAD) + 1:04}"
-# As a release may do it while older ones run: more columns and tables, and what is there stays.
-NEXT_MIGRATION = f"""
-import sqlalchemy as sa
-from alembic import op
-
-revision = "{NEXT}"
-down_revision = "{HEAD}"
-oldest_program = "{HEAD}"
-
-def upgrade():
-    op.add_column("certificate", sa.Column("colour", sa.Text(), nullable=True))
-    op.create_index("ix_certificate_colour", "certificate", ["colour"])
-    op.create_table("colour", sa.Column("name", sa.Text(), primary_key=True))
-"""
 
 
 @pytest.fixture
@@ -44,8 +27,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def upgrade(world: World, folder: Path) -> None:
     """What the newer program's `db upgrade` does."""
-    migrations = Path(shutil.copytree(migrate.MIGRATIONS, folder / "next"))
-    (migrations / "versions" / f"{NEXT}_next.py").write_text(NEXT_MIGRATION)
+    migrations = with_the_next(folder, oldest_program=migrate.head())
 
     async def run() -> None:
         database = Database(world.settings().store_url)

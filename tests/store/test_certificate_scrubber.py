@@ -60,14 +60,17 @@ async def with_ca(store: Store, der: bytes) -> None:
     """Insert a CA, and the rows to which it refers."""
     for statement in (
         "INSERT INTO domain (id, name, enabled) VALUES ('d', 'd', true)",
-        "INSERT INTO project (id, domain_id, name, description, enabled) VALUES ('p', 'd', 'p', '', true)",
+        (
+            "INSERT INTO project (id, domain_id, name, description, enabled, labels)"
+            " VALUES ('p', 'd', 'p', '', true, '{}')"
+        ),
     ):
         store.execute(statement)
     ca = client_ca()
     now = store.time(NOW)
     store.execute(
         "INSERT INTO cluster (id, project_id, name, internal_url, san_urls, server_ca_pem, signer, version, labels,"
-        " created_at, updated_at) VALUES (?, 'p', 'c', '', '[]', ?, 'local', '', '{}', ?, ?)",
+        " options, created_at, updated_at) VALUES (?, 'p', 'c', '', '[]', ?, 'local', '', '{}', '{}', ?, ?)",
         ca.cluster_id,
         b"",
         now,

@@ -278,16 +278,9 @@ async def test_reports_of_a_removed_cluster_are_dropped(
     usage.note(await seen(known, os.urandom(32)))
     await usage.flush()
     usage.note(await seen(known, os.urandom(32)))
-    # Written by a replica before schema 0005.
-    store.execute(
-        "INSERT INTO unknown_credential (cluster_id, fingerprint, username, groups, first_seen_at, last_seen_at)"
-        f" VALUES ('{CLUSTER_ID}', ?, 'bob', '[]', '2026-03-14 15:09:26.000000', '2026-03-14 15:09:26.000000')",
-        os.urandom(32),
-    )
     await ClusterQueries(database).remove(CLUSTER_ID, event("cluster.removed"))
     await usage.flush()
     assert unknown(store) == []
-    assert store.rows("SELECT * FROM unknown_credential") == []
 
 
 async def test_the_use_of_a_token_is_written_once_a_minute(

@@ -237,10 +237,6 @@ async def test_clusters_are_found_by_what_their_options_ask_for(database: Databa
     }
     for number, (name, said) in enumerate(options.items()):
         wanted[name] = await registered(rows, store, number, said)
-    # As stored by a program without cluster options.
-    wanted["older"] = await registered(rows, store, 9, ClusterOptions())
-    store.execute("UPDATE cluster SET options = NULL WHERE id = ?", wanted["older"].id)
-
     first = await rows.enforced("", 2)
     second = await rows.enforced(first[-1].id, 2)
     assert [each.id for each in first + second] == [
@@ -250,8 +246,8 @@ async def test_clusters_are_found_by_what_their_options_ask_for(database: Databa
         options[name] for name in ("admission", "roles", "no more")
     ]
     assert await rows.enforced(second[-1].id, 2) == ()
-    some = await rows.some({wanted["plain"].id, wanted["older"].id, "nobody's"})
-    assert {each.id for each in some} == {wanted["plain"].id, wanted["older"].id}
+    some = await rows.some({wanted["plain"].id, wanted["roles"].id, "nobody's"})
+    assert {each.id for each in some} == {wanted["plain"].id, wanted["roles"].id}
 
 
 async def registered(queries: ClusterQueries, store: Store, number: int, options: ClusterOptions) -> Cluster:
@@ -262,7 +258,8 @@ async def registered(queries: ClusterQueries, store: Store, number: int, options
     if number == 0:
         store.execute("INSERT INTO domain (id, name, enabled) VALUES (?, 'd', true)", "0" * 32)
         store.execute(
-            "INSERT INTO project (id, domain_id, name, description, enabled) VALUES (?, ?, 'p', '', true)",
+            "INSERT INTO project (id, domain_id, name, description, enabled, labels)"
+            " VALUES (?, ?, 'p', '', true, '{}')",
             "0" * 32,
             "0" * 32,
         )

@@ -189,6 +189,7 @@ async def test_a_project_without_clusters_is_removed_with_roles_and_tokens(accou
             "signer": "local",
             "version": "v1.32",
             "labels": {},
+            "options": {},
             "created_at": accounts.clock(),
             "updated_at": accounts.clock(),
         }

@@ -1,36 +1,63 @@
-"""Migrations create the declared tables, also when several processes run them, or run them again."""
+"""Migrations create the declared tables, and programs refuse the schemas that they can't use."""
 
 import asyncio
-import contextlib
-from contextlib import ExitStack
-from dataclasses import replace
-from datetime import timedelta
+import re
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import event as engine_events
 from sqlalchemy import insert, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ProgrammingError
 
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.credential_cache import CredentialCache
-from clustercert.store.credential_usage import Alerts, CredentialUsageQueries, UnknownUse
-from clustercert.store.directory import DirectoryQueries
+from clustercert.store.certificate_maintenance import CertificateMaintenance
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocation_feed import RevocationFeed
-from clustercert.store.revocations import NO_END, RevocationQueries
 from support import postgres
-from support.migrations import columns, ledger_row, opened, record, schema, up_to
-from support.samples import CLUSTER_ID
-from support.store_records import register_cluster
-from support.stores import NOW, Store, certificate_record, child, event, patient, rows, sqlite_url, start
+from support.migrations import NEXT, with_the_next
+from support.stores import NOW, Store, certificate_record, child, patient, rows, sqlite_url, start
 from support.wait import SECONDS, eventually_async
+
+HEAD = migrate.head()
+
+
+@asynccontextmanager
+async def opened(store: Store) -> AsyncIterator[Database]:
+    database = patient(store.url)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def columns(store: Store) -> object:
+    """Return the columns in the database."""
+    if store.file is not None:
+        return schema(store.file)
+    query = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = 'public'"
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"
+    return sorted(map(str, store.rows(query))), sorted(map(str, store.rows(indexes)))
+
+
+def schema(file: Path) -> dict[object, list[str]]:
+    """Return the parts of the statements in SQLite's schema, without their order."""
+    statements = rows(
+        file, "SELECT name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'alembic%'"
+    )
+    return {
+        name: sorted(
+            filter(None, (re.sub(r"\s+", " ", part).strip(" ()") for part in re.split("[\n,]", str(sql))))
+        )
+        for name, sql in statements
+    }
 
 
 async def test_the_migrated_schema_is_that_of_the_tables(database: Database) -> None:
@@ -72,237 +99,17 @@ async def test_upgrading_again_changes_nothing(database: Database, store: Store)
     await migrate.check(database)
 
 
-async def test_users_disabled_before_revocations_existed_have_none_good(
-    new_store: Store, tmp_path: Path
-) -> None:
-    people = {"alice": "1" * 32, "disabled": "2" * 32, "removed": "3" * 32}
-    async with opened(new_store) as database:
-        await migrate.upgrade(database, up_to("0001", tmp_path))
-    new_store.execute("INSERT INTO domain (id, name, enabled) VALUES (?, 'acme', true)", "d" * 32)
-    for name in ("alice", "disabled"):
-        new_store.execute(
-            'INSERT INTO "user" (id, domain_id, name, enabled, created_at) VALUES (?, ?, ?, ?,'
-            " '2026-03-14 15:09:26.000000')",
-            *(people[name], "d" * 32, name, name == "alice"),
-        )
-    issued = {name: replace(certificate_record()[0], user_id=user_id) for name, user_id in people.items()}
-    async with opened(new_store) as database:
-        async with database.transaction() as connection:
-            recorded = [
-                ledger_row(record, "rule", "credential_number", "username") for record in issued.values()
-            ]
-            await connection.execute(insert(tables.certificate).values(epoch=0), recorded)
-        await migrate.upgrade(database)
-        known = CredentialCache(database, RevocationFeed(database))
-        found = {name: await known.by_fingerprint(record.fingerprint) for name, record in issued.items()}
-        revoked = {name for name, credential in found.items() if credential and credential.revoked}
-        assert revoked == {"disabled", "removed"}
-        await DirectoryQueries(database).enable_user(people["disabled"], True, event("user.enabled"))
-        again, its_event = certificate_record()
-        again = replace(again, user_id=people["disabled"])
-        await Ledger(database).record(again, its_event)
-        good = await known.by_fingerprint(again.fingerprint)
-        assert good is not None
-        assert not good.revoked
-        (revocation,) = await RevocationQueries(database).of_user(people["removed"], limit=9)
-        assert (revocation.epoch, revocation.by) == (NO_END, "clustercert")
-        assert revocation.at.tzinfo is not None
-
-
-# As a sealer with schema 0005 set a leaf index.
-SEAL = text(
-    "UPDATE audit_event SET leaf_index = (SELECT count(leaf_index) FROM audit_event)"
-    " WHERE id = (SELECT min(id) FROM audit_event WHERE leaf_index IS NULL)"
-)
-
-
-async def seal(database: Database) -> None:
-    async with database.transaction() as connection:
-        await connection.execute(SEAL)
-
-
-async def test_events_keep_their_places_and_those_without_one_go_on_waiting(
-    new_store: Store, tmp_path: Path
-) -> None:
-    waiting = "SELECT event_id FROM audit_unsealed ORDER BY event_id"
-    async with opened(new_store) as database:
-        await migrate.upgrade(database, up_to("0005", tmp_path))
-        for _ in range(7):
-            await record(database)
-        new_store.execute("DELETE FROM audit_event WHERE id = 2")
-        for _ in range(4):
-            await seal(database)
-        before = new_store.rows(
-            "SELECT leaf_index, id, project_id FROM audit_event WHERE leaf_index IS NOT NULL ORDER BY id"
-        )
-        assert [place for place, *_ in before] == [0, 1, 2, 3]
-        await migrate.upgrade(database)
-        after = "SELECT leaf_index, event_id, project_id FROM audit_place ORDER BY event_id"
-        assert new_store.rows(after) == before
-        assert new_store.rows(waiting) == [(6,), (7,)]
-        await record(database)
-        assert new_store.rows(waiting) == [(6,), (7,), (8,)]
-
-
-async def test_no_event_of_an_older_replica_is_lost_during_the_upgrade(
-    new_store: Store, tmp_path: Path
-) -> None:
-    recorded, stop = 0, False
-
-    async def older_replica() -> None:
-        nonlocal recorded
-        async with opened(new_store) as database:
-            while not stop:
-                await record(database)
-                recorded += 1
-                # It fails once the column is dropped.
-                with contextlib.suppress(Unavailable, ProgrammingError):
-                    await seal(database)
-
-    async def has_recorded(count: int) -> None:
-        await eventually_async(lambda: recorded >= count)
-
-    async with opened(new_store) as database:
-        await migrate.upgrade(database, up_to("0005", tmp_path))
-        replica = asyncio.create_task(older_replica())
-        await has_recorded(20)
-        await migrate.upgrade(database)
-        await has_recorded(recorded + 20)
-        stop = True
-        await replica
-    places = new_store.rows("SELECT leaf_index, event_id FROM audit_place ORDER BY leaf_index")
-    assert [place for place, _ in places] == list(range(len(places)))
-    assert len(places) >= 19
-    waiting = new_store.rows("SELECT event_id FROM audit_unsealed")
-    events = new_store.rows("SELECT id FROM audit_event ORDER BY id")
-    assert sorted([(number,) for _, number in places] + waiting) == events
-    assert len(events) == recorded
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("has", ["nothing", "the first schema"])
-async def test_several_processes_upgrade_at_once(new_store: Store, has: str, tmp_path: Path) -> None:
-    if has != "nothing":
-        async with opened(new_store) as database:
-            await migrate.upgrade(database, up_to("0001", tmp_path))
-            with pytest.raises(SchemaError, match=r"has schema 0001 and this program needs"):
-                await migrate.check(database)
+async def test_several_processes_upgrade_at_once(new_store: Store) -> None:
     with ExitStack() as stack:
         processes = [stack.enter_context(child("upgrade", new_store)) for _ in range(3)]
         for process in processes:
             start(process)
         assert [process.wait(SECONDS) for process in processes] == [0, 0, 0]
     assert new_store.rows("SELECT id, value FROM generation") == [(1, 0)]
-    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, "0012")]
+    assert new_store.rows("SELECT id, oldest_program FROM migration") == [(1, migrate.head())]
     if new_store.file is not None:
         assert new_store.file.stat().st_mode & 0o777 == 0o600
-
-
-async def test_a_program_without_credential_numbers_cannot_start_or_upgrade(
-    database: Database, store: Store, tmp_path: Path
-) -> None:
-    older = up_to("0004", tmp_path)
-    assert migrate.head(older) == "0004"
-    before = columns(store)
-    for refused in (migrate.check, migrate.upgrade):
-        with pytest.raises(
-            SchemaError, match=rf"has schema {migrate.head()}, .* too new for this program\. Run the newer"
-        ):
-            await refused(database, older)
-    assert columns(store) == before
-
-
-async def test_what_was_recorded_before_credential_numbers_is_kept_and_has_none(
-    new_store: Store, tmp_path: Path
-) -> None:
-    records = [certificate_record()[0] for _ in range(3)]
-    serial = "7f" * 20
-    records[2] = replace(records[2], serial=serial, groups=(f"clustercert:credential:{serial}",))
-    kept = "SELECT * FROM certificate ORDER BY id"
-    async with opened(new_store) as database:
-        await migrate.upgrade(database, up_to("0004", tmp_path))
-        rows_of_then = [ledger_row(record, "credential_number", "username") for record in records]
-        async with database.transaction() as connection:
-            await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[:2])
-        before = new_store.rows(kept)
-        await migrate.upgrade(database)
-        # From a replica that still runs.
-        async with database.transaction() as connection:
-            await connection.execute(insert(tables.certificate).values(epoch=0), rows_of_then[2:])
-        after = new_store.rows(kept)
-        assert [set(map(str, row)) - {"None"} for row in after[:2]] == [
-            set(map(str, row)) - {"None"} for row in before
-        ]
-        query = "SELECT count(*) FROM certificate WHERE credential_number IS NULL AND altered_at IS NULL"
-        assert new_store.rows(query) == [(3,)]
-        known = CredentialCache(database, RevocationFeed(database), now=lambda: NOW)
-        for record in records[:2]:
-            found = await known.by_fingerprint(record.fingerprint)
-            assert found is not None
-            assert (found.credential_number, found.groups) == (None, frozenset(record.groups))
-        assert await known.has_unnumbered(records[0].user_id)
-        bound = await known.by_number(serial)
-        assert bound is not None
-        assert (bound.fingerprint, bound.groups) == (records[2].fingerprint, frozenset())
-
-
-async def test_unknown_credentials_are_merged_by_user_name_and_groups(
-    new_store: Store, tmp_path: Path
-) -> None:
-    hours = [NOW + timedelta(hours=number) for number in range(30)]
-
-    def unknown(number: int, cluster: str, username: str, groups: list[str]) -> dict[str, object]:
-        return {
-            "cluster_id": cluster,
-            "fingerprint": number.to_bytes(32),
-            "username": username,
-            "groups": groups,
-            "first_seen_at": hours[number],
-            "last_seen_at": hours[number] + timedelta(minutes=number % 7),
-        }
-
-    old = [
-        *(unknown(number, CLUSTER_ID, "bob", ["devs", "system:authenticated"]) for number in range(20)),
-        unknown(20, CLUSTER_ID, "bob", ["system:authenticated", "devs", "devs"]),
-        unknown(21, CLUSTER_ID, "bob", []),
-        unknown(22, CLUSTER_ID, "eve", ["devs", "system:authenticated"]),
-        unknown(23, "there", "bob", ["devs", "system:authenticated"]),
-    ]
-    async with opened(new_store) as database:
-        await migrate.upgrade(database, up_to("0004", tmp_path))
-        async with database.transaction() as connection:
-            await connection.execute(insert(tables.unknown_credential), old[::-1])
-        await migrate.upgrade(database)
-        async with database.read() as connection:
-            found = (await connection.execute(select(tables.unknown_identity))).all()
-        hashes = {(row.cluster_id, row.identity): row.hashes for row in found}
-        merged = {
-            (row.cluster_id, row.username, row.hashes, row.fingerprints[0], row.fingerprints[-1])
-            for row in found
-        }
-        assert merged == {
-            (CLUSTER_ID, "bob", 21, f"{5:064x}", f"{20:064x}"),
-            (CLUSTER_ID, "bob", 1, f"{21:064x}", f"{21:064x}"),
-            (CLUSTER_ID, "eve", 1, f"{22:064x}", f"{22:064x}"),
-            ("there", "bob", 1, f"{23:064x}", f"{23:064x}"),
-        }
-        (many,) = (row for row in found if row.hashes == 21)
-        assert len(many.fingerprints) == 16
-        assert (many.first_seen_at, many.last_seen_at) == (hours[0], hours[20] + timedelta(minutes=6))
-        # The program continues with the same rows.
-        use = UnknownUse(
-            CLUSTER_ID, "bob", ("devs", "system:authenticated"), (f"{99:064x}",), hours[29], hours[29]
-        )
-        assert hashes[CLUSTER_ID, use.identity] == 21
-        await register_cluster(database, new_store)
-        assert (
-            await CredentialUsageQueries(database).add_unknown([use], use.last, lambda kind, _: event(kind))
-            == Alerts()
-        )
-        query = "SELECT hashes FROM unknown_identity WHERE cluster_id <> 'there' AND username = 'bob' ORDER BY hashes"
-        assert new_store.rows(query) == [(1,), (22,)]
-        # The table that older replicas still write exists.
-        assert new_store.rows("SELECT count(*) FROM unknown_credential") == [(24,)]
 
 
 async def test_an_upgrade_waits_for_another_one_for_as_long_as_that_takes(on_postgresql: Store) -> None:
@@ -347,3 +154,95 @@ async def test_a_role_that_may_not_make_tables_is_told_so(server: postgres.Serve
             await migrate.upgrade(database)
     assert "lacks rights. Make it the owner" in caught.value.reason
     store.remove()
+
+
+async def test_a_database_without_schema_is_refused(new_store: Store) -> None:
+    async with opened(new_store) as database:
+        assert await migrate.current(database) is None
+        with pytest.raises(SchemaError, match=r"no schema yet. Run `clustercert db upgrade`."):
+            await migrate.check(database)
+
+
+async def test_an_older_database_is_refused(database: Database, tmp_path: Path) -> None:
+    newer = with_the_next(tmp_path, oldest_program=NEXT)
+    with pytest.raises(
+        SchemaError, match=rf"has schema {HEAD} and this program needs {NEXT}. Run `clustercert db"
+    ):
+        await migrate.check(database, newer)
+
+
+@pytest.mark.parametrize("revision", ["0001", "0012"])
+async def test_a_database_of_a_build_before_the_first_migration_is_refused_and_left_alone(
+    new_store: Store, revision: str
+) -> None:
+    async with opened(new_store) as database:
+        async with database.transaction() as connection:
+            await connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+            await connection.execute(text(f"INSERT INTO alembic_version VALUES ('{revision}')"))
+        before = columns(new_store)
+        for refused in (migrate.check, migrate.upgrade):
+            with pytest.raises(SchemaError) as caught:
+                await refused(database)
+            assert caught.value.message == (
+                f"The database has schema {revision} of a build before version 0.1.0, which can't be upgraded: set"
+                " `database_url` to an empty database or `data_dir` to an empty folder."
+            )
+    assert columns(new_store) == before
+    assert new_store.rows("SELECT version_num FROM alembic_version") == [(revision,)]
+
+
+async def test_a_newer_database_is_refused_and_left_alone(
+    database: Database, store: Store, tmp_path: Path
+) -> None:
+    await migrate.upgrade(database, with_the_next(tmp_path, oldest_program=NEXT))
+    before = columns(store)
+    for refused in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=rf"has schema {NEXT}, .* too new for this program"):
+            await refused(database)
+    assert columns(store) == before
+    assert store.rows("SELECT version_num FROM alembic_version") == [(NEXT,)]
+
+
+async def test_an_unknown_revision_is_refused_whatever_another_one_allowed(
+    database: Database, store: Store
+) -> None:
+    store.execute("UPDATE alembic_version SET version_num = '9999'")
+    for refused in (migrate.check, migrate.upgrade):
+        with pytest.raises(SchemaError, match=r"has schema 9999, .* too new for this program"):
+            await refused(database)
+
+
+async def test_a_newer_database_that_leaves_this_program_what_it_needs_is_used(
+    database: Database, store: Store, tmp_path: Path
+) -> None:
+    """During a rolling upgrade, older replicas continue, restart, and run `db upgrade`."""
+    ledger = Ledger(database)
+    before, during, after = (certificate_record() for _ in range(3))
+    await ledger.record(*before)
+    newer = patient(store.url)
+    await asyncio.gather(
+        migrate.upgrade(newer, with_the_next(tmp_path, oldest_program=HEAD)), ledger.record(*during)
+    )
+    await newer.close()
+    await ledger.record(*after)
+    async with opened(store) as restarted:
+        await migrate.upgrade(restarted)
+        await migrate.check(restarted)
+        await CertificateMaintenance(restarted).live(NOW, [NOW])
+    assert await migrate.current(database) == NEXT
+    assert store.recorded() == {record.fingerprint.hex() for record, _ in (before, during, after)}
+
+
+def test_the_migrations_are_one_line_from_the_first_to_the_head() -> None:
+    names = sorted(path.name for path in migrate.MIGRATIONS.glob("versions/*.py"))
+    assert [int(name[:4]) for name in names] == list(range(1001, 1001 + len(names)))
+    config = Config()
+    config.set_main_option("script_location", str(migrate.MIGRATIONS).replace("%", "%%"))
+    walked = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert walked == [name[:4] for name in reversed(names)]
+    assert walked[0] == HEAD
+
+
+def test_an_installation_without_migrations_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="migrations are missing"):
+        migrate.head(tmp_path)

@@ -53,7 +53,14 @@ async def new_user(database: Database) -> str:
     domain, user = uuid.uuid4().hex, user_id()
     async with database.transaction() as connection:
         await connection.execute(insert(tables.domain).values(id=domain, name=domain, enabled=True))
-        row = {"id": user, "domain_id": domain, "name": user, "enabled": True, "created_at": NOW}
+        row = {
+            "id": user,
+            "domain_id": domain,
+            "name": user,
+            "enabled": True,
+            "created_at": NOW,
+            "labels": {},
+        }
         await connection.execute(insert(tables.user).values(row))
     return user
 
@@ -62,8 +69,8 @@ async def register_cluster(database: Database, store: Store) -> Cluster:
     """The sample cluster, with the project that it belongs to."""
     store.execute("INSERT INTO domain (id, name, enabled) VALUES ('d', 'd', true)")
     store.execute(
-        "INSERT INTO project (id, domain_id, name, description, enabled)"
-        f" VALUES ('{PROJECT_ID}', 'd', 'p', '', true)"
+        "INSERT INTO project (id, domain_id, name, description, enabled, labels)"
+        f" VALUES ('{PROJECT_ID}', 'd', 'p', '', true, '{{}}')"
     )
     await ClusterQueries(database).add(cluster(), event("cluster.added"), 1)
     return cluster()

@@ -150,8 +150,7 @@ class ClusterQueries(Queries):
         """
         async with self._database.transaction(event, invalidate=True) as connection:
             await _require_unchanged(connection, before)
-            # Replicas from before schema 0005 may still write `unknown_credential`.
-            for table in (tables.webhook_token, tables.unknown_identity, tables.unknown_credential):
+            for table in (tables.webhook_token, tables.unknown_identity):
                 await connection.execute(delete(table).where(table.c.cluster_id == cluster_id))
             await connection.execute(delete(_ca).where(_ca.c.cluster_id == cluster_id))
             await connection.execute(delete(_cluster).where(_cluster.c.id == cluster_id))
@@ -217,25 +216,17 @@ def is_enforced_inside() -> ColumnElement[bool]:
     )
 
 
-def options_of(stored: dict[str, Any] | None) -> ClusterOptions:
-    """Convert a cluster's stored options. Older programs stored NULL for the defaults; JSON stores tuples as lists."""
+def options_of(stored: dict[str, Any]) -> ClusterOptions:
+    """Convert a cluster's stored options. JSON stores tuples as lists."""
     values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in (stored or {}).items()
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
     }
     return ClusterOptions(**values)
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:
     row = {column.name: getattr(cluster, column.name) for column in _cluster.c}
-    return row | {"labels": dict(cluster.labels), "options": _options_row(cluster.options)}
-
-
-def _options_row(options: ClusterOptions) -> dict[str, object]:
-    values = asdict(options)
-    # Omit the new option if it is off, because a replica from before schema 0005 rejects unknown options.
-    if not options.admission_by_number:
-        del values["admission_by_number"]
-    return values
+    return row | {"labels": dict(cluster.labels), "options": asdict(cluster.options)}
 
 
 def _ca_row(ca: ClientCA) -> dict[str, object]:

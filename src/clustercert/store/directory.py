@@ -223,7 +223,7 @@ def _values(entity: Domain | Project | User | Group) -> dict[str, object]:
     row: dict[str, object] = {each.name: getattr(entity, each.name) for each in fields(entity)}
     if not isinstance(entity, Domain):
         del row["domain"]
-        row |= {"domain_id": entity.domain.id, "labels": dict(entity.labels) or None}
+        row |= {"domain_id": entity.domain.id, "labels": dict(entity.labels)}
     return row
 
 

@@ -59,8 +59,6 @@ def entity_of(kind: type[E], row: Row[Any], prefix: str = "", **others: Any) -> 
     names = {each.name for each in fields(kind)} - others.keys()
     if "domain" in names:
         others["domain"] = entity_of(Domain, row, f"{prefix}_domain")
-    if "labels" in names:
-        others["labels"] = getattr(row, f"{prefix}_labels") or {}
     return kind(**{name: getattr(row, f"{prefix}_{name}") for name in names - others.keys()}, **others)
 
 

@@ -2,7 +2,7 @@
 
 A program of revision N needs schema N. It also works on a newer schema whose migrations declare N or an older revision
 as `oldest_program`. So a rolling upgrade migrates the schema first and then replaces the replicas one by one. A schema
-whose revision was changed in another way is refused.
+whose revision was changed in another way is refused, and so are those of builds before the first migration.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from sqlalchemy import Connection, TableClause, column, insert, inspect, select, table, text, update
+from sqlalchemy import Connection, column, insert, inspect, select, table, text, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from clustercert.model.errors import SchemaError, Unavailable
@@ -36,12 +36,13 @@ async def upgrade(
     """Bring the schema to the revision that this program needs, each migration in its own transaction.
 
     Several processes may run it at once: one migrates, the others wait and find nothing to do.
-    Raises SchemaError if the database is too new for this program or other transactions keep a table locked. Raises
-    Unavailable.
+    Raises SchemaError if the database is too new or too old for this program, or other transactions keep a table
+    locked. Raises Unavailable.
 
     Args:
         report_progress: called before each migration with the number of finished migrations and the number of all.
     """
+    _refuse_earlier_build(await current(database), _known(migrations))
     try:
         await _create_lock(database)
         done = False
@@ -75,23 +76,30 @@ def head(migrations: Path = MIGRATIONS) -> str:
 async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
     """Raise SchemaError with advice if this program can't use the database's schema. Raises Unavailable."""
     async with database.read() as connection:
-        has = await connection.run_sync(_revision)
-        oldest = await connection.run_sync(_oldest_program, has)
-    _check(has, head(migrations), _known(migrations), oldest)
+        await connection.run_sync(_check, _known(migrations))
 
 
-def _check(has: str | None, needs: str, known: Collection[str], oldest_program: str | None = None) -> None:
+def _check(connection: Connection, known: Collection[str]) -> None:
+    has, needs = _revision(connection), max(known)
     if has is None:
         raise SchemaError("The database has no schema yet. Run `clustercert db upgrade`.")
-    if has == needs:
-        return
-    if has in known:
+    _refuse_earlier_build(has, known)
+    if has in known and has != needs:
         raise SchemaError(
             f"The database has schema {has} and this program needs {needs}. Run `clustercert db upgrade`."
         )
-    if oldest_program is None or oldest_program > needs:
+    if has not in known and not _allows(connection, has, needs):
         raise SchemaError(
             f"The database has schema {has}, which is too new for this program. Run the newer program that created it."
+        )
+
+
+def _refuse_earlier_build(has: str | None, known: Collection[str]) -> None:
+    """Raise SchemaError if the database's revision is older than the first migration."""
+    if has is not None and has < min(known):
+        raise SchemaError(
+            f"The database has schema {has} of a build before version 0.1.0, which can't be upgraded: set"
+            " `database_url` to an empty database or `data_dir` to an empty folder."
         )
 
 
@@ -103,7 +111,7 @@ async def _create_lock(database: Database) -> None:
     with _ignore_if_exists():
         async with database.transaction() as connection:
             if (await connection.execute(select(_migration.c.id))).first() is None:
-                await connection.execute(insert(_migration).values(id=1, oldest_program=""))
+                await connection.execute(insert(_migration).values(id=1, oldest_program="", revision=""))
 
 
 @contextlib.contextmanager
@@ -130,7 +138,7 @@ def _upgrade_once(
     known, has = sorted(_known(migrations)), _revision(connection)
     if has is not None and has not in known:
         # A newer schema is not changed, whether or not this program can use it.
-        _check(has, known[-1], (), _oldest_program(connection, has))
+        _check(connection, known)
         return True
     following = next((revision for revision in known if has is None or revision > has), None)
     if following is None:
@@ -142,35 +150,24 @@ def _upgrade_once(
     config.attributes["connection"] = connection
     command.upgrade(config, following)
     made = ScriptDirectory.from_config(config).get_revision(following)
-    values = {"oldest_program": made.module.oldest_program}
-    # The column is missing until migration 0011.
-    if _has_column(connection, _migration, "revision"):
-        values["revision"] = following
+    values = {"oldest_program": made.module.oldest_program, "revision": following}
     connection.execute(update(_migration).values(values))
     return following == known[-1]
 
 
 def _revision(connection: Connection) -> str | None:
-    return _value(connection, _version, "version_num")
-
-
-def _oldest_program(connection: Connection, revision: str | None) -> str | None:
-    """Return the oldest program that can use a schema, or None if this schema did not record it."""
-    if _value(connection, _migration, "revision") != revision:
+    if not inspect(connection).has_table(_version.name):
         return None
-    return _value(connection, _migration, "oldest_program")
+    return connection.execute(select(_version.c.version_num)).scalar()
 
 
-def _value(connection: Connection, table: TableClause, name: str) -> str | None:
-    """Return a column from the only row of a table, or None if there is no such table or column."""
-    if not _has_column(connection, table, name):
-        return None
-    return connection.execute(select(table.c[name])).scalar()
-
-
-def _has_column(connection: Connection, table: TableClause, name: str) -> bool:
-    found = inspect(connection)
-    return found.has_table(table.name) and any(each["name"] == name for each in found.get_columns(table.name))
+def _allows(connection: Connection, revision: str, program: str) -> bool:
+    """Whether the migration to a newer schema declared that a program of this revision can use it."""
+    if not inspect(connection).has_table(_migration.name):
+        return False
+    query = select(_migration.c.oldest_program).where(_migration.c.revision == revision)
+    oldest = connection.execute(query).scalar()
+    return oldest is not None and oldest <= program
 
 
 def _known(migrations: Path) -> set[str]:

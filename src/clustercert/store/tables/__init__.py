@@ -11,7 +11,6 @@ from clustercert.store.tables.audit import audit_tile as audit_tile
 from clustercert.store.tables.audit import audit_unsealed as audit_unsealed
 from clustercert.store.tables.clusters import client_ca as client_ca
 from clustercert.store.tables.clusters import cluster as cluster
-from clustercert.store.tables.clusters import unknown_credential as unknown_credential
 from clustercert.store.tables.clusters import unknown_identity as unknown_identity
 from clustercert.store.tables.clusters import webhook_token as webhook_token
 from clustercert.store.tables.columns import Utc as Utc

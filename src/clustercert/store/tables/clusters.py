@@ -16,7 +16,7 @@ cluster = table(
     Column("signer", String(64), nullable=False),
     Column("version", String(64), nullable=False),
     Column("labels", JSON, nullable=False),
-    Column("options", JSON(none_as_null=True), nullable=True),
+    Column("options", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("updated_at", Utc, nullable=False),
     UniqueConstraint("project_id", "name"),
@@ -61,15 +61,4 @@ unknown_identity = table(
     Column("first_seen_at", Utc, nullable=False),
     Column("last_seen_at", Utc, nullable=False),
     Column("last_alert_at", Utc, nullable=False),
-)
-
-# Only programs from before schema 0005 write this table. It is not dropped, because their replicas may still run.
-unknown_credential = table(
-    "unknown_credential",
-    Column("cluster_id", Uuid, primary_key=True),
-    Column("fingerprint", LargeBinary(32), primary_key=True),
-    Column("username", Text, nullable=False),
-    Column("groups", JSON, nullable=False),
-    Column("first_seen_at", Utc, nullable=False),
-    Column("last_seen_at", Utc, nullable=False),
 )

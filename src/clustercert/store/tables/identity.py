@@ -18,7 +18,7 @@ project = table(
     Column("name", String(64), nullable=False),
     Column("description", String(255), nullable=False),
     Column("enabled", Boolean, nullable=False),
-    Column("labels", JSON(none_as_null=True), nullable=True),
+    Column("labels", JSON, nullable=False),
     UniqueConstraint("domain_id", "name"),
     Index(None, "name"),
 )
@@ -31,7 +31,7 @@ user = table(
     Column("password_hash", String(255), nullable=True),
     Column("enabled", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
-    Column("labels", JSON(none_as_null=True), nullable=True),
+    Column("labels", JSON, nullable=False),
     UniqueConstraint("domain_id", "name"),
 )
 
@@ -53,7 +53,7 @@ group = table(
     Column("id", Hex, primary_key=True),
     Column("domain_id", ForeignKey("domain.id"), nullable=False),
     Column("name", String(64), nullable=False),
-    Column("labels", JSON(none_as_null=True), nullable=True),
+    Column("labels", JSON, nullable=False),
     UniqueConstraint("domain_id", "name"),
 )
 

@@ -17,7 +17,7 @@ migration = table(
     "migration",
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("oldest_program", String(4), nullable=False),
-    Column("revision", String(4), nullable=True),
+    Column("revision", String(4), nullable=False),
 )
 
 # Leases for leader election. Times are from the database's clock, in seconds since 1970, so no clocks are compared.

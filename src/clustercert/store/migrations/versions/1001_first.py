@@ -1,0 +1,19 @@
+"""The first schema. Databases of the builds before it have schemas 0001 to 0012, and are refused."""
+
+from alembic import op
+
+from clustercert.store import tables
+
+revision = "1001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+oldest_program = "1001"
+
+
+# No downgrade, because an older program can't interpret newer rows. Restore a backup instead.
+def upgrade() -> None:
+    # Later migrations change the declared tables. Before the first of them, write out the statements here.
+    tables.metadata.create_all(op.get_bind())
+    op.bulk_insert(tables.generation, [{"id": 1, "value": 0}])
