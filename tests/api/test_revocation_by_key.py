@@ -25,7 +25,7 @@ from support.wait import SECONDS
 
 def documented_commands() -> str:
     """Return the documented commands that create a signature, without the one that sends it."""
-    document = (Path(__file__).parents[2] / "docs" / "security-model.md").read_text(encoding="utf-8")
+    document = (Path(__file__).parents[2] / "docs" / "certificates.md").read_text(encoding="utf-8")
     block = document.split("### By the key alone")[1].split("```sh\n")[1].split("```")[0]
     return block.split("curl")[0]
 

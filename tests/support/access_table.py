@@ -27,7 +27,7 @@ from support.world import World
 
 # Parameters of the paths of the administration API, and its paths of lists that callers add to.
 ADMINISTRATION = re.compile(r"\{(name|cluster|access_key)\}|/(access-keys|webhook-tokens)$")
-DOCUMENT = Path(__file__).parents[2] / "docs" / "security-model.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "rights.md"
 PEOPLE = ("anonymous", "reader", "member", "admin", "operator", "stranger")
 API_SERVERS = ("anonymous", "person", "own token", "another's token")
 
@@ -52,7 +52,7 @@ class Cell:
 
 def cells(heading: str, columns: tuple[str, ...]) -> list[Cell]:
     """The cells of the table under a heading. Its first two columns are the operation and the owner of the object."""
-    section = DOCUMENT.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1].split("\n##")[0]
+    section = DOCUMENT.read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n##")[0]
     lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
     found = []
     for operation, about, *statuses in lines:
