@@ -1,20 +1,18 @@
-"""The recipes in docs/identity.md, as settings files."""
+"""The recipes in docs/identity.md and docs/keystone.md, as settings files."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "identity.md"
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("identity.md", "keystone.md")]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 # In the recipes: the project in which an issuer's users have roles.
 PROJECT = "1" * 32
 
 
 def recipes() -> dict[str, str]:
-    """The text of each recipe in TOML, by name, in the order of the page."""
-    found = re.findall(
-        r"<!-- identity: ([\w-]+) -->\n```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
-    )
-    return dict(found)
+    """The text of each recipe in TOML, by name, in the order of the pages."""
+    return dict(re.findall(r"<!-- identity: ([\w-]+) -->\n```toml\n(.*?)```", TEXT, re.DOTALL))
 
 
 def recipe(name: str, replaced: Mapping[str, str] | None = None) -> str:
@@ -28,8 +26,7 @@ def recipe(name: str, replaced: Mapping[str, str] | None = None) -> str:
 
 def recipe_lines(name: str) -> str:
     """Lines that take the place of others in a recipe."""
-    text = PAGE.read_text(encoding="utf-8")
-    [found] = re.findall(rf"<!-- identity lines: {name} -->\n```toml\n(.*?)```", text, re.DOTALL)
+    [found] = re.findall(rf"<!-- identity lines: {name} -->\n```toml\n(.*?)```", TEXT, re.DOTALL)
     return str(found)
 
 
