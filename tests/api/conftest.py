@@ -11,15 +11,13 @@ import pytest
 
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.wiring import components, initialise
-from support import postgres, reproducible
+from support import postgres
 from support import world as worlds
 from support.administration import Administration
 from support.keystone import BY, PASSWORD, Keystone
 from support.revocation_client import RevocationClient
 from support.service import Service
 from support.world import World, settings
-
-reproducible.set_up()
 
 
 @pytest.fixture(scope="session")

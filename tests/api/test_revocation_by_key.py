@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import KeyType, PrivateKey
@@ -160,9 +160,6 @@ def test_the_services_name_is_a_setting(place: RevocationClient, tmp_path: Path)
 SIGNING = Ed25519PrivateKey.generate()
 
 
-@settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
 @given(flip=st.integers(0, 64 * 8 - 1), position=st.integers(0, 10_000))
 def test_no_changed_bit_of_a_signature_or_statement_proves(flip: int, position: int) -> None:
     statement = statement_to_sign("clustercert", "ab" * 32)

@@ -45,9 +45,6 @@ CHECKS = [
 OFTEN = st.sampled_from([True, True, True, False])
 BOUNDED = settings(
     max_examples=40,
-    deadline=None,
-    database=None,
-    derandomize=True,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

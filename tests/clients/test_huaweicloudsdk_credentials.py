@@ -21,7 +21,7 @@ from huaweicloudsdkiam.v3 import (
     TokenAuthIdentity,
 )
 
-from huaweicloud import cce_of, iam_of, issue, leaf_of
+from support.huaweicloud import cce_of, iam_of, issue, leaf_of
 from support.installed_demo import Demo, Tenant
 
 

@@ -20,7 +20,7 @@ from huaweicloudsdkcce.v3 import (
 )
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 
-from huaweicloud import cce_of, issue, leaf_of
+from support.huaweicloud import cce_of, issue, leaf_of
 from support.installed_demo import MISSING_CLUSTER, Demo, Tenant
 from support.kubeconfig_checks import assert_lives
 from support.wait import SECONDS

@@ -13,7 +13,7 @@ from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
 from huaweicloudsdkcore.http.http_config import HttpConfig
 from huaweicloudsdkcore.region.region import Region
 
-from huaweicloud import issue, kubeconfig_of
+from support.huaweicloud import issue, kubeconfig_of
 from support.keystone_installation import REGION, Service, Site
 from support.kubeconfig_checks import values
 from support.real_keystone.people import Key, Person

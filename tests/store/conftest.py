@@ -13,14 +13,12 @@ from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.engine.database import Database
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
-from support import postgres, reproducible
+from support import postgres
 from support.accounts import Accounts, new_accounts
 from support.credential_cache import PATIENT, Clock
 from support.credential_usage import usage_at
 from support.store_records import register_cluster
 from support.stores import Store, migrate, new_template, patient, sqlite_url
-
-reproducible.set_up()
 
 
 @pytest.fixture(scope="session")

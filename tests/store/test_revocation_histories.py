@@ -66,13 +66,7 @@ class History:
         }
 
 
-@settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(suppress_health_check=list(HealthCheck))  # each example has new rows in the test's one database
 @given(steps=STEPS)
 def test_any_history_revokes_what_is_older_than_a_standing_revocation(
     store: Store, steps: list[tuple[str, int, int]]

@@ -18,15 +18,18 @@ def _is_setting(name: str) -> bool:
 
 
 def set_up() -> None:
-    """Call it in a folder's `conftest.py`, before its tests are imported."""
+    """Call it before tests are imported."""
     for variable in filter(_is_setting, list(os.environ)):
         del os.environ[variable]
-    # A busy machine takes its time: no example has a deadline, and slow generation is no failure.
-    hypothesis.settings.register_profile(
-        "reproducible",
-        deadline=None,
-        database=None,
-        derandomize=True,
-        suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-    )
-    hypothesis.settings.load_profile("reproducible")
+    # `make test-all` chooses `full` with --hypothesis-profile.
+    for profile, examples in (("quick", 25), ("full", 100)):
+        # A busy machine takes its time: no example has a deadline, and slow generation is no failure.
+        hypothesis.settings.register_profile(
+            profile,
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+        )
+    hypothesis.settings.load_profile("quick")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.cli.kubeconfig_text import LISTS, Changes, Kubeconfig, MalformedKubeconfig
@@ -222,7 +222,6 @@ DOCUMENTS = st.fixed_dictionaries(
 STYLES = st.sampled_from(["block", "flow", "json", "indented", "mixed"])
 
 
-@settings(max_examples=100)
 @given(document=DOCUMENTS, style=STYLES)
 def test_merge_then_unmerge_gives_an_equal_document(document: dict[str, object], style: str) -> None:
     if style == "json":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import KeyType
@@ -102,7 +102,6 @@ REASONS = {
     number=st.integers(0, (1 << 103) - 1),
     seconds=st.integers(0, 10**9),
 )
-@settings(max_examples=30, deadline=None)
 def test_what_is_listed_is_what_a_parser_finds(
     serials: list[int], reasons: list[str], number: int, seconds: int
 ) -> None:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import KeyType, PrivateKey
@@ -131,14 +131,12 @@ def test_an_rsa_key_over_4096_bits_is_refused_before_verification() -> None:
 
 
 @given(st.text(max_size=400))
-@settings(max_examples=50)
 def test_no_text_does_anything_but_be_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         csr_public_key(text)
 
 
 @given(position=st.integers(min_value=0), replacement=st.integers(0, 255))
-@settings(max_examples=150)
 def test_a_changed_byte_of_a_csr_is_refused_or_changes_nothing(position: int, replacement: int) -> None:
     der_bytes = bytearray(x509.load_pem_x509_csr(GOOD.encode()).public_bytes(Encoding.DER))
     der_bytes[position % len(der_bytes)] = replacement

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
@@ -113,7 +113,6 @@ CALLERS = st.builds(
 
 
 @given(given_rules=rules(), who=CALLERS)
-@settings(max_examples=60)
 def test_users_could_get_what_some_request_gets(given_rules: list[Rule], who: Caller) -> None:
     policy = loaded(*given_rules)
     found = Entitlements(policy, CLUSTER, "*", NOW).of(who)
@@ -128,7 +127,6 @@ def test_users_could_get_what_some_request_gets(given_rules: list[Rule], who: Ca
     ),
     who=CALLERS,
 )
-@settings(max_examples=60)
 def test_no_user_is_missed_because_of_expressions_on_requests(given_rules: list[Rule], who: Caller) -> None:
     policy = loaded(*given_rules)
     found = Entitlements(policy, CLUSTER, "*", NOW).of(who)

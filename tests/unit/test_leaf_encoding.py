@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
@@ -113,7 +113,6 @@ NAMES = st.one_of(
         lambda each: each - each % timedelta(seconds=1)
     ),
 )
-@settings(max_examples=100)
 def test_the_library_makes_the_same_leaf_for_any_grant(
     username: str, groups: tuple[str, ...], serial: int, not_before: datetime, lifetime: timedelta
 ) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.merkle.tiles import (
@@ -123,7 +123,6 @@ def test_256_leaves_are_a_full_tile_and_one_hash_above_it() -> None:
 
 
 @given(steps=st.lists(st.integers(0, 700), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=40)
 def test_growth_in_any_steps_comes_to_the_same_tree(steps: list[int]) -> None:
     size, tiles = in_steps(steps)
     assert tiles == in_steps([size])[1]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from clustercert.identity.password_queue import COUNTED_SECONDS, KNOWN_FAILURES, Contender, PasswordQueue
@@ -235,7 +235,6 @@ CONTENDERS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(contenders=st.lists(CONTENDERS, max_size=40), max_waiting=st.integers(0, 40))
 def test_known_pairs_never_wait_behind_others_and_are_rejected_last(
     contenders: list[Contender], max_waiting: int

@@ -2,7 +2,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import DecisionInput, IssueRequest, PolicyRule
@@ -239,7 +239,6 @@ def test_neither_duration_nor_expire_at_is_an_invalid_request() -> None:
     ca_seconds=st.integers(1, 3650 * 86400),
     days=st.one_of(st.just(-1), st.integers(1, 1825)),
 )
-@settings(max_examples=60)
 def test_nothing_ever_outlives_the_rule_the_ca_or_the_wish(
     rule_seconds: int, ca_seconds: int, days: int
 ) -> None:

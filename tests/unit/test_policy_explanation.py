@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest, Origin
@@ -121,7 +121,6 @@ def outcome(made: Grant | ClustercertError | None) -> object:
 
 
 @given(rules=RULES, who=CALLERS, where=CLUSTERS, ask=REQUESTS, only_own=st.booleans())
-@settings(max_examples=100)
 def test_explain_agrees_with_decide(
     rules: list[Rule], who: Caller, where: Cluster, ask: IssueRequest, *, only_own: bool
 ) -> None:
@@ -147,7 +146,6 @@ def test_explain_agrees_with_decide(
 
 
 @given(rules=RULES, who=CALLERS, where=CLUSTERS, ask=REQUESTS)
-@settings(max_examples=100)
 def test_the_first_false_condition_is_that_of_the_rule(
     rules: list[Rule], who: Caller, where: Cluster, ask: IssueRequest
 ) -> None:
@@ -305,7 +303,6 @@ def test_a_user_sees_nothing_of_rules_about_others(rules: list[Rule]) -> None:
 
 
 @given(rules=RULES, who=CALLERS, where=CLUSTERS, ask=REQUESTS)
-@settings(max_examples=100)
 def test_a_decision_names_only_rules_that_the_caller_may_see(
     rules: list[Rule], who: Caller, where: Cluster, ask: IssueRequest
 ) -> None:
