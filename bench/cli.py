@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import world
-from clustercert.cli.profile import Profile, save
+from clustercert.cli.login.profile import Profile, save
 
 # The most that a command may take, in times of a bare Python.
 LIMITS = {

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
-from clustercert.cli.credential_cache import Entry, login_state, path_of, rendered
-from clustercert.cli.profile import Profile, save
+from clustercert.cli.credential.cache import Entry, login_state, path_of, rendered
+from clustercert.cli.login.profile import Profile, save
 
 # typer imports the other two.
 PARSER = frozenset({"typer", "annotated_doc", "shellingham"})

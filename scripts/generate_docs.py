@@ -24,7 +24,7 @@ from clustercert.authn.oidc.issuer_settings import IssuerSettings, RoleGrantSett
 from clustercert.cli.root import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
-from clustercert.policy.example_settings import (
+from clustercert.policy.examples import (
     ExampleCaller,
     ExampleCluster,
     ExampleRequest,

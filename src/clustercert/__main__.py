@@ -26,7 +26,7 @@ def main() -> None:
 def _run() -> None:
     # Import only what is needed: worker processes import this module too, and kubectl waits for `credential`.
     if sys.argv[1:2] == ["credential"]:
-        from clustercert.cli.credential_entry import main as run  # noqa: PLC0415
+        from clustercert.cli.credential.entry import main as run  # noqa: PLC0415
     else:
         from clustercert.cli.root import main as run  # noqa: PLC0415
 

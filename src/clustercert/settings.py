@@ -21,16 +21,16 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from clustercert.audit.publish_targets import PublishTarget, parse_target
+from clustercert.audit.publishing import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.clusters.registration import ClusterLimits
-from clustercert.limits.rates import Kind, Rate, parse_rate
-from clustercert.limits.user_rates import TEMPORARY_KEYS, TOKENS
+from clustercert.limits.failures import Kind, Rate, parse_rate
+from clustercert.limits.issuing import TEMPORARY_KEYS, TOKENS
 from clustercert.model import KeyType
-from clustercert.model.addresses import is_service_url
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.model.name_patterns import Names
+from clustercert.model.requests import is_service_url
 from clustercert.policy.decision import Policy
 from clustercert.policy.examples import example_failures
 from clustercert.policy.lifetime import MAX_DAYS, MOST_DAYS

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from cryptography import x509
 
-from clustercert.inventory.access import AccessReports
+from clustercert.certificates.access import AccessReports
 from clustercert.model import ClusterOptions, utc_now
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import fingerprint

@@ -12,11 +12,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import FastAPI
 
-from clustercert.inventory.crls import LIFETIME, MIN_AGE, Crls
+from clustercert.certificates.crls import LIFETIME, MIN_AGE, Crls
 from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.policy.names import is_plain_text
+from clustercert.policy.templates import is_plain_text
 from clustercert.store.crls import CrlQueries
 from clustercert.wiring import components
 from support import world as worlds

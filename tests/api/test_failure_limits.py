@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from clustercert.authn.signature_lock import WRONG_SIGNATURES
+from clustercert.authn.access_keys import WRONG_SIGNATURES
 from support.keystone import UNAUTHORIZED, Keystone, login_body
 from support.service import Service
 from support.stores import blob, rows

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from cryptography.x509.oid import NameOID
 
+from clustercert.authn.access_keys import WRONG_SIGNATURES
 from clustercert.authn.keystone import access_keys as module
-from clustercert.authn.signature_lock import WRONG_SIGNATURES
 from clustercert.http import middleware
 from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
 from support import world as worlds

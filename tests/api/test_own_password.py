@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clustercert.limits.user_rates import PASSWORDS
+from clustercert.limits.issuing import PASSWORDS
 from clustercert.model import User, new_id
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone, login_body
 from support.service import Service

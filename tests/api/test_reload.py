@@ -14,9 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from clustercert.observability import log
 from clustercert.server import application, reloading
-from clustercert.server.applied_settings import AppliedSettings
-from clustercert.server.applied_settings import Reloadable as Applied
-from clustercert.server.reloading import Reloader
+from clustercert.server.reloading import AppliedSettings, Reloader
+from clustercert.server.reloading import Reloadable as Applied
 from clustercert.settings import Settings, SettingsError
 from support import world as worlds
 from support.log_capture import captured_logs

@@ -8,13 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from clustercert.authn.access_keys import WRONG_SIGNATURES
 from clustercert.authn.oidc import keys
-from clustercert.authn.signature_lock import WRONG_SIGNATURES
-from clustercert.client.access_key_auth import AccessKeyAuth
-from clustercert.client.transport import Request
+from clustercert.client.auth import AccessKeyAuth
+from clustercert.client.connection import Request
 from clustercert.server import reloading
-from clustercert.server.applied_settings import AppliedSettings
-from clustercert.server.reloading import Reloader
+from clustercert.server.reloading import AppliedSettings, Reloader
 from clustercert.settings import Settings, SettingsError
 from support import world as worlds
 from support.log_capture import captured_logs

@@ -11,12 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clustercert.certificates.revocation import statement_to_sign
 from clustercert.model import KeyType, PrivateKey
 from clustercert.pki.certificates import chain_pem, fingerprint
-from clustercert.pki.key_validation import signed_by
-from clustercert.pki.keys import key_pem, new_key
+from clustercert.pki.keys import key_pem, new_key, signed_by
 from clustercert.pki.leaf import serial_hex
-from clustercert.revocation.proof_of_possession import statement_to_sign
 from support.leaf_checks import credential_number_of
 from support.revocation_client import OWN, RevocationClient
 from support.service import Service

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clustercert.cli.document_kinds import json_schema
+from clustercert.cli.apply.documents import json_schema
 from support.certificate_authority import kubeconfig_document
 from support.command_line import Operator, new_operator
 from support.operated_cluster import SERVICE_CA

@@ -138,8 +138,8 @@ def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
         "clustercert",
         "clustercert.__main__",
         "clustercert.cli",
-        "clustercert.cli.credential_cache",
-        "clustercert.cli.credential_entry",
+        "clustercert.cli.credential.cache",
+        "clustercert.cli.credential.entry",
         "clustercert.file_names",
     ]
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.cli import credential_cache, profile
+from clustercert.cli.credential import cache
+from clustercert.cli.login import profile
+from clustercert.cli.login.profile import Profile
 from clustercert.cli.name_completion import is_plain
-from clustercert.cli.profile import Profile
 from support.command_line import Operator
 from support.wait import SECONDS, eventually
 
@@ -105,7 +106,7 @@ def completed(line: str) -> list[str]:
 
 def make_old() -> None:
     """Let the cached names be too old to be used without asking."""
-    for file in Path(str(credential_cache.folder("names"))).iterdir():
+    for file in Path(str(cache.folder("names"))).iterdir():
         # A child process may be replacing one.
         with contextlib.suppress(FileNotFoundError):
             os.utime(file, (0, 0))
@@ -175,7 +176,7 @@ def test_without_a_valid_login_there_are_no_names(service: Service, home: Path) 
 
 def test_logout_deletes_the_names(service: Service, tmp_path: Path) -> None:
     assert eventually(lambda: completed("clustercert kubeconfig get zebr")) == ["zebra"]
-    folder = Path(str(credential_cache.folder("names")))
+    folder = Path(str(cache.folder("names")))
     assert list(folder.iterdir())
     assert Operator(tmp_path).run("logout").code == 0
     assert list(folder.iterdir()) == []

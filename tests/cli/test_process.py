@@ -82,7 +82,7 @@ def test_the_root_help_repeats_the_help_of_each_command() -> None:
 
 def test_a_client_does_not_load_the_server() -> None:
     loaded = loaded_by("kubeconfig", "get", "prod")
-    assert "clustercert.cli.kubeconfig_validation" in loaded
+    assert "clustercert.cli.kubeconfig.validation" in loaded
     assert loaded.isdisjoint(SERVER)
 
 

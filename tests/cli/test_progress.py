@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 AT_ONCE = (
     *(sys.executable, "-c"),
     (
-        "import clustercert.cli.progress as p\np.FIRST_SECONDS, p._SECONDS_BETWEEN = -1, 0\n"
+        "import clustercert.cli.output as p\np.FIRST_SECONDS, p._SECONDS_BETWEEN = -1, 0\n"
         "from clustercert.__main__ import main\nmain()"
     ),
 )

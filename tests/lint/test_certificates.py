@@ -13,7 +13,7 @@ from pkilint.pkix import certificate, extension, name
 from pkilint.validation import ValidationFindingSeverity
 
 from clustercert.model import ClientCA, KeyType, PrivateKey, PublicKey
-from clustercert.pki.csr import csr_public_key
+from clustercert.pki.certificates import csr_public_key
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import LeafBuilder, new_signing_request
 from clustercert.server.tls_files import new_server_certificate

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.audit.export import Exporter
-from clustercert.audit.exported_log import ExportedLog
+from clustercert.audit.export import ExportedLog, Exporter
 from clustercert.audit.findings import VerificationReport
 from clustercert.audit.retention import Retention
 from clustercert.audit.verification import LEAVES_PER_READ, verify

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.audit.exported_log import ExportedLog
+from clustercert.audit.export import ExportedLog
 from clustercert.audit.findings import VerificationReport
 from clustercert.audit.verification import verify
 from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, sign_note

@@ -14,10 +14,15 @@ import pytest
 
 from clustercert.audit.event_parsing import deleted_places
 from clustercert.audit.findings import FindingKind
-from clustercert.audit.policy_changes import NAME, record_policy_change
-from clustercert.audit.publish_targets import PublishError, SyslogTarget, UrlTarget, parse_target
-from clustercert.audit.publishing import CheckpointPublisher
+from clustercert.audit.publishing import (
+    CheckpointPublisher,
+    PublishError,
+    SyslogTarget,
+    UrlTarget,
+    parse_target,
+)
 from clustercert.audit.retention import Retention
+from clustercert.audit.settings_changes import POLICY_CURSOR, record_policy_change
 from clustercert.audit.verification import parse_checkpoints
 from clustercert.model import Actor
 from clustercert.model.errors import NotFound, Unavailable
@@ -282,8 +287,8 @@ async def test_a_log_without_a_checkpoint_has_nothing_to_publish(database: Datab
 
 
 async def test_a_policy_is_recorded_once_until_it_changes(database: Database, store: Store) -> None:
-    progress = JobCursor(database, NAME)
-    others = [JobCursor(patient(store.url), NAME) for _ in range(3)]
+    progress = JobCursor(database, POLICY_CURSOR)
+    others = [JobCursor(patient(store.url), POLICY_CURSOR) for _ in range(3)]
     done = await asyncio.gather(*(record_policy_change(one, POLICY, NOW) for one in (progress, *others)))
     assert sorted(done) == [False, False, False, True]
     for other in others:
@@ -323,6 +328,6 @@ async def test_a_policy_is_recorded_once_until_it_changes(database: Database, st
 
 
 async def test_a_policy_keeps_its_digest(database: Database, store: Store) -> None:
-    assert await record_policy_change(JobCursor(database, NAME), PolicySettings().policy(), NOW)
+    assert await record_policy_change(JobCursor(database, POLICY_CURSOR), PolicySettings().policy(), NOW)
     [event] = store.events()
     assert event["subject"] == DIGEST

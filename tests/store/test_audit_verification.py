@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import insert
 
 from clustercert.audit.findings import Finding, FindingKind
-from clustercert.audit.tree_check import TrustedHead
-from clustercert.audit.verification import verify
+from clustercert.audit.verification import TrustedHead, verify
 from clustercert.merkle.notes import NoteError, VerifierKey
 from clustercert.model import Actor
 from clustercert.model.events.administration import EventsDeleted

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 from cryptography import x509
 
-from clustercert.audit.certificate_scrubber import CertificateScrubber
+from clustercert.audit.retention import CertificateScrubber
 from clustercert.model import CertificateRecord, SigningRequest
 from clustercert.pki.certificates import certificate_der, fingerprint
 from clustercert.pki.client_ca import new_client_ca

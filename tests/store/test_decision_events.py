@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event as engine_events
 
 from clustercert.audit.sealer import LogSealer
-from clustercert.issuance.recorded_callers import RecordedCallers
+from clustercert.issuance.explanations import RecordedCallers
 from clustercert.model import Actor
 from clustercert.store import decision_events
 from clustercert.store.audit import AuditQueries

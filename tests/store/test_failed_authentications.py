@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.audit.failed_authentications import MAX_KNOWN, FailedAuthentications
+from clustercert.audit.refusals import MAX_KNOWN, FailedAuthentications
 from clustercert.background import running
 from clustercert.model.errors import Unavailable
 from clustercert.store.engine.database import Database

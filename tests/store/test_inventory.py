@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from clustercert.inventory.access import AccessReports
-from clustercert.inventory.service import Inventory
+from clustercert.certificates.access import AccessReports
+from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
 from clustercert.store.access import AccessQueries
 from clustercert.store.certificate_view import CertificateView

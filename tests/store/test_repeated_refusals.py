@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clustercert.audit.repeated_refusals import OTHER, RepeatedRefusals
+from clustercert.audit.refusals import OTHER, RepeatedRefusals
 from clustercert.background import running
 from clustercert.model import Actor, Origin
 from clustercert.model.errors import Unavailable

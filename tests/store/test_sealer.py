@@ -12,7 +12,7 @@ from sqlalchemy import Connection, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.audit.log_key import KEY_CONTEXT
+from clustercert.audit.log import KEY_CONTEXT
 from clustercert.audit.sealer import MAX_BATCH, LogSealer
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from clustercert.certificates.revocation import statement_to_sign
 from clustercert.model import PrivateKey
 from clustercert.pki.certificates import fingerprint
-from clustercert.revocation.proof_of_possession import statement_to_sign
 from support.administration import put_new, unique, wanted
 from support.keystone import PASSWORD
 from support.kubernetes_messages import audit_event, credential_id, event_list, review

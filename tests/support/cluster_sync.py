@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints
-from clustercert.kubernetes.sync import Sync
+from clustercert.kubernetes.reconcile import Sync
 from clustercert.model import CertificateRecord, Cluster, ClusterOptions
 from support.apiserver import ApiServer
 from support.credential_ledger import CredentialLedger

@@ -7,8 +7,7 @@ from typing import Any
 
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.oidc.issuers import Issuer
-from clustercert.authn.oidc.jwks import parse_key_set
-from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.keys import IssuerKeys, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.verification import Verifier
 from support.oidc import AUDIENCE, key_set, new_key, signed

@@ -8,7 +8,7 @@ import yaml
 from support.wait import SECONDS
 
 _PROGRAM = f"""\
-import clustercert.cli.credential_renewal as plugin
+import clustercert.cli.credential.renewal as plugin
 plugin.NETWORK_SECONDS = {SECONDS}
 from clustercert.__main__ import main
 main()"""

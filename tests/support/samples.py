@@ -5,22 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.model import (
-    Caller,
-    ClientCA,
-    Cluster,
-    Domain,
-    Grant,
-    Origin,
-    PolicyRule,
-    PrivateKey,
-    User,
-)
+from clustercert.model import Caller, ClientCA, Cluster, Domain, Grant, Origin, PrivateKey, User
 from clustercert.model.name_patterns import Names
-from clustercert.model.policy import HasName
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
 from clustercert.policy.decision import Policy
+from clustercert.policy.rules import HasName, PolicyRule
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
 ISSUED_AT = NOW.replace(microsecond=0)

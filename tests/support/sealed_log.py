@@ -9,8 +9,7 @@ from clustercert.audit.export import Exporter
 from clustercert.audit.findings import Finding, VerificationReport
 from clustercert.audit.log import AuditLog
 from clustercert.audit.sealer import LogSealer
-from clustercert.audit.tree_check import TrustedHead
-from clustercert.audit.verification import verify
+from clustercert.audit.verification import TrustedHead, verify
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
 from clustercert.store.audit import AuditQueries
 from clustercert.store.engine.database import Database

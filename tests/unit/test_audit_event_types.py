@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import clustercert
-from clustercert.audit.denials import DenialAudit
+from clustercert.audit.refusals import DenialAudit
 from clustercert.cli.audit_output import event_row
 from clustercert.http.api.audit_bodies import event_body
 from clustercert.model import Caller, Domain, Group, IssueRequest, User

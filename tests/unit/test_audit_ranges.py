@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.audit.event_parsing import deleted_places, parse_body
-from clustercert.audit.ranges import PlaceRange, count_places, merge, ranges_of, subtract
+from clustercert.audit.event_parsing import (
+    PlaceRange,
+    count_places,
+    deleted_places,
+    merge,
+    parse_body,
+    ranges_of,
+    subtract,
+)
 
 ranges = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 5)).map(lambda pair: (pair[0], sum(pair))))
 

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.authn.access_keys import MAX_ADDRESS, AccessKeyAuthenticator, SigningKey
+from clustercert.authn.access_keys import MAX_ADDRESS, WRONG_SIGNATURES, AccessKeyAuthenticator, SigningKey
 from clustercert.authn.credentials import UnverifiedCredential
-from clustercert.authn.signature_lock import WRONG_SIGNATURES
 from clustercert.model import Caller, Domain, Origin, UnverifiedRequest, User
 from clustercert.model.errors import Unauthenticated
 from clustercert.pki.request_signature import (

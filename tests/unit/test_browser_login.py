@@ -14,9 +14,8 @@ import pytest
 
 from clustercert.client.connection import ClientError
 from clustercert.client.oidc.browser_login import log_in_by_browser
-from clustercert.client.oidc.errors import IssuerError, LoginRefused
-from clustercert.client.oidc.grants import IssuerClient
-from clustercert.client.oidc.tokens import Tokens
+from clustercert.client.oidc.issuer import IssuerError, LoginRefused
+from clustercert.client.oidc.tokens import IssuerClient, Tokens
 from support.login_browser import new_browser
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response, claims_of, signed

@@ -15,10 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Domain, Group, IssueRequest, Origin
-from clustercert.model.policy import ConditionFailed, DecisionInput
-from clustercert.pki.stand_in_keys import stand_in_key
-from clustercert.policy.expression_checks import FIELD_TYPES
-from clustercert.policy.expressions import FIELDS, Expression, compile_expression, variables
+from clustercert.pki.keys import stand_in_key
+from clustercert.policy.expressions import FIELD_TYPES, FIELDS, Expression, compile_expression, variables
+from clustercert.policy.rules import ConditionFailed, DecisionInput
 from support.samples import NOW, caller, cluster
 
 DOCS = Path(__file__).parents[2] / "docs"

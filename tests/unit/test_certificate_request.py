@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.cli.certificate_request import CertificateRequest
-from clustercert.cli.credential_cache import login_state
-from clustercert.cli.credential_source import Credential
+from clustercert.cli.credential.cache import login_state
+from clustercert.cli.credential.source import Credential
+from clustercert.cli.kubeconfig.request import CertificateRequest
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.client import Client, IssueOptions
 from clustercert.client.connection import ApiError, Response

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from clustercert.cli import kubeconfig_entries, kubeconfig_files, kubeconfig_merge
-from clustercert.cli.kubeconfig_entries import ClusterRef
-from clustercert.cli.kubeconfig_text import Changes
+from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files, merge
+from clustercert.cli.kubeconfig.kubeconfig_entries import ClusterRef
+from clustercert.cli.kubeconfig.text import Changes
 from clustercert.cli.options import CommandError
 
 EMPTY = "apiVersion: v1\nkind: Config\n"
@@ -35,12 +35,12 @@ def wanted() -> Changes:
 def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(EMPTY)
-    plan = kubeconfig_merge._Plan.read(config)
+    plan = merge._Plan.read(config)
     plan.add(NAME, REF)
     config.write_text(FOREIGN)
 
     with pytest.raises(CommandError, match="has another entry named default-prod"):
-        kubeconfig_merge._write(plan, {NAME: wanted()}, use=False)
+        merge._write(plan, {NAME: wanted()}, use=False)
 
     assert config.read_text() == FOREIGN
     assert list(tmp_path.iterdir()) == [config]

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.kubeconfig_import import MAX_BYTES, ImportedCluster, checked_yaml, read
+from clustercert.cli.kubeconfig.reading import MAX_BYTES, ImportedCluster, checked_yaml, read
 from clustercert.cli.options import CommandError
 
 CA = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"

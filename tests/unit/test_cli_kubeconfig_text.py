@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.kubeconfig_text import LISTS, Changes, Kubeconfig, MalformedKubeconfig
+from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig, MalformedKubeconfig
 
 SAMPLES = Path(__file__).parents[1] / "support" / "kubeconfigs"
 NAME = "default-prod"

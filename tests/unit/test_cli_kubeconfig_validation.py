@@ -9,11 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
-from clustercert.cli.kubeconfig_validation import LocalKey, validated_kubeconfig
+from clustercert.cli.kubeconfig.validation import LocalKey, validated_kubeconfig
 from clustercert.cli.options import CommandError
 from clustercert.model import JsonObject
-from clustercert.pki.certificates import chain_pem
-from clustercert.pki.csr import csr_public_key
+from clustercert.pki.certificates import chain_pem, csr_public_key
 from clustercert.pki.keys import key_pem
 
 NOT_AFTER = datetime(2026, 1, 15, 18, 30, tzinfo=UTC)

@@ -7,11 +7,12 @@ from typing import NoReturn
 
 import pytest
 
-from clustercert.cli import credential_cache, credential_entry, profile
-from clustercert.cli.login_flow import read_ca
+from clustercert.cli.credential import cache, entry
+from clustercert.cli.login import profile
+from clustercert.cli.login.flow import read_ca
+from clustercert.cli.login.profile import Profile
 from clustercert.cli.lookup import in_domain, only_project
 from clustercert.cli.options import CommandError, NotLoggedIn, UnknownName
-from clustercert.cli.profile import Profile
 from clustercert.client import ProjectRef
 from clustercert.secure_file import make_private_folder, read_regular_file, write_private
 from support.command_line import run_command
@@ -203,7 +204,7 @@ def test_what_cannot_be_deleted_from_the_cache_does_not_keep_the_rest(
 
     with monkeypatch.context() as patched:
         patched.setattr("os.listdir", lambda _folder: names)
-        credential_cache.clear("work")
+        cache.clear("work")
 
     assert sorted(path.name for path in folder.iterdir()) == ["work,a,not-a-file", "worker,b,c"]
 
@@ -247,7 +248,7 @@ def test_a_command_without_a_home_says_what_to_set(command: tuple[str, ...]) -> 
 def test_the_exec_plugin_without_a_home_says_what_to_set(
     capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
-    assert credential_entry.run(["prod", *options]) == 1
+    assert entry.run(["prod", *options]) == 1
     said = capsys.readouterr()
     assert (said.out, said.err) == (
         "",

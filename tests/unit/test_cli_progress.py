@@ -2,14 +2,14 @@ import contextlib
 
 import pytest
 
-from clustercert.cli import progress
-from clustercert.cli.progress import Progress
+from clustercert.cli import output
+from clustercert.cli.output import Progress
 
 
 def be_a_terminal(monkeypatch: pytest.MonkeyPatch, first_seconds: float = 0) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr(progress, "FIRST_SECONDS", first_seconds)
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0)
+    monkeypatch.setattr(output, "FIRST_SECONDS", first_seconds)
+    monkeypatch.setattr(output, "_SECONDS_BETWEEN", 0)
 
 
 def test_a_bar_shows_how_much_of_a_total_is_done(
@@ -65,7 +65,7 @@ def test_short_commands_show_nothing(
 def test_nothing_is_shown_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "FIRST_SECONDS", 0)
+    monkeypatch.setattr(output, "FIRST_SECONDS", 0)
     with Progress("changes", 1) as bar:
         bar.print("one\n")
     assert capsys.readouterr() == ("one\n", "")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.cli import credential_entry, profile
-from clustercert.cli.kubeconfig_entries import ClusterRef, context_name
+from clustercert.cli.credential import entry
+from clustercert.cli.kubeconfig.kubeconfig_entries import ClusterRef, context_name
+from clustercert.cli.login import profile
+from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import CommandError
-from clustercert.cli.profile import Profile
 
 CLUSTER, PROJECT = "11111111-1111-1111-1111-111111111111", "1" * 32
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202ehello"
@@ -65,7 +66,7 @@ def test_a_services_message_cannot_steer_the_terminal_of_kubectl(
 ) -> None:
     with refusing(403, ESCAPES) as url:
         save(home, url)
-        assert credential_entry.run(ARGUMENTS) == 4
+        assert entry.run(ARGUMENTS) == 4
     said = capsys.readouterr().err
     assert r"\x1b]0;pwned\x07\x1b[2J\x9b31m\u202ehello" in said
     assert said.removesuffix("\n").isprintable()
@@ -76,7 +77,7 @@ def test_the_command_for_the_next_login_has_no_text_of_the_service(
 ) -> None:
     with refusing(401, "no") as url:
         save(home, url, user="a;b$(id)", project="x y`id`")
-        assert credential_entry.run(ARGUMENTS) == 3
+        assert entry.run(ARGUMENTS) == 3
     command = capsys.readouterr().err.partition("Run `")[2]
     assert command == "clustercert login`.\n"
 

@@ -11,17 +11,17 @@ import httpx
 import pytest
 
 from clustercert.client import Client, CurrentUser, IssueOptions, Login, NamedRef, ProjectRef
-from clustercert.client.access_key_auth import AccessKeyAuth
-from clustercert.client.auth import TokenAuth
+from clustercert.client.auth import AccessKeyAuth, TokenAuth
 from clustercert.client.connection import (
     MAX_RESPONSE_BYTES,
     ApiError,
     Auth,
     ClientError,
     Connection,
+    Reply,
+    Request,
     Unreachable,
 )
-from clustercert.client.transport import Reply, Request
 from clustercert.pki.request_signature import SignedParts, parse_authorization, payload_hash, verify
 
 URL = "https://clustercert.test:8443"

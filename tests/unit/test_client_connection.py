@@ -14,15 +14,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from clustercert.client import Client, transport, trust
+from clustercert.client import Client, connection
 from clustercert.client.connection import (
     ClientError,
     Connection,
+    HttpTransport,
     Unreachable,
     UntrustedCertificate,
     service_url,
 )
-from clustercert.client.transport import HttpTransport
 from clustercert.pki.certificates import certificate_der, chain_pem, fingerprint
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import key_pem, new_key
@@ -56,8 +56,8 @@ def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tu
     def answer() -> None:
         # The client may hang up at any time, also during the handshake.
         with suppress(OSError):
-            connection, _ = listener.accept()
-            with context.wrap_socket(connection, server_side=True) if tls else connection as client:
+            accepted, _ = listener.accept()
+            with context.wrap_socket(accepted, server_side=True) if tls else accepted as client:
                 client.recv(65536)
                 client.sendall(head)
                 for _ in range(1200):
@@ -88,7 +88,7 @@ def dripping(head: bytes, drip: bytes, folder: Any, *, tls: bool) -> Iterator[tu
 def test_a_response_that_trickles_ends_at_the_time_limit(
     head: bytes, drip: bytes, tls: bool, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     with (
         dripping(head, drip, tmp_path, tls=tls) as (url, ca_pem),
         Client(url, ca_pem=ca_pem) as client,
@@ -108,15 +108,15 @@ def tls_server(certificate_pem: bytes, private_key_pem: bytes, folder: Any) -> I
     def answer() -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                accepted, _ = listener.accept()
             except OSError:
                 return
             try:
-                with context.wrap_socket(connection, server_side=True) as secured:
+                with context.wrap_socket(accepted, server_side=True) as secured:
                     secured.recv(65536)
                     secured.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"projects":[]}')
             except OSError:
-                connection.close()
+                accepted.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer, daemon=True)
@@ -150,12 +150,12 @@ def test_the_whole_chain_is_presented_on_each_python(tmp_path: Any) -> None:
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     with tls_server(chain_pem(chain), key_pem(key), tmp_path) as url:
-        presented = trust.presented_chain(url)
+        presented = connection.presented_chain(url)
         opened = HttpTransport(url, unverified)
-        with Connection(url, transport=opened) as connection:
-            connection.open()
+        with Connection(url, transport=opened) as opened_connection:
+            opened_connection.open()
             # Python 3.11 and 3.12 have only this way. It works on later ones too, so each test run covers it.
-            private = trust._private_chain(opened.tls_socket)
+            private = connection._private_chain(opened.tls_socket)
 
     assert [each.fingerprint for each in presented] == [fingerprint(each).hex() for each in chain]
     assert private == [certificate_der(each) for each in chain]

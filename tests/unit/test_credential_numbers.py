@@ -17,8 +17,7 @@ from clustercert.model import (
     number_of,
 )
 from clustercert.model.errors import Forbidden
-from clustercert.pki.leaf import new_serial
-from clustercert.pki.subject import MAX_NAME
+from clustercert.pki.leaf import MAX_NAME, new_serial
 from support.issuance_doubles import issuance
 from support.samples import NOW, cluster, grant
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clustercert.model import KeyType, PrivateKey
 from clustercert.model.errors import InvalidRequest
-from clustercert.pki.csr import csr_public_key
+from clustercert.pki.certificates import csr_public_key
 from clustercert.pki.keys import key_pem, key_type_of, new_key
 from support.asn1 import csr_of_version, flipped, pem, unsigned_csr
 from support.leaf_checks import openssl, spki

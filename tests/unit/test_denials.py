@@ -1,6 +1,6 @@
 import pytest
 
-from clustercert.audit.denials import DenialAudit
+from clustercert.audit.refusals import DenialAudit
 from clustercert.model import Actor, AuditEvent
 from clustercert.model.errors import (
     ClustercertError,

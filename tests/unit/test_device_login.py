@@ -10,11 +10,22 @@ import pytest
 
 from clustercert.client.connection import ClientError, Connection
 from clustercert.client.connection import Response as ServiceResponse
-from clustercert.client.oidc.device import log_in_by_device_code
-from clustercert.client.oidc.errors import IssuerError, IssuerUnreachable, LoginRefused, OAuthError
-from clustercert.client.oidc.grants import DeviceCode, IssuerClient, RefreshRefused
-from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer, login_offer
-from clustercert.client.oidc.tokens import Tokens
+from clustercert.client.oidc.issuer import (
+    IssuerError,
+    IssuerUnreachable,
+    LoginIssuer,
+    LoginOffer,
+    LoginRefused,
+    OAuthError,
+    login_offer,
+)
+from clustercert.client.oidc.tokens import (
+    DeviceCode,
+    IssuerClient,
+    RefreshRefused,
+    Tokens,
+    log_in_by_device_code,
+)
 from support.oauth_issuer import OAuthIssuer
 from support.oidc import Response
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.requests import KEYSTONE_METHODS
-from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.pki.keys import stand_in_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.lifetime import BACKDATE

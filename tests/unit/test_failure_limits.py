@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from clustercert.authn.signature_lock import LOCK_SECONDS, WRONG_SIGNATURES, SignatureLock
+from clustercert.authn.access_keys import LOCK_SECONDS, WRONG_SIGNATURES, SignatureLock
 from clustercert.limits.failures import WINDOW_SECONDS, FailureLimit
 from clustercert.model import Origin
 from clustercert.model.errors import NoCredential, TooManyFailures, Unauthenticated

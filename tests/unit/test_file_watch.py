@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clustercert.server.file_watch import FileWatch
-from clustercert.server.retry import MOST_SECONDS, Retry
+from clustercert.server.reloading import MOST_SECONDS, Retry
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.identity import passwords as passwords_module
-from clustercert.identity.password_queue import Contender
-from clustercert.identity.passwords import DEFAULT_HASHER, THREADS, Passwords
+from clustercert.identity.passwords import DEFAULT_HASHER, THREADS, Contender, Passwords
 from clustercert.model.errors import InvalidRequest, Unavailable
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

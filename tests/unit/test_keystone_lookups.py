@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from clustercert.authn.keystone.lookups import REFUSAL_SECONDS, Found, Lookups
+from clustercert.authn.keystone.client import REFUSAL_SECONDS, Found, Lookups
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 
 

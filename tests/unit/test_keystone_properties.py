@@ -9,8 +9,7 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clustercert.authn.credential_forms import is_built_in_token, is_keystone_token
-from clustercert.authn.credentials import BEARER, UnverifiedCredential
+from clustercert.authn.credentials import BEARER, UnverifiedCredential, is_built_in_token, is_keystone_token
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.keystone.client import KeystoneClient
 from clustercert.authn.keystone.service import new_keystone

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from clustercert.cli import known_services, profile
-from clustercert.cli.known_services import accept, forget, is_known, remember
+from clustercert.cli.login import profile, trust
+from clustercert.cli.login.trust import accept, forget, is_known, remember
 from clustercert.cli.options import CommandError, NotLoggedIn, UsageError
 from clustercert.client.oidc.issuer import LoginIssuer
 from clustercert.model.login_client import LoginClient
@@ -87,8 +87,8 @@ def test_another_client_or_issuer_of_a_known_service_is_a_first_login(issuer: Lo
     with pytest.raises(UsageError, match="--allow-service"):
         accept(URL, issuer, None)
     with pytest.raises(NotLoggedIn, match="with which you have not logged in there"):
-        known_services.require_known("default", URL, issuer)
-    known_services.require_known("default", URL, SSO)
+        trust.require_known("default", URL, issuer)
+    trust.require_known("default", URL, SSO)
 
 
 def test_the_other_addresses_of_a_known_service_are_known() -> None:

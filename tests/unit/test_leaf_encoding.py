@@ -17,13 +17,13 @@ from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
 from clustercert.pki.client_ca import ALGORITHM_DER, issuer_of
 from clustercert.pki.keys import key_type_of, new_key
 from clustercert.pki.leaf import (
+    MAX_NAME,
     LeafBuilder,
     encode_certificate,
     key_identifier,
     new_signing_request,
     requested_tbs,
 )
-from clustercert.pki.subject import MAX_NAME
 from support.asn1 import inside
 from support.leaf_checks import assert_signed_by, spki
 from support.samples import CA_KEY, client_ca, grant

@@ -15,20 +15,13 @@ from typing import cast
 import pytest
 import typer
 
-from clustercert.cli import (
-    browser,
-    credential_cache,
-    keyring_store,
-    known_services,
-    login_renewal,
-    name_completion,
-    oidc_login,
-    profile,
-)
-from clustercert.cli.login_method import IssuerOptions
-from clustercert.cli.login_window import may_open_window
+from clustercert.cli import name_completion
+from clustercert.cli.credential import cache
+from clustercert.cli.login import browser, oidc_login, profile, renewal, token_storage, trust
+from clustercert.cli.login.method import IssuerOptions
+from clustercert.cli.login.profile import OidcLogin, Profile
+from clustercert.cli.login.window import may_open_window
 from clustercert.cli.options import CommandError, UnknownName
-from clustercert.cli.profile import OidcLogin, Profile
 from clustercert.client import Client, NamedRef
 from clustercert.client.connection import ApiError
 from clustercert.client.oidc import issuer as issuers
@@ -61,7 +54,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for variable in ("CLUSTERCERT_TOKEN", "CI"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(known_services, "accept", lambda *_: None)
+    monkeypatch.setattr(trust, "accept", lambda *_: None)
     monkeypatch.setattr(IssuerOptions, "_authenticate", begin)
     return names
 
@@ -210,11 +203,11 @@ def test_a_refresh_token_in_the_keyring(home: Path, ring: dict[tuple[str, str], 
         oidc = OidcLogin("sso", "f3b1", issuer.login_issuer().body(), keyring=True)
         expired = datetime.now(UTC) - timedelta(minutes=1)
         login = replace(saved(None), oidc=oidc, token="t", expires_at=expired, refresh_token="first")
-        login_renewal.save("default", login)
+        renewal.save("default", login)
         path = profile.tokens_path("default", os.environ)
         assert json.loads(path.read_text())["refresh_token"] is None
         assert list(ring.values()) == ["first"]
-        found = login_renewal.renewed("default", profile.load("default", os.environ))
+        found = renewal.renewed("default", profile.load("default", os.environ))
         assert (found.is_renewable, found.has_expired) == (True, False)
         assert set(ring.values()) == issuer.refresh_tokens
         assert "first" not in issuer.refresh_tokens
@@ -228,13 +221,13 @@ def test_a_keyring_that_hangs_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     package.__dict__["get_password"] = lambda *_: ended.wait(60)
     monkeypatch.setitem(sys.modules, "keyring", package)
-    monkeypatch.setattr(keyring_store, "_SECONDS", 0.05)
+    monkeypatch.setattr(token_storage, "_SECONDS", 0.05)
     with pytest.raises(CommandError, match="no answer within"):
-        keyring_store.get("account")
+        token_storage.get("account")
     ended.set()
-    monkeypatch.setattr(keyring_store, "_SECONDS", 60)
+    monkeypatch.setattr(token_storage, "_SECONDS", 60)
     with pytest.raises(CommandError, match=r"AttributeError.*without --keyring"):
-        keyring_store.put("account", "secret")
+        token_storage.put("account", "secret")
 
 
 def test_the_keyring_is_checked_before_the_login(monkeypatch: pytest.MonkeyPatch, chosen: list[str]) -> None:
@@ -248,7 +241,7 @@ def test_the_choice_of_the_keyring_stays(
     monkeypatch: pytest.MonkeyPatch, chosen: list[str], ring: dict[tuple[str, str], str]
 ) -> None:
     checked: list[bool] = []
-    monkeypatch.setattr(keyring_store, "check", lambda: checked.append(True))
+    monkeypatch.setattr(token_storage, "check", lambda: checked.append(True))
     last = saved("sso")
     assert last.oidc is not None
     choose(monkeypatch, ("sso",), replace(last, oidc=replace(last.oidc, keyring=True)))
@@ -263,9 +256,9 @@ def test_names_are_completed_while_a_login_waits_for_its_renewal(
     path = profile.save(
         "default", replace(saved("sso"), token="t", expires_at=expired, refresh_token="r"), os.environ
     )
-    folder = Path(str(credential_cache.folder("names")))
+    folder = Path(str(cache.folder("names")))
     folder.mkdir(parents=True)
-    cached = {"login": credential_cache.login_state(str(path)), "names": ["prod"]}
+    cached = {"login": cache.login_state(str(path)), "names": ["prod"]}
     (folder / "default,clusters").write_text(json.dumps(cached))
     assert name_completion.names("clusters", "default") == ["prod"]
     profile.save("default", replace(saved("sso"), token="t", expires_at=expired), os.environ)

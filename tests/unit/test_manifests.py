@@ -23,7 +23,7 @@ from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mo
 from clustercert.kubernetes.manifests.rbac import service_access
 from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions
 from clustercert.model.kubernetes import CREDENTIAL_ID, SERVICE
-from clustercert.policy.exemptions import exemption_of, is_exempt
+from clustercert.policy.templates import exemption_of, is_exempt
 from support import samples
 from support.apiserver.expressions import holds, value
 from support.webhook_config import WEBHOOK_CONFIG

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.authn.oidc.fetching import FetchFailed, fetch_keys
 from clustercert.authn.oidc.issuers import KeySource
-from clustercert.model.addresses import is_https_url
+from clustercert.authn.oidc.keys import FetchFailed, fetch_keys
 from clustercert.model.login_client import DISCOVERY_PATH
+from clustercert.model.requests import is_https_url
 from support.oidc import IssuerServer, Response, key_set, new_key
 
 KEY = new_key("first")

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc.jwk import ECKey
 
-from clustercert.authn.oidc.jwks import UnusableKeySet, parse_key_set
+from clustercert.authn.oidc.keys import UnusableKeySet, parse_key_set
 from support.oidc import new_key
 
 KEY, RSA = new_key("first"), new_key("rsa", "RSA")

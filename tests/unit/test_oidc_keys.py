@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clustercert.authn.oidc import keys as module
-from clustercert.authn.oidc.fetching import FetchFailed
-from clustercert.authn.oidc.jwks import VerificationKey, parse_key_set
-from clustercert.authn.oidc.keys import IssuerKeys
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.keys import FetchFailed, IssuerKeys, VerificationKey, parse_key_set
 from clustercert.model.errors import Unavailable
 from clustercert.observability.log import redact
 from support.log_capture import captured_lines

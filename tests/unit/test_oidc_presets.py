@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.issuers import Issuer, derived_id
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused, derived_id
 from clustercert.settings import load
 from support.identity_page import recipe
 from support.issuer_tokens import DEX, ENTRA, GITHUB, GITLAB, KEYCLOAK, KUBERNETES, user_of

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.jwks import UnusableKeySet, parse_key_set
-from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.keys import IssuerKeys, UnusableKeySet, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
-from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.tokens import MAX_DEPTH, parse_token
 from clustercert.authn.oidc.verification import Verifier
 from support.oidc import AUDIENCE, URL, claims_of, key_set, new_key, signed

@@ -15,11 +15,9 @@ from joserfc.errors import SecurityWarning
 from joserfc.jwk import OKPKey
 
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.issuers import Issuer, derived_id
-from clustercert.authn.oidc.jwks import parse_key_set
-from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused, derived_id
+from clustercert.authn.oidc.keys import IssuerKeys, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
-from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.verification import Verifier
 from clustercert.model import User
 from support.oidc import AUDIENCE, URL, Key, claims_of, key_set, new_key, signed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from clustercert.identity.password_queue import COUNTED_SECONDS, KNOWN_FAILURES, Contender, PasswordQueue
+from clustercert.identity.passwords import COUNTED_SECONDS, KNOWN_FAILURES, Contender, PasswordQueue
 from clustercert.model.errors import Unavailable
 
 GENUINE = Contender("192.0.2.1", "alice")

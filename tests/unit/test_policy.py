@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.model import DecisionInput, IssueRequest, PolicyRule
+from clustercert.model import IssueRequest
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from clustercert.model.name_patterns import Names
-from clustercert.model.policy import HasName
 from clustercert.policy.decision import Policy
+from clustercert.policy.rules import DecisionInput, HasName, PolicyRule
 from support.policy_decisions import CLUSTER, DAY, decide
 from support.samples import (
     BACKDATE,

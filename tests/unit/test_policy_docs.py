@@ -14,8 +14,7 @@ import pytest
 from clustercert.model import Caller, Domain, FederatedDomain, Group, IssueRequest, Origin
 from clustercert.model.errors import Forbidden
 from clustercert.pki.keys import new_key
-from clustercert.policy.decision import Policy
-from clustercert.policy.digest import policy_digest
+from clustercert.policy.decision import Policy, policy_digest
 from clustercert.policy.examples import run_examples
 from clustercert.policy.rule_settings import PolicySettings
 from support.samples import ISSUED_AT, NOW, PROJECT_ID, USER_ID, caller, cluster

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from clustercert.model import KeyType
-from clustercert.policy.digest import policy_digest
+from clustercert.policy.decision import policy_digest
 from clustercert.policy.examples import ExampleResult, run_examples
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.settings import SettingsError, load

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest, Origin
 from clustercert.model.errors import ClustercertError, Forbidden, InvalidRequest, NotFound
-from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.pki.keys import stand_in_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.rule_settings import PolicySettings

@@ -15,7 +15,7 @@ from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import LeafBuilder, new_signing_request
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import parse_lifetime
-from clustercert.policy.names import is_plain_text
+from clustercert.policy.templates import is_plain_text
 from support.leaf_checks import assert_subject
 from support.policy_decisions import CLUSTER, DAY, decide
 from support.samples import (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.audit.denials import DenialAudit
+from clustercert.audit.refusals import DenialAudit
 from clustercert.kubernetes.bindings import Bindings
 from clustercert.model import (
     Caller,
@@ -24,10 +24,9 @@ from clustercert.model import (
     Origin,
 )
 from clustercert.model.errors import ClustercertError, TooManyRequests
-from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.pki.keys import stand_in_key
 from clustercert.policy.decision import Policy
-from clustercert.policy.recorded_decisions import NotReplayable, parse_decision
-from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, Replay
+from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store.events import canonical
 from support.issuance_doubles import Clusters, MemoryLedger, Usernames, issuance

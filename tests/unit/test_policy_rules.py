@@ -15,9 +15,9 @@ from clustercert.model import Domain, FederatedDomain, Group, IssueRequest, Orig
 from clustercert.model.errors import ClustercertError, Forbidden
 from clustercert.model.identity import ProjectName
 from clustercert.model.name_patterns import Names, Values
-from clustercert.model.policy import MAX_GROUPS
 from clustercert.policy.lifetime import MAX_LIFETIME
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.policy.rules import MAX_GROUPS
 from support.policy_rules import (
     ALICE,
     ANY_RULE,

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from clustercert.model import Group, IssueRequest
 from clustercert.model.errors import Forbidden
-from clustercert.model.policy import MAX_GROUPS
 from clustercert.policy.rule_settings import PolicySettings
+from clustercert.policy.rules import MAX_GROUPS
 from support.policy_rules import (
     ALICE,
     ANY_RULE,

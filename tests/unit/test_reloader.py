@@ -12,8 +12,7 @@ from clustercert.model.errors import Conflict
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.server import file_watch, reloading
 from clustercert.server.file_watch import FileWatch, Stamp
-from clustercert.server.reloading import FAULT_SECONDS, Reloader, with_reloadable
-from clustercert.server.retry import Retry
+from clustercert.server.reloading import FAULT_SECONDS, Reloader, Retry, with_reloadable
 from clustercert.settings import Settings
 from support.samples import NOW, caller, cluster
 

@@ -1,8 +1,6 @@
 import pytest
 
-from clustercert.pki.key_validation import accepted_key
-from clustercert.pki.keys import key_type_of
-from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.pki.keys import accepted_key, key_type_of, stand_in_key
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from clustercert.authn.oidc import token_reviews as module
-from clustercert.authn.oidc.fetching import FetchFailed
 from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.token_reviews import MAX_WAITING, NoClusters, TokenReview, TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
 from clustercert.kubernetes.service_accounts import parse_review

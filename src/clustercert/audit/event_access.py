@@ -8,7 +8,7 @@ from clustercert.audit.event_parsing import parse_body
 from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
-from clustercert.policy.roles import administers, operates, require_reach
+from clustercert.policy.rules import administers, operates, require_reach
 from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import EventFilter, EventPage
 

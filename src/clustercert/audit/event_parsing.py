@@ -1,12 +1,55 @@
-"""Parses the JSON bodies of stored events, which may have been tampered with."""
+"""Parsed audit events, their files, and ranges of places in the log."""
 
 import json
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
-from clustercert.audit.ranges import PlaceRange
 from clustercert.model import JsonObject
 from clustercert.store.audit import StoredEvent
 from clustercert.store.evidence import DELETED
+
+PlaceRange = tuple[int, int]
+
+
+def merge(ranges: Iterable[PlaceRange]) -> list[PlaceRange]:
+    """Merge ranges into as few as possible, in order."""
+    merged: list[PlaceRange] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def ranges_of(places: Iterable[int]) -> list[PlaceRange]:
+    """Convert leaf indexes to ranges."""
+    return merge((place, place) for place in places)
+
+
+def subtract(ranges: Sequence[PlaceRange], removed: Iterable[PlaceRange]) -> list[PlaceRange]:
+    """Return the parts of `ranges` that are not in `removed`. `ranges` must be in order without overlaps."""
+    remaining: list[PlaceRange] = []
+    disjoint = merge(removed)
+    at = 0
+    for first, last in ranges:
+        while at < len(disjoint) and disjoint[at][1] < first:
+            at += 1
+        start, cursor = first, at
+        while cursor < len(disjoint) and disjoint[cursor][0] <= last:
+            begin, end = disjoint[cursor]
+            if begin > start:
+                remaining.append((start, begin - 1))
+            start = max(start, end + 1)
+            cursor += 1
+        if start <= last:
+            remaining.append((start, last))
+    return remaining
+
+
+def count_places(ranges: Iterable[PlaceRange]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def parse_body(body: bytes) -> JsonObject:
@@ -65,3 +108,20 @@ def _is_range(pair: object) -> bool:
         case [int(first), int(last)]:
             return 0 <= first <= last
     return False
+
+
+def read_events(path: Path) -> Iterator[JsonObject]:
+    """Yield the events in a file, or in all event files of an exported log. Raises OSError.
+
+    A line that is not an event gives an empty object. Does not verify the log; see `verification`.
+    """
+    files = sorted((path / "events").glob("*.jsonl")) if path.is_dir() else [path]
+    for file in files:
+        with file.open("rb") as lines:
+            yield from map(_parse_line, lines)
+
+
+def _parse_line(line: bytes) -> JsonObject:
+    fields = parse_body(line)
+    body = fields.get("body")
+    return parse_body(body.encode()) if isinstance(body, str) else fields

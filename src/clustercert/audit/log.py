@@ -1,7 +1,10 @@
-"""Reads the audit log: checkpoints, tiles, events, and inclusion and consistency proofs."""
+"""The audit log: its key, its sealed entries, and readers of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from clustercert.merkle.notes import VerifierKey
 from clustercert.merkle.tiles import TilePath, node_from_tile, tile_of
@@ -13,9 +16,24 @@ from clustercert.merkle.tree import (
     inclusion_ranges,
     subtrees,
 )
-from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
-from clustercert.store.audit import AuditQueries, StoredCheckpoint, StoredEvent, StoredLog
+from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable, UnsealError
+from clustercert.pki.envelope import SecretSealer
+from clustercert.store.audit import LOG, AuditQueries, StoredCheckpoint, StoredEvent, StoredLog
 from clustercert.store.event_pages import EventFilter, EventPage, EventPages
+from clustercert.store.evidence import LogHead, UnsealedEvent
+
+# The private key's encryption context.
+KEY_CONTEXT = f"audit_log:{LOG}"
+
+
+async def unseal_private_key(sealed_key: bytes, custody: SecretSealer) -> Ed25519PrivateKey:
+    """Decrypt the log's private key. Raises UnsealError or Unavailable."""
+    raw = await custody.unseal(sealed_key, KEY_CONTEXT)
+    try:
+        return Ed25519PrivateKey.from_private_bytes(raw)
+    except ValueError as error:
+        raise UnsealError("the audit log's private key is not an Ed25519 key") from error
+
 
 MAX_PAGE = 1000
 
@@ -117,3 +135,39 @@ class AuditLog:
             )
         except (KeyError, IndexError) as error:
             raise LogDamaged("A tile of the audit log is missing. Run `clustercert audit verify`.") from error
+
+
+# Raised when a row has values of the wrong type, because SQLite accepts any type in any column.
+READ_ERRORS = (ValueError, TypeError, AttributeError)
+
+
+class LogSource(Protocol):
+    """A log that is read in chunks. Ranges include `first` and exclude `last`."""
+
+    async def head(self) -> LogHead: ...
+
+    async def tiles(self, level: int, first: int, last: int) -> Mapping[int, bytes]:
+        """The stored tiles of a level, by index. They may be partial."""
+
+    async def events(self, first: int, last: int) -> list[StoredEvent]:
+        """The events at these leaf indexes, in the order in which they are stored."""
+
+    async def checkpoints(self, first: int, last: int) -> list[StoredCheckpoint]:
+        """The stored checkpoints for these sizes."""
+
+    async def markers(self, first: int) -> list[StoredEvent]:
+        """The deletion events from leaf index `first` on, and those that are not sealed yet."""
+
+    async def unsealed(self, after: int | None) -> list[UnsealedEvent]:
+        """A batch of waiting events in the order of row ids, by default the first one. Empty at the end."""
+
+    async def outside(self) -> list[int]:
+        """Row ids of events that have no leaf index and do not wait to be sealed, or some of them."""
+
+
+async def readable_tiles(source: LogSource, level: int, first: int, last: int) -> Mapping[int, bytes]:
+    """Like `LogSource.tiles`, but returns no tiles if one can't be read."""
+    try:
+        return await source.tiles(level, first, last)
+    except READ_ERRORS:
+        return {}

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from clustercert.audit.log_key import KEY_CONTEXT, unseal_private_key
+from clustercert.audit.log import KEY_CONTEXT, unseal_private_key
 from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, sign_note, verify_checkpoint
 from clustercert.merkle.tiles import TileId, append_leaves, partial_tiles, tile_width, tree_root
 from clustercert.merkle.tree import HASH_BYTES

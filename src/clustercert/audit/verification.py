@@ -1,22 +1,326 @@
-"""Verifies a whole log: events against leaves, leaves against the tree, the tree against signed checkpoints.
+"""Verification of the audit log: its tree, its events, and events that wait to be sealed."""
 
-The log is read in chunks. Memory use grows with the number of findings, not with the log.
-"""
-
+import asyncio
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from clustercert.audit.event_check import EventCheck
-from clustercert.audit.findings import FindingKind, VerificationReport
-from clustercert.audit.log_source import READ_ERRORS, LogSource
-from clustercert.audit.tree_check import TreeCheck, TrustedHead
-from clustercert.audit.unsealed_check import check_unsealed
+from clustercert.audit.event_parsing import (
+    PlaceRange,
+    count_places,
+    deleted_places,
+    differing_columns,
+    merge,
+    subtract,
+)
+from clustercert.audit.findings import MAX_FINDINGS, FindingKind, VerificationReport
+from clustercert.audit.log import READ_ERRORS, LogSource, readable_tiles
 from clustercert.merkle.notes import Checkpoint, NoteError, VerifierKey, verify_checkpoint
-from clustercert.merkle.tiles import WIDTH
+from clustercert.merkle.tiles import (
+    ENTRIES,
+    WIDTH,
+    TileId,
+    append_hashes,
+    partial_tiles,
+    split_hashes,
+    tree_root,
+)
+from clustercert.merkle.tree import HASH_BYTES, leaf_hash
 from clustercert.model import utc_now
+from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import SLACK
-from clustercert.store.evidence import LogHead
+from clustercert.store.events import commitment
+from clustercert.store.evidence import LogHead, UnsealedEvent
+
+
+class TrustedHead(NamedTuple):
+    """A trusted log size and root hash, from a signed checkpoint or from a copy outside the log.
+
+    Attributes:
+        name: the head's name in findings.
+        root: 32 bytes.
+    """
+
+    name: str
+    size: int
+    root: bytes
+
+
+class LogLeaf(NamedTuple):
+    """A leaf as stored in the tree.
+
+    Attributes:
+        commitment: from the entry bundle; empty if that is missing.
+        hash: the leaf hash; zeros if both bundle and tile are missing.
+    """
+
+    commitment: bytes
+    hash: bytes
+
+
+class TreeCheck:
+    """Rebuilds the tree from the leaves in order, and compares it with the stored tree."""
+
+    def __init__(self, source: LogSource, report: VerificationReport) -> None:
+        self._source = source
+        self._report = report
+        self._size = 0
+        # The tiles at the right edge of the tree so far.
+        self._partial: dict[TileId, bytes] = {}
+
+    async def read_leaves(self, first: int, last: int) -> list[LogLeaf]:
+        """Read the leaves from `first`, which must be a tile's first leaf, up to but excluding `last`.
+
+        Missing leaves are reported and returned as zeros.
+        """
+        bounds = first // WIDTH, -(-last // WIDTH)
+        bundles = await readable_tiles(self._source, ENTRIES, *bounds)
+        tiles = await readable_tiles(self._source, 0, *bounds)
+        leaves: list[LogLeaf] = []
+        for index in range(*bounds):
+            width = min(WIDTH, last - index * WIDTH)
+            commitments = self._whole_tile(ENTRIES, index, width, bundles.get(index, b""))
+            stored = self._whole_tile(0, index, width, tiles.get(index, b""))
+            computed = [leaf_hash(commitment) for commitment in commitments]
+            if commitments and stored and computed != stored:
+                for place, pair in enumerate(zip(computed, stored, strict=True), index * WIDTH):
+                    if pair[0] != pair[1]:
+                        self._report.add(FindingKind.LEAF_MISMATCH, place=place)
+            hashes = computed or stored or [bytes(HASH_BYTES)] * width
+            leaves += map(LogLeaf, commitments or [b""] * width, hashes)
+        return leaves
+
+    def _whole_tile(self, level: int, index: int, width: int, content: bytes) -> list[bytes]:
+        """Return the hashes or commitments in a tile. If the tile has a different width, report it and return none."""
+        hashes = split_hashes(content[: width * HASH_BYTES])
+        if len(hashes) == width and len(hashes[-1]) == HASH_BYTES:
+            return hashes
+        place = index * WIDTH + max(len(hashes) - 1, 0)
+        self._report.add(FindingKind.TILE_MISSING, place=place, level=level, index=index)
+        return []
+
+    async def extend(self, leaves: Sequence[LogLeaf], heads: Sequence[TrustedHead]) -> None:
+        """Add the next leaves to the tree. Compare each completed tile, and the root at each head's size."""
+        start = self._size
+        hashes = [leaf.hash for leaf in leaves]
+        for size in sorted({*(head.size for head in heads), start + len(hashes)}):
+            changed = append_hashes(self._size, self._partial, hashes[self._size - start : size - start])
+            tiles = self._partial | changed
+            self._size = size
+            self._partial = {tile: tiles[tile] for tile in partial_tiles(size) if tile.level != ENTRIES}
+            for tile, content in changed.items():
+                if tile not in self._partial:
+                    await self._compare_tile(tile, content)
+            self.compare_root(heads)
+
+    def compare_root(self, heads: Sequence[TrustedHead]) -> None:
+        """Compare the current root with the trusted heads of the current size."""
+        due = [head for head in heads if head.size == self._size]
+        computed = tree_root(self._size, self._partial) if due else b""
+        for head in due:
+            if head.root != computed:
+                self._report.add(
+                    FindingKind.ROOT_MISMATCH,
+                    size=head.size,
+                    head=head.name,
+                    root=head.root.hex(),
+                    computed=computed.hex(),
+                )
+
+    async def compare_partial_tiles(self) -> None:
+        """Compare the partial tiles at the tree's right edge. Call this after the last leaf."""
+        for tile, content in self._partial.items():
+            await self._compare_tile(tile, content)
+
+    async def _compare_tile(self, tile: TileId, content: bytes) -> None:
+        """Compare a computed tile with the stored tile. Skips level 0, which `read_leaves` has compared."""
+        if tile.level == 0:
+            return
+        tiles = await readable_tiles(self._source, tile.level, tile.index, tile.index + 1)
+        computed, stored = split_hashes(content), split_hashes(tiles.get(tile.index, b"")[: len(content)])
+        if len(stored) != len(computed):
+            self._report.add(FindingKind.TILE_MISSING, level=tile.level, index=tile.index)
+            return
+        leaves = WIDTH**tile.level
+        for at, pair in enumerate(zip(computed, stored, strict=True), tile.index * WIDTH):
+            if pair[0] != pair[1]:
+                first, last = at * leaves, (at + 1) * leaves - 1
+                self._report.add(
+                    FindingKind.NODE_MISMATCH, place=first, level=tile.level, index=at, first=first, last=last
+                )
+
+
+_BUNDLES_PER_READ = 16
+_PAUSE_SECONDS = 0.2
+
+
+class EventCheck:
+    """Compares events with leaves in log order, then classifies the mismatches."""
+
+    def __init__(self, source: LogSource, report: VerificationReport) -> None:
+        self._source = source
+        self._report = report
+        self._missing: list[PlaceRange] = []
+        self._deleted: list[PlaceRange] = []
+        # Events that do not match the leaf at their index. The key is the computed commitment.
+        self._mismatched: dict[bytes, StoredEvent] = {}
+        # Leaf indexes and times of the events that are newer than all before them, since the last check began.
+        self._newest: list[tuple[int, datetime]] = []
+
+    async def check(self, first: int, leaves: Sequence[LogLeaf]) -> None:
+        """Compare the events with these leaves, which start at index `first`."""
+        del self._newest[:-1]
+        last = first + len(leaves)
+        expected = first
+        for event in await self._read_events(first, last):
+            place = event.leaf_index
+            if place is None:
+                self._report.add(FindingKind.LINE_UNREADABLE, place=first, first=first, last=last - 1)
+            elif not expected <= place < last:
+                self._report.add(FindingKind.OUT_OF_ORDER, place=place, event_id=event.id)
+            else:
+                self._add_missing(expected, place - 1)
+                expected = place + 1
+                self._check_event(event, place, leaves[place - first])
+        self._add_missing(expected, last - 1)
+
+    async def _read_events(self, first: int, last: int) -> list[StoredEvent]:
+        """Read the events in a range. After an error, halves the range to find the unreadable event."""
+        try:
+            return await self._source.events(first, last)
+        except READ_ERRORS:
+            if last - first == 1:
+                self._report.add(FindingKind.EVENT_UNREADABLE, place=first)
+                return []
+        middle = (first + last) // 2
+        return [*await self._read_events(first, middle), *await self._read_events(middle, last)]
+
+    def _check_event(self, event: StoredEvent, place: int, leaf: LogLeaf) -> None:
+        computed = commitment(event.salt, event.body)
+        # If the entry bundle is missing, compare with the leaf hash in the tree.
+        if computed != leaf.commitment if leaf.commitment else leaf_hash(computed) != leaf.hash:
+            if len(self._mismatched) < MAX_FINDINGS:
+                self._mismatched[computed] = event
+            else:
+                self._report.found += 1
+            return
+        self._report.events += 1
+        self._deleted += deleted_places(event.body, place)
+        if columns := differing_columns(event, computed):
+            self._report.add(
+                FindingKind.COLUMNS_CHANGED, place=place, event_id=event.id, columns=", ".join(columns)
+            )
+        elif not self._newest or event.at > self._newest[-1][1]:
+            self._newest.append((place, event.at))
+
+    def newest_before(self, size: int) -> tuple[int, datetime] | None:
+        """Return leaf index and time of the newest of the first `size` events, which the last check must include."""
+        at = bisect_left(self._newest, size, key=lambda each: each[0])
+        return self._newest[at - 1] if at else None
+
+    def _add_missing(self, first: int, last: int) -> None:
+        if first <= last:
+            self._missing.append((first, last))
+
+    async def report_missing(self, patience: float) -> None:
+        """Count missing events whose deletion is recorded and sealed, and report the others.
+
+        Args:
+            patience: wait so many seconds for recorded deletions to be sealed.
+        """
+        if not self._missing:
+            return
+        missing = merge(self._missing)
+        waited = 0.0
+        while True:
+            sealed, unsealed = await self._later_deletions()
+            unproved = subtract(missing, self._deleted + sealed)
+            removed = subtract(unproved, unsealed)
+            if unproved == removed or waited >= patience:
+                break
+            # The service may be deleting events now. It seals such a deletion within a second or two.
+            await asyncio.sleep(_PAUSE_SECONDS)
+            waited += _PAUSE_SECONDS
+        self._report.deleted = count_places(missing) - count_places(unproved)
+        for kind, ranges in (
+            (FindingKind.EVENTS_REMOVED, removed),
+            (FindingKind.DELETION_UNSEALED, subtract(unproved, removed)),
+        ):
+            for first, last in ranges:
+                self._report.add(kind, place=first, first=first, last=last)
+
+    async def _later_deletions(self) -> tuple[list[PlaceRange], list[PlaceRange]]:
+        """Read which events were deleted after the log had the checked size: sealed deletions, and unsealed ones."""
+        try:
+            deletions = await self._source.markers(self._report.size)
+        except READ_ERRORS:
+            deletions = []
+        sealed, unsealed = list[PlaceRange](), list[PlaceRange]()
+        for event in deletions:
+            places = unsealed if event.leaf_index is None else sealed
+            places += deleted_places(event.body, self._report.size)
+        return sealed, unsealed
+
+    async def report_mismatched(self) -> None:
+        """Report mismatched events as moved if they match another leaf, else as changed."""
+        homes = await self._places_of_mismatched() if self._mismatched else {}
+        for computed, event in self._mismatched.items():
+            place, home = event.leaf_index, homes.get(computed)
+            if home is None or home == place:
+                self._report.add(FindingKind.EVENT_CHANGED, place=place, event_id=event.id)
+            else:
+                self._report.add(FindingKind.EVENT_MOVED, place=place, event_id=event.id, home=home)
+
+    async def _places_of_mismatched(self) -> dict[bytes, int]:
+        """Find leaves that match a mismatched event. Returns their leaf indexes, with the commitment as key."""
+        homes: dict[bytes, int] = {}
+        for first in range(0, -(-self._report.size // WIDTH), _BUNDLES_PER_READ):
+            bundles = await readable_tiles(self._source, ENTRIES, first, first + _BUNDLES_PER_READ)
+            for index, bundle in bundles.items():
+                places = enumerate(split_hashes(bundle), index * WIDTH)
+                homes |= {leaf: place for place, leaf in places if leaf in self._mismatched}
+        return homes
+
+
+# Events are sealed within seconds. A restart or an outage of the database may take some minutes.
+LATE = timedelta(minutes=5)
+
+
+async def check_unsealed(source: LogSource, report: VerificationReport, now: datetime) -> None:
+    """Compare waiting events with their rows. Reports events that wait for long, or are not part of the log at all."""
+    after: int | None = None
+    try:
+        while batch := await source.unsealed(after):
+            for waiting in batch:
+                _check(waiting, report)
+            after = batch[-1].id
+        outside = await source.outside()
+    except READ_ERRORS:
+        report.add(FindingKind.WAITING_UNREADABLE)
+        return
+    for event_id in outside:
+        report.add(FindingKind.OUTSIDE, event_id=event_id)
+    if report.unsealed_since is not None and now - report.unsealed_since > LATE:
+        since = report.unsealed_since.isoformat(timespec="seconds")
+        report.add(FindingKind.SEALING_LATE, count=report.unsealed, since=since)
+
+
+def _check(waiting: UnsealedEvent, report: VerificationReport) -> None:
+    report.unsealed += 1
+    event = waiting.event
+    if event is None:
+        report.add(FindingKind.WAITING_REMOVED, event_id=waiting.id)
+        return
+    report.unsealed_since = min(report.unsealed_since or event.at, event.at)
+    computed = commitment(event.salt, event.body)
+    columns = differing_columns(event, computed)
+    if waiting.commitment != computed:
+        columns.append("commitment to be sealed")
+    if columns:
+        report.add(FindingKind.WAITING_CHANGED, event_id=waiting.id, columns=", ".join(columns))
+
 
 # The number of leaves to read at once, a multiple of a tile's width.
 LEAVES_PER_READ = 16 * WIDTH

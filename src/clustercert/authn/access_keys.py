@@ -1,14 +1,16 @@
-"""Authentication by a request signature with an access key (AK/SK)."""
+"""Requests signed with access keys."""
 
 import hashlib
 import hmac
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from clustercert.authn.credentials import UnverifiedCredential
-from clustercert.authn.signature_lock import SignatureLock
+from cachetools import TTLCache
+
+from clustercert.authn.credentials import UnverifiedCredential, is_built_in_access_key
 from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 from clustercert.pki.request_signature import (
@@ -21,6 +23,38 @@ from clustercert.pki.request_signature import (
     payload_hash,
     verify,
 )
+
+# Source: Open Telekom Cloud, API Gateway, "Authentication": five failures in a row, five minutes.
+WRONG_SIGNATURES = 5
+LOCK_SECONDS = 300
+# The maximum number of counted pairs, a few megabytes. Beyond that, the least recently used pairs are dropped.
+MAX_PAIRS = 20_000
+
+
+class SignatureLock:
+    """Counts wrong signatures in a row by access key and source, in the memory of each worker.
+
+    Other sources are not affected, so nobody can lock out an owner who has another address. Unknown access keys are
+    locked too: a lock does not reveal whether a key exists.
+    """
+
+    def __init__(self, max_pairs: int = MAX_PAIRS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wrong: TTLCache[tuple[str, str], int] = TTLCache(max_pairs, LOCK_SECONDS, clock)
+
+    def is_locked(self, access_key_id: str, origin: Origin) -> bool:
+        # Most workers count no failures at all, so check first whether there are any.
+        return bool(self._wrong) and self._wrong.get((access_key_id, origin.network), 0) >= WRONG_SIGNATURES
+
+    def wrong(self, access_key_id: str, origin: Origin) -> None:
+        """Count a wrong signature. The fifth one in a row locks the access key for this source."""
+        pair = access_key_id, origin.network
+        self._wrong[pair] = self._wrong.get(pair, 0) + 1
+
+    def right(self, access_key_id: str, origin: Origin) -> None:
+        """Forget the earlier wrong signatures, because this one is right."""
+        if self._wrong:
+            self._wrong.pop((access_key_id, origin.network), None)
+
 
 # The vendors' API gateways allow a clock skew of 15 minutes in both directions. Within that time a signature can be
 # replayed. Replays can't be rejected: real clients send equal requests, with equal signatures, within a second.
@@ -163,3 +197,26 @@ def _check_security_token(key: SigningKey, presented: set[bytes]) -> None:
         raise Unauthenticated(
             f"the temporary access key {key.id} was sent with the wrong security token", known=key.id
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKeysByForm:
+    """Looks up a key in the system that its form belongs to. See `AccessKeyLookup`."""
+
+    built_in: AccessKeyLookup
+    keystone: AccessKeyLookup
+
+    def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
+        return self._system(access_key_id).cached_signing_key(access_key_id)
+
+    async def signing_key(self, access_key_id: str) -> SigningKey | None:
+        return await self._system(access_key_id).signing_key(access_key_id)
+
+    async def load_in_vain(self, access_key_id: str) -> None:
+        await self._system(access_key_id).load_in_vain(access_key_id)
+
+    async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
+        return await self._system(key.id).caller_of_access_key(key, origin)
+
+    def _system(self, access_key_id: str) -> AccessKeyLookup:
+        return self.built_in if is_built_in_access_key(access_key_id) else self.keystone

@@ -11,7 +11,7 @@ from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_is
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_user_id
 from clustercert.model.requests import KEYSTONE_METHODS
-from clustercert.policy.example_settings import ExampleCaller
+from clustercert.policy.examples import ExampleCaller
 from clustercert.policy.setting_types import Lifetime, RuleFault, Section, TrueOrFalse
 
 

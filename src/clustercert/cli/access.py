@@ -1,7 +1,7 @@
-"""`clustercert certificate access|crl`: the access report and the CRL of a cluster."""
+"""`clustercert certificate access`: who has access, and what remains after revocations."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,6 +12,25 @@ from clustercert.cli.output import Output, OutputOption, Row, note, paragraph, s
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
+
+
+# Controls that stop reading as well as writing.
+_COMPLETE = {"webhook", "binding"}
+
+
+def note_remaining_access(client: "AdministrationClient", body: "JsonObject") -> None:
+    """Say how clusters enforce a revocation, given the response to it with the user's `clusters`."""
+    note("Clusters that enforce revocations refuse the certificates within seconds.")
+    with client.check_format():
+        clusters: Any = body["clusters"]
+        for each in clusters:
+            if _COMPLETE.isdisjoint(each["enforced_by"]):
+                only = " for reading" if "admission" in each["enforced_by"] else ""
+                note(
+                    f"The cluster {each['name']} ({each['id']}) does not enforce them: it accepts the certificates"
+                    f"{only} until {each['until']}."
+                )
+
 
 _COLUMNS = (
     "certificate",
@@ -96,7 +115,7 @@ def crl(
 
 
 def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
-    from clustercert.cli.rows import with_names, with_times
+    from clustercert.cli.output import with_names, with_times
 
     rows = [
         {"user": user["user_name"], "user_id": user["user_id"], **credential}
@@ -107,7 +126,7 @@ def _certificate_rows(report: "JsonObject", *, is_table: bool) -> list[Row]:
 
 
 def _print_explanations(report: "JsonObject") -> None:
-    from clustercert.cli.rows import with_names, with_times
+    from clustercert.cli.output import with_names, with_times
 
     if not report["complete"]:
         note("Not all certificates are listed. Filter them with --user.")

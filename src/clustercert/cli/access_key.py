@@ -30,7 +30,7 @@ def create(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create an access key. Shows its secret once, and never again."""
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     if output is Output.NAME:
         raise typer.BadParameter("The format `name` would not show the secret. Choose another format.")
@@ -48,7 +48,7 @@ def list_access_keys(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List a user's access keys, including temporary ones."""
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     found = [with_times(each) for each in client.all(_keys_of(client, user, domain), "access_keys")]
     columns = ("access_key", "enabled", "created_at", "expires_at", "description")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import NotLoggedIn
 from clustercert.cli.output import note
 

@@ -134,7 +134,7 @@ async def prune(
 
 
 def _parse_reason(text: str) -> str:
-    from clustercert.policy.names import is_plain_text
+    from clustercert.policy.templates import is_plain_text
 
     if not 1 <= len(text) <= _MAX_WHY or not is_plain_text(text):
         raise typer.BadParameter(f"Give 1 to {_MAX_WHY} printable characters.")

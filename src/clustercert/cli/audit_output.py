@@ -25,9 +25,9 @@ from clustercert.model.errors import LogDamaged
 from clustercert.model.times import rfc3339
 
 if TYPE_CHECKING:
-    from clustercert.audit.certificate_scrubber import Mismatch
     from clustercert.audit.findings import VerificationReport
-    from clustercert.audit.tree_check import TrustedHead
+    from clustercert.audit.retention import Mismatch
+    from clustercert.audit.verification import TrustedHead
     from clustercert.cli.event_names import EventNames
     from clustercert.merkle.notes import VerifierKey
     from clustercert.store.audit import StoredEvent

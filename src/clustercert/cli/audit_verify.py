@@ -1,5 +1,6 @@
-"""`clustercert audit verify|export|checkpoint|key|check-certificates`."""
+"""`clustercert audit verify`: verifies the stored log with the most trustworthy key available."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,14 +14,94 @@ from clustercert.cli.audit_output import (
     trusted_heads,
 )
 from clustercert.cli.commands import on_store
-from clustercert.cli.log_verification import EVENTS
 from clustercert.cli.options import CommandError, UsageError
-from clustercert.cli.output import Output, OutputOption, Row, note, row_of, show_list, show_one, write_out
-from clustercert.cli.progress import Progress
+from clustercert.cli.output import (
+    Output,
+    OutputOption,
+    Progress,
+    Row,
+    note,
+    row_of,
+    show_list,
+    show_one,
+    write_out,
+)
 from clustercert.cli.session import Operator, require_database, settings
+from clustercert.model.errors import CustodyError, UnsealError
 
 if TYPE_CHECKING:
-    from clustercert.audit.findings import VerificationReport
+    from clustercert.audit.findings import Finding, VerificationReport
+    from clustercert.merkle.notes import VerifierKey
+    from clustercert.settings import Settings
+    from clustercert.store.engine.database import Database
+    from clustercert.store.evidence import EvidenceQueries
+
+
+EVENTS = "events checked"
+
+
+async def verify_stored_log(
+    settings: "Settings", files: Sequence[Path], given: str | None
+) -> "tuple[VerificationReport, str]":
+    """Verify the log with the given key, or with the public key of the sealed private key.
+
+    If neither is available, verifies it with the stored public key, and also returns why; otherwise "". Raises
+    CommandError, SchemaError, LogDamaged or Unavailable.
+    """
+    from clustercert.audit.findings import FindingKind, VerificationReport
+    from clustercert.audit.verification import verify
+    from clustercert.merkle.notes import NoteError
+    from clustercert.store.evidence import EvidenceQueries
+    from clustercert.wiring import opened_database
+
+    async with opened_database(settings) as database:
+        queries = EvidenceQueries(database)
+        if given is not None:
+            key, found, untrusted = parse_key(given), None, ""
+        else:
+            key, found, untrusted = await _own_key(settings, database, queries)
+        trusted = trusted_heads(files, key)
+        try:
+            with Progress(EVENTS) as progress:
+                report = await verify(queries, key, trusted, progress.reach)
+        except NoteError as error:
+            report = VerificationReport()
+            report.add(FindingKind.NEWEST_INVALID, reason=error)
+    if found is not None:
+        report.findings.append(found)
+        report.found += 1
+    return report, untrusted
+
+
+async def _own_key(
+    settings: "Settings", database: "Database", queries: "EvidenceQueries"
+) -> "tuple[VerifierKey, Finding | None, str]":
+    """Return the log's key, a finding if the stored key is wrong, and why the returned key can't be trusted or ""."""
+    from clustercert.audit.findings import Finding, FindingKind
+    from clustercert.audit.log import unseal_private_key
+    from clustercert.custody import Custody
+    from clustercert.merkle.notes import VerifierKey
+    from clustercert.settings import SettingsError
+    from clustercert.wiring import kek_source
+
+    stored = await queries.verifier()
+    if stored is None:
+        raise CommandError("There is no audit log in the store yet.")
+    try:
+        custody = Custody(database, kek_source(settings))
+        await custody.open()
+    except (SettingsError, CustodyError) as error:
+        return stored, None, error.message
+    try:
+        private = await unseal_private_key(await queries.sealed_key(), custody)
+    except UnsealError as error:
+        return stored, Finding(FindingKind.KEY_UNREADABLE, facts={"reason": error.reason}), ""
+    derived = VerifierKey(stored.name, private.public_key().public_bytes_raw())
+    if derived == stored:
+        return derived, None, ""
+    facts = {"stored": str(stored), "derived": str(derived)}
+    return derived, Finding(FindingKind.KEY_REPLACED, facts=facts), ""
+
 
 _PAGE_SIZE = 1000
 
@@ -120,7 +201,7 @@ async def check_certificates(operator: Operator, output: OutputOption = Output.T
     Compares it with its row, its CA and the policy's limits. Exits with 1 on a mismatch. A running service does the
     same in the background.
     """
-    from clustercert.audit.certificate_scrubber import CertificateScrubber
+    from clustercert.audit.retention import CertificateScrubber
     from clustercert.model import utc_now
 
     policy = operator.parts.settings.policy.policy()
@@ -150,7 +231,6 @@ def _verified_store(
     """Verify the stored log. Also returns why its key can't be trusted, or an empty string."""
     import asyncio
 
-    from clustercert.cli.log_verification import verify_stored_log
     from clustercert.observability import log
 
     loaded = settings(context)
@@ -170,7 +250,7 @@ def _verified_export(folder: Path, files: list[Path], key: str | None) -> "tuple
     """Verify an exported log. Also returns why its key can't be trusted, or an empty string."""
     import asyncio
 
-    from clustercert.audit.exported_log import VERIFIER_KEY, ExportedLog
+    from clustercert.audit.export import VERIFIER_KEY, ExportedLog
     from clustercert.audit.verification import verify as verified
 
     if not folder.is_dir() or (key is None and not (folder / VERIFIER_KEY).is_file()):

@@ -106,7 +106,7 @@ def list_certificates(
     all users.
     """
     from clustercert.cli import certificate_search
-    from clustercert.cli.rows import with_names, with_times
+    from clustercert.cli.output import with_names, with_times
 
     # Programs read the other formats, and would mistake a partial list for the complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
@@ -134,7 +134,7 @@ def show(
 ) -> None:
     """Show a certificate. JSON and YAML also contain the PEM."""
     from clustercert.cli.certificate_search import find_certificate
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     found, _ = find_certificate(client, certificate)
     row = with_times(found)

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from clustercert.cli.options import MIN_DIGITS, UnknownName, did_you_mean
-from clustercert.cli.progress import Progress
+from clustercert.cli.output import Progress
 from clustercert.cli.reach import cluster_path, find_cluster, find_project, own_projects
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.cli.user_lookup import is_id, named_users

@@ -82,8 +82,8 @@ def list_clusters(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects. Operators see those of all projects."""
+    from clustercert.cli.output import with_domain, with_times
     from clustercert.cli.reach import clusters, find_project
-    from clustercert.cli.rows import with_domain, with_times
 
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
@@ -107,9 +107,9 @@ def show(
 
     Only for operators and admins of the project.
     """
+    from clustercert.certificates.controls import USE_NOT_SEEN
+    from clustercert.cli.output import with_times
     from clustercert.cli.reach import cluster_path, find_cluster
-    from clustercert.cli.rows import with_times
-    from clustercert.inventory.controls import USE_NOT_SEEN
     from clustercert.model.times import is_recent, utc_now
 
     found = find_cluster(client, name, project, domain)
@@ -184,7 +184,7 @@ def remove(
 
 
 def _row(cluster: "JsonObject", project: object) -> "JsonObject":
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     shown = {name: value for name, value in cluster.items() if name not in _HIDDEN}
     return with_times({"id": shown.pop("id"), "name": shown.pop("name"), "project": project, **shown})

@@ -14,8 +14,7 @@ from clustercert.cli.webhook_diagnosis import WebhookDiagnosis
 from clustercert.kubernetes.manifests.admission import reads_numbers
 from clustercert.model import Cluster, Issued, credential_group, utc_now
 from clustercert.model.kubernetes import MASTERS, X509_ID
-from clustercert.pki.key_validation import accepted_key
-from clustercert.pki.keys import key_type_of
+from clustercert.pki.keys import accepted_key, key_type_of
 
 if TYPE_CHECKING:
     from clustercert.cli.session import Operator

@@ -1,10 +1,9 @@
 """`clustercert clusters`: lists the clusters that the logged-in user can reach."""
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import OnlyProjectOption, ProjectDomainOption
-from clustercert.cli.output import Output, OutputOption, show_list
-from clustercert.cli.rows import with_domain
+from clustercert.cli.output import Output, OutputOption, show_list, with_domain
 
 
 @expand_options

@@ -32,29 +32,39 @@ class Entry(NamedTuple):
 COMMANDS = {
     entry.name: entry
     for entry in (
-        Entry("login", "login", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."),
-        Entry("logout", "login", "Log out: revoke the token and delete it."),
-        Entry("password", "password", "Change your password."),
-        Entry("status", "status", "Show who is logged in, where, until when, and in which projects."),
-        Entry("profile", "profiles", "Manage saved logins at several services."),
+        Entry(
+            "login", "login.command", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."
+        ),
+        Entry("logout", "login.command", "Log out: revoke the token and delete it."),
+        Entry("password", "login.password", "Change your password."),
+        Entry("status", "login.status", "Show who is logged in, where, until when, and in which projects."),
+        Entry("profile", "login.profiles", "Manage saved logins at several services."),
         Entry("clusters", "clusters", "List the clusters in all your projects."),
         Entry(
             "kubeconfig",
-            "kubeconfig",
+            "kubeconfig.command",
             "Get kubeconfigs from a running service, or merge clusters into yours.",
         ),
-        Entry("refresh", "refresh", "Renew the certificate files that `kubeconfig merge --files` wrote."),
-        Entry("credential", "credential", "Print a client certificate for kubectl, which runs this command."),
+        Entry(
+            "refresh",
+            "credential.refresh",
+            "Renew the certificate files that `kubeconfig merge --files` wrote.",
+        ),
+        Entry(
+            "credential",
+            "credential.command",
+            "Print a client certificate for kubectl, which runs this command.",
+        ),
         Entry(
             "completion",
             "completion",
             "Print a script for bash, zsh or fish that completes commands, options and names.",
         ),
-        Entry("demo", "demo", "Start a demo service on loopback, and get a kubeconfig."),
+        Entry("demo", "serve", "Start a demo service on loopback, and get a kubeconfig."),
         Entry("serve", "serve", "Run the service until it is interrupted."),
         Entry(
             "fingerprint",
-            "fingerprint",
+            "serve",
             "Print the fingerprint of the service's certificate that users compare at their first login.",
         ),
         Entry("db", "db", "Manage the database and its schema."),
@@ -70,13 +80,13 @@ COMMANDS = {
         Entry("cluster", "cluster", "Manage the clusters for which certificates are issued."),
         Entry(
             "apply",
-            "apply",
+            "apply.command",
             "Create and change projects, users, groups, role bindings and clusters, as YAML documents say.",
         ),
-        Entry("diff", "apply", "Show what `apply` would change with the same options."),
+        Entry("diff", "apply.command", "Show what `apply` would change with the same options."),
         Entry(
             "export",
-            "apply",
+            "apply.command",
             "Print all projects, users, groups, role bindings and clusters as documents for `apply`.",
         ),
         Entry("certificate", "certificate", "List, show and revoke certificates, and see who has access."),

@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar, cast, get_origin
 import typer
 
 from clustercert.cli.administration import administration_client
-from clustercert.cli.login_options import LoginOptions
+from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import LocalOption
 from clustercert.cli.session import operate
 

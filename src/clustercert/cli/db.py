@@ -7,8 +7,7 @@ import typer
 
 from clustercert.cli.commands import on_store
 from clustercert.cli.options import YesOption, time_ago
-from clustercert.cli.output import Output, OutputOption, note, show_one
-from clustercert.cli.progress import Progress
+from clustercert.cli.output import Output, OutputOption, Progress, note, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,

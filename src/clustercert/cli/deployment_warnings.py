@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from clustercert.authn.oidc.claims import claim_path
 from clustercert.authn.oidc.issuer_settings import configured_issuers
+from clustercert.authn.oidc.issuers import claim_path
 from clustercert.cli.output import note
-from clustercert.clusters.exempted_templates import exempted_templates
+from clustercert.clusters.registration import exempted_templates
 from clustercert.model.errors import Conflict, NotFound, Unavailable
 from clustercert.model.name_patterns import is_pattern
-from clustercert.policy.cluster_options import positional_names
+from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
-from clustercert.policy.long_lifetimes import LONG_LIFETIME, long_lifetimes
+from clustercert.policy.rule_settings import positional_names
 
 if TYPE_CHECKING:
     from clustercert.settings import Settings

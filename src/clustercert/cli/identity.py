@@ -10,7 +10,7 @@ from clustercert.cli.prompts import read_secret
 from clustercert.cli.session import store_settings
 
 if TYPE_CHECKING:
-    from clustercert.identity.token_report import TokenReport
+    from clustercert.identity.names import TokenReport
     from clustercert.settings import Settings
 
 app = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
@@ -76,7 +76,7 @@ def _show(report: "TokenReport", output: Output) -> None:
 
 async def _report(settings: "Settings", text: str) -> "TokenReport":
     """Report on a token, with only the components that this needs: all of them take half a second to build."""
-    from clustercert.identity.token_report import report_on_token
+    from clustercert.identity.names import report_on_token
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
         # The service connects to clusters with a certificate that it issues to itself.

@@ -144,8 +144,8 @@ async def verify(
     the API server, revokes one, measures the seconds until it is refused, and revokes the other. It exits with 1 if
     a check fails.
     """
+    from clustercert.certificates.controls import USE_NOT_SEEN
     from clustercert.cli.cluster_verification import ClusterVerification
-    from clustercert.inventory.controls import USE_NOT_SEEN
 
     cluster = await operator.cluster(name, project, domain)
     expectation = options.expectation(operator.parts.settings.policy, cluster)

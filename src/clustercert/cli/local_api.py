@@ -11,9 +11,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from clustercert.cli.session import actor, default_domain, store_settings
 from clustercert.client.administration import AdministrationClient
-from clustercert.client.transport import Reply, Request
+from clustercert.client.connection import Reply, Request
 from clustercert.observability import log
-from clustercert.server.local_application import LocalApplication
+from clustercert.server.application import LocalApplication
 from clustercert.wiring import components
 
 if TYPE_CHECKING:

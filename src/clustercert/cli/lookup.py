@@ -8,7 +8,7 @@ from clustercert.cli.options import CommandError, UnknownName, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clustercert.cli.profile import Profile
+    from clustercert.cli.login.profile import Profile
     from clustercert.client import Client, CurrentUser, ProjectRef
 
 NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."

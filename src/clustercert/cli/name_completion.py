@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Annotated, get_args, get_origin
 
 import typer
 
-from clustercert.cli import credential_cache, profile
+from clustercert.cli.credential import cache
+from clustercert.cli.login import profile
 from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
-    from clustercert.cli.profile import Profile
+    from clustercert.cli.login.profile import Profile
 
 # Metavars of arguments that are names, and the kind of their names.
 KINDS = {
@@ -97,7 +98,7 @@ def names(kind: str, login: str) -> Sequence[str]:
     found = profile.remembered(login, os.environ)
     if found is None or not (found.is_renewable or (found.is_logged_in and not found.has_expired)):
         return ()
-    state = credential_cache.login_state(str(profile.path_of(login, os.environ)))
+    state = cache.login_state(str(profile.path_of(login, os.environ)))
     file = _file(login, kind)
     # The next command renews a login at an OIDC issuer.
     if _age(file) > _FRESH_SECONDS and not found.has_expired:
@@ -115,7 +116,7 @@ def _read(file: Path, state: str) -> Sequence[str]:
 
 
 def _file(login: str, kind: str) -> Path:
-    folder = credential_cache.folder("names")
+    folder = cache.folder("names")
     if folder is None:
         raise OSError("there is no cache folder")
     return Path(folder) / f"{login},{kind}"
@@ -166,7 +167,7 @@ def _write(file: Path, state: str, found: Iterable[str]) -> None:
 def _fetched(kind: str, found: "Profile") -> Iterator[str]:
     """Ask the service for names. Lists for operators are read only if the user is one. Raises ClientError."""
     from clustercert.cli.lookup import reachable_clusters
-    from clustercert.policy.roles import OPERATOR, PROJECT_ROLES
+    from clustercert.policy.rules import OPERATOR, PROJECT_ROLES
 
     with found.client() as client:
         caller = client.caller()

@@ -1,8 +1,4 @@
-"""Output formats: tables for people; JSON, YAML and CSV for programs; names for shells.
-
-Results go to standard output, notes and errors to standard error. Control characters are escaped, so they can't affect
-the terminal, and no text is interpreted as markup.
-"""
+"""Output of commands: values, tables, notes and progress."""
 
 import json
 import os
@@ -10,15 +6,58 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from clustercert.cli.printable import printable, printable_line
-from clustercert.model.times import rfc3339
+from clustercert.model.times import parse_rfc3339, rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.model import JsonObject
+
+
+_TIMES = frozenset({"at", "not_before", "not_after", "client_ca_not_after"})
+# The digits of a fingerprint for which a column has room. `certificate show` and `revoke` accept them.
+_DIGITS = 16
+
+
+def with_times(fields: "JsonObject") -> "JsonObject":
+    """Parse the times, which tables show relative to now."""
+    return {name: _time(name, value) for name, value in fields.items()}
+
+
+def with_names(fields: "JsonObject") -> "JsonObject":
+    """Add short columns: the first digits of the fingerprint, and the names of cluster and project, or their ids."""
+    columns: JsonObject = {}
+    if "fingerprint" in fields:
+        columns["certificate"] = str(fields["fingerprint"] or "")[:_DIGITS]
+    for noun in ("cluster", "project"):
+        if f"{noun}_id" in fields:
+            columns[noun] = fields.get(f"{noun}_name") or fields[f"{noun}_id"]
+    return with_times(fields) | columns
+
+
+def with_domain(
+    columns: "Sequence[str]", rows: "Sequence[Mapping[str, object]]", column: str = "domain"
+) -> "Sequence[str]":
+    """Add a column after `project` if several projects in the rows have the same name: their domain, or their id."""
+    projects = {(row["project"], row[column]) for row in rows}
+    if len(projects) == len({name for name, _ in projects}):
+        return columns
+    place = columns.index("project") + 1
+    return (*columns[:place], column, *columns[place:])
+
+
+def _time(name: str, value: object) -> object:
+    is_time = name in _TIMES or name.endswith("_at")
+    return parse_rfc3339(value) if is_time and isinstance(value, str) else value
+
 
 Row = Mapping[str, object]
 
@@ -166,7 +205,7 @@ def document(value: object, output: Output) -> str:
 
 def csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Write CSV with a header. Lists and objects become JSON. Escapes cells that spreadsheets read as formulas."""
-    from clustercert.inventory.csv_export import csv_text
+    from clustercert.certificates.list import csv_text
 
     text = csv_text([_plain(row) for row in rows], columns)
     return "\r\n".join(printable_line(line) for line in text.split("\r\n"))
@@ -312,3 +351,71 @@ def _print_line(text: str, *, is_heading: bool = False) -> None:
 def _has_style() -> bool:
     """Whether to print the headings in bold. See https://no-color.org."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+# Nothing is shown for commands that end before this time.
+FIRST_SECONDS = 0.5
+_SECONDS_BETWEEN = 0.1
+_WIDTH = 30
+_CLEAR = "\r\033[K"
+
+
+class Progress:
+    """Counts the steps of a command. The command can print results meanwhile.
+
+    Args:
+        noun: what is counted, in the plural.
+        total: how many there are, if that is known.
+        at_once: whether to show it from the beginning, because single steps may take long.
+    """
+
+    def __init__(self, noun: str, total: int | None = None, *, at_once: bool = False) -> None:
+        self._noun = noun
+        self._total = total
+        self._done = 0
+        self._is_terminal = sys.stderr.isatty()
+        self._is_shown = False
+        self._next = time.monotonic() + (0 if at_once else FIRST_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    def advance(self, steps: int = 1) -> None:
+        self.reach(self._done + steps, self._total)
+
+    def reach(self, done: int, total: int | None = None) -> None:
+        """Set the number of finished steps and of all steps."""
+        self._done, self._total = done, total
+        if self._is_terminal and time.monotonic() >= self._next:
+            self._draw()
+            self._next = time.monotonic() + _SECONDS_BETWEEN
+
+    def print(self, text: str) -> None:
+        """Print a line of results to standard output, and count a step."""
+        was_shown = self._is_shown
+        self._clear()
+        write_out(text)
+        sys.stdout.flush()
+        self.advance()
+        if was_shown and not self._is_shown:
+            self._draw()
+
+    def _clear(self) -> None:
+        if self._is_shown:
+            sys.stderr.write(_CLEAR)
+            sys.stderr.flush()
+            self._is_shown = False
+
+    def _draw(self) -> None:
+        text = f"{self._done:,} {self._noun}"
+        if self._total:
+            filled = "#" * (_WIDTH * min(self._done, self._total) // self._total)
+            text = f"[{filled:-<{_WIDTH}}] {self._done:,}/{self._total:,} {self._noun}"
+        sys.stderr.write(_CLEAR + text)
+        sys.stderr.flush()
+        self._is_shown = True

@@ -18,7 +18,7 @@ def check_policy(
 
     Does not need the database.
     """
-    from clustercert.policy.digest import policy_digest
+    from clustercert.policy.decision import policy_digest
     from clustercert.policy.examples import run_examples
 
     loaded = settings(context, policy)

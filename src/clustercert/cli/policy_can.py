@@ -11,7 +11,7 @@ from clustercert.cli.output import Output, OutputOption, Row, note, show_list
 from clustercert.cli.session import Operator, operate, settings
 
 if TYPE_CHECKING:
-    from clustercert.issuance.entitled_users import EntitledUser
+    from clustercert.issuance.explanations import EntitledUser
 
 _COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
 
@@ -41,7 +41,7 @@ def can(
     """
 
     async def work(operator: Operator) -> list[Row]:
-        from clustercert.issuance.entitled_users import EntitledUsers
+        from clustercert.issuance.explanations import EntitledUsers
         from clustercert.model import utc_now
         from clustercert.policy.entitlements import Entitlements
 

@@ -8,7 +8,7 @@ import typer
 from clustercert.cli.commands import expand_options
 from clustercert.cli.options import ClusterOption, DomainOption, InProjectOption, PolicyFileOption
 from clustercert.cli.output import Output, OutputOption, show_list, show_one
-from clustercert.cli.policy_explain_output import show_explanation
+from clustercert.cli.policy_output import show_explanation
 from clustercert.cli.session import Operator, operate, settings
 from clustercert.model import KnownUser
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound

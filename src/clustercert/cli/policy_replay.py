@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.options import CommandError, UnknownName, UsageError, did_you_mean, past_time
-from clustercert.cli.output import Output, OutputOption
-from clustercert.cli.policy_replay_output import show_replay
-from clustercert.cli.progress import Progress
+from clustercert.cli.output import Output, OutputOption, Progress
+from clustercert.cli.policy_output import show_replay
 from clustercert.cli.session import Operator, operate, settings
 from clustercert.model.errors import NotFound
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from clustercert.model import JsonObject
-    from clustercert.policy.recorded_decisions import DecisionFilter
-    from clustercert.policy.replay import Replay
+    from clustercert.policy.replay import DecisionFilter, Replay
 
 _COUNTED = "events read"
 # The maximum number of names to keep, from which a similar one is suggested.
@@ -73,8 +71,7 @@ def replay_decisions(
 
     Changes nothing. Each request is decided as of its time.
     """
-    from clustercert.policy.recorded_decisions import DecisionFilter
-    from clustercert.policy.replay import Replay
+    from clustercert.policy.replay import DecisionFilter, Replay
 
     loaded = settings(context, policy)
     replay = Replay(loaded.loaded_policy())
@@ -103,7 +100,7 @@ async def _replay_stored(operator: Operator, replay: "Replay", wanted: "Decision
 
 
 def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
-    from clustercert.audit.event_files import read_events
+    from clustercert.audit.event_parsing import read_events
 
     clusters, has_events = _Clusters(wanted.cluster), False
 

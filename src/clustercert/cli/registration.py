@@ -47,9 +47,9 @@ class AddressOptions:
             if self.kube_context is not None or self.follow_files:
                 raise typer.BadParameter("--context and --follow-files require --from-kubeconfig.")
             return self.internal_url, ca_pem
-        from clustercert.cli import kubeconfig_import
+        from clustercert.cli.kubeconfig import reading
 
-        found = kubeconfig_import.read(
+        found = reading.read(
             self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
         )
         if found.skipped_fields:

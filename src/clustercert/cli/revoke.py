@@ -132,7 +132,7 @@ def revoke(
     Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
     given. How the API server enforces it depends on the cluster: see `clustercert certificate access`.
     """
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     found = scope.find(client)
     confirm(found.question, yes=yes)
@@ -158,7 +158,7 @@ def undo(
 
     A revocation for keyCompromise, or by the holder of the key, can't be undone.
     """
-    from clustercert.cli.rows import with_times
+    from clustercert.cli.output import with_times
 
     show_one(with_times(client.post(f"/revocations/{revocation}/undo")), output, name="id")
 
@@ -173,8 +173,8 @@ def revocations(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
+    from clustercert.cli.output import with_times
     from clustercert.cli.reach import cluster_path, find_cluster
-    from clustercert.cli.rows import with_times
     from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 

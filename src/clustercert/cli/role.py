@@ -7,9 +7,8 @@ import typer
 
 from clustercert.cli.commands import on_service
 from clustercert.cli.options import DomainOption, YesOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one, with_domain
 from clustercert.cli.prompts import confirm
-from clustercert.cli.rows import with_domain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""`clustercert serve`: checks the settings and the store in one process, then starts the workers."""
+"""Commands that start a service, and print the fingerprint of its certificate."""
 
 import signal
 import socket
@@ -6,17 +6,74 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clustercert.cli.output import note
-from clustercert.cli.session import require_database, settings_loader
+from clustercert.cli.options import CommandError
+from clustercert.cli.output import Output, OutputOption, note, show_one
+from clustercert.cli.session import require_database, settings, settings_loader
 from clustercert.model.choices import ServerRole
 
 if TYPE_CHECKING:
+    from clustercert.cli.session import RootOptions
     from clustercert.server import Tls
     from clustercert.settings import Settings
+
+
+def demo(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback, 0 for any free one.")] = 8080,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder. [default: clustercert-data]")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
+    with_eip: Annotated[
+        bool, typer.Option("--with-eip", help="Add an external address to the cluster.")
+    ] = False,
+    tenants: Annotated[
+        int, typer.Option(min=0, max=1000, help="Create this many more projects, users and clusters.")
+    ] = 0,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Serve https with a new certificate, as API servers require.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object when ready, everything else to standard error."),
+    ] = False,
+) -> None:
+    """Start a demo service on loopback, and get a kubeconfig.
+
+    It creates everything that it needs in the data folder, and reuses that folder in later runs.
+    """
+    from clustercert.demo import run
+
+    root: RootOptions = context.obj
+    folder = data_dir or root.data_dir or Path("clustercert-data")
+    run(folder, port, workers=workers, with_eip=with_eip, tenants=tenants, tls=tls, as_json=as_json)
+
+
+def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Print the fingerprint of the service's certificate that users compare at their first login.
+
+    Reads the file that the settings name, as `serve` does. It is the fingerprint of the last certificate in the file:
+    that of the CA, if the file has one. `-o name` prints nothing else.
+    """
+    from clustercert.server.tls_files import present_tls
+
+    files = present_tls(settings(context))
+    if files is None:
+        raise CommandError(
+            "The service has no certificate: it uses plain HTTP, or has not created its own certificate yet. Set "
+            "server.tls_certificate, start the service once, or ask the operator of the proxy that terminates TLS."
+        )
+    row = {
+        "fingerprint": files.compared_fingerprint,
+        "certificate_fingerprint": files.fingerprint,
+        "not_after": files.not_after,
+        "file": str(files.certificate),
+    }
+    show_one(row, output, name="fingerprint")
+
 
 _INTERVAL = 0.05
 

@@ -108,8 +108,7 @@ class SetupResolver:
     ) -> "WebhookConfig":
         from clustercert.kubernetes.manifests.authorization import WebhookConfig
         from clustercert.kubernetes.manifests.setup import WEBHOOK
-        from clustercert.policy.exemptions import groups_and_templates
-        from clustercert.policy.templates import is_template
+        from clustercert.policy.templates import groups_and_templates, is_template
 
         before = self.previous.authorization
         mode = self._first("mode", self._previous_mode(), None)

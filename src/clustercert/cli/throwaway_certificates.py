@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from clustercert.certificates.recorder import Reason
 from clustercert.cli.cluster_probe import CheckFailed, Probe
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi
 from clustercert.model import (
@@ -22,7 +23,6 @@ from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import check_leaf, der_pem, new_serial
 from clustercert.pki.signer import missing_signer
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.revocation.reasons import Reason
 
 if TYPE_CHECKING:
     from clustercert.cli.session import Operator

@@ -132,7 +132,7 @@ def block(
     Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
     end. Until they are unblocked, their logins fail and their access keys don't work. Says what remains.
     """
-    from clustercert.cli.remaining_access import note_remaining_access
+    from clustercert.cli.access import note_remaining_access
     from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 

@@ -2,8 +2,7 @@
 
 from starlette.types import Scope
 
-from clustercert.audit.denials import DenialAudit
-from clustercert.audit.failed_authentications import FailedAuthentications
+from clustercert.audit.refusals import DenialAudit, FailedAuthentications
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import WEBHOOK_PREFIX
 from clustercert.limits.failures import FailureLimit

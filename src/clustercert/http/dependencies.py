@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from clustercert.audit.denials import DenialAudit
 from clustercert.audit.log import AuditLog
+from clustercert.audit.refusals import DenialAudit
 from clustercert.authn.credentials import Authenticator, only_credential
+from clustercert.certificates.crls import Crls
+from clustercert.certificates.list import Inventory
+from clustercert.certificates.revocation import RevocationService
 from clustercert.clusters.registry import Clusters
 from clustercert.http.body import received
 from clustercert.http.context import context_of
 from clustercert.identity import Identity
-from clustercert.inventory.crls import Crls
-from clustercert.inventory.service import Inventory
 from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits import Limiter, RouteClass
@@ -27,7 +28,6 @@ from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.revocation.service import RevocationService
 
 if TYPE_CHECKING:
     from clustercert.authn.oidc.authenticator import OidcAuthenticator

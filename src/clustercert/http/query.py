@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from clustercert.http.openapi import TEXT
 from clustercert.model import JsonObject, parse_rfc3339
 from clustercert.model.errors import InvalidRequest
-from clustercert.policy.names import is_plain_text
+from clustercert.policy.templates import is_plain_text
 
 MAX_TEXT = 255
 

@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 from clustercert.identity.access_keys import AccessKeys
 from clustercert.identity.directory import Directory
 from clustercert.identity.federation import Federation
-from clustercert.identity.logins import Logins
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.roles import Roles
-from clustercert.identity.tokens import Tokens
-from clustercert.limits.user_rates import UserRates
+from clustercert.identity.tokens import Logins, Tokens
+from clustercert.limits.issuing import UserRates
 from clustercert.model import Actor, Caller, Origin, Project, User, utc_now
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.identity import BUILT_IN

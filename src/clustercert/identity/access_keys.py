@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from clustercert.authn.access_keys import SigningKey
 from clustercert.identity.names import checked_description
 from clustercert.identity.roles import role_names, service_role_names
-from clustercert.limits.user_rates import UserRates
+from clustercert.limits.issuing import UserRates
 from clustercert.model import AccessKey, Actor, Caller, Origin, User
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from clustercert.model.events.administration import AccessKeyChange, AccessKeyChanged

@@ -18,7 +18,7 @@ from clustercert.model.events.administration import (
     RevocationChanged,
 )
 from clustercert.model.ids import is_id
-from clustercert.model.labels import checked_labels
+from clustercert.model.times import checked_labels
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference

@@ -1,19 +1,208 @@
-"""Hashes and checks passwords in threads."""
+"""Passwords: their hashes, and the queue of logins that wait for one."""
 
 import asyncio
+import contextlib
 import functools
+import itertools
 import os
 import secrets
+import time
 import unicodedata
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_interface, ip_network
+from typing import NamedTuple, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from cachetools import TTLCache
 
-from clustercert.identity.password_queue import Contender, PasswordQueue
-from clustercert.model.errors import InvalidRequest
+from clustercert.model.errors import InvalidRequest, Unavailable
+
+# How long failed checks count after the last attempt from the same network, or with the same user name.
+COUNTED_SECONDS = 60
+# The maximum number of counts, a few megabytes. Beyond that, the least recently used ones are dropped.
+MAX_COUNTED = 80_000
+# A user who logged in from the same network before comes first until this many attempts have failed.
+KNOWN_FAILURES = 10
+
+# Prefix lengths by IP version. A wide network has more genuine users, so more attempts are allowed in it.
+_ALLOWED_ATTEMPTS = {4: {32: 1, 24: 4}, 6: {64: 1, 48: 4, 32: 16}}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The sender of a password check.
+
+    Attributes:
+        source: an IPv4 address, or an IPv6 address or /64; other text counts as one address.
+        user: a user name or id as sent.
+        is_known: whether the user has logged in from this source before.
+    """
+
+    source: str
+    user: str
+    is_known: bool = False
+
+    @cached_property
+    def networks(self) -> dict[str, int]:
+        """The networks that contain the source, narrowest first, each with the attempts that are allowed in it."""
+        try:
+            address = ip_interface(self.source).ip
+        except ValueError:
+            return {self.source: 1}
+        allowed = _ALLOWED_ATTEMPTS[address.version]
+        return {str(ip_network((address, prefix), strict=False)): allowed[prefix] for prefix in allowed}
+
+
+class _Rank(NamedTuple):
+    """The order of checks; the lowest is the next."""
+
+    precedence: int
+    user_failures: int
+    network_failures: int
+    arrival: int
+
+
+_FIRST, _KNOWN, _OTHERS = range(3)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A check that waits or runs.
+
+    Attributes:
+        rank_of_others: the rank without precedence.
+        has_overtaken: whether it came before others only because its user was known.
+    """
+
+    contender: Contender | None
+    rank: _Rank
+    rank_of_others: _Rank
+    turn: asyncio.Future[None] | None = None
+    has_overtaken: bool = False
+
+
+class PasswordQueue:
+    """Lets `running` checks run at once, and at most `max_waiting` wait. Use one queue per event loop."""
+
+    def __init__(self, running: int, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._free = running
+        self._max_waiting = max_waiting
+        self._waiting: list[Attempt] = []
+        self._arrivals = itertools.count()
+        # Attempts that are in progress or have failed. Keys are hashes, because user names can be long.
+        self._attempts: TTLCache[int, int] = TTLCache(MAX_COUNTED, COUNTED_SECONDS, clock)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, contender: Contender | None) -> AsyncIterator[Attempt]:
+        """Wait for a turn, and keep it while the `with` block runs. The contender `None` comes before all others.
+
+        Raises Unavailable if the queue is full, and this attempt is the last one of the largest network in it.
+        """
+        attempt = self._new_attempt(contender)
+        try:
+            await self._enter(attempt)
+        except Unavailable:
+            self.forget(contender)
+            raise
+        try:
+            yield attempt
+        finally:
+            self._leave()
+
+    @contextlib.asynccontextmanager
+    async def turn_without_precedence(self, attempt: Attempt) -> AsyncIterator[None]:
+        """Wait for the turn that the attempt would have got if its user were not known. Raises Unavailable."""
+        await self._enter(Attempt(attempt.contender, attempt.rank_of_others, attempt.rank_of_others))
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def forget(self, contender: Contender | None) -> None:
+        """Stop counting an attempt that succeeded or was rejected."""
+        for key in _keys(contender):
+            if self._attempts.get(key, 0) > 0:
+                self._attempts[key] -= 1
+
+    def _new_attempt(self, contender: Contender | None) -> Attempt:
+        arrival = next(self._arrivals)
+        if contender is None:
+            first = _Rank(_FIRST, 0, 0, arrival)
+            return Attempt(None, first, first)
+        of_user, *of_networks = (self._attempts.get(key, 0) for key in _keys(contender))
+        for key in _keys(contender):
+            self._attempts[key] = self._attempts.get(key, 0) + 1
+        allowed = contender.networks.values()
+        worst = max(count // attempts for count, attempts in zip(of_networks, allowed, strict=True))
+        others = _Rank(_OTHERS, of_user, worst, arrival)
+        is_preferred = contender.is_known and of_user < KNOWN_FAILURES
+        return Attempt(contender, others._replace(precedence=_KNOWN) if is_preferred else others, others)
+
+    async def _enter(self, attempt: Attempt) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        attempt.has_overtaken = any(
+            attempt.rank < each.rank < attempt.rank_of_others for each in self._waiting
+        )
+        attempt.turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(attempt)
+        if len(self._waiting) > self._max_waiting:
+            self._reject(self._last_of_largest_network())
+        try:
+            await attempt.turn
+        except asyncio.CancelledError:
+            if attempt in self._waiting:
+                self._waiting.remove(attempt)
+            elif not attempt.turn.cancelled() and attempt.turn.exception() is None:
+                self._leave()
+            raise
+
+    def _last_of_largest_network(self) -> Attempt:
+        """Return the last attempt from the largest network, among those of the lowest precedence."""
+        lowest = max(each.rank.precedence for each in self._waiting)
+        candidates = [each for each in self._waiting if each.rank.precedence == lowest]
+        waiting = Counter(network for each in candidates for network in _networks(each.contender))
+
+        def size(attempt: Attempt) -> int:
+            networks = _networks(attempt.contender).items()
+            return max((waiting[network] // allowed for network, allowed in networks), default=0)
+
+        return max(candidates, key=lambda each: (size(each), each.rank))
+
+    def _reject(self, last: Attempt) -> None:
+        self._waiting.remove(last)
+        if last.turn is not None and not last.turn.done():
+            message = "Too many logins are waiting. Try again in a moment."
+            last.turn.set_exception(Unavailable(message, retry_after=2))
+
+    def _leave(self) -> None:
+        """Pass the turn to the first in the queue, or free it if nobody waits."""
+        while self._waiting:
+            first = min(self._waiting, key=lambda each: each.rank)
+            self._waiting.remove(first)
+            # A cancelled attempt is in the queue until its task runs.
+            if first.turn is not None and not first.turn.done():
+                first.turn.set_result(None)
+                return
+        self._free += 1
+
+
+def _networks(contender: Contender | None) -> dict[str, int]:
+    return contender.networks if contender is not None else {}
+
+
+def _keys(contender: Contender | None) -> tuple[int, ...]:
+    """Return the key for the user name and source, and one key for each network."""
+    if contender is None:
+        return ()
+    return hash((contender.source, contender.user)), *map(hash, contender.networks)
+
 
 T = TypeVar("T")
 

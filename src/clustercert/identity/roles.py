@@ -11,7 +11,7 @@ from clustercert.model.errors import Conflict, NotFound
 from clustercert.model.events.administration import RoleChange, RoleChanged, RoleDefined
 from clustercert.model.ids import is_id
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.roles import ADMIN, OPERATOR
+from clustercert.policy.rules import ADMIN, OPERATOR
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
 from clustercert.store.roles import RoleQueries

@@ -1,22 +1,136 @@
-"""Explains what the policy decides on a request that nobody has sent. Nothing is signed or recorded."""
+"""Explains decisions about certificates, for callers and for users as they were last recorded."""
 
-from collections.abc import Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from clustercert.issuance.ports import CredentialBindings
-from clustercert.issuance.recorded_callers import RecordedCallers
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
 from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
-from clustercert.pki.stand_in_keys import stand_in_key
+from clustercert.pki.keys import stand_in_key
 from clustercert.policy.decision import Policy
+from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST
-from clustercert.policy.roles import administers, operates
+from clustercert.policy.replay import ISSUED, REFUSED, NotReplayable, parse_decision
+from clustercert.policy.rules import administers, operates
 from clustercert.store.clusters import ClusterQueries
+from clustercert.store.decision_events import DecisionEvents
+from clustercert.store.engine.database import Database
 from clustercert.store.members import Member, MemberQueries
+from clustercert.store.seen_users import SeenUserQueries
 from clustercert.store.usernames import UsernameQueries
+
+# How many of the newest events are searched before the ledger is asked for the last certificate.
+NEWEST_EVENTS = 20_000
+# How many events are searched for that of the last certificate. They begin some minutes before it.
+EVENTS_AROUND = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCaller:
+    """A caller as in the audit event of a request, and the request's time. A blocked user is not enabled."""
+
+    caller: Caller
+    at: datetime
+
+
+class RecordedCallers:
+    """Finds the last recorded request of a user for a project's clusters."""
+
+    def __init__(self, database: Database) -> None:
+        self._seen, self._events = SeenUserQueries(database), DecisionEvents(database)
+
+    async def last(self, project_id: str, user_id: str) -> RecordedCaller | None:
+        """Return the user as in their last request, refused or not, or as in that for their last certificate.
+
+        Returns None if there is neither among the events that are kept.
+        """
+        found = await self._find(project_id, user_id)
+        if found is None or not await self._seen.is_blocked(user_id):
+            return found
+        user = replace(found.caller.user, enabled=False)
+        return replace(found, caller=replace(found.caller, user=user))
+
+    async def _find(self, project_id: str, user_id: str) -> RecordedCaller | None:
+        if found := _last_in(await self._events.newest_of(user_id, project_id, NEWEST_EVENTS)):
+            return found
+        issued_at = await self._seen.last_issued(project_id, user_id)
+        if issued_at is None:
+            return None
+        return _last_in(await self._events.at(issued_at, user_id, project_id, EVENTS_AROUND))
+
+
+def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
+    for body in newest_first:
+        try:
+            decision = parse_decision(json.loads(body))
+        except NotReplayable:
+            continue
+        return RecordedCaller(decision.caller, decision.at)
+    return None
+
+
+PAGE = 500
+# Search this much longer, because the time of an event differs a little from the time of issue.
+_LATER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class EntitledUser:
+    """A user who could get the group.
+
+    Attributes:
+        seen_at: for a user of another issuer, the time of the request from which their groups and roles are known.
+    """
+
+    caller: Caller
+    entitlements: tuple[Entitlement, ...]
+    seen_at: datetime | None = None
+
+
+class EntitledUsers:
+    """Searches the users of the built-in identity, and users of other issuers who have had certificates."""
+
+    def __init__(self, database: Database) -> None:
+        self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
+        self._events = DecisionEvents(database)
+
+    async def find(
+        self, entitlements: Entitlements, project_id: str, since: datetime
+    ) -> AsyncIterator[EntitledUser]:
+        """Yield the users who could get the group. `since`: how far back to look for users of other issuers."""
+        origin, after = Origin.local(), ""
+        while page := await self._members.page(project_id, after=after, limit=PAGE):
+            for member in page:
+                caller = as_caller(member, project_id, origin)
+                if found := entitlements.of(caller):
+                    yield EntitledUser(caller, found)
+            after = page[-1].user.id
+        for caller, seen_at in (await self._callers(project_id, since)).values():
+            if found := entitlements.of(caller):
+                yield EntitledUser(caller, found, seen_at)
+
+    async def _callers(self, project_id: str, since: datetime) -> Mapping[str, tuple[Caller, datetime]]:
+        """Return users of other issuers as in their latest event, by user id."""
+        users = await self._seen.of_other_issuers(project_id, since)
+        found: dict[str, tuple[Caller, datetime]] = {}
+        if not users:
+            return found
+        async for page in self._events.pages(min(users.values()) - _LATER, None, project_id):
+            for body in page:
+                event = json.loads(body)
+                if event["kind"] not in (ISSUED, REFUSED) or event["actor"] not in users:
+                    continue
+                try:
+                    decision = parse_decision(event)
+                except NotReplayable:
+                    continue
+                found[decision.caller.user.id] = decision.caller, decision.at
+        return found
+
 
 # The authentication method if the question does not name one.
 DEFAULT_METHOD = "token"

@@ -2,9 +2,8 @@
 
 from datetime import timedelta
 
-from clustercert.audit.certificate_scrubber import BATCH_SIZE, CertificateScrubber
 from clustercert.audit.publishing import CheckpointPublisher
-from clustercert.audit.retention import Retention
+from clustercert.audit.retention import BATCH_SIZE, CertificateScrubber, Retention
 from clustercert.identity import Identity
 from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model import Actor, utc_now

@@ -27,7 +27,7 @@ from clustercert.model import (
 )
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.observability import metrics
-from clustercert.policy.credential_roles import bound_grant
+from clustercert.policy.rules import bound_grant
 
 logger = structlog.get_logger()
 

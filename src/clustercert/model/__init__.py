@@ -44,7 +44,6 @@ if TYPE_CHECKING:
         SigningRequest,
     )
     from clustercert.model.keys import KeyType, PrivateKey, PublicKey
-    from clustercert.model.policy import DecisionInput, PolicyRule
     from clustercert.model.requests import Actor, AuthMethod, Origin, UnverifiedRequest
     from clustercert.model.revocation import Revocation
     from clustercert.model.times import parse_rfc3339, rfc3339, utc_now
@@ -61,7 +60,6 @@ _MODULES = (
     "identity",
     "issuance",
     "keys",
-    "policy",
     "requests",
     "revocation",
 )

@@ -1,7 +1,11 @@
-"""The current time in UTC; parsing and formatting of RFC 3339 times."""
+"""Times in UTC and their RFC 3339 form; labels."""
 
 import functools
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+
+from clustercert.model.errors import InvalidRequest
 
 RECENT = timedelta(days=1)
 """An API server that contacted the service within this time is taken to be set up for it.
@@ -36,3 +40,19 @@ def parse_rfc3339(text: str) -> datetime:
         return time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time has no equivalent in UTC") from error
+
+
+MAX_LABELS = 64
+
+_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+def checked_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the labels if they are valid Kubernetes labels, else raise InvalidRequest."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidRequest(f"labels: at most {MAX_LABELS} labels are allowed.")
+    for key, value in labels.items():
+        if not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+            raise InvalidRequest(f"{key!r}={value!r} is not a valid Kubernetes label.")
+    return labels

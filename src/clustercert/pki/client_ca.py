@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import NameOID
 
 from clustercert.model import PrivateKey, PublicKey
-from clustercert.pki.key_validation import accepted_key
-from clustercert.pki.keys import CURVES, KEY_TYPES, Digest, key_type_of
+from clustercert.pki.keys import CURVES, KEY_TYPES, Digest, accepted_key, key_type_of
 
 # AlgorithmIdentifier (DER) of a CA's signatures, by the type of its key. RFC 8410 3, RFC 4055 5.
 ALGORITHM_DER: dict[str, bytes] = {

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.model import PrivateKey, RevocationReason
 from clustercert.model.errors import SignerError
 from clustercert.pki.client_ca import authority_key_identifier, signature_digest
-from clustercert.pki.key_validation import PARSE_ERRORS
+from clustercert.pki.keys import PARSE_ERRORS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes

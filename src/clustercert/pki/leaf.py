@@ -1,7 +1,4 @@
-"""Builds leaf certificates, and checks leaves that a signer returned.
-
-Source: RFC 5280; the profile is in `docs/security-model.md`.
-"""
+"""Leaf certificates: subject, encoding, and comparison of a certificate with the request for it."""
 
 import functools
 import hashlib
@@ -13,6 +10,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from clustercert.model import (
     ClientCA,
@@ -20,13 +18,50 @@ from clustercert.model import (
     PrivateKey,
     PublicKey,
     SigningRequest,
+    credential_group,
     credential_number,
 )
 from clustercert.model.errors import SignerError
-from clustercert.pki.client_ca import Issuer, issuer_of, signature_scheme
-from clustercert.pki.keys import key_kind
-from clustercert.pki.leaf_mismatch import parse_reencoded_leaf
-from clustercert.pki.subject import subject, subject_template
+from clustercert.pki.client_ca import Issuer, authority_key_identifier, issuer_of, key_usage, signature_scheme
+from clustercert.pki.keys import key_kind, spki_der
+
+# RFC 5280 appendix A: ub-common-name and ub-organization-name. Like many verifiers, this counts bytes of UTF-8.
+MAX_NAME = 64
+
+# A placeholder for a credential number. All numbers have the same length.
+_ANY_NUMBER = credential_number(0)
+
+
+def subject(grant: Grant, credential_number: str | None = None) -> x509.Name:
+    """Build the subject: an O for each group in order, an O for the credential group if there is one, then CN.
+
+    kube-apiserver takes the username from CN and the groups from O.
+    """
+    if credential_number is None:
+        return _name(grant.username, grant.groups)
+    return _name(grant.username, (*grant.groups, credential_group(credential_number)))
+
+
+@functools.lru_cache(maxsize=4096)
+def subject_template(username: str, groups: tuple[str, ...], *, numbered: bool) -> tuple[bytes, bytes]:
+    """Return the subject's DER before and after the credential number. Without a number, the second part is empty."""
+    if not numbered:
+        return _name(username, groups).public_bytes(), b""
+    whole = _name(username, (*groups, credential_group(_ANY_NUMBER))).public_bytes()
+    # The credential group is the last O, so its number ends where the CN begins.
+    name = _name(username, ()).public_bytes()
+    common_name = name[_header_length(name) :]
+    return whole[: -len(common_name) - len(_ANY_NUMBER)], common_name
+
+
+def _name(username: str, groups: tuple[str, ...]) -> x509.Name:
+    organizations = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+    return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, username)])
+
+
+def _header_length(der: bytes) -> int:
+    return 2 + (der[1] & 0x7F if der[1] & 0x80 else 0)
+
 
 # A serial is positive and has at most 20 octets. RFC 5280 4.1.2.2.
 MAX_SERIAL_BITS = 159
@@ -291,3 +326,54 @@ def der_fingerprint(der: bytes) -> bytes:
 def der_pem(der: bytes) -> bytes:
     """Encode a certificate's DER as a PEM block with 64 characters per line. Source: RFC 7468 section 2."""
     return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+_CLIENT_AUTH = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+_NOT_A_CA = x509.BasicConstraints(ca=False, path_length=None)
+
+
+def parse_reencoded_leaf(
+    der: bytes, request: SigningRequest, subject_der: bytes
+) -> tuple[int, bytes, tuple[str, ...]]:
+    """Check that all fields are as requested. Returns (serial, signature, OIDs of the extensions in order).
+
+    Does not compare the encoding. Raises SignerError, or InvalidSignature if the CA did not sign the leaf.
+    """
+    try:
+        leaf = x509.load_der_x509_certificate(der)
+        _check_fields(leaf, request, subject_der)
+        order = tuple(extension.oid.dotted_string for extension in leaf.extensions)
+        serial, signature = leaf.serial_number, leaf.signature
+    except (SignerError, InvalidSignature):
+        raise
+    # The library does not document which errors it raises. For example, it raises KeyError for an unknown TLS feature.
+    except Exception as error:
+        raise SignerError("The signer's certificate can't be parsed, or names another issuer.") from error
+    return serial, signature, order
+
+
+def _check_fields(leaf: x509.Certificate, request: SigningRequest, subject_der: bytes) -> None:
+    grant, ca, key = request.grant, request.ca.certificate, request.public_key
+    usage = key_usage(rsa_key=key_kind(type(key)) == "rsa")
+    expected: dict[tuple[x509.ObjectIdentifier, bool], x509.ExtensionType] = {
+        (_NOT_A_CA.oid, True): _NOT_A_CA,
+        (usage.oid, True): usage,
+        (_CLIENT_AUTH.oid, False): _CLIENT_AUTH,
+        (x509.AuthorityKeyIdentifier.oid, False): authority_key_identifier(ca),
+        (x509.SubjectKeyIdentifier.oid, False): x509.SubjectKeyIdentifier.from_public_key(key),
+    }
+    found = {(extension.oid, extension.critical): extension.value for extension in leaf.extensions}
+    validity = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    equal = {
+        "key": spki_der(leaf.public_key()) == request.spki,
+        "subject": leaf.subject.public_bytes() == subject_der,
+        "version": leaf.version is x509.Version.v3,
+        "validity": validity == (grant.not_before, grant.not_after),
+        "extensions": found == expected,
+    }
+    if differing := [name for name, is_equal in equal.items() if not is_equal]:
+        oids = sorted(oid.dotted_string for oid, _ in found.keys() ^ expected.keys())
+        raise SignerError(
+            f"The signer's certificate differs from the request in: {', '.join([*differing, *oids])}."
+        )
+    leaf.verify_directly_issued_by(ca)

@@ -1,29 +1,282 @@
-"""Decides recorded requests again by another policy, and compares the outcomes. Pure: no I/O, no clock."""
+"""Replays recorded decisions with another policy."""
 
+import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from clustercert.model import Grant
-from clustercert.model.errors import ClustercertError
-from clustercert.policy.credential_roles import bound_grant
-from clustercert.policy.decision import Policy
-from clustercert.policy.recorded_decisions import (
-    FAILED,
-    ISSUED,
-    MALFORMED,
-    REFUSED,
-    REPEATED,
-    NotReplayable,
-    Outcome,
-    RecordedDecision,
-    cluster_role_group,
-    count_repeated,
-    parse_decision,
-    refused_outcome,
+from clustercert.model import (
+    Caller,
+    ClientCA,
+    Cluster,
+    ClusterOptions,
+    Domain,
+    Grant,
+    Group,
+    IssueRequest,
+    Origin,
+    PrivateKey,
+    User,
+    parse_rfc3339,
+    without_credential_group,
 )
+from clustercert.model.errors import ClustercertError
+from clustercert.model.events import FIRST_VERSION
+from clustercert.model.events.issuance import REPLAYABLE_VERSION
+from clustercert.model.identity import ProjectName, domain_by_issuer
+from clustercert.pki.client_ca import new_client_ca
+from clustercert.pki.keys import new_key, stand_in_key
+from clustercert.policy.decision import Policy
+from clustercert.policy.rules import bound_grant
+
+ISSUED, REFUSED, REPEATED = "certificate.issued", "certificate.refused", "refusals.repeated"
+# The policy allowed the request, but the signer did not sign.
+FAILED = "certificate.failed"
+MALFORMED = "the event is malformed"
+
+
+class NotReplayable(Exception):
+    """A recorded decision can't be computed again. The message says why; there are few different ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionFilter:
+    """Selects events. A field that is `None` does not filter.
+
+    Attributes:
+        since, until: bounds of the event's time, both inclusive.
+        cluster: the cluster's id, or its name at that time. Events of kind `REPEATED` name none, and are selected.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    project_id: str | None = None
+    cluster: str | None = None
+
+    def includes(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event, given as its JSON body, is selected. A malformed event is not, unless nothing filters."""
+        try:
+            at = _time(event["at"])
+            any_cluster = self.cluster is None or event["kind"] == REPEATED
+            cluster = {} if any_cluster else event["detail"].get("cluster") or {}
+            return (
+                (self.since is None or self.since <= at)
+                and (self.until is None or at <= self.until)
+                and self.project_id in (None, event["project_id"])
+                and (any_cluster or self.cluster in (cluster.get("id"), cluster.get("name")))
+            )
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return self == DecisionFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The outcome of a decision.
+
+    Attributes:
+        not_after: the end of the certificate's validity; None if the request was refused.
+        username: the CN; empty if the request was refused.
+        groups: the certificate's groups without its credential group. In a cluster with per-credential RBAC, the
+            ClusterRole instead.
+        rules: the rules that granted, or the rule that denied.
+        message: why the request was refused.
+    """
+
+    not_after: datetime | None = None
+    username: str = ""
+    groups: frozenset[str] = frozenset()
+    rules: tuple[str, ...] = ()
+    message: str = ""
+
+    @property
+    def is_allowed(self) -> bool:
+        return self.not_after is not None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """A decision from an audit event.
+
+    Attributes:
+        key_type: the type of the CSR's key, or of the key that the service generated or would have generated.
+        taken: the user name that the policy chose and that belongs to another user, so that the request was refused.
+    """
+
+    caller: Caller
+    cluster: Cluster
+    request: IssueRequest
+    at: datetime
+    key_type: str
+    outcome: Outcome
+    taken: str | None = None
+
+
+def parse_decision(event: Mapping[str, Any]) -> RecordedDecision:
+    """Read a decision from the body of an event of kind `ISSUED` or `REFUSED`. Raises NotReplayable."""
+    version = event.get("version", FIRST_VERSION)
+    if not isinstance(version, int):
+        raise NotReplayable(MALFORMED)
+    if version < REPLAYABLE_VERSION:
+        raise NotReplayable(
+            f"the event has version {version}; inputs are complete since {REPLAYABLE_VERSION}"
+        )
+    try:
+        return _decision(event, event["detail"])
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise NotReplayable(MALFORMED) from error
+
+
+def count_repeated(event: Mapping[str, Any]) -> int:
+    """Return how many refused certificates an event of kind `REPEATED` counts; 0 if it is malformed."""
+    try:
+        return sum(int(each["count"]) for each in event["detail"]["refusals"] if each["kind"] == REFUSED)
+    except (LookupError, TypeError, ValueError):
+        return 0
+
+
+def cluster_role_group(name: str | None) -> str:
+    """Return the entry that represents a ClusterRole among the groups of an outcome."""
+    return f"ClusterRole {name}"
+
+
+def _decision(event: Mapping[str, Any], detail: Mapping[str, Any]) -> RecordedDecision:
+    is_issued, trace = event["kind"] == ISSUED, detail["trace"]
+    if "decided_at" not in trace:
+        raise NotReplayable(
+            "the service issued the certificate for itself"
+            if is_issued
+            else f"the request was refused, but not by the policy ({_text(detail['error'])[:64]})"
+        )
+    if detail["cluster"] is None or detail["request"] is None:
+        raise NotReplayable("the cluster was removed during the request")
+    project_id = _text(event["project_id"] if is_issued else detail["requested_project_id"])
+    key_type = _text(trace["key_type"])
+    taken = trace.get("username_taken")
+    return RecordedDecision(
+        caller=_caller(event, detail["caller"], project_id),
+        cluster=_cluster(detail["cluster"], project_id),
+        request=_request(detail["request"], key_type),
+        at=_time(trace["decided_at"]),
+        key_type=key_type,
+        outcome=_issued(detail, trace) if is_issued else refused_outcome(_text(detail["message"]), trace),
+        taken=None if taken is None else _text(taken),
+    )
+
+
+def _issued(detail: Mapping[str, Any], trace: Mapping[str, Any]) -> Outcome:
+    number, roles = detail["credential_number"], detail["cluster"]["credential_roles"]
+    groups = without_credential_group(_texts(detail["organizations"]), number)
+    bound = (cluster_role_group(roles.get(detail["rule"])),) if roles else ()
+    return Outcome(
+        not_after=_time(detail["not_after"]),
+        username=_text(detail["common_name"]),
+        groups=frozenset(groups or bound),
+        rules=_texts(trace["rules"]),
+    )
+
+
+def refused_outcome(message: str, trace: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a request that was refused with this message and trace."""
+    denied_by = trace.get("denied_by")
+    return Outcome(
+        message=message, rules=_texts(trace.get("rules", ()) if denied_by is None else [denied_by])
+    )
+
+
+def _caller(event: Mapping[str, Any], said: Mapping[str, Any], project_id: str) -> Caller:
+    issuer = _text(said["issuer"])
+    return Caller(
+        user=User(_text(event["actor"]), _text(said["name"]), _domain(said, issuer)),
+        roles={project_id: _texts(said["roles"])},
+        method=_text(said["auth_method"]),
+        origin=Origin(_text(event["source"]), _text(event["request_id"])),
+        service_roles=_texts(said["service_roles"]),
+        credential_id=_text(said["credential_id"]),
+        groups=tuple(
+            Group(_text(group["id"]), _text(group["name"]), _domain(group, issuer))
+            for group in said["groups"]
+        ),
+        issuer=issuer,
+    )
+
+
+def _domain(said: Mapping[str, Any], issuer: str) -> Domain:
+    return domain_by_issuer(issuer, _text(said["domain_id"]), _text(said["domain_name"]))
+
+
+def _request(said: Mapping[str, Any], key_type: str) -> IssueRequest:
+    duration, expire_at, reason = said["duration"], said["expire_at"], said["reason"]
+    return IssueRequest(
+        duration=None if duration is None else int(duration),
+        expire_at=None if expire_at is None else _time(expire_at),
+        truncate=said["truncate"] is True,
+        public_key=stand_in_key(key_type) if said["csr"] is True else None,
+        reason=None if reason is None else _text(reason),
+    )
+
+
+def _cluster(said: Mapping[str, Any], project_id: str) -> Cluster:
+    """Return the cluster as recorded. Fields that the policy does not read are empty."""
+    not_after, roles = _time(said["ca_not_after"]), said["credential_roles"]
+    return Cluster(
+        id=_text(said["id"]),
+        project_id=project_id,
+        name=_text(said["name"]),
+        internal_url="",
+        external_url=None,
+        san_urls=(),
+        server_ca_pem=b"",
+        signer=_text(said["signer"]),
+        version="",
+        labels=_text_mapping(said["labels"]),
+        created_at=not_after,
+        updated_at=not_after,
+        client_ca=_stand_in_ca(_text(said["ca_id"]), _text(said["id"]), not_after),
+        options=ClusterOptions(credential_roles=None if roles is None else _text_mapping(roles)),
+        project_name=_project(said.get("project")),
+    )
+
+
+def _project(said: Mapping[str, Any] | None) -> ProjectName | None:
+    if said is None:
+        return None
+    domain = Domain(_text(said["domain_id"]), _text(said["domain_name"]))
+    return ProjectName(_text(said["name"]), domain, said["is_unique"] is True)
+
+
+@functools.lru_cache(maxsize=4096)
+def _stand_in_ca(ca_id: str, cluster_id: str, not_after: datetime) -> ClientCA:
+    """Return a CA that ends when the recorded one does."""
+    lifetime = timedelta(days=1)
+    certificate = new_client_ca("recorded", _stand_in_ca_key(), not_after - lifetime, lifetime)
+    return ClientCA(id=ca_id, cluster_id=cluster_id, certificate=certificate, sealed_key=None)
+
+
+@functools.cache
+def _stand_in_ca_key() -> PrivateKey:
+    return new_key("ec-p256")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _texts(values: Iterable[object]) -> tuple[str, ...]:
+    return tuple(map(_text, values))
+
+
+def _text_mapping(values: Mapping[object, object]) -> dict[str, str]:
+    return {_text(key): _text(value) for key, value in values.items()}
+
+
+def _time(value: object) -> datetime:
+    return parse_rfc3339(_text(value))
+
 
 ONLY_COUNTED = "the refusal was only counted, without its cluster, as one of many of the same caller"
 NOT_SIGNED = "the policy allowed the request, but the signer did not sign"

@@ -16,12 +16,11 @@ from pydantic import (
 )
 
 from clustercert.model.name_patterns import Names, is_pattern
-from clustercert.model.policy import IPNetwork
 from clustercert.model.requests import AUTH_METHODS
 from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import MAX_LIFETIME, MIN_LIFETIME, MOST_DAYS, parse_lifetime
-from clustercert.policy.names import SYSTEM_PREFIX, invisible_problem
-from clustercert.policy.templates import GroupTemplate, UserNameTemplate
+from clustercert.policy.rules import IPNetwork
+from clustercert.policy.templates import SYSTEM_PREFIX, GroupTemplate, UserNameTemplate, invisible_problem
 
 
 class Section(BaseModel):

@@ -1,18 +1,62 @@
-"""Templates for user names and Kubernetes group names, such as `team:{group}`."""
+"""Templates of user and group names in certificates, and the names that they may produce."""
 
+import functools
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from clustercert.model import JsonObject
+from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions, JsonObject
 from clustercert.model.errors import Forbidden
 from clustercert.model.ids import is_user_id
-from clustercert.model.kubernetes import OUR_PREFIX, SERVICE
+from clustercert.model.kubernetes import GROUPS_OF_EVERYBODY, NODE_PREFIX, NODES, OUR_PREFIX, SERVICE
 from clustercert.model.name_patterns import Names
-from clustercert.model.policy import DecisionInput
-from clustercert.pki.subject import MAX_NAME
-from clustercert.policy.names import SYSTEM_PREFIX, invisible_problem, name_problem
+from clustercert.pki.leaf import MAX_NAME
+from clustercert.policy.rules import DecisionInput, PolicyRule
+
+# kube-apiserver treats names with this prefix specially: it authorizes every request from a member of system:masters.
+SYSTEM_PREFIX = "system:"
+
+# Unicode Standard Annex 9: marks, embeddings, overrides and isolates. They change the order of displayed text.
+_BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@functools.lru_cache(maxsize=4096)
+def is_plain_text(text: str) -> bool:
+    """Whether text is free of control characters, line separators, bidirectional controls and lone surrogates."""
+    return not any(
+        character in _BIDIRECTIONAL or unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}
+        for character in text
+    )
+
+
+def invisible_problem(text: str) -> str | None:
+    """Return why a name could be mistaken for another one, or None if it could not."""
+    # `isprintable` excludes control, format (including bidirectional), surrogate and private-use characters.
+    if not text.isprintable() or text != text.strip():
+        return "has invisible characters, or a space at its start or end"
+    if not unicodedata.is_normalized("NFC", text):
+        return "is not in Unicode NFC"
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def name_problem(name: str, allowed_system_names: frozenset[str]) -> str | None:
+    """Return a sentence that says why a certificate can't contain this user or group name, or None if it can."""
+    if not is_plain_text(name):
+        return "a user or group name has a control, bidirectional or unpaired surrogate character."
+    if not 1 <= len(name.encode()) <= MAX_NAME:
+        return f"a user or group name must have 1 to {MAX_NAME} bytes in UTF-8; this one has {len(name.encode())}."
+    if name.casefold().startswith(CREDENTIAL_PREFIX):
+        return (
+            f"{name} begins with {CREDENTIAL_PREFIX}, which is reserved for credential groups of clustercert."
+        )
+    if name.startswith(SYSTEM_PREFIX) and name not in allowed_system_names:
+        return f"{name} is reserved by Kubernetes and not allowed by the settings (policy.allow_system)."
+    return None
+
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # On each side a colon or nothing.
@@ -171,3 +215,98 @@ _USER_VALUES: dict[str, Callable[[DecisionInput], str]] = {
     "user.name": lambda said: said.caller.user.name,
     "user.domain": lambda said: said.caller.user.domain.name,
 }
+
+
+def groups_and_templates(rules: Iterable[PolicyRule]) -> set[str]:
+    """Return the rules' groups, and their templates as in the settings."""
+    return {
+        each for rule in rules for each in (*rule.groups, *(template.text for template in rule.templates))
+    }
+
+
+def template_prefixes(policy_groups: Iterable[str]) -> tuple[str, ...]:
+    """Return the prefix of the names from each template, up to a colon. Leaves out templates without such a prefix.
+
+    Templates never give names with the prefix `system:`.
+    """
+    prefixes = {group[: group.find("{")].rpartition(":")[0] for group in policy_groups if is_template(group)}
+    return tuple(sorted(f"{prefix}:" for prefix in prefixes if prefix and not _is_system(f"{prefix}:")))
+
+
+def exempted_template(pattern: str, policy_groups: Iterable[str]) -> str | None:
+    """Return a template whose names a pattern could exempt, because they begin with a placeholder, or None."""
+    if _is_system(pattern):
+        return None
+    for group in unprefixed_templates(policy_groups):
+        colons = group.count(":")
+        # The values of placeholders have no colon.
+        fits = pattern.count(":") <= colons if pattern.endswith("*") else pattern.count(":") == colons
+        if fits:
+            return group
+    return None
+
+
+def unprefixed_templates(policy_groups: Iterable[str]) -> list[str]:
+    """Return the templates that begin with a placeholder, whose names can't be told from those of other issuers."""
+    templates = sorted(filter(is_template, policy_groups))
+    return [group for group in templates if not template_prefixes([group]) and not _is_system(group)]
+
+
+def _is_system(name: str) -> bool:
+    return name.casefold().startswith(SYSTEM_PREFIX)
+
+
+Exemption = Literal["node", "component"]
+"""Why a certificate is exempt: it is a kubelet's, or it has other names that the operator exempted."""
+
+
+def exemption_of(
+    username: str, presented: Collection[str], options: ClusterOptions, policy_groups: Collection[str]
+) -> Exemption | None:
+    """Return the exemption if all groups match the cluster's patterns; without groups, if the user name does.
+
+    Ignores groups that every caller has. A user name with the prefix `system:` must match too, because Kubernetes binds
+    rights to such users; kubelets need only their group. Nobody but kubelets is exempt by the group `system:nodes`.
+
+    Never exempt are names in `policy_groups`, names with the prefix of a template in `policy_groups`, and names and
+    groups that begin with `clustercert:`.
+    """
+    groups = {group for group in presented if group not in GROUPS_OF_EVERYBODY}
+    is_kubelet = username.startswith(NODE_PREFIX) and NODES in groups
+    if NODES in groups and not is_kubelet:
+        return None
+    needs_name = not groups or (username.startswith(SYSTEM_PREFIX) and not is_kubelet)
+    names = [*groups, username] if needs_name else [*groups]
+    prefixes = (OUR_PREFIX, *template_prefixes(policy_groups))
+    # A template's text is not a name, even if a user or group has the same name.
+    ours = [group for group in policy_groups if not is_template(group)]
+    if any(name.startswith(prefixes) or name in ours for name in (username, *groups)):
+        return None
+    if not all(_matches(name, options.exemptions) for name in names):
+        return None
+    return "node" if groups == {NODES} else "component"
+
+
+def is_exempt(
+    username: str,
+    presented: Collection[str],
+    fingerprints: Collection[str],
+    options: ClusterOptions,
+    policy_groups: Collection[str],
+) -> bool:
+    """Whether `known-only` lets a certificate pass: it is exempt and, if components are pinned, among the pins.
+
+    Args:
+        fingerprints: of the certificate, in lower-case hex; several if it is not known which of them is presented.
+    """
+    exemption = exemption_of(username, presented, options, policy_groups)
+    if exemption == "component" and options.pin_components:
+        return not set(options.pins).isdisjoint(fingerprints)
+    return exemption is not None
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the name matches a pattern. An asterisk is a wildcard only at the end of a pattern."""
+    return any(
+        name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns
+    )

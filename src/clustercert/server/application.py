@@ -1,26 +1,34 @@
-"""The ASGI application of one worker, and the background work that runs with it."""
+"""The application of a process: its routes, jobs and readiness."""
 
 import asyncio
 import contextlib
 import functools
 import gc
-from collections.abc import AsyncIterator
-from dataclasses import replace
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import cast
+from urllib.parse import unquote, urlsplit
 
 import structlog
 from fastapi import FastAPI
 from starlette.routing import Router
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp, Message, Scope
 
-from clustercert.audit import issuer_changes, policy_changes
-from clustercert.audit.failed_authentications import FailedAuthentications
-from clustercert.authn.oidc.key_updates import KeyUpdates
+from clustercert.audit import settings_changes
+from clustercert.audit.refusals import FailedAuthentications
+from clustercert.authn.credentials import UnverifiedCredential
+from clustercert.authn.oidc.verification import KeyUpdates
 from clustercert.background import running
-from clustercert.clusters.exempted_templates import exempted_templates, refuse_new_exempted_templates
-from clustercert.http import denial_audit
+from clustercert.clusters.registration import exempted_templates, refuse_new_exempted_templates
+from clustercert.custody import Custody
+from clustercert.http import denial_audit, responses
 from clustercert.http.app import new_app
 from clustercert.http.cce import clustercert
+from clustercert.http.context import RequestContext, attach
 from clustercert.http.dependencies import Options, Services
 from clustercert.http.middleware import AuthenticationFailure, RequestMiddleware
 from clustercert.http.source_address import SourceAddresses
@@ -28,19 +36,20 @@ from clustercert.http.webhook import routes as webhook
 from clustercert.limits import Unlimited
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import LimitedIssuance
-from clustercert.model import utc_now
+from clustercert.model import Actor, Caller, Domain, UnverifiedRequest, User, utc_now
 from clustercert.model.choices import ServerRole
-from clustercert.model.errors import ClustercertError
-from clustercert.observability import log
-from clustercert.policy.decision import Policy
-from clustercert.policy.digest import policy_digest
-from clustercert.policy.exemptions import groups_and_templates
+from clustercert.model.errors import ClustercertError, StoreFault, Unauthenticated, Unavailable
+from clustercert.model.identity import BUILT_IN
+from clustercert.observability import log, metrics
+from clustercert.policy.decision import Policy, long_lifetimes, policy_digest
 from clustercert.policy.lifetime import lifetime_text
-from clustercert.policy.long_lifetimes import long_lifetimes
-from clustercert.server.monitoring import Readiness, StoreGauges
-from clustercert.server.readiness_notice import notify_ready
+from clustercert.policy.rules import OPERATOR
+from clustercert.policy.templates import groups_and_templates
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
+from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.credential_usage import CredentialUsageQueries
+from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor
 from clustercert.wiring import (
     Components,
@@ -50,6 +59,97 @@ from clustercert.wiring import (
     leader_jobs,
     limited_issuance,
 )
+
+
+def notify_ready() -> None:
+    """Send READY=1 to the socket that systemd named. Does nothing without one."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    # The service works without this message, and systemd reports that it is missing.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notice:
+        # An address that begins with @ is in the abstract namespace.
+        notice.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        notice.sendall(b"READY=1")
+
+
+# Minimum interval between two counts. More frequent scrapes receive the last count.
+GAUGE_SECONDS = 15
+EXPIRY_WINDOWS = {
+    "1h": timedelta(hours=1),
+    "24h": timedelta(days=1),
+    "7d": timedelta(days=7),
+    "30d": timedelta(days=30),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the database and the key-encryption keys can be used.
+
+    Attributes:
+        custody: `None` if the process needs no keys.
+    """
+
+    database: Database
+    custody: Custody | None
+
+    async def check(self) -> None:
+        """Raise Unavailable if the database or the keys can't be used. `__cause__` has the reason, for the log only."""
+        try:
+            await self.database.ping()
+        except StoreFault as failure:
+            raise Unavailable(
+                "Not ready: the database can't be used. See the log.", retry_after=None
+            ) from failure
+        except Unavailable as failure:
+            raise Unavailable("Not ready: the database does not answer.") from failure
+        if self.custody is None:
+            return
+        try:
+            await self.custody.open()
+        except ClustercertError as failure:
+            raise Unavailable("Not ready: the key-encryption keys can't be used. See the log.") from failure
+
+
+class StoreGauges:
+    """Counts live certificates and clusters without reviews.
+
+    Also measures the age of unsealed events, and the offset of this machine's clock.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        certificates: CertificateMaintenance,
+        usage: CredentialUsageQueries,
+        unsealed_since: Callable[[], Awaitable[datetime | None]],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._certificates = certificates
+        self._usage = usage
+        self._unsealed_since = unsealed_since
+        self._now = now
+        self._counted_at = datetime.min.replace(tzinfo=UTC)
+
+    async def update(self) -> None:
+        """Count again if the last count is too old. Raises Unavailable."""
+        now = self._now()
+        if now - self._counted_at < timedelta(seconds=GAUGE_SECONDS):
+            return
+        self._counted_at = now
+        metrics.CLOCK_OFFSET.set((await self._database.clock_offset()).total_seconds())
+        unsealed_since = await self._unsealed_since()
+        metrics.UNSEALED_SECONDS.set((now - unsealed_since).total_seconds() if unsealed_since else 0)
+        metrics.WITHOUT_REVIEWS.set(await self._usage.clusters_without_reviews(now))
+        total, windows = await self._certificates.live(
+            now, [now + window for window in EXPIRY_WINDOWS.values()]
+        )
+        metrics.LIVE.set(total)
+        for name, count in zip(EXPIRY_WINDOWS, windows, strict=True):
+            metrics.EXPIRING.labels(name).set(count)
+
 
 logger = structlog.get_logger()
 
@@ -216,14 +316,14 @@ def _warn_of(policy: Policy) -> None:
 
 async def _record_policy(parts: Components, policy: Policy) -> None:
     """Record the policy if it has changed. Raises Unavailable."""
-    cursor = JobCursor(parts.database, policy_changes.NAME)
-    await policy_changes.record_policy_change(cursor, policy, utc_now())
+    cursor = JobCursor(parts.database, settings_changes.POLICY_CURSOR)
+    await settings_changes.record_policy_change(cursor, policy, utc_now())
 
 
 async def _record_issuers(parts: Components, settings: Settings) -> None:
     """Record the issuers if they have changed. Raises Unavailable."""
-    cursor = JobCursor(parts.database, issuer_changes.NAME)
-    await issuer_changes.record_issuer_change(cursor, settings.identity.issuers, utc_now())
+    cursor = JobCursor(parts.database, settings_changes.ISSUERS_CURSOR)
+    await settings_changes.record_issuer_change(cursor, settings.identity.issuers, utc_now())
 
 
 def services_of(parts: Components, role: ServerRole) -> Services:
@@ -268,3 +368,92 @@ def services_of(parts: Components, role: ServerRole) -> Services:
         ),
         policy=settings.policy,
     )
+
+
+# A report of this size takes about a minute. Only the command waits for it.
+MAX_REPORTED = 500_000
+
+
+@functools.cache
+def _routes() -> FastAPI:
+    """Return the application without services. Built once, since the framework never frees an application's routes."""
+    return new_app("api")
+
+
+class LocalApplication:
+    """Answers the requests of an operator who has access to the store. A process uses one at a time."""
+
+    def __init__(self, parts: Components, actor: Actor, domain: Domain | None) -> None:
+        """`domain` is where names without a domain are looked up; `None` if each request has to name one."""
+        self._operator = _LocalOperator(actor, domain)
+        self._app = _routes()
+        services = services_of(parts, "api")
+        inventory = replace(services.inventory, max_reported=MAX_REPORTED)
+        self._app.state.services = replace(services, authenticator=self._operator, inventory=inventory)
+
+    async def answer(
+        self, method: str, target: str, headers: Mapping[str, str], content: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Return the status, the headers and the body of the response."""
+        scope = self._scope(method, target, headers)
+        messages: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        try:
+            await self._app(scope, receive, send)
+        except ClustercertError as failure:
+            request_id = self._operator.actor.origin.request_id
+            await responses.error(failure, scope["path"], request_id)(scope, receive, send)
+        start, *rest = messages
+        answered = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in start["headers"]]
+        return start["status"], answered, b"".join(message.get("body", b"") for message in rest)
+
+    def _scope(self, method: str, target: str, headers: Mapping[str, str]) -> Scope:
+        parts = urlsplit(target)
+        sent = {**headers, "X-Auth-Token": self._operator.token}
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": unquote(parts.path),
+            "raw_path": parts.path.encode(),
+            "query_string": parts.query.encode(),
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in sent.items()],
+            "client": ("127.0.0.1", 0),
+            "server": ("localhost", 80),
+        }
+        attach(scope, RequestContext(self._operator.actor.origin, extend_deadline=lambda: None))
+        return scope
+
+
+class _LocalOperator:
+    """Authenticates this process alone, as an operator. Its events have the actor of the command."""
+
+    def __init__(self, actor: Actor, domain: Domain | None) -> None:
+        self.actor = actor
+        self.token = secrets.token_urlsafe(32)
+        self._user = User(id=actor.id, name=actor.id, domain=domain or Domain(id="", name=""))
+        self._issuer = BUILT_IN if domain is not None else "local"
+
+    def accepts(self, credential: UnverifiedCredential) -> bool:
+        return credential.text == self.token
+
+    async def authenticate(self, credential: UnverifiedCredential, request: UnverifiedRequest) -> Caller:
+        if not self.accepts(credential):
+            raise Unauthenticated("not the credential of this process")
+        return Caller(
+            self._user,
+            roles={},
+            method="cli",
+            origin=request.origin,
+            service_roles=(OPERATOR,),
+            issuer=self._issuer,
+        )

@@ -1,22 +1,93 @@
-"""Reloads the policy and the OIDC issuers when their files change, and on SIGHUP. Other settings need a restart."""
+"""Reloads the settings and the policy of a running process."""
 
 import asyncio
+import contextlib
+import math
+import os
+import pickle
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
 from pydantic import BaseModel, ValidationError
 
 from clustercert.authn.identity_settings import IdentitySettings
+from clustercert.authn.oidc.issuer_settings import IssuerSettings
 from clustercert.model.errors import ClustercertError, Conflict
 from clustercert.observability import metrics
-from clustercert.policy.digest import policy_digest
+from clustercert.policy.decision import policy_digest
 from clustercert.policy.rule_settings import PolicySettings
-from clustercert.server.applied_settings import AppliedSettings, Reloadable
 from clustercert.server.file_watch import POLL_SECONDS, FileWatch
-from clustercert.server.retry import Retry
-from clustercert.server.tls_context import TlsContext
+from clustercert.server.tls_files import TlsContext
 from clustercert.settings import Settings, SettingsError
+
+FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0
+
+
+class Retry:
+    """The time of the next attempt, with a delay that doubles from 1 to 60 seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._delay = FIRST_SECONDS
+        self._due = math.inf
+
+    def is_due(self) -> bool:
+        return self._clock() >= self._due
+
+    def clear(self) -> None:
+        """Cancel the planned attempt."""
+        self._delay, self._due = FIRST_SECONDS, math.inf
+
+    def back_off(self) -> None:
+        """Plan the next attempt, after a longer delay than the last time."""
+        self._due = self._clock() + self._delay
+        self._delay = min(2 * self._delay, MOST_SECONDS)
+
+    def plan(self, seconds: float) -> None:
+        """Plan the next attempt after this time."""
+        self._due = self._clock() + seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Reloadable:
+    """The part of the settings that a reload changes."""
+
+    policy: PolicySettings
+    issuers: tuple[IssuerSettings, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Reloadable":
+        return cls(settings.policy, settings.identity.issuers)
+
+    def in_settings(self, settings: Settings) -> Settings:
+        """Return the settings with this part replaced. The new part must fit the other settings."""
+        identity = settings.identity.model_copy(update={"issuers": self.issuers})
+        return settings.model_copy(update={"policy": self.policy, "identity": identity})
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedSettings:
+    """A file in a private folder of the supervisor, which it creates for its workers only."""
+
+    file: Path
+
+    def write(self, applied: Reloadable) -> None:
+        """Replace the stored settings. Raises OSError."""
+        new = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        new.write_bytes(pickle.dumps(applied))
+        new.replace(self.file)
+
+    def read(self) -> Reloadable | None:
+        """Return the stored settings, or None if no worker has applied other settings since the start."""
+        with contextlib.suppress(FileNotFoundError):
+            applied = pickle.loads(self.file.read_bytes())  # noqa: S301 - only this service can write into the folder
+            if isinstance(applied, Reloadable):
+                return applied
+        return None
+
 
 logger = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Runs uvicorn with this application: one worker in this process, or several under uvicorn's supervisor."""
+"""Runs the HTTP server in one process or several workers, until it is interrupted."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import FrameType
+from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -23,14 +26,158 @@ from uvicorn.supervisors import Multiprocess
 
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
-from clustercert.server.applied_settings import AppliedSettings
-from clustercert.server.draining import DrainingServer
 from clustercert.server.file_watch import FileWatch
-from clustercert.server.listener import Listener
-from clustercert.server.reloading import Reloader
-from clustercert.server.tls_context import TlsContext
-from clustercert.server.tls_files import Tls
-from clustercert.settings import Settings
+from clustercert.server.reloading import AppliedSettings, Reloader
+from clustercert.server.tls_files import Tls, TlsContext
+from clustercert.settings import Settings, SettingsError
+
+T = TypeVar("T")
+
+
+def run_interruptible(work: Coroutine[object, object, T]) -> T:
+    """`asyncio.run`, but Ctrl-C raises KeyboardInterrupt even if the work swallowed the cancellation.
+
+    A cancelled database call may fail with an unrelated error, which the work may retry or raise.
+    """
+    interrupted = False
+
+    async def watched() -> T:
+        nonlocal interrupted
+        task = asyncio.ensure_future(work)
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            return await task
+        finally:
+            # Before the handler above is set, Ctrl-C makes asyncio cancel this task, and thereby the work.
+            this = asyncio.current_task()
+            interrupted = interrupted or (this is not None and this.cancelling() > 0)
+
+    try:
+        result = asyncio.run(watched())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    if interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+# How long requests are still answered after SIGTERM. A client that sends nothing in this time is disconnected.
+DRAIN_SECONDS = 10.0
+# No connections are accepted in the last seconds, so that clients that just connected can still send a request.
+LAST_SECONDS = 2.0
+_CLOSE = (b"connection", b"close")
+
+
+class DrainingServer(uvicorn.Server):
+    """After SIGTERM, answers each keep-alive connection once more, with `Connection: close`, and then stops.
+
+    Closing a keep-alive connection at once could lose a request in transit, and HTTP clients don't repeat a POST. New
+    connections are accepted nearly to the end, because the next process may start only after this one has ended.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ends_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Handle a signal. Only the first SIGTERM drains; any other signal stops the server at once."""
+        if sig != signal.SIGTERM or not self.started or self._ends_at is not None:
+            super().handle_exit(sig, frame)
+            return
+        self._ends_at = time.monotonic() + DRAIN_SECONDS
+        # uvicorn sends these header fields with each response, and closes the connection after it.
+        self.config.encoded_headers.append(_CLOSE)
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Continue to drain. uvicorn calls this ten times a second. Returns whether to stop."""
+        if self._ends_at is not None:
+            remaining = self._ends_at - time.monotonic()
+            if remaining < LAST_SECONDS:
+                for server in self.servers:
+                    server.close()
+            if remaining < 0 or not self.server_state.connections:
+                return True
+        return await super().on_tick(counter)
+
+
+# Source: sd_listen_fds(3).
+FIRST_INHERITED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket.
+
+    Attributes:
+        inherited: whether a service manager keeps it open, even while no process serves it.
+    """
+
+    socket: socket.socket
+    inherited: bool = False
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and port."""
+        host, port = self.socket.getsockname()[:2]
+        return host, port
+
+
+def listener(host: str, port: int) -> Listener:
+    """Return the inherited socket, or a new one bound to the address. Port 0 takes any free port. Raises SettingsError.
+
+    A new socket does not listen yet: the server starts listening once it can handle requests.
+    """
+    inherited = _inherited()
+    return Listener(inherited, inherited=True) if inherited else Listener(_bound(host, port))
+
+
+def _inherited() -> socket.socket | None:
+    """The socket that a service manager such as systemd passed to this process, or `None`."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    count = os.environ.pop("LISTEN_FDS", "")
+    for name in ("LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if count != "1":
+        raise SettingsError(f"LISTEN_FDS is {count or 'empty'}, not 1. Pass exactly one listening socket.")
+    try:
+        inherited = socket.socket(fileno=FIRST_INHERITED)
+    except OSError as error:
+        raise SettingsError(
+            f"The inherited descriptor {FIRST_INHERITED} is not a socket: {error.strerror}."
+        ) from error
+    if inherited.family not in (socket.AF_INET, socket.AF_INET6) or inherited.type != socket.SOCK_STREAM:
+        raise SettingsError(
+            "The inherited socket is not a TCP socket. Pass a TCP socket (systemd: ListenStream=PORT)."
+        )
+    return inherited
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(
+            f"Can't listen on {host}, port {port}: {reason}. Choose another port with --port, or stop the program that"
+            " uses this one."
+        ) from error
+    return bound
+
 
 # When the server stops, requests in flight have this long to finish.
 GRACE_SECONDS = 35

@@ -7,46 +7,39 @@ from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
-from clustercert.audit.certificate_scrubber import CertificateScrubber
-from clustercert.audit.denials import DenialAudit
 from clustercert.audit.log import AuditLog
 from clustercert.audit.publishing import CheckpointPublisher
-from clustercert.audit.repeated_refusals import RepeatedRefusals
-from clustercert.audit.retention import Retention
+from clustercert.audit.refusals import DenialAudit, RepeatedRefusals
+from clustercert.audit.retention import CertificateScrubber, Retention
 from clustercert.audit.sealer import LogSealer
 from clustercert.authn.credentials import Authenticators
+from clustercert.certificates.access import AccessReports
+from clustercert.certificates.crls import Crls
+from clustercert.certificates.list import Inventory
+from clustercert.certificates.recorder import RevocationRecorder
+from clustercert.certificates.revocation import Logout, RevocationPreviews, RevocationService
 from clustercert.clusters.registry import Clusters
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks
 from clustercert.identity import Identity
 from clustercert.identity.roles import Roles
-from clustercert.inventory.access import AccessReports
-from clustercert.inventory.crls import Crls
-from clustercert.inventory.service import Inventory
-from clustercert.issuance.explanations import Explanations
-from clustercert.issuance.recorded_callers import RecordedCallers
+from clustercert.issuance.explanations import Explanations, RecordedCallers
 from clustercert.issuance.service import Issuance
 from clustercert.jobs import maintenance
 from clustercert.jobs.leader_job import LeaderJob, PeriodicWork
 from clustercert.jobs.sealing import sealing
 from clustercert.kubernetes.bindings import Bindings
-from clustercert.kubernetes.reconcile import Reconciler
+from clustercert.kubernetes.reconcile import Reconciler, Sync
 from clustercert.kubernetes.service_access import Access
-from clustercert.kubernetes.sync import Sync
 from clustercert.kubernetes.webhook import Webhook
-from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota
-from clustercert.limits.user_rates import UserRates
+from clustercert.limits.issuing import IssuingRates, LimitedIssuance, LiveQuota, UserRates
 from clustercert.model import Actor, utc_now
 from clustercert.pki.envelope import SecretSealer
 from clustercert.pki.key_generator import new_key_generator
 from clustercert.pki.keys import KeyGenerator
 from clustercert.pki.signer import Signer, SignerFactory
 from clustercert.policy.decision import Policy
-from clustercert.policy.exemptions import groups_and_templates
-from clustercert.revocation.logout import Logout
-from clustercert.revocation.preview import RevocationPreviews
-from clustercert.revocation.recorder import RevocationRecorder
-from clustercert.revocation.service import RevocationService
+from clustercert.policy.templates import groups_and_templates
 from clustercert.settings import Settings, SettingsError
 from clustercert.store.access import AccessQueries
 from clustercert.store.audit import AuditQueries

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup
-from clustercert.authn.access_keys_by_form import AccessKeysByForm
+from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup, AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
 from clustercert.authn.oidc.issuer_settings import configured_issuers
 from clustercert.identity import Identity

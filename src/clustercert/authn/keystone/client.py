@@ -1,18 +1,25 @@
-"""Reads objects from Keystone, with the service's own token."""
+"""Look-ups in Keystone, cached, and their results as callers."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 import structlog
+from cachetools import TLRUCache, TTLCache
 from pydantic import BaseModel
 
 from clustercert.authn.keystone.answers import (
+    MAX_GROUPS,
     AssignmentsAnswer,
     CredentialAnswer,
     CredentialBody,
     DomainAnswer,
     DomainBody,
+    DomainReference,
     GroupBody,
     GroupsAnswer,
     ProjectAnswer,
@@ -23,13 +30,16 @@ from clustercert.authn.keystone.answers import (
     UnusableObject,
     UserAnswer,
     UserBody,
+    UserReference,
     parsed,
 )
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection
-from clustercert.authn.keystone.service_token import ServiceToken
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Keystone, ServiceToken
 from clustercert.http_client import Response
+from clustercert.model import Domain, FederatedDomain, Group, User
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
+from clustercert.model.ids import is_user_id
 from clustercert.observability import metrics
+from clustercert.policy.templates import invisible_problem
 
 RETRY_SECONDS = 10
 M = TypeVar("M", bound=BaseModel)
@@ -160,3 +170,221 @@ class KeystoneClient:
         return CredentialUnverified(
             "The identity service gave no usable answer. Try again in a moment.", retry_after=RETRY_SECONDS
         )
+
+
+# A user with many groups takes about 20 KiB.
+MAX_ENTRIES = 4_000
+# How long refusals are remembered. An entry takes less than 1 KiB.
+REFUSAL_SECONDS = 5.0
+MAX_REFUSALS = 10_000
+# The maximum number of concurrent lookups. More would use up the worker's limit of requests, and delay other identity
+# systems.
+MAX_UNDER_WAY = 128
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[V]):
+    """An answer of Keystone, and for how many seconds after the request it may be used. Zero: only for this request."""
+
+    value: V
+    seconds: float
+
+
+Ask = Callable[[], Awaitable[Found[V]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[V]):
+    value: V
+    ends_at: float
+
+
+class Lookups(Generic[V]):
+    """Answers by key. Keys are hashes, so that no credential is kept."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        size: int = MAX_ENTRIES,
+        refusals: int = MAX_REFUSALS,
+        under_way: int = MAX_UNDER_WAY,
+    ) -> None:
+        self._clock = clock
+        self._found: TLRUCache[bytes, _Entry[V]] = TLRUCache(size, _end_of, clock)
+        self._refused: TTLCache[bytes, Unauthenticated] = TTLCache(refusals, REFUSAL_SECONDS, clock)
+        self._under_way: dict[bytes, asyncio.Task[V]] = {}
+        self._most_under_way = under_way
+
+    def cached(self, key: bytes) -> V | None:
+        """Return the cached answer, or None if there is none."""
+        entry = self._found.get(key)
+        return entry.value if entry is not None else None
+
+    async def get(self, key: bytes, ask: Ask[V]) -> V:
+        """Return the cached answer, or ask. Raises Unauthenticated or CredentialUnverified."""
+        if (value := self.cached(key)) is not None:
+            return value
+        if (refused := self._refused.get(key)) is not None:
+            # Raise a new exception, because an exception object collects the tracebacks of all its raises.
+            raise Unauthenticated(refused.reason, known=refused.known)
+        task = self._under_way.get(key)
+        if task is None:
+            if len(self._under_way) >= self._most_under_way:
+                raise CredentialUnverified(
+                    "The identity service responds slowly. Try again in a moment.", retry_after=1
+                )
+            task = self._under_way[key] = asyncio.create_task(self._ask(key, ask))
+            task.add_done_callback(_retrieve)
+        # A cancelled request does not cancel the lookup for others.
+        return await asyncio.shield(task)
+
+    async def _ask(self, key: bytes, ask: Ask[V]) -> V:
+        began = self._clock()
+        try:
+            found = await ask()
+        except Unauthenticated as refusal:
+            self._refused[key] = Unauthenticated(refusal.reason, known=refusal.known)
+            raise
+        finally:
+            del self._under_way[key]
+        if found.seconds > 0:
+            self._found[key] = _Entry(found.value, began + found.seconds)
+        return found.value
+
+
+def _end_of(_key: bytes, entry: _Entry[V], _now: float) -> float:
+    return entry.ends_at
+
+
+def _retrieve(task: "asyncio.Task[V]") -> None:
+    """Fetch the task's exception, or asyncio logs it if all requests that waited were cancelled."""
+    if not task.cancelled():
+        task.exception()
+
+
+# The maximum length of a name: with domain and prefix, it still fits into a certificate.
+MAX_NAME_BYTES = 200
+
+Roles = Mapping[str | None, frozenset[str]]
+
+
+def require_undelegated(body: TokenBody) -> None:
+    """Refuse a token that its user delegated with limits, because a certificate can't have these limits.
+
+    Application credentials without access rules are accepted: their roles are those of the token.
+    """
+    for kind, value in (
+        ("a trust", body.trust),
+        ("an OAuth 1 access token", body.oauth1),
+        ("a certificate-bound OAuth 2 token", body.oauth2),
+    ):
+        if value is not None:
+            raise Unauthenticated(f"the token was made under {kind}", known=body.user.id)
+    credential = body.application_credential
+    if credential is not None and credential.access_rules is not None:
+        raise Unauthenticated("the token's application credential has access rules", known=body.user.id)
+
+
+def token_roles(keystone: Keystone, body: TokenBody) -> tuple[Roles, frozenset[str]]:
+    """Return the roles by project id, and those in the whole service, of a token.
+
+    Only a token for a project has roles in it, and only one for the scope `system` can have roles in the service.
+    """
+    names = [role.name for role in body.roles]
+    if body.project is not None:
+        return {body.project.id: project_roles(keystone, names)}, frozenset()
+    if body.domain is None and body.system == {"all": True}:
+        known = keystone.system_roles
+        return {}, frozenset(known[name] for name in names if name in known)
+    return {}, frozenset()
+
+
+def project_roles(keystone: Keystone, names: Iterable[str]) -> frozenset[str]:
+    """Return the local names of these roles in a project."""
+    if keystone.roles is None:
+        return frozenset(names)
+    return frozenset(keystone.roles[name] for name in names if name in keystone.roles)
+
+
+def mapped_user(keystone: Keystone, user: UserReference) -> User:
+    """Return the user. Raises Unauthenticated if the service can't represent them."""
+    if not is_user_id(user.id):
+        raise Unauthenticated("the user's id has neither 32 nor 64 hex digits")
+    if keystone.user_domains is not None and user.domain.id not in keystone.user_domains:
+        raise Unauthenticated("the user's domain is not among identity.keystone.user_domains", known=user.id)
+    name, domain = _named(keystone, user.name, user.domain, user.id)
+    return User(user.id, name, domain)
+
+
+def mapped_groups(
+    keystone: Keystone, user_id: str, groups: list[GroupBody], domains: Mapping[str, DomainReference]
+) -> tuple[Group, ...]:
+    """Return a user's groups, sorted by name. `domains`: the domains of the groups, by id.
+
+    Raises Unauthenticated rather than leave a group out, because without it the policy would decide wrongly.
+    """
+    if len(groups) > MAX_GROUPS:
+        raise Unauthenticated(f"the user is in more than {MAX_GROUPS} groups", known=user_id)
+    found = []
+    for group in groups:
+        if not is_user_id(group.id):
+            raise Unauthenticated("the id of a group has neither 32 nor 64 hex digits", known=user_id)
+        name, domain = _named(keystone, group.name, domains[group.domain_id], user_id)
+        found.append(Group(group.id, name, domain))
+    return tuple(sorted(found, key=lambda group: (group.name, group.id)))
+
+
+def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str) -> tuple[str, Domain]:
+    """Return the local name of a user or group, and their local domain."""
+    for text in (name, domain.name):
+        if invisible_problem(text) or len(text.encode()) > MAX_NAME_BYTES:
+            raise Unauthenticated(
+                f"a name has invisible characters, is not in Unicode NFC, or has more than {MAX_NAME_BYTES} bytes:"
+                f" {text[:64]!a}",
+                known=user_id,
+            )
+    if not keystone.prefixed:
+        return name, FederatedDomain(domain.id, domain.name)
+    if "/" in domain.name:
+        # Otherwise, users of two domains could have one name.
+        raise Unauthenticated(f"the name of the domain {domain.name[:64]!a} has a slash", known=user_id)
+    return f"{keystone.name}/{domain.name}/{name}", keystone.prefix_domain
+
+
+@dataclass(frozen=True, slots=True)
+class KeystoneDirectory:
+    """Reads the groups of users, and domains, which are cached."""
+
+    keystone: Keystone
+    client: KeystoneClient
+    domains: Lookups[DomainBody] = field(default_factory=Lookups, repr=False)
+
+    async def groups(self, user_id: str, domain: DomainReference) -> tuple[Group, ...]:
+        """Return the groups of a user of this domain. Raises Unauthenticated if the user does not exist any more."""
+        if not self.keystone.reads_groups:
+            return ()
+        groups = await self.client.groups(user_id)
+        if groups is None:
+            raise Unauthenticated("the user is unknown to Keystone", known=user_id)
+        others = sorted({group.domain_id for group in groups} - {domain.id})
+        found = await asyncio.gather(*map(self.domain, others))
+        by_id = {domain.id: domain} | {each.id: DomainReference(id=each.id, name=each.name) for each in found}
+        return mapped_groups(self.keystone, user_id, groups, by_id)
+
+    async def domain(self, domain_id: str) -> DomainBody:
+        """Return a domain, from the cache if it is there. Raises Unauthenticated if it does not exist."""
+
+        async def ask() -> Found[DomainBody]:
+            return Found(await self.current_domain(domain_id), self.keystone.cache_seconds)
+
+        return await self.domains.get(hashlib.sha256(domain_id.encode()).digest(), ask)
+
+    async def current_domain(self, domain_id: str) -> DomainBody:
+        """Read a domain from Keystone. Raises Unauthenticated if it does not exist."""
+        domain = await self.client.domain(domain_id)
+        if domain is None or domain.id != domain_id:
+            raise Unauthenticated("a domain is unknown to Keystone")
+        return domain

@@ -1,4 +1,4 @@
-"""HTTP requests to Keystone: pooled, bounded in size and time, and with a back-off while it can't be reached."""
+"""Keystone as an authority, the connection to it, and the service's own token there."""
 
 import asyncio
 import contextlib
@@ -6,19 +6,122 @@ import math
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import SecretStr
 
-from clustercert.authn.keystone.answers import UnusableAnswer
-from clustercert.authn.keystone.authority import Keystone
+from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
+from clustercert.background import wait_for_stop
 from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
-from clustercert.model import JsonObject
+from clustercert.model import Domain, FederatedDomain, JsonObject
 from clustercert.model.errors import CredentialUnverified
+from clustercert.model.ids import id_of
 from clustercert.observability import metrics
 
 if TYPE_CHECKING:
     import httpx
+
+
+MAX_SECRET = 4096
+
+
+class UnreadableSecret(Exception):
+    """The file with the service's secret can't be read. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCredential:
+    """The credential with which the service logs in at Keystone.
+
+    Attributes:
+        identity: the user or the application credential, in Keystone's form, without the secret.
+        scope: the scope of the token in Keystone's form; None for the scope of the application credential.
+        secret: the secret, or the file whose first line it is. The file is read for each login.
+    """
+
+    identity: Mapping[str, object]
+    scope: Mapping[str, object] | None
+    secret: SecretStr | Path = field(repr=False)
+
+    @property
+    def uses_password(self) -> bool:
+        return self.scope is not None
+
+    def request(self) -> JsonObject:
+        """Return the body of a request for a token. Reads the secret's file. Raises UnreadableSecret."""
+        secret = self._secret()
+        if not self.uses_password:
+            found = {**self.identity, "secret": secret}
+            return {
+                "auth": {"identity": {"methods": ["application_credential"], "application_credential": found}}
+            }
+        user = {**self.identity, "password": secret}
+        return {
+            "auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": self.scope}
+        }
+
+    def _secret(self) -> str:
+        if isinstance(self.secret, SecretStr):
+            return self.secret.get_secret_value()
+        try:
+            with self.secret.open(encoding="utf-8") as file:
+                line = file.readline(MAX_SECRET + 1).rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise UnreadableSecret(f"{self.secret}: is not text in UTF-8") from None
+        except OSError as error:
+            raise UnreadableSecret(f"{self.secret}: {error.strerror}") from None
+        if not 1 <= len(line) <= MAX_SECRET:
+            raise UnreadableSecret(f"{self.secret}: the first line is empty or longer than {MAX_SECRET}")
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class Keystone:
+    """A trusted Keystone.
+
+    Attributes:
+        name: begins the names of its users and groups.
+        url: its address, with `/v3`.
+        ca_file: CAs of its server, in PEM. Without it, those of the system.
+        timeout: seconds for one request.
+        cache_seconds: how long its answers are used.
+        projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain here.
+        user_domains: ids of the only domains in Keystone whose users are accepted; None for all.
+        roles: local names of its roles in projects; other roles are dropped. None: roles keep their names.
+        system_roles: names of roles in the whole service, by the names of its roles in the scope `system`.
+        reads_groups: whether the groups of users are read. Otherwise, users have none.
+        accepts_access_keys: whether signatures with EC2 credentials are accepted.
+        prefixed: whether users and groups are called `NAME/DOMAIN/…`, so that Keystone can't choose other names.
+    """
+
+    name: str
+    url: str
+    service: ServiceCredential
+    ca_file: Path | None = None
+    timeout: float = 5.0
+    cache_seconds: float = 60.0
+    projects: frozenset[str] = frozenset()
+    domain: str | None = None
+    user_domains: frozenset[str] | None = None
+    roles: Mapping[str, str] | None = None
+    system_roles: Mapping[str, str] = field(default_factory=dict)
+    reads_groups: bool = True
+    accepts_access_keys: bool = True
+    prefixed: bool = True
+
+    @property
+    def role_names(self) -> frozenset[str]:
+        """The roles to which the settings rename Keystone's."""
+        return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))
+
+    @property
+    def prefix_domain(self) -> Domain:
+        """The domain of all its users and groups, if names are prefixed. It is not in the store."""
+        return FederatedDomain(id_of(self.url), self.name)
+
 
 # Keystone needs only the parameter, Huawei Cloud's IAM needs a value, too.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
@@ -178,3 +281,126 @@ class Connection:
             if self._http is None:
                 self._http = new_client(self._tls, MAX_CONNECTIONS)
             return self._http
+
+
+# The token is renewed after this share of its lifetime. If the renewal fails, the old token stays in use until it
+# expires.
+RENEW_AFTER = 0.8
+# Pause after a refused login. Keystone may lock a user after several refused logins.
+PAUSE_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token. The times are of the local clock, counted from the request for it."""
+
+    text: str = field(repr=False)
+    renew_at: float
+    ends_at: float
+
+
+class ServiceToken:
+    """Logs in at Keystone, and again before the token expires."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        credential: ServiceCredential,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._credential = credential
+        self._name = name
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._token: _Token | None = None
+        self._refused_until = float("-inf")
+        self._failure = ""
+
+    async def current(self) -> str:
+        """Return a valid token. Raises CredentialUnverified if there is none."""
+        if (fresh := self._before(lambda token: token.renew_at)) is not None:
+            return fresh
+        async with self._lock:
+            # Another request may have renewed the token meanwhile.
+            if (fresh := self._before(lambda token: token.renew_at)) is not None:
+                return fresh
+            try:
+                self._token = await self._log_in()
+            except CredentialUnverified:
+                if (old := self._before(lambda token: token.ends_at)) is not None:
+                    return old
+                raise
+            return self._token.text
+
+    def drop(self, text: str) -> None:
+        """Forget a token that Keystone refused, unless it was replaced already."""
+        if self._token is not None and self._token.text == text:
+            self._token = None
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Log in now, and renew the token before it expires, until `stop` is set. So no request waits for that."""
+        stopping = asyncio.ensure_future(stop.wait())
+        while not stop.is_set():
+            renewal = asyncio.ensure_future(self._renewed())
+            await asyncio.wait({renewal, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not renewal.done():
+                # A Keystone that hangs does not delay the end of the service.
+                renewal.cancel()
+                await asyncio.wait({renewal})
+                return
+            await wait_for_stop(stop, renewal.result())
+        stopping.cancel()
+
+    async def _renewed(self) -> float:
+        """Make sure that there is a token. Returns the seconds until the next attempt."""
+        try:
+            await self.current()
+        except CredentialUnverified as error:
+            return error.retry_after or PAUSE_SECONDS
+        until_renewal = self._token.renew_at - self._clock() if self._token is not None else 0
+        return max(PAUSE_SECONDS, until_renewal)
+
+    def _before(self, end: Callable[[_Token], float]) -> str | None:
+        token = self._token
+        return token.text if token is not None and self._clock() < end(token) else None
+
+    async def _log_in(self) -> _Token:
+        if self._clock() < self._refused_until:
+            raise self._unusable(self._failure)
+        began = self._clock()
+        try:
+            body = await asyncio.to_thread(self._credential.request)
+            response = await self._connection.send(
+                "POST", "/auth/tokens", headers={}, params=NO_CATALOG, body=body
+            )
+            token = _token(response, began)
+        except (UnreadableSecret, UnusableAnswer) as error:
+            metrics.KEYSTONE_REQUESTS.labels("unusable").inc()
+            self._refused_until = self._clock() + PAUSE_SECONDS
+            raise self._unusable(str(error)) from error
+        self._failure = ""
+        return token
+
+    def _unusable(self, reason: str) -> CredentialUnverified:
+        if reason != self._failure:
+            logger.error("keystone login failed", authority=self._name, reason=reason)
+        self._failure = reason
+        return CredentialUnverified(
+            "The service can't ask its identity service. Contact its operator.", retry_after=PAUSE_SECONDS
+        )
+
+
+def _token(response: Response, began: float) -> _Token:
+    """Read a token from the response to a login. Raises UnusableAnswer."""
+    if response.status != 201:  # noqa: PLR2004 - Identity API, "Authentication and token management"
+        hint = ": check the service's credential" if response.status in (401, 403) else ""
+        raise UnusableAnswer(f"the response has status {response.status}{hint}")
+    text = response.headers.get("x-subject-token", "")
+    body = parsed(TokenAnswer, response.content).token
+    # Only the difference of Keystone's two times is used, because the clocks may differ.
+    lifetime = (body.expires_at - body.issued_at).total_seconds()
+    if not text or lifetime <= 0:
+        raise UnusableAnswer("the response has no token, or one that has expired")
+    return _Token(text, began + RENEW_AFTER * lifetime, began + lifetime)

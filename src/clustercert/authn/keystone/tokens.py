@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from clustercert.authn.credential_forms import is_keystone_token
-from clustercert.authn.credentials import BEARER, UnverifiedCredential
+from clustercert.authn.credentials import BEARER, UnverifiedCredential, is_keystone_token
 from clustercert.authn.federated import CLOCK_DIFFERENCE, FederatedLookup, FederatedUser
-from clustercert.authn.keystone.authority import Keystone
-from clustercert.authn.keystone.directory import KeystoneDirectory
-from clustercert.authn.keystone.lookups import Found, Lookups
-from clustercert.authn.keystone.mapping import mapped_user, require_undelegated, token_roles
+from clustercert.authn.keystone.client import (
+    Found,
+    KeystoneDirectory,
+    Lookups,
+    mapped_user,
+    require_undelegated,
+    token_roles,
+)
+from clustercert.authn.keystone.connection import Keystone
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 

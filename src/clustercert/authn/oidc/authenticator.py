@@ -11,15 +11,12 @@ from cachetools import LRUCache
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedLookup, FederatedUser
-from clustercert.authn.oidc.claim_checks import valid_until
 from clustercert.authn.oidc.explanation import Explanation, explain
-from clustercert.authn.oidc.fetching import fetch_keys
-from clustercert.authn.oidc.issuers import Issuer
-from clustercert.authn.oidc.keys import IssuerKeys
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
 from clustercert.authn.oidc.mapping import federated_user
-from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
-from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt
+from clustercert.authn.oidc.tokens import MAX_TOKEN_BYTES, is_jwt, valid_until
 from clustercert.authn.oidc.verification import KeyLookup, Verifier
 from clustercert.model import Caller, UnverifiedRequest
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.claim_checks import claim_results
-from clustercert.authn.oidc.issuers import Issuer
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused
 from clustercert.authn.oidc.mapping import federated_user
-from clustercert.authn.oidc.refusal import TokenRefused
 from clustercert.authn.oidc.token_reviews import REVIEW
-from clustercert.authn.oidc.tokens import UnverifiedToken
+from clustercert.authn.oidc.tokens import UnverifiedToken, claim_results
 from clustercert.model.errors import Unavailable
 
 if TYPE_CHECKING:

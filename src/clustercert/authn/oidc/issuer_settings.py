@@ -1,6 +1,8 @@
-"""Issuers as written in TOML, and their conversion to `Issuer`."""
+"""OIDC issuers as written in TOML, their conversion to `Issuer`, and their form in audit events."""
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,16 +10,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from clustercert.authn.oidc.claims import ClaimCheck
-from clustercert.authn.oidc.expressions import ClaimExpression
 from clustercert.authn.oidc.issuers import (
+    PRESETS,
+    ClaimCheck,
+    ClaimExpression,
     ClaimMapping,
     Issuer,
     KeySource,
+    Preset,
+    PresetName,
     RoleGrant,
 )
-from clustercert.authn.oidc.presets import PRESETS, Preset, PresetName
-from clustercert.model.addresses import is_https_url, is_loopback_redirect
 from clustercert.model.login_client import (
     DEFAULT_REDIRECT,
     DISCOVERY_PATH,
@@ -26,6 +29,7 @@ from clustercert.model.login_client import (
     LoginClient,
 )
 from clustercert.model.name_patterns import Names
+from clustercert.model.requests import is_https_url, is_loopback_redirect
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 Algorithm = Literal[
@@ -301,3 +305,41 @@ def configured_issuers(issuers: Iterable[IssuerSettings]) -> tuple[Issuer, ...]:
 def _checks(claims: Iterable[tuple[str, tuple[str, ...]]]) -> Iterator[ClaimCheck]:
     for claim, values in claims:
         yield ClaimCheck(claim, Names(values))
+
+
+# The proxy's URL may contain a password.
+_SECRET = {"proxy"}
+
+
+def declared_issuers(issuers: Iterable[IssuerSettings]) -> tuple[Mapping[str, object], ...]:
+    """Return the issuers as JSON values with durations in seconds, without defaults and secrets."""
+    return tuple(_declared(issuer) for issuer in issuers)
+
+
+def issuers_digest(issuers: Iterable[IssuerSettings]) -> str:
+    """Return the SHA-256 of the declared issuers, lower-case hex."""
+    # The digest covers this JSON, with sorted names and no spaces.
+    text = json.dumps(declared_issuers(issuers), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _declared(issuer: IssuerSettings) -> Mapping[str, object]:
+    values = issuer.model_dump(exclude_defaults=True, exclude=_SECRET)
+    return {name: _json_value(value) for name, value in values.items()}
+
+
+def _json_value(value: object) -> object:
+    match value:
+        case dict():
+            return {str(name): _json_value(each) for name, each in value.items()}
+        case set() | frozenset():
+            # Python orders the members differently in each process.
+            return sorted(map(str, value))
+        case list() | tuple():
+            return [_json_value(each) for each in value]
+        case timedelta():
+            return value.total_seconds()
+        case Path():
+            return str(value)
+        case _:
+            return value

@@ -1,18 +1,209 @@
-"""The keys of one issuer, kept in memory, and when they are fetched again."""
+"""The signing keys of OIDC issuers: fetched, parsed and cached."""
 
 import asyncio
+import base64
+import json
 import math
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from clustercert.authn.oidc.fetching import FetchFailed, FetchKeys
-from clustercert.authn.oidc.jwks import VerificationKey
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import KeySource, TokenRefused, shown
 from clustercert.background import wait_for_stop
+from clustercert.http_client import UnreadableResponse, exchange, new_client
+from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified
+from clustercert.model.requests import is_https_url
 from clustercert.observability import metrics
+
+if TYPE_CHECKING:
+    import httpx
+
+
+MAX_KEYS = 100
+# Shorter RSA keys are weak, and longer ones take long to verify with.
+_RSA_BITS = range(2048, 8192 + 1)
+# The longest base64 that is decoded, longer than the longest modulus needs.
+_MAX_MODULUS_TEXT = 2048
+_RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+# RFC 9864 gives the algorithm of Ed25519 keys the name of the curve. Most issuers still use the name of RFC 8037.
+_BY_CURVE = {
+    "P-256": frozenset({"ES256"}),
+    "P-384": frozenset({"ES384"}),
+    "P-521": frozenset({"ES512"}),
+    "Ed25519": frozenset({"Ed25519", "EdDSA"}),
+}
+# Members of public keys. Other members, such as the private exponent, are dropped before a key is imported.
+_MEMBERS = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}
+
+
+class UnusableKeySet(Exception):
+    """A response is not a JSON Web Key Set. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A public key of an issuer.
+
+    Attributes:
+        id: `kid`; empty without one.
+        algorithms: those that the key may be used with.
+    """
+
+    id: str
+    algorithms: frozenset[str]
+    key: RSAKey | ECKey | OKPKey = field(repr=False)
+
+
+def parse_key_set(content: bytes) -> tuple[VerificationKey, ...]:
+    """Return the keys that can verify signatures. Raises UnusableKeySet.
+
+    Skips others, such as keys for encryption. A set without any is valid, as after the last key was withdrawn.
+    """
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise UnusableKeySet("the key set is not JSON") from None
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise UnusableKeySet('the key set has no list "keys"')
+    if len(entries) > MAX_KEYS:
+        raise UnusableKeySet(f"the key set has more than {MAX_KEYS} keys")
+    return tuple(_usable(entries))
+
+
+def _usable(entries: list[object]) -> Iterator[VerificationKey]:
+    for entry in entries:
+        if isinstance(entry, dict) and (key := _key(entry)) is not None:
+            yield key
+
+
+def _key(entry: JsonObject) -> VerificationKey | None:
+    kind, key_id, operations = entry.get("kty"), entry.get("kid", ""), entry.get("key_ops", ["verify"])
+    members = _MEMBERS.get(kind) if isinstance(kind, str) else None
+    if members is None or not isinstance(key_id, str) or entry.get("use", "sig") != "sig":
+        return None
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    public: dict[str, str | list[str]] = {name: str(entry.get(name)) for name in members}
+    public["kty"] = str(kind)
+    try:
+        key = _import(public)
+    except (JoseError, ValueError, TypeError, KeyError):
+        return None
+    algorithms = _RSA if isinstance(key, RSAKey) else _BY_CURVE[str(public["crv"])]
+    declared = entry.get("alg")
+    if declared is not None:
+        algorithms &= {declared} if isinstance(declared, str) else set()
+    return VerificationKey(key_id, algorithms, key) if algorithms else None
+
+
+def _import(public: dict[str, str | list[str]]) -> RSAKey | ECKey | OKPKey:
+    """Import a public key. Raises ValueError or JoseError."""
+    if public["kty"] == "RSA":
+        # Leading zeros make a short modulus look long, so measure the number itself.
+        if _modulus(str(public["n"])).bit_length() not in _RSA_BITS:
+            raise ValueError("RSA key size")
+        return RSAKey.import_key(public)
+    if public["crv"] not in _BY_CURVE:
+        raise ValueError("curve")
+    return ECKey.import_key(public) if public["kty"] == "EC" else OKPKey.import_key(public)
+
+
+def _modulus(text: str) -> int:
+    """Decode a modulus strictly, so that the library can't read it as another number. Raises ValueError."""
+    if len(text) > _MAX_MODULUS_TEXT:
+        raise ValueError("RSA key size")
+    return int.from_bytes(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+
+
+FETCH_SECONDS = 10.0
+# Connections for the discovery document and for the keys, which may be on different hosts.
+_CONNECTIONS = 2
+
+FetchKeys = Callable[[], Awaitable[tuple[VerificationKey, ...]]]
+
+
+class FetchFailed(Exception):
+    """The keys could not be fetched. The message says why."""
+
+
+async def fetch_keys(
+    issuer: str,
+    source: KeySource,
+    seconds: float = FETCH_SECONDS,
+    from_cluster: Callable[[str], Awaitable[bytes]] | None = None,
+) -> tuple[VerificationKey, ...]:
+    """Fetch the keys of an issuer. Raises FetchFailed.
+
+    Args:
+        from_cluster: returns the key set of a registered cluster, by the cluster's id. Raises FetchFailed.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            if source.cluster is not None and from_cluster is not None:
+                return parse_key_set(await from_cluster(source.cluster))
+            if source.keys_file is not None:
+                return parse_key_set(await asyncio.to_thread(source.keys_file.read_bytes))
+            return await _over_https(issuer, source, seconds)
+    except TimeoutError:
+        raise FetchFailed(f"no complete response within {seconds:g} seconds") from None
+    except UnusableKeySet as error:
+        raise FetchFailed(str(error)) from None
+    except OSError as error:
+        raise FetchFailed(f"{source.keys_file or source.ca_file}: {error.strerror or error}") from None
+
+
+async def _over_https(issuer: str, source: KeySource, seconds: float) -> tuple[VerificationKey, ...]:
+    import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no issuer
+
+    # Read the CAs each time, so that a renewed file needs no restart. In a thread, because it takes 20 ms.
+    tls = await asyncio.to_thread(_tls, source)
+    try:
+        async with new_client(tls, _CONNECTIONS, proxy=source.proxy) as client:
+            address = source.jwks_uri or await _discover(client, issuer, source.discovery_url, seconds)
+            return parse_key_set(await _get(client, address, seconds))
+    except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
+        raise FetchFailed(f"{type(error).__name__}: {error}"[:200]) from None
+
+
+async def _discover(client: "httpx.AsyncClient", issuer: str, discovery_url: str, seconds: float) -> str:
+    """Return the address of the keys. Source: OpenID Connect Discovery 1.0, 4.3."""
+    content = await _get(client, discovery_url, seconds)
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise FetchFailed("the discovery document is not JSON") from None
+    if not isinstance(document, dict) or document.get("issuer") != issuer:
+        raise FetchFailed("the discovery document names another issuer")
+    address = document.get("jwks_uri")
+    if not isinstance(address, str) or not is_https_url(address):
+        raise FetchFailed("the discovery document has no https address jwks_uri")
+    return address
+
+
+async def _get(client: "httpx.AsyncClient", url: str, seconds: float) -> bytes:
+    try:
+        response = await exchange(client, client.build_request("GET", url), seconds)
+    except UnreadableResponse as error:
+        raise FetchFailed(f"{url} sent {error}") from None
+    if 300 <= response.status < 400:  # noqa: PLR2004 - RFC 9110: redirection
+        where = shown(response.headers.get("location"))
+        raise FetchFailed(f"{url} redirects to {where or 'nowhere'}; redirects are not followed")
+    if response.status != 200:  # noqa: PLR2004 - RFC 9110: success with a body
+        raise FetchFailed(f"{url} answered with status {response.status}")
+    return response.content
+
+
+def _tls(source: KeySource) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(source.ca_file) if source.ca_file is not None else None)
+
 
 REFRESH_SECONDS = 300
 # After a failure, and after an unknown key id, nothing is sent to the issuer for this time.

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.claim_checks import login_time
-from clustercert.authn.oidc.claims import claim_path, claim_texts, claim_value
-from clustercert.authn.oidc.expressions import ClaimExpression
-from clustercert.authn.oidc.issuers import Issuer, RoleGrant, derived_id
-from clustercert.authn.oidc.refusal import TokenRefused
-from clustercert.authn.oidc.tokens import UnverifiedToken
+from clustercert.authn.oidc.issuers import (
+    ClaimExpression,
+    Issuer,
+    RoleGrant,
+    TokenRefused,
+    claim_path,
+    claim_texts,
+    claim_value,
+    derived_id,
+)
+from clustercert.authn.oidc.tokens import UnverifiedToken, login_time
 from clustercert.model import Group, JsonObject, User
 
 AUTH_METHOD = "oidc"

@@ -11,9 +11,8 @@ from typing import Protocol
 import structlog
 from cachetools import TTLCache
 
-from clustercert.authn.oidc.fetching import FetchFailed
-from clustercert.authn.oidc.issuers import Issuer
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.tokens import UnverifiedToken
 from clustercert.model import JsonObject
 from clustercert.model.errors import CredentialUnverified

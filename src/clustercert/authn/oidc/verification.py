@@ -11,12 +11,16 @@ from typing import Protocol
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 
-from clustercert.authn.oidc.claim_checks import Result, audience_and_time_results, claim_results
-from clustercert.authn.oidc.issuers import Issuer
-from clustercert.authn.oidc.jwks import VerificationKey
-from clustercert.authn.oidc.refusal import TokenRefused
+from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.keys import VerificationKey
 from clustercert.authn.oidc.token_reviews import TokenReviewer
-from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
+from clustercert.authn.oidc.tokens import (
+    Result,
+    UnverifiedToken,
+    audience_and_time_results,
+    claim_results,
+    parse_token,
+)
 
 # Issuers that a refusal names, at most.
 MAX_LISTED = 5
@@ -113,3 +117,28 @@ def _check_signature(token: UnverifiedToken, key: VerificationKey) -> None:
             jws.deserialize_compact(token.text, key.key, registry=registry)
     except (JoseError, ValueError, TypeError) as error:
         raise TokenRefused("signature", type(error).__name__, f"a signature by the key {key.id}") from None
+
+
+class KeyUpdates:
+    """Runs a task for the keys of each issuer in use."""
+
+    def __init__(self) -> None:
+        self._running: dict[KeyLookup, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def use(self, lookups: "Iterable[KeyLookup]") -> None:
+        """Keep these keys up to date from now on, and no others."""
+        wanted = set(lookups)
+        for lookup in self._running.keys() - wanted:
+            stop, task = self._running.pop(lookup)
+            stop.set()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        for lookup in wanted - self._running.keys():
+            stop = asyncio.Event()
+            self._running[lookup] = stop, asyncio.create_task(lookup.watch(stop))
+
+    async def close(self) -> None:
+        """End all tasks."""
+        self.use(())
+        await asyncio.gather(*self._ending)

@@ -1,16 +1,162 @@
-"""The issuers at which a service lets people log in, and their endpoints."""
+"""An OIDC issuer as the client sees it: discovery, requests and errors."""
 
-from collections.abc import Mapping
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import urlencode, urlsplit
 
+from clustercert import __version__
 from clustercert.client.administration import OWN
-from clustercert.client.connection import ApiError, Connection, json_object, service_url
-from clustercert.client.oidc.errors import IssuerError
-from clustercert.client.oidc.exchange import IssuerConnections
+from clustercert.client.connection import (
+    ApiError,
+    ClientError,
+    Connection,
+    HttpTransport,
+    Request,
+    json_object,
+    one_line,
+    service_url,
+    tls_context,
+)
 from clustercert.model import JsonObject
-from clustercert.model.addresses import is_https_url, is_loopback_redirect, is_service_url
 from clustercert.model.login_client import DISCOVERY_PATH, OWN_PARAMETERS, LoginClient
+from clustercert.model.requests import is_https_url, is_loopback_redirect, is_service_url
+
+
+class IssuerUnreachable(ClientError, status=503, code="CCE.01503001"):
+    """The issuer could not be reached, or did not answer."""
+
+
+class IssuerError(ClientError):
+    """The issuer's answer can't be used. The message says what the operator of the issuer or service should do."""
+
+
+class LoginRefused(ClientError, status=401, code="CCE.01401001"):
+    """The user or the issuer denied the login, or nobody completed it in time."""
+
+
+class OAuthError(ClientError):
+    """The issuer answered with an error of RFC 6749 or RFC 8628.
+
+    Attributes:
+        error: the error code, such as `invalid_grant`.
+    """
+
+    def __init__(self, error: str, description: str, where: str) -> None:
+        text = f"{error}: {description}" if description else error
+        super().__init__(f"{where} answered with an error ({text}).{_REMEDIES.get(error, '')}")
+        self.error = error
+
+
+_CHECK = " Ask an operator of the service to compare the settings with those of the client at the issuer"
+_REMEDIES = {
+    "access_denied": " The login was denied, by you or by the issuer.",
+    "expired_token": " Nobody completed the login in time. Log in again.",
+    "invalid_client": f"{_CHECK}: client_id, and that the client is public.",
+    "invalid_grant": " Log in again.",
+    "invalid_scope": f"{_CHECK}: scopes.",
+    "unauthorized_client": f"{_CHECK}: the grants that the client may use.",
+    "unsupported_grant_type": f"{_CHECK}: the grants that the client may use.",
+}
+
+
+# Discovery documents have a few KiB, tokens at most 16.
+MAX_RESPONSE_BYTES = 256 * 1024
+RESPONSE_SECONDS = 10.0
+_REDIRECTS = range(300, 400)
+
+
+class IssuerResponse(NamedTuple):
+    """A response with a JSON object; `{}` if there is none."""
+
+    status: int
+    body: JsonObject
+
+
+class IssuerConnections:
+    """Connections to the hosts of one issuer. Raises IssuerError, IssuerUnreachable or ClientError.
+
+    Args:
+        ca_pem: replaces the CAs that this machine trusts.
+    """
+
+    def __init__(self, ca_pem: str | None) -> None:
+        self._tls = tls_context(ca_pem)
+        self._open: dict[str, HttpTransport] = {}
+
+    def close(self) -> None:
+        for transport in self._open.values():
+            transport.close()
+
+    def get(self, url: str) -> IssuerResponse:
+        return self._send("GET", url, {}, b"")
+
+    def post(self, url: str, form: Mapping[str, str]) -> IssuerResponse:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        return self._send("POST", url, headers, urlencode(form).encode())
+
+    def _send(self, method: str, url: str, headers: Mapping[str, str], content: bytes) -> IssuerResponse:
+        parts = urlsplit(url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if origin not in self._open:
+            self._open[origin] = HttpTransport(origin, self._tls, RESPONSE_SECONDS)
+        target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        common = {
+            "Host": parts.netloc,
+            "User-Agent": f"clustercert/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        started = time.monotonic()
+        with _translate_failures(origin):
+            reply = self._open[origin].send(Request(method, target, {**common, **headers}, content))
+            received = reply.body(MAX_RESPONSE_BYTES)
+        if received is None:
+            raise IssuerError(f"The answer of {origin} is larger than {MAX_RESPONSE_BYTES // 1024} KiB.")
+        if Connection.trace is not None:
+            milliseconds = (time.monotonic() - started) * 1000
+            Connection.trace(f"{method} {origin}{parts.path}: {reply.status}, {milliseconds:.0f} ms")
+        if reply.status in _REDIRECTS:
+            raise IssuerError(
+                f"{origin}{parts.path} redirects to another address, which is not followed. Ask an operator of the "
+                "service to check the issuer's address."
+            )
+        return IssuerResponse(reply.status, _parsed(received))
+
+
+def _parsed(content: bytes) -> JsonObject:
+    try:
+        return json_object(json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+@contextmanager
+def _translate_failures(origin: str) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise IssuerUnreachable(
+            f"The issuer {origin} did not answer in time. Check the network, and try again later."
+        ) from error
+    except ssl.SSLCertVerificationError as error:
+        raise IssuerError(
+            f"The certificate of the issuer {origin} is not trusted ({one_line(error.verify_message)}). Name its CA "
+            "with `clustercert login --issuer-ca-file FILE`."
+        ) from error
+    except (http.client.HTTPException, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise IssuerUnreachable(
+            f"The issuer {origin} can't be reached ({one_line(reason or str(error)) or type(error).__name__}). Check "
+            "the network, and whether this machine can reach it."
+        ) from error
+
 
 _MAX_ITEMS = 100
 _MAX_TEXT = 4096

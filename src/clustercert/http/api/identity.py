@@ -14,11 +14,11 @@ from clustercert.http.api import identity_bodies as bodies
 from clustercert.http.body import parsed, require_json
 from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
-from clustercert.identity.token_report import report_on_token
+from clustercert.identity.names import report_on_token
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.pki.certificates import chain_pem, parse_certificates
-from clustercert.policy.roles import require_operator
+from clustercert.policy.rules import require_operator
 
 _PUBLIC = {status: text for status, text in PUBLIC_ERRORS.items() if status in (429, 500, 503)}
 _CONFLICT = ERRORS | {409: "The user is blocked already, or was changed at the same time."}

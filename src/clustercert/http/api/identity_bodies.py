@@ -7,12 +7,12 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from clustercert.authn.oidc.issuers import Issuer
+from clustercert.certificates.list import UserCluster
+from clustercert.certificates.revocation import LoggedOut
 from clustercert.http.body import RequestBody
-from clustercert.identity.token_report import TokenReport
-from clustercert.inventory.service import UserCluster
+from clustercert.identity.names import TokenReport
 from clustercert.model import AccessKey, Caller, JsonObject, KnownUser, Project, rfc3339
 from clustercert.model.login_client import BearerKind, LoginClient
-from clustercert.revocation.logout import LoggedOut
 
 
 class ExplainRequest(RequestBody):

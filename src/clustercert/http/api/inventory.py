@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from clustercert.certificates.list import csv_text
+from clustercert.certificates.recorder import certificate_name
 from clustercert.http import openapi, query, responses
 from clustercert.http.accept import prefers
 from clustercert.http.api import IN_CLUSTER, IN_PROJECT, OWN
@@ -13,9 +15,7 @@ from clustercert.http.api.inventory_rows import COLUMNS, certificate_row, report
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import PageDep, fitting, page_body
-from clustercert.inventory.csv_export import csv_text
 from clustercert.model.errors import NotFound
-from clustercert.revocation.names import certificate_name
 from clustercert.store.certificate_view import CertificateView
 from clustercert.store.inventory import Page
 

@@ -10,8 +10,8 @@ from typing import Any
 from cryptography import x509
 from pydantic import BaseModel
 
+from clustercert.certificates.access import AccessReport, CertificateAccess, UnknownAccess, UserAccess
 from clustercert.http.api import inventory_bodies as bodies
-from clustercert.inventory.access import AccessReport, CertificateAccess, UnknownAccess, UserAccess
 from clustercert.model import JsonObject, rfc3339
 from clustercert.pki.certificates import chain_pem
 from clustercert.store.certificate_view import CertificateView

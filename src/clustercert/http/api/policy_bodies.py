@@ -12,10 +12,9 @@ from clustercert.issuance.explanations import ExplainedRequest, Question
 from clustercert.model import JsonObject, KeyType, rfc3339
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.requests import AUTH_METHODS
-from clustercert.policy.explanation import Explanation
+from clustercert.policy.explanation import Explanation, RuleCheck, RuleOutcome
 from clustercert.policy.lifetime import LONGEST, MAX_DAYS, MAX_LIFETIME, MIN_LIFETIME, parse_lifetime
-from clustercert.policy.names import is_plain_text
-from clustercert.policy.rule_checks import RuleCheck, RuleOutcome
+from clustercert.policy.templates import is_plain_text
 
 DEFAULT_CSR_KEY: KeyType = "ec-p256"
 

@@ -12,7 +12,7 @@ from clustercert.http.dependencies import CallDep
 from clustercert.http.openapi import described
 from clustercert.http.paging import KeyPageDep, numbered_page
 from clustercert.model import Cluster, JsonObject, Project, rfc3339
-from clustercert.policy.roles import operates
+from clustercert.policy.rules import operates
 
 
 class ReachableClusterBody(BaseModel):

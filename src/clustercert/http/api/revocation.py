@@ -9,6 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from clustercert.certificates.recorder import Reason
+from clustercert.certificates.revocation import RevocationPage, RevocationPreview
 from clustercert.http import query, responses
 from clustercert.http.api import IN_CLUSTER, OWN
 from clustercert.http.api import revocation_bodies as bodies
@@ -20,9 +22,6 @@ from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import PageDep, numbered_page, row_number
 from clustercert.model import Revocation
 from clustercert.model.errors import InvalidRequest, NotFound
-from clustercert.revocation.preview import RevocationPreview
-from clustercert.revocation.reasons import Reason
-from clustercert.revocation.service import RevocationPage
 
 _ERRORS = ERRORS | {409: "Two certificates have this serial."}
 _REVOKED = described("The revocation, durably recorded.", bodies.RevokedBody, errors=_ERRORS)

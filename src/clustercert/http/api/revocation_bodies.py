@@ -10,14 +10,13 @@ from typing import get_args
 
 from pydantic import BaseModel, Field
 
+from clustercert.certificates.controls import FAST_CONTROLS, Control
+from clustercert.certificates.recorder import MAX_NOTE, Reason, RevocationRecorder
+from clustercert.certificates.revocation import RevocationPreview
 from clustercert.http.body import RequestBody
-from clustercert.inventory.controls import FAST_CONTROLS, Control
 from clustercert.model import JsonObject, Revocation, RevocationReason, rfc3339
 from clustercert.model.errors import InvalidRequest
-from clustercert.pki.subject import MAX_NAME
-from clustercert.revocation.preview import RevocationPreview
-from clustercert.revocation.reasons import MAX_NOTE, Reason
-from clustercert.revocation.recorder import RevocationRecorder
+from clustercert.pki.leaf import MAX_NAME
 
 # The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684.
 MAX_SIGNATURE = 1024

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from clustercert.http.body import RequestBody
 from clustercert.model import IssueRequest, JsonObject, Preview, rfc3339
 from clustercert.model.errors import InvalidRequest
-from clustercert.pki.csr import MAX_CSR_BYTES, csr_public_key
+from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.policy.lifetime import LONGEST, MAX_DAYS
-from clustercert.policy.names import is_plain_text
+from clustercert.policy.templates import is_plain_text
 
 MAX_REASON = 512
 # CCE's time format: `2025-01-01 16:00:00 +0000 UTC`.

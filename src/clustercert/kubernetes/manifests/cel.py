@@ -15,9 +15,7 @@ from clustercert.model.kubernetes import (
     OUR_PREFIX,
     X509_ID,
 )
-from clustercert.policy.exemptions import template_prefixes
-from clustercert.policy.names import SYSTEM_PREFIX
-from clustercert.policy.templates import is_template
+from clustercert.policy.templates import SYSTEM_PREFIX, is_template, template_prefixes
 
 _WILDCARD = "*"
 

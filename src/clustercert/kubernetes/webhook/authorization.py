@@ -11,7 +11,7 @@ from clustercert.kubernetes.webhook.recognition import Recognition, Recognized
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
-from clustercert.policy.exemptions import exemption_of, is_exempt
+from clustercert.policy.templates import exemption_of, is_exempt
 from clustercert.store.webhook_tokens import ClusterWebhookConfig
 
 Outcome = Literal[

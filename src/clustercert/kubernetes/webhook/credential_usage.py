@@ -28,7 +28,7 @@ from clustercert.model.events.operation import (
 )
 from clustercert.model.kubernetes import MASTERS, SERVICE
 from clustercert.observability import metrics
-from clustercert.policy.exemptions import Exemption, exemption_of
+from clustercert.policy.templates import Exemption, exemption_of
 from clustercert.store.credential_cache import CachedCertificate
 from clustercert.store.credential_usage import WRITTEN_AT_ONCE, CredentialUsageQueries, UnknownUse, Use
 

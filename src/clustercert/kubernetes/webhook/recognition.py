@@ -11,8 +11,8 @@ from typing import Literal
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CREDENTIAL_PREFIX, credential_group, credential_groups, is_credential_number
 from clustercert.model.kubernetes import AUTHENTICATED
-from clustercert.pki.subject import MAX_NAME
-from clustercert.policy.names import is_plain_text
+from clustercert.pki.leaf import MAX_NAME
+from clustercert.policy.templates import is_plain_text
 from clustercert.store.credential_cache import CachedCertificate, CredentialCache
 
 Fault = Literal["unknown", "other_cluster", "forged"]

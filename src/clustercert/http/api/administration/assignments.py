@@ -31,7 +31,7 @@ from clustercert.http.paging import KeyPageDep, keyed_page_of_all
 from clustercert.model import Domain, Group, JsonObject, Project, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
-from clustercert.policy.roles import OPERATOR, PROJECT_ROLES, may_assign, may_unassign, operates
+from clustercert.policy.rules import OPERATOR, PROJECT_ROLES, may_assign, may_unassign, operates
 
 IN_SERVICE = OWN + "/assignments"
 OF_PROJECT = IN_PROJECT + "/assignments"

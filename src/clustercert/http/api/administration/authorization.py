@@ -6,7 +6,7 @@ from fastapi import Depends
 
 from clustercert.http.api.administration.changes import Change, ChangeDep
 from clustercert.http.dependencies import Call, CallDep
-from clustercert.policy.roles import require_admin, require_operator
+from clustercert.policy.rules import require_admin, require_operator
 
 
 async def operator_call(call: CallDep) -> Call:

@@ -24,12 +24,8 @@ from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyed_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
-from clustercert.policy.cluster_options import (
-    credential_rule_problem,
-    effective_exemptions,
-    exemption_problem,
-)
-from clustercert.policy.roles import operates
+from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
+from clustercert.policy.rules import operates
 
 CLUSTERS = IN_PROJECT + "/clusters"
 CLUSTER = CLUSTERS + "/{cluster}"

@@ -1,0 +1,233 @@
+"""The access report for a cluster: who has access, which controls can stop them, and which risks remain."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from clustercert.certificates.controls import (
+    FAST_CONTROLS,
+    RESIDUAL_RISKS,
+    USE_NOT_SEEN,
+    Control,
+    ControlName,
+    controls_of,
+)
+from clustercert.model import Cluster, credential_groups
+from clustercert.model.choices import CertificateState
+from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
+from clustercert.model.times import is_recent
+from clustercert.policy.templates import is_exempt
+from clustercert.store.access import AccessQueries, UnknownIdentity
+from clustercert.store.certificate_view import CertificateView
+
+# Limits the time that a report blocks a worker. `AccessReport.complete` is False if it omits certificates.
+MAX_CERTIFICATES = 2000
+MAX_UNKNOWN = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAccess:
+    """The access that an unexpired certificate gives.
+
+    Attributes:
+        groups: the groups that the API server sees: those in the certificate and system:authenticated, without the
+            credential group.
+        cluster_role: the role now bound to the credential group, if that is the certificate's only group; else `None`.
+        has_access: whether the certificate gives access, as far as this service knows. Even a revoked certificate
+            gives access if no control stops it, or if an API server allowed it within a day.
+        stopped_by: the controls that can stop the certificate, fastest first.
+    """
+
+    certificate: CertificateView
+    state: CertificateState
+    groups: tuple[str, ...]
+    cluster_role: str | None
+    has_access: bool
+    stopped_by: tuple[ControlName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserAccess:
+    """A user's certificates, latest expiry first, and the groups in any of them, sorted."""
+
+    user_id: str
+    user_name: str
+    groups: tuple[str, ...]
+    credentials: tuple[CertificateAccess, ...]
+
+    @property
+    def first_seen_at(self) -> datetime | None:
+        return min(filter(None, (each.certificate.first_seen_at for each in self.credentials)), default=None)
+
+    @property
+    def last_seen_at(self) -> datetime | None:
+        return max(filter(None, (each.certificate.last_seen_at for each in self.credentials)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAccess:
+    """A Kubernetes group, and the number of users and certificates that have access through it."""
+
+    name: str
+    users: int
+    credentials: int
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownAccess:
+    """An identity in client certificates that this service did not issue.
+
+    Attributes:
+        has_access: whether it gives access, as far as this service knows. False if the cluster's webhook is called and
+            refuses the identity: it has a credential group, or the mode is `known-only` and it is not exempt.
+    """
+
+    identity: UnknownIdentity
+    has_access: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReport:
+    """Who has access to a cluster.
+
+    Attributes:
+        complete: whether the report includes all unexpired certificates.
+        unknown: identities seen in client certificates that this service did not issue.
+        sees_use_after_revocation: whether audit events of the API server arrive, which tell of such use.
+    """
+
+    cluster: Cluster
+    at: datetime
+    complete: bool
+    users: tuple[UserAccess, ...]
+    groups: tuple[GroupAccess, ...]
+    unknown: tuple[UnknownAccess, ...]
+    controls: tuple[Control, ...]
+    sees_use_after_revocation: bool
+
+    @property
+    def residual_risks(self) -> tuple[str, ...]:
+        return RESIDUAL_RISKS if self.sees_use_after_revocation else (USE_NOT_SEEN, *RESIDUAL_RISKS)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReports:
+    """Creates the access reports of clusters.
+
+    Attributes:
+        policy_groups: the Kubernetes groups that the policy grants; their members are never exempt from `known-only`.
+    """
+
+    queries: AccessQueries
+    now: Callable[[], datetime]
+    policy_groups: Collection[str] = ()
+
+    async def report(
+        self, cluster: Cluster, *, user_id: str | None, group: str | None, most: int = MAX_CERTIFICATES
+    ) -> AccessReport:
+        """Report on all users, on one user, on the members of a Kubernetes group, or on one user in a group.
+
+        Reads at most `most` certificates, latest expiry first.
+        """
+        now = self.now()
+        found = await self.queries.unexpired(cluster.id, now, limit=most + 1, user_id=user_id)
+        controls = await self.controls(cluster)
+        set_up = {control.name for control in controls if control.set_up}
+        roles = cluster.options.credential_roles or {}
+        accesses = [_access(each, now, set_up, roles) for each in found[:most]]
+        accesses = [each for each in accesses if group is None or group in each.groups]
+        # Reports on one user omit certificates from other issuers: these may have the same user name by chance.
+        unknown = await self.queries.unknown(cluster.id, limit=MAX_UNKNOWN) if user_id is None else ()
+        return AccessReport(
+            cluster=cluster,
+            at=now,
+            complete=len(found) <= most,
+            users=_users(accesses),
+            groups=_groups(accesses),
+            unknown=tuple(
+                UnknownAccess(each, has_access=not self._is_refused(each, cluster, set_up))
+                for each in unknown
+                if group is None or group in each.groups
+            ),
+            controls=controls,
+            sees_use_after_revocation=await self.sees_use(cluster),
+        )
+
+    def _is_refused(
+        self, unknown: UnknownIdentity, cluster: Cluster, set_up: Collection[ControlName]
+    ) -> bool:
+        """Whether the webhook refuses a certificate that this service did not issue."""
+        if "webhook" not in set_up or MASTERS in unknown.groups:
+            return False
+        if credential_groups(unknown.groups):
+            # The ledger does not have this credential, or has it for another cluster or with other names.
+            return True
+        return cluster.options.mode == "known-only" and not is_exempt(
+            unknown.username, unknown.groups, unknown.fingerprints, cluster.options, self.policy_groups
+        )
+
+    async def controls(self, cluster: Cluster) -> tuple[Control, ...]:
+        contacts = await self.queries.webhook_contacts(cluster.id)
+        return controls_of(cluster, [each.asked_at for each in contacts], self.now())
+
+    async def sees_use(self, cluster: Cluster) -> bool:
+        """Whether audit events of the cluster's API server arrive, so that use after a revocation is reported."""
+        contacts = await self.queries.webhook_contacts(cluster.id)
+        return any(is_recent(each.events_at, self.now()) for each in contacts)
+
+
+def _access(
+    certificate: CertificateView, now: datetime, set_up: set[ControlName], roles: Mapping[str, str]
+) -> CertificateAccess:
+    groups = (*certificate.groups, AUTHENTICATED)
+    bound_alone = certificate.has_only_credential_group
+    stopped_by: list[ControlName] = ["ca", "expiry"]
+    # The API server never asks the webhook about members of system:masters, and they can remove the other controls.
+    if MASTERS not in groups:
+        stopped_by[:0] = [
+            name for name in FAST_CONTROLS if name in set_up and (bound_alone or name != "binding")
+        ]
+    state = certificate.state(now)
+    is_stopped = state != "live" and not {"webhook", "binding"}.isdisjoint(stopped_by)
+    return CertificateAccess(
+        certificate=certificate,
+        state=state,
+        groups=groups,
+        cluster_role=roles.get(certificate.rule or "") if bound_alone else None,
+        has_access=not is_stopped or is_recent(certificate.used_after_revocation_at, now),
+        stopped_by=tuple(stopped_by),
+    )
+
+
+def _users(accesses: Iterable[CertificateAccess]) -> tuple[UserAccess, ...]:
+    """Group certificates by user, sorted by user name and id. Keeps the order of each user's certificates."""
+    users = []
+    for (name, user_id), own in groupby(sorted(accesses, key=_name_and_id), _name_and_id):
+        certificates = tuple(own)
+        groups = tuple(sorted({group for each in certificates for group in each.groups}))
+        users.append(UserAccess(user_id, name, groups, certificates))
+    return tuple(users)
+
+
+def _name_and_id(access: CertificateAccess) -> tuple[str, str]:
+    return access.certificate.user_name, access.certificate.user_id
+
+
+def _groups(accesses: Iterable[CertificateAccess]) -> tuple[GroupAccess, ...]:
+    """Return the groups in certificates that give access, sorted by name."""
+    members: dict[str, list[CertificateView]] = {}
+    for each in accesses:
+        if each.has_access:
+            for group in set(each.groups):
+                members.setdefault(group, []).append(each.certificate)
+    return tuple(
+        GroupAccess(
+            name=group,
+            users=len({each.user_id for each in own}),
+            credentials=len(own),
+            last_seen_at=max(filter(None, (each.last_seen_at for each in own)), default=None),
+        )
+        for group, own in sorted(members.items())
+    )

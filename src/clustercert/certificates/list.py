@@ -1,0 +1,225 @@
+"""Lists and shows certificates on behalf of callers, after authorizing them."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from clustercert.certificates.access import MAX_CERTIFICATES, AccessReport, AccessReports
+from clustercert.certificates.controls import FAST_CONTROLS, ControlName
+from clustercert.model import Caller, Cluster
+from clustercert.model.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from clustercert.policy.rules import (
+    administered_projects,
+    administers,
+    operates,
+    require_operator,
+    require_reach,
+)
+from clustercert.store.certificate_view import CertificateView, Reach
+from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+from clustercert.store.inventory import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
+
+ONLY_OPERATORS = (
+    "Only operators can see the certificates of all projects. Ask for your own (own=true), or name a project."
+)
+
+
+# The most clusters of a user that are listed.
+MAX_CLUSTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UserCluster:
+    """A cluster for which a user has certificates.
+
+    Attributes:
+        until: when the last of the certificates expires.
+        enforced_by: the fast controls that are set up there. Without one, it accepts revoked certificates until they
+            expire.
+    """
+
+    cluster: Cluster
+    until: datetime
+    enforced_by: tuple[ControlName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Finds certificates. Operators see all, project admins those in their project, other callers only their own.
+
+    Methods that take a project raise NotFound if the caller has no role in the project, or if it lacks the cluster.
+
+    Attributes:
+        max_reported: how many certificates an access report has at most.
+    """
+
+    queries: InventoryQueries
+    clusters: ClusterLookup
+    access: AccessReports
+    now: Callable[[], datetime]
+    max_reported: int = MAX_CERTIFICATES
+
+    async def of_project(
+        self,
+        caller: Caller,
+        project_id: str,
+        wanted: CertificateFilter,
+        *,
+        cluster_id: str | None = None,
+        limit: int,
+        before: int | None,
+        own: bool = False,
+    ) -> Page:
+        """List certificates in a project: for one cluster, or for all, including removed ones. `own`: see `_own`.
+
+        Raises Forbidden if the filter names another user and the caller is not an administrator.
+        """
+        if own:
+            wanted = _own(caller, wanted)
+        user_id = _visible_user(caller, project_id, wanted.user_id)
+        wanted = replace(wanted, project_id=project_id, user_id=user_id)
+        if cluster_id is not None:
+            wanted = replace(
+                wanted, cluster_id=(await require_cluster(self.clusters, project_id, cluster_id)).id
+            )
+        scope: Scope = "project_id"
+        if wanted.user_id == caller.user.id:
+            scope = "user_id"
+        elif wanted.cluster_id and await self.clusters.cluster(project_id, wanted.cluster_id):
+            scope = "cluster_id"
+        return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope=scope)
+
+    async def of_all_projects(
+        self, caller: Caller, wanted: CertificateFilter, *, limit: int, before: int | None, own: bool = False
+    ) -> Page:
+        """List certificates in all projects: the caller's own, or all of them.
+
+        The own ones include those in projects where the caller has no role any more. Raises Forbidden if a caller who
+        is not an operator wants all.
+        """
+        if own:
+            wanted = _own(caller, wanted)
+            return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope="user_id")
+        require_operator(caller, ONLY_OPERATORS)
+        return await self.queries.page(wanted, self.now(), limit=limit, before=before)
+
+    async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
+        """Find a cluster's certificate by fingerprint, credential number or serial (lower-case hex).
+
+        Raises NotFound if there is none that the caller may see, or Conflict if several have the serial.
+        """
+        require_reach(caller, project_id)
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        return await self._find(caller, name, project_id, cluster.id)
+
+    async def show_in_project(self, caller: Caller, project_id: str, name: str) -> CertificateView:
+        """Like `show`, but for any cluster of a project, also a removed one."""
+        require_reach(caller, project_id)
+        return await self._find(caller, name, project_id)
+
+    async def show_in_any_project(self, caller: Caller, name: str) -> CertificateView:
+        """Like `show`, in any project: the caller's own certificates, and those in projects that they administer."""
+        return await self._find(caller, name)
+
+    async def _find(
+        self, caller: Caller, name: str, project_id: str | None = None, cluster_id: str | None = None
+    ) -> CertificateView:
+        return only(
+            await self.queries.find(
+                name,
+                cluster_id=cluster_id,
+                project_id=project_id,
+                reach=reach_of(caller),
+                abbreviated=True,
+            )
+        )
+
+    async def names(self, certificates: Iterable[CertificateView]) -> PlaceNames:
+        """Return the names of the clusters and projects of some certificates."""
+        places = [(each.cluster_id, each.project_id) for each in certificates]
+        return await self.queries.place_names(places)
+
+    async def clusters_of_user(self, user_id: str) -> tuple[UserCluster, ...]:
+        """List the clusters for which a user has unexpired certificates, revoked or not, latest expiry first.
+
+        Does not authorize. Lists at most `MAX_CLUSTERS`, and no removed ones.
+        """
+        found = []
+        for each in await self.access.queries.clusters_of_user(user_id, self.now(), limit=MAX_CLUSTERS):
+            cluster = await self.clusters.cluster(each.project_id, each.cluster_id)
+            if cluster is not None:
+                controls = await self.access.controls(cluster)
+                enforced_by = tuple(
+                    control.name for control in controls if control.set_up and control.name in FAST_CONTROLS
+                )
+                found.append(UserCluster(cluster, each.until, enforced_by))
+        return tuple(found)
+
+    async def access_report(
+        self, caller: Caller, project_id: str, cluster_id: str, *, user_id: str | None, group: str | None
+    ) -> AccessReport:
+        """Report who has access to a cluster. Raises Forbidden unless the caller is an administrator."""
+        require_reach(caller, project_id)
+        if not administers(caller, project_id):
+            raise Forbidden("Only admins of the project and operators can see who has access to a cluster.")
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        return await self.access.report(cluster, user_id=user_id, group=group, most=self.max_reported)
+
+
+def reach_of(caller: Caller) -> Reach | None:
+    """Return the certificates that a caller may see and revoke in any project; `None` stands for all."""
+    return None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
+
+
+def only(found: tuple[CertificateView, ...]) -> CertificateView:
+    """Return the only certificate found. Raises NotFound if there is none, or Conflict if there are several."""
+    if not found:
+        raise NotFound("There is no such certificate. Check its fingerprint, credential number or serial.")
+    if len(found) > 1:
+        raise Conflict("Several certificates match. Use the full fingerprint.")
+    return found[0]
+
+
+def _own(caller: Caller, wanted: CertificateFilter) -> CertificateFilter:
+    """Restrict a filter to the caller's certificates. Raises InvalidRequest if it names another user."""
+    if wanted.user_id not in (None, caller.user.id):
+        raise InvalidRequest("own, user: they name different users. Send one of them.")
+    return replace(wanted, user_id=caller.user.id)
+
+
+def _visible_user(caller: Caller, project_id: str, wanted: str | None) -> str | None:
+    """Return the user whose certificates the caller may list, or `None` for all users. Raises NotFound or Forbidden."""
+    require_reach(caller, project_id)
+    if administers(caller, project_id):
+        return wanted
+    if wanted not in (None, caller.user.id):
+        raise Forbidden("Only admins of the project and operators can see certificates of other users.")
+    return caller.user.id
+
+
+# Spreadsheet programs treat a cell as a formula if it begins with one of these. The last four are full-width forms.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def csv_text(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
+    """Return a header line and one line per row. Lists and objects become JSON, and None an empty cell.
+
+    A cell that looks like a formula is prefixed with an apostrophe.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_cell(row[column]) for column in columns])
+    return text.getvalue()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # A negative number is not a formula.
+    return f"'{text}" if text.startswith(_FORMULA) and not isinstance(value, int) else text

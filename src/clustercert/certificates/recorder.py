@@ -1,0 +1,238 @@
+"""Records and undoes revocations, after checking the format of their names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from clustercert.model import Actor, Cluster, Revocation, RevocationReason
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
+from clustercert.model.events.administration import RevocationChange, RevocationChanged
+from clustercert.observability import metrics
+from clustercert.pki.leaf import MAX_NAME
+from clustercert.policy.templates import is_plain_text
+from clustercert.store.certificate_view import CertificateView, Reach
+from clustercert.store.revocations import NO_END, RevocationQueries
+
+# A serial has at most 20 bytes. Source: RFC 5280, 4.1.2.2.
+MAX_SERIAL_DIGITS = 40
+FINGERPRINT_DIGITS = 64
+_HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+def checked_user_id(user_id: str) -> str:
+    """Return the user id if it can be a certificate's CN. Raises InvalidRequest otherwise."""
+    if not 1 <= len(user_id.encode(errors="replace")) <= MAX_NAME or not is_plain_text(user_id):
+        raise InvalidRequest(f"A user id must have 1 to {MAX_NAME} bytes in UTF-8 and no control characters.")
+    return user_id
+
+
+def certificate_name(text: str, *, abbreviated: bool = False) -> str | None:
+    """Normalize a fingerprint, credential number or serial to lower-case hex. Returns None for any other string.
+
+    Args:
+        abbreviated: whether to accept the first digits of a fingerprint.
+    """
+    name = text.replace(":", "").lower()
+    longest = FINGERPRINT_DIGITS if abbreviated else MAX_SERIAL_DIGITS
+    has_length = 1 <= len(name) <= longest or len(name) == FINGERPRINT_DIGITS
+    return name if has_length and _HEX_DIGITS.issuperset(name) else None
+
+
+def is_fingerprint(text: str) -> bool:
+    """Whether the string is a SHA-256 in lower-case hex."""
+    return len(text) == FINGERPRINT_DIGITS and _HEX_DIGITS.issuperset(text)
+
+
+MAX_NOTE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why certificates are revoked.
+
+    Attributes:
+        note: free text for the audit log and the inventory; at most 512 printable characters.
+    """
+
+    code: RevocationReason = "unspecified"
+    note: str | None = None
+
+    def validate(self) -> None:
+        """Raise InvalidRequest if the note is too long or has control or bidirectional characters."""
+        if self.note is not None and (len(self.note) > MAX_NOTE or not is_plain_text(self.note)):
+            raise InvalidRequest(
+                f"note: must have at most {MAX_NOTE} characters, without control or bidirectional ones."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRecorder:
+    """Records and undoes revocations. Callers must already have authorized the actor.
+
+    Attributes:
+        undo_window: how long a revocation can be undone.
+    """
+
+    queries: RevocationQueries
+    undo_window: timedelta
+    now: Callable[[], datetime]
+
+    async def find_certificate(
+        self, name: str, *, cluster_id: str | None = None, reach: Reach | None = None
+    ) -> CertificateView:
+        """Find a certificate by fingerprint, credential number or serial. Accepts upper case and colons.
+
+        Raises NotFound if there is none, or Conflict if two certificates have the serial.
+        """
+        normalized = certificate_name(name)
+        found: tuple[CertificateView, ...] = ()
+        if normalized is not None:
+            found = await self.queries.find(normalized, cluster_id=cluster_id, reach=reach)
+        if not found:
+            raise no_such_certificate()
+        if len(found) > 1:
+            raise Conflict("Two certificates have this serial. Name the certificate by its fingerprint.")
+        return found[0]
+
+    async def revoke_certificate(
+        self, certificate: CertificateView, reason: Reason, *, actor: Actor, proved: bool = False
+    ) -> Revocation:
+        """Revoke one certificate. Raises InvalidRequest if the note is invalid.
+
+        Returns the actor's earlier revocation of this certificate if undoing it is at least as hard as undoing a new
+        one. Ignores other actors' revocations: they can be undone independently, and their reasons may be confidential.
+        """
+        reason.validate()
+        for earlier in await self.queries.of_certificate(certificate.fingerprint):
+            if earlier.by == actor.id and _is_as_strong(earlier, reason, proved=proved):
+                return earlier
+        scope = self._revocation(
+            reason, actor, certificate.user_id, certificate.cluster_id, certificate.project_id
+        )
+        revocation = replace(scope, fingerprint=certificate.fingerprint, proved=proved)
+        event = replace(
+            revocation_event("certificate.revoked", revocation, actor, certificate.fingerprint.hex()),
+            serial=certificate.serial,
+        )
+        return await self._record(revocation, event, "holder" if proved else "certificate")
+
+    async def revoke_scope(
+        self, reason: Reason, *, user_id: str | None = None, cluster: Cluster | None = None, actor: Actor
+    ) -> Revocation:
+        """Revoke all existing certificates of a user, of a cluster, or of a user in a cluster.
+
+        Certificates that are requested afterwards are valid. Raises InvalidRequest if the user id or note is invalid.
+
+        Returns the actor's earlier revocation if undoing it is at least as hard and no certificate was issued since.
+        A repetition must not make every worker drop its caches.
+        """
+        if user_id is None and cluster is None:
+            raise InvalidRequest("Name a user, a cluster, or both.")
+        reason.validate()
+        user = checked_user_id(user_id) if user_id is not None else ""
+        cluster_id, project_id = (cluster.id, cluster.project_id) if cluster else ("", None)
+        for earlier in await self.queries.of_scope(user, cluster_id):
+            if earlier.by == actor.id and _is_as_strong(earlier, reason, proved=False):
+                if not await self.queries.any_since(earlier, self.now()):
+                    return earlier
+                break
+        revocation = self._revocation(reason, actor, user, cluster_id, project_id)
+        kind: RevocationChange = "user.revoked" if user else "cluster.revoked"
+        event = revocation_event(kind, revocation, actor, user or cluster_id)
+        return await self._record(
+            revocation, event, "everywhere" if not cluster else "user" if user else "cluster"
+        )
+
+    async def undo(self, revocation_id: int, *, actor: Actor) -> Revocation:
+        """Undo a revocation. Its certificates become valid again unless another revocation covers them.
+
+        Raises NotFound if the revocation does not exist, or Conflict if it can't be undone.
+        """
+        now = self.now()
+        revocation = await self.queries.revocation(revocation_id)
+        if revocation is None:
+            raise NotFound("There is no such revocation.")
+        if obstacle := self._obstacle(revocation, now):
+            raise Conflict(obstacle)
+        event = replace(
+            revocation_event("revocation.undone", revocation, actor, str(revocation.id)),
+            at=now,
+            revoked_at=revocation.at,
+            revoked_by=revocation.by,
+        )
+        return await self.queries.undo(revocation.id, by=actor.id, at=now, event=event)
+
+    def can_undo(self, revocation: Revocation) -> bool:
+        return self._obstacle(revocation, self.now()) is None
+
+    def _obstacle(self, revocation: Revocation, now: datetime) -> str | None:
+        """Return a message that says why the revocation can't be undone, or None if it can."""
+        if revocation.undone_at is not None:
+            return "This revocation was already undone."
+        if revocation.proved or revocation.reason == "keyCompromise":
+            return (
+                "A revocation for keyCompromise, or by the holder of the key, can't be undone."
+                " Issue a new certificate."
+            )
+        if revocation.epoch == NO_END:
+            return "This revocation stays in force while its user is disabled. Enable the user first."
+        if now - revocation.at > self.undo_window:
+            minutes = self.undo_window.total_seconds() / 60
+            return (
+                f"A revocation can be undone for {minutes:g} minutes (revocation.undo_window)."
+                " Issue a new certificate."
+            )
+        return None
+
+    def _revocation(
+        self, reason: Reason, actor: Actor, user_id: str, cluster_id: str, project_id: str | None
+    ) -> Revocation:
+        return Revocation(
+            id=0,
+            epoch=0,
+            fingerprint=None,
+            user_id=user_id,
+            cluster_id=cluster_id,
+            at=self.now(),
+            by=actor.id,
+            reason=reason.code,
+            note=reason.note,
+            project_id=project_id,
+        )
+
+    async def _record(self, revocation: Revocation, event: RevocationChanged, scope: str) -> Revocation:
+        recorded = await self.queries.revoke(revocation, event)
+        metrics.REVOCATIONS.labels(scope).inc()
+        return recorded
+
+
+def no_such_certificate() -> NotFound:
+    """Return the error for a missing certificate, or one that the caller may not see."""
+    return NotFound(
+        "There is no such certificate. Check its fingerprint, credential number or serial, and the cluster."
+    )
+
+
+def revocation_event(
+    kind: RevocationChange, revocation: Revocation, actor: Actor, subject: str
+) -> RevocationChanged:
+    """Return the audit event for a revocation, with the revocation's time."""
+    return RevocationChanged(
+        at=revocation.at,
+        kind=kind,
+        project_id=revocation.project_id,
+        actor=actor,
+        subject=subject,
+        user_id=revocation.user_id or None,
+        cluster_id=revocation.cluster_id or None,
+        reason=revocation.reason,
+        note=revocation.note,
+        proved=revocation.proved,
+    )
+
+
+def _is_as_strong(earlier: Revocation, reason: Reason, *, proved: bool) -> bool:
+    """Whether the earlier revocation is at least as hard to undo as one with this reason would be."""
+    return (earlier.reason == "keyCompromise" or reason.code != "keyCompromise") and (
+        earlier.proved or not proved
+    )

@@ -1,0 +1,381 @@
+"""Use case: revoke a certificate, or all certificates of a user or cluster, and undo a revocation."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from clustercert.certificates.recorder import (
+    Reason,
+    RevocationRecorder,
+    checked_user_id,
+    is_fingerprint,
+    no_such_certificate,
+)
+from clustercert.model import (
+    AccessKey,
+    Actor,
+    Caller,
+    Cluster,
+    KnownUser,
+    Origin,
+    Revocation,
+    is_credential_number,
+)
+from clustercert.model.errors import Forbidden, NotFound, TooManyRequests, Unauthenticated
+from clustercert.model.ids import is_user_id
+from clustercert.model.kubernetes import SERVICE
+from clustercert.pki.keys import signed_by
+from clustercert.policy.rules import (
+    administered_projects,
+    administers,
+    operates,
+    require_admin,
+    require_operator,
+    require_reach,
+)
+from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificate_view import Reach
+from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+from clustercert.store.engine.generation import Generation
+from clustercert.store.known_users import KnownUserQueries
+from clustercert.store.user_logins import UserLogins
+from clustercert.store.usernames import UsernameQueries
+
+KEY_HOLDER = "holder"
+"""The actor id for revocations that were authorized only by proof of possession."""
+
+# Used for unknown certificates, so that their check takes as long as for known ones.
+_DUMMY_KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
+
+
+def statement_to_sign(service_name: str, name: str) -> bytes:
+    """Return the statement to sign with the key: three lines, each ending with a line feed.
+
+    `name` is the certificate's fingerprint or credential number, lower-case hex.
+    """
+    return f"clustercert revoke v1\n{service_name}\n{name}\n".encode()
+
+
+def is_proof(der: bytes | None, unverified_signature: bytes, statement: bytes) -> bool:
+    """Whether a certificate's key signed the statement. If `der` is None, returns False after an equally long check."""
+    key = x509.load_der_x509_certificate(der).public_key() if der is not None else _DUMMY_KEY
+    return signed_by(key, unverified_signature, statement) and der is not None
+
+
+ONLY_ADMINS = "Only administrators of the project can revoke certificates of other users."
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationPreview:
+    """The certificates that a revocation would revoke.
+
+    Attributes:
+        user_id, user_name: `None` for all users. The name is also `None` for deleted users, and for users of other
+            identity systems who have not logged in.
+        cluster: `None` for all clusters.
+        live: how many certificates are valid and unrevoked now.
+    """
+
+    user_id: str | None
+    user_name: str | None
+    cluster: Cluster | None
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationPreviews:
+    """Finds users by name, and previews revocations. Previews raise the same errors as the revocation itself."""
+
+    clusters: ClusterLookup
+    users: KnownUserQueries
+    usernames: UsernameQueries
+    certificates: CertificateMaintenance
+    now: Callable[[], datetime]
+
+    async def users_named(self, caller: Caller, name: str) -> tuple[KnownUser, ...]:
+        """Find users by name: see `KnownUserQueries.named`. Raises Forbidden unless the caller is an operator."""
+        require_operator(caller)
+        return await self.users.named(name)
+
+    async def users_of_cluster_named(
+        self, caller: Caller, project_id: str, cluster_id: str, name: str
+    ) -> tuple[str, ...]:
+        """Find the ids of users with this name in unexpired certificates of a cluster.
+
+        Callers who are not administrators find only themselves. Raises Forbidden for another name.
+        """
+        require_reach(caller, project_id)
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        if administers(caller, project_id):
+            return await self.usernames.in_cluster(cluster.id, name, self.now())
+        if name != caller.user.name:
+            raise Forbidden(ONLY_ADMINS)
+        return (caller.user.id,)
+
+    async def of_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> RevocationPreview:
+        """Preview the revocation of all certificates of a cluster."""
+        require_admin(caller, project_id)
+        return await self._preview(None, await require_cluster(self.clusters, project_id, cluster_id))
+
+    async def of_user_on_cluster(
+        self, caller: Caller, project_id: str, cluster_id: str, user_id: str
+    ) -> RevocationPreview:
+        """Preview the revocation of a user's certificates for a cluster. Raises NotFound for a malformed id."""
+        require_reach(caller, project_id)
+        cluster = await require_cluster(self.clusters, project_id, cluster_id)
+        is_own = _checked_id(user_id) == caller.user.id
+        if not is_own and not administers(caller, project_id):
+            raise Forbidden(ONLY_ADMINS)
+        preview = await self._preview(user_id, cluster)
+        # An admin of the project must not learn a user's name from the id, unless the user has a certificate there.
+        is_known = is_own or preview.live > 0 or operates(caller)
+        return preview if is_known else replace(preview, user_name=None)
+
+    async def of_user(self, caller: Caller, user_id: str) -> RevocationPreview:
+        """Preview the revocation of a user's certificates in every project. Raises NotFound for a malformed id."""
+        require_operator(caller)
+        return await self._preview(_checked_id(user_id), None)
+
+    async def _preview(self, user_id: str | None, cluster: Cluster | None) -> RevocationPreview:
+        cluster_id = cluster.id if cluster is not None else None
+        live = await self.certificates.count_live(self.now(), user_id=user_id, cluster_id=cluster_id)
+        user = await self.users.with_id(user_id) if user_id is not None else None
+        return RevocationPreview(user_id, user.name if user is not None else None, cluster, live)
+
+
+def _checked_id(user_id: str) -> str:
+    if not (is_user_id(user_id) or user_id == SERVICE):
+        raise NotFound("There is no user with this id. GET …/users-by-name?name= finds the ids of a name.")
+    return user_id
+
+
+# Somebody else may have the private keys. So nobody can undo the revocation.
+LOST = Reason("keyCompromise", "user.logged_out")
+
+
+class Logins(Protocol):
+    """The logins of a caller. Implemented by `identity`."""
+
+    async def of_caller(self, caller: Caller) -> UserLogins:
+        """Return the caller's tokens and access keys of the built-in identity."""
+
+    async def end_all(self, caller: Caller, *, with_keys: bool) -> UserLogins:
+        """End all logins of the caller, and return what was deleted. Raises Unauthenticated or Conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOut:
+    """What a logout ends.
+
+    Attributes:
+        certificates: how many certificates were valid and unrevoked.
+        logins: what is deleted of the built-in identity.
+        kept: the permanent access keys that still work.
+    """
+
+    certificates: int
+    logins: UserLogins
+    kept: tuple[AccessKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Logout:
+    """Ends all logins of a caller. Repeating it after an interruption is safe: the caller's own login ends last.
+
+    Attributes:
+        pause: waits for some seconds.
+    """
+
+    recorder: RevocationRecorder
+    certificates: CertificateMaintenance
+    logins: Logins
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    _running: set[str] = field(init=False, repr=False, default_factory=set)
+
+    async def preview(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
+        """Return what `everywhere` would end. Ends nothing."""
+        found = await self.logins.of_caller(caller)
+        live = await self._count_live(caller)
+        if with_keys:
+            return LoggedOut(live, found, ())
+        return LoggedOut(live, replace(found, keys=()), found.keys)
+
+    async def everywhere(self, caller: Caller, *, with_keys: bool) -> LoggedOut:
+        """Revoke all the caller's certificates, and end all their logins. See `Logins.end_all`.
+
+        Takes more than a second. Raises TooManyRequests while this process does it for the same user, Unauthenticated,
+        Conflict or Unavailable.
+        """
+        user_id = caller.user.id
+        if user_id in self._running:
+            # Requests that wait count for the limit of concurrent requests.
+            raise TooManyRequests(
+                "Another request ends your logins now. Try again in two seconds.", retry_after=2
+            )
+        self._running.add(user_id)
+        try:
+            live = await self._count_live(caller)
+            await self._revoke(caller)
+            ended = await self.logins.end_all(caller, with_keys=with_keys)
+            # Until now, another worker may have issued certificates for a login in its cache.
+            await self.pause(Generation.STALE_AFTER + Generation.INTERVAL)
+            await self._revoke(caller)
+        finally:
+            self._running.remove(user_id)
+        return LoggedOut(live, ended, (await self.logins.of_caller(caller)).keys)
+
+    async def _count_live(self, caller: Caller) -> int:
+        return await self.certificates.count_live(self.recorder.now(), user_id=caller.user.id)
+
+    async def _revoke(self, caller: Caller) -> None:
+        """Revoke the caller's certificates, unless none was issued since they last did so."""
+        await self.recorder.revoke_scope(LOST, user_id=caller.user.id, actor=caller.actor)
+
+
+ONLY_OPERATORS = "Only operators of the service can do this."
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationPage:
+    """A page of revocations, newest first.
+
+    Attributes:
+        next: the value of `before` for the next page; None on the last one.
+    """
+
+    revocations: tuple[Revocation, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationService:
+    """Revokes certificates and undoes revocations, after authorizing the caller.
+
+    Methods with a project raise NotFound if the caller has no role in the project, or if it lacks the cluster. The
+    other methods, except `revoke_by_key`, raise Forbidden unless the caller is an operator.
+
+    Attributes:
+        recorder: does not authorize; for the command line.
+        logout: for callers themselves, so it does not authorize either.
+        service_name: part of the statement that a key holder signs, so that other services reject the signature.
+    """
+
+    clusters: ClusterLookup
+    recorder: RevocationRecorder
+    usernames: UsernameQueries
+    previews: RevocationPreviews
+    logout: Logout
+    service_name: str
+
+    async def revoke_user_on_cluster(
+        self, caller: Caller, project_id: str, cluster_id: str, user_id: str, reason: Reason
+    ) -> Revocation:
+        """Revoke a user's certificates for a cluster. Administrators may name other users, including deleted ones.
+
+        Raises Forbidden if other callers name another user, or InvalidRequest if the user id or the note is invalid.
+        Source: CCE API reference, "Revoking Cluster Certificates".
+        """
+        cluster = await self._cluster(caller, project_id, cluster_id)
+        user_id = await self._user_id(user_id)
+        if user_id != caller.user.id and not administers(caller, project_id):
+            raise Forbidden(ONLY_ADMINS)
+        return await self.recorder.revoke_scope(reason, user_id=user_id, cluster=cluster, actor=caller.actor)
+
+    async def revoke_cluster(
+        self, caller: Caller, project_id: str, cluster_id: str, reason: Reason
+    ) -> Revocation:
+        """Revoke all certificates for a cluster. Raises Forbidden unless the caller is an administrator."""
+        cluster = await self._administered_cluster(caller, project_id, cluster_id)
+        return await self.recorder.revoke_scope(reason, cluster=cluster, actor=caller.actor)
+
+    async def revoke_user(self, caller: Caller, user_id: str, reason: Reason) -> Revocation:
+        """Revoke a user's certificates in every project. Raises InvalidRequest if the id or the note is invalid."""
+        require_operator(caller, ONLY_OPERATORS)
+        user_id = await self._user_id(user_id)
+        return await self.recorder.revoke_scope(reason, user_id=user_id, actor=caller.actor)
+
+    async def revoke_certificate(
+        self, caller: Caller, project_id: str, cluster_id: str, name: str, reason: Reason
+    ) -> Revocation:
+        """Revoke one certificate by fingerprint, credential number or serial.
+
+        Only administrators may revoke other users' certificates; otherwise raises NotFound. Raises Conflict if several
+        certificates have the serial, or InvalidRequest if the note is invalid.
+        """
+        cluster = await self._cluster(caller, project_id, cluster_id)
+        found = await self.recorder.find_certificate(name, cluster_id=cluster.id)
+        if found.user_id != caller.user.id and not administers(caller, project_id):
+            raise no_such_certificate()
+        return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
+
+    async def revoke_own_certificate(self, caller: Caller, name: str, reason: Reason) -> Revocation:
+        """Revoke one certificate in any project, also in one where the caller has no role any more.
+
+        Administrators may revoke those in their projects, operators all; otherwise raises like `revoke_certificate`.
+        """
+        reach = None if operates(caller) else Reach(caller.user.id, administered_projects(caller))
+        found = await self.recorder.find_certificate(name, reach=reach)
+        return await self.recorder.revoke_certificate(found, reason, actor=caller.actor)
+
+    async def revoke_by_key(
+        self, name: str, unverified_signature: bytes, reason: Reason, origin: Origin
+    ) -> Revocation:
+        """Revoke one certificate by proof of possession of its key.
+
+        `name` is its fingerprint or credential number, lower-case hex. The number also finds copies of the
+        certificate that are encoded differently.
+        Raises InvalidRequest if the note is invalid. Raises Unauthenticated if the signature is wrong; the error is the
+        same for an unknown certificate.
+        """
+        is_name = is_fingerprint(name) or is_credential_number(name)
+        found = await self.recorder.queries.find(name) if is_name else ()
+        statement = statement_to_sign(self.service_name, name)
+        if not is_proof(found[0].der if found else None, unverified_signature, statement):
+            raise Unauthenticated("the signature does not prove possession of a known certificate's key")
+        actor = Actor(KEY_HOLDER, origin)
+        return await self.recorder.revoke_certificate(found[0], reason, actor=actor, proved=True)
+
+    async def undo(self, caller: Caller, revocation_id: int) -> Revocation:
+        """Undo a revocation. Raises NotFound if it does not exist, or Conflict if it can't be undone."""
+        require_operator(caller, ONLY_OPERATORS)
+        return await self.recorder.undo(revocation_id, actor=caller.actor)
+
+    async def cluster_revocations(
+        self, caller: Caller, project_id: str, cluster_id: str, *, limit: int, before: int | None = None
+    ) -> RevocationPage:
+        """List the revocations in a cluster. Raises Forbidden unless the caller is an administrator."""
+        cluster = await self._administered_cluster(caller, project_id, cluster_id)
+        queries = self.recorder.queries
+        return _page(await queries.of_cluster(project_id, cluster.id, limit=limit + 1, before=before), limit)
+
+    async def user_revocations(
+        self, caller: Caller, user_id: str, *, limit: int, before: int | None = None
+    ) -> RevocationPage:
+        """List the revocations of a user in every cluster. Raises InvalidRequest for a malformed id."""
+        require_operator(caller, ONLY_OPERATORS)
+        user_id = await self._user_id(user_id)
+        return _page(await self.recorder.queries.of_user(user_id, limit=limit + 1, before=before), limit)
+
+    async def _user_id(self, id_or_name: str) -> str:
+        """Return a user's id. The argument is the id, or the name that the policy put into the user's certificates."""
+        return await self.usernames.owner(checked_user_id(id_or_name)) or id_or_name
+
+    async def _cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
+        require_reach(caller, project_id)
+        return await require_cluster(self.clusters, project_id, cluster_id)
+
+    async def _administered_cluster(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
+        cluster = await self._cluster(caller, project_id, cluster_id)
+        if not administers(caller, project_id):
+            raise Forbidden("Only administrators of the project can do this.")
+        return cluster
+
+
+def _page(found: tuple[Revocation, ...], limit: int) -> RevocationPage:
+    """Make a page of `limit` revocations from the result of a query for `limit + 1`."""
+    return RevocationPage(found[:limit], found[limit - 1].id if len(found) > limit else None)

@@ -1,0 +1,1 @@
+"""Commands that compare the service with documents and change it."""

@@ -1,0 +1,177 @@
+"""`clustercert apply`, `diff` and `export`: administration with YAML documents."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clustercert.cli.commands import on_service
+from clustercert.cli.options import CommandError, YesOption, parse_pairs
+from clustercert.cli.output import Output, Progress, document, note, write_out
+from clustercert.cli.prompts import confirm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clustercert.cli.apply.desired_state import Change, Planner
+    from clustercert.cli.apply.documents import Document
+    from clustercert.cli.output import Row
+    from clustercert.client.administration import AdministrationClient
+
+FileOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE|DIR|-",
+        help="YAML file, folder with YAML files, or standard input (-). Repeatable.",
+    ),
+]
+_DONE = {"create": "created", "change": "changed", "delete": "deleted"}
+_SIGNS = {"create": "+", "change": "~", "delete": "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """The options for deletions."""
+
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete objects that have the --selector and no document.")
+    ] = False
+    selector: Annotated[
+        list[str] | None, typer.Option("--selector", "-l", metavar="KEY=VALUE", help="Label. Repeatable.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.prune != bool(self.labels):
+            raise typer.BadParameter("Give --prune and --selector together.")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of objects to delete. Empty if nothing is deleted."""
+        return parse_pairs(self.selector, "KEY=VALUE", "--selector")
+
+
+@on_service
+def apply(
+    client: "AdministrationClient",
+    file: FileOption,
+    pruning: PruneOptions,
+    yes: YesOption = False,
+) -> None:
+    """Create and change projects, users, groups, role bindings and clusters, as YAML documents say.
+
+    Everything is checked before the first change. Applying the same documents again changes nothing.
+    """
+    documents = _read(file)
+    planner, changes = _plan(client, documents)
+    deleted = _deletions(client, documents, pruning.labels)
+    if deleted:
+        _show(deleted)
+        confirm(
+            "Delete this object?" if len(deleted) == 1 else f"Delete these {len(deleted)} objects?", yes=yes
+        )
+    _make(client, planner, [*changes, *deleted])
+
+
+@on_service
+def diff(
+    client: "AdministrationClient",
+    file: FileOption,
+    pruning: PruneOptions,
+    output: Annotated[
+        Literal["table", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
+    ] = "table",
+) -> None:
+    """Show what `apply` would change with the same options."""
+    documents = _read(file)
+    _, changes = _plan(client, documents)
+    changes += _deletions(client, documents, pruning.labels)
+    if output == "table":
+        _show(changes)
+    else:
+        write_out(document([_row(change) for change in changes], Output(output)))
+    note(f"{_count(changes)}." if changes else "Nothing to change.")
+
+
+@on_service
+def export(client: "AdministrationClient") -> None:
+    """Print all projects, users, groups, role bindings and clusters as documents for `apply`."""
+    from clustercert.cli.apply.documents import write_documents
+    from clustercert.cli.apply.export import exported
+
+    documents = []
+    with Progress("documents") as progress:
+        for each in exported(client):
+            documents.append(each)
+            progress.advance()
+    write_out(write_documents(documents))
+
+
+def _read(files: list[Path]) -> "list[Document]":
+    from clustercert.cli.apply.documents import read_documents
+
+    return read_documents(files)
+
+
+def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "tuple[Planner, list[Change]]":
+    """Compare documents with the service, which checks the changes."""
+    from clustercert.cli.apply.desired_state import Planner
+
+    with Progress("documents compared", len(documents)) as progress:
+        planner = Planner(client, documents)
+        changes = planner.changes(progress.advance)
+        planner.check(changes)
+    return planner, changes
+
+
+def _deletions(
+    client: "AdministrationClient", documents: "Sequence[Document]", labels: dict[str, str]
+) -> "list[Change]":
+    from clustercert.cli.apply.desired_state import deletions
+
+    return deletions(client, documents, labels) if labels else []
+
+
+def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[Change]") -> None:
+    """Make the changes, and print each one. Raises CommandError, which says how many changes were applied."""
+    from clustercert.client.connection import ClientError
+
+    with Progress("changes", len(changes)) as progress:
+        for number, change in enumerate(changes):
+            try:
+                _make_one(client, planner, change)
+            except ClientError as error:
+                raise CommandError(
+                    f"{change.title}: {error.message} Applied {number} of {len(changes)} changes, which are printed"
+                    " above. Correct the cause and apply again."
+                ) from error
+            progress.print(f"{change.title} {_DONE[change.action]}\n")
+    note(f"{_count(changes)} applied." if changes else "Nothing to change.")
+
+
+def _make_one(client: "AdministrationClient", planner: "Planner", change: "Change") -> None:
+    path = planner.full_path(change)
+    if change.body is None:
+        client.delete(path, change.etag)
+        return
+    made = client.put(path, change.body)
+    for key in planner.awaited_projects(change):
+        planner.project_ids[key] = str(made["id"])
+
+
+def _count(changes: "Sequence[Change]") -> str:
+    return f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
+
+
+def _row(change: "Change") -> "Row":
+    differences = {name: {"old": old, "new": new} for name, (old, new) in change.differences.items()}
+    return {"action": change.action, "object": change.title, "differences": differences}
+
+
+def _show(changes: "Sequence[Change]") -> None:
+    for change in changes:
+        write_out(f"{_SIGNS[change.action]} {change.title}\n")
+        for name, (old, new) in change.differences.items():
+            write_out(f"    {name}: {old!r} -> {new!r}\n")

@@ -1,0 +1,364 @@
+"""The documents that `clustercert apply` reads: their kinds, schema and checks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from clustercert.cli.kubeconfig import reading
+from clustercert.cli.kubeconfig.reading import STANDARD_INPUT, bounded, checked_yaml, in_messages
+from clustercert.cli.options import CommandError
+from clustercert.model.choices import MAX_TTL_SECONDS
+from clustercert.model.errors import InvalidRequest
+
+API_VERSION = "clustercert/v1"
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+NAME: Schema = {"type": "string", "minLength": 1}
+FLAG: Schema = {"type": "boolean"}
+ENABLED = FLAG | {"description": "Without it, a new object is enabled, and an existing one stays as it is."}
+TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
+MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentKind:
+    """A kind of documents.
+
+    Attributes:
+        plural: the kind's name in paths of the API; empty if it has no such path.
+        metadata, spec: the schemas of the fields. Each kind also has the metadata `name` and `labels`.
+        required: the fields of `spec` and `metadata` that must be given.
+        defaults: the values of fields of the API that are not given.
+    """
+
+    name: str
+    plural: str
+    metadata: Mapping[str, Schema]
+    spec: Mapping[str, Schema]
+    required: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+
+_DOMAIN = {"domain": NAME | {"description": "The domain of names. By default, the caller's domain."}}
+_IN_PROJECT = _DOMAIN | {"project": NAME | {"description": "The project that owns the cluster."}}
+
+# The kinds, in the order in which their objects are created.
+KINDS = {
+    kind.name: kind
+    for kind in (
+        DocumentKind(
+            "Project",
+            "projects",
+            _DOMAIN,
+            {"description": TEXT, "enabled": ENABLED},
+            defaults={"description": "", "enabled": True},
+        ),
+        DocumentKind("User", "users", _DOMAIN, {"enabled": ENABLED}, defaults={"enabled": True}),
+        DocumentKind(
+            "Group",
+            "groups",
+            _DOMAIN,
+            {
+                "members": TEXTS
+                | {"description": "All members, by name. Without it, members stay as they are."}
+            },
+        ),
+        DocumentKind(
+            "RoleBinding",
+            "",
+            _DOMAIN,
+            {
+                "role": NAME,
+                "project": NAME | {"description": "The project. Give this or `service`."},
+                "service": {"const": True, "description": "The role is valid in the whole service."},
+                "users": TEXTS,
+                "groups": TEXTS,
+            },
+            required=("role",),
+        ),
+        DocumentKind(
+            "Cluster",
+            "clusters",
+            _IN_PROJECT,
+            {
+                "kubeconfig": NAME
+                | {
+                    "description": "A kubeconfig file, of which address and CA are taken. Relative to this file."
+                },
+                "context": NAME | {"description": "The context in that file. By default, its current one."},
+                "internal_url": NAME,
+                "server_ca": NAME,
+                "external_url": NAME,
+                "san_urls": TEXTS,
+                "version": TEXT,
+                "signer": NAME,
+                "webhook_mode": {"enum": ["default", "known-only"]},
+                "exemptions": TEXTS,
+                "pins": TEXTS,
+                "pin_components": FLAG,
+                "listed_masters": TEXTS,
+                "credential_roles": MAPPING,
+                "admission": FLAG,
+                "unauthorized_ttl_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_TTL_SECONDS},
+            },
+            required=("project",),
+            defaults={
+                "external_url": None,
+                "san_urls": [],
+                "version": "",
+                "signer": "local",
+                "webhook_mode": "default",
+                "exemptions": ["system:nodes"],
+                "pins": [],
+                "pin_components": False,
+                "listed_masters": [],
+                "credential_roles": {},
+                "admission": False,
+                "unauthorized_ttl_seconds": 2,
+            },
+        ),
+    )
+}
+
+
+def json_schema() -> Schema:
+    """Return the JSON Schema of a document, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Documents of clustercert apply",
+        "oneOf": [_schema_of(kind) for kind in KINDS.values()],
+    }
+
+
+def _schema_of(kind: DocumentKind) -> Schema:
+    metadata = {"name": NAME, "labels": MAPPING, **kind.metadata}
+    return {
+        "title": kind.name,
+        "type": "object",
+        "properties": {
+            "apiVersion": {"const": API_VERSION},
+            "kind": {"const": kind.name},
+            "metadata": _object(
+                metadata, ("name", *(name for name in kind.required if name in kind.metadata))
+            ),
+            "spec": _object(kind.spec, tuple(name for name in kind.required if name in kind.spec)),
+        },
+        "required": ["apiVersion", "kind", "metadata"],
+        "additionalProperties": False,
+    }
+
+
+def _object(properties: Mapping[str, Schema], required: tuple[str, ...]) -> Schema:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+MAX_BYTES = 16 * 1024 * 1024
+_SUFFIXES = {".yaml", ".yml"}
+_TYPES = {"string": str, "boolean": bool, "array": list, "object": dict}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document that fits its kind's schema.
+
+    Attributes:
+        domain: the domain of names; `None` for the caller's.
+        project: the project of a cluster or role binding, by name or id.
+        source: the file, for messages and relative paths.
+    """
+
+    kind: DocumentKind
+    name: str
+    domain: str | None
+    project: str | None
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    source: Path
+
+    @property
+    def title(self) -> str:
+        where = f"{self.project}/" if self.project is not None else ""
+        return f"{self.kind.name} {where}{self.name}"
+
+
+def read_documents(paths: Sequence[Path]) -> list[Document]:
+    """Read the documents of files, of all YAML files in folders, and of standard input (-). Raises CommandError."""
+    found: list[Document] = []
+    for path in paths:
+        in_path = [document for file in _files(path) for document in _documents(file)]
+        if not in_path:
+            raise CommandError(f"{in_messages(path)} has no documents.")
+        found += in_path
+    seen: dict[tuple[object, ...], Document] = {}
+    for each in found:
+        key = (each.kind.name, each.domain, each.project, each.name)
+        if key in seen:
+            raise CommandError(f"{each.source}: {each.title} is also in {seen[key].source}.")
+        seen[key] = each
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    if path == STANDARD_INPUT or not path.is_dir():
+        return [path]
+    return sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES)
+
+
+def _documents(file: Path) -> Iterator[Document]:
+    content = bounded(file, MAX_BYTES)
+    file = in_messages(file)
+    for number, value in enumerate(checked_yaml(content, file, "a file of documents"), 1):
+        if value is not None:
+            yield _document(value, file, f"{file}, document {number}")
+
+
+def _document(value: object, file: Path, where: str) -> Document:
+    if not isinstance(value, dict):
+        raise CommandError(f"{where}: it must be a mapping with apiVersion, kind, metadata and spec.")
+    if value.get("apiVersion") != API_VERSION:
+        raise CommandError(f"{where}: apiVersion must be {API_VERSION}.")
+    kind = KINDS.get(str(value.get("kind")))
+    if kind is None:
+        raise CommandError(f"{where}: kind must be {', '.join(KINDS)}.")
+    schema = next(each for each in json_schema()["oneOf"] if each["title"] == kind.name)
+    _check(value, schema, where, "")
+    metadata, spec = value["metadata"], value.get("spec") or {}
+    _check_spec(kind, spec, where)
+    for name in (metadata["name"], metadata.get("domain"), metadata.get("project"), spec.get("project")):
+        if name is not None and "/" in name:
+            raise CommandError(f"{where}: the name {name} has a slash. Use the id of this object instead.")
+    return Document(
+        kind=kind,
+        name=metadata["name"],
+        domain=metadata.get("domain"),
+        project=metadata.get("project") or spec.get("project"),
+        labels=metadata.get("labels") or {},
+        spec=spec,
+        source=file,
+    )
+
+
+def _check_spec(kind: DocumentKind, spec: Mapping[str, Any], where: str) -> None:
+    """Check rules that the schema does not contain. Raises CommandError."""
+    if kind.name == "RoleBinding" and ("project" in spec) == ("service" in spec):
+        raise CommandError(f"{where}: spec: give either project or service: true.")
+    if (
+        kind.name == "Cluster"
+        and "kubeconfig" not in spec
+        and not {"internal_url", "server_ca"} <= spec.keys()
+    ):
+        raise CommandError(f"{where}: spec: give internal_url and server_ca, or kubeconfig.")
+
+
+def _check(value: object, schema: Schema, where: str, path: str) -> None:
+    """Check a value against the part of JSON Schema that `document_kinds` uses. Raises CommandError."""
+    field = path.removeprefix(".") or "document"
+    if "const" in schema and value != schema["const"]:
+        raise CommandError(f"{where}: {field}: it must be {str(schema['const']).lower()}.")
+    if "enum" in schema and value not in schema["enum"]:
+        raise CommandError(f"{where}: {field}: it must be {' or '.join(schema['enum'])}.")
+    wanted = _TYPES.get(schema.get("type", ""))
+    if wanted is not None and not isinstance(value, wanted):
+        raise CommandError(
+            f'{where}: {field}: it must be of type {schema["type"]}. Quote text such as "1.30".'
+        )
+    if isinstance(value, str) and len(value) < schema.get("minLength", 0):
+        raise CommandError(f"{where}: {field}: it must not be empty.")
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _check(item, schema.get("items", {}), where, f"{path}[{number}]")
+    if isinstance(value, dict):
+        _check_mapping(value, schema, where, path)
+
+
+def _check_mapping(value: dict[Any, Any], schema: Schema, where: str, path: str) -> None:
+    known, others = schema.get("properties", {}), schema.get("additionalProperties", False)
+    for name in schema.get("required", ()):
+        if name not in value:
+            raise CommandError(f"{where}: {path.removeprefix('.')}{'.' if path else ''}{name} is missing.")
+    for name, item in value.items():
+        inner = known.get(name, others)
+        if inner is False or not isinstance(name, str):
+            names = ", ".join(known)
+            raise CommandError(
+                f"{where}: {path.removeprefix('.')}: there is no field {name}. Known: {names}."
+            )
+        if item is None and path == "" and name == "spec":
+            continue
+        _check(item, inner, where, f"{path}.{name}")
+
+
+def write_documents(values: list[dict[str, object]]) -> str:
+    """Write documents as YAML."""
+    return yaml.dump_all(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines, such as certificates, as a block."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+_KUBECONFIG = ("kubeconfig", "context")
+
+
+def cluster_fields(document: Document) -> dict[str, Any]:
+    """Return the body for the API. Raises CommandError."""
+    fields = {**document.kind.defaults, "labels": dict(document.labels)}
+    fields |= {name: value for name, value in document.spec.items() if name not in _KUBECONFIG}
+    if "kubeconfig" in document.spec:
+        path = document.source.parent / document.spec["kubeconfig"]
+        found = reading.read(
+            path, document.spec.get("context"), need_ca="server_ca" not in fields, follow_files=False
+        )
+        fields.setdefault("internal_url", found.server)
+        if found.ca_pem is not None:
+            fields["server_ca"] = found.ca_pem.decode("ascii", "replace")
+    try:
+        fields["server_ca"] = _checked(document, fields)
+    except InvalidRequest as error:
+        raise CommandError(f"{document.source}: {document.title}: {error.message}") from error
+    return fields
+
+
+def _checked(document: Document, fields: dict[str, Any]) -> str:
+    """Check the fields as the service does. Returns the CA without other text. Raises InvalidRequest."""
+    from clustercert.clusters.registration import ClusterLimits, Registration
+    from clustercert.model import ClusterOptions
+
+    checked = Registration(
+        name=document.name,
+        internal_url=fields["internal_url"],
+        server_ca_pem=fields["server_ca"].encode("ascii", "replace"),
+        external_url=fields["external_url"],
+        san_urls=tuple(fields["san_urls"]),
+        version=fields["version"],
+        labels=fields["labels"],
+        signer=fields["signer"],
+        options=ClusterOptions(
+            mode=fields["webhook_mode"],
+            exemptions=tuple(fields["exemptions"]),
+            pins=tuple(fields["pins"]),
+            pin_components=fields["pin_components"],
+            listed_masters=tuple(fields["listed_masters"]),
+            credential_roles=fields["credential_roles"] or None,
+            admission=fields["admission"],
+            unauthorized_ttl_seconds=fields["unauthorized_ttl_seconds"],
+        ),
+    ).checked(ClusterLimits(cas=1000))  # only the service knows its limits
+    return checked.server_ca_pem.decode("ascii")

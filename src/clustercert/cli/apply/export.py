@@ -1,0 +1,67 @@
+"""Writes the objects of a service as documents for `clustercert apply`."""
+
+from collections.abc import Iterable, Iterator
+
+from clustercert.cli.apply.documents import API_VERSION, KINDS
+from clustercert.client.administration import AdministrationClient, path_of
+from clustercert.model import JsonObject
+
+
+def exported(client: AdministrationClient) -> Iterator[JsonObject]:
+    """Yield the documents, projects first. Raises ClientError."""
+    projects = sorted(client.all("/projects", "projects"), key=_place)
+    yield from (_document("Project", each) for each in projects)
+    yield from (_document("User", each) for each in sorted(client.all("/users", "users"), key=_place))
+    for group in sorted(client.all("/groups", "groups"), key=_place):
+        members = list(client.all(path_of("groups", str(group["id"]), "members"), "members"))
+        names = [_reference(each, str(group["domain"])) for each in members]
+        yield _document("Group", group, members=sorted(names))
+    yield from _bindings(client.all("/assignments", "assignments", scope="service"), None)
+    for project in projects:
+        path = path_of("projects", str(project["id"]), "assignments")
+        yield from _bindings(client.all(path, "assignments"), project)
+    for project in projects:
+        path = path_of("projects", str(project["id"]), "clusters")
+        for cluster in sorted(client.all(path, "clusters"), key=lambda each: str(each["name"])):
+            place = {"project": project["name"], "domain": project["domain"]}
+            yield _document("Cluster", cluster | {"domain": None}, place=place)
+
+
+def _document(kind: str, value: JsonObject, place: JsonObject | None = None, **more: object) -> JsonObject:
+    """Return a document with the fields that differ from their defaults."""
+    known = KINDS[kind]
+    spec: JsonObject = {
+        name: value[name]
+        for name in known.spec
+        if name in value and (name not in known.defaults or value[name] != known.defaults[name])
+    }
+    metadata: JsonObject = {"name": value["name"], **(place or {"domain": value["domain"]})}
+    if value.get("labels"):
+        metadata["labels"] = value["labels"]
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec | more}
+
+
+def _bindings(assignments: Iterable[JsonObject], project: JsonObject | None) -> Iterator[JsonObject]:
+    """Yield a document for each role that is assigned in a project, or in the service."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for each in assignments:
+        domain = str(project["domain"] if project is not None else each["domain"])
+        subjects = found.setdefault((domain, str(each["role"])), {"users": [], "groups": []})
+        subjects[f"{each['assignee']}s"].append(
+            str(each["name"] if each["domain"] == domain else each["assignee_id"])
+        )
+    for (domain, role), subjects in sorted(found.items()):
+        where: JsonObject = {"project": project["name"]} if project is not None else {"service": True}
+        name = f"{project['name']}-{role}" if project is not None else f"service-{role}"
+        spec = {"role": role, **where, **{kind: sorted(names) for kind, names in subjects.items() if names}}
+        metadata = {"name": name, "domain": domain}
+        yield {"apiVersion": API_VERSION, "kind": "RoleBinding", "metadata": metadata, "spec": spec}
+
+
+def _reference(member: JsonObject, domain: str) -> str:
+    """Return the name of a user in a domain, or the id of a user in another one."""
+    return str(member["name"] if member["domain"] == domain else member["id"])
+
+
+def _place(value: JsonObject) -> tuple[str, str]:
+    return str(value["domain"]), str(value["name"])

@@ -1,0 +1,1 @@
+"""The exec plugin of kubectl: cached and renewed client certificates."""

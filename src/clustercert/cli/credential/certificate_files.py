@@ -1,0 +1,82 @@
+"""Certificate files for programs that can't run an exec plugin: one file for each cluster, with its private key."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustercert.cli.options import CommandError, home_folder
+from clustercert.file_names import is_plain
+from clustercert.secure_file import make_private_folder, read_regular_file, write_private
+
+if TYPE_CHECKING:
+    from clustercert.cli.credential.source import Credential
+
+# The maximum size of a certificate with its chain. Five certificates with RSA keys of 4096 bits take 10 KiB.
+MAX_CERTIFICATE_BYTES = 64 * 1024
+_SUFFIX = ".pem"
+# Files are renewed at the latest this long before they expire. The timer for renewals runs every 5 minutes.
+_MIN_LEFT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFile:
+    """A file with the certificate and the key, so that both are replaced at once.
+
+    Raises ValueError for a part that is not safe in a file name.
+    """
+
+    profile: str
+    project_id: str
+    cluster_id: str
+
+    def __post_init__(self) -> None:
+        if not all(map(is_plain, (self.profile, self.project_id, self.cluster_id))):
+            raise ValueError("a part of the file's name has unexpected characters")
+
+    @property
+    def path(self) -> Path:
+        return _folder() / f"{self.profile},{self.project_id},{self.cluster_id}{_SUFFIX}"
+
+    def write(self, credential: "Credential") -> None:
+        """Write the certificate and the key. Raises CommandError."""
+        try:
+            for folder in (self.path.parent.parent, self.path.parent):
+                make_private_folder(folder)
+            write_private(self.path, credential.certificate_pem + credential.key_pem)
+        except OSError as error:
+            raise CommandError(f"The file {self.path} can't be written: {error.strerror}.") from error
+
+    def is_due(self, now: datetime) -> bool:
+        """Whether less than a fifth of the lifetime or 10 minutes are left, or the file is damaged."""
+        from cryptography import x509
+
+        try:
+            leaf = x509.load_pem_x509_certificate(read_regular_file(self.path, MAX_CERTIFICATE_BYTES))
+        except (OSError, ValueError):
+            return True
+        lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+        return leaf.not_valid_after_utc - now < max(lifetime / 5, _MIN_LEFT)
+
+    def delete(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+
+def certificate_files() -> Iterator[CertificateFile]:
+    """The files that `merge --files` wrote."""
+    for path in sorted(_folder().glob(f"*{_SUFFIX}")):
+        parts = path.name.removesuffix(_SUFFIX).split(",")
+        if len(parts) == len(CertificateFile.__slots__) and all(map(is_plain, parts)):
+            yield CertificateFile(*parts)
+
+
+def _folder() -> Path:
+    folder = Path(os.environ.get("XDG_DATA_HOME") or "")
+    # XDG Base Directory Specification: ignore a relative path in the variable.
+    if not folder.is_absolute():
+        folder = home_folder() / ".local" / "share"
+    return folder / "clustercert" / "certificates"

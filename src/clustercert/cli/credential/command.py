@@ -1,0 +1,42 @@
+"""`clustercert credential`: the exec plugin, as a command of the command line."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+
+def credential(
+    cluster: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CLUSTER]", help="Name or id. [default: from provideClusterInfo]", show_default=False
+        ),
+    ] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Login to use.")] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="Project of the cluster. [default: the login's]")
+    ] = None,
+    expires_in: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+    ] = None,
+    service_key: Annotated[
+        bool, typer.Option("--service-key", help="Let the service create the private key.")
+    ] = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Get a new certificate, even if the cache has a valid one.")
+    ] = False,
+) -> None:
+    """Print a client certificate for kubectl, which runs this command.
+
+    It is an exec plugin. `clustercert kubeconfig merge` writes kubeconfig entries that use it.
+    """
+    import os
+
+    from clustercert.cli.credential.entry import Request, answer
+
+    request = Request()
+    request.cluster, request.profile, request.project = cluster, profile, project
+    request.expires_in, request.service_key, request.refresh = expires_in, service_key, refresh
+    sys.exit(answer(request, os.environ.get("KUBERNETES_EXEC_INFO")))

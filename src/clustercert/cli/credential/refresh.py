@@ -1,0 +1,100 @@
+"""`clustercert refresh`: renews the certificate files that `kubeconfig merge --files` wrote."""
+
+import os
+import shlex
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
+from clustercert.cli.credential.entry import Request
+from clustercert.cli.credential.renewal import Failure
+from clustercert.cli.kubeconfig.kubeconfig_entries import plugin_command
+from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.output import note, write_out
+from clustercert.cli.unknown_variables import warn_in_client
+
+_WATCH_SECONDS = 60
+_UNITS = """\
+# ~/.config/systemd/user/clustercert-refresh.service
+[Unit]
+Description=Renew the certificate files of clustercert
+
+[Service]
+Type=oneshot
+ExecStart={command}
+
+# ~/.config/systemd/user/clustercert-refresh.timer
+[Unit]
+Description=Renew the certificate files of clustercert
+
+[Timer]
+OnStartupSec=1min
+OnUnitActiveSec=5min
+
+[Install]
+WantedBy=timers.target
+
+# Then: systemctl --user enable --now clustercert-refresh.timer
+"""
+
+
+def refresh(
+    expires_in: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Run until interrupted, and check every minute.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Renew all files, not only those that expire soon.")
+    ] = False,
+    print_timer: Annotated[
+        bool, typer.Option("--print-timer", help="Print a systemd user timer that runs this command.")
+    ] = False,
+) -> None:
+    """Renew the certificate files that `kubeconfig merge --files` wrote.
+
+    A file is renewed when less than a fifth of its lifetime or 10 minutes are left, and replaced at once.
+    """
+    warn_in_client(os.environ)
+    LifetimeOptions(expires_in=expires_in).lifetime(datetime.now(UTC))
+    if print_timer:
+        lifetime = ["--expires-in", expires_in] if expires_in else []
+        write_out(_UNITS.format(command=shlex.join([*plugin_command(), "refresh", *lifetime])))
+        return
+    if not list(certificate_files()):
+        note("There are no certificate files. `clustercert kubeconfig merge --files` writes them.")
+    while True:
+        exit_code = _refresh(expires_in, every=every)
+        if not watch:
+            raise typer.Exit(exit_code)
+        every = False
+        time.sleep(_WATCH_SECONDS)
+
+
+def _refresh(expires_in: str | None, *, every: bool) -> int:
+    """Renew the files that are due. Returns the exit code of the last failure, or 0."""
+    exit_code = 0
+    for file in certificate_files():
+        if every or file.is_due(datetime.now(UTC)):
+            failure = _renew(file, expires_in)
+            exit_code = failure.exit_code if failure else exit_code
+            note(f"{file.path}: {failure.message}" if failure else f"Renewed {file.path}")
+    return exit_code
+
+
+def _renew(file: CertificateFile, expires_in: str | None) -> Failure | None:
+    from clustercert.cli.credential.source import obtain, renew_login
+
+    request = Request()
+    request.profile, request.project, request.cluster = file.profile, file.project_id, file.cluster_id
+    request.expires_in = expires_in
+    result = renew_login(request) or obtain(request)
+    if isinstance(result, Failure):
+        return result
+    file.write(result)
+    return None

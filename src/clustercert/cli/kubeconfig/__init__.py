@@ -1,0 +1,1 @@
+"""Commands that get kubeconfigs and edit kubeconfig files."""

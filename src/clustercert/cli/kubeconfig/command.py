@@ -1,0 +1,188 @@
+"""`clustercert kubeconfig`: kubeconfigs from a running service."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.kubeconfig import kubeconfig_entries, merge, unmerge
+from clustercert.cli.kubeconfig.kubeconfig_entries import FILE_TEMPLATE, ClusterRef
+from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.options import (
+    CommandError,
+    ContextNameOption,
+    InsecureOption,
+    ProjectDomainOption,
+    UnknownName,
+)
+from clustercert.cli.output import Output, document, note, write_out
+from clustercert.secure_file import write_private
+
+if TYPE_CHECKING:
+    from clustercert.cli.kubeconfig.validation import ValidatedKubeconfig
+    from clustercert.client import Client
+    from clustercert.model import JsonObject
+
+app = typer.Typer(
+    name="kubeconfig",
+    help="Get kubeconfigs from a running service, or merge clusters into yours.",
+    no_args_is_help=True,
+)
+
+app.command("merge")(merge.merge)
+app.command("unmerge")(unmerge.unmerge)
+app.command("list")(unmerge.list_merged)
+app.command("allowlist")(unmerge.allowlist)
+
+_STANDARD_OUTPUT = Path("-")
+# Contexts for a cluster's additional addresses. The API lists them only in kubeconfigs.
+_SAN_CONTEXT = re.compile(r"customSAN-[0-9]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """The options for the kubeconfig file. If the file can't be written, raises CommandError before issuing."""
+
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a file, mode 0600. [default: standard output]")
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False
+    output: Annotated[Literal["yaml", "json"], typer.Option("--output", "-o", help="Output format.")] = "yaml"
+
+    def __post_init__(self) -> None:
+        if self.out is None or self.out == _STANDARD_OUTPUT:
+            return
+        if self.out.exists() and not self.force:
+            raise CommandError(
+                f"The file {self.out} exists. Name another file, or add --force to replace it."
+            )
+        if not self.out.resolve().parent.is_dir():
+            raise CommandError(f"The folder of {self.out} does not exist. Create it first.")
+
+    def write(self, kubeconfig: "JsonObject") -> None:
+        text = document(kubeconfig, Output(self.output))
+        if self.out is None or self.out == _STANDARD_OUTPUT:
+            write_out(text)
+            return
+        try:
+            write_private(self.out, text)
+        except OSError as error:
+            raise CommandError(f"The file {self.out} can't be written: {error.strerror}.") from error
+
+
+@app.callback()
+def kubeconfig() -> None:
+    """Get kubeconfigs from a running service, as the user of `login` or of OpenStack's variables (OS_AUTH_URL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """The options for the contexts in the file."""
+
+    context: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Address to use, such as internal. [default: a verified one]"),
+    ] = None
+    insecure: InsecureOption = False
+    context_name: ContextNameOption = FILE_TEMPLATE
+    cce_names: Annotated[
+        bool,
+        typer.Option("--cce-names", help="Write all addresses, under the names of CCE, such as internal."),
+    ] = False
+
+    def __post_init__(self) -> None:
+        kubeconfig_entries.parse_template(self.context_name)
+
+    def check(self, client: "Client", ref: ClusterRef, user: str) -> None:
+        """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
+        kubeconfig_entries.context_name(self.context_name, ref, user)
+        if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
+            return
+        contexts = client.contexts(ref.project_id, ref.cluster_id)
+        if self.context not in contexts:
+            raise UnknownName(
+                f"Kubeconfigs for this cluster have no context {self.context}. They have: {', '.join(contexts)}. If "
+                "the cluster has further addresses, they also have customSAN-0 and so on."
+            )
+
+    def document(self, kubeconfig: "ValidatedKubeconfig", ref: ClusterRef, user: str) -> "JsonObject":
+        """Return the file's content. Raises CommandError if the address needs --insecure."""
+        if self.cce_names:
+            if self.context in kubeconfig.contexts:
+                kubeconfig.document["current-context"] = self.context
+            return kubeconfig.document
+        wanted = self.context if self.context in kubeconfig.contexts else None
+        address = kubeconfig_entries.verified_address(
+            kubeconfig.document, internal=False, insecure=self.insecure, only=wanted
+        )
+        name = kubeconfig_entries.context_name(self.context_name, ref, user)
+        return {
+            "kind": "Config",
+            "apiVersion": "v1",
+            "clusters": [{"name": name, "cluster": address}],
+            "users": [{"name": name, "user": dict(kubeconfig.credential)}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        }
+
+
+@app.command()
+@expand_options
+def get(
+    cluster: Annotated[str, typer.Argument(metavar="CLUSTER", help="Name or id of the cluster.")],
+    lifetime_options: LifetimeOptions,
+    file: FileOptions,
+    login: LoginOptions,
+    contexts: ContextOptions,
+    local_key: Annotated[
+        bool, typer.Option("--local-key", help="Create the private key on this machine, where it stays.")
+    ] = False,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Project of the cluster; required if several have a cluster of this name."),
+    ] = None,
+    domain: ProjectDomainOption = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the audit log.")] = None,
+) -> None:
+    """Get a kubeconfig with a new certificate for a cluster in any of your projects.
+
+    OpenStack's variables are used with --from-env, or if there is no saved login: OS_AUTH_URL, OS_USERNAME,
+    OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
+    """
+    from clustercert.cli.kubeconfig.request import CertificateRequest
+    from clustercert.cli.lookup import find_cluster
+
+    lifetime_options.lifetime(datetime.now(UTC))
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        found = find_cluster(client, chosen, cluster, project, domain)
+        profile = login.saved_name or "openstack"
+        ref = ClusterRef(profile, *found)
+        contexts.check(client, ref, chosen.user)
+        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime_options, local_key, reason)
+        kubeconfig = request.send(client).kubeconfig
+    document = contexts.document(kubeconfig, ref, chosen.user)
+    file.write(document)
+    _report(kubeconfig, chosen.user, document, contexts.context)
+
+
+def _report(
+    kubeconfig: "ValidatedKubeconfig", user: str, document: "JsonObject", context: str | None
+) -> None:
+    named = f" ({kubeconfig.username})" if kubeconfig.username != user else ""
+    note(
+        f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
+        f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    if warning := kubeconfig_entries.current_address_warning(document):
+        note(warning)
+    if context is not None and context not in kubeconfig.contexts:
+        raise CommandError(
+            f"The kubeconfig is valid, but has no context {context}. The current context is "
+            f"{document['current-context']}. Contexts: {', '.join(kubeconfig.contexts)}."
+        )

@@ -1,0 +1,283 @@
+"""The entries of a cluster in a kubeconfig: their names, their contents, and the mark by which they are found again."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
+from clustercert.cli.options import CommandError, UsageError
+from clustercert.file_names import is_plain
+from clustercert.model import JsonObject
+
+# The extension that kubectl sends to exec plugins with `provideClusterInfo`.
+EXEC_EXTENSION = "client.authentication.k8s.io/exec"
+_EXTENSION = "clustercert"
+_NOUNS = {
+    "clusters": ("cluster", EXEC_EXTENSION),
+    "users": ("user", _EXTENSION),
+    "contexts": ("context", _EXTENSION),
+}
+# The fields that `merge` sets. It keeps other fields, which users added, such as a namespace or a proxy.
+_OWN_FIELDS = {
+    "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
+    "contexts": {"cluster", "user", "extensions"},
+}
+DEFAULT_TEMPLATE = "{profile}-{cluster}"
+# For files of their own: if KUBECONFIG names several, kubectl takes the first of two contexts with the same name.
+FILE_TEMPLATE = "{profile}-{cluster}-{id}"
+_FIELDS = ("profile", "domain", "project", "cluster", "id", "user")
+_ID_DIGITS = 8
+Kind = Literal["exec", "embedded", "files"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRef:
+    """A cluster that a login can reach. `project`, `domain` and `cluster` are names."""
+
+    profile: str
+    project_id: str
+    project: str
+    domain: str
+    cluster_id: str
+    cluster: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        return self.profile, self.project_id, self.cluster_id
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A context that `merge` wrote.
+
+    Attributes:
+        user: the user entry; empty if it is missing.
+    """
+
+    context: str
+    ref: ClusterRef
+    server: str
+    user: Mapping[str, Any]
+
+    @property
+    def kind(self) -> Kind:
+        if "exec" in self.user:
+            return "exec"
+        return "embedded" if "client-certificate-data" in self.user else "files"
+
+
+def parse_template(template: str) -> list[tuple[str, str | None]]:
+    """Return pairs of literal text and the field that follows it. Raises UsageError."""
+    try:
+        parts = list(Formatter().parse(template))
+        if any(field not in (None, *_FIELDS) or spec or how for _, field, spec, how in parts):
+            raise ValueError
+    except ValueError:
+        fields = ", ".join(f"{{{field}}}" for field in _FIELDS)
+        raise UsageError(f"{template!r} is not a template for names. It can have {fields}.") from None
+    return [(text, field) for text, field, _, _ in parts]
+
+
+def context_name(template: str, ref: ClusterRef, user: str) -> str:
+    """Fill in a template such as `{profile}-{cluster}`. Raises UsageError."""
+    values = {
+        "profile": ref.profile,
+        "domain": ref.domain,
+        "project": ref.project,
+        "cluster": ref.cluster,
+        "id": ref.cluster_id[:_ID_DIGITS],
+        "user": user,
+    }
+    name = "".join(text + (values[field] if field else "") for text, field in parse_template(template))
+    if not name or " " in name or not name.isprintable():
+        raise UsageError(
+            f"{name!r} is not a name for a context: it is empty, or has spaces or control characters."
+        )
+    return name
+
+
+def changes(name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> Changes:
+    """Return the changes that put a cluster, a user and a context with one name."""
+    mark = asdict(ref)
+    return Changes(
+        put={
+            "clusters": {name: _entry("clusters", name, address, mark)},
+            "users": {name: _entry("users", name, user, mark)},
+            "contexts": {name: _entry("contexts", name, {"cluster": name, "user": name}, mark)},
+        }
+    )
+
+
+def keep_additions(config: Kubeconfig, wanted: Changes) -> Changes:
+    """Keep the fields that users added to the present entries, such as a namespace or a proxy."""
+    put: dict[str, dict[str, dict[str, Any]]] = {}
+    for field, entries in wanted.put.items():
+        noun, present = _NOUNS[field][0], config.entries(field)
+        put[field] = {}
+        for name, entry in entries.items():
+            old = present.get(name, {}).get(noun) or {}
+            own = _OWN_FIELDS.get(field)
+            kept = {key: value for key, value in old.items() if key not in own} if own else {}
+            put[field][name] = {"name": name, noun: {**entry[noun], **kept}}
+    return Changes(put, wanted.remove, wanted.current)
+
+
+def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
+    """Return the cluster of an entry, `None` without such an entry, or "other" if another program wrote it."""
+    entry = config.entries(field).get(name)
+    return None if entry is None else (_ref(field, entry) or "other")
+
+
+def check_owner(config: Kubeconfig, path: Path, name: str, ref: ClusterRef) -> None:
+    """Raise CommandError if an entry of this name is not for this cluster and login."""
+    for noun in LISTS:
+        found = owner(config, noun, name)
+        if found == "other" or (found is not None and found.identity != ref.identity):
+            raise CommandError(
+                f"{path} has another entry named {name} in {noun}. Choose a name with --context-name."
+            )
+
+
+def merged(config: Kubeconfig) -> list[Merged]:
+    """The contexts that `merge` wrote."""
+    clusters, users = config.entries("clusters"), config.entries("users")
+    found = []
+    for name, entry in config.entries("contexts").items():
+        ref = _ref("contexts", entry)
+        if ref is not None:
+            context = entry["context"]
+            cluster = clusters.get(context.get("cluster"), {}).get("cluster") or {}
+            user = users.get(context.get("user"), {}).get("user") or {}
+            found.append(Merged(name, ref, str(cluster.get("server", "")), user))
+    return found
+
+
+def removal(config: Kubeconfig, contexts: set[str]) -> Changes:
+    """Remove contexts with their clusters and users, if `merge` wrote those and nothing else uses them."""
+    contexts = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
+    remove = {"contexts": frozenset(contexts)}
+    others = [
+        entry.get("context") or {}
+        for name, entry in config.entries("contexts").items()
+        if name not in contexts
+    ]
+    removed = [entry["context"] for name, entry in config.entries("contexts").items() if name in contexts]
+    for field in ("clusters", "users"):
+        noun = _NOUNS[field][0]
+        used = {context.get(noun) for context in others}
+        remove[field] = frozenset(
+            name
+            for name in (context.get(noun) for context in removed)
+            if name not in used and owner(config, field, name) not in (None, "other")
+        )
+    return Changes(remove=remove, current="" if config.current in contexts else None)
+
+
+def verified_address(
+    kubeconfig: JsonObject, *, internal: bool, insecure: bool, only: str | None = None
+) -> JsonObject:
+    """Choose an address of the API server from a kubeconfig of the service. Raises CommandError.
+
+    Args:
+        only: the name of the context to choose.
+        internal: whether to prefer the private address.
+        insecure: whether to accept an address without TLS, or without a check of the API server's certificate.
+    """
+    clusters = {each["name"]: each["cluster"] for each in _objects(kubeconfig, "clusters")}
+    contexts = {
+        each["name"]: clusters.get(each["context"]["cluster"], {})
+        for each in _objects(kubeconfig, "contexts")
+    }
+    order = ["internal", "externalTLSVerify"] if internal else ["externalTLSVerify", "internal"]
+    if insecure:
+        order.insert(int(internal), "external")
+    if only is not None:
+        order = [only]
+    for name in order:
+        address: JsonObject = contexts.get(name, {})
+        if address.get("server") and (insecure or address_warning(address) is None):
+            return address
+    raise CommandError(
+        "The cluster has no address whose certificate kubectl can check. Skip the check with --insecure, if the "
+        "network is protected in another way."
+    )
+
+
+def address_warning(address: Mapping[str, Any]) -> str | None:
+    """A warning if kubectl does not check the API server's certificate at this address."""
+    server = str(address["server"])
+    if not server.lower().startswith("https://"):
+        return f"Warning: kubectl will send everything to {server} unencrypted."
+    if address.get("insecure-skip-tls-verify"):
+        return f"Warning: kubectl will not check the certificate of {server}."
+    return None
+
+
+def current_address_warning(document: JsonObject) -> str | None:
+    """The warning for the address of the current context."""
+    contexts = {each["name"]: each["context"]["cluster"] for each in _objects(document, "contexts")}
+    used = contexts.get(document["current-context"])
+    for each in _objects(document, "clusters"):
+        if each["name"] == used:
+            return address_warning(each["cluster"])
+    return None
+
+
+def exec_user(ref: ClusterRef, options: list[str]) -> JsonObject:
+    """A user whose certificate comes from the exec plugin."""
+    command, *arguments = plugin_command()
+    return {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": command,
+            "args": [
+                *arguments,
+                *("credential", ref.cluster_id, "--profile", ref.profile, "--project", ref.project_id),
+                *options,
+            ],
+            "interactiveMode": "Never",
+            "provideClusterInfo": False,
+            "installHint": "Install clustercert on this machine: pip install clustercert",
+        }
+    }
+
+
+def plugin_command() -> list[str]:
+    """The command of the exec plugin, with its absolute path: graphical programs start with a bare PATH."""
+    # Symbolic links are not followed, because they survive an upgrade and their target may not.
+    for folder in (Path(sys.argv[0]).parent, Path(sys.executable).parent):
+        if (script := folder.absolute() / "kubectl-clustercert").is_file():
+            return [str(script)]
+    if found := shutil.which("kubectl-clustercert"):
+        return [str(Path(found).absolute())]
+    # -P: the current folder must not provide modules.
+    return [sys.executable, "-P", "-m", "clustercert"]
+
+
+def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
+    found = kubeconfig[field]
+    return found if isinstance(found, list) else []
+
+
+def _entry(field: str, name: str, content: JsonObject, mark: JsonObject) -> JsonObject:
+    noun, extension = _NOUNS[field]
+    return {"name": name, noun: {**content, "extensions": [{"name": extension, "extension": mark}]}}
+
+
+def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:
+    """Return the cluster in the mark of an entry, or `None` if `merge` did not write the entry."""
+    noun, name = _NOUNS[field]
+    content = entry.get(noun)
+    extensions = content.get("extensions") if isinstance(content, dict) else None
+    for each in extensions if isinstance(extensions, list) else ():
+        if isinstance(each, dict) and each.get("name") == name and isinstance(each.get("extension"), dict):
+            values = [each["extension"].get(key) for key in ClusterRef.__slots__]
+            if all(isinstance(value, str) for value in values):
+                ref = ClusterRef(*values)
+                # Somebody else may have written this mark, and files are deleted by these ids.
+                return ref if all(map(is_plain, ref.identity)) else None
+    return None

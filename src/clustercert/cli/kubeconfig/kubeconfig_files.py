@@ -1,0 +1,107 @@
+"""The kubeconfig files that kubectl reads: which ones, locked and replaced as kubectl does."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from clustercert.cli.kubeconfig.text import MAX_BYTES, Changes, Kubeconfig, MalformedKubeconfig
+from clustercert.cli.options import CommandError, home_folder
+from clustercert.secure_file import read_regular_file, write_private
+
+_BACKUP_SUFFIX = ".clustercert-backup"
+_LOCK_SECONDS = 10.0
+_POLL_SECONDS = 0.05
+
+
+def loading_order(explicit: Path | None, environment: Mapping[str, str]) -> list[Path]:
+    """The files that kubectl merges, first ones first. See client-go's `PathOptions.GetLoadingPrecedence`."""
+    if explicit is not None:
+        return [explicit]
+    named = [name for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
+    return [Path(name) for name in dict.fromkeys(named)] or [home_folder() / ".kube" / "config"]
+
+
+def default_target(files: list[Path]) -> Path:
+    """The file that gets new entries: the first one that exists, or the last one. See `GetDefaultFilename`."""
+    return next((path for path in files if path.exists()), files[-1])
+
+
+def backup_of(path: Path) -> Path:
+    """The file that has the content from before the last change."""
+    return path.with_name(path.name + _BACKUP_SUFFIX)
+
+
+def load(path: Path) -> Kubeconfig:
+    """Read a file, or start a new one. Raises CommandError."""
+    return _parsed(path, _content(path))
+
+
+def change(path: Path, changes: Callable[[Kubeconfig], Changes]) -> bool:
+    """Change a file as its content requires. Returns whether its text changed.
+
+    Raises CommandError, and then the file is as it was.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(path):
+            content = _content(path)
+            text = _changed(path, content, changes)
+            if text is None:
+                return False
+            if content:
+                write_private(backup_of(path), content, keep_owner=True, follow_links=False)
+            write_private(path, text, keep_owner=True)
+            return True
+    except OSError as error:
+        raise CommandError(
+            f"The file {path} can't be written: {error.strerror or error}. It was not changed."
+        ) from error
+
+
+def _changed(path: Path, content: bytes, changes: Callable[[Kubeconfig], Changes]) -> str | None:
+    """The new text, or `None` if it is the old one."""
+    config = _parsed(path, content)
+    try:
+        text = config.changed(changes(config))
+    except MalformedKubeconfig as error:
+        raise CommandError(f"The file {path} can't be changed. {error.message} It was not changed.") from None
+    return None if text == config.text else text
+
+
+def _parsed(path: Path, content: bytes) -> Kubeconfig:
+    try:
+        return Kubeconfig(content)
+    except MalformedKubeconfig as error:
+        raise CommandError(f"The file {path} can't be used as a kubeconfig. {error.message}") from None
+
+
+def _content(path: Path) -> bytes:
+    if not path.exists():
+        return b""
+    try:
+        return read_regular_file(path, MAX_BYTES + 1)
+    except OSError as error:
+        raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold kubectl's lock: a file that only one process can create. Raises CommandError or OSError."""
+    lock = path.with_name(f"{path.name}.lock")
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"The lock {lock} exists. If no other program is changing the kubeconfig, delete that file."
+                ) from None
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,250 @@
+"""`clustercert kubeconfig merge`: adds clusters to the kubeconfig that kubectl reads."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files
+from clustercert.cli.kubeconfig.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
+from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
+from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.lookup import ReachableCluster, find_cluster, reachable_clusters
+from clustercert.cli.options import (
+    CommandError,
+    ContextNameOption,
+    InsecureOption,
+    ProjectDomainOption,
+    UnknownName,
+)
+from clustercert.cli.output import note
+
+if TYPE_CHECKING:
+    from clustercert.cli.kubeconfig.request import IssuedKubeconfig
+    from clustercert.cli.login.profile import Profile
+    from clustercert.client import Client
+    from clustercert.model import JsonObject
+
+KubeconfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Kubeconfig. [default: from KUBECONFIG, or ~/.kube/config]", show_default=False
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EntryOptions:
+    """The options for the new entries."""
+
+    embed: Annotated[
+        bool, typer.Option("--embed", help="Write certificates into the file, instead of the exec plugin.")
+    ] = False
+    files: Annotated[
+        bool, typer.Option("--files", help="Name certificate files, which `clustercert refresh` keeps fresh.")
+    ] = False
+    context_name: ContextNameOption = DEFAULT_TEMPLATE
+    internal: Annotated[bool, typer.Option("--internal", help="Prefer the private address.")] = False
+    insecure: InsecureOption = False
+    service_key: Annotated[
+        bool, typer.Option("--service-key", help="Let the service create private keys.")
+    ] = False
+    expires_in: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: 8h, or the policy's limit]"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        from datetime import UTC, datetime
+
+        if self.embed and self.files:
+            raise typer.BadParameter("Give only one of --embed and --files.")
+        LifetimeOptions(expires_in=self.expires_in).lifetime(datetime.now(UTC))
+        kubeconfig_entries.parse_template(self.context_name)
+
+    def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
+        """The user entry. The exec plugin's cache or the file gets the certificate."""
+        if self.embed:
+            return dict(issued.kubeconfig.credential)
+        from clustercert.cli.credential import cache
+        from clustercert.cli.credential.certificate_files import CertificateFile
+        from clustercert.cli.credential.renewal import store
+        from clustercert.cli.credential.source import Credential
+        from clustercert.cli.login import profile
+
+        state = cache.login_state(str(profile.path_of(ref.profile, os.environ)))
+        credential = Credential.of(issued, state)
+        if self.files:
+            file = CertificateFile(*ref.identity)
+            file.write(credential)
+            return {"client-certificate": str(file.path), "client-key": str(file.path)}
+        store(cache.path_of(*ref.identity), credential)
+        options = ["--service-key"] if self.service_key else []
+        if self.expires_in is not None:
+            options += ["--expires-in", self.expires_in]
+        return kubeconfig_entries.exec_user(ref, options)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """The names of new entries, and the files that get them."""
+
+    files: list[Path]
+    configs: dict[Path, Kubeconfig]
+    names: dict[str, ClusterRef] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, explicit: Path | None) -> "_Plan":
+        paths = kubeconfig_files.loading_order(explicit, os.environ)
+        return cls(paths, {path: kubeconfig_files.load(path) for path in paths})
+
+    def add(self, name: str, ref: ClusterRef) -> None:
+        """Add the name of a new entry. Raises CommandError if another entry has this name."""
+        if name in self.names:
+            raise CommandError(
+                f"Two clusters would get the name {name}. Choose names with --context-name, such as "
+                "'{domain}-{project}-{cluster}' or '{profile}-{cluster}-{id}'."
+            )
+        for path, config in self.configs.items():
+            kubeconfig_entries.check_owner(config, path, name, ref)
+        self.names[name] = ref
+
+    def target(self, name: str) -> Path:
+        """The file that has this context, or the one that gets new entries."""
+        holders = (path for path, config in self.configs.items() if name in config.entries("contexts"))
+        return next(holders, kubeconfig_files.default_target(self.files))
+
+
+@expand_options
+def merge(
+    clusters: Annotated[
+        list[str] | None, typer.Argument(metavar="CLUSTER…", help="Names or ids of clusters.")
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="All clusters that the login serves.")] = False,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT",
+            help="Project of the clusters; required if several have a cluster of this name.",
+        ),
+    ] = None,
+    domain: ProjectDomainOption = None,
+    entries: EntryOptions,
+    login: LoginOptions,
+    kubeconfig: KubeconfigOption = None,
+    use: Annotated[bool, typer.Option("--use", help="Make it the current context.")] = False,
+) -> None:
+    """Add clusters to your kubeconfig, so that kubectl gets certificates by itself.
+
+    kubectl then runs `clustercert credential` when it needs a certificate. Other entries of the file stay as they are,
+    and so does the current context without --use. The previous file is kept beside it.
+    """
+    if bool(clusters) == every:
+        raise typer.BadParameter(
+            f"{'Name clusters or give --all, not both' if every else 'Name clusters, or give --all'}."
+        )
+    if use and (every or len(clusters or ()) != 1):
+        raise typer.BadParameter("--use needs exactly one cluster.")
+    chosen = login.profile()
+    if not entries.embed and login.saved_name is None:
+        raise CommandError(
+            "Renewing certificates needs a saved login. Run `clustercert login URL`, or write them with --embed."
+        )
+    plan = _Plan.read(kubeconfig)
+    with chosen.explain_rejection(), chosen.client() as client:
+        found = _selected(client, chosen, clusters or (), project, domain)
+        for ref in (ClusterRef(login.saved_name or "openstack", *each) for each in found):
+            plan.add(kubeconfig_entries.context_name(entries.context_name, ref, chosen.user), ref)
+        changes = _issued(client, plan, entries, skip=every)
+    _write(plan, changes, use=use)
+
+
+def _selected(
+    client: "Client", chosen: "Profile", wanted: Sequence[str], project: str | None, domain: str | None
+) -> list[ReachableCluster]:
+    if wanted:
+        found = [find_cluster(client, chosen, name, project, domain) for name in wanted]
+    else:
+        if project is None and domain is None and chosen.chosen_project:
+            project = chosen.project_id
+        found = reachable_clusters(client, project, domain)
+    if not found:
+        raise UnknownName(
+            f"There are no clusters in {f'the project {project}' if project else chosen.scope}."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _issued(client: "Client", plan: _Plan, entries: EntryOptions, *, skip: bool) -> dict[str, Changes]:
+    """Request certificates and build the entries, by name.
+
+    Args:
+        skip: whether to leave out clusters for which the service refuses a certificate.
+    """
+    from clustercert.cli.kubeconfig.request import CertificateRequest
+    from clustercert.client.connection import ApiError
+
+    found = {}
+    for name, ref in plan.names.items():
+        lifetime = LifetimeOptions(expires_in=entries.expires_in)
+        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not entries.service_key)
+        try:
+            issued = request.send(client)
+        except ApiError as error:
+            if not skip or error.http_status not in (403, 404):
+                raise
+            note(f"Skipped {ref.cluster}: {error.message}")
+            continue
+        address = kubeconfig_entries.verified_address(
+            issued.kubeconfig.document, internal=entries.internal, insecure=entries.insecure
+        )
+        found[name] = kubeconfig_entries.changes(name, ref, address, entries.user(ref, issued))
+    if not found:
+        raise CommandError("The service refused certificates for all clusters.")
+    return found
+
+
+def _write(plan: _Plan, changes: dict[str, Changes], *, use: bool) -> None:
+    by_file: dict[Path, list[str]] = {}
+    for name in changes:
+        by_file.setdefault(plan.target(name), []).append(name)
+    current, current_file = next(iter(changes)), kubeconfig_files.default_target(plan.files)
+    if use:
+        by_file.setdefault(current_file, [])
+    for path, names in by_file.items():
+        put = {noun: {name: changes[name].put[noun][name] for name in names} for noun in LISTS}
+        # One change of each file, so that the backup is the file from before the command.
+        wanted = Changes(put=put, current=current if use and path == current_file else None)
+        kubeconfig_files.change(path, partial(_update, path=path, names=plan.names, wanted=wanted))
+        for name in names:
+            ref, address = plan.names[name], put["clusters"][name]["cluster"]
+            note(f"{name}: the cluster {ref.cluster} at {address['server']}, in {path}")
+            if warning := kubeconfig_entries.address_warning(address):
+                note(warning)
+    if not use:
+        _hint(plan, current)
+
+
+def _update(config: Kubeconfig, *, path: Path, names: Mapping[str, ClusterRef], wanted: Changes) -> Changes:
+    """Check again under the file's lock, because another program may have added entries. Returns the changes."""
+    for name in wanted.put["contexts"]:
+        kubeconfig_entries.check_owner(config, path, name, names[name])
+    return kubeconfig_entries.keep_additions(config, wanted)
+
+
+def _hint(plan: _Plan, name: str) -> None:
+    current = next((config.current for config in plan.configs.values() if config.current), None)
+    if current != name and sys.stderr.isatty():
+        note(
+            f"The current context stays {current or 'empty'}. Switch with "
+            f"`kubectl config use-context {shlex.quote(name)}`."
+        )

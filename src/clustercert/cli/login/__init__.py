@@ -1,0 +1,1 @@
+"""Commands that log in and out, and the saved logins."""

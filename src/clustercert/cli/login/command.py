@@ -1,0 +1,277 @@
+"""`clustercert login` and `logout`: log in to a running service, and save the login as a profile."""
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clustercert.cli.commands import expand_options
+from clustercert.cli.login import flow, profile, renewal, trust
+from clustercert.cli.login.method import IssuerOptions
+from clustercert.cli.login.options import LoginOptions, PlainHttpOption, ProfileOption
+from clustercert.cli.login.profile import Profile
+from clustercert.cli.login.trust import TrustOptions
+from clustercert.cli.lookup import NO_PROJECTS
+from clustercert.cli.options import CommandError, PasswordFileOption, UsageError, YesOption
+from clustercert.cli.output import note
+from clustercert.cli.prompts import prompt_text, read_secret
+from clustercert.cli.session import DEFAULT_DOMAIN
+from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.model.errors import ClustercertError
+
+_PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialOptions:
+    """The options for the credentials: a password, or an access key."""
+
+    user: Annotated[
+        str | None,
+        typer.Option("--user", "-u", help="User, to log in with a password. [default: the last one]"),
+    ] = None
+    domain: Annotated[
+        str | None, typer.Option(help="Domain of the user. [default: the last one, or Default]")
+    ] = None
+    password_file: PasswordFileOption = None
+    access_key: Annotated[
+        str | None, typer.Option(metavar="AK", help="Access key to log in with, instead of a password.")
+    ] = None
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Read the secret key from FILE, or from standard input (-)."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.user is not None and self.access_key is not None:
+            raise typer.BadParameter("Give only one of --user and --access-key.")
+
+    @property
+    def is_given(self) -> bool:
+        return any((self.user, self.password_file, self.access_key, self.secret_file))
+
+    def log_in(self, url: str, project: str | None, ca_pem: str | None, last: Profile | None) -> Profile:
+        """Log in with these credentials, or as the user of the last login. Raises ClientError or CommandError."""
+        access_key = self.access_key or (last.access_key if last is not None and self.user is None else None)
+        if access_key is not None:
+            secret_key = _secret("Secret key", "CLUSTERCERT_SECRET_KEY", self.secret_file, "--secret-file")
+            return flow.log_in_by_access_key(url, access_key, secret_key, project, ca_pem)
+        from clustercert.client import Login
+
+        same_user = last is not None and last.access_key is None and self.user in (None, last.user)
+        user = self.user or (last.user if last is not None and same_user else None)
+        if user is None:
+            user = prompt_text("User", "add --user NAME")
+        elif self.user is None:
+            note(f"Logging in to {url} as {user}.")
+        domain = self.domain or (last.domain if last is not None and same_user else None) or DEFAULT_DOMAIN
+        by_id = project is not None and _PROJECT_ID.fullmatch(project)
+        login = Login(
+            user=user,
+            domain=domain,
+            password=password_from(self.password_file),
+            project_id=project if by_id else None,
+            project=None if by_id else project,
+        )
+        session = flow.log_in_by_password(url, login, ca_pem)
+        return replace(flow.profile_of(url, session, None, ca_pem), domain=domain)
+
+
+@expand_options
+def login(
+    credentials: CredentialOptions,
+    trust: TrustOptions,
+    issuer: IssuerOptions,
+    url: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="URL",
+            help="Service, such as https://clustercert.example.com. [default: that of the last login]",
+        ),
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(help="Project in which to look for clusters first, by name or id.")
+    ] = None,
+    profile_name: ProfileOption = None,
+    plain_http: PlainHttpOption = False,
+) -> None:
+    """Log in to a running service, for `clusters`, `kubeconfig` and kubectl.
+
+    The next login needs no options: it uses the same service, CA and user. One login serves all projects of the user.
+    A login at another service creates another profile.
+
+    At an OIDC issuer, people log in with a browser. CI jobs give a token with --token-file or CLUSTERCERT_TOKEN. The
+    first login at an issuer asks whether this service may get the token, unless --allow-service names it.
+
+    A login with a password saves a token until it expires, never the password. Secrets come from a prompt, from a file,
+    or from the variables CLUSTERCERT_PASSWORD and CLUSTERCERT_SECRET_KEY.
+    """
+    warn_in_client(os.environ)
+    base, name, last = _service(url, profile_name, plain_http=plain_http)
+    ca_pem = trust.ca_pem(base, last.ca_pem if last is not None else None)
+    found = issuer.log_in(base, project, ca_pem, last, by_password=credentials.is_given)
+    if found is None:
+        by_password = last if last is None or last.oidc is None else None
+        found = credentials.log_in(base, project, ca_pem, by_password)
+    _save(name, found)
+    if profile_name is None:
+        profile.use(name, os.environ)
+
+
+def _save(name: str, found: Profile) -> None:
+    """Save the login, and tell the user."""
+    before = profile.remembered(name, os.environ)
+    path = renewal.save(name, found)
+    if before is not None and not _is_same_user(before, found):
+        note(
+            f"The profile {name} was the login of {before.user} at {before.url}. kubectl's contexts with this profile "
+            f"now act as {found.user}. Keep several logins with --profile NAME."
+        )
+    expires_at = None if found.is_renewable else found.expires_at
+    until = f" until {expires_at:%Y-%m-%d %H:%M} UTC" if expires_at else ""
+    where = f" in {found.scope}" if found.project_id is not None else ""
+    note(f"Logged in as {found.user}{where}{until}. Saved in {path}")
+    if found.project_id is None and not _is_operator(found):
+        note(NO_PROJECTS)
+
+
+def _is_operator(found: Profile) -> bool:
+    caller = None
+    # The login is saved already, and only a hint depends on this.
+    with contextlib.suppress(ClustercertError), found.client() as client:
+        caller = client.caller()
+    return caller is not None and caller.is_operator
+
+
+def _service(
+    url: str | None, profile_name: str | None, *, plain_http: bool
+) -> tuple[str, str, Profile | None]:
+    """Return the address, the profile's name, and the last login at this address."""
+    from clustercert.client.connection import service_url
+
+    name = profile_name or profile.current(os.environ)
+    last = profile.remembered(name, os.environ)
+    if url is None:
+        if last is None:
+            raise UsageError("Name the service: `clustercert login URL`. Later logins don't need it.")
+        return last.url, name, last
+    base = service_url(url, plain_http=plain_http)
+    if last is None or last.url == base:
+        return base, name, last
+    if profile_name is None:
+        # Don't replace the login at the other service.
+        name = re.sub(r"[^A-Za-z0-9.-]", "-", base.partition("://")[2])[:64].strip("-")
+        note(f"This is not the service of the profile {profile.current(os.environ)}. New profile: {name}")
+        last = profile.remembered(name, os.environ)
+        return base, name, last
+    return base, name, None
+
+
+def _is_same_user(one: Profile, other: Profile) -> bool:
+    # Logins with an access key have no domain.
+    domains = {one.domain, other.domain} - {None}
+    return (one.url, one.user) == (other.url, other.user) and len(domains) <= 1
+
+
+def logout(
+    profile_name: ProfileOption = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also forget the address, the CA and the user.")
+    ] = False,
+    everywhere: Annotated[
+        bool,
+        typer.Option(
+            "--everywhere",
+            help="For a lost machine: end all your logins on all machines, and revoke all your certificates.",
+        ),
+    ] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="With --everywhere: delete your access keys, too.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Log out: revoke the token and delete it.
+
+    The tokens of an OIDC issuer are deleted, and the refresh token is revoked if the issuer can do that.
+
+    With --everywhere, from any machine where you can log in: asks first, and says what remains.
+    """
+    from clustercert.cli.credential import cache
+    from clustercert.client.connection import ClientError
+
+    if keys and not everywhere:
+        raise typer.BadParameter("--keys needs --everywhere.")
+    name = profile_name or profile.current(os.environ)
+    if everywhere:
+        from clustercert.cli.login.logout_everywhere import end_all_logins
+
+        login = LoginOptions(profile_name)
+        end_all_logins(login.profile(), keys=keys, yes=yes)
+        if login.saved_name is None:
+            return
+    else:
+        warn_in_client(os.environ)
+    found = profile.remembered(name, os.environ) if forget else None
+    found = found or profile.load(name, os.environ)
+    if forget:
+        trust.forget(found.url)
+    if found.oidc is not None:
+        _end_session(name, forget=forget)
+    elif forget:
+        profile.delete(name, os.environ)
+    else:
+        profile.save(name, profile.without_login(found), os.environ)
+    cache.clear(name)
+    if not everywhere and found.oidc is None and found.token is not None and not found.has_expired:
+        try:
+            with found.client() as client:
+                client.revoke(found.token)
+        except (ClientError, CommandError) as error:
+            note(f"The token could not be revoked and stays valid until it expires: {error.message}")
+    note(f"Logged out from {found.url}.")
+    _name_remaining_keys(name)
+
+
+def _end_session(name: str, *, forget: bool) -> None:
+    """Delete the tokens of an issuer, and revoke the refresh token. No other process renews the login meanwhile."""
+    from clustercert.cli.login import oidc_login, token_storage
+    from clustercert.client.connection import ClientError
+
+    with token_storage.exclusive(profile.tokens_path(name, os.environ)):
+        found = profile.remembered(name, os.environ)
+        if found is None:
+            return
+        try:
+            oidc_login.end_session(name, found)
+        except (ClientError, CommandError) as error:
+            note(f"The login could not be ended at the issuer: {error.message}")
+        if forget:
+            profile.delete(name, os.environ)
+        else:
+            profile.save(name, profile.without_login(found), os.environ)
+
+
+def _name_remaining_keys(name: str) -> None:
+    """Tell the user about files with private keys that logout leaves."""
+    from clustercert.cli.credential.certificate_files import certificate_files
+
+    if files := [file.path for file in certificate_files() if file.profile == name]:
+        note(
+            f"Certificate files with private keys remain in {files[0].parent}, because a kubeconfig names them. Remove "
+            "them with `clustercert kubeconfig unmerge`."
+        )
+
+
+def password_from(file: Path | None, prompt: str = "Password") -> str:
+    """Return the current password, from a file, from CLUSTERCERT_PASSWORD or from a prompt."""
+    return _secret(prompt, "CLUSTERCERT_PASSWORD", file, "--password-file")
+
+
+def _secret(prompt: str, variable: str, file: Path | None, option: str) -> str:
+    if file is None and (value := os.environ.get(variable)):
+        return value
+    return read_secret(prompt, file, f"add {option} FILE or set {variable}")

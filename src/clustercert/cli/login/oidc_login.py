@@ -1,0 +1,158 @@
+"""Logs in at an OIDC issuer, and creates the profile."""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from clustercert.cli.login import browser
+from clustercert.cli.login.flow import choose_project
+from clustercert.cli.login.profile import OidcLogin, Profile
+from clustercert.cli.login.renewal import refresh_token_of, saved_issuer
+from clustercert.cli.options import NotLoggedIn
+from clustercert.cli.output import note
+
+if TYPE_CHECKING:
+    from clustercert.client import Client, ProjectRef
+    from clustercert.client.oidc.issuer import LoginIssuer, LoginOffer
+    from clustercert.client.oidc.tokens import DeviceCode, Tokens
+
+# How long to wait for a new key: the service fetches keys at most every 30 seconds.
+_LONGEST_WAIT_SECONDS, _RETRY_SECONDS = 40.0, 5.0
+
+
+def by_browser(issuer: "LoginIssuer", *, open_window: bool, reauthenticate: bool = False) -> "Tokens":
+    """Log in in a browser on this machine. Raises ClientError.
+
+    Args:
+        reauthenticate: whether the issuer authenticates the user even if it has a session of theirs.
+    """
+    from clustercert.client.oidc.browser_login import log_in_by_browser
+    from clustercert.client.oidc.tokens import IssuerClient
+
+    def show(url: str) -> None:
+        if open_window:
+            note(
+                f"Log in at {issuer.url} in the browser window. If none opens, run `clustercert login --no-browser`."
+            )
+            browser.open_window(url)
+        else:
+            note(f"Log in at {issuer.url}: open this address once, in a browser on this machine.\n  {url}")
+            note("On a machine without a browser, run `clustercert login --device`.")
+
+    if reauthenticate:
+        # Source: OpenID Connect Core 1.0, 3.1.2.1.
+        parameters = {**issuer.client.parameters, "prompt": "login"}
+        issuer = replace(issuer, client=replace(issuer.client, parameters=parameters))
+    with IssuerClient(issuer) as client:
+        return log_in_by_browser(client, show)
+
+
+def by_device(issuer: "LoginIssuer") -> "Tokens":
+    """Log in by a code that the user enters in any browser. Raises ClientError."""
+    from clustercert.client.oidc.tokens import IssuerClient, log_in_by_device_code
+
+    def show(device: "DeviceCode") -> None:
+        note(f"Open this address in any browser, and enter the code {device.user_code}\n  {device.uri}")
+        if device.complete_uri is not None:
+            note(f"Or open this one, and compare the code.\n  {device.complete_uri}")
+
+    with IssuerClient(issuer) as client:
+        return log_in_by_device_code(client, show)
+
+
+def profile_of(
+    url: str, ca_pem: str | None, oidc: OidcLogin, tokens: "Tokens", project: str | None = None
+) -> Profile:
+    """Create the profile, if the service accepts the token. Raises ClientError or CommandError."""
+    from clustercert.client import Client
+    from clustercert.client.auth import TokenAuth
+    from clustercert.client.connection import ApiError
+
+    with Client(url, TokenAuth(tokens.bearer), ca_pem=ca_pem) as client:
+        try:
+            scope, only = choose_project(_projects(client), project)
+            caller = client.caller()
+        except ApiError as error:
+            if error.http_status != 401:  # noqa: PLR2004 - not authenticated
+                raise
+            named = f" of the issuer {oidc.name}" if oidc.name else ""
+            ended = (
+                "If you ended all your logins, wait until the time that `logout --everywhere` printed, and add "
+                "--reauthenticate. "
+                if oidc.name
+                else ""
+            )
+            raise NotLoggedIn(
+                f"{error.message} {url} does not accept the token{named}. {ended}"
+                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id."
+            ) from error
+    return Profile(
+        url=url,
+        user=caller.name if caller is not None else tokens.user,
+        project_id=scope.id if scope is not None else None,
+        project_name=scope.name if scope is not None else None,
+        ca_pem=ca_pem,
+        token=tokens.bearer,
+        expires_at=tokens.expires_at,
+        refresh_token=tokens.refresh,
+        chosen_project=project is not None or only,
+        oidc=oidc,
+    )
+
+
+def _projects(client: "Client") -> "tuple[ProjectRef, ...]":
+    """List the user's projects. Waits while the service is unavailable. Raises ClientError.
+
+    The service may have to wait before it fetches the issuer's new keys, and the user should not log in again for that.
+    """
+    from clustercert.client.connection import ApiError
+
+    deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+    while True:
+        try:
+            return client.projects()
+        except ApiError as error:
+            if error.http_status != 503 or time.monotonic() > deadline:  # noqa: PLR2004 - unavailable
+                raise
+            note(f"{error.message} Trying again.")
+        time.sleep(_RETRY_SECONDS)
+
+
+def end_session(name: str, found: Profile) -> None:
+    """Revoke the refresh token at the issuer, and delete it from the keyring. Raises ClientError or CommandError."""
+    from clustercert.client.oidc.tokens import IssuerClient
+
+    refresh_token = refresh_token_of(name, found)
+    if found.in_keyring:
+        import os
+
+        from clustercert.cli.login import profile, token_storage
+
+        token_storage.delete(str(profile.tokens_path(name, os.environ)))
+    if refresh_token is None or found.oidc is None or found.oidc.issuer is None:
+        return
+    with IssuerClient(saved_issuer(name, found.oidc)) as client:
+        if not client.revoke(refresh_token):
+            note(
+                f"The issuer {client.issuer.url} can't revoke logins. The login stays valid there until it expires."
+            )
+
+
+def current_issuer(name: str, found: Profile, oidc: OidcLogin) -> "tuple[LoginIssuer, LoginOffer]":
+    """Return the issuer as the service describes it now, or as it is saved, and what else the service says.
+
+    Raises ClientError or CommandError.
+    """
+    from clustercert.client import Client
+    from clustercert.client.oidc.issuer import login_offer
+
+    saved = saved_issuer(name, oidc)
+    with Client(found.url, ca_pem=found.ca_pem) as service:
+        offer = login_offer(service)
+    return with_saved_ca(offer.by_name.get(oidc.name, saved), saved), offer
+
+
+def with_saved_ca(issuer: "LoginIssuer", saved: "LoginIssuer") -> "LoginIssuer":
+    """Return the issuer with the CA that the user named at the last login, if the service names none."""
+    keeps = issuer.ca_pem is None and issuer.url == saved.url
+    return replace(issuer, ca_pem=saved.ca_pem) if keeps else issuer

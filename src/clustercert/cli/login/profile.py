@@ -1,0 +1,316 @@
+"""Saved logins: one file of mode 0600 for each profile, in a folder of mode 0700.
+
+A profile contains a token or an access key, never a password. The tokens of a login at an OIDC issuer are in another
+file: see `login_tokens`.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clustercert.cli.login import token_storage
+from clustercert.cli.login.token_storage import SavedTokens
+from clustercert.cli.options import (
+    CommandError,
+    NotLoggedIn,
+    UnknownName,
+    UsageError,
+    did_you_mean,
+    home_folder,
+)
+from clustercert.model.ids import is_id
+from clustercert.secure_file import make_private_folder, write_private
+
+if TYPE_CHECKING:
+    from clustercert.client import Client
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.client.connection import Auth
+    from clustercert.model import JsonObject
+
+DEFAULT_PROFILE = "default"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class OidcLogin:
+    """How a login with a token of an OIDC issuer is renewed.
+
+    Attributes:
+        name: of the issuer at the service; empty if the token was given.
+        subject: the issuer's id of the user.
+        issuer: the issuer as the service describes it; `None` if the token was given.
+        keyring: whether the refresh token is kept in the system's keyring.
+        token_file: file in which another program puts new tokens.
+    """
+
+    name: str
+    subject: str
+    issuer: "JsonObject | None" = None
+    keyring: bool = False
+    token_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A login to a service.
+
+    Attributes:
+        url: the service's base URL.
+        user: the user name, for messages; the access key if the service does not tell whose it is.
+        domain: the user's domain, by name; `None` if the profile is from an older version.
+        project_id, project_name: the project that is used if an object is not looked up in all projects; `None` if the
+            user had no role in any project, such as an operator.
+        chosen_project: whether the user chose the project, so that it decides between clusters of one name.
+        ca_pem: the CAs to trust instead of this machine's CAs.
+        token, expires_at: set only after a login with a password, or at an OIDC issuer.
+        access_key, secret_key: the secret key is set only after a login with an access key.
+    """
+
+    url: str
+    user: str
+    project_id: str | None
+    project_name: str | None
+    ca_pem: str | None = None
+    token: str | None = field(default=None, repr=False)
+    expires_at: datetime | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    domain: str | None = None
+    chosen_project: bool = True
+    oidc: OidcLogin | None = None
+    refresh_token: str | None = field(default=None, repr=False)
+    in_keyring: bool = False
+
+    @property
+    def is_logged_in(self) -> bool:
+        """Whether the profile has a token or a secret key. The token may have expired."""
+        return self.token is not None or self.secret_key is not None or self.is_renewable
+
+    @property
+    def is_renewable(self) -> bool:
+        """Whether the token can be renewed without the user."""
+        if self.oidc is None:
+            return False
+        from_file = self.token is not None and self.oidc.token_file is not None
+        return from_file or self.refresh_token is not None or self.in_keyring
+
+    @property
+    def _has_token_of_service(self) -> bool:
+        """Whether the token is from the service, which gives another one for each project."""
+        return self.secret_key is None and self.oidc is None
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+    @property
+    def scope(self) -> str:
+        """The projects in which clusters are looked up, for messages."""
+        return f"the project {self.project_name}" if self.chosen_project else "all your projects"
+
+    def client(self) -> "Client":
+        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
+        from clustercert.client import Client
+        from clustercert.client.auth import ProjectTokenAuth
+
+        auth, token = self._auth(), self.token or ""
+        client = Client(self.url, auth, ca_pem=self.ca_pem)
+        if self._has_token_of_service:
+            client.auth = ProjectTokenAuth(token, self.project_id, lambda to: client.rescope(token, to).token)
+        return client
+
+    def administration_client(self) -> "AdministrationClient":
+        """Create a client with this login, for all projects. Raises NotLoggedIn if the login has expired."""
+        from clustercert.client.administration import AdministrationClient
+        from clustercert.client.auth import ProjectTokenAuth
+        from clustercert.client.connection import ApiError
+
+        auth, token = self._auth(), self.token or ""
+        client = AdministrationClient(self.url, auth, ca_pem=self.ca_pem)
+
+        def rescope(project_id: str) -> str:
+            # Operators need no role in the project. Paths with a project's name instead of its id are only for
+            # operators.
+            if client.is_operator or not is_id(project_id):
+                return token
+            with contextlib.suppress(ApiError), self.client() as other:
+                return other.rescope(token, project_id).token
+            # The user has no role in the project. The service's response to the request says so.
+            return token
+
+        if self._has_token_of_service:
+            client.auth = ProjectTokenAuth(token, self.project_id, rescope)
+        return client
+
+    def _auth(self) -> "Auth":
+        if self.access_key is not None and self.secret_key is not None:
+            from clustercert.client.auth import AccessKeyAuth
+
+            return AccessKeyAuth(self.access_key, self.secret_key)
+        if self.has_expired and self.expires_at is not None:
+            raise NotLoggedIn(
+                f"The login at {self.url} expired at {self.expires_at:%Y-%m-%d %H:%M} UTC. Run `clustercert login` "
+                "again."
+            )
+        from clustercert.client.auth import TokenAuth
+
+        return TokenAuth(self.token or "")
+
+    @contextlib.contextmanager
+    def explain_rejection(self) -> Iterator[None]:
+        """Raise NotLoggedIn with advice if the service rejects the token."""
+        from clustercert.client.connection import ApiError
+
+        try:
+            yield
+        except ApiError as error:
+            if error.http_status != 401 or self.token is None:  # noqa: PLR2004 - not authenticated
+                raise
+            explained = (
+                "An operator sees the reason with `clustercert identity explain`, or in the log by the request id. "
+                if self.oidc is not None
+                else ""
+            )
+            raise NotLoggedIn(
+                f"{error.message} The login at {self.url} is no longer valid. {explained}Run `clustercert login` again."
+            ) from error
+
+
+def current(environment: Mapping[str, str]) -> str:
+    """Return the name of the profile to use: the one in the environment, or the one chosen last."""
+    if name := environment.get("CLUSTERCERT_PROFILE"):
+        return name
+    try:
+        name = _current_file(environment).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return DEFAULT_PROFILE
+    return name if _NAME.fullmatch(name) else DEFAULT_PROFILE
+
+
+def use(name: str, environment: Mapping[str, str]) -> None:
+    """Make a profile the current one. Raises UnknownName if there is no such profile, or CommandError."""
+    if not path_of(name, environment).exists():
+        raise UnknownName(f"There is no profile {name}.{did_you_mean(name, names(environment))}")
+    try:
+        write_private(_current_file(environment), f"{name}\n")
+    except OSError as error:
+        raise CommandError(f"The current profile can't be changed: {error.strerror}.") from error
+
+
+def names(environment: Mapping[str, str]) -> list[str]:
+    """List the saved profiles by name."""
+    files = path_of(DEFAULT_PROFILE, environment).parent.glob("*.json")
+    return sorted(path.stem for path in files if _NAME.fullmatch(path.stem))
+
+
+def load(name: str, environment: Mapping[str, str]) -> Profile:
+    """Load a login. Raises CommandError if the profile is malformed, or NotLoggedIn."""
+    found = remembered(name, environment)
+    if found is None:
+        raise NotLoggedIn(
+            f"There is no profile {name}.{did_you_mean(name, names(environment))} Run `clustercert login URL`, or set "
+            "OS_AUTH_URL and OS_USERNAME etc."
+        )
+    if not found.is_logged_in:
+        raise NotLoggedIn(f"You are logged out from {found.url}. {log_in_again(name)}")
+    return found
+
+
+def remembered(name: str, environment: Mapping[str, str]) -> Profile | None:
+    """Load a profile, which may have no login. Returns `None` if it is missing. Raises CommandError."""
+    path = path_of(name, environment)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["expires_at"] is not None:
+            data["expires_at"] = datetime.fromisoformat(data["expires_at"])
+        if data.get("oidc") is not None:
+            data |= asdict(token_storage.read(tokens_path(name, environment)))
+            data["oidc"] = OidcLogin(**data["oidc"])
+        return Profile(**data)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandError(f"The profile {path} can't be read: {error.strerror}.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CommandError(f"The profile {path} is damaged. Run `clustercert login URL` again.") from error
+
+
+def save(name: str, profile: Profile, environment: Mapping[str, str]) -> Path:
+    """Write or replace a profile, and return the file's path. Raises CommandError."""
+    path = path_of(name, environment)
+    separate = profile.oidc is not None
+    saved = SavedTokens(profile.token, profile.expires_at, profile.refresh_token, profile.in_keyring)
+    token_storage.save(tokens_path(name, environment), saved if separate else SavedTokens())
+    kept = without_login(profile) if separate else profile
+    data = asdict(kept)
+    data["expires_at"] = kept.expires_at.isoformat() if kept.expires_at else None
+    try:
+        for folder in (path.parent.parent, path.parent):
+            make_private_folder(folder)
+        write_private(path, json.dumps(data, indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"The profile {path} can't be written: {error.strerror}.") from error
+    return path
+
+
+def delete(name: str, environment: Mapping[str, str]) -> None:
+    """Delete a profile. Raises CommandError if the file is missing or can't be deleted."""
+    path = path_of(name, environment)
+    token_storage.save(tokens_path(name, environment), SavedTokens())
+    try:
+        path.unlink()
+    except OSError as error:
+        raise CommandError(f"The profile {path} can't be deleted: {error.strerror}.") from error
+
+
+def option(name: str) -> str:
+    """Return the option that names a profile, after a space, or nothing for the default."""
+    return "" if name == DEFAULT_PROFILE else f" --profile {name}"
+
+
+def log_in_again(name: str) -> str:
+    """Return a sentence that names the command that renews a login. The profile has the address and the user."""
+    return f"Run `clustercert login{option(name)}`."
+
+
+def without_login(profile: Profile) -> Profile:
+    """Return the profile with only the data for the next login: the address, the CA and the user."""
+    return replace(
+        profile, token=None, expires_at=None, secret_key=None, refresh_token=None, in_keyring=False
+    )
+
+
+def path_of(name: str, environment: Mapping[str, str]) -> Path:
+    """Return the file of a profile. Raises UsageError if the name is not valid."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is not a valid profile name. Use 1 to 64 letters, digits, dots, hyphens or underscores."
+        )
+    return _folder(environment) / "profiles" / f"{name}.json"
+
+
+def tokens_path(name: str, environment: Mapping[str, str]) -> Path:
+    """Return the file with the tokens of a login at an OIDC issuer. Raises CommandError if the name is not valid."""
+    return path_of(name, environment).parent.parent / "tokens" / f"{name}.json"
+
+
+def known_services_path(environment: Mapping[str, str]) -> Path:
+    """Return the file with the services that may get tokens of OIDC issuers."""
+    return _folder(environment) / "known-services.json"
+
+
+def _current_file(environment: Mapping[str, str]) -> Path:
+    return _folder(environment) / "current-profile"
+
+
+def _folder(environment: Mapping[str, str]) -> Path:
+    # XDG Base Directory Specification: ignore a relative path in the variable.
+    folder = Path(environment.get("XDG_CONFIG_HOME") or "")
+    if not folder.is_absolute():
+        folder = home_folder() / ".config"
+    return folder / "clustercert"

@@ -1,0 +1,154 @@
+"""Refresh tokens of saved logins, in a file or the system's keyring."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from clustercert.cli.credential.lock import LockTimeout, locked
+from clustercert.cli.options import CommandError
+from clustercert.secure_file import make_private_folder, write_private
+
+T = TypeVar("T")
+
+_SERVICE = "clustercert"
+_SECONDS = 30.0
+
+
+def check() -> None:
+    """Raise CommandError if there is no keyring, or if it does not answer."""
+    get("check")
+
+
+def put(account: str, secret: str) -> None:
+    """Save a secret. Raises CommandError if there is no keyring, or if it does not answer."""
+    _within_time(lambda: _keyring().set_password(_SERVICE, account, secret))
+
+
+def get(account: str) -> str | None:
+    """Return a secret, or `None` if there is none. Raises CommandError."""
+    return _within_time(lambda: _keyring().get_password(_SERVICE, account))
+
+
+def delete(account: str) -> None:
+    """Delete a secret if there is one. Raises CommandError."""
+    if get(account) is not None:
+        _within_time(lambda: _keyring().delete_password(_SERVICE, account))
+
+
+class _Keyring:
+    """The functions of the package that are used."""
+
+    set_password: Callable[[str, str, str], None]
+    get_password: Callable[[str, str], str | None]
+    delete_password: Callable[[str, str], None]
+
+
+def _keyring() -> _Keyring:
+    import keyring
+
+    found: _Keyring = keyring
+    return found
+
+
+def _within_time(work: Callable[[], T]) -> T:
+    """Run a call in a thread that does not keep the process alive."""
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - backends raise errors of their own
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    if results:
+        return results[0]
+    if failures and isinstance(failures[0], ModuleNotFoundError):
+        raise CommandError(
+            "The package keyring is not installed. Run `pip install 'clustercert[keyring]'`, or omit --keyring."
+        )
+    reason = type(failures[0]).__name__ if failures else f"no answer within {_SECONDS:.0f} seconds"
+    raise CommandError(f"The keyring can't be used ({reason}). Log in again without --keyring.")
+
+
+# How long to wait for a lock: longer than a renewal takes.
+_WAIT_SECONDS = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTokens:
+    """The saved tokens of a login.
+
+    Attributes:
+        token: the token that is sent to the service.
+        expires_at: when to renew it.
+        refresh_token: `None` if the issuer sent none, refused it, or if it is in the keyring.
+        in_keyring: whether the refresh token is in the keyring.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    expires_at: datetime | None = None
+    refresh_token: str | None = field(default=None, repr=False)
+    in_keyring: bool = False
+
+    @property
+    def is_renewable(self) -> bool:
+        return self.refresh_token is not None or self.in_keyring
+
+
+def read(path: Path) -> SavedTokens:
+    """Read a file. Returns empty tokens if it is missing or damaged, since a new login replaces it."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        expires_at = data["expires_at"]
+        data["expires_at"] = datetime.fromisoformat(expires_at) if expires_at is not None else None
+        return SavedTokens(**data)
+    except (OSError, ValueError, TypeError, LookupError):
+        return SavedTokens()
+
+
+def save(path: Path, tokens: SavedTokens) -> None:
+    """Write or replace a file, or delete it if nothing is left. Raises CommandError."""
+    try:
+        if tokens == SavedTokens():
+            path.unlink(missing_ok=True)
+            return
+        data = asdict(tokens) | {"expires_at": tokens.expires_at.isoformat() if tokens.expires_at else None}
+        for folder in (path.parent.parent, path.parent):
+            make_private_folder(folder)
+        write_private(path, json.dumps(data, indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"The login {path} can't be written: {error.strerror}.") from error
+
+
+def drop_refresh_token(path: Path) -> None:
+    """Forget a refresh token that the issuer refused. Raises CommandError."""
+    save(path, replace(read(path), refresh_token=None, in_keyring=False))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, so that two processes never use one refresh token. Raises CommandError.
+
+    Many issuers give a new refresh token each time, and end the login if the old one is used again.
+    """
+    try:
+        for folder in (path.parent.parent, path.parent):
+            make_private_folder(folder)
+    except OSError as error:
+        raise CommandError(f"The login {path} can't be renewed: {error.strerror}.") from error
+    try:
+        with locked(str(path), _WAIT_SECONDS) as lock:
+            if not lock.is_held:
+                raise CommandError(f"The login can't be renewed: {path}.lock can't be written.")
+            yield
+    except LockTimeout:
+        raise CommandError(f"Another clustercert holds {path}.lock. End it, and try again.") from None

@@ -1,0 +1,237 @@
+"""Whether to trust a service: its certificate, and the addresses that get a login's token."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from clustercert.cli.login import profile
+from clustercert.cli.login.flow import read_ca
+from clustercert.cli.options import CommandError, NotLoggedIn, UsageError
+from clustercert.cli.output import note
+from clustercert.cli.prompts import confirm
+from clustercert.secure_file import make_private_folder, write_private
+
+if TYPE_CHECKING:
+    from clustercert.client.oidc.issuer import LoginIssuer
+
+
+_FINGERPRINT = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOptions:
+    """The options that name the CA of the service's certificate."""
+
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA of the service's certificate (PEM).")
+    ] = None
+    ca_fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHA256",
+            help="Trust the certificate or CA that the service sends, if it has this fingerprint.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.ca_file is not None and self.ca_fingerprint is not None:
+            raise typer.BadParameter("Give only one of --ca-file and --ca-fingerprint.")
+        if self.ca_fingerprint is not None and not _FINGERPRINT.fullmatch(
+            self.ca_fingerprint.replace(":", "")
+        ):
+            raise typer.BadParameter("--ca-fingerprint must be a SHA-256 fingerprint: 64 hex digits.")
+
+    def ca_pem(self, url: str, remembered: str | None) -> str | None:
+        """Return the CAs to trust, `None` for this machine's. Asks if the certificate is not trusted yet.
+
+        Args:
+            remembered: the CA from the last login.
+        """
+        from clustercert.client import connection
+
+        given = read_ca(self.ca_file) if self.ca_file is not None else None
+        if self.ca_fingerprint is None:
+            reason = connection.rejection(url, given or remembered)
+            if reason is None:
+                return given or remembered
+            if given is not None:
+                raise CommandError(
+                    f"The CA file {self.ca_file} does not fit the certificate of {url} ({reason}). Name the CA that "
+                    "signed it, and use an address that the certificate names."
+                )
+            return _confirmed(url, changed=remembered is not None)
+        certificate = connection.chosen_certificate(url, self.ca_fingerprint)
+        if certificate is None:
+            sent = ", ".join(each.fingerprint for each in connection.presented_chain(url))
+            raise CommandError(
+                f"{url} sends no certificate with the fingerprint {self.ca_fingerprint}. It sends: {sent}. Ask the "
+                "operator of the service for its fingerprint."
+            )
+        return _checked(url, certificate.pem)
+
+
+def _confirmed(url: str, *, changed: bool) -> str:
+    """Show the last certificate of the service's chain, and return it if the user trusts it."""
+    from clustercert.client import connection
+
+    *_, certificate = connection.presented_chain(url)
+    ca_pem = _checked(url, certificate.pem)
+    if changed:
+        note(f"The certificate of {url} is not the one of the last login.")
+    else:
+        note(f"This machine does not trust the certificate of {url} yet.")
+    note(f"SHA-256 fingerprint of its issuer, or of itself: {certificate.fingerprint}")
+    note("Compare it with the fingerprint that the operator of the service gives you.")
+    confirm(
+        "Trust it from now on?",
+        yes=False,
+        instead=f"add --ca-fingerprint {certificate.fingerprint} after you compared it, or --ca-file FILE",
+    )
+    return ca_pem
+
+
+def _checked(url: str, ca_pem: str) -> str:
+    from clustercert.client import connection
+
+    if (reason := connection.rejection(url, ca_pem)) is not None:
+        raise CommandError(
+            f"The certificate of {url} is not valid for this address, or has expired ({reason}). Use an address that it"
+            " names."
+        )
+    return ca_pem
+
+
+# An issuer's URL, and the id of a client there.
+_Client = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownService:
+    """A service at an address that the user accepted.
+
+    Attributes:
+        clients: the issuers and clients whose tokens it gets.
+        other_urls: its other addresses, as it listed them at the last login.
+    """
+
+    clients: frozenset[_Client] = frozenset()
+    other_urls: tuple[str, ...] = ()
+
+
+def is_known(url: str, issuer: "LoginIssuer") -> bool:
+    """Whether the user accepted that this address gets tokens of this client. Raises CommandError."""
+    services, client = _load(), _client(issuer)
+    return _is_accepted(services, url, client) or _is_listed(services, url, client)
+
+
+def require_known(name: str, url: str, issuer: "LoginIssuer") -> None:
+    """Raise NotLoggedIn if the user of a profile has not accepted this address and client."""
+    if not is_known(url, issuer):
+        raise NotLoggedIn(
+            f"{url} names the client {issuer.client.client_id} of {issuer.url}, with which you have not logged in "
+            f"there. {profile.log_in_again(name)}"
+        )
+
+
+def accept(url: str, issuer: "LoginIssuer", allowed: str | None) -> None:
+    """Ask the user whether an address may get tokens, unless it is known. Raises typer.Exit or CommandError.
+
+    Args:
+        allowed: the address that the user allows with `--allow-service`.
+    """
+    if allowed not in (None, url):
+        raise UsageError(
+            f"--allow-service names {allowed}, but this is a login at {url}. Name the same address."
+        )
+    if allowed is not None or is_known(url, issuer):
+        return
+    if (other := _other_service(url, issuer)) is not None:
+        raise CommandError(
+            f"{url} names the client {issuer.client.client_id} of {issuer.url}, whose tokens {other} accepts too. A "
+            f"false service could use your token there. Ask the operator of {other} whether {url} is theirs. If it is, "
+            f"add --allow-service {url}."
+        )
+    note(f"{url} gets the token of your login at {issuer.url} (client {issuer.client.client_id}).")
+    note(
+        "A false service could use this token at another service as you. Compare the address with your operator's."
+    )
+    confirm(f"Send the token to {url} from now on?", yes=False, instead=f"add --allow-service {url}")
+
+
+def remember(url: str, issuer: "LoginIssuer", urls: tuple[str, ...]) -> None:
+    """Remember an address that the user accepted, and the addresses that the service lists. Raises CommandError.
+
+    An address that is only listed by another one is not remembered: it is known while that one lists it.
+    """
+    services, client = _load(), _client(issuer)
+    if _is_listed(services, url, client) and not _is_accepted(services, url, client):
+        return
+    before = services.get(url, KnownService())
+    others = tuple(each for each in urls if each != url)
+    _save(services | {url: KnownService(before.clients | {client}, others)})
+
+
+def forget(url: str) -> None:
+    """Forget an address and those that it lists. Raises CommandError."""
+    services = _load()
+    if services.pop(url, None) is not None:
+        _save(services)
+
+
+def _client(issuer: "LoginIssuer") -> _Client:
+    return issuer.url, issuer.client.client_id
+
+
+def _is_accepted(services: dict[str, KnownService], url: str, client: _Client) -> bool:
+    return url in services and client in services[url].clients
+
+
+def _is_listed(services: dict[str, KnownService], url: str, client: _Client) -> bool:
+    return any(client in each.clients and url in each.other_urls for each in services.values())
+
+
+def _other_service(url: str, issuer: "LoginIssuer") -> str | None:
+    """Return another service that accepts tokens of the same login: a known one, or the one that `resource` names."""
+    client, resource = _client(issuer), urlsplit(issuer.client.resource or "")
+    known = next((other for other, each in _load().items() if other != url and client in each.clients), None)
+    if known is None and resource.netloc.lower() not in ("", urlsplit(url).netloc):
+        return f"{resource.scheme}://{resource.netloc}"
+    return known
+
+
+def _load() -> dict[str, KnownService]:
+    path = profile.known_services_path(os.environ)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(url): KnownService(
+                frozenset((str(issuer), str(client)) for issuer, client in each["clients"]),
+                tuple(map(str, each["other_urls"])),
+            )
+            for url, each in content.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CommandError(f"The file {path} is damaged. Delete it, and log in again.") from error
+
+
+def _save(services: dict[str, KnownService]) -> None:
+    path = profile.known_services_path(os.environ)
+    content = {
+        url: {"clients": sorted(each.clients), "other_urls": each.other_urls}
+        for url, each in services.items()
+    }
+    try:
+        make_private_folder(path.parent)
+        write_private(path, json.dumps(content, indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"The file {path} can't be written: {error.strerror}.") from error

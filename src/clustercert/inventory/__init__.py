@@ -1,1 +1,0 @@
-"""Use case: issued certificates, access to clusters, and CRLs."""

@@ -1,0 +1,465 @@
+"""Policy rules, their conditions, and the input of a policy decision."""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import ClassVar, Protocol, TypeGuard
+
+from clustercert.model import Caller, Grant, JsonObject
+from clustercert.model.clusters import Cluster
+from clustercert.model.errors import Forbidden, NotFound
+from clustercert.model.identity import FederatedDomain, Group, User
+from clustercert.model.issuance import IssueRequest
+from clustercert.model.name_patterns import Names, Values
+
+MAX_GROUPS = 64
+"""The maximum number of Kubernetes groups in one certificate."""
+
+MAX_TRACED = 50
+"""The maximum number of skipped rules and of conditions in a decision trace."""
+
+# Conditions on names that the caller chooses.
+_CHOSEN = frozenset({"auth_method", "key_type"})
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(slots=True, eq=False)
+class DecisionInput:
+    """The input of a policy decision. Audit events contain it, so that the decision can be computed again.
+
+    Attributes:
+        roles: the caller's roles in the cluster's project.
+        key_type: the type of the CSR's key, or of the key that the service would generate.
+        issuer_names: the prefixes by which users and groups of issuers are named.
+        cel_context: created by the first expression, and reused by the others.
+    """
+
+    caller: Caller
+    cluster: Cluster
+    request: IssueRequest
+    roles: tuple[str, ...]
+    at: datetime
+    key_type: str
+    issuer_names: frozenset[str] = frozenset()
+    cel_context: object | None = field(init=False, default=None)
+    _named: dict[str, Values] = field(init=False, repr=False, default_factory=dict)
+
+    def named(self, what: str) -> Values:
+        """Return the values of a kind in `NAMED`."""
+        values = self._named.get(what)
+        if values is None:
+            values = self._named[what] = Values(NAMED[what](self), _IDS[what](self) if what in _IDS else ())
+        return values
+
+    def groups_matching(self, names: Names | None) -> list[Group]:
+        """The caller's groups with one of the names, or all groups if it is `None`."""
+        return [
+            group
+            for group in self.caller.groups
+            if names is None or names.match(self.names_of(group), (group.id,))
+        ]
+
+    def names_of(self, party: User | Group) -> tuple[str, ...]:
+        """Return the names of a user or group. A domain that is named like an issuer does not count."""
+        domain = party.domain
+        if domain.name in self.issuer_names and not isinstance(domain, FederatedDomain):
+            return tuple(name for name in party.qualified_names if not name.startswith(f"{domain.name}/"))
+        return party.qualified_names
+
+
+class ConditionFailed(Exception):
+    """A condition can't be evaluated for this input. The message contains its clause and the reason."""
+
+
+class Condition(Protocol):
+    """A condition that a decision's input must meet for a rule to match."""
+
+    @property
+    def clause(self) -> str:
+        """Return the condition in words, such as `role is admin`."""
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """Return the first clause that is false, for the decision trace, or None if the condition is met.
+
+        Raises ConditionFailed.
+        """
+
+    def found(self, said: DecisionInput) -> str:
+        """Return what the input has instead, in words; empty if that can't be said in words."""
+
+
+class Template(Protocol):
+    """The template of a Kubernetes group's name."""
+
+    @property
+    def text(self) -> str:
+        """Return the template as in the settings."""
+
+    def render(self, said: DecisionInput, trace: JsonObject) -> Iterable[str]:
+        """Return the names. Raises Forbidden for a name that must not be issued."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasName:
+    """One of the input's values of this kind, such as the caller's roles, matches the names."""
+
+    what: str
+    names: Names
+    clause: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clause", f"{self.what} is {self.names.text}")
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if self.names.match_prepared(said.named(self.what)) else self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return ", ".join((_SHOWN.get(self.what) or NAMED[self.what])(said)) or "none"
+
+
+NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "role": lambda said: said.roles,
+    "group": lambda said: tuple(name for group in said.caller.groups for name in said.names_of(group)),
+    "user": lambda said: said.names_of(said.caller.user),
+    "cluster": lambda said: (said.cluster.name,),
+    "auth_method": lambda said: (said.caller.method,),
+    "issuer": lambda said: (said.caller.issuer,),
+    "key_type": lambda said: (said.key_type,),
+}
+"""The names that the entries in a rule are compared with, by their kind."""
+
+# The ids that entries without wildcards are compared with, too.
+_IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "group": lambda said: tuple(group.id for group in said.caller.groups),
+    "user": lambda said: (said.caller.user.id,),
+    "cluster": lambda said: (said.cluster.id,),
+}
+
+# The values to display, for kinds of which `NAMED` returns several names of the same object.
+_SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
+    "group": lambda said: tuple(group.shown_name for group in said.caller.groups),
+    "user": lambda said: (said.caller.user.shown_name,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InProject:
+    """The cluster belongs to one of the projects. The name without a domain counts only while one project has it."""
+
+    names: Names
+
+    @property
+    def clause(self) -> str:
+        return f"project is {self.names.text}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """See `Condition`. Raises ConditionFailed for the name of several projects, which could be another project."""
+        cluster, project = said.cluster, said.cluster.project_name
+        names = project.qualified_names if project is not None else ()
+        bare = [name for name in names if project is not None and name == project.name]
+        if self.names.match([name for name in names if name not in bare], (cluster.project_id,)):
+            return None
+        if not self.names.match(bare):
+            return self.clause
+        if project is not None and not project.is_unique:
+            raise ConditionFailed(
+                f"several projects are named {project.name}; write the id or DOMAIN/NAME: {self.clause}"
+            )
+        return None
+
+    def found(self, said: DecisionInput) -> str:
+        project = said.cluster.project_name
+        return (said.cluster.project_id, *(project.qualified_names if project is not None else ()))[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class HasLabel:
+    """The cluster has a label with one of the values."""
+
+    label: str
+    values: Names
+
+    @property
+    def clause(self) -> str:
+        return f"cluster label {self.label} is {self.values.text}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        value = said.cluster.labels.get(self.label)
+        return None if value is not None and self.values.match((value,)) else self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return said.cluster.labels.get(self.label, "no such label")
+
+
+@dataclass(frozen=True, slots=True)
+class FromNetwork:
+    """The request comes from one of the networks."""
+
+    networks: tuple[IPNetwork, ...]
+
+    @property
+    def clause(self) -> str:
+        return f"source is {' or '.join(map(str, self.networks))}"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        try:
+            address = ipaddress.ip_address(said.caller.origin.address)
+        except ValueError:
+            # The command line has the address "local".
+            address = None
+        if address is not None:
+            address = getattr(address, "ipv4_mapped", None) or address
+            if any(address in network for network in self.networks):
+                return None
+        return self.clause
+
+    def found(self, said: DecisionInput) -> str:
+        return said.caller.origin.address
+
+
+@dataclass(frozen=True, slots=True)
+class HasCsr:
+    """The request has a certificate signing request."""
+
+    clause: ClassVar[str] = "the request has a csr"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if said.request.public_key is not None else self.clause
+
+    def found(self, _: DecisionInput) -> str:
+        return "no csr"
+
+
+@dataclass(frozen=True, slots=True)
+class HasReason:
+    """The request has a reason."""
+
+    clause: ClassVar[str] = "the request has a reason"
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        return None if said.request.reason else self.clause
+
+    def found(self, _: DecisionInput) -> str:
+        return "no reason"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRule:
+    """If all conditions are met, the rule adds groups and limits the lifetime, or denies the request.
+
+    Attributes:
+        name: unique in its policy.
+        max_lifetime: None if only the policy limits the lifetime.
+        default_lifetime: the lifetime for the duration -1; None for the longest.
+        deny: the message of a rule that denies.
+        declared: the rule as in the settings, JSON values with lifetimes in seconds; for the audit event.
+        private: the conditions that only callers who meet them may see, because they can name other users or
+            projects. Empty if all conditions are on roles, or on things that the caller chooses.
+        chosen: the clauses of the conditions on what the caller chooses.
+    """
+
+    name: str
+    conditions: tuple[Condition, ...]
+    groups: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
+    max_lifetime: timedelta | None = None
+    default_lifetime: timedelta | None = None
+    deny: str | None = None
+    declared: Mapping[str, object] = field(default_factory=dict, compare=False)
+    private: tuple[Condition, ...] = field(init=False, repr=False, compare=False)
+    chosen: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        private = tuple(each for each in self.conditions if not is_chosen(each))
+        if all(is_on_role(each) for each in private):
+            private = ()
+        object.__setattr__(self, "private", private)
+        object.__setattr__(
+            self, "chosen", frozenset(each.clause for each in self.conditions if is_chosen(each))
+        )
+
+    def first_false(self, said: DecisionInput) -> str | None:
+        """Return the first false clause of the first condition that is not met, or None if the rule matches.
+
+        Raises ConditionFailed if a condition fails and those before it are met.
+        """
+        for condition in self.conditions:
+            if (clause := condition.first_false(said)) is not None:
+                return clause
+        return None
+
+    def takes_role(self, role: str) -> bool:
+        """Whether this role alone meets all conditions on roles."""
+        return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
+
+    def is_own(self, said: DecisionInput) -> bool:
+        """Whether the caller may see the rule: they could meet it with another request, or with other roles alone.
+
+        Other rules are secret, because their names or conditions can reveal users, groups, projects and clusters.
+        """
+        try:
+            return all(each.first_false(said) is None for each in self.private)
+        except ConditionFailed:
+            return False
+
+
+def is_on_role(condition: object) -> TypeGuard[HasName]:
+    return isinstance(condition, HasName) and condition.what == "role"
+
+
+def is_chosen(condition: object) -> bool:
+    """Whether the condition depends only on things that the caller chooses, such as the CSR or the reason."""
+    return isinstance(condition, HasCsr | HasReason) or (
+        isinstance(condition, HasName) and condition.what in _CHOSEN
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The rules that match an input.
+
+    Attributes:
+        rules: those that grant, in order. Empty if a rule denies.
+        denied_by: the first rule that denies or fails, or None.
+        unmet: for each rule that does not match, its first false clause, in order.
+        failure: why a condition of `denied_by` fails; empty if it does not.
+    """
+
+    rules: tuple[PolicyRule, ...]
+    denied_by: PolicyRule | None
+    unmet: Mapping[str, str]
+    failure: str = ""
+
+    def own_unmet(self, rules: Iterable[PolicyRule], said: DecisionInput) -> dict[str, str]:
+        """Return `unmet` for those of the rules that the caller may see, at most `MAX_TRACED`."""
+        own: dict[str, str] = {}
+        for rule in rules:
+            clause = self.unmet.get(rule.name)
+            if clause is None or (rule.private and not (clause in rule.chosen and rule.is_own(said))):
+                continue
+            own[rule.name] = clause
+            if len(own) == MAX_TRACED:
+                break
+        return own
+
+    def skipped(self, own: Mapping[str, str]) -> JsonObject:
+        """Return the names in `own` for the decision trace, and the number of all skipped rules if it is larger."""
+        skipped: JsonObject = {"skipped_rules": list(own)}
+        return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
+
+
+def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
+    """Compare the rules with an input, up to the first that fails, or that matches and denies.
+
+    A rule that fails denies, because skipping it would also skip its limits. So the order of the rules only decides
+    which of several refusals the caller reads.
+    """
+    matching: list[PolicyRule] = []
+    unmet: dict[str, str] = {}
+    for rule in rules:
+        try:
+            clause = rule.first_false(said)
+        except ConditionFailed as failed:
+            return Match((), rule, unmet, str(failed))
+        if clause is not None:
+            unmet[rule.name] = clause
+            continue
+        if rule.deny is not None:
+            return Match((), rule, unmet)
+        matching.append(rule)
+    return Match(tuple(matching), None, unmet)
+
+
+def united_groups(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:
+    """Return the groups of the rules without duplicates. Stops soon after `MAX_GROUPS`.
+
+    Raises Forbidden for a name that must not be issued.
+    """
+    groups: dict[str, None] = {}
+    for rule in rules:
+        groups |= dict.fromkeys(rule.groups)
+        for template in rule.templates:
+            for name in template.render(said, trace):
+                groups[name] = None
+                if len(groups) > MAX_GROUPS:
+                    return tuple(groups)
+    return tuple(groups)
+
+
+# ADMIN is a role in a project, OPERATOR in the whole service.
+ADMIN = "admin"
+OPERATOR = "operator"
+# The built-in roles in projects, the highest first.
+PROJECT_ROLES = (ADMIN, "member", "reader")
+
+
+def operates(caller: Caller) -> bool:
+    """Whether the caller is an operator of the service, with access to every project."""
+    return OPERATOR in caller.service_roles
+
+
+def administers(caller: Caller, project_id: str) -> bool:
+    """Whether the caller may manage other users' certificates in a project, as its admin or as an operator."""
+    return ADMIN in caller.roles_in(project_id) or operates(caller)
+
+
+def administered_projects(caller: Caller) -> tuple[str, ...]:
+    """Return the ids of the projects that the caller administers. A token has the roles of its scope alone."""
+    return tuple(project_id for project_id, roles in caller.roles.items() if ADMIN in roles)
+
+
+def may_assign(caller: Caller, project_id: str, role: str) -> bool:
+    """Whether an admin of the project, or an operator, may assign a role there.
+
+    Admins may assign `admin` and the roles below it, and others that they have themselves.
+    """
+    return role in PROJECT_ROLES or role in caller.roles_in(project_id) or operates(caller)
+
+
+def may_unassign(caller: Caller, role: str) -> bool:
+    """Whether an admin of the project, or an operator, may remove a role there.
+
+    Only operators may remove a role of their own naming: a rule of the policy may refuse those who have it.
+    """
+    return role in PROJECT_ROLES or operates(caller)
+
+
+def require_operator(caller: Caller, message: str = "Only operators can do this.") -> None:
+    """Raise Forbidden with this message unless the caller is an operator."""
+    if not operates(caller):
+        raise Forbidden(message)
+
+
+def require_admin(caller: Caller, project_id: str) -> None:
+    """Raise NotFound if the project is out of the caller's reach, or Forbidden unless they administer it."""
+    require_reach(caller, project_id)
+    if not administers(caller, project_id):
+        raise Forbidden("Only admins of the project and operators can do this.")
+
+
+def require_reach(caller: Caller, project_id: str) -> None:
+    """Raise NotFound unless the caller is an operator or has a role in the project."""
+    if not operates(caller):
+        caller.require_roles_in(project_id)
+    elif not project_id.isprintable():
+        # Don't query for such an id: PostgreSQL rejects strings with a NUL character.
+        raise NotFound
+
+
+def bound_grant(grant: Grant, roles: Mapping[str, str]) -> Grant:
+    """Return the grant without its groups, with the rule whose ClusterRole is bound to the certificate.
+
+    A certificate has one binding. Of several matching rules with a ClusterRole, that whose name sorts first counts, so
+    that the order of the rules decides nothing. `roles` maps rules to ClusterRoles. Raises Forbidden if no matching
+    rule has one.
+    """
+    rule = min((name for name in grant.rules if name in roles), default=None)
+    if rule is None:
+        raise Forbidden(
+            f"This cluster has no ClusterRole for the rule {grant.rule}. Ask the operator to set one"
+            " (clustercert cluster update --credential-role).",
+            trace=grant.trace,
+        )
+    return replace(grant, rule=rule, groups=())
