@@ -26,18 +26,11 @@ EXAMPLE = DOCS / "examples" / "apply.yaml"
 URL = "https://10.0.0.5:6443"
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return new_operator(tmp_path_factory.mktemp("empty")).folder
-
-
 @pytest.fixture
-def operator(empty: Path, tmp_path: Path) -> Operator:
+def operator(tmp_path: Path) -> Operator:
     folder = tmp_path / "store"
-    shutil.copytree(empty, folder)
-    found = Operator(folder)
-    found.configure()
-    return found
+    folder.mkdir()
+    return new_operator(folder)
 
 
 @pytest.fixture
@@ -135,7 +128,7 @@ def test_diff_shows_what_apply_then_changes(operator: Operator, tmp_path: Path) 
     )
 
 
-def test_an_export_is_applied_to_another_store(operator: Operator, example: Path, empty: Path) -> None:
+def test_an_export_is_applied_to_another_store(operator: Operator, example: Path) -> None:
     operator.output("apply", "--local", "-f", example)
     operator.output("role", "assign", "operator", "--user", "alice", "--service")
     exported = operator.output("export", "--local")
@@ -146,9 +139,8 @@ def test_an_export_is_applied_to_another_store(operator: Operator, example: Path
     assert operator.output_json("diff", "--local", "-f", file) == []
 
     folder = example.parent / "other"
-    shutil.copytree(empty, folder)
-    other = Operator(folder)
-    other.configure()
+    folder.mkdir()
+    other = new_operator(folder)
     other.output("apply", "--local", "-f", file)
     assert other.output("export", "--local") == exported
 

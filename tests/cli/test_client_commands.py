@@ -20,24 +20,24 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: UserSite) -> N
     assert (profile["user"], profile["project_id"]) == ("alice", world.project_id)
     assert PASSWORD not in kept.read_text()
     done = world.user("kubeconfig", "get", "prod")
-    assert done.returncode == 0, done.stderr
-    kubeconfig = yaml.safe_load(done.stdout)
+    assert done.code == 0, done.err
+    kubeconfig = yaml.safe_load(done.out)
     for field in ("clusters", "users", "contexts"):
         assert [entry["name"] for entry in kubeconfig[field]] == [f"default-prod-{world.cluster_id[:8]}"]
-    assert "insecure-skip-tls-verify" not in done.stdout
+    assert "insecure-skip-tls-verify" not in done.out
     asked_at = datetime.now(UTC)
     done = world.user("kubeconfig", "get", "prod", "--cce-names")
-    assert "will not check the certificate of https://203.0.113.5:6443" in done.stderr
-    kubeconfig = yaml.safe_load(done.stdout)
+    assert "will not check the certificate of https://203.0.113.5:6443" in done.err
+    kubeconfig = yaml.safe_load(done.out)
     assert [cluster["name"] for cluster in kubeconfig["clusters"]] == [
         "internalCluster",
         "externalCluster",
         "externalClusterTLSVerify",
     ]
     assert_lives(kubeconfig, timedelta(hours=8), asked_at)
-    assert "clustercert:admins" in done.stderr
+    assert "clustercert:admins" in done.err
 
-    assert world.user("logout").returncode == 0
+    assert world.user("logout").code == 0
     assert json.loads(kept.read_text())["token"] is None
     assert (
         world.database(
@@ -46,25 +46,25 @@ def test_a_login_by_password_keeps_a_token_and_no_password(world: UserSite) -> N
         == 0
     )
     refused = world.user("kubeconfig", "get", "prod")
-    assert (refused.returncode, refused.stdout) == (3, "")
-    assert "Run `clustercert login`" in refused.stderr
+    assert (refused.code, refused.out) == (3, "")
+    assert "Run `clustercert login`" in refused.err
     # The address and the user are remembered.
     again = world.user("login", CLUSTERCERT_PASSWORD=PASSWORD)
-    assert again.returncode == 0, again.stderr
-    assert f"Logging in to {world.url} as alice." in again.stderr
-    assert world.user("logout", "--forget").returncode == 0
+    assert again.code == 0, again.err
+    assert f"Logging in to {world.url} as alice." in again.err
+    assert world.user("logout", "--forget").code == 0
     assert not kept.exists()
-    assert "clustercert login URL" in world.user("login").stderr
+    assert "clustercert login URL" in world.user("login").err
 
 
 def test_a_revoked_login_asks_for_a_new_login(world: UserSite) -> None:
     world.log_in()
     execute(world.folder / "data" / "clustercert.db", "DELETE FROM token")
     done = world.user("kubeconfig", "get", world.cluster_id)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "Run `clustercert login` again." in done.stderr
-    assert world.user("status").returncode == 3
-    assert world.user("logout").returncode == 0
+    assert (done.code, done.out) == (3, "")
+    assert "Run `clustercert login` again." in done.err
+    assert world.user("status").code == 3
+    assert world.user("logout").code == 0
 
 
 def test_a_login_by_access_key_signs_each_request(world: UserSite) -> None:
@@ -72,37 +72,37 @@ def test_a_login_by_access_key_signs_each_request(world: UserSite) -> None:
     secret.write_text(world.keys["secret_key"])
     options = ("--access-key", world.keys["access_key"], "--secret-file", secret)
     everywhere = world.user("login", world.url, *options, "--profile", "everywhere")
-    assert everywhere.returncode == 0
-    assert "Logged in as alice in all your projects" in everywhere.stderr
-    shown = json.loads(world.user("status", "--profile", "everywhere", "-o", "json").stdout)
+    assert everywhere.code == 0
+    assert "Logged in as alice in all your projects" in everywhere.err
+    shown = json.loads(world.user("status", "--profile", "everywhere", "-o", "json").out)
     assert (shown["user"], shown["method"]) == ("alice", "access key")
-    assert world.user("kubeconfig", "get", "prod", "--profile", "everywhere").returncode == 0
+    assert world.user("kubeconfig", "get", "prod", "--profile", "everywhere").code == 0
     done = world.user("login", world.url, *options, "--project", world.project_id, "--profile", "key")
-    assert done.returncode == 0, done.stderr
-    assert world.keys["secret_key"] not in done.stderr
+    assert done.code == 0, done.err
+    assert world.keys["secret_key"] not in done.err
 
     asked_at = datetime.now(UTC)
     got = world.user(
         "kubeconfig", "get", world.cluster_id, "--profile", "key", "--duration", "1", "-o", "json"
     )
 
-    assert got.returncode == 0, got.stderr
-    assert_lives(json.loads(got.stdout), timedelta(days=1), asked_at)
-    assert world.user("logout", CLUSTERCERT_PROFILE="key").returncode == 0
+    assert got.code == 0, got.err
+    assert_lives(json.loads(got.out), timedelta(days=1), asked_at)
+    assert world.user("logout", CLUSTERCERT_PROFILE="key").code == 0
 
 
 def test_a_wrong_password_says_what_to_check(world: UserSite) -> None:
     done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD="wrong horse")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "Check the user, their domain, the password and the project" in done.stderr
-    assert "wrong horse" not in done.stderr
+    assert (done.code, done.out) == (3, "")
+    assert "Check the user, their domain, the password and the project" in done.err
+    assert "wrong horse" not in done.err
 
 
 def test_without_a_terminal_login_names_the_missing_option(world: UserSite) -> None:
-    assert "--user" in world.user("login", world.url, HOME=str(world.folder / "nobody")).stderr
-    assert "CLUSTERCERT_PASSWORD" in world.user("login", world.url, "--user", "alice").stderr
+    assert "--user" in world.user("login", world.url, HOME=str(world.folder / "nobody")).err
+    assert "CLUSTERCERT_PASSWORD" in world.user("login", world.url, "--user", "alice").err
     both = world.user("login", world.url, "--user", "alice", "--access-key", "AK")
-    assert both.returncode == 2
+    assert both.code == 2
 
 
 def openstack(world: UserSite, **more: str) -> dict[str, str]:
@@ -122,56 +122,55 @@ def test_openstack_variables_are_a_login(world: UserSite) -> None:
     by_domain_id = {**by_name, "OS_USER_DOMAIN_NAME": "", "OS_USER_DOMAIN_ID": "default"}
     world.user("logout", "--forget")
     elsewhere = world.user(*get, **{**by_domain_id, "OS_USER_DOMAIN_ID": "0" * 32})
-    assert elsewhere.returncode == 3, elsewhere.stderr
+    assert elsewhere.code == 3, elsewhere.err
     for variables in (by_name, by_id, by_key, by_domain_id):
         done = world.user(*get, **variables)
-        assert done.returncode == 0, done.stderr
-        assert "Using the login in OpenStack's variables: " in done.stderr
-        leaf_of(json.loads(done.stdout))
+        assert done.code == 0, done.err
+        assert "Using the login in OpenStack's variables: " in done.err
+        leaf_of(json.loads(done.out))
     world.log_in()
     kept = world.folder / "home" / ".config" / "clustercert" / "profiles" / "default.json"
     token = json.loads(kept.read_text())["token"]
     done = world.user(*get, "--from-env", **openstack(world, OS_TOKEN=token))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     bob = openstack(world, OS_USERNAME="bob", OS_PASSWORD=PASSWORD)
-    assert "clustercert:viewers" in world.user(*get, "--from-env", **bob).stderr
+    assert "clustercert:viewers" in world.user(*get, "--from-env", **bob).err
     saved = world.user(*get, **bob)
-    assert "clustercert:admins" in saved.stderr
-    assert "OpenStack's variables are ignored: they need --from-env." in saved.stderr
-    assert world.user(*get, "--from-env").returncode == 2
+    assert "clustercert:admins" in saved.err
+    assert "OpenStack's variables are ignored: they need --from-env." in saved.err
+    assert world.user(*get, "--from-env").code == 2
 
 
 def test_incomplete_openstack_variables_are_refused(world: UserSite) -> None:
     get = ("kubeconfig", "get", "prod", "--from-env")
-    assert "OS_PASSWORD" in world.user(*get, **openstack(world, OS_USERNAME="alice")).stderr
+    assert "OS_PASSWORD" in world.user(*get, **openstack(world, OS_USERNAME="alice")).err
 
 
 def test_one_login_serves_all_projects(world: UserSite) -> None:
     done = world.user("login", world.url, "--user", "alice", CLUSTERCERT_PASSWORD=PASSWORD)
-    assert done.returncode == 0, done.stderr
-    assert "in all your projects" in done.stderr
+    assert done.code == 0, done.err
+    assert "in all your projects" in done.err
     test = world.operator.output_json(
         *("cluster", "add", "test", "--project", "eu-nl", "--internal-url", "https://10.0.0.6:6443"),
         *("--server-ca", world.folder / "server-ca.pem"),
     )
-    listed = json.loads(world.user("clusters", "--output", "json").stdout)
+    listed = json.loads(world.user("clusters", "--output", "json").out)
     assert [(each["name"], each["project"]) for each in listed] == [("prod", "eu-de"), ("test", "eu-nl")]
     for cluster in ("prod", "test", test["id"]):
         got = world.user("kubeconfig", "get", cluster)
-        assert got.returncode == 0, got.stderr
+        assert got.code == 0, got.err
 
     twin = ("prod", "--project", "eu-nl", "--internal-url", "https://10.0.0.7:6443")
     world.operator.output("cluster", "add", *twin, "--server-ca", world.folder / "server-ca.pem")
     ambiguous = world.user("kubeconfig", "get", "prod")
-    assert ambiguous.returncode == 1
-    assert "Several projects have a cluster named prod. Give its id, or its project's id" in ambiguous.stderr
+    assert ambiguous.code == 1
+    assert "Several projects have a cluster named prod. Give its id, or its project's id" in ambiguous.err
     assert (
-        f"{world.cluster_id} in the project eu-de ({world.project_id}) of the domain Default"
-        in ambiguous.stderr
+        f"{world.cluster_id} in the project eu-de ({world.project_id}) of the domain Default" in ambiguous.err
     )
-    assert world.user("kubeconfig", "get", "prod", "--project", "eu-nl").returncode == 0
+    assert world.user("kubeconfig", "get", "prod", "--project", "eu-nl").code == 0
     world.log_in()
-    assert world.user("kubeconfig", "get", "prod").returncode == 0
+    assert world.user("kubeconfig", "get", "prod").code == 0
     for name in ("prod", "test"):
         world.operator.output("cluster", "remove", name, "--project", "eu-nl", "--yes")
 
@@ -179,39 +178,36 @@ def test_one_login_serves_all_projects(world: UserSite) -> None:
 def test_status_and_profiles_show_the_login(world: UserSite) -> None:
     world.log_in()
     shown = world.user("status", "-o", "json", "--verbose")
-    assert shown.returncode == 0, shown.stderr
-    row = json.loads(shown.stdout)
+    assert shown.code == 0, shown.err
+    row = json.loads(shown.out)
     assert (row["service"], row["user"], row["projects"]) == (world.url, "alice", ["eu-de", "eu-nl"])
     assert row["cached_credentials"] == 0
     assert row["user_id"] == world.operator.output_json("user", "show", "alice")["id"]
-    assert f"GET {world.url}/clustercert/v1/caller: 200, " in shown.stderr
+    assert f"GET {world.url}/clustercert/v1/caller: 200, " in shown.err
     assert (
-        world.user(
-            "login", world.url, "-u", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD
-        ).returncode
-        == 0
+        world.user("login", world.url, "-u", "bob", "--profile", "b", CLUSTERCERT_PASSWORD=PASSWORD).code == 0
     )
-    profiles = {each["name"]: each for each in json.loads(world.user("profile", "list", "-o", "json").stdout)}
+    profiles = {each["name"]: each for each in json.loads(world.user("profile", "list", "-o", "json").out)}
     assert (profiles["b"]["user"], profiles["b"]["current"], profiles["default"]["current"]) == (
         "bob",
         False,
         True,
     )
-    assert world.user("profile", "use", "b").returncode == 0
-    assert json.loads(world.user("status", "-o", "json").stdout)["user"] == "bob"
-    assert world.user("profile", "use", "default").returncode == 0
-    assert "Did you mean default?" in world.user("profile", "use", "defult").stderr
+    assert world.user("profile", "use", "b").code == 0
+    assert json.loads(world.user("status", "-o", "json").out)["user"] == "bob"
+    assert world.user("profile", "use", "default").code == 0
+    assert "Did you mean default?" in world.user("profile", "use", "defult").err
 
 
 def test_an_unreachable_service_has_its_own_exit_code(world: UserSite) -> None:
     done = world.user("login", "http://127.0.0.1:1", "--user", "alice", CLUSTERCERT_PASSWORD=PASSWORD)
-    assert done.returncode == 6
-    assert "(Connection refused)" in done.stderr
+    assert done.code == 6
+    assert "(Connection refused)" in done.err
 
 
 def test_logout_works_with_a_revoked_token(world: UserSite) -> None:
     world.log_in()
     world.operator.output("user", "set-password", "alice", "--password-file", world.folder / "password")
     done = world.user("logout")
-    assert done.returncode == 0
-    assert "could not be revoked" in done.stderr
+    assert done.code == 0
+    assert "could not be revoked" in done.err

@@ -28,7 +28,7 @@ def test_a_local_key_is_not_sent_to_the_service(world: UserSite) -> None:
     asked_at = datetime.now(UTC)
     done = world.user(*arguments, "--context", "externalTLSVerify", "--cce-names")
 
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (done.code, done.out) == (0, ""), done.err
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     kubeconfig = yaml.safe_load(out.read_text())
     assert kubeconfig["current-context"] == "externalTLSVerify"
@@ -40,9 +40,9 @@ def test_a_local_key_is_not_sent_to_the_service(world: UserSite) -> None:
     assert (origin, reason) == ("csr", "test")
 
     before = out.read_bytes()
-    assert "--force" in world.user(*arguments).stderr
+    assert "--force" in world.user(*arguments).err
     assert out.read_bytes() == before
-    assert world.user(*arguments, "--force").returncode == 0
+    assert world.user(*arguments, "--force").code == 0
     assert out.read_bytes() != before
 
 
@@ -50,10 +50,10 @@ def test_the_default_lifetime_is_shortened_to_the_policys_limit(world: UserSite)
     world.log_in("bob")
     asked_at = datetime.now(UTC)
     done = world.user("kubeconfig", "get", "prod")
-    assert done.returncode == 0, done.stderr
-    assert_lives(yaml.safe_load(done.stdout), timedelta(hours=1), asked_at)
+    assert done.code == 0, done.err
+    assert_lives(yaml.safe_load(done.out), timedelta(hours=1), asked_at)
     exact = world.user("kubeconfig", "get", "prod", "--expires-in", "1h")
-    assert exact.returncode == 0, exact.stderr
+    assert exact.code == 0, exact.err
 
 
 @pytest.mark.parametrize(
@@ -69,30 +69,30 @@ def test_a_longer_lifetime_is_refused_with_advice_about_the_option(
 ) -> None:
     world.log_in("bob")
     done = world.user("kubeconfig", "get", "prod", option, value)
-    assert done.returncode in {2, 4}
-    assert done.stdout == ""
-    assert done.stderr.startswith("Error: ")
-    assert advice in done.stderr
-    assert "CCE.0140" in done.stderr
-    assert "request " in done.stderr
+    assert done.code in {2, 4}
+    assert done.out == ""
+    assert done.err.startswith("Error: ")
+    assert advice in done.err
+    assert "CCE.0140" in done.err
+    assert "request " in done.err
 
 
 def test_a_role_without_a_rule_gets_no_certificate(world: UserSite) -> None:
     world.log_in("eve")
     done = world.user("kubeconfig", "get", "prod")
-    assert (done.returncode, done.stdout) == (4, "")
-    assert "CCE.01403001" in done.stderr
+    assert (done.code, done.out) == (4, "")
+    assert "CCE.01403001" in done.err
 
 
 def test_missing_clusters_and_folders_are_named(world: UserSite) -> None:
     world.log_in()
     unknown = world.user("kubeconfig", "get", "prd")
-    assert unknown.returncode == 5
-    assert "There is no cluster prd in your projects. Did you mean prod?" in unknown.stderr
+    assert unknown.code == 5
+    assert "There is no cluster prd in your projects. Did you mean prod?" in unknown.err
     missing = world.user("kubeconfig", "get", "00000000-0000-4000-8000-000000000000")
-    assert missing.returncode == 5
-    assert "does not exist" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").stderr
-    assert world.user("kubeconfig", "get", "prod", "--out", "-").stdout.startswith("kind: Config")
+    assert missing.code == 5
+    assert "does not exist" in world.user("kubeconfig", "get", "prod", "--out", "nowhere/x").err
+    assert world.user("kubeconfig", "get", "prod", "--out", "-").out.startswith("kind: Config")
 
 
 def test_nothing_is_issued_for_an_unknown_context(world: UserSite) -> None:
@@ -100,8 +100,8 @@ def test_nothing_is_issued_for_an_unknown_context(world: UserSite) -> None:
     count = "SELECT count(*) FROM certificate"
     before = world.database(count)
     done = world.user("kubeconfig", "get", "prod", "--context", "nope")
-    assert (done.returncode, done.stdout) == (5, "")
-    assert "no context nope. They have: internal, external, externalTLSVerify" in done.stderr
+    assert (done.code, done.out) == (5, "")
+    assert "no context nope. They have: internal, external, externalTLSVerify" in done.err
     assert world.database(count) == before
 
 
@@ -109,10 +109,10 @@ def test_a_kubeconfig_without_the_wanted_san_context_is_written(world: UserSite)
     world.log_in()
     asked_at = datetime.now(UTC)
     done = world.user("kubeconfig", "get", "prod", "--context", "customSAN-7")
-    assert done.returncode == 1
+    assert done.code == 1
     name = f"default-prod-{world.cluster_id[:8]}"
-    assert f"no context customSAN-7. The current context is {name}." in done.stderr
-    kubeconfig = yaml.safe_load(done.stdout)
+    assert f"no context customSAN-7. The current context is {name}." in done.err
+    kubeconfig = yaml.safe_load(done.out)
     assert kubeconfig["current-context"] == name
     assert_lives(kubeconfig, timedelta(hours=8), asked_at)
 
@@ -121,13 +121,13 @@ def test_the_address_and_the_name_can_be_chosen(world: UserSite) -> None:
     world.log_in()
     template = ("--context-name", "{cluster}.{project}.{domain}.{user}")
     done = world.user("kubeconfig", "get", world.cluster_id, "--context", "internal", *template)
-    kubeconfig = yaml.safe_load(done.stdout)
+    kubeconfig = yaml.safe_load(done.out)
     assert kubeconfig["current-context"] == "prod.eu-de.Default.alice"
     assert kubeconfig["clusters"][0]["cluster"]["server"] == "https://10.0.0.5:6443"
 
     refused = world.user("kubeconfig", "get", "prod", "--context", "external")
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert "--insecure" in refused.stderr
+    assert (refused.code, refused.out) == (1, "")
+    assert "--insecure" in refused.err
     unsafe = world.user("kubeconfig", "get", "prod", "--context", "external", "--insecure")
-    assert yaml.safe_load(unsafe.stdout)["clusters"][0]["cluster"]["insecure-skip-tls-verify"] is True
-    assert "Warning: kubectl will not check the certificate" in unsafe.stderr
+    assert yaml.safe_load(unsafe.out)["clusters"][0]["cluster"]["insecure-skip-tls-verify"] is True
+    assert "Warning: kubectl will not check the certificate" in unsafe.err

@@ -1,11 +1,15 @@
 """The command line on a separate store, run in this process."""
 
 import contextlib
+import functools
 import io
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
 from clustercert.cli.root import run
@@ -24,10 +28,10 @@ class CommandResult:
     err: str
 
 
-def run_command(*arguments: str) -> CommandResult:
+def run_command(*arguments: str, stdin: str | None = None) -> CommandResult:
     """Run a command in this process."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _standard_input(stdin):
         code = run(arguments)
     # --verbose sets it for the whole process, so the next command would write what it does not expect.
     Connection.trace = None
@@ -89,9 +93,34 @@ def new_operator(folder: Path) -> Operator:
     """An operator with a new store."""
     operator = Operator(folder)
     operator.configure()
-    operator.output("keys", "generate", "--out", folder / "kek")
-    operator.output("db", "upgrade")
+    for name, content in _new_files().items():
+        file = folder / name
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(content)
     return operator
+
+
+@functools.cache
+def _new_files() -> dict[str, bytes]:
+    """The KEK and the empty store, by their names in an operator's folder. Each process makes them once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        operator = Operator(folder)
+        operator.configure()
+        operator.output("keys", "generate", "--out", folder / "kek")
+        operator.output("db", "upgrade")
+        return {file: (folder / file).read_bytes() for file in ("kek", "data/clustercert.db")}
+
+
+@contextlib.contextmanager
+def _standard_input(text: str | None) -> Iterator[None]:
+    """Let the commands of the block read this text, if there is one."""
+    if text is None:
+        yield
+    else:
+        with patch("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8")):
+            yield
 
 
 def _written(stream: io.TextIOWrapper) -> str:

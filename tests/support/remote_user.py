@@ -19,10 +19,10 @@ class RemoteUser:
 
     home: Path
 
-    def run(self, *arguments: str | Path) -> CommandResult:
+    def run(self, *arguments: str | Path, stdin: str | None = None, **variables: str) -> CommandResult:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        with patch.dict(os.environ, kept | {"HOME": str(self.home)}, clear=True):
-            return run_command(*map(str, arguments))
+        with patch.dict(os.environ, kept | {"HOME": str(self.home)} | variables, clear=True):
+            return run_command(*map(str, arguments), stdin=stdin)
 
     def output(self, *arguments: str | Path) -> str:
         """The output of a command that succeeds."""

@@ -1,7 +1,6 @@
 """A service over http, with users and a cluster, and the commands of a user on their own machine."""
 
 import base64
-import os
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key
-from support.command_line import PASSWORD, Operator, new_operator
+from support.command_line import PASSWORD, CommandResult, Operator, new_operator
+from support.remote_user import RemoteUser
 from support.stores import rows
 from support.wait import SECONDS, line_with
 
 COMMAND = (sys.executable, "-m", "clustercert")
-OURS = ("CLUSTERCERT", "OS_", "XDG_")
 RULES = """
 [[policy.rules]]
 name = "admin"
@@ -52,22 +51,9 @@ class UserSite:
     def folder(self) -> Path:
         return self.operator.folder
 
-    def user(
-        self, *arguments: str | Path, stdin: str = "", **variables: str
-    ) -> "subprocess.CompletedProcess[str]":
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            cwd=self.folder,
-            env=kept | {"HOME": str(self.folder / "home")} | variables,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr
-        return done
+    def user(self, *arguments: str | Path, stdin: str = "", **variables: str) -> CommandResult:
+        """Run a command of the user."""
+        return RemoteUser(self.folder / "home").run(*arguments, stdin=stdin, **variables)
 
     def database(self, query: str) -> list[tuple[object, ...]]:
         return rows(self.folder / "data" / "clustercert.db", query)
@@ -85,9 +71,9 @@ class UserSite:
             stdin=PASSWORD,
             **variables,
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
-        assert PASSWORD not in done.stderr
+        assert done.code == 0, done.err
+        assert done.out == ""
+        assert PASSWORD not in done.err
 
 
 @contextmanager
