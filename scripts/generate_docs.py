@@ -35,7 +35,10 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-IDENTITY = (IssuerSettings, RoleGrantSettings, KeystoneSettings, KeystoneServiceSettings)
+ISSUERS = (IssuerSettings, RoleGrantSettings)
+KEYSTONE = (KeystoneSettings, KeystoneServiceSettings)
+RULES = (RuleSettings, WhenSettings, GrantSettings)
+EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 ATTRIBUTE = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -49,12 +52,16 @@ def table(*rows: tuple[str, ...]) -> str:
 
 
 def settings() -> str:
-    """A heading and a table for each section of the settings."""
-    sections = [Settings, *(field.annotation for field in Settings.model_fields.values())]
-    found = [each for each in sections if isinstance(each, type) and issubclass(each, Settings | Section)]
-    rules = (RuleSettings, WhenSettings, GrantSettings)
-    examples = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
-    return "\n\n".join(section(each) for each in (*found, *IDENTITY, *rules, *examples))
+    """The sections of the settings, without those that have pages of their own."""
+    found = [Settings, *(field.annotation for field in Settings.model_fields.values())]
+    return sections(
+        *(each for each in found if isinstance(each, type) and issubclass(each, Settings | Section))
+    )
+
+
+def sections(*models: type[BaseModel]) -> str:
+    """A heading and a table for each section."""
+    return "\n\n".join(section(each) for each in models)
 
 
 def section(model: type[BaseModel]) -> str:
@@ -197,6 +204,10 @@ def code(*names: str) -> str:
 
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "settings": (DOCS / "configuration.md", settings),
+    "issuer-settings": (DOCS / "identity.md", lambda: sections(*ISSUERS)),
+    "keystone-settings": (DOCS / "keystone.md", lambda: sections(*KEYSTONE)),
+    "policy-rules": (DOCS / "policy.md", lambda: sections(*RULES)),
+    "policy-examples": (DOCS / "policy.md", lambda: sections(*EXAMPLES)),
     "metrics": (DOCS / "metrics.md", metrics_table),
     "commands": (DOCS / "command-line.md", commands),
     "audit-events": (DOCS / "audit-events.md", audit_events),

@@ -23,8 +23,8 @@ class IdentitySettings(Section):
             below `/v3` do not exist.
         region: name of the region in the catalog. Clients expect each project to have this name.
         token_lifetime: lifetime of tokens.
-        issuers: OIDC issuers whose tokens are accepted too. See below.
-        keystone: a Keystone whose tokens and access keys are accepted too. See below.
+        issuers: OIDC issuers whose tokens are accepted too. See [identity.md](identity.md#settings).
+        keystone: a Keystone whose tokens and access keys are accepted too. See [keystone.md](keystone.md#settings).
     """
 
     built_in: TrueOrFalse = True

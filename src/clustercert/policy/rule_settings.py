@@ -56,17 +56,18 @@ class WhenSettings(Section):
     written out. An empty `when` matches every member of the project.
 
     Attributes:
-        roles: the caller's roles in the project.
+        roles: the caller's roles in the cluster's project.
         groups, users: ids, names, or names with their domain, such as `Default/alice`.
         projects: ids, names with their domain, such as `Default/eu-de`, or names that only one project has.
         clusters: ids or names.
         cluster_labels: a table of labels with lists of values; the cluster must have every label.
-        auth_methods: how the caller authenticated: `token`, `access_key`, `oidc`, or `keystone` for a token,
-            `keystone_app` for one of an application credential, `keystone_key` for an access key of Keystone.
+        auth_methods: `token`, `access_key`, `oidc`, `cli` (a command on the service's machine), or of Keystone:
+            `keystone` (a token), `keystone_app` (that of an application credential), `keystone_key` (an access key).
         issuers: who authenticated the caller: `built-in` for the built-in identity, else the URL of an OIDC issuer or
             of Keystone.
         sources: networks, such as `10.0.0.0/8`, that the request comes from.
-        cel: an expression in CEL of at most 4 KiB; see [policy.md](policy.md). Needs `clustercert[policy]`.
+        cel: an expression in CEL of at most 4 KiB; see [Expressions](policy.md#expressions). Needs
+            `clustercert[policy]`.
     """
 
     roles: NameList | None = None
@@ -101,9 +102,9 @@ class GrantSettings(Section):
             and of `policy.max_lifetime`.
         default_lifetime: lifetime for the duration -1. By default, the longest. Of several matching rules, the shortest
             counts.
-        key_types: the rule matches only if the key has one of these types.
+        key_types: the rule matches only if the key has one of these types: that of the CSR, or else `issuing.key_type`.
         csr_required: the rule matches only requests with a CSR.
-        reason_required: the rule matches only requests with a reason.
+        reason_required: the rule matches only requests with a reason. White space alone is no reason.
     """
 
     groups: GroupList = ()
@@ -131,8 +132,7 @@ class GrantSettings(Section):
 class RuleSettings(Section):
     """`[[policy.rules]]`: what callers may request. The order of rules changes no decision.
 
-    A rule has the table `when` with its conditions, and either `grant` or `deny`. A matching rule with `deny` refuses
-    the request. The grants of all other matching rules are united, see [policy.md](policy.md).
+    A rule has the table `when` with its conditions, and either `grant` or `deny`.
 
     Attributes:
         name: unique name. By default the rule's position, such as `rule-2`, which `--credential-role` refuses.
@@ -216,8 +216,8 @@ class PolicySettings(Section):
         file: a TOML file with these fields, `[[rules]]` and `[[examples]]`, which then must not be set here.
         allow_system: names beginning with `system:` that may be issued. Members of `system:masters` bypass every
             authorizer of a cluster, and can't be revoked. Templates never produce such a name.
-        rules: see below.
-        examples: decisions that the policy must make. See below, and [policy.md](policy.md#examples).
+        rules: what callers may request. See [policy.md](policy.md#fields-of-a-rule).
+        examples: decisions that the policy must make. See [policy.md](policy.md#examples).
     """
 
     role_groups: TrueOrFalse | None = None

@@ -36,8 +36,8 @@ def _is_loopback(host: str) -> bool:
 class KeystoneServiceSettings(Section):
     """`[identity.keystone.service]`: the credential with which the service asks Keystone.
 
-    Give a user with a password, or an application credential. See [identity.md](identity.md#keystone) for the rights
-    that it needs. Secrets are best kept in files, which are read for each login, or in environment variables.
+    Give a user with a password, or an application credential. Keep secrets in files, which are read for each login, or
+    in environment variables.
 
     Attributes:
         username: name of the service's user.
@@ -119,8 +119,6 @@ class KeystoneServiceSettings(Section):
 class KeystoneSettings(Section):
     """`[identity.keystone]`: a Keystone whose tokens and EC2 credentials are accepted.
 
-    See [identity.md](identity.md#keystone).
-
     Attributes:
         url: address of Keystone, such as `https://keystone.example.com/v3`.
         name: begins the names of its users and groups: `NAME/DOMAIN/alice`. No domain here may have it.
@@ -130,7 +128,7 @@ class KeystoneSettings(Section):
         timeout: longest time for one request to Keystone, 1s to 20s.
         cache: how long answers about tokens, users and access keys are used, 1s to 60s.
         projects: ids of the only projects in which its users can have roles.
-        domain: name or id of a domain here, in whose projects its users can have roles.
+        domain: name or id of a domain of this service. Keystone's users can have roles in its projects only.
         user_domains: ids of the only domains in Keystone whose users are accepted. By default, all are.
         roles: a table of role names in Keystone, and what they are called here. Other roles are dropped. Without it,
             roles keep their names.
