@@ -27,7 +27,7 @@ from clustercert.pki.request_signature import (
 # Source: Open Telekom Cloud, API Gateway, "Authentication": five failures in a row, five minutes.
 WRONG_SIGNATURES = 5
 LOCK_SECONDS = 300
-# The maximum number of counted pairs, a few megabytes. Beyond that, the least recently used pairs are dropped.
+# How many pairs a worker keeps in memory: a few megabytes. The least recently used pairs are dropped first.
 MAX_PAIRS = 20_000
 
 

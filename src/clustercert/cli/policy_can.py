@@ -29,7 +29,7 @@ def can(
         typer.Option(
             parser=past_time,
             metavar="TIME",
-            help="Consider users of OIDC issuers with certificates since then; 30d or RFC 3339.",
+            help="Include users of OIDC issuers who got a certificate since then. Write 30d, or a time by RFC 3339.",
         ),
     ] = "30d",  # type: ignore[assignment] # typer parses it
     output: OutputOption = Output.TABLE,

@@ -24,7 +24,7 @@ from clustercert.model.errors import InvalidRequest, Unavailable
 
 # How long failed checks count after the last attempt from the same network, or with the same user name.
 COUNTED_SECONDS = 60
-# The maximum number of counts, a few megabytes. Beyond that, the least recently used ones are dropped.
+# How many counts a worker keeps in memory: a few megabytes. The least recently used counts are dropped first.
 MAX_COUNTED = 80_000
 # A user who logged in from the same network before comes first until this many attempts have failed.
 KNOWN_FAILURES = 10

@@ -85,7 +85,7 @@ class TokenBuckets:
 
 
 WINDOW_SECONDS = 60
-# The maximum number of sources, a few megabytes. Beyond that, the least recently used sources are dropped.
+# How many sources a worker keeps in memory: a few megabytes. The least recently used sources are dropped first.
 MAX_SOURCES = 20_000
 
 

@@ -91,7 +91,7 @@ class AppliedSettings:
 
 logger = structlog.get_logger()
 
-# Faulty settings are read again after this time, in case the fault was in reading them.
+# Settings that can't be used are read again after this time, because the file may have been incomplete.
 FAULT_SECONDS = 300
 # The maximum number of names in each list of a log line.
 MAX_NAMED = 20
@@ -157,7 +157,7 @@ class Reloader:
         try:
             if self.tls is not None and signalled:
                 await self.tls.reload(forced=True)
-            # In a thread: a thousand rules take a second, in which the event loop must answer requests.
+            # In a thread, because a policy of a thousand rules takes a second, and the event loop must answer requests.
             loaded, following = await asyncio.to_thread(self._read, current)
             if self.files.has_changed():
                 raise SettingsError("The files changed while they were read.")

@@ -45,7 +45,7 @@ class FederationQueries(Queries):
     async def access(
         self, user_id: str, issuer_name: str, project_ids: Collection[str], domain: str | None
     ) -> FederatedAccess:
-        """Return the access of a user whose issuer is bound to these projects, and to a domain by name or id."""
+        """Return the access of a user. The settings of the issuer name the projects, and the domain by name or id."""
         bound = or_(_project.c.id.in_(project_ids), _domain.c.name == domain, _domain.c.id == domain)
         projects = (
             select(_project.c.id)

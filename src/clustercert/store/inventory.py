@@ -152,8 +152,8 @@ _STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
     "revoked": (is_revoked(),),
     "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
 }
-# The project comes first, because a caller may be allowed to see only its rows. A user usually has fewer rows than a
-# cluster.
+# The first of these conditions that a list has chooses the index. A list of one project must not read rows of other
+# projects, and a user usually has fewer rows than a cluster.
 _SCOPES: tuple[Scope, ...] = ("project_id", "user_id", "cluster_id")
 
 

@@ -71,7 +71,8 @@ if TYPE_CHECKING:
     from clustercert.authn.keystone.service import KeystoneService
     from clustercert.authn.oidc.authenticator import OidcAuthenticator
 
-# If a leader is killed, another process takes over after this time. It is short: sealing and enforcement wait for it.
+# If a leader is killed, another process takes over after this time. Meanwhile nothing is sealed or enforced, so the
+# time is short.
 SEALING_LEASE_SECONDS = 10
 ENFORCEMENT_LEASE_SECONDS = 15
 

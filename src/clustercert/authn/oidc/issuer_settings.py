@@ -106,7 +106,7 @@ class RoleGrantSettings(Section):
         if self.service and self.projects is not None:
             raise RuleFault("service and projects exclude each other", "projects")
         if self.service and self.groups is None and not self.claims:
-            raise RuleFault("a role in the whole service needs groups or claims", "service")
+            raise RuleFault("a role with service = true needs groups or claims as its condition", "service")
         if not self.service and self.role == "operator":
             raise RuleFault("the role operator has no effect in projects; add service = true", "role")
         return self

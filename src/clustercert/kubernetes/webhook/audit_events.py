@@ -110,7 +110,7 @@ class AuditedRequest:
 
 
 class _Parser:
-    """Parses a JSON object, and stores the members that have a reader."""
+    """Parses a JSON object, and keeps only the fields that are needed."""
 
     def __init__(self, readers: Mapping[str, "Reader"]) -> None:
         self._members: dict[str, Any] = {}

@@ -106,7 +106,7 @@ def _file_problem(path: Path) -> str | None:
     try:
         if not folder.exists():
             return f"The folder {folder} does not exist. Create it, or correct data_dir or database_url."
-        # False, not an error, in a folder that may not be entered, which is named below.
+        # In a folder without the right to enter it, this is false instead of an error. The reason is found below.
         if os.path.isdir(path):  # noqa: PTH112 - pathlib raises it
             return f"{path} is a folder. Name a database file in database_url."
         if os.statvfs(folder).f_flag & os.ST_RDONLY:

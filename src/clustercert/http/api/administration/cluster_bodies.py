@@ -45,7 +45,8 @@ class ClusterRequest(Wanted):
         default=[], description="Fingerprints of certificates in system:masters that raise no alert."
     )
     credential_roles: dict[str, str] = Field(
-        default={}, description="ClusterRole of each certificate, by policy rule. Only for operators."
+        default={},
+        description="The ClusterRole that each certificate is bound to, by rule of the policy. Only for operators.",
     )
     admission: bool = Field(
         default=False, description="Keep the ids of revoked certificates in the cluster. Only for operators."
