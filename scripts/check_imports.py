@@ -21,6 +21,11 @@ from clustercert.cli.login.profile import Profile, save
 # typer imports the other two.
 PARSER = frozenset({"typer", "annotated_doc", "shellingham"})
 ISSUING = PARSER | {"cryptography", "yaml"}
+# For settings and policy.
+SETTINGS = PARSER | {
+    *("pydantic", "pydantic_core", "pydantic_settings", "annotated_types", "dotenv", "typing_extensions"),
+    *("typing_inspection", "cryptography", "cachetools"),
+}
 # Slow modules of the standard library that a cached credential does not need.
 NETWORK = frozenset({"ssl", "socket", "json", "asyncio"})
 SLOW = frozenset({"asyncio"})
@@ -94,6 +99,7 @@ RULES = (
     Rule(("kubeconfig", "get", "prod"), ISSUING),
     Rule((), PARSER | {"yaml"}, completed="clustercert kubeconfig get pr"),
     Rule(("logout",), PARSER),
+    Rule(("policy", "test"), SETTINGS, frozenset()),
 )
 PROBE = """
 import sys
@@ -180,7 +186,9 @@ def violations(rule: Rule, modules: set[str]) -> set[str]:
     """Return the modules and packages that the command must not import."""
     top = {module.partition(".")[0] for module in modules}
     packages = {
-        name for name in top - sys.stdlib_module_names - rule.packages if not name.startswith("_cython_")
+        name
+        for name in top - sys.stdlib_module_names - rule.packages
+        if not name.startswith(("_cython_", "_sysconfigdata_"))
     }
     packages -= IGNORED
     return packages | (modules & rule.forbidden)

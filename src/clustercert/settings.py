@@ -21,11 +21,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from clustercert.audit.publishing import PublishTarget, parse_target
+from clustercert.audit.publish_targets import PublishTarget, parse_target
 from clustercert.authn.identity_settings import IdentitySettings
 from clustercert.clusters.registration import ClusterLimits
-from clustercert.limits.failures import Kind, Rate, parse_rate
-from clustercert.limits.issuing import TEMPORARY_KEYS, TOKENS
+from clustercert.limits.rates import TEMPORARY_KEYS, TOKENS, Kind, Rate, parse_rate
 from clustercert.model import KeyType
 from clustercert.model.choices import EndpointsForm, ServerRole
 from clustercert.model.errors import ClustercertError

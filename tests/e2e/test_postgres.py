@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from clustercert.server import tls
+from clustercert.server.tls_files import tls
 from clustercert.settings import SettingsError
 from clustercert.wiring import components
 from support import postgres

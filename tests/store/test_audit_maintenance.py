@@ -14,13 +14,8 @@ import pytest
 
 from clustercert.audit.event_parsing import deleted_places
 from clustercert.audit.findings import FindingKind
-from clustercert.audit.publishing import (
-    CheckpointPublisher,
-    PublishError,
-    SyslogTarget,
-    UrlTarget,
-    parse_target,
-)
+from clustercert.audit.publish_targets import PublishError, SyslogTarget, UrlTarget, parse_target
+from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.retention import Retention
 from clustercert.audit.settings_changes import POLICY_CURSOR, record_policy_change
 from clustercert.audit.verification import parse_checkpoints

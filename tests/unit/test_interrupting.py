@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from clustercert.server import run_interruptible
+from clustercert.server.serving import run_interruptible
 
 
 async def swallowing() -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from clustercert.limits import issuing
-from clustercert.limits.failures import Kind, Rate, TokenBuckets, parse_rate
 from clustercert.limits.issuing import COUNT_SECONDS, IssuingRates, LimitedIssuance, LiveQuota
+from clustercert.limits.rates import Kind, Rate, TokenBuckets, parse_rate
 from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue
 from clustercert.model.errors import Forbidden, NotFound, TooManyRequests
 from clustercert.observability import metrics

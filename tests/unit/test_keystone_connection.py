@@ -14,8 +14,9 @@ import pytest
 from clustercert.authn.keystone import client as client_module
 from clustercert.authn.keystone import connection as connection_module
 from clustercert.authn.keystone import connection as token_module
+from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import KeystoneClient
-from clustercert.authn.keystone.connection import PAUSE_SECONDS, Connection, Keystone, ServiceToken
+from clustercert.authn.keystone.connection import PAUSE_SECONDS, Connection, ServiceToken
 from clustercert.authn.keystone.settings import KeystoneSettings
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability.log import REDACTED, redact

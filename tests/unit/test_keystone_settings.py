@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from clustercert.authn.credentials import is_built_in_access_key, is_built_in_token, is_keystone_token
 from clustercert.authn.identity_settings import IdentitySettings
-from clustercert.authn.keystone.connection import UnreadableSecret
+from clustercert.authn.keystone.authority import UnreadableSecret
 from clustercert.authn.keystone.settings import KeystoneSettings
 
 USER = {"username": "clustercert", "password": "s3cret"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clustercert.audit.publishing import FileTarget, SyslogTarget, UrlTarget, parse_target
+from clustercert.audit.publish_targets import FileTarget, SyslogTarget, UrlTarget, parse_target
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from cryptography import x509
 
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
-from clustercert.server import tls
-from clustercert.server.tls_files import Tls, new_server_certificate, self_signed
+from clustercert.server.tls_files import Tls, new_server_certificate, self_signed, tls
 from clustercert.settings import load
 
 

@@ -18,7 +18,7 @@ from clustercert.model.choices import ServerRole
 
 if TYPE_CHECKING:
     from clustercert.cli.session import RootOptions
-    from clustercert.server import Tls
+    from clustercert.server.tls_files import Tls
     from clustercert.settings import Settings
 
 
@@ -97,7 +97,8 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service until it is interrupted. Finishes requests in progress."""
-    from clustercert import server
+    from clustercert.server import serving, tls_files
+    from clustercert.server.file_watch import FileWatch
     from clustercert.settings import SettingsError
 
     # Until the service can reload, SIGHUP must not end it.
@@ -107,7 +108,7 @@ def serve(
     overrides = {table: {name: value for name, value in given.items() if value is not None}}
     # A local function would not work, because `load` is pickled for the workers.
     load = partial(_load_for_role, settings_loader(context, **overrides), role)
-    watch = server.FileWatch(context.obj.config)
+    watch = FileWatch(context.obj.config)
     loaded = load()
     if loaded.demo:
         raise SettingsError(
@@ -116,12 +117,12 @@ def serve(
         )
     loaded.check_examples()
     require_database(loaded)
-    server.run_interruptible(_check(loaded, role))
-    listener = server.listener(loaded.server.host, loaded.server.port)
+    serving.run_interruptible(_check(loaded, role))
+    listener = serving.listener(loaded.server.host, loaded.server.port)
     address, actual_port = listener.address
-    files = server.tls(loaded, address, role)
+    files = tls_files.tls(loaded, address, role)
     announce = threading.Thread(target=_print_address, args=(address, actual_port, files), daemon=True)
-    server.run(loaded, listener, files, role, load=load, watch=watch, on_start=announce.start)
+    serving.run(loaded, listener, files, role, load=load, watch=watch, on_start=announce.start)
 
 
 def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Settings":

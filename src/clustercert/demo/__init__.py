@@ -10,10 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
-from clustercert import server
 from clustercert.demo.guide import SERVER_LOG, Guide
 from clustercert.demo.tenants import KEK_FILE, REGION, Say, set_up_tenants
 from clustercert.secure_file import make_private_folder, write_private
+from clustercert.server import serving, tls_files
+from clustercert.server.file_watch import FileWatch
 from clustercert.settings import DEMO_FILE, Settings, SettingsError, load
 
 # A documentation address (RFC 5737). The demo has no API server.
@@ -47,18 +48,16 @@ def run(
     folder = _folder(data_dir, say)
     load_settings = functools.partial(_settings, folder, port, workers)
     settings = load_settings()
-    listener = server.listener(settings.server.host, port)
-    known = server.run_interruptible(
+    listener = serving.listener(settings.server.host, port)
+    known = serving.run_interruptible(
         set_up_tenants(settings, tenants, EXTERNAL_URL if with_eip else None, say)
     )
-    files = server.self_signed(folder, TLS_NAMES) if tls else None
+    files = tls_files.self_signed(folder, TLS_NAMES) if tls else None
     url = f"{'https' if files else 'http'}://{settings.server.host}:{listener.address[1]}"
     say(f"Starting {settings.server.workers} worker(s) on {url}; their log is {folder / SERVER_LOG}")
     guide = Guide(url, files.ca if files else None, folder, known, as_json, say)
     show = threading.Thread(target=guide.show, daemon=True)
-    server.run(
-        settings, listener, files, load=load_settings, watch=server.FileWatch(None), on_start=show.start
-    )
+    serving.run(settings, listener, files, load=load_settings, watch=FileWatch(None), on_start=show.start)
     if guide.failure is not None:
         raise guide.failure
     say("Stopped.")

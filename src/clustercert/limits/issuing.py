@@ -11,16 +11,13 @@ import structlog
 from cachetools import LRUCache, TTLCache
 
 from clustercert.background import wait_for_stop
-from clustercert.limits.failures import Kind, Rate, TokenBuckets
+from clustercert.limits.rates import TEMPORARY_KEYS, TOKENS, Kind, Rate, TokenBuckets
 from clustercert.model import Caller, Issued, IssueRequest, Origin, Preview, RecordedIssue, User
 from clustercert.model.errors import ClustercertError, TooManyRequests
 from clustercert.observability import metrics
 
 CredentialKind = Literal["tokens", "temporary_keys", "passwords"]
 
-# 60 tokens and 20 keys a minute, after the first 300. A pipeline may log in once for each of its jobs.
-TOKENS = Rate(300, 300)
-TEMPORARY_KEYS = Rate(300, 900)
 # A change takes as much of the processor as three logins.
 PASSWORDS = Rate(10, 600)
 

@@ -16,8 +16,8 @@ from clustercert.authn.keystone.answers import (
     UserReference,
     parsed,
 )
+from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import Found, KeystoneDirectory, Lookups, mapped_user, project_roles
-from clustercert.authn.keystone.connection import Keystone
 from clustercert.model import Caller, Origin
 from clustercert.model.errors import Unauthenticated
 

@@ -33,7 +33,8 @@ from clustercert.authn.keystone.answers import (
     UserReference,
     parsed,
 )
-from clustercert.authn.keystone.connection import NO_CATALOG, Connection, Keystone, ServiceToken
+from clustercert.authn.keystone.authority import Keystone
+from clustercert.authn.keystone.connection import NO_CATALOG, Connection, ServiceToken
 from clustercert.http_client import Response
 from clustercert.model import Domain, FederatedDomain, Group, User
 from clustercert.model.errors import CredentialUnverified, Unauthenticated

@@ -8,8 +8,9 @@ from datetime import datetime
 
 from clustercert.authn.federated import FederatedLookup
 from clustercert.authn.keystone.access_keys import KeystoneAccessKeys
+from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import KeystoneClient, KeystoneDirectory, Lookups
-from clustercert.authn.keystone.connection import Connection, Keystone, ServiceToken
+from clustercert.authn.keystone.connection import Connection, ServiceToken
 from clustercert.authn.keystone.tokens import KeystoneTokens
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from clustercert.authn.keystone.connection import Keystone, ServiceCredential
+from clustercert.authn.keystone.authority import Keystone, ServiceCredential
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]

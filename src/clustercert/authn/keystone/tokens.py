@@ -9,6 +9,7 @@ from datetime import datetime
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential, is_keystone_token
 from clustercert.authn.federated import CLOCK_DIFFERENCE, FederatedLookup, FederatedUser
+from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import (
     Found,
     KeystoneDirectory,
@@ -17,7 +18,6 @@ from clustercert.authn.keystone.client import (
     require_undelegated,
     token_roles,
 )
-from clustercert.authn.keystone.connection import Keystone
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 

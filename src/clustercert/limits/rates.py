@@ -1,0 +1,89 @@
+"""Rates such as `20/1h`, and token buckets that enforce them.
+
+The settings import this module, so it imports neither metrics nor log.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from cachetools import LRUCache
+
+from clustercert.policy.lifetime import parse_lifetime
+
+Kind = Literal["caller", "project", "source"]
+
+MAX_COUNT = 1_000_000
+# Subtract this before rounding up, because a floating-point error must not add a second to a wait.
+ROUNDING_SECONDS = 1e-6
+# The maximum number of buckets, about 2 MB. Beyond that, the least recently used ones are dropped, so they are full
+# again.
+MAX_KEYS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A number of requests in a period. All of them may come at once; the bucket then refills at a constant rate."""
+
+    count: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.count}/{self.seconds:g}s"
+
+
+def parse_rate(value: object) -> Rate:
+    """Parse a rate such as `20/1h`. Raises ValueError."""
+    if isinstance(value, Rate):
+        return value
+    count, slash, period = str(value).partition("/")
+    if not slash or not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MAX_COUNT:
+        raise ValueError(f"expected a number from 1 to {MAX_COUNT} and a period, like 20/1h")
+    seconds = parse_lifetime(period).total_seconds()
+    if not 1 <= seconds <= 30 * 86400:
+        raise ValueError("the period must be 1s to 30d")
+    return Rate(int(count), seconds)
+
+
+# 60 tokens and 20 keys a minute, after the first 300. A pipeline may log in once for each of its jobs.
+TOKENS = Rate(300, 300)
+TEMPORARY_KEYS = Rate(300, 900)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class TokenBuckets:
+    """One token bucket for each key, such as a user id, in the memory of this process."""
+
+    def __init__(
+        self, rate: Rate, max_keys: int = MAX_KEYS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._buckets: LRUCache[str, _Bucket] = LRUCache(max_keys)
+
+    def seconds_until_token(self, key: str) -> int:
+        """Return the number of whole seconds until a token is available; 0 if one is available now."""
+        missing = 1 - self._refilled(key).tokens
+        return max(0, math.ceil(missing * self._rate.seconds / self._rate.count - ROUNDING_SECONDS))
+
+    def add(self, key: str, tokens: int) -> None:
+        """Add tokens, or take them if negative. The debt is at most one full bucket."""
+        bucket = self._refilled(key)
+        limit = self._rate.count
+        bucket.tokens = min(limit, max(-limit, bucket.tokens + tokens))
+
+    def _refilled(self, key: str) -> _Bucket:
+        now, limit = self._clock(), self._rate.count
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(limit, now)
+        bucket.tokens = min(limit, bucket.tokens + (now - bucket.at) * limit / self._rate.seconds)
+        bucket.at = now
+        return bucket
