@@ -17,18 +17,34 @@ from clustercert.merkle.notes import Checkpoint, VerifierKey, sign_note
 from clustercert.merkle.tiles import append_leaves, tree_root
 from clustercert.merkle.tree import leaf_hash
 from clustercert.store.events import commitment
-from support.command_line import Operator
+from support.command_line import Operator, new_operator
 from support.stores import blob, execute, rows
 
 _AT = "SELECT event_id FROM audit_place WHERE leaf_index"
 
 
-@pytest.fixture
-def file(operator: Operator) -> Path:
-    """The database file of a store with a sealed log."""
+@pytest.fixture(scope="module")
+def sealed_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with a sealed log."""
+    operator = new_operator(tmp_path_factory.mktemp("sealed"))
     for name in ("first", "second", "third", "fourth"):
         operator.output("domain", "create", name)
         operator.output("audit", "checkpoint")
+    return operator.folder
+
+
+@pytest.fixture
+def operator(sealed_log: Path, tmp_path: Path) -> Operator:
+    """The operator of a copy."""
+    shutil.copytree(sealed_log, tmp_path, dirs_exist_ok=True)
+    operator = Operator(tmp_path)
+    operator.configure()
+    return operator
+
+
+@pytest.fixture
+def file(operator: Operator) -> Path:
+    """The copy's database file."""
     return operator.folder / "data" / "clustercert.db"
 
 

@@ -15,7 +15,7 @@ from support.operated_cluster import SERVICE_CA
 from support.shells import SHELLS, Shell
 from support.wait import eventually
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 MARK = uuid.uuid4().hex[:8]
 CLUSTER, PROJECT, USER, ROLE = f"zebra-{MARK}", f"quagga-{MARK}", f"okapi-{MARK}", f"keeper-{MARK}"
 

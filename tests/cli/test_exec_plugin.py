@@ -94,6 +94,7 @@ def test_the_second_call_comes_from_the_cache(plugin: Plugin) -> None:
     assert plugin.user.key_origins(plugin.cluster_id) == ["csr"]
 
 
+@pytest.mark.full
 def test_parallel_calls_cause_one_request(plugin: Plugin) -> None:
     with ThreadPoolExecutor(PARALLEL) as pool:
         outputs = list(

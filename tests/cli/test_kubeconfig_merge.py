@@ -305,6 +305,7 @@ def test_a_symbolic_link_is_followed(desk: Desk) -> None:
     assert desk.first in target.read_text()
 
 
+@pytest.mark.full
 def test_the_lock_of_kubectl_is_waited_for(desk: Desk) -> None:
     desk.config.parent.mkdir()
     lock = desk.config.with_name("config.lock")

@@ -45,6 +45,7 @@ def test_the_table_shows_the_measured_seconds(site: OperatedCluster) -> None:
     assert "may list pods" in out
 
 
+@pytest.mark.full
 def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: OperatedCluster) -> None:
     site.set_up()
     site.cluster.authorize_with(without_webhook(site.folder))
@@ -60,6 +61,7 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
 
 
+@pytest.mark.full
 def test_use_of_a_revoked_certificate_is_reported_where_the_webhook_has_no_effect(
     site: OperatedCluster,
 ) -> None:
@@ -194,6 +196,8 @@ def wrong_ca(site: OperatedCluster) -> None:
     change_kubeconfig(site, *authority)
 
 
+# Whether calls fail is known after several seconds.
+LATE = {wrong_token, wrong_address, wrong_ca}
 CAUSES: Mapping[Callable[[OperatedCluster], None], str] = {
     webhook_behind_rbac: webhook_diagnosis.BEHIND_RBAC,
     long_cache: webhook_diagnosis.CACHED,
@@ -203,7 +207,11 @@ CAUSES: Mapping[Callable[[OperatedCluster], None], str] = {
 }
 
 
-@pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: cause.__name__)
+@pytest.mark.parametrize(
+    "cause",
+    [pytest.param(cause, marks=[pytest.mark.full] if cause in LATE else []) for cause in CAUSES],
+    ids=lambda cause: cause.__name__,
+)
 def test_each_cause_of_an_accepted_certificate_has_its_advice(
     site: OperatedCluster, cause: Callable[[OperatedCluster], None]
 ) -> None:
@@ -218,6 +226,7 @@ def test_each_cause_of_an_accepted_certificate_has_its_advice(
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-3:])
 
 
+@pytest.mark.full
 def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> None:
     """An API server that can't reach a service that answers here has another CA or address."""
     site.set_up()
@@ -237,6 +246,7 @@ def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> N
     assert advice == [webhook_diagnosis.WRONG_CA.format(url=site.url), refused]
 
 
+@pytest.mark.full
 def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_path: Path) -> None:
     site.set_up()
     config = site.folder / "authorization-config.yaml"
@@ -250,6 +260,7 @@ def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_pa
     assert checks["revoke"]["advice"] == webhook_diagnosis.NOT_OURS
 
 
+@pytest.mark.full
 def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> None:
     site.set_up()
     wrong_address(site)
@@ -261,7 +272,11 @@ def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> 
     assert (unknown, removed) == (webhook_diagnosis.UNKNOWN, webhook_diagnosis.NO_TOKEN)
 
 
-@pytest.mark.parametrize("cause", [wrong_address, wrong_token], ids=lambda cause: cause.__name__)
+@pytest.mark.parametrize(
+    "cause",
+    [pytest.param(wrong_address, marks=pytest.mark.full), wrong_token],
+    ids=lambda cause: cause.__name__,
+)
 def test_an_unanswered_api_server_fails_with_advice_on_deny(
     site: OperatedCluster, cause: Callable[[OperatedCluster], None]
 ) -> None:
@@ -320,6 +335,7 @@ def test_an_admission_policy_needs_a_rule_that_may_write(site: OperatedCluster) 
     assert "--rule" in checks["revoke"]["advice"]
 
 
+@pytest.mark.full
 def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None:
     site.update("--credential-role", "admin=cluster-admin")
     site.set_up()

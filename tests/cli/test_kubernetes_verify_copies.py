@@ -20,6 +20,8 @@ from support.operated_cluster import OperatedCluster
 from support.stores import Store, event, sqlite_url
 from support.wait import eventually
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def rsa_site(made: tuple[Operator, str], tmp_path: Path) -> Iterator[OperatedCluster]:

@@ -77,6 +77,7 @@ def is_prose(line: str) -> bool:
     return line.endswith(".") and all(first // 80 == last // 80 for first, last in words)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_line_is_too_long(store: Operator, home: Path, command: str) -> None:
     lines = screen_of(store, home, *command.split())

@@ -352,6 +352,7 @@ def test_an_unknown_issuer(user: OidcUser) -> None:
     assert "Did you mean sso?" in done.stderr
 
 
+@pytest.mark.full
 def test_new_keys_of_the_issuer_cost_no_second_login(user: OidcUser, issuer: OAuthIssuer) -> None:
     """The service fetches keys at most every 30 seconds, so a login may have to wait."""
     for number in range(2):

@@ -10,7 +10,7 @@ import pytest
 from support.command_line import Operator, new_operator
 from support.terminal import in_a_terminal
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 # The real program, which shows each step instead of one now and then.
 AT_ONCE = (
     *(sys.executable, "-c"),

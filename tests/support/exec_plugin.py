@@ -1,5 +1,6 @@
 """Users of the command line with their own home directories, for `credential` and `kubeconfig merge`."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from support import patient_plugin
-from support.command_line import Operator
+from support.command_line import Operator, run_command
 from support.operated_cluster import SERVICE_CA
 from support.stores import rows
 from support.wait import SECONDS, eventually
@@ -81,7 +83,17 @@ class User:
         command: Sequence[str] = COMMAND,
         **variables: str,
     ) -> Done:
-        """Run a command of this user."""
+        """Run a command of this user.
+
+        It has a process of its own if it is the exec plugin, if its process is prepared, and if it opens a browser,
+        which goes on after it.
+        """
+        environment = (self.environment if env is None else env) | variables
+        alone = command != COMMAND or arguments[0] == "credential" or "BROWSER" in environment
+        if not alone and preexec is None:
+            with patch.dict(os.environ, environment, clear=True), contextlib.chdir(self.home):
+                said = run_command(*map(str, arguments), stdin=stdin)
+            return Done(arguments, said.code, said.out, said.err)
         done = subprocess.run(
             [*command, *arguments],
             input=stdin,
@@ -89,7 +101,7 @@ class User:
             text=True,
             timeout=2 * SECONDS,
             cwd=self.home,
-            env=(self.environment if env is None else env) | variables,
+            env=environment,
             check=False,
             preexec_fn=preexec,
         )
