@@ -139,6 +139,7 @@ def test_a_cache_hit_imports_only_cheap_modules(plugin: Plugin) -> None:
         "clustercert",
         "clustercert.__main__",
         "clustercert.cli",
+        "clustercert.cli.credential",
         "clustercert.cli.credential.cache",
         "clustercert.cli.credential.entry",
         "clustercert.file_names",
