@@ -19,7 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from clustercert.authn.keystone.settings import KeystoneServiceSettings, KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, RoleGrantSettings
 from clustercert.cli.root import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
@@ -36,7 +36,7 @@ from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
 ISSUERS = (IssuerSettings, RoleGrantSettings)
-KEYSTONE = (KeystoneSettings, KeystoneServiceSettings)
+KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings)
 EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -14,10 +14,9 @@ import pytest
 from clustercert.authn.keystone import client as client_module
 from clustercert.authn.keystone import connection as connection_module
 from clustercert.authn.keystone import connection as token_module
-from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import KeystoneClient
 from clustercert.authn.keystone.connection import PAUSE_SECONDS, Connection, ServiceToken
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.model.errors import CredentialUnverified
 from clustercert.observability.log import REDACTED, redact
 from support.keystone_double import PASSWORD, Answer, KeystoneDouble, Request, problem
@@ -58,7 +57,7 @@ class Asking:
 
 
 def settings(double: KeystoneDouble, **changed: object) -> Keystone:
-    return KeystoneSettings.model_validate(double.settings(domain="tests", **changed)).configured()
+    return Keystone.model_validate(double.settings(domain="tests", **changed))
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.keystone.service import KeystoneService, new_keystone
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.model import Caller, Origin
 from clustercert.model.errors import Unauthenticated
 from support.keystone_double import DOMAIN, KeystoneDouble
@@ -39,7 +39,7 @@ async def test_a_disabled_domain_counts_for_each_key_from_then_on() -> None:
     with KeystoneDouble().running() as double:
         double.add_project(PROJECT)
         one, other = (double.add_credential(double.add_user(name), PROJECT)[0] for name in ("alice", "bob"))
-        configured = KeystoneSettings.model_validate(double.settings(domain="tests")).configured()
+        configured = Keystone.model_validate(double.settings(domain="tests"))
         accepted = Accepted()
         service = new_keystone(configured, accepted, lambda: datetime.now(UTC))
         try:

@@ -13,7 +13,7 @@ from clustercert.authn.credentials import BEARER, UnverifiedCredential, is_built
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.keystone.client import KeystoneClient
 from clustercert.authn.keystone.service import new_keystone
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.oidc.tokens import is_jwt
 from clustercert.http_client import Response
 from clustercert.model import Caller, Origin, UnverifiedRequest
@@ -26,14 +26,14 @@ USER = DOUBLE.add_user("alice", "a" * 32, groups=("team-blue",))
 DOUBLE.roles[USER, PROJECT] = ["member"]
 BODY = DOUBLE.tokens[DOUBLE.add_token(USER, PROJECT, expires_at="2999-01-01T00:00:00.000000Z")]
 GROUPS = {"groups": DOUBLE.groups[USER]}
-KEYSTONE = KeystoneSettings.model_validate(
+KEYSTONE = Keystone.model_validate(
     {
         "url": "https://keystone.example.com/v3",
         "domain": "acme",
         "system_roles": {"admin": "operator"},
         "service": {"username": "a", "password": "b"},
     }
-).configured()
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

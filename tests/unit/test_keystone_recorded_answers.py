@@ -11,7 +11,7 @@ import pytest
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedUser
 from clustercert.authn.keystone.service import KeystoneService, new_keystone
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.http_client import Response
 from clustercert.model import Caller, Origin, UnverifiedRequest
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
@@ -77,7 +77,7 @@ class Identity:
 
 def keystone(about: str, **others: str) -> tuple[KeystoneService, Identity]:
     identity, answers = Identity(), Recorded(about, **others)
-    configured = KeystoneSettings.model_validate(SETTINGS).configured()
+    configured = Keystone.model_validate(SETTINGS)
     # The recorded tokens are valid at this time.
     issued = recorded("token_project")["body"]["token"]["issued_at"]
     service = new_keystone(configured, identity, lambda: datetime.fromisoformat(issued).astimezone(UTC))

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from clustercert.authn.credentials import is_built_in_access_key, is_built_in_token, is_keystone_token
 from clustercert.authn.identity_settings import IdentitySettings
-from clustercert.authn.keystone.authority import UnreadableSecret
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone, UnreadableSecret
 
 USER = {"username": "clustercert", "password": "s3cret"}
 APPLICATION = {"application_credential_id": "a" * 32, "application_credential_secret": "s3cret"}
@@ -21,8 +20,8 @@ MINIMAL: Mapping[str, object] = {
 }
 
 
-def settings(**changed: object) -> KeystoneSettings:
-    return KeystoneSettings.model_validate(dict(MINIMAL) | changed)
+def settings(**changed: object) -> Keystone:
+    return Keystone.model_validate(dict(MINIMAL) | changed)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_a_wrong_setting_is_named(changed: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:5000/v3", "http://[::1]/v3", "http://localhost/v3"])
 def test_http_is_allowed_on_loopback(url: str) -> None:
-    assert settings(url=url).configured().url == url
+    assert settings(url=url).url == url
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_http_is_allowed_on_loopback(url: str) -> None:
 def test_a_log_in_by_password(
     service: dict[str, str], user: dict[str, object] | None, scope: dict[str, object]
 ) -> None:
-    auth: Any = settings(service=service).configured().service.request()["auth"]
+    auth: Any = settings(service=service).service.request()["auth"]
     assert auth["scope"] == scope
     assert auth["identity"]["methods"] == ["password"]
     if user is not None:
@@ -86,7 +85,7 @@ def test_a_log_in_by_password(
 
 
 def test_a_log_in_by_an_application_credential() -> None:
-    auth: Any = settings(service=APPLICATION, access_keys=False).configured().service.request()["auth"]
+    auth: Any = settings(service=APPLICATION, access_keys=False).service.request()["auth"]
     assert auth == {
         "identity": {
             "methods": ["application_credential"],
@@ -98,14 +97,14 @@ def test_a_log_in_by_an_application_credential() -> None:
 def test_no_secret_is_printed() -> None:
     for service in (USER, APPLICATION):
         found = settings(service=service, access_keys=False)
-        assert "s3cret" not in f"{found!r}{found.configured()!r}"
+        assert "s3cret" not in f"{found!r}{found!r}"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"\n", b"x" * 5000])
 def test_a_file_without_a_secret_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "secret"
     file.write_bytes(content)
-    credential = settings(service={"username": "a", "password_file": file}).configured().service
+    credential = settings(service={"username": "a", "password_file": file}).service
     with pytest.raises(UnreadableSecret, match=str(file)):
         credential.request()
 

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from clustercert.authn.federated import Authority
-from clustercert.authn.keystone.settings import KeystoneSettings
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_user_id
@@ -31,12 +31,12 @@ class IdentitySettings(Section):
     region: str = Field(default="eu-de", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     token_lifetime: Lifetime = timedelta(hours=24)
     issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)
-    keystone: KeystoneSettings | None = None
+    keystone: Keystone | None = None
 
     @property
     def authorities(self) -> tuple[Authority, ...]:
         """The issuers, and Keystone."""
-        keystone = (self.keystone.configured(),) if self.keystone is not None else ()
+        keystone = (self.keystone,) if self.keystone is not None else ()
         return (*configured_issuers(self.issuers), *keystone)
 
     @property

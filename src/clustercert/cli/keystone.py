@@ -13,7 +13,7 @@ from clustercert.cli.session import settings
 from clustercert.client import CCE_SERVICE
 
 if TYPE_CHECKING:
-    from clustercert.authn.keystone.settings import KeystoneServiceSettings, KeystoneSettings
+    from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 
 app = typer.Typer(name="keystone", help="Register the service in Keystone's catalog.", no_args_is_help=True)
 
@@ -72,7 +72,7 @@ def _catalog(region: str, url: str) -> Iterator[str]:
     yield _command("endpoint", "create", "--region", region, CCE_SERVICE, "public", url)
 
 
-def _user(configured: "KeystoneSettings") -> Iterator[str]:
+def _user(configured: "Keystone") -> Iterator[str]:
     service = configured.service
     if service.application_credential_id is not None:
         yield "# The user of the application credential:"
@@ -88,21 +88,14 @@ def _user(configured: "KeystoneSettings") -> Iterator[str]:
         yield _command("role", "add", "--user", *named, *_scope(service), role)
 
 
-def _roles(configured: "KeystoneSettings") -> tuple[str, ...]:
+def _roles(configured: "Keystone") -> tuple[str, ...]:
     """Return the fewest roles with which the service can read all that it needs, by Keystone's default policy."""
-    service = configured.service
-    is_system = (
-        service.application_credential_id is None
-        and service.project is None
-        and service.project_id is None
-        and service.domain is None
-    )
-    if is_system:
+    if configured.service.is_system_scoped:
         return ("reader",)
     return ("admin",) if configured.access_keys or configured.groups else ("service",)
 
 
-def _scope(service: "KeystoneServiceSettings") -> tuple[str, ...]:
+def _scope(service: "ServiceCredential") -> tuple[str, ...]:
     if service.project_id is not None:
         return ("--project", service.project_id)
     if service.project is not None:

@@ -82,4 +82,4 @@ def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService
         return None
     from clustercert.authn.keystone.service import new_keystone  # noqa: PLC0415 - most services have no Keystone
 
-    return new_keystone(settings.identity.keystone.configured(), identity.federation, utc_now)
+    return new_keystone(settings.identity.keystone, identity.federation, utc_now)

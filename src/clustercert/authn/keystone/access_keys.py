@@ -16,8 +16,8 @@ from clustercert.authn.keystone.answers import (
     UserReference,
     parsed,
 )
-from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import Found, KeystoneDirectory, Lookups, mapped_user, project_roles
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.model import Caller, Origin
 from clustercert.model.errors import Unauthenticated
 
@@ -57,7 +57,7 @@ class KeystoneAccessKeys:
         """See `AccessKeyLookup`. Raises CredentialUnverified if Keystone can't be asked."""
 
         async def ask() -> Found[KeystoneKey]:
-            return Found(await self._key(access_key_id), self.keystone.cache_seconds)
+            return Found(await self._key(access_key_id), self.keystone.cache.total_seconds())
 
         try:
             return await self.keys.get(_digest(access_key_id), ask)
@@ -82,7 +82,7 @@ class KeystoneAccessKeys:
             raise TypeError("the key is not from Keystone")
 
         async def ask() -> Found[FederatedUser]:
-            return Found(await self._user(key), self.keystone.cache_seconds)
+            return Found(await self._user(key), self.keystone.cache.total_seconds())
 
         user = await self.users.get(_digest(key.id, key.user_id, key.project_id), ask)
         return await self.identity.caller_of_federated_user(user, origin)

@@ -33,8 +33,8 @@ from clustercert.authn.keystone.answers import (
     UserReference,
     parsed,
 )
-from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.connection import NO_CATALOG, Connection, ServiceToken
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.http_client import Response
 from clustercert.model import Domain, FederatedDomain, Group, User
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
@@ -347,7 +347,7 @@ def _named(keystone: Keystone, name: str, domain: DomainReference, user_id: str)
                 f" {text[:64]!a}",
                 known=user_id,
             )
-    if not keystone.prefixed:
+    if not keystone.prefix_names:
         return name, FederatedDomain(domain.id, domain.name)
     if "/" in domain.name:
         # Otherwise, users of two domains could have one name.
@@ -365,7 +365,7 @@ class KeystoneDirectory:
 
     async def groups(self, user_id: str, domain: DomainReference) -> tuple[Group, ...]:
         """Return the groups of a user of this domain. Raises Unauthenticated if the user does not exist any more."""
-        if not self.keystone.reads_groups:
+        if not self.keystone.groups:
             return ()
         groups = await self.client.groups(user_id)
         if groups is None:
@@ -379,7 +379,7 @@ class KeystoneDirectory:
         """Return a domain, from the cache if it is there. Raises Unauthenticated if it does not exist."""
 
         async def ask() -> Found[DomainBody]:
-            return Found(await self.current_domain(domain_id), self.keystone.cache_seconds)
+            return Found(await self.current_domain(domain_id), self.keystone.cache.total_seconds())
 
         return await self.domains.get(hashlib.sha256(domain_id.encode()).digest(), ask)
 

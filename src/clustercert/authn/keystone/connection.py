@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from clustercert.authn.keystone.answers import TokenAnswer, UnusableAnswer, parsed
-from clustercert.authn.keystone.authority import Keystone, ServiceCredential, UnreadableSecret
+from clustercert.authn.keystone.settings import Keystone, ServiceCredential, UnreadableSecret
 from clustercert.background import wait_for_stop
 from clustercert.http_client import Response, UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
@@ -21,6 +21,7 @@ from clustercert.observability import metrics
 
 if TYPE_CHECKING:
     import httpx
+
 
 # Keystone needs only the parameter, Huawei Cloud's IAM needs a value, too.
 NO_CATALOG: Mapping[str, str] = {"nocatalog": "true"}
@@ -44,6 +45,7 @@ class Connection:
 
     def __init__(self, keystone: Keystone, clock: Callable[[], float] = time.monotonic) -> None:
         self._keystone = keystone
+        self._seconds = keystone.timeout.total_seconds()
         self._clock = clock
         self._lock = asyncio.Lock()
         # The time limit of requests does not include waiting for a free connection, which is no failure of Keystone.
@@ -96,7 +98,7 @@ class Connection:
     async def _slot(self) -> AsyncIterator[None]:
         """Wait for one of the connections. Raises CredentialUnverified if none gets free in the time of a request."""
         try:
-            async with asyncio.timeout(self._keystone.timeout):
+            async with asyncio.timeout(self._seconds):
                 await self._slots.acquire()
         except TimeoutError:
             raise CredentialUnverified(
@@ -147,19 +149,17 @@ class Connection:
 
         url = f"{self._keystone.url}{path}"
         try:
-            async with asyncio.timeout(self._keystone.timeout):
+            async with asyncio.timeout(self._seconds):
                 http = await self._client()
                 request = http.build_request(method, url, headers=headers, params=params, json=body)
                 try:
-                    return await exchange(http, request, self._keystone.timeout)
+                    return await exchange(http, request, self._seconds)
                 except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                    return await exchange(http, request, self._keystone.timeout)
+                    return await exchange(http, request, self._seconds)
         except UnreadableResponse as error:
             raise UnusableAnswer(f"Keystone sent {error}") from None
         except TimeoutError:
-            raise ConnectionFailed(
-                f"no complete response within {self._keystone.timeout:g} seconds"
-            ) from None
+            raise ConnectionFailed(f"no complete response within {self._seconds:g} seconds") from None
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 self._is_ca_stale = True

@@ -8,9 +8,9 @@ from datetime import datetime
 
 from clustercert.authn.federated import FederatedLookup
 from clustercert.authn.keystone.access_keys import KeystoneAccessKeys
-from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import KeystoneClient, KeystoneDirectory, Lookups
 from clustercert.authn.keystone.connection import Connection, ServiceToken
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.authn.keystone.tokens import KeystoneTokens
 
 
@@ -53,5 +53,5 @@ def new_keystone(
         keystone, directory, identity, Lookups(clock), Lookups(clock), Lookups(clock)
     )
     return KeystoneService(
-        keystone, tokens, access_keys if keystone.accepts_access_keys else None, service_token, connection
+        keystone, tokens, access_keys if keystone.access_keys else None, service_token, connection
     )

@@ -1,4 +1,4 @@
-"""Keystone as written in TOML, and its conversion to `Keystone`."""
+"""A trusted Keystone, as written in TOML."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from clustercert.authn.keystone.authority import Keystone, ServiceCredential
+from clustercert.model import Domain, FederatedDomain, JsonObject
+from clustercert.model.ids import id_of
 from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
@@ -33,7 +34,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class KeystoneServiceSettings(Section):
+MAX_SECRET = 4096
+
+
+class UnreadableSecret(Exception):
+    """The file with the service's secret can't be read. The message says why."""
+
+
+class ServiceCredential(Section):
     """`[identity.keystone.service]`: the credential with which the service asks Keystone.
 
     Give a user with a password, or an application credential. Keep secrets in files, which are read for each login, or
@@ -87,24 +95,40 @@ class KeystoneServiceSettings(Section):
 
     @staticmethod
     def _require_one(
-        wanted: list[SecretStr | Path | None], others: list[SecretStr | Path | None], names: str
+        required: list[SecretStr | Path | None], others: list[SecretStr | Path | None], names: str
     ) -> None:
-        if sum(each is not None for each in wanted) != 1 or any(each is not None for each in others):
+        if sum(each is not None for each in required) != 1 or any(each is not None for each in others):
             raise RuleFault(f"give either {names}")
 
-    def configured(self) -> ServiceCredential:
+    @property
+    def is_system_scoped(self) -> bool:
+        """Whether the service's tokens are for the scope `system`."""
+        scopes = (self.application_credential_id, self.project, self.project_id, self.domain)
+        return all(each is None for each in scopes)
+
+    def request(self) -> JsonObject:
+        """Return the body of a request for a token. Reads the secret's file. Raises UnreadableSecret."""
         if self.application_credential_id is not None:
             secret = self.application_credential_secret or self.application_credential_secret_file
-            assert secret is not None  # noqa: S101 - checked above
-            return ServiceCredential({"id": self.application_credential_id}, None, secret)
-        password = self.password or self.password_file
-        assert password is not None  # noqa: S101 - checked above
-        user: dict[str, object] = (
-            {"id": self.user_id}
-            if self.user_id is not None
-            else {"name": self.username, "domain": {"name": self.user_domain}}
-        )
-        return ServiceCredential(user, self._scope(), password)
+            credential = {"id": self.application_credential_id, "secret": _text(secret)}
+            return {
+                "auth": {
+                    "identity": {
+                        "methods": ["application_credential"],
+                        "application_credential": credential,
+                    }
+                }
+            }
+        user: JsonObject = {"name": self.username, "domain": {"name": self.user_domain}}
+        if self.user_id is not None:
+            user = {"id": self.user_id}
+        user |= {"password": _text(self.password or self.password_file)}
+        return {
+            "auth": {
+                "identity": {"methods": ["password"], "password": {"user": user}},
+                "scope": self._scope(),
+            }
+        }
 
     def _scope(self) -> Mapping[str, object]:
         if self.project_id is not None:
@@ -116,7 +140,24 @@ class KeystoneServiceSettings(Section):
         return {"system": {"all": True}}
 
 
-class KeystoneSettings(Section):
+def _text(secret: SecretStr | Path | None) -> str:
+    """Return the secret, or the first line of its file."""
+    if isinstance(secret, SecretStr):
+        return secret.get_secret_value()
+    assert secret is not None  # noqa: S101 - the credential is complete
+    try:
+        with secret.open(encoding="utf-8") as file:
+            line = file.readline(MAX_SECRET + 1).rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UnreadableSecret(f"{secret}: is not text in UTF-8") from None
+    except OSError as error:
+        raise UnreadableSecret(f"{secret}: {error.strerror}") from None
+    if not 1 <= len(line) <= MAX_SECRET:
+        raise UnreadableSecret(f"{secret}: the first line is empty or longer than {MAX_SECRET}")
+    return line
+
+
+class Keystone(Section):
     """`[identity.keystone]`: a Keystone whose tokens and EC2 credentials are accepted.
 
     Attributes:
@@ -152,7 +193,7 @@ class KeystoneSettings(Section):
     system_roles: RoleNames = Field(default={})
     groups: TrueOrFalse = True
     access_keys: TrueOrFalse = True
-    service: KeystoneServiceSettings
+    service: ServiceCredential
 
     @model_validator(mode="after")
     def _is_bound(self) -> Self:
@@ -166,20 +207,12 @@ class KeystoneSettings(Section):
             )
         return self
 
-    def configured(self) -> Keystone:
-        return Keystone(
-            name=self.name,
-            url=self.url,
-            service=self.service.configured(),
-            ca_file=self.ca_file,
-            timeout=self.timeout.total_seconds(),
-            cache_seconds=self.cache.total_seconds(),
-            projects=self.projects,
-            domain=self.domain,
-            user_domains=frozenset(self.user_domains) if self.user_domains is not None else None,
-            roles=self.roles,
-            system_roles=self.system_roles,
-            reads_groups=self.groups,
-            accepts_access_keys=self.access_keys,
-            prefixed=self.prefix_names,
-        )
+    @property
+    def role_names(self) -> frozenset[str]:
+        """The roles to which the settings rename Keystone's."""
+        return frozenset((*(self.roles or {}).values(), *self.system_roles.values()))
+
+    @property
+    def prefix_domain(self) -> Domain:
+        """The domain of all its users and groups, if names are prefixed. It is not in the store."""
+        return FederatedDomain(id_of(self.url), self.name)

@@ -9,7 +9,6 @@ from datetime import datetime
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential, is_keystone_token
 from clustercert.authn.federated import CLOCK_DIFFERENCE, FederatedLookup, FederatedUser
-from clustercert.authn.keystone.authority import Keystone
 from clustercert.authn.keystone.client import (
     Found,
     KeystoneDirectory,
@@ -18,6 +17,7 @@ from clustercert.authn.keystone.client import (
     require_undelegated,
     token_roles,
 )
+from clustercert.authn.keystone.settings import Keystone
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.errors import Unauthenticated
 
@@ -82,4 +82,4 @@ class KeystoneTokens:
             revision=next(self._revisions),
             logged_in_at=body.issued_at - CLOCK_DIFFERENCE,
         )
-        return Found(found, min(left, self.keystone.cache_seconds))
+        return Found(found, min(left, self.keystone.cache.total_seconds()))
