@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from clustercert.authn.keystone.settings import Keystone, ServiceCredential
-from clustercert.authn.oidc.issuer_settings import IssuerSettings, RoleGrantSettings
+from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
 from clustercert.cli.root import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
@@ -35,7 +35,7 @@ from clustercert.policy.rule_settings import GrantSettings, RuleSettings, WhenSe
 from clustercert.policy.setting_types import Section
 from clustercert.settings import Settings
 
-ISSUERS = (IssuerSettings, RoleGrantSettings)
+ISSUERS = (OidcIssuer, RoleGrant)
 KEYSTONE = (Keystone, ServiceCredential)
 RULES = (RuleSettings, WhenSettings, GrantSettings)
 EXAMPLES = (ExampleSettings, ExampleCaller, ExampleCluster, ExampleRequest, Expectation)

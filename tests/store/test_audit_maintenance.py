@@ -211,15 +211,20 @@ async def test_a_failing_server_is_retried_without_delaying_other_targets(
         ("200 OK\r\nContent-Encoding: gzip, gzip\r\nContent-Length: 1000\r\n\r\n", "a compressed response"),
         ("200 OK\r\nContent-Length: 600000\r\n\r\n" + " " * 600_000, "more than 524288 bytes"),
         ("200 OK\r\nX: " + "x" * 200_000, "RemoteProtocolError"),
-        ("200 OK\r\nContent-Length: 10\r\n\r\n", "no complete response within 0.5 seconds"),
         ("302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "status 302"),
     ],
 )
 async def test_a_hostile_server_costs_little(answer: str, cause: str) -> None:
     async with listening(*[answer] * 3) as (address, bodies):
         with pytest.raises(PublishError, match=cause):
-            await UrlTarget(address, retry_seconds=0, timeout_seconds=0.5).publish("note")
+            await UrlTarget(address, retry_seconds=0, timeout_seconds=SECONDS).publish("note")
     assert bodies == [b"note"] * 3
+
+
+async def test_a_server_that_never_completes_its_answer_is_left() -> None:
+    async with listening(*["200 OK\r\nContent-Length: 10\r\n\r\n"] * 3) as (address, _):
+        with pytest.raises(PublishError, match=r"no complete response within 0\.5 seconds"):
+            await UrlTarget(address, retry_seconds=0, timeout_seconds=0.5).publish("note")
 
 
 async def test_a_file_that_cannot_be_written_is_retried(log: SealedLog, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.issuers import Issuer
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.verification import Verifier
@@ -132,7 +132,7 @@ def fresh(claims: dict[str, Any], **changed: object) -> dict[str, Any]:
     return {name: value for name, value in (claims | times | changed).items() if value is not None}
 
 
-async def user_of(issuer: Issuer, claims: dict[str, Any], **changed: object) -> FederatedUser:
+async def user_of(issuer: OidcIssuer, claims: dict[str, Any], **changed: object) -> FederatedUser:
     """The user whom a token becomes. Raises TokenRefused."""
 
     async def fetch() -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clustercert.authn.oidc import keys as module
-from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.keys import FetchFailed, IssuerKeys, VerificationKey, parse_key_set
 from clustercert.model.errors import Unavailable
 from clustercert.observability.log import redact

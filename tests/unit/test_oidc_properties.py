@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, UnusableKeySet, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.tokens import MAX_DEPTH, parse_token
@@ -21,7 +21,7 @@ from support.oidc import AUDIENCE, URL, claims_of, key_set, new_key, signed
 KEY = new_key("first")
 # Used until the end of a long run of tests.
 TOKEN = signed(claims_of(exp=4_000_000_000), KEY)
-ISSUER = IssuerSettings.model_validate(
+ISSUER = OidcIssuer.model_validate(
     {
         "name": "sso",
         "issuer": URL,
@@ -31,7 +31,7 @@ ISSUER = IssuerSettings.model_validate(
         "groups": "groups",
         "roles": [{"role": "member", "claims": {"acr": ["gold"]}}],
     }
-).configured()
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

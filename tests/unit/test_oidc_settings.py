@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from clustercert.authn.oidc.issuer_settings import IssuerSettings
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.identity.federation import login_of
 from clustercert.model import IssueRequest, Origin
 from clustercert.model.errors import Forbidden, NotFound
@@ -31,7 +31,7 @@ MINIMAL: Mapping[str, object] = {
 
 def problem(**changed: object) -> str:
     with pytest.raises(ValidationError) as caught:
-        IssuerSettings.model_validate(dict(MINIMAL) | changed)
+        OidcIssuer.model_validate(dict(MINIMAL) | changed)
     return str(caught.value)
 
 
@@ -135,7 +135,7 @@ async def granted(
 ) -> str:
     """The groups in the certificate that a recipe's policy gives for a token, or the name of the error."""
     settings = load(None, **tomllib.loads(recipe(name)))
-    user = await user_of(settings.identity.issuers[0].configured(), claims, **changed)
+    user = await user_of(settings.identity.issuers[0], claims, **changed)
     access = FederatedAccess(frozenset({PROJECT}), blocked=False, name_taken=False)
     caller = login_of(user, access).caller(user, Origin("192.0.2.1", "0" * 32))
     where = replace(cluster(), project_id=PROJECT, name=cluster_name)
@@ -177,7 +177,7 @@ async def test_a_service_account_of_one_cluster_reads_another() -> None:
 def test_the_lines_for_a_resource_are_valid() -> None:
     text = recipe("login", {'audiences = ["clustercert"]\n': recipe_lines("resource")})
     [issuer] = load(None, **tomllib.loads(text)).identity.issuers
-    login = issuer.configured().login
+    login = issuer.login
     assert login is not None
     assert (login.resource, login.bearer) == ("https://clustercert.example.com", "access")
 

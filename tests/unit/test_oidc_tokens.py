@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import OKPKey
 
-from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused, derived_id
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer, derived_id
 from clustercert.authn.oidc.keys import IssuerKeys, parse_key_set
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.verification import Verifier
@@ -26,12 +26,12 @@ KEY, RSA, OTHER = new_key("first"), new_key("rsa", "RSA"), new_key("first")
 PROJECT = "a" * 32
 
 
-def configured(**changed: object) -> Issuer:
+def configured(**changed: object) -> OidcIssuer:
     values = {"name": "sso", "issuer": URL, "audiences": [AUDIENCE], "projects": [PROJECT]} | changed
-    return IssuerSettings.model_validate(values).configured()
+    return OidcIssuer.model_validate(values)
 
 
-def verifier(issuer: Issuer, *keys: Key) -> Verifier:
+def verifier(issuer: OidcIssuer, *keys: Key) -> Verifier:
     async def fetch() -> Any:
         return parse_key_set(key_set(*(keys or (KEY, RSA))))
 
@@ -40,7 +40,7 @@ def verifier(issuer: Issuer, *keys: Key) -> Verifier:
     )
 
 
-async def refusal(text: str, issuer: Issuer | None = None) -> TokenRefused:
+async def refusal(text: str, issuer: OidcIssuer | None = None) -> TokenRefused:
     with pytest.raises(TokenRefused) as caught:
         await verifier(issuer or configured()).verify(text)
     assert str(caught.value) == "Authorization failed."
@@ -306,7 +306,7 @@ def test_two_subjects_never_have_one_id(one: list[str], other: list[str]) -> Non
     assert derived_id("user", URL, *one) != derived_id("group", URL, *other)
 
 
-async def mapped(issuer: Issuer, **claims: object) -> User:
+async def mapped(issuer: OidcIssuer, **claims: object) -> User:
     _, token = await verifier(issuer).verify(signed(claims_of(**claims), KEY))
     return federated_user(issuer, token).user
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from clustercert.authn.oidc import token_reviews as module
-from clustercert.authn.oidc.issuer_settings import IssuerSettings
-from clustercert.authn.oidc.issuers import TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.token_reviews import MAX_WAITING, NoClusters, TokenReview, TokenReviewer
 from clustercert.authn.oidc.tokens import UnverifiedToken, parse_token
@@ -20,7 +20,7 @@ from clustercert.model.errors import CredentialUnverified
 from support.issuer_tokens import KUBERNETES, fresh
 
 CLUSTER = "2f6d3bd5-4a3c-4bd1-8d3c-6b1f4f6a2f10"
-ISSUER = IssuerSettings.model_validate(
+ISSUER = OidcIssuer.model_validate(
     {
         "name": "cluster-a",
         "preset": "kubernetes",
@@ -30,7 +30,7 @@ ISSUER = IssuerSettings.model_validate(
         "token_review": True,
         "projects": ["1" * 32],
     }
-).configured()
+)
 USERNAME, UID = KUBERNETES["sub"], "a087d5a0-e1dd-43ec-93ac-f13d89cd13af"
 GOOD = TokenReview(True, USERNAME, UID, ("clustercert",))
 
@@ -81,7 +81,7 @@ async def test_settings_without_clusters_ask_none() -> None:
     with pytest.raises(FetchFailed, match=CLUSTER):
         await NoClusters().fetch_keys(CLUSTER)
     with pytest.raises(FetchFailed, match=CLUSTER):
-        await NoClusters().review(CLUSTER, "token", ISSUER.audiences)
+        await NoClusters().review(CLUSTER, "token", frozenset(ISSUER.audiences))
 
 
 async def test_claims_are_those_of_the_answer() -> None:

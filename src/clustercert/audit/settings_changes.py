@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from clustercert.authn.oidc.issuer_settings import IssuerSettings, declared_issuers, issuers_digest
+from clustercert.authn.oidc.issuers import OidcIssuer, declared_issuers, issuers_digest
 from clustercert.model import Actor
 from clustercert.model.events.operation import IssuersLoaded, PolicyLoaded
 from clustercert.policy.decision import (
@@ -18,7 +18,7 @@ from clustercert.store.job_cursors import JobCursor
 ISSUERS_CURSOR = "issuers"
 
 
-async def record_issuer_change(cursor: JobCursor, issuers: Sequence[IssuerSettings], now: datetime) -> bool:
+async def record_issuer_change(cursor: JobCursor, issuers: Sequence[OidcIssuer], now: datetime) -> bool:
     """Record the issuers if they differ from the last recorded ones. Returns whether this call recorded them.
 
     If several workers start at once, only one of them records the issuers. Raises Unavailable.

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from clustercert.authn.federated import Authority
 from clustercert.authn.keystone.settings import Keystone
-from clustercert.authn.oidc.issuer_settings import IssuerSettings, configured_issuers
+from clustercert.authn.oidc.issuers import OidcIssuer, check_issuers_differ
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.ids import is_user_id
 from clustercert.model.requests import KEYSTONE_METHODS
@@ -30,14 +30,14 @@ class IdentitySettings(Section):
     built_in: TrueOrFalse = True
     region: str = Field(default="eu-de", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     token_lifetime: Lifetime = timedelta(hours=24)
-    issuers: tuple[IssuerSettings, ...] = Field(default=(), max_length=100)
+    issuers: tuple[OidcIssuer, ...] = Field(default=(), max_length=100)
     keystone: Keystone | None = None
 
     @property
     def authorities(self) -> tuple[Authority, ...]:
         """The issuers, and Keystone."""
         keystone = (self.keystone,) if self.keystone is not None else ()
-        return (*configured_issuers(self.issuers), *keystone)
+        return (*self.issuers, *keystone)
 
     @property
     def authority_names(self) -> frozenset[str]:
@@ -75,11 +75,11 @@ class IdentitySettings(Section):
 
     @model_validator(mode="after")
     def _issuers_differ(self) -> Self:
-        issuers = configured_issuers(self.issuers)
+        check_issuers_differ(self.issuers)
         keystone = self.keystone
-        if keystone is not None and any(keystone.name == issuer.name for issuer in issuers):
+        if keystone is not None and any(keystone.name == issuer.name for issuer in self.issuers):
             raise RuleFault(f"an issuer has the name {keystone.name}", "keystone", "name")
-        if not self.built_in and keystone is None and not issuers:
+        if not self.built_in and keystone is None and not self.issuers:
             raise RuleFault("without the built-in identity, configure Keystone or an issuer", "built_in")
         return self
 

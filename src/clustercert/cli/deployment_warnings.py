@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from clustercert.authn.oidc.issuer_settings import configured_issuers
-from clustercert.authn.oidc.issuers import claim_path
+from clustercert.authn.oidc.claims import claim_path
 from clustercert.cli.output import note
 from clustercert.clusters.registration import exempted_templates
 from clustercert.model.errors import Conflict, NotFound, Unavailable
@@ -108,7 +107,7 @@ def _trusted_leaf(settings: "Settings") -> Iterator[str]:
 
 
 def _changing_subjects(parts: "Components") -> Iterator[str]:
-    for issuer in configured_issuers(parts.settings.identity.issuers):
+    for issuer in parts.settings.identity.issuers:
         for claim in issuer.mapping.subject:
             if claim_path(claim)[-1] == "email":
                 yield (

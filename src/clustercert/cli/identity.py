@@ -88,7 +88,6 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
     import httpx  # noqa: F401 - now, since an explanation waits only briefly for the issuer's keys
 
     from clustercert.authn.oidc.authenticator import new_authenticator
-    from clustercert.authn.oidc.issuer_settings import configured_issuers
     from clustercert.authn.oidc.token_reviews import NoClusters
     from clustercert.identity.federation import Federation
     from clustercert.model import utc_now
@@ -99,7 +98,7 @@ async def _report(settings: "Settings", text: str) -> "TokenReport":
     try:
         await migrate.check(database)
         federation = Federation(database, utc_now)
-        issuers = configured_issuers(settings.identity.issuers)
+        issuers = settings.identity.issuers
         oidc = new_authenticator(issuers, federation, NoClusters(), utc_now) if issuers else None
         return await report_on_token(oidc, federation, text)
     finally:

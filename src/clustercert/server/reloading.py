@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from clustercert.authn.identity_settings import IdentitySettings
-from clustercert.authn.oidc.issuer_settings import IssuerSettings
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.model.errors import ClustercertError, Conflict
 from clustercert.observability import metrics
 from clustercert.policy.decision import policy_digest
@@ -56,7 +56,7 @@ class Reloadable:
     """The part of the settings that a reload changes."""
 
     policy: PolicySettings
-    issuers: tuple[IssuerSettings, ...]
+    issuers: tuple[OidcIssuer, ...]
 
     @classmethod
     def of(cls, settings: Settings) -> "Reloadable":

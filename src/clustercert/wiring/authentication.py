@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup, AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
-from clustercert.authn.oidc.issuer_settings import configured_issuers
 from clustercert.identity import Identity
 from clustercert.kubernetes.service_access import Access
 from clustercert.model import utc_now
@@ -71,9 +70,10 @@ def oidc_authenticator(
     from clustercert.authn.oidc import authenticator  # noqa: PLC0415
     from clustercert.kubernetes.service_accounts import ServiceAccounts  # noqa: PLC0415
 
-    issuers = configured_issuers(settings.identity.issuers)
     service_accounts = ServiceAccounts(clusters, access)
-    return authenticator.new_authenticator(issuers, identity.federation, service_accounts, utc_now, before)
+    return authenticator.new_authenticator(
+        settings.identity.issuers, identity.federation, service_accounts, utc_now, before
+    )
 
 
 def keystone_service(settings: Settings, identity: Identity) -> "KeystoneService | None":

@@ -11,8 +11,9 @@ from cachetools import LRUCache
 
 from clustercert.authn.credentials import BEARER, UnverifiedCredential
 from clustercert.authn.federated import FederatedLookup, FederatedUser
+from clustercert.authn.oidc.claims import TokenRefused
 from clustercert.authn.oidc.explanation import Explanation, explain
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import IssuerKeys, fetch_keys
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.token_reviews import CACHED_SECONDS, ClusterIssuers, TokenReviewer
@@ -41,10 +42,15 @@ class _VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class OidcAuthenticator:
-    """Verifies tokens from OIDC issuers. A cached token needs one hash and no I/O."""
+    """Verifies tokens from OIDC issuers. A cached token needs one hash and no I/O.
+
+    Attributes:
+        revision: differs each time that the settings are loaded.
+    """
 
     identity: FederatedLookup
     verifier: Verifier
+    revision: int = field(default_factory=lambda: next(_revisions))
     _cache: LRUCache[bytes, _VerifiedToken] = field(
         default_factory=lambda: LRUCache(CACHED_TOKENS), repr=False
     )
@@ -60,7 +66,7 @@ class OidcAuthenticator:
         return await self.identity.caller_of_federated_user(user, request.origin)
 
     @property
-    def issuers(self) -> tuple[Issuer, ...]:
+    def issuers(self) -> tuple[OidcIssuer, ...]:
         """The issuers in the settings, in their order."""
         return tuple(self.verifier.issuers.values())
 
@@ -83,16 +89,16 @@ class OidcAuthenticator:
             del self._cache[digest]
         started = self.verifier.now()
         issuer, token = await self.verifier.verify(text)
-        user = federated_user(issuer, token)
+        user = replace(federated_user(issuer, token), revision=self.revision)
         until = valid_until(issuer, token)
-        if issuer.reviewed:
+        if issuer.token_review:
             until = min(until, started + timedelta(seconds=CACHED_SECONDS))
         self._cache[digest] = _VerifiedToken(user, self.verifier.version(issuer.url), until)
         return user
 
 
 def new_authenticator(
-    issuers: Iterable[Issuer],
+    issuers: Iterable[OidcIssuer],
     identity: FederatedLookup,
     clusters: ClusterIssuers,
     now: Callable[[], datetime],
@@ -103,25 +109,28 @@ def new_authenticator(
     Keys that `before` has from the same source are kept, so they stay in use while the issuer can't be reached. Cached
     tokens of `before` are not kept, because the new settings may refuse them or map them to other roles.
     """
-    revision = next(_revisions)
-    by_url = {issuer.url: replace(issuer, revision=revision) for issuer in issuers}
+    by_url = {issuer.url: issuer for issuer in issuers}
     keys: dict[str, KeyLookup] = {}
     reviewers = {}
     for url, issuer in by_url.items():
-        if issuer.reviewed:
+        if issuer.token_review:
             reviewers[url] = TokenReviewer(issuer, clusters)
         else:
             keys[url] = _kept_keys(issuer, before) or _new_keys(issuer, clusters)
     return OidcAuthenticator(identity, Verifier(by_url, keys, now, reviewers))
 
 
-def _new_keys(issuer: Issuer, clusters: ClusterIssuers) -> IssuerKeys:
-    fetch = functools.partial(fetch_keys, issuer.url, issuer.source, from_cluster=clusters.fetch_keys)
+def _new_keys(issuer: OidcIssuer, clusters: ClusterIssuers) -> IssuerKeys:
+    fetch = functools.partial(fetch_keys, issuer, from_cluster=clusters.fetch_keys)
     return IssuerKeys(issuer.name, fetch)
 
 
-def _kept_keys(issuer: Issuer, before: OidcAuthenticator | None) -> KeyLookup | None:
+def _kept_keys(issuer: OidcIssuer, before: OidcAuthenticator | None) -> KeyLookup | None:
     former = before.verifier.issuers.get(issuer.url) if before is not None else None
-    if before is None or former is None or (former.name, former.source) != (issuer.name, issuer.source):
+    if (
+        before is None
+        or former is None
+        or (former.name, former.key_source) != (issuer.name, issuer.key_source)
+    ):
         return None
     return before.verifier.keys.get(issuer.url)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.mapping import federated_user
 from clustercert.authn.oidc.token_reviews import REVIEW
 from clustercert.authn.oidc.tokens import UnverifiedToken, claim_results
@@ -43,7 +44,7 @@ class Explanation:
         user: the user whom the token describes; None if a check failed.
     """
 
-    issuer: Issuer | None
+    issuer: OidcIssuer | None
     checks: tuple[CheckResult, ...]
     user: FederatedUser | None
 
@@ -61,7 +62,7 @@ async def explain(verifier: "Verifier", text: str) -> Explanation:
         return _without_keys(issuer, str(error.__cause__ or error))
     except TimeoutError:
         return _without_keys(issuer, f"no response within {KEYS_SECONDS:g} seconds")
-    results = [CheckResult(REVIEW if issuer.reviewed else "signature", passed=True)]
+    results = [CheckResult(REVIEW if issuer.token_review else "signature", passed=True)]
     for name, failure in claim_results(issuer, token, verifier.now()):
         results.append(CheckResult(name, passed=True) if failure is None else _failed(failure))
     if not all(each.passed for each in results):
@@ -69,11 +70,11 @@ async def explain(verifier: "Verifier", text: str) -> Explanation:
     return _mapped(issuer, token, results)
 
 
-def _without_keys(issuer: Issuer | None, reason: str) -> Explanation:
+def _without_keys(issuer: OidcIssuer | None, reason: str) -> Explanation:
     return Explanation(issuer, (CheckResult("keys", False, reason, "the keys of the issuer"),), None)
 
 
-def _mapped(issuer: Issuer, token: UnverifiedToken, results: list[CheckResult]) -> Explanation:
+def _mapped(issuer: OidcIssuer, token: UnverifiedToken, results: list[CheckResult]) -> Explanation:
     try:
         user = federated_user(issuer, token)
     except TokenRefused as refusal:

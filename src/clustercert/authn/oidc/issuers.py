@@ -1,207 +1,29 @@
-"""OIDC issuers, their claims and expressions."""
+"""Trusted OIDC issuers as written in TOML, with presets for well-known ones, and their form in audit events."""
 
+import functools
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Literal, Self
 
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from clustercert.authn.oidc.claims import ClaimCheck, ClaimExpression
 from clustercert.model import Domain, FederatedDomain, JsonObject
-from clustercert.model.errors import Unauthenticated
 from clustercert.model.ids import id_of
-from clustercert.model.login_client import LoginClient
+from clustercert.model.login_client import (
+    DEFAULT_REDIRECT,
+    DISCOVERY_PATH,
+    OWN_PARAMETERS,
+    BearerKind,
+    LoginClient,
+)
 from clustercert.model.name_patterns import Names
-from clustercert.policy.expressions import MAX_LISTED, compile_expression
-
-if TYPE_CHECKING:
-    from cel.cel import Program
-
-
-# Tokens choose these strings, so only their beginning is logged.
-MAX_SHOWN = 120
-
-
-class TokenRefused(Unauthenticated):
-    """A token failed a check. As for any failed authentication, the caller does not learn which check failed.
-
-    Attributes:
-        check: the name of the check, such as `signature` or `aud`.
-        came: what the token has, shortened; empty if that says nothing.
-        expected: what the check accepts.
-    """
-
-    def __init__(self, check: str, came: object, expected: str) -> None:
-        self.check = check
-        self.came = shown(came)
-        self.expected = expected
-        super().__init__(f"{check}: the token has {self.came or 'nothing'}; expected: {expected}")
-
-
-def shown(value: object) -> str:
-    """Return a printable ASCII form of a value from a token, shortened."""
-    if value is None:
-        return ""
-    text = ascii(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
-# The maximum length of a value that is compared, in characters. Longer ones match nothing.
-MAX_COMPARED = 1024
-
-
-def claim_path(claim: str) -> tuple[str, ...]:
-    """Return the names that lead to a claim, from the outermost.
-
-    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a name.
-    Source: RFC 6901.
-    """
-    if not claim.startswith("/"):
-        return (claim,)
-    return tuple(name.replace("~1", "/").replace("~0", "~") for name in claim[1:].split("/"))
-
-
-def claim_value(claims: JsonObject, claim: str) -> object:
-    """Return a claim, or None if the token does not have it. See `claim_path`."""
-    value: object = claims
-    for name in claim_path(claim):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
-
-
-def claim_texts(value: object) -> tuple[str, ...] | None:
-    """Return a claim as strings: one for a single value, or one for each entry of a list. None for another type."""
-    values = value if isinstance(value, list) else [value]
-    texts = tuple(map(_text, values))
-    return None if None in texts else tuple(text for text in texts if text is not None)
-
-
-def _text(value: object) -> str | None:
-    match value:
-        case str():
-            return value
-        case bool():
-            return str(value).lower()
-        case int():
-            # Python refuses to convert numbers of thousands of digits.
-            return str(value) if value.bit_length() <= 64 else None  # noqa: PLR2004 - no id is larger
-        case _:
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimCheck:
-    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough.
-
-    A claim with a value that is longer than `MAX_COMPARED` never meets the check.
-    """
-
-    claim: str
-    values: Names
-
-    def is_met(self, claims: JsonObject) -> bool:
-        value = claim_value(claims, self.claim)
-        texts = claim_texts(value) if value is not None else None
-        return texts is not None and not _is_long(texts) and self.values.match(texts)
-
-    def require(self, claims: JsonObject) -> None:
-        """Raise TokenRefused unless the claim has one of the values."""
-        if self.is_met(claims):
-            return
-        value = claim_value(claims, self.claim)
-        bound = f", in at most {MAX_COMPARED} characters" if _is_long(claim_texts(value) or ()) else ""
-        raise TokenRefused(self.claim, value, f"{self.values.text}{bound}")
-
-
-def _is_long(texts: Iterable[str]) -> bool:
-    return any(len(text) > MAX_COMPARED for text in texts)
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimExpression:
-    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims.
-
-    Attributes:
-        setting: the name of the setting, for refusals.
-    """
-
-    source: str
-    setting: str
-    _program: "Program" = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Compile the expression. Raises ValueError."""
-        object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
-
-    def value(self, claims: JsonObject) -> Any:
-        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing.
-
-        The refusal has the names of the token's claims.
-        """
-        from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
-
-        if (longest := _longest_list(claims)) > MAX_LISTED:
-            # The time of an expression grows with the square of a list's length: two seconds for a full token.
-            expected = f"lists of at most {MAX_LISTED} entries, because the setting is an expression"
-            raise TokenRefused(self.setting, f"a list of {longest}", expected)
-        try:
-            return self._program.execute(cel.Context({"claims": claims}))
-        except BaseException as error:
-            # The library raises many types, and its panics don't derive from Exception.
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            expected = (
-                f"the claim or member {error}, which the expression reads: {self.source}"
-                if isinstance(error, KeyError)
-                else f"claims for which the expression has a value ({str(error)[:100]}): {self.source}"
-            )
-            raise TokenRefused(self.setting, sorted(claims), expected) from None
-
-
-def _longest_list(value: object) -> int:
-    """Return the length of the longest list or object within a claim."""
-    if not isinstance(value, list | dict):
-        return 0
-    inner = value.values() if isinstance(value, dict) else value
-    return max(len(value), *map(_longest_list, inner), 0)
-
-
-@dataclass(frozen=True, slots=True)
-class KeySource:
-    """Where an issuer's public keys come from.
-
-    Attributes:
-        discovery_url: where the discovery document is, if not below the issuer's URL.
-        jwks_uri: the address of the keys. Without it, discovery finds it.
-        keys_file: a JSON Web Key Set on disk, instead of any address.
-        cluster: the id of a registered cluster whose API server publishes the keys, instead of any address.
-        ca_file: CAs of the issuer's server, in PEM. Without it, those of the system.
-        proxy: the URL of an HTTP proxy.
-    """
-
-    discovery_url: str
-    jwks_uri: str | None = None
-    keys_file: Path | None = None
-    cluster: str | None = None
-    ca_file: Path | None = None
-    proxy: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RoleGrant:
-    """A role for the users of an issuer who meet all conditions.
-
-    Attributes:
-        projects: project ids; None for all projects of the issuer.
-        in_service: give the role in the whole service instead of projects.
-        groups: one of the user's groups must match.
-    """
-
-    role: str
-    projects: frozenset[str] | None = None
-    in_service: bool = False
-    groups: Names | None = None
-    claims: tuple[ClaimCheck, ...] = ()
+from clustercert.model.requests import is_https_url, is_loopback_redirect
+from clustercert.policy.setting_types import Lifetime, Name, NameList, RuleFault, Section, TrueOrFalse
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,66 +35,12 @@ class ClaimMapping:
         username: claims joined by a slash; None for those in `subject`.
         groups: a claim with strings, or an expression whose value is a list of strings; None for no groups.
         strip_slash: remove a slash at the beginning of groups, as Keycloak writes paths of groups.
-        prefixed: whether users and groups are called `ISSUER/NAME`, so that the issuer can't choose other names.
     """
 
     subject: tuple[str, ...] = ("sub",)
     username: tuple[str, ...] | None = None
     groups: str | ClaimExpression | None = None
     strip_slash: bool = False
-    prefixed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """A trusted issuer.
-
-    Attributes:
-        name: the operator's short name for it, which begins the names of its users and groups.
-        url: its exact claim `iss`.
-        audiences: the claim `aud` must have one of them.
-        leeway: accepted difference between the issuer's and the service's clock.
-        max_age: longest time since `iat`.
-        checks: all of them must be met.
-        reviewed: whether the API server of `source.cluster` is asked about each token, instead of verifying with keys.
-        revision: differs each time that the settings are loaded.
-        projects, domain: the only projects in which its users can have roles: by id, or all projects of a domain.
-        login: the client with which people log in there; None for machines only.
-    """
-
-    name: str
-    url: str
-    audiences: frozenset[str]
-    source: KeySource
-    algorithms: frozenset[str] = frozenset({"RS256", "ES256"})
-    leeway: timedelta = timedelta(seconds=60)
-    max_age: timedelta = timedelta(hours=24)
-    checks: tuple[ClaimCheck, ...] = ()
-    mapping: ClaimMapping = field(default_factory=ClaimMapping)
-    grants: tuple[RoleGrant, ...] = ()
-    projects: frozenset[str] = frozenset()
-    domain: str | None = None
-    login: LoginClient | None = None
-    reviewed: bool = False
-    revision: int = 0
-
-    @property
-    def user_domain(self) -> Domain:
-        """The domain of the issuer's users and groups. It is not in the store."""
-        return FederatedDomain(derived_id("domain", self.url), self.name)
-
-    @property
-    def role_names(self) -> frozenset[str]:
-        return frozenset(grant.role for grant in self.grants)
-
-
-def derived_id(kind: Literal["domain", "group", "user"], issuer: str, *parts: str) -> str:
-    """Return the id of an issuer's user, group or domain: the first 32 hex digits of a SHA-256.
-
-    It is that of a JSON array in ASCII without spaces, such as `["user","https://sso.example.com","f3b1"]`. So two
-    users never share the hashed bytes, whatever their subject claims contain.
-    """
-    return id_of(json.dumps([kind, issuer, *parts], separators=(",", ":")))
 
 
 PresetName = Literal["keycloak", "dex", "entra", "github", "gitlab", "kubernetes"]
@@ -342,3 +110,340 @@ PRESETS: Mapping[PresetName, Preset] = {
         ),
     ),
 }
+
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
+]
+
+
+def _https_url(value: str) -> str:
+    if not is_https_url(value):
+        raise ValueError(
+            "expected an address like https://sso.example.com/realms/acme, without fragment or password"
+        )
+    return value
+
+
+def _redirect(value: str) -> str:
+    if not is_loopback_redirect(value):
+        raise ValueError(f"expected an address like {DEFAULT_REDIRECT} or http://localhost:8000")
+    return value
+
+
+def _free_parameter(name: str) -> str:
+    if name in OWN_PARAMETERS:
+        raise ValueError("the client sets this parameter itself")
+    return name
+
+
+def _expression(source: str) -> str:
+    ClaimExpression(source, "groups_cel")
+    return source
+
+
+def _listed(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+OneOrMore = Annotated[NameList, BeforeValidator(_listed)]
+HttpsUrl = Annotated[str, Field(max_length=512), AfterValidator(_https_url)]
+ClaimExpressionText = Annotated[str, AfterValidator(_expression)]
+ClaimTable = Annotated[dict[Name, NameList], Field(max_length=50)]
+RedirectUri = Annotated[str, Field(max_length=256), AfterValidator(_redirect)]
+ParameterName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]{1,64}$"), AfterValidator(_free_parameter)]
+LoginParameters = Annotated[dict[ParameterName, Annotated[str, Field(max_length=1024)]], Field(max_length=20)]
+# Source: RFC 8707, 2: an absolute URI without a fragment.
+ResourceUri = Annotated[str, Field(max_length=512, pattern='^[A-Za-z][A-Za-z0-9+.-]*:[!"$-~]+$')]
+ProjectIds = Annotated[frozenset[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]], Field(max_length=1000)]
+
+_EXCLUSIVE = (
+    ("groups", "groups_cel"),
+    ("jwks_uri", "keys_file"),
+    *(("cluster", other) for other in ("discovery_url", "jwks_uri", "keys_file", "ca_file", "proxy")),
+)
+
+
+class RoleGrant(Section):
+    """`[[identity.issuers.roles]]`: a role for the issuer's users who meet all conditions.
+
+    Attributes:
+        role: name of the role, such as `member`.
+        projects: ids of projects; by default all projects of the issuer.
+        service: give the role in the whole service instead of projects, such as `operator`. Needs a condition.
+        groups: names or patterns of the user's groups, as the issuer writes them.
+        claims: a table of claims with lists of values or patterns; the token must have every claim.
+    """
+
+    role: str = Field(min_length=1, max_length=64)
+    projects: Annotated[ProjectIds, Field(min_length=1)] | None = None
+    service: TrueOrFalse = False
+    groups: NameList | None = None
+    claims: ClaimTable = Field(default={})
+
+    @model_validator(mode="after")
+    def _is_narrow(self) -> Self:
+        if self.service and self.projects is not None:
+            raise RuleFault("service and projects exclude each other", "projects")
+        if self.service and self.groups is None and not self.claims:
+            raise RuleFault("a role with service = true needs groups or claims as its condition", "service")
+        if not self.service and self.role == "operator":
+            raise RuleFault("the role operator has no effect in projects; add service = true", "role")
+        return self
+
+    @functools.cached_property
+    def _conditions(self) -> tuple[Names | None, tuple[ClaimCheck, ...]]:
+        return Names(self.groups) if self.groups is not None else None, _checks(self.claims)
+
+    def is_granted(self, claims: JsonObject, groups: Sequence[str]) -> bool:
+        """Whether a user with these claims and groups, as the issuer calls them, gets the role."""
+        names, checks = self._conditions
+        if names is not None and not names.match(groups):
+            return False
+        return all(check.is_met(claims) for check in checks)
+
+
+class OidcIssuer(Section):
+    """`[[identity.issuers]]`: an OIDC issuer whose tokens are accepted.
+
+    See [identity.md](identity.md). A claim is written by its name or, if it is nested, as a JSON pointer such as
+    `/kubernetes.io/namespace`.
+
+    Attributes:
+        name: short name, and the prefix of its users' and groups' names: `NAME/alice`. No domain may have this name.
+        preset: defaults for the claims of a well-known issuer.
+        issuer: the issuer's URL, exactly as in the claim `iss`. Only https.
+        audiences: the claim `aud` must have one of these values.
+        algorithms: accepted signature algorithms. `EdDSA` is the older name of `Ed25519`.
+        discovery_url: base of the discovery document, if it is not below the issuer's URL.
+        jwks_uri: address of the keys, instead of discovery.
+        keys_file: JSON Web Key Set on disk, instead of an address.
+        cluster: id of a registered cluster whose API server publishes the keys, instead of an address. The service
+            connects with its own certificate. Only with the preset `kubernetes`.
+        token_review: if true, the API server of `cluster` is asked about each token (TokenReview), so tokens of deleted
+            pods and service accounts are refused within a minute.
+        ca_file: PEM file with the CAs of the issuer's server. By default, those of the system.
+        proxy: URL of an HTTP proxy for requests to the issuer.
+        leeway: accepted difference between the clocks of the issuer and the service, at most 5m.
+        max_age: maximum age of a token, from its claim `iat`. By default, 24h.
+        claims: a table of claims with lists of values or patterns; a token must have every claim.
+        subject: claims that together name the user, and never another one later. The user id is their hash. By default,
+            `sub`, or what the preset says.
+        username: claim with the user's name, or a list of claims, which are joined by slashes. By default, those in
+            `subject`.
+        groups: claim with a list of groups.
+        groups_cel: an expression in CEL over `claims` for the list of groups. Needs `clustercert[policy]`.
+        prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't tell them from
+            those of the built-in identity.
+        projects: ids of the only projects in which its users can have roles.
+        domain: name or id of a domain, in whose projects its users can have roles.
+        roles: roles of its users. See below.
+        client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
+        scopes: scopes that the client requests. By default, those of the preset.
+        redirect_uris: addresses on the user's machine that are registered for the client, `http://127.0.0.1` or
+            `http://localhost` with a path. Without a port, the client uses any free port.
+        login_token: which token the client sends to this service: the `id` token or the `access` token.
+        login_parameters: a table of further parameters that the client sends to the issuer, such as `audience`.
+        resource: URI, by preference the URL, of this service. The client requests access tokens for it (RFC 8707), and
+            it must be the only one of the `audiences`. Needs `login_token = "access"`.
+    """
+
+    name: str = Field(pattern="^[a-z0-9]([a-z0-9.-]{0,30}[a-z0-9])?$")
+    preset: PresetName | None = None
+    issuer: HttpsUrl
+    audiences: NameList
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = ("RS256", "ES256")
+    discovery_url: HttpsUrl | None = None
+    jwks_uri: HttpsUrl | None = None
+    keys_file: Path | None = None
+    cluster: Annotated[str, Field(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] | None = None
+    token_review: TrueOrFalse = False
+    ca_file: Path | None = None
+    proxy: str | None = Field(default=None, pattern="^https?://[!-~]+$")
+    leeway: Lifetime = Field(default=timedelta(seconds=60), ge=timedelta(0), le=timedelta(minutes=5))
+    max_age: Lifetime | None = Field(default=None, ge=timedelta(minutes=1), le=timedelta(days=366))
+    claims: ClaimTable = Field(default={})
+    subject: NameList | None = None
+    username: OneOrMore | None = None
+    groups: Name | None = None
+    groups_cel: ClaimExpressionText | None = None
+    prefix_names: TrueOrFalse = True
+    projects: ProjectIds = frozenset()
+    domain: Name | None = None
+    roles: tuple[RoleGrant, ...] = Field(default=(), max_length=500)
+    client_id: Name | None = None
+    scopes: NameList | None = None
+    redirect_uris: Annotated[tuple[RedirectUri, ...], Field(min_length=1, max_length=10)] = (
+        DEFAULT_REDIRECT,
+    )
+    login_token: BearerKind = "id"
+    login_parameters: LoginParameters = Field(default={})
+    resource: ResourceUri | None = None
+
+    @model_validator(mode="after")
+    def _is_bound(self) -> Self:
+        if not self.projects and self.domain is None:
+            raise RuleFault("name the projects or the domain in which its users can have roles", "projects")
+        for number, grant in enumerate(self.roles):
+            if self.domain is None and not (grant.projects or frozenset()) <= self.projects:
+                raise RuleFault("not among the issuer's projects", "roles", number, "projects")
+        for one, other in _EXCLUSIVE:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise RuleFault(f"{one} and {other} exclude each other", other)
+        if self.cluster is not None and self.preset != "kubernetes":
+            raise RuleFault('a cluster as the issuer needs preset = "kubernetes"', "cluster")
+        if self.token_review and self.cluster is None:
+            raise RuleFault("name the cluster that is asked", "cluster")
+        return self
+
+    @model_validator(mode="after")
+    def _accepts_only_its_resource(self) -> Self:
+        if self.resource is None:
+            return self
+        if self.login_token != "access":
+            raise RuleFault('only access tokens are for a resource; set login_token = "access"', "resource")
+        if set(self.audiences) != {self.resource}:
+            raise RuleFault(
+                f'accept only tokens for the resource: set audiences = ["{self.resource}"]', "audiences"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        defaults = self._defaults
+        pinned = (self.claims.get(claim, ("*",)) for claim in defaults.pinned)
+        if defaults.pinned and not any(all(set(value) - set("*?") for value in values) for values in pinned):
+            raise RuleFault(
+                f"everybody can get a token from this issuer: check one of {', '.join(defaults.pinned)}",
+                "claims",
+            )
+        return self
+
+    @property
+    def _defaults(self) -> Preset:
+        return PRESETS[self.preset] if self.preset is not None else Preset(ClaimMapping())
+
+    @property
+    def url(self) -> str:
+        """The exact claim `iss`."""
+        return self.issuer
+
+    @property
+    def key_source(self) -> tuple[object, ...]:
+        """Where its public keys come from."""
+        files = self.keys_file, self.ca_file
+        return self.discovery_address, self.jwks_uri, self.cluster, self.proxy, *files
+
+    @property
+    def discovery_address(self) -> str:
+        return (self.discovery_url or self.issuer).rstrip("/") + DISCOVERY_PATH
+
+    @property
+    def age_limit(self) -> timedelta:
+        """Longest time since `iat`."""
+        return self.max_age or self._defaults.max_age
+
+    @functools.cached_property
+    def checks(self) -> tuple[ClaimCheck, ...]:
+        """Checks of claims. A token must meet all of them."""
+        required = {claim: ("*",) for claim in self._defaults.required if claim not in self.claims}
+        return _checks(required | self.claims)
+
+    @property
+    def user_domain(self) -> Domain:
+        """The domain of the issuer's users and groups. It is not in the store."""
+        return FederatedDomain(derived_id("domain", self.url), self.name)
+
+    @property
+    def role_names(self) -> frozenset[str]:
+        return frozenset(grant.role for grant in self.roles)
+
+    @property
+    def login(self) -> LoginClient | None:
+        """The client with which people log in there; None for machines only."""
+        if self.client_id is None:
+            return None
+        scopes = self.scopes or self._defaults.scopes
+        return LoginClient(
+            self.client_id,
+            scopes,
+            self.redirect_uris,
+            self.login_token,
+            self.login_parameters,
+            self.resource,
+        )
+
+    @functools.cached_property
+    def mapping(self) -> ClaimMapping:
+        """How claims become a user and groups."""
+        mapping = self._defaults.mapping
+        if self.subject is not None:
+            mapping = replace(mapping, subject=self.subject)
+        if self.username is not None:
+            mapping = replace(mapping, username=self.username)
+        if self.groups is not None:
+            mapping = replace(mapping, groups=self.groups)
+        if self.groups_cel is not None:
+            mapping = replace(mapping, groups=ClaimExpression(self.groups_cel, "groups_cel"))
+        return mapping
+
+
+def check_issuers_differ(issuers: Sequence[OidcIssuer]) -> None:
+    """Raise RuleFault if two issuers have the same name or URL."""
+    for number, issuer in enumerate(issuers):
+        for earlier in issuers[:number]:
+            if issuer.name == earlier.name:
+                raise RuleFault(f"two issuers have the name {issuer.name}", "issuers", number, "name")
+            if issuer.url == earlier.url:
+                raise RuleFault(f"two issuers have the URL {issuer.url}", "issuers", number, "issuer")
+
+
+def _checks(claims: Mapping[str, tuple[str, ...]]) -> tuple[ClaimCheck, ...]:
+    return tuple(ClaimCheck(claim, Names(values)) for claim, values in claims.items())
+
+
+def derived_id(kind: Literal["domain", "group", "user"], issuer: str, *parts: str) -> str:
+    """Return the id of an issuer's user, group or domain: the first 32 hex digits of a SHA-256.
+
+    It is that of a JSON array in ASCII without spaces, such as `["user","https://sso.example.com","f3b1"]`. So two
+    users never share the hashed bytes, whatever their subject claims contain.
+    """
+    return id_of(json.dumps([kind, issuer, *parts], separators=(",", ":")))
+
+
+# The proxy's URL may contain a password.
+_SECRET = {"proxy"}
+
+
+def declared_issuers(issuers: Iterable[OidcIssuer]) -> tuple[Mapping[str, object], ...]:
+    """Return the issuers as JSON values with durations in seconds, without defaults and secrets."""
+    return tuple(_declared(issuer) for issuer in issuers)
+
+
+def issuers_digest(issuers: Iterable[OidcIssuer]) -> str:
+    """Return the SHA-256 of the declared issuers, lower-case hex."""
+    # The digest covers this JSON, with sorted names and no spaces.
+    text = json.dumps(declared_issuers(issuers), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _declared(issuer: OidcIssuer) -> Mapping[str, object]:
+    values = issuer.model_dump(exclude_defaults=True, exclude=_SECRET)
+    return {name: _json_value(value) for name, value in values.items()}
+
+
+def _json_value(value: object) -> object:
+    match value:
+        case dict():
+            return {str(name): _json_value(each) for name, each in value.items()}
+        case set() | frozenset():
+            # Python orders the members differently in each process.
+            return sorted(map(str, value))
+        case list() | tuple():
+            return [_json_value(each) for each in value]
+        case timedelta():
+            return value.total_seconds()
+        case Path():
+            return str(value)
+        case _:
+            return value

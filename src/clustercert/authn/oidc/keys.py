@@ -14,7 +14,8 @@ import structlog
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 
-from clustercert.authn.oidc.issuers import KeySource, TokenRefused, shown
+from clustercert.authn.oidc.claims import TokenRefused, shown
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.background import wait_for_stop
 from clustercert.http_client import UnreadableResponse, exchange, new_client
 from clustercert.model import JsonObject
@@ -135,8 +136,7 @@ class FetchFailed(Exception):
 
 
 async def fetch_keys(
-    issuer: str,
-    source: KeySource,
+    issuer: OidcIssuer,
     seconds: float = FETCH_SECONDS,
     from_cluster: Callable[[str], Awaitable[bytes]] | None = None,
 ) -> tuple[VerificationKey, ...]:
@@ -147,40 +147,40 @@ async def fetch_keys(
     """
     try:
         async with asyncio.timeout(seconds):
-            if source.cluster is not None and from_cluster is not None:
-                return parse_key_set(await from_cluster(source.cluster))
-            if source.keys_file is not None:
-                return parse_key_set(await asyncio.to_thread(source.keys_file.read_bytes))
-            return await _over_https(issuer, source, seconds)
+            if issuer.cluster is not None and from_cluster is not None:
+                return parse_key_set(await from_cluster(issuer.cluster))
+            if issuer.keys_file is not None:
+                return parse_key_set(await asyncio.to_thread(issuer.keys_file.read_bytes))
+            return await _over_https(issuer, seconds)
     except TimeoutError:
         raise FetchFailed(f"no complete response within {seconds:g} seconds") from None
     except UnusableKeySet as error:
         raise FetchFailed(str(error)) from None
     except OSError as error:
-        raise FetchFailed(f"{source.keys_file or source.ca_file}: {error.strerror or error}") from None
+        raise FetchFailed(f"{issuer.keys_file or issuer.ca_file}: {error.strerror or error}") from None
 
 
-async def _over_https(issuer: str, source: KeySource, seconds: float) -> tuple[VerificationKey, ...]:
+async def _over_https(issuer: OidcIssuer, seconds: float) -> tuple[VerificationKey, ...]:
     import httpx  # noqa: PLC0415 - the import takes 45 ms, and most services have no issuer
 
     # Read the CAs each time, so that a renewed file needs no restart. In a thread, because it takes 20 ms.
-    tls = await asyncio.to_thread(_tls, source)
+    tls = await asyncio.to_thread(_tls, issuer)
     try:
-        async with new_client(tls, _CONNECTIONS, proxy=source.proxy) as client:
-            address = source.jwks_uri or await _discover(client, issuer, source.discovery_url, seconds)
+        async with new_client(tls, _CONNECTIONS, proxy=issuer.proxy) as client:
+            address = issuer.jwks_uri or await _discover(client, issuer, seconds)
             return parse_key_set(await _get(client, address, seconds))
     except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
         raise FetchFailed(f"{type(error).__name__}: {error}"[:200]) from None
 
 
-async def _discover(client: "httpx.AsyncClient", issuer: str, discovery_url: str, seconds: float) -> str:
+async def _discover(client: "httpx.AsyncClient", issuer: OidcIssuer, seconds: float) -> str:
     """Return the address of the keys. Source: OpenID Connect Discovery 1.0, 4.3."""
-    content = await _get(client, discovery_url, seconds)
+    content = await _get(client, issuer.discovery_address, seconds)
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
         raise FetchFailed("the discovery document is not JSON") from None
-    if not isinstance(document, dict) or document.get("issuer") != issuer:
+    if not isinstance(document, dict) or document.get("issuer") != issuer.url:
         raise FetchFailed("the discovery document names another issuer")
     address = document.get("jwks_uri")
     if not isinstance(address, str) or not is_https_url(address):
@@ -201,8 +201,8 @@ async def _get(client: "httpx.AsyncClient", url: str, seconds: float) -> bytes:
     return response.content
 
 
-def _tls(source: KeySource) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(source.ca_file) if source.ca_file is not None else None)
+def _tls(issuer: OidcIssuer) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(issuer.ca_file) if issuer.ca_file is not None else None)
 
 
 REFRESH_SECONDS = 300

@@ -6,16 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from clustercert.authn.federated import FederatedUser
-from clustercert.authn.oidc.issuers import (
-    ClaimExpression,
-    Issuer,
-    RoleGrant,
-    TokenRefused,
-    claim_path,
-    claim_texts,
-    claim_value,
-    derived_id,
-)
+from clustercert.authn.oidc.claims import ClaimExpression, TokenRefused, claim_path, claim_texts, claim_value
+from clustercert.authn.oidc.issuers import OidcIssuer, derived_id
 from clustercert.authn.oidc.tokens import UnverifiedToken, login_time
 from clustercert.model import Group, JsonObject, User
 
@@ -29,7 +21,7 @@ MAX_SUBJECT_BYTES = 255
 _HASHED = "id:"
 
 
-def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
+def federated_user(issuer: OidcIssuer, token: UnverifiedToken) -> FederatedUser:
     """Return the user whom a verified token describes. Raises TokenRefused if the claims don't allow the mapping."""
     claims, domain = token.claims, issuer.user_domain
     user_id = _user_id(issuer, claims)
@@ -47,13 +39,12 @@ def federated_user(issuer: Issuer, token: UnverifiedToken) -> FederatedUser:
         expires_at=datetime.fromtimestamp(float(str(claims["exp"])), UTC),
         credential_id=hashlib.sha256(token.text.encode()).hexdigest(),
         method=AUTH_METHOD,
-        revision=issuer.revision,
         logged_in_at=logged_in_at,
         keeps_login_time=keeps_login_time,
     )
 
 
-def mapped_groups(issuer: Issuer, claims: JsonObject) -> tuple[str, ...]:
+def mapped_groups(issuer: OidcIssuer, claims: JsonObject) -> tuple[str, ...]:
     """Return the user's groups as the issuer calls them, sorted."""
     source = issuer.mapping.groups
     if source is None:
@@ -98,13 +89,13 @@ def _check_overage(claim: str, claims: JsonObject) -> None:
         )
 
 
-def _user_id(issuer: Issuer, claims: JsonObject) -> str:
+def _user_id(issuer: OidcIssuer, claims: JsonObject) -> str:
     # The id is the hash of the exact claims: normalizing them would give two subjects one id.
     texts = (_one_text(claims, claim, MAX_SUBJECT_BYTES) for claim in issuer.mapping.subject)
     return derived_id("user", issuer.url, *texts)
 
 
-def _username(issuer: Issuer, claims: JsonObject, user_id: str) -> str:
+def _username(issuer: OidcIssuer, claims: JsonObject, user_id: str) -> str:
     """Return the name in the claims. It is `id:` and the user id if the name is the subject, which may be longer."""
     mapping = issuer.mapping
     joined = mapping.username or mapping.subject
@@ -149,28 +140,22 @@ def _name_text(text: str, check: str, longest: int = MAX_NAME_BYTES) -> str:
     return text
 
 
-def _name(issuer: Issuer, name: str) -> str:
-    return f"{issuer.name}/{name}" if issuer.mapping.prefixed else name
+def _name(issuer: OidcIssuer, name: str) -> str:
+    return f"{issuer.name}/{name}" if issuer.prefix_names else name
 
 
 def _roles(
-    issuer: Issuer, claims: JsonObject, groups: Sequence[str]
+    issuer: OidcIssuer, claims: JsonObject, groups: Sequence[str]
 ) -> tuple[dict[str | None, frozenset[str]], frozenset[str]]:
     """Return the roles by project id, and those in the whole service."""
     roles: dict[str | None, frozenset[str]] = {}
     service_roles: frozenset[str] = frozenset()
-    for grant in issuer.grants:
-        if not _is_granted(grant, claims, groups):
+    for grant in issuer.roles:
+        if not grant.is_granted(claims, groups):
             continue
-        if grant.in_service:
+        if grant.service:
             service_roles |= {grant.role}
             continue
         for project in grant.projects if grant.projects is not None else (None,):
             roles[project] = roles.get(project, frozenset()) | {grant.role}
     return roles, service_roles
-
-
-def _is_granted(grant: RoleGrant, claims: JsonObject, groups: Sequence[str]) -> bool:
-    if grant.groups is not None and not grant.groups.match(groups):
-        return False
-    return all(check.is_met(claims) for check in grant.claims)

@@ -11,7 +11,8 @@ from typing import Protocol
 import structlog
 from cachetools import TTLCache
 
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import FetchFailed
 from clustercert.authn.oidc.tokens import UnverifiedToken
 from clustercert.model import JsonObject
@@ -79,7 +80,7 @@ class TokenReviewer:
     """Asks one cluster about tokens. Concurrent requests with the same token wait for one answer."""
 
     def __init__(
-        self, issuer: Issuer, clusters: ClusterIssuers, clock: Callable[[], float] = time.monotonic
+        self, issuer: OidcIssuer, clusters: ClusterIssuers, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._issuer = issuer
         self._clusters = clusters
@@ -129,10 +130,10 @@ class TokenReviewer:
 
     async def _review(self, text: str) -> TokenReview:
         """Ask the cluster. Raises FetchFailed."""
-        name, cluster = self._issuer.name, self._issuer.source.cluster or ""
+        name, cluster = self._issuer.name, self._issuer.cluster or ""
         try:
             async with asyncio.timeout(REVIEW_SECONDS):
-                review = await self._clusters.review(cluster, text, self._issuer.audiences)
+                review = await self._clusters.review(cluster, text, frozenset(self._issuer.audiences))
         except (FetchFailed, TimeoutError) as error:
             metrics.TOKEN_REVIEWS.labels(name, "failed").inc()
             reason = str(error) or f"no response within {REVIEW_SECONDS:g} seconds"
@@ -162,12 +163,12 @@ def _refusal(error: str) -> TokenRefused:
     return TokenRefused(REVIEW, error, "a token that its cluster accepts")
 
 
-def _confirmed_claims(issuer: Issuer, token: UnverifiedToken, review: TokenReview) -> JsonObject:
+def _confirmed_claims(issuer: OidcIssuer, token: UnverifiedToken, review: TokenReview) -> JsonObject:
     """Return the claims of a token as the API server's answer confirms them. Raises TokenRefused.
 
     Only `_TIMES` are taken from the token itself.
     """
-    if issuer.audiences.isdisjoint(review.audiences):
+    if set(issuer.audiences).isdisjoint(review.audiences):
         # An API server that does not know audiences answers without them.
         expected = f"{' or '.join(sorted(issuer.audiences))} in the answer of the cluster"
         raise TokenRefused("aud", [*review.audiences], expected)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.model import JsonObject
 
 # The maximum size of a token. Real tokens are much smaller: Entra's largest, with 200 groups, have about 10 KiB.
@@ -150,14 +151,14 @@ Result = tuple[str, TokenRefused | None]
 """The name of a check, and the refusal if it failed."""
 
 
-def claim_results(issuer: Issuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
+def claim_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
     """Check all claims."""
     yield from audience_and_time_results(issuer, token, now)
     for check in issuer.checks:
         yield _result(check.claim, functools.partial(check.require, token.claims))
 
 
-def audience_and_time_results(issuer: Issuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
+def audience_and_time_results(issuer: OidcIssuer, token: UnverifiedToken, now: datetime) -> Iterator[Result]:
     """Check the claims that every token needs."""
     claims = token.claims
     checks: list[tuple[str, Callable[[], None]]] = [
@@ -177,9 +178,9 @@ def _result(name: str, check: Callable[[], None]) -> Result:
     return name, None
 
 
-def _check_audience(issuer: Issuer, audience: object) -> None:
+def _check_audience(issuer: OidcIssuer, audience: object) -> None:
     values = audience if isinstance(audience, list) else [audience]
-    if not all(isinstance(value, str) for value in values) or issuer.audiences.isdisjoint(values):
+    if not all(isinstance(value, str) for value in values) or set(issuer.audiences).isdisjoint(values):
         raise TokenRefused("aud", audience, " or ".join(sorted(issuer.audiences)))
 
 
@@ -193,10 +194,10 @@ def _check_start(value: object, now: datetime, leeway: timedelta) -> None:
         raise TokenRefused("nbf", value, f"a time before {int(now.timestamp())}, now")
 
 
-def _check_age(value: object, now: datetime, issuer: Issuer) -> None:
-    issued, limits = _seconds("iat", value), (now - issuer.max_age - issuer.leeway, now + issuer.leeway)
+def _check_age(value: object, now: datetime, issuer: OidcIssuer) -> None:
+    issued, limits = _seconds("iat", value), (now - issuer.age_limit - issuer.leeway, now + issuer.leeway)
     if not limits[0].timestamp() <= issued <= limits[1].timestamp():
-        hours = issuer.max_age.total_seconds() / 3600
+        hours = issuer.age_limit.total_seconds() / 3600
         raise TokenRefused("iat", value, f"a time in the {hours:g} hours before {int(now.timestamp())}, now")
 
 
@@ -207,7 +208,7 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
-def login_time(issuer: Issuer, token: UnverifiedToken) -> tuple[datetime, bool]:
+def login_time(issuer: OidcIssuer, token: UnverifiedToken) -> tuple[datetime, bool]:
     """Return the earliest time, by this service's clock, at which the user of a verified token can have logged in.
 
     Also returns whether that is the claim `auth_time`, which stays the same when the token is renewed. Without it, or
@@ -221,8 +222,8 @@ def login_time(issuer: Issuer, token: UnverifiedToken) -> tuple[datetime, bool]:
     return datetime.fromtimestamp(min(logged_in, issued), UTC) - issuer.leeway, True
 
 
-def valid_until(issuer: Issuer, token: UnverifiedToken) -> datetime:
+def valid_until(issuer: OidcIssuer, token: UnverifiedToken) -> datetime:
     """Return when a verified token stops being accepted."""
     expiry = _seconds("exp", token.claims.get("exp"))
-    oldest = _seconds("iat", token.claims.get("iat")) + issuer.max_age.total_seconds()
+    oldest = _seconds("iat", token.claims.get("iat")) + issuer.age_limit.total_seconds()
     return datetime.fromtimestamp(min(expiry, oldest), UTC) + issuer.leeway

@@ -11,7 +11,8 @@ from typing import Protocol
 from joserfc import jws
 from joserfc.errors import JoseError, SecurityWarning
 
-from clustercert.authn.oidc.issuers import Issuer, TokenRefused
+from clustercert.authn.oidc.claims import TokenRefused
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.authn.oidc.keys import VerificationKey
 from clustercert.authn.oidc.token_reviews import TokenReviewer
 from clustercert.authn.oidc.tokens import (
@@ -50,23 +51,23 @@ class Verifier:
         reviewers: of the issuers whose tokens are verified by a cluster instead.
     """
 
-    issuers: Mapping[str, Issuer]
+    issuers: Mapping[str, OidcIssuer]
     keys: Mapping[str, KeyLookup]
     now: Callable[[], datetime]
     reviewers: Mapping[str, TokenReviewer] = field(default_factory=dict)
 
-    async def verify(self, text: str) -> tuple[Issuer, UnverifiedToken]:
+    async def verify(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
         """Return a token whose signature and claims are valid. Raises TokenRefused or Unavailable."""
         issuer, token = self.issued(text)
         _check_algorithm(issuer, token)
-        if issuer.reviewed:
+        if issuer.token_review:
             # Anybody can invent these claims, so nothing is compared with patterns before the cluster is asked.
             _require(audience_and_time_results(issuer, token, self.now()))
         token = await self._authentic(issuer, token)
         _require(claim_results(issuer, token, self.now()))
         return issuer, token
 
-    def issued(self, text: str) -> tuple[Issuer, UnverifiedToken]:
+    def issued(self, text: str) -> tuple[OidcIssuer, UnverifiedToken]:
         """Parse a token, and find the issuer that it names. Raises TokenRefused."""
         token = parse_token(text)
         issuer = self.issuers.get(token.issuer)
@@ -76,7 +77,7 @@ class Verifier:
             raise TokenRefused("iss", token.issuer, expected)
         return issuer, token
 
-    async def verify_signature(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
+    async def verify_signature(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
         """Return a token of this issuer if its signature is valid. Raises TokenRefused or Unavailable."""
         _check_algorithm(issuer, token)
         return await self._authentic(issuer, token)
@@ -86,9 +87,9 @@ class Verifier:
         keys = self.keys.get(issuer)
         return keys.version if keys is not None else 0
 
-    async def _authentic(self, issuer: Issuer, token: UnverifiedToken) -> UnverifiedToken:
+    async def _authentic(self, issuer: OidcIssuer, token: UnverifiedToken) -> UnverifiedToken:
         """Return the token with verified claims. Raises TokenRefused or Unavailable."""
-        if issuer.reviewed:
+        if issuer.token_review:
             return await self.reviewers[issuer.url].verified(token)
         key = await self.keys[issuer.url].find(token.key_id, token.algorithm)
         _check_signature(token, key)
@@ -101,7 +102,7 @@ def _require(results: Iterable[Result]) -> None:
             raise refusal
 
 
-def _check_algorithm(issuer: Issuer, token: UnverifiedToken) -> None:
+def _check_algorithm(issuer: OidcIssuer, token: UnverifiedToken) -> None:
     if token.algorithm not in issuer.algorithms:
         raise TokenRefused("alg", token.algorithm, ", ".join(sorted(issuer.algorithms)))
 

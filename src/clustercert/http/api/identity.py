@@ -42,7 +42,7 @@ async def list_issuers(services: ServicesDep) -> Response:
     """
     issuers = services.oidc.issuers if services.oidc is not None else ()
     found = [
-        bodies.issuer_body(each, each.login, await asyncio.to_thread(_ca_pem, each.source.ca_file))
+        bodies.issuer_body(each, each.login, await asyncio.to_thread(_ca_pem, each.ca_file))
         for each in issuers
         if each.login is not None
     ]

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from clustercert.authn.oidc.issuers import Issuer
+from clustercert.authn.oidc.issuers import OidcIssuer
 from clustercert.certificates.list import UserCluster
 from clustercert.certificates.revocation import LoggedOut
 from clustercert.http.body import RequestBody
@@ -230,7 +230,7 @@ def user_cluster_body(found: UserCluster) -> JsonObject:
     }
 
 
-def issuer_body(issuer: Issuer, login: LoginClient, ca_pem: str | None) -> JsonObject:
+def issuer_body(issuer: OidcIssuer, login: LoginClient, ca_pem: str | None) -> JsonObject:
     return {
         "name": issuer.name,
         "issuer": issuer.url,

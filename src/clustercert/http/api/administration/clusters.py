@@ -126,7 +126,7 @@ def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
     oidc = change.call.services.oidc
     if oidc is None or cluster is None:
         return False
-    return any(issuer.source.cluster == cluster.id for issuer in oidc.issuers)
+    return any(issuer.cluster == cluster.id for issuer in oidc.issuers)
 
 
 def _check_policy(change: Change, before: ClusterOptions, wanted: ClusterOptions) -> None:

@@ -1,0 +1,161 @@
+"""Claims of tokens: reading them, checks of their values, and expressions."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from clustercert.model import JsonObject
+from clustercert.model.errors import Unauthenticated
+from clustercert.model.name_patterns import Names
+from clustercert.policy.expressions import MAX_LISTED, compile_expression
+
+if TYPE_CHECKING:
+    from cel.cel import Program
+
+
+# Tokens choose these strings, so only their beginning is logged.
+MAX_SHOWN = 120
+
+
+class TokenRefused(Unauthenticated):
+    """A token failed a check. As for any failed authentication, the caller does not learn which check failed.
+
+    Attributes:
+        check: the name of the check, such as `signature` or `aud`.
+        came: what the token has, shortened; empty if that says nothing.
+        expected: what the check accepts.
+    """
+
+    def __init__(self, check: str, came: object, expected: str) -> None:
+        self.check = check
+        self.came = shown(came)
+        self.expected = expected
+        super().__init__(f"{check}: the token has {self.came or 'nothing'}; expected: {expected}")
+
+
+def shown(value: object) -> str:
+    """Return a printable ASCII form of a value from a token, shortened."""
+    if value is None:
+        return ""
+    text = ascii(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+# The maximum length of a value that is compared, in characters. Longer ones match nothing.
+MAX_COMPARED = 1024
+
+
+def claim_path(claim: str) -> tuple[str, ...]:
+    """Return the names that lead to a claim, from the outermost.
+
+    A claim that begins with a slash is a JSON pointer, such as `/kubernetes.io/namespace`; any other is a name.
+    Source: RFC 6901.
+    """
+    if not claim.startswith("/"):
+        return (claim,)
+    return tuple(name.replace("~1", "/").replace("~0", "~") for name in claim[1:].split("/"))
+
+
+def claim_value(claims: JsonObject, claim: str) -> object:
+    """Return a claim, or None if the token does not have it. See `claim_path`."""
+    value: object = claims
+    for name in claim_path(claim):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def claim_texts(value: object) -> tuple[str, ...] | None:
+    """Return a claim as strings: one for a single value, or one for each entry of a list. None for another type."""
+    values = value if isinstance(value, list) else [value]
+    texts = tuple(map(_text, values))
+    return None if None in texts else tuple(text for text in texts if text is not None)
+
+
+def _text(value: object) -> str | None:
+    match value:
+        case str():
+            return value
+        case bool():
+            return str(value).lower()
+        case int():
+            # Python refuses to convert numbers of thousands of digits.
+            return str(value) if value.bit_length() <= 64 else None  # noqa: PLR2004 - no id is larger
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimCheck:
+    """A claim that must have one of the values or match one of the patterns. Of a list, one entry is enough.
+
+    A claim with a value that is longer than `MAX_COMPARED` never meets the check.
+    """
+
+    claim: str
+    values: Names
+
+    def is_met(self, claims: JsonObject) -> bool:
+        value = claim_value(claims, self.claim)
+        texts = claim_texts(value) if value is not None else None
+        return texts is not None and not _is_long(texts) and self.values.match(texts)
+
+    def require(self, claims: JsonObject) -> None:
+        """Raise TokenRefused unless the claim has one of the values."""
+        if self.is_met(claims):
+            return
+        value = claim_value(claims, self.claim)
+        bound = f", in at most {MAX_COMPARED} characters" if _is_long(claim_texts(value) or ()) else ""
+        raise TokenRefused(self.claim, value, f"{self.values.text}{bound}")
+
+
+def _is_long(texts: Iterable[str]) -> bool:
+    return any(len(text) > MAX_COMPARED for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimExpression:
+    """An expression in CEL, compiled when the settings are loaded. Its variable `claims` has the token's claims.
+
+    Attributes:
+        setting: the name of the setting, for refusals.
+    """
+
+    source: str
+    setting: str
+    _program: "Program" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compile the expression. Raises ValueError."""
+        object.__setattr__(self, "_program", compile_expression(self.source, frozenset({"claims"})))
+
+    def value(self, claims: JsonObject) -> Any:
+        """Evaluate the expression. Raises TokenRefused if that fails, for example because a claim is missing.
+
+        The refusal has the names of the token's claims.
+        """
+        from cel import cel  # noqa: PLC0415 - an optional dependency that compile_expression has imported
+
+        if (longest := _longest_list(claims)) > MAX_LISTED:
+            # The time of an expression grows with the square of a list's length: two seconds for a full token.
+            expected = f"lists of at most {MAX_LISTED} entries, because the setting is an expression"
+            raise TokenRefused(self.setting, f"a list of {longest}", expected)
+        try:
+            return self._program.execute(cel.Context({"claims": claims}))
+        except BaseException as error:
+            # The library raises many types, and its panics don't derive from Exception.
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            expected = (
+                f"the claim or member {error}, which the expression reads: {self.source}"
+                if isinstance(error, KeyError)
+                else f"claims for which the expression has a value ({str(error)[:100]}): {self.source}"
+            )
+            raise TokenRefused(self.setting, sorted(claims), expected) from None
+
+
+def _longest_list(value: object) -> int:
+    """Return the length of the longest list or object within a claim."""
+    if not isinstance(value, list | dict):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return max(len(value), *map(_longest_list, inner), 0)
