@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Grant, KeyType, PrivateKey, SigningRequest
-from clustercert.pki.client_ca import ALGORITHM_DER, issuer_of
+from clustercert.pki.client_ca import ALGORITHM_DER, ca_subject
 from clustercert.pki.keys import key_type_of, new_key
 from clustercert.pki.leaf import (
     MAX_NAME,
@@ -75,7 +75,7 @@ def by_us(leaf: x509.Certificate, request: SigningRequest, ca_key: PrivateKey) -
 
 def encoded(leaf: x509.Certificate, request: SigningRequest) -> bytes:
     """The leaf's first part as we write it, from the request and the serial alone."""
-    return requested_tbs(request, issuer_of(request.ca.certificate), leaf.serial_number)
+    return requested_tbs(request, ca_subject(request.ca.certificate), leaf.serial_number)
 
 
 @pytest.mark.parametrize("key_type", get_args(KeyType))
@@ -134,7 +134,7 @@ def test_the_library_makes_the_same_leaf_for_any_grant(
 )
 def test_any_serial_is_the_shortest_positive_integer(serial: int) -> None:
     request = SigningRequest(grant(), KEYS["ec-p256"].public_key(), CA, f"{serial:040x}")
-    tbs = requested_tbs(request, issuer_of(CA.certificate), serial)
+    tbs = requested_tbs(request, ca_subject(CA.certificate), serial)
     element = inside(tbs)[1]
     assert int.from_bytes(element[2:], "big", signed=True) == serial
     assert len(element) == 2 or element[2] != 0 or element[3] >= 0x80

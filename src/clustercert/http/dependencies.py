@@ -23,7 +23,7 @@ from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits import Limiter, RouteClass
 from clustercert.limits.failures import FailureLimit
-from clustercert.limits.issuing import Issuer
+from clustercert.limits.issuing import CertificateIssuer
 from clustercert.model import Caller, UnverifiedRequest
 from clustercert.model.choices import EndpointsForm
 from clustercert.model.errors import CredentialUnverified, Unauthenticated
@@ -71,7 +71,7 @@ class Services:
         update_gauges: updates metrics from the store. Raises Unavailable.
     """
 
-    issuance: Issuer
+    issuance: CertificateIssuer
     explanations: Explanations
     clusters: Clusters
     identity: Identity

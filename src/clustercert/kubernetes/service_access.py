@@ -33,7 +33,7 @@ _DENIED = frozenset({401, 403})
 _REQUEST = IssueRequest(reason="connecting to the cluster")
 
 
-class Issuer(Protocol):
+class CertificateIssuer(Protocol):
     """Issues certificates; implemented by `issuance.service.Issuance`."""
 
     async def issue_granted(
@@ -76,7 +76,7 @@ class Access:
         now: returns the current time in UTC.
     """
 
-    issuer: Issuer
+    issuer: CertificateIssuer
     is_revoked: Callable[[bytes], Awaitable[bool]]
     now: Callable[[], datetime]
     _connections: LRUCache[str, _Connection] = field(default_factory=lambda: LRUCache(MAX_OPEN))

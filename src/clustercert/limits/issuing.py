@@ -74,7 +74,7 @@ MAX_COUNTS = 10_000
 QUOTA_RETRY_SECONDS = 60
 
 
-class Issuer(Protocol):
+class CertificateIssuer(Protocol):
     """Issues certificates. Implemented by `issuance`."""
 
     async def issue(self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest) -> Issued:
@@ -191,7 +191,7 @@ class LiveQuota:
 class LimitedIssuance:
     """Issues certificates within the limits, which don't apply to previews."""
 
-    issuance: Issuer
+    issuance: CertificateIssuer
     rates: IssuingRates | None = None
     quota: LiveQuota | None = None
 

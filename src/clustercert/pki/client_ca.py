@@ -64,7 +64,7 @@ def key_usage(*, rsa_key: bool = False, ca: bool = False) -> x509.KeyUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Issuer:
+class CaSubject:
     """The values of a CA that are needed to build and verify its leaves.
 
     Attributes:
@@ -82,10 +82,10 @@ class Issuer:
 
 
 @functools.lru_cache(maxsize=4096)
-def issuer_of(ca: x509.Certificate) -> Issuer:
+def ca_subject(ca: x509.Certificate) -> CaSubject:
     key = accepted_key(ca.public_key())
     key_type = key_type_of(key)
-    return Issuer(
+    return CaSubject(
         name_der=ca.subject.public_bytes(),
         key=key,
         scheme=signature_scheme(key),

@@ -22,7 +22,13 @@ from clustercert.model import (
     credential_number,
 )
 from clustercert.model.errors import SignerError
-from clustercert.pki.client_ca import Issuer, authority_key_identifier, issuer_of, key_usage, signature_scheme
+from clustercert.pki.client_ca import (
+    CaSubject,
+    authority_key_identifier,
+    ca_subject,
+    key_usage,
+    signature_scheme,
+)
 from clustercert.pki.keys import key_kind, spki_der
 
 # RFC 5280 appendix A: ub-common-name and ub-organization-name. Like many verifiers, this counts bytes of UTF-8.
@@ -98,7 +104,7 @@ class LeafBuilder:
     def __init__(self, ca: x509.Certificate, ca_key: PrivateKey) -> None:
         self._ca_key = ca_key
         self._scheme = signature_scheme(ca_key)
-        self._issuer = issuer_of(ca)
+        self._issuer = ca_subject(ca)
 
     def build(self, request: SigningRequest) -> bytes:
         """Build and sign a leaf. Returns DER. Generates a serial if the request has none."""
@@ -120,7 +126,7 @@ def check_leaf(chain: tuple[bytes, ...], request: SigningRequest) -> CheckedLeaf
 
     Whatever the signer returned, this raises only SignerError, which names the first difference.
     """
-    der, issuer = _only_certificate(chain), issuer_of(request.ca.certificate)
+    der, issuer = _only_certificate(chain), ca_subject(request.ca.certificate)
     try:
         serial, signature, tbs = _parse(der, issuer, request)
         issuer.key.verify(signature, tbs, *issuer.scheme)
@@ -150,7 +156,7 @@ def _only_certificate(chain: tuple[bytes, ...]) -> bytes:
     return chain[0]
 
 
-def _parse(der: bytes, issuer: Issuer, request: SigningRequest) -> tuple[int, bytes, bytes]:
+def _parse(der: bytes, issuer: CaSubject, request: SigningRequest) -> tuple[int, bytes, bytes]:
     """Parse a leaf, and compare it with our own encoding of the request. Returns (serial, signature, TBSCertificate).
 
     Only serial, signature and the order of extensions may differ. Raises SignerError, or InvalidSignature for other
@@ -173,7 +179,7 @@ def _parse(der: bytes, issuer: Issuer, request: SigningRequest) -> tuple[int, by
 
 
 def requested_tbs(
-    request: SigningRequest, issuer: Issuer, serial: int, order: tuple[str, ...] | None = None
+    request: SigningRequest, issuer: CaSubject, serial: int, order: tuple[str, ...] | None = None
 ) -> bytes:
     """Encode the requested leaf's TBSCertificate. `order`: OIDs of the extensions; the default is our order.
 
