@@ -319,14 +319,9 @@ def test_only_admins_and_operators_are_told(place: Place) -> None:
     assert place.get("admin", user="x" * 256).status_code == 400
 
 
-@pytest.mark.parametrize("recorded_by", ["this program", "one before credential numbers"])
-async def test_bindings_and_admission_stop_what_they_can(place: Place, recorded_by: str) -> None:
+async def test_bindings_and_admission_stop_what_they_can(place: Place) -> None:
     registered = place.world.clusters["plain"]
-    if recorded_by == "this program":
-        place.execute("UPDATE certificate SET groups = '[]' WHERE id <> ?", 4)
-    else:
-        group = "json_array('clustercert:credential:' || serial)"
-        place.execute(f"UPDATE certificate SET credential_number = NULL, groups = {group} WHERE id <> ?", 4)
+    place.execute("UPDATE certificate SET groups = '[]' WHERE id <> ?", 4)
     database = Database(f"sqlite+aiosqlite:///{place.world.database}")
     reports = AccessReports(AccessQueries(database), utc_now)
     slow, member = ("ca", "expiry"), {"member": "edit"}

@@ -6,17 +6,13 @@ Service, TLS and requests are real. The API server is the tests' double, which p
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.kubernetes.bindings import Binding
-from clustercert.model import Actor, ClusterOptions, JsonObject, KeyType, credential_group, credential_number
-from clustercert.pki.leaf import new_serial
-from clustercert.wiring import Components
+from clustercert.model import ClusterOptions, JsonObject, KeyType
 from support import altered_certificates, managed_cluster
 from support import world as worlds
 from support.apiserver import ApiServer
@@ -26,13 +22,12 @@ from support.wait import eventually
 from support.webhook_cluster import (
     CAS,
     CONTROLS,
-    ORIGIN,
     Control,
     HeldCertificate,
     WebhookCluster,
     new_webhook_cluster,
 )
-from support.world import ACTOR, World
+from support.world import World
 
 Means = Literal["binding", "admission"]
 OPTIONS: dict[Means, ClusterOptions] = {
@@ -138,62 +133,10 @@ def test_the_double_takes_copies_as_go_does(with_p256: Scene) -> None:
             assert presenter.get(managed_cluster.NAMESPACES, wrong).status_code == 401
 
 
-def test_a_numbered_one_from_before_the_upgrade_ends_with_its_copies(
-    with_p256: Scene,
-) -> None:
-    """Versions before schema 0005 recorded no credential number, and named the binding after the serial."""
-    here = with_p256.site
-    person, serial = here.new_person(), new_serial()
-    number = credential_number(serial)
-    signed = here.sign(person.user.id, (credential_group(number),), serial=serial)
-    here.record_as_older(signed, person.user)
-    bound = Binding(number, "cluster-admin", signed.fingerprint, datetime.now(UTC) + timedelta(days=1))
-    managed_cluster.as_admin(
-        with_p256.double, lambda api: api.create(managed_cluster.BINDINGS, bound.document())
-    )
-    another = here.issue(person)
-    here.revoke("certificate", another, person)
-    eventually(lambda: with_p256.is_refused(another))
-    # The cluster was updated, and this certificate still works.
-    assert not with_p256.is_refused(signed)
-
-    here.revoke("certificate", signed, person)
-
-    eventually(lambda: with_p256.is_refused(signed))
-    for kind, copy in altered_certificates.copies(signed.der).items():
-        assert with_p256.is_refused(signed, copy), kind
-
-
-def test_without_a_number_the_admission_policy_knows_the_hash(
-    own: World, service: Service, tmp_path: Path
-) -> None:
+def test_the_cluster_lists_credential_numbers(own: World, service: Service, tmp_path: Path) -> None:
     with ApiServer(tmp_path) as double:
-        scene = joined(own, service, double, "ec-p256", "admission")
-        here = scene.site
+        here = joined(own, service, double, "ec-p256", "admission").site
         person = here.new_person()
-        signed = here.sign(person.user.id, (ADMINS,))
-        here.record_as_older(signed, person.user)
-        assert not scene.is_refused(signed)
-        here.revoke("user", signed, person)
-        eventually(lambda: scene.is_refused(signed))
-        assert managed_cluster.revoked(double).keys() == {signed.fingerprint}
-
-
-def test_keys_are_numbers_alone_once_that_was_seen(own: World, service: Service, tmp_path: Path) -> None:
-    with ApiServer(tmp_path) as double:
-        scene = joined(own, service, double, "ec-p256", "admission")
-        here = scene.site
-        first, second = here.new_person(), here.new_person()
-        lost, older = here.issue(first), here.sign(second.user.id, (ADMINS,))
-        here.record_as_older(older, second.user)
-        here.revoke("user", lost, first)
-        eventually(lambda: managed_cluster.revoked(double).keys() == {lost.number, lost.fingerprint})
-
-        async def note(parts: Components) -> None:
-            await parts.clusters.note_admission_by_number(here.cluster, actor=Actor(ACTOR, ORIGIN))
-
-        here.operate(note)
-        here.revoke("user", older, second)
-        eventually(lambda: managed_cluster.revoked(double).keys() == {lost.number, older.fingerprint})
-        for copy in altered_certificates.copies(lost.der).values():
-            assert scene.is_refused(lost, copy)
+        lost = here.issue(person)
+        here.revoke("user", lost, person)
+        eventually(lambda: managed_cluster.revoked(double).keys() == {lost.number})

@@ -202,7 +202,6 @@ def test_a_change_is_audited(operator: Operator, server_ca: Path) -> None:
         "listed_masters": [],
         "credential_roles": {"admin": "cluster-admin"},
         "admission": False,
-        "admission_by_number": False,
         "unauthorized_ttl_seconds": 2,
     }
 

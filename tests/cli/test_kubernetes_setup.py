@@ -91,7 +91,7 @@ def test_options_are_written_into_the_files(site: OperatedCluster) -> None:
     site.operator.output(
         *set_up(
             site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
-            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
+            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--webhook-ca",
             site.cluster.server_ca, "--bind", "clustercert:admins=mine",
         )
     )  # fmt: skip
@@ -101,7 +101,6 @@ def test_options_are_written_into_the_files(site: OperatedCluster) -> None:
     assert webhook["failurePolicy"] == "Deny"
     assert webhook["connectionInfo"]["kubeConfigFile"] == "/opt/k/webhook.kubeconfig"
     conditions = " ".join(each["expression"] for each in webhook["matchConditions"])
-    assert '"former"' in conditions
     assert 'startsWith("system:")' in conditions
     cluster = yaml.safe_load(written["webhook.kubeconfig"])["clusters"][0]["cluster"]
     assert base64.b64decode(cluster["certificate-authority-data"]) == site.cluster.server_ca.read_bytes()

@@ -32,7 +32,7 @@ def set_up_with_everything(site: OperatedCluster) -> dict[str, Any]:
     site.operator.output(
         *set_up(
             site, "--mode", "known-only", "--failure-policy", "Deny", "--authorized-ttl", "1s", "--timeout", "1s",
-            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--group", "former", "--webhook-ca",
+            "--unauthorized-ttl", "1m30s", "--control-plane-dir", "/opt/k", "--webhook-ca",
             site.cluster.server_ca, "--bind", "clustercert:admins=mine", "--no-audit", "--service-accounts", "review",
         )
     )  # fmt: skip
@@ -49,7 +49,7 @@ def test_a_second_run_keeps_all_values(site: OperatedCluster) -> None:
     for option in (
         f"--webhook-url {SERVICE}", "--webhook-ca (CN=", "--mode known-only", "--failure-policy Deny",
         "--authorized-ttl 1s", "--unauthorized-ttl 1m30s", "--timeout 1s", "--control-plane-dir /opt/k",
-        "--group former", "--bind clustercert:admins=mine", "--no-audit", "--service-accounts review",
+        "--bind clustercert:admins=mine", "--no-audit", "--service-accounts review",
     ):  # fmt: skip
         assert option in kept
 

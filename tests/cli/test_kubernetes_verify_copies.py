@@ -1,23 +1,16 @@
 """`clustercert kubernetes verify` with altered copies of certificates."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from clustercert.kubernetes.manifests.admission import POLICY
-from clustercert.model import Actor, Origin
-from clustercert.settings import load
-from clustercert.wiring import components
 from support import managed_cluster
-from support.apiserver import ApiServer, kinds
+from support.apiserver import ApiServer
 from support.command_line import Operator
 from support.operated_cluster import OperatedCluster
-from support.stores import Store, event, sqlite_url
+from support.stores import Store, sqlite_url
 from support.wait import eventually
 
 pytestmark = pytest.mark.full
@@ -65,15 +58,6 @@ def copies_seen(site: OperatedCluster) -> list[int]:
     ]
 
 
-def by_number(site: OperatedCluster) -> list[object]:
-    """`admission_by_number` in the events of the cluster, oldest first."""
-    return [
-        said["detail"]["options"].get("admission_by_number")  # type: ignore[index] # JSON
-        for said in store(site).events()
-        if said["kind"] == "cluster.updated"
-    ]
-
-
 def without_webhook(site: OperatedCluster) -> None:
     document = yaml.safe_load((site.folder / "authorization-config.yaml").read_text())
     document["authorizers"] = [each for each in document["authorizers"] if each["type"] != "Webhook"]
@@ -91,22 +75,6 @@ def with_admission(site: OperatedCluster, *options: str) -> None:
             path = managed_cluster.PATHS[str(document["kind"])]
             managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
     without_webhook(site)
-
-
-def make_policy_older(site: OperatedCluster) -> Callable[[], None]:
-    """Make the cluster's policy read only hashes, like older ones. Returns a function that undoes it."""
-    new = site.cluster.storage.get(kinds.POLICIES, "", POLICY)["spec"]
-    older = {
-        **new,
-        "validations": [each for each in new["validations"] if "credential-id" in each["expression"]],
-    }
-    assert len(older["validations"]) == 1
-
-    def change(spec: Any) -> None:
-        site.cluster.storage.replace(kinds.POLICIES, "", POLICY, lambda old: old | {"spec": spec})
-
-    change(older)
-    return lambda: change(new)
 
 
 def test_copies_of_both_certificates_are_refused(site: OperatedCluster) -> None:
@@ -163,87 +131,13 @@ def test_with_an_rsa_ca_copies_are_not_tried(rsa_site: OperatedCluster) -> None:
     assert copies_seen(rsa_site) == []
 
 
-def test_a_policy_that_refuses_the_copy_ends_the_hashes(site: OperatedCluster) -> None:
+def test_the_admission_policy_refuses_the_copy_too(site: OperatedCluster) -> None:
     with_admission(site)
 
     code, checks = site.verify()
 
     assert code == 0, checks
-    assert "hashes are no longer written" in checks["altered copy"]["detail"]
-    assert by_number(site)[-1] is True
-    # Existing hashes are removed.
-    eventually(lambda: {len(key) for key in managed_cluster.revoked(site.cluster)} == {40})
-    told = len(by_number(site))
-    again = site.verify()[1]
-    assert again["altered copy"]["detail"] == "refused with another signature too"
-    assert len(by_number(site)) == told
-
-
-def test_an_older_policy_admits_the_copy_and_keeps_both_keys(site: OperatedCluster) -> None:
-    with_admission(site)
-    renew = make_policy_older(site)
-
-    code, checks = site.verify("--wait", "20")
-
-    assert (code, checks["revoke"]["result"]) == (1, "ok"), checks
-    assert checks["altered copy"]["result"] == "failed"
-    assert "is accepted" in checks["altered copy"]["detail"]
-    assert "admission.yaml" in checks["altered copy"]["advice"]
-    assert checks["other certificate"]["result"] == "skipped"
-    assert by_number(site)[-1] is False
-    eventually(lambda: {len(key) for key in managed_cluster.revoked(site.cluster)} == {40, 64})
-
-    renew()
-    code, checks = site.verify()
-    assert code == 0, checks
-    assert by_number(site)[-1] is True
-
-
-def test_an_older_policy_behind_the_webhook_keeps_both_keys(site: OperatedCluster) -> None:
-    with_admission(site)
-    make_policy_older(site)
-    site.cluster.authorize_with(site.folder / "authorization-config.yaml")
-
-    code, checks = site.verify()
-
-    assert code == 0, checks
-    assert "its admission policy is an older version" in checks["altered copy"]["detail"]
-    assert by_number(site)[-1] is False
-
-
-def test_without_a_copy_the_policy_is_read(rsa_site: OperatedCluster) -> None:
-    with_admission(rsa_site)
-    renew = make_policy_older(rsa_site)
-    code, checks = rsa_site.verify()
-    assert (code, checks["altered copy"]["result"]) == (1, "failed")
-    assert "admission.yaml" in checks["altered copy"]["advice"]
-    assert by_number(rsa_site)[-1] is False
-
-    renew()
-    code, checks = rsa_site.verify()
-    assert code == 0, checks
-    assert checks["altered copy"]["result"] == "skipped"
-    assert "hashes are no longer written" in checks["altered copy"]["detail"]
-    assert by_number(rsa_site)[-1] is True
-    assert checks["other certificate"]["result"] == "ok"
-
-
-def test_an_unreadable_policy_keeps_both_keys(rsa_site: OperatedCluster) -> None:
-    with_admission(rsa_site)
-    role: dict[str, object] = {
-        "metadata": {"name": "namespace-maker"},
-        "rules": [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["create"]}],
-    }
-    managed_cluster.as_admin(
-        rsa_site.cluster, lambda api: api.create(managed_cluster.PATHS["ClusterRole"], role)
-    )
-    rsa_site.cluster.bind("clustercert:editors", "namespace-maker")
-
-    code, checks = rsa_site.verify("--rule", "member", "--can", "create:namespaces")
-
-    assert code == 0, checks
-    assert "its admission policy could not be read" in checks["altered copy"]["detail"]
-    assert by_number(rsa_site)[-1] is False
+    assert checks["altered copy"]["detail"] == "refused with another signature too"
 
 
 def test_the_end_of_a_binding_stops_the_copy_too(site: OperatedCluster) -> None:
@@ -259,18 +153,3 @@ def test_the_end_of_a_binding_stops_the_copy_too(site: OperatedCluster) -> None:
     assert code == 0, checks
     assert checks["altered copy"]["result"] == "ok"
     assert checks["issue"]["detail"] == "two certificates for clustercert:verify in one credential group each"
-
-
-def test_concurrent_changes_of_the_cluster_are_kept(site: OperatedCluster) -> None:
-    """The verification may take minutes, and starts with an older state of the cluster."""
-
-    async def noted() -> None:
-        async with components(load(site.operator.config)) as parts:
-            (before,) = await parts.clusters.queries.find("prod")
-            wanted = replace(before, options=replace(before.options, admission=True, mode="known-only"))
-            await parts.clusters.queries.replace(wanted, event("cluster.updated"))
-            await parts.clusters.note_admission_by_number(before, actor=Actor("cli:test", Origin.local()))
-            (after,) = await parts.clusters.queries.find("prod")
-            assert after.options == replace(wanted.options, admission_by_number=True)
-
-    asyncio.run(noted())

@@ -143,10 +143,10 @@ async def test_many_are_forgotten_in_small_transactions(database: Database, stor
     doubled = BATCH + 500
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {doubled})"
     name = f"CAST(CAST(i AS text) AS {'blob' if store.file is not None else 'bytea'})"
+    insert = f"INSERT INTO certificate (fingerprint, credential_number, {columns})"
+    select = f"SELECT {name}, CAST(i AS text), {columns} FROM certificate, n"
     store.execute(
-        f"{numbers} INSERT INTO certificate (fingerprint, {columns}) SELECT {name}, {columns} FROM certificate, n"
-        if store.file is not None
-        else f"INSERT INTO certificate (fingerprint, {columns}) {numbers} SELECT {name}, {columns} FROM certificate, n"
+        f"{numbers} {insert} {select}" if store.file is not None else f"{insert} {numbers} {select}"
     )
     rows, counts = CertificateMaintenance(database), []
     while count := await rows.prune(NOW + timedelta(seconds=1), pruned):

@@ -15,7 +15,7 @@ from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.bindings import BINDINGS_PATH, list_fingerprints
 from clustercert.kubernetes.manifests.admission import storage
 from clustercert.kubernetes.reconcile import ORPHAN_SECONDS
-from clustercert.model import CertificateRecord, Cluster, JsonObject
+from clustercert.model import Cluster, JsonObject
 from clustercert.model.errors import RemoteFailed
 from clustercert.observability import metrics
 from clustercert.store.enforcement import EnforcementQueries, LiveCertificate
@@ -62,15 +62,6 @@ async def test_only_live_certificates_have_bindings(scene: Scene) -> None:
     made: Any = await scene.root.call(cluster(), lambda api: api.get(f"{BINDINGS_PATH}/{name(missing)}"))
     assert made["roleRef"]["name"] == "edit"
     assert made["subjects"][0]["name"] == name(missing)
-
-
-async def test_bindings_of_an_older_version_are_maintained(scene: Scene) -> None:
-    kept, missing, revoked = [await scene.certificates.issue_as_before() for _ in range(3)]
-    await scene.bind(kept)
-    await scene.bind(revoked)
-    await scene.certificates.revoke(revoked)
-    await scene.done()
-    assert await scene.bound() == {name(kept), name(missing)}
 
 
 async def test_nothing_is_written_if_nothing_changed(scene: Scene, double: ApiServer) -> None:
@@ -180,8 +171,6 @@ async def test_other_bindings_are_not_changed(scene: Scene, double: ApiServer) -
 
 async def test_certificates_with_policy_groups_get_no_binding(scene: Scene) -> None:
     await scene.certificates.issue(groups=("clustercert:admins",))
-    await scene.certificates.issue(groups=("clustercert:admins",), credential_number=None)
-    await scene.certificates.issue(groups=("clustercert:credential:" + "0" * 40,), credential_number=None)
     await scene.done()
     assert await scene.bound() == set()
 
@@ -247,35 +236,11 @@ async def test_binding_twice_succeeds_and_a_different_binding_fails(scene: Scene
 # Admission
 
 
-def both_keys(*records: CertificateRecord) -> set[str]:
-    """The policy in the cluster may be an older one, which reads only hashes."""
-    return {key for record in records for key in (number(record), record.fingerprint.hex())}
-
-
-async def test_the_map_has_both_keys_until_the_policy_reads_numbers(
-    scene: Scene,
-) -> None:
-    numbered, bound = (
-        await scene.certificates.issue(groups=("x",)),
-        await scene.certificates.issue_as_before(),
-    )
-    unnumbered = await scene.certificates.issue(credential_number=None, groups=("x",))
-    for record in (numbered, bound, unnumbered):
-        await scene.certificates.revoke(record)
-    await scene.done(admission=True)
-    hashes = {unnumbered.fingerprint.hex()}
-    assert (await scene.listed()).keys() == both_keys(numbered, bound) | hashes
-    await scene.done(admission=True, admission_by_number=True)
-    assert (await scene.listed()).keys() == {number(numbered), number(bound)} | hashes
-    await scene.done(admission=True)
-    assert (await scene.listed()).keys() == both_keys(numbered, bound) | hashes
-
-
 async def test_the_map_has_revoked_certificates_that_are_not_expired(scene: Scene) -> None:
     revoked = await scene.certificates.issue(not_after=NOW + timedelta(hours=1))
     await scene.certificates.issue()
     await scene.certificates.revoke(revoked)
-    await scene.done(admission=True, admission_by_number=True)
+    await scene.done(admission=True)
     assert await scene.listed() == {number(revoked): "2026-03-14T16:09:26Z"}
     scene.now = NOW + timedelta(hours=1)
     await scene.done(admission=True)
@@ -286,7 +251,7 @@ async def test_the_map_follows_bulk_revocations_and_their_undoing(scene: Scene) 
     records = [await scene.certificates.issue() for _ in range(3)]
     made = await scene.certificates.revoke(cluster_id=HERE)
     await scene.done(admission=True)
-    assert (await scene.listed()).keys() == both_keys(*records)
+    assert (await scene.listed()).keys() == {number(each) for each in records}
     await scene.certificates.revocations.undo(made.id, by="cli:test", at=NOW, event=event())
     await scene.done(admission=True)
     assert await scene.listed() == {}
@@ -297,12 +262,12 @@ async def test_a_deleted_map_is_created_again(scene: Scene) -> None:
     await scene.certificates.revoke(revoked)
     await scene.root.call(cluster(), lambda api: api.delete(REVOKED))
     await scene.done(admission=True)
-    assert (await scene.listed()).keys() == both_keys(revoked)
+    assert (await scene.listed()).keys() == {number(revoked)}
 
 
 async def test_other_keys_in_the_map_stay_and_forged_ids_are_deleted(scene: Scene) -> None:
     there: Any = await scene.root.call(cluster(), lambda api: api.get(REVOKED))
-    changed = {**there, "data": {"note": "by hand", "0" * 64: "forged", "0" * 40: "forged", "0" * 41: "o"}}
+    changed = {**there, "data": {"note": "by hand", "0" * 40: "forged", "0" * 41: "o"}}
     await scene.root.call(cluster(), lambda api: api.replace(REVOKED, changed))
     await scene.done(admission=True)
     assert await scene.listed() == {"note": "by hand", "0" * 41: "o"}
@@ -322,7 +287,7 @@ async def test_a_full_map_keeps_the_latest_revocations_and_reports_the_rest(scen
     for minute, record in enumerate(records):
         await scene.certificates.revoke(record, at=NOW + timedelta(minutes=minute))
     for _ in range(2):
-        await scene.done(admission=True, admission_by_number=True)
+        await scene.done(admission=True)
     assert (await scene.listed()).keys() == {number(record) for record in records[2:]}
     told = [event for event in scene.store.events() if event["kind"] == "enforcement.overflowed"]
     assert [(each["subject"], each["detail"]) for each in told] == [(HERE, {"left_out": 2, "kept": 2})]
@@ -341,7 +306,7 @@ async def test_what_was_left_out_is_no_longer_counted(
     scene.__post_init__()
     for _ in range(2):
         await scene.certificates.revoke(await scene.certificates.issue())
-    await scene.done(admission=True, admission_by_number=True)
+    await scene.done(admission=True)
     assert gauge.value == 1
     scene.sync.forget_others(frozenset({HERE}))
     assert gauge.value == 1
@@ -350,18 +315,6 @@ async def test_what_was_left_out_is_no_longer_counted(
     else:
         scene.sync.forget_others(frozenset())
     assert gauge.value == 0
-
-
-async def test_a_certificate_is_in_a_full_map_with_both_keys_or_none(scene: Scene) -> None:
-    scene.room = 3
-    scene.__post_init__()
-    records = [await scene.certificates.issue() for _ in range(3)]
-    for minute, record in enumerate(records):
-        await scene.certificates.revoke(record, at=NOW + timedelta(minutes=minute))
-    await scene.done(admission=True)
-    assert (await scene.listed()).keys() == both_keys(records[2])
-    (told,) = [event for event in scene.store.events() if event["kind"] == "enforcement.overflowed"]
-    assert told["detail"] == {"left_out": 2, "kept": 1}
 
 
 async def test_the_map_is_written_although_bindings_fail(scene: Scene, double: ApiServer) -> None:
@@ -379,4 +332,4 @@ async def test_the_map_is_written_although_bindings_fail(scene: Scene, double: A
     scene.sync.access = OnlyMaps(double)
     with pytest.raises(RemoteFailed):
         await scene.done(credential_roles=ROLES, admission=True)
-    assert (await scene.listed()).keys() == both_keys(revoked)
+    assert (await scene.listed()).keys() == {number(revoked)}

@@ -1,11 +1,9 @@
 """The webhook's cache of certificates, on both databases."""
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,18 +20,9 @@ from support.statements import Statements
 from support.stores import NOW, Store, event
 from support.wait import eventually_async
 
-NEVER = datetime(2100, 1, 1, tzinfo=UTC)
-# Rows as this program records them, and as a program without credential numbers did.
-NUMBERING = pytest.mark.parametrize(
-    "changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"]
-)
 
-
-@NUMBERING
-async def test_a_certificate_is_read_once(
-    database: Database, known: CredentialCache, changed: dict[str, object]
-) -> None:
-    record = await recorded(database, **changed)
+async def test_a_certificate_is_read_once(database: Database, known: CredentialCache) -> None:
+    record = await recorded(database)
     statements = Statements(database)
     for _ in range(3):
         found = await look_up(known, record)
@@ -45,7 +34,6 @@ async def test_a_certificate_is_read_once(
     assert sum("SELECT" in text for text in statements.texts) == statements.reading("certificate") == 1
 
 
-@NUMBERING
 @pytest.mark.parametrize("what", SCOPES)
 async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     database: Database,
@@ -53,10 +41,9 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     known: CredentialCache,
     elsewhere: RevocationQueries,
     what: str,
-    changed: dict[str, object],
 ) -> None:
-    record = await recorded(database, **changed)
-    other = await recorded(database, **changed, user_id="another")
+    record = await recorded(database)
+    other = await recorded(database, user_id="another")
     assert not await is_revoked(known, record)
     assert not await is_revoked(known, other)
     made = await elsewhere.revoke(revocation(record, what), event())
@@ -74,16 +61,14 @@ async def test_every_kind_of_revocation_and_its_undoing_reach_the_memory(
     assert not await is_revoked(known, record)
 
 
-@NUMBERING
 @pytest.mark.parametrize("what", SCOPES)
 async def test_what_is_revoked_before_the_first_sight_is_seen_so(
     database: Database,
     known: CredentialCache,
     elsewhere: RevocationQueries,
     what: str,
-    changed: dict[str, object],
 ) -> None:
-    record = await recorded(database, **changed)
+    record = await recorded(database)
     await elsewhere.revoke(revocation(record, what), event())
     assert await is_revoked(known, record)
 
@@ -106,8 +91,8 @@ async def test_a_certificate_that_is_revoked_while_it_is_read_is_read_again(
     read, go_on = asyncio.Event(), asyncio.Event()
 
     class Slow(CredentialCache):
-        async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, CachedCertificate]:
-            found = await super()._read_numbers(numbers)
+        async def _read(self, numbers: Sequence[str]) -> Mapping[str, CachedCertificate]:
+            found = await super()._read(numbers)
             read.set()
             await go_on.wait()
             return found
@@ -123,28 +108,13 @@ async def test_a_certificate_that_is_revoked_while_it_is_read_is_read_again(
     assert found.revoked
 
 
-async def test_the_unknown_is_asked_for_again_after_a_second(
-    database: Database, feed: RevocationFeed, known: CredentialCache
-) -> None:
-    fingerprint = os.urandom(32)
-    statements = Statements(database)
-    for _ in range(3):
-        assert await known.by_fingerprint(fingerprint) is None
-    assert statements.reading("certificate") == 1
-    forgetful = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0.01))
-    assert await forgetful.by_fingerprint(fingerprint) is None
-    record = await recorded(database, fingerprint=fingerprint, credential_number=None)
-    await eventually_async(lambda: forgetful.by_fingerprint(fingerprint))
-    assert not await is_revoked(forgetful, record)
-
-
 async def test_an_unknown_number_is_asked_for_again_after_a_second(
     database: Database, feed: RevocationFeed, known: CredentialCache
 ) -> None:
     statements = Statements(database)
     for _ in range(3):
         assert await known.by_number("7" * 40) is None
-    assert statements.reading("certificate") == 2, "by number and, for older programs' rows, by serial"
+    assert statements.reading("certificate") == 1
     forgetful = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0.01))
     assert await forgetful.by_number("7" * 40) is None
     record = await recorded(database, credential_number="7" * 40)
@@ -155,82 +125,23 @@ async def test_an_unknown_number_is_asked_for_again_after_a_second(
 async def test_a_serial_is_no_credential_number(database: Database, known: CredentialCache) -> None:
     """Another signer may choose a serial that equals the credential number of another certificate, or of none."""
     chosen = await recorded(database, serial="7" * 40)
-    unnumbered = await recorded(database, serial="8" * 40, credential_number=None)
     assert chosen.credential_number != chosen.serial
     assert await known.by_number(chosen.serial) is None
-    assert await known.by_number(unnumbered.serial) is None
     found = await look_up(known, chosen)
     assert found is not None
     assert found.fingerprint == chosen.fingerprint
 
 
-async def test_what_an_older_program_bound_by_its_serial_is_found_by_that_number(
-    database: Database, known: CredentialCache
-) -> None:
-    serial = "7f" * 20
-    bound = await recorded(
-        database,
-        serial=serial,
-        credential_number=None,
-        groups=(f"clustercert:credential:{serial}",),
-    )
-    for found in (await known.by_number(serial), await known.by_fingerprint(bound.fingerprint)):
-        assert found is not None
-        assert (found.fingerprint, found.credential_number) == (bound.fingerprint, serial)
-        assert found.groups == frozenset()
-    assert not await known.has_unnumbered(bound.user_id), "its group names it, although its row has no number"
-
-
-async def test_who_has_a_certificate_without_a_group_that_has_not_ended(
-    database: Database, feed: RevocationFeed, elsewhere: RevocationQueries
-) -> None:
-    now = [NOW]
-    known = CredentialCache(database, feed, replace(PATIENT, unknown_seconds=0), now=lambda: now[0])
-    numbered = await recorded(database, user_id="numbered")
-    older = await recorded(
-        database, user_id="older", credential_number=None, not_after=NOW + timedelta(days=1)
-    )
-    ended = await recorded(
-        database, user_id="ended", credential_number=None, not_after=NOW - timedelta(days=1)
-    )
-    assert [await known.has_unnumbered(each.user_id) for each in (numbered, older, ended)] == [
-        False,
-        True,
-        False,
-    ]
-    assert not await known.has_unnumbered("nobody")
-    await elsewhere.revoke(revocation(older, "certificate"), event())
-    assert await known.has_unnumbered("older"), "what is revoked may be shown in another encoding"
-    now[0] = older.not_after
-    assert not await known.has_unnumbered("older")
-
-
-async def test_concurrent_lookups_share_batches_without_duplicates(
-    database: Database, known: CredentialCache
-) -> None:
-    await recorded(database, user_id="older 1", credential_number=None, not_after=NEVER)
-    names = ["older 1", *(f"user {number}" for number in range(30))]
-    statements = Statements(database)
-    found = await asyncio.gather(*(known.has_unnumbered(name) for name in names))
-    assert dict(zip(names, found, strict=True)) == {name: name == "older 1" for name in names}
-    assert not any([await known.has_unnumbered(name) for name in names[1:]])
-    assert statements.reading("certificate") == 1
-
-
 async def test_unknown_ids_dont_fill_the_memory(database: Database, feed: RevocationFeed) -> None:
     known = CredentialCache(database, feed, replace(PATIENT, unknown=4))
     for number in range(10):
-        await known.by_fingerprint(os.urandom(32))
         await known.by_number(f"{number:040x}")
     assert len(known._unknown) <= 4
 
 
 async def test_the_least_recently_used_goes_first(database: Database, feed: RevocationFeed) -> None:
     known = CredentialCache(database, feed, replace(PATIENT, known=2))
-    a, b, c = [
-        await recorded(database, cluster_id="a cluster", **changed)
-        for changed in ({}, {"credential_number": None}, {})
-    ]
+    a, b, c = [await recorded(database, cluster_id="a cluster") for _ in range(3)]
     for record in (a, b, a, c):
         await look_up(known, record)
     statements = Statements(database)
@@ -241,22 +152,18 @@ async def test_the_least_recently_used_goes_first(database: Database, feed: Revo
     assert len(known._texts) <= 2
 
 
-@NUMBERING
-async def test_those_who_ask_at_once_share_one_reading(
-    database: Database, known: CredentialCache, changed: dict[str, object]
-) -> None:
-    record = await recorded(database, **changed)
+async def test_those_who_ask_at_once_share_one_reading(database: Database, known: CredentialCache) -> None:
+    record = await recorded(database)
     statements = Statements(database)
     found = await asyncio.gather(*(look_up(known, record) for _ in range(20)))
     assert {each.fingerprint for each in found if each} == {record.fingerprint}
     assert statements.reading("certificate") == 1
 
 
-@NUMBERING
 async def test_those_who_ask_meanwhile_share_the_next_reading(
-    database: Database, known: CredentialCache, changed: dict[str, object]
+    database: Database, known: CredentialCache
 ) -> None:
-    records = [await recorded(database, **changed) for _ in range(70)]
+    records = [await recorded(database) for _ in range(70)]
     statements = Statements(database)
     found = await asyncio.gather(*(look_up(known, record) for record in records))
     assert [each.fingerprint for each in found if each] == [record.fingerprint for record in records]
@@ -267,28 +174,13 @@ async def test_a_database_that_hangs_is_given_up(database: Database, feed: Revoc
     ends = asyncio.Event()
 
     class Hanging(CredentialCache):
-        async def _read_fingerprints(
-            self, fingerprints: Sequence[bytes]
-        ) -> Mapping[bytes, CachedCertificate]:
-            await ends.wait()
-            return {}
-
-        async def _read_numbers(self, numbers: Sequence[str]) -> Mapping[str, CachedCertificate]:
-            await ends.wait()
-            return {}
-
-        async def _read_unnumbered(self, user_ids: Sequence[str]) -> Mapping[str, bool]:
+        async def _read(self, numbers: Sequence[str]) -> Mapping[str, CachedCertificate]:
             await ends.wait()
             return {}
 
     hanging = Hanging(database, feed, Bounds(read_seconds=0.01))
-    for asking in (
-        hanging.by_fingerprint(bytes(32)),
-        hanging.by_number("0" * 40),
-        hanging.has_unnumbered("u"),
-    ):
-        with pytest.raises(Unavailable):
-            await asking
+    with pytest.raises(Unavailable):
+        await hanging.by_number("0" * 40)
     ends.set()
     await eventually_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
@@ -309,10 +201,8 @@ STATEMENTS: dict[str, tuple[Select[Any], dict[str, object], str]] = {
     "by number": (
         credential_cache._BY_NUMBER,
         {"numbers": ["0" * 40, "1" * 40]},
-        "uq_certificate_credential_number",
+        "certificate",
     ),
-    "by serial": (credential_cache._BY_SERIAL, {"serials": ["0" * 40, "1" * 40]}, "ix_certificate_serial"),
-    "by fingerprint": (credential_cache._BY_FINGERPRINT, {"fingerprints": [b"", b"x"]}, "fingerprint"),
 }
 
 
@@ -324,15 +214,6 @@ async def test_the_statements_read_indexes_alone(database: Database, store: Stor
     # PostgreSQL plans by its statistics, and there are none for an empty table.
     assert index in plan or store.file is None
     assert not re.search("SCAN (certificate|revocation)|Seq Scan|TEMP B-TREE|Sort", plan), plan
-
-
-async def test_unnumbered_certificates_are_read_from_their_own_index(
-    database: Database, store: Store
-) -> None:
-    values = {"users": ["a", "b"], "now": NOW}
-    plan = await plan_of(database, store, credential_cache._UNNUMBERED.params(values))
-    assert "ix_certificate_user_id_not_after_unnumbered" in plan
-    assert not re.search("SCAN certificate|Seq Scan", plan), plan
 
 
 async def plan_of(database: Database, store: Store, bound: Select[Any]) -> str:

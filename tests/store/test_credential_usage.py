@@ -211,25 +211,13 @@ async def test_a_report_without_credential_id_stores_no_hash(
     assert detail["reported_by"] == "audit-events"
 
 
-async def test_a_certificate_without_number_is_recorded_by_its_hash(
-    database: Database, store: Store, known: CredentialCache, usage: CredentialUsage
-) -> None:
-    record = await recorded(database, credential_number=None)
-    usage.note(await seen(known, record))
-    await usage.flush()
-    assert times(store, record) == (store.time(NOW), store.time(NOW))
-    assert alerts(store) == []
-
-
-@pytest.mark.parametrize("changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"])
 async def test_a_certificate_of_another_cluster_is_unknown_here(
     database: Database,
     store: Store,
     known: CredentialCache,
     usage: CredentialUsage,
-    changed: dict[str, object],
 ) -> None:
-    record = await recorded(database, cluster_id="another cluster", **changed)
+    record = await recorded(database, cluster_id="another cluster")
     usage.note(await seen(known, record))
     await usage.flush()
     (alert,) = alerts(store)

@@ -108,53 +108,6 @@ async def test_what_lives_is_neither_revoked_nor_expired_nor_elsewhere(
     assert first.not_after == good[1].not_after
 
 
-async def test_what_an_older_program_recorded_has_the_number_of_its_group(
-    certificates: CredentialLedger,
-) -> None:
-    bound = await certificates.issue_as_before(not_after=NOW + timedelta(hours=1))
-    unnumbered = await certificates.issue(
-        credential_number=None, groups=("clustercert:admins",), not_after=NOW + timedelta(hours=2)
-    )
-    both = await certificates.issue(groups=("clustercert:admins",), not_after=NOW + timedelta(hours=3))
-    found = await certificates.queries.live(HERE, NOW, None)
-    assert [(each.fingerprint, each.credential_number, each.groups) for each in found] == [
-        (bound.fingerprint, bound.serial, ()),
-        (unnumbered.fingerprint, None, ("clustercert:admins",)),
-        (both.fingerprint, both.credential_number, ("clustercert:admins",)),
-    ]
-    for record in (bound, unnumbered, both):
-        await certificates.revoke(record)
-    assert set(await certificates.queries.revoked(HERE, NOW, 10)) == {
-        RevokedCertificate(bound.fingerprint, bound.serial, bound.not_after),
-        RevokedCertificate(unnumbered.fingerprint, None, unnumbered.not_after),
-        RevokedCertificate(both.fingerprint, both.credential_number, both.not_after),
-    }
-
-
-async def test_when_the_last_certificate_without_a_credential_group_ends(
-    certificates: CredentialLedger,
-) -> None:
-    assert await certificates.queries.last_unnumbered(NOW) is None
-    await certificates.issue(not_after=NOW + timedelta(days=9))
-    await certificates.issue_as_before(not_after=NOW + timedelta(days=9))
-    assert await certificates.queries.last_unnumbered(NOW) is None
-    ends = [NOW + timedelta(days=days) for days in (1, 3, 2)]
-    plain = [
-        await certificates.issue(credential_number=None, groups=("clustercert:admins",), not_after=end)
-        for end in ends
-    ]
-    elsewhere = await certificates.issue(
-        credential_number=None, groups=("x",), cluster_id=THERE, not_after=NOW + timedelta(days=5)
-    )
-    assert await certificates.queries.last_unnumbered(NOW) == NOW + timedelta(days=5), "whatever the cluster"
-    await certificates.revoke(plain[1])
-    await certificates.revoke(elsewhere)
-    assert await certificates.queries.last_unnumbered(NOW) == NOW + timedelta(days=5), (
-        "it may be shown altered"
-    )
-    assert await certificates.queries.last_unnumbered(NOW + timedelta(days=5)) is None
-
-
 async def test_what_lives_comes_in_pages_that_leave_nothing_out(certificates: CredentialLedger) -> None:
     """Many certificates expire at the same time."""
     issued = {(await certificates.issue(not_after=NOW + timedelta(hours=1))).serial for _ in range(PAGE + 3)}
@@ -205,19 +158,18 @@ async def test_what_was_revoked_last_comes_first_however_it_was(certificates: Cr
     await certificates.issue(cluster_id=THERE, user_id="another")
     found = await certificates.queries.revoked(HERE, NOW, 10)
     assert found == tuple(
-        RevokedCertificate(each.fingerprint, each.credential_number, each.not_after)
-        for each in (first, along, second)
+        RevokedCertificate(each.credential_number, each.not_after) for each in (first, along, second)
     )
     assert await certificates.queries.revoked(HERE, NOW, 1) == found[:1]
     assert await certificates.queries.count_revoked(HERE, NOW) == 3
-    assert third.fingerprint not in {each.fingerprint for each in found}
+    assert third.credential_number not in {each.credential_number for each in found}
 
 
 async def test_what_is_good_again_is_not_among_the_revoked(certificates: CredentialLedger) -> None:
     record = await certificates.issue()
     made = await certificates.revoke(cluster_id=HERE)
-    assert [each.fingerprint for each in await certificates.queries.revoked(HERE, NOW, 10)] == [
-        record.fingerprint
+    assert [each.credential_number for each in await certificates.queries.revoked(HERE, NOW, 10)] == [
+        record.credential_number
     ]
     await certificates.revocations.undo(made.id, by="cli:test", at=NOW, event=event())
     assert await certificates.queries.revoked(HERE, NOW, 10) == ()

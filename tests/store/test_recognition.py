@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -15,7 +14,6 @@ from clustercert.store.revocation_feed import RevocationFeed
 from support.credential_cache import PATIENT, recorded
 from support.samples import CLUSTER_ID
 from support.statements import Statements
-from support.stores import NOW
 
 EVERYBODY = "system:authenticated"
 PREFIX = "clustercert:credential:"
@@ -23,7 +21,7 @@ PREFIX = "clustercert:credential:"
 
 @pytest.fixture
 async def recognition(database: Database, feed: RevocationFeed) -> Recognition:
-    return Recognition(CredentialCache(database, feed, PATIENT, now=lambda: NOW))
+    return Recognition(CredentialCache(database, feed, PATIENT))
 
 
 def shown(record: CertificateRecord) -> Identity:
@@ -92,19 +90,14 @@ async def test_another_identity_with_a_known_number_is_forged(
         "a digit more": replace(who, groups=(*record.groups, own + "0")),
         "a line feed more": replace(who, groups=(*record.groups, own + "\n")),
         "no number": replace(who, groups=(*record.groups, PREFIX)),
-        # The certificate of this hash has a credential group.
-        "without the group": replace(who, groups=(*record.groups, EVERYBODY)),
     }
     for name, each in forged.items():
         found = await one(recognition, each)
         assert (name, found.fault, found.credential, found.claims_ours) == (name, "forged", None, True)
 
 
-@pytest.mark.parametrize("changed", [{}, {"credential_number": None}], ids=["numbered", "unnumbered"])
-async def test_foreign_and_unknown_numbers_claim_ours(
-    database: Database, recognition: Recognition, changed: dict[str, object]
-) -> None:
-    record = await recorded(database, cluster_id="another", **changed)
+async def test_foreign_and_unknown_numbers_claim_ours(database: Database, recognition: Recognition) -> None:
+    record = await recorded(database, cluster_id="another")
     elsewhere = await one(recognition, shown(record))
     assert (elsewhere.fault, elsewhere.credential, elsewhere.claims_ours) == ("other_cluster", None, True)
     stranger = Identity("bob", (f"{PREFIX}{'0' * 40}", EVERYBODY), (record.fingerprint,))
@@ -112,80 +105,18 @@ async def test_foreign_and_unknown_numbers_claim_ours(
     assert (unknown.fault, unknown.credential, unknown.claims_ours) == ("unknown", None, True)
 
 
-async def test_a_certificate_without_a_group_is_recognised_by_its_hash(
+async def test_certificates_without_a_credential_group_are_unknown_whatever_their_hash(
     database: Database, recognition: Recognition
 ) -> None:
-    record = await recorded(database, cluster_id=CLUSTER_ID, credential_number=None)
-    found = await one(recognition, shown(record))
-    assert found.credential is not None
-    assert (found.credential.fingerprint, found.altered) == (record.fingerprint, False)
-    # Only the hash counts.
-    assert (await one(recognition, replace(shown(record), username="x"))).credential == found.credential
-
-
-async def test_an_unknown_hash_claims_ours_while_its_user_has_no_number(
-    database: Database, feed: RevocationFeed
-) -> None:
-    now = [NOW]
-    recognition = Recognition(CredentialCache(database, feed, PATIENT, now=lambda: now[0]))
-    record = await recorded(
-        database, cluster_id="another", credential_number=None, not_after=NOW + timedelta(hours=1)
-    )
-    copy = replace(shown(record), fingerprints=(os.urandom(32),))
-    malformed = replace(shown(record), fingerprints=(), malformed=True)
-    for who in (copy, malformed):
-        found = await one(recognition, who)
-        assert (found.fault, found.claims_ours) == ("unknown", True)
-        somebody_else = await one(recognition, replace(who, username="somebody else"))
-        assert (somebody_else.fault, somebody_else.claims_ours) == ("unknown", False)
-    # Without a certificate there is nothing to recognise.
-    assert await recognition.recognize(CLUSTER_ID, replace(copy, fingerprints=())) == []
-    now[0] = record.not_after
-    later = Recognition(CredentialCache(database, feed, PATIENT, now=lambda: now[0]))
-    assert not (await one(later, copy)).claims_ours
-
-
-async def test_a_bound_certificate_of_an_older_version_is_recognised(
-    database: Database, recognition: Recognition
-) -> None:
-    serial = "7f" * 20
-    record = await recorded(
-        database,
-        cluster_id=CLUSTER_ID,
-        serial=serial,
-        credential_number=None,
-        groups=(f"{PREFIX}{serial}",),
-    )
-    who = shown(record)
-    found = await one(recognition, who)
-    assert found.credential is not None
-    assert found.credential.fingerprint == record.fingerprint
-    assert (await one(recognition, replace(who, fingerprints=(os.urandom(32),)))).altered
-    assert (await one(recognition, replace(who, username="another"))).fault == "forged"
-
-
-@pytest.mark.parametrize("name", ["a\0b", "\udc80", "", "x" * 65, "x" * 100_000, "a\nb"])
-async def test_names_we_never_issue_are_not_queried(
-    database: Database, recognition: Recognition, name: str
-) -> None:
-    """PostgreSQL rejects null characters, and the error would reach all requests of the same batch."""
+    """Their hash is not signed, so the ledger is not asked about it."""
+    record = await recorded(database, cluster_id=CLUSTER_ID)
     statements = Statements(database)
-    found = await one(recognition, Identity(name, ("devs", EVERYBODY), (os.urandom(32),)))
-    assert (found.fault, found.claims_ours) == ("unknown", False)
-    assert not any("DISTINCT" in text for text in statements.texts)
-
-
-async def test_several_ids_without_group_are_several_certificates(
-    database: Database, recognition: Recognition
-) -> None:
-    first, second = [await recorded(database, cluster_id=CLUSTER_ID, credential_number=None) for _ in "ab"]
     who = Identity(
-        first.user_id, first.groups, (first.fingerprint, second.fingerprint, bytes(32)), malformed=True
+        record.user_id, (*record.groups, EVERYBODY), (record.fingerprint, bytes(32)), malformed=True
     )
-    found = await recognition.recognize(CLUSTER_ID, who)
-    assert [each.credential and each.credential.fingerprint for each in found] == [
-        first.fingerprint,
-        second.fingerprint,
-        None,
-        None,
+    assert await recognition.recognize(CLUSTER_ID, who) == [
+        Recognized(fingerprint, fault="unknown") for fingerprint in (record.fingerprint, bytes(32), None)
     ]
+    # Without a certificate there is nothing to recognise.
+    assert await recognition.recognize(CLUSTER_ID, replace(who, fingerprints=(), malformed=False)) == []
+    assert statements.texts == []

@@ -61,9 +61,7 @@ SCOPES = ("certificate", "user in cluster", "user", "cluster")
 
 
 async def look_up(known: CredentialCache, record: CertificateRecord) -> CachedCertificate | None:
-    """Look up like the webhook: by credential number, or by hash without a number."""
-    if record.credential_number is None:
-        return await known.by_fingerprint(record.fingerprint)
+    """Look up like the webhook: by credential number."""
     return await known.by_number(record.credential_number)
 
 

@@ -1,6 +1,5 @@
 """Certificates and revocations in a real ledger."""
 
-import os
 from dataclasses import replace
 from datetime import datetime
 
@@ -35,12 +34,6 @@ class CredentialLedger:
         record, recorded = certificate_record()
         said: dict[str, object] = {"cluster_id": HERE, "groups": (), "rule": "admin"}
         return replace(record, **(said | changed)), recorded  # type: ignore[arg-type] # as the tests say
-
-    async def issue_as_before(self, **changed: object) -> CertificateRecord:
-        """A certificate from before credential numbers: its group names its serial."""
-        serial = f"{int.from_bytes(os.urandom(19)):040x}"
-        groups = (f"clustercert:credential:{serial}",)
-        return await self.issue(serial=serial, credential_number=None, groups=groups, **changed)
 
     async def revoke(
         self,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -10,7 +10,6 @@ from cryptography.x509.oid import NameOID
 
 from clustercert.model import Cluster, Origin
 from clustercert.wiring import Components, components
-from support import stores
 from support.kubernetes_messages import audit_event, credential_id, review
 from support.leaf_checks import credential_number_of, leaf_of
 from support.service import Service
@@ -97,13 +96,6 @@ class ApiServer:
     def judged(self, shown: Shown, **said: object) -> dict[str, object]:
         """The status in the answer for a certificate."""
         return self.status(shown.id, **(shown.identity | said))
-
-    def older(self, shown: Shown) -> Shown:
-        """The certificate as an older version without credential numbers would have issued it."""
-        groups = shown.groups[:-1]
-        statement = "UPDATE certificate SET credential_number = NULL WHERE fingerprint = ?"
-        stores.execute(self.world.database, statement, shown.fingerprint)
-        return replace(shown, groups=groups)
 
     def revoke(self, shown: Shown) -> None:
         cluster = f"/projects/{self.cluster.project_id}/clusters/{self.cluster.id}"

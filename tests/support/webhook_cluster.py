@@ -18,7 +18,6 @@ from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import (
     CREDENTIAL_PREFIX,
     Actor,
-    CertificateRecord,
     Cluster,
     ClusterOptions,
     Grant,
@@ -26,13 +25,11 @@ from clustercert.model import (
     Origin,
     PrivateKey,
     SigningRequest,
-    User,
     credential_groups,
 )
 from clustercert.pki.keys import key_pem, load_key_der, new_key
-from clustercert.pki.leaf import LeafBuilder, der_fingerprint, new_serial, serial_hex
+from clustercert.pki.leaf import LeafBuilder, der_fingerprint, new_serial
 from clustercert.store.entities import Reference
-from clustercert.store.ledger import Ledger
 from clustercert.wiring import Components, components
 from support.altered_certificates import can_be_shifted
 from support.apiserver.attributes import Attributes
@@ -63,12 +60,12 @@ class HeldCertificate:
     """A certificate with its key.
 
     Attributes:
-        number: its credential number; None where it has none.
+        number: its credential number; empty where it has none.
     """
 
     der: bytes
     key_pem: bytes
-    number: str | None
+    number: str
 
     @property
     def fingerprint(self) -> str:
@@ -115,9 +112,7 @@ class WebhookCluster:
             if can_be_shifted(der):
                 return HeldCertificate(der, base64.b64decode(user["client-key-data"]), _number(der))
 
-    def sign(
-        self, username: str, groups: tuple[str, ...], number: str | None = None, **more: Any
-    ) -> HeldCertificate:
+    def sign(self, username: str, groups: tuple[str, ...], number: str = "", **more: Any) -> HeldCertificate:
         """An unrecorded certificate, signed with the client CA's key, whose signature can be shifted."""
         ca, key = self.cluster.client_ca, new_key("ec-p256")
         ca_key = self.operate(lambda parts: _ca_key(parts, self.cluster))
@@ -136,17 +131,6 @@ class WebhookCluster:
             if can_be_shifted(der):
                 return HeldCertificate(der, key_pem(key), number)
             assert "serial" not in more, "another serial would have to be said"
-
-    def record_as_older(self, held: HeldCertificate, user: User) -> None:
-        """Record a certificate without a credential number, as before schema 0005."""
-        leaf = x509.load_der_x509_certificate(held.der)
-        record = _older_record(leaf, self.cluster, user)
-
-        async def recorded(parts: Components) -> None:
-            told = event("certificate.issued", record.fingerprint.hex())
-            await Ledger(parts.database).record(record, told)
-
-        self.operate(recorded)
 
     # Revocations
 
@@ -291,30 +275,3 @@ async def _ca_key(parts: Components, cluster: Cluster) -> PrivateKey:
 def _number(der: bytes) -> str:
     (group,) = credential_groups(Identity.of(x509.load_der_x509_certificate(der)).groups)
     return group.removeprefix(CREDENTIAL_PREFIX)
-
-
-def _older_record(leaf: x509.Certificate, cluster: Cluster, user: User) -> CertificateRecord:
-    names = [(each.oid.dotted_string, str(each.value)) for each in leaf.subject]
-    der = leaf.public_bytes(Encoding.DER)
-    return CertificateRecord(
-        fingerprint=der_fingerprint(der),
-        serial=serial_hex(leaf.serial_number),
-        cluster_id=cluster.id,
-        project_id=cluster.project_id,
-        ca_id=cluster.client_ca.id,
-        user_id=next(value for oid, value in names if oid == "2.5.4.3"),
-        user_name=user.name,
-        groups=tuple(value for oid, value in names if oid == "2.5.4.10"),
-        not_before=leaf.not_valid_before_utc,
-        not_after=leaf.not_valid_after_utc,
-        key_type="ec-p256",
-        key_origin="generated",
-        auth_method="token",
-        source_address="192.0.2.1",
-        request_id="f" * 32,
-        reason=None,
-        issued_at=datetime.now(UTC),
-        der=der,
-        rule="admin",
-        credential_number=None,
-    )

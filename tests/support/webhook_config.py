@@ -5,7 +5,6 @@ from clustercert.kubernetes.manifests.authorization import WebhookConfig
 WEBHOOK_CONFIG = WebhookConfig(
     mode="default",
     groups=("clustercert:admins", 'odd "group" \\ é'),
-    unnumbered_until=None,
     exemptions=("system:*", "builders"),
     failure_policy="NoOpinion",
     authorized_ttl="5s",

@@ -14,14 +14,11 @@ from clustercert.model import (
     credential_groups,
     credential_number,
     is_credential_number,
-    number_of,
 )
 from clustercert.model.errors import Forbidden
 from clustercert.pki.leaf import MAX_NAME, new_serial
 from support.issuance_doubles import issuance
 from support.samples import NOW, cluster, grant
-
-SERIAL = "7f" * 20
 
 
 @given(st.one_of(st.integers(0, 2**160 - 1), st.integers(0, 300)))
@@ -47,25 +44,6 @@ def test_a_malformed_number_is_rejected_but_its_group_has_the_prefix(text: str) 
     assert not is_credential_number(text)
     group = f"clustercert:credential:{text}"
     assert credential_groups([group]) == [group]
-
-
-@pytest.mark.parametrize(
-    ("recorded", "serial", "groups", "number"),
-    [
-        ("5e" * 20, SERIAL, ["a"], "5e" * 20),
-        ("5e" * 20, SERIAL, [], "5e" * 20),
-        # As programs before schema 0005 recorded it, with a binding and without.
-        (None, SERIAL, [credential_group(SERIAL)], SERIAL),
-        (None, SERIAL, ["a"], None),
-        (None, SERIAL, [], None),
-        (None, SERIAL, [credential_group("5e" * 20)], None),
-        (None, "ab", ["clustercert:credential:ab"], None),
-    ],
-)
-def test_the_number_of_a_record(
-    recorded: str | None, serial: str, groups: list[str], number: str | None
-) -> None:
-    assert number_of(recorded, serial, groups) == number
 
 
 class NeverRevoked:

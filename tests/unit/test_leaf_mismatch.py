@@ -113,7 +113,7 @@ def grouped(
     def answer(request: SigningRequest) -> tuple[x509.Certificate, ...]:
         groups = change([*request.grant.groups], f"clustercert:credential:{request.credential_number}")
         changed = replace(request.grant, groups=tuple(groups))
-        return (leaf_of(replace(request, grant=changed, credential_number=None)),)
+        return (leaf_of(replace(request, grant=changed, credential_number="")),)
 
     return answer
 

@@ -145,7 +145,6 @@ OPTIONS_OF_OTHERS = {
     "--exempt",
     "--cluster",
     "--force",
-    "--group",
     "--ignore-not-found",
     "--out",
     "--pin",

@@ -1,7 +1,6 @@
 """The README.md of a setup: releases, token exchange, and when to write the files again."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -13,7 +12,6 @@ from support import samples
 WEBHOOK_CONFIG = WebhookConfig(
     mode="default",
     groups=("clustercert:admins",),
-    unnumbered_until=None,
     exemptions=("system:nodes",),
     failure_policy="NoOpinion",
     authorized_ttl="5s",
@@ -34,7 +32,6 @@ SETUP = Setup(
     audit=True,
 )
 FILES = ("rbac.yaml", "client-ca.pem")
-UNTIL = datetime(2026, 12, 24, 18, 30, tzinfo=UTC)
 
 
 def test_readme_explains_older_releases() -> None:
@@ -47,13 +44,6 @@ def test_readme_requires_1_32_for_known_only() -> None:
     text = readme(replace(SETUP, webhook=replace(WEBHOOK_CONFIG, mode="known-only")), FILES)
     assert "Mode known-only requires Kubernetes 1.32 or newer" in text
     assert "v1beta1" not in text
-
-
-@pytest.mark.parametrize("until", [None, UNTIL])
-def test_readme_says_when_to_write_the_files_again(until: datetime | None) -> None:
-    text = readme(replace(SETUP, webhook=replace(WEBHOOK_CONFIG, unnumbered_until=until)), FILES)
-    assert ("**After 2026-12-24 18:30 UTC:** write these files again" in text) == (until is not None)
-    assert ("certificate ends at 2026-12-24 18:30 UTC." in text) == (until is not None)
 
 
 def test_readme_includes_the_audit_webhook_in_a_token_exchange() -> None:

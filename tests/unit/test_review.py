@@ -167,7 +167,7 @@ def test_the_version_is_known_from_the_beginning(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "groups", "needed"),
+    ("ids", "groups", "denied"),
     [
         ((), ("clustercert:admins",), False),
         (("JTI=1",), ("system:nodes",), False),
@@ -176,7 +176,7 @@ def test_the_version_is_known_from_the_beginning(length: int) -> None:
         (("X509SHA256=x",), (), True),
     ],
 )
-def test_the_ledger_is_needed_for_certificates_and_credential_groups(
-    ids: tuple[str, ...], groups: tuple[str, ...], needed: bool
+def test_only_client_certificates_may_be_denied(
+    ids: tuple[str, ...], groups: tuple[str, ...], denied: bool
 ) -> None:
-    assert review.parse(review_bytes(*ids, groups=groups)).identity.needs_ledger is needed
+    assert review.parse(review_bytes(*ids, groups=groups)).identity.may_be_denied is denied

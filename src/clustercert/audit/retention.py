@@ -15,9 +15,7 @@ from clustercert.model import (
     ClientCA,
     Grant,
     SigningRequest,
-    number_of,
     rfc3339,
-    without_credential_group,
 )
 from clustercert.model.errors import ClustercertError, NotFound, SignerError
 from clustercert.model.events.administration import EventsDeleted
@@ -114,8 +112,7 @@ def _policy_problems(
         found.append("The certificate's start of validity does not match its time of issue.")
     # Expired certificates are skipped: they give no access, and an older policy may have allowed their names.
     if leaf.not_valid_after_utc > now:
-        number = number_of(record.credential_number, record.serial, record.groups)
-        names = [record.common_name, *without_credential_group(record.groups, number)]
+        names = [record.common_name, *record.groups]
         found += [f"Not allowed now: {problem}" for name in names if (problem := policy.name_problem(name))]
     return found
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from clustercert.kubernetes.api_client import KubeApi, Refused
-from clustercert.kubernetes.manifests.admission import POLICY
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.kubernetes import CREDENTIAL_ID
@@ -20,7 +19,6 @@ _WEBHOOK_CALLS = re.compile(
 
 UNAUTHORIZED = 401
 FORBIDDEN = 403
-POLICIES_PATH = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 
 
 class CheckFailed(ClustercertError):
@@ -37,11 +35,6 @@ class CheckFailed(ClustercertError):
 
 class Denied(CheckFailed):
     """The API server accepted the certificate but denied the request."""
-
-    @property
-    def by_admission_policy(self) -> bool:
-        """Whether the admission policy for revoked certificates denied the request, not an authorizer."""
-        return f"ValidatingAdmissionPolicy '{POLICY}'" in self.message
 
 
 class NotAuthenticated(CheckFailed):
@@ -163,11 +156,6 @@ class Probe:
         namespace: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         with _translate_errors():
             await self.api.create("/api/v1/namespaces", namespace, {"dryRun": "All"})
-
-    async def admission_policy(self) -> JsonObject:
-        """Fetch the cluster's admission policy for revoked certificates."""
-        with _translate_errors():
-            return await self.api.get(f"{POLICIES_PATH}/{POLICY}")
 
 
 _EXCEPTIONS: dict[int, type[CheckFailed]] = {

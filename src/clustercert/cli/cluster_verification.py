@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from clustercert.cli.altered_copy import altered_copy
-from clustercert.cli.cluster_probe import CheckFailed, Denied, NoDecision, NotAuthenticated, Probe
+from clustercert.cli.cluster_probe import CheckFailed, NoDecision, Probe
 from clustercert.cli.expectation import ADVICE, COPY_ADVICE, Expectation
 from clustercert.cli.kubernetes_verify import Control
 from clustercert.cli.throwaway_certificates import ThrowawayCertificates
 from clustercert.cli.webhook_diagnosis import WebhookDiagnosis
-from clustercert.kubernetes.manifests.admission import reads_numbers
 from clustercert.model import Cluster, Issued, credential_group, utc_now
 from clustercert.model.kubernetes import MASTERS, X509_ID
 from clustercert.pki.keys import accepted_key, key_type_of
@@ -165,13 +164,14 @@ class ClusterVerification:
         copy_der = altered_copy(self._issued[0].leaf_der)
         if copy_der is None:
             key_type = key_type_of(accepted_key(self._cluster.client_ca.certificate.public_key()))
-            detail = f"not tried: a signature of the client CA's key ({key_type}) has no second form"
-            return Passed(detail + await self._check_policy(None), skipped=True)
+            return Passed(
+                f"not tried: a signature of the client CA's key ({key_type}) has no second form", skipped=True
+            )
         copy = await certificates.open(self._issued[0], copy_der)
         await self._expected.require_refused(
             copy,
             f"a copy with another signature is accepted after {self._expected.seconds:.0f} seconds",
-            COPY_ADVICE[self._expected.control],
+            COPY_ADVICE,
         )
         # The certificate is not revoked, so only the hash reveals that this is a copy.
         if self._expected.control == "webhook" and self._tells_hash:
@@ -179,32 +179,9 @@ class ClusterVerification:
             await self._expected.require_refused(
                 await certificates.open(other, altered_copy(other.leaf_der)),
                 "a copy of the user's other certificate with another signature is accepted",
-                COPY_ADVICE["webhook"],
+                COPY_ADVICE,
             )
-        return Passed("refused with another signature too" + await self._check_policy(copy))
-
-    async def _check_policy(self, copy: Probe | None) -> str:
-        """Record whether the cluster's admission policy checks credential numbers. Returns a remark for the result.
-
-        Raises CheckFailed if it does not check them and nothing else stops altered copies of a certificate.
-        """
-        options = self._cluster.options
-        if not options.admission or options.admission_by_number:
-            return ""
-        if copy is None or not await _is_refused_by_policy(copy):
-            try:
-                current = reads_numbers(await self._probes[1].admission_policy())
-            except CheckFailed:
-                return "; hashes are still written into the cluster: its admission policy could not be read"
-            if not current and copy is None and self._expected.control == "admission":
-                raise CheckFailed(
-                    "the cluster's admission policy is an older version", COPY_ADVICE["admission"]
-                )
-            if not current:
-                return "; hashes are still written into the cluster: its admission policy is an older version"
-        clusters = self._operator.parts.clusters
-        await clusters.note_admission_by_number(self._cluster, actor=self._operator.actor)
-        return "; the admission policy reads credential numbers, so hashes are no longer written"
+        return Passed("refused with another signature too")
 
     async def _use_other(self) -> Passed:
         if await self._expected.is_refused(self._probes[1]):
@@ -234,17 +211,6 @@ async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckRes
     except CheckFailed as failed:
         return CheckResult(name, "failed", None, failed.message, failed.advice)
     return CheckResult(name, "skipped" if passed.skipped else "ok", passed.seconds, passed.detail)
-
-
-async def _is_refused_by_policy(probe: Probe) -> bool:
-    """Whether the admission policy denies a write that authorization allows. Raises CheckFailed."""
-    try:
-        await probe.dry_run_write()
-    except Denied as denied:
-        return denied.by_admission_policy
-    except NotAuthenticated:
-        pass
-    return False
 
 
 _REFUSED_BY: dict[Control, str] = {

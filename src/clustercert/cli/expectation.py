@@ -75,13 +75,7 @@ ADVICE: dict[Literal["binding", "admission"], str] = {
     "admission": "Check that the service runs and reaches the API server. Apply admission.yaml and service-access.yaml "
     "of `clustercert kubernetes setup`.",
 }
-_OLDER_SERVICE = (
-    "An older service version serves this cluster. Upgrade every replica, then run `clustercert kubernetes setup` "
-    "again."
+COPY_ADVICE = (
+    "The cluster recognizes certificates in another way than this service. Run `clustercert kubernetes setup` again, "
+    "and follow its README.md."
 )
-COPY_ADVICE: dict[Control, str] = {
-    "webhook": _OLDER_SERVICE,
-    "binding": _OLDER_SERVICE,
-    "admission": "The cluster's policy recognizes only hashes, and a copy has another hash. Run `clustercert "
-    "kubernetes setup` again, then apply admission.yaml and service-access.yaml.",
-}

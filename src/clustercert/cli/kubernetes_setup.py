@@ -35,7 +35,6 @@ async def setup(
     """
     from clustercert.kubernetes.manifests.authorization_flags import LIMITS
     from clustercert.kubernetes.manifests.setup import README
-    from clustercert.model import utc_now
     from clustercert.pki.certificates import chain_pem
 
     folder.check()
@@ -43,8 +42,7 @@ async def setup(
     resolver.check()
     cluster = await operator.cluster(name, project, domain)
     client_cas_pem = chain_pem(await operator.parts.clusters.queries.bundle(cluster.id))
-    unnumbered_until = await operator.parts.enforcement.last_unnumbered(utc_now())
-    resolved = resolver.resolve(cluster, client_cas_pem, unnumbered_until)
+    resolved = resolver.resolve(cluster, client_cas_pem)
     written = await _write(operator, resolved, folder)
     write_out("".join(f"{folder.out / each}\n" for each in written))
     if resolver.kept:

@@ -127,13 +127,6 @@ class SetupOptions:
         Path | None, typer.Option(metavar="FILE", help="Key of that certificate (PEM, not encrypted).")
     ] = None
     bind: BindOption = None
-    group: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="GROUP",
-            help="Also call the webhook for this group, which only older certificates have. Repeatable.",
-        ),
-    ] = None
     audit: Annotated[
         bool | None,
         typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),

@@ -13,8 +13,6 @@ from clustercert.cli.setup_folder import SetupFolder
 from clustercert.cli.setup_options import CONTROL_PLANE_FOLDER, SetupOptions, bound_roles
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from clustercert.kubernetes.manifests.authorization import WebhookClient, WebhookConfig
     from clustercert.kubernetes.manifests.previous import PreviousSetup
     from clustercert.kubernetes.manifests.setup import Setup
@@ -57,15 +55,10 @@ class SetupResolver:
 
     def check(self) -> None:
         """Check the options before the cluster is looked up. Raises typer.BadParameter or CommandError."""
-        before = self.previous.authorization
         replace(self, kept=[]).service_url()
-        bound_roles(
-            (*self.loaded.policy.policy().groups, *(before.groups if before else ())), self.given.bind
-        )
+        bound_roles(self.loaded.policy.policy().groups, self.given.bind)
 
-    def resolve(
-        self, cluster: "Cluster", client_cas_pem: bytes, unnumbered_until: "datetime | None"
-    ) -> "Setup":
+    def resolve(self, cluster: "Cluster", client_cas_pem: bytes) -> "Setup":
         """Resolve all values. The token is empty if the folder has none. Raises typer.BadParameter or CommandError."""
         from clustercert.kubernetes.manifests.setup import Setup
 
@@ -76,10 +69,9 @@ class SetupResolver:
                 "values. Name another folder."
             )
         groups = self.loaded.policy.policy().groups
-        older_groups = tuple(each for each in (before.groups if before else ()) if each not in groups)
         service_url, service_ca_pem = self.service_url(), self._service_ca()
-        webhook_config = self._webhook_config(cluster, unnumbered_until, groups, older_groups)
-        bound = self._bound((*groups, *older_groups))
+        webhook_config = self._webhook_config(cluster, groups)
+        bound = self._bound(groups)
         return Setup(
             cluster=cluster,
             client_cas_pem=client_cas_pem,
@@ -102,9 +94,7 @@ class SetupResolver:
     def _webhook_config(
         self,
         cluster: "Cluster",
-        unnumbered_until: "datetime | None",
         groups: tuple[str, ...],
-        older_groups: tuple[str, ...],
     ) -> "WebhookConfig":
         from clustercert.kubernetes.manifests.authorization import WebhookConfig
         from clustercert.kubernetes.manifests.setup import WEBHOOK
@@ -122,11 +112,10 @@ class SetupResolver:
         folder = self._first("control_plane_dir", previous_folder, CONTROL_PLANE_FOLDER)
         return WebhookConfig(
             mode=mode or cluster.options.mode,
-            groups=(*groups, *self._more_groups(older_groups)),
+            groups=groups,
             templates=tuple(
                 sorted(filter(is_template, groups_and_templates(self.loaded.policy.policy().rules)))
             ),
-            unnumbered_until=unnumbered_until,
             exemptions=cluster.options.exemptions,
             pins_components=cluster.options.pin_components,
             kubeconfig=str(PurePosixPath(folder) / WEBHOOK),
@@ -213,12 +202,6 @@ class SetupResolver:
                 "--webhook-client-certificate and --webhook-client-key."
             )
         return None
-
-    def _more_groups(self, before: tuple[str, ...]) -> tuple[str, ...]:
-        if self.given.group is not None:
-            return tuple(self.given.group)
-        self.kept.extend(f"--group {group}" for group in before)
-        return before
 
     def _bound(self, groups: tuple[str, ...]) -> dict[str, str]:
         previous = self.previous.bound

@@ -105,14 +105,6 @@ class Clusters:
             raise InvalidRequest("signer: it can't be changed.")
         return before if after == before else await self._replace(after, actor, before)
 
-    async def note_admission_by_number(self, cluster: Cluster, *, actor: Actor) -> None:
-        """Set the option `admission_by_number` of a cluster. Raises NotFound if the cluster was removed."""
-        found = next(iter(await self.queries.some([cluster.id])), None)
-        if found is None:
-            raise NotFound
-        options = replace(found.options, admission_by_number=True)
-        await self._replace(replace(found, options=options), actor)
-
     async def remove(self, cluster: Cluster, *, actor: Actor, unchanged: bool = False) -> None:
         """Delete a cluster and the key of its client CA. The API server trusts the CA until an operator removes it.
 

@@ -95,7 +95,7 @@ class Issuance:
             leaf_der=leaf.der,
             private_key=private_key,
             serial=record.serial,
-            credential_number=record.credential_number or "",
+            credential_number=record.credential_number,
             fingerprint=record.fingerprint.hex(),
         )
 

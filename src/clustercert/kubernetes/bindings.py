@@ -92,10 +92,10 @@ class Bindings:
         If the process crashes in the block, `sync` deletes the binding. Raises RemoteFailed or Unavailable.
         """
         role = (cluster.options.credential_roles or {}).get(record.rule or "")
-        number = record.credential_number
-        if role is None or number is None or record.groups:
+        if role is None or record.groups:
             return contextlib.nullcontext()
-        return self._bind_during(cluster, Binding(number, role, record.fingerprint.hex(), record.not_after))
+        binding = Binding(record.credential_number, role, record.fingerprint.hex(), record.not_after)
+        return self._bind_during(cluster, binding)
 
     @contextlib.asynccontextmanager
     async def _bind_during(self, cluster: Cluster, binding: Binding) -> AsyncIterator[None]:

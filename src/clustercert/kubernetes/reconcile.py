@@ -1,7 +1,6 @@
 """Brings clusters up to date with the ledger: at once if a revocation affects them, and otherwise periodically."""
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,20 @@ import structlog
 from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints, unbind
 from clustercert.kubernetes.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
-from clustercert.model import Actor, AuditEvent, Cluster, Origin, credential_group, rfc3339
+from clustercert.model import (
+    Actor,
+    AuditEvent,
+    Cluster,
+    Origin,
+    credential_group,
+    is_credential_number,
+    rfc3339,
+)
 from clustercert.model.errors import ClustercertError, RemoteFailed
 from clustercert.model.events.operation import EnforcementOverflowed
 from clustercert.model.kubernetes import SERVICE
 from clustercert.observability import metrics
-from clustercert.store.enforcement import AffectedClusters, EnforcementQueries, RevokedCertificate
+from clustercert.store.enforcement import AffectedClusters, EnforcementQueries
 
 logger = structlog.get_logger()
 
@@ -276,7 +283,7 @@ class Sync:
         while page:
             for credential in page:
                 number, role = credential.credential_number, roles.get(credential.rule or "")
-                if number is None or credential.groups:
+                if credential.groups:
                     continue
                 if found.pop(credential_group(number), None) is None and role:
                     missing.append(Binding(number, role, credential.fingerprint.hex(), credential.not_after))
@@ -308,14 +315,8 @@ class Sync:
     async def _sync_revoked_ids(self, cluster: Cluster) -> None:
         now = self.now()
         revoked = await self.queries.revoked(cluster.id, now, self.room + 1)
-        data: dict[str, str] = {}
-        kept = 0
-        for each in revoked:
-            keys = _keys(each, by_number=cluster.options.admission_by_number)
-            if len(data) + len(keys) > self.room:
-                break
-            data |= dict.fromkeys(keys, rfc3339(each.not_after))
-            kept += 1
+        data = {each.credential_number: rfc3339(each.not_after) for each in revoked[: self.room]}
+        kept = len(data)
         left_out = await self.queries.count_revoked(cluster.id, now) - kept if kept < len(revoked) else 0
         await self.access.call(cluster, lambda api: publish(api, data))
         await self._report_left_out(cluster, left_out, kept)
@@ -350,14 +351,6 @@ class Sync:
         metrics.ENFORCEMENT_LEFT_OUT.set(sum(self._left_out.values()))
 
 
-def _keys(revoked: RevokedCertificate, *, by_number: bool) -> list[str]:
-    """Return the ConfigMap keys for a revoked certificate: its credential number, its fingerprint, or both."""
-    fingerprint, number = revoked.fingerprint.hex(), revoked.credential_number
-    if number is None:
-        return [fingerprint]
-    return [number] if by_number else [number, fingerprint]
-
-
 def _fingerprint(text: str) -> bytes | None:
     """Parse a fingerprint of 32 bytes. Returns `None` if the annotation has another form."""
     try:
@@ -369,13 +362,13 @@ def _fingerprint(text: str) -> bytes | None:
 
 _LIST_PATH = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 _PATH = f"{_LIST_PATH}/{CONFIG_MAP}"
-_OUR_KEY = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
-    """Store the expiry of each revoked certificate by id (lower-case hex). Returns whether the ConfigMap changed.
+    """Store the expiry of each revoked certificate by credential number. Returns whether the ConfigMap changed.
 
-    Keeps keys that are not ids. Raises RemoteFailed, Unavailable, or Refused with status 409 after a concurrent change.
+    Keeps keys that are not credential numbers. Raises RemoteFailed, Unavailable, or Refused with status 409 after a
+    concurrent change.
     """
     try:
         current = await api.get(_PATH)
@@ -387,7 +380,7 @@ async def publish(api: KubeApi, revoked: Mapping[str, str]) -> bool:
     found = current.get("data") or {}
     if not isinstance(found, dict):
         raise RemoteFailed(UNEXPECTED_RESPONSE)
-    updated = {key: value for key, value in found.items() if not _OUR_KEY.fullmatch(key)} | dict(revoked)
+    updated = {key: value for key, value in found.items() if not is_credential_number(key)} | dict(revoked)
     if updated == found:
         return False
     await api.replace(_PATH, {**current, "data": updated})

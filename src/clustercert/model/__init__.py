@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         credential_groups,
         credential_number,
         is_credential_number,
-        number_of,
         without_credential_group,
     )
     from clustercert.model.events import AuditEvent

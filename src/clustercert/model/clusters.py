@@ -48,8 +48,6 @@ class ClusterOptions:
         credential_roles: maps a policy rule's name to the ClusterRole bound to each certificate's credential group.
             None if no certificate ever had such a binding; empty if only older certificates have one.
         admission: whether to write revocations to the cluster, for its ValidatingAdmissionPolicy.
-        admission_by_number: whether `kubernetes verify` found that this policy reads credential numbers. If not,
-            fingerprints are written as well.
         unauthorized_ttl_seconds: how long the API server caches that the webhook denied a credential or had no opinion.
     """
 
@@ -60,7 +58,6 @@ class ClusterOptions:
     listed_masters: tuple[str, ...] = ()
     credential_roles: Mapping[str, str] | None = None
     admission: bool = False
-    admission_by_number: bool = False
     unauthorized_ttl_seconds: int = 2
 
 

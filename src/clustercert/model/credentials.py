@@ -33,18 +33,7 @@ def credential_groups(groups: Iterable[str]) -> list[str]:
     return [group for group in groups if group.startswith(CREDENTIAL_PREFIX)]
 
 
-def number_of(record_number: str | None, serial: str, groups: Iterable[str]) -> str | None:
-    """The credential number of a certificate in the ledger, or None.
-
-    Versions before schema 0005 recorded no number. In clusters with a binding for each certificate, they used the
-    serial as the credential number.
-    """
-    if record_number is not None:
-        return record_number
-    return serial if is_credential_number(serial) and credential_group(serial) in groups else None
-
-
-def without_credential_group(groups: Iterable[str], number: str | None) -> tuple[str, ...]:
-    """A certificate's groups without its credential group. `number` comes from `number_of`."""
-    own = None if number is None else credential_group(number)
+def without_credential_group(groups: Iterable[str], number: str) -> tuple[str, ...]:
+    """The groups of the certificate with this credential number, without its credential group."""
+    own = credential_group(number)
     return tuple(group for group in groups if group != own)

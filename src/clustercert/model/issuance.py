@@ -65,7 +65,7 @@ class SigningRequest:
 
     Attributes:
         credential_number: 40 lower-case hex digits; the certificate's last O is the credential group of this number.
-            None only for checks of older certificates, which have no number.
+            Empty only for a certificate without that group, with which `kubernetes verify` tests the mode known-only.
         serial: the required serial, positive, at most 159 bits. If None, the signer chooses it.
         spki: the public key as SubjectPublicKeyInfo, DER.
     """
@@ -73,7 +73,7 @@ class SigningRequest:
     grant: Grant
     public_key: PublicKey
     ca: ClientCA
-    credential_number: str | None = None
+    credential_number: str = ""
     serial: int | None = None
     spki: bytes = field(init=False, repr=False, compare=False)
 
@@ -126,9 +126,9 @@ class CertificateRecord:
     Attributes:
         fingerprint: 32 bytes, SHA-256 of `der`; unique.
         groups: the Kubernetes groups without the credential group.
-        rule: the name of the matching policy rule; None in records of older versions.
+        rule: the name of the matching policy rule; None for the service's own certificates.
         username: CN of the subject if it is a name chosen by the policy instead of the user's id, or None.
-        credential_number: unique; None in records of older versions, see `credentials.number_of`.
+        credential_number: unique, see `credentials`.
     """
 
     fingerprint: bytes
@@ -149,8 +149,8 @@ class CertificateRecord:
     reason: str | None
     issued_at: datetime
     der: bytes
+    credential_number: str
     rule: str | None = None
-    credential_number: str | None = None
     username: str | None = None
 
     @property
@@ -161,8 +161,6 @@ class CertificateRecord:
     @property
     def organizations(self) -> tuple[str, ...]:
         """The O attributes of the subject, in order."""
-        if self.credential_number is None:
-            return self.groups
         return (*self.groups, credential_group(self.credential_number))
 
 

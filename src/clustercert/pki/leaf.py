@@ -38,12 +38,12 @@ MAX_NAME = 64
 _ANY_NUMBER = credential_number(0)
 
 
-def subject(grant: Grant, credential_number: str | None = None) -> x509.Name:
-    """Build the subject: an O for each group in order, an O for the credential group if there is one, then CN.
+def subject(grant: Grant, credential_number: str = "") -> x509.Name:
+    """Build the subject: an O for each group in order, an O for the credential group if there is a number, then CN.
 
     kube-apiserver takes the username from CN and the groups from O.
     """
-    if credential_number is None:
+    if not credential_number:
         return _name(grant.username, grant.groups)
     return _name(grant.username, (*grant.groups, credential_group(credential_number)))
 
@@ -186,7 +186,7 @@ def requested_tbs(
     The credential number has a fixed length, so it is inserted into the subject's cached encoding.
     """
     grant, number = request.grant, request.credential_number
-    before, after = subject_template(grant.username, grant.groups, numbered=number is not None)
+    before, after = subject_template(grant.username, grant.groups, numbered=bool(number))
     extensions = _extensions(key_kind(type(request.public_key)) == "rsa", issuer.key_identifier, order)
     return _element(
         _SEQUENCE,
@@ -198,7 +198,7 @@ def requested_tbs(
                 issuer.name_der,
                 _validity(grant.not_before, grant.not_after),
                 before,
-                (number or "").encode("ascii"),
+                number.encode("ascii"),
                 after,
                 request.spki,
                 extensions[0],

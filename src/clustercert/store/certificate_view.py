@@ -6,15 +6,9 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, literal, or_, select
+from sqlalchemy import ColumnElement, Select, or_, select
 
-from clustercert.model import (
-    CREDENTIAL_PREFIX,
-    CertificateRecord,
-    Revocation,
-    number_of,
-    without_credential_group,
-)
+from clustercert.model import CertificateRecord, Revocation
 from clustercert.model.choices import CertificateState
 from clustercert.store import tables
 from clustercert.store.engine.queries import Queries
@@ -34,7 +28,6 @@ class CertificateView(CertificateRecord):
 
     Attributes:
         id: increases with each certificate; lists are ordered by it.
-        credential_number: the number in the credential group; None if the certificate has no such group.
         revoked_at, revoked_by, revocation_reason: from the certificate's own revocation, or else from a revocation of
             its user or cluster; all None if it is not revoked.
         first_seen_at, last_seen_at: when an API server first and last reported its use, or None.
@@ -62,7 +55,7 @@ class CertificateView(CertificateRecord):
     @property
     def has_only_credential_group(self) -> bool:
         """Whether its credential group is its only group."""
-        return self.credential_number is not None and not self.groups
+        return not self.groups
 
     def state(self, now: datetime) -> CertificateState:
         """Return the certificate's state at a time."""
@@ -91,8 +84,7 @@ async def certificate_views(
 
 def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> CertificateView:
     revocation = revocations.get(row.pop("wider_revocation_id"))
-    number = number_of(row["credential_number"], row["serial"], row["groups"])
-    row |= {"credential_number": number, "groups": without_credential_group(row["groups"], number)}
+    row["groups"] = tuple(row["groups"])
     if row["revoked_at"] is None and revocation is not None:
         row |= {
             "revoked_at": revocation.at,
@@ -149,16 +141,6 @@ class CertificateLookup(Queries):
                 if found := await certificate_views(connection, query.where(condition)):
                     return found
         return ()
-
-
-def is_bound_by_serial() -> ColumnElement[bool]:
-    """Return the condition that a row of `certificate` has a credential group named after its serial.
-
-    Programs before schema 0005 issued such certificates, without a credential number, for clusters that have a binding
-    for each certificate.
-    """
-    group = literal(f'["{CREDENTIAL_PREFIX}') + _certificate.c.serial + literal('"]')
-    return cast(_certificate.c.groups, Text) == group
 
 
 def _fingerprint_begins(digits: str) -> ColumnElement[bool]:

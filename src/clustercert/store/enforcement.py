@@ -7,9 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
-from clustercert.model import number_of, without_credential_group
 from clustercert.store import tables
-from clustercert.store.certificate_view import is_bound_by_serial
 from clustercert.store.engine.queries import Queries
 from clustercert.store.revocation_state import is_revoked, revoked_later
 
@@ -37,7 +35,7 @@ class LiveCertificate:
 
     id: int
     fingerprint: bytes
-    credential_number: str | None
+    credential_number: str
     groups: tuple[str, ...]
     rule: str | None
     not_after: datetime
@@ -47,8 +45,7 @@ class LiveCertificate:
 class RevokedCertificate:
     """A revoked certificate that has not expired. See `CertificateView`."""
 
-    fingerprint: bytes
-    credential_number: str | None
+    credential_number: str
     not_after: datetime
 
 
@@ -92,7 +89,7 @@ class EnforcementQueries(Queries):
             if after
             else not_after > now
         )
-        names = ("id", "fingerprint", "credential_number", "serial", "groups", "rule", "not_after")
+        names = ("id", "fingerprint", "credential_number", "groups", "rule", "not_after")
         query = (
             select(*(_certificate.c[name] for name in names))
             .where(_certificate.c.cluster_id == cluster_id, behind, ~is_revoked())
@@ -115,41 +112,23 @@ class EnforcementQueries(Queries):
     async def revoked(self, cluster_id: str, now: datetime, limit: int) -> tuple[RevokedCertificate, ...]:
         """Return the revoked, unexpired certificates for a cluster, most recently revoked first."""
         query = _revoked(cluster_id, now).order_by(_revoked_at().desc(), _certificate.c.id.desc())
-        return tuple(
-            RevokedCertificate(
-                row.fingerprint, number_of(row.credential_number, row.serial, row.groups), row.not_after
-            )
-            for row in await self._rows(query.limit(limit))
-        )
+        rows = await self._rows(query.limit(limit))
+        return tuple(RevokedCertificate(row.credential_number, row.not_after) for row in rows)
 
     async def count_revoked(self, cluster_id: str, now: datetime) -> int:
         """Return how many certificates `revoked` would return without a limit."""
         query = select(func.count()).select_from(_revoked(cluster_id, now).subquery())
         return await self._scalar(query) or 0
 
-    async def last_unnumbered(self, now: datetime) -> datetime | None:
-        """Return when the last certificate without a credential number expires, in any cluster; `None` if none is left.
-
-        Considers all clusters, because a cluster that is registered again still trusts certificates from its former
-        registration.
-        """
-        query = select(_certificate.c.not_after).where(
-            _certificate.c.not_after > now,
-            _certificate.c.credential_number.is_(None),
-            ~is_bound_by_serial(),
-        )
-        return await self._scalar(query.order_by(_certificate.c.not_after.desc()).limit(1))
-
 
 def _live_certificate(row: Row[Any]) -> LiveCertificate:
-    number = number_of(row.credential_number, row.serial, row.groups)
-    groups = without_credential_group(row.groups, number)
-    return LiveCertificate(row.id, row.fingerprint, number, groups, row.rule, row.not_after)
+    return LiveCertificate(
+        row.id, row.fingerprint, row.credential_number, tuple(row.groups), row.rule, row.not_after
+    )
 
 
 def _revoked(cluster_id: str, now: datetime) -> Select[Any]:
-    names = ("fingerprint", "credential_number", "serial", "groups", "not_after")
-    return select(*(_certificate.c[name] for name in names)).where(
+    return select(_certificate.c.credential_number, _certificate.c.not_after).where(
         _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, is_revoked()
     )
 

@@ -22,7 +22,7 @@ async def forge(cluster_id: str, username: str, groups: tuple[str, ...]) -> byte
         ca = cluster.client_ca
         assert ca.sealed_key is not None
         ca_key = load_key_der(await parts.custody.unseal(ca.sealed_key, f"client_ca:{ca.id}"))
-    request = SigningRequest(grant, key.public_key(), ca, credential_number=None)
+    request = SigningRequest(grant, key.public_key(), ca)
     return der_pem(LeafBuilder(ca.certificate, ca_key).build(request)) + key_pem(key)
 
 

@@ -45,7 +45,7 @@ class CertificateBody(BaseModel):
         description="SHA-256 of the DER, lower-case hex. kube-apiserver calls it X509SHA256."
     )
     serial: str = Field(description="Lower-case hex.")
-    credential_number: str | None = Field(description="40 hex digits, part of its credential group.")
+    credential_number: str = Field(description="40 hex digits, part of its credential group.")
     state: CertificateState = Field(description="`revoked` if it is both revoked and expired.")
     cluster_id: str
     cluster_name: str | None = Field(description="Null if the cluster was removed.")
@@ -100,7 +100,7 @@ class CredentialBody(BaseModel):
 
     fingerprint: str
     serial: str
-    credential_number: str | None
+    credential_number: str
     state: Literal["live", "revoked"]
     has_access: bool = Field(
         description="Whether the certificate gives access, as far as known here. A revoked certificate still gives"

@@ -6,7 +6,6 @@ The times were measured on kube-apiserver 1.32.13 and 1.36.2.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import cast
 
 from clustercert.kubernetes.manifests import to_yaml
@@ -14,13 +13,12 @@ from clustercert.kubernetes.manifests.authorization_flags import FIRST_WITH_CONF
 from clustercert.kubernetes.manifests.cel import (
     has_credential_group,
     has_x509,
-    in_groups,
     is_exempt,
     is_kubelet,
 )
 from clustercert.model import JsonObject
 from clustercert.model.choices import FailurePolicy, WebhookMode
-from clustercert.model.kubernetes import MASTERS, OUR_PREFIX
+from clustercert.model.kubernetes import OUR_PREFIX
 
 AUTHORIZER = "clustercert"
 """The name of this service in an AuthorizationConfiguration."""
@@ -66,11 +64,6 @@ _PINNED = """\
                  The API server also asks about exempt certificates, except those of kubelets, because the cluster pins
                  them. With failurePolicy Deny, control-plane components fail while clustercert is down."""
 
-_OLDER = """\
-                 Some certificates without that group are valid until {until}.
-                 Until then the API server also asks about callers with a client certificate in a group of the policy.
-                 Write the files again after that time."""
-
 
 @dataclass(frozen=True, slots=True)
 class WebhookConfig:
@@ -78,9 +71,8 @@ class WebhookConfig:
 
     Attributes:
         mode: in mode "known-only", the API server also calls the webhook for certificates from other issuers.
-        groups: the Kubernetes groups that the policy grants, and further groups to call the webhook for.
+        groups: the Kubernetes groups that the policy grants, which `known-only` does not exempt.
         templates: the templates of the policy's groups, which `known-only` does not exempt either.
-        unnumbered_until: when the last certificate without a credential group expires; `None` if there is none.
         exemptions: patterns for the users and groups that `known-only` exempts.
         pins_components: whether the webhook is also called for exempt certificates, except those of kubelets.
         kubeconfig: the path of the webhook's kubeconfig on the control plane.
@@ -90,7 +82,6 @@ class WebhookConfig:
 
     mode: WebhookMode
     groups: tuple[str, ...]
-    unnumbered_until: datetime | None
     exemptions: tuple[str, ...]
     kubeconfig: str
     failure_policy: FailurePolicy = "NoOpinion"
@@ -116,8 +107,6 @@ class WebhookConfig:
 def authorization_comment(webhook: WebhookConfig) -> str:
     """Return the comment at the top of the AuthorizationConfiguration, which explains its settings."""
     lines = [_TTL_COMMENT, _FAILURE[webhook.failure_policy], _MATCH_CONDITIONS[webhook.mode]]
-    if webhook.mode == "default" and webhook.unnumbered_until is not None:
-        lines.append(_OLDER.format(until=f"{webhook.unnumbered_until:%Y-%m-%d %H:%M} UTC"))
     if webhook.mode == "known-only" and webhook.pins_components:
         lines.append(_PINNED)
     return "\n".join(lines)
@@ -170,20 +159,15 @@ def _webhook(webhook: WebhookConfig) -> JsonObject:
 
 def match_conditions(webhook: WebhookConfig) -> Sequence[str]:
     """CEL conditions on `request`, the spec of a SubjectAccessReview. The webhook is called if all are true."""
-    # API servers never call a webhook for system:masters.
-    others = [group for group in webhook.groups if group != MASTERS and not group.startswith(OUR_PREFIX)]
     # Kubernetes limits the cost of a condition. So callers with very many groups match without a test of each group.
     numbered = f"size(request.groups) > {MANY_GROUPS} || {has_credential_group('request.groups')}"
-    certificate = has_x509("request.extra")
-    if webhook.mode == "known-only":
-        ours = [group for group in webhook.groups if not group.startswith(OUR_PREFIX)]
-        exempt = is_exempt(webhook.exemptions, (*ours, *webhook.templates))
-        if webhook.pins_components:
-            exempt = f"({exempt} && {is_kubelet()})"
-        return (f"{numbered} || ({certificate} && !{exempt})",)
-    if webhook.unnumbered_until is None:
+    if webhook.mode == "default":
         return (numbered,)
-    return (f"{numbered} || ({certificate} && {in_groups(others, [OUR_PREFIX])})",)
+    ours = [group for group in webhook.groups if not group.startswith(OUR_PREFIX)]
+    exempt = is_exempt(webhook.exemptions, (*ours, *webhook.templates))
+    if webhook.pins_components:
+        exempt = f"({exempt} && {is_kubelet()})"
+    return (f"{numbered} || ({has_x509('request.extra')} && !{exempt})",)
 
 
 @dataclass(frozen=True, slots=True)

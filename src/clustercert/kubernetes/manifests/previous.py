@@ -12,7 +12,7 @@ import yaml
 from clustercert.kubernetes.manifests import MANAGED_BY
 from clustercert.kubernetes.manifests.authorization import WebhookClient, is_ours
 from clustercert.kubernetes.manifests.authorization_flags import AUTHORIZED_TTL, KUBECONFIG, UNAUTHORIZED_TTL
-from clustercert.kubernetes.manifests.match_condition_modes import groups_in, mode_of
+from clustercert.kubernetes.manifests.match_condition_modes import mode_of
 from clustercert.kubernetes.manifests.setup import (
     AUDIT_WEBHOOK,
     AUTHORIZATION,
@@ -64,13 +64,11 @@ class PreviousAuthorization:
     Attributes:
         document: the whole file; `None` for flags.
         mode: the webhook's mode; `None` if `kubernetes setup` did not write the match conditions.
-        groups: the groups in the match conditions.
         authorized_ttl, unauthorized_ttl, timeout: durations as Go writes them; `None` for Kubernetes's defaults.
     """
 
     document: JsonObject | None
     mode: WebhookMode | None
-    groups: tuple[str, ...]
     failure_policy: FailurePolicy
     authorized_ttl: str | None
     unauthorized_ttl: str | None
@@ -197,7 +195,6 @@ def _authorization(content: str) -> PreviousAuthorization:
     return PreviousAuthorization(
         document=document,
         mode=mode_of(conditions),
-        groups=groups_in(conditions),
         failure_policy=failure_policy,
         authorized_ttl=_duration(webhook, "authorizedTTL"),
         unauthorized_ttl=_duration(webhook, "unauthorizedTTL"),
@@ -214,7 +211,6 @@ def _flags(content: str) -> PreviousAuthorization | None:
     return PreviousAuthorization(
         document=None,
         mode=None,
-        groups=(),
         failure_policy="NoOpinion",
         authorized_ttl=_duration(arguments, AUTHORIZED_TTL),
         unauthorized_ttl=_duration(arguments, UNAUTHORIZED_TTL),

@@ -28,7 +28,6 @@ def readme(setup: Setup, files: Collection[str]) -> str:
     template = resources("clustercert.kubernetes.manifests").joinpath("readme.md").read_text(encoding="utf-8")
     conditions = _conditions(setup, files)
     text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
-    until = setup.webhook.unnumbered_until
     copied = [name for name in FOR_CONTROL_PLANE if name in files]
     obsolete = _obsolete(setup, files)
     commands = [
@@ -44,7 +43,6 @@ def readme(setup: Setup, files: Collection[str]) -> str:
         flags="\n".join(f"--{flag}={path}" for flag, path in setup.flags.items()),
         commands="\n".join(commands),
         copies="\n".join(f"install -m 0600 {name} {setup.folder}/{name}" for name in copied),
-        until=f"{until:%Y-%m-%d %H:%M} UTC" if until is not None else "",
         exemptions=", ".join(f"`{each}`" for each in setup.webhook.exemptions) or "none",
         kubeadm_names=" --exempt ".join(_KUBEADM_NAMES),
         last_step=5 if setup.audit else 4,
@@ -73,7 +71,6 @@ def _conditions(setup: Setup, files: Collection[str]) -> dict[str, bool]:
         "pinned": known_only and webhook.pins_components,
         "reported": known_only and not webhook.pins_components,
         "kubeadm_not_exempt": known_only and not set(_KUBEADM_NAMES) <= set(webhook.exemptions),
-        "unnumbered": webhook.unnumbered_until is not None and not known_only and not flags,
         "deny": webhook.failure_policy == "Deny",
         "no_opinion": webhook.failure_policy == "NoOpinion" and not flags,
         "audit": setup.audit,

@@ -33,7 +33,7 @@ class Webhook:
         is_repeated: Callable[[AuditBatchRefused], bool],
     ) -> None:
         self.feed = RevocationFeed(database)
-        recognition = Recognition(CredentialCache(database, self.feed, now=now))
+        recognition = Recognition(CredentialCache(database, self.feed))
         self.tokens = WebhookTokens(WebhookTokenQueries(database), self.feed, now)
         self.credential_usage = CredentialUsage(CredentialUsageQueries(database), now, policy_groups)
         self.authorization = Authorization(recognition, self.credential_usage, now, policy_groups)

@@ -49,8 +49,8 @@ class Identity:
         return bool(self.fingerprints) or self.malformed
 
     @property
-    def needs_ledger(self) -> bool:
-        """Whether a decision needs the ledger. Otherwise, the response is "no opinion" in every mode."""
+    def may_be_denied(self) -> bool:
+        """Whether there is a client certificate. Without one, the response is "no opinion" in every mode."""
         return self.has_certificate or bool(credential_groups(self.groups))
 
 

@@ -114,7 +114,7 @@ class CertificateIssued(AuditEvent):
     request: EventRequest
     cluster: EventCluster
     serial: str
-    credential_number: str | None
+    credential_number: str
     common_name: str
     organizations: tuple[str, ...]
     not_before: datetime

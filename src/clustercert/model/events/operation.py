@@ -150,7 +150,7 @@ class CredentialAltered(AuditEvent):
 
     kind: Literal["credential.altered"] = "credential.altered"
     cluster_id: str
-    credential_number: str | None
+    credential_number: str
     presented: str | None
     username: str
     first_seen_at: datetime
@@ -167,7 +167,7 @@ class RevokedCredentialUsed(AuditEvent):
 
     kind: Literal["credential.revoked_used"] = "credential.revoked_used"
     cluster_id: str
-    credential_number: str | None
+    credential_number: str
     username: str
     revoked_at: datetime
     used_at: datetime
@@ -198,7 +198,7 @@ class ClusterCertificatesApproved(AuditEvent):
 
     kind: Literal["cluster_certificates.approved"] = "cluster_certificates.approved"
     cluster_id: str
-    credential_number: str | None
+    credential_number: str
     username: str
     requests: tuple[ApprovedRequest, ...]
     first_seen_at: datetime

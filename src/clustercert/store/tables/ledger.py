@@ -1,6 +1,6 @@
 """Issued certificates and revocations."""
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, LargeBinary, String, Text, text
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, LargeBinary, String, Text
 
 from clustercert.store.tables.columns import Hex, RowId, Utc, Uuid, table
 
@@ -33,8 +33,7 @@ certificate = table(
     Column("first_seen_at", Utc, nullable=True),
     Column("last_seen_at", Utc, nullable=True),
     Column("rule", Text, nullable=True),
-    # NULL in rows from before schema 0005.
-    Column("credential_number", String(40), nullable=True),
+    Column("credential_number", String(40), nullable=False, unique=True),
     # When an API server last reported another encoding of the certificate.
     Column("altered_at", Utc, nullable=True),
     # When an API server last allowed a request although the certificate was revoked.
@@ -49,24 +48,6 @@ certificate = table(
     # An index for finding a cluster's unexpired certificates, and counting those of a user. An index that begins with
     # the user would be faster to count with, but would cost 6 % more for each insert.
     Index(None, "cluster_id", "not_after", "user_id"),
-    # An index, because SQLite can't add a constraint to an existing table. Partial, because SQLite would otherwise use
-    # it in queries for rows without a number, and read all of those rows.
-    Index(
-        "uq_certificate_credential_number",
-        "credential_number",
-        unique=True,
-        sqlite_where=text("credential_number IS NOT NULL"),
-        postgresql_where=text("credential_number IS NOT NULL"),
-    ),
-    # An index for finding users with a certificate that has no credential group. Only programs before schema 0005 add
-    # such rows.
-    Index(
-        "ix_certificate_user_id_not_after_unnumbered",
-        "user_id",
-        "not_after",
-        sqlite_where=text("credential_number IS NULL"),
-        postgresql_where=text("credential_number IS NULL"),
-    ),
     # A covering index for counting live certificates.
     Index(None, "not_after", "revoked_at"),
     sqlite_autoincrement=True,

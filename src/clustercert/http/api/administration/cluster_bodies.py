@@ -81,7 +81,6 @@ class ClusterRequest(Wanted):
                 listed_masters=tuple(dict.fromkeys(self.listed_masters)),
                 credential_roles=roles,
                 admission=self.admission,
-                admission_by_number=self.admission and before is not None and before.admission_by_number,
                 unauthorized_ttl_seconds=self.unauthorized_ttl_seconds,
             ),
         )
