@@ -68,7 +68,7 @@ def outcome(
 
 
 def test_the_page_has_policies_to_copy() -> None:
-    copied = ["production", "one-team", "many-teams", "by-label", "ci-jobs", "break-glass", "cce", "strict"]
+    copied = ["production", "many-teams", "by-label", "ci-jobs", "break-glass", "strict"]
     assert list(NAMED) == copied
 
 
@@ -143,7 +143,7 @@ def test_every_policy_outside_of_the_page_about_policies_is_decided() -> None:
         "configuration.md": 1,
         "identity.md": 3,
         "keystone.md": 1,
-        "policy.md": 11,
+        "policy.md": 10,
     }
 
 
@@ -160,26 +160,15 @@ def test_for_production() -> None:
     assert "matches this request" in outcome("production", member(role="admin"))
 
 
-def test_as_in_cce() -> None:
-    assert outcome("cce", member("a", "b")) == f"{0:032x} {1:032x} 43800h"
-    assert "0 Kubernetes groups" in outcome("cce", member())
-
-
 def test_only_with_a_csr() -> None:
     by_csr = IssueRequest(duration=-1, public_key=CSR)
     assert outcome("strict", member(), ask=by_csr) == "clustercert:editors 8h"
     assert outcome("strict", member()) == "Send a CSR: the service makes no keys here."
 
 
-@pytest.mark.parametrize("name", [name for name in NAMED if name not in ("cce", "strict")])
+@pytest.mark.parametrize("name", [name for name in NAMED if name != "strict"])
 def test_each_policy_for_daily_use_has_examples(name: str) -> None:
     assert tomllib.loads(NAMED[name])["policy"]["examples"]
-
-
-def test_one_team() -> None:
-    assert outcome("one-team", member(role="admin")) == "clustercert:admins 8h"
-    assert outcome("one-team", member()) == "clustercert:editors 24h"
-    assert "Roles with access: admin, member" in outcome("one-team", member(role="reader"))
 
 
 def test_many_teams() -> None:
