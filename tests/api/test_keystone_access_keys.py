@@ -242,7 +242,7 @@ def test_a_wrong_signature_asks_about_the_key_only(site: Site) -> None:
     assert asked(f"/v3/users/{user_id}") == 0
 
 
-def test_a_known_key_takes_as_many_questions_in_vain_as_an_unknown_one(site: Site) -> None:
+def test_a_wrong_signature_costs_as_many_requests_to_keystone_as_an_unknown_key(site: Site) -> None:
     """Otherwise, a fast 401 would tell which access keys are in use."""
     _, key = new_key(site, "member")
     path = f"/v3/credentials/{site.keystone.credential_id(key[0])}"

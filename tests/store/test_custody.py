@@ -37,7 +37,7 @@ async def refusal(database: Database, keks: KekSource) -> str:
 
 async def rotate_data_key(custody: Custody) -> None:
     """Rotate the data key without waiting for running workers."""
-    await replace(custody.rotation, settle=0).rotate_data_key(actor=Actor("cli:test", ORIGIN))
+    await replace(custody.rotation, propagation_seconds=0).rotate_data_key(actor=Actor("cli:test", ORIGIN))
 
 
 async def test_a_process_without_keys_decrypts_and_encrypts_nothing(

@@ -62,7 +62,7 @@ async def opened(place: Place, keks: KekVariable | None = None) -> AsyncIterator
     database = patient(place.store.url)
     custody = Custody(database, keks or KekFile(place.kek))
     await custody.initialise()
-    custody.rotation = replace(custody.rotation, settle=0)
+    custody.rotation = replace(custody.rotation, propagation_seconds=0)
     try:
         yield custody
     finally:
@@ -278,7 +278,7 @@ async def test_workers_go_on_through_rotations_and_lose_nothing(place: Place) ->
         ):
             for step in range(2):
                 await custody.rotation.rotate_kek(**BY)
-                rotation = replace(custody.rotation, settle=SETTLE)
+                rotation = replace(custody.rotation, propagation_seconds=SETTLE)
                 report = await rotation.rotate_data_key(**BY)
                 assert report.data_key_id == step + 2
                 assert report.damaged == ()

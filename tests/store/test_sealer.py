@@ -313,7 +313,9 @@ async def test_the_log_key_survives_a_data_key_rotation_and_is_bound_to_its_row(
     log: SealerProcess, store: Store
 ) -> None:
     await log.sealer.seal_all()
-    report = await replace(log.custody.rotation, settle=0).rotate_data_key(actor=Actor("cli:test", ORIGIN))
+    report = await replace(log.custody.rotation, propagation_seconds=0).rotate_data_key(
+        actor=Actor("cli:test", ORIGIN)
+    )
     assert (report.resealed, report.damaged) == (1, ())
     await log.happen(1)
     again = LogSealer(log.queries, log.custody, lambda: NOW, NAME)

@@ -39,7 +39,7 @@ class Directory:
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
         return None
 
-    async def load_in_vain(self, access_key_id: str) -> None:
+    async def look_up_unknown(self, access_key_id: str) -> None:
         raise AssertionError(access_key_id)
 
     async def signing_key(self, access_key_id: str) -> SigningKey | None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clustercert.model import Domain, Group, IssueRequest, Origin
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.expressions import FIELD_TYPES, FIELDS, Expression, compile_expression, variables
 from clustercert.policy.rules import ConditionFailed, DecisionInput
 from support.samples import NOW, caller, cluster
@@ -38,7 +38,7 @@ INPUTS = (
     DecisionInput(
         caller("admin"),
         cluster(),
-        IssueRequest(public_key=stand_in_key("rsa-3072")),
+        IssueRequest(public_key=sample_key("rsa-3072")),
         ("admin",),
         datetime(2028, 2, 29, tzinfo=UTC),
         "rsa-3072",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from clustercert.model import Caller, Domain, Group, IssueRequest, Origin
 from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.requests import KEYSTONE_METHODS
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.lifetime import BACKDATE
@@ -49,7 +49,7 @@ def rule(name: str, when: Rule | None = None, **grant: object) -> Rule:
 
 # Every kind of request that the conditions below can tell apart.
 REQUESTS = [
-    IssueRequest(duration=1825, truncate=True, public_key=stand_in_key(key) if key else None, reason=reason)
+    IssueRequest(duration=1825, truncate=True, public_key=sample_key(key) if key else None, reason=reason)
     for key in (None, "ec-p256", "rsa-2048", "ed25519")
     for reason in (None, "incident")
 ]

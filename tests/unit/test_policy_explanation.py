@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clustercert.model import Caller, Cluster, Domain, Grant, Group, IssueRequest, Origin
 from clustercert.model.errors import ClustercertError, Forbidden, InvalidRequest, NotFound
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.rule_settings import PolicySettings
@@ -109,7 +109,7 @@ REQUESTS = st.builds(
         [None, None, ISSUED_AT + HOUR, ISSUED_AT + 90 * HOUR, ISSUED_AT - HOUR, ISSUED_AT + timedelta(9000)]
     ),
     truncate=st.booleans(),
-    public_key=st.sampled_from([None, stand_in_key("ec-p256"), stand_in_key("rsa-2048")]),
+    public_key=st.sampled_from([None, sample_key("ec-p256"), sample_key("rsa-2048")]),
     reason=st.sampled_from([None, " ", "incident 4711"]),
 )
 
@@ -140,8 +140,8 @@ def test_explain_agrees_with_decide(
     if not only_own and not isinstance(decided, NotFound):
         assert [each.rule for each in found.rules] == list(policy.rules)
         skipped = [each for each in found.rules if each.outcome == "does_not_match"]
-        assert [each.rule.name for each in skipped if each.is_own] == decided.trace["skipped_rules"]
-        others = any(not each.is_own for each in skipped)
+        assert [each.rule.name for each in skipped if each.is_visible] == decided.trace["skipped_rules"]
+        others = any(not each.is_visible for each in skipped)
         assert decided.trace.get("skipped_count") == (len(skipped) if others else None)
 
 

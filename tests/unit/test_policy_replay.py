@@ -24,7 +24,7 @@ from clustercert.model import (
     Origin,
 )
 from clustercert.model.errors import ClustercertError, TooManyRequests
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.replay import MAX_EXAMPLES, NOT_SIGNED, Change, NotReplayable, Replay, parse_decision
 from clustercert.policy.rule_settings import PolicySettings
@@ -37,7 +37,7 @@ Rule = dict[str, Any]
 DOMAIN = Domain("d" * 32, "default")
 MEMBER = {"name": "members", "when": {"roles": ["member"]}, "grant": {"groups": ["editors"]}}
 LONGEST = IssueRequest(duration=-1)
-BY_CSR = replace(LONGEST, public_key=stand_in_key("ec-p384"))
+BY_CSR = replace(LONGEST, public_key=sample_key("ec-p384"))
 
 
 def policy(*rules: Rule, **fields: object) -> Policy:
@@ -188,7 +188,7 @@ REQUESTS = st.builds(
     duration=st.sampled_from([None, -1, 1, 30, 1825]),
     expire_at=st.sampled_from([None, NOW.replace(microsecond=0) + timedelta(hours=1)]),
     truncate=st.booleans(),
-    public_key=st.sampled_from([None, *map(stand_in_key, ["ec-p256", "ec-p384", "ed25519"])]),
+    public_key=st.sampled_from([None, *map(sample_key, ["ec-p256", "ec-p384", "ed25519"])]),
     reason=st.sampled_from([None, "", "incident 4711"]),
 )
 BUILT_IN_CALLERS = st.builds(

@@ -28,11 +28,11 @@ class EventAccess:
     log: AuditLog
 
     async def page(
-        self, caller: Caller, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
+        self, caller: Caller, filters: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
-        _require(caller, wanted.project_id)
-        page = await self.log.events(wanted, cursor=cursor, newest_first=newest_first, limit=limit)
-        return replace(page, events=tuple(each for each in page.events if _is_in(each, wanted.project_id)))
+        _require(caller, filters.project_id)
+        page = await self.log.events(filters, cursor=cursor, newest_first=newest_first, limit=limit)
+        return replace(page, events=tuple(each for each in page.events if _is_in(each, filters.project_id)))
 
     async def event(self, caller: Caller, project_id: str | None, leaf_index: int) -> StoredEvent:
         """Return one event. Raises NotFound if it does not exist or belongs to another project."""

@@ -118,11 +118,11 @@ class AuditLog:
         return await self._hashes(consistency_ranges(old, new))
 
     async def events(
-        self, wanted: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
+        self, filters: EventFilter, *, cursor: int | None, newest_first: bool, limit: int
     ) -> EventPage:
         """Return a page of at most `MAX_PAGE` matching events."""
         return await self.pages.page(
-            wanted, cursor=cursor, newest_first=newest_first, limit=max(1, min(limit, MAX_PAGE))
+            filters, cursor=cursor, newest_first=newest_first, limit=max(1, min(limit, MAX_PAGE))
         )
 
     async def _hashes(self, ranges: Sequence[LeafRange]) -> tuple[bytes, ...]:

@@ -96,7 +96,7 @@ class AccessKeyLookup(Protocol):
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
         """Return the key, or `None` if it is missing or disabled."""
 
-    async def load_in_vain(self, access_key_id: str) -> None:
+    async def look_up_unknown(self, access_key_id: str) -> None:
         """Do the work of a lookup of an unknown key, and return nothing, so that both take the same time."""
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
@@ -129,7 +129,7 @@ class AccessKeyAuthenticator:
             genuine = verify(unverified, parts, key.secret if key else _DUMMY_SECRET)
             if cached is not None and not genuine:
                 # Only known keys are cached. Without this delay, a fast 401 would reveal which keys are in use.
-                await self.identity.load_in_vain(key_id)
+                await self.identity.look_up_unknown(key_id)
         except BadSignature as e:
             raise Unauthenticated(str(e)) from e
         if key is None:
@@ -212,8 +212,8 @@ class AccessKeysByForm:
     async def signing_key(self, access_key_id: str) -> SigningKey | None:
         return await self._system(access_key_id).signing_key(access_key_id)
 
-    async def load_in_vain(self, access_key_id: str) -> None:
-        await self._system(access_key_id).load_in_vain(access_key_id)
+    async def look_up_unknown(self, access_key_id: str) -> None:
+        await self._system(access_key_id).look_up_unknown(access_key_id)
 
     async def caller_of_access_key(self, key: SigningKey, origin: Origin) -> Caller:
         return await self._system(key.id).caller_of_access_key(key, origin)

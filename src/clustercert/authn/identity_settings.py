@@ -51,26 +51,26 @@ class IdentitySettings(Section):
         keystone = (self.keystone.url,) if self.keystone is not None else ()
         return frozenset((BUILT_IN, *(issuer.issuer for issuer in self.issuers), *keystone))
 
-    def example_fault(self, said: ExampleCaller) -> tuple[str, str] | None:
+    def example_fault(self, caller: ExampleCaller) -> tuple[str, str] | None:
         """Return a field of an example's caller that no real caller can have, and why; or None."""
-        if said.issuer not in self.urls:
+        if caller.issuer not in self.urls:
             return (
                 "issuer",
-                f"no issuer has the URL {said.issuer}; the issuers are {', '.join(sorted(self.urls))}",
+                f"no issuer has the URL {caller.issuer}; the issuers are {', '.join(sorted(self.urls))}",
             )
         methods: tuple[str, ...] = ("token", "access_key", "cli")
-        keystone = self.keystone if self.keystone is not None and said.issuer == self.keystone.url else None
-        issuer = next((each for each in self.issuers if each.issuer == said.issuer), None)
+        keystone = self.keystone if self.keystone is not None and caller.issuer == self.keystone.url else None
+        issuer = next((each for each in self.issuers if each.issuer == caller.issuer), None)
         if keystone is not None or issuer is not None:
             methods = KEYSTONE_METHODS if keystone is not None else ("oidc",)
-        if said.auth_method not in methods:
+        if caller.auth_method not in methods:
             return "auth_method", (
-                f"callers of {said.issuer} don't authenticate by {said.auth_method}; write {', '.join(methods)}"
+                f"callers of {caller.issuer} don't authenticate by {caller.auth_method}; write {', '.join(methods)}"
             )
         if issuer is not None:
-            return _name_fault(said, issuer.name, f"{issuer.name}/alice" if issuer.prefix_names else None)
+            return _name_fault(caller, issuer.name, f"{issuer.name}/alice" if issuer.prefix_names else None)
         if keystone is not None and keystone.prefix_names:
-            return _name_fault(said, keystone.name, f"{keystone.name}/DOMAIN/alice")
+            return _name_fault(caller, keystone.name, f"{keystone.name}/DOMAIN/alice")
         return None
 
     @model_validator(mode="after")
@@ -84,18 +84,18 @@ class IdentitySettings(Section):
         return self
 
 
-def _name_fault(said: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
+def _name_fault(caller: ExampleCaller, name: str, form: str | None) -> tuple[str, str] | None:
     """Compare the names in an example with the form that the issuer with this name gives. None: any name."""
-    if said.domain not in {None, name} or (form is None and said.domain is None):
+    if caller.domain not in {None, name} or (form is None and caller.domain is None):
         return "domain", f"the domain of this issuer's users is {name}; write domain = {name}"
     if form is None:
         return None
-    for field, given in (("user", (said.user,)), ("groups", said.groups)):
+    for field, given in (("user", (caller.user,)), ("groups", caller.groups)):
         # An id is in the issuer's domain only if the example says so.
         wrong = [
             each
             for each in given
-            if not each.startswith(f"{name}/") and not (said.domain is not None and is_user_id(each))
+            if not each.startswith(f"{name}/") and not (caller.domain is not None and is_user_id(each))
         ]
         if wrong:
             return field, f"no user or group of this issuer is called {wrong[0]}; write names like {form}"

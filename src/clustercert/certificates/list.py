@@ -66,7 +66,7 @@ class Inventory:
         self,
         caller: Caller,
         project_id: str,
-        wanted: CertificateFilter,
+        filters: CertificateFilter,
         *,
         cluster_id: str | None = None,
         limit: int,
@@ -78,22 +78,22 @@ class Inventory:
         Raises Forbidden if the filter names another user and the caller is not an administrator.
         """
         if own:
-            wanted = _own(caller, wanted)
-        user_id = _visible_user(caller, project_id, wanted.user_id)
-        wanted = replace(wanted, project_id=project_id, user_id=user_id)
+            filters = _own(caller, filters)
+        user_id = _visible_user(caller, project_id, filters.user_id)
+        filters = replace(filters, project_id=project_id, user_id=user_id)
         if cluster_id is not None:
-            wanted = replace(
-                wanted, cluster_id=(await require_cluster(self.clusters, project_id, cluster_id)).id
+            filters = replace(
+                filters, cluster_id=(await require_cluster(self.clusters, project_id, cluster_id)).id
             )
         scope: Scope = "project_id"
-        if wanted.user_id == caller.user.id:
+        if filters.user_id == caller.user.id:
             scope = "user_id"
-        elif wanted.cluster_id and await self.clusters.cluster(project_id, wanted.cluster_id):
+        elif filters.cluster_id and await self.clusters.cluster(project_id, filters.cluster_id):
             scope = "cluster_id"
-        return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope=scope)
+        return await self.queries.page(filters, self.now(), limit=limit, before=before, scope=scope)
 
     async def of_all_projects(
-        self, caller: Caller, wanted: CertificateFilter, *, limit: int, before: int | None, own: bool = False
+        self, caller: Caller, filters: CertificateFilter, *, limit: int, before: int | None, own: bool = False
     ) -> Page:
         """List certificates in all projects: the caller's own, or all of them.
 
@@ -101,10 +101,10 @@ class Inventory:
         is not an operator wants all.
         """
         if own:
-            wanted = _own(caller, wanted)
-            return await self.queries.page(wanted, self.now(), limit=limit, before=before, scope="user_id")
+            filters = _own(caller, filters)
+            return await self.queries.page(filters, self.now(), limit=limit, before=before, scope="user_id")
         require_operator(caller, ONLY_OPERATORS)
-        return await self.queries.page(wanted, self.now(), limit=limit, before=before)
+        return await self.queries.page(filters, self.now(), limit=limit, before=before)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str, name: str) -> CertificateView:
         """Find a cluster's certificate by fingerprint, credential number or serial (lower-case hex).
@@ -183,19 +183,19 @@ def only(found: tuple[CertificateView, ...]) -> CertificateView:
     return found[0]
 
 
-def _own(caller: Caller, wanted: CertificateFilter) -> CertificateFilter:
+def _own(caller: Caller, filters: CertificateFilter) -> CertificateFilter:
     """Restrict a filter to the caller's certificates. Raises InvalidRequest if it names another user."""
-    if wanted.user_id not in (None, caller.user.id):
+    if filters.user_id not in (None, caller.user.id):
         raise InvalidRequest("own, user: they name different users. Send one of them.")
-    return replace(wanted, user_id=caller.user.id)
+    return replace(filters, user_id=caller.user.id)
 
 
-def _visible_user(caller: Caller, project_id: str, wanted: str | None) -> str | None:
+def _visible_user(caller: Caller, project_id: str, requested: str | None) -> str | None:
     """Return the user whose certificates the caller may list, or `None` for all users. Raises NotFound or Forbidden."""
     require_reach(caller, project_id)
     if administers(caller, project_id):
-        return wanted
-    if wanted not in (None, caller.user.id):
+        return requested
+    if requested not in (None, caller.user.id):
         raise Forbidden("Only admins of the project and operators can see certificates of other users.")
     return caller.user.id
 

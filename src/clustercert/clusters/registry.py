@@ -41,9 +41,9 @@ class Clusters:
         caller.require_roles_in(project_id)
         return self.queries.in_project(project_id)
 
-    def checked(self, wanted: Registration) -> Registration:
+    def checked(self, registration: Registration) -> Registration:
         """Validate a registration. Raises InvalidRequest."""
-        return wanted.checked(self.limits)
+        return registration.checked(self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         """Return a cluster. Raises NotFound if it is not in the project or the caller has no role there."""
@@ -57,13 +57,13 @@ class Clusters:
             raise NotFound(f"There is no cluster {name_or_id}.")
         return found[0]
 
-    async def add(self, project_id: str, wanted: Registration, *, actor: Actor) -> Cluster:
+    async def add(self, project_id: str, registration: Registration, *, actor: Actor) -> Cluster:
         """Register a cluster with a new client CA. Raises like `prepare`, or Conflict if the name is taken."""
-        cluster = await self.prepare(project_id, wanted)
+        cluster = await self.prepare(project_id, registration)
         await self.register(cluster, actor=actor)
         return cluster
 
-    async def prepare(self, project_id: str, wanted: Registration, *, planned: bool = False) -> Cluster:
+    async def prepare(self, project_id: str, registration: Registration, *, planned: bool = False) -> Cluster:
         """Return a new cluster with a new client CA, which is not registered yet.
 
         Raises InvalidRequest, or an error from the signer.
@@ -71,13 +71,15 @@ class Clusters:
         Args:
             planned: whether the cluster is for a dry run. Then its CA is from the built-in signer.
         """
-        values = self._checked_values(wanted)
-        check_new_name(wanted.name)
-        if wanted.signer not in self.signers:
+        values = self._checked_values(registration)
+        check_new_name(registration.name)
+        if registration.signer not in self.signers:
             installed = ", ".join(sorted(self.signers))
-            raise InvalidRequest(f"The signer {wanted.signer} is not installed. Installed: {installed}.")
+            raise InvalidRequest(
+                f"The signer {registration.signer} is not installed. Installed: {installed}."
+            )
         now, cluster_id = self._now(), new_cluster_id()
-        client_ca = await self.signers[LOCAL if planned else wanted.signer].create_ca(
+        client_ca = await self.signers[LOCAL if planned else registration.signer].create_ca(
             cluster_id, self.ca_key_type, now - BACKDATE, CA_LIFETIME
         )
         return Cluster(
@@ -94,14 +96,14 @@ class Clusters:
         event = self._event("cluster.added", cluster, actor)
         await self.queries.add(cluster, event, self.limits.clusters)
 
-    async def update(self, cluster: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
+    async def update(self, cluster: Cluster, registration: Registration, *, actor: Actor) -> Cluster:
         """Change a cluster, except its id and client CA. Raises InvalidRequest or Conflict, like `add`."""
-        return await self._replace(self._changed(cluster, wanted), actor)
+        return await self._replace(self._changed(cluster, registration), actor)
 
-    async def replace(self, before: Cluster, wanted: Registration, *, actor: Actor) -> Cluster:
+    async def replace(self, before: Cluster, registration: Registration, *, actor: Actor) -> Cluster:
         """Like `update`, but does nothing if nothing changes. Raises ConcurrentChange if `before` is out of date."""
-        after = self._changed(before, wanted)
-        if wanted.signer != before.signer:
+        after = self._changed(before, registration)
+        if registration.signer != before.signer:
             raise InvalidRequest("signer: it can't be changed.")
         return before if after == before else await self._replace(after, actor, before)
 
@@ -113,8 +115,8 @@ class Clusters:
         event = self._event("cluster.removed", cluster, actor)
         await self.queries.remove(cluster.id, event, cluster if unchanged else None)
 
-    async def _replace(self, wanted: Cluster, actor: Actor, before: Cluster | None = None) -> Cluster:
-        changed = replace(wanted, updated_at=self._now())
+    async def _replace(self, after: Cluster, actor: Actor, before: Cluster | None = None) -> Cluster:
+        changed = replace(after, updated_at=self._now())
         await self.queries.replace(changed, self._event("cluster.updated", changed, actor), before)
         return changed
 
@@ -139,13 +141,13 @@ class Clusters:
             client_ca_id=cluster.client_ca.id,
         )
 
-    def _changed(self, cluster: Cluster, wanted: Registration) -> Cluster:
+    def _changed(self, cluster: Cluster, registration: Registration) -> Cluster:
         """Return the cluster with a validated registration. Raises InvalidRequest."""
-        if wanted.name != cluster.name:
-            check_new_name(wanted.name)
-        return replace(cluster, **self._checked_values(wanted))
+        if registration.name != cluster.name:
+            check_new_name(registration.name)
+        return replace(cluster, **self._checked_values(registration))
 
-    def _checked_values(self, wanted: Registration) -> dict[str, Any]:
+    def _checked_values(self, registration: Registration) -> dict[str, Any]:
         """Validate a registration, and return its values by field name. Raises InvalidRequest."""
-        checked = self.checked(wanted)
+        checked = self.checked(registration)
         return {each.name: getattr(checked, each.name) for each in fields(checked)}

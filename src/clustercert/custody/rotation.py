@@ -53,13 +53,13 @@ class Rotation:
     """Rotates keys. Every method raises CustodyError, Unavailable, or Conflict after a concurrent rotation.
 
     Attributes:
-        settle: seconds until all workers use a new data key.
+        propagation_seconds: time until all workers use a new data key.
     """
 
     queries: KeyQueries
     keks: KekSource
     now: Callable[[], datetime]
-    settle: float = Generation.STALE_AFTER + Generation.INTERVAL
+    propagation_seconds: float = Generation.STALE_AFTER + Generation.INTERVAL
 
     async def rotate_kek(self, *, actor: Actor) -> KekRotation:
         """Wrap all data keys with a new KEK, and insert that KEK before the existing ones.
@@ -131,7 +131,7 @@ class Rotation:
             await self.queries.add_active(new, event)
         first = await self._reseal_all()
         # Until workers find the new key, they may still seal secrets with the old one.
-        await asyncio.sleep(self.settle)
+        await asyncio.sleep(self.propagation_seconds)
         second = await self._reseal_all()
         return replace(second, resealed=first.resealed + second.resealed)
 

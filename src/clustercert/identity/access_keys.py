@@ -144,7 +144,7 @@ class AccessKeys:
         cached = await self._cached(access_key_id)
         return cached.signing_key if cached is not None else None
 
-    async def load_in_vain(self, access_key_id: str) -> None:
+    async def look_up_unknown(self, access_key_id: str) -> None:
         """Read a key from the database and discard it, to take as long as for an unknown key."""
         await self._load(access_key_id)
 

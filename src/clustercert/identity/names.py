@@ -55,9 +55,9 @@ def searchable(text: str) -> str | None:
     return unicodedata.normalize("NFC", text)
 
 
-def matches_name(stored: str, wanted: str | None) -> bool:
-    """Whether a stored name equals the requested one after normalization. If `wanted` is `None`, every name matches."""
-    return wanted is None or searchable(wanted) == stored
+def matches_name(stored: str, requested: str | None) -> bool:
+    """Whether a stored name equals the requested one after normalization. None as the requested name matches all."""
+    return requested is None or searchable(requested) == stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -219,12 +219,12 @@ class Tokens:
         """Delete a batch of expired tokens and known networks, and return the number deleted."""
         return await self._queries.prune(self._now())
 
-    async def check_password(self, wanted: Reference, password: str, source: str) -> tuple[User, str]:
+    async def check_password(self, reference: Reference, password: str, source: str) -> tuple[User, str]:
         """Return the user with this password, and the hash that was checked. Raises Unauthenticated or Unavailable.
 
         `source`: see `issue`.
         """
-        user = _normalized(wanted)
+        user = _normalized(reference)
         login = await self._queries.login(user, source) if user is not None else None
         usable = login is not None and login.user.enabled and login.user.domain.enabled
         stored_hash = login.password_hash if login is not None and usable else None

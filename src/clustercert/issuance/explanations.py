@@ -9,7 +9,7 @@ from clustercert.issuance.ports import CredentialBindings
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
 from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.explanation import Explanation, explain
@@ -166,7 +166,7 @@ class Question:
         return IssueRequest(
             duration=self.duration if ends is None else None,
             expire_at=ends,
-            public_key=stand_in_key(self.csr_key_type) if self.csr_key_type is not None else None,
+            public_key=sample_key(self.csr_key_type) if self.csr_key_type is not None else None,
             reason=self.reason,
         )
 

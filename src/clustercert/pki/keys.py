@@ -173,7 +173,7 @@ _RSA = re.compile(r"rsa-(\d{4})", re.ASCII)
 
 
 @functools.lru_cache(maxsize=64)
-def stand_in_key(key_type: str) -> PublicKey:
+def sample_key(key_type: str) -> PublicKey:
     """Return a public key of this type, to decide on a request whose CSR is not known. Raises ValueError."""
     if found := _RSA.fullmatch(key_type):
         bits = int(found[1])

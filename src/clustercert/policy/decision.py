@@ -67,7 +67,11 @@ def group_count_refusal(count: int) -> str:
 
 
 def refusal(
-    rules: Sequence[PolicyRule], match: Match, said: DecisionInput, own: Mapping[str, str], trace: JsonObject
+    rules: Sequence[PolicyRule],
+    match: Match,
+    decision_input: DecisionInput,
+    own: Mapping[str, str],
+    trace: JsonObject,
 ) -> Forbidden:
     """Return the error if no rule grants a certificate.
 
@@ -82,19 +86,19 @@ def refusal(
     trace["unmet_conditions"] = {name: shortened(clause) for name, clause in own.items()}
     first = itertools.islice(match.unmet.items(), MAX_TRACED)
     every = {name: shortened(clause) for name, clause in first}
-    return Forbidden(_message(rules, own, said), trace=trace, unmet_conditions=every)
+    return Forbidden(_message(rules, own, decision_input), trace=trace, unmet_conditions=every)
 
 
 def shortened(clause: str) -> str:
     return clause if len(clause) <= MAX_CLAUSE else f"{clause[:MAX_CLAUSE]}…"
 
 
-def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], said: DecisionInput) -> str:
+def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], decision_input: DecisionInput) -> str:
     """Return the message: the rules for the caller's roles and what they need, or else the roles with access."""
     granting = [rule for rule in rules if rule.deny is None]
-    near = [rule for rule in granting if _unmet(rule, said, is_on_role) == 0]
+    near = [rule for rule in granting if _unmet(rule, decision_input, is_on_role) == 0]
     own_near = sorted(
-        (rule for rule in near if rule.name in own), key=lambda rule: _unmet(rule, said, is_chosen)
+        (rule for rule in near if rule.name in own), key=lambda rule: _unmet(rule, decision_input, is_chosen)
     )
     if own_near:
         listed = "; ".join(f"{rule.name}: {own[rule.name]}" for rule in own_near[:MAX_NAMED])
@@ -106,14 +110,14 @@ def _message(rules: Sequence[PolicyRule], own: Mapping[str, str], said: Decision
         each.names.text for rule in open_to_all for each in rule.conditions if is_on_role(each)
     )
     return (
-        f"No rule gives your role in this project ({', '.join(said.roles)}) access to its clusters."
+        f"No rule gives your role in this project ({', '.join(decision_input.roles)}) access to its clusters."
         f" Roles with access: {shortened(', '.join(roles)) or 'none at all'}."
     )
 
 
-def _unmet(rule: PolicyRule, said: DecisionInput, counts: Callable[[object], bool]) -> int:
+def _unmet(rule: PolicyRule, decision_input: DecisionInput, counts: Callable[[object], bool]) -> int:
     """Return the number of a rule's false conditions that `counts` selects."""
-    return sum(counts(each) and each.first_false(said) is not None for each in rule.conditions)
+    return sum(counts(each) and each.first_false(decision_input) is not None for each in rule.conditions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +151,14 @@ class Policy:
         Raises NotFound if the caller has no role in the project, InvalidRequest if the requested end is out of range,
         Forbidden if no rule matches or the limit is exceeded, or Unavailable if the client CA has expired.
         """
-        said = self.input_of(caller, cluster, request, now)
-        trace: JsonObject = {"roles": list(said.roles), "key_type": said.key_type}
+        decision_input = self.input_of(caller, cluster, request, now)
+        trace: JsonObject = {"roles": list(decision_input.roles), "key_type": decision_input.key_type}
         trace["decided_at"] = now.isoformat()
-        rules = self._matching(said, trace)
-        groups = self._groups(rules, said, trace)
-        username = caller.user.id if self.username is None else self.username.render_name(said, trace)
+        rules = self._matching(decision_input, trace)
+        groups = self._groups(rules, decision_input, trace)
+        username = (
+            caller.user.id if self.username is None else self.username.render_name(decision_input, trace)
+        )
         self._check_names((username, *groups), trace)
         issued_at = now.replace(microsecond=0)
         return Grant(
@@ -173,19 +179,21 @@ class Policy:
         key_type = key_type_of(request.public_key) if request.public_key else self.key_type
         return DecisionInput(caller, cluster, request, roles, now, key_type, self.issuer_names)
 
-    def _matching(self, said: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
+    def _matching(self, decision_input: DecisionInput, trace: JsonObject) -> tuple[PolicyRule, ...]:
         """Return the rules that grant the certificate. Raises Forbidden if none does, or if one denies it."""
-        match = match_rules(self.rules, said)
-        own = match.own_unmet(self.rules, said)
+        match = match_rules(self.rules, decision_input)
+        own = match.own_unmet(self.rules, decision_input)
         trace |= match.skipped(own)
         if not match.rules:
-            raise refusal(self.rules, match, said, own, trace)
+            raise refusal(self.rules, match, decision_input, own, trace)
         trace["rule"] = match.rules[0].name
         trace["rules"] = [rule.name for rule in match.rules]
         return match.rules
 
-    def _groups(self, rules: Sequence[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:
-        groups = united_groups(rules, said, trace)
+    def _groups(
+        self, rules: Sequence[PolicyRule], decision_input: DecisionInput, trace: JsonObject
+    ) -> tuple[str, ...]:
+        groups = united_groups(rules, decision_input, trace)
         trace["groups"] = list(groups)
         if not 1 <= len(groups) <= MAX_GROUPS:
             raise Forbidden(group_count_refusal(len(groups)), trace=trace)

@@ -13,7 +13,7 @@ from clustercert.model.errors import ClustercertError, InvalidRequest
 from clustercert.model.identity import BUILT_IN
 from clustercert.model.name_patterns import Names
 from clustercert.model.requests import KEYSTONE_METHODS
-from clustercert.pki.keys import stand_in_key
+from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.expressions import Expression
 from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
@@ -84,7 +84,7 @@ def request_variants(conditions: Iterable[Condition], caller: Caller) -> Iterato
                 f"The rules for one user can tell more than {MAX_VARIANTS} requests apart."
                 " Write fewer networks in rules that match the same users."
             )
-        key = None if key_type is None else stand_in_key(key_type)
+        key = None if key_type is None else sample_key(key_type)
         request = IssueRequest(duration=MOST_DAYS, truncate=True, public_key=key, reason=reason)
         yield RequestVariant(method, source, request)
 
@@ -158,9 +158,9 @@ class _Rule:
     def needs(self) -> tuple[str, ...]:
         return tuple(condition.clause for condition in (*self.on_request, *self.expressions))
 
-    def takes(self, said: DecisionInput) -> bool:
+    def takes(self, decision_input: DecisionInput) -> bool:
         """Whether the request meets this rule's conditions on requests, apart from expressions."""
-        return all(condition.first_false(said) is None for condition in self.on_request)
+        return all(condition.first_false(decision_input) is None for condition in self.on_request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,26 +212,26 @@ class Entitlements:
         """Return the entitlements of a user, given as a caller, in the order of the rules."""
         if not caller.roles_in(self._cluster.project_id):
             return ()
-        said = self._input(caller, IssueRequest())
-        matches = tuple(_matches(self._rules, said))
+        decision_input = self._input(caller, IssueRequest())
+        matches = tuple(_matches(self._rules, decision_input))
         key = (caller.issuer, caller.method, tuple((each.rule.rule.name, each.fails) for each in matches))
         plans = self._plans.get(key)
         if plans is None:
             plans = self._plans[key] = tuple(self._new_plans(matches, caller))
-        return tuple(found for plan in plans if (found := self._granted(plan, said)) is not None)
+        return tuple(found for plan in plans if (found := self._granted(plan, decision_input)) is not None)
 
     def _input(self, caller: Caller, request: IssueRequest) -> DecisionInput:
         return self._policy.input_of(caller, self._cluster, request, self._now)
 
-    def _granted(self, plan: _Plan, said: DecisionInput) -> Entitlement | None:
+    def _granted(self, plan: _Plan, decision_input: DecisionInput) -> Entitlement | None:
         """Decide on the plan's requests, as issuing would, until one is granted."""
         try:
-            own = united_groups((plan.rule,), said, {})
+            own = united_groups((plan.rule,), decision_input, {})
         except ClustercertError:
             return None
         groups = tuple(group for group in own if self._group.match((group,)))
         for choice in plan.choices if groups else ():
-            caller = choice.variant.sent_by(said.caller)
+            caller = choice.variant.sent_by(decision_input.caller)
             with contextlib.suppress(ClustercertError):
                 grant = choice.policy.decide(caller, self._cluster, choice.variant.request, self._now)
                 lifetime = grant.not_after - grant.not_before - BACKDATE
@@ -287,11 +287,11 @@ def _split(rule: PolicyRule) -> _Rule:
     )
 
 
-def _matches(rules: Iterable[_Rule], said: DecisionInput) -> Iterator[_Match]:
+def _matches(rules: Iterable[_Rule], decision_input: DecisionInput) -> Iterator[_Match]:
     """Yield the rules whose conditions on the user and the cluster are met."""
     for rule in rules:
         try:
-            if all(condition.first_false(said) is None for condition in rule.on_user):
+            if all(condition.first_false(decision_input) is None for condition in rule.on_user):
                 yield _Match(rule, fails=False)
         except ConditionFailed:
             yield _Match(rule, fails=True)

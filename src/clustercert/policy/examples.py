@@ -321,54 +321,54 @@ def _allowance(
     return "; ".join(["allowed", *filter(None, parts)])
 
 
-def _caller(said: ExampleCaller, project_id: str) -> Caller:
+def _caller(example: ExampleCaller, project_id: str) -> Caller:
     return Caller(
-        user=User(*_identity(said.user, said)),
-        roles={project_id: said.roles},
-        method=said.auth_method,
-        origin=Origin(said.source, request_id="0" * 32),
-        service_roles=said.service_roles,
-        groups=tuple(Group(*_identity(group, said)) for group in said.groups),
-        issuer=said.issuer,
+        user=User(*_identity(example.user, example)),
+        roles={project_id: example.roles},
+        method=example.auth_method,
+        origin=Origin(example.source, request_id="0" * 32),
+        service_roles=example.service_roles,
+        groups=tuple(Group(*_identity(group, example)) for group in example.groups),
+        issuer=example.issuer,
     )
 
 
-def _identity(text: str, said: ExampleCaller) -> tuple[str, str, Domain]:
+def _identity(text: str, example: ExampleCaller) -> tuple[str, str, Domain]:
     """Return the id, name and domain of a user or group given by id, by name, or by domain and name.
 
     The name of an OIDC issuer's user or group contains its domain, unless the example gives the domain by itself.
     """
     first, slash, rest = text.partition("/")
-    if said.domain is not None:
-        domain, name = said.domain, text
+    if example.domain is not None:
+        domain, name = example.domain, text
     elif slash:
-        domain, name = first, rest if said.issuer == BUILT_IN else text
+        domain, name = first, rest if example.issuer == BUILT_IN else text
     else:
         domain, name = DEFAULT_DOMAIN, text
     own_id = text if is_user_id(text) else id_of(f"{domain}/{name.removeprefix(f'{domain}/')}")
-    return own_id, name, domain_by_issuer(said.issuer, id_of(domain), domain)
+    return own_id, name, domain_by_issuer(example.issuer, id_of(domain), domain)
 
 
-def _cluster(said: ExampleCluster, now: datetime) -> Cluster:
-    domain, slash, name = said.project.partition("/")
+def _cluster(example: ExampleCluster, now: datetime) -> Cluster:
+    domain, slash, name = example.project.partition("/")
     if not slash:
-        domain, name = DEFAULT_DOMAIN, said.project
-    has_id = is_user_id(said.project)
+        domain, name = DEFAULT_DOMAIN, example.project
+    has_id = is_user_id(example.project)
     project = None if has_id else ProjectName(name, Domain(id_of(domain), domain), is_unique=True)
     return Cluster(
-        id=said.id,
-        project_id=said.project if has_id else id_of(f"{domain}/{name}"),
-        name=said.name,
+        id=example.id,
+        project_id=example.project if has_id else id_of(f"{domain}/{name}"),
+        name=example.name,
         internal_url="https://cluster.example:6443",
         external_url=None,
         san_urls=(),
         server_ca_pem=b"",
         signer="local",
         version="",
-        labels=said.labels,
+        labels=example.labels,
         created_at=now,
         updated_at=now,
-        client_ca=_client_ca(now, said.id),
+        client_ca=_client_ca(now, example.id),
         project_name=project,
     )
 
@@ -379,13 +379,13 @@ def _client_ca(now: datetime, cluster_id: str) -> ClientCA:
     return ClientCA(id="0" * 32, cluster_id=cluster_id, certificate=certificate, sealed_key=None)
 
 
-def _request(said: ExampleRequest, now: datetime) -> IssueRequest:
-    has_csr = said.csr or said.key_type is not None
+def _request(example: ExampleRequest, now: datetime) -> IssueRequest:
+    has_csr = example.csr or example.key_type is not None
     return IssueRequest(
-        duration=None if said.expires_in else said.duration or LONGEST,
-        expire_at=now + said.expires_in if said.expires_in else None,
-        public_key=_public_key(said.key_type or "ec-p256") if has_csr else None,
-        reason=said.reason,
+        duration=None if example.expires_in else example.duration or LONGEST,
+        expire_at=now + example.expires_in if example.expires_in else None,
+        public_key=_public_key(example.key_type or "ec-p256") if has_csr else None,
+        reason=example.reason,
     )
 
 

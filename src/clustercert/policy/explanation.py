@@ -49,13 +49,13 @@ class RuleCheck:
     """A rule, compared with the request.
 
     Attributes:
-        is_own: whether the user may see the rule; see `PolicyRule.is_own`.
+        is_visible: whether the user may see the rule; see `PolicyRule.is_visible_to`.
     """
 
     rule: PolicyRule
     outcome: RuleOutcome
     conditions: tuple[ConditionCheck, ...]
-    is_own: bool
+    is_visible: bool
 
     @property
     def unmet(self) -> tuple[ConditionCheck, ...]:
@@ -63,7 +63,9 @@ class RuleCheck:
         return tuple(each for each in self.conditions if not each.met)
 
 
-def check_rules(rules: Sequence[PolicyRule], match: Match, said: DecisionInput) -> Iterator[RuleCheck]:
+def check_rules(
+    rules: Sequence[PolicyRule], match: Match, decision_input: DecisionInput
+) -> Iterator[RuleCheck]:
     """Compare the rules with the input. `match` is the result of `match_rules` for them."""
     granting = {rule.name for rule in match.rules}
     for rule in rules:
@@ -75,17 +77,20 @@ def check_rules(rules: Sequence[PolicyRule], match: Match, said: DecisionInput) 
         elif rule.name in match.unmet:
             outcome = "does_not_match"
         yield RuleCheck(
-            rule, outcome, tuple(_check(each, said) for each in rule.conditions), rule.is_own(said)
+            rule,
+            outcome,
+            tuple(_check(each, decision_input) for each in rule.conditions),
+            rule.is_visible_to(decision_input),
         )
 
 
-def _check(condition: Condition, said: DecisionInput) -> ConditionCheck:
+def _check(condition: Condition, decision_input: DecisionInput) -> ConditionCheck:
     wanted = shortened(condition.clause)
     try:
-        met = condition.first_false(said) is None
+        met = condition.first_false(decision_input) is None
     except ConditionFailed as failed:
         return ConditionCheck(condition, wanted, shortened(str(failed)), None)
-    return ConditionCheck(condition, wanted, "" if met else shortened(condition.found(said)), met)
+    return ConditionCheck(condition, wanted, "" if met else shortened(condition.found(decision_input)), met)
 
 
 Decide = Callable[[Sequence[PolicyRule], IssueRequest], Grant]
@@ -177,7 +182,7 @@ def _candidates(checks: Sequence[RuleCheck], *, only_own: bool) -> Iterator[int]
         check = checks[position]
         gives = check.rule.deny is None and (check.rule.groups or check.rule.templates)
         can_match = check.unmet and all(each.met is not None for each in check.unmet)
-        if gives and can_match and (check.is_own or not only_own):
+        if gives and can_match and (check.is_visible or not only_own):
             yield position
 
 
@@ -268,12 +273,12 @@ def explain(
     except ClustercertError as refused:
         error = refused
     try:
-        said = policy.input_of(caller, cluster, request, now)
+        decision_input = policy.input_of(caller, cluster, request, now)
     except NotFound:
         return Explanation(grant, error)
-    match = match_rules(policy.rules, said)
+    match = match_rules(policy.rules, decision_input)
     longest, strictest = policy.strictest(match.rules) if match.rules else (timedelta(), None)
-    checks = tuple(check_rules(policy.rules, match, said))
+    checks = tuple(check_rules(policy.rules, match, decision_input))
     nearest = None
     if error is not None:
         limited_by = strictest.name if strictest is not None else MAX_LIFETIME_SETTING
@@ -281,9 +286,9 @@ def explain(
     return Explanation(
         grant=grant,
         error=error,
-        rules=tuple(each for each in checks if each.is_own) if only_own else checks,
+        rules=tuple(each for each in checks if each.is_visible) if only_own else checks,
         nearest=nearest,
         longest=longest,
         strictest=strictest,
-        key_type=said.key_type,
+        key_type=decision_input.key_type,
     )

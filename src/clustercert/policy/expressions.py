@@ -373,13 +373,13 @@ class Expression:
         """Whether the result can differ between requests of one user for one cluster."""
         return not {"request", "now"}.isdisjoint(self._program.variables())
 
-    def first_false(self, said: DecisionInput) -> str | None:
+    def first_false(self, decision_input: DecisionInput) -> str | None:
         try:
-            if len(said.caller.groups) > MAX_LISTED:
+            if len(decision_input.caller.groups) > MAX_LISTED:
                 raise ValueError(f"the user has more than {MAX_LISTED} groups")
-            if said.cel_context is None:
-                said.cel_context = _context(said)
-            result = self._program.execute(cast("Context", said.cel_context))
+            if decision_input.cel_context is None:
+                decision_input.cel_context = _context(decision_input)
+            result = self._program.execute(cast("Context", decision_input.cel_context))
         except BaseException as error:
             # The library raises many types, and its panics don't derive from Exception.
             if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -446,21 +446,21 @@ def _syntax_error(text: str) -> str:
     return f"syntax error: {text[:100]}"
 
 
-def _context(said: DecisionInput) -> "Context":
+def _context(decision_input: DecisionInput) -> "Context":
     from cel import cel  # noqa: PLC0415 - imported by compile_expression
 
-    return cel.Context(variables(said))
+    return cel.Context(variables(decision_input))
 
 
-def variables(said: DecisionInput) -> dict[str, Any]:
+def variables(decision_input: DecisionInput) -> dict[str, Any]:
     """Return the variables that expressions can read."""
-    caller, cluster, request = said.caller, said.cluster, said.request
+    caller, cluster, request = decision_input.caller, decision_input.cluster, decision_input.request
     return {
         "user": {
             "id": caller.user.id,
             "name": caller.user.name,
             "domain": caller.user.domain.name,
-            "roles": list(said.roles),
+            "roles": list(decision_input.roles),
             "service_roles": list(caller.service_roles),
             "groups": [group.name for group in caller.groups],
             "group_ids": [group.id for group in caller.groups],
@@ -476,8 +476,8 @@ def variables(said: DecisionInput) -> dict[str, Any]:
             "issuer": caller.issuer,
             "source": caller.origin.address,
             "csr": request.public_key is not None,
-            "key_type": said.key_type,
+            "key_type": decision_input.key_type,
             "reason": request.reason or "",
         },
-        "now": said.at,
+        "now": decision_input.at,
     }

@@ -28,7 +28,7 @@ from clustercert.model.events import FIRST_VERSION
 from clustercert.model.events.issuance import REPLAYABLE_VERSION
 from clustercert.model.identity import ProjectName, domain_by_issuer
 from clustercert.pki.client_ca import new_client_ca
-from clustercert.pki.keys import new_key, stand_in_key
+from clustercert.pki.keys import new_key, sample_key
 from clustercert.policy.decision import Policy
 from clustercert.policy.rules import bound_grant
 
@@ -186,77 +186,77 @@ def refused_outcome(message: str, trace: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _caller(event: Mapping[str, Any], said: Mapping[str, Any], project_id: str) -> Caller:
-    issuer = _text(said["issuer"])
+def _caller(event: Mapping[str, Any], recorded: Mapping[str, Any], project_id: str) -> Caller:
+    issuer = _text(recorded["issuer"])
     return Caller(
-        user=User(_text(event["actor"]), _text(said["name"]), _domain(said, issuer)),
-        roles={project_id: _texts(said["roles"])},
-        method=_text(said["auth_method"]),
+        user=User(_text(event["actor"]), _text(recorded["name"]), _domain(recorded, issuer)),
+        roles={project_id: _texts(recorded["roles"])},
+        method=_text(recorded["auth_method"]),
         origin=Origin(_text(event["source"]), _text(event["request_id"])),
-        service_roles=_texts(said["service_roles"]),
-        credential_id=_text(said["credential_id"]),
+        service_roles=_texts(recorded["service_roles"]),
+        credential_id=_text(recorded["credential_id"]),
         groups=tuple(
             Group(_text(group["id"]), _text(group["name"]), _domain(group, issuer))
-            for group in said["groups"]
+            for group in recorded["groups"]
         ),
         issuer=issuer,
     )
 
 
-def _domain(said: Mapping[str, Any], issuer: str) -> Domain:
-    return domain_by_issuer(issuer, _text(said["domain_id"]), _text(said["domain_name"]))
+def _domain(recorded: Mapping[str, Any], issuer: str) -> Domain:
+    return domain_by_issuer(issuer, _text(recorded["domain_id"]), _text(recorded["domain_name"]))
 
 
-def _request(said: Mapping[str, Any], key_type: str) -> IssueRequest:
-    duration, expire_at, reason = said["duration"], said["expire_at"], said["reason"]
+def _request(recorded: Mapping[str, Any], key_type: str) -> IssueRequest:
+    duration, expire_at, reason = recorded["duration"], recorded["expire_at"], recorded["reason"]
     return IssueRequest(
         duration=None if duration is None else int(duration),
         expire_at=None if expire_at is None else _time(expire_at),
-        truncate=said["truncate"] is True,
-        public_key=stand_in_key(key_type) if said["csr"] is True else None,
+        truncate=recorded["truncate"] is True,
+        public_key=sample_key(key_type) if recorded["csr"] is True else None,
         reason=None if reason is None else _text(reason),
     )
 
 
-def _cluster(said: Mapping[str, Any], project_id: str) -> Cluster:
+def _cluster(recorded: Mapping[str, Any], project_id: str) -> Cluster:
     """Return the cluster as recorded. Fields that the policy does not read are empty."""
-    not_after, roles = _time(said["ca_not_after"]), said["credential_roles"]
+    not_after, roles = _time(recorded["ca_not_after"]), recorded["credential_roles"]
     return Cluster(
-        id=_text(said["id"]),
+        id=_text(recorded["id"]),
         project_id=project_id,
-        name=_text(said["name"]),
+        name=_text(recorded["name"]),
         internal_url="",
         external_url=None,
         san_urls=(),
         server_ca_pem=b"",
-        signer=_text(said["signer"]),
+        signer=_text(recorded["signer"]),
         version="",
-        labels=_text_mapping(said["labels"]),
+        labels=_text_mapping(recorded["labels"]),
         created_at=not_after,
         updated_at=not_after,
-        client_ca=_stand_in_ca(_text(said["ca_id"]), _text(said["id"]), not_after),
+        client_ca=_sample_ca(_text(recorded["ca_id"]), _text(recorded["id"]), not_after),
         options=ClusterOptions(credential_roles=None if roles is None else _text_mapping(roles)),
-        project_name=_project(said.get("project")),
+        project_name=_project(recorded.get("project")),
     )
 
 
-def _project(said: Mapping[str, Any] | None) -> ProjectName | None:
-    if said is None:
+def _project(recorded: Mapping[str, Any] | None) -> ProjectName | None:
+    if recorded is None:
         return None
-    domain = Domain(_text(said["domain_id"]), _text(said["domain_name"]))
-    return ProjectName(_text(said["name"]), domain, said["is_unique"] is True)
+    domain = Domain(_text(recorded["domain_id"]), _text(recorded["domain_name"]))
+    return ProjectName(_text(recorded["name"]), domain, recorded["is_unique"] is True)
 
 
 @functools.lru_cache(maxsize=4096)
-def _stand_in_ca(ca_id: str, cluster_id: str, not_after: datetime) -> ClientCA:
+def _sample_ca(ca_id: str, cluster_id: str, not_after: datetime) -> ClientCA:
     """Return a CA that ends when the recorded one does."""
     lifetime = timedelta(days=1)
-    certificate = new_client_ca("recorded", _stand_in_ca_key(), not_after - lifetime, lifetime)
+    certificate = new_client_ca("recorded", _sample_ca_key(), not_after - lifetime, lifetime)
     return ClientCA(id=ca_id, cluster_id=cluster_id, certificate=certificate, sealed_key=None)
 
 
 @functools.cache
-def _stand_in_ca_key() -> PrivateKey:
+def _sample_ca_key() -> PrivateKey:
     return new_key("ec-p256")
 
 

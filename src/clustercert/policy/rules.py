@@ -80,13 +80,13 @@ class Condition(Protocol):
     def clause(self) -> str:
         """Return the condition in words, such as `role is admin`."""
 
-    def first_false(self, said: DecisionInput) -> str | None:
+    def first_false(self, decision_input: DecisionInput) -> str | None:
         """Return the first clause that is false, for the decision trace, or None if the condition is met.
 
         Raises ConditionFailed.
         """
 
-    def found(self, said: DecisionInput) -> str:
+    def found(self, decision_input: DecisionInput) -> str:
         """Return what the input has instead, in words; empty if that can't be said in words."""
 
 
@@ -97,7 +97,7 @@ class Template(Protocol):
     def text(self) -> str:
         """Return the template as in the settings."""
 
-    def render(self, said: DecisionInput, trace: JsonObject) -> Iterable[str]:
+    def render(self, decision_input: DecisionInput, trace: JsonObject) -> Iterable[str]:
         """Return the names. Raises Forbidden for a name that must not be issued."""
 
 
@@ -112,35 +112,37 @@ class HasName:
     def __post_init__(self) -> None:
         object.__setattr__(self, "clause", f"{self.what} is {self.names.text}")
 
-    def first_false(self, said: DecisionInput) -> str | None:
-        return None if self.names.match_prepared(said.named(self.what)) else self.clause
+    def first_false(self, decision_input: DecisionInput) -> str | None:
+        return None if self.names.match_prepared(decision_input.named(self.what)) else self.clause
 
-    def found(self, said: DecisionInput) -> str:
-        return ", ".join((_SHOWN.get(self.what) or NAMED[self.what])(said)) or "none"
+    def found(self, decision_input: DecisionInput) -> str:
+        return ", ".join((_SHOWN.get(self.what) or NAMED[self.what])(decision_input)) or "none"
 
 
 NAMED: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
-    "role": lambda said: said.roles,
-    "group": lambda said: tuple(name for group in said.caller.groups for name in said.names_of(group)),
-    "user": lambda said: said.names_of(said.caller.user),
-    "cluster": lambda said: (said.cluster.name,),
-    "auth_method": lambda said: (said.caller.method,),
-    "issuer": lambda said: (said.caller.issuer,),
-    "key_type": lambda said: (said.key_type,),
+    "role": lambda decision_input: decision_input.roles,
+    "group": lambda decision_input: tuple(
+        name for group in decision_input.caller.groups for name in decision_input.names_of(group)
+    ),
+    "user": lambda decision_input: decision_input.names_of(decision_input.caller.user),
+    "cluster": lambda decision_input: (decision_input.cluster.name,),
+    "auth_method": lambda decision_input: (decision_input.caller.method,),
+    "issuer": lambda decision_input: (decision_input.caller.issuer,),
+    "key_type": lambda decision_input: (decision_input.key_type,),
 }
 """The names that the entries in a rule are compared with, by their kind."""
 
 # The ids that entries without wildcards are compared with, too.
 _IDS: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
-    "group": lambda said: tuple(group.id for group in said.caller.groups),
-    "user": lambda said: (said.caller.user.id,),
-    "cluster": lambda said: (said.cluster.id,),
+    "group": lambda decision_input: tuple(group.id for group in decision_input.caller.groups),
+    "user": lambda decision_input: (decision_input.caller.user.id,),
+    "cluster": lambda decision_input: (decision_input.cluster.id,),
 }
 
 # The values to display, for kinds of which `NAMED` returns several names of the same object.
 _SHOWN: Mapping[str, Callable[[DecisionInput], tuple[str, ...]]] = {
-    "group": lambda said: tuple(group.shown_name for group in said.caller.groups),
-    "user": lambda said: (said.caller.user.shown_name,),
+    "group": lambda decision_input: tuple(group.shown_name for group in decision_input.caller.groups),
+    "user": lambda decision_input: (decision_input.caller.user.shown_name,),
 }
 
 
@@ -154,9 +156,9 @@ class InProject:
     def clause(self) -> str:
         return f"project is {self.names.text}"
 
-    def first_false(self, said: DecisionInput) -> str | None:
+    def first_false(self, decision_input: DecisionInput) -> str | None:
         """See `Condition`. Raises ConditionFailed for the name of several projects, which could be another project."""
-        cluster, project = said.cluster, said.cluster.project_name
+        cluster, project = decision_input.cluster, decision_input.cluster.project_name
         names = project.qualified_names if project is not None else ()
         bare = [name for name in names if project is not None and name == project.name]
         if self.names.match([name for name in names if name not in bare], (cluster.project_id,)):
@@ -169,9 +171,11 @@ class InProject:
             )
         return None
 
-    def found(self, said: DecisionInput) -> str:
-        project = said.cluster.project_name
-        return (said.cluster.project_id, *(project.qualified_names if project is not None else ()))[-1]
+    def found(self, decision_input: DecisionInput) -> str:
+        project = decision_input.cluster.project_name
+        return (decision_input.cluster.project_id, *(project.qualified_names if project is not None else ()))[
+            -1
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +189,12 @@ class HasLabel:
     def clause(self) -> str:
         return f"cluster label {self.label} is {self.values.text}"
 
-    def first_false(self, said: DecisionInput) -> str | None:
-        value = said.cluster.labels.get(self.label)
+    def first_false(self, decision_input: DecisionInput) -> str | None:
+        value = decision_input.cluster.labels.get(self.label)
         return None if value is not None and self.values.match((value,)) else self.clause
 
-    def found(self, said: DecisionInput) -> str:
-        return said.cluster.labels.get(self.label, "no such label")
+    def found(self, decision_input: DecisionInput) -> str:
+        return decision_input.cluster.labels.get(self.label, "no such label")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +207,9 @@ class FromNetwork:
     def clause(self) -> str:
         return f"source is {' or '.join(map(str, self.networks))}"
 
-    def first_false(self, said: DecisionInput) -> str | None:
+    def first_false(self, decision_input: DecisionInput) -> str | None:
         try:
-            address = ipaddress.ip_address(said.caller.origin.address)
+            address = ipaddress.ip_address(decision_input.caller.origin.address)
         except ValueError:
             # The command line has the address "local".
             address = None
@@ -215,8 +219,8 @@ class FromNetwork:
                 return None
         return self.clause
 
-    def found(self, said: DecisionInput) -> str:
-        return said.caller.origin.address
+    def found(self, decision_input: DecisionInput) -> str:
+        return decision_input.caller.origin.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +229,8 @@ class HasCsr:
 
     clause: ClassVar[str] = "the request has a csr"
 
-    def first_false(self, said: DecisionInput) -> str | None:
-        return None if said.request.public_key is not None else self.clause
+    def first_false(self, decision_input: DecisionInput) -> str | None:
+        return None if decision_input.request.public_key is not None else self.clause
 
     def found(self, _: DecisionInput) -> str:
         return "no csr"
@@ -238,8 +242,8 @@ class HasReason:
 
     clause: ClassVar[str] = "the request has a reason"
 
-    def first_false(self, said: DecisionInput) -> str | None:
-        return None if said.request.reason else self.clause
+    def first_false(self, decision_input: DecisionInput) -> str | None:
+        return None if decision_input.request.reason else self.clause
 
     def found(self, _: DecisionInput) -> str:
         return "no reason"
@@ -280,13 +284,13 @@ class PolicyRule:
             self, "chosen", frozenset(each.clause for each in self.conditions if is_chosen(each))
         )
 
-    def first_false(self, said: DecisionInput) -> str | None:
+    def first_false(self, decision_input: DecisionInput) -> str | None:
         """Return the first false clause of the first condition that is not met, or None if the rule matches.
 
         Raises ConditionFailed if a condition fails and those before it are met.
         """
         for condition in self.conditions:
-            if (clause := condition.first_false(said)) is not None:
+            if (clause := condition.first_false(decision_input)) is not None:
                 return clause
         return None
 
@@ -294,13 +298,13 @@ class PolicyRule:
         """Whether this role alone meets all conditions on roles."""
         return all(each.names.match((role,)) for each in self.conditions if is_on_role(each))
 
-    def is_own(self, said: DecisionInput) -> bool:
+    def is_visible_to(self, decision_input: DecisionInput) -> bool:
         """Whether the caller may see the rule: they could meet it with another request, or with other roles alone.
 
         Other rules are secret, because their names or conditions can reveal users, groups, projects and clusters.
         """
         try:
-            return all(each.first_false(said) is None for each in self.private)
+            return all(each.first_false(decision_input) is None for each in self.private)
         except ConditionFailed:
             return False
 
@@ -332,12 +336,14 @@ class Match:
     unmet: Mapping[str, str]
     failure: str = ""
 
-    def own_unmet(self, rules: Iterable[PolicyRule], said: DecisionInput) -> dict[str, str]:
+    def own_unmet(self, rules: Iterable[PolicyRule], decision_input: DecisionInput) -> dict[str, str]:
         """Return `unmet` for those of the rules that the caller may see, at most `MAX_TRACED`."""
         own: dict[str, str] = {}
         for rule in rules:
             clause = self.unmet.get(rule.name)
-            if clause is None or (rule.private and not (clause in rule.chosen and rule.is_own(said))):
+            if clause is None or (
+                rule.private and not (clause in rule.chosen and rule.is_visible_to(decision_input))
+            ):
                 continue
             own[rule.name] = clause
             if len(own) == MAX_TRACED:
@@ -350,7 +356,7 @@ class Match:
         return skipped if len(own) == len(self.unmet) else skipped | {"skipped_count": len(self.unmet)}
 
 
-def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
+def match_rules(rules: Iterable[PolicyRule], decision_input: DecisionInput) -> Match:
     """Compare the rules with an input, up to the first that fails, or that matches and denies.
 
     A rule that fails denies, because skipping it would also skip its limits. So the order of the rules only decides
@@ -360,7 +366,7 @@ def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
     unmet: dict[str, str] = {}
     for rule in rules:
         try:
-            clause = rule.first_false(said)
+            clause = rule.first_false(decision_input)
         except ConditionFailed as failed:
             return Match((), rule, unmet, str(failed))
         if clause is not None:
@@ -372,7 +378,9 @@ def match_rules(rules: Iterable[PolicyRule], said: DecisionInput) -> Match:
     return Match(tuple(matching), None, unmet)
 
 
-def united_groups(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonObject) -> tuple[str, ...]:
+def united_groups(
+    rules: Iterable[PolicyRule], decision_input: DecisionInput, trace: JsonObject
+) -> tuple[str, ...]:
     """Return the groups of the rules without duplicates. Stops soon after `MAX_GROUPS`.
 
     Raises Forbidden for a name that must not be issued.
@@ -381,7 +389,7 @@ def united_groups(rules: Iterable[PolicyRule], said: DecisionInput, trace: JsonO
     for rule in rules:
         groups |= dict.fromkeys(rule.groups)
         for template in rule.templates:
-            for name in template.render(said, trace):
+            for name in template.render(decision_input, trace):
                 groups[name] = None
                 if len(groups) > MAX_GROUPS:
                     return tuple(groups)

@@ -83,10 +83,10 @@ class GroupTemplate:
                 f"{self.text}: separate a placeholder from other text by a colon, as in team:{{group}}"
             )
 
-    def render(self, said: DecisionInput, trace: JsonObject) -> Iterator[str]:
+    def render(self, decision_input: DecisionInput, trace: JsonObject) -> Iterator[str]:
         """Yield the names; none if a placeholder has no value. Raises Forbidden for a name that must not be issued."""
         sources = dict.fromkeys(_VALUES[name] for name in _PLACEHOLDER.findall(self.text))
-        for chosen in itertools.product(*(values(self, said) for values in sources)):
+        for chosen in itertools.product(*(values(self, decision_input) for values in sources)):
             yield _fill(self.text, {name: each for values in chosen for name, each in values.items()}, trace)
 
 
@@ -110,18 +110,18 @@ class UserNameTemplate:
             if self.text.casefold().startswith(prefix):
                 raise ValueError(f"{self.text}: a user name can't begin with {prefix}")
 
-    def render_name(self, said: DecisionInput, trace: JsonObject) -> str:
+    def render_name(self, decision_input: DecisionInput, trace: JsonObject) -> str:
         """Return the name. Raises Forbidden for a name that must not be issued, such as another user's id.
 
         This service's own certificates, such as those for `kubernetes verify`, keep their reserved name.
         """
-        if said.caller.user.id.startswith(OUR_PREFIX):
-            return said.caller.user.id
-        values = {name: _USER_VALUES[name](said) for name in _PLACEHOLDER.findall(self.text)}
+        if decision_input.caller.user.id.startswith(OUR_PREFIX):
+            return decision_input.caller.user.id
+        values = {name: _USER_VALUES[name](decision_input) for name in _PLACEHOLDER.findall(self.text)}
         name = _fill(self.text, values, trace)
         if name.casefold().startswith(OUR_PREFIX):
             raise _refused(f"user names can't begin with {OUR_PREFIX}.", self.text, trace)
-        if is_user_id(name.casefold()) and name != said.caller.user.id:
+        if is_user_id(name.casefold()) and name != decision_input.caller.user.id:
             raise _refused("the user name has the form of a user id.", self.text, trace)
         return name
 
@@ -180,20 +180,23 @@ def _name_problem(name: str) -> str | None:
 Values = dict[str, str]
 
 
-def _groups(template: GroupTemplate, said: DecisionInput) -> list[Values]:
-    return [{"group": group.name, "group.id": group.id} for group in said.groups_matching(template.groups)]
+def _groups(template: GroupTemplate, decision_input: DecisionInput) -> list[Values]:
+    return [
+        {"group": group.name, "group.id": group.id}
+        for group in decision_input.groups_matching(template.groups)
+    ]
 
 
-def _roles(template: GroupTemplate, said: DecisionInput) -> list[Values]:
+def _roles(template: GroupTemplate, decision_input: DecisionInput) -> list[Values]:
     roles = template.roles
-    return [{"role": role} for role in said.roles if roles is None or roles.match((role,))]
+    return [{"role": role} for role in decision_input.roles if roles is None or roles.match((role,))]
 
 
-def _ids(_: GroupTemplate, said: DecisionInput) -> list[Values]:
-    cluster = said.cluster
+def _ids(_: GroupTemplate, decision_input: DecisionInput) -> list[Values]:
+    cluster = decision_input.cluster
     return [
         {
-            "user.id": said.caller.user.id,
+            "user.id": decision_input.caller.user.id,
             "project.id": cluster.project_id,
             "cluster.name": cluster.name,
         }
@@ -211,9 +214,9 @@ _VALUES: dict[str, Callable[[GroupTemplate, DecisionInput], list[Values]]] = {
 }
 
 _USER_VALUES: dict[str, Callable[[DecisionInput], str]] = {
-    "user.id": lambda said: said.caller.user.id,
-    "user.name": lambda said: said.caller.user.name,
-    "user.domain": lambda said: said.caller.user.domain.name,
+    "user.id": lambda decision_input: decision_input.caller.user.id,
+    "user.name": lambda decision_input: decision_input.caller.user.name,
+    "user.domain": lambda decision_input: decision_input.caller.user.domain.name,
 }
 
 

@@ -223,16 +223,16 @@ def change_issuers(
 
 
 def _identity(settings: Settings, database: Database, custody: Custody) -> Identity:
-    wanted, limits = settings.identity, settings.limits
+    configured, limits = settings.identity, settings.limits
     identity = Identity(
         database,
         custody,
-        region=wanted.region,
-        token_lifetime=wanted.token_lifetime,
+        region=configured.region,
+        token_lifetime=configured.token_lifetime,
         now=utc_now,
         rates=UserRates(limits.tokens, limits.temporary_keys),
     )
-    identity.directory.authority_names = wanted.authority_names
+    identity.directory.authority_names = configured.authority_names
     return identity
 
 

@@ -30,7 +30,7 @@ async def rotate(what: str, store: Store, folder: Path, kill_at: int) -> None:
     database = Database(store.url)
     steps.count(database, after=True)
     sys.addaudithook(on_audit)
-    rotation = replace(Custody(database, KekFile(folder / "kek")).rotation, settle=0)
+    rotation = replace(Custody(database, KekFile(folder / "kek")).rotation, propagation_seconds=0)
     work = {"kek": rotation.rotate_kek, "data-key": rotation.rotate_data_key, "retire": rotation.retire}[what]
     await work(actor=Actor("cli:test", ORIGIN))
     await database.close()

@@ -46,7 +46,7 @@ class KeystoneAccessKeys:
     identity: FederatedLookup
     keys: Lookups[KeystoneKey] = field(default_factory=Lookups, repr=False)
     users: Lookups[FederatedUser] = field(default_factory=Lookups, repr=False)
-    questions_in_vain: Lookups[None] = field(default_factory=Lookups, repr=False)
+    negative_cache: Lookups[None] = field(default_factory=Lookups, repr=False)
     _revisions: "itertools.count[int]" = field(default_factory=itertools.count, repr=False)
 
     def cached_signing_key(self, access_key_id: str) -> SigningKey | None:
@@ -64,15 +64,15 @@ class KeystoneAccessKeys:
         except Unauthenticated:
             return None
 
-    async def load_in_vain(self, access_key_id: str) -> None:
+    async def look_up_unknown(self, access_key_id: str) -> None:
         """Ask Keystone about the key, as for an unknown key, at most once in a few seconds."""
 
         async def ask() -> Found[None]:
             await self.directory.client.credential(_digest(access_key_id).hex())
-            raise Unauthenticated("asked in vain")
+            raise Unauthenticated("not looked up for its value")
 
         try:
-            await self.questions_in_vain.get(_digest(access_key_id), ask)
+            await self.negative_cache.get(_digest(access_key_id), ask)
         except Unauthenticated:
             return
 

@@ -129,13 +129,13 @@ class KeyUpdates:
 
     def use(self, lookups: "Iterable[KeyLookup]") -> None:
         """Keep these keys up to date from now on, and no others."""
-        wanted = set(lookups)
-        for lookup in self._running.keys() - wanted:
+        current = set(lookups)
+        for lookup in self._running.keys() - current:
             stop, task = self._running.pop(lookup)
             stop.set()
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
-        for lookup in wanted - self._running.keys():
+        for lookup in current - self._running.keys():
             stop = asyncio.Event()
             self._running[lookup] = stop, asyncio.create_task(lookup.watch(stop))
 
