@@ -64,8 +64,7 @@ def show_access(
     Also shows which mechanisms would enforce a revocation, and how fast. JSON and YAML contain the whole report, the
     other formats one line for each certificate that has not expired.
     """
-    from clustercert.cli.reach import cluster_path, find_cluster
-    from clustercert.cli.user_lookup import find_user
+    from clustercert.cli.lookup import cluster_path, find_cluster, find_user
 
     found = find_cluster(client, cluster, project)
     query: dict[str, str] = {}
@@ -101,7 +100,7 @@ def crl(
 
     kube-apiserver does not read CRLs; other verifiers do.
     """
-    from clustercert.cli.reach import find_cluster
+    from clustercert.cli.lookup import find_cluster
     from clustercert.client.administration import path_of
 
     found = find_cluster(client, cluster, project)

@@ -1,36 +1,420 @@
-"""The client of the administration API for commands: with the saved login, or on the store."""
+"""The commands that manage domains, projects, users, groups and access keys. See `resources` for their texts."""
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.options import NotLoggedIn
-from clustercert.cli.output import note
+from clustercert.cli.commands import new_service_command, on_service
+from clustercert.cli.options import (
+    DescriptionOption,
+    DomainOption,
+    InDomainOption,
+    PasswordFileOption,
+    YesOption,
+)
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one, with_times
+from clustercert.cli.prompts import confirm, read_secret
+from clustercert.cli.resources import NO_DEFAULT, RESOURCES, Resource
+from clustercert.model.identity import BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
+
+UserArgument = Annotated[str, RESOURCES["user"].name_argument]
+GroupArgument = Annotated[str, RESOURCES["group"].name_argument]
+AnyUserArgument = Annotated[
+    str,
+    typer.Argument(metavar="USER", help="Name or id of the user, such as sso/anna for a user of an issuer."),
+]
+AnyDomainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--domain", metavar="NAME", help="Name of the user's domain, issuer or Keystone. [default: any]"
+    ),
+]
+KeyOwnerOption = Annotated[str, typer.Option(metavar="USER", help="Owner of the key, by name or id.")]
 
 
-@contextmanager
-def administration_client(
-    context: typer.Context, login: LoginOptions, *, local: bool
-) -> "Iterator[AdministrationClient]":
-    """Return a client that uses the login, or that works on the store in this process. Raises ClustercertError."""
-    if local:
-        from clustercert.cli.local_api import local_client
+def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer:
+    """Return the group of a resource's commands.
 
-        with local_client(context) as client:
-            client.warn = note
-            yield client
-        return
-    try:
-        chosen = login.profile()
-    except NotLoggedIn as error:
-        raise NotLoggedIn(f"{error.message} Or add --local, to work on this machine's store.") from error
-    with chosen.explain_rejection(), chosen.administration_client() as client:
-        client.warn = note
-        yield client
+    Args:
+        special: the commands that are not made from the table.
+    """
+    resource = RESOURCES[noun]
+    group = typer.Typer(name=noun, help=resource.help, no_args_is_help=True)
+    for name, text in resource.commands.items():
+        if name in special:
+            group.command(name)(on_service(special[name]))
+        else:
+            run, parameters = _VERBS[name]
+            command = new_service_command(partial(run, resource), list(parameters(resource)))
+            group.command(name, help=text)(command)
+    return group
+
+
+def _create(
+    resource: Resource,
+    client: "AdministrationClient",
+    name: str,
+    output: Output,
+    domain: str | None = None,
+    **fields: object,
+) -> None:
+    from clustercert.client.administration import path_of
+
+    body = {field: value for field, value in fields.items() if value is not None}
+    show_one(client.create(path_of(resource.plural, name, domain=domain), body), output)
+
+
+def _list(
+    resource: Resource, client: "AdministrationClient", output: Output, domain: str | None = None
+) -> None:
+    from clustercert.cli.lookup import objects
+
+    show_list(objects(client, resource.plural, domain), output, columns=resource.columns)
+
+
+def _show(
+    resource: Resource, client: "AdministrationClient", name: str, output: Output, domain: str | None = None
+) -> None:
+    from clustercert.cli.lookup import find
+
+    found = find(client, resource.plural, name, domain)
+    if resource.noun in _DETAILS:
+        field, names = _DETAILS[resource.noun]
+        found[field] = names(client, found)
+    show_one(found, output)
+
+
+def _switch(
+    resource: Resource,
+    client: "AdministrationClient",
+    name: str,
+    domain: str | None = None,
+    *,
+    enabled: bool,
+) -> None:
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    id_or_name = str(find(client, resource.plural, name, domain)["id"]) if resource.is_in_domain else name
+    changed = client.update(path_of(resource.plural, id_or_name), enabled=enabled)
+    note(f"{'Enabled' if enabled else 'Disabled'} the {resource.title} {changed[resource.key]}.")
+
+
+def _delete(
+    resource: Resource, client: "AdministrationClient", name: str, yes: bool, domain: str | None = None
+) -> None:
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    found = (
+        find(client, resource.plural, name, domain)
+        if resource.is_in_domain
+        else client.get(path_of(resource.plural, name))
+    )
+    if not yes:
+        ask = _QUESTIONS.get(resource.noun)
+        confirm(ask(client, found) if ask is not None else resource.question.format_map(found), yes=False)
+    client.delete(path_of(resource.plural, str(found.get("id", found[resource.key]))))
+    note(
+        " ".join(
+            filter(None, (f"Deleted the {resource.title} {found[resource.key]}.", resource.after_deletion))
+        )
+    )
+
+
+def _option(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_OUTPUT = _option("output", OutputOption, Output.TABLE)
+_YES = _option("yes", YesOption, default=False)
+
+
+def _domain(resource: Resource, annotation: Any = DomainOption) -> Sequence[inspect.Parameter]:
+    return [_option("domain", annotation, None)] if resource.is_in_domain else []
+
+
+def _object(resource: Resource) -> Sequence[inspect.Parameter]:
+    """Return the argument and the option that name an object."""
+    return [_option("name", Annotated[str, resource.name_argument]), *_domain(resource)]
+
+
+def _fields(resource: Resource) -> Sequence[inspect.Parameter]:
+    """Return the options of `create` for the fields of a resource."""
+    return [
+        _option(each.name, each.option, None if each.default is NO_DEFAULT else each.default)
+        for each in resource.fields
+        if each.option is not None
+    ]
+
+
+# The function of each generated command, and its arguments and options.
+_VERBS: dict[str, tuple[Callable[..., None], Callable[[Resource], Sequence[inspect.Parameter]]]] = {
+    "create": (
+        _create,
+        lambda resource: [
+            _option("name", Annotated[str, resource.new_name_argument]),
+            *_domain(resource),
+            *_fields(resource),
+            _OUTPUT,
+        ],
+    ),
+    "list": (_list, lambda resource: [*_domain(resource, InDomainOption), _OUTPUT]),
+    "show": (_show, lambda resource: [*_object(resource), _OUTPUT]),
+    "enable": (partial(_switch, enabled=True), _object),
+    "disable": (partial(_switch, enabled=False), _object),
+    "delete": (_delete, lambda resource: [*_object(resource), _YES]),
+}
+
+
+def _create_user(
+    client: "AdministrationClient",
+    name: Annotated[str, RESOURCES["user"].new_name_argument],
+    domain: DomainOption = None,
+    password_file: PasswordFileOption = None,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="Set no password: the user has only access keys.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a user. Asks for the password unless --password-file or --no-password is given."""
+    from clustercert.client.administration import path_of
+
+    if no_password and password_file is not None:
+        raise typer.BadParameter("Give only one of --no-password and --password-file.")
+    path = path_of("users", name, domain=domain)
+    instead = "add --password-file FILE or --no-password"
+    password = None if no_password else read_secret("Password", password_file, instead, confirm=True)
+    show_one(client.create(path, {"password": password}), output)
+
+
+def _projects(client: "AdministrationClient", user: "JsonObject") -> list[str]:
+    from clustercert.client.administration import path_of
+
+    projects = client.all(path_of("users", str(user["id"]), "projects"), "projects")
+    return sorted(str(each["name"]) for each in projects)
+
+
+def _enable_user(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Enable a user."""
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    user = find(client, "users", name, domain)
+    show_one(client.update(path_of("users", str(user["id"])), enabled=True), output)
+    note(f"Enabled the user {user['name']}.")
+
+
+def _disable_user(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Disable a user, and permanently revoke their certificates.
+
+    Also revokes their tokens. Their access keys do not work until the user is enabled again.
+    """
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    user = find(client, "users", name, domain)
+    _confirm_loss(client, user, "Disable the user?", yes=yes)
+    show_one(client.update(path_of("users", str(user["id"])), enabled=False), output)
+    note(f"Disabled the user {user['name']}.")
+    note("Their certificates are revoked.")
+
+
+def _block(
+    client: "AdministrationClient",
+    name: AnyUserArgument,
+    domain: AnyDomainOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Block a user of any identity system: end their logins, and permanently revoke their certificates.
+
+    Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
+    end. Until they are unblocked, their logins fail and their access keys don't work. Says what remains.
+    """
+    from clustercert.cli.access import note_remaining_access
+    from clustercert.cli.lookup import find_user
+    from clustercert.client.administration import path_of
+
+    user = find_user(client, name, domain=domain)
+    _confirm_loss(client, user, "Block the user?", yes=yes)
+    blocked = client.post(path_of("users", str(user["id"]), "block"))
+    note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
+    if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
+        note(f"Their session at {issuer} goes on: end it there, if other services accept it.")
+    note_remaining_access(client, blocked)
+
+
+def _unblock(client: "AdministrationClient", name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
+    """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
+    from clustercert.cli.lookup import find_user
+    from clustercert.client.administration import path_of
+
+    user = find_user(client, name, domain=domain)
+    client.post(path_of("users", str(user["id"]), "unblock"))
+    note(f"Unblocked the user {user.get('name', user['id'])}.")
+
+
+def _set_password(
+    client: "AdministrationClient",
+    name: UserArgument,
+    domain: DomainOption = None,
+    password_file: PasswordFileOption = None,
+) -> None:
+    """Change a user's password. Revokes their tokens and temporary access keys."""
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    user = find(client, "users", name, domain)
+    password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
+    client.put(path_of("users", str(user["id"]), "password"), {"password": password})
+    note(f"Changed the password of the user {user['name']}.")
+
+
+def _confirm_loss(client: "AdministrationClient", user: "JsonObject", question: str, *, yes: bool) -> None:
+    """Ask for confirmation, unless `yes` is set. Names the user, and counts the certificates that are revoked."""
+    if not yes:
+        confirm(_question_of_loss(client, user, question), yes=False)
+
+
+def _question_of_loss(client: "AdministrationClient", user: "JsonObject", question: str) -> str:
+    from clustercert.cli.lookup import affected_certificates
+
+    user_id = str(user["id"])
+    who = f"{user['name']} ({user_id})" if "name" in user else user_id
+    return f"The user {who} {affected_certificates(client, user_id)}. {question}"
+
+
+def _question_of_user(client: "AdministrationClient", user: "JsonObject") -> str:
+    return _question_of_loss(client, user, "Delete the user with their access keys and roles?")
+
+
+def _members(client: "AdministrationClient", group: "JsonObject") -> list[str]:
+    from clustercert.client.administration import path_of
+
+    members = client.all(path_of("groups", str(group["id"]), "members"), "members")
+    return sorted(str(each["name"]) for each in members)
+
+
+def _question_of_group(client: "AdministrationClient", group: "JsonObject") -> str:
+    members = len(_members(client, group))
+    return (
+        f"Delete the group {group['name']} ({group['id']}) with its roles? It has {members or 'no'} "
+        f"member{'' if members == 1 else 's'}."
+    )
+
+
+def _add_user(
+    client: "AdministrationClient", name: GroupArgument, user: UserArgument, domain: DomainOption = None
+) -> None:
+    """Add a user to a group."""
+    path, group, member = _membership(client, name, user, domain)
+    client.put(path, {})
+    note(f"Added the user {member} to the group {group}.")
+
+
+def _remove_user(
+    client: "AdministrationClient", name: GroupArgument, user: UserArgument, domain: DomainOption = None
+) -> None:
+    """Remove a user from a group."""
+    path, group, member = _membership(client, name, user, domain)
+    client.delete(path)
+    note(f"Removed the user {member} from the group {group}.")
+
+
+def _membership(
+    client: "AdministrationClient", name: str, user: str, domain: str | None
+) -> tuple[str, str, str]:
+    """Return the path of a membership, and the names of the group and the user."""
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    group, member = find(client, "groups", name, domain), find(client, "users", user, domain)
+    path = path_of("groups", str(group["id"]), "members", str(member["id"]))
+    return path, str(group["name"]), str(member["name"])
+
+
+def _create_access_key(
+    client: "AdministrationClient",
+    user: KeyOwnerOption,
+    domain: DomainOption = None,
+    description: DescriptionOption = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create an access key. Shows its secret once, and never again."""
+    if output is Output.NAME:
+        raise typer.BadParameter("The format `name` would not show the secret. Choose another format.")
+    made = client.post(_keys_of_user(client, user, domain), {"description": description})
+    row = {"access_key": made.pop("access_key"), "secret_key": made.pop("secret_key"), **made}
+    show_one(with_times(row), output, name="access_key")
+
+
+def _list_access_keys(
+    client: "AdministrationClient",
+    user: KeyOwnerOption,
+    domain: DomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List a user's access keys, including temporary ones."""
+    found = [with_times(each) for each in client.all(_keys_of_user(client, user, domain), "access_keys")]
+    columns = ("access_key", "enabled", "created_at", "expires_at", "description")
+    show_list(found, output, columns=columns, name="access_key")
+
+
+def _keys_of_user(client: "AdministrationClient", user: str, domain: str | None) -> str:
+    """Return the path of a user's access keys."""
+    from clustercert.cli.lookup import find
+    from clustercert.client.administration import path_of
+
+    return path_of("users", str(find(client, "users", user, domain)["id"]), "access-keys")
+
+
+def _question_of_access_key(_client: "AdministrationClient", key: "JsonObject") -> str:
+    text = f" ({key['description']})" if key["description"] else ""
+    return f"Delete the access key {key['access_key']}{text} of the user {key['user_id']}?"
+
+
+# Fields that `show` adds to those of the object.
+_DETAILS = {
+    "user": ("projects", _projects),
+    "group": ("members", _members),
+}
+# Questions before a deletion that need more than the fields of the object.
+_QUESTIONS = {
+    "user": _question_of_user,
+    "group": _question_of_group,
+    "access-key": _question_of_access_key,
+}
+
+domain = new_group("domain", {})
+project = new_group("project", {})
+user = new_group(
+    "user",
+    {
+        "create": _create_user,
+        "enable": _enable_user,
+        "disable": _disable_user,
+        "block": _block,
+        "unblock": _unblock,
+        "set-password": _set_password,
+    },
+)
+group = new_group("group", {"add-user": _add_user, "remove-user": _remove_user})
+access_key = new_group("access-key", {"create": _create_access_key, "list": _list_access_keys})

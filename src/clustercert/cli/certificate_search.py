@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from clustercert.cli.lookup import (
+    cluster_path,
+    find_cluster,
+    find_project,
+    is_certificate_owner,
+    named_users,
+    own_projects,
+)
 from clustercert.cli.options import MIN_DIGITS, UnknownName, did_you_mean
 from clustercert.cli.output import Progress
-from clustercert.cli.reach import cluster_path, find_cluster, find_project, own_projects
 from clustercert.cli.session import CLUSTER_ID
-from clustercert.cli.user_lookup import is_id, named_users
 from clustercert.client.administration import path_of
 from clustercert.client.connection import ApiError
 
@@ -51,7 +57,7 @@ def list_certificates(
             for each in islice(_read(client, path, query, is_only=len(paths) == 1), limit + 1):
                 found.append(each)
                 progress.advance()
-    if not found and scope.user is not None and not is_id(scope.user):
+    if not found and scope.user is not None and not is_certificate_owner(scope.user):
         _require_user(client, scope.user)
     if len(paths) > 1:
         found.sort(key=lambda each: str(each["issued_at"]), reverse=True)
@@ -115,7 +121,7 @@ def _user(name_or_id: str | None) -> Mapping[str, str]:
     """Return the parameter that selects a user."""
     if name_or_id is None:
         return {}
-    return {"user" if is_id(name_or_id) else "user_name": name_or_id}
+    return {"user" if is_certificate_owner(name_or_id) else "user_name": name_or_id}
 
 
 def _require_user(client: "AdministrationClient", name: str) -> None:

@@ -18,6 +18,7 @@ from clustercert.cli.options import (
 from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
 from clustercert.cli.prompts import confirm
 from clustercert.cli.registration import AddressOptions, DetailChangeOptions, DetailOptions
+from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import CLUSTER_ID
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-app = typer.Typer(
-    name="cluster", help="Manage the clusters for which certificates are issued.", no_args_is_help=True
-)
+app = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id")
 # `kubernetes ca-bundle` prints the CAs.
@@ -51,7 +50,7 @@ def add(
 
     Then configure the API server to trust the CA: see `clustercert kubernetes setup`.
     """
-    from clustercert.cli.reach import find_project
+    from clustercert.cli.lookup import find_project
     from clustercert.client.administration import path_of
 
     if CLUSTER_ID.fullmatch(name):
@@ -82,13 +81,13 @@ def list_clusters(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects. Operators see those of all projects."""
+    from clustercert.cli.lookup import clusters_of_caller, find_project
     from clustercert.cli.output import with_domain, with_times
-    from clustercert.cli.reach import clusters, find_project
 
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
         with_times(each)
-        for each in clusters(client)
+        for each in clusters_of_caller(client)
         if owner in (None, each["project_id"]) and domain in (None, each["domain"], each["domain_id"])
     ]
     show_list(found, output, columns=with_domain(_COLUMNS, found))
@@ -108,8 +107,8 @@ def show(
     Only for operators and admins of the project.
     """
     from clustercert.certificates.controls import USE_NOT_SEEN
+    from clustercert.cli.lookup import cluster_path, find_cluster
     from clustercert.cli.output import with_times
-    from clustercert.cli.reach import cluster_path, find_cluster
     from clustercert.model.times import is_recent, utc_now
 
     found = find_cluster(client, name, project, domain)
@@ -135,7 +134,7 @@ def update(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change."""
-    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.lookup import cluster_path, find_cluster
 
     internal_url, ca_pem = address.read()
     fields: JsonObject = {
@@ -164,7 +163,7 @@ def remove(
     yes: YesOption = False,
 ) -> None:
     """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
-    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.lookup import cluster_path, find_cluster
     from clustercert.cli.revoke import preview_of_all
 
     path = cluster_path(find_cluster(client, name, project, domain))

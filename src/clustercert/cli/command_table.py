@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
+from clustercert.cli.resources import RESOURCES
+
 # The variable that the shell sets while it completes a line.
 COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
 _TYPER_COMPLETION = {"install_completion", "show_completion"}
@@ -20,7 +22,8 @@ class Entry(NamedTuple):
     """A command or a group of commands.
 
     Attributes:
-        module: below `clustercert.cli`. Its attribute `app` is the group; a command has the name of its function.
+        module: below `clustercert.cli`. Its attribute `app` is the group, or its attribute with the entry's name is the
+            group or the function of the command.
         help: one sentence.
     """
 
@@ -69,15 +72,15 @@ COMMANDS = {
         ),
         Entry("db", "db", "Manage the database and its schema."),
         Entry("keys", "keys", "Manage the keys that encrypt secrets at rest."),
-        Entry("domain", "domain", "Manage domains, which own users and projects."),
-        Entry("project", "project", "Manage projects, which own clusters."),
-        Entry("user", "user", "Manage users of the built-in identity service."),
-        Entry("group", "group", "Manage groups of users, who share the group's roles."),
-        Entry("role", "role", "Manage roles, which the policy maps to Kubernetes groups."),
-        Entry("access-key", "access_key", "Manage access keys (AK/SK), which sign requests."),
+        *(
+            Entry(noun, "administration", RESOURCES[noun].help)
+            for noun in ("domain", "project", "user", "group")
+        ),
+        Entry("role", "role", RESOURCES["role"].help),
+        Entry("access-key", "administration", RESOURCES["access-key"].help),
         Entry("identity", "identity", "Check tokens from OIDC issuers."),
         Entry("keystone", "keystone", "Register the service in Keystone's catalog."),
-        Entry("cluster", "cluster", "Manage the clusters for which certificates are issued."),
+        Entry("cluster", "cluster", RESOURCES["cluster"].help),
         Entry(
             "apply",
             "apply.command",
@@ -147,10 +150,11 @@ def _load(entry: Entry) -> Any:
     module = importlib.import_module(f"clustercert.cli.{entry.module}")
     # A callback, because Typer builds no group for a single command.
     parent = typer.Typer(rich_markup_mode=None, add_completion=False, callback=lambda: None)
-    if (group := getattr(module, "app", None)) is not None:
-        parent.add_typer(group)
+    found = getattr(module, "app", None) or getattr(module, entry.name.replace("-", "_"))
+    if isinstance(found, typer.Typer):
+        parent.add_typer(found)
     else:
-        parent.command(entry.name)(getattr(module, entry.name))
+        parent.command(entry.name)(found)
     if COMPLETION_VARIABLE in os.environ:
         from clustercert.cli import name_completion
 

@@ -3,15 +3,19 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from functools import partial, wraps
-from typing import Annotated, TypeVar, cast, get_origin
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast, get_origin
 
 import typer
 
-from clustercert.cli.administration import administration_client
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.options import LocalOption
+from clustercert.cli.options import LocalOption, NotLoggedIn
+from clustercert.cli.output import note
 from clustercert.cli.session import operate
+
+if TYPE_CHECKING:
+    from clustercert.client.administration import AdministrationClient
 
 T = TypeVar("T")
 ServiceCommand = Callable[..., None]
@@ -42,7 +46,13 @@ def on_service(command: ServiceCommand) -> Callable[..., None]:
 
     The command gets the options that choose a login, and `--local`.
     """
-    parameters = _own_parameters(command, "client")
+    return new_service_command(command, _own_parameters(command, "client"))
+
+
+def new_service_command(
+    command: ServiceCommand, parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """Like `on_service`, for a function that takes these parameters besides the client."""
 
     @wraps(command)
     def run(context: typer.Context, *, local: bool, **values: object) -> None:
@@ -66,16 +76,25 @@ def on_store(command: StoreCommand) -> Callable[..., None]:
     return _with_signature(run, [_CONTEXT, *parameters])
 
 
-def enable_and_disable(
-    app: typer.Typer, enable_help: str, disable_help: str
-) -> Callable[[ServiceCommand], None]:
-    """Register a function with the parameter `enabled` as the commands `enable` and `disable`."""
+@contextmanager
+def administration_client(
+    context: typer.Context, login: LoginOptions, *, local: bool
+) -> "Iterator[AdministrationClient]":
+    """Return a client that uses the login, or that works on the store in this process. Raises ClustercertError."""
+    if local:
+        from clustercert.cli.local_api import local_client
 
-    def register(command: ServiceCommand) -> None:
-        for enabled, name, text in ((True, "enable", enable_help), (False, "disable", disable_help)):
-            app.command(name, help=text)(on_service(partial(command, enabled=enabled)))
-
-    return register
+        with local_client(context) as client:
+            client.warn = note
+            yield client
+        return
+    try:
+        chosen = login.profile()
+    except NotLoggedIn as error:
+        raise NotLoggedIn(f"{error.message} Or add --local, to work on this machine's store.") from error
+    with chosen.explain_rejection(), chosen.administration_client() as client:
+        client.warn = note
+        yield client
 
 
 def _own_parameters(command: Callable[..., object], given: str) -> list[inspect.Parameter]:

@@ -1,18 +1,25 @@
-"""Finds clusters of a running service by name or id, in all projects of the caller."""
+"""Finds clusters, projects, users and groups by name or id, over the API of a service."""
 
+import itertools
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clustercert.cli.options import CommandError, UnknownName, did_you_mean
+from clustercert.model.ids import is_id, is_user_id
+from clustercert.model.kubernetes import SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from clustercert.cli.login.profile import Profile
     from clustercert.client import Client, CurrentUser, ProjectRef
+    from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
 
 NO_PROJECTS = "You have no role in any project. Ask an operator for one, to use its clusters."
 _MAX_NAMES = 20
+# The highest count of certificates. Larger numbers are shown as more than this.
+_MANY = 1000
 
 
 class ReachableCluster(NamedTuple):
@@ -71,10 +78,10 @@ def _no_projects(caller: "CurrentUser | None") -> str:
     )
 
 
-def find_cluster(
+def reachable_cluster(
     client: "Client", login: "Profile", name_or_id: str, project: str | None = None, domain: str | None = None
 ) -> ReachableCluster:
-    """Find a cluster by name or id. The project that was chosen at the login goes first.
+    """Find a cluster in the projects in which the caller has a role. The project chosen at the login goes first.
 
     Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
@@ -84,15 +91,9 @@ def find_cluster(
             if name_or_id in (cluster.id, cluster.name):
                 return cluster
     clusters = reachable_clusters(client, project, domain)
-    found = [each for each in clusters if name_or_id in (each.id, each.name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise CommandError(
-            several_clusters(
-                name_or_id, [(each.id, each.project, each.project_id, each.domain) for each in found]
-            )
-        )
+    found = only_cluster(name_or_id, [each for each in clusters if name_or_id in (each.id, each.name)])
+    if found is not None:
+        return found
     where = f"in the project {project}" if project is not None else "in your projects"
     where += f" of the domain {domain}" if domain is not None else ""
     raise UnknownName(
@@ -101,17 +102,48 @@ def find_cluster(
     )
 
 
-def several_clusters(name: str, found: "Sequence[tuple[str, str, str, str]]") -> str:
-    """Return the message for several clusters of one name.
+def find_cluster(
+    client: "AdministrationClient", name_or_id: str, project: str | None = None, domain: str | None = None
+) -> "JsonObject":
+    """Return a cluster in any project of the caller, or in one. Operators reach all projects.
 
-    Args:
-        found: for each of them its id, its project's name and id, and the project's domain.
+    Raises ClientError, UnknownName, or CommandError if several projects have a cluster of this name.
     """
-    places = ", ".join(
-        f"{cluster_id} in the project {project} ({project_id}) of the domain {domain}"
-        for cluster_id, project, project_id, domain in found[:_MAX_NAMES]
+    is_name = name_or_id and name_or_id.isprintable()
+    named = client.all("/clusters", "clusters", name=name_or_id) if is_name else ()
+    by_id = {str(each["id"]): each for each in named if _is_in(each, project, domain)}
+    found = only_cluster(
+        name_or_id,
+        [
+            ReachableCluster(
+                str(each["project_id"]), str(each["project"]), str(each["domain"]), key, str(each["name"])
+            )
+            for key, each in by_id.items()
+        ],
     )
-    return f"Several projects have a cluster named {name}. Give its id, or its project's id with --project: {places}."
+    if found is not None:
+        return by_id[found.id]
+    names = {str(each["name"]) for each in clusters_of_caller(client) if _is_in(each, project, domain)}
+    where = f" in the project {project}" if project is not None else ""
+    raise UnknownName(f"There is no cluster {name_or_id}{where}.{did_you_mean(name_or_id, names)}")
+
+
+def only_cluster(name_or_id: str, found: "Sequence[ReachableCluster]") -> ReachableCluster | None:
+    """Return the only cluster with this name or id, or None. An id takes precedence over another cluster's name.
+
+    Raises CommandError if several projects have a cluster of this name.
+    """
+    found = [each for each in found if each.id == name_or_id] or found
+    if len(found) > 1:
+        places = ", ".join(
+            f"{each.id} in the project {each.project} ({each.project_id}) of the domain {each.domain}"
+            for each in found[:_MAX_NAMES]
+        )
+        raise CommandError(
+            f"Several projects have a cluster named {name_or_id}. Give its id, or its project's id with --project: "
+            f"{places}."
+        )
+    return found[0] if found else None
 
 
 def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "ProjectRef":
@@ -129,3 +161,148 @@ def only_project(projects: "tuple[ProjectRef, ...]", name_or_id: str) -> "Projec
         raise UnknownName(f"You have no role in a project {name_or_id}.{similar} Your projects: {names}.")
     names = ", ".join(f"{each.id} in the domain {each.domain}" for each in found[:_MAX_NAMES])
     raise CommandError(f"Several of your projects are named {name_or_id}. Give the id instead: {names}.")
+
+
+def clusters_of_caller(client: "AdministrationClient") -> "list[JsonObject]":
+    """List the clusters of all projects of the caller, by project and name."""
+    found = client.all("/clusters", "clusters")
+    return sorted(found, key=lambda each: (str(each["domain"]), str(each["project"]), str(each["name"])))
+
+
+def find_project(client: "AdministrationClient", name_or_id: str, domain: str | None = None) -> "JsonObject":
+    """Return a project in which the caller has a role. Operators reach all projects.
+
+    Raises ClientError, UnknownName, or CommandError if several domains have a project of this name.
+    """
+    if client.is_operator:
+        return find(client, "projects", name_or_id, domain)
+    projects = own_projects(client)
+    if domain is not None:
+        projects = in_domain(projects, domain)
+    found = only_project(projects, name_or_id)
+    return {"id": found.id, "name": found.name}
+
+
+def own_projects(client: "AdministrationClient") -> "tuple[ProjectRef, ...]":
+    """List the enabled projects in which the caller has a role."""
+    from clustercert.client import ProjectRef
+
+    with client.check_format():
+        own: Any = client.caller["projects"]
+        return tuple(ProjectRef.of(each) for each in own)
+
+
+def cluster_path(cluster: "JsonObject", *more: str) -> str:
+    """Return the path of a cluster, or of something that belongs to it."""
+    from clustercert.client.administration import path_of
+
+    return path_of("projects", str(cluster["project_id"]), "clusters", str(cluster["id"]), *more)
+
+
+def _is_in(cluster: "JsonObject", project: str | None, domain: str | None) -> bool:
+    return project in (None, cluster["project"], cluster["project_id"]) and domain in (
+        None,
+        cluster["domain"],
+        cluster["domain_id"],
+    )
+
+
+def find(
+    client: "AdministrationClient", plural: str, name_or_id: str, domain: str | None = None
+) -> "JsonObject":
+    """Return a project, user or group, by default from any domain. Only for operators.
+
+    Raises ClientError, UnknownName, or CommandError if several domains have one with this name.
+    """
+    from clustercert.client.administration import path_of
+
+    if domain is not None or is_id(name_or_id):
+        return client.get(path_of(plural, name_or_id, domain=domain))
+    noun = plural.removesuffix("s")
+    found = list(client.all(path_of(plural), plural, name=name_or_id))
+    if not found:
+        raise UnknownName(f"There is no {noun} {name_or_id}.")
+    if len(found) > 1:
+        places = ", ".join(sorted(f"{each['id']} in {each['domain']}" for each in found))
+        raise CommandError(
+            f"Several domains have a {noun} named {name_or_id}. Give its id, or --domain DOMAIN: {places}."
+        )
+    return found[0]
+
+
+def objects(client: "AdministrationClient", plural: str, domain: str | None = None) -> "list[JsonObject]":
+    """List domains, projects, users or groups, by domain and name."""
+    in_domain = {"domain": domain} if domain is not None else {}
+    found = client.all(f"/{plural}", plural, **in_domain)
+    return sorted(found, key=lambda each: (str(each.get("domain")), str(each["name"])))
+
+
+def affected_certificates(client: "AdministrationClient", user_id: str) -> str:
+    """Return a phrase on the certificates that are revoked with a user, such as `has no valid certificates`."""
+    found = client.all("/certificates", "certificates", user=user_id, state="live")
+    number = sum(1 for _ in itertools.islice(found, _MANY + 1))
+    if number == 0:
+        return "has no valid certificates"
+    if number == 1:
+        return "has 1 valid certificate, which is permanently revoked"
+    count = f"more than {_MANY}" if number > _MANY else str(number)
+    return f"has {count} valid certificates, which are permanently revoked"
+
+
+def is_certificate_owner(name_or_id: str) -> bool:
+    """Whether this is the id of a user, or of the service, which has certificates of its own."""
+    return is_user_id(name_or_id) or name_or_id == SERVICE
+
+
+def named_users(
+    client: "AdministrationClient", name: str, cluster: "JsonObject | None" = None
+) -> "list[JsonObject]":
+    """Return the users of a name: all of them, or those with certificates for a cluster. Raises ClientError."""
+    from clustercert.client.administration import check_name
+
+    check_name(name)
+    path = "/users-by-name" if cluster is None else cluster_path(cluster, "users-by-name")
+    body = client.get(path, name=name)
+    with client.check_format():
+        users: Any = body["users"]
+        return [{**each, "id": str(each["id"])} for each in users]
+
+
+def find_user(
+    client: "AdministrationClient",
+    name_or_id: str,
+    *,
+    cluster: "JsonObject | None" = None,
+    domain: str | None = None,
+) -> "JsonObject":
+    """Return a user, by an id that is not looked up, or by name, such as `sso/anna` for a user of the issuer `sso`.
+
+    Raises ClientError, UnknownName, or CommandError if several users have the name.
+
+    Args:
+        cluster: search only its unexpired certificates, as admins of a project may.
+        domain: the name of a domain, an issuer or Keystone.
+    """
+    if is_certificate_owner(name_or_id):
+        return {"id": name_or_id}
+    found = named_users(client, name_or_id, cluster)
+    if domain is not None:
+        found = [each for each in found if each["domain"] == domain]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(map(_described, found[:_MAX_NAMES]))
+        raise CommandError(f"Several users are named {name_or_id}: {listed}. Give the id.")
+    if cluster is not None:
+        raise UnknownName(
+            f"No unexpired certificate of the cluster {cluster['name']} belongs to a user {name_or_id}."
+        )
+    where = f" in the domain {domain}" if domain is not None else ""
+    raise UnknownName(
+        f"There is no user {name_or_id}{where}. A user of an issuer has its name in front, such as sso/anna, and is "
+        "known after their first login."
+    )
+
+
+def _described(user: "JsonObject") -> str:
+    return f"{user['id']} (domain {user['domain']})" if user.get("domain") else str(user["id"])

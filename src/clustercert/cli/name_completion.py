@@ -19,20 +19,15 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
+from clustercert.cli.resources import RESOURCES
 from clustercert.model.errors import ClustercertError
 
 if TYPE_CHECKING:
     from clustercert.cli.login.profile import Profile
 
 # Metavars of arguments that are names, and the kind of their names.
-KINDS = {
-    "CLUSTER": "clusters",
-    "PROJECT": "projects",
-    "USER": "users",
-    "GROUP": "groups",
-    "ROLE": "roles",
-    "DOMAIN": "domains",
-    "PROFILE": "profiles",
+KINDS = {each.metavar: each.plural for each in RESOURCES.values() if each.key == "name"} | {
+    "PROFILE": "profiles"
 }
 # The kinds of names of options without a metavar, by the option's parameter.
 _PARAMETERS = {

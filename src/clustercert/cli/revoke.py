@@ -87,7 +87,7 @@ class ScopeOptions:
             return _found_certificate(client, self.certificate)
         base, cluster = "", None
         if self.cluster is not None:
-            from clustercert.cli.reach import cluster_path, find_cluster
+            from clustercert.cli.lookup import cluster_path, find_cluster
 
             cluster = find_cluster(client, self.cluster, self.project)
             base = cluster_path(cluster)
@@ -98,13 +98,13 @@ class ScopeOptions:
                 "Only operators can revoke a user's certificates everywhere. To revoke all of your own, and end your "
                 "logins, run `clustercert logout --everywhere`."
             )
-        from clustercert.cli.user_lookup import find_user, is_id
+        from clustercert.cli.lookup import find_user, is_certificate_owner
         from clustercert.client.administration import path_of
 
         user = find_user(client, self.user, cluster=cluster)
         path = f"{base}{path_of('users', str(user['id']), 'revoke')}"
         preview = client.post(path + _DRY_RUN)
-        if preview["user_name"] is None and not is_id(self.user):
+        if preview["user_name"] is None and not is_certificate_owner(self.user):
             preview["user_name"] = self.user
         return _found_all(path, preview)
 
@@ -173,9 +173,8 @@ def revocations(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
+    from clustercert.cli.lookup import cluster_path, find_cluster, find_user
     from clustercert.cli.output import with_times
-    from clustercert.cli.reach import cluster_path, find_cluster
-    from clustercert.cli.user_lookup import find_user
     from clustercert.client.administration import path_of
 
     if cluster is not None and user is None:

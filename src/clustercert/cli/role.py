@@ -5,25 +5,18 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from clustercert.cli.commands import on_service
-from clustercert.cli.options import DomainOption, YesOption
-from clustercert.cli.output import Output, OutputOption, Row, note, show_list, show_one, with_domain
-from clustercert.cli.prompts import confirm
+from clustercert.cli.administration import new_group
+from clustercert.cli.options import DomainOption
+from clustercert.cli.output import Output, OutputOption, Row, note, show_list, with_domain
+from clustercert.cli.resources import RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clustercert.cli.directory import Kind
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-app = typer.Typer(
-    name="role", help="Manage roles, which the policy maps to Kubernetes groups.", no_args_is_help=True
-)
-
-RoleArgument = Annotated[
-    str, typer.Argument(metavar="ROLE", help="Role: admin, member, reader, operator or any other.")
-]
+RoleArgument = Annotated[str, RESOURCES["role"].name_argument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +33,7 @@ class AssigneeOptions:
             raise typer.BadParameter("Give only one of --user and --group.")
 
     def find_project(self, client: "AdministrationClient") -> "JsonObject | None":
-        from clustercert.cli.reach import find_project
+        from clustercert.cli.lookup import find_project
 
         return find_project(client, self.project, self.domain) if self.project is not None else None
 
@@ -70,33 +63,6 @@ class _Place(NamedTuple):
     scope: str
 
 
-@app.command()
-@on_service
-def create(
-    client: "AdministrationClient",
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the role.")],
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Create a role, which rules of the policy can name. `admin`, `member` and `reader` exist already."""
-    from clustercert.client.administration import path_of
-
-    show_one(client.create(path_of("roles", name), {}), output)
-
-
-@app.command()
-@on_service
-def delete(client: "AdministrationClient", role: RoleArgument, yes: YesOption = False) -> None:
-    """Delete a role that is not assigned."""
-    from clustercert.client.administration import path_of
-
-    found = client.get(path_of("roles", role))
-    confirm(f"Delete the role {found['name']} ({found['id']})?", yes=yes)
-    client.delete(path_of("roles", str(found["id"])))
-    note(f"Deleted the role {found['name']}.")
-
-
-@app.command()
-@on_service
 def assign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
     """Assign a role to a user or group. It must exist: see `role create`."""
     place = _place(client, role, assignment)
@@ -104,8 +70,6 @@ def assign(client: "AdministrationClient", role: RoleArgument, assignment: Assig
     note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
 
 
-@app.command()
-@on_service
 def unassign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
     """Remove a role from a user or group."""
     place = _place(client, role, assignment)
@@ -114,8 +78,6 @@ def unassign(client: "AdministrationClient", role: RoleArgument, assignment: Ass
     note(f"Removed the role {role} in {place.scope} from {assigned['name']}.")
 
 
-@app.command("list")
-@on_service
 def list_assignments(
     client: "AdministrationClient",
     assignee: AssigneeOptions,
@@ -137,34 +99,34 @@ def list_assignments(
     show_list(found, output, columns=columns, name="role")
 
 
-def _place(client: "AdministrationClient", role: str, wanted: AssignmentOptions) -> _Place:
+def _place(client: "AdministrationClient", role: str, assignment: AssignmentOptions) -> _Place:
     """Find the project, and the user or group. Raises ClientError, UnknownName or CommandError."""
-    from clustercert.cli.directory import find
+    from clustercert.cli.lookup import find
     from clustercert.client.administration import path_of
 
-    project = wanted.find_project(client)
-    kind: Kind = "users" if wanted.user is not None else "groups"
-    assignee = wanted.user or wanted.group or ""
+    project = assignment.find_project(client)
+    kind = "users" if assignment.user is not None else "groups"
+    assignee = assignment.user or assignment.group or ""
     # Only operators may look up users. From project admins, the service takes the name itself.
     if project is None or client.is_operator:
-        assignee = str(find(client, kind, assignee, wanted.domain)["id"])
-    path = path_of("assignments", role, kind, assignee, domain=wanted.domain)
+        assignee = str(find(client, kind, assignee, assignment.domain)["id"])
+    path = path_of("assignments", role, kind, assignee, domain=assignment.domain)
     if project is None:
         return _Place(path, "the whole service")
     return _Place(path_of("projects", str(project["id"])) + path, f"the project {project['name']}")
 
 
-def _assignments(client: "AdministrationClient", wanted: AssigneeOptions) -> "Iterable[JsonObject]":
-    from clustercert.cli.directory import find
+def _assignments(client: "AdministrationClient", assignee: AssigneeOptions) -> "Iterable[JsonObject]":
+    from clustercert.cli.lookup import find
     from clustercert.client.administration import path_of
 
-    project = wanted.find_project(client)
-    kinds: Kind = "users" if wanted.user is not None else "groups"
-    kind, name = kinds.removesuffix("s"), wanted.user or wanted.group
+    project = assignee.find_project(client)
+    kinds = "users" if assignee.user is not None else "groups"
+    kind, name = kinds.removesuffix("s"), assignee.user or assignee.group
     if project is None:
         if name is None:
             return client.all("/assignments", "assignments")
-        found = find(client, kinds, name, wanted.domain)
+        found = find(client, kinds, name, assignee.domain)
         return client.all("/assignments", "assignments", **{kind: str(found["id"])})
     listed = client.all(path_of("projects", str(project["id"]), "assignments"), "assignments")
     return (
@@ -188,3 +150,6 @@ def _row(assignment: "JsonObject") -> "dict[str, object]":
         "project_id": assignment["project_id"],
         "service": assignment["project"] is None,
     }
+
+
+app = new_group("role", {"assign": assign, "unassign": unassign, "list": list_assignments})

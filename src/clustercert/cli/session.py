@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from clustercert.cli.lookup import several_clusters
+from clustercert.cli.lookup import ReachableCluster, only_cluster
 from clustercert.cli.options import CommandError
 from clustercert.cli.unknown_variables import warn_of_unknown_variables
 from clustercert.model.errors import NotFound
@@ -72,18 +72,19 @@ class Operator:
             for each in await self.directory.projects_with_ids({each.project_id for each in named})
             if within is None or each.domain.id == within.id
         }
-        found = [each for each in named if each.project_id in projects]
-        if not found:
+        by_id = {each.id: each for each in named if each.project_id in projects}
+        owners = {key: projects[each.project_id] for key, each in by_id.items()}
+        found = only_cluster(
+            name_or_id,
+            [
+                ReachableCluster(each.id, each.name, each.domain.name, key, by_id[key].name)
+                for key, each in owners.items()
+            ],
+        )
+        if found is None:
             where = f" in the project {owner.name}" if owner else f" in the domain {domain}" if domain else ""
             raise NotFound(f"There is no cluster {name_or_id}{where}.")
-        if len(found) > 1:
-            owners = [(each.id, projects[each.project_id]) for each in found]
-            raise CommandError(
-                several_clusters(
-                    name_or_id, [(key, each.name, each.id, each.domain.name) for key, each in owners]
-                )
-            )
-        return found[0]
+        return by_id[found.id]
 
 
 async def default_domain(directory: "Directory") -> "Domain | None":

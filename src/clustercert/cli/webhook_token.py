@@ -33,8 +33,8 @@ def create(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a token. Shows the token once, and never again."""
+    from clustercert.cli.lookup import cluster_path, find_cluster
     from clustercert.cli.output import with_times
-    from clustercert.cli.reach import cluster_path, find_cluster
 
     if output is Output.NAME:
         raise typer.BadParameter("The format `name` would not show the token. Choose another format.")
@@ -60,8 +60,8 @@ def list_tokens(
 
     Shows the id of each token and its last authorization request. The tokens themselves are not stored.
     """
+    from clustercert.cli.lookup import cluster_path, find_cluster
     from clustercert.cli.output import with_times
-    from clustercert.cli.reach import cluster_path, find_cluster
 
     path = cluster_path(find_cluster(client, name, project, domain), "webhook-tokens")
     found = sorted(client.all(path, "webhook_tokens"), key=lambda each: str(each["created_at"]))
@@ -80,7 +80,7 @@ def remove(
     yes: YesOption = False,
 ) -> None:
     """Remove a token. An API server that still uses it receives errors, and applies its failurePolicy."""
-    from clustercert.cli.reach import cluster_path, find_cluster
+    from clustercert.cli.lookup import cluster_path, find_cluster
 
     cluster = find_cluster(client, name, project, domain)
     path = cluster_path(cluster, "webhook-tokens")

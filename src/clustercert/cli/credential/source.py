@@ -18,7 +18,7 @@ from clustercert.cli.kubeconfig.request import CertificateRequest, IssuedKubecon
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
-from clustercert.cli.lookup import find_cluster
+from clustercert.cli.lookup import reachable_cluster
 from clustercert.cli.options import CommandError
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.connection import ApiError, ClientError
@@ -111,7 +111,7 @@ def identify(request: "Request") -> tuple[str, str] | Failure:
 
     def find(found: Profile) -> tuple[str, str]:
         with found.client() as client:
-            cluster = find_cluster(client, found, request.cluster or "", request.project)
+            cluster = reachable_cluster(client, found, request.cluster or "", request.project)
         return cluster.project_id, cluster.id
 
     return _with_login(request, find)

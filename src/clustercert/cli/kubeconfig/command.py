@@ -155,12 +155,12 @@ def get(
     OS_PASSWORD, OS_PROJECT_NAME, OS_USER_DOMAIN_NAME, OS_TOKEN, OS_ACCESS_KEY, OS_SECRET_KEY, OS_CACERT.
     """
     from clustercert.cli.kubeconfig.request import CertificateRequest
-    from clustercert.cli.lookup import find_cluster
+    from clustercert.cli.lookup import reachable_cluster
 
     lifetime_options.lifetime(datetime.now(UTC))
     chosen = login.profile()
     with chosen.explain_rejection(), chosen.client() as client:
-        found = find_cluster(client, chosen, cluster, project, domain)
+        found = reachable_cluster(client, chosen, cluster, project, domain)
         profile = login.saved_name or "openstack"
         ref = ClusterRef(profile, *found)
         contexts.check(client, ref, chosen.user)

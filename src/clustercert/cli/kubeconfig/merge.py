@@ -17,7 +17,7 @@ from clustercert.cli.kubeconfig.kubeconfig_entries import DEFAULT_TEMPLATE, Clus
 from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
 from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login.options import LoginOptions
-from clustercert.cli.lookup import ReachableCluster, find_cluster, reachable_clusters
+from clustercert.cli.lookup import ReachableCluster, reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
     CommandError,
     ContextNameOption,
@@ -172,7 +172,7 @@ def _selected(
     client: "Client", chosen: "Profile", wanted: Sequence[str], project: str | None, domain: str | None
 ) -> list[ReachableCluster]:
     if wanted:
-        found = [find_cluster(client, chosen, name, project, domain) for name in wanted]
+        found = [reachable_cluster(client, chosen, name, project, domain) for name in wanted]
     else:
         if project is None and domain is None and chosen.chosen_project:
             project = chosen.project_id

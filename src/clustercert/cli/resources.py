@@ -1,0 +1,289 @@
+"""The resources of the administration API, with the texts of their commands and the fields of their documents.
+
+The administration commands, `apply`, `export` and the completion of names are made from this table. The command line
+reads it at start-up, so it imports no package but Typer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from clustercert.cli.options import DescriptionOption
+from clustercert.model.choices import MAX_TTL_SECONDS
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+NAME: Schema = {"type": "string", "minLength": 1}
+FLAG: Schema = {"type": "boolean"}
+TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
+MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+
+# The default of a field that has none, since `None` is a default, too.
+NO_DEFAULT = object()
+# A command with a function of its own in `administration`, whose docstring is its help.
+_SPECIAL = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a resource that its owner sets.
+
+    Attributes:
+        schema: JSON Schema of the field in documents; `None` if they don't have it.
+        default: the value of a field that is not given; `NO_DEFAULT` if there is none.
+        is_required: whether documents must have the field.
+        option: the annotated type of the option of the command `create`, if it has one.
+    """
+
+    name: str
+    schema: Schema | None = None
+    default: object = NO_DEFAULT
+    is_required: bool = False
+    option: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of objects.
+
+    Attributes:
+        noun: its name in commands, in the singular.
+        plural: its name in paths of the API.
+        help: of the group of its commands.
+        commands: the help of each command, in the order in which they are listed.
+        columns: of the command `list`.
+        is_in_domain: whether its names are unique only in a domain.
+        key: the field by which commands name an object.
+        argument: the help of the argument that names an object.
+        new_name: the help of the argument of `create`.
+        question: asked before a deletion, with fields of the object in braces.
+        after_deletion: a sentence about what else happened.
+        kind: of its documents; empty if there are none.
+        metadata: the fields of a document's metadata besides name and labels.
+        fields: the fields that its owner sets.
+    """
+
+    noun: str
+    plural: str
+    help: str
+    commands: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    is_in_domain: bool = False
+    key: str = "name"
+    argument: str = ""
+    new_name: str = ""
+    question: str = ""
+    after_deletion: str = ""
+    kind: str = ""
+    metadata: tuple[Field, ...] = ()
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The noun in messages."""
+        return self.noun.replace("-", " ")
+
+    @property
+    def metavar(self) -> str:
+        """The name of arguments and options that name an object."""
+        return self.noun.replace("-", "_").upper()
+
+    @property
+    def name_argument(self) -> Any:
+        """The argument that names an object."""
+        return typer.Argument(metavar=self.metavar, help=self.argument or f"Name or id of the {self.title}.")
+
+    @property
+    def new_name_argument(self) -> Any:
+        """The argument that names a new object."""
+        return typer.Argument(metavar="NAME", help=self.new_name or f"Name of the {self.title}.")
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The values of fields that are not given."""
+        return {each.name: each.default for each in self.fields if each.default is not NO_DEFAULT}
+
+
+_ENABLED = Field(
+    "enabled",
+    FLAG | {"description": "Without it, a new object is enabled, and an existing one stays as it is."},
+    default=True,
+)
+_DOMAIN = Field("domain", NAME | {"description": "The domain of names. By default, the caller's domain."})
+_CLUSTER_PROJECT = Field(
+    "project", NAME | {"description": "The project that owns the cluster."}, is_required=True
+)
+_ID_OPTION = typer.Option(
+    "--id", metavar="ID", help="Id of the project in Keystone, 32 hex digits. [default: a new id]"
+)
+
+# In the order in which `apply` creates their objects.
+RESOURCES = {
+    resource.noun: resource
+    for resource in (
+        Resource(
+            noun="domain",
+            plural="domains",
+            help="Manage domains, which own users and projects.",
+            commands={
+                "create": "Create a domain.",
+                "list": "List the domains.",
+                "enable": "Enable a domain, so that its users can log in again.",
+                "disable": "Disable a domain with its users and projects.",
+                "delete": "Delete a domain that has no projects, users or groups.",
+            },
+            columns=("id", "name", "enabled"),
+            question="Delete the domain {name} ({id})?",
+        ),
+        Resource(
+            noun="project",
+            plural="projects",
+            help="Manage projects, which own clusters.",
+            commands={
+                "create": "Create a project. A project of Keystone needs the id that it has there.",
+                "list": "List the projects.",
+                "show": "Show a project.",
+                "enable": "Enable a project, so that its members can use it again.",
+                "disable": "Disable a project: its members can't use it. Its certificates stay valid until they"
+                " expire.",
+                "delete": "Delete a project that has no clusters.\n\nAlso deletes its role assignments and tokens.",
+            },
+            columns=("id", "name", "domain", "enabled", "description"),
+            is_in_domain=True,
+            new_name="Name of the project. The vendors' SDKs expect the region's name.",
+            question="Delete the project {name} ({id}) with its role assignments and tokens?",
+            kind="Project",
+            metadata=(_DOMAIN,),
+            fields=(
+                Field("id", option=Annotated[str | None, _ID_OPTION]),
+                Field("description", TEXT, default="", option=DescriptionOption),
+                _ENABLED,
+            ),
+        ),
+        Resource(
+            noun="user",
+            plural="users",
+            help="Manage users of the built-in identity service.",
+            commands={
+                "create": _SPECIAL,
+                "list": "List the users.",
+                "show": "Show a user. The id is the common name of their certificates.",
+                "enable": _SPECIAL,
+                "disable": _SPECIAL,
+                "block": _SPECIAL,
+                "unblock": _SPECIAL,
+                "delete": "Delete a user, and revoke their certificates.\n\nAlso deletes their tokens, access keys, "
+                "roles and memberships.",
+                "set-password": _SPECIAL,
+            },
+            columns=("id", "name", "domain", "enabled"),
+            is_in_domain=True,
+            after_deletion="Their certificates are revoked.",
+            kind="User",
+            metadata=(_DOMAIN,),
+            fields=(_ENABLED,),
+        ),
+        Resource(
+            noun="group",
+            plural="groups",
+            help="Manage groups of users, who share the group's roles.",
+            commands={
+                "create": "Create a group.",
+                "list": "List the groups.",
+                "show": "Show a group and its members.",
+                "delete": "Delete a group with its memberships and roles.",
+                "add-user": _SPECIAL,
+                "remove-user": _SPECIAL,
+            },
+            columns=("id", "name", "domain"),
+            is_in_domain=True,
+            kind="Group",
+            metadata=(_DOMAIN,),
+            fields=(
+                Field(
+                    "members",
+                    TEXTS | {"description": "All members, by name. Without it, members stay as they are."},
+                ),
+            ),
+        ),
+        Resource(
+            noun="role",
+            plural="roles",
+            help="Manage roles, which the policy maps to Kubernetes groups.",
+            commands={
+                "create": "Create a role, which rules of the policy can name. `admin`, `member` and `reader` exist "
+                "already.",
+                "delete": "Delete a role that is not assigned.",
+                "assign": _SPECIAL,
+                "unassign": _SPECIAL,
+                "list": _SPECIAL,
+            },
+            argument="Role: admin, member, reader, operator or any other.",
+            question="Delete the role {name} ({id})?",
+            kind="RoleBinding",
+            metadata=(_DOMAIN,),
+            fields=(
+                Field("role", NAME, is_required=True),
+                Field("project", NAME | {"description": "The project. Give this or `service`."}),
+                Field("service", {"const": True, "description": "The role is valid in the whole service."}),
+                Field("users", TEXTS),
+                Field("groups", TEXTS),
+            ),
+        ),
+        Resource(
+            noun="access-key",
+            plural="access-keys",
+            help="Manage access keys (AK/SK), which sign requests.",
+            commands={
+                "create": _SPECIAL,
+                "list": _SPECIAL,
+                "enable": "Enable an access key.",
+                "disable": "Disable an access key, and delete all temporary keys of its user.",
+                "delete": "Delete an access key, and all temporary keys of its user.",
+            },
+            key="access_key",
+            argument="The access key (AK).",
+        ),
+        Resource(
+            noun="cluster",
+            plural="clusters",
+            help="Manage the clusters for which certificates are issued.",
+            kind="Cluster",
+            metadata=(_DOMAIN, _CLUSTER_PROJECT),
+            fields=(
+                Field(
+                    "kubeconfig",
+                    NAME
+                    | {
+                        "description": "A kubeconfig file, of which address and CA are taken. Relative to this file."
+                    },
+                ),
+                Field(
+                    "context",
+                    NAME | {"description": "The context in that file. By default, its current one."},
+                ),
+                Field("internal_url", NAME),
+                Field("server_ca", NAME),
+                Field("external_url", NAME, default=None),
+                Field("san_urls", TEXTS, default=[]),
+                Field("version", TEXT, default=""),
+                Field("signer", NAME, default="local"),
+                Field("webhook_mode", {"enum": ["default", "known-only"]}, default="default"),
+                Field("exemptions", TEXTS, default=["system:nodes"]),
+                Field("pins", TEXTS, default=[]),
+                Field("pin_components", FLAG, default=False),
+                Field("listed_masters", TEXTS, default=[]),
+                Field("credential_roles", MAPPING, default={}),
+                Field("admission", FLAG, default=False),
+                Field(
+                    "unauthorized_ttl_seconds",
+                    {"type": "integer", "minimum": 1, "maximum": MAX_TTL_SECONDS},
+                    default=2,
+                ),
+            ),
+        ),
+    )
+}
