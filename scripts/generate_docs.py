@@ -1,10 +1,11 @@
-"""Writes the tables of docs/ that come from the code: settings, metrics, commands, audit events. `make docs` runs it.
+"""Writes what comes from the code in docs/: tables of settings, metrics, commands and audit events, and a JSON Schema.
 
-A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Edit the docstring or description in the code, not
-the table.
+`make docs` runs it. A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. Edit the docstring or
+description in the code, not the table.
 """
 
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
+from clustercert.cli.apply.documents import json_schema
 from clustercert.cli.root import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
@@ -211,13 +213,16 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "metrics": (DOCS / "metrics.md", metrics_table),
     "commands": (DOCS / "command-line.md", commands),
     "audit-events": (DOCS / "audit-events.md", audit_events),
+    "documents": (DOCS / "apply.schema.json", lambda: json.dumps(json_schema(), indent=2)),
 }
 
 
 def updated(name: str) -> tuple[str, str]:
-    """The page with a table, as it is and with the table from the code. Raises ValueError without the markers."""
+    """The file with a table, as it is and with the table from the code. Raises ValueError without the markers."""
     path, content = TABLES[name]
     page = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return page, f"{content()}\n"
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
     before, after = page.index(begin) + len(begin), page.index(end)
     return page, f"{page[:before]}{content()}\n{page[after:]}"

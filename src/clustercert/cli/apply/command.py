@@ -14,7 +14,7 @@ from clustercert.cli.prompts import confirm
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clustercert.cli.apply.desired_state import Change, Planner
+    from clustercert.cli.apply.desired_state import PlannedChange, Planner
     from clustercert.cli.apply.documents import Document
     from clustercert.cli.output import Row
     from clustercert.client.administration import AdministrationClient
@@ -115,7 +115,9 @@ def _read(files: list[Path]) -> "list[Document]":
     return read_documents(files)
 
 
-def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "tuple[Planner, list[Change]]":
+def _plan(
+    client: "AdministrationClient", documents: "Sequence[Document]"
+) -> "tuple[Planner, list[PlannedChange]]":
     """Compare documents with the service, which checks the changes."""
     from clustercert.cli.apply.desired_state import Planner
 
@@ -128,13 +130,13 @@ def _plan(client: "AdministrationClient", documents: "Sequence[Document]") -> "t
 
 def _deletions(
     client: "AdministrationClient", documents: "Sequence[Document]", labels: dict[str, str]
-) -> "list[Change]":
+) -> "list[PlannedChange]":
     from clustercert.cli.apply.desired_state import deletions
 
     return deletions(client, documents, labels) if labels else []
 
 
-def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[Change]") -> None:
+def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence[PlannedChange]") -> None:
     """Make the changes, and print each one. Raises CommandError, which says how many changes were applied."""
     from clustercert.client.connection import ClientError
 
@@ -151,7 +153,7 @@ def _make(client: "AdministrationClient", planner: "Planner", changes: "Sequence
     note(f"{_count(changes)} applied." if changes else "Nothing to change.")
 
 
-def _make_one(client: "AdministrationClient", planner: "Planner", change: "Change") -> None:
+def _make_one(client: "AdministrationClient", planner: "Planner", change: "PlannedChange") -> None:
     path = planner.full_path(change)
     if change.body is None:
         client.delete(path, change.etag)
@@ -161,16 +163,16 @@ def _make_one(client: "AdministrationClient", planner: "Planner", change: "Chang
         planner.project_ids[key] = str(made["id"])
 
 
-def _count(changes: "Sequence[Change]") -> str:
+def _count(changes: "Sequence[PlannedChange]") -> str:
     return f"{len(changes)} change{'' if len(changes) == 1 else 's'}"
 
 
-def _row(change: "Change") -> "Row":
+def _row(change: "PlannedChange") -> "Row":
     differences = {name: {"old": old, "new": new} for name, (old, new) in change.differences.items()}
     return {"action": change.action, "object": change.title, "differences": differences}
 
 
-def _show(changes: "Sequence[Change]") -> None:
+def _show(changes: "Sequence[PlannedChange]") -> None:
     for change in changes:
         write_out(f"{_SIGNS[change.action]} {change.title}\n")
         for name, (old, new) in change.differences.items():

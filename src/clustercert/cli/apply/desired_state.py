@@ -12,7 +12,7 @@ from clustercert.model import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PlannedChange:
     """One change to one object.
 
     Attributes:
@@ -41,23 +41,23 @@ class Planner:
     def __init__(self, client: AdministrationClient, documents: Sequence[Document]) -> None:
         self._client = client
         self._documents = documents
-        self._named = {(each.kind.name, each.domain, each.name) for each in documents}
+        self._named = {(each.resource.kind, each.domain, each.name) for each in documents}
         self._found: dict[tuple[str, str | None, str], JsonObject | None] = {}
         self.project_ids: dict[tuple[str | None, str], str] = {}
 
-    def changes(self, advance: Callable[[], None]) -> list[Change]:
+    def changes(self, advance: Callable[[], None]) -> list[PlannedChange]:
         """Return the changes in the order in which they can be made. Raises CommandError or ClientError.
 
         Args:
             advance: called after each document.
         """
-        found: list[Change] = []
-        for document in sorted(self._documents, key=lambda each: list(KINDS).index(each.kind.name)):
-            found += self._of(document)
+        found: list[PlannedChange] = []
+        for document in sorted(self._documents, key=lambda each: list(KINDS).index(each.resource.kind)):
+            found += self._changes_of(document)
             advance()
         return found
 
-    def check(self, changes: Sequence[Change]) -> None:
+    def check(self, changes: Sequence[PlannedChange]) -> None:
         """Let the service check each change that depends on no object that is still missing. Raises ClientError."""
         for change in changes:
             has_project = change.project is None or change.project in self.project_ids
@@ -65,23 +65,23 @@ class Planner:
                 separator = "&" if "?" in change.path else "?"
                 self._client.put(f"{self.full_path(change)}{separator}dryRun=All", change.body)
 
-    def full_path(self, change: Change) -> str:
+    def full_path(self, change: PlannedChange) -> str:
         """Return the path of a change with the id of its project."""
         if change.project is None:
             return change.path
         return path_of("projects", self.project_ids[change.project]) + change.path
 
-    def awaited_projects(self, change: Change) -> list[tuple[str | None, str]]:
+    def awaited_projects(self, change: PlannedChange) -> list[tuple[str | None, str]]:
         """Return the names by which later changes refer to the project that a change creates."""
         return [
             (each.domain, each.name)
             for each in self._documents
-            if each.kind.name == "Project"
+            if each.resource.kind == "Project"
             and change.path == path_of("projects", each.name, domain=each.domain)
         ]
 
-    def _of(self, document: Document) -> Iterator[Change]:
-        match document.kind.name:
+    def _changes_of(self, document: Document) -> Iterator[PlannedChange]:
+        match document.resource.kind:
             case "RoleBinding":
                 yield from self._binding(document)
             case "Cluster":
@@ -89,23 +89,24 @@ class Planner:
             case _:
                 yield from self._entity(document)
 
-    def _entity(self, document: Document) -> Iterator[Change]:
+    def _entity(self, document: Document) -> Iterator[PlannedChange]:
         """Plan a project, user or group, and the members of a group."""
-        kind, current = document.kind, self._find(document.kind.name, document.domain, document.name)
-        if current is not None and kind.name == "Project":
+        resource = document.resource
+        current = self._find(resource.kind, document.domain, document.name)
+        if current is not None and resource.kind == "Project":
             self.project_ids[document.domain, document.name] = str(current["id"])
         given = {name: value for name, value in document.spec.items() if name != "members"}
         # Without it, the service creates an enabled object, and leaves a disabled one disabled.
-        defaults = {name: value for name, value in kind.defaults.items() if name != "enabled"}
+        defaults = {name: value for name, value in resource.defaults.items() if name != "enabled"}
         body = {**defaults, **given, "labels": dict(document.labels)}
-        path = path_of(kind.plural, document.name, domain=document.domain)
+        path = path_of(resource.plural, document.name, domain=document.domain)
         yield from _put(document, path, body, current)
         if "members" in document.spec:
             yield from self._members(document, current)
 
-    def _members(self, document: Document, group: JsonObject | None) -> Iterator[Change]:
-        wanted = list(dict.fromkeys(document.spec["members"]))
-        for name in wanted:
+    def _members(self, document: Document, group: JsonObject | None) -> Iterator[PlannedChange]:
+        names = list(dict.fromkeys(document.spec["members"]))
+        for name in names:
             self._require(document, "User", document.domain, name)
         current: dict[str, JsonObject] = {}
         if group is not None:
@@ -113,18 +114,18 @@ class Planner:
             # Members from other domains are keyed by id, because their names may be equal to names in this domain.
             ours = str(group["domain_id"])
             current = {str(each["name" if each["domain_id"] == ours else "id"]): each for each in listed}
-        for name in wanted:
+        for name in names:
             if name not in current and name not in {each["id"] for each in current.values()}:
                 path = path_of("groups", document.name, "members", name, domain=document.domain)
                 is_new = group is None or self._find("User", document.domain, name) is None
                 title = f"{document.title} member {name}"
-                yield Change("create", title, path, {}, needs_others=is_new)
+                yield PlannedChange("create", title, path, {}, needs_others=is_new)
         for name, each in current.items():
-            if name not in wanted and each["id"] not in wanted:
+            if name not in names and each["id"] not in names:
                 path = path_of("groups", document.name, "members", str(each["id"]), domain=document.domain)
-                yield Change("delete", f"{document.title} member {name}", path)
+                yield PlannedChange("delete", f"{document.title} member {name}", path)
 
-    def _binding(self, document: Document) -> Iterator[Change]:
+    def _binding(self, document: Document) -> Iterator[PlannedChange]:
         """Plan the assignments of a role binding. Others are left as they are."""
         role, project = document.spec["role"], self._project(document)
         self._require_role(document, role)
@@ -137,7 +138,7 @@ class Planner:
                     path = path_of("assignments", role, plural, name, domain=document.domain)
                     where = document.project or "service"
                     title = f"RoleBinding {where}: {role} of {kind} {name}"
-                    yield Change("create", title, path, {}, project, needs_others=current is None)
+                    yield PlannedChange("create", title, path, {}, project, needs_others=current is None)
 
     def _assigned(self, project: tuple[str | None, str] | None) -> set[tuple[str, str, str]]:
         """Return the assignments in a project or the service: role, user or group, and id."""
@@ -150,7 +151,7 @@ class Planner:
             listed = self._client.all(path, "assignments")
         return {(str(each["role"]), str(each["assignee"]), str(each["assignee_id"])) for each in listed}
 
-    def _cluster(self, document: Document) -> Iterator[Change]:
+    def _cluster(self, document: Document) -> Iterator[PlannedChange]:
         project, path = self._project(document), path_of("clusters", document.name)
         current = None
         if project is not None and project in self.project_ids:
@@ -193,10 +194,10 @@ class Planner:
 
 def deletions(
     client: AdministrationClient, documents: Sequence[Document], selector: Mapping[str, str]
-) -> list[Change]:
+) -> list[PlannedChange]:
     """Return the deletions of all objects that have the labels, and that no document names."""
     projects = list(client.all("/projects", "projects"))
-    named = {(each.kind.name, each.project, each.name) for each in documents}
+    named = {(each.resource.kind, each.project, each.name) for each in documents}
     kept = {(kind, name) for kind, _, name in named}
     found: list[tuple[str, str]] = []
     for project in projects:
@@ -220,11 +221,11 @@ def deletions(
 
 def _deletion(
     client: AdministrationClient, title: str, path: str, selector: Mapping[str, str]
-) -> Iterator[Change]:
+) -> Iterator[PlannedChange]:
     """Plan the deletion of an object in its current state. Its labels may have changed since it was listed."""
     state = client.find_state(path)
     if state is not None and _has_labels(state[0], selector):
-        yield Change("delete", title, path, etag=state[1])
+        yield PlannedChange("delete", title, path, etag=state[1])
 
 
 def _put(
@@ -233,16 +234,16 @@ def _put(
     body: JsonObject,
     current: JsonObject | None,
     project: tuple[str | None, str] | None = None,
-) -> Iterator[Change]:
-    """Plan a PUT, unless the object already has the wanted fields."""
+) -> Iterator[PlannedChange]:
+    """Plan a PUT, unless the object already has these fields."""
     if current is None:
-        yield Change("create", document.title, path, body, project)
+        yield PlannedChange("create", document.title, path, body, project)
         return
     differences = {
         name: (current.get(name), value) for name, value in body.items() if current.get(name) != value
     }
     if differences:
-        yield Change("change", document.title, path, body, project, differences)
+        yield PlannedChange("change", document.title, path, body, project, differences)
 
 
 def _has_labels(value: JsonObject, selector: Mapping[str, str]) -> bool:

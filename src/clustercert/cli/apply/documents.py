@@ -1,7 +1,7 @@
 """The documents that `clustercert apply` reads: their kinds, schema and checks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,120 +10,13 @@ import yaml
 from clustercert.cli.kubeconfig import reading
 from clustercert.cli.kubeconfig.reading import STANDARD_INPUT, bounded, checked_yaml, in_messages
 from clustercert.cli.options import CommandError
-from clustercert.model.choices import MAX_TTL_SECONDS
+from clustercert.cli.resources import MAPPING, NAME, RESOURCES, Field, Resource, Schema
 from clustercert.model.errors import InvalidRequest
 
 API_VERSION = "clustercert/v1"
 
-Schema = dict[str, Any]
-
-TEXT: Schema = {"type": "string"}
-NAME: Schema = {"type": "string", "minLength": 1}
-FLAG: Schema = {"type": "boolean"}
-ENABLED = FLAG | {"description": "Without it, a new object is enabled, and an existing one stays as it is."}
-TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
-MAPPING: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentKind:
-    """A kind of documents.
-
-    Attributes:
-        plural: the kind's name in paths of the API; empty if it has no such path.
-        metadata, spec: the schemas of the fields. Each kind also has the metadata `name` and `labels`.
-        required: the fields of `spec` and `metadata` that must be given.
-        defaults: the values of fields of the API that are not given.
-    """
-
-    name: str
-    plural: str
-    metadata: Mapping[str, Schema]
-    spec: Mapping[str, Schema]
-    required: tuple[str, ...] = ()
-    defaults: Mapping[str, object] = field(default_factory=dict)
-
-
-_DOMAIN = {"domain": NAME | {"description": "The domain of names. By default, the caller's domain."}}
-_IN_PROJECT = _DOMAIN | {"project": NAME | {"description": "The project that owns the cluster."}}
-
-# The kinds, in the order in which their objects are created.
-KINDS = {
-    kind.name: kind
-    for kind in (
-        DocumentKind(
-            "Project",
-            "projects",
-            _DOMAIN,
-            {"description": TEXT, "enabled": ENABLED},
-            defaults={"description": "", "enabled": True},
-        ),
-        DocumentKind("User", "users", _DOMAIN, {"enabled": ENABLED}, defaults={"enabled": True}),
-        DocumentKind(
-            "Group",
-            "groups",
-            _DOMAIN,
-            {
-                "members": TEXTS
-                | {"description": "All members, by name. Without it, members stay as they are."}
-            },
-        ),
-        DocumentKind(
-            "RoleBinding",
-            "",
-            _DOMAIN,
-            {
-                "role": NAME,
-                "project": NAME | {"description": "The project. Give this or `service`."},
-                "service": {"const": True, "description": "The role is valid in the whole service."},
-                "users": TEXTS,
-                "groups": TEXTS,
-            },
-            required=("role",),
-        ),
-        DocumentKind(
-            "Cluster",
-            "clusters",
-            _IN_PROJECT,
-            {
-                "kubeconfig": NAME
-                | {
-                    "description": "A kubeconfig file, of which address and CA are taken. Relative to this file."
-                },
-                "context": NAME | {"description": "The context in that file. By default, its current one."},
-                "internal_url": NAME,
-                "server_ca": NAME,
-                "external_url": NAME,
-                "san_urls": TEXTS,
-                "version": TEXT,
-                "signer": NAME,
-                "webhook_mode": {"enum": ["default", "known-only"]},
-                "exemptions": TEXTS,
-                "pins": TEXTS,
-                "pin_components": FLAG,
-                "listed_masters": TEXTS,
-                "credential_roles": MAPPING,
-                "admission": FLAG,
-                "unauthorized_ttl_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_TTL_SECONDS},
-            },
-            required=("project",),
-            defaults={
-                "external_url": None,
-                "san_urls": [],
-                "version": "",
-                "signer": "local",
-                "webhook_mode": "default",
-                "exemptions": ["system:nodes"],
-                "pins": [],
-                "pin_components": False,
-                "listed_masters": [],
-                "credential_roles": {},
-                "admission": False,
-                "unauthorized_ttl_seconds": 2,
-            },
-        ),
-    )
-}
+# In the order in which their objects are created.
+KINDS = {resource.kind: resource for resource in RESOURCES.values() if resource.kind}
 
 
 def json_schema() -> Schema:
@@ -131,33 +24,31 @@ def json_schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Documents of clustercert apply",
-        "oneOf": [_schema_of(kind) for kind in KINDS.values()],
+        "oneOf": [_schema_of(each) for each in KINDS.values()],
     }
 
 
-def _schema_of(kind: DocumentKind) -> Schema:
-    metadata = {"name": NAME, "labels": MAPPING, **kind.metadata}
+def _schema_of(resource: Resource) -> Schema:
+    metadata = (Field("name", NAME, is_required=True), Field("labels", MAPPING), *resource.metadata)
     return {
-        "title": kind.name,
+        "title": resource.kind,
         "type": "object",
         "properties": {
             "apiVersion": {"const": API_VERSION},
-            "kind": {"const": kind.name},
-            "metadata": _object(
-                metadata, ("name", *(name for name in kind.required if name in kind.metadata))
-            ),
-            "spec": _object(kind.spec, tuple(name for name in kind.required if name in kind.spec)),
+            "kind": {"const": resource.kind},
+            "metadata": _object(metadata),
+            "spec": _object(resource.fields),
         },
         "required": ["apiVersion", "kind", "metadata"],
         "additionalProperties": False,
     }
 
 
-def _object(properties: Mapping[str, Schema], required: tuple[str, ...]) -> Schema:
+def _object(fields: Sequence[Field]) -> Schema:
     return {
         "type": "object",
-        "properties": dict(properties),
-        "required": list(required),
+        "properties": {each.name: each.schema for each in fields if each.schema is not None},
+        "required": [each.name for each in fields if each.is_required],
         "additionalProperties": False,
     }
 
@@ -177,7 +68,7 @@ class Document:
         source: the file, for messages and relative paths.
     """
 
-    kind: DocumentKind
+    resource: Resource
     name: str
     domain: str | None
     project: str | None
@@ -188,7 +79,7 @@ class Document:
     @property
     def title(self) -> str:
         where = f"{self.project}/" if self.project is not None else ""
-        return f"{self.kind.name} {where}{self.name}"
+        return f"{self.resource.kind} {where}{self.name}"
 
 
 def read_documents(paths: Sequence[Path]) -> list[Document]:
@@ -201,7 +92,7 @@ def read_documents(paths: Sequence[Path]) -> list[Document]:
         found += in_path
     seen: dict[tuple[object, ...], Document] = {}
     for each in found:
-        key = (each.kind.name, each.domain, each.project, each.name)
+        key = (each.resource.kind, each.domain, each.project, each.name)
         if key in seen:
             raise CommandError(f"{each.source}: {each.title} is also in {seen[key].source}.")
         seen[key] = each
@@ -227,18 +118,17 @@ def _document(value: object, file: Path, where: str) -> Document:
         raise CommandError(f"{where}: it must be a mapping with apiVersion, kind, metadata and spec.")
     if value.get("apiVersion") != API_VERSION:
         raise CommandError(f"{where}: apiVersion must be {API_VERSION}.")
-    kind = KINDS.get(str(value.get("kind")))
-    if kind is None:
+    resource = KINDS.get(str(value.get("kind")))
+    if resource is None:
         raise CommandError(f"{where}: kind must be {', '.join(KINDS)}.")
-    schema = next(each for each in json_schema()["oneOf"] if each["title"] == kind.name)
-    _check(value, schema, where, "")
+    _check(value, _schema_of(resource), where, "")
     metadata, spec = value["metadata"], value.get("spec") or {}
-    _check_spec(kind, spec, where)
+    _check_spec(resource, spec, where)
     for name in (metadata["name"], metadata.get("domain"), metadata.get("project"), spec.get("project")):
         if name is not None and "/" in name:
             raise CommandError(f"{where}: the name {name} has a slash. Use the id of this object instead.")
     return Document(
-        kind=kind,
+        resource=resource,
         name=metadata["name"],
         domain=metadata.get("domain"),
         project=metadata.get("project") or spec.get("project"),
@@ -248,12 +138,12 @@ def _document(value: object, file: Path, where: str) -> Document:
     )
 
 
-def _check_spec(kind: DocumentKind, spec: Mapping[str, Any], where: str) -> None:
+def _check_spec(resource: Resource, spec: Mapping[str, Any], where: str) -> None:
     """Check rules that the schema does not contain. Raises CommandError."""
-    if kind.name == "RoleBinding" and ("project" in spec) == ("service" in spec):
+    if resource.kind == "RoleBinding" and ("project" in spec) == ("service" in spec):
         raise CommandError(f"{where}: spec: give either project or service: true.")
     if (
-        kind.name == "Cluster"
+        resource.kind == "Cluster"
         and "kubeconfig" not in spec
         and not {"internal_url", "server_ca"} <= spec.keys()
     ):
@@ -261,14 +151,14 @@ def _check_spec(kind: DocumentKind, spec: Mapping[str, Any], where: str) -> None
 
 
 def _check(value: object, schema: Schema, where: str, path: str) -> None:
-    """Check a value against the part of JSON Schema that `document_kinds` uses. Raises CommandError."""
+    """Check a value against the part of JSON Schema that `resources` uses. Raises CommandError."""
     field = path.removeprefix(".") or "document"
     if "const" in schema and value != schema["const"]:
         raise CommandError(f"{where}: {field}: it must be {str(schema['const']).lower()}.")
     if "enum" in schema and value not in schema["enum"]:
         raise CommandError(f"{where}: {field}: it must be {' or '.join(schema['enum'])}.")
-    wanted = _TYPES.get(schema.get("type", ""))
-    if wanted is not None and not isinstance(value, wanted):
+    expected = _TYPES.get(schema.get("type", ""))
+    if expected is not None and not isinstance(value, expected):
         raise CommandError(
             f'{where}: {field}: it must be of type {schema["type"]}. Quote text such as "1.30".'
         )
@@ -319,7 +209,7 @@ _KUBECONFIG = ("kubeconfig", "context")
 
 def cluster_fields(document: Document) -> dict[str, Any]:
     """Return the body for the API. Raises CommandError."""
-    fields = {**document.kind.defaults, "labels": dict(document.labels)}
+    fields = {**document.resource.defaults, "labels": dict(document.labels)}
     fields |= {name: value for name, value in document.spec.items() if name not in _KUBECONFIG}
     if "kubeconfig" in document.spec:
         path = document.source.parent / document.spec["kubeconfig"]

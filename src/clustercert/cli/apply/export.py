@@ -29,11 +29,10 @@ def exported(client: AdministrationClient) -> Iterator[JsonObject]:
 
 def _document(kind: str, value: JsonObject, place: JsonObject | None = None, **more: object) -> JsonObject:
     """Return a document with the fields that differ from their defaults."""
-    known = KINDS[kind]
     spec: JsonObject = {
-        name: value[name]
-        for name in known.spec
-        if name in value and (name not in known.defaults or value[name] != known.defaults[name])
+        each.name: value[each.name]
+        for each in KINDS[kind].fields
+        if each.schema is not None and each.name in value and value[each.name] != each.default
     }
     metadata: JsonObject = {"name": value["name"], **(place or {"domain": value["domain"]})}
     if value.get("labels"):
