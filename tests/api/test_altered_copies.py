@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from clustercert.kubernetes.manifests.authorization import WebhookConfig, match_conditions
+from clustercert.kubernetes.setup.authorization import WebhookConfig, match_conditions
 from clustercert.kubernetes.webhook import credential_usage
 from clustercert.model import Cluster, ClusterOptions, KeyType, credential_group
 from support import altered_certificates

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from clustercert.kubernetes.manifests.admission import NAMESPACE
+from clustercert.kubernetes.setup.admission import NAMESPACE
 from clustercert.model import Cluster, ClusterOptions, Origin
 from support import world as worlds
 from support.apiserver import ApiServer

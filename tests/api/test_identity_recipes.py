@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from clustercert.kubernetes.manifests.rbac import token_review_access
+from clustercert.kubernetes.setup.rbac import token_review_access
 from clustercert.model import Cluster
 from clustercert.settings import load
 from support import world as worlds

@@ -12,7 +12,7 @@ import pytest
 
 from clustercert.authn.oidc import authenticator, explanation
 from clustercert.http import middleware
-from clustercert.kubernetes.manifests.rbac import issuer_keys_access, token_review_access
+from clustercert.kubernetes.setup.rbac import issuer_keys_access, token_review_access
 from clustercert.model import Cluster, JsonObject
 from support import world as worlds
 from support.apiserver import ApiServer, kinds

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 import clustercert.observability.metrics  # noqa: F401 - it registers the metrics
 from clustercert.cli.root import app
-from clustercert.kubernetes.manifests.setup import NAMES
+from clustercert.kubernetes.setup.values import NAMES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")
 # Flags of kube-apiserver 1.32 and 1.36, and options of kubectl and kubeadm.

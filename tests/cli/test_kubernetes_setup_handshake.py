@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from clustercert.cli import webhook_handshake
+from clustercert.kubernetes.setup import handshake
 from support.kubernetes_setup import SERVICE
 from support.operated_cluster import OperatedCluster
 from support.wait import SECONDS
@@ -17,7 +17,7 @@ from support.wait import SECONDS
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook_handshake, "TIMEOUT_SECONDS", SECONDS)
+    monkeypatch.setattr(handshake, "TIMEOUT_SECONDS", SECONDS)
 
 
 def notes(site: OperatedCluster, *options: str | Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from clustercert.cli import webhook_diagnosis
+from clustercert.kubernetes.verify import diagnosis
 from clustercert.model import JsonObject
 from support import managed_cluster
 from support.apiserver import ApiServer
@@ -55,7 +55,7 @@ def test_a_cluster_without_the_webhook_fails_the_revocation_check(site: Operated
     assert code == 1
     assert checks["revoke"]["result"] == "failed"
     assert "still accepted" in checks["revoke"]["detail"]
-    assert checks["revoke"]["advice"] == webhook_diagnosis.NOT_ASKED
+    assert checks["revoke"]["advice"] == diagnosis.NOT_ASKED
     assert checks["other certificate"]["result"] == "skipped"
     # Both certificates are revoked in any case.
     assert all(revoked_at is not None for _, revoked_at in site.certificates()[-2:])
@@ -199,11 +199,11 @@ def wrong_ca(site: OperatedCluster) -> None:
 # Whether calls fail is known after several seconds.
 LATE = {wrong_token, wrong_address, wrong_ca}
 CAUSES: Mapping[Callable[[OperatedCluster], None], str] = {
-    webhook_behind_rbac: webhook_diagnosis.BEHIND_RBAC,
-    long_cache: webhook_diagnosis.CACHED,
-    wrong_token: webhook_diagnosis.WRONG_TOKEN,
-    wrong_address: webhook_diagnosis.NO_ADDRESS,
-    wrong_ca: webhook_diagnosis.NO_ADDRESS,
+    webhook_behind_rbac: diagnosis.BEHIND_RBAC,
+    long_cache: diagnosis.CACHED,
+    wrong_token: diagnosis.WRONG_TOKEN,
+    wrong_address: diagnosis.NO_ADDRESS,
+    wrong_ca: diagnosis.NO_ADDRESS,
 }
 
 
@@ -242,8 +242,8 @@ def test_the_service_is_asked_where_the_settings_say(site: OperatedCluster) -> N
     finally:
         made.unlink()
         site.operator.config.write_text(before)
-    refused = webhook_diagnosis.TLS.format(url="https://127.0.0.1:1", error="connection refused")
-    assert advice == [webhook_diagnosis.WRONG_CA.format(url=site.url), refused]
+    refused = diagnosis.TLS.format(url="https://127.0.0.1:1", error="connection refused")
+    assert advice == [diagnosis.WRONG_CA.format(url=site.url), refused]
 
 
 @pytest.mark.full
@@ -257,7 +257,7 @@ def test_a_webhook_that_denies_nothing_is_not_ours(site: OperatedCluster, tmp_pa
         )
         site.cluster.authorize_with(config)
         checks = site.verify("--wait", "1")[1]
-    assert checks["revoke"]["advice"] == webhook_diagnosis.NOT_OURS
+    assert checks["revoke"]["advice"] == diagnosis.NOT_OURS
 
 
 @pytest.mark.full
@@ -269,7 +269,7 @@ def test_without_tokens_or_metrics_the_advice_says_so(site: OperatedCluster) -> 
     (token,) = site.operator.output_json("kubernetes", "token", "list", "prod")
     site.operator.output("kubernetes", "token", "remove", "prod", token["id"], "--yes")
     removed = site.verify("--wait", "1")[1]["revoke"]["advice"]
-    assert (unknown, removed) == (webhook_diagnosis.UNKNOWN, webhook_diagnosis.NO_TOKEN)
+    assert (unknown, removed) == (diagnosis.UNKNOWN, diagnosis.NO_TOKEN)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import pytest
 
 from clustercert.kubernetes.api_client import KubeApi, Refused
 from clustercert.kubernetes.bindings import BINDINGS_PATH, list_fingerprints
-from clustercert.kubernetes.manifests.admission import storage
 from clustercert.kubernetes.reconcile import ORPHAN_SECONDS
+from clustercert.kubernetes.setup.admission import storage
 from clustercert.model import Cluster, JsonObject
 from clustercert.model.errors import RemoteFailed
 from clustercert.observability import metrics

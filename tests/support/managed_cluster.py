@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from clustercert.clusters.registration import Registration
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
-from clustercert.kubernetes.manifests.admission import CONFIG_MAP, NAMESPACE, admission
-from clustercert.kubernetes.manifests.rbac import service_access
+from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE, admission
+from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
 from clustercert.wiring import components
 from support.apiserver import ApiServer

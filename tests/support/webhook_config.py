@@ -1,6 +1,6 @@
 """Settings of a webhook."""
 
-from clustercert.kubernetes.manifests.authorization import WebhookConfig
+from clustercert.kubernetes.setup.authorization import WebhookConfig
 
 WEBHOOK_CONFIG = WebhookConfig(
     mode="default",

@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from clustercert.cli.altered_copy import altered_copy
+from clustercert.kubernetes.verify.certificates import altered_copy
 from clustercert.model import ClientCA, KeyType
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key

@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from clustercert.kubernetes.manifests.rbac import DEFAULT_BINDINGS
+from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
 from clustercert.policy.rule_settings import PolicySettings
 
 ROOT = Path(__file__).parents[2]

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clustercert.kubernetes.manifests import commented
-from clustercert.kubernetes.manifests.admission import CONFIG_MAP
-from clustercert.kubernetes.manifests.folder import audit_policy, files, kubeadm_patch
-from clustercert.kubernetes.manifests.rbac import bindings, service_access
-from clustercert.kubernetes.manifests.setup import NAMES, Setup
+from clustercert.kubernetes.setup import commented
+from clustercert.kubernetes.setup.admission import CONFIG_MAP
+from clustercert.kubernetes.setup.files import audit_policy, files, kubeadm_patch
+from clustercert.kubernetes.setup.rbac import bindings, service_access
+from clustercert.kubernetes.setup.values import NAMES, Setup
 from clustercert.model import Cluster, ClusterOptions
 from clustercert.pki.certificates import chain_pem
 from support import samples

@@ -8,17 +8,17 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clustercert.kubernetes.manifests import cel, to_yaml
-from clustercert.kubernetes.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
-from clustercert.kubernetes.manifests.authorization import (
+from clustercert.kubernetes.setup import cel, to_yaml
+from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, admission, storage
+from clustercert.kubernetes.setup.authorization import (
     WebhookConfig,
     authorization_configuration,
     match_conditions,
     webhook_kubeconfig,
 )
-from clustercert.kubernetes.manifests.certificate_requests import certificate_requests
-from clustercert.kubernetes.manifests.match_condition_modes import mode_of
-from clustercert.kubernetes.manifests.rbac import service_access
+from clustercert.kubernetes.setup.certificate_requests import certificate_requests
+from clustercert.kubernetes.setup.match_condition_modes import mode_of
+from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import CREDENTIAL_PREFIX, ClusterOptions
 from clustercert.model.kubernetes import CREDENTIAL_ID, SERVICE
 from clustercert.policy.templates import exemption_of, is_exempt

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from clustercert.kubernetes.manifests import to_yaml
-from clustercert.kubernetes.manifests.authorization import (
+from clustercert.kubernetes.setup import to_yaml
+from clustercert.kubernetes.setup.authorization import (
     WebhookConfig,
     authorization_configuration,
     match_conditions,
     webhook_kubeconfig,
 )
-from clustercert.kubernetes.manifests.previous import PreviousSetup, UnreadableFile, read_back
-from clustercert.kubernetes.manifests.rbac import bindings, issuer_keys_access, token_review_access
+from clustercert.kubernetes.setup.previous import PreviousSetup, UnreadableFile, read_back
+from clustercert.kubernetes.setup.rbac import bindings, issuer_keys_access, token_review_access
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import chain_pem
 from support import samples

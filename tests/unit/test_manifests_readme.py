@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from clustercert.kubernetes.manifests.authorization import WebhookConfig
-from clustercert.kubernetes.manifests.readme import readme
-from clustercert.kubernetes.manifests.setup import Setup
+from clustercert.kubernetes.setup.authorization import WebhookConfig
+from clustercert.kubernetes.setup.readme import readme
+from clustercert.kubernetes.setup.values import Setup
 from support import samples
 
 WEBHOOK_CONFIG = WebhookConfig(

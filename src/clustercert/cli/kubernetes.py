@@ -45,8 +45,8 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
 
     For `kubectl apply -f -`. By default they bind admins to cluster-admin, editors to edit, and viewers to view.
     """
-    from clustercert.kubernetes.manifests import to_yaml
-    from clustercert.kubernetes.manifests.rbac import bindings
+    from clustercert.kubernetes.setup import to_yaml
+    from clustercert.kubernetes.setup.rbac import bindings
 
     groups = settings(context).policy.policy().groups
     bound = bound_roles(groups, bind)

@@ -12,7 +12,7 @@ from clustercert.cli.setup_options import SetupOptions, duration_seconds
 from clustercert.cli.setup_values import SetupResolver, self_made_ca
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.manifests.setup import Setup
+    from clustercert.kubernetes.setup.values import Setup
     from clustercert.kubernetes.webhook.tokens import IssuedWebhookToken
     from clustercert.model import Cluster
     from clustercert.settings import Settings
@@ -33,8 +33,8 @@ async def setup(
     and a README.md that explains them. With --force, an existing folder is updated: options that you omit
     leave their values unchanged.
     """
-    from clustercert.kubernetes.manifests.authorization_flags import LIMITS
-    from clustercert.kubernetes.manifests.setup import README
+    from clustercert.kubernetes.setup.authorization import LIMITS
+    from clustercert.kubernetes.setup.values import README
     from clustercert.pki.certificates import chain_pem
 
     folder.check()
@@ -66,7 +66,7 @@ async def _write(operator: Operator, resolved: "Setup", folder: SetupFolder) -> 
 
     Raises CommandError or OSError.
     """
-    from clustercert.kubernetes.manifests.folder import files
+    from clustercert.kubernetes.setup.files import files
 
     tokens, created = operator.parts.webhook.tokens, None
     if not resolved.token or not await tokens.is_valid(resolved.cluster.id, resolved.token):
@@ -98,7 +98,7 @@ async def _create_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhoo
 
 def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:
     """Describe the result of a TLS handshake with the webhook, which only the control plane may be able to reach."""
-    from clustercert.cli.webhook_handshake import HandshakeError, check_handshake
+    from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
 
     try:
         return check_handshake(resolved.service_url, resolved.service_ca_pem, resolved.client)

@@ -1,7 +1,7 @@
 """`clustercert kubernetes verify`: proves that issuing, permissions and revocation work in a cluster."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,23 +10,22 @@ from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDom
 from clustercert.cli.output import Output, OutputOption, note, show_list
 from clustercert.cli.session import Operator
 from clustercert.cli.setup_options import BindOption, bound_roles
-from clustercert.model.errors import InvalidRequest
+from clustercert.cli.setup_values import self_made_ca
+from clustercert.model.choices import RevocationControl
+from clustercert.model.errors import ClustercertError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clustercert.cli.cluster_probe import Permission
-    from clustercert.cli.expectation import Expectation
-    from clustercert.model import Cluster, ClusterOptions
+    from clustercert.kubernetes.verify.certificates import VerifiedService
+    from clustercert.kubernetes.verify.expectation import Expectation
+    from clustercert.kubernetes.verify.probe import Permission
+    from clustercert.model import Caller, Cluster, ClusterOptions, Issued, IssueRequest
     from clustercert.policy.rule_settings import PolicySettings, RuleSettings
 
 # How long to wait: twice the longest time for which an API server caches a response by default.
 WAIT_SECONDS = 60.0
 MAX_WAIT_SECONDS = 600.0
-
-
-Control = Literal["webhook", "binding", "admission"]
-"""The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
 
 
 def _parse_address(text: str) -> str:
@@ -74,7 +73,7 @@ class VerifyOptions:
         ),
     ] = WAIT_SECONDS
     by: Annotated[
-        Control | None,
+        RevocationControl | None,
         typer.Option(
             help="Mechanism to test. [default: binding or admission if the cluster uses that, else webhook]"
         ),
@@ -82,8 +81,8 @@ class VerifyOptions:
 
     def expectation(self, policy: "PolicySettings", cluster: "Cluster") -> "Expectation":
         """Return how the cluster is expected to behave. Raises typer.BadParameter if an option is invalid."""
-        from clustercert.cli.cluster_probe import ROLE_PERMISSIONS
-        from clustercert.cli.expectation import Expectation
+        from clustercert.kubernetes.verify.expectation import Expectation
+        from clustercert.kubernetes.verify.probe import ROLE_PERMISSIONS
 
         control = self.by or _default_control(cluster.options)
         address = self.address or cluster.internal_url
@@ -145,11 +144,11 @@ async def verify(
     a check fails.
     """
     from clustercert.certificates.controls import USE_NOT_SEEN
-    from clustercert.cli.cluster_verification import ClusterVerification
+    from clustercert.kubernetes.verify.verification import ClusterVerification
 
     cluster = await operator.cluster(name, project, domain)
     expectation = options.expectation(operator.parts.settings.policy, cluster)
-    results = await ClusterVerification(operator, cluster, expectation).run()
+    results = await ClusterVerification(_service(operator, cluster), cluster, expectation).run()
     columns = ("check", "result", "seconds", "detail")
     show_list([asdict(result) for result in results], output, columns=columns, name="check")
     if not await operator.parts.inventory.access.sees_use(cluster):
@@ -161,8 +160,35 @@ async def verify(
         raise typer.Exit(1)
 
 
+def _service(operator: Operator, cluster: "Cluster") -> "VerifiedService":
+    from clustercert.certificates.recorder import Reason
+    from clustercert.kubernetes.verify.certificates import NOTE, VerifiedService
+
+    parts, recorder, actor = operator.parts, operator.parts.revocation.recorder, operator.actor
+
+    async def record_denial(caller: "Caller", request: "IssueRequest", error: ClustercertError) -> None:
+        await parts.denials.certificate(caller, cluster.project_id, cluster.id, request, error)
+
+    async def revoke(issued: "Issued") -> None:
+        certificate = await recorder.find_certificate(issued.fingerprint)
+        await recorder.revoke_certificate(certificate, Reason("cessationOfOperation", NOTE), actor=actor)
+
+    loaded, ca_file = parts.settings, self_made_ca(parts.settings)
+    # Only the API server has the client certificate that the webhook may require.
+    url = loaded.webhook.public_url or loaded.server.public_url if loaded.webhook.client_ca is None else None
+    return VerifiedService(
+        issuer=parts.issuance,
+        record_denial=record_denial,
+        revoke=revoke,
+        tokens=parts.webhook.tokens,
+        webhook_url=url,
+        webhook_ca_pem=ca_file.read_bytes() if ca_file is not None else None,
+        origin=actor.origin,
+    )
+
+
 def _parse_permission(text: str, namespace: str) -> "Permission":
-    from clustercert.cli.cluster_probe import Permission
+    from clustercert.kubernetes.verify.probe import Permission
 
     verb, colon, resource = text.partition(":")
     plural, _, api_group = resource.partition(".")
@@ -173,7 +199,7 @@ def _parse_permission(text: str, namespace: str) -> "Permission":
     return Permission(verb, plural, api_group, namespace)
 
 
-def _default_control(options: "ClusterOptions") -> Control:
+def _default_control(options: "ClusterOptions") -> RevocationControl:
     if options.credential_roles:
         return "binding"
     return "admission" if options.admission else "webhook"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.manifests.authorization import WebhookClient
+    from clustercert.kubernetes.setup.authorization import WebhookClient
 
 
 def read_client(certificate: Path, key: Path) -> "WebhookClient":
     """Read the PEM files. Raises OSError, or typer.BadParameter if they are not a certificate and its key."""
-    from clustercert.kubernetes.manifests.authorization import WebhookClient
+    from clustercert.kubernetes.setup.authorization import WebhookClient
 
     client = WebhookClient(certificate.read_bytes(), key.read_bytes())
     try:

@@ -10,7 +10,7 @@ import typer
 from clustercert.cli.options import CommandError
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.manifests.previous import PreviousSetup
+    from clustercert.kubernetes.setup.previous import PreviousSetup
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SetupFolder:
 
     def check(self) -> None:
         """Raise CommandError if existing files would be overwritten without --force."""
-        from clustercert.kubernetes.manifests.setup import NAMES
+        from clustercert.kubernetes.setup.values import NAMES
 
         if self.out.exists() and not self.out.is_dir():
             raise CommandError(f"{self.out} is not a folder.")
@@ -40,7 +40,7 @@ class SetupFolder:
 
     def read_previous(self) -> "PreviousSetup":
         """Read the values of an earlier run and an operator's changes. Raises CommandError if a file is malformed."""
-        from clustercert.kubernetes.manifests.previous import UnreadableFile, read_back
+        from clustercert.kubernetes.setup.previous import UnreadableFile, read_back
 
         try:
             return read_back(self._text)
@@ -52,7 +52,7 @@ class SetupFolder:
 
     def write(self, files: Mapping[str, str]) -> None:
         """Write the files. Remove obsolete files of an earlier run, or rename those for the cluster. Raises OSError."""
-        from clustercert.kubernetes.manifests.setup import FOR_CLUSTER, NAMES, removed
+        from clustercert.kubernetes.setup.values import FOR_CLUSTER, NAMES, removed
         from clustercert.secure_file import write_private
 
         # An existing folder keeps its mode, because it may have other files too. Each file gets mode 0600.
@@ -69,7 +69,7 @@ class SetupFolder:
                 path.unlink(missing_ok=True)
 
     def _text(self, name: str) -> str | None:
-        from clustercert.kubernetes.manifests.previous import UnreadableFile
+        from clustercert.kubernetes.setup.previous import UnreadableFile
 
         try:
             return (self.out / name).read_text(encoding="utf-8")

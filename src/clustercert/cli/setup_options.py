@@ -164,7 +164,7 @@ def bound_roles(
     Args:
         previous: bindings to use instead of the defaults.
     """
-    from clustercert.kubernetes.manifests.rbac import DEFAULT_BINDINGS
+    from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
 
     # Split at the last equals sign: a group name may contain one, a cluster role name can't.
     given = parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)

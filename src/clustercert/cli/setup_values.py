@@ -13,9 +13,9 @@ from clustercert.cli.setup_folder import SetupFolder
 from clustercert.cli.setup_options import CONTROL_PLANE_FOLDER, SetupOptions, bound_roles
 
 if TYPE_CHECKING:
-    from clustercert.kubernetes.manifests.authorization import WebhookClient, WebhookConfig
-    from clustercert.kubernetes.manifests.previous import PreviousSetup
-    from clustercert.kubernetes.manifests.setup import Setup
+    from clustercert.kubernetes.setup.authorization import WebhookClient, WebhookConfig
+    from clustercert.kubernetes.setup.previous import PreviousSetup
+    from clustercert.kubernetes.setup.values import Setup
     from clustercert.model import Cluster
     from clustercert.model.choices import WebhookMode
     from clustercert.settings import Settings
@@ -60,7 +60,7 @@ class SetupResolver:
 
     def resolve(self, cluster: "Cluster", client_cas_pem: bytes) -> "Setup":
         """Resolve all values. The token is empty if the folder has none. Raises typer.BadParameter or CommandError."""
-        from clustercert.kubernetes.manifests.setup import Setup
+        from clustercert.kubernetes.setup.values import Setup
 
         webhook, before = self.previous.webhook, self.previous.authorization
         if webhook is not None and webhook.cluster_id != cluster.id:
@@ -96,8 +96,8 @@ class SetupResolver:
         cluster: "Cluster",
         groups: tuple[str, ...],
     ) -> "WebhookConfig":
-        from clustercert.kubernetes.manifests.authorization import WebhookConfig
-        from clustercert.kubernetes.manifests.setup import WEBHOOK
+        from clustercert.kubernetes.setup.authorization import WebhookConfig
+        from clustercert.kubernetes.setup.values import WEBHOOK
         from clustercert.policy.templates import groups_and_templates, is_template
 
         before = self.previous.authorization
@@ -135,7 +135,7 @@ class SetupResolver:
         return previous
 
     def _previous_mode(self) -> "WebhookMode | None":
-        from clustercert.kubernetes.manifests.setup import AUTHORIZATION
+        from clustercert.kubernetes.setup.values import AUTHORIZATION
 
         before = self.previous.authorization
         if self.given.mode is not None or before is None or before.document is None:
@@ -149,11 +149,8 @@ class SetupResolver:
 
     def _minor(self, mode: "WebhookMode") -> int | None:
         """Return the minor version of Kubernetes. Raises CommandError if an option needs a newer one."""
-        from clustercert.kubernetes.manifests.authorization_flags import (
-            FIRST_WITH_CONFIGURATION,
-            FIRST_WITH_HASHES,
-        )
-        from clustercert.kubernetes.manifests.setup import AUTHORIZATION
+        from clustercert.kubernetes.setup.authorization import FIRST_WITH_CONFIGURATION, FIRST_WITH_HASHES
+        from clustercert.kubernetes.setup.values import AUTHORIZATION
 
         given, before = self.given, self.previous.authorization
         minor = given.kubernetes_version
@@ -234,7 +231,7 @@ class SetupResolver:
 
     def service_url(self) -> str:
         """Resolve the address of this service for the API server. Raises typer.BadParameter or CommandError."""
-        from clustercert.kubernetes.manifests.setup import WEBHOOK
+        from clustercert.kubernetes.setup.values import WEBHOOK
 
         if self.given.webhook_url is not None:
             return _base_url(self.given.webhook_url)

@@ -1,1 +1,1 @@
-"""Kubernetes API servers: API client, manifests, webhooks, and enforcement of revocations."""
+"""Kubernetes API servers: API client, set-up, verification, webhooks, and enforcement of revocations."""

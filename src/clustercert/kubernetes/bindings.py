@@ -13,9 +13,9 @@ from http import HTTPStatus
 import structlog
 
 from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
-from clustercert.kubernetes.manifests import MANAGED_BY
-from clustercert.kubernetes.manifests.rbac import cluster_role_binding
 from clustercert.kubernetes.service_access import Access
+from clustercert.kubernetes.setup import MANAGED_BY
+from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
     CREDENTIAL_PREFIX,
     CertificateRecord,

@@ -12,7 +12,7 @@ import structlog
 
 from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused
 from clustercert.kubernetes.bindings import Binding, bind, list_fingerprints, unbind
-from clustercert.kubernetes.manifests.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
+from clustercert.kubernetes.setup.admission import CONFIG_MAP, MAX_REVOKED, NAMESPACE, config_map
 from clustercert.model import (
     Actor,
     AuditEvent,

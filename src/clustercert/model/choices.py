@@ -14,6 +14,9 @@ FailurePolicy = Literal["NoOpinion", "Deny"]
 KeyOrigin = Literal["generated", "csr"]
 """Whether the service generated the private key, or the caller sent a CSR."""
 
+RevocationControl = Literal["webhook", "binding", "admission"]
+"""The mechanisms that can enforce a revocation in a cluster; see `docs/kubernetes.md`."""
+
 RevocationReason = Literal[
     "unspecified", "keyCompromise", "affiliationChanged", "superseded", "cessationOfOperation"
 ]

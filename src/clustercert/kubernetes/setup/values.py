@@ -4,8 +4,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clustercert.kubernetes.manifests.authorization import WebhookClient, WebhookConfig
-from clustercert.kubernetes.manifests.authorization_flags import authorization_flags
+from clustercert.kubernetes.setup.authorization import WebhookClient, WebhookConfig, authorization_flags
 from clustercert.model import Cluster, JsonObject
 from clustercert.model.choices import ServiceAccountAccess
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from clustercert.kubernetes.manifests import to_yaml
-from clustercert.kubernetes.manifests.authorization_flags import FIRST_WITH_CONFIGURATION, FIRST_WITH_V1
-from clustercert.kubernetes.manifests.cel import (
+from clustercert.kubernetes.setup import to_yaml
+from clustercert.kubernetes.setup.cel import (
     has_credential_group,
     has_x509,
     is_exempt,
@@ -207,3 +206,30 @@ def webhook_kubeconfig(
 
 def _base64(pem: bytes) -> str:
     return base64.b64encode(pem).decode()
+
+
+OLDEST, FIRST_WITH_CONFIGURATION, FIRST_WITH_V1, FIRST_WITH_HASHES = 24, 30, 32, 32
+"""Minor versions: the oldest supported one, and the first with a configuration file, its v1, and credential ids."""
+
+KUBECONFIG = "authorization-webhook-config-file"
+AUTHORIZED_TTL = "authorization-webhook-cache-authorized-ttl"
+UNAUTHORIZED_TTL = "authorization-webhook-cache-unauthorized-ttl"
+# Node is first, so that kubelets cause no webhook calls, and keep working while the webhook hangs.
+MODES = "Node,Webhook,RBAC"
+
+LIMITS = """\
+Before Kubernetes 1.30 an API server has flags instead of an authorization configuration. They don't support failing \
+closed, the mode known-only, or a second webhook. The API server asks about every request except those of kubelets \
+and of system:masters, and waits up to 30 seconds for an answer."""
+
+
+def authorization_flags(webhook: "WebhookConfig") -> Mapping[str, str]:
+    """Return the flags for kube-apiserver, without the leading dashes."""
+    return {
+        "authorization-mode": MODES,
+        KUBECONFIG: webhook.kubeconfig,
+        # The default is v1beta1.
+        "authorization-webhook-version": "v1",
+        AUTHORIZED_TTL: webhook.authorized_ttl,
+        UNAUTHORIZED_TTL: webhook.unauthorized_ttl,
+    }

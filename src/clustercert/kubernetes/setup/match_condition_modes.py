@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from clustercert.kubernetes.manifests.authorization import WebhookConfig, match_conditions
+from clustercert.kubernetes.setup.authorization import WebhookConfig, match_conditions
 from clustercert.model.choices import WebhookMode
 from clustercert.model.kubernetes import NODES
 

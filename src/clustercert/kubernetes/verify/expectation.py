@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from clustercert.cli.cluster_probe import CheckFailed, Denied, NotAuthenticated, Permission, Probe
-from clustercert.cli.kubernetes_verify import Control
+from clustercert.kubernetes.verify.probe import CheckFailed, Denied, NotAuthenticated, Permission, Probe
+from clustercert.model.choices import RevocationControl
 
 POLL_SECONDS = 0.1
 
@@ -26,7 +26,7 @@ class Expectation:
 
     role: str | None
     permissions: tuple[Permission, ...]
-    control: Control
+    control: RevocationControl
     address: str
     seconds: float
 

@@ -4,11 +4,12 @@ import socket
 import ssl
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-if TYPE_CHECKING:
-    from clustercert.kubernetes.manifests.authorization import WebhookClient
+from cryptography import x509
+
+from clustercert.kubernetes.setup.authorization import WebhookClient
+from clustercert.secure_file import write_private
 
 HTTPS_PORT = 443
 TIMEOUT_SECONDS = 5
@@ -26,15 +27,13 @@ class HandshakeError(Exception):
         self.untrusted = untrusted
 
 
-def check_handshake(url: str, ca_pem: bytes | None, client: "WebhookClient | None" = None) -> str:
+def check_handshake(url: str, ca_pem: bytes | None, client: WebhookClient | None = None) -> str:
     """Connect to the service and describe its certificate in a sentence. Raises HandshakeError.
 
     Args:
         ca_pem: the CAs to trust; `None` for the CAs of this machine's operating system.
         client: the certificate to present; `None` for none.
     """
-    from cryptography import x509
-
     try:
         der = _peer_certificate(url, ca_pem, client)
         leaf = x509.load_der_x509_certificate(der)
@@ -58,7 +57,7 @@ def check_handshake(url: str, ca_pem: bytes | None, client: "WebhookClient | Non
     )
 
 
-def _peer_certificate(url: str, ca_pem: bytes | None, client: "WebhookClient | None") -> bytes:
+def _peer_certificate(url: str, ca_pem: bytes | None, client: WebhookClient | None) -> bytes:
     parts = urlsplit(url)
     host = parts.hostname or ""
     context = ssl.create_default_context(cadata=ca_pem.decode() if ca_pem is not None else None)
@@ -78,10 +77,8 @@ def _peer_certificate(url: str, ca_pem: bytes | None, client: "WebhookClient | N
         return connection.getpeercert(binary_form=True) or b""
 
 
-def _load(context: ssl.SSLContext, client: "WebhookClient") -> None:
+def _load(context: ssl.SSLContext, client: WebhookClient) -> None:
     """Load a key pair through a temporary file, because Python reads key pairs only from files."""
-    from clustercert.secure_file import write_private
-
     with TemporaryDirectory() as folder:
         path = Path(folder) / "client.pem"
         write_private(path, client.certificate_pem + b"\n" + client.key_pem)

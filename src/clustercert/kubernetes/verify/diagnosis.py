@@ -8,18 +8,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from clustercert.cli.setup_values import self_made_ca
-from clustercert.cli.webhook_handshake import HandshakeError, check_handshake
+from clustercert.kubernetes.setup.handshake import HandshakeError, check_handshake
+from clustercert.kubernetes.verify.certificates import TemporaryCertificates, VerifiedService
+from clustercert.kubernetes.verify.probe import Probe
 from clustercert.kubernetes.webhook.credential_usage import FLUSH_SECONDS
+from clustercert.model import Cluster
 from clustercert.store.credential_usage import RESOLUTION
-
-if TYPE_CHECKING:
-    from clustercert.cli.cluster_probe import Probe
-    from clustercert.cli.session import Operator
-    from clustercert.cli.throwaway_certificates import ThrowawayCertificates
-    from clustercert.model import Cluster
 
 # Every process notices a revocation within a second, and writes reports of wrong tokens every `FLUSH_SECONDS`.
 NOTICED_SECONDS = 5.0
@@ -75,12 +70,12 @@ class WebhookDiagnosis:
         started_at: when the verification started.
     """
 
-    operator: "Operator"
-    cluster: "Cluster"
-    certificates: "ThrowawayCertificates"
+    service: VerifiedService
+    cluster: Cluster
+    certificates: TemporaryCertificates
     started_at: datetime
 
-    async def why_accepted(self, revoked: "Probe", valid: "Probe") -> str:
+    async def why_accepted(self, revoked: Probe, valid: Probe) -> str:
         """Return advice if the API server accepts a revoked certificate. Raises ClustercertError if the store fails."""
         if REVOKED in await revoked.new_denial():
             return CACHED
@@ -107,7 +102,7 @@ class WebhookDiagnosis:
         """Whether the webhook denies a revoked certificate to which RBAC gives nothing."""
         issued = await self.certificates.issue_without_groups()
         probe = await self.certificates.open(issued)
-        await self.certificates.revoke(issued)
+        await self.service.revoke(issued)
 
         async def is_denied() -> bool:
             return REVOKED in await probe.new_denial()
@@ -116,7 +111,7 @@ class WebhookDiagnosis:
 
     async def _why_unanswered(self) -> str | None:
         """Return advice if the API server's token is missing or wrong."""
-        tokens = self.operator.parts.webhook.tokens
+        tokens = self.service.tokens
         if not await tokens.of_cluster(self.cluster.id):
             return NO_TOKEN
 
@@ -127,14 +122,11 @@ class WebhookDiagnosis:
         return WRONG_TOKEN if await _within(REPORTED_SECONDS, is_refused) else None
 
     def _why_unreachable(self) -> str:
-        settings = self.operator.parts.settings
-        url = settings.webhook.public_url or settings.server.public_url
-        # Only the API server has the client certificate that the webhook may require.
-        if url is None or settings.webhook.client_ca is not None:
+        url = self.service.webhook_url
+        if url is None:
             return NO_ADDRESS
-        ca_file = self_made_ca(settings)
         try:
-            check_handshake(url, ca_file.read_bytes() if ca_file is not None else None)
+            check_handshake(url, self.service.webhook_ca_pem)
         except HandshakeError as error:
             return TLS.format(url=url, error=error)
         return WRONG_CA.format(url=url)

@@ -1,13 +1,17 @@
-"""Short-lived certificates that `clustercert kubernetes verify` issues, uses and revokes."""
+"""Temporary certificates that `clustercert kubernetes verify` issues, uses and revokes, and altered copies of them."""
 
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from clustercert.certificates.recorder import Reason
-from clustercert.cli.cluster_probe import CheckFailed, Probe
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi
+from clustercert.kubernetes.verify.probe import CheckFailed, Probe
+from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import (
     Caller,
     Cluster,
@@ -15,17 +19,15 @@ from clustercert.model import (
     Grant,
     Issued,
     IssueRequest,
+    Origin,
     SigningRequest,
     User,
 )
 from clustercert.model.errors import ClustercertError
-from clustercert.pki.keys import key_pem
-from clustercert.pki.leaf import check_leaf, der_pem, new_serial
-from clustercert.pki.signer import missing_signer
+from clustercert.pki.keys import CURVES, KeyGenerator, key_pem
+from clustercert.pki.leaf import check_leaf, der_pem, encode_certificate, new_serial
+from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.lifetime import BACKDATE
-
-if TYPE_CHECKING:
-    from clustercert.cli.session import Operator
 
 USER = "clustercert:verify"
 # Another name, because an API server may ask about every certificate with one of ours.
@@ -37,11 +39,50 @@ LIFETIME = timedelta(minutes=20)
 SHORT_LIFETIME = timedelta(minutes=5)
 
 
+class CertificateIssuer(Protocol):
+    """Issues certificates; implemented by `issuance.service.Issuance`."""
+
+    @property
+    def signers(self) -> Mapping[str, LeafSigner]: ...
+
+    @property
+    def keys(self) -> KeyGenerator: ...
+
+    async def issue(
+        self, caller: Caller, project_id: str, cluster_id: str, request: IssueRequest
+    ) -> Issued: ...
+
+    async def issue_granted(
+        self, caller: Caller, cluster: Cluster, grant: Grant, request: IssueRequest, decided_at: datetime
+    ) -> Issued: ...
+
+
 @dataclass(frozen=True, slots=True)
-class ThrowawayCertificates:
+class VerifiedService:
+    """What a verification uses of this service.
+
+    Attributes:
+        record_denial: records that a certificate was denied, or that it could not be signed.
+        revoke: revokes a certificate that is no longer needed.
+        webhook_url: where API servers reach the webhook; `None` if that is unknown, or needs a client certificate.
+        webhook_ca_pem: the CAs for that address; `None` for those of the operating system.
+        origin: where the verification runs, for audit events.
+    """
+
+    issuer: CertificateIssuer
+    record_denial: Callable[[Caller, IssueRequest, ClustercertError], Awaitable[None]]
+    revoke: Callable[[Issued], Awaitable[None]]
+    tokens: WebhookTokens
+    webhook_url: str | None
+    webhook_ca_pem: bytes | None
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class TemporaryCertificates:
     """Issues certificates as for users. When the exit stack closes, revokes them and closes their connections."""
 
-    operator: "Operator"
+    service: VerifiedService
     cluster: Cluster
     address: str
     stack: AsyncExitStack
@@ -56,28 +97,28 @@ class ThrowawayCertificates:
             raise CheckFailed(error.message, NOT_ISSUED) from error
 
     async def _issue_by_policy(self, role: str) -> Issued:
-        project_id = self.cluster.project_id
         caller = self._caller((role,))
         request = IssueRequest(
             expire_at=datetime.now(UTC).replace(microsecond=0) + LIFETIME, truncate=True, reason=NOTE
         )
-        parts = self.operator.parts
         try:
-            issued = await parts.issuance.issue(caller, project_id, self.cluster.id, request)
+            issued = await self.service.issuer.issue(
+                caller, self.cluster.project_id, self.cluster.id, request
+            )
         except ClustercertError as error:
-            await parts.denials.certificate(caller, project_id, self.cluster.id, request, error)
+            await self.service.record_denial(caller, request, error)
             raise CheckFailed(error.message, NOT_ISSUED) from error
-        self.stack.push_async_callback(self.revoke, issued)
+        self.stack.push_async_callback(self.service.revoke, issued)
         return issued
 
     async def issue_without_groups(self) -> Issued:
         """Issue a certificate with its credential group alone, to which nothing is bound. Raises ClustercertError."""
         request = IssueRequest(reason=NOTE)
         now = datetime.now(UTC).replace(microsecond=0)
-        issued = await self.operator.parts.issuance.issue_granted(
+        issued = await self.service.issuer.issue_granted(
             self._caller(()), self.cluster, _grant(USER, now, LIFETIME), request, now
         )
-        self.stack.push_async_callback(self.revoke, issued)
+        self.stack.push_async_callback(self.service.revoke, issued)
         return issued
 
     async def open_without_number(self) -> Probe:
@@ -85,11 +126,10 @@ class ThrowawayCertificates:
 
         It can't be revoked, so it is valid for only a few minutes. Its user has no rights of its own.
         """
-        issuance = self.operator.parts.issuance
-        signer = issuance.signers.get(self.cluster.signer)
+        signer = self.service.issuer.signers.get(self.cluster.signer)
         if signer is None:
             raise missing_signer(self.cluster.signer)
-        key = await issuance.keys.new_key()
+        key = await self.service.issuer.keys.new_key()
         to_sign = SigningRequest(
             grant=_grant(UNKNOWN_USER, datetime.now(UTC).replace(microsecond=0), SHORT_LIFETIME),
             public_key=key.public_key(),
@@ -115,15 +155,26 @@ class ThrowawayCertificates:
             user=User(id=USER, name=USER, domain=Domain(id="", name="")),
             roles={self.cluster.project_id: roles},
             method="cli",
-            origin=self.operator.actor.origin,
+            origin=self.service.origin,
         )
-
-    async def revoke(self, issued: Issued) -> None:
-        recorder = self.operator.parts.revocation.recorder
-        certificate = await recorder.find_certificate(issued.fingerprint)
-        reason = Reason("cessationOfOperation", NOTE)
-        await recorder.revoke_certificate(certificate, reason, actor=self.operator.actor)
 
 
 def _grant(username: str, now: datetime, lifetime: timedelta) -> Grant:
     return Grant(rule=None, username=username, groups=(), not_before=now - BACKDATE, not_after=now + lifetime)
+
+
+_CURVES = {each.signature_oid: each for each in CURVES.values()}
+
+
+def altered_copy(der: bytes) -> bytes | None:
+    """Copy a certificate (DER) with the signature (r, n - s) instead of (r, s); n is the order of the CA's curve.
+
+    The copy is also valid, and has another fingerprint. Returns `None` if the CA's signature is not ECDSA.
+    """
+    leaf = x509.load_der_x509_certificate(der)
+    algorithm = _CURVES.get(leaf.signature_algorithm_oid)
+    if algorithm is None:
+        return None
+    r, s = decode_dss_signature(leaf.signature)
+    signature = encode_dss_signature(r, algorithm.curve.group_order - s)
+    return encode_certificate(leaf.tbs_certificate_bytes, algorithm.algorithm_der, signature)

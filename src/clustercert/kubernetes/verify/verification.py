@@ -3,20 +3,16 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from clustercert.cli.altered_copy import altered_copy
-from clustercert.cli.cluster_probe import CheckFailed, NoDecision, Probe
-from clustercert.cli.expectation import ADVICE, COPY_ADVICE, Expectation
-from clustercert.cli.kubernetes_verify import Control
-from clustercert.cli.throwaway_certificates import ThrowawayCertificates
-from clustercert.cli.webhook_diagnosis import WebhookDiagnosis
+from clustercert.kubernetes.verify.certificates import TemporaryCertificates, VerifiedService, altered_copy
+from clustercert.kubernetes.verify.diagnosis import WebhookDiagnosis
+from clustercert.kubernetes.verify.expectation import ADVICE, COPY_ADVICE, Expectation
+from clustercert.kubernetes.verify.probe import CheckFailed, NoDecision, Probe
 from clustercert.model import Cluster, Issued, credential_group, utc_now
+from clustercert.model.choices import RevocationControl
 from clustercert.model.kubernetes import MASTERS, X509_ID
 from clustercert.pki.keys import accepted_key, key_type_of
-
-if TYPE_CHECKING:
-    from clustercert.cli.session import Operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +43,8 @@ class CheckResult:
 class ClusterVerification:
     """Runs the checks in order."""
 
-    def __init__(self, operator: "Operator", cluster: Cluster, expected: Expectation) -> None:
-        self._operator = operator
+    def __init__(self, service: VerifiedService, cluster: Cluster, expected: Expectation) -> None:
+        self._service = service
         self._cluster = cluster
         self._expected = expected
         self._issued: list[Issued] = []
@@ -62,13 +58,13 @@ class ClusterVerification:
         """
         results: list[CheckResult] = []
         async with AsyncExitStack() as stack:
-            certificates = ThrowawayCertificates(self._operator, self._cluster, self._expected.address, stack)
-            diagnosis = WebhookDiagnosis(self._operator, self._cluster, certificates, utc_now())
+            certificates = TemporaryCertificates(self._service, self._cluster, self._expected.address, stack)
+            diagnosis = WebhookDiagnosis(self._service, self._cluster, certificates, utc_now())
             checks: dict[str, Callable[[], Awaitable[Passed]]] = {
                 "issue": lambda: self._issue_two(certificates),
                 "authenticate": lambda: self._authenticate(diagnosis),
                 "authorize": self._authorize,
-                "revoke": lambda: self._revoke_one(certificates, diagnosis),
+                "revoke": lambda: self._revoke_one(diagnosis),
                 "altered copy": lambda: self._use_copies(certificates),
                 "other certificate": self._use_other,
             }
@@ -81,7 +77,7 @@ class ClusterVerification:
                     results.append(await _result(name, check))
         return results
 
-    async def _issue_two(self, certificates: ThrowawayCertificates) -> Passed:
+    async def _issue_two(self, certificates: TemporaryCertificates) -> Passed:
         """Issue two certificates for the same identity, and connect with each."""
         for _ in range(2):
             issued = await certificates.issue(self._expected.role)
@@ -127,7 +123,7 @@ class ClusterVerification:
             return Passed("no permission was tested: give --can VERB:RESOURCE")
         return Passed(f"may {', '.join(str(each) for each in permissions)}")
 
-    async def _revoke_one(self, certificates: ThrowawayCertificates, diagnosis: WebhookDiagnosis) -> Passed:
+    async def _revoke_one(self, diagnosis: WebhookDiagnosis) -> Passed:
         """Revoke the first certificate, and wait until it is refused."""
         control, issued, probe = self._expected.control, self._issued[0], self._probes[0]
         if control == "webhook" and MASTERS in issued.grant.groups:
@@ -142,7 +138,7 @@ class ClusterVerification:
                 "the certificate was refused before it was revoked",
                 "An admission policy stops only writes: choose a rule that may create namespaces, with --rule.",
             )
-        await certificates.revoke(issued)
+        await self._service.revoke(issued)
         seconds = await self._expected.seconds_until_refused(probe)
         if seconds is None:
             advice = (
@@ -156,7 +152,7 @@ class ClusterVerification:
             )
         return Passed(_REFUSED_BY[control], seconds)
 
-    async def _use_copies(self, certificates: ThrowawayCertificates) -> Passed:
+    async def _use_copies(self, certificates: TemporaryCertificates) -> Passed:
         """Check that the cluster rejects an altered copy of the revoked certificate.
 
         If the webhook enforces revocations, check an altered copy of the valid certificate too.
@@ -191,7 +187,7 @@ class ClusterVerification:
             )
         return Passed("the user's other certificate still works")
 
-    async def _use_unknown(self, certificates: ThrowawayCertificates) -> Passed:
+    async def _use_unknown(self, certificates: TemporaryCertificates) -> Passed:
         """Check that the mode known-only denies a certificate of the client CA that is not in the ledger."""
         advice = (
             "Write the files again with `clustercert kubernetes setup --force --mode known-only`, and copy"
@@ -213,7 +209,7 @@ async def _result(name: str, check: Callable[[], Awaitable[Passed]]) -> CheckRes
     return CheckResult(name, "skipped" if passed.skipped else "ok", passed.seconds, passed.detail)
 
 
-_REFUSED_BY: dict[Control, str] = {
+_REFUSED_BY: dict[RevocationControl, str] = {
     "webhook": "refused, by the authorization webhook",
     "binding": "all permissions lost, by the end of its binding",
     "admission": "writes refused, by the admission policy; it still reads",

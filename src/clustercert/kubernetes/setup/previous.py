@@ -9,11 +9,16 @@ from typing import Any, TypeVar
 
 import yaml
 
-from clustercert.kubernetes.manifests import MANAGED_BY
-from clustercert.kubernetes.manifests.authorization import WebhookClient, is_ours
-from clustercert.kubernetes.manifests.authorization_flags import AUTHORIZED_TTL, KUBECONFIG, UNAUTHORIZED_TTL
-from clustercert.kubernetes.manifests.match_condition_modes import mode_of
-from clustercert.kubernetes.manifests.setup import (
+from clustercert.kubernetes.setup import MANAGED_BY
+from clustercert.kubernetes.setup.authorization import (
+    AUTHORIZED_TTL,
+    KUBECONFIG,
+    UNAUTHORIZED_TTL,
+    WebhookClient,
+    is_ours,
+)
+from clustercert.kubernetes.setup.match_condition_modes import mode_of
+from clustercert.kubernetes.setup.values import (
     AUDIT_WEBHOOK,
     AUTHORIZATION,
     CERTIFICATE_REQUESTS,

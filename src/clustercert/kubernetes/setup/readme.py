@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from importlib.resources import files as resources
 
-from clustercert.kubernetes.manifests.setup import (
+from clustercert.kubernetes.setup.values import (
     ADMISSION,
     CERTIFICATE_REQUESTS,
     FOR_CLUSTER,
@@ -25,7 +25,7 @@ _OPTIONAL = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 def readme(setup: Setup, files: Collection[str]) -> str:
     """Write the README.md, in Markdown. `files` are the names of the other files."""
-    template = resources("clustercert.kubernetes.manifests").joinpath("readme.md").read_text(encoding="utf-8")
+    template = resources("clustercert.kubernetes.setup").joinpath("readme.md").read_text(encoding="utf-8")
     conditions = _conditions(setup, files)
     text = _OPTIONAL.sub(lambda part: part[2] if conditions[part[1]] else "", template)
     copied = [name for name in FOR_CONTROL_PLANE if name in files]

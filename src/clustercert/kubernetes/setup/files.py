@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from clustercert.kubernetes.manifests import admission, commented, rbac, to_yaml
-from clustercert.kubernetes.manifests.authorization import (
+from clustercert.kubernetes.setup import admission, commented, rbac, to_yaml
+from clustercert.kubernetes.setup.authorization import (
     authorization_comment,
     authorization_configuration,
     webhook_kubeconfig,
 )
-from clustercert.kubernetes.manifests.certificate_requests import certificate_requests
-from clustercert.kubernetes.manifests.readme import readme
-from clustercert.kubernetes.manifests.setup import (
+from clustercert.kubernetes.setup.certificate_requests import certificate_requests
+from clustercert.kubernetes.setup.readme import readme
+from clustercert.kubernetes.setup.values import (
     ADMISSION,
     AUDIT_POLICY,
     AUDIT_WEBHOOK,

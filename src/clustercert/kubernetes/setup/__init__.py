@@ -1,4 +1,4 @@
-"""The documents that an operator applies to a cluster, as JSON values and as YAML. No I/O, no store."""
+"""The files with which an operator sets up a cluster for issued certificates and revocation."""
 
 from collections.abc import Iterable
 
