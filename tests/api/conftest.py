@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from clustercert.custody.keks import write_new_kek_file
-from clustercert.wiring import components, initialise
+from clustercert.wiring import components
 from support import postgres
 from support import world as worlds
 from support.administration import Administration
-from support.keystone import BY, PASSWORD, Keystone
+from support.keystone import Keystone, KeystoneData, new_data
 from support.revocation_client import RevocationClient
 from support.service import Service
 from support.world import World, settings
@@ -78,24 +78,18 @@ def administration(
 
 
 @pytest.fixture(scope="session")
-def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, created once and copied by each test."""
-    folder = tmp_path_factory.mktemp("empty")
+def keystone_data(tmp_path_factory: pytest.TempPathFactory) -> KeystoneData:
+    """A store with a domain, a project and its admin, made once and copied by each test."""
+    folder = tmp_path_factory.mktemp("keystone")
     write_new_kek_file(folder / "kek")
-    asyncio.run(initialise(settings(folder), **BY))
-    return folder
+    return asyncio.run(new_data(folder))
 
 
 @pytest.fixture
-def keystone(tmp_path: Path, empty_folder: Path) -> Iterator[Keystone]:
-    shutil.copytree(empty_folder, tmp_path, dirs_exist_ok=True)
+def keystone(tmp_path: Path, keystone_data: KeystoneData) -> Iterator[Keystone]:
+    shutil.copytree(keystone_data.folder, tmp_path, dirs_exist_ok=True)
     with Service(settings(tmp_path)).running() as service:
         opened = components(settings(tmp_path))
         operator = service.run(opened.__aenter__())
-        directory = operator.identity.directory
-        domain = service.run(directory.create_domain("OTC1", **BY))
-        project = service.run(directory.create_project("eu-de", domain, **BY))
-        alice = service.run(directory.create_user("alice", domain, password=PASSWORD, **BY))
-        service.run(operator.identity.roles.assign("admin", alice, project, **BY))
-        yield Keystone(service, operator, domain, project, alice)
+        yield Keystone(service, operator, keystone_data.domain, keystone_data.project, keystone_data.alice)
         service.run(opened.__aexit__(None, None, None))

@@ -29,6 +29,8 @@ from support.webhook_cluster import (
 )
 from support.world import World
 
+pytestmark = pytest.mark.full
+
 Means = Literal["binding", "admission"]
 OPTIONS: dict[Means, ClusterOptions] = {
     "binding": ClusterOptions(credential_roles=managed_cluster.ROLES),

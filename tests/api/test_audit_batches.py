@@ -45,6 +45,7 @@ def sender(started: Callable[..., Sender]) -> Sender:
     return started()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("filler", "events"), [("x", 400), (r"\u0026", 100)])
 def test_a_batch_of_hundreds_of_megabytes_is_read_completely(
     tmp_path: Path, filler: str, events: int
@@ -66,6 +67,7 @@ def test_a_large_body_in_one_piece_is_read(sender: Sender) -> None:
     eventually(lambda: is_alerted(sender, fingerprint))
 
 
+@pytest.mark.full
 def test_a_slow_batch_is_read_while_it_keeps_arriving(started: Callable[..., Sender]) -> None:
     sender, fingerprint = started(request_timeout=6, body_timeout=5.9), os.urandom(32)
     raw = event_list(master(fingerprint))

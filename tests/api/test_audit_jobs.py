@@ -24,6 +24,7 @@ def world(tmp_path: Path) -> World:
     return worlds.make(tmp_path)
 
 
+@pytest.mark.full
 def test_a_service_looks_after_its_log_and_its_ledger(world: World, tmp_path: Path) -> None:
     execute(
         world.database,

@@ -31,6 +31,8 @@ from support.stores import rows
 from support.wait import eventually
 from support.world import ACTOR, Person, World
 
+pytestmark = pytest.mark.full
+
 AnyCase: TypeAlias = Case[Any]
 Described: TypeAlias = Any  # schemathesis.BaseSchema, which is generic in what it does not export
 

@@ -237,6 +237,7 @@ async def test_a_store_error_is_not_taken_for_a_lost_race(log: SealerProcess, st
     assert placed == store.rows("SELECT size FROM audit_log"), "nothing of what was refused has happened"
 
 
+@pytest.mark.full
 @pytest.mark.slow
 async def test_a_sealer_killed_at_any_step_leaves_a_valid_log(store: Store, kek: Path) -> None:
     async with sealer_process.opened(store, kek) as log:

@@ -72,6 +72,7 @@ def unsealed(store: Store) -> object:
     return store.rows("SELECT count(*) FROM audit_unsealed")[0][0]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 async def test_one_worker_seals_and_another_one_takes_over(logs: Logs, store: Store) -> None:
     one, other = logs

@@ -3,6 +3,7 @@
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import httpx
@@ -10,9 +11,10 @@ import httpx
 from clustercert.identity.directory import Directory
 from clustercert.model import Actor, Domain, Origin, Project, User
 from clustercert.pki.request_signature import SignatureCredential, SignedParts, payload_hash, sign
-from clustercert.wiring import Components
+from clustercert.wiring import Components, components, initialise
 from support.service import BASE_URL, Service
 from support.wait import eventually
+from support.world import settings
 
 T = TypeVar("T")
 
@@ -32,6 +34,28 @@ UNAUTHORIZED = {
     "error_code": "CCE.01401001",
     "error_msg": "The request you have made requires authentication.",
 }
+
+
+@dataclass(frozen=True)
+class KeystoneData:
+    """What is in a new store, in this folder."""
+
+    folder: Path
+    domain: Domain
+    project: Project
+    alice: User
+
+
+async def new_data(folder: Path) -> KeystoneData:
+    """A domain, a project, and alice as its admin. The key-encryption key is there."""
+    await initialise(settings(folder), **BY)
+    async with components(settings(folder)) as operator:
+        directory = operator.identity.directory
+        domain = await directory.create_domain("OTC1", **BY)
+        project = await directory.create_project("eu-de", domain, **BY)
+        alice = await directory.create_user("alice", domain, password=PASSWORD, **BY)
+        await operator.identity.roles.assign("admin", alice, project, **BY)
+    return KeystoneData(folder, domain, project, alice)
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Test data for the API: two projects, people with each role, clusters of each kind."""
 
 import asyncio
+import functools
 import os
 import secrets
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -89,7 +91,28 @@ def settings(folder: Path, **changed: object) -> Settings:
 
 
 def make(folder: Path, database_url: str | None = None) -> World:
-    """Create the data in a new folder."""
+    """Create the data in a new folder. Those on SQLite are made once in each process, and copied."""
+    if database_url is not None:
+        return _new(folder, database_url)
+    world, files = _template()
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_bytes(content)
+    return replace(world, folder=folder)
+
+
+@functools.cache
+def _template() -> tuple[World, dict[str, bytes]]:
+    """A world on SQLite and its files, by their names in its folder, which is gone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        world = _new(folder, None)
+        return world, {file: (folder / file).read_bytes() for file in ("kek", "data/clustercert.db")}
+
+
+def _new(folder: Path, database_url: str | None) -> World:
     write_new_kek_file(folder / "kek")
     return asyncio.run(_made(folder, database_url))
 
