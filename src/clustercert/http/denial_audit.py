@@ -16,7 +16,7 @@ from clustercert.model.errors import (
 )
 
 
-async def record(denials: DenialAudit, scope: Scope, failure: ClustercertError) -> None:
+async def record_denial(denials: DenialAudit, scope: Scope, failure: ClustercertError) -> None:
     """Record the failure if it denies an authenticated caller's request. Raises Unavailable."""
     context = context_of(scope)
     caller = context.caller
@@ -31,7 +31,7 @@ async def record(denials: DenialAudit, scope: Scope, failure: ClustercertError) 
     await denials.request(caller, scope["method"], scope["path"], project_id, failure)
 
 
-def count_failure(
+def count_failed_authentication(
     failures: FailedAuthentications,
     limit: FailureLimit,
     scope: Scope,

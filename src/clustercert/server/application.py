@@ -26,13 +26,11 @@ from clustercert.background import running
 from clustercert.clusters.registration import exempted_templates, refuse_new_exempted_templates
 from clustercert.custody import Custody
 from clustercert.http import denial_audit, responses
-from clustercert.http.app import new_app
-from clustercert.http.cce import clustercert
+from clustercert.http.app import direct_routes, new_app
 from clustercert.http.context import RequestContext, attach
 from clustercert.http.dependencies import Options, Services
 from clustercert.http.middleware import AuthenticationFailure, RequestMiddleware
 from clustercert.http.source_address import SourceAddresses
-from clustercert.http.webhook import routes as webhook
 from clustercert.limits import Unlimited
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import LimitedIssuance
@@ -167,10 +165,10 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
         return cast("Services", app.state.services)
 
     async def record_denial(scope: Scope, failure: ClustercertError) -> None:
-        await denial_audit.record(services().denials, scope, failure)
+        await denial_audit.record_denial(services().denials, scope, failure)
 
     def count_failure(scope: Scope, failure: AuthenticationFailure) -> None:
-        denial_audit.count_failure(failures, services().failure_limit, scope, failure)
+        denial_audit.count_failed_authentication(failures, services().failure_limit, scope, failure)
 
     @contextlib.asynccontextmanager
     async def lifespan(_router: Router) -> AsyncIterator[None]:
@@ -180,9 +178,8 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
                 notify_ready()
                 yield
 
-    direct = {"api": clustercert.direct(services), "webhook": webhook.direct(services)}
     router = Router(
-        list(direct.values()) if role == "all" else [direct[role]],
+        direct_routes(role, services),
         default=app,
         lifespan=lifespan,
         redirect_slashes=False,

@@ -22,8 +22,8 @@ from clustercert.store.inventory import Page
 CSV = "text/csv"
 NEXT = "X-Clustercert-Next"
 
-_IN_CLUSTER = query.described(bodies.IN_CLUSTER)
-_IN_PROJECT = query.described(bodies.IN_PROJECT)
+_CLUSTER_FILTERS = query.described(bodies.CLUSTER_FILTERS)
+_PROJECT_FILTERS = query.described(bodies.PROJECT_FILTERS)
 _LISTED = described(
     "A page of certificates, newest first. In CSV, lists are JSON, and a cell that looks like a"
     " formula starts with an apostrophe.",
@@ -40,23 +40,23 @@ _SHOWN = described(
 router = APIRouter(tags=["Inventory"])
 
 
-@router.get(IN_PROJECT + "/certificates", responses=_LISTED, openapi_extra=_IN_PROJECT)
+@router.get(IN_PROJECT + "/certificates", responses=_LISTED, openapi_extra=_PROJECT_FILTERS)
 async def list_of_project(call: CallDep, project_id: str, page: PageDep) -> Response:
     """List the certificates of a project.
 
     Project admins and operators see all, other users their own. Includes certificates for removed clusters.
     """
-    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.PROJECT_FILTERS)
     found = await call.services.inventory.of_project(
         call.caller, project_id, selected, limit=page.limit, before=page.cursor, own=own
     )
     return await _list(call, found)
 
 
-@router.get(IN_CLUSTER + "/certificates", responses=_LISTED, openapi_extra=_IN_CLUSTER)
+@router.get(IN_CLUSTER + "/certificates", responses=_LISTED, openapi_extra=_CLUSTER_FILTERS)
 async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page: PageDep) -> Response:
     """List the certificates of a cluster. Project admins and operators see all, other users their own."""
-    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_CLUSTER)
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.CLUSTER_FILTERS)
     found = await call.services.inventory.of_project(
         call.caller,
         project_id,
@@ -69,13 +69,13 @@ async def list_of_cluster(call: CallDep, project_id: str, cluster_id: str, page:
     return await _list(call, found)
 
 
-@router.get(OWN + "/certificates", responses=_LISTED, openapi_extra=_IN_PROJECT)
+@router.get(OWN + "/certificates", responses=_LISTED, openapi_extra=_PROJECT_FILTERS)
 async def list_everywhere(call: CallDep, page: PageDep) -> Response:
     """List certificates of all projects.
 
     Operators see all. Others send own=true, and see their own, also those in projects where they have no role any more.
     """
-    selected, own = bodies.certificate_filter(call.request.query_params, bodies.IN_PROJECT)
+    selected, own = bodies.certificate_filter(call.request.query_params, bodies.PROJECT_FILTERS)
     found = await call.services.inventory.of_all_projects(
         call.caller, selected, limit=page.limit, before=page.cursor, own=own
     )

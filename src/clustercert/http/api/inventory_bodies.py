@@ -11,7 +11,7 @@ from clustercert.model.choices import CertificateState
 from clustercert.store.inventory import CertificateFilter
 
 # The filters for a cluster's certificates.
-IN_CLUSTER = (
+CLUSTER_FILTERS = (
     query.choice("own", "Only the caller's own certificates.", ("true",)),
     query.text("user", "Only this user, by id."),
     query.text("user_name", "Only users with this name, or certificates with it as their common name."),
@@ -29,7 +29,7 @@ IN_CLUSTER = (
     query.choice("format", "The format of the response; without it, Accept decides.", ("json", "csv")),
 )
 # The filters for lists that span clusters.
-IN_PROJECT = (query.text("cluster", "Only this cluster, by id."), *IN_CLUSTER)
+PROJECT_FILTERS = (query.text("cluster", "Only this cluster, by id."), *CLUSTER_FILTERS)
 
 _USED_AFTER_REVOCATION = (
     "When an API server last allowed a request after its revocation; updated at most once an hour."

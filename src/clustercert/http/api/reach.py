@@ -71,7 +71,7 @@ async def list_reachable(
         numbered_page(
             "clusters",
             known,
-            lambda each: _view(each, projects[each.project_id]),
+            lambda each: _reachable_view(each, projects[each.project_id]),
             lambda each: each.id,
             following,
             page.max_bytes,
@@ -79,7 +79,7 @@ async def list_reachable(
     )
 
 
-def _view(cluster: Cluster, project: Project) -> JsonObject:
+def _reachable_view(cluster: Cluster, project: Project) -> JsonObject:
     return {
         "id": cluster.id,
         "name": cluster.name,

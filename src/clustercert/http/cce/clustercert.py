@@ -17,7 +17,7 @@ Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md
 import functools
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import yaml
 from fastapi import Request
@@ -30,7 +30,6 @@ from clustercert.http.cce import bodies
 from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, authenticated, raw_body
-from clustercert.http.direct_route import DirectRoute
 from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed
 from clustercert.pki.keys import key_pem
@@ -48,7 +47,7 @@ _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 Shape = type[bodies.AutopilotCertRequest]
 
 
-async def answer(
+async def handle(
     request: Request, services: Services, project_id: str, cluster_id: str, shape: Shape | None
 ) -> Response:
     """Check the body's size, the caller and the body, then issue. `shape` is `None` for GET, which has no body."""
@@ -73,15 +72,6 @@ async def answer(
     if prefers(request, _YAML):
         return responses.Rendered(to_yaml(document), _headers(issued, b"yaml"))
     return responses.Rendered(to_json(document), _headers(issued, b"json"))
-
-
-def direct(services: Callable[[], Services]) -> DirectRoute:
-    """Return a POST route that bypasses FastAPI. FastAPI's route for this path serves only as API documentation."""
-
-    async def create(request: Request) -> Response:
-        return await answer(request, services(), **request.path_params, shape=bodies.ClusterCertRequest)
-
-    return DirectRoute(PATH, create, methods=["POST"])
 
 
 def _is_dry_run(request: Request) -> bool:

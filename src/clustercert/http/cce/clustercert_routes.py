@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from clustercert.http import query
 from clustercert.http.cce import bodies
-from clustercert.http.cce.clustercert import PATH, Shape, answer
+from clustercert.http.cce.clustercert import PATH, Shape, handle
 from clustercert.http.dependencies import ServicesDep
 from clustercert.http.openapi import described, json_body
 
@@ -40,7 +40,7 @@ async def create_clustercert(
 
     The certificate is for the caller. The policy decides its groups and limits its lifetime.
     """
-    return await answer(request, services, project_id, cluster_id, bodies.ClusterCertRequest)
+    return await handle(request, services, project_id, cluster_id, bodies.ClusterCertRequest)
 
 
 @router.post(
@@ -52,7 +52,7 @@ async def create_autopilot_clustercert(
     request: Request, project_id: str, cluster_id: str, services: ServicesDep
 ) -> Response:
     """Obtain a cluster certificate as a kubeconfig, for Autopilot. Like POST clustercert, but without expire_at."""
-    return await answer(request, services, project_id, cluster_id, bodies.AutopilotCertRequest)
+    return await handle(request, services, project_id, cluster_id, bodies.AutopilotCertRequest)
 
 
 @router.get(PATH, responses=_KUBECONFIG, openapi_extra=_DRY_RUN, deprecated=True)
@@ -63,4 +63,4 @@ async def get_clustercert(
 
     The certificate is valid for 30 days, or for the longest lifetime allowed if that is shorter.
     """
-    return await answer(request, services, project_id, cluster_id, None)
+    return await handle(request, services, project_id, cluster_id, None)

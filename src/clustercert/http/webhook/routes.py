@@ -4,7 +4,6 @@ The body is read only if the request has the cluster's token. After an error, th
 and it may allow the request. So no input from a client of the API server may cause an error here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +13,6 @@ from clustercert.http import responses
 from clustercert.http.body import beginning, chunks
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, check_limits
-from clustercert.http.direct_route import DirectRoute
 from clustercert.http.early_response import EarlyResponse
 from clustercert.http.openapi import ERRORS, TEXT, described, json_body
 from clustercert.http.webhook import bodies as webhook_bodies
@@ -87,7 +85,7 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
 
     This is kube-apiserver's authorization webhook. It denies X.509 credentials that are revoked or for another cluster.
     """
-    return await answer_review(request, services, cluster_id)
+    return await handle_review(request, services, cluster_id)
 
 
 @router.post(
@@ -99,7 +97,7 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
     ),
     openapi_extra=_object(audit_events.API_VERSION, "EventList", items={"type": "array", "items": _EVENT}),
 )
-async def take_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
+async def receive_audit_events(request: Request, services: ServicesDep, cluster_id: str) -> Response:
     """Report the use of credentials.
 
     This is kube-apiserver's audit webhook, for batches of any size.
@@ -117,7 +115,7 @@ async def take_audit_events(request: Request, services: ServicesDep, cluster_id:
     return responses.json_response(_SUCCESS)
 
 
-async def answer_review(request: Request, services: Services, cluster_id: str) -> Response:
+async def handle_review(request: Request, services: Services, cluster_id: str) -> Response:
     """Check limits, token, size and content, in this order, and decide on the credential."""
     await check_limits(request, services, None)
     try:
@@ -144,15 +142,6 @@ async def answer_review(request: Request, services: Services, cluster_id: str) -
     except Unavailable as failure:
         raise _without_retry(failure) from failure
     return _answered(request, asked, decision)
-
-
-def direct(services: Callable[[], Services]) -> DirectRoute:
-    """Return the authorization route that bypasses the framework's middleware."""
-
-    async def authorize(request: Request) -> Response:
-        return await answer_review(request, services(), request.path_params["cluster_id"])
-
-    return DirectRoute(AUTHORIZE, authorize, methods=["POST"])
 
 
 def _too_large(request: Request, beginning: bytes, seconds: float) -> Response:

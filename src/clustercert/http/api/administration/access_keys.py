@@ -4,11 +4,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from clustercert.http.api.administration.changes import ResourceBody
 from clustercert.http import responses
 from clustercert.http.api import OWN
 from clustercert.http.api.administration import changes, descriptions
 from clustercert.http.api.administration.authorization import OperatorCall, OperatorChange
-from clustercert.http.api.administration.directory_bodies import KEPT, Wanted
+from clustercert.http.api.administration.directory_bodies import KEPT
 from clustercert.http.api.administration.directory_names import DirectoryDep, DomainDep
 from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyed_page_of_all
@@ -19,13 +20,13 @@ OF_USER = OWN + "/users/{name}/access-keys"
 KEY = OWN + "/access-keys/{access_key}"
 
 
-class NewKeyRequest(Wanted):
+class NewKeyRequest(ResourceBody):
     """A new access key."""
 
     description: str = Field(default="", json_schema_extra={"maxLength": 255})
 
 
-class KeyRequest(Wanted):
+class KeyRequest(ResourceBody):
     """The wanted state of an access key."""
 
     enabled: bool = Field(
@@ -67,7 +68,7 @@ async def list_keys(
     """List the access keys of a user. Includes temporary keys. Only for operators."""
     user = await directory.find_user(name, domain)
     keys = await call.services.identity.access_keys.of_user(user)
-    return responses.private(keyed_page_of_all("access_keys", map(_view, keys), page, "access_key"))
+    return responses.private(keyed_page_of_all("access_keys", map(key_view, keys), page, "access_key"))
 
 
 @router.post(
@@ -88,13 +89,13 @@ async def create_key(
             user, description=wanted.description, actor=call.caller.actor
         )
     secret = None if change.dry_run else issued.secret
-    return responses.json_response(_view(issued.key) | {"secret_key": secret}, 201, responses.NO_STORE)
+    return responses.json_response(key_view(issued.key) | {"secret_key": secret}, 201, responses.NO_STORE)
 
 
 @router.get(KEY, responses=descriptions.one(KeyBody))
 async def show_key(call: OperatorCall, access_key: str) -> Response:
     """Show an access key. Without its secret. Only for operators."""
-    return changes.shown(_view(await call.services.identity.access_keys.find(access_key)))
+    return changes.shown(key_view(await call.services.identity.access_keys.find(access_key)))
 
 
 @router.put(
@@ -110,7 +111,7 @@ async def put_key(change: OperatorChange, access_key: str) -> Response:
         wanted = change.body(KeyRequest, current)
         return await keys.update(before, enabled=wanted.enabled, actor=change.call.caller.actor)
 
-    return await changes.put(change, lambda: keys.find(access_key), save, _view)
+    return await changes.put(change, lambda: keys.find(access_key), save, key_view)
 
 
 @router.delete(KEY, status_code=204, responses=descriptions.deleted())
@@ -121,10 +122,10 @@ async def delete_key(change: OperatorChange, access_key: str) -> Response:
     async def remove(found: AccessKey) -> None:
         await keys.remove(found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: keys.find(access_key), remove, _view)
+    return await changes.delete(change, lambda: keys.find(access_key), remove, key_view)
 
 
-def _view(key: AccessKey) -> JsonObject:
+def key_view(key: AccessKey) -> JsonObject:
     return {
         "access_key": key.id,
         "user_id": key.user_id,

@@ -97,7 +97,7 @@ async def show_in_project(
 ) -> Response:
     """Show an assignment in a project. `assignees` is `users` or `groups`. Only for project admins and operators."""
     project = await project_by_id(call, project_id)
-    return changes.shown(_view(await _find(call, project, role, assignees, name, domain)))
+    return changes.shown(assignment_view(await _find(call, project, role, assignees, name, domain)))
 
 
 @router.put(OF_PROJECT + _ONE, responses=descriptions.replaced(AssignmentBody))
@@ -164,7 +164,7 @@ async def show_in_service(
     call: OperatorCall, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:
     """Show an assignment in the whole service. `assignees` is `users` or `groups`. Only for operators."""
-    return changes.shown(_view(await _find(call, None, role, assignees, name, domain)))
+    return changes.shown(assignment_view(await _find(call, None, role, assignees, name, domain)))
 
 
 @router.put(IN_SERVICE + _ONE, responses=descriptions.replaced(AssignmentBody))
@@ -205,7 +205,7 @@ async def _assign(
         return RoleAssignment(known, assignee, project)
 
     response = await changes.put(
-        change, lambda: _find(call, project, role, assignees, name, domain), save, _view
+        change, lambda: _find(call, project, role, assignees, name, domain), save, assignment_view
     )
     if warning := _warning(change, project, role):
         response.headers["Warning"] = f'299 - "{warning}"'
@@ -239,12 +239,12 @@ async def _unassign(
         )
 
     return await changes.delete(
-        change, lambda: _find(call, project, role, assignees, name, domain), remove, _view
+        change, lambda: _find(call, project, role, assignees, name, domain), remove, assignment_view
     )
 
 
 def _list(found: Sequence[RoleAssignment], page: KeyPageDep) -> Response:
-    return responses.private(keyed_page_of_all("assignments", map(_view, found), page))
+    return responses.private(keyed_page_of_all("assignments", map(assignment_view, found), page))
 
 
 async def _assignments(call: Call, project: Project | None) -> Sequence[RoleAssignment]:
@@ -285,7 +285,7 @@ def _kind(assignees: str) -> type[User] | type[Group]:
             raise NotFound("Write users or groups before the name.")
 
 
-def _view(assignment: RoleAssignment) -> JsonObject:
+def assignment_view(assignment: RoleAssignment) -> JsonObject:
     actor, project = assignment.actor, assignment.project
     return {
         "id": f"{actor.id}:{assignment.role.id}" + (f":{project.id}" if project is not None else ""),

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from clustercert.http import query, responses
-from clustercert.http.api.administration.directory_bodies import Wanted
 from clustercert.http.body import json_object, require_json, validated
 from clustercert.http.dependencies import Call, CallDep
 from clustercert.model import JsonObject
@@ -33,6 +32,12 @@ _TAG_DIGITS = 32
 _TIME = "_at"
 _PARAMETERS = {"dryRun", "domain"}
 _ENABLED = "enabled"
+
+
+class ResourceBody(BaseModel):
+    """A request body with all fields of a resource that can be changed. Types are strict, unknown fields refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class Change:
     def require_unchanged(self, current: JsonObject | None) -> None:
         """Raise InvalidRequest unless the body is empty, or has what can't be changed as it was read."""
         if self.call.body.strip():
-            self.body(Wanted, current)
+            self.body(ResourceBody, current)
 
     def require_no_body(self) -> None:
         """Raise InvalidRequest if the request has a body other than an empty object."""

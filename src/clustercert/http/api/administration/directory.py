@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from clustercert.http.api.administration.changes import ResourceBody
 from clustercert.http import responses
 from clustercert.http.api import OWN
 from clustercert.http.api.administration import changes, descriptions
@@ -46,7 +47,7 @@ class Kind(Generic[E]):
     of: type[E]
     plural: str
     deletion: str
-    request: type[bodies.Wanted]
+    request: type[ResourceBody]
     body: type[BaseModel]
     list_body: type[BaseModel]
     view: Callable[[E], JsonObject]

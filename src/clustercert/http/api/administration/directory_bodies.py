@@ -1,7 +1,8 @@
 """Bodies of the administration API for domains, projects, users and groups."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from clustercert.http.api.administration.changes import ResourceBody
 from clustercert.model import Domain, Group, JsonObject, Project, User
 
 Labels = dict[str, str]
@@ -9,13 +10,7 @@ LABELS = "Labels, as in Kubernetes."
 KEPT = "If it is not sent, an existing object stays as it is."
 
 
-class Wanted(BaseModel):
-    """The wanted state of a resource: all its fields that can be changed. Types are strict, unknown fields refused."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class DomainRequest(Wanted):
+class DomainRequest(ResourceBody):
     """The wanted state of a domain."""
 
     enabled: bool = Field(
@@ -23,7 +18,7 @@ class DomainRequest(Wanted):
     )
 
 
-class ProjectRequest(Wanted):
+class ProjectRequest(ResourceBody):
     """The wanted state of a project."""
 
     id: str | None = Field(
@@ -36,7 +31,7 @@ class ProjectRequest(Wanted):
     labels: Labels = Field(default={}, description=LABELS)
 
 
-class UserRequest(Wanted):
+class UserRequest(ResourceBody):
     """The wanted state of a user."""
 
     enabled: bool = Field(default=True, description=f"Disabling revokes all certificates of the user. {KEPT}")
@@ -48,7 +43,7 @@ class UserRequest(Wanted):
     )
 
 
-class GroupRequest(Wanted):
+class GroupRequest(ResourceBody):
     """The wanted state of a group."""
 
     labels: Labels = Field(default={}, description=LABELS)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from clustercert.http.api.administration.changes import ResourceBody
 from clustercert.http import responses
 from clustercert.http.api import OWN
 from clustercert.http.api.administration import changes, descriptions
@@ -21,7 +22,7 @@ MEMBERS = OWN + "/groups/{name}/members"
 MEMBER = MEMBERS + "/{user}"
 
 
-class PasswordRequest(bodies.Wanted):
+class PasswordRequest(ResourceBody):
     """A new password."""
 
     password: str = Field(json_schema_extra={"minLength": 8, "maxLength": 1024})

@@ -36,14 +36,14 @@ router = APIRouter(tags=["Administration"])
 @router.get(ROLES, responses=descriptions.listed(RoleListBody))
 async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
     """List the roles. Sorted by id. Only for operators."""
-    views = [_view(each) for each in await call.services.identity.roles.all()]
+    views = [role_view(each) for each in await call.services.identity.roles.all()]
     return responses.private(keyed_page_of_all("roles", views, page))
 
 
 @router.get(ROLE, responses=descriptions.one(RoleBody))
 async def show_role(call: OperatorCall, name: str) -> Response:
     """Show a role. By name or id. Only for operators."""
-    return changes.shown(_view(await call.services.identity.roles.find(name)))
+    return changes.shown(role_view(await call.services.identity.roles.find(name)))
 
 
 @router.put(ROLE, responses=descriptions.replaced(RoleBody))
@@ -55,7 +55,7 @@ async def put_role(change: OperatorChange, name: str) -> Response:
         change.require_unchanged(current)
         return before or await roles.create(new_name(name), actor=change.call.caller.actor)
 
-    return await changes.put(change, lambda: roles.find(name), save, _view)
+    return await changes.put(change, lambda: roles.find(name), save, role_view)
 
 
 @router.delete(ROLE, status_code=204, responses=descriptions.deleted())
@@ -66,8 +66,8 @@ async def delete_role(change: OperatorChange, name: str) -> Response:
     async def remove(found: Role) -> None:
         await roles.remove(found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: roles.find(name), remove, _view)
+    return await changes.delete(change, lambda: roles.find(name), remove, role_view)
 
 
-def _view(role: Role) -> JsonObject:
+def role_view(role: Role) -> JsonObject:
     return {"id": role.id, "name": role.name}

@@ -50,14 +50,14 @@ async def list_tokens(call: AdminCall, project_id: str, cluster: str, page: KeyP
     """List the webhook tokens of a cluster. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
     found = await call.services.webhook.tokens.of_cluster(owner.id)
-    return responses.private(keyed_page_of_all("webhook_tokens", map(_view, found), page))
+    return responses.private(keyed_page_of_all("webhook_tokens", map(token_view, found), page))
 
 
 @router.get(TOKENS + "/{token_id}", responses=descriptions.one(WebhookTokenBody))
 async def show_token(call: AdminCall, project_id: str, cluster: str, token_id: str) -> Response:
     """Show a webhook token, without its secret. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
-    return changes.shown(_view(await _find(call.services.webhook.tokens, owner, token_id)))
+    return changes.shown(token_view(await _find(call.services.webhook.tokens, owner, token_id)))
 
 
 @router.post(TOKENS, status_code=201, responses=descriptions.issued(IssuedTokenBody))
@@ -69,7 +69,7 @@ async def create_token(change: AdminChange, project_id: str, cluster: str) -> Re
     with change.transactions():
         issued = await change.call.services.webhook.tokens.create(owner, actor=change.call.caller.actor)
     text = None if change.dry_run else issued.text
-    return responses.json_response(_view(issued.token) | {"token": text}, 201, responses.NO_STORE)
+    return responses.json_response(token_view(issued.token) | {"token": text}, 201, responses.NO_STORE)
 
 
 @router.delete(TOKENS + "/{token_id}", status_code=204, responses=descriptions.deleted())
@@ -81,7 +81,7 @@ async def delete_token(change: AdminChange, project_id: str, cluster: str, token
     async def remove(found: WebhookToken) -> None:
         await tokens.remove(owner, found.id, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: _find(tokens, owner, token_id), remove, _view)
+    return await changes.delete(change, lambda: _find(tokens, owner, token_id), remove, token_view)
 
 
 async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> WebhookToken:
@@ -91,7 +91,7 @@ async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> Webhook
     raise NotFound("The cluster has no such webhook token. List them to see their ids.")
 
 
-def _view(token: WebhookToken) -> JsonObject:
+def token_view(token: WebhookToken) -> JsonObject:
     return {
         "id": token.id,
         "cluster_id": token.cluster_id,
