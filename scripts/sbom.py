@@ -27,7 +27,7 @@ FILE_NAME = "clustercert.cdx.json"
 LOCK = "requirements.lock"
 CLIENT_LOCK = "requirements-client.lock"
 CLIENT_ENTRY = re.compile(r"^([\w.-]+)==", re.MULTILINE)
-SWAGGER_UI = "src/clustercert/http/api/swagger_ui"
+SWAGGER_UI = "src/clustercert/http/swagger_ui"
 
 # An entry of the lock file: the requirement, its options and the comment about its dependents.
 ENTRY = re.compile(

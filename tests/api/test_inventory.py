@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.http.api.inventory_rows import COLUMNS
+from clustercert.http.certificates import COLUMNS
 from clustercert.pki.certificates import fingerprint
 from clustercert.pki.keys import new_key
 from clustercert.pki.leaf import serial_hex

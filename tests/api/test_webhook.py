@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.http.webhook.routes import MAX_REVIEW
+from clustercert.http.webhook import MAX_REVIEW
 from clustercert.model import Actor, ClusterOptions
 from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.wiring import Components

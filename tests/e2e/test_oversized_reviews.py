@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from clustercert.http.early_response import MAX_DISCARDED
-from clustercert.http.webhook.routes import MAX_REVIEW
+from clustercert.http.responses import MAX_DISCARDED
+from clustercert.http.webhook import MAX_REVIEW
 from support.demo_process import Demo, demo
 from support.wait import SECONDS
 

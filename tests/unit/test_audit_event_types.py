@@ -12,7 +12,7 @@ import pytest
 import clustercert
 from clustercert.audit.refusals import DenialAudit
 from clustercert.cli.audit_output import event_row
-from clustercert.http.api.audit_bodies import event_body
+from clustercert.http.audit import event_body
 from clustercert.model import Caller, Domain, Group, IssueRequest, User
 from clustercert.model.errors import ClustercertError
 from clustercert.model.events.administration import DirectoryChanged

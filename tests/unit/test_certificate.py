@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.http.api.administration.cluster_bodies import cluster_view
+from clustercert.http.administration.cluster_bodies import cluster_view
 from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import (

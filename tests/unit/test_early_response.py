@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 from starlette.types import Message
 
-from clustercert.http.early_response import MAX_DISCARDED, EarlyResponse
-from clustercert.http.responses import JSON
+from clustercert.http.responses import JSON, MAX_DISCARDED, EarlyResponse
 from clustercert.model.errors import Unavailable
 
 MEGABYTE = b"x" * (1 << 20)

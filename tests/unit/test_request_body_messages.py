@@ -3,8 +3,8 @@
 import pytest
 
 from clustercert.http.body import RequestBody, parsed
-from clustercert.http.cce.bodies import ClusterCertRequest
-from clustercert.http.keystone.request_bodies import TemporaryKeyRequest, TokenRequest
+from clustercert.http.cce.clustercert import ClusterCertRequest
+from clustercert.http.keystone.bodies import TemporaryKeyRequest, TokenRequest
 from clustercert.model.errors import InvalidRequest
 
 WHOLE = "duration: must be a whole number, without quotes or a decimal point."

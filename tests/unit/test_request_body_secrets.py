@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clustercert.http.body import parsed
-from clustercert.http.keystone.request_bodies import TemporaryKeyRequest, TokenRequest
+from clustercert.http.keystone.bodies import TemporaryKeyRequest, TokenRequest
 from clustercert.model.errors import InvalidRequest
 
 SECRET = "hunter2-hunter2"

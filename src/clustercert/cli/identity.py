@@ -50,7 +50,7 @@ def explain(
 
 def _show(report: "TokenReport", output: Output) -> None:
     """Print a report. Raises typer.Exit if the token would be refused."""
-    from clustercert.http.api.identity_bodies import explanation_body
+    from clustercert.http.identity import explanation_body
 
     body = explanation_body(report)
     if output in (Output.JSON, Output.YAML):

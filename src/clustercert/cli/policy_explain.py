@@ -49,15 +49,14 @@ class RequestOptions:
 
     def question(self, max_days: int) -> "Question":
         """Return the question. Raises typer.BadParameter."""
-        from clustercert.http import query
-        from clustercert.http.api import policy_bodies
+        from clustercert.http import policy, query
 
         given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
         texts = {name: str(value) for name, value in given.items() if value is not None}
         if self.csr:
             texts["csr"] = "true"
         try:
-            return policy_bodies.question(query.parsed(texts, policy_bodies.EXPLAIN, others=()), max_days)
+            return policy.question(query.parsed(texts, policy.EXPLAIN, others=()), max_days)
         except InvalidRequest as error:
             raise _bad_option(error.message, texts) from None
 
@@ -106,7 +105,7 @@ def explain(
     Shows what would be signed, what each rule needs, and which rule is nearest to allowing a refused request. Signs and
     records nothing.
     """
-    from clustercert.http.api.policy_bodies import explanation_body
+    from clustercert.http.policy import explanation_body
 
     loaded = settings(context, policy)
     question = request.question(loaded.api.max_duration)

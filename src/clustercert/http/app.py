@@ -9,45 +9,29 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from clustercert.http import openapi
-from clustercert.http.api import audit, crl, identity, inventory, operations, policy, reach, revocation
-from clustercert.http.api.administration import (
-    access_keys,
-    assignments,
-    directory,
-    domains,
-    members,
-    roles,
-    webhook_tokens,
-)
-from clustercert.http.api.administration import clusters as registered_clusters
-from clustercert.http.cce import clustercert, clustercert_routes, clusters
+from clustercert.http import audit, certificates, identity, openapi, operations, policy, revocation, webhook
+from clustercert.http.administration import clusters as registered_clusters
+from clustercert.http.administration import credentials, directory, roles
+from clustercert.http.cce import clustercert, clusters
 from clustercert.http.dependencies import Services
 from clustercert.http.keystone import routes as keystone
-from clustercert.http.webhook import routes as webhook
 from clustercert.model.choices import ServerRole
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed, NoSuchRoute
 
 WEBHOOK_ROUTERS = (webhook.router, operations.router)
 API_ROUTERS = (
-    clustercert_routes.router,
+    clustercert.router,
     clusters.router,
     revocation.router,
-    inventory.router,
-    reach.router,
+    certificates.router,
     policy.router,
     identity.router,
-    crl.router,
     audit.router,
     audit.public,
-    domains.router,
     directory.router,
-    members.router,
     roles.router,
-    assignments.router,
-    access_keys.router,
+    credentials.router,
     registered_clusters.router,
-    webhook_tokens.router,
     keystone.router,
     operations.root_path,
     operations.router,

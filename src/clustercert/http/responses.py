@@ -1,10 +1,14 @@
 """Responses: JSON, pre-rendered bytes, and errors in the format of each API."""
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
 
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from clustercert.model import JsonObject
 from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooManyRequests, Unavailable
@@ -77,3 +81,59 @@ def error(failure: ClustercertError, path: str, request_id: str) -> Response:
         "request_id": request_id,
     }
     return json_response(body, failure.status, headers)
+
+
+_JSON = frozenset({"application/json", "application/*", "*/*"})
+
+
+def prefers(request: Request, media_types: Collection[str]) -> bool:
+    """Whether Accept lists one of these media types before JSON. Weights (`q`) are ignored, except zero."""
+    accepted = b",".join([value for name, value in request.scope["headers"] if name == b"accept"])
+    if accepted in (b"", b"*/*"):
+        return False
+    for media_range in accepted.decode("latin-1").lower().split(","):
+        media_type, *parameters = (part.strip() for part in media_range.split(";"))
+        if "q=0" in (parameter.removesuffix(".0") for parameter in parameters):
+            continue
+        if media_type in media_types:
+            return True
+        if media_type in _JSON:
+            return False
+    return False
+
+
+# The limit is more than an API server can send: it copies up to 1 MB of header fields into a review, at 33 times their
+# size.
+MAX_DISCARDED = 64 * 1024 * 1024
+
+
+class EarlyResponse(Rendered):
+    """Sends the response at once, then discards the rest of the request's body, and ends the connection.
+
+    Some clients send the whole body before they read. If the server closed the connection earlier, the unread data
+    would reset it, and these clients would never see the response.
+
+    Attributes:
+        seconds: time limit for the rest of the body. After it, or after `MAX_DISCARDED` bytes, the connection ends.
+    """
+
+    def __init__(self, body: bytes, headers: Iterable[tuple[bytes, bytes]], seconds: float) -> None:
+        super().__init__(body, [*headers, (b"connection", b"close")])
+        self.seconds = seconds
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        # Receiving the end of the body raises Unavailable if too many requests are in progress.
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(self.seconds):
+                await _discard(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    length, more = 0, True
+    while more and length <= MAX_DISCARDED:
+        message = await receive()
+        length += len(message.get("body", b""))
+        more = message.get("more_body", False)

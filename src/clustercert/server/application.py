@@ -25,7 +25,7 @@ from clustercert.authn.oidc.verification import KeyUpdates
 from clustercert.background import running
 from clustercert.clusters.registration import exempted_templates, refuse_new_exempted_templates
 from clustercert.custody import Custody
-from clustercert.http import denial_audit, responses
+from clustercert.http import middleware, responses
 from clustercert.http.app import direct_routes, new_app
 from clustercert.http.context import RequestContext, attach
 from clustercert.http.dependencies import Options, Services
@@ -165,10 +165,10 @@ def create_app(settings: Settings, role: ServerRole = "all", reloader: Reloader 
         return cast("Services", app.state.services)
 
     async def record_denial(scope: Scope, failure: ClustercertError) -> None:
-        await denial_audit.record_denial(services().denials, scope, failure)
+        await middleware.record_denial(services().denials, scope, failure)
 
     def count_failure(scope: Scope, failure: AuthenticationFailure) -> None:
-        denial_audit.count_failed_authentication(failures, services().failure_limit, scope, failure)
+        middleware.count_failed_authentication(failures, services().failure_limit, scope, failure)
 
     @contextlib.asynccontextmanager
     async def lifespan(_router: Router) -> AsyncIterator[None]:

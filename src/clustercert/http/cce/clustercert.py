@@ -16,24 +16,189 @@ Source: CCE API reference, cce_02_0248, tables 4 to 10. `docs/cce-divergences.md
 
 import functools
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
 import yaml
-from fastapi import Request
+from fastapi import APIRouter, Request
+from pydantic import Field
 from starlette.responses import Response
 
-from clustercert.http import responses
-from clustercert.http.accept import prefers
-from clustercert.http.body import parsed, require_json
-from clustercert.http.cce import bodies
-from clustercert.http.cce.clusters import CLUSTER
+from clustercert.http import query, responses
+from clustercert.http.body import RequestBody, parsed, require_json
+from clustercert.http.cce.clusters import CLUSTER, CceBody
 from clustercert.http.context import context_of
-from clustercert.http.dependencies import Services, authenticated, raw_body
-from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, rfc3339
+from clustercert.http.dependencies import Services, ServicesDep, authenticated, raw_body
+from clustercert.http.openapi import described, json_body
+from clustercert.http.responses import prefers
+from clustercert.model import Cluster, Issued, IssueRequest, JsonObject, Preview, rfc3339
 from clustercert.model.errors import InvalidRequest, MethodNotAllowed
+from clustercert.pki.certificates import MAX_CSR_BYTES, csr_public_key
 from clustercert.pki.keys import key_pem
 from clustercert.pki.leaf import der_pem
+from clustercert.policy.lifetime import LONGEST, MAX_DAYS
+from clustercert.policy.templates import is_plain_text
+
+MAX_REASON = 512
+# CCE's time format: `2025-01-01 16:00:00 +0000 UTC`.
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2} \+0000 UTC", re.ASCII)
+
+
+class AutopilotCertRequest(RequestBody):
+    """The body of POST clustercert, Autopilot form. Null counts as absent; unknown fields are ignored."""
+
+    duration: int | None = Field(
+        default=None,
+        description="Whole days: 1 to 1825, or -1 for the longest that policy and CA allow. The operator can raise the "
+        "maximum to 1827 (api.max_duration).",
+        json_schema_extra={"minimum": LONGEST, "maximum": MAX_DAYS},
+    )
+    csr: str | None = Field(
+        default=None,
+        description="PKCS#10 in PEM; only its public key is used, and the response has no client-key-data.",
+        json_schema_extra={"maxLength": MAX_CSR_BYTES},
+    )
+    reason: str | None = Field(
+        default=None,
+        description="Recorded in the audit log; no control or bidirectional characters.",
+        json_schema_extra={"maxLength": MAX_REASON},
+    )
+
+    def issue_request(self, max_days: int = MAX_DAYS) -> IssueRequest:
+        """Validate the fields. Raises InvalidRequest naming the field. `max_days` is the longest duration."""
+        expire_at = self._expire_at()
+        if self.duration is None and expire_at is None:
+            raise InvalidRequest(
+                f"duration: send whole days from 1 to {max_days}, or -1 for the longest allowed."
+            )
+        if self.duration is not None and self.duration != LONGEST and not 1 <= self.duration <= max_days:
+            raise InvalidRequest(f"duration: must be 1 to {max_days} days, or -1 for the longest allowed.")
+        return IssueRequest(
+            duration=self.duration,
+            expire_at=expire_at,
+            public_key=csr_public_key(self.csr) if self.csr is not None else None,
+            reason=_reason(self.reason),
+        )
+
+    def _expire_at(self) -> datetime | None:
+        return None
+
+
+class ClusterCertRequest(AutopilotCertRequest):
+    """The body of POST clustercert. Send duration or expire_at. If both are sent, expire_at applies."""
+
+    expire_at: str | None = Field(
+        default=None,
+        description="The end of validity, 15 minutes to 5 years ahead: `2027-01-01 16:00:00 +0000 UTC`.",
+    )
+
+    def _expire_at(self) -> datetime | None:
+        if self.expire_at is None:
+            return None
+        try:
+            if not _TIME.fullmatch(self.expire_at):
+                raise ValueError("not in CCE's time format")
+            return datetime.strptime(self.expire_at, "%Y-%m-%d %H:%M:%S +0000 UTC").replace(tzinfo=UTC)
+        except ValueError as error:
+            raise InvalidRequest("expire_at: write it like 2027-01-01 16:00:00 +0000 UTC.") from error
+
+
+def _reason(text: str | None) -> str | None:
+    if text is not None and (len(text) > MAX_REASON or not is_plain_text(text)):
+        raise InvalidRequest(
+            f"reason: must have at most {MAX_REASON} characters, without control or bidirectional characters."
+        )
+    return text
+
+
+class KubeconfigCluster(CceBody):
+    """The address and CA of a cluster in the kubeconfig: table 6 of cce_02_0248."""
+
+    server: str
+    certificate_authority_data: Annotated[str, Field(alias="certificate-authority-data")] = ""
+    insecure_skip_tls_verify: Annotated[bool, Field(alias="insecure-skip-tls-verify")] = False
+
+
+class KubeconfigNamedCluster(CceBody):
+    """A cluster in the kubeconfig: table 5 of cce_02_0248."""
+
+    name: str
+    cluster: KubeconfigCluster
+
+
+class KubeconfigUser(CceBody):
+    """A user's credential in the kubeconfig: table 8 of cce_02_0248."""
+
+    client_certificate_data: Annotated[str, Field(alias="client-certificate-data")]
+    client_key_data: Annotated[str, Field(alias="client-key-data")] = ""
+
+
+class KubeconfigNamedUser(CceBody):
+    """A user in the kubeconfig: table 7 of cce_02_0248."""
+
+    name: Literal["user"]
+    user: KubeconfigUser
+
+
+class KubeconfigContext(CceBody):
+    """The cluster and user of a context in the kubeconfig: table 10 of cce_02_0248."""
+
+    cluster: str
+    user: str
+
+
+class KubeconfigNamedContext(CceBody):
+    """A context in the kubeconfig: table 9 of cce_02_0248."""
+
+    name: str
+    context: KubeconfigContext
+
+
+class Kubeconfig(CceBody):
+    """The response to clustercert: table 4 of cce_02_0248."""
+
+    kind: Literal["Config"]
+    apiVersion: Literal["v1"]  # noqa: N815 - Kubernetes' name
+    preferences: dict[str, object]
+    clusters: list[KubeconfigNamedCluster]
+    users: list[KubeconfigNamedUser]
+    contexts: list[KubeconfigNamedContext]
+    current_context: Annotated[str, Field(alias="current-context")]
+
+
+class IssuancePreview(CceBody):
+    """The response to `?dryRun=All`: the certificate that would be issued, and the decision trace.
+
+    Times are RFC 3339. The issuer's name is as in RFC 4514.
+    """
+
+    kind: Literal["IssuancePreview"]
+    rule: str
+    common_name: str
+    organizations: list[str]
+    not_before: str
+    not_after: str
+    issuer: str
+    key_type: str
+    trace: dict[str, object]
+
+
+def preview_body(preview: Preview) -> JsonObject:
+    return {
+        "kind": "IssuancePreview",
+        "rule": preview.grant.rule,
+        "common_name": preview.grant.username,
+        "organizations": list(preview.organizations),
+        "not_before": rfc3339(preview.grant.not_before),
+        "not_after": rfc3339(preview.grant.not_after),
+        "issuer": preview.issuer,
+        "key_type": preview.key_type,
+        "trace": dict(preview.grant.trace),
+    }
+
 
 PATH = CLUSTER + "/clustercert"
 # A GET has no body with a duration. Its certificates are valid for a month, as in the vendor's API.
@@ -44,7 +209,7 @@ USER = "user"
 
 _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
 
-Shape = type[bodies.AutopilotCertRequest]
+Shape = type[AutopilotCertRequest]
 
 
 async def handle(
@@ -61,7 +226,7 @@ async def handle(
     issue_request = context.issue_request = _issue_request(request, raw, shape, services.options.max_duration)
     if context.dry_run:
         preview = await services.issuance.preview(caller, project_id, cluster_id, issue_request)
-        return responses.json_response(bodies.preview_body(preview))
+        return responses.json_response(preview_body(preview))
     issued = await services.issuance.issue(caller, project_id, cluster_id, issue_request)
     context.log_fields = {
         "user": issued.grant.username,
@@ -163,3 +328,58 @@ def _entries(cluster: Cluster, *, insecure_external: bool) -> list[tuple[str, st
 
 def _base64(data: bytes) -> str:
     return b64encode(data).decode("ascii")
+
+
+_KUBECONFIG = described(
+    "The kubeconfig; the preview if dryRun=All.",
+    Kubeconfig | IssuancePreview,
+    content={"application/yaml": {"$ref": "#/components/schemas/Kubeconfig"}},
+    headers={
+        "X-Clustercert-Serial": "The serial, lower-case hex.",
+        "X-Clustercert-Fingerprint": "SHA-256 of the certificate's DER, lower-case hex.",
+        "X-Clustercert-Not-After": "The end of validity, RFC 3339.",
+    },
+)
+_DRY_RUN = query.described(
+    [query.choice("dryRun", "All: return an IssuancePreview; sign and record nothing.", ("All",))]
+)
+
+router = APIRouter(tags=["CCE"])
+
+
+def _sent(shape: Shape) -> dict[str, Any]:
+    return json_body(shape.model_json_schema()) | _DRY_RUN
+
+
+@router.post(PATH, responses=_KUBECONFIG, openapi_extra=_sent(ClusterCertRequest))
+async def create_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Obtain a cluster certificate as a kubeconfig.
+
+    The certificate is for the caller. The policy decides its groups and limits its lifetime.
+    """
+    return await handle(request, services, project_id, cluster_id, ClusterCertRequest)
+
+
+@router.post(
+    "/autopilot/v3/projects/{project_id}/clusters/{cluster_id}/clustercert",
+    responses=_KUBECONFIG,
+    openapi_extra=_sent(AutopilotCertRequest),
+)
+async def create_autopilot_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Obtain a cluster certificate as a kubeconfig, for Autopilot. Like POST clustercert, but without expire_at."""
+    return await handle(request, services, project_id, cluster_id, AutopilotCertRequest)
+
+
+@router.get(PATH, responses=_KUBECONFIG, openapi_extra=_DRY_RUN, deprecated=True)
+async def get_clustercert(
+    request: Request, project_id: str, cluster_id: str, services: ServicesDep
+) -> Response:
+    """Obtain a cluster certificate as a kubeconfig, deprecated form.
+
+    The certificate is valid for 30 days, or for the longest lifetime allowed if that is shorter.
+    """
+    return await handle(request, services, project_id, cluster_id, None)

@@ -21,7 +21,7 @@ from clustercert.http.dependencies import (
     base_url,
     check_limits,
 )
-from clustercert.http.keystone import request_bodies, response_bodies
+from clustercert.http.keystone import bodies
 from clustercert.identity import Identity
 from clustercert.identity.names import matches_name
 from clustercert.identity.tokens import ByPassword
@@ -43,10 +43,10 @@ _described = functools.partial(
         403: "The credential is valid, but lacks the permission.",
         404: "Not found, or not visible to the caller.",
     },
-    error_model=response_bodies.KeystoneError,
+    error_model=bodies.KeystoneError,
 )
 _TOKEN_HEADER = {"X-Subject-Token": "The token."}
-_PROJECTS = _described("The projects, sorted by domain and name.", response_bodies.ProjectsResponse)
+_PROJECTS = _described("The projects, sorted by domain and name.")
 _SUBJECT = {
     "name": "X-Subject-Token",
     "in": "header",
@@ -63,7 +63,7 @@ NoCatalog = Annotated[str | None, Query(description="If present, the response om
 @router.get("/v3/", include_in_schema=False, dependencies=[Anonymous])
 @router.get(
     "/v3",
-    responses=_described("The version.", response_bodies.VersionResponse, errors={}),
+    responses=_described("The version.", errors={}),
     dependencies=[Anonymous],
 )
 async def show_version(request: Request) -> Response:
@@ -71,7 +71,7 @@ async def show_version(request: Request) -> Response:
 
     openstacksdk requests it before it logs in.
     """
-    return responses.json_response({"version": response_bodies.version(base_url(request))})
+    return responses.json_response({"version": bodies.version(base_url(request))})
 
 
 @router.post(
@@ -79,11 +79,10 @@ async def show_version(request: Request) -> Response:
     status_code=201,
     responses=_described(
         "The token is in X-Subject-Token.",
-        response_bodies.TokenResponse,
         status=201,
         headers=_TOKEN_HEADER,
     ),
-    openapi_extra=request_bodies.described(request_bodies.TokenRequest),
+    openapi_extra=bodies.described(bodies.TokenRequest),
     dependencies=[Anonymous],
 )
 async def create_token(
@@ -93,7 +92,7 @@ async def create_token(
 
     Send a password or, to change the scope, a token. The new token then expires when the old one does.
     """
-    sent = parsed(raw, request_bodies.TokenRequest)
+    sent = parsed(raw, bodies.TokenRequest)
     proof, origin = sent.proof(), context_of(request).origin
     if isinstance(proof, ByPassword):
         services.failure_limit.check(origin)
@@ -104,7 +103,7 @@ async def create_token(
 
 @router.get(
     "/v3/auth/tokens",
-    responses=_described("The token is valid.", response_bodies.TokenResponse, headers=_TOKEN_HEADER),
+    responses=_described("The token is valid.", headers=_TOKEN_HEADER),
     openapi_extra=_ABOUT_A_TOKEN,
 )
 async def show_token(call: CallDep, nocatalog: NoCatalog = None) -> Response:
@@ -141,12 +140,12 @@ async def revoke_token(call: CallDep) -> Response:
     return Response(status_code=204, headers=_PRIVATE)
 
 
-@router.get("/v3/users/{user_id}", responses=_described("The user.", response_bodies.UserResponse))
+@router.get("/v3/users/{user_id}", responses=_described("The user."))
 async def show_user(call: CallDep, user_id: str) -> Response:
     """Show the caller's own user. Other users get 404."""
     if user_id != call.caller.user.id:
         raise NotFound("Could not find user.")
-    user = response_bodies.user(call.caller.user, base_url(call.request))
+    user = bodies.user(call.caller.user, base_url(call.request))
     return responses.json_response({"user": user}, headers=_VARY)
 
 
@@ -155,7 +154,7 @@ async def show_user(call: CallDep, user_id: str) -> Response:
     status_code=204,
     responses=_described("The password is changed.", status=204),
     response_class=Response,
-    openapi_extra=request_bodies.described(request_bodies.PasswordRequest) | {"security": []},
+    openapi_extra=bodies.described(bodies.PasswordRequest) | {"security": []},
     dependencies=[Anonymous],
 )
 async def change_password(request: Request, raw: RawBody, services: ServicesDep, user_id: str) -> Response:
@@ -163,7 +162,7 @@ async def change_password(request: Request, raw: RawBody, services: ServicesDep,
 
     The old password authenticates the request, as in a login. All tokens and temporary access keys of the user end.
     """
-    sent, origin = parsed(raw, request_bodies.PasswordRequest).user, context_of(request).origin
+    sent, origin = parsed(raw, bodies.PasswordRequest).user, context_of(request).origin
     services.failure_limit.check(origin)
     await services.identity.change_password(user_id, sent.original_password, sent.password, origin)
     context_of(request).log_fields["user"] = user_id
@@ -196,13 +195,11 @@ async def list_projects(
     return _projects_response(call.request, found)
 
 
-@router.get(
-    "/v3/projects/{project_id}", responses=_described("The project.", response_bodies.ProjectResponse)
-)
+@router.get("/v3/projects/{project_id}", responses=_described("The project."))
 async def show_project(call: CallDep, project_id: str) -> Response:
     """Show one of the caller's projects. Callers without a role in the project get 404."""
     found = await call.services.identity.project_of(call.caller, project_id)
-    project = response_bodies.project(found, base_url(call.request))
+    project = bodies.project(found, base_url(call.request))
     return responses.json_response({"project": project}, headers=_VARY)
 
 
@@ -213,7 +210,7 @@ async def list_scopes(call: CallDep) -> Response:
     return _projects_response(call.request, [p for p in projects if p.enabled and p.domain.enabled])
 
 
-@router.get("/v3/auth/catalog", responses=_described("The catalog.", response_bodies.CatalogResponse))
+@router.get("/v3/auth/catalog", responses=_described("The catalog."))
 async def show_catalog(call: CallDep) -> Response:
     """List the services.
 
@@ -221,32 +218,28 @@ async def show_catalog(call: CallDep) -> Response:
     """
     base = base_url(call.request)
     body: JsonObject = {
-        "catalog": response_bodies.catalog(call.services.identity.region, base),
+        "catalog": bodies.catalog(call.services.identity.region, base),
         "links": {"self": f"{base}/v3/auth/catalog"},
     }
     return responses.json_response(body, headers=_VARY)
 
 
-@router.get("/v3/auth/domains", responses=_described("The domain.", response_bodies.DomainsResponse))
+@router.get("/v3/auth/domains", responses=_described("The domain."))
 async def list_domains(
     call: CallDep,
     name: Annotated[str | None, Query(description="Only a domain with this name.")] = None,
 ) -> Response:
     """List the caller's domain. The list has at most one entry."""
     domain = call.caller.user.domain
-    found = (
-        [response_bodies.domain(domain, base_url(call.request))] if matches_name(domain.name, name) else []
-    )
+    found = [bodies.domain(domain, base_url(call.request))] if matches_name(domain.name, name) else []
     return _list_response(call.request, "domains", found)
 
 
 @router.post(
     "/v3.0/OS-CREDENTIAL/securitytokens",
     status_code=201,
-    responses=_described(
-        "The key. Only this response contains the secret.", response_bodies.TemporaryKeyResponse, status=201
-    ),
-    openapi_extra=request_bodies.described(request_bodies.TemporaryKeyRequest),
+    responses=_described("The key. Only this response contains the secret.", status=201),
+    openapi_extra=bodies.described(bodies.TemporaryKeyRequest),
 )
 async def create_temporary_key(request: Request, raw: RawBody, services: ServicesDep) -> Response:
     """Obtain a temporary access key.
@@ -260,12 +253,12 @@ async def create_temporary_key(request: Request, raw: RawBody, services: Service
         caller = await authenticated(request, raw, services)
     else:
         await check_limits(request, services, None)
-    sent = parsed(raw, request_bodies.TemporaryKeyRequest)
+    sent = parsed(raw, bodies.TemporaryKeyRequest)
     if caller is None:
         caller = await identity.tokens.caller_of_token(sent.token() or "", context_of(request).origin)
     issued = await identity.access_keys.create_temporary(caller, sent.lifetime())
     context_of(request).log_fields["user"] = caller.user.id
-    credential = response_bodies.temporary_key(issued)
+    credential = bodies.temporary_key(issued)
     return responses.json_response({"credential": credential}, 201, _PRIVATE)
 
 
@@ -280,16 +273,14 @@ def _token_response(
     request: Request, identity: Identity, live: LiveToken, text: str, status: int, nocatalog: str | None
 ) -> Response:
     scoped = live.project is not None or live.domain is not None
-    services = (
-        response_bodies.catalog(identity.region, base_url(request)) if scoped and nocatalog is None else None
-    )
+    services = bodies.catalog(identity.region, base_url(request)) if scoped and nocatalog is None else None
     headers = {**_PRIVATE, "X-Subject-Token": text}
-    return responses.json_response(response_bodies.token(live, services), status, headers)
+    return responses.json_response(bodies.token(live, services), status, headers)
 
 
 def _projects_response(request: Request, projects: list[Project]) -> Response:
     base = base_url(request)
-    return _list_response(request, "projects", [response_bodies.project(each, base) for each in projects])
+    return _list_response(request, "projects", [bodies.project(each, base) for each in projects])
 
 
 def _list_response(request: Request, name: str, items: list[JsonObject]) -> Response:

@@ -1,13 +1,17 @@
-"""Query parameters and bodies of the policy's API."""
+"""Route that explains what the policy decides."""
 
 import ipaddress
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
-from clustercert.http import query
-from clustercert.http.cce.bodies import MAX_REASON
+from clustercert.http import OWN, query, responses
+from clustercert.http.cce.clustercert import MAX_REASON
+from clustercert.http.dependencies import CallDep
+from clustercert.http.openapi import described
 from clustercert.issuance.explanations import ExplainedRequest, Question
 from clustercert.model import JsonObject, KeyType, rfc3339
 from clustercert.model.errors import InvalidRequest
@@ -256,3 +260,27 @@ def _rule(check: RuleCheck, *, is_complete: bool) -> JsonObject:
             for each in (check.conditions if is_complete else check.unmet)
         ],
     }
+
+
+router = APIRouter(tags=["Policy"])
+
+
+@router.get(
+    OWN + "/policy/explain",
+    responses=described("The explained decision.", ExplanationBody),
+    openapi_extra=query.described(EXPLAIN),
+)
+async def explain(call: CallDep) -> Response:
+    """Explain what the policy decides on a request for a certificate.
+
+    Signs and records nothing. Users may ask about themselves, project admins about users with a role in their project,
+    operators about everybody. Only operators see all rules.
+    """
+    values = query.parsed(call.request.query_params, EXPLAIN, others=())
+    if "cluster" not in values:
+        raise InvalidRequest("cluster: send the id of a cluster.")
+    asked = question(values, call.services.options.max_duration)
+    explained = await call.services.explanations.explain(
+        call.caller, values["cluster"], values.get("user"), asked
+    )
+    return responses.private(explanation_body(explained))

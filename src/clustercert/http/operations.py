@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from clustercert.http import openapi, responses
 from clustercert.http.dependencies import ServicesDep, base_url
-from clustercert.http.keystone import response_bodies as keystone
+from clustercert.http.keystone import bodies as keystone
 from clustercert.http.openapi import described
 from clustercert.model.errors import Forbidden, NoSuchRoute, Unavailable
 from clustercert.observability import metrics

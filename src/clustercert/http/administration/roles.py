@@ -1,6 +1,7 @@
-"""Routes that assign roles in a project, for its admins and operators, or in the whole service, for operators.
+"""Routes that manage roles, for operators, and assign them.
 
-Admins reach only users and groups in their project's domain, and those who have a role in the project already.
+Admins of a project and operators assign roles in the project, operators in the whole service. Admins reach only users
+and groups in their project's domain, and those who have a role in the project already.
 """
 
 from collections.abc import Sequence
@@ -10,28 +11,89 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from clustercert.http import responses
-from clustercert.http.api import IN_PROJECT, OWN
-from clustercert.http.api.administration import changes, descriptions
-from clustercert.http.api.administration.authorization import (
+from clustercert.http import IN_PROJECT, OWN, responses
+from clustercert.http.administration import changes
+from clustercert.http.administration.changes import (
     AdminCall,
     AdminChange,
+    Change,
     OperatorCall,
     OperatorChange,
 )
-from clustercert.http.api.administration.changes import Change
-from clustercert.http.api.administration.directory_names import (
+from clustercert.http.administration.directory import (
     DirectoryDep,
     DomainDep,
     OnlyDomainDep,
+    new_name,
     project_by_id,
 )
 from clustercert.http.dependencies import Call
 from clustercert.http.paging import KeyPageDep, keyed_page_of_all
-from clustercert.model import Domain, Group, JsonObject, Project, RoleAssignment, User
+from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
 from clustercert.policy.rules import OPERATOR, PROJECT_ROLES, may_assign, may_unassign, operates
+
+ROLES = OWN + "/roles"
+ROLE = ROLES + "/{name}"
+
+
+class RoleBody(BaseModel):
+    """A role, which the policy maps to Kubernetes groups."""
+
+    id: str
+    name: str
+
+
+class RoleListBody(BaseModel):
+    """A page of roles, sorted by id."""
+
+    roles: list[RoleBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+router = APIRouter(tags=["Administration"])
+
+
+@router.get(ROLES, responses=changes.listed(RoleListBody))
+async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
+    """List the roles. Sorted by id. Only for operators."""
+    views = [role_view(each) for each in await call.services.identity.roles.all()]
+    return responses.private(keyed_page_of_all("roles", views, page))
+
+
+@router.get(ROLE, responses=changes.one(RoleBody))
+async def show_role(call: OperatorCall, name: str) -> Response:
+    """Show a role. By name or id. Only for operators."""
+    return changes.shown(role_view(await call.services.identity.roles.find(name)))
+
+
+@router.put(ROLE, responses=changes.replaced(RoleBody))
+async def put_role(change: OperatorChange, name: str) -> Response:
+    """Create a role. The request needs no body. Only for operators."""
+    roles = change.call.services.identity.roles
+
+    async def save(before: Role | None, current: JsonObject | None) -> Role:
+        change.require_unchanged(current)
+        return before or await roles.create(new_name(name), actor=change.call.caller.actor)
+
+    return await changes.put(change, lambda: roles.find(name), save, role_view)
+
+
+@router.delete(ROLE, status_code=204, responses=changes.deleted())
+async def delete_role(change: OperatorChange, name: str) -> Response:
+    """Delete a role. It must not be assigned or built in. Only for operators."""
+    roles = change.call.services.identity.roles
+
+    async def remove(found: Role) -> None:
+        await roles.remove(found, actor=change.call.caller.actor)
+
+    return await changes.delete(change, lambda: roles.find(name), remove, role_view)
+
+
+def role_view(role: Role) -> JsonObject:
+    return {"id": role.id, "name": role.name}
+
 
 IN_SERVICE = OWN + "/assignments"
 OF_PROJECT = IN_PROJECT + "/assignments"
@@ -60,9 +122,6 @@ class AssignmentListBody(BaseModel):
     next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
-router = APIRouter(tags=["Administration"])
-
-
 async def own_domain(
     call: AdminCall,
     project_id: str,
@@ -85,13 +144,13 @@ async def own_domain(
 OwnDomainDep = Annotated[Domain, Depends(own_domain)]
 
 
-@router.get(OF_PROJECT, responses=descriptions.listed(AssignmentListBody))
+@router.get(OF_PROJECT, responses=changes.listed(AssignmentListBody))
 async def list_in_project(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
     """List the role assignments in a project. Sorted by id. Only for project admins and operators."""
     return _list(await _assignments(call, await project_by_id(call, project_id)), page)
 
 
-@router.get(OF_PROJECT + _ONE, responses=descriptions.one(AssignmentBody))
+@router.get(OF_PROJECT + _ONE, responses=changes.one(AssignmentBody))
 async def show_in_project(
     call: AdminCall, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
 ) -> Response:
@@ -100,7 +159,7 @@ async def show_in_project(
     return changes.shown(assignment_view(await _find(call, project, role, assignees, name, domain)))
 
 
-@router.put(OF_PROJECT + _ONE, responses=descriptions.replaced(AssignmentBody))
+@router.put(OF_PROJECT + _ONE, responses=changes.replaced(AssignmentBody))
 async def assign_in_project(
     change: AdminChange, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
 ) -> Response:
@@ -113,7 +172,7 @@ async def assign_in_project(
     return await _assign(change, project, role, assignees, name, domain)
 
 
-@router.delete(OF_PROJECT + _ONE, status_code=204, responses=descriptions.deleted())
+@router.delete(OF_PROJECT + _ONE, status_code=204, responses=changes.deleted())
 async def unassign_in_project(
     change: AdminChange, project_id: str, role: str, assignees: str, name: str, domain: OwnDomainDep
 ) -> Response:
@@ -127,7 +186,7 @@ async def unassign_in_project(
     return await _unassign(change, project, role, assignees, name, domain)
 
 
-@router.get(IN_SERVICE, responses=descriptions.listed(AssignmentListBody))
+@router.get(IN_SERVICE, responses=changes.listed(AssignmentListBody))
 async def list_everywhere(
     call: OperatorCall,
     directory: DirectoryDep,
@@ -159,7 +218,7 @@ async def list_everywhere(
     return _list([each for each in found if scope is None or each.project is None], page)
 
 
-@router.get(IN_SERVICE + _ONE, responses=descriptions.one(AssignmentBody))
+@router.get(IN_SERVICE + _ONE, responses=changes.one(AssignmentBody))
 async def show_in_service(
     call: OperatorCall, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:
@@ -167,7 +226,7 @@ async def show_in_service(
     return changes.shown(assignment_view(await _find(call, None, role, assignees, name, domain)))
 
 
-@router.put(IN_SERVICE + _ONE, responses=descriptions.replaced(AssignmentBody))
+@router.put(IN_SERVICE + _ONE, responses=changes.replaced(AssignmentBody))
 async def assign_in_service(
     change: OperatorChange, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:
@@ -175,7 +234,7 @@ async def assign_in_service(
     return await _assign(change, None, role, assignees, name, domain)
 
 
-@router.delete(IN_SERVICE + _ONE, status_code=204, responses=descriptions.deleted())
+@router.delete(IN_SERVICE + _ONE, status_code=204, responses=changes.deleted())
 async def unassign_in_service(
     change: OperatorChange, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:

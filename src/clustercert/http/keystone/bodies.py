@@ -1,9 +1,11 @@
-"""Request bodies of the Keystone subset.
+"""Bodies of the Keystone subset: validation of requests, and JSON of responses.
 
-Source: OpenStack Identity API v3; IAM API reference of the vendors, "Obtaining a Temporary AK/SK".
+Source: OpenStack Identity API v3, and the IAM API reference of the vendors, "Obtaining a Temporary AK/SK". Recorded
+requests show which client reads which field.
 """
 
-from datetime import timedelta
+import base64
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import (
@@ -18,7 +20,7 @@ from pydantic import (
 
 from clustercert.http.body import RequestBody
 from clustercert.http.openapi import json_body
-from clustercert.identity.access_keys import MIN_LIFETIME
+from clustercert.identity.access_keys import MIN_LIFETIME, TemporaryKey
 from clustercert.identity.passwords import MIN_CHARACTERS
 from clustercert.identity.tokens import (
     ByPassword,
@@ -28,8 +30,16 @@ from clustercert.identity.tokens import (
     Proof,
     Scope,
 )
-from clustercert.model import JsonObject
+from clustercert.model import Domain, JsonObject, Project, User
+from clustercert.model.identity import Role
+from clustercert.model.ids import id_of
 from clustercert.store.entities import Reference
+from clustercert.store.tokens import LiveToken
+
+# The same version as in Open Telekom Cloud. openstacksdk requires a number after the v.
+VERSION = "v3.6"
+# The service type that the vendors' clients look up. `cce` is an older API.
+CCE_SERVICE = "ccev2.0"
 
 
 def _reference_kind(value: object) -> str:
@@ -245,16 +255,137 @@ class TemporaryKeyRequest(RequestBody):
 
 def described(shape: type[BaseModel]) -> JsonObject:
     schema = shape.model_json_schema()
-    parts = schema.pop("$defs", {})
-    return json_body(_inlined(schema, parts))
+    definitions = schema.pop("$defs", {})
+    return json_body(_inlined(schema, definitions))
 
 
-def _inlined(schema: object, parts: JsonObject) -> object:
+def _inlined(schema: object, definitions: JsonObject) -> object:
     """Replace each `$ref` by the schema that it names, because OpenAPI resolves it against the whole document."""
     if isinstance(schema, list):
-        return [_inlined(item, parts) for item in schema]
+        return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if "$ref" in schema:
-        return _inlined(parts[cast("str", schema["$ref"]).rsplit("/", 1)[-1]], parts)
-    return {key: _inlined(value, parts) for key, value in schema.items() if key != "discriminator"}
+        return _inlined(definitions[cast("str", schema["$ref"]).rsplit("/", 1)[-1]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "discriminator"}
+
+
+class KeystoneErrorDetail(BaseModel):
+    """Status, message and title of an error."""
+
+    code: int
+    message: str
+    title: str
+
+
+class KeystoneError(BaseModel):
+    """The body of every error response of the Keystone subset. Huawei Cloud's SDKs read code and message at the top."""
+
+    error: KeystoneErrorDetail
+    error_code: str
+    error_msg: str
+
+
+def version(base_url: str) -> JsonObject:
+    return {
+        "id": VERSION,
+        "status": "stable",
+        "updated": "2016-04-04T00:00:00Z",
+        "links": [{"rel": "self", "href": f"{base_url}/v3/"}],
+    }
+
+
+def token(live: LiveToken, services: list[JsonObject] | None) -> JsonObject:
+    """Render a token. Omits the catalog if `services` is `None`."""
+    user: JsonObject = {**_with_domain(live.user), "password_expires_at": ""}
+    detail: JsonObject = {
+        "methods": list(live.token.methods),
+        # Half of the token's stored hash: identifies the token in logs, but can't be used to authenticate.
+        "audit_ids": [base64.urlsafe_b64encode(live.token.hash[:16]).decode().rstrip("=")],
+        "issued_at": time(live.token.issued_at),
+        "expires_at": time(live.token.expires_at),
+        "user": user,
+    }
+    if live.project is not None:
+        detail["project"] = _with_domain(live.project)
+        detail["roles"] = [_named(role) for role in live.roles.by_project.get(live.project.id, ())]
+    if live.domain is not None:
+        detail["domain"] = _named(live.domain)
+        detail["roles"] = []
+    if services is not None:
+        detail["catalog"] = services
+    return {"token": detail}
+
+
+def catalog(region: str, base_url: str) -> list[JsonObject]:
+    """Return the services. The CCE address has no path and no final slash, because clients append to it."""
+    return [
+        _service("identity", "keystone", region, f"{base_url}/v3"),
+        _service(CCE_SERVICE, CCE_SERVICE, region, base_url),
+    ]
+
+
+def project(project: Project, base_url: str) -> JsonObject:
+    return {
+        **_named(project),
+        "domain_id": project.domain.id,
+        "parent_id": project.domain.id,
+        "is_domain": False,
+        "enabled": project.enabled,
+        "description": project.description,
+        "links": {"self": f"{base_url}/v3/projects/{project.id}"},
+    }
+
+
+def user(user: User, base_url: str) -> JsonObject:
+    """Render the caller's own user, who is enabled."""
+    return {
+        **_named(user),
+        "domain_id": user.domain.id,
+        "enabled": True,
+        "password_expires_at": None,
+        "options": {},
+        "links": {"self": f"{base_url}/v3/users/{user.id}"},
+    }
+
+
+def domain(domain: Domain, base_url: str) -> JsonObject:
+    return {
+        **_named(domain),
+        "enabled": domain.enabled,
+        "description": "",
+        "links": {"self": f"{base_url}/v3/domains/{domain.id}"},
+    }
+
+
+def temporary_key(issued: TemporaryKey) -> JsonObject:
+    return {
+        "access": issued.key.id,
+        "secret": issued.secret,
+        "securitytoken": issued.security_token,
+        "expires_at": time(issued.expires_at),
+    }
+
+
+def time(moment: datetime) -> str:
+    """Format a time as `2026-01-15T10:30:00.000000Z`, the only format that Keystone clients accept."""
+    return f"{moment:%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _with_domain(entity: User | Project) -> JsonObject:
+    return _named(entity) | {"domain": _named(entity.domain)}
+
+
+def _named(entity: User | Project | Domain | Role) -> JsonObject:
+    return {"id": entity.id, "name": entity.name}
+
+
+def _service(kind: str, name: str, region: str, url: str) -> JsonObject:
+    endpoint: JsonObject = {
+        "id": id_of(f"endpoint {kind} {region}"),
+        "interface": "public",
+        "region": region,
+        "region_id": region,
+        "url": url,
+    }
+    return {"id": id_of(f"service {kind}"), "type": kind, "name": name, "endpoints": [endpoint]}

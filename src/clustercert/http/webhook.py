@@ -4,24 +4,52 @@ The body is read only if the request has the cluster's token. After an error, th
 and it may allow the request. So no input from a client of the API server may cause an error here.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from clustercert.http import responses
 from clustercert.http.body import beginning, chunks
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Services, ServicesDep, check_limits
-from clustercert.http.early_response import EarlyResponse
 from clustercert.http.openapi import ERRORS, TEXT, described, json_body
-from clustercert.http.webhook import bodies as webhook_bodies
+from clustercert.http.responses import EarlyResponse
 from clustercert.kubernetes.webhook import audit_events, review
 from clustercert.kubernetes.webhook.authorization import NO_OPINION, TOO_LARGE, Decision, count_decision
 from clustercert.kubernetes.webhook.tokens import WrongToken, token_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import TooLarge, Unauthenticated, Unavailable
 from clustercert.observability import metrics
+
+
+class SubjectAccessReviewStatus(BaseModel):
+    """The decision: denied with a reason, or no opinion; never allowed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    allowed: Literal[False]
+    denied: Literal[True] = True
+    reason: str = ""
+
+
+class SubjectAccessReview(BaseModel):
+    """The response to a SubjectAccessReview: only its status."""
+
+    apiVersion: Literal["authorization.k8s.io/v1"]  # noqa: N815 - Kubernetes's name
+    kind: Literal["SubjectAccessReview"]
+    status: SubjectAccessReviewStatus
+
+
+class KubernetesStatus(BaseModel):
+    """The response to a batch of audit events."""
+
+    apiVersion: Literal["v1"]  # noqa: N815 - Kubernetes's name
+    kind: Literal["Status"]
+    metadata: dict[str, object]
+    status: Literal["Success"]
+
 
 CLUSTER = "/clustercert/v1/kubernetes/clusters/{cluster_id}"
 AUTHORIZE = f"{CLUSTER}/authorize"
@@ -75,9 +103,7 @@ router = APIRouter(tags=["Kubernetes"])
 
 @router.post(
     AUTHORIZE,
-    responses=described(
-        "Denied, or no opinion; never allowed.", webhook_bodies.SubjectAccessReview, errors=_ERRORS
-    ),
+    responses=described("Denied, or no opinion; never allowed.", SubjectAccessReview, errors=_ERRORS),
     openapi_extra=_object(review.V1, review.KIND, spec=_SPEC),
 )
 async def authorize(request: Request, services: ServicesDep, cluster_id: str) -> Response:
@@ -92,7 +118,7 @@ async def authorize(request: Request, services: ServicesDep, cluster_id: str) ->
     AUDIT_EVENTS,
     responses=described(
         "Accepted. Events with an invalid user or time are ignored.",
-        webhook_bodies.KubernetesStatus,
+        KubernetesStatus,
         errors={status: text for status, text in _ERRORS.items() if status != TooLarge.status},
     ),
     openapi_extra=_object(audit_events.API_VERSION, "EventList", items={"type": "array", "items": _EVENT}),

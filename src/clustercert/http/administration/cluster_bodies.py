@@ -5,9 +5,9 @@ from typing import get_args
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import BaseModel, Field
 
-from clustercert.http.api.administration.changes import ResourceBody
 from clustercert.clusters.registration import Registration
-from clustercert.http.api.administration.directory_bodies import LABELS, Labels
+from clustercert.http.administration.changes import ResourceBody
+from clustercert.http.administration.directory import LABELS, Labels
 from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 from clustercert.pki.certificates import fingerprint, pem_fingerprints

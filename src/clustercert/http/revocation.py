@@ -3,41 +3,227 @@
 Source: CCE API reference, "Revoking Cluster Certificates". `docs/cce-divergences.md` lists our differences.
 """
 
+import base64
+import binascii
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from clustercert.certificates.recorder import Reason
+from clustercert.certificates.controls import FAST_CONTROLS, Control
+from clustercert.certificates.recorder import MAX_NOTE, Reason, RevocationRecorder
 from clustercert.certificates.revocation import RevocationPage, RevocationPreview
-from clustercert.http import query, responses
-from clustercert.http.api import IN_CLUSTER, OWN
-from clustercert.http.api import revocation_bodies as bodies
-from clustercert.http.body import parsed, require_json
+from clustercert.http import IN_CLUSTER, OWN, query, responses
+from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import Anonymous, Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import PageDep, numbered_page, row_number
-from clustercert.model import Revocation
+from clustercert.model import JsonObject, Revocation, RevocationReason, rfc3339
 from clustercert.model.errors import InvalidRequest, NotFound
+from clustercert.pki.leaf import MAX_NAME
+
+# The maximum length in base64 characters. A signature by a 4096-bit RSA key has 684.
+MAX_SIGNATURE = 1024
+
+
+class ClusterCertRevokeRequest(RequestBody):
+    """The body of POST clustercertrevoke: send exactly one of the fields. Null counts as absent."""
+
+    userId: str | None = Field(  # noqa: N815 - CCE's name
+        default=None,
+        description="The user id: the CN of the certificates. The user may already be deleted.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_NAME},
+    )
+    agencyId: str | None = Field(  # noqa: N815 - CCE's name
+        default=None,
+        description="The agency id, instead of a user id.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_NAME},
+    )
+
+    def user_id(self) -> str:
+        """Return the user or agency id. Raises InvalidRequest unless exactly one is set."""
+        if self.userId is not None and self.agencyId is not None:
+            raise InvalidRequest("userId, agencyId: send one of them, not both.")
+        user_id = self.userId if self.userId is not None else self.agencyId
+        if user_id is None:
+            raise InvalidRequest("userId, agencyId: send one of them.")
+        return user_id
+
+
+class RevokeRequest(RequestBody):
+    """The optional body of requests that revoke without a proof of possession."""
+
+    reason: RevocationReason | None = Field(
+        default=None,
+        description="A reason from RFC 5280. A revocation for keyCompromise can't be undone.",
+    )
+    note: str | None = Field(
+        default=None,
+        description="Recorded in the audit log. No control or bidirectional characters.",
+        json_schema_extra={"maxLength": MAX_NOTE},
+    )
+
+    def stated_reason(self) -> Reason:
+        return Reason(self.reason or "unspecified", self.note)
+
+
+class RevokeWithKeyRequest(RevokeRequest):
+    """The body of revoke-with-key."""
+
+    signature: str = Field(
+        description="Base64 signature by the certificate's key (ECDSA or RSA PKCS#1 v1.5 with SHA-256, or Ed25519) over"
+        " `clustercert revoke v1`, the service's name and the fingerprint, each followed by a line feed.",
+        json_schema_extra={"minLength": 1, "maxLength": MAX_SIGNATURE},
+    )
+
+    def signature_bytes(self) -> bytes:
+        """Decode the signature. Raises InvalidRequest if it is not base64."""
+        try:
+            if len(self.signature) > MAX_SIGNATURE:
+                raise ValueError("too long")
+            return base64.b64decode(self.signature, validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise InvalidRequest(f"signature: send base64 of at most {MAX_SIGNATURE} characters.") from error
+
+
+class RevocationBody(BaseModel):
+    """A revocation. Times are RFC 3339."""
+
+    id: int
+    fingerprint: str | None = Field(description="Null if all certificates of a user or cluster are revoked.")
+    user_id: str | None = Field(description="Null for all users.")
+    cluster_id: str | None = Field(description="Null for all clusters.")
+    reason: str = Field(json_schema_extra={"enum": list(get_args(RevocationReason))})
+    note: str | None
+    at: str
+    by: str = Field(
+        description="A user id, `holder` after a proof of possession, or `cli:` and an operating system account."
+    )
+    proved: bool = Field(description="Whether the holder proved possession of the certificate's key.")
+    undone_at: str | None
+    undone_by: str | None
+    can_be_undone: bool = Field(description="Whether an operator can undo it now.")
+
+
+class RevokedBody(RevocationBody):
+    """A new revocation, and how its cluster enforces it."""
+
+    enforced_by: list[str] | None = Field(
+        description="The fast controls that are set up in the cluster, for one certificate without those that can't"
+        " stop it. If there is none, its API server accepts revoked certificates until they expire. Null if all"
+        " clusters are concerned, or if the cluster was removed."
+    )
+    lacking: str | None = Field(description="What the set-up of a control lacks; null if nothing is known.")
+
+
+class RevocationPreviewBody(BaseModel):
+    """Whose certificates a request would revoke."""
+
+    user_id: str | None = Field(description="Null for all users.")
+    user_name: str | None = Field(
+        description="Null for all users, for deleted users, and for users of other identity systems who have not logged"
+        " in. For admins, also null if the user has no valid certificate there."
+    )
+    cluster_id: str | None = Field(description="Null for all clusters.")
+    cluster_name: str | None
+    live: int = Field(description="How many certificates are valid and unrevoked now.")
+
+
+class NamedUserBody(BaseModel):
+    """A user of the built-in identity, or one of an issuer or Keystone who has logged in."""
+
+    id: str
+    name: str
+    domain: str = Field(description="The domain's name, or the issuer's in the settings.")
+    issuer: str = Field(
+        description="The URL of the issuer or Keystone, or `built-in`. Empty if it is not known."
+    )
+
+
+class NamedUsersBody(BaseModel):
+    """The users of a name, sorted by domain and id."""
+
+    users: list[NamedUserBody]
+
+
+class NamedUserIdBody(BaseModel):
+    """A user with certificates."""
+
+    id: str
+
+
+class NamedUserIdsBody(BaseModel):
+    """The users of a name in a cluster, sorted by id."""
+
+    users: list[NamedUserIdBody]
+
+
+class RevocationListBody(BaseModel):
+    """A page of revocations, newest first."""
+
+    revocations: list[RevocationBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+def preview_body(preview: RevocationPreview) -> JsonObject:
+    cluster = preview.cluster
+    return {
+        "user_id": preview.user_id,
+        "user_name": preview.user_name,
+        "cluster_id": cluster.id if cluster is not None else None,
+        "cluster_name": cluster.name if cluster is not None else None,
+        "live": preview.live,
+    }
+
+
+def enforcement_body(controls: Iterable[Control] | None) -> JsonObject:
+    """Return the fields of `RevokedBody` about enforcement. `None` if no cluster is concerned alone."""
+    if controls is None:
+        return {"enforced_by": None, "lacking": None}
+    known = [each for each in controls if each.name in FAST_CONTROLS]
+    return {
+        "enforced_by": [each.name for each in known if each.set_up],
+        "lacking": next((each.lacking for each in known if each.lacking is not None), None),
+    }
+
+
+def revocation_body(revocation: Revocation, recorder: RevocationRecorder) -> JsonObject:
+    return {
+        "id": revocation.id,
+        "fingerprint": revocation.fingerprint.hex() if revocation.fingerprint is not None else None,
+        "user_id": revocation.user_id or None,
+        "cluster_id": revocation.cluster_id or None,
+        "reason": revocation.reason,
+        "note": revocation.note,
+        "at": rfc3339(revocation.at),
+        "by": revocation.by,
+        "proved": revocation.proved,
+        "undone_at": rfc3339(revocation.undone_at) if revocation.undone_at is not None else None,
+        "undone_by": revocation.undone_by,
+        "can_be_undone": recorder.can_undo(revocation),
+    }
+
 
 _ERRORS = ERRORS | {409: "Two certificates have this serial."}
-_REVOKED = described("The revocation, durably recorded.", bodies.RevokedBody, errors=_ERRORS)
+_REVOKED = described("The revocation, durably recorded.", RevokedBody, errors=_ERRORS)
 _SCOPE_REVOKED = described(
     "The revocation, durably recorded; the preview if dryRun=All.",
-    bodies.RevokedBody | bodies.RevocationPreviewBody,
+    RevokedBody | RevocationPreviewBody,
     errors=_ERRORS,
 )
-_KEY_REVOKED = described("The revocation, durably recorded.", bodies.RevocationBody, errors=_ERRORS)
-_LISTED = described("The revocations, including undone ones.", bodies.RevocationListBody)
+_KEY_REVOKED = described("The revocation, durably recorded.", RevocationBody, errors=_ERRORS)
+_LISTED = described("The revocations, including undone ones.", RevocationListBody)
 _UNDONE = described(
     "The revocation, undone.",
-    bodies.RevocationBody,
+    RevocationBody,
     errors=ERRORS | {409: "The revocation can't be undone, or its undo window has passed."},
 )
-_REASON = json_body(bodies.RevokeRequest.model_json_schema(), required=False)
+_REASON = json_body(RevokeRequest.model_json_schema(), required=False)
 _DRY_RUN = query.choice(
     "dryRun",
     "All: revoke nothing, and return a RevocationPreview.",
@@ -55,7 +241,7 @@ router = APIRouter(tags=["Revocation"])
     CLUSTER + "/clustercertrevoke",
     tags=["CCE"],
     responses=described("Revoked. The response has no body."),
-    openapi_extra=json_body(bodies.ClusterCertRevokeRequest.model_json_schema()),
+    openapi_extra=json_body(ClusterCertRevokeRequest.model_json_schema()),
     response_class=Response,
 )
 async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) -> Response:
@@ -64,7 +250,7 @@ async def revoke_clustercert(call: CallDep, project_id: str, cluster_id: str) ->
     Users can revoke their own certificates, project admins any user's. Certificates issued later stay valid.
     """
     require_json(call.request)
-    user_id = parsed(call.body, bodies.ClusterCertRevokeRequest).user_id()
+    user_id = parsed(call.body, ClusterCertRevokeRequest).user_id()
     revocation = await call.services.revocation.revoke_user_on_cluster(
         call.caller, project_id, cluster_id, user_id, Reason()
     )
@@ -149,7 +335,7 @@ async def revoke_user(call: CallDep, user_id: str) -> Response:
     return await _revoked(call, await service.revoke_user(call.caller, user_id, reason))
 
 
-@router.get(OWN + "/users-by-name", responses=described("The users.", bodies.NamedUsersBody))
+@router.get(OWN + "/users-by-name", responses=described("The users.", NamedUsersBody))
 async def find_users(call: CallDep, name: Name = None) -> Response:
     """Find the users of a name.
 
@@ -160,9 +346,7 @@ async def find_users(call: CallDep, name: Name = None) -> Response:
     return responses.private({"users": [asdict(each) for each in found]})
 
 
-@router.get(
-    IN_CLUSTER + "/users-by-name", responses=described("The ids of the users.", bodies.NamedUserIdsBody)
-)
+@router.get(IN_CLUSTER + "/users-by-name", responses=described("The ids of the users.", NamedUserIdsBody))
 async def find_users_in_cluster(
     call: CallDep, project_id: str, cluster_id: str, name: Name = None
 ) -> Response:
@@ -203,7 +387,7 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
 @router.post(
     OWN + "/certificates/{certificate}/revoke-with-key",
     responses=_KEY_REVOKED,
-    openapi_extra=json_body(bodies.RevokeWithKeyRequest.model_json_schema()) | {"security": []},
+    openapi_extra=json_body(RevokeWithKeyRequest.model_json_schema()) | {"security": []},
     dependencies=[Anonymous],
 )
 async def revoke_with_key(
@@ -214,7 +398,7 @@ async def revoke_with_key(
     Send its fingerprint or credential number. Needs no authentication. The revocation can't be undone.
     """
     require_json(request)
-    body = parsed(raw, bodies.RevokeWithKeyRequest)
+    body = parsed(raw, RevokeWithKeyRequest)
     revocation = await services.revocation.revoke_by_key(
         certificate.lower(), body.signature_bytes(), body.stated_reason(), context_of(request).origin
     )
@@ -237,7 +421,7 @@ def _reason(call: Call) -> Reason:
     if not call.body:
         return Reason()
     require_json(call.request)
-    return parsed(call.body, bodies.RevokeRequest).stated_reason()
+    return parsed(call.body, RevokeRequest).stated_reason()
 
 
 async def _revoked(call: Call, revocation: Revocation) -> Response:
@@ -252,16 +436,16 @@ async def _revoked(call: Call, revocation: Revocation) -> Response:
         controls = tuple(
             each for each in controls if each.name != "binding" or certificate.has_only_credential_group
         )
-    body = bodies.revocation_body(revocation, services.revocation.recorder)
-    return responses.private(body | bodies.enforcement_body(controls))
+    body = revocation_body(revocation, services.revocation.recorder)
+    return responses.private(body | enforcement_body(controls))
 
 
 def _body(services: Services, revocation: Revocation) -> Response:
-    return responses.private(bodies.revocation_body(revocation, services.revocation.recorder))
+    return responses.private(revocation_body(revocation, services.revocation.recorder))
 
 
 def _preview(preview: RevocationPreview) -> Response:
-    return responses.private(bodies.preview_body(preview))
+    return responses.private(preview_body(preview))
 
 
 def _page(services: Services, page: RevocationPage) -> Response:
@@ -270,7 +454,7 @@ def _page(services: Services, page: RevocationPage) -> Response:
         numbered_page(
             "revocations",
             page.revocations,
-            lambda each: bodies.revocation_body(each, recorder),
+            lambda each: revocation_body(each, recorder),
             lambda each: each.id,
             page.next,
             services.options.page_bytes,

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query
 from pydantic import BaseModel, ConfigDict
@@ -18,10 +18,53 @@ from starlette.responses import Response
 from clustercert.http import query, responses
 from clustercert.http.body import json_object, require_json, validated
 from clustercert.http.dependencies import Call, CallDep
+from clustercert.http.openapi import ERRORS, described
 from clustercert.model import JsonObject
 from clustercert.model.errors import ConcurrentChange, Conflict, InvalidRequest, NotFound, PreconditionFailed
 from clustercert.observability import canonical_json
+from clustercert.policy.rules import require_admin, require_operator
 from clustercert.store.engine.transaction import rolling_back
+
+_ERRORS = ERRORS | {404: "There is no such object, or it is out of the caller's reach."}
+_CHANGE_ERRORS = _ERRORS | {
+    409: "Other objects depend on it, or another request changes it now.",
+    412: "It is not in the state that If-Match or If-None-Match requires.",
+}
+_ETAG = {"ETag": "Its state, for If-Match."}
+
+Described = dict[int | str, dict[str, Any]]
+
+
+def listed(model: type[BaseModel]) -> Described:
+    return described("A page of the list.", model, errors=_ERRORS)
+
+
+def one(model: type[BaseModel]) -> Described:
+    return described("The object.", model, headers=_ETAG, errors=_ERRORS)
+
+
+def replaced(model: type[BaseModel]) -> Described:
+    """Describe the responses of a PUT that creates or replaces an object."""
+    created = described("Created.", model, status=201, headers=_ETAG, errors={})
+    return (
+        described("Changed, or already in this state.", model, headers=_ETAG, errors=_CHANGE_ERRORS) | created
+    )
+
+
+def issued(model: type[BaseModel]) -> Described:
+    """Describe a POST that creates a secret."""
+    text = "Created. The secret is in this response only. On a dry run there is none."
+    return described(text, model, status=201, errors=_CHANGE_ERRORS)
+
+
+def deleted() -> Described:
+    return done("Deleted.")
+
+
+def done(text: str) -> Described:
+    """Describe a response without a body."""
+    return described(text, status=204, errors=_CHANGE_ERRORS)
+
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -197,3 +240,37 @@ async def _existing(find: Callable[[], Awaitable[T]]) -> T | None:
         return await find()
     except NotFound:
         return None
+
+
+async def operator_call(call: CallDep) -> Call:
+    """Return the call of an operator. Raises Forbidden."""
+    require_operator(call.caller)
+    return call
+
+
+OperatorCall = Annotated[Call, Depends(operator_call)]
+
+
+async def operator_change(_operator: OperatorCall, change: ChangeDep) -> Change:
+    """Return the change of an operator. Raises Forbidden, or InvalidRequest for bad preconditions."""
+    return change
+
+
+OperatorChange = Annotated[Change, Depends(operator_change)]
+
+
+async def admin_call(call: CallDep, project_id: str) -> Call:
+    """Return the call of an operator or an admin of the project. Raises NotFound or Forbidden."""
+    require_admin(call.caller, project_id)
+    return call
+
+
+AdminCall = Annotated[Call, Depends(admin_call)]
+
+
+async def admin_change(_admin: AdminCall, change: ChangeDep) -> Change:
+    """Return the change of an operator or an admin of the project. Raises NotFound, Forbidden or InvalidRequest."""
+    return change
+
+
+AdminChange = Annotated[Change, Depends(admin_change)]

@@ -13,13 +13,11 @@ from starlette.responses import Response
 
 from clustercert.clusters.registration import Registration
 from clustercert.clusters.registry import LOCAL
-from clustercert.http import responses
-from clustercert.http.api import IN_PROJECT
-from clustercert.http.api.administration import changes, descriptions
-from clustercert.http.api.administration import cluster_bodies as bodies
-from clustercert.http.api.administration.authorization import AdminCall, AdminChange
-from clustercert.http.api.administration.changes import Change
-from clustercert.http.api.administration.directory_names import project_by_id
+from clustercert.http import IN_PROJECT, responses
+from clustercert.http.administration import changes
+from clustercert.http.administration import cluster_bodies as bodies
+from clustercert.http.administration.changes import AdminCall, AdminChange, Change
+from clustercert.http.administration.directory import project_by_id
 from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyed_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
@@ -35,14 +33,14 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 router = APIRouter(tags=["Administration"])
 
 
-@router.get(CLUSTERS, responses=descriptions.listed(bodies.ClusterListBody))
+@router.get(CLUSTERS, responses=changes.listed(bodies.ClusterListBody))
 async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
     """List the clusters of a project. Sorted by id. Only for project admins and operators."""
     read = functools.partial(call.services.clusters.queries.page, project_id)
     return responses.private(await keyed_page("clusters", read, bodies.cluster_view, page))
 
 
-@router.get(CLUSTER, responses=descriptions.one(bodies.ClusterBody))
+@router.get(CLUSTER, responses=changes.one(bodies.ClusterBody))
 async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show how a cluster is registered. By name or id. Only for project admins and operators."""
     return changes.shown(bodies.cluster_view(await call.services.clusters.find(project_id, cluster)))
@@ -50,7 +48,7 @@ async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Respon
 
 @router.put(
     CLUSTER,
-    responses=descriptions.replaced(bodies.ClusterBody),
+    responses=changes.replaced(bodies.ClusterBody),
     openapi_extra=json_body(bodies.ClusterRequest.model_json_schema()),
 )
 async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
@@ -87,7 +85,7 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
     return await changes.put(change, lambda: clusters.find(project_id, cluster), save, bodies.cluster_view)
 
 
-@router.delete(CLUSTER, status_code=204, responses=descriptions.deleted())
+@router.delete(CLUSTER, status_code=204, responses=changes.deleted())
 async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> Response:
     """Remove a cluster and the key of its client CA. By name or id. Only for project admins and operators."""
     clusters = change.call.services.clusters

@@ -1,0 +1,223 @@
+"""Routes that manage access keys of users, for operators, and webhook tokens of clusters."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from clustercert.http import IN_PROJECT, OWN, responses
+from clustercert.http.administration import changes
+from clustercert.http.administration.changes import (
+    AdminCall,
+    AdminChange,
+    OperatorCall,
+    OperatorChange,
+    ResourceBody,
+)
+from clustercert.http.administration.directory import KEPT, DirectoryDep, DomainDep
+from clustercert.http.openapi import json_body
+from clustercert.http.paging import KeyPageDep, keyed_page_of_all
+from clustercert.kubernetes.webhook.tokens import WebhookTokens
+from clustercert.model import AccessKey, Cluster, JsonObject, rfc3339
+from clustercert.model.errors import NotFound
+from clustercert.store.webhook_tokens import WebhookToken
+
+OF_USER = OWN + "/users/{name}/access-keys"
+KEY = OWN + "/access-keys/{access_key}"
+
+
+class NewKeyRequest(ResourceBody):
+    """A new access key."""
+
+    description: str = Field(default="", json_schema_extra={"maxLength": 255})
+
+
+class KeyRequest(ResourceBody):
+    """The wanted state of an access key."""
+
+    enabled: bool = Field(
+        default=True, description=f"Disabling deletes all temporary keys of the user. {KEPT}"
+    )
+
+
+class KeyBody(BaseModel):
+    """An access key. Times are RFC 3339."""
+
+    access_key: str
+    user_id: str
+    description: str
+    enabled: bool
+    created_at: str
+    expires_at: str | None = Field(description="Null for a permanent key.")
+
+
+class IssuedKeyBody(KeyBody):
+    """A new access key with its secret."""
+
+    secret_key: str | None
+
+
+class KeyListBody(BaseModel):
+    """A page of access keys, sorted by name."""
+
+    access_keys: list[KeyBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+router = APIRouter(tags=["Administration"])
+
+
+@router.get(OF_USER, responses=changes.listed(KeyListBody))
+async def list_keys(
+    call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
+) -> Response:
+    """List the access keys of a user. Includes temporary keys. Only for operators."""
+    user = await directory.find_user(name, domain)
+    keys = await call.services.identity.access_keys.of_user(user)
+    return responses.private(keyed_page_of_all("access_keys", map(key_view, keys), page, "access_key"))
+
+
+@router.post(
+    OF_USER,
+    status_code=201,
+    responses=changes.issued(IssuedKeyBody),
+    openapi_extra=json_body(NewKeyRequest.model_json_schema()),
+)
+async def create_key(
+    change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
+) -> Response:
+    """Create an access key of a user. Only for operators."""
+    change.check(None)
+    user = await directory.find_user(name, domain)
+    wanted, call = change.body(NewKeyRequest, None), change.call
+    with change.transactions():
+        issued = await call.services.identity.access_keys.create(
+            user, description=wanted.description, actor=call.caller.actor
+        )
+    secret = None if change.dry_run else issued.secret
+    return responses.json_response(key_view(issued.key) | {"secret_key": secret}, 201, responses.NO_STORE)
+
+
+@router.get(KEY, responses=changes.one(KeyBody))
+async def show_key(call: OperatorCall, access_key: str) -> Response:
+    """Show an access key. Without its secret. Only for operators."""
+    return changes.shown(key_view(await call.services.identity.access_keys.find(access_key)))
+
+
+@router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest.model_json_schema()))
+async def put_key(change: OperatorChange, access_key: str) -> Response:
+    """Enable or disable an access key. Only for operators."""
+    keys = change.call.services.identity.access_keys
+
+    async def save(before: AccessKey | None, current: JsonObject | None) -> AccessKey:
+        if before is None:
+            raise NotFound(f"There is no access key {access_key}.")
+        wanted = change.body(KeyRequest, current)
+        return await keys.update(before, enabled=wanted.enabled, actor=change.call.caller.actor)
+
+    return await changes.put(change, lambda: keys.find(access_key), save, key_view)
+
+
+@router.delete(KEY, status_code=204, responses=changes.deleted())
+async def delete_key(change: OperatorChange, access_key: str) -> Response:
+    """Delete an access key. Deletes all temporary keys of its user too. Only for operators."""
+    keys = change.call.services.identity.access_keys
+
+    async def remove(found: AccessKey) -> None:
+        await keys.remove(found, actor=change.call.caller.actor)
+
+    return await changes.delete(change, lambda: keys.find(access_key), remove, key_view)
+
+
+def key_view(key: AccessKey) -> JsonObject:
+    return {
+        "access_key": key.id,
+        "user_id": key.user_id,
+        "description": key.description,
+        "enabled": key.enabled,
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
+    }
+
+
+TOKENS = IN_PROJECT + "/clusters/{cluster}/webhook-tokens"
+
+
+class WebhookTokenBody(BaseModel):
+    """A webhook token, without its secret. Times are RFC 3339."""
+
+    id: str
+    cluster_id: str
+    created_at: str
+    last_asked_at: str | None = Field(description="When an API server last used it, to the minute.")
+    last_events_at: str | None = Field(
+        description="When the cluster's API servers last sent audit events, to the minute."
+    )
+
+
+class IssuedTokenBody(WebhookTokenBody):
+    """A new webhook token."""
+
+    token: str | None
+
+
+class WebhookTokenListBody(BaseModel):
+    """A page of webhook tokens, sorted by id. A cluster has at most two."""
+
+    webhook_tokens: list[WebhookTokenBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+@router.get(TOKENS, responses=changes.listed(WebhookTokenListBody))
+async def list_tokens(call: AdminCall, project_id: str, cluster: str, page: KeyPageDep) -> Response:
+    """List the webhook tokens of a cluster. Only for project admins and operators."""
+    owner = await call.services.clusters.find(project_id, cluster)
+    found = await call.services.webhook.tokens.of_cluster(owner.id)
+    return responses.private(keyed_page_of_all("webhook_tokens", map(token_view, found), page))
+
+
+@router.get(TOKENS + "/{token_id}", responses=changes.one(WebhookTokenBody))
+async def show_token(call: AdminCall, project_id: str, cluster: str, token_id: str) -> Response:
+    """Show a webhook token, without its secret. Only for project admins and operators."""
+    owner = await call.services.clusters.find(project_id, cluster)
+    return changes.shown(token_view(await _find(call.services.webhook.tokens, owner, token_id)))
+
+
+@router.post(TOKENS, status_code=201, responses=changes.issued(IssuedTokenBody))
+async def create_token(change: AdminChange, project_id: str, cluster: str) -> Response:
+    """Create a webhook token of a cluster. The request has no body. Only for project admins and operators."""
+    change.check(None)
+    change.require_no_body()
+    owner = await change.call.services.clusters.find(project_id, cluster)
+    with change.transactions():
+        issued = await change.call.services.webhook.tokens.create(owner, actor=change.call.caller.actor)
+    text = None if change.dry_run else issued.text
+    return responses.json_response(token_view(issued.token) | {"token": text}, 201, responses.NO_STORE)
+
+
+@router.delete(TOKENS + "/{token_id}", status_code=204, responses=changes.deleted())
+async def delete_token(change: AdminChange, project_id: str, cluster: str, token_id: str) -> Response:
+    """Remove a webhook token. API servers that still use it receive errors. Only for project admins and operators."""
+    tokens = change.call.services.webhook.tokens
+    owner = await change.call.services.clusters.find(project_id, cluster)
+
+    async def remove(found: WebhookToken) -> None:
+        await tokens.remove(owner, found.id, actor=change.call.caller.actor)
+
+    return await changes.delete(change, lambda: _find(tokens, owner, token_id), remove, token_view)
+
+
+async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> WebhookToken:
+    for each in await tokens.of_cluster(owner.id):
+        if each.id == token_id:
+            return each
+    raise NotFound("The cluster has no such webhook token. List them to see their ids.")
+
+
+def token_view(token: WebhookToken) -> JsonObject:
+    return {
+        "id": token.id,
+        "cluster_id": token.cluster_id,
+        "created_at": rfc3339(token.created_at),
+        "last_asked_at": rfc3339(token.last_asked_at) if token.last_asked_at is not None else None,
+        "last_events_at": rfc3339(token.last_events_at) if token.last_events_at is not None else None,
+    }

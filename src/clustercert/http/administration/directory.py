@@ -1,0 +1,504 @@
+"""Routes that manage domains, projects, users, groups and their members. Only for operators."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from clustercert.http import OWN, responses
+from clustercert.http.administration import changes
+from clustercert.http.administration.changes import OperatorCall, OperatorChange, ResourceBody
+from clustercert.http.dependencies import Call, CallDep, ServicesDep
+from clustercert.http.openapi import json_body
+from clustercert.http.paging import KeyPageDep, keyed_page, keyed_page_of_all
+from clustercert.identity.directory import Directory
+from clustercert.model import Domain, Group, JsonObject, Project, User
+from clustercert.model.errors import ConcurrentChange, InvalidRequest, NotFound
+from clustercert.model.identity import BUILT_IN
+from clustercert.model.ids import is_id
+
+Labels = dict[str, str]
+LABELS = "Labels, as in Kubernetes."
+KEPT = "If it is not sent, an existing object stays as it is."
+
+
+class DomainRequest(ResourceBody):
+    """The wanted state of a domain."""
+
+    enabled: bool = Field(
+        default=True, description=f"False locks out its users and disables its projects. {KEPT}"
+    )
+
+
+class ProjectRequest(ResourceBody):
+    """The wanted state of a project."""
+
+    id: str | None = Field(
+        default=None,
+        description="For a new project, the id that it has in Keystone. By default, it gets a new one.",
+        json_schema_extra={"pattern": "^[0-9a-f]{32}$"},
+    )
+    description: str = Field(default="", json_schema_extra={"maxLength": 255})
+    enabled: bool = Field(default=True, description=f"Roles in a disabled project have no effect. {KEPT}")
+    labels: Labels = Field(default={}, description=LABELS)
+
+
+class UserRequest(ResourceBody):
+    """The wanted state of a user."""
+
+    enabled: bool = Field(default=True, description=f"Disabling revokes all certificates of the user. {KEPT}")
+    labels: Labels = Field(default={}, description=LABELS)
+    password: str | None = Field(
+        default=None,
+        description="Only for a new user, who can otherwise use only access keys.",
+        json_schema_extra={"minLength": 8, "maxLength": 1024},
+    )
+
+
+class GroupRequest(ResourceBody):
+    """The wanted state of a group."""
+
+    labels: Labels = Field(default={}, description=LABELS)
+
+
+class DomainBody(BaseModel):
+    """A domain, which owns projects, users and groups."""
+
+    id: str
+    name: str
+    enabled: bool
+
+
+class _InDomain(BaseModel):
+    id: str
+    name: str
+    domain: str
+    domain_id: str
+    labels: Labels
+
+
+class ProjectBody(_InDomain):
+    """A project, which owns clusters."""
+
+    description: str
+    enabled: bool
+
+
+class UserBody(_InDomain):
+    """A user. The id is in the user's certificates."""
+
+    enabled: bool
+
+
+class GroupBody(_InDomain):
+    """A group of users, who have its roles."""
+
+
+class _Page(BaseModel):
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+class DomainListBody(_Page):
+    """A page of domains, sorted by id."""
+
+    domains: list[DomainBody]
+
+
+class ProjectListBody(_Page):
+    """A page of projects, sorted by id."""
+
+    projects: list[ProjectBody]
+
+
+class UserListBody(_Page):
+    """A page of users, sorted by id."""
+
+    users: list[UserBody]
+
+
+class GroupListBody(_Page):
+    """A page of groups, sorted by id."""
+
+    groups: list[GroupBody]
+
+
+def domain_view(domain: Domain) -> JsonObject:
+    return {"id": domain.id, "name": domain.name, "enabled": domain.enabled}
+
+
+def project_view(project: Project) -> JsonObject:
+    return {**group_view(project), "description": project.description, "enabled": project.enabled}
+
+
+def user_view(user: User) -> JsonObject:
+    return {**group_view(user), "enabled": user.enabled}
+
+
+def group_view(entity: Project | User | Group) -> JsonObject:
+    return {
+        "id": entity.id,
+        "name": entity.name,
+        "domain": entity.domain.name,
+        "domain_id": entity.domain.id,
+        "labels": dict(sorted(entity.labels.items())),
+    }
+
+
+_MAX_NAMES = 10
+
+
+async def directory(parts: ServicesDep) -> Directory:
+    return parts.identity.directory
+
+
+DirectoryDep = Annotated[Directory, Depends(directory)]
+
+
+async def home_domain(
+    call: CallDep,
+    domain: Annotated[
+        str | None,
+        Query(description="The domain of names in the path, by name or id. By default, the caller's domain."),
+    ] = None,
+) -> Domain:
+    """Return the domain in which names are looked up and new objects are created. Raises NotFound or InvalidRequest.
+
+    Users of an OIDC issuer are in no domain here, but an id needs none.
+    """
+    directory = call.services.identity.directory
+    if domain is not None:
+        return await directory.find_domain(domain)
+    if call.caller.issuer == BUILT_IN or is_id(call.request.path_params.get("name", "")):
+        return call.caller.user.domain
+    names = ", ".join(each.name for each in (await directory.domains())[:_MAX_NAMES])
+    raise InvalidRequest(f"domain: choose one, because you are in no domain of this service: {names}.")
+
+
+DomainDep = Annotated[Domain, Depends(home_domain)]
+
+
+async def only_domain(
+    directory: DirectoryDep,
+    domain: Annotated[str | None, Query(description="List only this domain, by name or id.")] = None,
+) -> Domain | None:
+    """Return the domain to which a list is restricted, or None for all domains. Raises NotFound."""
+    return await directory.find_domain(domain) if domain is not None else None
+
+
+OnlyDomainDep = Annotated[Domain | None, Depends(only_domain)]
+
+
+async def project_by_id(call: Call, project_id: str) -> Project:
+    """Return a project. Raises NotFound if there is none with this id."""
+    if not is_id(project_id):
+        raise NotFound
+    return await call.services.identity.directory.find_project(project_id)
+
+
+def new_name(text: str) -> str:
+    """Return the name for a new object. Raises NotFound for an id, because an object's id can't be chosen."""
+    if is_id(text):
+        raise NotFound(f"There is no object with the id {text}.")
+    return text
+
+
+DOMAINS = OWN + "/domains"
+DOMAIN = DOMAINS + "/{name}"
+
+router = APIRouter(tags=["Administration"])
+
+
+@router.get(DOMAINS, responses=changes.listed(DomainListBody))
+async def list_domains(_call: OperatorCall, directory: DirectoryDep, page: KeyPageDep) -> Response:
+    """List the domains. Sorted by id. Only for operators."""
+    views = [domain_view(each) for each in await directory.domains()]
+    return responses.private(keyed_page_of_all("domains", views, page))
+
+
+@router.get(DOMAIN, responses=changes.one(DomainBody))
+async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -> Response:
+    """Show a domain. By name or id. Only for operators."""
+    return changes.shown(domain_view(await directory.find_domain(name)))
+
+
+@router.put(
+    DOMAIN,
+    responses=changes.replaced(DomainBody),
+    openapi_extra=json_body(DomainRequest.model_json_schema()),
+)
+async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
+    """Create or change a domain. By name, or an existing one by id. Only for operators."""
+    actor = change.call.caller.actor
+
+    async def save(before: Domain | None, current: JsonObject | None) -> Domain:
+        enabled = change.body(DomainRequest, current).enabled
+        if before is not None:
+            return await directory.update_domain(before, enabled=enabled, actor=actor)
+        return await directory.create_domain(new_name(name), enabled=enabled, actor=actor)
+
+    return await changes.put(change, lambda: directory.find_domain(name), save, domain_view)
+
+
+@router.delete(DOMAIN, status_code=204, responses=changes.deleted())
+async def delete_domain(change: OperatorChange, directory: DirectoryDep, name: str) -> Response:
+    """Delete a domain. It must have no projects, users or groups. Only for operators."""
+
+    async def remove(found: Domain) -> None:
+        await directory.remove_domain(found, actor=change.call.caller.actor)
+
+    return await changes.delete(change, lambda: directory.find_domain(name), remove, domain_view)
+
+
+E = TypeVar("E", bound=Project | User | Group)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[E]):
+    """A kind of objects in domains, and the methods of the directory that manage it.
+
+    Attributes:
+        plural: the kind's name in paths.
+        deletion: what deleting an object means.
+        request, body, list_body: the models of the bodies.
+        create: creates an object, given its name, its domain and the fields of the request.
+        update: changes an object, given it and the fields of the request.
+    """
+
+    of: type[E]
+    plural: str
+    deletion: str
+    request: type[ResourceBody]
+    body: type[BaseModel]
+    list_body: type[BaseModel]
+    view: Callable[[E], JsonObject]
+    find: Callable[[Directory, str, Domain | None], Awaitable[E]]
+    create: Callable[..., Awaitable[E]]
+    update: Callable[..., Awaitable[E]]
+    remove: Callable[..., Awaitable[None]]
+
+
+def add_routes(kind: Kind[E]) -> None:
+    """Add the routes that list, show, change and delete objects of a kind."""
+
+    async def list_all(
+        _call: OperatorCall,
+        directory: DirectoryDep,
+        page: KeyPageDep,
+        domain: OnlyDomainDep,
+        name: Annotated[str | None, Query(description="List only objects with this name.")] = None,
+    ) -> Response:
+        read = functools.partial(directory.page, kind.of, domain, name)
+        return responses.private(await keyed_page(kind.plural, read, kind.view, page))
+
+    async def show(_call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
+        return changes.shown(kind.view(await kind.find(directory, name, domain)))
+
+    async def put(change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
+        actor = change.call.caller.actor
+
+        async def save(before: E | None, current: JsonObject | None) -> E:
+            wanted = change.body(kind.request, current).model_dump()
+            if before is not None:
+                return await kind.update(directory, before, **wanted, actor=actor)
+            return await kind.create(directory, new_name(name), domain, **wanted, actor=actor)
+
+        return await changes.put(change, lambda: kind.find(directory, name, domain), save, kind.view)
+
+    async def delete(
+        change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
+    ) -> Response:
+        actor = change.call.caller.actor
+
+        async def remove(found: E) -> None:
+            await kind.remove(directory, found, actor=actor)
+
+        return await changes.delete(change, lambda: kind.find(directory, name, domain), remove, kind.view)
+
+    _register(kind, list_all, show, put, delete)
+
+
+def _register(
+    kind: Kind[E],
+    list_all: Callable[..., Awaitable[Response]],
+    show: Callable[..., Awaitable[Response]],
+    put: Callable[..., Awaitable[Response]],
+    delete: Callable[..., Awaitable[Response]],
+) -> None:
+    """Register the functions with their paths and descriptions."""
+    noun, path = kind.of.__name__.lower(), f"{OWN}/{kind.plural}"
+    operators = " Only for operators."
+    router.get(
+        path,
+        responses=changes.listed(kind.list_body),
+        description=f"List the {kind.plural}. Sorted by id.{operators}",
+    )(list_all)
+    path += "/{name}"
+    kept = ", except `enabled`, which stays as it is" if "enabled" in kind.request.model_fields else ""
+    router.get(
+        path, responses=changes.one(kind.body), description=f"Show a {noun}. By name or id.{operators}"
+    )(show)
+    router.put(
+        path,
+        responses=changes.replaced(kind.body),
+        openapi_extra=json_body(kind.request.model_json_schema()),
+        description=f"Create or change a {noun}. By name, or an existing one by id. Fields that are not sent get their"
+        f" defaults{kept}.{operators}",
+    )(put)
+    router.delete(
+        path,
+        status_code=204,
+        responses=changes.deleted(),
+        description=f"Delete a {noun}. {kind.deletion}{operators}",
+    )(delete)
+
+
+async def _create_project(directory: Directory, name: str, domain: Domain, **fields: Any) -> Project:
+    return await directory.create_project(name, domain, project_id=fields.pop("id"), **fields)
+
+
+async def _update_project(directory: Directory, before: Project, **fields: Any) -> Project:
+    if fields.pop("id") not in {None, before.id}:
+        raise InvalidRequest("id: it can't be changed. Send its value as it is, or leave it out.")
+    return await directory.update_project(before, **fields)
+
+
+async def _update_user(directory: Directory, before: User, *, password: str | None, **fields: Any) -> User:
+    """Change a user. Raises InvalidRequest for another password, so that no request sets it by accident."""
+    if password is not None and not await directory.has_password(before, password):
+        raise InvalidRequest("password: the user exists. Change it with PUT /users/{name}/password.")
+    return await directory.update_user(before, **fields)
+
+
+add_routes(
+    Kind(
+        Project,
+        "projects",
+        "It must have no clusters. Deletes its role assignments and tokens too.",
+        ProjectRequest,
+        ProjectBody,
+        ProjectListBody,
+        project_view,
+        Directory.find_project,
+        _create_project,
+        _update_project,
+        Directory.remove_project,
+    )
+)
+add_routes(
+    Kind(
+        User,
+        "users",
+        "Revokes the user's certificates, and deletes their tokens, access keys, roles and memberships.",
+        UserRequest,
+        UserBody,
+        UserListBody,
+        user_view,
+        Directory.find_user,
+        Directory.create_user,
+        _update_user,
+        Directory.remove_user,
+    )
+)
+add_routes(
+    Kind(
+        Group,
+        "groups",
+        "Its members lose its roles.",
+        GroupRequest,
+        GroupBody,
+        GroupListBody,
+        group_view,
+        Directory.find_group,
+        Directory.create_group,
+        Directory.update_group,
+        Directory.remove_group,
+    )
+)
+
+
+MEMBERS = OWN + "/groups/{name}/members"
+MEMBER = MEMBERS + "/{user}"
+
+
+class PasswordRequest(ResourceBody):
+    """A new password."""
+
+    password: str = Field(json_schema_extra={"minLength": 8, "maxLength": 1024})
+
+
+class MemberListBody(BaseModel):
+    """A page of users, sorted by id."""
+
+    members: list[UserBody]
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
+@router.put(
+    OWN + "/users/{name}/password",
+    status_code=204,
+    responses=changes.done("Changed."),
+    openapi_extra=json_body(PasswordRequest.model_json_schema()),
+)
+async def set_password(
+    change: OperatorChange, directory: DirectoryDep, name: str, domain: DomainDep
+) -> Response:
+    """Set a user's password. Deletes their tokens and temporary access keys. Only for operators."""
+    user = await directory.find_user(name, domain)
+    change.check(user_view(user))
+    password = change.body(PasswordRequest, None).password
+    with change.transactions():
+        await directory.set_password(user, password, actor=change.call.caller.actor)
+    return Response(status_code=204)
+
+
+@router.get(OWN + "/users/{name}/projects", responses=changes.listed(ProjectListBody))
+async def list_projects(
+    call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
+) -> Response:
+    """List the projects in which a user has a role, directly or through a group. Sorted by id. Only for operators."""
+    user = await directory.find_user(name, domain)
+    found = await call.services.identity.roles.projects_of(user)
+    return responses.private(keyed_page_of_all("projects", map(project_view, found), page))
+
+
+@router.get(MEMBERS, responses=changes.listed(MemberListBody))
+async def list_members(
+    _call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep, page: KeyPageDep
+) -> Response:
+    """List the members of a group. Sorted by id. Only for operators."""
+    group = await directory.find_group(name, domain)
+    read = functools.partial(directory.member_page, group)
+    return responses.private(await keyed_page("members", read, user_view, page))
+
+
+@router.put(MEMBER, responses=changes.replaced(UserBody))
+async def add_member(
+    change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
+) -> Response:
+    """Add a user to a group. The request needs no body. Only for operators."""
+    group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
+
+    async def save(before: User | None, current: JsonObject | None) -> User:
+        change.require_unchanged(current)
+        if before is None and not await directory.add_member(group, member, actor=change.call.caller.actor):
+            raise ConcurrentChange
+        return member
+
+    return await changes.put(change, lambda: directory.find_member(group, member), save, user_view)
+
+
+@router.delete(MEMBER, status_code=204, responses=changes.deleted())
+async def remove_member(
+    change: OperatorChange, directory: DirectoryDep, name: str, user: str, domain: DomainDep
+) -> Response:
+    """Remove a user from a group. Only for operators."""
+    group, member = await directory.find_group(name, domain), await directory.find_user(user, domain)
+
+    async def remove(found: User) -> None:
+        await directory.remove_member(group, found, actor=change.call.caller.actor)
+
+    return await changes.delete(change, lambda: directory.find_member(group, member), remove, user_view)

@@ -1,1 +1,0 @@
-"""Endpoints for API servers: authorization and audit webhooks."""
