@@ -21,7 +21,7 @@ test-all: dev clients issuers keystone openssl haproxy promtool chromium shells 
 test-fast: dev ## run the unit tests and those on SQLite, without servers, in about a minute
 	@.venv/bin/pytest -q -n 2 -m "not slow" -k "not postgresql" tests/unit tests/signers tests/store $(ARGS)
 
-check: dev ## check format, lint, types and layers
+check: dev ## check format, lint, types, layers and the form of docs
 	@scripts/check
 
 bench: bench-tools haproxy ## measure speed and growth beside cfssl and django-ca (ARGS="compare --full"; see docs/evidence/performance.md)

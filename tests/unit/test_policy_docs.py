@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
 from clustercert.model import Caller, Domain, FederatedDomain, Group, IssueRequest, Origin
 from clustercert.model.errors import Forbidden
 from clustercert.pki.keys import new_key
@@ -207,3 +208,15 @@ def test_break_glass() -> None:
     assert frozen == "This cluster is frozen. Ask the platform team."
     alone = member("on-call", role="reader")
     assert outcome("break-glass", alone).endswith("break-glass: the request has a reason.")
+
+
+def test_the_default_rights_of_roles_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    table = page.split("<!-- roles -->")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `([^`]*)` \| `([^`]*)` \| `([^`]*)` \|$", table, re.MULTILINE)
+    expected = [
+        (rule.tested_role, group, DEFAULT_BINDINGS[group])
+        for rule in PolicySettings(role_groups=True).all_rules
+        for group in rule.granted_groups
+    ]
+    assert rows == expected

@@ -25,7 +25,6 @@ OF_KUBECTL = {
 }
 # Stands for a value that is filled in.
 HOLE = "\0"
-SHORTEST = 9
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -76,11 +75,6 @@ def test_the_page_has_a_row_for_each_kind_of_trouble() -> None:
 @pytest.mark.parametrize("message", sorted({*MESSAGES} - OF_KUBECTL))
 def test_a_message_is_in_the_code(message: str) -> None:
     assert any(prints(text, message) for text in texts()), message
-
-
-@pytest.mark.parametrize("message", sorted({*MESSAGES}))
-def test_a_message_is_long_enough_to_be_searched_for(message: str) -> None:
-    assert len(message) >= SHORTEST
 
 
 def test_messages_of_kubectl_are_on_the_page() -> None:

@@ -1,0 +1,94 @@
+"""Checks the form of the documentation: lengths of lines, links, drawings, and tables of measured figures.
+
+`make check` runs it.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import report, scaling  # noqa: E402 - from the checkout
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+LONGEST_LINE = 100
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def outside_of_blocks(page: Path) -> Iterator[tuple[int, str]]:
+    """The numbered lines that are in no code block."""
+    fence = ""
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        found = re.match(r" *(`{3,})", line)
+        if found and not fence:
+            fence = found[1]
+        elif found and found[1] == fence:
+            fence = ""
+        elif not fence:
+            yield number, line
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = [match[1] for _, line in outside_of_blocks(page) if (match := re.match(r"#+ (.*)", line))]
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def long_lines(page: Path) -> Iterator[str]:
+    """Lines of prose that are too long. A link can't be broken into lines."""
+    for number, line in outside_of_blocks(page):
+        if not line.startswith("|") and len(re.sub(r"\]\(.*?\)", "]", line)) > LONGEST_LINE:
+            yield f"{number}: longer than {LONGEST_LINE} characters"
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    """Links to files and headings that don't exist."""
+    for number, line in outside_of_blocks(page):
+        for target in re.findall(r"\]\(([^)\s]+)\)", line):
+            if re.match(r"[a-z]+:", target):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in anchors(file)):
+                yield f"{number}: {target} leads nowhere"
+
+
+def faults_of_drawing(drawing: Path) -> Iterator[str]:
+    """A drawing needs a text alternative, and each of its colors another one for a dark page."""
+    root = ET.parse(drawing).getroot()  # noqa: S314 - our own file
+    if (root.tag, root.get("role")) != (f"{SVG}svg", "img") or not root.get("aria-label"):
+        yield "needs role and aria-label"
+    light, _, dark = (root.findtext(f"{SVG}style") or "").partition("@media (prefers-color-scheme: dark)")
+    for colored in re.findall(r"(\.?[a-z]+) \{[^}]*#[0-9a-f]{6}", light):
+        if colored not in dark:
+            yield f"{colored} has no color for a dark page"
+
+
+def faults() -> Iterator[str]:
+    """All faults, each with its file."""
+    for page in PAGES:
+        name = page.relative_to(ROOT)
+        if page.name != "CHANGELOG.md":
+            yield from (f"{name}:{fault}" for fault in long_lines(page))
+        yield from (f"{name}:{fault}" for fault in broken_links(page))
+    for drawing in sorted(ROOT.glob("docs/*.svg")):
+        yield from (f"{drawing.relative_to(ROOT)}: {fault}" for fault in faults_of_drawing(drawing))
+    page, measured = report.DOCUMENT, report.load()
+    if report.filled(text := page.read_text(encoding="utf-8"), report.performance(measured)) != text:
+        yield f"{page.relative_to(ROOT)}: tables differ from the figures that were measured"
+
+
+def main() -> int:
+    """Print all faults."""
+    found = [*faults()]
+    print("\n".join(found) or f"{len(PAGES)} pages are well-formed")
+    return 1 if scaling.main([]) or found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
