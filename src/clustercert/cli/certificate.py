@@ -111,7 +111,7 @@ def list_certificates(
     # Programs read the other formats, and would mistake a partial list for the complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
     scope = certificate_search.Scope(everything, cluster, project, user)
-    found, more = certificate_search.list_certificates(client, scope, filters.query(), limit)
+    found, more = certificate_search.search_certificates(client, scope, filters.query(), limit)
     is_table = output is Output.TABLE
     rows = [with_names(each) if is_table else with_times(each) for each in found]
     show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")

@@ -42,7 +42,7 @@ class Scope:
     user: str | None = None
 
 
-def list_certificates(
+def search_certificates(
     client: "AdministrationClient", scope: Scope, filters: Mapping[str, str], limit: int
 ) -> "tuple[Sequence[JsonObject], bool]":
     """Return at most `limit` certificates, newest first, and whether there may be more.

@@ -18,7 +18,7 @@ COMPLETION_VARIABLE = "_CLUSTERCERT_COMPLETE"
 _TYPER_COMPLETION = {"install_completion", "show_completion"}
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command or a group of commands.
 
     Attributes:
@@ -35,67 +35,67 @@ class Entry(NamedTuple):
 COMMANDS = {
     entry.name: entry
     for entry in (
-        Entry(
+        CommandEntry(
             "login", "login.command", "Log in to a running service, for `clusters`, `kubeconfig` and kubectl."
         ),
-        Entry("logout", "login.command", "Log out: revoke the token and delete it."),
-        Entry("password", "login.password", "Change your password."),
-        Entry("status", "login.status", "Show who is logged in, where, until when, and in which projects."),
-        Entry("profile", "login.profiles", "Manage saved logins at several services."),
-        Entry("clusters", "clusters", "List the clusters in all your projects."),
-        Entry(
+        CommandEntry("logout", "login.command", "Log out: revoke the token and delete it."),
+        CommandEntry("password", "login.password", "Change your password."),
+        CommandEntry("status", "login.status", "Show who is logged in, where, until when, and in which projects."),
+        CommandEntry("profile", "login.profiles", "Manage saved logins at several services."),
+        CommandEntry("clusters", "clusters", "List the clusters in all your projects."),
+        CommandEntry(
             "kubeconfig",
             "kubeconfig.command",
             "Get kubeconfigs from a running service, or merge clusters into yours.",
         ),
-        Entry(
+        CommandEntry(
             "refresh",
             "credential.refresh",
             "Renew the certificate files that `kubeconfig merge --files` wrote.",
         ),
-        Entry(
+        CommandEntry(
             "credential",
             "credential.command",
             "Print a client certificate for kubectl, which runs this command.",
         ),
-        Entry(
+        CommandEntry(
             "completion",
             "completion",
             "Print a script for bash, zsh or fish that completes commands, options and names.",
         ),
-        Entry("demo", "serve", "Start a demo service on loopback, and get a kubeconfig."),
-        Entry("serve", "serve", "Run the service until it is interrupted."),
-        Entry(
+        CommandEntry("demo", "serve", "Start a demo service on loopback, and get a kubeconfig."),
+        CommandEntry("serve", "serve", "Run the service until it is interrupted."),
+        CommandEntry(
             "fingerprint",
             "serve",
             "Print the fingerprint of the service's certificate that users compare at their first login.",
         ),
-        Entry("db", "db", "Manage the database and its schema."),
-        Entry("keys", "keys", "Manage the keys that encrypt secrets at rest."),
+        CommandEntry("db", "db", "Manage the database and its schema."),
+        CommandEntry("keys", "keys", "Manage the keys that encrypt secrets at rest."),
         *(
-            Entry(noun, "administration", RESOURCES[noun].help)
+            CommandEntry(noun, "administration", RESOURCES[noun].help)
             for noun in ("domain", "project", "user", "group")
         ),
-        Entry("role", "role", RESOURCES["role"].help),
-        Entry("access-key", "administration", RESOURCES["access-key"].help),
-        Entry("identity", "identity", "Check tokens from OIDC issuers."),
-        Entry("keystone", "keystone", "Register the service in Keystone's catalog."),
-        Entry("cluster", "cluster", RESOURCES["cluster"].help),
-        Entry(
+        CommandEntry("role", "role", RESOURCES["role"].help),
+        CommandEntry("access-key", "administration", RESOURCES["access-key"].help),
+        CommandEntry("identity", "identity", "Check tokens from OIDC issuers."),
+        CommandEntry("keystone", "keystone", "Register the service in Keystone's catalog."),
+        CommandEntry("cluster", "cluster", RESOURCES["cluster"].help),
+        CommandEntry(
             "apply",
             "apply.command",
             "Create and change projects, users, groups, role bindings and clusters, as YAML documents say.",
         ),
-        Entry("diff", "apply.command", "Show what `apply` would change with the same options."),
-        Entry(
+        CommandEntry("diff", "apply.command", "Show what `apply` would change with the same options."),
+        CommandEntry(
             "export",
             "apply.command",
             "Print all projects, users, groups, role bindings and clusters as documents for `apply`.",
         ),
-        Entry("certificate", "certificate", "List, show and revoke certificates, and see who has access."),
-        Entry("kubernetes", "kubernetes", "Set up clusters for issued certificates and revocation."),
-        Entry("policy", "policy", "Check the policy, and explain what it decides."),
-        Entry("audit", "audit", "Read, verify, export and prune the audit log."),
+        CommandEntry("certificate", "certificate", "List, show and revoke certificates, and see who has access."),
+        CommandEntry("kubernetes", "kubernetes", "Set up clusters for issued certificates and revocation."),
+        CommandEntry("policy", "policy", "Check the policy, and explain what it decides."),
+        CommandEntry("audit", "audit", "Read, verify, export and prune the audit log."),
     )
 }
 
@@ -145,7 +145,7 @@ class RootGroup(TyperGroup):
             formatter.write_dl([(entry.name, entry.help) for entry in COMMANDS.values()])
 
 
-def _load(entry: Entry) -> Any:
+def _load(entry: CommandEntry) -> Any:
     """Import a command and build it with Typer."""
     module = importlib.import_module(f"clustercert.cli.{entry.module}")
     # A callback, because Typer builds no group for a single command.

@@ -20,10 +20,10 @@ from clustercert.cli.session import (
 from clustercert.model.errors import Conflict
 from clustercert.model.times import rfc3339
 
-app = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
+db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
 
 
-@app.command()
+@db.command()
 def upgrade(context: typer.Context) -> None:
     """Create the database, or upgrade its schema.
 
@@ -41,7 +41,7 @@ def upgrade(context: typer.Context) -> None:
     note("The database schema is up to date.")
 
 
-@app.command()
+@db.command()
 def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """Show the schema version of the database.
 
@@ -65,7 +65,7 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
     show_one({"current": asyncio.run(version()), "needed": migrate.head()}, output, name="current")
 
 
-@app.command()
+@db.command()
 @on_store
 async def check(operator: Operator) -> None:
     """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
@@ -77,7 +77,7 @@ async def check(operator: Operator) -> None:
     note("The database schema and the keys are valid.")
 
 
-@app.command()
+@db.command()
 @on_store
 async def prune(
     operator: Operator,

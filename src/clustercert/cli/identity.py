@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from clustercert.identity.names import TokenReport
     from clustercert.settings import Settings
 
-app = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
+identity = typer.Typer(name="identity", help="Check tokens from OIDC issuers.", no_args_is_help=True)
 
 # The maximum size of a token; longer ones are refused by the first check.
 _MAX_CHARACTERS = 64 * 1024
 
 
-@app.callback()
-def identity() -> None:
+@identity.callback()
+def _identity_group() -> None:
     """Check tokens from OIDC issuers."""
 
 
-@app.command()
+@identity.command()
 def explain(
     context: typer.Context,
     token_file: Annotated[

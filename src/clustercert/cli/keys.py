@@ -14,10 +14,10 @@ from clustercert.cli.session import Operator
 if TYPE_CHECKING:
     from clustercert.custody.rotation import Rotation
 
-app = typer.Typer(name="keys", help="Manage the keys that encrypt secrets at rest.", no_args_is_help=True)
+keys = typer.Typer(name="keys", help="Manage the keys that encrypt secrets at rest.", no_args_is_help=True)
 
 
-@app.command()
+@keys.command()
 def generate(
     out: Annotated[
         Path, typer.Option(help="File to create, with mode 0600. Keep it and a copy outside the data folder.")
@@ -35,7 +35,7 @@ def generate(
     show_one({"id": kek.id, "file": str(out)}, output, name="id")
 
 
-@app.command("list")
+@keys.command("list")
 @on_store
 async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> None:
     """List key-encryption keys and data keys. Does not show the keys themselves."""
@@ -48,7 +48,7 @@ async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> 
     show_list([dict(zip(columns, row, strict=True)) for row in cells], output, columns=columns, name="id")
 
 
-@app.command()
+@keys.command()
 @on_store
 async def rotate(
     operator: Operator,
@@ -75,7 +75,7 @@ async def rotate(
     note("Older key-encryption keys are kept until `clustercert keys retire`.")
 
 
-@app.command()
+@keys.command()
 @on_store
 async def retire(operator: Operator, output: OutputOption = Output.TABLE, yes: YesOption = False) -> None:
     """Delete the key-encryption keys that wrap no data key."""

@@ -15,15 +15,15 @@ from clustercert.client import CCE_SERVICE
 if TYPE_CHECKING:
     from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 
-app = typer.Typer(name="keystone", help="Register the service in Keystone's catalog.", no_args_is_help=True)
+keystone = typer.Typer(name="keystone", help="Register the service in Keystone's catalog.", no_args_is_help=True)
 
 
-@app.callback()
-def keystone() -> None:
+@keystone.callback()
+def _keystone_group() -> None:
     """Register the service in Keystone's catalog."""
 
 
-@app.command()
+@keystone.command()
 def register(
     context: typer.Context,
     url: Annotated[

@@ -12,9 +12,9 @@ import typer
 from clustercert.model.times import parse_rfc3339
 
 # The default lifetime is one working day, so that a lost certificate expires soon.
-DEFAULT = timedelta(hours=8)
+DEFAULT_LIFETIME = timedelta(hours=8)
 # CCE API reference: expire_at must be at least 15 minutes ahead when the service reads it.
-MINIMUM = timedelta(minutes=15)
+MINIMUM_LIFETIME = timedelta(minutes=15)
 _TRANSFER_TIME = timedelta(seconds=30)
 # If this machine's clock is ahead, the service sees a longer lifetime and may reject it. So accept this much less.
 _CLOCK_DIFFERENCE = timedelta(minutes=5)
@@ -67,7 +67,7 @@ class LifetimeOptions:
         if self.expire_at is not None:
             return Lifetime(expire_at=_parse_time(self.expire_at))
         if self.expires_in is None:
-            return Lifetime(expire_at=_expiry(DEFAULT, now), tolerance=DEFAULT)
+            return Lifetime(expire_at=_expiry(DEFAULT_LIFETIME, now), tolerance=DEFAULT_LIFETIME)
         lifetime = _parse_lifetime(self.expires_in)
         if lifetime % _DAY == timedelta(0):
             return Lifetime(duration=lifetime // _DAY)
@@ -83,7 +83,7 @@ def _parse_lifetime(text: str) -> timedelta:
         raise typer.BadParameter(
             f"{text!r} is not a duration. Write it like 15m, 8h, 30d or 1h30m.", param_hint="--expires-in"
         ) from None
-    if not MINIMUM <= lifetime <= MAX_LIFETIME:
+    if not MINIMUM_LIFETIME <= lifetime <= MAX_LIFETIME:
         raise typer.BadParameter(
             f"{text!r} is out of range. The lifetime must be between 15m and 1825d.",
             param_hint="--expires-in",
@@ -93,7 +93,7 @@ def _parse_lifetime(text: str) -> timedelta:
 
 def _expiry(lifetime: timedelta, now: datetime) -> datetime:
     # Add a margin, so that the minimum is still met when the service reads the request.
-    return now.replace(microsecond=0) + max(lifetime, MINIMUM + _TRANSFER_TIME)
+    return now.replace(microsecond=0) + max(lifetime, MINIMUM_LIFETIME + _TRANSFER_TIME)
 
 
 def _parse_time(text: str) -> datetime:

@@ -13,7 +13,7 @@ from clustercert.cli.session import Operator, operate, settings
 if TYPE_CHECKING:
     from clustercert.issuance.explanations import EntitledUser
 
-_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
+_ACCESS_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
 
 
 def can(
@@ -63,7 +63,7 @@ def can(
         ]
 
     rows = sorted(operate(context, work), key=lambda row: (str(row["user"]), str(row["user_id"])))
-    show_list(rows, output, columns=_COLUMNS, name="user")
+    show_list(rows, output, columns=_ACCESS_COLUMNS, name="user")
 
 
 def _rows(found: "EntitledUser") -> Iterator[Row]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clustercert.cli.output import Row
     from clustercert.issuance.explanations import ExplainedRequest, Question
 
-_COLUMNS = ("name", "outcome", "first_false")
+_CONDITION_COLUMNS = ("name", "outcome", "first_false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,6 @@ def explain(
         case Output.TABLE:
             show_explanation(explained)
         case _:
-            show_list(cast("Sequence[Row]", body["rules"]), output, columns=_COLUMNS)
+            show_list(cast("Sequence[Row]", body["rules"]), output, columns=_CONDITION_COLUMNS)
     if not body["allowed"]:
         raise typer.Exit(1)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-_COLUMNS = ("id", "at", "reason", "undone_at", "user_id", "cluster_id", "by", "fingerprint")
+_REVOCATION_COLUMNS = ("id", "at", "reason", "undone_at", "user_id", "cluster_id", "by", "fingerprint")
 _DRY_RUN = "?dryRun=All"
 
 
@@ -184,7 +184,7 @@ def revocations(
     else:
         raise typer.BadParameter("Give either --cluster or --user.")
     found = islice(client.all(path, "revocations"), limit)
-    show_list([with_times(each) for each in found], output, columns=_COLUMNS, name="id")
+    show_list([with_times(each) for each in found], output, columns=_REVOCATION_COLUMNS, name="id")
 
 
 def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":

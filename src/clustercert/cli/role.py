@@ -152,4 +152,4 @@ def _row(assignment: "JsonObject") -> "dict[str, object]":
     }
 
 
-app = new_group("role", {"assign": assign, "unassign": unassign, "list": list_assignments})
+role = new_group("role", {"assign": assign, "unassign": unassign, "list": list_assignments})
