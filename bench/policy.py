@@ -170,7 +170,7 @@ def _repeated(decided: list[AuditEvent], first: int) -> Iterator[AuditEvent]:
 # Runs a command, and then prints its largest memory. That of a child, as `wait4` has it, includes its parent's.
 _COMMAND = """
 import pathlib, re, sys
-from clustercert.cli.root import run
+from clustercert.cli.main import run
 code = run(sys.argv[1:])
 sys.stderr.write(re.search(r"VmHWM:\\s+(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 sys.exit(code)

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from clustercert.authn.keystone.settings import Keystone, ServiceCredential
 from clustercert.authn.oidc.issuers import OidcIssuer, RoleGrant
 from clustercert.cli.apply.documents import json_schema
-from clustercert.cli.root import app
+from clustercert.cli.main import app
 from clustercert.model.events import AuditEvent, administration, issuance, operation
 from clustercert.observability import metrics
 from clustercert.policy.examples import (

@@ -28,7 +28,7 @@ def _run() -> None:
     if sys.argv[1:2] == ["credential"]:
         from clustercert.cli.credential.entry import main as run  # noqa: PLC0415
     else:
-        from clustercert.cli.root import main as run  # noqa: PLC0415
+        from clustercert.cli.main import main as run  # noqa: PLC0415
 
     run()
 

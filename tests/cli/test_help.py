@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from clustercert.cli.root import app, run
+from clustercert.cli.main import app, run
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

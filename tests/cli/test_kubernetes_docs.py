@@ -10,7 +10,7 @@ import typer
 from prometheus_client import REGISTRY
 
 import clustercert.observability.metrics  # noqa: F401 - it registers the metrics
-from clustercert.cli.root import app
+from clustercert.cli.main import app
 from clustercert.kubernetes.setup.values import NAMES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text(encoding="utf-8")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.cli.completion import is_plain
 from clustercert.cli.credential import cache
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
-from clustercert.cli.name_completion import is_plain
 from support.command_line import Operator
 from support.wait import SECONDS, eventually
 

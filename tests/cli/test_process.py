@@ -12,8 +12,7 @@ import pytest
 import typer
 
 from clustercert import __version__
-from clustercert.cli.command_table import COMMANDS
-from clustercert.cli.root import app
+from clustercert.cli.main import COMMANDS, app
 from support import terminal
 from support.command_line import Operator
 from support.wait import SECONDS, line_with
@@ -90,7 +89,7 @@ def test_a_client_does_not_load_the_server() -> None:
 def test_a_command_of_the_service_names_the_package_to_install(command: list[str], tmp_path: Path) -> None:
     without_packages = (
         "import sys; sys.modules |= dict.fromkeys(('sqlalchemy', 'pydantic_settings', 'structlog'));"
-        "from clustercert.cli.root import run; sys.exit(run(sys.argv[1:]))"
+        "from clustercert.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", without_packages, *command],

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from clustercert.cli.exit_codes import FAILED, NOT_FOUND, USAGE
-from clustercert.cli.root import run
+from clustercert.cli.main import run
 from clustercert.client.connection import Connection
 from support.store_commands import on_store
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from clustercert.cli.credential.cache import login_state
 from clustercert.cli.credential.source import Credential
 from clustercert.cli.kubeconfig.request import CertificateRequest
-from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.options import LifetimeOptions
 from clustercert.client import Client, IssueOptions
 from clustercert.client.connection import ApiError, Response
 from clustercert.model import JsonObject

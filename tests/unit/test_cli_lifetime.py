@@ -5,7 +5,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.cli.lifetime import Lifetime, LifetimeOptions
+from clustercert.cli.options import Lifetime, LifetimeOptions
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, 999, tzinfo=UTC)
 SECOND = NOW.replace(microsecond=0)

@@ -1,6 +1,6 @@
 import pytest
 
-from clustercert.cli.unknown_variables import TOP_LEVEL_SETTINGS, warn_in_client, warn_of_unknown_variables
+from clustercert.cli.session import TOP_LEVEL_SETTINGS, warn_in_client, warn_of_unknown_variables
 from clustercert.settings import Settings
 
 

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 import typer
 
-from clustercert.cli import name_completion
+from clustercert.cli import completion
 from clustercert.cli.credential import cache
 from clustercert.cli.login import browser, oidc_login, profile, renewal, token_storage, trust
 from clustercert.cli.login.method import IssuerOptions
@@ -260,9 +260,9 @@ def test_names_are_completed_while_a_login_waits_for_its_renewal(
     folder.mkdir(parents=True)
     cached = {"login": cache.login_state(str(path)), "names": ["prod"]}
     (folder / "default,clusters").write_text(json.dumps(cached))
-    assert name_completion.names("clusters", "default") == ["prod"]
+    assert completion.names("clusters", "default") == ["prod"]
     profile.save("default", replace(saved("sso"), token="t", expires_at=expired), os.environ)
-    assert name_completion.names("clusters", "default") == ()
+    assert completion.names("clusters", "default") == ()
 
 
 @dataclass

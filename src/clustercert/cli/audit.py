@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli import audit_verify
-from clustercert.cli.audit_output import EVENT_FIELDS, EventPrinter, check_proof, event_row
+from clustercert.cli.audit_output import EVENT_FIELDS, EventNames, EventPrinter, check_proof, event_row
 from clustercert.cli.commands import on_store
-from clustercert.cli.event_names import EventNames
 from clustercert.cli.options import YesOption, time_ago
 from clustercert.cli.output import Output, OutputOption, note, show_one, write_out
 from clustercert.cli.prompts import confirm

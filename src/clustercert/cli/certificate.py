@@ -1,28 +1,391 @@
-"""`clustercert certificate`: issued certificates."""
+"""`clustercert certificate`: lists, shows and revokes certificates."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
-from clustercert.cli import access, revoke
+from clustercert.cli import access
 from clustercert.cli.commands import on_service
+from clustercert.cli.lookup import (
+    cluster_path,
+    find_cluster,
+    find_project,
+    is_certificate_owner,
+    named_users,
+    own_projects,
+)
 from clustercert.cli.options import (
     MAX_LINES,
     MIN_DIGITS,
+    InProjectOption,
+    LimitOption,
     ListLimitOption,
     OnlyClusterOption,
     OnlyProjectOption,
     OnlyUserOption,
+    UnknownName,
+    YesOption,
+    did_you_mean,
     future_time,
     past_time,
 )
-from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
-from clustercert.model.choices import CertificateState, KeyOrigin
+from clustercert.cli.output import Output, OutputOption, Progress, note, show_list, show_one
+from clustercert.cli.prompts import confirm
+from clustercert.cli.session import CLUSTER_ID
+from clustercert.client.administration import path_of
+from clustercert.client.connection import ApiError
+from clustercert.model.choices import CertificateState, KeyOrigin, RevocationReason
+from clustercert.model.errors import Forbidden
 
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
+    from clustercert.model import JsonObject
+
+
+_FORBIDDEN, _NOT_FOUND = 403, 404
+_HEX = frozenset("0123456789abcdef")
+_OWN = {"own": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which certificates to list. Without any of these, the caller's own.
+
+    Attributes:
+        everything: whether to list all that the caller may see.
+    """
+
+    everything: bool = False
+    cluster: str | None = None
+    project: str | None = None
+    user: str | None = None
+
+
+def search_certificates(
+    client: "AdministrationClient", scope: Scope, filters: Mapping[str, str], limit: int
+) -> "tuple[Sequence[JsonObject], bool]":
+    """Return at most `limit` certificates, newest first, and whether there may be more.
+
+    Raises ClientError, UnknownName, or CommandError for an ambiguous name.
+    """
+    paths, place = _paths(client, scope)
+    query = {**filters, **place, **_user(scope.user)}
+    found: list[JsonObject] = []
+    with Progress("certificates read") as progress:
+        for path in paths:
+            for each in islice(_read(client, path, query, is_only=len(paths) == 1), limit + 1):
+                found.append(each)
+                progress.advance()
+    if not found and scope.user is not None and not is_certificate_owner(scope.user):
+        _require_user(client, scope.user)
+    if len(paths) > 1:
+        found.sort(key=lambda each: str(each["issued_at"]), reverse=True)
+    return found[:limit], len(found) > limit
+
+
+def find_certificate(client: "AdministrationClient", name: str) -> "tuple[JsonObject, str]":
+    """Return a certificate, and the path to revoke it.
+
+    Args:
+        name: its fingerprint or the first digits of it, its credential number or its serial.
+
+    Raises ClientError or UnknownName.
+    """
+    digits = name.replace(":", "").lower()
+    if len(digits) < MIN_DIGITS or not _HEX.issuperset(digits):
+        raise UnknownName(
+            f"{name} does not name a certificate. Give its fingerprint, at least {MIN_DIGITS} digits of it, its "
+            "credential number, or its serial."
+        )
+    found = client.find(path_of("certificates", digits))
+    if found is not None:
+        return found, path_of("certificates", str(found["fingerprint"]), "revoke")
+    # A token for a project has the rights of an admin only in that project.
+    for project in () if client.is_operator else own_projects(client):
+        found = client.find(path_of("projects", project.id, "certificates", digits))
+        if found is not None:
+            cluster = {"project_id": project.id, "id": found["cluster_id"]}
+            return found, cluster_path(cluster, "certificates", str(found["fingerprint"]), "revoke")
+    raise UnknownName(
+        f"There is no such certificate: {name}. `clustercert certificate list` lists yours, with --all all that you "
+        "may see."
+    )
+
+
+def _paths(client: "AdministrationClient", scope: Scope) -> tuple[Sequence[str], Mapping[str, str]]:
+    """Return the paths of the lists to read, and the parameters that restrict them."""
+    removed: Mapping[str, str] = {}
+    if scope.cluster is not None:
+        try:
+            found = find_cluster(client, scope.cluster, scope.project)
+            return [cluster_path(found, "certificates")], {}
+        except UnknownName:
+            # The certificates of a removed cluster are kept.
+            if not CLUSTER_ID.fullmatch(scope.cluster):
+                raise
+            removed = {"cluster": scope.cluster}
+    if scope.project is not None:
+        project = find_project(client, scope.project)
+        return [path_of("projects", str(project["id"]), "certificates")], removed
+    wants_others = scope.everything or scope.user is not None or bool(removed)
+    if client.is_user and not wants_others:
+        return ["/certificates"], _OWN
+    if client.is_operator:
+        return ["/certificates"], removed
+    paths = [path_of("projects", each.id, "certificates") for each in own_projects(client)]
+    return paths, removed
+
+
+def _user(name_or_id: str | None) -> Mapping[str, str]:
+    """Return the parameter that selects a user."""
+    if name_or_id is None:
+        return {}
+    return {"user" if is_certificate_owner(name_or_id) else "user_name": name_or_id}
+
+
+def _require_user(client: "AdministrationClient", name: str) -> None:
+    """Raise UnknownName unless a user has this name, which no certificate has."""
+    names: list[str] = []
+    if client.is_operator:
+        if named_users(client, name):
+            return
+        names = [str(each["name"]) for each in client.all("/users", "users")]
+    raise UnknownName(f"No certificate that you may see belongs to a user {name}.{did_you_mean(name, names)}")
+
+
+def _read(
+    client: "AdministrationClient", path: str, query: Mapping[str, str], *, is_only: bool
+) -> "Iterator[JsonObject]":
+    """Yield the certificates of a list. A list that the caller may not read is empty, unless it is the only one."""
+    try:
+        yield from client.all(path, "certificates", **query)
+    except ApiError as error:
+        if is_only or error.http_status not in {_FORBIDDEN, _NOT_FOUND}:
+            raise
+
+
+_REVOCATION_COLUMNS = ("id", "at", "reason", "undone_at", "user_id", "cluster_id", "by", "fingerprint")
+_DRY_RUN = "?dryRun=All"
+
+
+class Found(NamedTuple):
+    """The certificates that a revocation would revoke.
+
+    Attributes:
+        path: of the revocation.
+        question: the question to confirm. It has names and ids, because a name may find another object than the user
+            means.
+        cluster: its name, for messages.
+    """
+
+    path: str
+    question: str
+    cluster: object
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeOptions:
+    """The options that select one certificate, or all certificates of a user or a cluster."""
+
+    certificate: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CERTIFICATE]",
+            help=f"Fingerprint or its first {MIN_DIGITS} digits, credential number or serial.",
+        ),
+    ] = None
+    user: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="Revoke all certificates of a user, by name or id."),
+    ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER", help="Revoke only in this cluster; without --user, all its certificates."
+        ),
+    ] = None
+    project: InProjectOption = None
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="With --user: revoke in all clusters.")] = (
+        False
+    )
+
+    def __post_init__(self) -> None:
+        if self.certificate is not None and (
+            self.user is not None or self.cluster is not None or self.everywhere
+        ):
+            raise typer.BadParameter("Give either a certificate, or --user and --cluster.")
+        if self.everywhere and (self.user is None or self.cluster is not None):
+            raise typer.BadParameter("--everywhere requires --user and excludes --cluster.")
+        if self.certificate is None and self.cluster is None and not self.everywhere:
+            raise typer.BadParameter(
+                "Name a certificate, or give --cluster CLUSTER, or --user USER with --cluster or --everywhere."
+            )
+
+    def find(self, client: "AdministrationClient") -> Found:
+        """Find the certificates that would be revoked. Raises ClientError, UnknownName or CommandError."""
+        if self.certificate is not None:
+            return _found_certificate(client, self.certificate)
+        base, cluster = "", None
+        if self.cluster is not None:
+            from clustercert.cli.lookup import cluster_path, find_cluster
+
+            cluster = find_cluster(client, self.cluster, self.project)
+            base = cluster_path(cluster)
+        if self.user is None:
+            return _found_all(f"{base}/revoke", preview_of_all(client, base))
+        if self.everywhere and not client.is_operator:
+            raise Forbidden(
+                "Only operators can revoke a user's certificates everywhere. To revoke all of your own, and end your "
+                "logins, run `clustercert logout --everywhere`."
+            )
+        from clustercert.cli.lookup import find_user, is_certificate_owner
+        from clustercert.client.administration import path_of
+
+        user = find_user(client, self.user, cluster=cluster)
+        path = f"{base}{path_of('users', str(user['id']), 'revoke')}"
+        preview = client.post(path + _DRY_RUN)
+        if preview["user_name"] is None and not is_certificate_owner(self.user):
+            preview["user_name"] = self.user
+        return _found_all(path, preview)
+
+
+@on_service
+def revoke(
+    client: "AdministrationClient",
+    scope: ScopeOptions,
+    reason: Annotated[
+        RevocationReason,
+        typer.Option(
+            metavar="REASON",
+            help="unspecified, keyCompromise (can't be undone), affiliationChanged, superseded or "
+            "cessationOfOperation (RFC 5280).",
+        ),
+    ] = "unspecified",
+    note_text: Annotated[
+        str | None, typer.Option("--note", metavar="TEXT", help="Explanation, for the audit log.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Revoke one certificate, or all certificates of a user or a cluster. Certificates issued later stay valid.
+
+    Users revoke their own certificates, admins those of their project, operators all. Asks first, unless --yes is
+    given. How the API server enforces it depends on the cluster: see `clustercert certificate access`.
+    """
+    from clustercert.cli.output import with_times
+
+    found = scope.find(client)
+    confirm(found.question, yes=yes)
+    body: JsonObject = {"reason": reason}
+    if note_text is not None:
+        body["note"] = note_text
+    made = client.post(found.path, body)
+    enforcement = {name: made.pop(name) for name in ("enforced_by", "lacking")}
+    show_one(with_times(made), output, name="id")
+    is_one = made["fingerprint"] is not None
+    note(_effect(enforcement, found.cluster, is_one=is_one) + _undo_hint(client, made))
+
+
+@on_service
+def undo(
+    client: "AdministrationClient",
+    revocation: Annotated[
+        int, typer.Argument(metavar="REVOCATION", help="Id of the revocation.", min=1, max=2**63 - 1)
+    ],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Undo a recent revocation. Only for operators.
+
+    A revocation for keyCompromise, or by the holder of the key, can't be undone.
+    """
+    from clustercert.cli.output import with_times
+
+    show_one(with_times(client.post(f"/revocations/{revocation}/undo")), output, name="id")
+
+
+@on_service
+def revocations(
+    client: "AdministrationClient",
+    cluster: OnlyClusterOption = None,
+    project: InProjectOption = None,
+    user: OnlyUserOption = None,
+    limit: LimitOption = 100,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List revocations, newest first, including undone ones. Only for operators and admins of the project."""
+    from clustercert.cli.lookup import cluster_path, find_cluster, find_user
+    from clustercert.cli.output import with_times
+    from clustercert.client.administration import path_of
+
+    if cluster is not None and user is None:
+        path = cluster_path(find_cluster(client, cluster, project), "revocations")
+    elif user is not None and cluster is None:
+        path = path_of("users", str(find_user(client, user)["id"]), "revocations")
+    else:
+        raise typer.BadParameter("Give either --cluster or --user.")
+    found = islice(client.all(path, "revocations"), limit)
+    show_list([with_times(each) for each in found], output, columns=_REVOCATION_COLUMNS, name="id")
+
+
+def preview_of_all(client: "AdministrationClient", cluster: str) -> "JsonObject":
+    """Return the preview of revoking all certificates of a cluster, by its path. Revokes nothing."""
+    return client.post(f"{cluster}/revoke{_DRY_RUN}")
+
+
+def _found_certificate(client: "AdministrationClient", name: str) -> Found:
+
+    found, path = find_certificate(client, name)
+    cluster = found["cluster_name"] or found["cluster_id"]
+    question = (
+        f"Revoke the certificate {found['fingerprint']} of the user {found['user_name']} for the cluster {cluster} "
+        f"({found['state']}, until {found['not_after']})?"
+    )
+    return Found(path, question, cluster)
+
+
+def _found_all(path: str, preview: "JsonObject") -> Found:
+    owner, where = "all users", "every cluster"
+    if (user_id := preview["user_id"]) is not None:
+        name = preview["user_name"]
+        owner = f"the user {name} ({user_id})" if name is not None else f"the user {user_id}"
+    if preview["cluster_id"] is not None:
+        where = f"the cluster {preview['cluster_name']} ({preview['cluster_id']})"
+    question = f"Revoke all certificates of {owner} in {where} ({preview['live']} live)?"
+    return Found(path, question, preview["cluster_name"])
+
+
+def _effect(enforcement: "JsonObject", cluster: object, *, is_one: bool) -> str:
+    """Describe the effect of a revocation. `is_one`: it revokes one certificate, not all of a user or a cluster."""
+    names = cast("list[str] | None", enforcement["enforced_by"])
+    if names is None:
+        return "Revoked. Clusters that enforce revocations refuse them within seconds."
+    if not names:
+        lacking = enforcement["lacking"] or "See `clustercert kubernetes setup`."
+        return (
+            f"Revoked, but the cluster {cluster} does not enforce revocations: it accepts the certificate until "
+            f"expiry. {lacking}"
+        )
+    effect = f"refuses it within seconds ({' and '.join(names)})"
+    if names == ["admission"]:
+        effect = "refuses its writes within seconds (admission), but still allows it to read until expiry"
+    elif "webhook" not in names and not is_one:
+        rest = "only the writes" if "admission" in names else "nothing"
+        effect = f"refuses certificates with a binding within seconds; of the others it refuses {rest} until expiry"
+    return (
+        f"Revoked. The cluster {cluster} {effect}, if its API server is configured. "
+        "Check that with `clustercert kubernetes verify`."
+    )
+
+
+def _undo_hint(client: "AdministrationClient", made: "JsonObject") -> str:
+    if made["can_be_undone"] is not True or not client.is_operator:
+        return ""
+    return f" To undo it soon, run `clustercert certificate undo {made['id']}`."
+
 
 app = typer.Typer(
     name="certificate",
@@ -105,13 +468,12 @@ def list_certificates(
     With --cluster, --project, --user or --all: those that you may see. Operators and admins of a project see those of
     all users.
     """
-    from clustercert.cli import certificate_search
     from clustercert.cli.output import with_names, with_times
 
     # Programs read the other formats, and would mistake a partial list for the complete one.
     limit = limit or (_TABLE_LINES if output is Output.TABLE else MAX_LINES)
-    scope = certificate_search.Scope(everything, cluster, project, user)
-    found, more = certificate_search.search_certificates(client, scope, filters.query(), limit)
+    scope = Scope(everything, cluster, project, user)
+    found, more = search_certificates(client, scope, filters.query(), limit)
     is_table = output is Output.TABLE
     rows = [with_names(each) if is_table else with_times(each) for each in found]
     show_list(rows, output, columns=_COLUMNS, name="certificate" if is_table else "fingerprint")
@@ -133,7 +495,6 @@ def show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a certificate. JSON and YAML also contain the PEM."""
-    from clustercert.cli.certificate_search import find_certificate
     from clustercert.cli.output import with_times
 
     found, _ = find_certificate(client, certificate)
@@ -143,8 +504,8 @@ def show(
     show_one(row, output, name="fingerprint")
 
 
-app.command("revoke")(revoke.revoke)
-app.command("undo")(revoke.undo)
-app.command("revocations")(revoke.revocations)
+app.command("revoke")(revoke)
+app.command("undo")(undo)
+app.command("revocations")(revocations)
 app.command("access")(access.show_access)
 app.command("crl")(access.crl)

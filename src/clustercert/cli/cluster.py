@@ -163,8 +163,8 @@ def remove(
     yes: YesOption = False,
 ) -> None:
     """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
+    from clustercert.cli.certificate import preview_of_all
     from clustercert.cli.lookup import cluster_path, find_cluster
-    from clustercert.cli.revoke import preview_of_all
 
     path = cluster_path(find_cluster(client, name, project, domain))
     removed, live = client.get(path), preview_of_all(client, path)["live"]

@@ -1,11 +1,395 @@
-"""`clustercert policy`: checks policies before they are used, and explains what they decide."""
+"""`clustercert policy`: checks the policy, and explains what it decides."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli import policy_can, policy_explain, policy_replay
-from clustercert.cli.options import PolicyFileOption
-from clustercert.cli.output import Output, OutputOption, note, row_of, show_list, show_one
-from clustercert.cli.session import settings
+from clustercert.cli.commands import expand_options
+from clustercert.cli.options import (
+    ClusterOption,
+    CommandError,
+    DomainOption,
+    InProjectOption,
+    PolicyFileOption,
+    UnknownName,
+    UsageError,
+    did_you_mean,
+    past_time,
+)
+from clustercert.cli.output import Output, OutputOption, Progress, Row, note, row_of, show_list, show_one
+from clustercert.cli.policy_output import show_explanation, show_replay
+from clustercert.cli.session import Operator, operate, settings
+from clustercert.model import KnownUser
+from clustercert.model.errors import Conflict, InvalidRequest, NotFound
+from clustercert.model.ids import is_id, is_user_id
+from clustercert.model.keys import KeyType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from clustercert.issuance.explanations import EntitledUser, ExplainedRequest, Question
+    from clustercert.model import JsonObject
+    from clustercert.policy.replay import DecisionFilter, Replay
+
+
+_ACCESS_COLUMNS = ("user", "groups", "rule", "longest", "needs", "unless")
+
+
+def can(
+    context: typer.Context,
+    group: Annotated[
+        str, typer.Option(metavar="GROUP", help="Kubernetes group; * stands for any characters.")
+    ],
+    cluster: ClusterOption,
+    project: InProjectOption = None,
+    policy: PolicyFileOption = None,
+    since: Annotated[
+        datetime,
+        typer.Option(
+            parser=past_time,
+            metavar="TIME",
+            help="Include users of OIDC issuers who got a certificate since then. Write 30d, or a time by RFC 3339.",
+        ),
+    ] = "30d",  # type: ignore[assignment] # typer parses it
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List who could get a certificate with a Kubernetes group, by which rule, and for how long at most.
+
+    Considers every request that a user could send. NEEDS says what the request must be like. UNLESS names rules that
+    refuse some of these requests.
+    """
+
+    async def work(operator: Operator) -> list[Row]:
+        from clustercert.issuance.explanations import EntitledUsers
+        from clustercert.model import utc_now
+        from clustercert.policy.entitlements import Entitlements
+
+        loaded = settings(context, policy)
+        registered = await operator.cluster(cluster, project)
+        if registered.options.credential_roles:
+            note(
+                f"Certificates for {registered.name} have no groups of the policy: each is bound to a ClusterRole"
+                " (--credential-role)."
+            )
+            return []
+        tested = loaded.loaded_policy()
+        entitlements = Entitlements(tested, registered, group, utc_now())
+        users = EntitledUsers(operator.parts.database)
+        return [
+            row
+            async for user in users.find(entitlements, registered.project_id, since)
+            for row in _rows(user)
+        ]
+
+    rows = sorted(operate(context, work), key=lambda row: (str(row["user"]), str(row["user_id"])))
+    show_list(rows, output, columns=_ACCESS_COLUMNS, name="user")
+
+
+def _rows(found: "EntitledUser") -> "Iterator[Row]":
+    from clustercert.policy.lifetime import lifetime_text
+
+    user = found.caller.user
+    for each in found.entitlements:
+        yield {
+            "user": user.shown_name,
+            "user_id": user.id,
+            "issuer": found.caller.issuer,
+            "seen_at": found.seen_at,
+            "groups": each.groups,
+            "rule": each.rule,
+            "longest": lifetime_text(each.lifetime),
+            "longest_seconds": int(each.lifetime.total_seconds()),
+            "needs": each.needs,
+            "unless": each.unless,
+        }
+
+
+_CONDITION_COLUMNS = ("name", "outcome", "first_false")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """The options that describe the request."""
+
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Lifetime such as 30m or 8h. [default: the longest]")
+    ] = None
+    duration: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Whole days, or -1 for the longest allowed.")
+    ] = None
+    csr: Annotated[bool, typer.Option("--csr", help="The request has a CSR.")] = False
+    key_type: Annotated[
+        KeyType | None,
+        typer.Option(help="Type of the CSR's key. [default: ec-p256 with --csr]", show_choices=True),
+    ] = None
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="The request's reason.")] = None
+    auth_method: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="token or access_key. [default: token]")
+    ] = None
+    source: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="IP address of the request. [default: none]")
+    ] = None
+
+    def question(self, max_days: int) -> "Question":
+        """Return the question. Raises typer.BadParameter."""
+        from clustercert.http import policy, query
+
+        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "csr"}
+        texts = {name: str(value) for name, value in given.items() if value is not None}
+        if self.csr:
+            texts["csr"] = "true"
+        try:
+            return policy.question(query.parsed(texts, policy.EXPLAIN, others=()), max_days)
+        except InvalidRequest as error:
+            raise _bad_option(error.message, texts) from None
+
+
+def _bad_option(message: str, names: "Iterable[str]") -> typer.BadParameter:
+    """Name the options instead of the fields of the API that the message begins with."""
+    text, _, rest = message.partition(": ")
+    found = text.split(", ")
+    if not rest or not set(found) <= set(names):
+        return typer.BadParameter(message)
+    options = ", ".join(f"--{field.replace('_', '-')}" for field in found)
+    return typer.BadParameter(rest[:1].upper() + rest[1:], param_hint=options)
+
+
+async def _user(operator: Operator, name_or_id: str, domain: str | None) -> "KnownUser":
+    """Find a user of any identity system. Raises NotFound or Conflict."""
+    from clustercert.store.known_users import KnownUserQueries
+
+    users = KnownUserQueries(operator.parts.database)
+    if is_user_id(name_or_id):
+        return await users.with_id(name_or_id) or KnownUser(name_or_id, name_or_id, "", "")
+    if domain is not None and is_id(domain):
+        domain = (await operator.directory.find_domain(domain)).name
+    found = [each for each in await users.named(name_or_id) if domain in (None, each.domain)]
+    if not found:
+        raise NotFound(f"There is no user {name_or_id}.")
+    if len(found) > 1:
+        ids = ", ".join(f"{each.id} (domain {each.domain})" for each in found)
+        raise Conflict(f"Several users are named {name_or_id}: {ids}. Give the id, or --domain.")
+    return found[0]
+
+
+@expand_options
+def explain(
+    context: typer.Context,
+    user: Annotated[str, typer.Option(metavar="USER", help="The user, by name or id.")],
+    cluster: ClusterOption,
+    request: RequestOptions,
+    project: InProjectOption = None,
+    domain: DomainOption = None,
+    policy: PolicyFileOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Explain what the policy decides on a user's request. Exit with 1 if it is refused.
+
+    Shows what would be signed, what each rule needs, and which rule is nearest to allowing a refused request. Signs and
+    records nothing.
+    """
+    from clustercert.http.policy import explanation_body
+
+    loaded = settings(context, policy)
+    question = request.question(loaded.api.max_duration)
+
+    async def work(operator: Operator) -> "ExplainedRequest":
+        explanations = operator.parts.explanations
+        explanations.policy = loaded.loaded_policy()
+        registered = await operator.cluster(cluster, project)
+        asked = await _user(operator, user, domain)
+        try:
+            return await explanations.explain_user(registered, asked.id, question)
+        except NotFound:
+            # Only for users of issuers and of Keystone, because the others were found.
+            raise NotFound(
+                f"No request of {asked.name} for the project of the cluster {registered.name} is recorded, so their "
+                "groups and roles are not known: they come with their credentials."
+            ) from None
+
+    explained = operate(context, work)
+    body = explanation_body(explained)
+    match output:
+        case Output.JSON | Output.YAML:
+            show_one(body, output)
+        case Output.TABLE:
+            show_explanation(explained)
+        case _:
+            show_list(cast("Sequence[Row]", body["rules"]), output, columns=_CONDITION_COLUMNS)
+    if not body["allowed"]:
+        raise typer.Exit(1)
+
+
+_COUNTED = "events read"
+# The maximum number of names to keep, from which a similar one is suggested.
+_MAX_NAMES = 1000
+
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", metavar="FILE", help="Policy file to compare with. [default: the policy in the settings]"
+    ),
+]
+SinceOption = Annotated[
+    datetime,
+    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions since then; 30d or RFC 3339."),
+]
+UntilOption = Annotated[
+    datetime | None,
+    typer.Option(parser=past_time, metavar="TIME", help="Replay decisions until then; 1d or RFC 3339."),
+]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="PATH",
+        help="Read an exported log, or events as lines of JSON, instead of the database.",
+    ),
+]
+
+
+def replay_decisions(
+    context: typer.Context,
+    policy: PolicyOption = None,
+    since: SinceOption = "30d",  # type: ignore[assignment] # typer parses it
+    until: UntilOption = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER", help="Replay only decisions about this cluster, by id or name at that time."
+        ),
+    ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROJECT", help="Replay only decisions in this project, by name or id; with --from by id."
+        ),
+    ] = None,
+    log: LogOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Decide recorded requests again by another policy, and show what would differ.
+
+    Changes nothing. Each request is decided as of its time.
+    """
+    from clustercert.policy.replay import DecisionFilter, Replay
+
+    loaded = settings(context, policy)
+    replay = Replay(loaded.loaded_policy())
+    wanted = DecisionFilter(since, until, project, cluster)
+    if log is None:
+        operate(context, lambda operator: _replay_stored(operator, replay, wanted))
+    else:
+        _replay_exported(log, replay, wanted)
+    show_replay(replay, wanted, output)
+
+
+async def _replay_stored(operator: Operator, replay: "Replay", wanted: "DecisionFilter") -> None:
+    from clustercert.audit.event_parsing import parse_body
+    from clustercert.store.decision_events import DecisionEvents
+
+    if wanted.project_id is not None:
+        wanted = replace(wanted, project_id=await _project_id(operator, wanted.project_id))
+    clusters, events = _Clusters(wanted.cluster), DecisionEvents(operator.parts.database)
+    with Progress(_COUNTED) as progress:
+        async for page in events.pages(wanted.since, wanted.until, wanted.project_id):
+            _add(replay, map(parse_body, page), wanted, clusters, progress)
+    if not clusters.found:
+        for cluster in await operator.parts.clusters.queries.everywhere():
+            clusters.note(cluster.id, cluster.name)
+        clusters.require()
+
+
+def _replay_exported(log: Path, replay: "Replay", wanted: "DecisionFilter") -> None:
+    from clustercert.audit.event_parsing import read_events
+
+    clusters, has_events = _Clusters(wanted.cluster), False
+
+    def events() -> "Iterator[JsonObject]":
+        nonlocal has_events
+        for event in read_events(log):
+            has_events = has_events or "kind" in event
+            yield event
+
+    try:
+        with Progress(_COUNTED) as progress:
+            _add(replay, events(), wanted, clusters, progress)
+    except FileNotFoundError as error:
+        raise UsageError(f"--from: {log} can't be read: {error.strerror}.") from error
+    except OSError as error:
+        raise CommandError(f"--from: {log} can't be read: {error.strerror}.") from error
+    if not has_events:
+        raise CommandError(
+            f"--from: {log} has no events. Give the folder of `audit export`, or lines of JSON."
+        )
+    clusters.require()
+
+
+async def _project_id(operator: Operator, name_or_id: str) -> str:
+    """Find the id of a project. A deleted project can be given by id."""
+    from clustercert.model.ids import is_id
+
+    try:
+        return (await operator.project(name_or_id)).id
+    except NotFound:
+        if is_id(name_or_id):
+            return name_or_id
+        raise
+
+
+def _add(
+    replay: "Replay",
+    events: "Iterable[JsonObject]",
+    wanted: "DecisionFilter",
+    clusters: "_Clusters",
+    progress: Progress,
+) -> None:
+    for event in events:
+        clusters.note_event(event)
+        if wanted.includes(event):
+            replay.add(event)
+        progress.advance()
+
+
+class _Clusters:
+    """Looks in events for the wanted cluster, which may have been removed.
+
+    Attributes:
+        found: whether the cluster was found, or none is wanted.
+    """
+
+    def __init__(self, wanted: str | None) -> None:
+        self._wanted = wanted
+        self._names: set[str] = set()
+        self.found = wanted is None
+
+    def note(self, *names: object) -> None:
+        """Take note of the id and the name of a cluster."""
+        self.found = self.found or self._wanted in names
+        if len(self._names) < _MAX_NAMES:
+            self._names |= {name for name in names if isinstance(name, str)}
+
+    def note_event(self, event: "JsonObject") -> None:
+        """Take note of the cluster that an event names, if it names one."""
+        if self.found:
+            return
+        detail = event.get("detail")
+        cluster = detail.get("cluster") if isinstance(detail, dict) else None
+        if isinstance(cluster, dict):
+            self.note(cluster.get("id"), cluster.get("name"))
+
+    def require(self) -> None:
+        """Raise UnknownName if the wanted cluster was not found."""
+        if not self.found:
+            similar = did_you_mean(str(self._wanted), self._names)
+            raise UnknownName(
+                f"There is no cluster {self._wanted}, and no recorded decision is about it.{similar}"
+            )
+
 
 app = typer.Typer(name="policy", help="Check the policy, and explain what it decides.", no_args_is_help=True)
 
@@ -38,6 +422,6 @@ def check_policy(
         raise typer.Exit(1)
 
 
-app.command("explain")(policy_explain.explain)
-app.command("can")(policy_can.can)
-app.command("replay")(policy_replay.replay_decisions)
+app.command("explain")(explain)
+app.command("can")(can)
+app.command("replay")(replay_decisions)

@@ -59,9 +59,9 @@ def run(arguments: list[str]) -> int:
     request = _parsed(arguments)
     if request is None:
         # The full command line explains the mistake, or prints the help.
-        from clustercert.cli import root
+        from clustercert.cli import main
 
-        return root.run(["credential", *arguments])
+        return main.run(["credential", *arguments])
     return answer(request, os.environ.get("KUBERNETES_EXEC_INFO") or None)
 
 

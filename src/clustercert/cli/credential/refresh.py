@@ -12,9 +12,9 @@ from clustercert.cli.credential.certificate_files import CertificateFile, certif
 from clustercert.cli.credential.entry import Request
 from clustercert.cli.credential.renewal import Failure
 from clustercert.cli.kubeconfig.kubeconfig_entries import plugin_command
-from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.options import LifetimeOptions
 from clustercert.cli.output import note, write_out
-from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.cli.session import warn_in_client
 
 _WATCH_SECONDS = 60
 _UNITS = """\

@@ -81,7 +81,7 @@ def _renew_locked(request: "Request", path: str | None, lock: Lock) -> str | Fai
     if (failed := lock.failure_meanwhile()) is not None:
         return Failure(*failed)
     from clustercert.cli.credential.source import obtain
-    from clustercert.cli.unknown_variables import warn_in_client
+    from clustercert.cli.session import warn_in_client
 
     warn_in_client(os.environ)
     result = _ask(obtain, request)

@@ -15,11 +15,10 @@ from clustercert.cli.credential.cache import Entry
 from clustercert.cli.credential.renewal import Failure
 from clustercert.cli.exit_codes import INTERRUPTED, NOT_LOGGED_IN, UNAVAILABLE, USAGE, exit_code
 from clustercert.cli.kubeconfig.request import CertificateRequest, IssuedKubeconfig
-from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import DEFAULT_PROFILE, Profile
 from clustercert.cli.lookup import reachable_cluster
-from clustercert.cli.options import CommandError
+from clustercert.cli.options import CommandError, LifetimeOptions
 from clustercert.cli.session import CLUSTER_ID
 from clustercert.client.connection import ApiError, ClientError
 from clustercert.model.errors import ClustercertError

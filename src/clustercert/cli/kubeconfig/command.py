@@ -11,12 +11,12 @@ import typer
 from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import kubeconfig_entries, merge, unmerge
 from clustercert.cli.kubeconfig.kubeconfig_entries import FILE_TEMPLATE, ClusterRef
-from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import (
     CommandError,
     ContextNameOption,
     InsecureOption,
+    LifetimeOptions,
     ProjectDomainOption,
     UnknownName,
 )

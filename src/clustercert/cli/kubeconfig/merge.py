@@ -15,13 +15,13 @@ from clustercert.cli.commands import expand_options
 from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files
 from clustercert.cli.kubeconfig.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
 from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
-from clustercert.cli.lifetime import LifetimeOptions
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import ReachableCluster, reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
     CommandError,
     ContextNameOption,
     InsecureOption,
+    LifetimeOptions,
     ProjectDomainOption,
     UnknownName,
 )

@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from clustercert.cli.kubeconfig.validation import LocalKey, ValidatedKubeconfig, validated_kubeconfig
-from clustercert.cli.lifetime import LifetimeOptions
+from clustercert.cli.options import LifetimeOptions
 from clustercert.client import LONGEST, IssueOptions
 from clustercert.client.connection import ApiError
 from clustercert.policy.lifetime import SHORTEN

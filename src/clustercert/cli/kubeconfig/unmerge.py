@@ -16,7 +16,7 @@ from clustercert.cli.kubeconfig.kubeconfig_entries import Merged
 from clustercert.cli.kubeconfig.merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, with_domain, write_out
-from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.cli.session import warn_in_client
 from clustercert.secure_file import read_regular_file
 
 _COLUMNS = ("current", "context", "cluster", "project", "profile", "credential", "expires")

@@ -19,8 +19,7 @@ from clustercert.cli.lookup import NO_PROJECTS
 from clustercert.cli.options import CommandError, PasswordFileOption, UsageError, YesOption
 from clustercert.cli.output import note
 from clustercert.cli.prompts import prompt_text, read_secret
-from clustercert.cli.session import DEFAULT_DOMAIN
-from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.cli.session import DEFAULT_DOMAIN, warn_in_client
 from clustercert.model.errors import ClustercertError
 
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)

@@ -9,7 +9,7 @@ import typer
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.output import note
-from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.cli.session import warn_in_client
 
 PlainHttpOption = Annotated[
     bool, typer.Option("--plain-http", help="Allow an http:// address on another machine.")

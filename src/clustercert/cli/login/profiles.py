@@ -7,7 +7,7 @@ import typer
 
 from clustercert.cli.login import profile
 from clustercert.cli.output import Output, OutputOption, note, show_list
-from clustercert.cli.unknown_variables import warn_in_client
+from clustercert.cli.session import warn_in_client
 
 app = typer.Typer(name="profile", help="Manage saved logins at several services.", no_args_is_help=True)
 

@@ -1,0 +1,364 @@
+"""`clustercert db`, `keys`, `serve`, `demo` and `fingerprint`: runs the service and maintains its store."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clustercert.cli.commands import on_store
+from clustercert.cli.options import CommandError, YesOption, time_ago
+from clustercert.cli.output import Output, OutputOption, Progress, note, show_list, show_one
+from clustercert.cli.prompts import confirm
+from clustercert.cli.session import (
+    DEFAULT_DOMAIN,
+    Operator,
+    actor,
+    operate,
+    require_database,
+    settings,
+    settings_loader,
+)
+from clustercert.model.choices import ServerRole
+from clustercert.model.errors import Conflict
+from clustercert.model.times import rfc3339
+
+if TYPE_CHECKING:
+    from clustercert.cli.session import RootOptions
+    from clustercert.custody.rotation import Rotation
+    from clustercert.server.tls_files import Tls
+    from clustercert.settings import Settings
+
+
+db = typer.Typer(name="db", help="Manage the database and its schema.", no_args_is_help=True)
+
+
+@db.command()
+def upgrade(context: typer.Context) -> None:
+    """Create the database, or upgrade its schema.
+
+    For a new database this also creates the data folder, the first data key, the roles and the domain Default.
+    """
+    import asyncio
+
+    from clustercert.wiring import initialise
+
+    loaded = settings(context)
+    with Progress("migrations", at_once=True) as progress:
+        asyncio.run(initialise(loaded, actor=actor(), report_progress=progress.reach))
+    if operate(context, _ensure_domain):
+        note(f"Created the domain {DEFAULT_DOMAIN}.")
+    note("The database schema is up to date.")
+
+
+@db.command()
+def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show the schema version of the database.
+
+    Also shows the version that this program needs.
+    """
+    import asyncio
+
+    from clustercert.store.engine import migrate
+    from clustercert.store.engine.database import Database
+
+    loaded = settings(context)
+    require_database(loaded)
+
+    async def version() -> str | None:
+        database = Database(loaded.store_url)
+        try:
+            return await migrate.current(database)
+        finally:
+            await database.close()
+
+    show_one({"current": asyncio.run(version()), "needed": migrate.head()}, output, name="current")
+
+
+@db.command()
+@on_store
+async def check(operator: Operator) -> None:
+    """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
+    from clustercert.cli.deployment_warnings import show_warnings
+
+    # Opening the store has already checked the schema and the keys.
+    await operator.directory.require_free(operator.parts.settings.identity.authority_names)
+    await show_warnings(operator.parts)
+    note("The database schema and the keys are valid.")
+
+
+@db.command()
+@on_store
+async def prune(
+    operator: Operator,
+    older_than: Annotated[
+        datetime,
+        typer.Option(parser=time_ago, metavar="AGE", help="Minimum time since expiry, such as 90d or 2w."),
+    ],
+    output: OutputOption = Output.TABLE,
+    yes: YesOption = False,
+) -> None:
+    """Delete certificates that expired long ago. Their audit events stay.
+
+    The service can keep running. If the command is interrupted, run it again.
+    """
+    from clustercert.model import utc_now
+    from clustercert.model.events.administration import CertificatesPruned
+
+    ended = rfc3339(older_than)
+    expired = await operator.parts.certificates.count_expired(older_than)
+    confirm(f"Delete the {expired} certificates that expired before {ended}?", yes=yes)
+
+    def event(count: int) -> CertificatesPruned:
+        """Create the audit event for a number of certificates deleted together."""
+        return CertificatesPruned(
+            at=utc_now(), actor=operator.actor, subject=ended, count=count, ended_before=ended
+        )
+
+    pruned = 0
+    while count := await operator.parts.certificates.prune(older_than, event):
+        pruned += count
+    show_one({"pruned": pruned, "ended_before": older_than}, output, name="pruned")
+
+
+async def _ensure_domain(operator: Operator) -> bool:
+    directory = operator.directory
+    if await directory.domains():
+        return False
+    try:
+        await directory.create_domain(DEFAULT_DOMAIN, actor=operator.actor)
+    except Conflict:
+        # Another process upgraded the schema at the same time.
+        return False
+    return True
+
+
+keys = typer.Typer(name="keys", help="Manage the keys that encrypt secrets at rest.", no_args_is_help=True)
+
+
+@keys.command()
+def generate(
+    out: Annotated[
+        Path, typer.Option(help="File to create, with mode 0600. Keep it and a copy outside the data folder.")
+    ],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a file with a new key-encryption key."""
+    from clustercert.custody.keks import write_new_kek_file
+
+    kek = write_new_kek_file(out)
+    note(
+        f'Set kek_file = "{out.absolute()}" in the settings, or CLUSTERCERT_KEK_FILE. Without this file, the '
+        "secrets can't be decrypted."
+    )
+    show_one({"id": kek.id, "file": str(out)}, output, name="id")
+
+
+@keys.command("list")
+@on_store
+async def list_keys(operator: Operator, output: OutputOption = Output.TABLE) -> None:
+    """List key-encryption keys and data keys. Does not show the keys themselves."""
+    rotation = _rotation(operator)
+    data_keys = await rotation.queries.all()
+    keks = rotation.keks.read()
+    columns = ("kind", "id", "active", "wrapped_by", "created_at")
+    cells: list[tuple[object, ...]] = [("key-encryption", kek.id, kek == keks[0], None, None) for kek in keks]
+    cells += [("data", str(key.id), key.active, key.kek_id, key.created_at) for key in data_keys]
+    show_list([dict(zip(columns, row, strict=True)) for row in cells], output, columns=columns, name="id")
+
+
+@keys.command()
+@on_store
+async def rotate(
+    operator: Operator,
+    data_key: Annotated[
+        bool, typer.Option("--data-key", help="Create a new data key and encrypt all secrets with it.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create a new key-encryption key and wrap the data keys with it.
+
+    The service can keep running. If the command is interrupted, run it again: all secrets stay readable.
+    """
+    rotation = _rotation(operator)
+    if data_key:
+        done = await rotation.rotate_data_key(actor=operator.actor)
+        row = {"id": str(done.data_key_id), "resealed": done.resealed, "damaged": done.damaged}
+        show_one(row, output, name="id")
+        if done.damaged:
+            note("No key decrypts the damaged secrets. They were left unchanged: replace them.")
+        return
+    rewrapped = await rotation.rotate_kek(actor=operator.actor)
+    row = {"id": rewrapped.kek_id, "added": rewrapped.added, "rewrapped": rewrapped.rewrapped}
+    show_one(row, output, name="id")
+    note("Older key-encryption keys are kept until `clustercert keys retire`.")
+
+
+@keys.command()
+@on_store
+async def retire(operator: Operator, output: OutputOption = Output.TABLE, yes: YesOption = False) -> None:
+    """Delete the key-encryption keys that wrap no data key."""
+    rotation = _rotation(operator)
+    ids: tuple[str, ...] = ()
+    if unused := await rotation.unused():
+        question = (
+            "Backups from before the last rotation need the old keys. "
+            f"Delete the key-encryption keys {', '.join(unused)}?"
+        )
+        confirm(question, yes=yes)
+        ids = await rotation.retire(actor=operator.actor)
+    show_list([{"id": kek_id} for kek_id in ids], output, columns=("id",), name="id")
+
+
+def _rotation(operator: Operator) -> "Rotation":
+    from clustercert.custody.rotation import Rotation
+    from clustercert.model import utc_now
+    from clustercert.store.keys import KeyQueries
+    from clustercert.wiring import kek_source
+
+    return Rotation(KeyQueries(operator.parts.database), kek_source(operator.parts.settings), utc_now)
+
+
+def demo(
+    context: typer.Context,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on loopback, 0 for any free one.")] = 8080,
+    data_dir: Annotated[Path | None, typer.Option(help="Data folder. [default: clustercert-data]")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
+    with_eip: Annotated[
+        bool, typer.Option("--with-eip", help="Add an external address to the cluster.")
+    ] = False,
+    tenants: Annotated[
+        int, typer.Option(min=0, max=1000, help="Create this many more projects, users and clusters.")
+    ] = 0,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Serve https with a new certificate, as API servers require.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object when ready, everything else to standard error."),
+    ] = False,
+) -> None:
+    """Start a demo service on loopback, and get a kubeconfig.
+
+    It creates everything that it needs in the data folder, and reuses that folder in later runs.
+    """
+    from clustercert.demo import run
+
+    root: RootOptions = context.obj
+    folder = data_dir or root.data_dir or Path("clustercert-data")
+    run(folder, port, workers=workers, with_eip=with_eip, tenants=tenants, tls=tls, as_json=as_json)
+
+
+def fingerprint(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Print the fingerprint of the service's certificate that users compare at their first login.
+
+    Reads the file that the settings name, as `serve` does. It is the fingerprint of the last certificate in the file:
+    that of the CA, if the file has one. `-o name` prints nothing else.
+    """
+    from clustercert.server.tls_files import present_tls
+
+    files = present_tls(settings(context))
+    if files is None:
+        raise CommandError(
+            "The service has no certificate: it uses plain HTTP, or has not created its own certificate yet. Set "
+            "server.tls_certificate, start the service once, or ask the operator of the proxy that terminates TLS."
+        )
+    row = {
+        "fingerprint": files.compared_fingerprint,
+        "certificate_fingerprint": files.fingerprint,
+        "not_after": files.not_after,
+        "file": str(files.certificate),
+    }
+    show_one(row, output, name="fingerprint")
+
+
+_INTERVAL = 0.05
+
+
+def serve(
+    context: typer.Context,
+    role: Annotated[
+        ServerRole,
+        typer.Option(
+            help="Which requests this process serves: all, those from clients, or those from API servers. With "
+            "`webhook`, the settings in [webhook] say where it listens."
+        ),
+    ] = "all",
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Overrides the settings.")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen on, 0 for any free one. Overrides the settings."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Number of worker processes. Overrides the settings.")
+    ] = None,
+) -> None:
+    """Run the service until it is interrupted. Finishes requests in progress."""
+    from clustercert.server import serving, tls_files
+    from clustercert.server.file_watch import FileWatch
+    from clustercert.settings import SettingsError
+
+    # Until the service can reload, SIGHUP must not end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    given = {"host": host, "port": port, "workers": workers}
+    table = "webhook" if role == "webhook" else "server"
+    overrides = {table: {name: value for name, value in given.items() if value is not None}}
+    # A local function would not work, because `load` is pickled for the workers.
+    load = partial(_load_for_role, settings_loader(context, **overrides), role)
+    watch = FileWatch(context.obj.config)
+    loaded = load()
+    if loaded.demo:
+        raise SettingsError(
+            f"The folder {loaded.data_dir} belongs to a demo, which keeps its key with its data, so it can't "
+            "be served. Choose another folder with --data-dir."
+        )
+    loaded.check_examples()
+    require_database(loaded)
+    serving.run_interruptible(_check(loaded, role))
+    listener = serving.listener(loaded.server.host, loaded.server.port)
+    address, actual_port = listener.address
+    files = tls_files.tls(loaded, address, role)
+    announce = threading.Thread(target=_print_address, args=(address, actual_port, files), daemon=True)
+    serving.run(loaded, listener, files, role, load=load, watch=watch, on_start=announce.start)
+
+
+def _load_for_role(load: Callable[[], "Settings"], role: ServerRole) -> "Settings":
+    return load().for_role(role)
+
+
+async def _check(loaded: "Settings", role: ServerRole) -> None:
+    """Open the store once, to raise errors here that the workers would only log. Shows warnings."""
+    from clustercert.cli.deployment_warnings import show_warnings
+    from clustercert.wiring import components
+
+    async with components(loaded, with_keys=role != "webhook") as parts:
+        if role != "webhook":
+            await parts.identity.directory.require_free(loaded.identity.authority_names)
+        await show_warnings(parts, serves_users=role != "webhook")
+
+
+def _print_address(host: str, port: int, files: "Tls | None") -> None:
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - addresses in the settings
+    while True:
+        try:
+            socket.create_connection((target, port), timeout=1).close()
+        except OSError:
+            time.sleep(_INTERVAL)
+        else:
+            break
+    address = f"[{host}]" if ":" in host else host
+    note(f"Listening on {'https' if files else 'http'}://{address}:{port}")
+    if files is not None:
+        note(f"The certificate's SHA-256 fingerprint is {files.fingerprint}")
+        if files.issuer_fingerprint is not None:
+            note(
+                f"Users compare the fingerprint of its issuer at their first login: {files.compared_fingerprint}"
+            )
+        if files.ca is not None:
+            note(f"The service created it for {', '.join(files.names)}. Give its CA to clients: {files.ca}")
