@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from clustercert.model import CREDENTIAL_PREFIX
 from support import programs, stores
 from support import world as worlds
 from support.audit_batches import MEBIBYTE, STALLS, Sender, is_alerted, master, webhook_token
@@ -186,7 +187,7 @@ def test_a_missing_database_is_not_reported_as_a_refusal(sender: Sender) -> None
     assert sender.post(event_list()).status_code == 200
     stores.execute(sender.world.database, "ALTER TABLE certificate RENAME TO certificate_elsewhere")
     try:
-        answer = sender.post(event_list(master(os.urandom(32))))
+        answer = sender.post(event_list(audit_event(groups=[f"{CREDENTIAL_PREFIX}{'0' * 40}"])))
     finally:
         stores.execute(sender.world.database, "ALTER TABLE certificate_elsewhere RENAME TO certificate")
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, False)

@@ -7,16 +7,18 @@ from support.command_line import Operator
 from support.stores import execute, rows
 
 ROW = (
-    "INSERT INTO certificate (fingerprint, serial, epoch, cluster_id, project_id, ca_id, user_id, user_name, groups,"
-    " not_before, not_after, key_type, key_origin, auth_method, source_address, request_id, issued_at, der)"
-    " VALUES (?, 's', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000', ?, 'ec-p256', 'csr', 'token', '',"
-    " '', '2020-01-01 00:00:00.000000', x'')"
+    "INSERT INTO certificate (fingerprint, credential_number, serial, epoch, cluster_id, project_id, ca_id, user_id,"
+    " user_name, groups, not_before, not_after, key_type, key_origin, auth_method, source_address, request_id,"
+    " issued_at, der) VALUES (?, ?, 's', 0, 'c', 'p', 'a', 'u', 'n', '[]', '2020-01-01 00:00:00.000000', ?, 'ec-p256',"
+    " 'csr', 'token', '', '', '2020-01-01 00:00:00.000000', x'')"
 )
 
 
 def issue(operator: Operator, name: bytes, ended_ago: timedelta) -> None:
     end = datetime.now(UTC) - ended_ago
-    execute(operator.folder / "data" / "clustercert.db", ROW, name, f"{end:%Y-%m-%d %H:%M:%S.%f}")
+    execute(
+        operator.folder / "data" / "clustercert.db", ROW, name, name.decode(), f"{end:%Y-%m-%d %H:%M:%S.%f}"
+    )
 
 
 def left(operator: Operator) -> list[tuple[object, ...]]:

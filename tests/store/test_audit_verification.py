@@ -42,7 +42,7 @@ async def test_an_unchanged_log_has_no_findings(log: SealedLog) -> None:
     assert report.root == (await log.head()).root.hex()
 
 
-async def test_events_of_the_first_version_verify(log: SealedLog) -> None:
+async def test_issued_certificates_verify(log: SealedLog) -> None:
     body = (Path(__file__).parents[1] / "golden" / "certificate_issued_v1.json").read_bytes()
     said = json.loads(body)
     row = event_row(event()) | {name: said[name] for name in ("kind", "project_id", "actor", "subject")}

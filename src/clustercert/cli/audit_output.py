@@ -194,13 +194,12 @@ def _event_line(event: "StoredEvent", output: Output) -> str:
 def event_row(event: "StoredEvent") -> dict[str, object]:
     """Return the fields of an event and of its body."""
     from clustercert.audit.event_parsing import parse_body
-    from clustercert.model.events import FIRST_VERSION
 
     body = parse_body(event.body)
     return {
         "place": event.leaf_index,
         **row_of(event, "at", "kind"),
-        "version": body.get("version", FIRST_VERSION),
+        "version": body.get("version"),
         **row_of(event, "project_id", "actor", "subject"),
         **{field: body.get(field) for field in ("source", "request_id", "detail")},
     }

@@ -23,12 +23,11 @@ from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle
 from clustercert.merkle.tree import leaf_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
-from clustercert.model.events import FIRST_VERSION
 from clustercert.store.audit import StoredEvent
 from clustercert.store.event_pages import EventFilter
 
 # The fields that responses copy from an event's canonical JSON, in this order.
-FIELDS = ("at", "kind", "project_id", "actor", "subject", "source", "request_id", "detail")
+FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "request_id", "detail")
 FILTERS = (
     query.text("kind", "Only events of this kind; a final asterisk matches any ending."),
     query.text("actor", "Only events of this actor."),
@@ -103,7 +102,6 @@ def event_body(event: StoredEvent) -> JsonObject:
     try:
         content = json.loads(event.body)
         fields = {name: content[name] for name in FIELDS}
-        version = content.get("version", FIRST_VERSION)
         canonical = event.body.decode("ascii")
     except (ValueError, TypeError, KeyError) as error:
         raise LogDamaged(
@@ -112,7 +110,6 @@ def event_body(event: StoredEvent) -> JsonObject:
     return {
         "leaf_index": event.leaf_index,
         **fields,
-        "version": version,
         "canonical": canonical,
         "salt": event.salt.hex(),
         "commitment": event.commitment.hex(),

@@ -74,7 +74,7 @@ class Cluster:
         signer: the signer's entry-point name.
         version: the Kubernetes version, such as `v1.32`; empty if it is not known.
         client_ca: the active client CA.
-        project_name: None if it is not known, as in old events.
+        project_name: None if the project does not exist.
     """
 
     id: str

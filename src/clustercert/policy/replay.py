@@ -24,8 +24,6 @@ from clustercert.model import (
     without_credential_group,
 )
 from clustercert.model.errors import ClustercertError
-from clustercert.model.events import FIRST_VERSION
-from clustercert.model.events.issuance import REPLAYABLE_VERSION
 from clustercert.model.identity import ProjectName, domain_by_issuer
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key, sample_key
@@ -116,13 +114,6 @@ class RecordedDecision:
 
 def parse_decision(event: Mapping[str, Any]) -> RecordedDecision:
     """Read a decision from the body of an event of kind `ISSUED` or `REFUSED`. Raises NotReplayable."""
-    version = event.get("version", FIRST_VERSION)
-    if not isinstance(version, int):
-        raise NotReplayable(MALFORMED)
-    if version < REPLAYABLE_VERSION:
-        raise NotReplayable(
-            f"the event has version {version}; inputs are complete since {REPLAYABLE_VERSION}"
-        )
     try:
         return _decision(event, event["detail"])
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -236,7 +227,7 @@ def _cluster(recorded: Mapping[str, Any], project_id: str) -> Cluster:
         updated_at=not_after,
         client_ca=_sample_ca(_text(recorded["ca_id"]), _text(recorded["id"]), not_after),
         options=ClusterOptions(credential_roles=None if roles is None else _text_mapping(roles)),
-        project_name=_project(recorded.get("project")),
+        project_name=_project(recorded["project"]),
     )
 
 

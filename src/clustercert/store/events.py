@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import insert
 
-from clustercert.model.events import FIRST_VERSION, AuditEvent
+from clustercert.model.events import AuditEvent
 from clustercert.observability import canonical_json
 from clustercert.store import tables
 from clustercert.store.engine.transaction import Transaction
@@ -45,18 +45,17 @@ def event_row(event: AuditEvent) -> dict[str, object]:
 
 def canonical(event: AuditEvent) -> bytes:
     """Return an event as ASCII JSON with sorted names and no spaces, so that each event has exactly one form."""
-    version = {} if event.event_version == FIRST_VERSION else {"version": event.event_version}
     return canonical_json.dumps(
         {
             "at": event.at.isoformat(),
             "kind": event.kind,
+            "version": event.event_version,
             "project_id": event.project_id,
             "actor": event.actor.id,
             "subject": event.subject,
             "source": event.actor.origin.address,
             "request_id": event.actor.origin.request_id,
             "detail": _detail(event),
-            **version,
         },
         sort_names=True,
         default=_json_value,

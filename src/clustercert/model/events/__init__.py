@@ -9,9 +9,6 @@ from typing import ClassVar
 
 from clustercert.model.requests import Actor
 
-FIRST_VERSION = 1
-"""Stored events of this version have no `version` field, because they predate it."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
@@ -26,7 +23,7 @@ class AuditEvent:
         subject: the id of the affected object.
     """
 
-    event_version: ClassVar[int] = FIRST_VERSION
+    event_version: ClassVar[int] = 1
 
     at: datetime
     kind: str

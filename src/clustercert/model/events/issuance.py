@@ -3,18 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from clustercert.model.clusters import Cluster
 from clustercert.model.events import AuditEvent
 from clustercert.model.identity import Caller, Group, ProjectName
 from clustercert.model.issuance import IssueRequest
 from clustercert.model.requests import AuthMethod
-
-REPLAYABLE_VERSION = 6
-"""The first version of these events that contains all inputs of the decision."""
-
-_VERSION = 8
 
 
 class EventGroup(TypedDict):
@@ -107,8 +102,6 @@ class CertificateIssued(AuditEvent):
         trace: the policy's decision trace. Of rules that did not match, it names those that the caller may see.
     """
 
-    event_version: ClassVar[int] = _VERSION
-
     kind: Literal["certificate.issued"] = "certificate.issued"
     caller: EventCaller
     request: EventRequest
@@ -135,8 +128,6 @@ class CertificateRefused(AuditEvent):
         error: the error's class name.
         trace: the policy's decision trace up to the error. Rules that did not match: as in `CertificateIssued`.
     """
-
-    event_version: ClassVar[int] = _VERSION
 
     kind: Literal["certificate.refused", "certificate.failed"]
     caller: EventCaller

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from clustercert.model.events import AuditEvent
 from clustercert.model.requests import AuthMethod
@@ -94,8 +94,6 @@ class PolicyLoaded(AuditEvent):
         username: the template of the user name.
         sha256: the policy's digest; `before` is the previous policy's digest.
     """
-
-    event_version: ClassVar[int] = 2
 
     kind: Literal["policy.loaded"] = "policy.loaded"
     rules: tuple[Mapping[str, object], ...]
