@@ -1,4 +1,4 @@
-"""Checks the form of the documentation: lengths of lines, links, drawings, and tables of measured figures.
+"""Checks the form of the documentation: lengths of lines, links, named files, drawings, and tables of measured figures.
 
 `make check` runs it.
 """
@@ -15,6 +15,9 @@ sys.path.insert(0, str(ROOT))
 from bench import report, scaling  # noqa: E402 - from the checkout
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+# The pages for those who change the code name its files.
+FOR_DEVELOPERS = ("architecture.md", "issuing.md")
+SOURCE = ROOT / "src" / "clustercert"
 LONGEST_LINE = 100
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -58,6 +61,14 @@ def broken_links(page: Path) -> Iterator[str]:
                 yield f"{number}: {target} leads nowhere"
 
 
+def missing_files(page: Path) -> Iterator[str]:
+    """Modules and folders of the source, and tests, that the page names and that don't exist."""
+    for number, line in outside_of_blocks(page):
+        for path in re.findall(r"`([a-z0-9_./]+(?:\.py|/))`", line):
+            if not any((folder / path).exists() for folder in (SOURCE, ROOT)):
+                yield f"{number}: {path} does not exist"
+
+
 def faults_of_drawing(drawing: Path) -> Iterator[str]:
     """A drawing needs a text alternative, and each of its colors another one for a dark page."""
     root = ET.parse(drawing).getroot()  # noqa: S314 - our own file
@@ -76,6 +87,8 @@ def faults() -> Iterator[str]:
         if page.name != "CHANGELOG.md":
             yield from (f"{name}:{fault}" for fault in long_lines(page))
         yield from (f"{name}:{fault}" for fault in broken_links(page))
+        if page.name in FOR_DEVELOPERS:
+            yield from (f"{name}:{fault}" for fault in missing_files(page))
     for drawing in sorted(ROOT.glob("docs/*.svg")):
         yield from (f"{drawing.relative_to(ROOT)}: {fault}" for fault in faults_of_drawing(drawing))
     page, measured = report.DOCUMENT, report.load()
