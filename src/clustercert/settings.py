@@ -8,7 +8,7 @@ import os
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -43,6 +43,9 @@ from clustercert.policy.toml_tables import (
     read_policy_file,
     read_tables,
 )
+
+if TYPE_CHECKING:
+    from clustercert.custody.keks import KekSource
 
 # Marks the data folder of `clustercert demo`, which also holds the demo's secrets.
 DEMO_FILE = "demo.json"
@@ -338,6 +341,25 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """The database's SQLAlchemy URL."""
         return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / DATABASE_FILE}"
+
+    def kek_source(self) -> "KekSource":
+        """The source of key-encryption keys. Raises SettingsError if none is set, or if it is in the data folder."""
+        # The settings can be read without the store, which this package imports.
+        from clustercert.custody.keks import KekFile, KekVariable  # noqa: PLC0415
+
+        if self.kek is not None:
+            return KekVariable("CLUSTERCERT_KEK", self.kek.get_secret_value().replace(",", "\n"))
+        if self.kek_file is None:
+            raise SettingsError(
+                "There is no key-encryption key. Create one with `clustercert keys generate --out FILE` outside the"
+                " data folder and set kek_file, or set CLUSTERCERT_KEK."
+            )
+        if self.kek_file.resolve().is_relative_to(self.data_dir.resolve()) and not self.demo:
+            raise SettingsError(
+                f"The key-encryption key {self.kek_file} is in the data folder, so a copy of the data includes it."
+                " Move it to another folder and set kek_file."
+            )
+        return KekFile(self.kek_file)
 
     def for_role(self, role: ServerRole) -> "Settings":
         """Return the settings for a process with this role. For `webhook`, its listener replaces that in `server`."""

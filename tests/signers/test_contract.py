@@ -19,7 +19,7 @@ from clustercert.pki.keys import key_der, new_key
 from clustercert.pki.leaf import check_leaf, new_signing_request
 from clustercert.pki.signer import Signer
 from clustercert.settings import Settings, SettingsError
-from clustercert.wiring import _signers
+from clustercert.wiring import configured_signers
 from support.leaf_checks import assert_client_leaf, spki
 from support.samples import CA_NOT_BEFORE, ISSUED_AT, NOW, USER_ID, client_ca, grant
 
@@ -236,6 +236,6 @@ def test_settings_that_no_signer_takes_are_refused(
     signers: dict[str, dict[str, object]], message: str
 ) -> None:
     with pytest.raises(SettingsError) as refused:
-        _signers(Settings(signers=signers), Ring())
+        configured_signers(Settings(signers=signers), Ring())
     assert refused.value.message == message
     assert "1234" not in repr(Settings(signers=signers))

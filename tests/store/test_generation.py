@@ -8,10 +8,9 @@ from sqlalchemy import insert, select
 
 from clustercert.model.errors import Unavailable
 from clustercert.store import tables
-from clustercert.store.engine import generation as generation_module
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache, Generation
-from support.log_capture import captured_lines
+from support.log_capture import captured_lines_of_new_loggers
 from support.stores import Store, child, event, start
 from support.wait import eventually_async
 
@@ -255,7 +254,7 @@ async def test_the_watch_goes_on_through_failures_and_tells_of_each_once(numbers
 
     generation = Impatient(numbers.read, numbers.clock)
     numbers.away = True
-    with captured_lines(generation_module) as logs:
+    with captured_lines_of_new_loggers() as logs:
         async with generation.watching():
             await eventually_async(lambda: numbers.reads >= 3)
             assert generation.value == -1
@@ -271,7 +270,7 @@ async def test_a_store_without_its_number_turns_the_caches_off(database: Databas
     store.execute("DROP TABLE generation")
     with pytest.raises(Unavailable):
         await database.generation.refresh()
-    with captured_lines(generation_module) as logs:
+    with captured_lines_of_new_loggers() as logs:
         async with database.generation.watching():
             await eventually_async(lambda: logs)
             assert not database.generation.fresh()
@@ -289,7 +288,7 @@ async def test_a_change_of_ones_own_is_seen_at_once_after_a_refresh(database: Da
 async def test_a_store_that_is_being_restored_ends_no_watch(database: Database, store: Store) -> None:
     [(value,)] = store.rows("SELECT value FROM generation")
     store.execute("DELETE FROM generation")
-    with captured_lines(generation_module) as logs:
+    with captured_lines_of_new_loggers() as logs:
         async with database.generation.watching():
             await eventually_async(lambda: logs)
             store.execute("INSERT INTO generation (id, value) VALUES (1, ?)", value)

@@ -7,8 +7,8 @@ import pytest
 
 from clustercert.authn.access_keys import AccessKeyAuthenticator
 from clustercert.authn.credentials import UnverifiedCredential
-from clustercert.identity import Identity
 from clustercert.identity.access_keys import TemporaryKey
+from clustercert.identity.service import Identity
 from clustercert.model import Actor, Caller, UnverifiedRequest, User
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated, UnsealError
 from clustercert.pki.request_signature import (

@@ -2,8 +2,8 @@ from datetime import timedelta
 
 import pytest
 
-from clustercert.identity import Identity
 from clustercert.identity.passwords import Passwords
+from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, ByToken
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated

@@ -4,8 +4,8 @@ import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import select
 
-from clustercert.identity import Identity
 from clustercert.identity.passwords import Passwords
+from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, ByToken, DomainScope, ProjectScope, Scope
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from argon2 import PasswordHasher
 from sqlalchemy import event, func, select
 
-from clustercert.identity import Identity
 from clustercert.identity.access_keys import IssuedKey
 from clustercert.identity.passwords import Passwords
+from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, ProjectScope, Scope
 from clustercert.model import Actor, Caller, Domain, Origin, Project, User
 from clustercert.pki.envelope import DataKey, KeyRing

@@ -27,6 +27,21 @@ def captured_logs(module: ModuleType) -> Iterator[list[MutableMapping[str, Any]]
 @contextlib.contextmanager
 def captured_lines(module: ModuleType) -> Iterator[list[MutableMapping[str, Any]]]:
     """The lines that the module's `logger` writes in this thread during the block, and no others."""
+    logger, lines = _capturing()
+    with patch.object(module, "logger", logger):
+        yield lines
+
+
+@contextlib.contextmanager
+def captured_lines_of_new_loggers() -> Iterator[list[MutableMapping[str, Any]]]:
+    """The same for all loggers that are created in this thread during the block."""
+    logger, lines = _capturing()
+    with patch.object(structlog, "get_logger", return_value=logger):
+        yield lines
+
+
+def _capturing() -> tuple[Any, list[MutableMapping[str, Any]]]:
+    """Return a logger, and the list of the lines that it writes in this thread."""
     capture, thread = LogCapture(), threading.get_ident()
 
     def of_this_thread(_logger: object, _name: str, line: EventDict) -> EventDict:
@@ -34,5 +49,4 @@ def captured_lines(module: ModuleType) -> Iterator[list[MutableMapping[str, Any]
             raise structlog.DropEvent
         return line
 
-    with patch.object(module, "logger", structlog.wrap_logger(None, processors=[of_this_thread, capture])):
-        yield capture.entries
+    return structlog.wrap_logger(None, processors=[of_this_thread, capture]), capture.entries

@@ -51,10 +51,10 @@ async def verify_stored_log(
     from clustercert.audit.findings import FindingKind, VerificationReport
     from clustercert.audit.verification import verify
     from clustercert.merkle.notes import NoteError
+    from clustercert.store.engine import migrate
     from clustercert.store.evidence import EvidenceQueries
-    from clustercert.wiring import opened_database
 
-    async with opened_database(settings) as database:
+    async with migrate.opened(settings.store_url) as database:
         queries = EvidenceQueries(database)
         if given is not None:
             key, found, untrusted = parse_key(given), None, ""
@@ -82,13 +82,12 @@ async def _own_key(
     from clustercert.custody import Custody
     from clustercert.merkle.notes import VerifierKey
     from clustercert.settings import SettingsError
-    from clustercert.wiring import kek_source
 
     stored = await queries.verifier()
     if stored is None:
         raise CommandError("There is no audit log in the store yet.")
     try:
-        custody = Custody(database, kek_source(settings))
+        custody = Custody(database, settings.kek_source())
         await custody.open()
     except (SettingsError, CustodyError) as error:
         return stored, None, error.message

@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING
 from clustercert.authn.oidc.claims import claim_path
 from clustercert.cli.output import note
 from clustercert.clusters.registration import exempted_templates
+from clustercert.identity.directory_reader import DirectoryReader
+from clustercert.identity.federation import Federation
+from clustercert.model import utc_now
 from clustercert.model.errors import Conflict, NotFound, Unavailable
 from clustercert.model.name_patterns import is_pattern
 from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
+from clustercert.policy.templates import groups_and_templates
+from clustercert.store.access import AccessQueries
+from clustercert.store.clusters import ClusterQueries
+from clustercert.store.roles import RoleQueries
 
 if TYPE_CHECKING:
     from clustercert.settings import Settings
-    from clustercert.wiring import Components
+    from clustercert.store.engine.database import Database
 
 # Tokens and signed requests are valid for minutes, so a larger difference is a fault.
 MAX_CLOCK_OFFSET = timedelta(minutes=2)
@@ -25,44 +32,45 @@ MAX_NAMED = 5
 MAX_CLUSTERS = 1000
 
 
-async def show_warnings(parts: "Components", *, serves_users: bool = True) -> None:
+async def show_warnings(settings: "Settings", database: "Database", *, serves_users: bool = True) -> None:
     """Write each warning to standard error. Raises Unavailable.
 
     Args:
         serves_users: whether the process serves users, not only API servers, which trust no fingerprint.
     """
-    for warning in _trusted_leaf(parts.settings) if serves_users else ():
+    for warning in _trusted_leaf(settings) if serves_users else ():
         note(f"Warning: {warning}")
-    async for warning in warnings(parts):
+    async for warning in warnings(settings, database):
         note(f"Warning: {warning}")
 
 
-async def warnings(parts: "Components") -> AsyncIterator[str]:
-    for warning in (*_long_lifetimes(parts), *_kek_beside_data(parts)):
+async def warnings(settings: "Settings", database: "Database") -> AsyncIterator[str]:
+    stored = ClusterQueries(database)
+    for warning in (*_long_lifetimes(settings), *_kek_beside_data(settings, database)):
         yield warning
-    for warning in _changing_subjects(parts):
+    for warning in _changing_subjects(settings):
         yield warning
-    async for warning in _missing_names(parts):
+    async for warning in _missing_names(settings, database):
         yield warning
-    async for warning in _missing_in_rules(parts):
+    async for warning in _missing_in_rules(settings, database):
         yield warning
-    async for warning in _unguarded_clusters(parts):
+    async for warning in _unguarded_clusters(database):
         yield warning
-    async for warning in _roles_without_rules(parts):
+    async for warning in _roles_without_rules(settings, stored):
         yield warning
-    async for warning in _exempted_templates(parts):
+    async for warning in _exempted_templates(settings, stored):
         yield warning
-    async for warning in _wrong_clock(parts):
+    async for warning in _wrong_clock(database):
         yield warning
 
 
-def _long_lifetimes(parts: "Components") -> Iterator[str]:
-    found = long_lifetimes(parts.issuance.policy)
+def _long_lifetimes(settings: "Settings") -> Iterator[str]:
+    found = long_lifetimes(settings.loaded_policy())
     if not found:
         return
     rules = _listed(f"{name} ({lifetime_text(lifetime)})" for name, lifetime in found.items())
     origin = "These policy rules"
-    if parts.settings.policy.is_unwritten:
+    if settings.policy.is_unwritten:
         origin = "The settings have no policy rules, so roles give groups. These rules"
     yield (
         f"{origin} allow certificates for more than {LONG_LIFETIME.days} days: {rules}. A stolen one works that long,"
@@ -70,13 +78,12 @@ def _long_lifetimes(parts: "Components") -> Iterator[str]:
     )
 
 
-def _kek_beside_data(parts: "Components") -> Iterator[str]:
-    settings: Settings = parts.settings
+def _kek_beside_data(settings: "Settings", database: "Database") -> Iterator[str]:
     if settings.kek is not None or settings.kek_file is None:
         return
     kek, folders = settings.kek_file.resolve(), [settings.data_dir.resolve().parent]
-    if parts.database.folder is not None:
-        folders += [parts.database.folder.resolve(), parts.database.folder.resolve().parent]
+    if database.folder is not None:
+        folders += [database.folder.resolve(), database.folder.resolve().parent]
     if kek.parent in folders:
         yield (
             f"The key-encryption key {kek} lies beside the data, so a copy of that folder includes both. Move it"
@@ -106,8 +113,8 @@ def _trusted_leaf(settings: "Settings") -> Iterator[str]:
             )
 
 
-def _changing_subjects(parts: "Components") -> Iterator[str]:
-    for issuer in parts.settings.identity.issuers:
+def _changing_subjects(settings: "Settings") -> Iterator[str]:
+    for issuer in settings.identity.issuers:
         for claim in issuer.mapping.subject:
             if claim_path(claim)[-1] == "email":
                 yield (
@@ -116,24 +123,25 @@ def _changing_subjects(parts: "Components") -> Iterator[str]:
                 )
 
 
-async def _missing_names(parts: "Components") -> AsyncIterator[str]:
+async def _missing_names(settings: "Settings", database: "Database") -> AsyncIterator[str]:
     """Warn of projects, domains and roles in the settings of issuers that don't exist."""
-    for authority in parts.settings.identity.authorities:
-        if missing := await parts.identity.federation.missing_names(authority):
+    federation = Federation(database, utc_now)
+    for authority in settings.identity.authorities:
+        if missing := await federation.missing_names(authority):
             yield (
                 f"The settings of the issuer {authority.name} name what does not exist: {_listed(missing)}. They give"
                 " its users nothing. Correct [identity], or create what is missing."
             )
 
 
-async def _missing_in_rules(parts: "Components") -> AsyncIterator[str]:
+async def _missing_in_rules(settings: "Settings", database: "Database") -> AsyncIterator[str]:
     """Warn of roles, projects and domains in rules that don't exist: a rule that denies would never deny."""
-    identity, directory = parts.settings.identity, parts.identity.directory
+    identity, directory = settings.identity, DirectoryReader(database)
     domains = {domain.name for domain in await directory.domains()} | identity.authority_names
-    roles = {role.name for role in await parts.identity.roles.all()}
+    roles = {role.name for role in await RoleQueries(database).roles()}
     roles |= {role for authority in identity.authorities for role in authority.role_names}
     missing: dict[str, None] = {}
-    for rule in parts.settings.policy.named_rules:
+    for rule in settings.policy.named_rules:
         when = rule.when
         # The roles of Keystone's users come from there.
         wanted_roles = () if identity.keystone is not None else _written_out(when.roles)
@@ -167,9 +175,9 @@ def _written_out(names: Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in names or () if not is_pattern(name))
 
 
-async def _unguarded_clusters(parts: "Components") -> AsyncIterator[str]:
+async def _unguarded_clusters(database: "Database") -> AsyncIterator[str]:
     try:
-        clusters = await parts.inventory.access.queries.never_called(limit=MAX_CLUSTERS)
+        clusters = await AccessQueries(database).never_called(limit=MAX_CLUSTERS)
     except Unavailable:
         # With very many clusters, the query may time out, which must not prevent the start.
         return
@@ -186,12 +194,12 @@ async def _unguarded_clusters(parts: "Components") -> AsyncIterator[str]:
         )
 
 
-async def _roles_without_rules(parts: "Components") -> AsyncIterator[str]:
+async def _roles_without_rules(settings: "Settings", stored: ClusterQueries) -> AsyncIterator[str]:
     """Warn of ClusterRoles that a change to the policy could give to other users, or that nobody gets."""
-    policy = parts.settings.policy
+    policy = settings.policy
     stable = {rule.name for rule in policy.all_rules} - positional_names(policy)
     try:
-        clusters = await parts.clusters.queries.enforced("", MAX_CLUSTERS)
+        clusters = await stored.enforced("", MAX_CLUSTERS)
     except Unavailable:
         return
     found = [
@@ -207,10 +215,10 @@ async def _roles_without_rules(parts: "Components") -> AsyncIterator[str]:
         )
 
 
-async def _exempted_templates(parts: "Components") -> AsyncIterator[str]:
+async def _exempted_templates(settings: "Settings", stored: ClusterQueries) -> AsyncIterator[str]:
     """Warn of exemptions that were set before the policy got a template whose groups they could exempt."""
     try:
-        found = await exempted_templates(parts.clusters.queries, parts.policy_groups)
+        found = await exempted_templates(stored, groups_and_templates(settings.loaded_policy().rules))
     except Unavailable:
         return
     if found:
@@ -221,8 +229,8 @@ async def _exempted_templates(parts: "Components") -> AsyncIterator[str]:
         )
 
 
-async def _wrong_clock(parts: "Components") -> AsyncIterator[str]:
-    offset = await parts.database.clock_offset()
+async def _wrong_clock(database: "Database") -> AsyncIterator[str]:
+    offset = await database.clock_offset()
     if abs(offset) > MAX_CLOCK_OFFSET:
         seconds = round(abs(offset).total_seconds())
         yield (

@@ -16,7 +16,7 @@ from clustercert.client import CCE_SERVICE
 
 if TYPE_CHECKING:
     from clustercert.authn.keystone.settings import Keystone, ServiceCredential
-    from clustercert.identity.names import TokenReport
+    from clustercert.identity.token_report import TokenReport
     from clustercert.settings import Settings
 
 
@@ -83,7 +83,7 @@ def _show(report: "TokenReport", output: Output) -> None:
 
 async def _report(settings: "Settings", text: str) -> "TokenReport":
     """Report on a token, with only the components that this needs: all of them take half a second to build."""
-    from clustercert.identity.names import report_on_token
+    from clustercert.identity.token_report import report_on_token
 
     if any(issuer.cluster for issuer in settings.identity.issuers):
         # The service connects to clusters with a certificate that it issues to itself.

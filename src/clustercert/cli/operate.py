@@ -19,7 +19,9 @@ from clustercert.cli.prompts import confirm
 from clustercert.cli.session import (
     DEFAULT_DOMAIN,
     Operator,
+    Reader,
     actor,
+    examine,
     operate,
     require_database,
     settings,
@@ -82,14 +84,17 @@ def current(context: typer.Context, output: OutputOption = Output.TABLE) -> None
 
 
 @db.command()
-@on_store
-async def check(operator: Operator) -> None:
+def check(context: typer.Context) -> None:
     """Check the schema, the keys and the names of issuers. Exit with 1 if one is wrong. Also warns of risks."""
-    from clustercert.cli.deployment_warnings import show_warnings
 
-    # Opening the store has already checked the schema and the keys.
-    await operator.directory.require_free(operator.parts.settings.identity.authority_names)
-    await show_warnings(operator.parts)
+    async def work(reader: Reader) -> None:
+        from clustercert.cli.deployment_warnings import show_warnings
+
+        # Opening the store has already checked the schema and the keys.
+        await reader.directory.require_free(reader.settings.identity.authority_names)
+        await show_warnings(reader.settings, reader.database)
+
+    examine(context, work)
     note("The database schema and the keys are valid.")
 
 
@@ -220,9 +225,8 @@ def _rotation(operator: Operator) -> "Rotation":
     from clustercert.custody.rotation import Rotation
     from clustercert.model import utc_now
     from clustercert.store.keys import KeyQueries
-    from clustercert.wiring import kek_source
 
-    return Rotation(KeyQueries(operator.parts.database), kek_source(operator.parts.settings), utc_now)
+    return Rotation(KeyQueries(operator.parts.database), operator.parts.settings.kek_source(), utc_now)
 
 
 def demo(
@@ -340,7 +344,7 @@ async def _check(loaded: "Settings", role: ServerRole) -> None:
     async with components(loaded, with_keys=role != "webhook") as parts:
         if role != "webhook":
             await parts.identity.directory.require_free(loaded.identity.authority_names)
-        await show_warnings(parts, serves_users=role != "webhook")
+        await show_warnings(loaded, parts.database, serves_users=role != "webhook")
 
 
 def _print_address(host: str, port: int, files: "Tls | None") -> None:

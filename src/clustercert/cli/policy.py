@@ -22,7 +22,7 @@ from clustercert.cli.options import (
 )
 from clustercert.cli.output import Output, OutputOption, Progress, Row, note, row_of, show_list, show_one
 from clustercert.cli.policy_output import show_explanation, show_replay
-from clustercert.cli.session import Operator, operate, settings
+from clustercert.cli.session import Operator, Reader, examine, operate, settings
 from clustercert.model import KnownUser
 from clustercert.model.errors import Conflict, InvalidRequest, NotFound
 from clustercert.model.ids import is_id, is_user_id
@@ -63,13 +63,13 @@ def can(
     refuse some of these requests.
     """
 
-    async def work(operator: Operator) -> list[Row]:
+    async def work(reader: Reader) -> list[Row]:
         from clustercert.issuance.explanations import EntitledUsers
         from clustercert.model import utc_now
         from clustercert.policy.entitlements import Entitlements
 
         loaded = settings(context, policy)
-        registered = await operator.cluster(cluster, project)
+        registered = await reader.cluster(cluster, project)
         if registered.options.credential_roles:
             note(
                 f"Certificates for {registered.name} have no groups of the policy: each is bound to a ClusterRole"
@@ -78,14 +78,14 @@ def can(
             return []
         tested = loaded.loaded_policy()
         entitlements = Entitlements(tested, registered, group, utc_now())
-        users = EntitledUsers(operator.parts.database)
+        users = EntitledUsers(reader.database)
         return [
             row
             async for user in users.find(entitlements, registered.project_id, since)
             for row in _rows(user)
         ]
 
-    rows = sorted(operate(context, work), key=lambda row: (str(row["user"]), str(row["user_id"])))
+    rows = sorted(examine(context, work), key=lambda row: (str(row["user"]), str(row["user_id"])))
     show_list(rows, output, columns=_ACCESS_COLUMNS, name="user")
 
 

@@ -18,7 +18,7 @@ from clustercert.certificates.revocation import RevocationService
 from clustercert.clusters.registry import Clusters
 from clustercert.http.body import received
 from clustercert.http.context import context_of
-from clustercert.identity import Identity
+from clustercert.identity.service import Identity
 from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
 from clustercert.limits import Limiter, RouteClass

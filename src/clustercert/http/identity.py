@@ -18,7 +18,7 @@ from clustercert.http import OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
-from clustercert.identity.names import TokenReport, report_on_token
+from clustercert.identity.token_report import TokenReport, report_on_token
 from clustercert.model import AccessKey, Caller, JsonObject, KnownUser, Project, rfc3339
 from clustercert.model.errors import InvalidRequest
 from clustercert.model.identity import BUILT_IN

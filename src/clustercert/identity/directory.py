@@ -1,10 +1,11 @@
 """Use case: manage domains, projects, users and groups."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar, cast
 
+from clustercert.identity.directory_reader import DirectoryReader, within
 from clustercert.identity.names import checked_description, checked_new_name, searchable
 from clustercert.identity.passwords import Passwords
 from clustercert.model import Actor, Domain, Group, Project, User, new_id
@@ -19,7 +20,6 @@ from clustercert.model.events.administration import (
 )
 from clustercert.model.ids import is_id
 from clustercert.model.times import checked_labels
-from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.entities import Reference
 
@@ -30,10 +30,9 @@ N = TypeVar("N", Project, User, Group)
 NO_LABELS: Mapping[str, str] = {}
 
 
-class Directory:
+class Directory(DirectoryReader):
     """Manages domains, projects, users and groups. Every change is audited.
 
-    The `find_…` methods take an id or a name. They raise NotFound, or Conflict if the name exists in several domains.
     The `create_…` methods raise InvalidRequest or Conflict. The other changes raise NotFound.
 
     Attributes:
@@ -41,31 +40,10 @@ class Directory:
     """
 
     def __init__(self, database: Database, passwords: Passwords, now: Callable[[], datetime]) -> None:
-        self._queries = DirectoryQueries(database)
+        super().__init__(database)
         self._passwords = passwords
         self._now = now
         self.authority_names: frozenset[str] = frozenset()
-
-    async def require_free(self, authority_names: frozenset[str]) -> None:
-        """Raise Conflict if a domain has the name of an issuer or Keystone: their users could not be told apart."""
-        taken = sorted(domain.name for domain in await self.domains() if domain.name in authority_names)
-        if taken:
-            raise Conflict(
-                f"A domain has the name of an issuer in the settings: {', '.join(taken)}. Change the issuer's name in"
-                " [identity], or delete the domain with `clustercert domain delete NAME --local`."
-            )
-
-    async def domains(self) -> tuple[Domain, ...]:
-        """List all domains, sorted by name."""
-        return await self._queries.domains()
-
-    async def find_domain(self, name_or_id: str) -> Domain:
-        found = await self._queries.domains(domain_id=name_or_id) if is_id(name_or_id) else ()
-        if not found and (name := searchable(name_or_id)):
-            found = await self._queries.domains(name=name)
-        if not found:
-            raise NotFound(f"There is no domain {name_or_id}.")
-        return found[0]
 
     async def create_domain(self, name: str, *, enabled: bool = True, actor: Actor) -> Domain:
         domain = Domain(id=new_id(), name=checked_new_name(name, "domain"), enabled=enabled)
@@ -101,18 +79,7 @@ class Directory:
         """List at most `limit` projects, users or groups with ids above `after`, sorted by id."""
         if name is not None and (name := searchable(name)) is None:
             return ()
-        return await self._queries.page(kind, _in(domain, name), after, limit)
-
-    async def projects(self, domain: Domain | None = None) -> tuple[Project, ...]:
-        """List projects, sorted by domain and name."""
-        return await self._queries.find(Project, _in(domain))
-
-    async def projects_with_ids(self, ids: Collection[str]) -> tuple[Project, ...]:
-        """Return the projects with these ids. Ignores ids that do not exist."""
-        return await self._queries.some(Project, ids)
-
-    async def find_project(self, name_or_id: str, domain: Domain | None = None) -> Project:
-        return await self._find(Project, name_or_id, domain)
+        return await self._queries.page(kind, within(domain, name), after, limit)
 
     async def create_project(
         self,
@@ -161,17 +128,6 @@ class Directory:
         await self._queries.remove_project(
             project.id, self._event("project.removed", project, actor), project
         )
-
-    async def users_with_ids(self, ids: Collection[str]) -> tuple[User, ...]:
-        """Return the users with these ids. Ignores ids that do not exist."""
-        return await self._queries.some(User, ids)
-
-    async def users(self, domain: Domain | None = None) -> tuple[User, ...]:
-        """List users, sorted by domain and name."""
-        return await self._queries.find(User, _in(domain))
-
-    async def find_user(self, name_or_id: str, domain: Domain | None = None) -> User:
-        return await self._find(User, name_or_id, domain)
 
     async def create_user(
         self,
@@ -236,13 +192,6 @@ class Directory:
         event = self._event("user.removed", user, actor)
         await self._queries.remove_user(user.id, event, self._revoked(event), before=user)
 
-    async def groups(self, domain: Domain | None = None) -> tuple[Group, ...]:
-        """List groups, sorted by domain and name."""
-        return await self._queries.find(Group, _in(domain))
-
-    async def find_group(self, name_or_id: str, domain: Domain | None = None) -> Group:
-        return await self._find(Group, name_or_id, domain)
-
     async def members(self, group: Group) -> tuple[User, ...]:
         """List the members of a group, sorted by domain and name."""
         return await self._queries.members(group.id)
@@ -283,14 +232,6 @@ class Directory:
         """Remove a user from a group. Raises NotFound if they are not a member."""
         event = self._event("group.member_removed", group, actor, member=user)
         await self._queries.remove_member(group.id, user.id, event)
-
-    async def _find(self, kind: type[N], name_or_id: str, domain: Domain | None) -> N:
-        found = await self._queries.find(kind, Reference(id=name_or_id)) if is_id(name_or_id) else ()
-        if not found and (name := searchable(name_or_id)):
-            found = await self._queries.find(kind, _in(domain, name))
-        if not found and domain is not None and not is_id(name_or_id):
-            raise NotFound(f"There is no {kind.__name__.lower()} {name_or_id} in the domain {domain.name}.")
-        return _only(found, kind.__name__.lower(), name_or_id)
 
     async def _require_free(self, project_id: str) -> None:
         """Raise InvalidRequest if this can't be the id of a project, or Conflict if there is one with this id."""
@@ -375,18 +316,3 @@ class Directory:
             user_id=member.id if member else None,
             user_name=member.name if member else None,
         )
-
-
-def _in(domain: Domain | None, name: str | None = None) -> Reference:
-    return Reference(name=name, domain_id=domain.id if domain else None)
-
-
-def _only(found: Sequence[N], noun: str, name_or_id: str) -> N:
-    if not found:
-        raise NotFound(f"There is no {noun} {name_or_id}.")
-    if len(found) > 1:
-        places = ", ".join(f"{each.id} in {each.domain.name}" for each in found)
-        raise Conflict(
-            f"Several domains have a {noun} named {name_or_id}. Give its id or its domain: {places}."
-        )
-    return found[0]

@@ -1,17 +1,9 @@
-"""The format of names and ids in the built-in identity service, and reports of tokens."""
+"""The format of names and ids in the built-in identity service."""
 
 import unicodedata
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from clustercert.authn.oidc.explanation import CheckResult, Explanation
-from clustercert.identity.federation import Federation, Login
-from clustercert.model.errors import InvalidRequest, Unauthenticated
+from clustercert.model.errors import InvalidRequest
 from clustercert.model.ids import is_id
-
-if TYPE_CHECKING:
-    from clustercert.authn.oidc.authenticator import OidcAuthenticator
-
 
 # Keystone's limits. Only the limit of roles is lower: Keystone's is 255.
 MAX_NAME = {"domain": 64, "project": 64, "group": 64, "role": 64, "user": 255}
@@ -58,39 +50,3 @@ def searchable(text: str) -> str | None:
 def matches_name(stored: str, requested: str | None) -> bool:
     """Whether a stored name equals the requested one after normalization. None as the requested name matches all."""
     return requested is None or searchable(requested) == stored
-
-
-@dataclass(frozen=True, slots=True)
-class TokenReport:
-    """The result for a token now.
-
-    Attributes:
-        login: the roles of its user; None if the token would be refused.
-        missing: what the settings of its issuer name and the database lacks, such as `role membr`.
-    """
-
-    explanation: Explanation
-    login: Login | None
-    missing: tuple[str, ...] = ()
-
-    @property
-    def failed(self) -> CheckResult | None:
-        """The first check that failed, or None if the token would be accepted."""
-        return next((check for check in self.explanation.checks if not check.passed), None)
-
-
-async def report_on_token(oidc: "OidcAuthenticator | None", federation: Federation, text: str) -> TokenReport:
-    """Report on a token. Stores nothing, and writes nothing to the log. Raises Unavailable without the database."""
-    if oidc is None:
-        none = CheckResult("iss", False, "", "an issuer in the settings, which have no [[identity.issuers]]")
-        return TokenReport(Explanation(None, (none,), None), None)
-    explanation = await oidc.explain(text.strip())
-    missing = await federation.missing_names(explanation.issuer) if explanation.issuer is not None else ()
-    if explanation.user is None:
-        return TokenReport(explanation, None, missing)
-    try:
-        login = await federation.login(explanation.user)
-    except Unauthenticated as error:
-        refused = CheckResult("user", False, error.reason, "a user who may log in")
-        return TokenReport(replace(explanation, checks=(*explanation.checks, refused)), None, missing)
-    return TokenReport(explanation, login, missing)

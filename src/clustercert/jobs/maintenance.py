@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from clustercert.audit.publishing import CheckpointPublisher
 from clustercert.audit.retention import BATCH_SIZE, CertificateScrubber, Retention
-from clustercert.identity import Identity
+from clustercert.identity.service import Identity
 from clustercert.jobs.leader_job import PeriodicWork, every
 from clustercert.model import Actor, utc_now
 

@@ -20,9 +20,9 @@ from clustercert.certificates.recorder import RevocationRecorder
 from clustercert.certificates.revocation import Logout, RevocationPreviews, RevocationService
 from clustercert.clusters.registry import Clusters
 from clustercert.custody import Custody
-from clustercert.custody.keks import KekFile, KekSource, KekVariable, NoKeks
-from clustercert.identity import Identity
+from clustercert.custody.keks import NoKeks
 from clustercert.identity.roles import Roles
+from clustercert.identity.service import Identity
 from clustercert.issuance.explanations import Explanations, RecordedCallers
 from clustercert.issuance.service import Issuance
 from clustercert.jobs import maintenance
@@ -111,25 +111,14 @@ class Components:
 
 
 @contextlib.asynccontextmanager
-async def opened_database(settings: Settings) -> AsyncIterator[Database]:
-    """Open the database, which needs no key-encryption key. Raises SchemaError or Unavailable."""
-    database = Database(settings.store_url)
-    try:
-        await migrate.check(database)
-        yield database
-    finally:
-        await database.close()
-
-
-@contextlib.asynccontextmanager
 async def components(settings: Settings, *, with_keys: bool = True) -> AsyncIterator[Components]:
     """Open the store and build the components. Raises SchemaError, CustodyError, SettingsError or Unavailable.
 
     Without keys, the key-encryption keys are not read, and nothing can be encrypted or decrypted.
     """
     async with contextlib.AsyncExitStack() as stack:
-        database = await stack.enter_async_context(opened_database(settings))
-        custody = Custody(database, kek_source(settings) if with_keys else NoKeks(), utc_now)
+        database = await stack.enter_async_context(migrate.opened(settings.store_url))
+        custody = Custody(database, settings.kek_source() if with_keys else NoKeks(), utc_now)
         if with_keys:
             await custody.open()
         keys = new_key_generator(settings.issuing.key_type)
@@ -147,7 +136,8 @@ def _components(
     settings: Settings, database: Database, custody: Custody, keys: KeyGenerator, identity: Identity
 ) -> Components:
     keystone = keystone_service(settings, identity)
-    clusters, signers, ledger = ClusterQueries(database), _signers(settings, custody), Ledger(database)
+    clusters, ledger = ClusterQueries(database), Ledger(database)
+    signers = configured_signers(settings, custody)
     policy = settings.loaded_policy()
     usernames = UsernameQueries(database)
     issuance = Issuance(clusters.cache, policy, keys, signers, ledger, usernames, now=utc_now)
@@ -321,7 +311,7 @@ async def initialise(
     Args:
         report_progress: called before each migration with the number of finished migrations and the number of all.
     """
-    keks = kek_source(settings)
+    keks = settings.kek_source()
     keks.read()
     _make_folder(settings)
     database = Database(settings.store_url)
@@ -341,23 +331,6 @@ def _log_sealer(settings: Settings, database: Database, custody: Custody) -> Log
     return LogSealer(AuditQueries(database), custody, utc_now, name)
 
 
-def kek_source(settings: Settings) -> KekSource:
-    """The source of key-encryption keys. Raises SettingsError if none is set, or if its file is in the data folder."""
-    if settings.kek is not None:
-        return KekVariable("CLUSTERCERT_KEK", settings.kek.get_secret_value().replace(",", "\n"))
-    if settings.kek_file is None:
-        raise SettingsError(
-            "There is no key-encryption key. Create one with `clustercert keys generate --out FILE` outside the data"
-            " folder and set kek_file, or set CLUSTERCERT_KEK."
-        )
-    if settings.kek_file.resolve().is_relative_to(settings.data_dir.resolve()) and not settings.demo:
-        raise SettingsError(
-            f"The key-encryption key {settings.kek_file} is in the data folder, so a copy of the data includes it."
-            " Move it to another folder and set kek_file."
-        )
-    return KekFile(settings.kek_file)
-
-
 def _make_folder(settings: Settings) -> None:
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -367,7 +340,7 @@ def _make_folder(settings: Settings) -> None:
         ) from error
 
 
-def _signers(settings: Settings, custody: SecretSealer) -> dict[str, Signer]:
+def configured_signers(settings: Settings, custody: SecretSealer) -> dict[str, Signer]:
     """Create every installed signer, by entry-point name. Raises SettingsError."""
     points = {point.name: point for point in entry_points(group="clustercert.signers")}
     if unknown := settings.signers.keys() - points.keys():

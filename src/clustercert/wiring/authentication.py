@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from clustercert.authn.access_keys import AccessKeyAuthenticator, AccessKeyLookup, AccessKeysByForm
 from clustercert.authn.credentials import Authenticator, Authenticators, TokenAuthenticator
-from clustercert.identity import Identity
+from clustercert.identity.service import Identity
 from clustercert.kubernetes.service_access import Access
 from clustercert.model import utc_now
 from clustercert.settings import Settings

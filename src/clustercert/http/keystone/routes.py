@@ -22,8 +22,8 @@ from clustercert.http.dependencies import (
     check_limits,
 )
 from clustercert.http.keystone import bodies
-from clustercert.identity import Identity
 from clustercert.identity.names import matches_name
+from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import JsonObject, Project
 from clustercert.model.errors import InvalidRequest, NotFound

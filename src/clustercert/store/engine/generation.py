@@ -11,15 +11,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-import structlog
 from cachetools import LRUCache
 
 from clustercert.background import running, wait_for_stop
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-logger = structlog.get_logger()
 
 
 class Generation:
@@ -74,9 +71,11 @@ class Generation:
                 failing = False
             except Exception as error:  # noqa: BLE001 - any error may be temporary, such as during a restore
                 if not failing:
-                    logger.warning(
-                        "caches disabled: store not answering", cause=repr(error.__cause__ or error)
-                    )
+                    # Imported only here, because it also imports rich, and commands on the store write no log.
+                    import structlog  # noqa: PLC0415
+
+                    cause = repr(error.__cause__ or error)
+                    structlog.get_logger().warning("caches disabled: store not answering", cause=cause)
                 failing = True
             await wait_for_stop(stop, self.INTERVAL)
 

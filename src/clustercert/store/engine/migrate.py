@@ -6,7 +6,7 @@ whose revision was changed in another way is refused, and so are those of builds
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -71,6 +71,17 @@ async def current(database: Database) -> str | None:
 def head(migrations: Path = MIGRATIONS) -> str:
     """Return the revision that this program needs. Raises SchemaError if the migrations are missing."""
     return max(_known(migrations))
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """Open a database during the block. Raises SchemaError if this program can't use its schema, or Unavailable."""
+    database = Database(url)
+    try:
+        await check(database)
+        yield database
+    finally:
+        await database.close()
 
 
 async def check(database: Database, migrations: Path = MIGRATIONS) -> None:
