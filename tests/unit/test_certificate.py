@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.http.administration.cluster_bodies import cluster_view
+from clustercert.http.administration.cluster_bodies import ClusterBody
 from clustercert.model import KeyType, PrivateKey, PublicKey, SigningRequest
 from clustercert.model.errors import InvalidRequest
 from clustercert.pki.certificates import (
@@ -321,5 +321,5 @@ def test_fingerprints_of_pem_blocks_need_no_parsing(count: int) -> None:
 def test_a_list_of_clusters_parses_no_certificate() -> None:
     """Parsing takes a thousand times as long, and a project's admin chooses the certificates."""
     pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    shown = cluster_view(replace(cluster(), server_ca_pem=pem))
+    shown = ClusterBody.render(replace(cluster(), server_ca_pem=pem))
     assert shown["server_ca_sha256"] == [hashlib.sha256(bytes(3)).hexdigest()]

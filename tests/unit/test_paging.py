@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clustercert.http.paging import KeyPageRequest, keyed_page, keyed_page_of_all
+from clustercert.http.paging import KeyPageRequest, keyset_page, sorted_page
 from clustercert.model import JsonObject
 
 MAX_BYTES = 1_000_000
@@ -26,9 +26,9 @@ async def test_pages_have_each_item_once_and_end_in_time(sizes: list[int], limit
         while True:
             page = KeyPageRequest(limit, after, MAX_BYTES)
             body = (
-                await keyed_page("items", read, lambda each: each, page)
+                await keyset_page("items", read, lambda each: each, page)
                 if pages_of == "read"
-                else keyed_page_of_all("items", items[::-1], page)
+                else sorted_page("items", items[::-1], page)
             )
             found = body["items"]
             assert isinstance(found, list)

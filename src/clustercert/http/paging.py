@@ -7,6 +7,7 @@ from typing import Annotated, Protocol, TypeVar
 
 import orjson
 from fastapi import Depends, Query
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 
 from clustercert.http.dependencies import ServicesDep
@@ -99,13 +100,19 @@ def row_number(text: str, error: ClustercertError) -> int:
     return int(text)
 
 
+class PageBody(BaseModel):
+    """Base of the bodies of pages."""
+
+    next: str | None = Field(description="The cursor of the next page; null on the last page.")
+
+
 class ReadPage(Protocol[T_co]):
     """Reads at most `limit` items with keys above `after`, sorted by key."""
 
     def __call__(self, *, after: str, limit: int) -> Awaitable[Sequence[T_co]]: ...
 
 
-async def keyed_page(
+async def keyset_page(
     name: str, read: ReadPage[T], view: Callable[[T], JsonObject], page: KeyPageRequest
 ) -> JsonObject:
     """Return the body of a page of items with a field `id`, by which they are sorted.
@@ -124,9 +131,7 @@ async def keyed_page(
             return page_body(name, shown.views, None)
 
 
-def keyed_page_of_all(
-    name: str, views: Iterable[JsonObject], page: KeyPageRequest, key: str = "id"
-) -> JsonObject:
+def sorted_page(name: str, views: Iterable[JsonObject], page: KeyPageRequest, key: str = "id") -> JsonObject:
     """Return the body of a page from a complete list in any order."""
     rest = sorted((each for each in views if str(each[key]) > page.after), key=lambda each: str(each[key]))
     return numbered_page(

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from http import HTTPStatus
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from clustercert.model import JsonObject
+from clustercert.model import JsonObject, rfc3339
 from clustercert.model.errors import ClustercertError, MethodNotAllowed, TooManyRequests, Unavailable
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -28,6 +31,33 @@ BROWSER_RULES = (
 )
 # Keystone clients read only errors in Keystone's format.
 KEYSTONE_PREFIXES = ("/v3/", "/v3.0/")
+
+
+def _rfc3339(value: object) -> object:
+    return rfc3339(value) if isinstance(value, datetime) else value
+
+
+def _hex(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+Time = Annotated[str, BeforeValidator(_rfc3339)]
+"""A field of a response with a time, RFC 3339."""
+Hex = Annotated[str, BeforeValidator(_hex)]
+"""A field of a response with bytes, lower-case hex."""
+SortedStrings = Annotated[dict[str, str], AfterValidator(lambda value: dict(sorted(value.items())))]
+"""A field of a response with an object, such as labels, sorted by name."""
+
+
+class ResponseBody(BaseModel):
+    """The body of a response, or a part of it. Most are read from an object's attributes of the same names."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def render(cls, source: Any) -> JsonObject:
+        """Return the JSON object with these fields of an object."""
+        return cls.model_validate(source).model_dump()
 
 
 def json_response(body: JsonObject, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -187,7 +187,7 @@ def shown(view: JsonObject, status: int = 200) -> Response:
 
 
 async def put(
-    wanted: Change,
+    change: Change,
     find: Callable[[], Awaitable[T]],
     save: Callable[[T | None, JsonObject | None], Awaitable[T]],
     view: Callable[[T], JsonObject],
@@ -201,9 +201,9 @@ async def put(
     for attempt in range(1, ATTEMPTS + 1):
         before = await _existing(find)
         current = view(before) if before is not None else None
-        wanted.check(current)
+        change.check(current)
         try:
-            with wanted.transactions():
+            with change.transactions():
                 after = await save(before, current)
         except Conflict as conflict:
             # Another request may have created or changed it at the same time.
@@ -215,7 +215,7 @@ async def put(
 
 
 async def delete(
-    wanted: Change,
+    change: Change,
     find: Callable[[], Awaitable[T]],
     remove: Callable[[T], Awaitable[None]],
     view: Callable[[T], JsonObject],
@@ -223,9 +223,9 @@ async def delete(
     """Delete a resource. `find` raises NotFound if it does not exist."""
     for attempt in range(1, ATTEMPTS + 1):
         before = await find()
-        wanted.check(view(before))
+        change.check(view(before))
         try:
-            with wanted.transactions():
+            with change.transactions():
                 await remove(before)
         except ConcurrentChange:
             if attempt == ATTEMPTS:

@@ -1,14 +1,17 @@
 """Bodies of the administration API for clusters."""
 
-from typing import get_args
+from typing import Annotated, get_args
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BeforeValidator, Field
 
 from clustercert.clusters.registration import Registration
 from clustercert.http.administration.changes import ResourceBody
 from clustercert.http.administration.directory import LABELS, Labels
-from clustercert.model import Cluster, ClusterOptions, JsonObject, rfc3339
+from clustercert.http.paging import PageBody
+from clustercert.http.responses import Hex, ResponseBody, SortedStrings, Time
+from clustercert.model import ClusterOptions
 from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 from clustercert.pki.certificates import fingerprint, pem_fingerprints
 
@@ -16,7 +19,7 @@ _DEFAULTS = ClusterOptions()
 
 
 class ClusterRequest(ResourceBody):
-    """The wanted state of a cluster."""
+    """The desired state of a cluster."""
 
     name: str | None = Field(
         default=None, description="A new name; by default, it keeps its name. Only for operators."
@@ -87,69 +90,56 @@ class ClusterRequest(ResourceBody):
         )
 
 
-class ClusterBody(BaseModel):
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
+
+
+class ClusterBody(ResponseBody):
     """A cluster. Times are RFC 3339."""
 
     id: str
     name: str
     project_id: str
     internal_url: str
-    server_ca: str
+    server_ca: str = Field(validation_alias="server_ca_pem")
     external_url: str | None
     san_urls: list[str]
     version: str
-    labels: Labels
+    labels: SortedStrings
     signer: str
-    webhook_mode: str = Field(json_schema_extra={"enum": list(get_args(WebhookMode))})
-    exemptions: list[str]
-    pins: list[str]
-    pin_components: bool
-    listed_masters: list[str]
-    credential_roles: dict[str, str]
-    admission: bool
-    unauthorized_ttl_seconds: int
-    server_ca_sha256: list[str] = Field(description="SHA-256 of each CA in `server_ca`, DER, lower-case hex.")
-    client_ca_id: str
-    client_ca: str = Field(description="The certificate for the API server's --client-ca-file, PEM.")
-    client_ca_sha256: str
-    client_ca_not_after: str
-    created_at: str
-    updated_at: str
+    webhook_mode: str = Field(
+        validation_alias=AliasPath("options", "mode"),
+        json_schema_extra={"enum": list(get_args(WebhookMode))},
+    )
+    exemptions: list[str] = Field(validation_alias=AliasPath("options", "exemptions"))
+    pins: list[str] = Field(validation_alias=AliasPath("options", "pins"))
+    pin_components: bool = Field(validation_alias=AliasPath("options", "pin_components"))
+    listed_masters: list[str] = Field(validation_alias=AliasPath("options", "listed_masters"))
+    credential_roles: Annotated[SortedStrings, BeforeValidator(lambda roles: roles or {})] = Field(
+        validation_alias=AliasPath("options", "credential_roles")
+    )
+    admission: bool = Field(validation_alias=AliasPath("options", "admission"))
+    unauthorized_ttl_seconds: int = Field(validation_alias=AliasPath("options", "unauthorized_ttl_seconds"))
+    server_ca_sha256: Annotated[list[Hex], BeforeValidator(pem_fingerprints)] = Field(
+        validation_alias="server_ca_pem",
+        description="SHA-256 of each CA in `server_ca`, DER, lower-case hex.",
+    )
+    client_ca_id: str = Field(validation_alias=AliasPath("client_ca", "id"))
+    client_ca: Annotated[str, BeforeValidator(_pem)] = Field(
+        validation_alias=AliasPath("client_ca", "certificate"),
+        description="The certificate for the API server's --client-ca-file, PEM.",
+    )
+    client_ca_sha256: Annotated[Hex, BeforeValidator(fingerprint)] = Field(
+        validation_alias=AliasPath("client_ca", "certificate")
+    )
+    client_ca_not_after: Time = Field(
+        validation_alias=AliasPath("client_ca", "certificate", "not_valid_after_utc")
+    )
+    created_at: Time
+    updated_at: Time
 
 
-class ClusterListBody(BaseModel):
+class ClusterListBody(PageBody):
     """A page of clusters, sorted by id."""
 
     clusters: list[ClusterBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
-
-
-def cluster_view(cluster: Cluster) -> JsonObject:
-    options, client_ca = cluster.options, cluster.client_ca
-    return {
-        "id": cluster.id,
-        "name": cluster.name,
-        "project_id": cluster.project_id,
-        "internal_url": cluster.internal_url,
-        "server_ca": cluster.server_ca_pem.decode("ascii"),
-        "external_url": cluster.external_url,
-        "san_urls": list(cluster.san_urls),
-        "version": cluster.version,
-        "labels": dict(sorted(cluster.labels.items())),
-        "signer": cluster.signer,
-        "webhook_mode": options.mode,
-        "exemptions": list(options.exemptions),
-        "pins": list(options.pins),
-        "pin_components": options.pin_components,
-        "listed_masters": list(options.listed_masters),
-        "credential_roles": dict(sorted((options.credential_roles or {}).items())),
-        "admission": options.admission,
-        "unauthorized_ttl_seconds": options.unauthorized_ttl_seconds,
-        "server_ca_sha256": [each.hex() for each in pem_fingerprints(cluster.server_ca_pem)],
-        "client_ca_id": client_ca.id,
-        "client_ca": client_ca.certificate.public_bytes(Encoding.PEM).decode("ascii"),
-        "client_ca_sha256": fingerprint(client_ca.certificate).hex(),
-        "client_ca_not_after": rfc3339(client_ca.certificate.not_valid_after_utc),
-        "created_at": rfc3339(cluster.created_at),
-        "updated_at": rfc3339(cluster.updated_at),
-    }

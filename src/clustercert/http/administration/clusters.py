@@ -19,7 +19,7 @@ from clustercert.http.administration import cluster_bodies as bodies
 from clustercert.http.administration.changes import AdminCall, AdminChange, Change
 from clustercert.http.administration.directory import project_by_id
 from clustercert.http.openapi import json_body
-from clustercert.http.paging import KeyPageDep, keyed_page
+from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
@@ -37,13 +37,13 @@ router = APIRouter(tags=["Administration"])
 async def list_clusters(call: AdminCall, project_id: str, page: KeyPageDep) -> Response:
     """List the clusters of a project. Sorted by id. Only for project admins and operators."""
     read = functools.partial(call.services.clusters.queries.page, project_id)
-    return responses.private(await keyed_page("clusters", read, bodies.cluster_view, page))
+    return responses.private(await keyset_page("clusters", read, bodies.ClusterBody.render, page))
 
 
 @router.get(CLUSTER, responses=changes.one(bodies.ClusterBody))
 async def show_cluster(call: AdminCall, project_id: str, cluster: str) -> Response:
     """Show how a cluster is registered. By name or id. Only for project admins and operators."""
-    return changes.shown(bodies.cluster_view(await call.services.clusters.find(project_id, cluster)))
+    return changes.shown(bodies.ClusterBody.render(await call.services.clusters.find(project_id, cluster)))
 
 
 @router.put(
@@ -69,20 +69,22 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
         body = change.body(bodies.ClusterRequest, current)
         options = before.options if before is not None else None
         name = before.name if before is not None else cluster
-        wanted = clusters.checked(body.registration(name, options))
-        _require_rights(change, before, wanted)
-        _check_policy(change, options or ClusterOptions(), wanted.options)
+        registration = clusters.checked(body.registration(name, options))
+        _require_rights(change, before, registration)
+        _check_policy(change, options or ClusterOptions(), registration.options)
         if before is not None:
-            return await clusters.replace(before, wanted, actor=actor)
+            return await clusters.replace(before, registration, actor=actor)
         if _ID.fullmatch(cluster):
             raise NotFound(f"There is no cluster with the id {cluster}.")
-        if wanted.name != cluster:
+        if registration.name != cluster:
             raise InvalidRequest("name: it must be the name in the path.")
-        prepared = prepared or await clusters.prepare(project_id, wanted, planned=change.dry_run)
+        prepared = prepared or await clusters.prepare(project_id, registration, planned=change.dry_run)
         await clusters.register(prepared, actor=actor)
         return prepared
 
-    return await changes.put(change, lambda: clusters.find(project_id, cluster), save, bodies.cluster_view)
+    return await changes.put(
+        change, lambda: clusters.find(project_id, cluster), save, bodies.ClusterBody.render
+    )
 
 
 @router.delete(CLUSTER, status_code=204, responses=changes.deleted())
@@ -94,27 +96,27 @@ async def delete_cluster(change: AdminChange, project_id: str, cluster: str) -> 
         await clusters.remove(found, actor=change.call.caller.actor, unchanged=True)
 
     return await changes.delete(
-        change, lambda: clusters.find(project_id, cluster), remove, bodies.cluster_view
+        change, lambda: clusters.find(project_id, cluster), remove, bodies.ClusterBody.render
     )
 
 
-def _require_rights(change: Change, before: Cluster | None, wanted: Registration) -> None:
+def _require_rights(change: Change, before: Cluster | None, registration: Registration) -> None:
     """Raise Forbidden if a project admin changes fields on which policy rules or connections of the service depend."""
     if operates(change.call.caller):
         return
     options = before.options if before is not None else ClusterOptions()
     is_connected = options.admission or options.credential_roles is not None or _is_issuer(change, before)
     changed = {
-        "labels": wanted.labels != (before.labels if before is not None else {}),
+        "labels": registration.labels != (before.labels if before is not None else {}),
         # A new cluster has a new CA, so its certificates are valid only where an API server is set up to trust it.
-        "name": before is not None and wanted.name != before.name,
-        "admission": wanted.options.admission != options.admission,
-        "credential_roles": wanted.options.credential_roles != options.credential_roles,
-        "signer": wanted.signer != (before.signer if before is not None else LOCAL),
+        "name": before is not None and registration.name != before.name,
+        "admission": registration.options.admission != options.admission,
+        "credential_roles": registration.options.credential_roles != options.credential_roles,
+        "signer": registration.signer != (before.signer if before is not None else LOCAL),
     }
     if before is not None and is_connected:
-        changed["internal_url"] = wanted.internal_url != before.internal_url
-        changed["server_ca"] = wanted.server_ca_pem != before.server_ca_pem
+        changed["internal_url"] = registration.internal_url != before.internal_url
+        changed["server_ca"] = registration.server_ca_pem != before.server_ca_pem
     if fields := [name for name, is_changed in changed.items() if is_changed]:
         raise Forbidden(f"{', '.join(fields)}: only operators may set or change this.")
 
@@ -127,12 +129,12 @@ def _is_issuer(change: Change, cluster: Cluster | None) -> bool:
     return any(issuer.cluster == cluster.id for issuer in oidc.issuers)
 
 
-def _check_policy(change: Change, before: ClusterOptions, wanted: ClusterOptions) -> None:
+def _check_policy(change: Change, before: ClusterOptions, options: ClusterOptions) -> None:
     """Raise InvalidRequest if new options don't fit the policy."""
     policy = change.call.services.policy
-    rules = set(wanted.credential_roles or {}) - set(before.credential_roles or {})
+    rules = set(options.credential_roles or {}) - set(before.credential_roles or {})
     if problem := credential_rule_problem(rules, policy):
         raise InvalidRequest(f"credential_roles: {problem}")
     for_operator = operates(change.call.caller)
-    if problem := exemption_problem(effective_exemptions(before, wanted), policy, for_operator=for_operator):
+    if problem := exemption_problem(effective_exemptions(before, options), policy, for_operator=for_operator):
         raise InvalidRequest(f"exemptions: {problem}")

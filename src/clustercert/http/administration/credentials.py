@@ -1,7 +1,7 @@
 """Routes that manage access keys of users, for operators, and webhook tokens of clusters."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from clustercert.http import IN_PROJECT, OWN, responses
@@ -15,9 +15,10 @@ from clustercert.http.administration.changes import (
 )
 from clustercert.http.administration.directory import KEPT, DirectoryDep, DomainDep
 from clustercert.http.openapi import json_body
-from clustercert.http.paging import KeyPageDep, keyed_page_of_all
+from clustercert.http.paging import KeyPageDep, PageBody, sorted_page
+from clustercert.http.responses import ResponseBody, Time
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
-from clustercert.model import AccessKey, Cluster, JsonObject, rfc3339
+from clustercert.model import AccessKey, Cluster, JsonObject
 from clustercert.model.errors import NotFound
 from clustercert.store.webhook_tokens import WebhookToken
 
@@ -32,22 +33,22 @@ class NewKeyRequest(ResourceBody):
 
 
 class KeyRequest(ResourceBody):
-    """The wanted state of an access key."""
+    """The desired state of an access key."""
 
     enabled: bool = Field(
         default=True, description=f"Disabling deletes all temporary keys of the user. {KEPT}"
     )
 
 
-class KeyBody(BaseModel):
+class KeyBody(ResponseBody):
     """An access key. Times are RFC 3339."""
 
-    access_key: str
+    access_key: str = Field(validation_alias="id")
     user_id: str
     description: str
     enabled: bool
-    created_at: str
-    expires_at: str | None = Field(description="Null for a permanent key.")
+    created_at: Time
+    expires_at: Time | None = Field(description="Null for a permanent key.")
 
 
 class IssuedKeyBody(KeyBody):
@@ -56,11 +57,10 @@ class IssuedKeyBody(KeyBody):
     secret_key: str | None
 
 
-class KeyListBody(BaseModel):
+class KeyListBody(PageBody):
     """A page of access keys, sorted by name."""
 
     access_keys: list[KeyBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 router = APIRouter(tags=["Administration"])
@@ -73,7 +73,7 @@ async def list_keys(
     """List the access keys of a user. Includes temporary keys. Only for operators."""
     user = await directory.find_user(name, domain)
     keys = await call.services.identity.access_keys.of_user(user)
-    return responses.private(keyed_page_of_all("access_keys", map(key_view, keys), page, "access_key"))
+    return responses.private(sorted_page("access_keys", map(KeyBody.render, keys), page, "access_key"))
 
 
 @router.post(
@@ -88,19 +88,21 @@ async def create_key(
     """Create an access key of a user. Only for operators."""
     change.check(None)
     user = await directory.find_user(name, domain)
-    wanted, call = change.body(NewKeyRequest, None), change.call
+    sent, call = change.body(NewKeyRequest, None), change.call
     with change.transactions():
         issued = await call.services.identity.access_keys.create(
-            user, description=wanted.description, actor=call.caller.actor
+            user, description=sent.description, actor=call.caller.actor
         )
     secret = None if change.dry_run else issued.secret
-    return responses.json_response(key_view(issued.key) | {"secret_key": secret}, 201, responses.NO_STORE)
+    return responses.json_response(
+        KeyBody.render(issued.key) | {"secret_key": secret}, 201, responses.NO_STORE
+    )
 
 
 @router.get(KEY, responses=changes.one(KeyBody))
 async def show_key(call: OperatorCall, access_key: str) -> Response:
     """Show an access key. Without its secret. Only for operators."""
-    return changes.shown(key_view(await call.services.identity.access_keys.find(access_key)))
+    return changes.shown(KeyBody.render(await call.services.identity.access_keys.find(access_key)))
 
 
 @router.put(KEY, responses=changes.replaced(KeyBody), openapi_extra=json_body(KeyRequest.model_json_schema()))
@@ -111,10 +113,10 @@ async def put_key(change: OperatorChange, access_key: str) -> Response:
     async def save(before: AccessKey | None, current: JsonObject | None) -> AccessKey:
         if before is None:
             raise NotFound(f"There is no access key {access_key}.")
-        wanted = change.body(KeyRequest, current)
-        return await keys.update(before, enabled=wanted.enabled, actor=change.call.caller.actor)
+        enabled = change.body(KeyRequest, current).enabled
+        return await keys.update(before, enabled=enabled, actor=change.call.caller.actor)
 
-    return await changes.put(change, lambda: keys.find(access_key), save, key_view)
+    return await changes.put(change, lambda: keys.find(access_key), save, KeyBody.render)
 
 
 @router.delete(KEY, status_code=204, responses=changes.deleted())
@@ -125,31 +127,20 @@ async def delete_key(change: OperatorChange, access_key: str) -> Response:
     async def remove(found: AccessKey) -> None:
         await keys.remove(found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: keys.find(access_key), remove, key_view)
-
-
-def key_view(key: AccessKey) -> JsonObject:
-    return {
-        "access_key": key.id,
-        "user_id": key.user_id,
-        "description": key.description,
-        "enabled": key.enabled,
-        "created_at": rfc3339(key.created_at),
-        "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
-    }
+    return await changes.delete(change, lambda: keys.find(access_key), remove, KeyBody.render)
 
 
 TOKENS = IN_PROJECT + "/clusters/{cluster}/webhook-tokens"
 
 
-class WebhookTokenBody(BaseModel):
+class WebhookTokenBody(ResponseBody):
     """A webhook token, without its secret. Times are RFC 3339."""
 
     id: str
     cluster_id: str
-    created_at: str
-    last_asked_at: str | None = Field(description="When an API server last used it, to the minute.")
-    last_events_at: str | None = Field(
+    created_at: Time
+    last_asked_at: Time | None = Field(description="When an API server last used it, to the minute.")
+    last_events_at: Time | None = Field(
         description="When the cluster's API servers last sent audit events, to the minute."
     )
 
@@ -160,11 +151,10 @@ class IssuedTokenBody(WebhookTokenBody):
     token: str | None
 
 
-class WebhookTokenListBody(BaseModel):
+class WebhookTokenListBody(PageBody):
     """A page of webhook tokens, sorted by id. A cluster has at most two."""
 
     webhook_tokens: list[WebhookTokenBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 @router.get(TOKENS, responses=changes.listed(WebhookTokenListBody))
@@ -172,14 +162,14 @@ async def list_tokens(call: AdminCall, project_id: str, cluster: str, page: KeyP
     """List the webhook tokens of a cluster. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
     found = await call.services.webhook.tokens.of_cluster(owner.id)
-    return responses.private(keyed_page_of_all("webhook_tokens", map(token_view, found), page))
+    return responses.private(sorted_page("webhook_tokens", map(WebhookTokenBody.render, found), page))
 
 
 @router.get(TOKENS + "/{token_id}", responses=changes.one(WebhookTokenBody))
 async def show_token(call: AdminCall, project_id: str, cluster: str, token_id: str) -> Response:
     """Show a webhook token, without its secret. Only for project admins and operators."""
     owner = await call.services.clusters.find(project_id, cluster)
-    return changes.shown(token_view(await _find(call.services.webhook.tokens, owner, token_id)))
+    return changes.shown(WebhookTokenBody.render(await _find(call.services.webhook.tokens, owner, token_id)))
 
 
 @router.post(TOKENS, status_code=201, responses=changes.issued(IssuedTokenBody))
@@ -191,7 +181,9 @@ async def create_token(change: AdminChange, project_id: str, cluster: str) -> Re
     with change.transactions():
         issued = await change.call.services.webhook.tokens.create(owner, actor=change.call.caller.actor)
     text = None if change.dry_run else issued.text
-    return responses.json_response(token_view(issued.token) | {"token": text}, 201, responses.NO_STORE)
+    return responses.json_response(
+        WebhookTokenBody.render(issued.token) | {"token": text}, 201, responses.NO_STORE
+    )
 
 
 @router.delete(TOKENS + "/{token_id}", status_code=204, responses=changes.deleted())
@@ -203,7 +195,9 @@ async def delete_token(change: AdminChange, project_id: str, cluster: str, token
     async def remove(found: WebhookToken) -> None:
         await tokens.remove(owner, found.id, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: _find(tokens, owner, token_id), remove, token_view)
+    return await changes.delete(
+        change, lambda: _find(tokens, owner, token_id), remove, WebhookTokenBody.render
+    )
 
 
 async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> WebhookToken:
@@ -211,13 +205,3 @@ async def _find(tokens: WebhookTokens, owner: Cluster, token_id: str) -> Webhook
         if each.id == token_id:
             return each
     raise NotFound("The cluster has no such webhook token. List them to see their ids.")
-
-
-def token_view(token: WebhookToken) -> JsonObject:
-    return {
-        "id": token.id,
-        "cluster_id": token.cluster_id,
-        "created_at": rfc3339(token.created_at),
-        "last_asked_at": rfc3339(token.last_asked_at) if token.last_asked_at is not None else None,
-        "last_events_at": rfc3339(token.last_events_at) if token.last_events_at is not None else None,
-    }

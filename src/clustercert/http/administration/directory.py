@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field
 from starlette.responses import Response
 
 from clustercert.http import OWN, responses
@@ -14,7 +14,8 @@ from clustercert.http.administration import changes
 from clustercert.http.administration.changes import OperatorCall, OperatorChange, ResourceBody
 from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import json_body
-from clustercert.http.paging import KeyPageDep, keyed_page, keyed_page_of_all
+from clustercert.http.paging import KeyPageDep, PageBody, keyset_page, sorted_page
+from clustercert.http.responses import ResponseBody, SortedStrings
 from clustercert.identity.directory import Directory
 from clustercert.model import Domain, Group, JsonObject, Project, User
 from clustercert.model.errors import ConcurrentChange, InvalidRequest, NotFound
@@ -27,7 +28,7 @@ KEPT = "If it is not sent, an existing object stays as it is."
 
 
 class DomainRequest(ResourceBody):
-    """The wanted state of a domain."""
+    """The desired state of a domain."""
 
     enabled: bool = Field(
         default=True, description=f"False locks out its users and disables its projects. {KEPT}"
@@ -35,7 +36,7 @@ class DomainRequest(ResourceBody):
 
 
 class ProjectRequest(ResourceBody):
-    """The wanted state of a project."""
+    """The desired state of a project."""
 
     id: str | None = Field(
         default=None,
@@ -48,7 +49,7 @@ class ProjectRequest(ResourceBody):
 
 
 class UserRequest(ResourceBody):
-    """The wanted state of a user."""
+    """The desired state of a user."""
 
     enabled: bool = Field(default=True, description=f"Disabling revokes all certificates of the user. {KEPT}")
     labels: Labels = Field(default={}, description=LABELS)
@@ -60,12 +61,12 @@ class UserRequest(ResourceBody):
 
 
 class GroupRequest(ResourceBody):
-    """The wanted state of a group."""
+    """The desired state of a group."""
 
     labels: Labels = Field(default={}, description=LABELS)
 
 
-class DomainBody(BaseModel):
+class DomainBody(ResponseBody):
     """A domain, which owns projects, users and groups."""
 
     id: str
@@ -73,12 +74,12 @@ class DomainBody(BaseModel):
     enabled: bool
 
 
-class _InDomain(BaseModel):
+class _InDomain(ResponseBody):
     id: str
     name: str
-    domain: str
-    domain_id: str
-    labels: Labels
+    domain: str = Field(validation_alias=AliasPath("domain", "name"))
+    domain_id: str = Field(validation_alias=AliasPath("domain", "id"))
+    labels: SortedStrings
 
 
 class ProjectBody(_InDomain):
@@ -98,61 +99,35 @@ class GroupBody(_InDomain):
     """A group of users, who have its roles."""
 
 
-class _Page(BaseModel):
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
-
-
-class DomainListBody(_Page):
+class DomainListBody(PageBody):
     """A page of domains, sorted by id."""
 
     domains: list[DomainBody]
 
 
-class ProjectListBody(_Page):
+class ProjectListBody(PageBody):
     """A page of projects, sorted by id."""
 
     projects: list[ProjectBody]
 
 
-class UserListBody(_Page):
+class UserListBody(PageBody):
     """A page of users, sorted by id."""
 
     users: list[UserBody]
 
 
-class GroupListBody(_Page):
+class GroupListBody(PageBody):
     """A page of groups, sorted by id."""
 
     groups: list[GroupBody]
 
 
-def domain_view(domain: Domain) -> JsonObject:
-    return {"id": domain.id, "name": domain.name, "enabled": domain.enabled}
-
-
-def project_view(project: Project) -> JsonObject:
-    return {**group_view(project), "description": project.description, "enabled": project.enabled}
-
-
-def user_view(user: User) -> JsonObject:
-    return {**group_view(user), "enabled": user.enabled}
-
-
-def group_view(entity: Project | User | Group) -> JsonObject:
-    return {
-        "id": entity.id,
-        "name": entity.name,
-        "domain": entity.domain.name,
-        "domain_id": entity.domain.id,
-        "labels": dict(sorted(entity.labels.items())),
-    }
-
-
 _MAX_NAMES = 10
 
 
-async def directory(parts: ServicesDep) -> Directory:
-    return parts.identity.directory
+async def directory(services: ServicesDep) -> Directory:
+    return services.identity.directory
 
 
 DirectoryDep = Annotated[Directory, Depends(directory)]
@@ -215,14 +190,14 @@ router = APIRouter(tags=["Administration"])
 @router.get(DOMAINS, responses=changes.listed(DomainListBody))
 async def list_domains(_call: OperatorCall, directory: DirectoryDep, page: KeyPageDep) -> Response:
     """List the domains. Sorted by id. Only for operators."""
-    views = [domain_view(each) for each in await directory.domains()]
-    return responses.private(keyed_page_of_all("domains", views, page))
+    views = [DomainBody.render(each) for each in await directory.domains()]
+    return responses.private(sorted_page("domains", views, page))
 
 
 @router.get(DOMAIN, responses=changes.one(DomainBody))
 async def show_domain(_call: OperatorCall, directory: DirectoryDep, name: str) -> Response:
     """Show a domain. By name or id. Only for operators."""
-    return changes.shown(domain_view(await directory.find_domain(name)))
+    return changes.shown(DomainBody.render(await directory.find_domain(name)))
 
 
 @router.put(
@@ -240,7 +215,7 @@ async def put_domain(change: OperatorChange, directory: DirectoryDep, name: str)
             return await directory.update_domain(before, enabled=enabled, actor=actor)
         return await directory.create_domain(new_name(name), enabled=enabled, actor=actor)
 
-    return await changes.put(change, lambda: directory.find_domain(name), save, domain_view)
+    return await changes.put(change, lambda: directory.find_domain(name), save, DomainBody.render)
 
 
 @router.delete(DOMAIN, status_code=204, responses=changes.deleted())
@@ -250,7 +225,7 @@ async def delete_domain(change: OperatorChange, directory: DirectoryDep, name: s
     async def remove(found: Domain) -> None:
         await directory.remove_domain(found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: directory.find_domain(name), remove, domain_view)
+    return await changes.delete(change, lambda: directory.find_domain(name), remove, DomainBody.render)
 
 
 E = TypeVar("E", bound=Project | User | Group)
@@ -292,7 +267,7 @@ def add_routes(kind: Kind[E]) -> None:
         name: Annotated[str | None, Query(description="List only objects with this name.")] = None,
     ) -> Response:
         read = functools.partial(directory.page, kind.of, domain, name)
-        return responses.private(await keyed_page(kind.plural, read, kind.view, page))
+        return responses.private(await keyset_page(kind.plural, read, kind.view, page))
 
     async def show(_call: OperatorCall, directory: DirectoryDep, name: str, domain: DomainDep) -> Response:
         return changes.shown(kind.view(await kind.find(directory, name, domain)))
@@ -301,10 +276,10 @@ def add_routes(kind: Kind[E]) -> None:
         actor = change.call.caller.actor
 
         async def save(before: E | None, current: JsonObject | None) -> E:
-            wanted = change.body(kind.request, current).model_dump()
+            fields = change.body(kind.request, current).model_dump()
             if before is not None:
-                return await kind.update(directory, before, **wanted, actor=actor)
-            return await kind.create(directory, new_name(name), domain, **wanted, actor=actor)
+                return await kind.update(directory, before, **fields, actor=actor)
+            return await kind.create(directory, new_name(name), domain, **fields, actor=actor)
 
         return await changes.put(change, lambda: kind.find(directory, name, domain), save, kind.view)
 
@@ -381,7 +356,7 @@ add_routes(
         ProjectRequest,
         ProjectBody,
         ProjectListBody,
-        project_view,
+        ProjectBody.render,
         Directory.find_project,
         _create_project,
         _update_project,
@@ -396,7 +371,7 @@ add_routes(
         UserRequest,
         UserBody,
         UserListBody,
-        user_view,
+        UserBody.render,
         Directory.find_user,
         Directory.create_user,
         _update_user,
@@ -411,7 +386,7 @@ add_routes(
         GroupRequest,
         GroupBody,
         GroupListBody,
-        group_view,
+        GroupBody.render,
         Directory.find_group,
         Directory.create_group,
         Directory.update_group,
@@ -430,11 +405,10 @@ class PasswordRequest(ResourceBody):
     password: str = Field(json_schema_extra={"minLength": 8, "maxLength": 1024})
 
 
-class MemberListBody(BaseModel):
+class MemberListBody(PageBody):
     """A page of users, sorted by id."""
 
     members: list[UserBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 @router.put(
@@ -448,7 +422,7 @@ async def set_password(
 ) -> Response:
     """Set a user's password. Deletes their tokens and temporary access keys. Only for operators."""
     user = await directory.find_user(name, domain)
-    change.check(user_view(user))
+    change.check(UserBody.render(user))
     password = change.body(PasswordRequest, None).password
     with change.transactions():
         await directory.set_password(user, password, actor=change.call.caller.actor)
@@ -462,7 +436,7 @@ async def list_projects(
     """List the projects in which a user has a role, directly or through a group. Sorted by id. Only for operators."""
     user = await directory.find_user(name, domain)
     found = await call.services.identity.roles.projects_of(user)
-    return responses.private(keyed_page_of_all("projects", map(project_view, found), page))
+    return responses.private(sorted_page("projects", map(ProjectBody.render, found), page))
 
 
 @router.get(MEMBERS, responses=changes.listed(MemberListBody))
@@ -472,7 +446,7 @@ async def list_members(
     """List the members of a group. Sorted by id. Only for operators."""
     group = await directory.find_group(name, domain)
     read = functools.partial(directory.member_page, group)
-    return responses.private(await keyed_page("members", read, user_view, page))
+    return responses.private(await keyset_page("members", read, UserBody.render, page))
 
 
 @router.put(MEMBER, responses=changes.replaced(UserBody))
@@ -488,7 +462,7 @@ async def add_member(
             raise ConcurrentChange
         return member
 
-    return await changes.put(change, lambda: directory.find_member(group, member), save, user_view)
+    return await changes.put(change, lambda: directory.find_member(group, member), save, UserBody.render)
 
 
 @router.delete(MEMBER, status_code=204, responses=changes.deleted())
@@ -501,4 +475,4 @@ async def remove_member(
     async def remove(found: User) -> None:
         await directory.remove_member(group, found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: directory.find_member(group, member), remove, user_view)
+    return await changes.delete(change, lambda: directory.find_member(group, member), remove, UserBody.render)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import Response
 
 from clustercert.http import IN_PROJECT, OWN, responses
@@ -28,7 +28,8 @@ from clustercert.http.administration.directory import (
     project_by_id,
 )
 from clustercert.http.dependencies import Call
-from clustercert.http.paging import KeyPageDep, keyed_page_of_all
+from clustercert.http.paging import KeyPageDep, PageBody, sorted_page
+from clustercert.http.responses import ResponseBody
 from clustercert.model import Domain, Group, JsonObject, Project, Role, RoleAssignment, User
 from clustercert.model.errors import ConcurrentChange, Forbidden, InvalidRequest, NotFound
 from clustercert.model.suggestion import did_you_mean
@@ -38,18 +39,17 @@ ROLES = OWN + "/roles"
 ROLE = ROLES + "/{name}"
 
 
-class RoleBody(BaseModel):
+class RoleBody(ResponseBody):
     """A role, which the policy maps to Kubernetes groups."""
 
     id: str
     name: str
 
 
-class RoleListBody(BaseModel):
+class RoleListBody(PageBody):
     """A page of roles, sorted by id."""
 
     roles: list[RoleBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 router = APIRouter(tags=["Administration"])
@@ -58,14 +58,14 @@ router = APIRouter(tags=["Administration"])
 @router.get(ROLES, responses=changes.listed(RoleListBody))
 async def list_roles(call: OperatorCall, page: KeyPageDep) -> Response:
     """List the roles. Sorted by id. Only for operators."""
-    views = [role_view(each) for each in await call.services.identity.roles.all()]
-    return responses.private(keyed_page_of_all("roles", views, page))
+    views = [RoleBody.render(each) for each in await call.services.identity.roles.all()]
+    return responses.private(sorted_page("roles", views, page))
 
 
 @router.get(ROLE, responses=changes.one(RoleBody))
 async def show_role(call: OperatorCall, name: str) -> Response:
     """Show a role. By name or id. Only for operators."""
-    return changes.shown(role_view(await call.services.identity.roles.find(name)))
+    return changes.shown(RoleBody.render(await call.services.identity.roles.find(name)))
 
 
 @router.put(ROLE, responses=changes.replaced(RoleBody))
@@ -77,7 +77,7 @@ async def put_role(change: OperatorChange, name: str) -> Response:
         change.require_unchanged(current)
         return before or await roles.create(new_name(name), actor=change.call.caller.actor)
 
-    return await changes.put(change, lambda: roles.find(name), save, role_view)
+    return await changes.put(change, lambda: roles.find(name), save, RoleBody.render)
 
 
 @router.delete(ROLE, status_code=204, responses=changes.deleted())
@@ -88,11 +88,7 @@ async def delete_role(change: OperatorChange, name: str) -> Response:
     async def remove(found: Role) -> None:
         await roles.remove(found, actor=change.call.caller.actor)
 
-    return await changes.delete(change, lambda: roles.find(name), remove, role_view)
-
-
-def role_view(role: Role) -> JsonObject:
-    return {"id": role.id, "name": role.name}
+    return await changes.delete(change, lambda: roles.find(name), remove, RoleBody.render)
 
 
 IN_SERVICE = OWN + "/assignments"
@@ -101,7 +97,7 @@ SERVICE = "service"
 _ONE = "/{role}/{assignees}/{name}"
 
 
-class AssignmentBody(BaseModel):
+class AssignmentBody(ResponseBody):
     """A role that a user or group has in a project or in the whole service."""
 
     id: str
@@ -114,12 +110,28 @@ class AssignmentBody(BaseModel):
     project: str | None = Field(description="Null for a role in the whole service.")
     project_id: str | None
 
+    @classmethod
+    def render(cls, source: RoleAssignment) -> JsonObject:
+        """Return the JSON object of an assignment."""
+        role, actor, project = source.role, source.actor, source.project
+        body = cls(
+            id=f"{actor.id}:{role.id}" + (f":{project.id}" if project is not None else ""),
+            role=role.name,
+            assignee="user" if isinstance(actor, User) else "group",
+            assignee_id=actor.id,
+            name=actor.name,
+            domain=actor.domain.name,
+            domain_id=actor.domain.id,
+            project=project.name if project is not None else None,
+            project_id=project.id if project is not None else None,
+        )
+        return body.model_dump()
 
-class AssignmentListBody(BaseModel):
+
+class AssignmentListBody(PageBody):
     """A page of assignments, sorted by id. Roles that users have through groups are not listed."""
 
     assignments: list[AssignmentBody]
-    next: str | None = Field(description="The cursor of the next page; null on the last page.")
 
 
 async def own_domain(
@@ -156,7 +168,7 @@ async def show_in_project(
 ) -> Response:
     """Show an assignment in a project. `assignees` is `users` or `groups`. Only for project admins and operators."""
     project = await project_by_id(call, project_id)
-    return changes.shown(assignment_view(await _find(call, project, role, assignees, name, domain)))
+    return changes.shown(AssignmentBody.render(await _find(call, project, role, assignees, name, domain)))
 
 
 @router.put(OF_PROJECT + _ONE, responses=changes.replaced(AssignmentBody))
@@ -223,7 +235,7 @@ async def show_in_service(
     call: OperatorCall, role: str, assignees: str, name: str, domain: DomainDep
 ) -> Response:
     """Show an assignment in the whole service. `assignees` is `users` or `groups`. Only for operators."""
-    return changes.shown(assignment_view(await _find(call, None, role, assignees, name, domain)))
+    return changes.shown(AssignmentBody.render(await _find(call, None, role, assignees, name, domain)))
 
 
 @router.put(IN_SERVICE + _ONE, responses=changes.replaced(AssignmentBody))
@@ -264,7 +276,7 @@ async def _assign(
         return RoleAssignment(known, assignee, project)
 
     response = await changes.put(
-        change, lambda: _find(call, project, role, assignees, name, domain), save, assignment_view
+        change, lambda: _find(call, project, role, assignees, name, domain), save, AssignmentBody.render
     )
     if warning := _warning(change, project, role):
         response.headers["Warning"] = f'299 - "{warning}"'
@@ -298,12 +310,12 @@ async def _unassign(
         )
 
     return await changes.delete(
-        change, lambda: _find(call, project, role, assignees, name, domain), remove, assignment_view
+        change, lambda: _find(call, project, role, assignees, name, domain), remove, AssignmentBody.render
     )
 
 
 def _list(found: Sequence[RoleAssignment], page: KeyPageDep) -> Response:
-    return responses.private(keyed_page_of_all("assignments", map(assignment_view, found), page))
+    return responses.private(sorted_page("assignments", map(AssignmentBody.render, found), page))
 
 
 async def _assignments(call: Call, project: Project | None) -> Sequence[RoleAssignment]:
@@ -342,18 +354,3 @@ def _kind(assignees: str) -> type[User] | type[Group]:
             return Group
         case _:
             raise NotFound("Write users or groups before the name.")
-
-
-def assignment_view(assignment: RoleAssignment) -> JsonObject:
-    actor, project = assignment.actor, assignment.project
-    return {
-        "id": f"{actor.id}:{assignment.role.id}" + (f":{project.id}" if project is not None else ""),
-        "role": assignment.role.name,
-        "assignee": "user" if isinstance(actor, User) else "group",
-        "assignee_id": actor.id,
-        "name": actor.name,
-        "domain": actor.domain.name,
-        "domain_id": actor.domain.id,
-        "project": project.name if project is not None else None,
-        "project_id": project.id if project is not None else None,
-    }
