@@ -1,4 +1,4 @@
-"""The commands in docs/audit.md that check an export without our software."""
+"""The commands in docs/evidence/audit-log-by-hand.md that check an export without our software."""
 
 import asyncio
 import re
@@ -12,7 +12,7 @@ from support.sealed_log import new_log
 from support.stores import patient, sqlite_url
 from support.wait import SECONDS
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "audit.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "evidence" / "audit-log-by-hand.md"
 
 pytestmark = pytest.mark.skipif(
     not all(map(shutil.which, ("openssl", "jq", "xxd"))), reason="openssl, jq or xxd is not installed"
