@@ -324,6 +324,7 @@ def test_the_admission_policy_stops_writes_without_a_webhook(site: OperatedClust
 
     assert code == 0, checks
     assert "it still reads" in checks["revoke"]["detail"]
+    assert checks["altered copy"]["detail"] == "refused with another signature too"
     assert checks["revoke"]["seconds"] > 0
 
 
@@ -346,6 +347,7 @@ def test_the_end_of_a_binding_stops_a_certificate(site: OperatedCluster) -> None
 
     assert code == 0, checks
     assert "by the end of its binding" in checks["revoke"]["detail"]
+    assert checks["altered copy"]["result"] == "ok"
     assert checks["revoke"]["seconds"] > 0
     # The API server calls no webhook, so only the binding could have stopped the certificate.
     assert site.verify("--by", "webhook", "--wait", "1")[1]["revoke"]["result"] == "failed"

@@ -4,16 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from support import managed_cluster
 from support.apiserver import ApiServer
 from support.command_line import Operator
 from support.operated_cluster import OperatedCluster
 from support.stores import Store, sqlite_url
 from support.wait import eventually
-
-pytestmark = pytest.mark.full
 
 
 @pytest.fixture
@@ -56,25 +52,6 @@ def copies_seen(site: OperatedCluster) -> list[int]:
         and each.identity.username == "clustercert:verify"
         and each.identity.credential_id not in known
     ]
-
-
-def without_webhook(site: OperatedCluster) -> None:
-    document = yaml.safe_load((site.folder / "authorization-config.yaml").read_text())
-    document["authorizers"] = [each for each in document["authorizers"] if each["type"] != "Webhook"]
-    other = site.folder / "without.yaml"
-    other.write_text(yaml.safe_dump(document))
-    site.cluster.authorize_with(other)
-
-
-def with_admission(site: OperatedCluster, *options: str) -> None:
-    """Set up a cluster where only the admission policy stops revoked certificates."""
-    site.update("--admission", *options)
-    site.set_up()
-    for name in ("admission.yaml", "service-access.yaml"):
-        for document in yaml.safe_load_all((site.folder / name).read_text()):
-            path = managed_cluster.PATHS[str(document["kind"])]
-            managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
-    without_webhook(site)
 
 
 def test_copies_of_both_certificates_are_refused(site: OperatedCluster) -> None:
@@ -129,27 +106,3 @@ def test_with_an_rsa_ca_copies_are_not_tried(rsa_site: OperatedCluster) -> None:
     assert "rsa-2048" in checks["altered copy"]["detail"]
     assert checks["other certificate"]["result"] == "ok"
     assert copies_seen(rsa_site) == []
-
-
-def test_the_admission_policy_refuses_the_copy_too(site: OperatedCluster) -> None:
-    with_admission(site)
-
-    code, checks = site.verify()
-
-    assert code == 0, checks
-    assert checks["altered copy"]["detail"] == "refused with another signature too"
-
-
-def test_the_end_of_a_binding_stops_the_copy_too(site: OperatedCluster) -> None:
-    site.update("--credential-role", "admin=cluster-admin")
-    site.set_up()
-    for document in yaml.safe_load_all((site.folder / "service-access.yaml").read_text()):
-        path = managed_cluster.PATHS[str(document["kind"])]
-        managed_cluster.as_admin(site.cluster, lambda api, p=path, d=document: api.create(p, d))  # type: ignore[misc] # the lambda has no types
-    without_webhook(site)
-
-    code, checks = site.verify()
-
-    assert code == 0, checks
-    assert checks["altered copy"]["result"] == "ok"
-    assert checks["issue"]["detail"] == "two certificates for clustercert:verify in one credential group each"
