@@ -1,9 +1,10 @@
 import base64
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -17,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from clustercert.model import KeyType
 from clustercert.pki.keys import key_type_of
-from support.clustercert_requests import ask, recorded, without_data
 from support.leaf_checks import (
     BACKDATE,
     assert_client_leaf,
@@ -29,6 +29,32 @@ from support.leaf_checks import (
 from support.service import Service
 from support.stores import rows
 from support.world import World
+
+
+def ask(
+    client: httpx.Client, world: World, cluster: str = "plain", who: str = "admin", **sent: Any
+) -> httpx.Response:
+    sent.setdefault("json", {"duration": 30})
+    headers = world.people[who].headers | sent.pop("headers", {})
+    query = sent.pop("query", "")
+    return client.post(world.path(cluster) + query, headers=headers, **sent)
+
+
+def recorded(world: World) -> tuple[int, int]:
+    """Return the numbers of recorded certificates and of `certificate.issued` events."""
+    certificates = rows(world.database, "select count(*) from certificate")
+    events = rows(world.database, "select count(*) from audit_event where kind = 'certificate.issued'")
+    return int(str(certificates[0][0])), int(str(events[0][0]))
+
+
+def without_data(document: Any) -> Any:
+    blank = deepcopy(document)
+    for entry in [item["cluster"] for item in blank["clusters"]] + [item["user"] for item in blank["users"]]:
+        for name in entry:
+            if name.endswith("-data"):
+                entry[name] = ""
+    return blank
+
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
