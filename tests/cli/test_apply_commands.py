@@ -314,7 +314,7 @@ def test_prune_leaves_an_object_whose_label_goes_while_it_asks(operator: Operato
 def test_messages_about_standard_input_say_so(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     for content, said in (
         ("{kind: Usr}", "standard input, document 1: "),
-        ("a: [", "standard input is not a file"),
+        ("a: [", "standard input is not valid YAML"),
         ("", "standard input has no documents."),
     ):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files, merge
-from clustercert.cli.kubeconfig.kubeconfig_entries import ClusterRef
-from clustercert.cli.kubeconfig.text import Changes
+from clustercert.cli.kubeconfig import entries, files, merge
+from clustercert.cli.kubeconfig.entries import ClusterRef
 from clustercert.cli.options import CommandError
 
 EMPTY = "apiVersion: v1\nkind: Config\n"
@@ -27,9 +26,8 @@ NAME = "default-prod"
 REF = ClusterRef("default", "1" * 32, "eu-de", "Default", "2" * 32, "prod")
 
 
-def wanted() -> Changes:
-    address: dict[str, Any] = {"server": "https://theirs.test"}
-    return kubeconfig_entries.changes(NAME, REF, address, kubeconfig_entries.exec_user(REF, []))
+def new_entry() -> merge._NewEntry:
+    return merge._NewEntry(REF, {"server": "https://theirs.test"}, entries.exec_user(REF, []))
 
 
 def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path: Path) -> None:
@@ -40,7 +38,7 @@ def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path:
     config.write_text(FOREIGN)
 
     with pytest.raises(CommandError, match="has another entry named default-prod"):
-        merge._write(plan, {NAME: wanted()}, use=False)
+        merge._write(plan, {NAME: new_entry()}, use=False)
 
     assert config.read_text() == FOREIGN
     assert list(tmp_path.iterdir()) == [config]
@@ -49,7 +47,7 @@ def test_an_entry_that_another_program_added_meanwhile_is_not_replaced(tmp_path:
 def test_a_context_that_another_program_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(FOREIGN)
-    changed = kubeconfig_files.change(config, lambda it: kubeconfig_entries.removal(it, {NAME}))
+    changed = files.change(config, lambda it: entries.remove(it, {NAME}))
     assert not changed
     assert config.read_text() == FOREIGN
 
@@ -66,16 +64,16 @@ def document(server: str) -> dict[str, Any]:
 def test_an_address_without_tls_is_not_a_verified_one(server: str) -> None:
     config = document(server)
     with pytest.raises(CommandError, match="--insecure"):
-        kubeconfig_entries.verified_address(config, internal=False, insecure=False)
+        entries.verified_address(config, internal=False, insecure=False)
     with pytest.raises(CommandError, match="--insecure"):
-        kubeconfig_entries.verified_address(config, internal=False, insecure=False, only="internal")
-    address = kubeconfig_entries.verified_address(config, internal=False, insecure=True)
+        entries.verified_address(config, internal=False, insecure=False, only="internal")
+    address = entries.verified_address(config, internal=False, insecure=True)
     assert address == {"server": server}
-    assert "unencrypted" in str(kubeconfig_entries.address_warning(address))
-    assert "unencrypted" in str(kubeconfig_entries.current_address_warning(config))
+    assert "unencrypted" in str(entries.address_warning(address))
+    assert "unencrypted" in str(entries.current_address_warning(config))
 
 
 def test_an_https_address_needs_no_warning() -> None:
     config = document("https://10.0.0.1:6443")
-    assert kubeconfig_entries.verified_address(config, internal=True, insecure=False)
-    assert kubeconfig_entries.current_address_warning(config) is None
+    assert entries.verified_address(config, internal=True, insecure=False)
+    assert entries.current_address_warning(config) is None

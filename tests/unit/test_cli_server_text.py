@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clustercert.cli.credential import entry
-from clustercert.cli.kubeconfig.kubeconfig_entries import ClusterRef, context_name
+from clustercert.cli.kubeconfig.entries import ClusterRef, context_name
 from clustercert.cli.login import profile
 from clustercert.cli.login.profile import Profile
 from clustercert.cli.options import CommandError

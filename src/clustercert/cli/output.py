@@ -193,11 +193,11 @@ def document(value: object, output: Output) -> str:
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         # Non-printable characters occur only in strings, where JSON can escape them.
         return _NOT_PLAIN_ASCII.sub(lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text)
-    import yaml
+    from clustercert.cli.yaml_io import dump
 
     # If a character is not printable, escape everything outside ASCII.
     for allow_unicode in (True, False):
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=allow_unicode, width=1_000_000)
+        text = dump(value, allow_unicode=allow_unicode)
         if all(line.isprintable() for line in text.split("\n")):
             break
     return text

@@ -47,9 +47,9 @@ class AddressOptions:
             if self.kube_context is not None or self.follow_files:
                 raise typer.BadParameter("--context and --follow-files require --from-kubeconfig.")
             return self.internal_url, ca_pem
-        from clustercert.cli.kubeconfig import reading
+        from clustercert.cli.kubeconfig import cluster_import
 
-        found = reading.read(
+        found = cluster_import.read(
             self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
         )
         if found.skipped_fields:

@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from clustercert.cli.kubeconfig import reading
-from clustercert.cli.kubeconfig.reading import STANDARD_INPUT, bounded, checked_yaml, in_messages
+from clustercert.cli.kubeconfig import cluster_import
 from clustercert.cli.options import CommandError
 from clustercert.cli.resources import MAPPING, NAME, RESOURCES, Field, Resource, Schema
+from clustercert.cli.yaml_io import STANDARD_INPUT, Dumper, in_messages, parse, read_input
 from clustercert.model.errors import InvalidRequest
 
 API_VERSION = "clustercert/v1"
@@ -106,9 +106,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _documents(file: Path) -> Iterator[Document]:
-    content = bounded(file, MAX_BYTES)
+    content = read_input(file, MAX_BYTES)
     file = in_messages(file)
-    for number, value in enumerate(checked_yaml(content, file, "a file of documents"), 1):
+    for number, value in enumerate(parse(content, f"{file}"), 1):
         if value is not None:
             yield _document(value, file, f"{file}, document {number}")
 
@@ -193,7 +193,7 @@ def write_documents(values: list[dict[str, object]]) -> str:
     return yaml.dump_all(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(Dumper):
     """Writes text of several lines, such as certificates, as a block."""
 
 
@@ -213,7 +213,7 @@ def cluster_fields(document: Document) -> dict[str, Any]:
     fields |= {name: value for name, value in document.spec.items() if name not in _KUBECONFIG}
     if "kubeconfig" in document.spec:
         path = document.source.parent / document.spec["kubeconfig"]
-        found = reading.read(
+        found = cluster_import.read(
             path, document.spec.get("context"), need_ca="server_ca" not in fields, follow_files=False
         )
         fields.setdefault("internal_url", found.server)

@@ -11,7 +11,7 @@ import typer
 from clustercert.cli.credential.certificate_files import CertificateFile, certificate_files
 from clustercert.cli.credential.entry import Request
 from clustercert.cli.credential.renewal import Failure
-from clustercert.cli.kubeconfig.kubeconfig_entries import plugin_command
+from clustercert.cli.kubeconfig.entries import plugin_command
 from clustercert.cli.options import LifetimeOptions
 from clustercert.cli.output import note, write_out
 from clustercert.cli.session import warn_in_client

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.kubeconfig import kubeconfig_entries, merge, unmerge
-from clustercert.cli.kubeconfig.kubeconfig_entries import FILE_TEMPLATE, ClusterRef
+from clustercert.cli.kubeconfig import entries, merge, unmerge
+from clustercert.cli.kubeconfig.entries import FILE_TEMPLATE, ClusterRef
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.options import (
     CommandError,
@@ -96,11 +96,11 @@ class ContextOptions:
     ] = False
 
     def __post_init__(self) -> None:
-        kubeconfig_entries.parse_template(self.context_name)
+        entries.parse_template(self.context_name)
 
     def check(self, client: "Client", ref: ClusterRef, user: str) -> None:
         """Raise CommandError if the options can't be satisfied. Called before a certificate is issued."""
-        kubeconfig_entries.context_name(self.context_name, ref, user)
+        entries.context_name(self.context_name, ref, user)
         if self.context is None or _SAN_CONTEXT.fullmatch(self.context):
             return
         contexts = client.contexts(ref.project_id, ref.cluster_id)
@@ -117,10 +117,10 @@ class ContextOptions:
                 kubeconfig.document["current-context"] = self.context
             return kubeconfig.document
         wanted = self.context if self.context in kubeconfig.contexts else None
-        address = kubeconfig_entries.verified_address(
+        address = entries.verified_address(
             kubeconfig.document, internal=False, insecure=self.insecure, only=wanted
         )
-        name = kubeconfig_entries.context_name(self.context_name, ref, user)
+        name = entries.context_name(self.context_name, ref, user)
         return {
             "kind": "Config",
             "apiVersion": "v1",
@@ -179,7 +179,7 @@ def _report(
         f"For {user}{named} with the groups {', '.join(kubeconfig.groups) or 'none'}, valid until "
         f"{kubeconfig.not_after:%Y-%m-%d %H:%M:%S} UTC"
     )
-    if warning := kubeconfig_entries.current_address_warning(document):
+    if warning := entries.current_address_warning(document):
         note(warning)
     if context is not None and context not in kubeconfig.contexts:
         raise CommandError(

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from clustercert.cli.commands import expand_options
-from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files
-from clustercert.cli.kubeconfig.kubeconfig_entries import DEFAULT_TEMPLATE, ClusterRef
-from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
+from clustercert.cli.kubeconfig import entries, files
+from clustercert.cli.kubeconfig.document import CURRENT, Kubeconfig
+from clustercert.cli.kubeconfig.entries import DEFAULT_TEMPLATE, ClusterRef
 from clustercert.cli.login.options import LoginOptions
 from clustercert.cli.lookup import ReachableCluster, reachable_cluster, reachable_clusters
 from clustercert.cli.options import (
@@ -68,7 +68,7 @@ class EntryOptions:
         if self.embed and self.files:
             raise typer.BadParameter("Give only one of --embed and --files.")
         LifetimeOptions(expires_in=self.expires_in).lifetime(datetime.now(UTC))
-        kubeconfig_entries.parse_template(self.context_name)
+        entries.parse_template(self.context_name)
 
     def user(self, ref: ClusterRef, issued: "IssuedKubeconfig") -> "JsonObject":
         """The user entry. The exec plugin's cache or the file gets the certificate."""
@@ -90,7 +90,15 @@ class EntryOptions:
         options = ["--service-key"] if self.service_key else []
         if self.expires_in is not None:
             options += ["--expires-in", self.expires_in]
-        return kubeconfig_entries.exec_user(ref, options)
+        return entries.exec_user(ref, options)
+
+
+class _NewEntry(NamedTuple):
+    """The contents of a new cluster and user."""
+
+    ref: ClusterRef
+    address: "JsonObject"
+    user: "JsonObject"
 
 
 @dataclass(slots=True)
@@ -103,8 +111,8 @@ class _Plan:
 
     @classmethod
     def read(cls, explicit: Path | None) -> "_Plan":
-        paths = kubeconfig_files.loading_order(explicit, os.environ)
-        return cls(paths, {path: kubeconfig_files.load(path) for path in paths})
+        paths = files.loading_order(explicit, os.environ)
+        return cls(paths, {path: files.load(path) for path in paths})
 
     def add(self, name: str, ref: ClusterRef) -> None:
         """Add the name of a new entry. Raises CommandError if another entry has this name."""
@@ -114,13 +122,13 @@ class _Plan:
                 "'{domain}-{project}-{cluster}' or '{profile}-{cluster}-{id}'."
             )
         for path, config in self.configs.items():
-            kubeconfig_entries.check_owner(config, path, name, ref)
+            entries.check_owner(config, path, name, ref)
         self.names[name] = ref
 
     def target(self, name: str) -> Path:
         """The file that has this context, or the one that gets new entries."""
         holders = (path for path, config in self.configs.items() if name in config.entries("contexts"))
-        return next(holders, kubeconfig_files.default_target(self.files))
+        return next(holders, files.default_target(self.files))
 
 
 @expand_options
@@ -138,7 +146,7 @@ def merge(
         ),
     ] = None,
     domain: ProjectDomainOption = None,
-    entries: EntryOptions,
+    options: EntryOptions,
     login: LoginOptions,
     kubeconfig: KubeconfigOption = None,
     use: Annotated[bool, typer.Option("--use", help="Make it the current context.")] = False,
@@ -155,7 +163,7 @@ def merge(
     if use and (every or len(clusters or ()) != 1):
         raise typer.BadParameter("--use needs exactly one cluster.")
     chosen = login.profile()
-    if not entries.embed and login.saved_name is None:
+    if not options.embed and login.saved_name is None:
         raise CommandError(
             "Renewing certificates needs a saved login. Run `clustercert login URL`, or write them with --embed."
         )
@@ -163,9 +171,9 @@ def merge(
     with chosen.explain_rejection(), chosen.client() as client:
         found = _selected(client, chosen, clusters or (), project, domain)
         for ref in (ClusterRef(login.saved_name or "openstack", *each) for each in found):
-            plan.add(kubeconfig_entries.context_name(entries.context_name, ref, chosen.user), ref)
-        changes = _issued(client, plan, entries, skip=every)
-    _write(plan, changes, use=use)
+            plan.add(entries.context_name(options.context_name, ref, chosen.user), ref)
+        new = _issued(client, plan, options, skip=every)
+    _write(plan, new, use=use)
 
 
 def _selected(
@@ -184,8 +192,8 @@ def _selected(
     return list(dict.fromkeys(found))
 
 
-def _issued(client: "Client", plan: _Plan, entries: EntryOptions, *, skip: bool) -> dict[str, Changes]:
-    """Request certificates and build the entries, by name.
+def _issued(client: "Client", plan: _Plan, options: EntryOptions, *, skip: bool) -> dict[str, _NewEntry]:
+    """Request certificates. Returns the new entries by name.
 
     Args:
         skip: whether to leave out clusters for which the service refuses a certificate.
@@ -195,8 +203,8 @@ def _issued(client: "Client", plan: _Plan, entries: EntryOptions, *, skip: bool)
 
     found = {}
     for name, ref in plan.names.items():
-        lifetime = LifetimeOptions(expires_in=entries.expires_in)
-        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not entries.service_key)
+        lifetime = LifetimeOptions(expires_in=options.expires_in)
+        request = CertificateRequest(ref.project_id, ref.cluster_id, lifetime, not options.service_key)
         try:
             issued = request.send(client)
         except ApiError as error:
@@ -204,41 +212,41 @@ def _issued(client: "Client", plan: _Plan, entries: EntryOptions, *, skip: bool)
                 raise
             note(f"Skipped {ref.cluster}: {error.message}")
             continue
-        address = kubeconfig_entries.verified_address(
-            issued.kubeconfig.document, internal=entries.internal, insecure=entries.insecure
+        address = entries.verified_address(
+            issued.kubeconfig.document, internal=options.internal, insecure=options.insecure
         )
-        found[name] = kubeconfig_entries.changes(name, ref, address, entries.user(ref, issued))
+        found[name] = _NewEntry(ref, address, options.user(ref, issued))
     if not found:
         raise CommandError("The service refused certificates for all clusters.")
     return found
 
 
-def _write(plan: _Plan, changes: dict[str, Changes], *, use: bool) -> None:
-    by_file: dict[Path, list[str]] = {}
-    for name in changes:
-        by_file.setdefault(plan.target(name), []).append(name)
-    current, current_file = next(iter(changes)), kubeconfig_files.default_target(plan.files)
+def _write(plan: _Plan, new: dict[str, _NewEntry], *, use: bool) -> None:
+    by_file: dict[Path, dict[str, _NewEntry]] = {}
+    for name, entry in new.items():
+        by_file.setdefault(plan.target(name), {})[name] = entry
+    current, current_file = next(iter(new)), files.default_target(plan.files)
     if use:
-        by_file.setdefault(current_file, [])
-    for path, names in by_file.items():
-        put = {noun: {name: changes[name].put[noun][name] for name in names} for noun in LISTS}
+        by_file.setdefault(current_file, {})
+    for path, in_file in by_file.items():
         # One change of each file, so that the backup is the file from before the command.
-        wanted = Changes(put=put, current=current if use and path == current_file else None)
-        kubeconfig_files.change(path, partial(_update, path=path, names=plan.names, wanted=wanted))
-        for name in names:
-            ref, address = plan.names[name], put["clusters"][name]["cluster"]
-            note(f"{name}: the cluster {ref.cluster} at {address['server']}, in {path}")
-            if warning := kubeconfig_entries.address_warning(address):
+        used = current if use and path == current_file else None
+        files.change(path, partial(_put, path=path, new=in_file, current=used))
+        for name, entry in in_file.items():
+            note(f"{name}: the cluster {entry.ref.cluster} at {entry.address['server']}, in {path}")
+            if warning := entries.address_warning(entry.address):
                 note(warning)
     if not use:
         _hint(plan, current)
 
 
-def _update(config: Kubeconfig, *, path: Path, names: Mapping[str, ClusterRef], wanted: Changes) -> Changes:
-    """Check again under the file's lock, because another program may have added entries. Returns the changes."""
-    for name in wanted.put["contexts"]:
-        kubeconfig_entries.check_owner(config, path, name, names[name])
-    return kubeconfig_entries.keep_additions(config, wanted)
+def _put(config: Kubeconfig, *, path: Path, new: Mapping[str, _NewEntry], current: str | None) -> None:
+    """Put the entries. Checks again under the file's lock, because another program may have added entries."""
+    for name, entry in new.items():
+        entries.check_owner(config, path, name, entry.ref)
+        entries.put(config, name, *entry)
+    if current is not None:
+        config.value[CURRENT] = current
 
 
 def _hint(plan: _Plan, name: str) -> None:

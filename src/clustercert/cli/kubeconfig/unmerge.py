@@ -11,8 +11,8 @@ import typer
 
 from clustercert.cli.credential import cache
 from clustercert.cli.credential.certificate_files import MAX_CERTIFICATE_BYTES, CertificateFile
-from clustercert.cli.kubeconfig import kubeconfig_entries, kubeconfig_files
-from clustercert.cli.kubeconfig.kubeconfig_entries import Merged
+from clustercert.cli.kubeconfig import entries, files
+from clustercert.cli.kubeconfig.entries import Merged
 from clustercert.cli.kubeconfig.merge import KubeconfigOption
 from clustercert.cli.options import UnknownName
 from clustercert.cli.output import Output, OutputOption, note, show_list, with_domain, write_out
@@ -36,23 +36,19 @@ def unmerge(
     warn_in_client(os.environ)
     left = set(names or ())
     found = False
-    for path in kubeconfig_files.loading_order(kubeconfig, os.environ):
-        config = kubeconfig_files.load(path)
-        removed = [
-            each for each in kubeconfig_entries.merged(config) if every or _names(each) & set(names or ())
-        ]
+    for path in files.loading_order(kubeconfig, os.environ):
+        config = files.load(path)
+        removed = [each for each in entries.merged(config) if every or _names(each) & set(names or ())]
         left -= {name for each in removed for name in _names(each)}
         if removed:
             found = True
             contexts = {each.context for each in removed}
-            kubeconfig_files.change(path, partial(kubeconfig_entries.removal, contexts=contexts))
+            files.change(path, partial(entries.remove, contexts=contexts))
             for each in removed:
                 _forget(each)
                 note(f"Removed the context {each.context} from {path}")
             if any(each.kind == "embedded" for each in removed):
-                note(
-                    f"{kubeconfig_files.backup_of(path)} still has private keys. Delete it if you do not need it."
-                )
+                note(f"{files.backup_of(path)} still has private keys. Delete it if you do not need it.")
             if config.current in contexts:
                 note("There is no current context now. Choose one with `kubectl config use-context NAME`.")
     if left:
@@ -68,11 +64,11 @@ def list_merged(kubeconfig: KubeconfigOption = None, output: OutputOption = Outp
     warn_in_client(os.environ)
     rows = []
     seen: set[str] = set()
-    paths = kubeconfig_files.loading_order(kubeconfig, os.environ)
-    configs = {path: kubeconfig_files.load(path) for path in paths}
+    paths = files.loading_order(kubeconfig, os.environ)
+    configs = {path: files.load(path) for path in paths}
     current = next((config.current for config in configs.values() if config.current), None)
     for path, config in configs.items():
-        for each in kubeconfig_entries.merged(config):
+        for each in entries.merged(config):
             if each.context not in seen:
                 rows.append(_row(each, path, current))
             seen.add(each.context)
@@ -84,7 +80,7 @@ def allowlist() -> None:
 
     Needed only where ~/.kube/kuberc has a credentialPluginPolicy.
     """
-    command = kubeconfig_entries.plugin_command()[0]
+    command = entries.plugin_command()[0]
     write_out(
         "credentialPluginPolicy: Allowlist\n"
         "credentialPluginAllowlist:\n"

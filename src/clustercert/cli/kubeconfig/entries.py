@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
-from clustercert.cli.kubeconfig.text import LISTS, Changes, Kubeconfig
+from clustercert.cli.kubeconfig.document import CURRENT, LISTS, Kubeconfig
 from clustercert.cli.options import CommandError, UsageError
 from clustercert.file_names import is_plain
 from clustercert.model import JsonObject
@@ -21,7 +21,7 @@ _NOUNS = {
     "users": ("user", _EXTENSION),
     "contexts": ("context", _EXTENSION),
 }
-# The fields that `merge` sets. It keeps other fields, which users added, such as a namespace or a proxy.
+# The fields that `merge` replaces. It keeps other fields, which users added, such as a namespace or a proxy.
 _OWN_FIELDS = {
     "clusters": {"server", "certificate-authority-data", "insecure-skip-tls-verify", "extensions"},
     "contexts": {"cluster", "user", "extensions"},
@@ -100,30 +100,20 @@ def context_name(template: str, ref: ClusterRef, user: str) -> str:
     return name
 
 
-def changes(name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> Changes:
-    """Return the changes that put a cluster, a user and a context with one name."""
-    mark = asdict(ref)
-    return Changes(
-        put={
-            "clusters": {name: _entry("clusters", name, address, mark)},
-            "users": {name: _entry("users", name, user, mark)},
-            "contexts": {name: _entry("contexts", name, {"cluster": name, "user": name}, mark)},
-        }
-    )
-
-
-def keep_additions(config: Kubeconfig, wanted: Changes) -> Changes:
-    """Keep the fields that users added to the present entries, such as a namespace or a proxy."""
-    put: dict[str, dict[str, dict[str, Any]]] = {}
-    for field, entries in wanted.put.items():
-        noun, present = _NOUNS[field][0], config.entries(field)
-        put[field] = {}
-        for name, entry in entries.items():
-            old = present.get(name, {}).get(noun) or {}
-            own = _OWN_FIELDS.get(field)
-            kept = {key: value for key, value in old.items() if key not in own} if own else {}
-            put[field][name] = {"name": name, noun: {**entry[noun], **kept}}
-    return Changes(put, wanted.remove, wanted.current)
+def put(config: Kubeconfig, name: str, ref: ClusterRef, address: JsonObject, user: JsonObject) -> None:
+    """Add a cluster, a user and a context of one name, or replace them."""
+    contents: dict[str, JsonObject] = {
+        "clusters": address,
+        "users": user,
+        "contexts": {"cluster": name, "user": name},
+    }
+    for field, content in contents.items():
+        noun, extension = _NOUNS[field]
+        present = config.entries(field).get(name, {}).get(noun) or {}
+        own = _OWN_FIELDS.get(field)
+        kept = {key: value for key, value in present.items() if key not in own} if own else {}
+        mark = {"name": extension, "extension": asdict(ref)}
+        config.put(field, {"name": name, noun: {**content, "extensions": [mark], **kept}})
 
 
 def owner(config: Kubeconfig, field: str, name: str) -> ClusterRef | Literal["other"] | None:
@@ -156,25 +146,22 @@ def merged(config: Kubeconfig) -> list[Merged]:
     return found
 
 
-def removal(config: Kubeconfig, contexts: set[str]) -> Changes:
+def remove(config: Kubeconfig, contexts: set[str]) -> None:
     """Remove contexts with their clusters and users, if `merge` wrote those and nothing else uses them."""
-    contexts = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
-    remove = {"contexts": frozenset(contexts)}
-    others = [
-        entry.get("context") or {}
-        for name, entry in config.entries("contexts").items()
-        if name not in contexts
-    ]
-    removed = [entry["context"] for name, entry in config.entries("contexts").items() if name in contexts]
+    present = config.entries("contexts")
+    removed = {name for name in contexts if owner(config, "contexts", name) not in (None, "other")}
     for field in ("clusters", "users"):
         noun = _NOUNS[field][0]
-        used = {context.get(noun) for context in others}
-        remove[field] = frozenset(
-            name
-            for name in (context.get(noun) for context in removed)
-            if name not in used and owner(config, field, name) not in (None, "other")
-        )
-    return Changes(remove=remove, current="" if config.current in contexts else None)
+        used = {
+            (entry.get("context") or {}).get(noun) for name, entry in present.items() if name not in removed
+        }
+        for name in {present[each]["context"].get(noun) for each in removed} - used:
+            if owner(config, field, name) not in (None, "other"):
+                config.remove(field, name)
+    for name in removed:
+        config.remove("contexts", name)
+    if config.current in removed:
+        config.value[CURRENT] = ""
 
 
 def verified_address(
@@ -261,11 +248,6 @@ def plugin_command() -> list[str]:
 def _objects(kubeconfig: JsonObject, field: str) -> list[dict[str, Any]]:
     found = kubeconfig[field]
     return found if isinstance(found, list) else []
-
-
-def _entry(field: str, name: str, content: JsonObject, mark: JsonObject) -> JsonObject:
-    noun, extension = _NOUNS[field]
-    return {"name": name, noun: {**content, "extensions": [{"name": extension, "extension": mark}]}}
 
 
 def _ref(field: str, entry: Mapping[str, Any]) -> ClusterRef | None:

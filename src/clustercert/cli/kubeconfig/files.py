@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from clustercert.cli.kubeconfig.text import MAX_BYTES, Changes, Kubeconfig, MalformedKubeconfig
+from clustercert.cli.kubeconfig.document import Kubeconfig
 from clustercert.cli.options import CommandError, home_folder
-from clustercert.secure_file import read_regular_file, write_private
+from clustercert.cli.yaml_io import MalformedYaml, read_regular
+from clustercert.secure_file import write_private
 
+# The maximum size: that of a kubeconfig with embedded certificates for about 500 clusters.
+_MAX_BYTES = 4 * 1024 * 1024
 _BACKUP_SUFFIX = ".clustercert-backup"
 _LOCK_SECONDS = 10.0
 _POLL_SECONDS = 0.05
@@ -38,7 +41,7 @@ def load(path: Path) -> Kubeconfig:
     return _parsed(path, _content(path))
 
 
-def change(path: Path, changes: Callable[[Kubeconfig], Changes]) -> bool:
+def change(path: Path, edit: Callable[[Kubeconfig], None]) -> bool:
     """Change a file as its content requires. Returns whether its text changed.
 
     Raises CommandError, and then the file is as it was.
@@ -47,8 +50,15 @@ def change(path: Path, changes: Callable[[Kubeconfig], Changes]) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(path):
             content = _content(path)
-            text = _changed(path, content, changes)
-            if text is None:
+            config = _parsed(path, content)
+            edit(config)
+            try:
+                text = config.changed_text()
+            except MalformedYaml as error:
+                raise CommandError(
+                    f"The file {path} can't be changed. {error.message} It was not changed."
+                ) from None
+            if text == config.text:
                 return False
             if content:
                 write_private(backup_of(path), content, keep_owner=True, follow_links=False)
@@ -60,30 +70,15 @@ def change(path: Path, changes: Callable[[Kubeconfig], Changes]) -> bool:
         ) from error
 
 
-def _changed(path: Path, content: bytes, changes: Callable[[Kubeconfig], Changes]) -> str | None:
-    """The new text, or `None` if it is the old one."""
-    config = _parsed(path, content)
-    try:
-        text = config.changed(changes(config))
-    except MalformedKubeconfig as error:
-        raise CommandError(f"The file {path} can't be changed. {error.message} It was not changed.") from None
-    return None if text == config.text else text
-
-
 def _parsed(path: Path, content: bytes) -> Kubeconfig:
     try:
         return Kubeconfig(content)
-    except MalformedKubeconfig as error:
+    except MalformedYaml as error:
         raise CommandError(f"The file {path} can't be used as a kubeconfig. {error.message}") from None
 
 
 def _content(path: Path) -> bytes:
-    if not path.exists():
-        return b""
-    try:
-        return read_regular_file(path, MAX_BYTES + 1)
-    except OSError as error:
-        raise CommandError(f"The file {path} can't be read: {error.strerror}.") from error
+    return read_regular(path, _MAX_BYTES) if path.exists() else b""
 
 
 @contextlib.contextmanager
