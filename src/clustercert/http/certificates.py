@@ -14,7 +14,7 @@ from clustercert.certificates.access import AccessReport, CertificateAccess, Unk
 from clustercert.certificates.list import csv_text
 from clustercert.certificates.recorder import certificate_name
 from clustercert.http import IN_CLUSTER, IN_PROJECT, OWN, openapi, query, responses
-from clustercert.http.dependencies import Anonymous, Call, CallDep, ServicesDep
+from clustercert.http.dependencies import Call, CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, described
 from clustercert.http.paging import KeyPageDep, PageDep, fitting, numbered_page, page_body
 from clustercert.http.responses import prefers
@@ -534,7 +534,6 @@ _CACHED = {"Cache-Control": "public, max-age=10", "Vary": "Accept"}
         errors={status: openapi.ERRORS[status] for status in (404, 429, 500, 503)},
     ),
     response_class=Response,
-    dependencies=[Anonymous],
 )
 async def show_crl(request: Request, cluster_id: str, ca_id: str, services: ServicesDep) -> Response:
     """Show the certificate revocation list of a client CA.

@@ -1,4 +1,4 @@
-"""FastAPI dependencies for routes: services, raw body, caller, limits.
+"""FastAPI dependencies for routes: services, raw body, caller.
 
 The contract defines the order of checks: the body's size, the caller, the body's content.
 """
@@ -21,7 +21,6 @@ from clustercert.http.context import context_of
 from clustercert.identity.service import Identity
 from clustercert.issuance.explanations import Explanations
 from clustercert.kubernetes.webhook import Webhook
-from clustercert.limits import Limiter, RouteClass
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import CertificateIssuer
 from clustercert.model import Caller, UnverifiedRequest
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_BODY = 64 * 1024
 
-CCE_PREFIXES = ("/api/v3/", "/autopilot/v3/")
-API_PREFIX = "/clustercert/v1/"
 WEBHOOK_PREFIX = "/clustercert/v1/kubernetes/"
 
 
@@ -83,7 +80,6 @@ class Services:
     webhook: Webhook
     authenticator: Authenticator
     oidc: "OidcAuthenticator | None"
-    limiter: Limiter
     failure_limit: FailureLimit
     check_ready: Callable[[], Awaitable[None]]
     update_gauges: Callable[[], Awaitable[None]]
@@ -91,23 +87,23 @@ class Services:
     policy: PolicySettings
 
 
-async def services(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     return cast("Services", request.app.state.services)
 
 
-ServicesDep = Annotated[Services, Depends(services)]
+ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-async def raw_body(request: Request, parts: ServicesDep) -> bytes:
+async def raw_body(request: Request, services: ServicesDep) -> bytes:
     """Read the whole body. Raises TooLarge or RequestTimeout."""
-    return await received(request, parts.options.body_timeout, MAX_BODY)
+    return await received(request, services.options.body_timeout, MAX_BODY)
 
 
 RawBody = Annotated[bytes, Depends(raw_body)]
 
 
-async def authenticated(request: Request, raw: bytes, parts: Services) -> Caller:
-    """Authenticate the caller and check their limits. Raises Unauthenticated or TooManyRequests.
+async def authenticated(request: Request, raw: bytes, services: Services) -> Caller:
+    """Authenticate the caller. Raises Unauthenticated or TooManyFailures.
 
     Always verifies a token or signature, regardless of earlier failures from the same address.
     """
@@ -121,20 +117,17 @@ async def authenticated(request: Request, raw: bytes, parts: Services) -> Caller
         origin=context.origin,
     )
     try:
-        caller = await parts.authenticator.authenticate(only_credential(unverified.headers), unverified)
+        caller = await services.authenticator.authenticate(only_credential(unverified.headers), unverified)
     except Unauthenticated as failure:
-        await check_limits(request, parts, None)
-        parts.failure_limit.check(context.origin, failure)
+        services.failure_limit.check(context.origin, failure)
         raise
     except CredentialUnverified:
         # Count this as a failed authentication: while an issuer can't be reached, invented tokens cause this error,
         # too.
-        await check_limits(request, parts, None)
-        parts.failure_limit.check(context.origin)
-        parts.failure_limit.count(context.origin)
+        services.failure_limit.check(context.origin)
+        services.failure_limit.count(context.origin)
         raise
     context.caller = caller
-    await check_limits(request, parts, caller)
     return caller
 
 
@@ -148,35 +141,12 @@ class Call:
     caller: Caller
 
 
-async def call(request: Request, parts: ServicesDep, raw: RawBody) -> Call:
-    """Authenticate the caller and check their limits. Raises Unauthenticated or TooManyRequests."""
-    return Call(request, parts, raw, await authenticated(request, raw, parts))
+async def call(request: Request, services: ServicesDep, raw: RawBody) -> Call:
+    """Authenticate the caller. Raises Unauthenticated or TooManyFailures."""
+    return Call(request, services, raw, await authenticated(request, raw, services))
 
 
 CallDep = Annotated[Call, Depends(call)]
-
-
-def check_limits(request: Request, parts: Services, caller: Caller | None) -> Awaitable[None]:
-    """Check the rate limits; called once for each request. Raises TooManyRequests."""
-    return parts.limiter.check(
-        _route_class(request.scope["path"]), context_of(request).origin.address, caller
-    )
-
-
-async def anonymous(request: Request, parts: ServicesDep) -> None:
-    """Check the rate limits on a route that needs no authentication. Raises TooManyRequests."""
-    await check_limits(request, parts, None)
-
-
-Anonymous = Depends(anonymous)
-
-
-def _route_class(path: str) -> RouteClass:
-    if path.startswith(CCE_PREFIXES):
-        return "cce"
-    if path.startswith(WEBHOOK_PREFIX):
-        return "webhook"
-    return "api" if path.startswith(API_PREFIX) else "keystone"
 
 
 def base_url(request: Request) -> str:

@@ -16,7 +16,7 @@ from clustercert.certificates.list import UserCluster
 from clustercert.certificates.revocation import LoggedOut
 from clustercert.http import OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
-from clustercert.http.dependencies import Anonymous, CallDep, ServicesDep
+from clustercert.http.dependencies import CallDep, ServicesDep
 from clustercert.http.openapi import ERRORS, PUBLIC_ERRORS, described, json_body
 from clustercert.identity.token_report import TokenReport, report_on_token
 from clustercert.model import AccessKey, Caller, JsonObject, KnownUser, Project, rfc3339
@@ -295,7 +295,6 @@ router = APIRouter(tags=["Identity providers"])
 @router.get(
     OWN + "/issuers",
     responses=described("The issuers.", IssuersBody, errors=_PUBLIC),
-    dependencies=[Anonymous],
 )
 async def list_issuers(services: ServicesDep) -> Response:
     """List the OIDC issuers at which people log in.

@@ -20,7 +20,7 @@ from clustercert.http import IN_CLUSTER, OWN, query, responses
 from clustercert.http.body import RequestBody, parsed, require_json
 from clustercert.http.cce.clusters import CLUSTER
 from clustercert.http.context import context_of
-from clustercert.http.dependencies import Anonymous, Call, CallDep, RawBody, Services, ServicesDep
+from clustercert.http.dependencies import Call, CallDep, RawBody, Services, ServicesDep
 from clustercert.http.openapi import ERRORS, described, json_body
 from clustercert.http.paging import PageDep, numbered_page, row_number
 from clustercert.model import JsonObject, Revocation, RevocationReason, rfc3339
@@ -388,7 +388,6 @@ async def undo_revocation(call: CallDep, revocation_id: str) -> Response:
     OWN + "/certificates/{certificate}/revoke-with-key",
     responses=_KEY_REVOKED,
     openapi_extra=json_body(RevokeWithKeyRequest.model_json_schema()) | {"security": []},
-    dependencies=[Anonymous],
 )
 async def revoke_with_key(
     request: Request, certificate: str, raw: RawBody, services: ServicesDep

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from clustercert.http import responses
 from clustercert.http.body import beginning, chunks
 from clustercert.http.context import context_of
-from clustercert.http.dependencies import Services, ServicesDep, check_limits
+from clustercert.http.dependencies import Services, ServicesDep
 from clustercert.http.openapi import ERRORS, TEXT, described, json_body
 from clustercert.http.responses import EarlyResponse
 from clustercert.kubernetes.webhook import audit_events, review
@@ -130,7 +130,6 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
 
     It records when credentials were used, and which ones are unknown or altered.
     """
-    await check_limits(request, services, None)
     try:
         webhook_config = await services.webhook.tokens.authenticate(cluster_id, _token(request))
         body = chunks(request, services.options.body_timeout)
@@ -142,8 +141,7 @@ async def receive_audit_events(request: Request, services: ServicesDep, cluster_
 
 
 async def handle_review(request: Request, services: Services, cluster_id: str) -> Response:
-    """Check limits, token, size and content, in this order, and decide on the credential."""
-    await check_limits(request, services, None)
+    """Check token, size and content, in this order, and decide on the credential."""
     try:
         token = _token(request)
         tokens, seconds = services.webhook.tokens, services.options.body_timeout

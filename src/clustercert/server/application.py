@@ -31,7 +31,6 @@ from clustercert.http.context import RequestContext, attach
 from clustercert.http.dependencies import Options, Services
 from clustercert.http.middleware import AuthenticationFailure, RequestMiddleware
 from clustercert.http.source_address import SourceAddresses
-from clustercert.limits import Unlimited
 from clustercert.limits.failures import FailureLimit
 from clustercert.limits.issuing import LimitedIssuance
 from clustercert.model import Actor, Caller, Domain, UnverifiedRequest, User, utc_now
@@ -339,7 +338,6 @@ def services_of(parts: Components, role: ServerRole) -> Services:
         webhook=parts.webhook,
         authenticator=parts.authenticator,
         oidc=parts.oidc,
-        limiter=Unlimited(),
         failure_limit=FailureLimit(settings.limits.failures_per_minute),
         check_ready=Readiness(parts.database, parts.custody if role != "webhook" else None).check,
         update_gauges=StoreGauges(

@@ -13,13 +13,11 @@ from clustercert.http import openapi, responses
 from clustercert.http.body import parsed
 from clustercert.http.context import context_of
 from clustercert.http.dependencies import (
-    Anonymous,
     CallDep,
     RawBody,
     ServicesDep,
     authenticated,
     base_url,
-    check_limits,
 )
 from clustercert.http.keystone import bodies
 from clustercert.identity.names import matches_name
@@ -60,11 +58,10 @@ _ABOUT_A_TOKEN: dict[str, Any] = {"parameters": [_SUBJECT], "security": openapi.
 NoCatalog = Annotated[str | None, Query(description="If present, the response omits the catalog.")]
 
 
-@router.get("/v3/", include_in_schema=False, dependencies=[Anonymous])
+@router.get("/v3/", include_in_schema=False)
 @router.get(
     "/v3",
     responses=_described("The version.", errors={}),
-    dependencies=[Anonymous],
 )
 async def show_version(request: Request) -> Response:
     """Show the version of the identity API.
@@ -83,7 +80,6 @@ async def show_version(request: Request) -> Response:
         headers=_TOKEN_HEADER,
     ),
     openapi_extra=bodies.described(bodies.TokenRequest),
-    dependencies=[Anonymous],
 )
 async def create_token(
     request: Request, raw: RawBody, services: ServicesDep, nocatalog: NoCatalog = None
@@ -155,7 +151,6 @@ async def show_user(call: CallDep, user_id: str) -> Response:
     responses=_described("The password is changed.", status=204),
     response_class=Response,
     openapi_extra=bodies.described(bodies.PasswordRequest) | {"security": []},
-    dependencies=[Anonymous],
 )
 async def change_password(request: Request, raw: RawBody, services: ServicesDep, user_id: str) -> Response:
     """Change a user's own password.
@@ -251,8 +246,6 @@ async def create_temporary_key(request: Request, raw: RawBody, services: Service
     caller, identity = None, services.identity
     if any(request.headers.get(name) for name in ("x-auth-token", "authorization")):
         caller = await authenticated(request, raw, services)
-    else:
-        await check_limits(request, services, None)
     sent = parsed(raw, bodies.TemporaryKeyRequest)
     if caller is None:
         caller = await identity.tokens.caller_of_token(sent.token() or "", context_of(request).origin)
