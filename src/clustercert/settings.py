@@ -103,7 +103,7 @@ class ServerSettings(Section):
         other_urls: further URLs of the service. Users who logged in at one of its URLs are not asked again at the
             others.
         trusted_proxies: networks of proxies, such as `10.0.0.0/8`. The source address of their requests is taken from
-            `X-Forwarded-For` or `Forwarded`; other requests have the address of their connection.
+            `X-Forwarded-For`; other requests have the address of their connection.
         body_timeout: longest time in seconds for receiving a request body.
         request_timeout: longest time in seconds for processing a request.
     """

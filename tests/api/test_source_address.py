@@ -50,7 +50,7 @@ def test_a_proxy_that_is_not_trusted_is_told_once_and_counted(
     service = service_with(server={"trusted_proxies": proxies})
     before = ignored()
     with captured_logs(middleware) as lines:
-        for header in ({}, {"X-Forwarded-For": CLIENT}, {"Forwarded": f"for={OTHER}"}):
+        for header in ({}, {"X-Forwarded-For": CLIENT}, {"X-Forwarded-For": OTHER}):
             assert issue(service.client, world, header).status_code == 200
     [line] = [line for line in lines if line["event"].startswith("forwarding header ignored")]
     assert (line["log_level"], line["peer"]) == ("warning", "127.0.0.1")
@@ -62,15 +62,7 @@ def test_a_trusted_proxy_is_not_counted(service_with: Callable[..., Service], wo
     before = ignored()
     with captured_logs(middleware) as lines:
         # Also if the header names no address.
-        for header in ({"X-Forwarded-For": CLIENT}, {"Forwarded": "for=_hidden"}):
+        for header in ({"X-Forwarded-For": CLIENT}, {"X-Forwarded-For": "unknown"}):
             assert issue(service.client, world, header).status_code == 200
     assert not [line for line in lines if line["event"].startswith("forwarding header ignored")]
     assert ignored() == before
-
-
-def test_headers_that_contradict_each_other_are_refused(
-    service_with: Callable[..., Service], world: World
-) -> None:
-    proxied = service_with(server={"trusted_proxies": ["127.0.0.0/8"]})
-    response = issue(proxied.client, world, {"X-Forwarded-For": CLIENT, "Forwarded": f"for={OTHER}"})
-    assert (response.status_code, response.json()["errorCode"]) == (400, "CCE.01400001")

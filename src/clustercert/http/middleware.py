@@ -14,7 +14,7 @@ from clustercert.http import responses
 from clustercert.http.context import RequestContext, attach, context_of
 from clustercert.http.dependencies import WEBHOOK_PREFIX
 from clustercert.http.query import refuse_repeated
-from clustercert.http.source_address import HEADERS, SourceAddresses, peer_address
+from clustercert.http.source_address import HEADER, SourceAddresses, peer_address
 from clustercert.limits.failures import FailureLimit
 from clustercert.model import Caller, Origin, new_id
 from clustercert.model.errors import (
@@ -129,10 +129,10 @@ class RequestMiddleware:
         try:
             if self._sources is not None:
                 context = context_of(scope)
-                context.origin = replace(context.origin, address=self._sources.of(scope))
+                context.origin = replace(context.origin, address=self._sources.address_of(scope))
             names = [name for name, _ in scope["headers"]]
-            if not HEADERS.isdisjoint(names):
-                self._note_forwarding(scope)
+            if HEADER in names:
+                self._report_ignored_forwarding(scope)
             if not _check(scope, names):
                 in_flight = self._enter(scope["path"])
             async with deadline:
@@ -152,7 +152,7 @@ class RequestMiddleware:
             self._in_flight -= in_flight
         return None
 
-    def _note_forwarding(self, scope: Scope) -> None:
+    def _report_ignored_forwarding(self, scope: Scope) -> None:
         """Count a forwarding header that is ignored. Warn of the first one: a proxy may be missing in the settings."""
         peer = peer_address(scope)
         if self._sources is not None and self._sources.trusts(peer):

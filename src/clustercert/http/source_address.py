@@ -1,7 +1,8 @@
 """The source address of a request: the connection's peer or, behind trusted proxies, the client that they report.
 
-A proxy appends the address of its own client. So only entries that trusted proxies appended are trustworthy: the
-source is the right-most address that is not a trusted proxy. Entries further left are the client's own claims.
+A proxy appends the address of its own client to X-Forwarded-For. So only entries that trusted proxies appended are
+trustworthy: the source is the right-most address that is not a trusted proxy. Entries further left are the client's own
+claims.
 """
 
 import ipaddress
@@ -10,21 +11,17 @@ from collections.abc import Iterable, Sequence
 
 from starlette.types import Scope
 
-from clustercert.model.errors import InvalidRequest
-
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNKNOWN = "unknown"
-HEADERS = frozenset({b"x-forwarded-for", b"forwarded"})
+HEADER = b"x-forwarded-for"
 # The maximum number of proxies in a row, more than real deployments have. It bounds the work for one request.
 MAX_HOPS = 16
 # The maximum length of an entry, longer than any address with brackets and a port.
 _MAX_HOP = 64
 
-# RFC 7239, 4. Addresses need no escapes in a quoted string.
-_FOR = re.compile(r'[ \t]*for=(?:"([^"\\]*)"|([^" \t]*))[ \t]*', re.IGNORECASE | re.ASCII)
-# An optional port follows, as in RFC 7239, 6. Some proxies also append one in X-Forwarded-For.
+# Some proxies append a port.
 _HOP = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9.]+))(?::[0-9]{1,5})?|([0-9a-f:.]+)", re.IGNORECASE | re.ASCII)
 
 
@@ -34,25 +31,12 @@ class SourceAddresses:
     def __init__(self, trusted: Iterable[Network] = ()) -> None:
         self._trusted = tuple(trusted)
 
-    def of(self, scope: Scope) -> str:
-        """Return the source address, or the peer's address if a trusted proxy sent no valid one.
-
-        Raises InvalidRequest if X-Forwarded-For and Forwarded disagree: a client may have sent one of them.
-        """
+    def address_of(self, scope: Scope) -> str:
+        """Return the source address, or the peer's address if a trusted proxy sent no valid one."""
         peer = peer_address(scope)
         if not self.trusts(peer):
             return peer
-        named = set()
-        if hops := _last_entries(scope, b"x-forwarded-for"):
-            named.add(self._source(hops) or peer)
-        if elements := _last_entries(scope, b"forwarded"):
-            named.add(self._source([_for(element) for element in elements]) or peer)
-        if len(named) > 1:
-            raise InvalidRequest(
-                "X-Forwarded-For and Forwarded name different addresses. The proxy must remove the header that it does"
-                " not set."
-            )
-        return named.pop() if named else peer
+        return self._source(_last_entries(scope)) or peer
 
     def trusts(self, peer: str) -> bool:
         return bool(self._trusted) and self._is_trusted(_parsed(peer))
@@ -81,22 +65,15 @@ def peer_address(scope: Scope) -> str:
     return str(_parsed(address) or address) if address.startswith("::ffff:") else address
 
 
-def _last_entries(scope: Scope, name: bytes) -> list[str]:
-    """Return the right-most entries of a list header, which may be on several lines."""
+def _last_entries(scope: Scope) -> list[str]:
+    """Return the right-most entries of X-Forwarded-For, which may be on several lines."""
     entries: list[str] = []
     for header, value in reversed(scope["headers"]):
-        if header == name:
-            # No address contains a comma, so splitting quoted strings is safe: a client can't change later entries.
+        if header == HEADER:
             entries = value.decode("latin-1").rsplit(",", MAX_HOPS)[-MAX_HOPS:] + entries
             if len(entries) >= MAX_HOPS:
                 break
     return entries[-MAX_HOPS:]
-
-
-def _for(element: str) -> str:
-    """Return the `for` address from one element of the Forwarded header; empty if it has none."""
-    found = [match for part in element.split(";") if (match := _FOR.fullmatch(part))]
-    return (found[0][1] or found[0][2] or "") if len(found) == 1 else ""
 
 
 def _hop_address(hop: str) -> Address | None:

@@ -60,7 +60,7 @@ LIMITED = Counter(
 )
 FORWARDING_IGNORED = Counter(
     "clustercert_forwarding_ignored",
-    "Requests with X-Forwarded-For or Forwarded from a peer that is not in server.trusted_proxies",
+    "Requests with X-Forwarded-For from a peer that is not in server.trusted_proxies",
 )
 CONNECTIONS_CLOSED = Counter(
     "clustercert_connections_closed",
