@@ -18,9 +18,9 @@ import httpx
 from bench import processes, tls
 from bench.peers import Peer
 from bench.traffic import Who
-from clustercert.clusters.registration import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.model import Actor, KeyType, Origin
+from clustercert.model.clusters import Registration
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
 from clustercert.pki.keys import new_key

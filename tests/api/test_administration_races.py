@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 
-from clustercert.clusters.registration import Registration
 from clustercert.model import Actor, ClientCA, KeyType, Origin, SigningRequest
 from clustercert.pki.crl import CrlContent
 from clustercert.pki.signer import Signer
@@ -111,7 +110,7 @@ def test_a_lost_race_changes_the_cluster_that_won(administration: Administration
 
     async def register() -> None:
         (other, *_) = await before.queries.page(project, after="", limit=1)
-        wanted = replace(Registration.of(other), name=name, labels={})
+        wanted = replace(other, name=name, labels={})
         await before.add(project, wanted, actor=actor(administration))
 
     with interrupted(administration, register) as signer:

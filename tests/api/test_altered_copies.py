@@ -14,7 +14,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.clusters.registration import Registration
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.kubernetes.setup.authorization import WebhookConfig, match_conditions
 from clustercert.kubernetes.webhook import credential_usage
@@ -31,6 +30,7 @@ from clustercert.model import (
     credential_group,
     credential_groups,
 )
+from clustercert.model.clusters import Registration
 from clustercert.pki.keys import key_pem, load_key_der, new_key
 from clustercert.pki.leaf import LeafBuilder, der_fingerprint, new_serial
 from clustercert.store.entities import Reference

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from clustercert.clusters.registration import Registration
 from clustercert.clusters.registry import Clusters
 from clustercert.model import Actor, ClientCA, Cluster, utc_now
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
 from clustercert.store.clusters import ClusterQueries

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from clustercert.clusters.registration import Registration
 from clustercert.kubernetes.api_client import ClientIdentity, KubeApi, Refused
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE, admission
 from clustercert.kubernetes.setup.rbac import service_access
 from clustercert.model import Actor, Cluster, ClusterOptions, JsonObject, Origin
+from clustercert.model.clusters import Registration
 from clustercert.wiring import components
 from support.apiserver import ApiServer
 from support.world import World

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from clustercert.clusters.registration import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.identity.tokens import ByPassword, ProjectScope
 from clustercert.model import Actor, Cluster, Domain, Origin, Project, User
+from clustercert.model.clusters import Registration
 from clustercert.settings import Settings, load
 from clustercert.store.entities import Reference
 from clustercert.wiring import Components, components, initialise

@@ -4,14 +4,15 @@ The administration commands, `apply`, `export` and the completion of names are m
 reads it at start-up, so it imports no package but Typer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from typing import Annotated, Any, get_args
 
 import typer
 
 from clustercert.cli.options import DescriptionOption
-from clustercert.model.choices import MAX_TTL_SECONDS
+from clustercert.model.choices import WebhookMode
+from clustercert.model.clusters import cluster_properties
 
 Schema = dict[str, Any]
 
@@ -119,6 +120,25 @@ _CLUSTER_PROJECT = Field(
 _ID_OPTION = typer.Option(
     "--id", metavar="ID", help="Id of the project in Keystone, 32 hex digits. [default: a new id]"
 )
+
+_SCHEMAS: dict[Any, Schema] = {
+    bool: FLAG,
+    tuple[str, ...]: TEXTS,
+    Mapping[str, str]: MAPPING,
+    Mapping[str, str] | None: MAPPING,
+    WebhookMode: {"enum": list(get_args(WebhookMode))},
+}
+
+
+def _cluster_fields() -> Iterator[Field]:
+    """Yield the fields of a cluster's document that have a declaration in the model."""
+    for each in cluster_properties():
+        limits = {"minimum": each.declaration.minimum, "maximum": each.declaration.maximum}
+        text = TEXT if each.default == "" else NAME
+        schema = {"type": "integer", **limits} if each.type is int else _SCHEMAS.get(each.type, text)
+        if each.name != "labels":
+            yield Field(each.name, schema, NO_DEFAULT if each.default is MISSING else each.default)
+
 
 # In the order in which `apply` creates their objects.
 RESOURCES = {
@@ -265,24 +285,7 @@ RESOURCES = {
                     "context",
                     NAME | {"description": "The context in that file. By default, its current one."},
                 ),
-                Field("internal_url", NAME),
-                Field("server_ca", NAME),
-                Field("external_url", NAME, default=None),
-                Field("san_urls", TEXTS, default=[]),
-                Field("version", TEXT, default=""),
-                Field("signer", NAME, default="local"),
-                Field("webhook_mode", {"enum": ["default", "known-only"]}, default="default"),
-                Field("exemptions", TEXTS, default=["system:nodes"]),
-                Field("pins", TEXTS, default=[]),
-                Field("pin_components", FLAG, default=False),
-                Field("listed_masters", TEXTS, default=[]),
-                Field("credential_roles", MAPPING, default={}),
-                Field("admission", FLAG, default=False),
-                Field(
-                    "unauthorized_ttl_seconds",
-                    {"type": "integer", "minimum": 1, "maximum": MAX_TTL_SECONDS},
-                    default=2,
-                ),
+                *_cluster_fields(),
             ),
         ),
     )

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from clustercert.model import Cluster, ClusterOptions
+from clustercert.model import ClusterOptions
+from clustercert.model.clusters import Registration, cluster_properties
 from clustercert.model.errors import Conflict, InvalidRequest
 from clustercert.model.times import checked_labels
 from clustercert.pki.certificates import chain_pem, parse_certificates
@@ -100,30 +101,32 @@ class ClusterLimits:
     ca_kib: int = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """The properties of a cluster that an operator sets. See `Cluster` for the fields."""
+def new_registration(fields: Mapping[str, Any], before: ClusterOptions | None = None) -> Registration:
+    """Return the registration with these fields of the API.
 
-    name: str
-    internal_url: str
-    server_ca_pem: bytes
-    external_url: str | None = None
-    san_urls: tuple[str, ...] = ()
-    version: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-    signer: str = "local"
-    options: ClusterOptions = field(default_factory=ClusterOptions)
+    Args:
+        before: the current options, if there is a cluster.
+    """
+    values: dict[str, Any] = {"name": fields["name"]}
+    options: dict[str, Any] = {}
+    for each in cluster_properties():
+        value, (*owner, attribute) = fields[each.name], each.path
+        if owner:
+            options[attribute] = tuple(dict.fromkeys(value)) if isinstance(value, list) else value
+        else:
+            values[attribute] = tuple(value) if isinstance(value, list) else value
+    values["server_ca_pem"] = values["server_ca_pem"].encode("ascii", "replace")
+    # Empty, not `None`, if there were roles, so that the bindings of earlier certificates are still removed.
+    if not options["credential_roles"] and (before is None or before.credential_roles is None):
+        options["credential_roles"] = None
+    return Registration(**values, options=ClusterOptions(**options))
 
-    @classmethod
-    def of(cls, cluster: Cluster) -> "Registration":
-        """Return the current registration of a cluster, as a base for changes."""
-        return cls(**{each.name: getattr(cluster, each.name) for each in fields(cls)})
 
-    def checked(self, limits: ClusterLimits) -> "Registration":
-        """Return the validated registration, safe to write into a kubeconfig. Raises InvalidRequest."""
-        _check(self)
-        _check_options(self.options)
-        return replace(self, server_ca_pem=_checked_cas(self.server_ca_pem, limits))
+def checked(registration: Registration, limits: ClusterLimits) -> Registration:
+    """Return the validated registration, safe to write into a kubeconfig. Raises InvalidRequest."""
+    _check(registration)
+    _check_options(registration.options)
+    return replace(registration, server_ca_pem=_checked_cas(registration.server_ca_pem, limits))
 
 
 def check_new_name(name: str) -> None:

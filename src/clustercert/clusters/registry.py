@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from clustercert.clusters.registration import ClusterLimits, Registration, check_new_name
+from clustercert.clusters.registration import ClusterLimits, check_new_name, checked
 from clustercert.model import Actor, Caller, Cluster, KeyType, new_cluster_id
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
 from clustercert.pki.signer import Signer
@@ -16,6 +17,8 @@ from clustercert.store.clusters import ClusterQueries
 
 # Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
 CA_LIFETIME = timedelta(days=3650)
+# The properties of a cluster that events have. The CA of an API server can be long.
+_RECORDED = [each.name for each in fields(Registration) if each.name != "server_ca_pem"]
 # The built-in signer, which is always installed.
 LOCAL = "local"
 
@@ -43,7 +46,7 @@ class Clusters:
 
     def checked(self, registration: Registration) -> Registration:
         """Validate a registration. Raises InvalidRequest."""
-        return registration.checked(self.limits)
+        return checked(registration, self.limits)
 
     async def show(self, caller: Caller, project_id: str, cluster_id: str) -> Cluster:
         """Return a cluster. Raises NotFound if it is not in the project or the caller has no role there."""
@@ -130,15 +133,8 @@ class Clusters:
             project_id=cluster.project_id,
             actor=actor,
             subject=cluster.id,
-            name=cluster.name,
-            internal_url=cluster.internal_url,
-            external_url=cluster.external_url,
-            san_urls=cluster.san_urls,
-            signer=cluster.signer,
-            version=cluster.version,
-            labels=cluster.labels,
-            options=cluster.options,
             client_ca_id=cluster.client_ca.id,
+            **{name: getattr(cluster, name) for name in _RECORDED},
         )
 
     def _changed(self, cluster: Cluster, registration: Registration) -> Cluster:
@@ -149,5 +145,5 @@ class Clusters:
 
     def _checked_values(self, registration: Registration) -> dict[str, Any]:
         """Validate a registration, and return its values by field name. Raises InvalidRequest."""
-        checked = self.checked(registration)
-        return {each.name: getattr(checked, each.name) for each in fields(checked)}
+        valid = self.checked(registration)
+        return {each.name: getattr(valid, each.name) for each in fields(Registration)}

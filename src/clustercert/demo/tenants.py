@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from clustercert.clusters.registration import Registration
 from clustercert.custody.keks import write_new_kek_file
 from clustercert.model import Actor, Origin
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import ClustercertError, NotFound
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.client_ca import new_client_ca
@@ -132,7 +132,7 @@ async def _set_external_url(parts: Components, tenant: Tenant, external_url: str
     """Set or remove the external address of the tenant's cluster."""
     cluster = await parts.clusters.queries.cluster(tenant.project_id, tenant.cluster_id)
     if cluster is not None and cluster.external_url != external_url:
-        changed = replace(Registration.of(cluster), external_url=external_url)
+        changed = replace(cluster, external_url=external_url)
         await parts.clusters.update(cluster, changed, actor=ACTOR)
 
 

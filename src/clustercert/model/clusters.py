@@ -1,15 +1,22 @@
-"""Registered clusters and their client CAs."""
+"""Registered clusters and their client CAs.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+A property that operators set is declared here once, with its name and description in the API. The bodies of the API and
+the documents of `apply` are made from the declarations.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
-from typing import Literal
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
-from cryptography import x509
-
-from clustercert.model.choices import WebhookMode
+from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 from clustercert.model.identity import ProjectName
 from clustercert.model.kubernetes import NODES
+
+if TYPE_CHECKING:
+    # The command line reads the declarations at start-up, and this package is slow to import.
+    from cryptography import x509
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class ClientCA:
 
     id: str
     cluster_id: str
-    certificate: x509.Certificate
+    certificate: "x509.Certificate"
     sealed_key: bytes | None
     state: Literal["next", "active", "retired"] = "active"
     not_after: datetime = field(init=False, repr=False, compare=False)
@@ -36,59 +43,147 @@ class ClientCA:
 
 
 @dataclass(frozen=True, slots=True)
+class Property:
+    """Declares a property of a cluster that operators set.
+
+    Attributes:
+        description: for the reference of the API.
+        name: in the API, if it is not the attribute's.
+        minimum, maximum: of a number.
+    """
+
+    description: str
+    name: str = ""
+    minimum: int | None = None
+    maximum: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterOptions:
     """How revocations and unknown certificates are enforced in a cluster.
 
     Attributes:
-        mode: the webhook's decision on certificates not in the ledger: `default`: no opinion; `known-only`: deny.
-        exemptions: user and group names exempt from `known-only`; a final asterisk is a wildcard.
-        pins: fingerprints (lower-case hex) of the certificates of exempt components that the operator has confirmed.
-        pin_components: whether `known-only` denies certificates of exempt components that are not in `pins`.
-        listed_masters: fingerprints (lower-case hex) of certificates in `system:masters` that the operator accepts.
-        credential_roles: maps a policy rule's name to the ClusterRole bound to each certificate's credential group.
-            None if no certificate ever had such a binding; empty if only older certificates have one.
-        admission: whether to write revocations to the cluster, for its ValidatingAdmissionPolicy.
-        unauthorized_ttl_seconds: how long the API server caches that the webhook denied a credential or had no opinion.
+        mode: about certificates that are not in the ledger.
+        exemptions: a final asterisk is a wildcard.
+        pins, listed_masters: SHA-256 in lower-case hex. The operator has confirmed these certificates.
+        credential_roles: None if no certificate ever had such a binding; empty if only older certificates have one.
+        admission: for the ValidatingAdmissionPolicy of the cluster.
     """
 
-    mode: WebhookMode = "default"
-    exemptions: tuple[str, ...] = (NODES,)
-    pins: tuple[str, ...] = ()
-    pin_components: bool = False
-    listed_masters: tuple[str, ...] = ()
-    credential_roles: Mapping[str, str] | None = None
-    admission: bool = False
-    unauthorized_ttl_seconds: int = 2
+    mode: Annotated[
+        WebhookMode,
+        Property(
+            "Webhook's response for certificates from other issuers: no opinion (default), or denied.",
+            name="webhook_mode",
+        ),
+    ] = "default"
+    exemptions: Annotated[tuple[str, ...], Property("Users and groups exempt from known-only.")] = (NODES,)
+    pins: Annotated[
+        tuple[str, ...],
+        Property("Fingerprints of certificates with exempt names, which raise no alert."),
+    ] = ()
+    pin_components: Annotated[
+        bool,
+        Property("Whether known-only denies certificates with exempt names that are not in pins."),
+    ] = False
+    listed_masters: Annotated[
+        tuple[str, ...], Property("Fingerprints of certificates in system:masters that raise no alert.")
+    ] = ()
+    credential_roles: Annotated[
+        Mapping[str, str] | None,
+        Property(
+            "The ClusterRole that each certificate is bound to, by rule of the policy. Only for operators."
+        ),
+    ] = None
+    admission: Annotated[
+        bool,
+        Property("Keep the ids of revoked certificates in the cluster. Only for operators."),
+    ] = False
+    unauthorized_ttl_seconds: Annotated[
+        int,
+        Property(
+            "How long the API server caches the webhook's denials. Later uses of revoked certificates are reported.",
+            minimum=1,
+            maximum=MAX_TTL_SECONDS,
+        ),
+    ] = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
+class Registration:
+    """The properties of a cluster that an operator sets.
+
+    Attributes:
+        external_url: in CCE, the EIP.
+        san_urls: the API server's certificate is valid for these addresses, too.
+        server_ca_pem: one or more PEM blocks.
+        signer: the signer's entry-point name.
+        version: empty if it is not known.
+    """
+
+    name: str
+    internal_url: Annotated[str, Property("Address of the API server in its network: https://host:port.")]
+    server_ca_pem: Annotated[bytes, Property("CA of the API server's certificate, PEM.", name="server_ca")]
+    external_url: Annotated[str | None, Property("Public address of the API server.")] = None
+    san_urls: Annotated[tuple[str, ...], Property("Further addresses in the API server's certificate.")] = ()
+    version: Annotated[str, Property("Kubernetes version, such as v1.32, for display.")] = ""
+    labels: Annotated[Mapping[str, str], Property("Labels, as in Kubernetes. Only for operators.")] = field(
+        default_factory=dict
+    )
+    signer: Annotated[str, Property("Signer of its certificates. Can't be changed later.")] = "local"
+    options: ClusterOptions = field(default_factory=ClusterOptions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster(Registration):
     """A registered Kubernetes cluster.
 
     Attributes:
         id: a UUID.
-        internal_url: the API server's address inside its network, `https://host:port`.
-        external_url: the API server's public address (CCE: EIP), or None.
-        san_urls: further addresses that the API server's certificate is valid for.
-        server_ca_pem: the CA of the API server's certificate; one or more PEM blocks.
-        signer: the signer's entry-point name.
-        version: the Kubernetes version, such as `v1.32`; empty if it is not known.
         client_ca: the active client CA.
-        project_name: None if the project does not exist.
+        project_name: None if it is not known, as in old events.
     """
 
     id: str
     project_id: str
-    name: str
-    internal_url: str
-    external_url: str | None
-    san_urls: tuple[str, ...]
-    server_ca_pem: bytes
-    signer: str
-    version: str
-    labels: Mapping[str, str]
     created_at: datetime
     updated_at: datetime
     client_ca: ClientCA
-    options: ClusterOptions = ClusterOptions()
     project_name: ProjectName | None = field(default=None, compare=False)
+
+
+class DeclaredProperty(NamedTuple):
+    """A property of a cluster in the API.
+
+    Attributes:
+        path: the names of the attributes that lead to its value, from a `Registration`.
+        type: of the attribute.
+        default: a JSON value, or `MISSING`.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    type: Any
+    default: object
+    declaration: Property
+
+
+@cache
+def cluster_properties() -> tuple[DeclaredProperty, ...]:
+    """Return the properties that operators set, except the name, in the order of the API."""
+    return (*_declared(Registration), *_declared(ClusterOptions, "options"))
+
+
+def _declared(owner: type[Registration | ClusterOptions], *path: str) -> Iterator[DeclaredProperty]:
+    hints = get_type_hints(owner, include_extras=True)
+    for each in fields(owner):
+        for declaration in getattr(hints[each.name], "__metadata__", ()):
+            of_type, *_ = get_args(hints[each.name])
+            default = each.default if each.default_factory is MISSING else each.default_factory()
+            if isinstance(default, tuple):
+                default = list(default)
+            elif default is None and of_type == Mapping[str, str] | None:
+                default = {}
+            yield DeclaredProperty(
+                declaration.name or each.name, (*path, each.name), of_type, default, declaration
+            )

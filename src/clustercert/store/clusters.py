@@ -200,8 +200,8 @@ def _without_server_ca() -> Select[Any]:
 
 def _parsed(row: Row[Any]) -> Cluster:
     certificate = x509.load_der_x509_certificate(row.certificate_der)
-    values = {column.name: getattr(row, column.name) for column in _cluster.c}
-    values |= {"san_urls": tuple(row.san_urls), "options": options_of(row.options)}
+    values = _with_tuples({column.name: getattr(row, column.name) for column in _cluster.c})
+    values["options"] = options_of(row.options)
     domain = Domain(row.domain_id, row.domain_name)
     project = None if row.named is None else ProjectName(row.named, domain, row.same_name == 1)
     ca = ClientCA(row.ca_id, row.id, certificate, row.sealed_key)
@@ -217,11 +217,13 @@ def is_enforced_inside() -> ColumnElement[bool]:
 
 
 def options_of(stored: dict[str, Any]) -> ClusterOptions:
-    """Convert a cluster's stored options. JSON stores tuples as lists."""
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-    }
-    return ClusterOptions(**values)
+    """Convert a cluster's stored options."""
+    return ClusterOptions(**_with_tuples(stored))
+
+
+def _with_tuples(stored: dict[str, Any]) -> dict[str, Any]:
+    """Convert lists to tuples, which JSON stores as lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
 
 
 def _cluster_row(cluster: Cluster) -> dict[str, object]:

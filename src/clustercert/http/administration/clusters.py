@@ -11,7 +11,7 @@ import re
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from clustercert.clusters.registration import Registration
+from clustercert.clusters.registration import new_registration
 from clustercert.clusters.registry import LOCAL
 from clustercert.http import IN_PROJECT, responses
 from clustercert.http.administration import changes
@@ -21,6 +21,7 @@ from clustercert.http.administration.directory import project_by_id
 from clustercert.http.openapi import json_body
 from clustercert.http.paging import KeyPageDep, keyset_page
 from clustercert.model import Cluster, ClusterOptions, JsonObject
+from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest, NotFound
 from clustercert.policy.rule_settings import credential_rule_problem, effective_exemptions, exemption_problem
 from clustercert.policy.rules import operates
@@ -68,8 +69,10 @@ async def put_cluster(change: AdminChange, project_id: str, cluster: str) -> Res
         await project_by_id(call, project_id)
         body = change.body(bodies.ClusterRequest, current)
         options = before.options if before is not None else None
-        name = before.name if before is not None else cluster
-        registration = clusters.checked(body.registration(name, options))
+        fields = body.model_dump()
+        if fields["name"] is None:
+            fields["name"] = before.name if before is not None else cluster
+        registration = clusters.checked(new_registration(fields, options))
         _require_rights(change, before, registration)
         _check_policy(change, options or ClusterOptions(), registration.options)
         if before is not None:
