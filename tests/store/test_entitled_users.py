@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from clustercert.issuance import explanations
-from clustercert.issuance.explanations import EntitledUsers
+from clustercert.issuance import entitled_users
+from clustercert.issuance.entitled_users import EntitledUsers
 from clustercert.issuance.service import Issuance
 from clustercert.model import Actor, Caller, Cluster, Domain, Group, IssueRequest, User
 from clustercert.model.events.administration import RevocationChanged, UserBlocked
@@ -73,7 +73,7 @@ async def found(
 
 
 async def test_every_member_is_considered(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explanations, "PAGE", 2)
+    monkeypatch.setattr(entitled_users, "PAGE", 2)
     group = await accounts.identity.directory.create_group("sre", accounts.domain, actor=BY)
     for name in ("a", "b", "c", "d", "e"):
         user = await accounts.new_user(name, "member" if name != "e" else "reader")

@@ -26,7 +26,7 @@ from clustercert.http.middleware import PIECE_BYTES
 from clustercert.observability import metrics
 from clustercert.server import connection_limits
 from clustercert.server.connection_limits import BoundedProtocol, Loop
-from clustercert.server.tls_files import TlsContext
+from clustercert.server.tls_context import TlsContext
 from support.wait import SECONDS, eventually
 from unit.test_tls_context import tls_context as server_context
 

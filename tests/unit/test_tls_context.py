@@ -14,7 +14,8 @@ from clustercert.model.times import rfc3339
 from clustercert.observability import metrics
 from clustercert.pki.certificates import chain_pem, fingerprint
 from clustercert.pki.keys import key_pem, new_key
-from clustercert.server.tls_files import Tls, TlsContext, new_server_certificate
+from clustercert.server.tls_context import TlsContext
+from clustercert.server.tls_files import Tls, new_server_certificate
 
 
 def tls_context(folder: Path) -> TlsContext:

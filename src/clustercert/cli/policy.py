@@ -31,7 +31,8 @@ from clustercert.model.keys import KeyType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from clustercert.issuance.explanations import EntitledUser, ExplainedRequest, Question
+    from clustercert.issuance.entitled_users import EntitledUser
+    from clustercert.issuance.explanations import ExplainedRequest, Question
     from clustercert.model import JsonObject
     from clustercert.policy.replay import DecisionFilter, Replay
 
@@ -64,7 +65,7 @@ def can(
     """
 
     async def work(reader: Reader) -> list[Row]:
-        from clustercert.issuance.explanations import EntitledUsers
+        from clustercert.issuance.entitled_users import EntitledUsers
         from clustercert.model import utc_now
         from clustercert.policy.entitlements import Entitlements
 

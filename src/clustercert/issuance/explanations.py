@@ -1,25 +1,25 @@
 """Explains decisions about certificates, for callers and for users as they were last recorded."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from clustercert.issuance.entitled_users import as_caller
 from clustercert.issuance.ports import CredentialBindings
 from clustercert.issuance.service import NUMBER_PLACEHOLDER
 from clustercert.model import Caller, Cluster, IssueRequest, Origin, credential_group
 from clustercert.model.errors import Forbidden, NotFound, Unauthenticated
 from clustercert.pki.keys import sample_key
 from clustercert.policy.decision import Policy
-from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.explanation import Explanation, explain
 from clustercert.policy.lifetime import LONGEST
-from clustercert.policy.replay import ISSUED, REFUSED, NotReplayable, parse_decision
+from clustercert.policy.replay import NotReplayable, parse_decision
 from clustercert.policy.rules import administers, operates
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
-from clustercert.store.members import Member, MemberQueries
+from clustercert.store.members import MemberQueries
 from clustercert.store.seen_users import SeenUserQueries
 from clustercert.store.usernames import UsernameQueries
 
@@ -71,69 +71,6 @@ def _last_in(newest_first: Iterable[bytes]) -> RecordedCaller | None:
             continue
         return RecordedCaller(decision.caller, decision.at)
     return None
-
-
-PAGE = 500
-# Search this much longer, because the time of an event differs a little from the time of issue.
-_LATER = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True)
-class EntitledUser:
-    """A user who could get the group.
-
-    Attributes:
-        seen_at: for a user of another issuer, the time of the request from which their groups and roles are known.
-    """
-
-    caller: Caller
-    entitlements: tuple[Entitlement, ...]
-    seen_at: datetime | None = None
-
-
-class EntitledUsers:
-    """Searches the users of the built-in identity, and users of other issuers who have had certificates."""
-
-    def __init__(self, database: Database) -> None:
-        self._members, self._seen = MemberQueries(database), SeenUserQueries(database)
-        self._events = DecisionEvents(database)
-
-    async def find(
-        self, entitlements: Entitlements, project_id: str, since: datetime
-    ) -> AsyncIterator[EntitledUser]:
-        """Yield the users who could get the group. `since`: how far back to look for users of other issuers."""
-        origin, after = Origin.local(), ""
-        while page := await self._members.page(project_id, after=after, limit=PAGE):
-            for member in page:
-                caller = as_caller(member, project_id, origin)
-                if found := entitlements.of(caller):
-                    yield EntitledUser(caller, found)
-            after = page[-1].user.id
-        for caller, seen_at in (await self._callers(project_id, since)).values():
-            if found := entitlements.of(caller):
-                yield EntitledUser(caller, found, seen_at)
-
-    async def _callers(self, project_id: str, since: datetime) -> Mapping[str, tuple[Caller, datetime]]:
-        """Return users of other issuers as in their latest event, by user id."""
-        users = await self._seen.of_other_issuers(project_id, since)
-        found: dict[str, tuple[Caller, datetime]] = {}
-        if not users:
-            return found
-        async for page in self._events.pages(min(users.values()) - _LATER, None, project_id):
-            for body in page:
-                event = json.loads(body)
-                if event["kind"] not in (ISSUED, REFUSED) or event["actor"] not in users:
-                    continue
-                try:
-                    decision = parse_decision(event)
-                except NotReplayable:
-                    continue
-                found[decision.caller.user.id] = decision.caller, decision.at
-        return found
-
-
-# The authentication method if the question does not name one.
-DEFAULT_METHOD = "token"
 
 
 class CannotLogIn(Unauthenticated):
@@ -288,18 +225,6 @@ class Explanations:
         grant = explanation.grant
         if grant is not None and grant.username != asked.user.id:
             await self.usernames.require_free(grant, asked.user.id)
-
-
-def as_caller(member: Member, project_id: str, origin: Origin) -> Caller:
-    """Return a user as the caller of a request, with their roles in one project."""
-    return Caller(
-        user=member.user,
-        roles={project_id: member.roles},
-        method=DEFAULT_METHOD,
-        origin=origin,
-        service_roles=member.service_roles,
-        groups=member.groups,
-    )
 
 
 def _logged_in(caller: Caller, question: Question, origin: Origin) -> Caller:

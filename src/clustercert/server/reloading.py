@@ -20,7 +20,7 @@ from clustercert.observability import metrics
 from clustercert.policy.decision import policy_digest
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.server.file_watch import POLL_SECONDS, FileWatch
-from clustercert.server.tls_files import TlsContext
+from clustercert.server.tls_context import TlsContext
 from clustercert.settings import Settings, SettingsError
 
 FIRST_SECONDS, MOST_SECONDS = 1.0, 60.0

@@ -28,7 +28,8 @@ from clustercert.model.choices import ServerRole
 from clustercert.model.errors import ClustercertError
 from clustercert.server.file_watch import FileWatch
 from clustercert.server.reloading import AppliedSettings, Reloader
-from clustercert.server.tls_files import Tls, TlsContext
+from clustercert.server.tls_context import TlsContext
+from clustercert.server.tls_files import Tls
 from clustercert.settings import Settings, SettingsError
 
 T = TypeVar("T")
