@@ -1,4 +1,4 @@
-"""Checks the form of the documentation: lengths of lines, links, named files, drawings, and tables of measured figures.
+"""Checks the form of the documentation: lengths of lines, links, named files and tests, drawings, and figures.
 
 `make check` runs it.
 """
@@ -6,6 +6,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from bench import report, scaling  # noqa: E402 - from the checkout
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
+ATTACKS = ROOT / "docs" / "evidence" / "attacks.md"
 # The pages for those who change the code name its files.
 FOR_DEVELOPERS = ("architecture.md", "issuing.md")
 SOURCE = ROOT / "src" / "clustercert"
@@ -69,6 +71,23 @@ def missing_files(page: Path) -> Iterator[str]:
                 yield f"{number}: {path} does not exist"
 
 
+def missing_tests(page: Path) -> Iterator[str]:
+    """Rows of attacks without an existing test."""
+    for number, line in outside_of_blocks(page):
+        if not line.startswith("| ") or line.startswith(("| attack |", "| ---")):
+            continue
+        named = re.search(r" \| `([a-z0-9]+/test_\w+\.py)::(test_\w+)` \|$", line)
+        if named is None:
+            yield f"{number}: names no test"
+        elif not re.search(rf"^(async )?def {named[2]}\(", _text(ROOT / "tests" / named[1]), re.MULTILINE):
+            yield f"{number}: {named[1]} has no {named[2]}"
+
+
+@cache
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
 def faults_of_drawing(drawing: Path) -> Iterator[str]:
     """A drawing needs a text alternative, and each of its colors another one for a dark page."""
     root = ET.parse(drawing).getroot()  # noqa: S314 - our own file
@@ -89,6 +108,7 @@ def faults() -> Iterator[str]:
         yield from (f"{name}:{fault}" for fault in broken_links(page))
         if page.name in FOR_DEVELOPERS:
             yield from (f"{name}:{fault}" for fault in missing_files(page))
+    yield from (f"{ATTACKS.relative_to(ROOT)}:{fault}" for fault in missing_tests(ATTACKS))
     for drawing in sorted(ROOT.glob("docs/*.svg")):
         yield from (f"{drawing.relative_to(ROOT)}: {fault}" for fault in faults_of_drawing(drawing))
     page, measured = report.DOCUMENT, report.load()
