@@ -29,7 +29,7 @@ from clustercert.model.events.issuance import CertificateIssued, CertificateRefu
 from clustercert.policy.decision import Policy
 from clustercert.policy.rule_settings import PolicySettings
 from clustercert.store import tables
-from clustercert.store.cluster_cache import require_cluster
+from clustercert.store.clusters import require_cluster
 from clustercert.store.events import event_row
 from clustercert.wiring import Components, components
 

@@ -13,7 +13,7 @@ from clustercert.certificates.access import AccessReports
 from clustercert.model import ClusterOptions, utc_now
 from clustercert.model.choices import WebhookMode
 from clustercert.pki.certificates import fingerprint
-from clustercert.store.access import AccessQueries
+from clustercert.store.certificates import AccessQueries
 from clustercert.store.engine.database import Database
 from support import world as worlds
 from support.leaf_checks import credential_number_of, leaf_of

@@ -17,7 +17,7 @@ from clustercert.model import utc_now
 from clustercert.pki.certificates import fingerprint
 from clustercert.policy.lifetime import BACKDATE
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.crls import CrlQueries
+from clustercert.store.revocations import CrlQueries
 from clustercert.wiring import components
 from support import world as worlds
 from support.leaf_checks import leaf_of, openssl

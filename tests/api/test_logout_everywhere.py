@@ -12,7 +12,7 @@ import pytest
 from clustercert.authn.oidc.issuers import derived_id
 from clustercert.model import Actor, FederatedDomain, IssueRequest, Origin, User
 from clustercert.model.errors import TooManyRequests
-from clustercert.store import user_logins
+from clustercert.store import logins
 from clustercert.wiring import Components, components
 from support import world as worlds
 from support.keystone import Keystone, in_project
@@ -230,11 +230,11 @@ def test_a_user_ends_all_logins_only_once_at_a_time(site: Site) -> None:
 
 
 def test_many_tokens_end_in_batches(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_logins, "BATCH", 2)
+    monkeypatch.setattr(logins, "BATCH", 2)
     user = site.new_user("many")
-    logins = [user.login() for _ in range(5)]
-    assert site.client.post(PATH, headers=logins[0]).json()["tokens"] == 5
-    assert not any(is_accepted(site, headers) for headers in logins)
+    tokens = [user.login() for _ in range(5)]
+    assert site.client.post(PATH, headers=tokens[0]).json()["tokens"] == 5
+    assert not any(is_accepted(site, headers) for headers in tokens)
 
 
 def test_an_end_in_another_worker_counts_within_a_second(site: Site) -> None:

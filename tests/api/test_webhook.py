@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 from clustercert.http.webhook import MAX_REVIEW
 from clustercert.model import Actor, Cluster, ClusterOptions, Origin
-from clustercert.store.revocation_feed import RevocationFeed
+from clustercert.store.credential_cache import RevocationFeed
 from clustercert.wiring import Components, components
 from support import programs, stores
 from support import world as worlds

@@ -9,9 +9,8 @@ import pytest
 
 from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.model import Cluster
-from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
 from support import postgres
 from support.accounts import Accounts, new_accounts

@@ -17,7 +17,7 @@ from clustercert.merkle.tree import leaf_hash, verify_consistency, verify_inclus
 from clustercert.model import Actor
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable
 from clustercert.store import tables
-from clustercert.store.event_pages import SCANNED, EventFilter, EventPage, EventPages
+from clustercert.store.audit import SCANNED, EventFilter, EventPage, EventPages
 from clustercert.store.events import event_row
 from clustercert.store.evidence import EvidenceQueries
 from support import sealer_process

@@ -12,8 +12,8 @@ from clustercert.model.clusters import Registration
 from clustercert.model.errors import Forbidden, InvalidRequest
 from clustercert.pki.certificates import certificate_der
 from clustercert.store.clusters import ClusterQueries
-from clustercert.store.crls import CrlQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.revocations import CrlQueries
 from support.samples import PROJECT_ID, client_ca, cluster, server_ca_pem
 from support.stores import ORIGIN, Store, event
 

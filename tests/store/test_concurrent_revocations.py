@@ -12,9 +12,9 @@ from sqlalchemy import select, text
 
 from clustercert.model import CertificateRecord
 from clustercert.store import tables
+from clustercert.store.certificates import is_revoked
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_state import is_revoked
 from clustercert.store.revocations import RevocationQueries
 from support import programs
 from support.lock_waits import LockWaits

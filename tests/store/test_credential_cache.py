@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy import Select
 
 from clustercert.model.errors import Unavailable
-from clustercert.store import credential_cache, revocation_feed
-from clustercert.store.credential_cache import Bounds, CachedCertificate, CredentialCache
+from clustercert.store import credential_cache
+from clustercert.store.credential_cache import Bounds, CachedCertificate, CredentialCache, RevocationFeed
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
 from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.statements import Statements
@@ -197,7 +196,7 @@ async def test_the_start_reads_neither_certificates_nor_revocations(
 
 
 STATEMENTS: dict[str, tuple[Select[Any], dict[str, object], str]] = {
-    "feed": (revocation_feed._CHANGED, {"seen": 1, "limit": 2}, "changed"),
+    "feed": (credential_cache._CHANGED, {"seen": 1, "limit": 2}, "changed"),
     "by number": (
         credential_cache._BY_NUMBER,
         {"numbers": ["0" * 40, "1" * 40]},

@@ -24,13 +24,11 @@ from clustercert.model import Actor, CertificateRecord, Cluster, ClusterOptions
 from clustercert.model.errors import Unavailable
 from clustercert.observability.metrics import ALTERED_CREDENTIALS, REVOKED_CREDENTIALS_USED
 from clustercert.store import credential_usage as module
-from clustercert.store.clusters import ClusterQueries
-from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
+from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.credential_usage import CredentialUsageQueries, Use
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries
-from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookTokenQueries
 from support.credential_cache import SCOPES
 from support.credential_cache import revocation as revocation_of
 from support.credential_usage import (

@@ -138,7 +138,7 @@ async def test_an_event_is_committed_to_with_its_salt(database: Database, store:
     assert bodies[0][0] == bodies[1][0] == (
         b'{"actor":"\\u00fc","at":"2026-03-14T15:09:26+00:00","detail":{"assignee":"user","name":"bob",'
         b'"project":null,"role":"admin"},"kind":"role.assigned","project_id":"pppppppppppppppppppppppppppppppp",'
-        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"bob"}'
+        b'"request_id":"ffffffffffffffffffffffffffffffff","source":"192.0.2.1","subject":"bob","version":1}'
     )  # fmt: skip
     assert bodies[0][1] != bodies[1][1]
 

@@ -18,7 +18,7 @@ from clustercert.pki.request_signature import (
     payload_hash,
     sign,
 )
-from clustercert.store.access_keys import AccessKeyQueries
+from clustercert.store.logins import AccessKeyQueries
 from support.accounts import ACTOR, LIFETIME, ORIGIN, Accounts
 from support.stores import NOW
 

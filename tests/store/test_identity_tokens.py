@@ -11,7 +11,7 @@ from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.entities import Reference
-from clustercert.store.tokens import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
+from clustercert.store.logins import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
 from support.accounts import ACTOR, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count
 
 
@@ -209,6 +209,7 @@ async def test_a_revocation_is_audited_and_ends_one_token_alone(accounts: Accoun
     assert last == {
         "at": "2026-01-15T10:30:00+00:00",
         "kind": "token.revoked",
+        "version": 1,
         "project_id": accounts.project.id,
         "actor": alice.id,
         "subject": first.live.token.hash.hex(),

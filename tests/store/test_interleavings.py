@@ -16,11 +16,10 @@ from sqlalchemy import insert, select, update
 from clustercert.model import Caller, Token, User
 from clustercert.model.errors import Unauthenticated, Unavailable
 from clustercert.store import tables
-from clustercert.store.access_keys import AccessKeyQueries
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
+from clustercert.store.logins import AccessKeyQueries, TokenQueries
 from clustercert.store.roles import RoleQueries
-from clustercert.store.tokens import TokenQueries
 from support.accounts import ORIGIN, Accounts
 from support.lock_waits import LockWaits
 from support.paused_database import PausedDatabase

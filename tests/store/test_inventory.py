@@ -10,13 +10,16 @@ import pytest
 from clustercert.certificates.access import AccessReports
 from clustercert.certificates.list import Inventory
 from clustercert.model import CertificateRecord, Cluster
-from clustercert.store.access import AccessQueries
-from clustercert.store.certificate_view import CertificateView
-from clustercert.store.crls import CrlQueries
+from clustercert.store.certificates import (
+    MAX_SCANNED,
+    AccessQueries,
+    CertificateFilter,
+    CertificateView,
+    InventoryQueries,
+)
 from clustercert.store.engine.database import Database
-from clustercert.store.inventory import MAX_SCANNED, CertificateFilter, InventoryQueries
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocations import RevocationQueries
+from clustercert.store.revocations import CrlQueries, RevocationQueries
 from support.samples import caller, client_ca, cluster
 from support.stores import NOW, Store, certificate_record, event, revocation
 

@@ -4,9 +4,8 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 
-from clustercert.store.access import AccessQueries
+from clustercert.store.certificates import AccessQueries, CertificateFilter, InventoryQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.inventory import CertificateFilter, InventoryQueries
 from clustercert.store.ledger import Ledger
 from support.statements import QueryPlans
 from support.stores import NOW, Store, blob, certificate_record, patient

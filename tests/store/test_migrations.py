@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 
 from clustercert.model.errors import SchemaError, StoreFault, Unavailable
 from clustercert.store import tables
-from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificates import CertificateMaintenance
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger

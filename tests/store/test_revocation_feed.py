@@ -8,9 +8,8 @@ import pytest
 
 from clustercert.model import CertificateRecord, Revocation
 from clustercert.model.errors import Unavailable
-from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.engine.database import Database, raise_generation
-from clustercert.store.revocation_feed import RevocationFeed
 from clustercert.store.revocations import RevocationQueries, add_revocation
 from support.credential_cache import PATIENT, SCOPES, Clock, is_revoked, look_up, recorded, revocation
 from support.lock_waits import LockWaits

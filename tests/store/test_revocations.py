@@ -8,10 +8,10 @@ from sqlalchemy import insert, select
 
 from clustercert.model.errors import Conflict, NotFound
 from clustercert.store import tables
+from clustercert.store.certificates import is_revoked
 from clustercert.store.directory import DirectoryQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.store.revocation_state import is_revoked
 from clustercert.store.revocations import NO_END, RevocationQueries
 from support.store_records import LATER, cluster_id, issue, new_user, revoked, undo, user_id
 from support.stores import NOW, Store, certificate_record, event, revocation

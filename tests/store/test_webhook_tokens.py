@@ -7,10 +7,9 @@ import pytest
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model import Actor, AuditEvent, Cluster, Origin
 from clustercert.model.errors import Conflict, NotFound, Unauthenticated, Unavailable
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters import ClusterQueries, ClusterWebhookConfig, WebhookTokenQueries
+from clustercert.store.credential_cache import RevocationFeed
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_feed import RevocationFeed
-from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookTokenQueries
 from support.credential_cache import Clock
 from support.samples import NOW, PROJECT_ID
 from support.stores import Store, event, patient

@@ -10,11 +10,11 @@ from clustercert.kubernetes.webhook.observed_use import ObservedUse
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CertificateRecord, ClusterOptions, Origin
+from clustercert.store.clusters import ClusterWebhookConfig
 from clustercert.store.credential_cache import CredentialCache
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.ledger import Ledger
-from clustercert.store.webhook_tokens import ClusterWebhookConfig
 from support.samples import CLUSTER_ID, PROJECT_ID
 from support.stores import NOW, Store, certificate_record
 

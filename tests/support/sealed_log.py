@@ -11,9 +11,8 @@ from clustercert.audit.log import AuditLog
 from clustercert.audit.sealer import LogSealer
 from clustercert.audit.verification import TrustedHead, verify
 from clustercert.merkle.notes import VerifierKey, verify_checkpoint
-from clustercert.store.audit import AuditQueries
+from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.engine.database import Database
-from clustercert.store.event_pages import EventPages
 from clustercert.store.evidence import EvidenceQueries
 from support.stores import NOW, event
 

@@ -14,9 +14,8 @@ from clustercert.audit.log import AuditLog
 from clustercert.audit.sealer import LogSealer
 from clustercert.custody import Custody
 from clustercert.custody.keks import KekFile
-from clustercert.store.audit import AuditQueries
+from clustercert.store.audit import AuditQueries, EventPages
 from clustercert.store.engine.database import Database
-from clustercert.store.event_pages import EventPages
 from support.stores import NOW, Store, blob, event, patient
 
 NAME = "log.example/tests"

@@ -9,8 +9,7 @@ from clustercert.audit.log import AuditLog, InclusionProof
 from clustercert.model import Caller
 from clustercert.model.errors import Forbidden, NotFound
 from clustercert.policy.rules import administers, operates, require_reach
-from clustercert.store.audit import StoredEvent
-from clustercert.store.event_pages import EventFilter, EventPage
+from clustercert.store.audit import EventFilter, EventPage, StoredEvent
 
 logger = structlog.get_logger()
 

@@ -18,8 +18,16 @@ from clustercert.merkle.tree import (
 )
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound, Unavailable, UnsealError
 from clustercert.pki.envelope import SecretSealer
-from clustercert.store.audit import LOG, AuditQueries, StoredCheckpoint, StoredEvent, StoredLog
-from clustercert.store.event_pages import EventFilter, EventPage, EventPages
+from clustercert.store.audit import (
+    LOG,
+    AuditQueries,
+    EventFilter,
+    EventPage,
+    EventPages,
+    StoredCheckpoint,
+    StoredEvent,
+    StoredLog,
+)
 from clustercert.store.evidence import LogHead, UnsealedEvent
 
 # The private key's encryption context.

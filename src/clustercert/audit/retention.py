@@ -26,7 +26,7 @@ from clustercert.pki.keys import PARSE_ERRORS, accepted_key, key_type_of
 from clustercert.pki.leaf import check_leaf, serial_hex, subject
 from clustercert.policy.decision import Policy
 from clustercert.policy.lifetime import BACKDATE, MOST_DAYS
-from clustercert.store.certificate_maintenance import CertificateMaintenance, StoredCertificate
+from clustercert.store.certificates import CertificateMaintenance, StoredCertificate
 from clustercert.store.engine.database import Database
 from clustercert.store.evidence import EvidenceQueries
 from clustercert.store.job_cursors import Findings, JobCursor

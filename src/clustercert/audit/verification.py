@@ -29,8 +29,7 @@ from clustercert.merkle.tiles import (
 )
 from clustercert.merkle.tree import HASH_BYTES, leaf_hash
 from clustercert.model import utc_now
-from clustercert.store.audit import StoredEvent
-from clustercert.store.event_pages import SLACK
+from clustercert.store.audit import SLACK, StoredEvent
 from clustercert.store.events import commitment
 from clustercert.store.evidence import LogHead, UnsealedEvent
 

@@ -18,8 +18,7 @@ from clustercert.model.choices import CertificateState
 from clustercert.model.kubernetes import AUTHENTICATED, MASTERS
 from clustercert.model.times import is_recent
 from clustercert.policy.templates import is_exempt
-from clustercert.store.access import AccessQueries, UnknownIdentity
-from clustercert.store.certificate_view import CertificateView
+from clustercert.store.certificates import AccessQueries, CertificateView, UnknownIdentity
 
 # Limits the time that a report blocks a worker. `AccessReport.complete` is False if it omits certificates.
 MAX_CERTIFICATES = 2000

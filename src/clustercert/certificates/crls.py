@@ -12,7 +12,7 @@ from clustercert.model.errors import NotFound, Unavailable
 from clustercert.pki.crl import CrlContent, check_crl
 from clustercert.pki.signer import Signer, signer_named
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.store.crls import CrlQueries
+from clustercert.store.revocations import CrlQueries
 
 LIFETIME = timedelta(days=1)
 # Requests need no authentication, and a long list takes seconds to sign. So a list is reused for this time even if a

@@ -18,9 +18,16 @@ from clustercert.policy.rules import (
     require_operator,
     require_reach,
 )
-from clustercert.store.certificate_view import CertificateView, Reach
-from clustercert.store.cluster_cache import ClusterLookup, require_cluster
-from clustercert.store.inventory import CertificateFilter, InventoryQueries, Page, PlaceNames, Scope
+from clustercert.store.certificates import (
+    CertificateFilter,
+    CertificateView,
+    InventoryQueries,
+    Page,
+    PlaceNames,
+    Reach,
+    Scope,
+)
+from clustercert.store.clusters import ClusterLookup, require_cluster
 
 ONLY_OPERATORS = (
     "Only operators can see the certificates of all projects. Ask for your own (own=true), or name a project."

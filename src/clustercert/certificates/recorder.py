@@ -10,7 +10,7 @@ from clustercert.model.events.administration import RevocationChange, Revocation
 from clustercert.observability import metrics
 from clustercert.pki.leaf import MAX_NAME
 from clustercert.policy.templates import is_plain_text
-from clustercert.store.certificate_view import CertificateView, Reach
+from clustercert.store.certificates import CertificateView, Reach
 from clustercert.store.revocations import NO_END, RevocationQueries
 
 # A serial has at most 20 bytes. Source: RFC 5280, 4.1.2.2.

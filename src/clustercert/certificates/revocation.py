@@ -38,13 +38,11 @@ from clustercert.policy.rules import (
     require_operator,
     require_reach,
 )
-from clustercert.store.certificate_maintenance import CertificateMaintenance
-from clustercert.store.certificate_view import Reach
-from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+from clustercert.store.certificates import CertificateMaintenance, Reach
+from clustercert.store.clusters import ClusterLookup, require_cluster
 from clustercert.store.engine.generation import Generation
-from clustercert.store.known_users import KnownUserQueries
-from clustercert.store.user_logins import UserLogins
-from clustercert.store.usernames import UsernameQueries
+from clustercert.store.known_users import KnownUserQueries, UsernameQueries
+from clustercert.store.logins import UserLogins
 
 KEY_HOLDER = "holder"
 """The actor id for revocations that were authorized only by proof of possession."""

@@ -18,8 +18,7 @@ from clustercert.model.times import rfc3339
 if TYPE_CHECKING:
     from clustercert.audit.log import AuditLog
     from clustercert.audit.retention import Retention
-    from clustercert.store.audit import StoredEvent
-    from clustercert.store.event_pages import EventFilter
+    from clustercert.store.audit import EventFilter, StoredEvent
 
 app = typer.Typer(name="audit", help="Read, verify, export and prune the audit log.", no_args_is_help=True)
 
@@ -61,7 +60,7 @@ async def tail(
     """
     import asyncio
 
-    from clustercert.store.event_pages import EventFilter
+    from clustercert.store.audit import EventFilter
 
     wanted = EventFilter(kind=kind, subject=subject, actor=actor)
     log = operator.parts.audit_log

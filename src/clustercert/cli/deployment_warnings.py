@@ -17,7 +17,7 @@ from clustercert.policy.decision import LONG_LIFETIME, long_lifetimes
 from clustercert.policy.lifetime import lifetime_text
 from clustercert.policy.rule_settings import positional_names
 from clustercert.policy.templates import groups_and_templates
-from clustercert.store.access import AccessQueries
+from clustercert.store.certificates import AccessQueries
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.roles import RoleQueries
 

@@ -12,8 +12,7 @@ from clustercert.model.errors import InvalidRequest, NotFound
 from clustercert.model.events.administration import ClusterChange, ClusterChanged
 from clustercert.pki.signer import Signer
 from clustercert.policy.lifetime import BACKDATE
-from clustercert.store.cluster_cache import require_cluster
-from clustercert.store.clusters import ClusterQueries
+from clustercert.store.clusters import ClusterQueries, require_cluster
 
 # Ten years, like kubeadm's CAs: a client CA must outlive every certificate that it signs.
 CA_LIFETIME = timedelta(days=3650)

@@ -23,8 +23,7 @@ from clustercert.merkle.tiles import ENTRIES, PathError, TilePath, encode_bundle
 from clustercert.merkle.tree import leaf_hash
 from clustercert.model import JsonObject
 from clustercert.model.errors import InvalidRequest, LogDamaged, NotFound
-from clustercert.store.audit import StoredEvent
-from clustercert.store.event_pages import EventFilter
+from clustercert.store.audit import EventFilter, StoredEvent
 
 # The fields that responses copy from an event's canonical JSON, in this order.
 FIELDS = ("at", "kind", "version", "project_id", "actor", "subject", "source", "request_id", "detail")

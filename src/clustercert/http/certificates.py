@@ -24,8 +24,7 @@ from clustercert.model.errors import NotFound
 from clustercert.pki.certificates import chain_pem
 from clustercert.pki.crl import crl_pem
 from clustercert.policy.rules import operates
-from clustercert.store.certificate_view import CertificateView
-from clustercert.store.inventory import CertificateFilter, Page, PlaceNames
+from clustercert.store.certificates import CertificateFilter, CertificateView, Page, PlaceNames
 
 # The filters for a cluster's certificates.
 CLUSTER_FILTERS = (

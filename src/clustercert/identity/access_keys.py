@@ -16,9 +16,9 @@ from clustercert.model.errors import Forbidden, InvalidRequest, NotFound, Unauth
 from clustercert.model.events.administration import AccessKeyChange, AccessKeyChanged
 from clustercert.model.identity import BUILT_IN
 from clustercert.pki.envelope import SecretSealer
-from clustercert.store.access_keys import AccessKeyQueries, LiveKey
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
+from clustercert.store.logins import AccessKeyQueries, LiveKey
 
 # The cloud vendors' format: an AK of 20 upper-case letters and digits, an SK of 40 letters and digits (238 bits).
 _AK_ALPHABET, _AK_LENGTH = string.ascii_uppercase + string.digits, 20

@@ -13,8 +13,7 @@ from clustercert.model.events.administration import RevocationChanged, UserBlock
 from clustercert.model.ids import is_user_id
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
-from clustercert.store.federation import FederatedAccess, FederationQueries
-from clustercert.store.known_users import KnownUserQueries
+from clustercert.store.known_users import FederatedAccess, FederationQueries, KnownUserQueries
 from clustercert.store.revocations import NO_END
 
 CACHED_LOGINS = 4_000

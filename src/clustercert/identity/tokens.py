@@ -19,9 +19,8 @@ from clustercert.policy.rules import operates
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.generation import Cache
 from clustercert.store.entities import Reference
+from clustercert.store.logins import LiveToken, TokenQueries, UserLoginQueries, UserLogins
 from clustercert.store.roles import RoleQueries
-from clustercert.store.tokens import LiveToken, TokenQueries
-from clustercert.store.user_logins import UserLoginQueries, UserLogins
 
 
 class Logins:

@@ -10,8 +10,8 @@ from clustercert.policy.entitlements import Entitlement, Entitlements
 from clustercert.policy.replay import ISSUED, REFUSED, NotReplayable, parse_decision
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
-from clustercert.store.members import Member, MemberQueries
-from clustercert.store.seen_users import SeenUserQueries
+from clustercert.store.known_users import SeenUserQueries
+from clustercert.store.roles import Member, MemberQueries
 
 PAGE = 500
 # Search this much longer, because the time of an event differs a little from the time of issue.

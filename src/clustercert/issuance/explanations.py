@@ -19,9 +19,8 @@ from clustercert.policy.rules import administers, operates
 from clustercert.store.clusters import ClusterQueries
 from clustercert.store.decision_events import DecisionEvents
 from clustercert.store.engine.database import Database
-from clustercert.store.members import MemberQueries
-from clustercert.store.seen_users import SeenUserQueries
-from clustercert.store.usernames import UsernameQueries
+from clustercert.store.known_users import SeenUserQueries, UsernameQueries
+from clustercert.store.roles import MemberQueries
 
 # How many of the newest events are searched before the ledger is asked for the last certificate.
 NEWEST_EVENTS = 20_000

@@ -24,7 +24,7 @@ from clustercert.pki.keys import KeyGenerator, key_type_of
 from clustercert.pki.leaf import CheckedLeaf, check_leaf, der_fingerprint, new_signing_request, serial_hex
 from clustercert.pki.signer import LeafSigner, missing_signer
 from clustercert.policy.decision import Policy
-from clustercert.store.cluster_cache import ClusterLookup, require_cluster
+from clustercert.store.clusters import ClusterLookup, require_cluster
 
 # A placeholder for the credential number in a preview, because the number is not chosen yet.
 NUMBER_PLACEHOLDER = "<number>"

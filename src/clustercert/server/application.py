@@ -44,7 +44,7 @@ from clustercert.policy.rules import OPERATOR
 from clustercert.policy.templates import groups_and_templates
 from clustercert.server.reloading import Reloader
 from clustercert.settings import Settings
-from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.certificates import CertificateMaintenance
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
 from clustercert.store.job_cursors import JobCursor

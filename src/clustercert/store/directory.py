@@ -9,7 +9,6 @@ from sqlalchemy import Select, delete, insert, select, update
 from clustercert.model import AuditEvent, Domain, Group, Project, Revocation, User
 from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
 from clustercert.store import tables
-from clustercert.store.access_keys import end_temporary_keys
 from clustercert.store.engine.database import raise_generation
 from clustercert.store.engine.queries import Queries, change_one, conflict_if_violated, insert_once
 from clustercert.store.engine.transaction import Transaction
@@ -23,8 +22,8 @@ from clustercert.store.entities import (
     filter_by,
     in_domains,
 )
+from clustercert.store.logins import end_temporary_keys, lock_usable_user
 from clustercert.store.revocations import NO_END, end_disabled, revoke_disabled
-from clustercert.store.tokens import lock_usable_user
 
 _domain, _project, _user, _group = tables.domain, tables.project, tables.user, tables.group
 _member = tables.group_member

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
 
 from clustercert.store import tables
+from clustercert.store.certificates import is_revoked, revoked_later
 from clustercert.store.engine.queries import Queries
-from clustercert.store.revocation_state import is_revoked, revoked_later
 
 _certificate, _revocation = tables.certificate, tables.revocation
 

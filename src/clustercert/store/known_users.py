@@ -1,23 +1,27 @@
-"""Queries for users by name: those of the built-in identity, and those of issuers and Keystone who have logged in."""
+"""Queries for users of issuers and Keystone, for users by name, and for names that the policy chose."""
 
 import contextlib
-from dataclasses import asdict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
 
-from sqlalchemy import and_, insert, or_, select, update
+from cachetools import LRUCache
+from sqlalchemy import and_, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from clustercert.model import KnownUser
+from clustercert.model import AuditEvent, Grant, KnownUser, Project, Revocation
+from clustercert.model.errors import ConcurrentChange, Conflict, Forbidden, NotFound
 from clustercert.model.identity import BUILT_IN
 from clustercert.store import tables
-from clustercert.store.engine.queries import Queries
+from clustercert.store.engine.database import Database, raise_generation
+from clustercert.store.engine.queries import Queries, exists
 from clustercert.store.engine.transaction import Transaction
+from clustercert.store.entities import Reference, entity_of, in_domains
+from clustercert.store.revocations import NO_END, blocking, end_disabled, revoke_disabled
 
-_domain, _user, _federated, _username = (
-    tables.domain,
-    tables.user,
-    tables.federated_user,
-    tables.username,
-)
+_domain, _user, _federated, _username = tables.domain, tables.user, tables.federated_user, tables.username
+_certificate, _project, _role = tables.certificate, tables.project, tables.role
+_revocation = tables.revocation
 
 _BUILT_IN_USERS = select(_user.c.id, _user.c.name, _domain.c.name.label("domain")).join(
     _domain, _domain.c.id == _user.c.domain_id
@@ -79,3 +83,192 @@ async def put_federated_user(connection: Transaction, user: KnownUser, **others:
     changed = await connection.execute(update(_federated).where(_federated.c.id == user.id).values(values))
     if changed.rowcount == 0:
         await connection.execute(insert(_federated).values(values))
+
+
+CACHED_NAMES = 10_000
+
+
+class UsernameQueries(Queries):
+    """Assigns names to users. Owners are cached without expiry, because a name never changes its owner."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._owners: LRUCache[str, str] = LRUCache(CACHED_NAMES)
+
+    async def owner(self, name: str) -> str | None:
+        """Return the id of the user to whom a name belongs, or None. Raises Unavailable."""
+        return await self._scalar(select(_username.c.user_id).where(_username.c.name == name))
+
+    async def in_cluster(self, cluster_id: str, name: str, now: datetime) -> tuple[str, ...]:
+        """Return the ids of users with this name, or common name, in unexpired certificates of a cluster, sorted."""
+        has_name = or_(_certificate.c.user_name == name, _certificate.c.username == name)
+        query = select(_certificate.c.user_id).where(
+            _certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now, has_name
+        )
+        return tuple(sorted(row.user_id for row in await self._rows(query.distinct())))
+
+    async def claim(self, grant: Grant, user_id: str) -> None:
+        """Assign the grant's user name to a user. Raises Forbidden if it belongs to another user, or Unavailable."""
+        name = grant.username
+        owner = self._owners.get(name) or await self._claim(name, user_id)
+        self._owners[name] = owner
+        if owner != user_id:
+            raise _taken(grant)
+
+    async def require_free(self, grant: Grant, user_id: str) -> None:
+        """Raise Forbidden if the grant's user name belongs to another user, or Unavailable. Assigns nothing."""
+        owner = self._owners.get(grant.username) or await self.owner(grant.username)
+        if owner not in (None, user_id):
+            raise _taken(grant)
+
+    async def _claim(self, name: str, user_id: str) -> str:
+        """Return the owner of a name. If it has none, the user becomes its owner."""
+        owner = await self.owner(name)
+        if owner is None:
+            try:
+                async with self._database.transaction() as connection:
+                    await connection.execute(insert(_username).values(name=name, user_id=user_id))
+            except IntegrityError:
+                # Another process claimed the name at the same time.
+                owner = await self.owner(name)
+        return owner or user_id
+
+
+def _taken(grant: Grant) -> Forbidden:
+    return Forbidden(
+        f"The user name {grant.username} belongs to another user."
+        " Ask the operator to change the policy's username.",
+        trace={**grant.trace, "username_taken": grant.username},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedAccess:
+    """The access of an issuer's user, according to the store.
+
+    Attributes:
+        projects: the enabled projects among those in which the issuer's users can have roles.
+        blocked: whether an operator blocked the user.
+        name_taken: whether a domain has the issuer's name, so that its users' names are ambiguous.
+        id_taken: whether a user of the built-in identity has the user's id.
+        recorded: the user as last recorded, or None.
+        logins_ended_at: when the user ended all their logins.
+    """
+
+    projects: frozenset[str]
+    blocked: bool
+    name_taken: bool
+    id_taken: bool = False
+    recorded: KnownUser | None = None
+    logins_ended_at: datetime | None = None
+
+
+class FederationQueries(Queries):
+    """Reads the access of federated users, and blocks users. Blocking invalidates caches."""
+
+    async def access(
+        self, user_id: str, issuer_name: str, project_ids: Collection[str], domain: str | None
+    ) -> FederatedAccess:
+        """Return the access of a user. The settings of the issuer name the projects, and the domain by name or id."""
+        bound = or_(_project.c.id.in_(project_ids), _domain.c.name == domain, _domain.c.id == domain)
+        projects = (
+            select(_project.c.id)
+            .join(_domain, _domain.c.id == _project.c.domain_id)
+            .where(_project.c.enabled, _domain.c.enabled, bound)
+        )
+        async with self._database.read() as connection:
+            found = frozenset((await connection.execute(projects)).scalars())
+            blocked = await exists(connection, blocking(user_id))
+            taken = await exists(connection, select(_domain.c.id).where(_domain.c.name == issuer_name))
+            built_in = await exists(connection, select(_user.c.id).where(_user.c.id == user_id))
+            row = (await connection.execute(select(_federated).where(_federated.c.id == user_id))).first()
+        if row is None:
+            return FederatedAccess(found, blocked, taken, built_in)
+        *recorded, ended_at = row
+        return FederatedAccess(found, blocked, taken, built_in, KnownUser(*recorded), ended_at)
+
+    async def existing(
+        self, project_ids: Collection[str], domain: str | None, roles: Collection[str]
+    ) -> tuple[frozenset[str], bool, frozenset[str]]:
+        """Return which of these projects exist, whether the domain with this name or id does, and which roles do."""
+        projects = select(_project.c.id).where(_project.c.id.in_(project_ids))
+        domains = select(_domain.c.id).where(or_(_domain.c.name == domain, _domain.c.id == domain))
+        names = select(_role.c.name).where(_role.c.name.in_(roles))
+        async with self._database.read() as connection:
+            return (
+                frozenset((await connection.execute(projects)).scalars()),
+                await exists(connection, domains),
+                frozenset((await connection.execute(names)).scalars()),
+            )
+
+    async def projects(self, ids: Collection[str]) -> tuple[Project, ...]:
+        """Return the projects with these ids, sorted by domain and name."""
+        query = in_domains(Project, Reference()).where(_project.c.id.in_(ids))
+        rows = await self._rows(query.order_by(_domain.c.name, _project.c.name))
+        return tuple(entity_of(Project, row) for row in rows)
+
+    async def block(self, revocation: Revocation, *events: AuditEvent) -> None:
+        """Block a user who is not in the store, and revoke their certificates.
+
+        Raises Conflict for a user of the built-in identity, or one who is blocked already.
+        """
+        async with self._database.transaction(*events) as connection:
+            generation = await raise_generation(connection)
+            if await exists(connection, select(_user.c.id).where(_user.c.id == revocation.user_id)):
+                raise ConcurrentChange
+            if await exists(connection, blocking(revocation.user_id)):
+                raise Conflict("This user is blocked already.")
+            await revoke_disabled(connection, revocation, generation)
+
+    async def unblock(self, user_id: str, event: AuditEvent) -> None:
+        """Accept a blocked user's logins again. Their old certificates stay revoked. Raises NotFound or Conflict."""
+        async with self._database.transaction(event) as connection:
+            generation = await raise_generation(connection)
+            if await exists(connection, select(_user.c.id).where(_user.c.id == user_id)):
+                raise ConcurrentChange
+            if not await exists(connection, blocking(user_id, "user.blocked")):
+                raise NotFound("This user is not blocked.")
+            await end_disabled(connection, user_id, generation)
+
+
+# The methods of users of the built-in identity, and of the service itself.
+_BUILT_IN_METHODS = ("token", "access_key", "cli", "service")
+
+
+class SeenUserQueries(Queries):
+    """Reads users from the ledger."""
+
+    async def last_issued(self, project_id: str, user_id: str) -> datetime | None:
+        """Return when a user got their last certificate for the project's clusters."""
+        query = (
+            select(_certificate.c.issued_at)
+            .where(_certificate.c.user_id == user_id, _certificate.c.project_id == project_id)
+            .order_by(_certificate.c.id.desc())
+            .limit(1)
+        )
+        return await self._scalar(query)
+
+    async def is_blocked(self, user_id: str) -> bool:
+        return await self._row(blocking(user_id)) is not None
+
+    async def of_other_issuers(self, project_id: str, since: datetime) -> Mapping[str, datetime]:
+        """Return users of other issuers with certificates for the project: when they got the last one, by user id.
+
+        Leaves out blocked users.
+        """
+        blocked = select(_revocation.c.user_id).where(
+            _revocation.c.cluster_id == "",
+            _revocation.c.fingerprint.is_(None),
+            _revocation.c.epoch == NO_END,
+        )
+        query = (
+            select(_certificate.c.user_id, func.max(_certificate.c.issued_at))
+            .where(
+                _certificate.c.project_id == project_id,
+                _certificate.c.issued_at >= since,
+                _certificate.c.auth_method.not_in(_BUILT_IN_METHODS),
+                _certificate.c.user_id.not_in(blocked),
+            )
+            .group_by(_certificate.c.user_id)
+        )
+        return {row[0]: row[1] for row in await self._rows(query)}

@@ -41,25 +41,20 @@ from clustercert.pki.signer import Signer, SignerFactory
 from clustercert.policy.decision import Policy
 from clustercert.policy.templates import groups_and_templates
 from clustercert.settings import Settings, SettingsError
-from clustercert.store.access import AccessQueries
-from clustercert.store.audit import AuditQueries
-from clustercert.store.certificate_maintenance import CertificateMaintenance
+from clustercert.store.audit import AuditQueries, EventPages
+from clustercert.store.certificates import AccessQueries, CertificateMaintenance, InventoryQueries
 from clustercert.store.clusters import ClusterQueries
-from clustercert.store.crls import CrlQueries
+from clustercert.store.decision_events import IssuedFeed
 from clustercert.store.disk_space import MIB, DiskSpace
 from clustercert.store.enforcement import EnforcementQueries
 from clustercert.store.engine import migrate
 from clustercert.store.engine.database import Database
 from clustercert.store.engine.leader import Leader
-from clustercert.store.event_pages import EventPages
 from clustercert.store.evidence import EvidenceQueries
-from clustercert.store.inventory import InventoryQueries
-from clustercert.store.issued_feed import IssuedFeed
-from clustercert.store.known_users import KnownUserQueries
+from clustercert.store.known_users import KnownUserQueries, UsernameQueries
 from clustercert.store.ledger import Ledger
-from clustercert.store.members import MemberQueries
-from clustercert.store.revocations import RevocationQueries
-from clustercert.store.usernames import UsernameQueries
+from clustercert.store.revocations import CrlQueries, RevocationQueries
+from clustercert.store.roles import MemberQueries
 from clustercert.wiring.authentication import (
     keystone_service,
     new_authenticator,

@@ -34,7 +34,7 @@ from clustercert.model import Domain, JsonObject, Project, User
 from clustercert.model.identity import Role
 from clustercert.model.ids import id_of
 from clustercert.store.entities import Reference
-from clustercert.store.tokens import LiveToken
+from clustercert.store.logins import LiveToken
 
 # The same version as in Open Telekom Cloud. openstacksdk requires a number after the v.
 VERSION = "v3.6"

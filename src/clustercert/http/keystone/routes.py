@@ -25,7 +25,7 @@ from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword
 from clustercert.model import JsonObject, Project
 from clustercert.model.errors import InvalidRequest, NotFound
-from clustercert.store.tokens import LiveToken
+from clustercert.store.logins import LiveToken
 
 router = APIRouter(tags=["Identity"])
 

@@ -13,11 +13,10 @@ from clustercert.kubernetes.webhook.credential_usage import CredentialUsage
 from clustercert.kubernetes.webhook.recognition import Recognition
 from clustercert.kubernetes.webhook.tokens import WebhookTokens
 from clustercert.model.events.operation import AuditBatchRefused
-from clustercert.store.credential_cache import CredentialCache
+from clustercert.store.clusters import WebhookTokenQueries
+from clustercert.store.credential_cache import CredentialCache, RevocationFeed
 from clustercert.store.credential_usage import CredentialUsageQueries
 from clustercert.store.engine.database import Database
-from clustercert.store.revocation_feed import RevocationFeed
-from clustercert.store.webhook_tokens import WebhookTokenQueries
 
 __all__ = ["Webhook"]
 

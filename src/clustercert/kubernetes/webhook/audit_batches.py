@@ -22,8 +22,8 @@ from clustercert.model import Actor, Origin
 from clustercert.model.errors import InvalidRequest, RequestTimeout, Unavailable
 from clustercert.model.events.operation import AuditBatchRefused
 from clustercert.observability import metrics
+from clustercert.store.clusters import ClusterWebhookConfig
 from clustercert.store.engine.database import Database
-from clustercert.store.webhook_tokens import ClusterWebhookConfig
 
 if TYPE_CHECKING:
     from clustercert.kubernetes.webhook.review import Identity

@@ -12,7 +12,7 @@ from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import ClusterOptions, Origin, rfc3339
 from clustercert.observability import metrics
 from clustercert.policy.templates import exemption_of, is_exempt
-from clustercert.store.webhook_tokens import ClusterWebhookConfig
+from clustercert.store.clusters import ClusterWebhookConfig
 
 Outcome = Literal[
     "no_opinion", "revoked", "other_cluster", "unknown", "forged", "altered", "not_pinned", "too_large"

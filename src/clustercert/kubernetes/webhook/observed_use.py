@@ -9,8 +9,8 @@ from clustercert.kubernetes.webhook.recognition import Recognized
 from clustercert.kubernetes.webhook.review import Identity
 from clustercert.model import CREDENTIAL_PREFIX, Origin
 from clustercert.model.kubernetes import MASTERS
+from clustercert.store.clusters import ClusterWebhookConfig
 from clustercert.store.credential_usage import UnknownUse
-from clustercert.store.webhook_tokens import ClusterWebhookConfig
 
 # Limits for the names stored from one certificate. Certificates from other issuers may have longer or more names.
 MAX_NAME_LENGTH = 256

@@ -14,8 +14,8 @@ from cachetools import LRUCache
 from clustercert.model import Actor, Cluster, new_id
 from clustercert.model.errors import NotFound, Unauthenticated, Unavailable
 from clustercert.model.events.administration import WebhookTokenChange, WebhookTokenChanged
+from clustercert.store.clusters import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
 from clustercert.store.engine.generation import Cache, Generation
-from clustercert.store.webhook_tokens import ClusterWebhookConfig, WebhookToken, WebhookTokenQueries
 
 # People and secret scanners recognize a token by this prefix.
 PREFIX = "ccw_"

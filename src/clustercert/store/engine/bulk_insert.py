@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Connection, LargeBinary, String, Table
 
-from clustercert.store.tables.columns import Utc, as_json
+from clustercert.store.tables import Utc, as_json
 
 Rows = Sequence[Mapping[str, Any]]
 Inserts = Sequence[tuple["BulkInsert", Rows]]

@@ -1,0 +1,582 @@
+"""Queries for issued certificates: their state, lists, access reports, and their deletion."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+)
+
+from clustercert.model import AuditEvent, CertificateRecord, ClusterOptions, Revocation
+from clustercert.model.choices import CertificateState
+from clustercert.store import tables
+from clustercert.store.clusters import options_of
+from clustercert.store.engine.database import Database
+from clustercert.store.engine.keyset_pagination import (
+    AFTER_LAST_ID,
+    FIRST_ID,
+    compares_row_values,
+    keyset_range,
+)
+from clustercert.store.engine.queries import BATCH, Queries
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.events import record_events
+
+_certificate, _revocation, _cluster = tables.certificate, tables.revocation, tables.cluster
+_token, _unknown, _ca = tables.webhook_token, tables.unknown_identity, tables.client_ca
+
+# At most this many ids in one statement.
+_MAX_IDS = 500
+
+
+def is_revoked() -> ColumnElement[bool]:
+    """Match rows of `certificate` in the enclosing statement that are revoked. Takes three index probes."""
+    return or_(
+        _certificate.c.revoked_at.is_not(None),
+        *(_wider_revocations(literal(1), *scope).exists() for scope in _scopes()),
+    )
+
+
+def wider_revocation_id() -> ColumnElement[int | None]:
+    """Return the id of a user or cluster revocation that covers a row of `certificate`. Takes three index probes."""
+    return func.coalesce(*(_first_wider_revocation(*scope) for scope in _scopes()))
+
+
+def revoked_later() -> ColumnElement[bool]:
+    """Match rows of `revocation` for a user or cluster that have not been undone and are newer than the certificate."""
+    return and_(
+        # This condition skips rows about individual certificates, which are in the same index.
+        _revocation.c.fingerprint.is_(None),
+        _revocation.c.epoch > _certificate.c.epoch,
+        _revocation.c.undone_at.is_(None),
+    )
+
+
+def revocation_of(row: Mapping[Any, Any]) -> Revocation:
+    """Map a row of the table `revocation` that has all columns."""
+    return Revocation(**{name: value for name, value in row.items() if name != "changed"})
+
+
+async def revocations_by_id(connection: Transaction, ids: Iterable[int]) -> dict[int, Revocation]:
+    wanted, found = sorted(ids), {}
+    for start in range(0, len(wanted), _MAX_IDS):
+        query = select(_revocation).where(_revocation.c.id.in_(wanted[start : start + _MAX_IDS]))
+        for row in (await connection.execute(query)).mappings():
+            found[row["id"]] = revocation_of(row)
+    return found
+
+
+_Scope = tuple[ColumnElement[str], ColumnElement[str]]
+
+
+def _scopes() -> tuple[_Scope, ...]:
+    """Return the (user, cluster) pairs of revocations that cover a certificate. An empty string means all."""
+    user_id, cluster_id, everything = _certificate.c.user_id, _certificate.c.cluster_id, literal("")
+    return (user_id, cluster_id), (user_id, everything), (everything, cluster_id)
+
+
+def _wider_revocations(
+    column: ColumnElement[int], user_id: ColumnElement[str], cluster_id: ColumnElement[str]
+) -> Select[int]:
+    in_scope = and_(_revocation.c.user_id == user_id, _revocation.c.cluster_id == cluster_id, revoked_later())
+    return select(column).select_from(_revocation).where(in_scope).correlate(_certificate)
+
+
+def _first_wider_revocation(user_id: ColumnElement[str], cluster_id: ColumnElement[str]) -> ScalarSelect[int]:
+    query = _wider_revocations(_revocation.c.id, user_id, cluster_id)
+    # Order by all columns of the index, although the fingerprint is NULL in these rows. Otherwise PostgreSQL would
+    # sort.
+    return query.order_by(_revocation.c.fingerprint, _revocation.c.epoch).limit(1).scalar_subquery()
+
+
+FINGERPRINT_DIGITS = 64
+# Fewer digits begin several fingerprints in a ledger of a few thousand certificates.
+MIN_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateView(CertificateRecord):
+    """A certificate in the ledger with its current state.
+
+    Attributes:
+        id: increases with each certificate; lists are ordered by it.
+        revoked_at, revoked_by, revocation_reason: from the certificate's own revocation, or else from a revocation of
+            its user or cluster; all None if it is not revoked.
+        first_seen_at, last_seen_at: when an API server first and last reported its use, or None.
+        altered_at: when an API server last reported another encoding of it, or None.
+        revoked_used_at: when an API server last allowed a request after its revocation, to the hour, or None.
+        der: the certificate; empty in lists.
+    """
+
+    id: int
+    revoked_at: datetime | None
+    revoked_by: str | None
+    revocation_reason: str | None
+    first_seen_at: datetime | None
+    last_seen_at: datetime | None
+    altered_at: datetime | None
+    revoked_used_at: datetime | None = None
+    der: bytes = b""
+
+    @property
+    def used_after_revocation_at(self) -> datetime | None:
+        """When an API server last allowed a request after the present revocation, to the hour, or None."""
+        used_at, revoked_at = self.revoked_used_at, self.revoked_at
+        return used_at if used_at is not None and revoked_at is not None and used_at > revoked_at else None
+
+    @property
+    def has_only_credential_group(self) -> bool:
+        """Whether its credential group is its only group."""
+        return not self.groups
+
+    def state(self, now: datetime) -> CertificateState:
+        """Return the certificate's state at a time."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "live" if self.not_after > now else "expired"
+
+
+@cache
+def view_query(*, with_der: bool = False) -> Select[Any]:
+    """Return the query that `certificate_views` runs, to which callers add conditions and an order."""
+    names = [each.name for each in fields(CertificateView) if with_der or each.name != "der"]
+    stored = {"revocation_reason": "revoked_why"}
+    columns = (_certificate.c[stored.get(name, name)].label(name) for name in names)
+    return select(*columns, wider_revocation_id().label("wider_revocation_id"))
+
+
+async def certificate_views(
+    connection: Transaction, query: Select[Any], values: Mapping[str, object] | None = None
+) -> tuple[CertificateView, ...]:
+    """Run a query that was made from `view_query`, and map its rows."""
+    rows = (await connection.execute(query, values)).all()
+    revocations = await revocations_by_id(connection, {row.wider_revocation_id for row in rows} - {None})
+    return tuple(_view(row._asdict(), revocations) for row in rows)
+
+
+def _view(row: dict[str, Any], revocations: Mapping[int, Revocation]) -> CertificateView:
+    revocation = revocations.get(row.pop("wider_revocation_id"))
+    row["groups"] = tuple(row["groups"])
+    if row["revoked_at"] is None and revocation is not None:
+        row |= {
+            "revoked_at": revocation.at,
+            "revoked_by": revocation.by,
+            "revocation_reason": revocation.reason,
+        }
+    return CertificateView(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The certificates that a caller may find: their own, and those of all users in some projects."""
+
+    user_id: str
+    project_ids: Collection[str] = ()
+
+    def condition(self) -> ColumnElement[bool]:
+        return or_(_certificate.c.user_id == self.user_id, _certificate.c.project_id.in_(self.project_ids))
+
+
+class CertificateLookup(Queries):
+    """Finds individual certificates."""
+
+    async def find(
+        self,
+        name: str,
+        *,
+        cluster_id: str | None = None,
+        project_id: str | None = None,
+        reach: Reach | None = None,
+        abbreviated: bool = False,
+    ) -> tuple[CertificateView, ...]:
+        """Find up to two certificates by fingerprint, credential number or serial, in lower-case hex.
+
+        Finds two only if two signers chose the same serial, or if `abbreviated` allows `name` to be the beginning of a
+        fingerprint, of at least MIN_DIGITS. Certificates out of `reach` do not count, so that an abbreviation tells
+        nothing about them.
+        """
+        # Look for the credential number first, because another signer may have chosen the same value as a serial.
+        conditions = [_certificate.c.credential_number == name, _certificate.c.serial == name]
+        if len(name) == FINGERPRINT_DIGITS:
+            conditions = [_fingerprint_begins(name)]
+        elif abbreviated and len(name) >= MIN_DIGITS:
+            conditions.append(_fingerprint_begins(name))
+        query = view_query(with_der=True).limit(2)
+        if cluster_id is not None:
+            query = query.where(_certificate.c.cluster_id == cluster_id)
+        if project_id is not None:
+            query = query.where(_certificate.c.project_id == project_id)
+        if reach is not None:
+            query = query.where(reach.condition())
+        async with self._database.read() as connection:
+            for condition in conditions:
+                if found := await certificate_views(connection, query.where(condition)):
+                    return found
+        return ()
+
+
+def _fingerprint_begins(digits: str) -> ColumnElement[bool]:
+    first, last = (bytes.fromhex(digits.ljust(FINGERPRINT_DIGITS, fill)) for fill in "0f")
+    return _certificate.c.fingerprint.between(first, last)
+
+
+Scope = Literal["project_id", "user_id", "cluster_id"]
+"""The column whose index a list scans, for all rows with one value in it."""
+
+# A page reads at most this many index entries, even if few match. So its cost does not grow with the ledger.
+MAX_SCANNED = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFilter:
+    """Selects certificates. A field that is `None` selects all. `…_before` excludes its time, `…_after` includes it.
+
+    `user_name` is a name of users, or a common name. `never_seen` selects only certificates that no API server has
+    reported as used.
+    """
+
+    project_id: str | None = None
+    cluster_id: str | None = None
+    user_id: str | None = None
+    user_name: str | None = None
+    state: CertificateState | None = None
+    expires_before: datetime | None = None
+    expires_after: datetime | None = None
+    key_origin: str | None = None
+    seen_before: datetime | None = None
+    seen_after: datetime | None = None
+    never_seen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of certificates, newest first, which may be short or empty even if there is a next page.
+
+    `next` is the argument `before` for the next page, or None on the last page.
+    """
+
+    items: tuple[CertificateView, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceNames:
+    """Names of clusters and projects by id. Those that were removed have none."""
+
+    clusters: Mapping[str, str]
+    projects: Mapping[str, str]
+
+
+class InventoryQueries(CertificateLookup):
+    """Lists and finds issued certificates."""
+
+    def __init__(self, database: Database, max_scanned: int = MAX_SCANNED) -> None:
+        super().__init__(database)
+        self._max_scanned = max_scanned
+
+    async def page(
+        self,
+        wanted: CertificateFilter,
+        now: datetime,
+        *,
+        limit: int,
+        before: int | None = None,
+        scope: Scope | None = None,
+    ) -> Page:
+        """Return a page of the certificates that the filter selects, with ids below `before`.
+
+        Scans the index on `scope`, by default the first column in `_SCOPES` that the filter restricts. The point where
+        a short page ends reveals how many rows the scope has, so the caller must be allowed to see all of them.
+        """
+        given = {name: getattr(wanted, name) for name in _CONDITIONS}
+        given = {name: value for name, value in given.items() if value not in (None, False)}
+        scope = scope or next((name for name in _SCOPES if name in given), None)
+        last_scanned, matching = _statements(
+            frozenset(given), wanted.state, scope, by_row_values=compares_row_values(self._database)
+        )
+        values = {
+            **given,
+            "now": now,
+            "before": AFTER_LAST_ID if before is None else before,
+            "lowest": FIRST_ID,
+        }
+        # The id of the last row that this page may scan; None if fewer rows are left, or if all rows match.
+        lowest = None
+        async with self._database.read() as connection:
+            if last_scanned is not None:
+                skipped = {"skipped": self._max_scanned - 1}
+                lowest = (await connection.execute(last_scanned, values | skipped)).scalar()
+            values |= {"lowest": lowest or FIRST_ID, "limit": limit + 1}
+            found = await certificate_views(connection, matching, values)
+        if len(found) > limit:
+            return Page(found[:limit], found[limit - 1].id)
+        return Page(found, lowest)
+
+    async def place_names(self, places: Iterable[tuple[str, str]]) -> PlaceNames:
+        """Return the names of clusters and projects, given pairs of cluster id and project id."""
+        found = []
+        for table, ids in zip((tables.cluster, tables.project), zip(*places, strict=True), strict=False):
+            query = select(table.c.id, table.c.name).where(table.c.id.in_(set(ids)))
+            found.append({row.id: row.name for row in await self._rows(query)})
+        return PlaceNames(*found) if found else PlaceNames({}, {})
+
+
+# The column is wrapped, so that no index on it is used: a scan in the order of expiry would need a sort by id.
+_not_after = func.coalesce(_certificate.c.not_after, _certificate.c.not_after)
+
+# Conditions, keyed by the `CertificateFilter` field that provides the value.
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "project_id": _certificate.c.project_id == bindparam("project_id"),
+    "cluster_id": _certificate.c.cluster_id == bindparam("cluster_id"),
+    "user_id": _certificate.c.user_id == bindparam("user_id"),
+    "user_name": or_(
+        _certificate.c.user_name == bindparam("user_name"), _certificate.c.username == bindparam("user_name")
+    ),
+    "expires_before": _not_after < bindparam("expires_before"),
+    "expires_after": _not_after >= bindparam("expires_after"),
+    "key_origin": _certificate.c.key_origin == bindparam("key_origin"),
+    "seen_before": _certificate.c.last_seen_at < bindparam("seen_before"),
+    "seen_after": _certificate.c.last_seen_at >= bindparam("seen_after"),
+    "never_seen": _certificate.c.last_seen_at.is_(None),
+}
+_STATES: Mapping[CertificateState | None, tuple[ColumnElement[bool], ...]] = {
+    None: (),
+    "live": (_not_after > bindparam("now"), not_(is_revoked())),
+    "revoked": (is_revoked(),),
+    "expired": (_not_after <= bindparam("now"), not_(is_revoked())),
+}
+# The first of these conditions that a list has chooses the index. A list of one project must not read rows of other
+# projects, and a user usually has fewer rows than a cluster.
+_SCOPES: tuple[Scope, ...] = ("project_id", "user_id", "cluster_id")
+
+
+@lru_cache(maxsize=128)
+def _statements(
+    given: frozenset[str], state: CertificateState | None, scope: Scope | None, *, by_row_values: bool
+) -> tuple[Select[int] | None, Select[Any]]:
+    """Build the query for the last row that a page may scan, and the query for the rows that match.
+
+    The first is None if the scope is the only condition, because then the page limit bounds the scan. Cached, because
+    building the queries costs more than running them. `by_row_values`: see `keyset_range`.
+    """
+    row_id = _certificate.c.id
+    before, lowest = (bindparam(name, type_=row_id.type) for name in ("before", "lowest"))
+    # Leave out the scope's own condition, because PostgreSQL's planner could choose another index for it.
+    filters = [condition for name, condition in _CONDITIONS.items() if name in given and name != scope]
+    filters += _STATES[state]
+    owner = None
+    if scope is not None:
+        owner = _certificate.c[scope], bindparam(scope, type_=_certificate.c[scope].type)
+    rows = keyset_range(row_id, lowest, before, owner, by_row_values=by_row_values)
+    newest_first = rows.order(_certificate, newest_first=True)
+    matching = view_query().where(rows.condition, *filters).order_by(*newest_first)
+    matching = matching.limit(bindparam("limit", type_=Integer))
+    if not filters:
+        return None, matching
+    last = select(row_id).where(rows.condition).order_by(*newest_first).limit(1)
+    return last.offset(bindparam("skipped", type_=Integer)), matching
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownIdentity:
+    """A user name with groups, seen by the API server in client certificates that are not in the ledger.
+
+    Attributes:
+        fingerprints: of at most 16 certificates that were seen most recently, newest last, in lower-case hex.
+        hashes: about how many different certificates were seen. Another encoding of a certificate counts again.
+    """
+
+    fingerprints: tuple[str, ...]
+    hashes: int
+    username: str
+    groups: tuple[str, ...]
+    first_seen_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterControls:
+    """A cluster's name, and the options that say how it refuses revoked certificates."""
+
+    name: str
+    options: ClusterOptions
+
+
+@dataclass(frozen=True, slots=True)
+class CertifiedCluster:
+    """A cluster for which a user has certificates. `until` is when the last one expires."""
+
+    cluster_id: str
+    project_id: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookContact:
+    """When an API server last asked the webhook with a token, and when audit events last arrived; None for never."""
+
+    asked_at: datetime | None
+    events_at: datetime | None
+
+
+class AccessQueries(Queries):
+    """Reads the data for a cluster's access report."""
+
+    async def clusters_of_user(
+        self, user_id: str, now: datetime, *, limit: int
+    ) -> tuple[CertifiedCluster, ...]:
+        """Return the clusters for which a user has unexpired certificates, revoked or not, latest expiry first."""
+        until = func.max(_certificate.c.not_after)
+        query = (
+            select(_certificate.c.cluster_id, _certificate.c.project_id, until)
+            .where(_certificate.c.user_id == user_id, _certificate.c.not_after > now)
+            .group_by(_certificate.c.cluster_id, _certificate.c.project_id)
+            .order_by(until.desc(), _certificate.c.cluster_id)
+            .limit(limit)
+        )
+        return tuple(CertifiedCluster(*row) for row in await self._rows(query))
+
+    async def unexpired(
+        self, cluster_id: str, now: datetime, *, limit: int, user_id: str | None = None
+    ) -> tuple[CertificateView, ...]:
+        """Return the unexpired certificates, including revoked ones, latest expiry first."""
+        query = (
+            view_query()
+            .where(_certificate.c.cluster_id == cluster_id, _certificate.c.not_after > now)
+            .order_by(_certificate.c.not_after.desc())
+            .limit(limit)
+        )
+        if user_id is not None:
+            query = query.where(_certificate.c.user_id == user_id)
+        async with self._database.read() as connection:
+            return await certificate_views(connection, query)
+
+    async def unknown(self, cluster_id: str, *, limit: int) -> tuple[UnknownIdentity, ...]:
+        """Return the unknown identities, most recently seen first."""
+        query = (
+            select(*(_unknown.c[each.name] for each in fields(UnknownIdentity)))
+            .where(_unknown.c.cluster_id == cluster_id)
+            .order_by(_unknown.c.last_seen_at.desc(), _unknown.c.identity)
+            .limit(limit)
+        )
+        return tuple(
+            UnknownIdentity(tuple(fingerprints), hashes, username, tuple(groups), *seen)
+            for fingerprints, hashes, username, groups, *seen in await self._rows(query)
+        )
+
+    async def never_called(self, *, limit: int) -> tuple[ClusterControls, ...]:
+        """Return clusters whose API server has never called the webhook."""
+        called = select(_token.c.cluster_id).where(_token.c.last_asked_at.is_not(None))
+        without = select(_cluster.c.name, _cluster.c.options).where(_cluster.c.id.not_in(called))
+        query = without.order_by(_cluster.c.id).limit(limit)
+        return tuple(ClusterControls(name, options_of(options)) for name, options in await self._rows(query))
+
+    async def webhook_contacts(self, cluster_id: str) -> tuple[WebhookContact, ...]:
+        """Return when the API server last contacted the service, for each of the cluster's webhook tokens."""
+        query = select(_token.c.last_asked_at, _token.c.last_events_at).where(
+            _token.c.cluster_id == cluster_id
+        )
+        return tuple(WebhookContact(*row) for row in await self._rows(query))
+
+
+_FIELDS = [field.name for field in fields(CertificateRecord)]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCertificate:
+    """A row of the ledger, which may have been tampered with. `ca_der` is None if its CA was deleted."""
+
+    id: int
+    record: CertificateRecord
+    ca_der: bytes | None
+
+
+class CertificateMaintenance(Queries):
+    """Counts, reads and deletes certificates in the ledger."""
+
+    async def live(self, now: datetime, horizons: Sequence[datetime]) -> tuple[int, tuple[int, ...]]:
+        """Return how many certificates are valid now, and how many of these expire by each time in `horizons`.
+
+        Excludes certificates that were revoked individually. Includes those of a revoked user or cluster, because
+        excluding them would require a scan of all certificates.
+        """
+        ends_after_now = _certificate.c.not_after > now
+        counts = [func.count().filter(_certificate.c.not_after <= horizon) for horizon in horizons]
+        query = select(func.count(), *counts).where(ends_after_now, _certificate.c.revoked_at.is_(None))
+        ((total, *windows),) = await self._rows(query)
+        return total, tuple(windows)
+
+    async def count_live(
+        self, now: datetime, *, user_id: str | None = None, cluster_id: str | None = None
+    ) -> int:
+        """Count the valid and unrevoked certificates of a user, of a cluster, or of a user for a cluster.
+
+        For both, reads the index entries of all the cluster's unexpired certificates, and the user's rows.
+        """
+        query = select(func.count()).where(_certificate.c.not_after > now, ~is_revoked())
+        if user_id is not None:
+            query = query.where(_certificate.c.user_id == user_id)
+        if cluster_id is not None:
+            query = query.where(_certificate.c.cluster_id == cluster_id)
+        return await self._scalar(query) or 0
+
+    async def count_expired(self, ended_before: datetime) -> int:
+        """Count the certificates that expired before a time."""
+        query = select(func.count()).where(_certificate.c.not_after < ended_before)
+        return await self._scalar(query) or 0
+
+    async def after(self, row_id: int, limit: int) -> list[StoredCertificate]:
+        """Return at most `limit` rows with higher ids than `row_id`, sorted by id. Raises Unavailable."""
+        query = (
+            select(
+                *(_certificate.c[name] for name in ("id", *_FIELDS)), _ca.c.certificate_der.label("ca_der")
+            )
+            .outerjoin(_ca, _ca.c.id == _certificate.c.ca_id)
+            .where(_certificate.c.id > row_id)
+            .order_by(_certificate.c.id)
+            .limit(limit)
+        )
+        return [_stored(row._asdict()) for row in await self._rows(query)]
+
+    async def prune(self, ended_before: datetime, event: Callable[[int], AuditEvent]) -> int:
+        """Delete a batch of certificates that expired before a time, oldest first. Returns 0 when none are left.
+
+        Also deletes the revocations of these individual certificates, but not the audit events of their issuance.
+        `event` creates an audit event from the number deleted, which is recorded unless the number is 0.
+        """
+        ended = (
+            select(_certificate.c.fingerprint)
+            .where(_certificate.c.not_after < ended_before)
+            .order_by(_certificate.c.not_after)
+            .limit(BATCH)
+        )
+        async with self._database.transaction() as connection:
+            fingerprints = (await connection.execute(ended)).scalars().all()
+            these = delete(_certificate).where(_certificate.c.fingerprint.in_(fingerprints))
+            count = (await connection.execute(these)).rowcount
+            # Keep revocations of users and clusters, because they cover other certificates.
+            await connection.execute(delete(_revocation).where(_revocation.c.fingerprint.in_(fingerprints)))
+            if count:
+                await record_events(connection, (event(count),))
+        return count
+
+
+def _stored(row: dict[str, Any]) -> StoredCertificate:
+    row_id, ca_der, groups = row.pop("id"), row.pop("ca_der"), row["groups"]
+    # The column is JSON, so a tampered row may contain any value.
+    row["groups"] = tuple(map(str, groups)) if isinstance(groups, list) else ()
+    return StoredCertificate(row_id, CertificateRecord(**row), ca_der)

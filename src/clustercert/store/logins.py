@@ -1,0 +1,389 @@
+"""Queries for tokens and access keys, and for a user's own logins."""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from clustercert.model import AccessKey, AuditEvent, Caller, Domain, KnownUser, Project, Token, User
+from clustercert.model.errors import ConcurrentChange, NotFound, Unauthenticated
+from clustercert.store import tables
+from clustercert.store.engine.database import raise_generation
+from clustercert.store.engine.queries import BATCH, Queries, change_one, exists
+from clustercert.store.engine.transaction import Transaction
+from clustercert.store.entities import Reference, entity_columns, entity_of, in_domains
+from clustercert.store.events import record_events
+from clustercert.store.known_users import put_federated_user
+from clustercert.store.roles import Roles, roles_everywhere, roles_in
+
+_domain, _project, _user, _token = tables.domain, tables.project, tables.user, tables.token
+_network, _key, _federated = tables.login_network, tables.access_key, tables.federated_user
+
+# Known networks of each user; the least recently used ones are deleted. They expire after the time without a login.
+MAX_NETWORKS = 256
+NETWORK_LIFETIME = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user who logs in.
+
+    Attributes:
+        password_hash: an Argon2 string, or None if the user has no password.
+        is_known_source: whether the user has logged in by password from the same network before.
+    """
+
+    user: User
+    password_hash: str | None = field(repr=False)
+    is_known_source: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveToken:
+    """A token with its user, scope and roles, from one snapshot. It may be expired, and user or scope disabled.
+
+    Attributes:
+        project, domain: the scope; at most one of them is set.
+        roles: roles in the project; without a project, only service roles.
+    """
+
+    token: Token
+    user: User
+    project: Project | None
+    domain: Domain | None
+    roles: Roles
+
+
+class TokenQueries(Queries):
+    """Reads and changes tokens, and reads logins."""
+
+    async def login(self, wanted: Reference, network: str) -> Login | None:
+        """Return the user that a login names, or None unless exactly one user matches.
+
+        `network`: the client's IPv4 address or IPv6 /64.
+        """
+        async with self._database.read() as connection:
+            rows = list(await connection.execute(in_domains(User, wanted).add_columns(_user.c.password_hash)))
+            user = entity_of(User, rows[0]) if len(rows) == 1 else None
+            # The same query for unknown users, to avoid a timing oracle.
+            of_login = {"login_user": user.id if user else "", "login_network": network}
+            is_known_source = (await connection.execute(_KNOWN_NETWORK, of_login)).first() is not None
+        return Login(user, rows[0].password_hash, is_known_source) if user else None
+
+    async def add_by_password(
+        self, token: Token, checked_hash: str, network: str, *, fresh_hash: str | None
+    ) -> LiveToken | None:
+        """Store a token. Returns None if the user was disabled, the password changed or the scope deleted meanwhile.
+
+        Also remembers that the user has logged in from this network. `fresh_hash`, unless it is `None`, replaces the
+        password hash that was checked.
+        """
+        with contextlib.suppress(IntegrityError):
+            async with self._database.transaction() as connection:
+                if not await lock_usable_user(
+                    connection, token.user_id, _user.c.password_hash == checked_hash
+                ):
+                    return None
+                if fresh_hash is not None:
+                    query = update(_user).where(_user.c.id == token.user_id)
+                    await connection.execute(query.values(password_hash=fresh_hash))
+                await _remember_network(connection, token, network)
+                await connection.execute(insert(_token).values(asdict(token)))
+                return await _live_token(connection, token.hash)
+        return None
+
+    async def add_by_token(self, token: Token, parent: bytes) -> LiveToken | None:
+        """Store a token. Returns None if the parent token, the user or the scope is no longer valid."""
+        with contextlib.suppress(IntegrityError):
+            async with self._database.transaction() as connection:
+                usable = await lock_usable_user(connection, token.user_id)
+                if usable and await lock_token(connection, parent):
+                    await connection.execute(insert(_token).values(asdict(token)))
+                    return await _live_token(connection, token.hash)
+        return None
+
+    async def live(self, token_hash: bytes) -> LiveToken | None:
+        """Return the token with its user, scope and roles, or None."""
+        async with self._database.read() as connection:
+            return await _live_token(connection, token_hash)
+
+    async def remove(self, token_hash: bytes, event: AuditEvent) -> None:
+        """Delete a token. Raises NotFound if it is not stored."""
+        await self._change(delete(_token).where(_token.c.hash == token_hash), event, "Could not find token.")
+
+    async def prune(self, now: datetime) -> int:
+        """Delete expired tokens and known networks, and return how many were deleted, at most a batch of tokens.
+
+        Caches check the expiry of tokens themselves.
+        """
+        expired = select(_token.c.hash).where(_token.c.expires_at <= now).limit(BATCH)
+        unused = delete(_network).where(_network.c.last_login_at <= now - NETWORK_LIFETIME)
+        async with self._database.transaction() as connection:
+            tokens = await connection.execute(delete(_token).where(_token.c.hash.in_(expired)))
+            return tokens.rowcount + (await connection.execute(unused)).rowcount
+
+
+async def lock_usable_user(connection: Transaction, user_id: str, *conditions: ColumnElement[bool]) -> bool:
+    """Lock the user's row. Returns whether the user exists, is enabled and meets the conditions."""
+    # Transactions that delete a user's tokens and temporary keys write this row first, so that none is added later.
+    query = select(_user.c.id).where(_user.c.id == user_id, _user.c.enabled, *conditions)
+    return await exists(connection, query.with_for_update())
+
+
+async def lock_token(connection: Transaction, token_hash: bytes) -> bool:
+    """Lock the token's row. Returns whether it exists."""
+    query = select(_token.c.user_id).where(_token.c.hash == token_hash)
+    return await exists(connection, query.with_for_update())
+
+
+async def _remember_network(connection: Transaction, token: Token, network: str) -> None:
+    """Record a login of the token's user from a network. The transaction must have locked the user's row."""
+    of_user = _network.c.user_id == token.user_id
+    known = update(_network).where(of_user, _network.c.network == network)
+    if (await connection.execute(known.values(last_login_at=token.issued_at))).rowcount:
+        return
+    latest = select(_network.c.network).where(of_user).order_by(_network.c.last_login_at.desc())
+    kept = latest.limit(MAX_NETWORKS - 1)
+    await connection.execute(delete(_network).where(of_user, _network.c.network.not_in(kept)))
+    row = {"user_id": token.user_id, "network": network, "last_login_at": token.issued_at}
+    await connection.execute(insert(_network).values(row))
+
+
+_KNOWN_NETWORK = select(_network.c.user_id).where(
+    _network.c.user_id == bindparam("login_user"), _network.c.network == bindparam("login_network")
+)
+
+
+async def _live_token(connection: Transaction, token_hash: bytes) -> LiveToken | None:
+    row = (await connection.execute(_LIVE_TOKEN, {"token_hash": token_hash})).first()
+    if row is None:
+        return None
+    token = entity_of(Token, row, methods=tuple(row.token_methods))
+    return LiveToken(
+        token=token,
+        user=entity_of(User, row),
+        project=entity_of(Project, row) if token.project_id is not None else None,
+        domain=entity_of(Domain, row, "scope") if token.domain_id is not None else None,
+        roles=await roles_in(connection, token.user_id, token.project_id),
+    )
+
+
+_users, _projects, _scopes = (_domain.alias(name) for name in ("users", "projects", "scope"))
+_LIVE_TOKEN = (
+    select(
+        *entity_columns(Token),
+        *entity_columns(User, domain=_users),
+        *entity_columns(Project, domain=_projects),
+        *entity_columns(Domain, domain=_scopes, prefix="scope"),
+    )
+    .join(_user, _user.c.id == _token.c.user_id)
+    .join(_users, _users.c.id == _user.c.domain_id)
+    .outerjoin(_project, _project.c.id == _token.c.project_id)
+    .outerjoin(_projects, _projects.c.id == _project.c.domain_id)
+    .outerjoin(_scopes, _scopes.c.id == _token.c.domain_id)
+    .where(_token.c.hash == bindparam("token_hash"))
+)
+
+
+_GONE = "This access key no longer exists."
+# An id that no user has.
+_NOBODY = "0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class LiveKey:
+    """An access key with its user and roles, from one snapshot. The key or the user may be disabled."""
+
+    key: AccessKey
+    user: User
+    roles: Roles
+
+
+class AccessKeyQueries(Queries):
+    """Reads and changes access keys, permanent and temporary."""
+
+    async def of_user(self, user_id: str) -> tuple[AccessKey, ...]:
+        """Return a user's keys, oldest first."""
+        query = _KEYS.where(_key.c.user_id == user_id).order_by(_key.c.created_at, _key.c.id)
+        return tuple(entity_of(AccessKey, row) for row in await self._rows(query))
+
+    async def key(self, key_id: str) -> AccessKey | None:
+        row = await self._row(_KEYS.where(_key.c.id == key_id))
+        return None if row is None else entity_of(AccessKey, row)
+
+    async def live(self, key_id: str) -> LiveKey | None:
+        """Return the key with its user and the user's roles in all projects.
+
+        Runs the same queries for a key that does not exist, to avoid a timing oracle.
+        """
+        async with self._database.read() as connection:
+            row = (await connection.execute(_LIVE_KEY, {"key_id": key_id})).first()
+            roles = await roles_everywhere(connection, row.user_id if row is not None else _NOBODY)
+            if row is None:
+                return None
+            return LiveKey(entity_of(AccessKey, row), entity_of(User, row), roles)
+
+    async def add(self, key: AccessKey, event: AuditEvent) -> None:
+        """Add a permanent key. Raises NotFound if the user no longer exists."""
+        async with self._database.transaction(event) as connection:
+            user = select(_user.c.id).where(_user.c.id == key.user_id).with_for_update()
+            if not await exists(connection, user):
+                raise NotFound("The user no longer exists.")
+            await connection.execute(insert(_key).values(asdict(key)))
+
+    async def add_temporary(self, key: AccessKey, caller: Caller, event: AuditEvent) -> None:
+        """Add a temporary key. Raises Unauthenticated if the user or the caller's credential was just revoked."""
+        async with self._database.transaction(event) as connection:
+            usable = await lock_usable_user(connection, key.user_id)
+            if not usable or not await _is_credential_stored(connection, caller):
+                raise Unauthenticated("the credential was just revoked")
+            await connection.execute(insert(_key).values(asdict(key)))
+
+    async def enable(
+        self, key: AccessKey, enabled: bool, event: AuditEvent, *, unchanged: bool = False
+    ) -> None:
+        """Enable or disable a key. Disabling deletes the user's temporary keys.
+
+        Raises NotFound for a deleted key. With `unchanged`, raises ConcurrentChange if somebody has enabled or
+        disabled the key since the caller read it.
+        """
+        async with self._database.transaction(event, invalidate=True) as connection:
+            lock = select(_key.c.enabled).where(_key.c.id == key.id).with_for_update()
+            if unchanged and (await connection.execute(lock)).scalar() not in {None, key.enabled}:
+                raise ConcurrentChange
+            query = update(_key).where(_key.c.id == key.id).values(enabled=enabled)
+            await change_one(connection, query, _GONE)
+            if not enabled:
+                await end_temporary_keys(connection, key.user_id)
+
+    async def remove(self, key: AccessKey, event: AuditEvent) -> None:
+        """Delete a key, and the user's temporary keys, which it may have created. Raises NotFound for a deleted key."""
+        async with self._database.transaction(event, invalidate=True) as connection:
+            await change_one(connection, delete(_key).where(_key.c.id == key.id), _GONE)
+            await end_temporary_keys(connection, key.user_id)
+
+    async def prune(self, now: datetime) -> int:
+        """Delete a batch of expired temporary keys, and return how many. Caches check expiry themselves."""
+        expired = select(_key.c.id).where(_key.c.expires_at <= now).limit(BATCH)
+        async with self._database.transaction() as connection:
+            return (await connection.execute(delete(_key).where(_key.c.id.in_(expired)))).rowcount
+
+
+async def end_temporary_keys(connection: Transaction, user_id: str) -> None:
+    temporary = _key.c.security_token_hash.is_not(None)
+    await connection.execute(delete(_key).where(_key.c.user_id == user_id, temporary))
+
+
+async def _is_credential_stored(connection: Transaction, caller: Caller) -> bool:
+    """Whether the caller's credential is still in the store."""
+    if caller.method == "token":
+        return await lock_token(connection, bytes.fromhex(caller.credential_id))
+    query = select(_key.c.id).where(_key.c.id == caller.credential_id, _key.c.enabled)
+    return await exists(connection, query.with_for_update())
+
+
+_KEYS = select(*entity_columns(AccessKey))
+_LIVE_KEY = (
+    _KEYS.add_columns(*entity_columns(User))
+    .join(_user, _user.c.id == _key.c.user_id)
+    .join(_domain, _domain.c.id == _user.c.domain_id)
+    .where(_key.c.id == bindparam("key_id"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UserLogins:
+    """A user's tokens and access keys of the built-in identity.
+
+    Attributes:
+        tokens, temporary_keys: how many there are, expired ones included.
+        keys: the permanent access keys, oldest first.
+    """
+
+    tokens: int = 0
+    temporary_keys: int = 0
+    keys: tuple[AccessKey, ...] = ()
+
+
+class UserLoginQueries(Queries):
+    """Reads and ends the logins of a user."""
+
+    async def of_user(self, user_id: str) -> UserLogins:
+        tokens = select(func.count()).select_from(_token).where(_token.c.user_id == user_id)
+        async with self._database.read() as connection:
+            count = (await connection.execute(tokens)).scalar_one()
+            rows = (await connection.execute(_keys_of(user_id))).all()
+        keys = [entity_of(AccessKey, row) for row in rows]
+        permanent = tuple(each for each in keys if each.security_token_hash is None)
+        return UserLogins(count, len(keys) - len(permanent), permanent)
+
+    async def end_built_in(
+        self, user_id: str, *, with_keys: bool, events: Callable[[UserLogins], Iterable[AuditEvent]]
+    ) -> UserLogins:
+        """Delete a user's tokens and temporary keys, and with `with_keys` the permanent ones. Returns what was deleted.
+
+        Does nothing, and records no event, if there is nothing to delete. Raises Unauthenticated if the user was
+        disabled or deleted meanwhile.
+        """
+        deleted = await self._delete_tokens(user_id)
+        async with self._database.transaction() as connection:
+            # Lock the row first, so that no token or key is added later.
+            if not await lock_usable_user(connection, user_id):
+                raise Unauthenticated("the user was disabled during the request", known=user_id)
+            rows = (await connection.execute(_keys_of(user_id))).all()
+            keys = [entity_of(AccessKey, row) for row in rows]
+            permanent = tuple(each for each in keys if each.security_token_hash is None) if with_keys else ()
+            tokens = await connection.execute(delete(_token).where(_token.c.user_id == user_id))
+            if with_keys:
+                await connection.execute(delete(_key).where(_key.c.user_id == user_id))
+            else:
+                await end_temporary_keys(connection, user_id)
+            temporary = sum(each.security_token_hash is not None for each in keys)
+            ended = UserLogins(deleted + tokens.rowcount, temporary, permanent)
+            if ended != UserLogins():
+                await raise_generation(connection)
+                await record_events(connection, tuple(events(ended)))
+        return ended
+
+    async def _delete_tokens(self, user_id: str) -> int:
+        """Delete a user's tokens in batches, so that other writers wait only briefly. Returns how many were deleted.
+
+        Somebody else may add tokens meanwhile.
+        """
+        batch = select(_token.c.hash).where(_token.c.user_id == user_id).limit(BATCH)
+        deleted, count = 0, BATCH
+        while count == BATCH:
+            async with self._database.transaction() as connection:
+                count = (await connection.execute(delete(_token).where(_token.c.hash.in_(batch)))).rowcount
+                if count:
+                    # In each batch, because the process may end before the last one.
+                    await raise_generation(connection)
+            deleted += count
+        return deleted
+
+    async def end_federated(self, user: KnownUser, at: datetime, event: AuditEvent) -> None:
+        """Refuse logins of a user of an issuer or of Keystone from before a time.
+
+        Raises ConcurrentChange if another request records the user at the same time.
+        """
+        try:
+            async with self._database.transaction(event, invalidate=True) as connection:
+                query = select(_federated.c.logins_ended_at).where(_federated.c.id == user.id)
+                earlier = (await connection.execute(query.with_for_update())).scalar()
+                # The clock of another replica may be ahead.
+                ended_at = at if earlier is None else max(at, earlier)
+                await put_federated_user(connection, user, logins_ended_at=ended_at)
+        except IntegrityError:
+            raise ConcurrentChange from None
+
+
+def _keys_of(user_id: str) -> Select[Any]:
+    return (
+        select(*entity_columns(AccessKey))
+        .where(_key.c.user_id == user_id)
+        .order_by(_key.c.created_at, _key.c.id)
+    )

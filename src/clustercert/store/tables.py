@@ -1,0 +1,456 @@
+"""The tables for SQLAlchemy Core. Migrations create them; a test in `tests/store` compares the two.
+
+They use only types and clauses that SQLite and every PostgreSQL-compatible engine support.
+"""
+
+import functools
+import json
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    DDL,
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.event import listen
+from sqlalchemy.schema import SchemaItem
+
+
+class Utc(TypeDecorator[datetime]):
+    """A timezone-aware time in UTC. SQLite stores it without a zone, so the zone is added when it is read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime passed to the store")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+def as_json(value: object) -> str:
+    """Serialize a JSON value, for statements that bypass SQLAlchemy's types."""
+    return _known_json(value) if isinstance(value, tuple) else json.dumps(value)
+
+
+# Cached, because policies grant only a few different lists of groups.
+_known_json = functools.lru_cache(maxsize=1024)(json.dumps)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def table(name: str, *items: SchemaItem, sqlite_autoincrement: bool = False) -> Table:
+    """Declare a table with its columns, constraints and indexes."""
+    return Table(name, metadata, *items, sqlite_autoincrement=sqlite_autoincrement)
+
+
+# In SQLite, only a column of type INTEGER can be the row id.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+Hex = String(32)
+Uuid = String(36)
+
+
+# One row. Its value increases with every change that may make a cache stale; see `engine.generation`.
+generation = table(
+    "generation",
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+)
+
+# One row, which migrations lock. `oldest_program` is the revision of the oldest program that can use the schema
+# `revision`.
+migration = table(
+    "migration",
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("oldest_program", String(4), nullable=False),
+    Column("revision", String(4), nullable=False),
+)
+
+# Leases for leader election. Times are from the database's clock, in seconds since 1970, so no clocks are compared.
+lease = table(
+    "lease",
+    Column("name", String(32), primary_key=True),
+    Column("holder", Hex, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+# Data keys, each wrapped by a key-encryption key that is not in the database. The active one seals new secrets.
+data_key = table(
+    "data_key",
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("kek_id", String(16), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_at", Utc, nullable=False),
+)
+
+# Cursors of background jobs, and the problems that they found.
+progress = table(
+    "progress",
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
+domain = table(
+    "domain",
+    Column("id", Hex, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("enabled", Boolean, nullable=False),
+)
+
+project = table(
+    "project",
+    Column("id", Hex, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("description", String(255), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("domain_id", "name"),
+    Index(None, "name"),
+)
+
+user = table(
+    "user",
+    Column("id", Hex, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("password_hash", String(255), nullable=True),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("domain_id", "name"),
+)
+
+# Users of OIDC issuers and Keystone who have logged in, with their last name. Their ids have 32 or 64 hex digits.
+# `issuer` is the URL of the issuer or Keystone, and `domain` its name in the settings. Logins from before
+# `logins_ended_at` are refused.
+federated_user = table(
+    "federated_user",
+    Column("id", String(64), primary_key=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("domain", Text, nullable=False),
+    Column("issuer", Text, nullable=False),
+    Column("logins_ended_at", Utc, nullable=True),
+)
+
+# Keystone groups. The Kubernetes groups in a certificate are plain strings, without a table.
+group = table(
+    "group",
+    Column("id", Hex, primary_key=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("labels", JSON, nullable=False),
+    UniqueConstraint("domain_id", "name"),
+)
+
+group_member = table(
+    "group_member",
+    Column("group_id", ForeignKey("group.id"), primary_key=True),
+    Column("user_id", ForeignKey("user.id"), primary_key=True, index=True),
+)
+
+role = table(
+    "role",
+    Column("id", Hex, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+)
+
+# actor_id: the id of a user or group.
+role_assignment = table(
+    "role_assignment",
+    Column("actor_id", Hex, primary_key=True),
+    Column("project_id", ForeignKey("project.id"), primary_key=True, index=True),
+    Column("role_id", ForeignKey("role.id"), primary_key=True),
+)
+
+# Service-wide role assignments, such as operator.
+service_role = table(
+    "service_role",
+    Column("actor_id", Hex, primary_key=True),
+    Column("role_id", ForeignKey("role.id"), primary_key=True),
+)
+
+token = table(
+    "token",
+    Column("hash", LargeBinary(32), primary_key=True),
+    Column("user_id", ForeignKey("user.id"), nullable=False, index=True),
+    Column("project_id", ForeignKey("project.id"), nullable=True),
+    Column("domain_id", ForeignKey("domain.id"), nullable=True),
+    Column("methods", JSON, nullable=False),
+    Column("issued_at", Utc, nullable=False),
+    Column("expires_at", Utc, nullable=False, index=True),
+)
+
+# The networks from which users have logged in by password; their logins come first while many wait. network: an IPv4
+# address or an IPv6 /64.
+login_network = table(
+    "login_network",
+    Column("user_id", ForeignKey("user.id"), primary_key=True),
+    Column("network", String(64), primary_key=True),
+    Column("last_login_at", Utc, nullable=False, index=True),
+)
+
+access_key = table(
+    "access_key",
+    Column("id", String(40), primary_key=True),
+    Column("user_id", ForeignKey("user.id"), nullable=False, index=True),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("description", String(255), nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("security_token_hash", LargeBinary(32), nullable=True),
+    Column("expires_at", Utc, nullable=True, index=True),
+)
+
+
+cluster = table(
+    "cluster",
+    Column("id", Uuid, primary_key=True),
+    Column("project_id", ForeignKey("project.id"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("internal_url", String(512), nullable=False),
+    Column("external_url", String(512), nullable=True),
+    Column("san_urls", JSON, nullable=False),
+    Column("server_ca_pem", LargeBinary, nullable=False),
+    Column("signer", String(64), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("updated_at", Utc, nullable=False),
+    UniqueConstraint("project_id", "name"),
+)
+
+client_ca = table(
+    "client_ca",
+    Column("id", Hex, primary_key=True),
+    Column("cluster_id", ForeignKey("cluster.id"), nullable=False, index=True),
+    Column("certificate_der", LargeBinary, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=True),
+    Column("state", String(8), nullable=False),
+    Column("not_after", Utc, nullable=False),
+)
+
+# Tokens with which a cluster's API server calls the webhooks. At most two: see `MAX_TOKENS`.
+webhook_token = table(
+    "webhook_token",
+    Column("id", Hex, primary_key=True),
+    Column("cluster_id", ForeignKey("cluster.id"), nullable=False, index=True),
+    Column("hash", LargeBinary(32), nullable=False, unique=True),
+    Column("created_at", Utc, nullable=False),
+    Column("last_asked_at", Utc, nullable=True),
+    # When the cluster's webhook was last called with a wrong token.
+    Column("refused_at", Utc, nullable=True),
+    # When audit events of the cluster last arrived, and last told of a request that its webhook should have reviewed.
+    Column("last_events_at", Utc, nullable=True),
+    Column("last_use_at", Utc, nullable=True),
+)
+
+# Identities in client certificates that are not in the ledger. identity: SHA-256 of user name and groups; hashes:
+# number of certificates; fingerprints: of the last certificates, newest last, in lower-case hex; last_alert_at: time of
+# the last event.
+unknown_identity = table(
+    "unknown_identity",
+    Column("cluster_id", Uuid, primary_key=True),
+    Column("identity", LargeBinary(32), primary_key=True),
+    Column("username", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("hashes", Integer, nullable=False),
+    Column("fingerprints", JSON, nullable=False),
+    Column("first_seen_at", Utc, nullable=False),
+    Column("last_seen_at", Utc, nullable=False),
+    Column("last_alert_at", Utc, nullable=False),
+)
+
+
+# No foreign keys, because certificates outlive their cluster, user and project. `epoch` is the generation number when
+# the row was recorded. The columns revoked_* repeat the revocation that names only this certificate, if there is one.
+certificate = table(
+    "certificate",
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("fingerprint", LargeBinary(32), nullable=False, unique=True),
+    Column("serial", String(40), nullable=False, index=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("cluster_id", Uuid, nullable=False),
+    Column("project_id", Hex, nullable=False),
+    Column("ca_id", Hex, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("user_name", Text, nullable=False),
+    Column("groups", JSON, nullable=False),
+    Column("not_before", Utc, nullable=False),
+    Column("not_after", Utc, nullable=False),
+    Column("key_type", String(16), nullable=False),
+    Column("key_origin", String(16), nullable=False),
+    Column("auth_method", String(16), nullable=False),
+    Column("source_address", String(64), nullable=False),
+    Column("request_id", Hex, nullable=False),
+    Column("reason", Text, nullable=True),
+    Column("issued_at", Utc, nullable=False),
+    Column("revoked_at", Utc, nullable=True),
+    Column("revoked_by", Text, nullable=True),
+    Column("revoked_why", Text, nullable=True),
+    Column("first_seen_at", Utc, nullable=True),
+    Column("last_seen_at", Utc, nullable=True),
+    Column("rule", Text, nullable=True),
+    Column("credential_number", String(40), nullable=False, unique=True),
+    # When an API server last reported another encoding of the certificate.
+    Column("altered_at", Utc, nullable=True),
+    # When an API server last allowed a request although the certificate was revoked.
+    Column("revoked_used_at", Utc, nullable=True),
+    # The common name if it is not the user id.
+    Column("username", Text, nullable=True),
+    Column("der", LargeBinary, nullable=False),
+    # An index for lists, newest first.
+    Index(None, "cluster_id", "id"),
+    Index(None, "user_id", "id"),
+    Index(None, "project_id", "id"),
+    # An index for finding a cluster's unexpired certificates, and counting those of a user. An index that begins with
+    # the user would be faster to count with, but would cost 6 % more for each insert.
+    Index(None, "cluster_id", "not_after", "user_id"),
+    # A covering index for counting live certificates.
+    Index(None, "not_after", "revoked_at"),
+    sqlite_autoincrement=True,
+)
+
+# A revocation of one certificate (`fingerprint` is set), or of all of a user's certificates for a cluster that have an
+# older epoch. An empty user or cluster means all of them. `epoch` is the generation number that it created, or
+# `revocations.NO_END`. `changed` is the generation number of the last change to the row: revoked, undone or ended.
+revocation = table(
+    "revocation",
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False, index=True),
+    Column("fingerprint", LargeBinary(32), nullable=True, index=True),
+    Column("user_id", Text, nullable=False),
+    Column("cluster_id", Uuid, nullable=False),
+    Column("project_id", Hex, nullable=True),
+    Column("at", Utc, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("note", Text, nullable=True),
+    Column("proved", Boolean, nullable=False),
+    Column("undone_at", Utc, nullable=True),
+    Column("undone_by", Text, nullable=True),
+    # An index for checking whether a certificate is revoked; skips rows about individual certificates.
+    Index(None, "user_id", "cluster_id", "fingerprint", "epoch"),
+    # An index for lists. No index begins with cluster_id, because a planner could prefer it to the one above.
+    Index(None, "project_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Common names other than user ids. Rows are never changed or deleted, so that a name never gets another owner.
+username = table(
+    "username",
+    Column("name", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+)
+
+
+# body: canonical JSON; commitment: SHA-256 of salt and body. Leaf indexes are in audit_place, so that rows are never
+# updated.
+audit_event = table(
+    "audit_event",
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("at", Utc, nullable=False),
+    Column("kind", String(64), nullable=False),
+    Column("project_id", Hex, nullable=True),
+    Column("actor", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("salt", LargeBinary(16), nullable=False),
+    Column("commitment", LargeBinary(32), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# The leaf indexes of events. Leaf indexes follow the order of commits, but ids need not.
+audit_place = table(
+    "audit_place",
+    Column("leaf_index", RowId, primary_key=True, autoincrement=False),
+    Column("event_id", BigInteger, nullable=False),
+    Column("project_id", Hex, nullable=True),
+    Index("uq_audit_place_event_id", "event_id", unique=True),
+    Index(None, "project_id", "leaf_index"),
+)
+
+# The events without a leaf index. A trigger adds each new event, and the sealer removes it.
+audit_unsealed = table(
+    "audit_unsealed",
+    Column("event_id", RowId, primary_key=True, autoincrement=False),
+    Column("project_id", Hex, nullable=True),
+    Column("commitment", LargeBinary(32), nullable=False),
+)
+
+_TRIGGER = "CREATE TRIGGER audit_event_unsealed AFTER INSERT ON audit_event"
+_QUEUE = (
+    "BEGIN INSERT INTO audit_unsealed (event_id, project_id, commitment)"
+    " VALUES (NEW.id, NEW.project_id, NEW.commitment);"
+)
+_FUNCTION = "CREATE FUNCTION audit_event_unsealed() RETURNS trigger LANGUAGE plpgsql AS"
+for _dialect, _statement in (
+    ("sqlite", f"{_TRIGGER} {_QUEUE} END"),
+    ("postgresql", f"{_FUNCTION} $$ {_QUEUE} RETURN NULL; END $$"),
+    ("postgresql", f"{_TRIGGER} FOR EACH ROW EXECUTE FUNCTION audit_event_unsealed()"),
+):
+    _ddl = DDL(_statement)  # type: ignore[no-untyped-call] # untyped upstream
+    listen(audit_event, "after_create", _ddl.execute_if(dialect=_dialect))
+
+# One row: the log. A sealing locks it while it writes.
+audit_log = table(
+    "audit_log",
+    Column("id", String(16), primary_key=True),
+    Column("origin", Text, nullable=False),
+    Column("public_key", LargeBinary(32), nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Utc, nullable=False),
+)
+
+# The log's tree. The column `hashes` has up to 256 hashes of 32 bytes each; in level -1, the commitments.
+audit_tile = table(
+    "audit_tile",
+    Column("level", SmallInteger, primary_key=True, autoincrement=False),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary(8192), nullable=False),
+)
+
+# Signed checkpoints of the log; most older ones are deleted. The column `note` has the text as published.
+audit_checkpoint = table(
+    "audit_checkpoint",
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Utc, nullable=False, index=True),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("note", Text, nullable=False),
+)
