@@ -31,10 +31,6 @@ class FileWatch:
         """Whether a file differs from when it was marked."""
         return _stamps(self._marked) != self._marked
 
-    def has_settled_change(self) -> bool:
-        """Whether a file has changed since it was marked, but not since the last call, so that it is complete."""
-        return self.has_settled() and self._seen != self._marked
-
     def has_settled(self) -> bool:
         """Whether no file has changed since the last call, so that none is being written."""
         before, self._seen = self._seen, _stamps(self._marked)

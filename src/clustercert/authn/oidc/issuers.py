@@ -206,7 +206,7 @@ class RoleGrant(Section):
 class OidcIssuer(Section):
     """`[[identity.issuers]]`: an OIDC issuer whose tokens are accepted.
 
-    See [identity.md](identity.md). A claim is written by its name or, if it is nested, as a JSON pointer such as
+    A claim is written by its name or, if it is nested, as a JSON pointer such as
     `/kubernetes.io/namespace`.
 
     Attributes:
@@ -236,7 +236,7 @@ class OidcIssuer(Section):
         prefix_names: if false, the names of users and groups have no prefix. Policy rules then can't tell them from
             those of the built-in identity.
         projects: ids of the only projects in which its users can have roles.
-        domain: name or id of a domain, in whose projects its users can have roles.
+        domain: name or id of a domain. The issuer's users can have roles in its projects only.
         roles: roles of its users. See below.
         client_id: id of the public OAuth client for `clustercert login`. Without it, nobody can log in at this issuer.
         scopes: scopes that the client requests. By default, those of the preset.
