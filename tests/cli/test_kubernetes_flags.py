@@ -70,7 +70,7 @@ def test_flags_are_read_back_and_replaced_after_an_upgrade(site: OperatedCluster
     before = written_flags(site)
     again = site.operator.run("kubernetes", "setup", "prod", "--out", site.folder, "--force")
     assert again.code == 0, again.err
-    assert "flags for Kubernetes 1.29 or older" in again.err
+    assert "--kubernetes-version 1.28" in again.err
     assert written_flags(site) == before
     assert "--allow-certificate-requests" not in again.err
     site.operator.output(

@@ -1,6 +1,7 @@
 """`clustercert kubernetes setup` says which certificate the service presents."""
 
 import contextlib
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def test_an_untrusted_certificate_is_a_warning(site: OperatedCluster) -> None:
     assert "revoked certificates keep working" in said
     assert "--webhook-ca FILE" in said
     # The operating system does not trust it either.
-    (site.folder / "webhook.kubeconfig").unlink()
+    shutil.rmtree(site.folder)
     assert "--webhook-ca FILE" in notes(site, "--webhook-url", site.url)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.kubernetes_setup import SERVICE, files, set_up, update
+from support.kubernetes_setup import SERVICE, files, server, set_up, update
 from support.operated_cluster import OperatedCluster
 
 
@@ -18,7 +18,7 @@ def parsed(site: OperatedCluster) -> dict[str, Any]:
     return {
         name: list(yaml.safe_load_all(text)) if name.endswith((".yaml", ".kubeconfig")) else text
         for name, text in written.items()
-        if name != "README.md"
+        if name not in ("README.md", "setup.toml")
     }
 
 
@@ -98,27 +98,55 @@ def test_options_override_kept_values(site: OperatedCluster, tmp_path: Path) -> 
     assert webhook["failurePolicy"] == "Deny"
 
 
-def test_manual_changes_are_kept(site: OperatedCluster) -> None:
+def test_edited_files_are_kept_and_new_versions_are_put_beside_them(site: OperatedCluster) -> None:
     site.operator.output(*set_up(site))
     configuration = site.folder / "authorization-config.yaml"
     document = yaml.safe_load(configuration.read_text())
-    document["apiVersion"] = "apiserver.config.k8s.io/v1beta1"
-    document["authorizers"][0]["webhook"] |= {"unauthorizedTTL": "7s", "cacheUnauthorizedRequests": False}
+    document["authorizers"][0]["webhook"]["cacheUnauthorizedRequests"] = False
     document["authorizers"].append({"type": "AlwaysDeny", "name": "mine"})
     configuration.write_text(yaml.safe_dump(document))
     rbac = site.folder / "rbac.yaml"
-    admins, *others = yaml.safe_load_all(rbac.read_text())
+    _, *others = yaml.safe_load_all(rbac.read_text())
     own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mine"}}
     rbac.write_text(yaml.safe_dump_all([*others, own]))
-    expected = parsed(site)
+    edited = rbac.read_text()
+
+    done = site.operator.run(*update(site, "--timeout", "1s"))
+
+    assert done.code == 0, done.err
+    written = parsed(site)
+    document["authorizers"][0]["webhook"]["timeout"] = "1s"
+    assert written["authorization-config.yaml"] == [document]
+    assert rbac.read_text() == edited
+    assert len(written["new-rbac.yaml"]) == len(others) + 1
+    (said,) = [line for line in done.err.splitlines() if line.startswith("Edited by hand")]
+    assert said.startswith(
+        "Edited by hand, so not replaced: rbac.yaml. The new versions are in new-rbac.yaml. "
+    )
+    assert f"`diff {rbac} {site.folder / 'new-rbac.yaml'}`" in said
+    assert str(site.folder / "new-rbac.yaml") in done.out.splitlines()
+
+
+def test_setup_toml_can_be_edited(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site))
+    choices = site.folder / "setup.toml"
+    lines = [line for line in choices.read_text().splitlines() if "cluster-admin" not in line]
+    choices.write_text("\n".join(lines).replace('unauthorized_ttl = "2s"', 'unauthorized_ttl = "7s"'))
 
     done = site.operator.run(*update(site))
 
-    assert (done.code, parsed(site)) == (0, expected), done.err
-    assert admins["subjects"][0]["name"] == "clustercert:admins"
+    assert done.code == 0, done.err
+    written = parsed(site)
+    assert webhook_of(written)["unauthorizedTTL"] == "7s"
+    assert "clustercert:admins" not in {each["subjects"][0]["name"] for each in written["rbac.yaml"]}
+    assert "# Not bound here: clustercert:admins." in files(site)["rbac.yaml"]
     assert "--unauthorized-ttl 7s" in done.err
     assert "no binding of clustercert:admins" in done.err
-    assert "# Not bound here: clustercert:admins." in rbac.read_text()
+    assert "Edited by hand" not in done.err
+    # Nothing changes from then on.
+    before = files(site)
+    site.operator.output(*update(site))
+    assert files(site) == before
 
 
 def test_custom_match_conditions_are_not_overwritten(site: OperatedCluster) -> None:
@@ -127,19 +155,17 @@ def test_custom_match_conditions_are_not_overwritten(site: OperatedCluster) -> N
     document = yaml.safe_load(configuration.read_text())
     document["authorizers"][0]["webhook"]["matchConditions"].append({"expression": "request.user != 'me'"})
     configuration.write_text(yaml.safe_dump(document))
-    before = files(site)
 
-    refused = site.operator.error(*update(site))
+    done = site.operator.run(*update(site, "--mode", "known-only"))
 
-    assert str(configuration) in refused
-    assert "--mode" in refused
-    assert files(site) == before
-    site.operator.output(*update(site, "--mode", "default"))
-    assert len(webhook_of(parsed(site))["matchConditions"]) == 1
+    assert (done.code, "Edited by hand" in done.err) == (0, True)
+    assert yaml.safe_load(configuration.read_text()) == document
+    (new,) = parsed(site)["new-authorization-config.yaml"]
+    assert len(new["authorizers"][0]["webhook"]["matchConditions"]) == 1
 
 
-@pytest.mark.parametrize("name", ["authorization-config.yaml", "webhook.kubeconfig", "rbac.yaml"])
-@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- a"], ids=["not YAML", "not UTF-8", "a list"])
+@pytest.mark.parametrize("name", ["setup.toml", "webhook.kubeconfig"])
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe", b"- a"], ids=["no syntax", "not UTF-8", "a list"])
 def test_an_unreadable_file_is_named_and_nothing_is_written(
     site: OperatedCluster, name: str, content: bytes
 ) -> None:
@@ -148,18 +174,22 @@ def test_an_unreadable_file_is_named_and_nothing_is_written(
 
     refused = site.operator.error(*update(site, "--timeout", "1s"))
 
-    assert refused.startswith(f"{site.folder / name} can't be read back: ")
-    assert "move it away" in refused
-    assert "timeout: 1s" not in (site.folder / "authorization-config.yaml").read_text(errors="replace")
-    (site.folder / name).unlink()
-    site.operator.output(*update(site, "--webhook-url", SERVICE))
+    assert str(site.folder / name) in refused
+    assert "timeout: 1s" not in (site.folder / "authorization-config.yaml").read_text()
+
+
+def test_a_missing_kubeconfig_is_written_anew(site: OperatedCluster) -> None:
+    site.operator.output(*set_up(site))
+    (site.folder / "webhook.kubeconfig").unlink()
+    site.operator.output(*update(site))
+    assert server(site).startswith(SERVICE)
 
 
 def test_another_clusters_folder_is_refused(site: OperatedCluster) -> None:
     site.operator.output(*set_up(site))
-    kubeconfig = site.folder / "webhook.kubeconfig"
+    choices = site.folder / "setup.toml"
     id_ = site.operator.output_json("cluster", "show", "prod")["id"]
-    kubeconfig.write_text(kubeconfig.read_text().replace(id_, "0f-1e"))
+    choices.write_text(choices.read_text().replace(id_, "0f-1e"))
 
     assert "another cluster (0f-1e)" in site.operator.error(*update(site))
 
@@ -216,7 +246,7 @@ def test_known_only_is_refused_in_a_folder_for_an_older_api_server(site: Operate
 
     refused = site.operator.error(*update(site, "--mode", "known-only"))
 
-    assert "has the apiVersion v1beta1, for Kubernetes 1.30 and 1.31" in refused
+    assert f"{site.folder / 'setup.toml'} names Kubernetes 1.31. Mode known-only needs 1.32" in refused
     assert files(site) == before
     site.operator.output(*update(site, "--mode", "known-only", "--kubernetes-version", "1.32"))
     (configuration,) = parsed(site)["authorization-config.yaml"]

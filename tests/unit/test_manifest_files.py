@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from clustercert.kubernetes.setup import commented
 from clustercert.kubernetes.setup.admission import CONFIG_MAP
+from clustercert.kubernetes.setup.documents import commented
 from clustercert.kubernetes.setup.files import audit_policy, files, kubeadm_patch
 from clustercert.kubernetes.setup.rbac import bindings, service_access
 from clustercert.kubernetes.setup.values import NAMES, Setup

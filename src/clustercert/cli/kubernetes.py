@@ -4,11 +4,11 @@ import typer
 
 from clustercert.cli import import_audit_log, kubernetes_setup, kubernetes_verify, webhook_token
 from clustercert.cli.commands import on_store
+from clustercert.cli.kubernetes_setup import BindOption, invalid_options, parse_bindings
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import write_out
 from clustercert.cli.printable import printable
 from clustercert.cli.session import Operator, settings
-from clustercert.cli.setup_options import BindOption, bound_roles
 
 app = typer.Typer(
     name="kubernetes",
@@ -45,11 +45,13 @@ def rbac(context: typer.Context, bind: BindOption = None) -> None:
 
     For `kubectl apply -f -`. By default they bind admins to cluster-admin, editors to edit, and viewers to view.
     """
-    from clustercert.kubernetes.setup import to_yaml
+    from clustercert.kubernetes.setup.documents import to_yaml
     from clustercert.kubernetes.setup.rbac import bindings
+    from clustercert.kubernetes.setup.resolution import bound_roles
 
     groups = settings(context).policy.policy().groups
-    bound = bound_roles(groups, bind)
+    with invalid_options():
+        bound = bound_roles(groups, parse_bindings(bind))
     for group in groups:
         if group not in bound:
             write_out(

@@ -1,28 +1,239 @@
 """`clustercert kubernetes setup`: writes the files that a control plane needs."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from clustercert.cli.commands import on_store
-from clustercert.cli.options import ClusterArgument, CommandError, InProjectOption, ProjectDomainOption
+from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption, parse_pairs
 from clustercert.cli.output import note, write_out
+from clustercert.cli.printable import printable
 from clustercert.cli.session import Operator
-from clustercert.cli.setup_folder import SetupFolder
-from clustercert.cli.setup_options import SetupOptions, duration_seconds
-from clustercert.cli.setup_values import SetupResolver, self_made_ca
+from clustercert.kubernetes.setup.option_values import (
+    CONTROL_PLANE_FOLDER,
+    MAX_TIMEOUT_SECONDS,
+    checked_duration,
+    checked_folder,
+    checked_version,
+    duration_seconds,
+)
+from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
 
 if TYPE_CHECKING:
+    from clustercert.kubernetes.setup.authorization import WebhookClient
+    from clustercert.kubernetes.setup.resolution import ServiceValues
     from clustercert.kubernetes.setup.values import Setup
-    from clustercert.kubernetes.webhook.tokens import IssuedWebhookToken
-    from clustercert.model import Cluster
     from clustercert.settings import Settings
+
+SELF_MADE_CA = "tls-ca.pem"
+_CLIENT = ("webhook_client_certificate", "webhook_client_key")
+
+BindOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bind",
+        metavar="GROUP=CLUSTERROLE",
+        help="Bind a group from the policy to this cluster role. Overrides the defaults. Repeatable.",
+    ),
+]
+
+
+def parse_bindings(bind: Sequence[str] | None) -> dict[str, str]:
+    """Return the ClusterRole of each group. Raises typer.BadParameter."""
+    # Split at the last equals sign: a group name may contain one, a cluster role name can't.
+    return parse_pairs(bind, "GROUP=CLUSTERROLE", "--bind", at_last=True)
+
+
+@contextmanager
+def invalid_options() -> Iterator[None]:
+    """Turn InvalidOption into typer.BadParameter."""
+    from clustercert.kubernetes.setup.choices import InvalidOption
+
+    try:
+        yield
+    except InvalidOption as error:
+        raise typer.BadParameter(printable(error.message), param_hint=error.option) from error
+
+
+def self_made_ca(loaded: "Settings") -> Path | None:
+    """Return the CA file that the service created for its self-signed certificate, or `None`."""
+    path, given = (
+        loaded.data_dir / SELF_MADE_CA,
+        loaded.webhook.tls_certificate or loaded.server.tls_certificate,
+    )
+    return path if given is None and path.exists() else None
+
+
+def _parser(checked: Callable[[str], str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        try:
+            return checked(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+
+    return parse
+
+
+def _duration_option(max_seconds: int, help_text: str) -> Any:
+    parser = _parser(lambda text: checked_duration(text, max_seconds))
+    return typer.Option(parser=parser, metavar="DURATION", help=help_text)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderOptions:
+    """The folder to write, and whether existing files may be updated."""
+
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, created with mode 0700.")]
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Update an existing folder: change only the given options, keep a valid token."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetupOptions:
+    """The options for the files. `None` keeps the value of an existing folder, or uses the default.
+
+    All but the client certificate have the names and values of `SetupChoices`, or are converted by `given`.
+    """
+
+    mode: Annotated[
+        WebhookMode | None,
+        typer.Option(
+            help="Call the webhook for this service's certificates, or for all client certificates except exempt "
+            "ones. [default: the cluster's mode]"
+        ),
+    ] = None
+    kubernetes_version: Annotated[
+        str | None,
+        typer.Option(
+            parser=_parser(checked_version),
+            metavar="1.N",
+            help="API server version, if older than 1.32. Up to 1.29, flags are written instead of a file.",
+        ),
+    ] = None
+    failure_policy: Annotated[
+        FailurePolicy | None,
+        typer.Option(
+            help="If the webhook fails: NoOpinion leaves the decision to RBAC, Deny denies. [default: NoOpinion]"
+        ),
+    ] = None
+    authorized_ttl: Annotated[
+        str | None, _duration_option(MAX_TTL_SECONDS, "Cache `allowed` this long. [default: 5s]")
+    ] = None
+    unauthorized_ttl: Annotated[
+        str | None,
+        _duration_option(
+            MAX_TTL_SECONDS,
+            "Cache `denied` and `no opinion` this long; delays revocations. [default: the cluster's, 2s]",
+        ),
+    ] = None
+    timeout: Annotated[
+        str | None, _duration_option(MAX_TIMEOUT_SECONDS, "Time limit for a webhook call. [default: 3s]")
+    ] = None
+    webhook_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of this service for the control plane (https). [default: webhook.public_url, or else "
+            "server.public_url]",
+        ),
+    ] = None
+    webhook_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="CA of this service's certificate (PEM). [default: the self-signed CA, or the system's CAs]",
+        ),
+    ] = None
+    webhook_client_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificate with which the API server connects, if webhook.client_ca requires one (PEM).",
+        ),
+    ] = None
+    webhook_client_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Key of that certificate (PEM, not encrypted).")
+    ] = None
+    bind: BindOption = None
+    audit: Annotated[
+        bool | None,
+        typer.Option("--audit/--no-audit", help="Send audit events to this service. [default: yes]"),
+    ] = None
+    certificate_requests: Annotated[
+        bool | None,
+        typer.Option(
+            "--deny-certificate-requests/--allow-certificate-requests",
+            help="Write an admission policy: holders of this service's certificates may not create or approve requests "
+            "for client certificates in the cluster. Needs Kubernetes 1.30. [default: deny]",
+        ),
+    ] = None
+    service_accounts: Annotated[
+        ServiceAccountAccess | None,
+        typer.Option(
+            help="Let this service ask the API server about each token of a service account, or for the public keys. "
+            "For an issuer with `cluster`. [default: none]"
+        ),
+    ] = None
+    control_plane_dir: Annotated[
+        str | None,
+        typer.Option(
+            parser=_parser(checked_folder),
+            metavar="DIR",
+            help=f"Folder for the files on the control plane. [default: {CONTROL_PLANE_FOLDER}]",
+        ),
+    ] = None
+
+    def given(self) -> dict[str, object]:
+        """Return the given options by their names in `SetupChoices`. Raises OSError, InvalidRequest or BadParameter."""
+        from clustercert.kubernetes.setup.choices import certificates_only
+
+        given: dict[str, object] = {
+            name: value for name, value in asdict(self).items() if value is not None and name not in _CLIENT
+        }
+        if self.webhook_ca is not None:
+            given["webhook_ca"] = certificates_only(self.webhook_ca.read_bytes())
+        if self.bind is not None:
+            given["bind"] = parse_bindings(self.bind)
+        return given
+
+    def client(self) -> "WebhookClient | None":
+        """Read the client certificate for the API server. Raises OSError or typer.BadParameter."""
+        from clustercert.kubernetes.setup.authorization import WebhookClient
+
+        certificate, key = self.webhook_client_certificate, self.webhook_client_key
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            raise typer.BadParameter(
+                "Give both --webhook-client-certificate and --webhook-client-key.",
+                param_hint="--webhook-client-certificate",
+            )
+        client = WebhookClient(certificate.read_bytes(), key.read_bytes())
+        try:
+            # With an empty password, an encrypted key causes an error instead of a prompt.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise typer.BadParameter(
+                f"{certificate} and {key} are not a certificate and its unencrypted key (PEM).",
+                param_hint="--webhook-client-certificate",
+            ) from error
+        return client
 
 
 @on_store
 async def setup(
     operator: Operator,
     name: ClusterArgument,
-    folder: SetupFolder,
+    folder: FolderOptions,
     options: SetupOptions,
     project: InProjectOption = None,
     domain: ProjectDomainOption = None,
@@ -33,67 +244,64 @@ async def setup(
     and a README.md that explains them. With --force, an existing folder is updated: options that you omit
     leave their values unchanged.
     """
-    from clustercert.kubernetes.setup.authorization import LIMITS
-    from clustercert.kubernetes.setup.values import README
+    from clustercert.kubernetes.setup.folder import SetupFolder, write_setup
+    from clustercert.kubernetes.setup.resolution import Resolver
     from clustercert.pki.certificates import chain_pem
 
-    folder.check()
-    resolver = SetupResolver(operator.parts.settings, options, folder, folder.read_previous())
-    resolver.check()
-    cluster = await operator.cluster(name, project, domain)
-    client_cas_pem = chain_pem(await operator.parts.clusters.queries.bundle(cluster.id))
-    resolved = resolver.resolve(cluster, client_cas_pem)
-    written = await _write(operator, resolved, folder)
+    parts, target = operator.parts, SetupFolder(folder.out)
+    target.check(force=folder.force)
+    existing, given, client = target.read(), options.given(), options.client()
+    resolver = Resolver(_service_values(parts.settings), given, client, target, existing)
+    with invalid_options():
+        resolver.check()
+        cluster = await operator.cluster(name, project, domain)
+        choices = resolver.choices(cluster)
+    resolved = resolver.setup(cluster, choices, chain_pem(await parts.clusters.queries.bundle(cluster.id)))
+    written = await write_setup(target, resolved, choices, parts.webhook.tokens, operator.actor)
     write_out("".join(f"{folder.out / each}\n" for each in written))
-    if resolver.kept:
+    _print_notes(folder.out, resolved, tuple(resolver.kept(cluster, choices)), written)
+    note(_handshake_result(parts.settings, resolved))
+    note(f"Next: follow {folder.out / 'README.md'}, then run `clustercert kubernetes verify {cluster.id}`.")
+
+
+def _service_values(loaded: "Settings") -> "ServiceValues":
+    from clustercert.kubernetes.setup.choices import certificates_only
+    from clustercert.kubernetes.setup.resolution import ServiceValues
+
+    ca_file = self_made_ca(loaded)
+    return ServiceValues(
+        policy=loaded.policy.policy(),
+        public_urls={
+            "webhook.public_url": loaded.webhook.public_url,
+            "server.public_url": loaded.server.public_url,
+        },
+        ca_pem=certificates_only(ca_file.read_bytes()) if ca_file is not None else None,
+        requires_client=loaded.webhook.client_ca is not None,
+    )
+
+
+def _print_notes(folder: Path, written: "Setup", kept: Sequence[str], names: Sequence[str]) -> None:
+    """Print what an operator should know about the written files."""
+    from clustercert.kubernetes.setup.authorization import LIMITS
+    from clustercert.kubernetes.setup.values import NAMES, replacement
+
+    if kept:
+        note(f"Kept from the existing folder: {', '.join(kept)}. Use options to change these values.")
+    if edited := [name for name in NAMES if replacement(name) in names]:
         note(
-            f"Kept from the existing folder: {', '.join(resolver.kept)}. Use options to change these values."
+            f"Edited by hand, so not replaced: {', '.join(edited)}. The new versions are in "
+            f"{', '.join(map(replacement, edited))}. Compare them, for example with "
+            f"`diff {folder / edited[0]} {folder / replacement(edited[0])}`. Keep one of the two under the old name."
         )
-    if resolved.webhook.uses_flags:
+    if written.webhook.uses_flags:
         note(LIMITS)
-    if duration_seconds(resolved.webhook.unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
+    unauthorized_ttl, cluster = written.webhook.unauthorized_ttl, written.cluster
+    if duration_seconds(unauthorized_ttl) > cluster.options.unauthorized_ttl_seconds:
         note(
-            f"The API server may accept a revoked certificate for {resolved.webhook.unauthorized_ttl}, longer than the "
+            f"The API server may accept a revoked certificate for {unauthorized_ttl}, longer than the "
             "cluster is registered with, and such uses are reported. Set the time: "
             f"`clustercert cluster update {cluster.id} --unauthorized-ttl SECONDS`."
         )
-    note(_handshake_result(operator.parts.settings, resolved))
-    note(f"Next: follow {folder.out / README}, then run `clustercert kubernetes verify {cluster.id}`.")
-
-
-async def _write(operator: Operator, resolved: "Setup", folder: SetupFolder) -> list[str]:
-    """Write the files, with a new token unless the previous one is valid. Returns the names of the files.
-
-    Raises CommandError or OSError.
-    """
-    from clustercert.kubernetes.setup.files import files
-
-    tokens, created = operator.parts.webhook.tokens, None
-    if not resolved.token or not await tokens.is_valid(resolved.cluster.id, resolved.token):
-        created = await _create_token(operator, resolved.cluster)
-        resolved = replace(resolved, token=created.text)
-    written = files(resolved)
-    try:
-        folder.write(written)
-    except OSError:
-        if created is not None:
-            # Remove the unused token: a cluster may have only two.
-            await tokens.remove(resolved.cluster, created.token.id, actor=operator.actor)
-        raise
-    return list(written)
-
-
-async def _create_token(operator: Operator, cluster: "Cluster") -> "IssuedWebhookToken":
-    """Create a token. Raises CommandError if the cluster already has two."""
-    from clustercert.model.errors import Conflict
-
-    try:
-        return await operator.parts.webhook.tokens.create(cluster, actor=operator.actor)
-    except Conflict as error:
-        raise CommandError(
-            f"{error.message} See `clustercert kubernetes token list {cluster.id}`, or update an existing folder "
-            "with --force, which keeps its token."
-        ) from error
 
 
 def _handshake_result(loaded: "Settings", resolved: "Setup") -> str:

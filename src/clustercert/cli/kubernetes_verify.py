@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clustercert.cli.commands import on_store
+from clustercert.cli.kubernetes_setup import BindOption, invalid_options, parse_bindings, self_made_ca
 from clustercert.cli.options import ClusterArgument, InProjectOption, ProjectDomainOption
 from clustercert.cli.output import Output, OutputOption, note, show_list
 from clustercert.cli.session import Operator
-from clustercert.cli.setup_options import BindOption, bound_roles
-from clustercert.cli.setup_values import self_made_ca
 from clustercert.model.choices import RevocationControl
 from clustercert.model.errors import ClustercertError, InvalidRequest
 
@@ -81,6 +80,7 @@ class VerifyOptions:
 
     def expectation(self, policy: "PolicySettings", cluster: "Cluster") -> "Expectation":
         """Return how the cluster is expected to behave. Raises typer.BadParameter if an option is invalid."""
+        from clustercert.kubernetes.setup.resolution import bound_roles
         from clustercert.kubernetes.verify.expectation import Expectation
         from clustercert.kubernetes.verify.probe import ROLE_PERMISSIONS
 
@@ -96,7 +96,8 @@ class VerifyOptions:
                 )
             return Expectation(None, (), control, address, self.wait)
         role = (cluster.options.credential_roles or {}).get(rule.name)
-        bound = bound_roles(policy.policy().groups, self.bind)
+        with invalid_options():
+            bound = bound_roles(policy.policy().groups, parse_bindings(self.bind))
         roles = [role] if role else [bound[group] for group in rule.granted_groups if group in bound]
         given = tuple(_parse_permission(each, self.namespace) for each in self.can or ())
         return Expectation(

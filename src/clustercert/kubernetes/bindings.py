@@ -14,7 +14,7 @@ import structlog
 
 from clustercert.kubernetes.api_client import UNEXPECTED_RESPONSE, KubeApi, Refused, segment
 from clustercert.kubernetes.service_access import Access
-from clustercert.kubernetes.setup import MANAGED_BY
+from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.kubernetes.setup.rbac import cluster_role_binding
 from clustercert.model import (
     CREDENTIAL_PREFIX,

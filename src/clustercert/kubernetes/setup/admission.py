@@ -3,8 +3,8 @@
 A ConfigMap lists the credential numbers of the revoked certificates that have not expired.
 """
 
-from clustercert.kubernetes.setup import MANAGED_BY
 from clustercert.kubernetes.setup.cel import has_credential_group, string
+from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 
 NAMESPACE = "clustercert"

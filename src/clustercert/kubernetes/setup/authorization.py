@@ -6,15 +6,18 @@ The times were measured on kube-apiserver 1.32.13 and 1.36.2.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import cast
 
-from clustercert.kubernetes.setup import to_yaml
+import yaml
+
 from clustercert.kubernetes.setup.cel import (
     has_credential_group,
     has_x509,
     is_exempt,
     is_kubelet,
 )
+from clustercert.kubernetes.setup.documents import to_yaml
 from clustercert.model import JsonObject
 from clustercert.model.choices import FailurePolicy, WebhookMode
 from clustercert.model.kubernetes import OUR_PREFIX
@@ -115,18 +118,64 @@ def authorization_configuration(webhook: WebhookConfig, previous: JsonObject | N
     """The file for --authorization-config: this service first, then Node and RBAC as in kubeadm.
 
     Args:
-        previous: the previous file. Its other fields and authorizers are kept.
+        previous: the previous file, from `parsed_configuration`. Its other fields and authorizers are kept.
     """
     base = _DEFAULT if previous is None else previous
     authorizers = cast("list[dict[str, dict[str, object]]]", base["authorizers"])
     merged = [
-        {**each, "webhook": {**each["webhook"], **_webhook(webhook)}} if is_ours(each) else each
+        {**each, "webhook": {**each["webhook"], **_webhook(webhook)}} if _is_ours(each) else each
         for each in authorizers
     ]
-    version = {"apiVersion": webhook.configuration_version} if webhook.minor is not None else {}
-    return {**base, **version, "authorizers": merged}
+    return {**base, "apiVersion": webhook.configuration_version, "authorizers": merged}
 
 
+def parsed_configuration(content: bytes) -> JsonObject | None:
+    """Parse an AuthorizationConfiguration. Returns `None` unless it has exactly one authorizer for this service."""
+    try:
+        document = yaml.safe_load(content)
+    except yaml.YAMLError:
+        return None
+    authorizers = document.get("authorizers") if isinstance(document, dict) else None
+    if not isinstance(authorizers, list) or sum(map(_is_ours, authorizers)) != 1:
+        return None
+    return cast("JsonObject", document)
+
+
+def own_values(document: JsonObject) -> JsonObject:
+    """Return the values that this service sets in a parsed AuthorizationConfiguration. The rest is the operator's."""
+    webhook = _own_webhook(document)
+    values: JsonObject = {name: webhook.get(name) for name in _OWN_FIELDS}
+    return {
+        "apiVersion": document.get("apiVersion"),
+        **values,
+        "folder": str(kubeconfig_path(document).parent),
+    }
+
+
+def kubeconfig_path(document: JsonObject) -> PurePosixPath:
+    """Return the path of the webhook's kubeconfig in a parsed AuthorizationConfiguration."""
+    connection = _own_webhook(document).get("connectionInfo")
+    return (
+        PurePosixPath(str(connection.get("kubeConfigFile")))
+        if isinstance(connection, dict)
+        else PurePosixPath()
+    )
+
+
+def _own_webhook(document: JsonObject) -> JsonObject:
+    authorizers = cast("list[dict[str, JsonObject]]", document["authorizers"])
+    return next(each["webhook"] for each in authorizers if _is_ours(each))
+
+
+_OWN_FIELDS = (
+    "authorizedTTL",
+    "unauthorizedTTL",
+    "timeout",
+    "subjectAccessReviewVersion",
+    "matchConditionSubjectAccessReviewVersion",
+    "failurePolicy",
+    "matchConditions",
+)
 _DEFAULT: JsonObject = {
     "apiVersion": "apiserver.config.k8s.io/v1",
     "kind": "AuthorizationConfiguration",
@@ -138,9 +187,13 @@ _DEFAULT: JsonObject = {
 }
 
 
-def is_ours(authorizer: Mapping[str, object]) -> bool:
+def _is_ours(authorizer: object) -> bool:
     """Whether an entry of an AuthorizationConfiguration is for this service."""
-    return authorizer.get("type") == "Webhook" and authorizer.get("name") == AUTHORIZER
+    return (
+        isinstance(authorizer, dict)
+        and (authorizer.get("type"), authorizer.get("name")) == ("Webhook", AUTHORIZER)
+        and isinstance(authorizer.get("webhook"), dict)
+    )
 
 
 def _webhook(webhook: WebhookConfig) -> JsonObject:

@@ -3,8 +3,8 @@
 The cluster's signers issue client certificates that this service does not know, so it can't revoke them.
 """
 
-from clustercert.kubernetes.setup import MANAGED_BY
 from clustercert.kubernetes.setup.cel import has_credential_group, string, strings
+from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import JsonObject
 from clustercert.model.kubernetes import SERVICE
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
-from clustercert.kubernetes.setup import admission, commented, rbac, to_yaml
+from clustercert.kubernetes.setup import admission, rbac
 from clustercert.kubernetes.setup.authorization import (
     authorization_comment,
     authorization_configuration,
     webhook_kubeconfig,
 )
 from clustercert.kubernetes.setup.certificate_requests import certificate_requests
+from clustercert.kubernetes.setup.documents import commented, to_yaml
 from clustercert.kubernetes.setup.readme import readme
 from clustercert.kubernetes.setup.values import (
     ADMISSION,
@@ -139,8 +140,7 @@ def _kubeconfig(setup: Setup, endpoint: str) -> str:
 
 
 def _rbac(setup: Setup) -> str:
-    written = [*rbac.bindings(setup.bound), *setup.other_rbac]
-    documents = to_yaml(written) if written else ""
+    documents = to_yaml(rbac.bindings(setup.bound)) if setup.bound else ""
     if not setup.unbound:
         return documents
     groups = ", ".join(setup.unbound)

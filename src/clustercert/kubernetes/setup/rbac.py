@@ -4,9 +4,9 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 
-from clustercert.kubernetes.setup import MANAGED_BY
 from clustercert.kubernetes.setup.admission import CONFIG_MAP, NAMESPACE
 from clustercert.kubernetes.setup.cel import string, strings
+from clustercert.kubernetes.setup.documents import MANAGED_BY
 from clustercert.model import CREDENTIAL_PREFIX, JsonObject
 from clustercert.model.kubernetes import SERVICE
 

@@ -20,12 +20,13 @@ SERVICE_ACCESS = "service-access.yaml"
 SERVICE_ACCOUNTS = "service-accounts.yaml"
 KUBEADM = "kubeadm.yaml"
 README = "README.md"
+SETUP = "setup.toml"
 
 # The files for the control plane, in the order in which README.md names them.
 FOR_CONTROL_PLANE = (CLIENT_CA, AUTHORIZATION, WEBHOOK, AUDIT_POLICY, AUDIT_WEBHOOK)
 FOR_CLUSTER = (RBAC, ADMISSION, CERTIFICATE_REQUESTS, SERVICE_ACCESS, SERVICE_ACCOUNTS)
-NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README)
-"""All file names that `folder.files` can return."""
+NAMES = (*FOR_CONTROL_PLANE, *FOR_CLUSTER, KUBEADM, README, SETUP)
+"""The names of all files."""
 
 
 def removed(name: str) -> str:
@@ -34,6 +35,11 @@ def removed(name: str) -> str:
     The file is kept, because the operator needs it to delete its objects in the cluster.
     """
     return f"removed-{name}"
+
+
+def replacement(name: str) -> str:
+    """Return the name of the new version of a file that was edited by hand, which is not replaced."""
+    return f"new-{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,6 @@ class Setup:
             certificate requests.
         previous_files: the files for the cluster that an earlier setup wrote.
         previous_authorization: the AuthorizationConfiguration to update. An operator's additions are kept.
-        other_rbac: documents that an operator added to the RBAC bindings.
     """
 
     cluster: Cluster
@@ -73,7 +78,6 @@ class Setup:
     certificate_requests: bool = False
     previous_files: tuple[str, ...] = ()
     previous_authorization: JsonObject | None = None
-    other_rbac: tuple[JsonObject, ...] = ()
 
     @property
     def client_ca_bundle(self) -> str:

@@ -1,0 +1,150 @@
+"""What an operator chose for the files of a cluster, and `setup.toml`, which keeps it for the next run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from clustercert.client.connection import ClientError, service_url
+from clustercert.kubernetes.setup.option_values import (
+    CONTROL_PLANE_FOLDER,
+    MAX_TIMEOUT_SECONDS,
+    checked_duration,
+    checked_folder,
+    checked_version,
+    minor_version,
+)
+from clustercert.model.choices import MAX_TTL_SECONDS, FailurePolicy, ServiceAccountAccess, WebhookMode
+from clustercert.model.errors import ClustercertError, InvalidRequest
+from clustercert.pki.certificates import chain_pem, parse_certificates
+from clustercert.policy.setting_types import Section
+from clustercert.policy.toml_tables import UnreadableFile, fault_lines, read_tables
+
+_COMMENT = """\
+# The options of the files in this folder. `clustercert kubernetes setup --force` reads them here, and writes them
+# again with the options that it was given. You can change them here too.
+"""
+_TABLE_COMMENTS = {
+    "bind": "# The ClusterRole of each group in rbac.yaml. A group without a line is not bound.",
+    "written": "# The SHA-256 of what was written into each file, to notice changes by hand.",
+}
+
+
+class SetupError(ClustercertError):
+    """The files can't be written with these choices, or the folder can't be used."""
+
+
+class InvalidOption(InvalidRequest):
+    """An option of the command is missing or has an invalid value.
+
+    Attributes:
+        option: its name, such as `--bind`.
+    """
+
+    def __init__(self, message: str, option: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def checked_service_url(url: str) -> str:
+    """Return the address of this service for an API server, without a trailing slash. Raises ValueError."""
+    try:
+        base = service_url(url, plain_http=True)
+    except ClientError as error:
+        raise ValueError(
+            "This is not the address of a service. Write it like https://clustercert.example.com, without a path."
+        ) from error
+    if urlsplit(base).scheme == "http":
+        # Source: kubernetes/client-go, tools/clientcmd/client_config.go: IsConfigTransportTLS.
+        raise ValueError(
+            f"an API server can't use {base}. It sends its token over https only, even on loopback: over http, every "
+            "request would be rejected and revoked certificates would keep working unnoticed. Serve TLS "
+            "(server.tls_certificate and server.tls_key, or `clustercert demo --tls`), and give the https address "
+            "with --webhook-url."
+        )
+    return base
+
+
+def certificates_only(pem: str | bytes) -> str:
+    """Return the certificates of a PEM file, without anything else. Raises InvalidRequest if it is not PEM."""
+    return chain_pem(parse_certificates(pem.encode() if isinstance(pem, str) else pem)).decode()
+
+
+def _checked_pem(pem: str) -> str:
+    try:
+        return certificates_only(pem)
+    except ClustercertError as error:
+        raise ValueError(error.message) from error
+
+
+CacheTtl = Annotated[str, AfterValidator(lambda text: checked_duration(text, MAX_TTL_SECONDS))]
+
+
+class SetupChoices(Section):
+    """The choices for one folder. The fields are named like the options of `kubernetes setup`.
+
+    Attributes:
+        kubernetes_version: `None` for 1.32 or newer.
+        webhook_ca: the CAs of this service's certificate, in PEM; `None` if the control plane trusts it already.
+        bind: the ClusterRole of each group that is bound.
+        written: the digest of what was written into each file. See `folder`.
+    """
+
+    cluster_id: str
+    mode: WebhookMode
+    kubernetes_version: Annotated[str, AfterValidator(checked_version)] | None = None
+    failure_policy: FailurePolicy = "NoOpinion"
+    authorized_ttl: CacheTtl = "5s"
+    unauthorized_ttl: CacheTtl
+    timeout: Annotated[str, AfterValidator(lambda text: checked_duration(text, MAX_TIMEOUT_SECONDS))] = "3s"
+    webhook_url: Annotated[str, AfterValidator(checked_service_url)]
+    webhook_ca: Annotated[str, AfterValidator(_checked_pem)] | None = None
+    audit: bool = True
+    certificate_requests: bool = True
+    service_accounts: ServiceAccountAccess = "none"
+    control_plane_dir: Annotated[str, AfterValidator(checked_folder)] = CONTROL_PLANE_FOLDER
+    bind: Mapping[str, str]
+    written: Mapping[str, str] = Field(default_factory=dict)
+
+    @property
+    def minor(self) -> int | None:
+        """The minor version of Kubernetes; `None` for 1.32 or newer."""
+        return None if self.kubernetes_version is None else minor_version(self.kubernetes_version)
+
+    def toml(self) -> str:
+        """Return the content of `setup.toml`."""
+        lines = [_COMMENT]
+        tables = []
+        for name, value in self:
+            if isinstance(value, Mapping):
+                tables += ["", _TABLE_COMMENTS[name], f"[{name}]"]
+                tables += [f"{_toml(key)} = {_toml(each)}" for key, each in value.items()]
+            elif name == "webhook_ca" and value is not None:
+                # A PEM file has no quotation marks and no backslashes.
+                lines.append(f'{name} = """\n{value}"""')
+            elif value is not None:
+                lines.append(f"{name} = {_toml(value)}")
+        return "\n".join([*lines, *tables, ""])
+
+
+def read_choices(path: Path) -> SetupChoices | None:
+    """Read `setup.toml`, or return `None` if the folder has none. Raises SetupError if it is not valid."""
+    if not path.exists():
+        return None
+    try:
+        tables = read_tables(path, "setup")
+    except UnreadableFile as error:
+        raise SetupError(str(error)) from error
+    try:
+        return SetupChoices.model_validate(tables.values)
+    except ValidationError as error:
+        faults = "\n".join(fault_lines(error, SetupChoices, tables, None))
+        raise SetupError(f"{path} is not valid. Correct it, or name another folder.\n{faults}") from error
+
+
+def _toml(value: object) -> str:
+    # A string of JSON is one of TOML, except for the character DEL, which TOML requires to be escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,23 @@
+"""YAML documents."""
+
+from collections.abc import Iterable
+
+import yaml
+
+from clustercert.model import JsonObject
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "clustercert"}
+"""The label on all of this service's objects in a cluster."""
+
+
+def to_yaml(documents: Iterable[JsonObject]) -> str:
+    """Write the documents as one YAML stream. Keeps the order of fields."""
+    return yaml.safe_dump_all(
+        documents, sort_keys=False, default_flow_style=False, width=1_000_000, allow_unicode=True
+    )
+
+
+def commented(comment: str, document: str) -> str:
+    """Put a YAML comment above a document."""
+    lines = [f"# {line}".rstrip() for line in comment.strip().splitlines()]
+    return "\n".join([*lines, document])

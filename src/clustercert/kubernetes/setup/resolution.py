@@ -1,0 +1,230 @@
+"""Resolves what the files contain from the options, the folder's `setup.toml` and the defaults, in that order."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from clustercert.kubernetes.setup.authorization import (
+    FIRST_WITH_CONFIGURATION,
+    FIRST_WITH_HASHES,
+    WebhookClient,
+    WebhookConfig,
+)
+from clustercert.kubernetes.setup.choices import InvalidOption, SetupChoices, SetupError, checked_service_url
+from clustercert.kubernetes.setup.folder import ExistingSetup, SetupFolder
+from clustercert.kubernetes.setup.rbac import DEFAULT_BINDINGS
+from clustercert.kubernetes.setup.values import SETUP, WEBHOOK, Setup
+from clustercert.model import Cluster
+from clustercert.pki.certificates import parse_certificates
+from clustercert.policy.decision import Policy
+from clustercert.policy.templates import groups_and_templates, is_template
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceValues:
+    """What the settings of this service say.
+
+    Attributes:
+        public_urls: the settings for the address of the service, the first one takes precedence.
+        ca_pem: the CA of the certificate that the service made itself; `None` if it has another certificate.
+        requires_client: whether the webhook requires a client certificate of API servers.
+    """
+
+    policy: Policy
+    public_urls: Mapping[str, str | None]
+    ca_pem: str | None
+    requires_client: bool
+
+
+def bound_roles(
+    groups: Sequence[str], given: Mapping[str, str], previous: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the ClusterRole for each group to bind. Raises InvalidOption.
+
+    Args:
+        given: bindings that take precedence.
+        previous: bindings to use instead of the defaults.
+    """
+    if unknown := given.keys() - set(groups):
+        raise InvalidOption(f"No policy rule grants the group {', '.join(sorted(unknown))}.", "--bind")
+    if previous is None:
+        previous = {group: DEFAULT_BINDINGS[group] for group in groups if group in DEFAULT_BINDINGS}
+    return {**previous, **given}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Resolves the values for one folder.
+
+    Attributes:
+        given: the given options, by their names in `SetupChoices`.
+        given_client: the given client certificate for the API server; secret.
+        folder: the folder, and what it contains.
+    """
+
+    service: ServiceValues
+    given: Mapping[str, Any]
+    given_client: WebhookClient | None
+    folder: SetupFolder
+    existing: ExistingSetup
+
+    def check(self) -> None:
+        """Check what does not depend on the cluster. Raises SetupError or InvalidOption."""
+        self._service_url()
+        bound_roles(self.service.policy.groups, self.given.get("bind", {}))
+
+    def choices(self, cluster: Cluster) -> SetupChoices:
+        """Return the choices. Raises SetupError or InvalidOption."""
+        before = self.existing.choices
+        if before is not None and before.cluster_id != cluster.id:
+            raise SetupError(
+                f"{self.folder.path} was written for another cluster ({before.cluster_id}), with that cluster's "
+                "values. Name another folder."
+            )
+        groups, previous = self.service.policy.groups, before.bind if before is not None else None
+        resolved = {
+            **(self._defaults(cluster) if before is None else dict(before)),
+            **self.given,
+            "webhook_url": self._service_url(),
+            "bind": bound_roles(groups, self.given.get("bind", {}), previous),
+        }
+        choices = SetupChoices.model_validate(resolved)
+        self._check_version(choices)
+        return choices
+
+    def setup(self, cluster: Cluster, choices: SetupChoices, client_cas_pem: bytes) -> Setup:
+        """Return the content of the files. The token is empty if the folder has none. Raises SetupError."""
+        policy = self.service.policy
+        webhook = WebhookConfig(
+            mode=choices.mode,
+            groups=policy.groups,
+            templates=tuple(sorted(filter(is_template, groups_and_templates(policy.rules)))),
+            exemptions=cluster.options.exemptions,
+            pins_components=cluster.options.pin_components,
+            kubeconfig=str(PurePosixPath(choices.control_plane_dir) / WEBHOOK),
+            failure_policy=choices.failure_policy,
+            authorized_ttl=choices.authorized_ttl,
+            unauthorized_ttl=choices.unauthorized_ttl,
+            timeout=choices.timeout,
+            minor=choices.minor,
+        )
+        return Setup(
+            cluster=cluster,
+            client_cas_pem=client_cas_pem,
+            service_url=choices.webhook_url,
+            service_ca_pem=choices.webhook_ca.encode() if choices.webhook_ca is not None else None,
+            client=self._client(),
+            token=self.existing.token,
+            folder=choices.control_plane_dir,
+            webhook=webhook,
+            bound=choices.bind,
+            unbound=tuple(each for each in policy.groups if each not in choices.bind),
+            audit=choices.audit,
+            service_accounts=choices.service_accounts,
+            certificate_requests=choices.certificate_requests and not webhook.uses_flags,
+            previous_files=self.existing.files,
+            previous_authorization=self.existing.authorization,
+        )
+
+    def kept(self, cluster: Cluster, choices: SetupChoices) -> Iterator[str]:
+        """Yield what was kept of the folder and differs from the defaults, in the form of options."""
+        before, defaults = self.existing.choices, self._defaults(cluster)
+        if before is None:
+            return
+        for name, value in before:
+            if name not in ("cluster_id", "bind", "written", *self.given) and value != defaults[name]:
+                yield _as_option(name, value)
+        for group, role in before.bind.items():
+            if choices.bind[group] == role != defaults["bind"].get(group):
+                yield f"--bind {group}={role}"
+        for group in defaults["bind"]:
+            if group not in choices.bind:
+                yield f"no binding of {group}"
+        if self.given_client is None and self.existing.client is not None:
+            yield "--webhook-client-certificate"
+
+    def _defaults(self, cluster: Cluster) -> dict[str, Any]:
+        options = cluster.options
+        constant = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in SetupChoices.model_fields.items()
+            if not field.is_required()
+        }
+        return constant | {
+            "cluster_id": cluster.id,
+            "mode": options.mode,
+            "unauthorized_ttl": f"{options.unauthorized_ttl_seconds}s",
+            "webhook_url": next(filter(None, self.service.public_urls.values()), None),
+            "webhook_ca": self.service.ca_pem,
+            "bind": bound_roles(self.service.policy.groups, {}),
+        }
+
+    def _service_url(self) -> str:
+        """Return the address of this service for the API server. Raises SetupError or InvalidOption."""
+        if (given := self.given.get("webhook_url")) is not None:
+            try:
+                return checked_service_url(given)
+            except ValueError as error:
+                raise InvalidOption(str(error), "--webhook-url") from error
+        if self.existing.choices is not None:
+            return self.existing.choices.webhook_url
+        for setting, url in self.service.public_urls.items():
+            if url is not None:
+                try:
+                    return checked_service_url(url)
+                except ValueError as error:
+                    raise SetupError(f"{setting}: {error}") from error
+        raise InvalidOption(
+            f"Give the address of this service for the control plane, or set {' or '.join(self.service.public_urls)}.",
+            "--webhook-url",
+        )
+
+    def _check_version(self, choices: SetupChoices) -> None:
+        """Raise SetupError if a choice needs a newer version of Kubernetes."""
+        if choices.minor is None:
+            return
+        if choices.mode == "known-only" and choices.minor < FIRST_WITH_HASHES:
+            if "kubernetes_version" in self.given:
+                raise SetupError(
+                    f"Mode known-only needs Kubernetes 1.32 or newer, not {choices.kubernetes_version}. Use --mode "
+                    "default, and change the cluster's mode with `clustercert cluster update CLUSTER --webhook-mode "
+                    "default`."
+                )
+            raise SetupError(
+                f"{self.folder.path / SETUP} names Kubernetes {choices.kubernetes_version}. Mode known-only needs 1.32 "
+                "or newer. After an upgrade, add --kubernetes-version 1.32. Before it, use --mode default, and "
+                "`clustercert cluster update CLUSTER --webhook-mode default`."
+            )
+        if choices.minor < FIRST_WITH_CONFIGURATION:
+            for option, is_chosen in (
+                ("--failure-policy Deny", choices.failure_policy == "Deny"),
+                ("--timeout", "timeout" in self.given),
+                ("--deny-certificate-requests", self.given.get("certificate_requests") is True),
+            ):
+                if is_chosen:
+                    raise SetupError(f"{option} is not possible before Kubernetes 1.30.")
+
+    def _client(self) -> WebhookClient | None:
+        client = self.given_client or self.existing.client
+        if client is None and self.service.requires_client:
+            raise SetupError(
+                "webhook.client_ca is set, so an API server can't connect without a client certificate. Give one with "
+                "--webhook-client-certificate and --webhook-client-key."
+            )
+        return client
+
+
+def _as_option(name: str, value: object) -> str:
+    match name:
+        case "audit":
+            return "--audit" if value else "--no-audit"
+        case "certificate_requests":
+            return "--deny-certificate-requests" if value else "--allow-certificate-requests"
+        case "webhook_ca" if value is None:
+            return "no --webhook-ca"
+        case "webhook_ca":
+            names = (each.subject.rfc4514_string() for each in parse_certificates(str(value).encode()))
+            return f"--webhook-ca ({', '.join(names)})"
+        case _:
+            return f"--{name.replace('_', '-')} {value}"
