@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from support import programs
+from support.wait import SECONDS
 
 # The number of requests that the script sends.
 REQUESTS = 18
@@ -112,7 +113,7 @@ def test_what_cannot_be_logged_is_lost_and_hurts_nobody() -> None:
         "print('went on')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
 
@@ -138,7 +139,7 @@ def test_a_reader_who_went_away_hurts_nobody() -> None:
         assert process.stdout is not None
         process.stdout.close()
         process.stdout = None
-        _, said = process.communicate("\n", timeout=60)
+        _, said = process.communicate("\n", timeout=SECONDS)
     assert (process.returncode, said) == (0, "went on")
 
 
@@ -150,7 +151,7 @@ def test_nobody_steers_the_terminal_of_who_reads(tmp_path: Path) -> None:
         "log.configure('console', file=pathlib.Path(sys.argv[1]))\n"
         "structlog.get_logger().info('request', path='/\\x1b[2J\\x1b]0;x\\x07', other='\\u00fc')\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(file)], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", script, str(file)], timeout=SECONDS, check=True)
     said = file.read_text(encoding="utf-8")
     assert said.rstrip("\n").isprintable()
     assert "[2J" in said

@@ -189,7 +189,7 @@ def test_closed_standard_input_is_no_terminal(operator: Operator) -> None:
         ["sh", "-c", '"$@" <&-', "sh", *command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=SECONDS,
         env=clean_environment(),
         check=False,
     )

@@ -67,7 +67,7 @@ def test_a_revoked_certificate_before_kubectl_knows_the_groups_of_the_api(
     with installation_with_webhook(tls_demo, tmp_path, "undiscovered") as one:
         holder = one.issue()
         one.revoke(holder)
-        eventually(lambda: not holder.lists_namespaces(), seconds=60)
+        eventually(lambda: not holder.lists_namespaces())
         kubeconfig = json.loads(holder.kubeconfig.read_text(encoding="utf-8"))
         listed = said(tmp_path, kubeconfig, "get", "namespaces")
         assert_explained("memcache.go", listed)

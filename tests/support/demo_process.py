@@ -94,7 +94,7 @@ def interrupted(process: "subprocess.Popen[str]") -> tuple[str, str]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=60)
     process.send_signal(signal.SIGINT)
-    return process.communicate(timeout=60)
+    return process.communicate(timeout=SECONDS)
 
 
 @contextlib.contextmanager
