@@ -1,5 +1,6 @@
 """GET /clustercert/v1/caller: who sends the request, and with what."""
 
+from support.accounts import enable
 from support.keystone import BY, Keystone, in_project
 
 PATH = "/clustercert/v1/caller"
@@ -41,5 +42,5 @@ def test_projects_that_are_disabled_are_left_out(keystone: Keystone) -> None:
     project = keystone.do(keystone.directory.create_project("closed", keystone.domain, **BY))
     keystone.assign("reader", keystone.alice, project)
     assert "closed" in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]
-    keystone.do(keystone.directory.enable_project(project, enabled=False, **BY))
+    keystone.do(enable(keystone.directory, project, enabled=False, **BY))
     assert "closed" not in [each["name"] for each in keystone.signed("GET", PATH, key).json()["projects"]]

@@ -3,6 +3,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from clustercert.model import User
+from support.accounts import enable
 from support.keystone import BY, PASSWORD, UNAUTHORIZED, Keystone, in_project, login_body
 from support.service import BASE_URL
 
@@ -242,7 +243,7 @@ def test_the_callers_projects_are_listed_and_filtered_and_no_others(keystone: Ke
     strange = keystone.new_project("strange")
     for project in (theirs, closed):
         keystone.assign("reader", keystone.alice, project)
-    keystone.do(keystone.directory.enable_project(closed, enabled=False, **BY))
+    keystone.do(enable(keystone.directory, closed, enabled=False, **BY))
     headers = {"X-Auth-Token": keystone.login(scope=in_project(keystone.project))}
 
     def names(query: str = "") -> list[str]:

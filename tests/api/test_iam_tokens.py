@@ -1,5 +1,6 @@
 """Tokens of the built-in identity are shown, checked and revoked."""
 
+from support.accounts import enable
 from support.keystone import BY, Keystone, in_project
 from support.wait import eventually
 
@@ -49,13 +50,13 @@ def test_a_token_of_a_disabled_project_can_be_revoked(keystone: Keystone) -> Non
     project = keystone.new_project("leaky")
     keystone.assign("reader", keystone.alice, project)
     own, subject, kept = keystone.login(), *(keystone.login(scope=in_project(project)) for _ in range(2))
-    keystone.do(keystone.directory.enable_project(project, enabled=False, **BY))
+    keystone.do(enable(keystone.directory, project, enabled=False, **BY))
     keystone.eventually_refused(subject)
     keystone.eventually_refused(kept)
     headers = {"X-Auth-Token": own, "X-Subject-Token": subject}
     assert keystone.http.get("/v3/auth/tokens", headers=headers).status_code == 404
     assert keystone.http.delete("/v3/auth/tokens", headers=headers).status_code == 204
-    keystone.do(keystone.directory.enable_project(project, enabled=True, **BY))
+    keystone.do(enable(keystone.directory, project, enabled=True, **BY))
     again = {"X-Auth-Token": kept}
     eventually(lambda: keystone.http.get("/v3/auth/projects", headers=again).status_code == 200)
     assert keystone.http.get("/v3/auth/projects", headers={"X-Auth-Token": subject}).status_code == 401

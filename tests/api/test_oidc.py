@@ -19,6 +19,7 @@ from clustercert.http import middleware
 from clustercert.model import Actor, Origin
 from clustercert.wiring import Components, components
 from support import world as worlds
+from support.accounts import enable
 from support.log_capture import captured_logs
 from support.oidc import IssuerServer, claims_of, new_key, signed
 from support.service import Service
@@ -228,9 +229,9 @@ def test_a_blocked_user_is_out_and_their_certificates_are_revoked(site: Site) ->
 def test_a_disabled_project_ends_the_roles_of_federated_users(site: Site) -> None:
     directory = site.operator.identity.directory
     certificate(site.post())
-    site.service.run(directory.enable_project(site.world.project, enabled=False, actor=ACTOR))
+    site.service.run(enable(directory, site.world.project, enabled=False, actor=ACTOR))
     eventually(lambda: site.post().status_code == 404)
-    site.service.run(directory.enable_project(site.world.project, enabled=True, actor=ACTOR))
+    site.service.run(enable(directory, site.world.project, enabled=True, actor=ACTOR))
     eventually(lambda: site.post().status_code == 200)
 
 

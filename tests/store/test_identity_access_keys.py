@@ -19,7 +19,7 @@ from clustercert.pki.request_signature import (
     sign,
 )
 from clustercert.store.logins import AccessKeyQueries
-from support.accounts import ACTOR, LIFETIME, ORIGIN, Accounts
+from support.accounts import ACTOR, LIFETIME, ORIGIN, Accounts, enable
 from support.stores import NOW
 
 
@@ -58,7 +58,7 @@ async def test_a_key_reaches_all_projects_of_its_user_that_are_in_use(accounts: 
         await accounts.assign("admin", alice, project)
     await accounts.assign("operator", alice, None)
     directory = accounts.identity.directory
-    await directory.enable_project(closed, enabled=False, actor=Actor(ACTOR, ORIGIN))
+    await enable(directory, closed, enabled=False, actor=Actor(ACTOR, ORIGIN))
     key = (await accounts.new_key(alice)).key
     assert await caller_of_key(accounts.identity, key.id) == Caller(
         user=alice,
@@ -68,7 +68,7 @@ async def test_a_key_reaches_all_projects_of_its_user_that_are_in_use(accounts: 
         service_roles=("operator",),
         credential_id=key.id,
     )
-    await directory.enable_domain(other, enabled=False, actor=Actor(ACTOR, ORIGIN))
+    await enable(directory, other, enabled=False, actor=Actor(ACTOR, ORIGIN))
     assert set((await caller_of_key(accounts.identity, key.id)).roles) == {accounts.project.id}
 
 
@@ -177,17 +177,17 @@ async def test_a_disabled_users_key_is_refused_and_works_again_afterwards(
     alice = await accounts.new_user("alice", "member")
     key = (await accounts.new_key(alice)).key
 
-    async def enable(*, enabled: bool) -> None:
+    async def switch(*, enabled: bool) -> None:
         directory = accounts.identity.directory
         if what == "user":
             await directory.enable_user(alice, enabled=enabled, actor=Actor(ACTOR, ORIGIN))
         else:
-            await directory.enable_domain(accounts.domain, enabled=enabled, actor=Actor(ACTOR, ORIGIN))
+            await enable(directory, accounts.domain, enabled=enabled, actor=Actor(ACTOR, ORIGIN))
 
-    await enable(enabled=False)
+    await switch(enabled=False)
     with pytest.raises(Unauthenticated):
         await caller_of_key(accounts.identity, key.id)
-    await enable(enabled=True)
+    await switch(enabled=True)
     assert (await caller_of_key(accounts.identity, key.id)).user == alice
 
 

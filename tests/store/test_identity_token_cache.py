@@ -8,7 +8,7 @@ from clustercert.identity.tokens import ByPassword, ByToken
 from clustercert.model import Actor, Caller, User
 from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.store.entities import Reference
-from support.accounts import ACTOR, CHEAP, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count
+from support.accounts import ACTOR, CHEAP, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count, enable
 
 
 async def test_what_is_no_token_of_ours_never_reaches_the_database(accounts: Accounts) -> None:
@@ -65,9 +65,9 @@ async def change(
     elif what == "password changed":
         await directory.set_password(alice, "another horse", actor=Actor(ACTOR, ORIGIN))
     elif what == "domain disabled":
-        await directory.enable_domain(accounts.domain, enabled=False, actor=Actor(ACTOR, ORIGIN))
+        await enable(directory, accounts.domain, enabled=False, actor=Actor(ACTOR, ORIGIN))
     elif what == "project disabled":
-        await directory.enable_project(accounts.project, enabled=False, actor=Actor(ACTOR, ORIGIN))
+        await enable(directory, accounts.project, enabled=False, actor=Actor(ACTOR, ORIGIN))
     elif what == "project removed":
         await directory.remove_project(accounts.project, actor=Actor(ACTOR, ORIGIN))
     else:

@@ -12,7 +12,7 @@ from clustercert.model.errors import NotFound, Unauthenticated
 from clustercert.store import tables
 from clustercert.store.entities import Reference
 from clustercert.store.logins import MAX_NETWORKS, NETWORK_LIFETIME, TokenQueries
-from support.accounts import ACTOR, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count
+from support.accounts import ACTOR, LIFETIME, ORIGIN, PASSWORD, Accounts, caller_of, count, enable
 
 
 async def test_a_token_from_a_login_has_the_users_roles_in_its_project(accounts: Accounts) -> None:
@@ -114,7 +114,7 @@ async def test_a_user_without_a_password_and_one_who_is_disabled_have_no_login(a
             await accounts.login(user)
     await directory.enable_user(disabled, enabled=True, actor=Actor(ACTOR, ORIGIN))
     await accounts.login(disabled)
-    await directory.enable_domain(accounts.domain, enabled=False, actor=Actor(ACTOR, ORIGIN))
+    await enable(directory, accounts.domain, enabled=False, actor=Actor(ACTOR, ORIGIN))
     with pytest.raises(Unauthenticated):
         await accounts.login(disabled)
 
@@ -125,7 +125,7 @@ async def test_a_scope_that_is_not_the_users_is_refused(accounts: Accounts) -> N
     disabled = await accounts.new_project("closed")
     alice = await accounts.new_user("alice", "reader")
     await accounts.assign("reader", alice, disabled)
-    await accounts.identity.directory.enable_project(disabled, enabled=False, actor=Actor(ACTOR, ORIGIN))
+    await enable(accounts.identity.directory, disabled, enabled=False, actor=Actor(ACTOR, ORIGIN))
     scopes: list[Scope] = [
         ProjectScope(Reference(id=theirs.id)),
         ProjectScope(Reference(id="0" * 32)),

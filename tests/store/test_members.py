@@ -2,7 +2,7 @@
 
 from clustercert.model import Actor
 from clustercert.store.roles import Member, MemberQueries
-from support.accounts import ACTOR, ORIGIN, Accounts, caller_of
+from support.accounts import ACTOR, ORIGIN, Accounts, caller_of, enable
 
 BY = Actor(ACTOR, ORIGIN)
 
@@ -80,9 +80,9 @@ async def test_pages_have_every_member_once(accounts: Accounts) -> None:
 async def test_members_of_a_disabled_project_or_domain_have_no_roles(accounts: Accounts) -> None:
     await populate(accounts)
     members, directory = MemberQueries(accounts.database), accounts.identity.directory
-    await directory.enable_project(accounts.project, enabled=False, actor=BY)
+    await enable(directory, accounts.project, enabled=False, actor=BY)
     assert {each.roles for each in await everybody(members, accounts.project.id, 100)} == {()}
-    await directory.enable_domain(accounts.domain, enabled=False, actor=BY)
+    await enable(directory, accounts.domain, enabled=False, actor=BY)
     assert await everybody(members, accounts.project.id, 100) == []
 
 
@@ -97,7 +97,7 @@ async def test_a_group_of_a_disabled_domain_gives_nothing(accounts: Accounts) ->
     await roles.assign("admin", group, project, actor=BY)
     await roles.assign("operator", group, None, actor=BY)
     for enabled in (True, False, True):
-        await directory.enable_domain(partner, enabled=enabled, actor=BY)
+        await enable(directory, partner, enabled=enabled, actor=BY)
         caller = await caller_of(accounts, (await accounts.login(user, project)).text)
         found = await members.member(project.id, user.id)
         assert found == Member(user, caller.roles_in(project.id), caller.service_roles, caller.groups)

@@ -11,6 +11,7 @@ from argon2 import PasswordHasher
 from sqlalchemy import event, func, select
 
 from clustercert.identity.access_keys import IssuedKey
+from clustercert.identity.directory import Directory
 from clustercert.identity.passwords import Passwords
 from clustercert.identity.service import Identity
 from clustercert.identity.tokens import ByPassword, DomainScope, IssuedToken, ProjectScope, Scope
@@ -52,6 +53,17 @@ class Clock:
 
     def forward(self, by: timedelta) -> None:
         self.time += by
+
+
+async def enable(directory: Directory, entity: Domain | Project, *, enabled: bool, actor: Actor) -> None:
+    """Enable or disable a domain or project."""
+    if isinstance(entity, Domain):
+        await directory.update_domain(await directory.find_domain(entity.id), enabled=enabled, actor=actor)
+    else:
+        before = await directory.find_project(entity.id)
+        await directory.update_project(
+            before, description=before.description, enabled=enabled, labels=before.labels, actor=actor
+        )
 
 
 @dataclass

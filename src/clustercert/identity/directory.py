@@ -54,13 +54,8 @@ class Directory(DirectoryReader):
         await self._queries.add(domain, *self._created(domain, actor))
         return domain
 
-    async def enable_domain(self, domain: Domain, *, enabled: bool, actor: Actor) -> None:
-        """Enable or disable a domain with its users and projects."""
-        event = self._event("domain.enabled" if enabled else "domain.disabled", domain, actor)
-        await self._queries.enable(domain, enabled, event)
-
     async def update_domain(self, before: Domain, *, enabled: bool, actor: Actor) -> Domain:
-        """Like `enable_domain`, but does nothing if `enabled` is unchanged. See `_update`."""
+        """Enable or disable a domain with its users and projects. See `_update`."""
         return await self._update(before, replace(before, enabled=enabled), actor)
 
     async def remove_domain(self, domain: Domain, *, actor: Actor) -> None:
@@ -109,7 +104,7 @@ class Directory(DirectoryReader):
     async def update_project(
         self, before: Project, *, description: str, enabled: bool, labels: Mapping[str, str], actor: Actor
     ) -> Project:
-        """Change a project. See `_update`."""
+        """Change a project. Roles in a disabled project have no effect. See `_update`."""
         after = replace(
             before,
             description=checked_description(description),
@@ -117,11 +112,6 @@ class Directory(DirectoryReader):
             labels=checked_labels(labels),
         )
         return await self._update(before, after, actor)
-
-    async def enable_project(self, project: Project, *, enabled: bool, actor: Actor) -> None:
-        """Enable or disable a project. Roles in a disabled project have no effect."""
-        event = self._event("project.enabled" if enabled else "project.disabled", project, actor)
-        await self._queries.enable(project, enabled, event)
 
     async def remove_project(self, project: Project, *, actor: Actor) -> None:
         """Delete a project with its role assignments and tokens. Raises Conflict if it still has clusters."""
@@ -191,10 +181,6 @@ class Directory(DirectoryReader):
         """Delete a user with their tokens, keys, roles and memberships, and revoke their certificates."""
         event = self._event("user.removed", user, actor)
         await self._queries.remove_user(user.id, event, self._revoked(event), before=user)
-
-    async def members(self, group: Group) -> tuple[User, ...]:
-        """List the members of a group, sorted by domain and name."""
-        return await self._queries.members(group.id)
 
     async def member_page(self, group: Group, *, after: str, limit: int) -> tuple[User, ...]:
         """List at most `limit` members of a group with ids above `after`, sorted by id."""

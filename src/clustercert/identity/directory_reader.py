@@ -44,10 +44,6 @@ class DirectoryReader:
             raise NotFound(f"There is no domain {name_or_id}.")
         return found[0]
 
-    async def projects(self, domain: Domain | None = None) -> tuple[Project, ...]:
-        """List projects, sorted by domain and name."""
-        return await self._queries.find(Project, within(domain))
-
     async def projects_with_ids(self, ids: Collection[str]) -> tuple[Project, ...]:
         """Return the projects with these ids. Ignores ids that do not exist."""
         return await self._queries.some(Project, ids)
@@ -59,16 +55,8 @@ class DirectoryReader:
         """Return the users with these ids. Ignores ids that do not exist."""
         return await self._queries.some(User, ids)
 
-    async def users(self, domain: Domain | None = None) -> tuple[User, ...]:
-        """List users, sorted by domain and name."""
-        return await self._queries.find(User, within(domain))
-
     async def find_user(self, name_or_id: str, domain: Domain | None = None) -> User:
         return await self._find(User, name_or_id, domain)
-
-    async def groups(self, domain: Domain | None = None) -> tuple[Group, ...]:
-        """List groups, sorted by domain and name."""
-        return await self._queries.find(Group, within(domain))
 
     async def find_group(self, name_or_id: str, domain: Domain | None = None) -> Group:
         return await self._find(Group, name_or_id, domain)

@@ -57,10 +57,6 @@ class DirectoryQueries(Queries):
         """Return the projects, users or groups with these ids. Ignores ids that do not exist."""
         return await self._all(kind, in_domains(kind, ALL).where(TABLES[kind].c.id.in_(ids)))
 
-    async def members(self, group_id: str) -> tuple[User, ...]:
-        """Return the users in a group, sorted by domain and name."""
-        return await self._all(User, _in_group(group_id).order_by(_domain.c.name, _user.c.name))
-
     async def member_page(self, group_id: str, after: str, limit: int) -> tuple[User, ...]:
         """Return at most `limit` users in a group with ids above `after`, sorted by id."""
         query = _in_group(group_id).where(_user.c.id > after)
@@ -93,11 +89,6 @@ class DirectoryQueries(Queries):
             await connection.execute(update(table).where(table.c.id == before.id).values(changed))
             if isinstance(after, User) and "enabled" in changed:
                 await _after_switch(connection, after.id, after.enabled, events[0])
-
-    async def enable(self, entity: Domain | Project, enabled: bool, event: AuditEvent) -> None:
-        """Enable or disable a project, or a domain with its users and projects. Raises NotFound if it was deleted."""
-        table = TABLES[type(entity)]
-        await self._change(update(table).where(table.c.id == entity.id).values(enabled=enabled), event)
 
     async def enable_user(self, user_id: str, enabled: bool, *events: AuditEvent) -> None:
         """Enable or disable a user. Disabling deletes their tokens and temporary keys and revokes their certificates.
