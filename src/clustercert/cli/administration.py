@@ -1,14 +1,16 @@
 """The commands that manage domains, projects, users, groups, roles and access keys. See `resources` for their texts."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from clustercert.cli.access import note_remaining_access
 from clustercert.cli.commands import new_service_command, on_service
+from clustercert.cli.lookup import affected_certificates, find, find_project, find_user, objects
 from clustercert.cli.options import (
     DescriptionOption,
     DomainOption,
@@ -28,14 +30,9 @@ from clustercert.cli.output import (
 )
 from clustercert.cli.prompts import confirm, read_secret
 from clustercert.cli.resources import NO_DEFAULT, RESOURCES, Resource
+from clustercert.client.administration import AdministrationClient, path_of
+from clustercert.model import JsonObject
 from clustercert.model.identity import BUILT_IN
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from clustercert.client.administration import AdministrationClient
-    from clustercert.model import JsonObject
-
 
 UserArgument = Annotated[str, RESOURCES["user"].name_argument]
 GroupArgument = Annotated[str, RESOURCES["group"].name_argument]
@@ -72,31 +69,25 @@ def new_group(noun: str, special: dict[str, Callable[..., None]]) -> typer.Typer
 
 def _create(
     resource: Resource,
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: str,
     output: Output,
     domain: str | None = None,
     **fields: object,
 ) -> None:
-    from clustercert.client.administration import path_of
-
     body = {field: value for field, value in fields.items() if value is not None}
     show_one(client.create(path_of(resource.plural, name, domain=domain), body), output)
 
 
 def _list(
-    resource: Resource, client: "AdministrationClient", output: Output, domain: str | None = None
+    resource: Resource, client: AdministrationClient, output: Output, domain: str | None = None
 ) -> None:
-    from clustercert.cli.lookup import objects
-
     show_list(objects(client, resource.plural, domain), output, columns=resource.columns)
 
 
 def _show(
-    resource: Resource, client: "AdministrationClient", name: str, output: Output, domain: str | None = None
+    resource: Resource, client: AdministrationClient, name: str, output: Output, domain: str | None = None
 ) -> None:
-    from clustercert.cli.lookup import find
-
     found = find(client, resource.plural, name, domain)
     if resource.noun in _DETAILS:
         field, names = _DETAILS[resource.noun]
@@ -106,40 +97,33 @@ def _show(
 
 def _switch(
     resource: Resource,
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: str,
     domain: str | None = None,
     *,
     enabled: bool,
 ) -> None:
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     id_or_name = str(find(client, resource.plural, name, domain)["id"]) if resource.is_in_domain else name
     changed = client.update(path_of(resource.plural, id_or_name), enabled=enabled)
     note(f"{'Enabled' if enabled else 'Disabled'} the {resource.title} {changed[resource.key]}.")
 
 
 def _delete(
-    resource: Resource, client: "AdministrationClient", name: str, yes: bool, domain: str | None = None
+    resource: Resource, client: AdministrationClient, name: str, yes: bool, domain: str | None = None
 ) -> None:
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     found = (
         find(client, resource.plural, name, domain)
         if resource.is_in_domain
         else client.get(path_of(resource.plural, name))
     )
-    if not yes:
+
+    def question() -> str:
         ask = _QUESTIONS.get(resource.noun)
-        confirm(ask(client, found) if ask is not None else resource.question.format_map(found), yes=False)
+        return ask(client, found) if ask is not None else resource.question.format_map(found)
+
+    confirm(question, yes=yes)
     client.delete(path_of(resource.plural, str(found.get("id", found[resource.key]))))
-    note(
-        " ".join(
-            filter(None, (f"Deleted the {resource.title} {found[resource.key]}.", resource.after_deletion))
-        )
-    )
+    note(f"Deleted the {resource.title} {found[resource.key]}.{resource.after_deletion}")
 
 
 def _option(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -188,7 +172,7 @@ _VERBS: dict[str, tuple[Callable[..., None], Callable[[Resource], Sequence[inspe
 
 
 def _create_user(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: Annotated[str, RESOURCES["user"].new_name_argument],
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
@@ -198,8 +182,6 @@ def _create_user(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a user. Asks for the password unless --password-file or --no-password is given."""
-    from clustercert.client.administration import path_of
-
     if no_password and password_file is not None:
         raise typer.BadParameter("Give only one of --no-password and --password-file.")
     path = path_of("users", name, domain=domain)
@@ -208,30 +190,25 @@ def _create_user(
     show_one(client.create(path, {"password": password}), output)
 
 
-def _projects(client: "AdministrationClient", user: "JsonObject") -> list[str]:
-    from clustercert.client.administration import path_of
-
+def _projects(client: AdministrationClient, user: JsonObject) -> list[str]:
     projects = client.all(path_of("users", str(user["id"]), "projects"), "projects")
     return sorted(str(each["name"]) for each in projects)
 
 
 def _enable_user(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: UserArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Enable a user."""
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     user = find(client, "users", name, domain)
     show_one(client.update(path_of("users", str(user["id"])), enabled=True), output)
     note(f"Enabled the user {user['name']}.")
 
 
 def _disable_user(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: UserArgument,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
@@ -241,18 +218,15 @@ def _disable_user(
 
     Also revokes their tokens. Their access keys do not work until the user is enabled again.
     """
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     user = find(client, "users", name, domain)
-    _confirm_loss(client, user, "Disable the user?", yes=yes)
+    confirm(lambda: _question_of_loss(client, user, "Disable the user?"), yes=yes)
     show_one(client.update(path_of("users", str(user["id"])), enabled=False), output)
     note(f"Disabled the user {user['name']}.")
     note("Their certificates are revoked.")
 
 
 def _block(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: AnyUserArgument,
     domain: AnyDomainOption = None,
     yes: YesOption = False,
@@ -262,12 +236,8 @@ def _block(
     Works for users of the built-in identity, of OIDC issuers and of Keystone. Their tokens and temporary access keys
     end. Until they are unblocked, their logins fail and their access keys don't work. Says what remains.
     """
-    from clustercert.cli.access import note_remaining_access
-    from clustercert.cli.lookup import find_user
-    from clustercert.client.administration import path_of
-
     user = find_user(client, name, domain=domain)
-    _confirm_loss(client, user, "Block the user?", yes=yes)
+    confirm(lambda: _question_of_loss(client, user, "Block the user?"), yes=yes)
     blocked = client.post(path_of("users", str(user["id"]), "block"))
     note(f"Blocked the user {blocked['name'] or blocked['id']}. Their logins have ended.")
     if (issuer := blocked["issuer"]) not in (None, BUILT_IN):
@@ -275,58 +245,43 @@ def _block(
     note_remaining_access(client, blocked)
 
 
-def _unblock(client: "AdministrationClient", name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
+def _unblock(client: AdministrationClient, name: AnyUserArgument, domain: AnyDomainOption = None) -> None:
     """Accept logins of a blocked or disabled user again. Their old certificates stay revoked."""
-    from clustercert.cli.lookup import find_user
-    from clustercert.client.administration import path_of
-
     user = find_user(client, name, domain=domain)
     client.post(path_of("users", str(user["id"]), "unblock"))
     note(f"Unblocked the user {user.get('name', user['id'])}.")
 
 
 def _set_password(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     name: UserArgument,
     domain: DomainOption = None,
     password_file: PasswordFileOption = None,
 ) -> None:
     """Change a user's password. Revokes their tokens and temporary access keys."""
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     user = find(client, "users", name, domain)
     password = read_secret("Password", password_file, "add --password-file FILE", confirm=True)
     client.put(path_of("users", str(user["id"]), "password"), {"password": password})
     note(f"Changed the password of the user {user['name']}.")
 
 
-def _confirm_loss(client: "AdministrationClient", user: "JsonObject", question: str, *, yes: bool) -> None:
-    """Ask for confirmation, unless `yes` is set. Names the user, and counts the certificates that are revoked."""
-    if not yes:
-        confirm(_question_of_loss(client, user, question), yes=False)
-
-
-def _question_of_loss(client: "AdministrationClient", user: "JsonObject", question: str) -> str:
-    from clustercert.cli.lookup import affected_certificates
-
+def _question_of_loss(
+    client: AdministrationClient,
+    user: JsonObject,
+    question: str = "Delete the user with their access keys and roles?",
+) -> str:
+    """Return a question that names the user, and counts the certificates that are revoked."""
     user_id = str(user["id"])
     who = f"{user['name']} ({user_id})" if "name" in user else user_id
     return f"The user {who} {affected_certificates(client, user_id)}. {question}"
 
 
-def _question_of_user(client: "AdministrationClient", user: "JsonObject") -> str:
-    return _question_of_loss(client, user, "Delete the user with their access keys and roles?")
-
-
-def _members(client: "AdministrationClient", group: "JsonObject") -> list[str]:
-    from clustercert.client.administration import path_of
-
+def _members(client: AdministrationClient, group: JsonObject) -> list[str]:
     members = client.all(path_of("groups", str(group["id"]), "members"), "members")
     return sorted(str(each["name"]) for each in members)
 
 
-def _question_of_group(client: "AdministrationClient", group: "JsonObject") -> str:
+def _question_of_group(client: AdministrationClient, group: JsonObject) -> str:
     members = len(_members(client, group))
     return (
         f"Delete the group {group['name']} ({group['id']}) with its roles? It has {members or 'no'} "
@@ -335,7 +290,7 @@ def _question_of_group(client: "AdministrationClient", group: "JsonObject") -> s
 
 
 def _add_user(
-    client: "AdministrationClient", name: GroupArgument, user: UserArgument, domain: DomainOption = None
+    client: AdministrationClient, name: GroupArgument, user: UserArgument, domain: DomainOption = None
 ) -> None:
     """Add a user to a group."""
     path, group, member = _membership(client, name, user, domain)
@@ -344,7 +299,7 @@ def _add_user(
 
 
 def _remove_user(
-    client: "AdministrationClient", name: GroupArgument, user: UserArgument, domain: DomainOption = None
+    client: AdministrationClient, name: GroupArgument, user: UserArgument, domain: DomainOption = None
 ) -> None:
     """Remove a user from a group."""
     path, group, member = _membership(client, name, user, domain)
@@ -353,19 +308,16 @@ def _remove_user(
 
 
 def _membership(
-    client: "AdministrationClient", name: str, user: str, domain: str | None
+    client: AdministrationClient, name: str, user: str, domain: str | None
 ) -> tuple[str, str, str]:
     """Return the path of a membership, and the names of the group and the user."""
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     group, member = find(client, "groups", name, domain), find(client, "users", user, domain)
     path = path_of("groups", str(group["id"]), "members", str(member["id"]))
     return path, str(group["name"]), str(member["name"])
 
 
 def _create_access_key(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     user: KeyOwnerOption,
     domain: DomainOption = None,
     description: DescriptionOption = "",
@@ -380,7 +332,7 @@ def _create_access_key(
 
 
 def _list_access_keys(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     user: KeyOwnerOption,
     domain: DomainOption = None,
     output: OutputOption = Output.TABLE,
@@ -391,15 +343,12 @@ def _list_access_keys(
     show_list(found, output, columns=columns, name="access_key")
 
 
-def _keys_of_user(client: "AdministrationClient", user: str, domain: str | None) -> str:
+def _keys_of_user(client: AdministrationClient, user: str, domain: str | None) -> str:
     """Return the path of a user's access keys."""
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     return path_of("users", str(find(client, "users", user, domain)["id"]), "access-keys")
 
 
-def _question_of_access_key(_client: "AdministrationClient", key: "JsonObject") -> str:
+def _question_of_access_key(_client: AdministrationClient, key: JsonObject) -> str:
     text = f" ({key['description']})" if key["description"] else ""
     return f"Delete the access key {key['access_key']}{text} of the user {key['user_id']}?"
 
@@ -410,8 +359,8 @@ _DETAILS = {
     "group": ("members", _members),
 }
 # Questions before a deletion that need more than the fields of the object.
-_QUESTIONS = {
-    "user": _question_of_user,
+_QUESTIONS: dict[str, Callable[[AdministrationClient, JsonObject], str]] = {
+    "user": _question_of_loss,
     "group": _question_of_group,
     "access-key": _question_of_access_key,
 }
@@ -449,9 +398,7 @@ class AssigneeOptions:
         if self.user is not None and self.group is not None:
             raise typer.BadParameter("Give only one of --user and --group.")
 
-    def find_project(self, client: "AdministrationClient") -> "JsonObject | None":
-        from clustercert.cli.lookup import find_project
-
+    def find_project(self, client: AdministrationClient) -> JsonObject | None:
         return find_project(client, self.project, self.domain) if self.project is not None else None
 
 
@@ -480,14 +427,14 @@ class _Place(NamedTuple):
     scope: str
 
 
-def assign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
+def assign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
     """Assign a role to a user or group. It must exist: see `role create`."""
     place = _place(client, role, assignment)
     assigned = client.put(place.path, {})
     note(f"Assigned the role {role} in {place.scope} to {assigned['name']}.")
 
 
-def unassign(client: "AdministrationClient", role: RoleArgument, assignment: AssignmentOptions) -> None:
+def unassign(client: AdministrationClient, role: RoleArgument, assignment: AssignmentOptions) -> None:
     """Remove a role from a user or group."""
     place = _place(client, role, assignment)
     assigned = client.get(place.path)
@@ -496,7 +443,7 @@ def unassign(client: "AdministrationClient", role: RoleArgument, assignment: Ass
 
 
 def list_assignments(
-    client: "AdministrationClient",
+    client: AdministrationClient,
     assignee: AssigneeOptions,
     names: Annotated[bool, typer.Option("--names", help="List the roles, not their assignments.")] = False,
     output: OutputOption = Output.TABLE,
@@ -516,11 +463,8 @@ def list_assignments(
     show_list(found, output, columns=columns, name="role")
 
 
-def _place(client: "AdministrationClient", role: str, assignment: AssignmentOptions) -> _Place:
+def _place(client: AdministrationClient, role: str, assignment: AssignmentOptions) -> _Place:
     """Find the project, and the user or group. Raises ClientError, UnknownName or CommandError."""
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
     project = assignment.find_project(client)
     kind = "users" if assignment.user is not None else "groups"
     assignee = assignment.user or assignment.group or ""
@@ -533,10 +477,7 @@ def _place(client: "AdministrationClient", role: str, assignment: AssignmentOpti
     return _Place(path_of("projects", str(project["id"])) + path, f"the project {project['name']}")
 
 
-def _assignments(client: "AdministrationClient", assignee: AssigneeOptions) -> "Iterable[JsonObject]":
-    from clustercert.cli.lookup import find
-    from clustercert.client.administration import path_of
-
+def _assignments(client: AdministrationClient, assignee: AssigneeOptions) -> Iterable[JsonObject]:
     project = assignee.find_project(client)
     kinds = "users" if assignee.user is not None else "groups"
     kind, name = kinds.removesuffix("s"), assignee.user or assignee.group
@@ -553,7 +494,7 @@ def _assignments(client: "AdministrationClient", assignee: AssigneeOptions) -> "
     )
 
 
-def _row(assignment: "JsonObject") -> "dict[str, object]":
+def _row(assignment: JsonObject) -> dict[str, object]:
     is_user = assignment["assignee"] == "user"
     assignee, none = (assignment["name"], assignment["assignee_id"]), (None, None)
     user, group = (assignee, none) if is_user else (none, assignee)

@@ -5,7 +5,7 @@ All users of a machine can read the arguments of its processes.
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -44,16 +44,19 @@ def prompt_text(prompt: str, instead: str) -> str:
         return str(typer.prompt(prompt, err=True))
 
 
-def confirm(question: str, *, yes: bool, instead: str = "add --yes") -> None:
+def confirm(question: str | Callable[[], str], *, yes: bool, instead: str = "add --yes") -> None:
     """Ask for confirmation unless `yes` is set. Raises typer.Exit on no, or UsageError without a terminal.
 
     Name the objects in the question as the store knows them, so that a wrong name is noticed.
 
     Args:
+        question: a function if the question takes requests, which are not needed with `yes`.
         instead: the advice at the end of the error message if there is no terminal.
     """
     if yes:
         return
+    if callable(question):
+        question = question()
     if not sys.stdin.isatty():
         raise UsageError(f"{question} There is no terminal to ask for confirmation: {instead}.")
     with _interruptible():

@@ -61,7 +61,7 @@ class Resource:
         argument: the help of the argument that names an object.
         new_name: the help of the argument of `create`.
         question: asked before a deletion, with fields of the object in braces.
-        after_deletion: a sentence about what else happened.
+        after_deletion: the end of the message about a deletion.
         kind: of its documents; empty if there are none.
         metadata: the fields of a document's metadata besides name and labels.
         fields: the fields that its owner sets.
@@ -201,7 +201,7 @@ RESOURCES = {
             },
             columns=("id", "name", "domain", "enabled"),
             is_in_domain=True,
-            after_deletion="Their certificates are revoked.",
+            after_deletion=" Their certificates are revoked.",
             kind="User",
             metadata=(_DOMAIN,),
             fields=(_ENABLED,),
