@@ -1,11 +1,21 @@
-"""`clustercert cluster`: the Kubernetes clusters for which certificates are issued."""
+"""`clustercert cluster` and `clusters`: the Kubernetes clusters for which certificates are issued."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clustercert.cli.cluster_options import EnforcementChangeOptions, EnforcementOptions
-from clustercert.cli.commands import on_service
+from clustercert.cli.commands import expand_options, on_service
+from clustercert.cli.login.options import LoginOptions
+from clustercert.cli.lookup import (
+    cluster_path,
+    clusters_of_caller,
+    find_cluster,
+    find_project,
+    reachable_clusters,
+)
 from clustercert.cli.options import (
     ClusterArgument,
     DomainOption,
@@ -14,12 +24,14 @@ from clustercert.cli.options import (
     ProjectDomainOption,
     UsageError,
     YesOption,
+    parse_pairs,
+    read_file,
 )
-from clustercert.cli.output import Output, OutputOption, note, show_list, show_one
+from clustercert.cli.output import Output, OutputOption, note, show_list, show_one, with_domain, with_times
 from clustercert.cli.prompts import confirm
-from clustercert.cli.registration import AddressOptions, DetailChangeOptions, DetailOptions
 from clustercert.cli.resources import RESOURCES
 from clustercert.cli.session import CLUSTER_ID
+from clustercert.model.choices import MAX_TTL_SECONDS, WebhookMode
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,14 +39,290 @@ if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
     from clustercert.model import JsonObject
 
-app = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
+cluster = typer.Typer(name="cluster", help=RESOURCES["cluster"].help, no_args_is_help=True)
 
 _COLUMNS = ("name", "project", "version", "internal_url", "external_url", "id")
 # `kubernetes ca-bundle` prints the CAs.
 _HIDDEN = frozenset({"server_ca", "client_ca"})
 
 
-@app.command()
+@dataclass(frozen=True, slots=True)
+class AddressOptions:
+    """The options for the address and CA of a cluster's API server."""
+
+    internal_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Address of the API server in its network: https://host:port."),
+    ] = None
+    server_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA of the API server's certificate (PEM).")
+    ] = None
+    from_kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read address and CA from a kubeconfig, or from standard input (-). Runs no program that it names.",
+        ),
+    ] = None
+    kube_context: Annotated[
+        str | None,
+        typer.Option("--context", help="Context of that kubeconfig. [default: its current context]"),
+    ] = None
+    follow_files: Annotated[
+        bool, typer.Option("--follow-files", help="Read the CA file that the kubeconfig names.")
+    ] = False
+
+    def read(self) -> tuple[str | None, bytes | None]:
+        """Return the API server's address and CA, `None` if not given. Explicit options override the kubeconfig."""
+        ca_pem = read_file(self.server_ca) if self.server_ca is not None else None
+        if self.from_kubeconfig is None:
+            if self.kube_context is not None or self.follow_files:
+                raise typer.BadParameter("--context and --follow-files require --from-kubeconfig.")
+            return self.internal_url, ca_pem
+        from clustercert.cli.kubeconfig import cluster_import
+
+        found = cluster_import.read(
+            self.from_kubeconfig, self.kube_context, need_ca=ca_pem is None, follow_files=self.follow_files
+        )
+        if found.skipped_fields:
+            note(f"Not imported from the context {found.context}: {', '.join(found.skipped_fields)}.")
+        return self.internal_url or found.server, ca_pem or found.ca_pem
+
+
+@dataclass(frozen=True, slots=True)
+class DetailOptions:
+    """The options for a cluster's properties other than its name, internal address and CA."""
+
+    external_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Public address of the API server.")
+    ] = None
+    san_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Further address in the API server's certificate. Repeatable."),
+    ] = None
+    version: Annotated[str | None, typer.Option(help="Kubernetes version, such as v1.32, for display.")] = (
+        None
+    )
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label. Repeatable.")] = None
+
+    def __post_init__(self) -> None:
+        _parse_labels(self.label)
+
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the current ones."""
+        labels = {**_mapping(before["labels"]), **_parse_labels(self.label)} if self.label else None
+        return _given(
+            external_url=self.external_url, san_urls=self.san_url or None, version=self.version, labels=labels
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DetailChangeOptions(DetailOptions):
+    """The options that change a cluster's properties other than its name, internal address and CA."""
+
+    no_external_url: Annotated[bool, typer.Option("--no-external-url", help="Remove the public address.")] = (
+        False
+    )
+    no_san_urls: Annotated[bool, typer.Option("--no-san-urls", help="Remove all further addresses.")] = False
+    remove_label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Remove a label. Repeatable.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        DetailOptions.__post_init__(self)
+        if (self.external_url and self.no_external_url) or (self.san_url and self.no_san_urls):
+            raise typer.BadParameter("Give an option or its --no- form, not both.")
+
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the current ones."""
+        fields = DetailOptions.changes(self, before)
+        if self.no_external_url:
+            fields["external_url"] = None
+        if self.no_san_urls:
+            fields["san_urls"] = []
+        kept = {
+            key: value
+            for key, value in _mapping(before["labels"]).items()
+            if key not in (self.remove_label or ())
+        }
+        return fields | {"labels": {**kept, **_parse_labels(self.label)}}
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcementOptions:
+    """The options for how a new cluster enforces revocations. `None` means the default."""
+
+    webhook_mode: Annotated[
+        WebhookMode | None,
+        typer.Option(
+            help="Webhook's response for certificates from other issuers: no opinion (default), or denied."
+        ),
+    ] = None
+    exempt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="User or group exempt from known-only, like kubeadm:cluster-admins. Repeatable.",
+        ),
+    ] = None
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINGERPRINT",
+            help="Certificate with an exempt name, such as a component's, that raises no alert. Repeatable.",
+        ),
+    ] = None
+    pin_components: Annotated[
+        bool | None,
+        typer.Option(
+            "--pin-components/--no-pin-components",
+            help="In known-only, deny certificates with exempt names that are not pinned. Pin each certificate before "
+            "its renewal.",
+        ),
+    ] = None
+    listed_master: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINGERPRINT", help="Certificate in system:masters that raises no alert. Repeatable."
+        ),
+    ] = None
+    credential_role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RULE=CLUSTERROLE",
+            help="Give each certificate from this policy rule its own group instead of the rule's groups. The group is "
+            "bound to the ClusterRole until the certificate is revoked. Repeatable.",
+        ),
+    ] = None
+    admission: Annotated[
+        bool | None,
+        typer.Option(
+            "--admission/--no-admission",
+            help="Keep the ids of revoked certificates in the cluster, for its ValidatingAdmissionPolicy.",
+        ),
+    ] = None
+    unauthorized_ttl: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_TTL_SECONDS,
+            metavar="SECONDS",
+            help="How long the API server caches the webhook's denials. Later uses of revoked certificates are "
+            "reported.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        self.parse_roles()
+
+    def parse_roles(self) -> dict[str, str]:
+        """Parse `--credential-role` into the ClusterRole for each rule. Raises typer.BadParameter."""
+        return parse_pairs(self.credential_role, "RULE=CLUSTERROLE", "--credential-role")
+
+    def note_next_step(self, cluster_id: object) -> None:
+        """Print a note if the cluster needs manifests before the options take effect."""
+        if self.admission is False:
+            note(
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force` in the folder of the earlier "
+                "run, and follow step 1 of its README.md, which deletes the policy from the cluster."
+            )
+        if self.pin_components is not None:
+            note(
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR --force`, and copy "
+                "authorization-config.yaml to the control plane. It says which certificates the API server asks about."
+            )
+        if self.credential_role or self.admission:
+            note(
+                f"Next: run `clustercert kubernetes setup {cluster_id} --out DIR` and apply the manifests for the "
+                "cluster. They give the service the permissions that it needs there."
+            )
+
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the current ones."""
+        fields = _given(
+            webhook_mode=self.webhook_mode,
+            pin_components=self.pin_components,
+            admission=self.admission,
+            unauthorized_ttl_seconds=self.unauthorized_ttl,
+        )
+        for field, added in (
+            ("exemptions", self.exempt),
+            ("pins", _fingerprints(self.pin)),
+            ("listed_masters", _fingerprints(self.listed_master)),
+        ):
+            if added:
+                fields[field] = list(dict.fromkeys([*_strings(before[field]), *added]))
+        if roles := self.parse_roles():
+            fields["credential_roles"] = {**_mapping(before["credential_roles"]), **roles}
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class EnforcementChangeOptions(EnforcementOptions):
+    """The options that change how a cluster enforces revocations. An option that is `None` changes nothing."""
+
+    remove_exempt: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Remove an exemption. Repeatable.")
+    ] = None
+    remove_pin: Annotated[
+        list[str] | None, typer.Option(metavar="FINGERPRINT", help="Remove a pin. Repeatable.")
+    ] = None
+    remove_listed_master: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FINGERPRINT", help="Raise alerts for this certificate again. Repeatable."),
+    ] = None
+    no_credential_roles: Annotated[
+        bool,
+        typer.Option(
+            "--no-credential-roles",
+            help="Give new certificates the policy's groups again. Bindings stay until their certificates end.",
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        EnforcementOptions.__post_init__(self)
+        if self.credential_role and self.no_credential_roles:
+            raise typer.BadParameter("Give only one of --credential-role and --no-credential-roles.")
+
+    def changes(self, before: "JsonObject") -> "JsonObject":
+        """Return the fields of the API to change, given the current ones."""
+        fields = EnforcementOptions.changes(self, before)
+        for field, removed in (
+            ("exemptions", self.remove_exempt),
+            ("pins", _fingerprints(self.remove_pin)),
+            ("listed_masters", self.remove_listed_master),
+        ):
+            if removed:
+                current = _strings(fields.get(field, before[field]))
+                fields[field] = [each for each in current if each not in removed]
+        if self.no_credential_roles:
+            fields["credential_roles"] = {}
+        return fields
+
+
+def _given(**fields: object) -> "JsonObject":
+    """Return the fields whose options were given."""
+    return {field: value for field, value in fields.items() if value is not None}
+
+
+def _parse_labels(options: Sequence[str] | None) -> dict[str, str]:
+    return parse_pairs(options, "KEY=VALUE", "--label", may_be_empty=True)
+
+
+def _fingerprints(given: Sequence[str] | None) -> list[str]:
+    """Return the fingerprints as the service writes them, without colons and in lower case."""
+    return [each.lower().replace(":", "") for each in given or ()]
+
+
+def _strings(value: object) -> list[str]:
+    return cast("list[str]", value)
+
+
+def _mapping(value: object) -> Mapping[str, str]:
+    return cast("Mapping[str, str]", value)
+
+
+@cluster.command()
 @on_service
 def add(
     client: "AdministrationClient",
@@ -50,7 +338,6 @@ def add(
 
     Then configure the API server to trust the CA: see `clustercert kubernetes setup`.
     """
-    from clustercert.cli.lookup import find_project
     from clustercert.client.administration import path_of
 
     if CLUSTER_ID.fullmatch(name):
@@ -59,7 +346,8 @@ def add(
     if internal_url is None or ca_pem is None:
         raise typer.BadParameter("Give --internal-url and --server-ca, or --from-kubeconfig.")
     fields: JsonObject = {"internal_url": internal_url, "server_ca": ca_pem.decode("ascii", "replace")}
-    fields |= details.changes({}) | enforcement.changes({})
+    defaults = RESOURCES["cluster"].defaults | {"labels": {}}
+    fields |= details.changes(defaults) | enforcement.changes(defaults)
     owner = find_project(client, project, domain)
     added = client.create(path_of("projects", str(owner["id"]), "clusters", name), fields)
     show_one(_row(added, owner["name"]), output)
@@ -72,7 +360,7 @@ def add(
     enforcement.note_next_step(added["id"])
 
 
-@app.command("list")
+@cluster.command("list")
 @on_service
 def list_clusters(
     client: "AdministrationClient",
@@ -81,9 +369,6 @@ def list_clusters(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the clusters in all your projects. Operators see those of all projects."""
-    from clustercert.cli.lookup import clusters_of_caller, find_project
-    from clustercert.cli.output import with_domain, with_times
-
     owner = find_project(client, project, domain)["id"] if project is not None else None
     found = [
         with_times(each)
@@ -93,7 +378,7 @@ def list_clusters(
     show_list(found, output, columns=with_domain(_COLUMNS, found))
 
 
-@app.command()
+@cluster.command()
 @on_service
 def show(
     client: "AdministrationClient",
@@ -107,8 +392,6 @@ def show(
     Only for operators and admins of the project.
     """
     from clustercert.certificates.controls import USE_NOT_SEEN
-    from clustercert.cli.lookup import cluster_path, find_cluster
-    from clustercert.cli.output import with_times
     from clustercert.model.times import is_recent, utc_now
 
     found = find_cluster(client, name, project, domain)
@@ -120,7 +403,7 @@ def show(
         note(USE_NOT_SEEN)
 
 
-@app.command()
+@cluster.command()
 @on_service
 def update(
     client: "AdministrationClient",
@@ -134,15 +417,9 @@ def update(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Change a cluster. Options that you omit leave their values unchanged. The id and the client CA never change."""
-    from clustercert.cli.lookup import cluster_path, find_cluster
-
     internal_url, ca_pem = address.read()
-    fields: JsonObject = {
-        "name": rename,
-        "internal_url": internal_url,
-        "server_ca": ca_pem.decode("ascii", "replace") if ca_pem is not None else None,
-    }
-    fields = {field: value for field, value in fields.items() if value is not None}
+    server_ca = ca_pem.decode("ascii", "replace") if ca_pem is not None else None
+    fields = _given(name=rename, internal_url=internal_url, server_ca=server_ca)
     found = find_cluster(client, name, project, domain)
 
     def changes(before: "JsonObject") -> "JsonObject":
@@ -153,7 +430,7 @@ def update(
     enforcement.note_next_step(changed["id"])
 
 
-@app.command()
+@cluster.command()
 @on_service
 def remove(
     client: "AdministrationClient",
@@ -164,7 +441,6 @@ def remove(
 ) -> None:
     """Remove a cluster and the key of its client CA. Its certificates stay in the ledger."""
     from clustercert.cli.certificate import preview_of_all
-    from clustercert.cli.lookup import cluster_path, find_cluster
 
     path = cluster_path(find_cluster(client, name, project, domain))
     removed, live = client.get(path), preview_of_all(client, path)["live"]
@@ -183,7 +459,30 @@ def remove(
 
 
 def _row(cluster: "JsonObject", project: object) -> "JsonObject":
-    from clustercert.cli.output import with_times
 
     shown = {name: value for name, value in cluster.items() if name not in _HIDDEN}
     return with_times({"id": shown.pop("id"), "name": shown.pop("name"), "project": project, **shown})
+
+
+@expand_options
+def clusters(
+    login: LoginOptions,
+    project: OnlyProjectOption = None,
+    domain: ProjectDomainOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the clusters in all your projects."""
+    chosen = login.profile()
+    with chosen.explain_rejection(), chosen.client() as client:
+        found = reachable_clusters(client, project, domain)
+    rows = [
+        {
+            "name": each.name,
+            "project": each.project,
+            "domain": each.domain,
+            "id": each.id,
+            "project_id": each.project_id,
+        }
+        for each in found
+    ]
+    show_list(rows, output, columns=with_domain(("name", "project", "id"), rows))

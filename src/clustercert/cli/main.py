@@ -50,7 +50,7 @@ COMMANDS = {
             "status", "login.status", "Show who is logged in, where, until when, and in which projects."
         ),
         CommandEntry("profile", "login.profiles", "Manage saved logins at several services."),
-        CommandEntry("clusters", "clusters", "List the clusters in all your projects."),
+        CommandEntry("clusters", "cluster", "List the clusters in all your projects."),
         CommandEntry(
             "kubeconfig",
             "kubeconfig.command",
