@@ -18,7 +18,7 @@ app = typer.Typer(
 app.command("setup")(kubernetes_setup.setup)
 app.command("verify")(kubernetes_verify.verify)
 app.command("import-audit-log")(import_audit_log.import_audit_log)
-app.add_typer(webhook_token.app)
+app.add_typer(webhook_token.token)
 
 
 @app.command("ca-bundle")

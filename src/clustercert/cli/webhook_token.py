@@ -18,12 +18,12 @@ from clustercert.cli.prompts import confirm
 if TYPE_CHECKING:
     from clustercert.client.administration import AdministrationClient
 
-app = typer.Typer(
+token = typer.Typer(
     name="token", help="Manage webhook tokens: at most two for each cluster.", no_args_is_help=True
 )
 
 
-@app.command()
+@token.command()
 @on_service
 def create(
     client: "AdministrationClient",
@@ -47,7 +47,7 @@ def create(
     )
 
 
-@app.command("list")
+@token.command("list")
 @on_service
 def list_tokens(
     client: "AdministrationClient",
@@ -69,7 +69,7 @@ def list_tokens(
     show_list([with_times(each) for each in found], output, columns=columns, name="id")
 
 
-@app.command()
+@token.command()
 @on_service
 def remove(
     client: "AdministrationClient",
